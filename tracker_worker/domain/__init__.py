@@ -1,0 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rules of the ledger. Pure: no I/O, no clock, no random identifier, no logging, no configuration object.
+
+Times are integers, microseconds since 1970-01-01T00:00:00Z. Sizes are integers in the unit of their resource class.
+"""

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What may be asked of a host's ledgers. ``node`` None stands for the host's only node."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tracker_worker.domain.fit import Limits
+from tracker_worker.domain.instance import Instance
+from tracker_worker.domain.inventory import Inventory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BeginClaim:
+    """Charge ``instance`` within ``limits``. ``timeout`` in microseconds. With ``capacity_limits`` a resource without a
+    limit is limited by the node's total."""
+
+    instance: Instance
+    limits: Limits
+    timeout: int
+    node: str | None = None
+    capacity_limits: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishClaim:
+    """The build is done: the claim ends, the allocation stays."""
+
+    claim_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AbortClaim:
+    """The build failed: release what the claim was charged."""
+
+    claim_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpireClaims:
+    """End the claims of a node that are past their time; with ``release`` their allocations too."""
+
+    node: str
+    release: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateUsage:
+    """New facts of a tracked instance: ``changes`` holds the checked fields that the caller sent."""
+
+    uuid: str
+    changes: Mapping[str, Any]
+    node: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportInventory:
+    """What a node's driver says it has; None: it cannot say, the node is disabled."""
+
+    node: str
+    inventory: Inventory | None
+
+
+Command = BeginClaim | FinishClaim | AbortClaim | ExpireClaims | UpdateUsage | ReportInventory

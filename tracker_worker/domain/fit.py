@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The capacity rule, the only one: a request fits a limit iff ``requested <= limit - used``.
+
+The limit is a ceiling on total usage, and ``used`` includes the host's reserve. The physical total is not enforced,
+free may be negative. A request for nothing makes nothing worse and always fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tracker_worker.domain.resources import CLASSES, Resources
+from tracker_worker.domain.values import read_limit
+from tracker_worker.errors import InvalidInput
+
+_LIMIT_KEYS = {klass.limit: index for index, klass in enumerate(CLASSES)}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Ceilings in the order of the resource classes; None is no ceiling."""
+
+    ceilings: tuple[int | None, ...]
+
+    @property
+    def given(self) -> bool:
+        """Whether there is a ceiling at all."""
+        return any(ceiling is not None for ceiling in self.ceilings)
+
+    def completed(self, totals: Resources) -> Limits:
+        """With ``totals`` where there is no ceiling."""
+        return Limits(
+            tuple(
+                total if ceiling is None else ceiling
+                for ceiling, total in zip(self.ceilings, totals.amounts, strict=True)
+            )
+        )
+
+
+UNLIMITED = Limits((None,) * len(CLASSES))
+
+
+def read_limits(limits: Any) -> Limits:
+    """From a caller's limits (``memory_mb``, ``disk_gb``, ``vcpu``) or None.
+
+    Raises InvalidInput: no mapping, an unknown key, NaN, infinity, a negative or absurd number.
+    """
+    if limits is None:
+        return UNLIMITED
+    if not isinstance(limits, Mapping):
+        raise InvalidInput(field="limits", reason="must be an object or null")
+    ceilings: list[int | None] = [None] * len(CLASSES)
+    for key, value in limits.items():
+        if key not in _LIMIT_KEYS:
+            known = ", ".join(sorted(_LIMIT_KEYS))
+            raise InvalidInput(field=f"limits.{key}", reason=f"is not a limit; the limits are {known}")
+        ceilings[_LIMIT_KEYS[key]] = read_limit(f"limits.{key}", value)
+    return Limits(tuple(ceilings))
+
+
+@dataclass(frozen=True, slots=True)
+class Shortfall:
+    """One resource that lacks, with the figures of the decision."""
+
+    resource: str
+    requested: int
+    used: int
+    limit: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"resource": self.resource, "requested": self.requested, "used": self.used, "limit": self.limit}
+
+
+def fits(requested: Resources, used: Resources, limits: Limits) -> tuple[Shortfall, ...]:
+    """Every shortfall, in the order of the resource classes; empty when the request fits."""
+    return tuple(
+        Shortfall(klass.name, want, have, limit)
+        for klass, want, have, limit in zip(CLASSES, requested.amounts, used.amounts, limits.ceilings, strict=True)
+        if limit is not None and 0 < want > limit - have
+    )

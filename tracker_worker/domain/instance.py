@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What consumes: an instance as its callers describe it. Fields that nothing here or in billing reads are not kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from tracker_worker.domain.resources import CLASSES, SIZES, Resources
+from tracker_worker.domain.states import VM_STATES, releases
+from tracker_worker.domain.values import (
+    read_amount,
+    read_date,
+    read_mapping,
+    read_name,
+    read_optional_text,
+    same,
+)
+from tracker_worker.errors import InvalidInput
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instance:
+    """A snapshot. Memory in MB, disk in GB; dates are ISO 8601 text, '' where there is none."""
+
+    uuid: str
+    memory_mb: int
+    root_gb: int
+    ephemeral_gb: int
+    vcpus: int
+    vm_state: str | None = None
+    task_state: str | None = None
+    os_type: str | None = None
+    project_id: str | None = None
+    user_id: str | None = None
+    display_name: str | None = None
+    instance_type: str | None = None
+    instance_flavor_id: str | None = None
+    availability_zone: str | None = None
+    created_at: str = ""
+    launched_at: str = ""
+    deleted_at: str = ""
+    terminated_at: str = ""
+    image_meta: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def resources(self) -> Resources:
+        """The vector that a claim for this instance is charged."""
+        return Resources(tuple(sum(getattr(self, size) for size in klass.sizes) for klass in CLASSES))
+
+    @property
+    def releases(self) -> bool:
+        """Whether its states mean that it holds nothing any more."""
+        return releases(self.vm_state, self.task_state)
+
+    def changed(self, changes: Mapping[str, Any]) -> Instance:
+        """This instance with ``changes`` (as ``read_changes`` returns them); itself if they change nothing."""
+        if all(same(getattr(self, name), value) for name, value in changes.items()):
+            return self
+        return replace(self, **changes)
+
+
+def _read_vm_state(path: str, value: Any) -> str | None:
+    if value is not None and (not isinstance(value, str) or value not in VM_STATES):
+        known = ", ".join(sorted(VM_STATES))
+        raise InvalidInput(field=path, reason=f"must be one of {known}")
+    return value
+
+
+# Every field that is read, with its reader. The path given to a reader is 'instance.<field>'.
+_READERS: dict[str, Callable[[str, Any], Any]] = {
+    "uuid": read_name,
+    **dict.fromkeys(SIZES, read_amount),
+    "vm_state": _read_vm_state,
+    "task_state": read_optional_text,
+    "os_type": read_optional_text,
+    "project_id": read_optional_text,
+    "user_id": read_optional_text,
+    "display_name": read_optional_text,
+    "instance_type": read_optional_text,
+    "instance_flavor_id": read_optional_text,
+    "availability_zone": read_optional_text,
+    "created_at": read_date,
+    "launched_at": read_date,
+    "deleted_at": read_date,
+    "terminated_at": read_date,
+    "image_meta": read_mapping,
+    "metadata": read_mapping,
+}
+_READ = tuple((name, f"instance.{name}", reader) for name, reader in _READERS.items())
+
+
+def read_changes(fields: Any) -> dict[str, Any]:
+    """The known fields among ``fields``, checked and copied. Always holds ``uuid``.
+
+    Raises InvalidInput: no mapping, no uuid, or a field of a wrong type or value.
+    """
+    if not isinstance(fields, Mapping):
+        raise InvalidInput(field="instance", reason="must be an object")
+    if "uuid" not in fields:
+        raise InvalidInput(field="instance.uuid", reason="is missing")
+    return {name: reader(path, fields[name]) for name, path, reader in _READ if name in fields}
+
+
+def read_instance(fields: Any) -> Instance:
+    """A whole instance. Raises InvalidInput like ``read_changes``, and for a size that is missing."""
+    changes = read_changes(fields)
+    for size in SIZES:
+        if size not in changes:
+            raise InvalidInput(field=f"instance.{size}", reason="is missing")
+    return Instance(**changes)
+
+
+def read_node(fields: Any) -> str | None:
+    """The node that ``fields`` of an instance name; None where they name none."""
+    node = fields.get("node")
+    return None if node is None else read_name("instance.node", node)

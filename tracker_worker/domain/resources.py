@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Resource classes and vectors of them. A new class is one line in ``CLASSES``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from operator import add, sub
+
+# Largest integer that every JSON reader keeps exact (RFC 8259, section 6: IEEE 754 doubles).
+MAX_AMOUNT = 2**53
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResourceClass:
+    """One kind of resource and what it is called where it enters and leaves.
+
+    ``sizes`` are the instance fields whose sum is requested; ``limit`` the key in a caller's limits; ``total``,
+    ``used`` and ``free`` the keys of a node view (``free`` is empty where the view has none).
+    """
+
+    name: str
+    unit: str
+    sizes: tuple[str, ...]
+    limit: str
+    total: str
+    used: str
+    free: str = ""
+
+
+VCPU = ResourceClass(name="VCPU", unit="", sizes=("vcpus",), limit="vcpu", total="vcpus", used="vcpus_used")
+MEMORY_MB = ResourceClass(
+    name="MEMORY_MB",
+    unit="MB",
+    sizes=("memory_mb",),
+    limit="memory_mb",
+    total="memory_mb",
+    used="memory_mb_used",
+    free="free_ram_mb",
+)
+DISK_GB = ResourceClass(
+    name="DISK_GB",
+    unit="GB",
+    sizes=("root_gb", "ephemeral_gb"),
+    limit="disk_gb",
+    total="local_gb",
+    used="local_gb_used",
+    free="free_disk_gb",
+)
+
+CLASSES: tuple[ResourceClass, ...] = (VCPU, MEMORY_MB, DISK_GB)
+SIZES: tuple[str, ...] = tuple(size for cls in CLASSES for size in cls.sizes)
+_INDEX = {cls.name: index for index, cls in enumerate(CLASSES)}
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """An immutable vector of integers, one amount per resource class in the order of ``CLASSES``."""
+
+    amounts: tuple[int, ...]
+
+    @classmethod
+    def of(cls, amounts: Mapping[str, int]) -> Resources:
+        """From class name -> amount; what is not named is 0."""
+        return cls(tuple(amounts.get(klass.name, 0) for klass in CLASSES))
+
+    @classmethod
+    def collect(cls, amount_of: Callable[[ResourceClass], int]) -> Resources:
+        """The vector of ``amount_of`` each class."""
+        return cls(tuple(amount_of(klass) for klass in CLASSES))
+
+    def __add__(self, other: Resources) -> Resources:
+        return Resources(tuple(map(add, self.amounts, other.amounts)))
+
+    def __sub__(self, other: Resources) -> Resources:
+        return Resources(tuple(map(sub, self.amounts, other.amounts)))
+
+    def __getitem__(self, name: str) -> int:
+        return self.amounts[_INDEX[name]]
+
+    def to_dict(self) -> dict[str, int]:
+        """Class name -> amount."""
+        return {klass.name: amount for klass, amount in zip(CLASSES, self.amounts, strict=True)}
+
+
+ZERO = Resources((0,) * len(CLASSES))

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Instance states as data: which there are, which release what was charged, which are heavy on I/O.
+
+The names are those of the compute service of 2012 (``compute.vm_states``, ``compute.task_states``), and ``shelved`` and
+``shelved_offloaded``, which came later.
+"""
+
+from __future__ import annotations
+
+VM_STATES = frozenset(
+    {
+        "active",
+        "building",
+        "paused",
+        "suspended",
+        "stopped",
+        "rescued",
+        "resized",
+        "soft-delete",
+        "deleted",
+        "error",
+        "shelved",
+        "shelved_offloaded",
+    }
+)
+
+TASK_STATES = frozenset(
+    {
+        "scheduling",
+        "block_device_mapping",
+        "networking",
+        "spawning",
+        "image_snapshot",
+        "image_backup",
+        "updating_password",
+        "resize_prep",
+        "resize_migrating",
+        "resize_migrated",
+        "resize_finish",
+        "resize_reverting",
+        "resize_confirming",
+        "rebooting",
+        "rebooting_hard",
+        "pausing",
+        "unpausing",
+        "suspending",
+        "resuming",
+        "stopping",
+        "starting",
+        "powering-off",
+        "powering-on",
+        "rescuing",
+        "unrescuing",
+        "rebuilding",
+        "rebuild_block_device_mapping",
+        "rebuild_spawning",
+        "migrating",
+        "deleting",
+    }
+)
+
+# vm state -> task states in which it nevertheless keeps what it was charged.
+RELEASING: dict[str, frozenset[str]] = {
+    "deleted": frozenset(),
+    "shelved_offloaded": frozenset({"spawning"}),
+}
+
+IO_VM_STATES = frozenset({"building"})
+IO_TASK_STATES = frozenset({"resize_migrating", "rebuilding", "resize_prep", "image_snapshot", "image_backup"})
+
+
+def releases(vm_state: str | None, task_state: str | None) -> bool:
+    """Whether an instance in these states holds nothing any more."""
+    keeps = RELEASING.get(vm_state) if vm_state is not None else None
+    return keeps is not None and task_state not in keeps
+
+
+def io_load(vm_state: str | None, task_state: str | None) -> int:
+    """How many I/O heavy operations the states stand for: 0, 1 or 2."""
+    return (vm_state in IO_VM_STATES) + (task_state in IO_TASK_STATES)

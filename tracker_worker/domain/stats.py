@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Counters of a node's workload, under the names of the original tracker's statistics."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from tracker_worker.domain.instance import Instance
+from tracker_worker.domain.states import io_load
+
+_ALWAYS = {"num_instances": 0, "num_vcpus_used": 0, "io_workload": 0}
+_IDLE = "num_task_None"
+_TASK = "num_task_"
+
+
+class Stats:
+    """Counters over the instances added and not removed. A counter that falls to 0 is not kept.
+
+    Not thread-safe: it belongs to a ledger.
+    """
+
+    __slots__ = ("_counts",)
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+
+    def add(self, instance: Instance) -> None:
+        self._count(instance, 1)
+
+    def remove(self, instance: Instance) -> None:
+        self._count(instance, -1)
+
+    def _count(self, instance: Instance, sign: int) -> None:
+        counts = self._counts
+        for key, amount in (
+            ("num_instances", 1),
+            ("num_vcpus_used", instance.vcpus),
+            ("io_workload", io_load(instance.vm_state, instance.task_state)),
+            (f"num_vm_{instance.vm_state}", 1),
+            (f"{_TASK}{instance.task_state}", 1),
+            (f"num_os_type_{instance.os_type}", 1),
+            (f"num_proj_{instance.project_id}", 1),
+        ):
+            total = counts[key] + sign * amount
+            if total:
+                counts[key] = total
+            else:
+                counts.pop(key, None)
+
+    def to_dict(self) -> dict[str, int]:
+        """A copy: every counter that is not 0, and the three totals in any case."""
+        return {**_ALWAYS, **self._counts}
+
+    @property
+    def num_instances(self) -> int:
+        return self._counts["num_instances"]
+
+    @property
+    def num_vcpus_used(self) -> int:
+        return self._counts["num_vcpus_used"]
+
+    @property
+    def io_workload(self) -> int:
+        return self._counts["io_workload"]
+
+    @property
+    def current_workload(self) -> int:
+        """Instances with a task in hand."""
+        return sum(count for key, count in self._counts.items() if key.startswith(_TASK) and key != _IDLE)
+
+    def num_instances_for_project(self, project_id: str | None) -> int:
+        return self._counts[f"num_proj_{project_id}"]
+
+    def num_os_type(self, os_type: str | None) -> int:
+        return self._counts[f"num_os_type_{os_type}"]

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading single values that come from outside. Each reader returns the value to keep, or raises InvalidInput with the
+path of the field; none of them changes or keeps what it was given."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from tracker_worker.domain.resources import MAX_AMOUNT
+from tracker_worker.errors import InvalidInput
+
+MAX_TEXT = 255
+MAX_DEPTH = 100
+# A claim that waits for longer than 68 years is a mistake, and keeps a date inside the calendar.
+MAX_TIMEOUT_SECONDS = 2**31
+_INT64 = 2**63
+
+
+def read_amount(field: str, value: Any) -> int:
+    """A size: an integer from 0 to 2**53; no bool, no float."""
+    if type(value) is not int:
+        raise InvalidInput(field=field, reason=f"must be an integer, not {_kind(value)}")
+    if not 0 <= value <= MAX_AMOUNT:
+        raise InvalidInput(field=field, reason=f"must be between 0 and {MAX_AMOUNT}, not {_short(value)}")
+    return value
+
+
+def read_limit(field: str, value: Any) -> int | None:
+    """A ceiling: a number from 0 to 2**53, rounded down; None is no ceiling."""
+    if value is None:
+        return None
+    return math.floor(_read_number(field, value, MAX_AMOUNT))
+
+
+def read_timeout(field: str, value: Any) -> int | None:
+    """Seconds, fractions allowed, as microseconds; None and 0 are None: the default holds."""
+    if value is None:
+        return None
+    seconds = _read_number(field, value, MAX_TIMEOUT_SECONDS)
+    # Only 0 itself stands for the default, not what is rounded to it.
+    return max(1, round(seconds * 1_000_000)) if seconds else None
+
+
+def _read_number(field: str, value: Any, most: int) -> int | float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidInput(field=field, reason=f"must be a number, not {_kind(value)}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InvalidInput(field=field, reason=f"must be a finite number, not {value}")
+    if not 0 <= value <= most:
+        raise InvalidInput(field=field, reason=f"must be between 0 and {most}, not {_short(value)}")
+    return value
+
+
+def read_text(field: str, value: Any) -> str:
+    """A string of at most 255 characters that every store and every JSON reader can keep."""
+    if not isinstance(value, str):
+        raise InvalidInput(field=field, reason=f"must be a string, not {_kind(value)}")
+    if len(value) > MAX_TEXT:
+        raise InvalidInput(field=field, reason=f"must not be longer than {MAX_TEXT} characters")
+    if not _storable(value):
+        raise InvalidInput(field=field, reason="must be text without NUL characters and lone surrogates")
+    return value
+
+
+def read_optional_text(field: str, value: Any) -> str | None:
+    return None if value is None else read_text(field, value)
+
+
+def read_name(field: str, value: Any) -> str:
+    """A string that names something: not empty."""
+    if not read_text(field, value):
+        raise InvalidInput(field=field, reason="must not be empty")
+    return str(value)
+
+
+def read_date(field: str, value: Any) -> str:
+    """An ISO 8601 date as given; None and '' are ''."""
+    if value is None or value == "":
+        return ""
+    text = read_text(field, value)
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidInput(field=field, reason="must be an ISO 8601 date") from None
+    return text
+
+
+def read_mapping(field: str, value: Any) -> dict[str, Any]:
+    """A copy of a mapping that holds JSON values only; None is {}."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise InvalidInput(field=field, reason=f"must be an object, not {_kind(value)}")
+    copied = plain(field, value)
+    assert isinstance(copied, dict)
+    return copied
+
+
+def plain(field: str, value: Any, depth: int = 0) -> Any:
+    """A deep copy made of JSON types.
+
+    Raises InvalidInput for anything else: other types, keys that are no strings, numbers that are not finite or not
+    in 64 bits, nesting over 100 levels.
+    """
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        if not _storable(value):
+            raise InvalidInput(field=field, reason="must be text without NUL characters and lone surrogates")
+        return value
+    if isinstance(value, int):
+        if not -_INT64 <= value < _INT64:
+            raise InvalidInput(field=field, reason="must be a number of at most 64 bits")
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise InvalidInput(field=field, reason=f"must be a finite number, not {value}")
+        return value
+    if depth >= MAX_DEPTH:
+        raise InvalidInput(field=field, reason=f"must not be nested deeper than {MAX_DEPTH} levels")
+    if isinstance(value, Mapping):
+        copied = {}
+        for key, item in value.items():
+            if not isinstance(key, str) or not _storable(key):
+                raise InvalidInput(field=field, reason="must have keys that are text")
+            copied[key] = plain(f"{field}.{key}", item, depth + 1)
+        return copied
+    if isinstance(value, list | tuple):
+        return [plain(f"{field}[{index}]", item, depth + 1) for index, item in enumerate(value)]
+    raise InvalidInput(field=field, reason=f"must be a JSON value, not {_kind(value)}")
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two values that ``plain`` returned are the same JSON: unlike ``==``, true is not 1 at any depth."""
+    if one != other or type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        return all(same(value, other[key]) for key, value in one.items())
+    if isinstance(one, list):
+        return all(map(same, one, other))
+    return True
+
+
+def _storable(text: str) -> bool:
+    # PostgreSQL text holds no NUL; UTF-8 holds no lone surrogate.
+    if "\0" in text:
+        return False
+    return text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text)
+
+
+def _kind(value: Any) -> str:
+    return "null" if value is None else type(value).__name__
+
+
+def _short(value: int | float) -> str:
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"a number of {value.bit_length()} bits"
+    return str(value)

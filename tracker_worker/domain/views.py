@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What callers see of a ledger. Everything returned is a copy, made of JSON types."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import Any
+
+from tracker_worker.domain.allocation import Allocation
+from tracker_worker.domain.inventory import FACTS
+from tracker_worker.domain.ledger import NodeLedger, ProjectUsage
+from tracker_worker.domain.resources import CLASSES
+from tracker_worker.domain.times import iso
+
+
+def claim_view(
+    ledger: NodeLedger, allocation: Allocation, *, generation: int, state: str | None = None
+) -> dict[str, Any]:
+    """A claim as the RPC API gives it; ``state`` None: the allocation's own."""
+    return {
+        "claim_id": allocation.uuid,
+        "instance_uuid": allocation.uuid,
+        "host": ledger.host,
+        "node": ledger.name,
+        "resources": allocation.resources.to_dict(),
+        "state": state or allocation.claim_state,
+        "begun_at": iso(allocation.begun_at),
+        "expires_at": iso(allocation.expires_at),
+        "generation": generation,
+        "limit_source": allocation.limit_source,
+    }
+
+
+def claim_views(ledger: NodeLedger) -> list[dict[str, Any]]:
+    """The claims that are begun and not yet ended, oldest first."""
+    begun = sorted((ledger.allocations[uuid] for uuid in ledger.begun), key=lambda a: (a.begun_at, a.uuid))
+    return [claim_view(ledger, allocation, generation=ledger.generation) for allocation in begun]
+
+
+def node_view(ledger: NodeLedger) -> dict[str, Any]:
+    """A node: its driver's keys, what is used and free, and its statistics.
+
+    Memory in MB, disk in GB. Free may be negative. Totals and free are None while the node is disabled.
+    """
+    inventory, usage, stats = ledger.inventory, ledger.usage, ledger.stats
+    view: dict[str, Any] = {
+        "id": ledger.id,
+        "host": ledger.host,
+        "node": ledger.name,
+        "generation": ledger.generation,
+        "sequence": ledger.sequence,
+        "disabled": ledger.disabled,
+        "running_vms": stats.num_instances,
+        "current_workload": stats.current_workload,
+        "stats": stats.to_dict(),
+    }
+    for klass in CLASSES:
+        total = None if inventory is None else inventory.total[klass.name]
+        view[klass.total] = total
+        view[klass.used] = usage[klass.name]
+        if klass.free:
+            view[klass.free] = None if total is None else total - usage[klass.name]
+    for fact in FACTS:
+        view[fact] = None if inventory is None else copy.deepcopy(inventory.facts.get(fact))
+    return view
+
+
+def usage_view(ledgers: Iterable[NodeLedger], project_id: str | None = None) -> dict[str, dict[str, int]]:
+    """Per project: the number of instances and the sum of each resource class; ``project_id`` None: every project that
+    has instances. Instances without a project are under ''."""
+    total: dict[str, ProjectUsage] = {}
+    for ledger in ledgers:
+        for project, held in ledger.projects.items():
+            if project_id is None or (project or "") == project_id:
+                usage = total.setdefault(project or "", ProjectUsage())
+                usage.instances += held.instances
+                usage.resources += held.resources
+    return {project: {"instances": usage.instances, **usage.resources.to_dict()} for project, usage in total.items()}

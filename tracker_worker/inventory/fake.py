@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A driver that says what it is told to say: for tests and demonstrations."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from oslo_config import cfg
+
+from tracker_worker.inventory import base
+
+#: What a node does when it is asked: answer, answer nothing (not supported), or raise.
+Script = Mapping[str, Any] | None | Exception
+
+
+@dataclass(frozen=True, slots=True)
+class Hang:
+    """A node that does not answer until it is released."""
+
+    #: Set once a call is waiting: what a test waits for instead of sleeping.
+    entered: threading.Event = field(default_factory=threading.Event)
+    released: threading.Event = field(default_factory=threading.Event)
+
+    def release(self) -> None:
+        """Let the calls that wait, and those to come, go on."""
+        self.released.set()
+
+
+def fake_resource(
+    *, vcpus: int = 16, memory_mb: int = 65536, local_gb: int = 1000, nodename: str = "fake"
+) -> dict[str, Any]:
+    """A complete and valid answer, of a mid-sized machine unless told otherwise."""
+    return {
+        "vcpus": vcpus,
+        "vcpus_used": 0,
+        "memory_mb": memory_mb,
+        "memory_mb_used": 0,
+        "local_gb": local_gb,
+        "local_gb_used": 0,
+        "cpu_info": "",
+        "disk_available_least": local_gb,
+        "hypervisor_type": "fake",
+        "hypervisor_version": 1,
+        "hypervisor_hostname": nodename,
+    }
+
+
+class FakeDriver(base.InventoryDriver):
+    """Answers from ``nodes``, which the test changes at will, exactly and without completing anything.
+
+    Without ``nodes`` there is one, named as the host. All attributes may be changed while other threads call.
+    """
+
+    def __init__(
+        self, host: str, conf: cfg.ConfigOpts | None = None, *, nodes: Mapping[str, Script] | None = None
+    ) -> None:
+        super().__init__(host, cfg.ConfigOpts() if conf is None else conf)
+        self.nodes: dict[str, Script] = {host: fake_resource(nodename=host)} if nodes is None else dict(nodes)
+        #: Raised instead of listing the nodes.
+        self.listing_error: Exception | None = None
+        #: Raised by reload().
+        self.reload_error: Exception | None = None
+        #: The node of every call of get_available_resource, as they came.
+        self.calls: list[str] = []
+        self.reloads = 0
+        self._hangs: dict[str, Hang] = {}
+
+    def hang(self, nodename: str) -> Hang:
+        """From now on calls for the node wait until the returned hang is released. Other nodes go on answering."""
+        hang = self._hangs[nodename] = Hang()
+        return hang
+
+    def get_available_nodes(self) -> Sequence[str]:
+        """The keys of ``nodes``. Raises: ``listing_error``, if set."""
+        if self.listing_error is not None:
+            raise self.listing_error
+        return list(self.nodes)
+
+    def get_available_resource(self, nodename: str) -> Mapping[str, Any] | None:
+        """What the node's script says, after its hang; None for an unknown node. Raises: the script's exception."""
+        self.calls.append(nodename)
+        hang = self._hangs.get(nodename)
+        if hang is not None:
+            hang.entered.set()
+            hang.released.wait()
+        # Read after the wait: what the node has by then.
+        script = self.nodes.get(nodename)
+        if isinstance(script, Exception):
+            raise script
+        return None if script is None else dict(script)
+
+    def reload(self) -> None:
+        """Counted. Raises: ``reload_error``, if set."""
+        self.reloads += 1
+        if self.reload_error is not None:
+            raise self.reload_error

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The static inventory file: YAML, checked as a whole before any of it is used.
+
+Either ``nodes`` for any host, or ``hosts`` with nodes for each::
+
+    nodes:
+      cn1: {vcpus: 64, memory_mb: 262144, local_gb: 2000}
+
+    hosts:
+      h1: {nodes: {cn1: {vcpus: 64, memory_mb: 262144, local_gb: 2000}}}
+
+A node has the keys that a driver returns (base.py); ``vcpus``, ``memory_mb`` and ``local_gb`` are required.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import yaml
+
+from tracker_worker.errors import ConfigurationError
+
+#: Node name to what the driver returns for it.
+Nodes = Mapping[str, Mapping[str, Any]]
+
+_Entry = TypeVar("_Entry")
+
+_TOTALS = ("vcpus", "memory_mb", "local_gb")
+_COUNTS = (*_TOTALS, "vcpus_used", "memory_mb_used", "local_gb_used", "hypervisor_version")
+_TEXTS = ("cpu_info", "hypervisor_type", "hypervisor_hostname")
+_INTEGERS = ("disk_available_least",)
+_KEYS = (*_COUNTS, *_TEXTS, *_INTEGERS)
+
+
+@dataclass(frozen=True, slots=True)
+class StaticFile:
+    """What a file says, complete with defaults. Shared between drivers: nobody changes it."""
+
+    path: str
+    #: The nodes of any host, or None when the file lists hosts.
+    any_host: Nodes | None
+    hosts: Mapping[str, Nodes]
+
+    def nodes_of(self, host: str) -> Nodes:
+        """The nodes of one host. Raises: ConfigurationError when the file lists hosts and not this one."""
+        if self.any_host is not None:
+            return self.any_host
+        if host not in self.hosts:
+            raise ConfigurationError(f"The inventory file {self.path} does not list the host {host!r} under hosts.")
+        return self.hosts[host]
+
+
+def load(path: str) -> StaticFile:
+    """The file's content; parsed once for as long as the file stays the same, whoever asks and how often. Thread-safe.
+
+    Raises: ConfigurationError, one sentence with the file and the place in it, for whatever is wrong.
+    """
+    try:
+        status = os.stat(path)
+        # The change time and the inode also tell apart what was replaced by a file of the same age and size.
+        version = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
+        outcome = _parse_version(path, version)
+    except OSError as error:
+        raise ConfigurationError(
+            f"The inventory file {path} (option static_file in the section [inventory]) cannot be read: "
+            f"{error.strerror or error}."
+        ) from error
+    if isinstance(outcome, str):
+        raise ConfigurationError(outcome)
+    return outcome
+
+
+@functools.lru_cache(maxsize=8)
+def _parse_version(path: str, version: tuple[int, ...]) -> StaticFile | str:
+    """The content, or what is wrong with it. A value in both cases, so that a bad file is not parsed for each host.
+
+    Should the file be replaced between stat and read, the new content is kept under the old version: nobody asks for
+    that again.
+    """
+    with open(path, "rb") as file:
+        content = file.read()
+    try:
+        return _checked(path, _parse_yaml(content))
+    except _Problem as problem:
+        # Names and values of the file may hold line ends; the operator gets one line.
+        return " ".join(f"The inventory file {path} is wrong: {problem}.".split())
+
+
+class _Problem(Exception):
+    """What is wrong, with its place, without the file's name."""
+
+
+def _parse_yaml(content: bytes) -> Any:
+    loader: Any = None
+    try:
+        # yaml.safe_load in its steps: a key that is there twice can be seen in the nodes only, not in the result.
+        loader = yaml.SafeLoader(content)
+        root = loader.get_single_node()
+        if root is None:
+            raise _Problem("it is empty")
+        _refuse_duplicate_keys(root, set())
+        return loader.construct_document(root)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
+        raise _Problem(f"{place}{error.problem or error.context or 'it is no YAML'}") from error
+    except (yaml.YAMLError, ValueError) as error:
+        # A ValueError is a scalar that looks like a date or a number and is none.
+        raise _Problem(f"it is no YAML: {error}") from error
+    except RecursionError as error:
+        raise _Problem("it is nested too deeply") from error
+    finally:
+        if loader is not None:
+            loader.dispose()
+
+
+def _refuse_duplicate_keys(node: yaml.Node, seen: set[int]) -> None:
+    if id(node) in seen:  # an alias: the same node again
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _refuse_duplicate_keys(item, seen)
+    elif isinstance(node, yaml.MappingNode):
+        keys: set[tuple[str, str]] = set()
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in keys:
+                    mark = key.start_mark
+                    raise _Problem(
+                        f"line {mark.line + 1}, column {mark.column + 1}: the key {key.value!r} is there twice"
+                    )
+                keys.add((key.tag, key.value))
+            _refuse_duplicate_keys(value, seen)
+
+
+def _checked(path: str, content: Any) -> StaticFile:
+    _mapping(content, "its top level")
+    _refuse_unknown(content, ("nodes", "hosts"), "at the top level")
+    if "nodes" in content and "hosts" in content:
+        raise _Problem("it has both nodes and hosts at the top level, of which only one may be there")
+    if "nodes" in content:
+        return StaticFile(path=path, any_host=_nodes(content["nodes"], "nodes"), hosts={})
+    if "hosts" not in content:
+        raise _Problem("it has neither nodes nor hosts at the top level")
+    return StaticFile(path=path, any_host=None, hosts=_named(content["hosts"], "hosts", _host))
+
+
+def _host(content: Any, place: str, name: str) -> Nodes:
+    _mapping(content, place)
+    _refuse_unknown(content, ("nodes",), f"at {place}")
+    if "nodes" not in content:
+        raise _Problem(f"{place}.nodes is missing")
+    return _nodes(content["nodes"], f"{place}.nodes")
+
+
+def _nodes(content: Any, place: str) -> Nodes:
+    return _named(content, place, _node)
+
+
+def _node(content: Any, place: str, name: str) -> Mapping[str, Any]:
+    _mapping(content, place)
+    _refuse_unknown(content, _KEYS, f"at {place}")
+    missing = [key for key in _TOTALS if key not in content]
+    if missing:
+        raise _Problem(f"{place} lacks {', '.join(missing)}")
+    for key, value in content.items():
+        # A bool is an int to Python; here it is a mistake.
+        integer = isinstance(value, int) and not isinstance(value, bool)
+        if key in _COUNTS and not (integer and value >= 0):
+            raise _Problem(f"{place}.{key} must be an integer of 0 or more, not {value!r}")
+        if key in _INTEGERS and not integer:
+            raise _Problem(f"{place}.{key} must be an integer, not {value!r}")
+        if key in _TEXTS and not isinstance(value, str):
+            raise _Problem(f"{place}.{key} must be text, not {value!r}")
+    return {
+        "cpu_info": "",
+        "vcpus_used": 0,
+        "memory_mb_used": 0,
+        "local_gb_used": 0,
+        "hypervisor_type": "static",
+        "hypervisor_version": 1,
+        "hypervisor_hostname": name,
+        "disk_available_least": content["local_gb"],
+        **content,
+    }
+
+
+def _named(content: Any, place: str, check: Callable[[Any, str, str], _Entry]) -> dict[str, _Entry]:
+    """A mapping of names, hosts or nodes, that is not empty, with each entry checked."""
+    if content is None or content == {}:
+        raise _Problem(f"{place} is empty")
+    _mapping(content, place)
+    for name in content:
+        if not isinstance(name, str) or not name:
+            raise _Problem(f"the name {name!r} in {place} must be text that is not empty: write it in quotes")
+    return {name: check(entry, f"{place}.{name}", name) for name, entry in content.items()}
+
+
+def _mapping(content: Any, place: str) -> None:
+    if not isinstance(content, dict):
+        raise _Problem(f"{place} must be a mapping of keys to values, not {content!r:.60}")
+
+
+def _refuse_unknown(content: Mapping[Any, Any], known: tuple[str, ...], where: str) -> None:
+    unknown = sorted(str(key) for key in content if key not in known)
+    if unknown:
+        raise _Problem(f"unknown {', '.join(unknown)} {where}; known are {', '.join(known)}")

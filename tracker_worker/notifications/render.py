@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An event of the ledger -> its notification: event type, priority and payload.
+
+The payload is flat; numbers are numbers, text that is not known is ''. It is checked against its published schema here,
+that is before it is stored: a wrong type from us can take a consumer down.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from tracker_worker.domain import events
+from tracker_worker.domain.allocation import Allocation
+from tracker_worker.domain.instance import Instance
+from tracker_worker.domain.ledger import NodeLedger
+from tracker_worker.domain.resources import Resources
+from tracker_worker.domain.times import iso
+from tracker_worker.domain.views import node_view
+from tracker_worker.notifications.schema import validate
+from tracker_worker.store.base import Notification
+
+INFO = "INFO"
+WARN = "WARN"
+
+_TEXTS = ("display_name", "instance_type", "instance_flavor_id", "availability_zone")
+_SAME = ("memory_mb", "root_gb", "ephemeral_gb", "vcpus", "created_at", "launched_at", "deleted_at", "terminated_at")
+
+_encode = msgspec.json.Encoder().encode
+
+
+def render(event: events.Event, ledger: NodeLedger) -> Notification:
+    """The notification of ``event``, which ``ledger`` has just applied: it carries the ledger's sequence.
+
+    Raises InvalidPayload.
+    """
+    event_type, priority, payload = _describe(event, ledger)
+    payload["occurred_at"] = iso(event.at)
+    validate(event_type, payload)
+    return Notification(
+        node_id=ledger.id,
+        host=ledger.host,
+        node=ledger.name,
+        sequence=ledger.sequence,
+        event_type=event_type,
+        priority=priority,
+        payload=_encode(payload),
+        occurred_at=event.at,
+    )
+
+
+def _describe(event: events.Event, ledger: NodeLedger) -> tuple[str, str, dict[str, Any]]:
+    match event:
+        case events.ClaimBegun(allocation=held):
+            return "tracker.claim.begun", INFO, _charged(ledger, held)
+        case events.ClaimFinished(allocation=held):
+            return "tracker.claim.finished", INFO, _charged(ledger, held)
+        case events.ClaimAborted(allocation=held):
+            return "tracker.claim.aborted", INFO, _charged(ledger, held)
+        case events.ClaimExpired(allocation=held, released=released):
+            return "tracker.claim.expired", INFO, {**_charged(ledger, held), "released": released}
+        case events.ClaimRejected():
+            return "tracker.claim.rejected", WARN, _rejected(event, ledger)
+        case events.UsageUpdated(before=before, allocation=held):
+            changed = {**_charged(ledger, held), **_old(before), "old_resources": before.resources.to_dict()}
+            return "tracker.usage.updated", INFO, changed
+        case events.UsageReleased(before=before, allocation=held):
+            return "tracker.usage.released", INFO, {**_charged(ledger, held), **_old(before)}
+        case events.NodeUpdated():
+            return "tracker.node.updated", INFO, node_view(ledger)
+        case events.NodeDrift(stored=stored, usage=usage):
+            drift = {"stored_usage": stored.to_dict(), "usage": usage.to_dict()}
+            return "tracker.node.drift", WARN, {**node_view(ledger), **drift}
+
+
+def _charged(ledger: NodeLedger, held: Allocation) -> dict[str, Any]:
+    return {
+        **_instance(ledger, held.instance, held.resources),
+        "begun_at": iso(held.begun_at),
+        "expires_at": iso(held.expires_at),
+        "limit_source": held.limit_source,
+    }
+
+
+def _rejected(event: events.ClaimRejected, ledger: NodeLedger) -> dict[str, Any]:
+    return {
+        **_instance(ledger, event.instance, event.instance.resources),
+        "begun_at": "",
+        "expires_at": "",
+        "limit_source": event.limit_source,
+        "shortfalls": [shortfall.to_dict() for shortfall in event.shortfalls],
+    }
+
+
+def _old(before: Allocation) -> dict[str, str]:
+    return {"old_state": before.instance.vm_state or "", "old_task_state": before.instance.task_state or ""}
+
+
+def _instance(ledger: NodeLedger, instance: Instance, resources: Resources) -> dict[str, Any]:
+    payload: dict[str, Any] = {name: getattr(instance, name) for name in _SAME}
+    payload.update({name: getattr(instance, name) or "" for name in _TEXTS})
+    payload.update(
+        tenant_id=instance.project_id or "",
+        user_id=instance.user_id or "",
+        instance_id=instance.uuid,
+        claim_id=instance.uuid,
+        disk_gb=instance.root_gb + instance.ephemeral_gb,
+        resources=resources.to_dict(),
+        host=ledger.host,
+        node=ledger.name,
+        state=instance.vm_state or "",
+        state_description=instance.task_state or "",
+        old_state="",
+        old_task_state="",
+        image_meta=instance.image_meta,
+        metadata=instance.metadata,
+        sequence=ledger.sequence,
+        generation=ledger.generation,
+    )
+    return payload

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The published JSON Schemas (draft 7), one per event type, and the check of a payload against its own."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from importlib import resources
+from typing import Any
+
+import fastjsonschema
+
+_FOLDER = resources.files(__package__).joinpath("schemas")
+
+
+class InvalidPayload(Exception):
+    """A payload of ours does not match its schema: a defect of this program, and nothing that may be published."""
+
+
+def load(name: str) -> dict[str, Any]:
+    """The schema file of that name, as published."""
+    schema: dict[str, Any] = json.loads(_FOLDER.joinpath(name).read_text("utf-8"))
+    return schema
+
+
+@functools.cache
+def _validator(event_type: str) -> Callable[[dict[str, Any]], Any]:
+    check: Callable[[dict[str, Any]], Any] = fastjsonschema.compile(
+        load(f"{event_type}.json"), handlers={"": load}, use_default=False
+    )
+    return check
+
+
+def validate(event_type: str, payload: dict[str, Any]) -> None:
+    """Raises InvalidPayload naming the field."""
+    try:
+        _validator(event_type)(payload)
+    except fastjsonschema.JsonSchemaValueException as error:
+        raise InvalidPayload(f"{event_type}: {error.message}") from error

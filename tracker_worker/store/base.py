@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The store port: what the engine and the library need of a place that keeps ledgers.
+
+Every method may be called from any thread, and each is one transaction: it happens as a whole or not at all. Each
+raises
+``StoreUnavailable`` when the store cannot be reached or gives up; whether it happened is then unknown until it is read.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from uuid import UUID, uuid5
+
+from tracker_worker.domain.ledger import HostLedger, NodeLedger
+
+_NAMESPACE = UUID("5c0d1b0e-6f0c-5b52-9f9b-3d6f0f3c7f11")
+
+
+class Conflict(Exception):
+    """Somebody else has written what this commit was decided on: nothing happened, read again and decide again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notification:
+    """One row of the outbox. ``payload`` is JSON, validated; ``occurred_at`` in microseconds."""
+
+    node_id: int
+    host: str
+    node: str
+    sequence: int
+    event_type: str
+    priority: str
+    payload: bytes
+    occurred_at: int
+
+    @property
+    def message_id(self) -> str:
+        """The same for every time that this notification is sent, and for no other one."""
+        return str(uuid5(_NAMESPACE, f"{self.host}\0{self.node}\0{self.sequence}"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """One row of the inbox: a message that has had its effect, and the reply to give to each copy of it."""
+
+    unique_id: str
+    reply: bytes
+    received_at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    """One transaction. Of ``ledgers`` it writes the node and the allocations of ``touched``, each only if the node
+    still has its ``stored_generation``. ``cursors``: node id -> last sequence that the bus has confirmed."""
+
+    ledgers: Sequence[NodeLedger] = ()
+    notifications: Sequence[Notification] = ()
+    answered: Sequence[Answered] = ()
+    cursors: Mapping[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backlog:
+    """What of a node's outbox the bus has not confirmed: ``rows`` waiting, the first of them from ``oldest_at``
+    (microseconds; None when there is none)."""
+
+    node_id: int
+    host: str
+    node: str
+    sequence: int
+    cursor: int
+    rows: int
+    oldest_at: int | None
+
+
+class Store(ABC):
+    """A ledger is read with ``load_host``, changed in memory by events, and written with ``commit``; after a
+    ``commit`` that raised, the ledgers in memory are worthless and are read again."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Ready for use. Raises ConfigurationError: unreachable at start, unusable, or a schema that is behind."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Let go of what is held. Harmless when not started or stopped."""
+
+    @abstractmethod
+    def register_host(self, name: str, *, topic: str, version: str, now: int) -> int:
+        """The service record of a host, made or refreshed. Returns the host's id."""
+
+    @abstractmethod
+    def host_names(self) -> list[str]:
+        """The registered hosts in order of name."""
+
+    @abstractmethod
+    def load_host(self, name: str) -> HostLedger | None:
+        """One consistent view of a host's nodes; None when it has no service record."""
+
+    @abstractmethod
+    def create_node(self, host_id: int, name: str) -> None:
+        """A node with nothing in it at generation 0 and sequence 0. One that exists is left alone."""
+
+    @abstractmethod
+    def generations(self, host_ids: Collection[int]) -> dict[int, int]:
+        """Node id -> generation, of all nodes of these hosts."""
+
+    @abstractmethod
+    def answered(self, unique_ids: Collection[str]) -> dict[str, bytes]:
+        """unique_id -> reply, of those that the inbox knows."""
+
+    @abstractmethod
+    def commit(self, commit: Commit) -> None:
+        """Write all of it. Raises Conflict: a node has another generation, a message is answered already, or an
+        instance is charged to another node of the host."""
+
+    @abstractmethod
+    def cursors(self, host_id: int) -> dict[int, int]:
+        """Node id -> last sequence that the bus has confirmed."""
+
+    @abstractmethod
+    def outbox(self, node_id: int, *, after: int, limit: int) -> list[Notification]:
+        """At most ``limit`` notifications of a node behind sequence ``after``, in order."""
+
+    @abstractmethod
+    def backlog(self) -> list[Backlog]:
+        """What is unconfirmed, for every node."""
+
+    @abstractmethod
+    def take_lease(self, host_ids: Iterable[int], owner: str, *, now: int, until: int) -> set[int]:
+        """Take or renew the lease of these hosts where it is free, expired or already ``owner``'s. Returns the hosts
+        held."""
+
+    @abstractmethod
+    def release_lease(self, owner: str) -> None:
+        """Free every lease of ``owner``."""
+
+    @abstractmethod
+    def prune(self, *, answered_before: int, occurred_before: int, limit: int) -> int:
+        """Drop at most about ``limit`` rows of each kind: inbox rows received before, and confirmed outbox rows that
+        occurred before, these times. Returns how many were dropped."""

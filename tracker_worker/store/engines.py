@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Database engines as the store wants them, and their schema's migrations."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+
+from tracker_worker.errors import ConfigurationError
+
+# Behind a stalled writer (a stopped process that holds a lock) a commit gives up after this long, and its session is
+# ended by the server a little later, so that a successor can go on.
+LOCK_TIMEOUT_SECONDS = 10
+IDLE_TRANSACTION_TIMEOUT_SECONDS = 20
+CONNECT_TIMEOUT_SECONDS = 5
+
+
+def create_engine(url: str) -> sa.Engine:
+    """An engine for SQLite or PostgreSQL with psycopg. Raises ConfigurationError for any other or a malformed URL."""
+    try:
+        parsed = sa.make_url(url)
+        backend = parsed.get_backend_name()
+        if backend == "sqlite":
+            return _sqlite(parsed)
+        if backend == "postgresql":
+            return _postgresql(parsed)
+    except (ArgumentError, NoSuchModuleError) as error:
+        raise ConfigurationError(f"[database] connection is not a usable URL: {error}") from error
+    except ImportError as error:
+        raise ConfigurationError(
+            f"[database] connection needs a driver that is not installed ({error.name}): "
+            "pip install 'tracker-worker[postgresql]'"
+        ) from error
+    raise ConfigurationError(f"[database] connection is for {backend}; sqlite and postgresql+psycopg are supported")
+
+
+def _sqlite(url: sa.URL) -> sa.Engine:
+    engine = sa.create_engine(url, connect_args={"timeout": LOCK_TIMEOUT_SECONDS, "check_same_thread": False})
+
+    @sa.event.listens_for(engine, "connect")
+    def prepare(connection: sqlite3.Connection, _record: Any) -> None:
+        connection.isolation_level = None  # transactions are begun below, not by the driver's guesses
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @sa.event.listens_for(engine, "begin")
+    def begin(connection: sa.Connection) -> None:
+        # A writer takes its lock first: one that upgraded later could find its snapshot stale and fail at once.
+        writes = connection.get_execution_options().get("tracker_writes")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def _postgresql(url: sa.URL) -> sa.Engine:
+    settings = {
+        "lock_timeout": f"{LOCK_TIMEOUT_SECONDS}s",
+        "idle_in_transaction_session_timeout": f"{IDLE_TRANSACTION_TIMEOUT_SECONDS}s",
+    }
+    options = " ".join(f"-c {name}={value}" for name, value in settings.items())
+    return sa.create_engine(
+        url.set(drivername="postgresql+psycopg"),
+        pool_pre_ping=False,
+        connect_args={
+            "options": options,
+            "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+            "application_name": "tracker-worker",
+        },
+    )
+
+
+def _alembic(connection: sa.Connection | None = None) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    config.attributes["connection"] = connection
+    return config
+
+
+def upgrade(engine: sa.Engine, revision: str = "head") -> None:
+    """Bring the schema to ``revision``. Concurrent callers queue."""
+    with _explained(engine), engine.connect().execution_options(tracker_writes=True) as connection, connection.begin():
+        if engine.dialect.name == "postgresql":
+            connection.execute(sa.text("SELECT pg_advisory_xact_lock(7214021)"))
+        command.upgrade(_alembic(connection), revision)
+
+
+def downgrade(engine: sa.Engine, revision: str) -> None:
+    """Take the schema back to ``revision``."""
+    with _explained(engine), engine.connect().execution_options(tracker_writes=True) as connection, connection.begin():
+        command.downgrade(_alembic(connection), revision)
+
+
+def current(engine: sa.Engine) -> str | None:
+    """The revision that the database is at; None: no schema."""
+    with _explained(engine), engine.connect() as connection:
+        return MigrationContext.configure(connection).get_current_revision()
+
+
+def head() -> str:
+    """The revision that this release needs."""
+    revision = ScriptDirectory.from_config(_alembic()).get_current_head()
+    assert revision is not None
+    return revision
+
+
+def ensure_schema(engine: sa.Engine) -> None:
+    """SQLite is created and upgraded; any other database must be at the head already.
+
+    Raises ConfigurationError: behind, ahead, or out of reach.
+    """
+    found = current(engine)
+    if found == head():
+        return
+    if found is not None and found not in {
+        script.revision for script in ScriptDirectory.from_config(_alembic()).walk_revisions()
+    }:
+        raise ConfigurationError(f"the database schema is at revision {found}, which this release does not know")
+    if engine.dialect.name == "sqlite":
+        upgrade(engine)
+    else:
+        at = f"at revision {found}" if found else "missing"
+        raise ConfigurationError(f"the database schema is {at}, not at {head()}: run 'tracker-worker db upgrade'")
+
+
+class _explained:
+    """Driver errors become one sentence for the operator; passwords stay out of it."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._url = engine.url.render_as_string(hide_password=True)
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, SQLAlchemyError):
+            why = " ".join(str(getattr(error, "orig", None) or error).split())
+            raise ConfigurationError(f"the database {self._url} cannot be used: {why}") from error

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ledger objects <-> rows (mappings by column name). Everything that knows how a value is packed into a column is
+here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack
+
+from tracker_worker.domain.allocation import Allocation
+from tracker_worker.domain.instance import Instance
+from tracker_worker.domain.inventory import Inventory
+from tracker_worker.domain.ledger import NodeLedger
+from tracker_worker.domain.resources import CLASSES, Resources
+from tracker_worker.store.base import Notification
+
+# Fields of an instance that have a column of their own; the others are packed into ``facts``.
+_COLUMNS = ("project_id", "user_id", "vm_state", "task_state")
+_FACTS = tuple(name for name in Instance.__dataclass_fields__ if name not in (*_COLUMNS, "uuid"))
+
+
+def allocation_row(host_id: int, node_id: int, allocation: Allocation) -> dict[str, Any]:
+    instance = allocation.instance
+    facts = {name: value for name in _FACTS if (value := getattr(instance, name)) not in (None, "", {})}
+    return {
+        "host_id": host_id,
+        "node_id": node_id,
+        "instance_uuid": instance.uuid,
+        "resources": msgpack.packb(allocation.resources.to_dict()),
+        "project_id": instance.project_id,
+        "user_id": instance.user_id,
+        "vm_state": instance.vm_state,
+        "task_state": instance.task_state,
+        "facts": msgpack.packb(facts),
+        "claim_state": allocation.claim_state,
+        "limit_source": allocation.limit_source,
+        "begun_at": allocation.begun_at,
+        "expires_at": allocation.expires_at,
+    }
+
+
+def allocation_from(row: Any) -> Allocation:
+    known = {name: value for name, value in msgpack.unpackb(row["facts"]).items() if name in _FACTS}
+    columns = {name: row[name] for name in _COLUMNS}
+    return Allocation(
+        instance=Instance(uuid=row["instance_uuid"], **columns, **known),
+        resources=Resources.of(msgpack.unpackb(row["resources"])),
+        begun_at=row["begun_at"],
+        expires_at=row["expires_at"],
+        limit_source=row["limit_source"],
+        claim_state=row["claim_state"],
+    )
+
+
+def node_values(ledger: NodeLedger) -> dict[str, Any]:
+    """Every column of a node that its ledger decides."""
+    inventory, usage, stats = ledger.inventory, ledger.usage, ledger.stats
+    values: dict[str, Any] = {
+        "generation": ledger.generation,
+        "sequence": ledger.sequence,
+        "disabled": ledger.disabled,
+        "inventory": None if inventory is None else _pack_inventory(inventory),
+        "running_vms": stats.num_instances,
+        "current_workload": stats.current_workload,
+        "io_workload": stats.io_workload,
+    }
+    for klass in CLASSES:
+        values[klass.total] = None if inventory is None else inventory.total[klass.name]
+        values[klass.used] = usage[klass.name]
+    return values
+
+
+def ledger_from(host: str, row: Any) -> NodeLedger:
+    """The node without its allocations."""
+    ledger = NodeLedger(
+        id=row["id"],
+        host_id=row["host_id"],
+        host=host,
+        name=row["name"],
+        generation=row["generation"],
+        sequence=row["sequence"],
+    )
+    if row["inventory"] is not None:
+        ledger.inventory = _unpack_inventory(row["inventory"])
+    return ledger
+
+
+def stored_usage(row: Any) -> Resources:
+    return Resources.collect(lambda klass: row[klass.used])
+
+
+def _pack_inventory(inventory: Inventory) -> bytes:
+    packed: bytes = msgpack.packb(
+        {
+            "total": inventory.total.to_dict(),
+            "reserved": inventory.reserved.to_dict(),
+            "facts": dict(inventory.facts),
+        }
+    )
+    return packed
+
+
+def _unpack_inventory(packed: bytes) -> Inventory:
+    fields = msgpack.unpackb(packed)
+    return Inventory(
+        total=Resources.of(fields["total"]), reserved=Resources.of(fields["reserved"]), facts=fields["facts"]
+    )
+
+
+def notification_row(notification: Notification) -> dict[str, Any]:
+    return {
+        "node_id": notification.node_id,
+        "sequence": notification.sequence,
+        "message_id": notification.message_id,
+        "event_type": notification.event_type,
+        "priority": notification.priority,
+        "payload": notification.payload,
+        "occurred_at": notification.occurred_at,
+    }
+
+
+def notification_from(row: Any, *, host: str, node: str) -> Notification:
+    return Notification(
+        node_id=row["node_id"],
+        host=host,
+        node=node,
+        sequence=row["sequence"],
+        event_type=row["event_type"],
+        priority=row["priority"],
+        payload=bytes(row["payload"]),
+        occurred_at=row["occurred_at"],
+    )

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tables. Times are microseconds since the epoch. Vectors, facts and inventories are msgpack; payloads and
+replies are the JSON bytes that go on the wire. A change here needs a migration beside it; a test compares the two."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    UniqueConstraint,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+hosts = Table(
+    "hosts",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", String(255), nullable=False, unique=True),
+    Column("topic", String(255), nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("started_at", BigInteger, nullable=False),
+    Column("last_seen_at", BigInteger, nullable=False),
+    Column("lease_owner", String(255)),
+    Column("lease_expires_at", BigInteger, nullable=False, default=0),
+)
+
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("host_id", ForeignKey(hosts.c.id), nullable=False),
+    Column("name", String(255), nullable=False),
+    Column("generation", BigInteger, nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("disabled", Boolean, nullable=False),
+    Column("inventory", LargeBinary),
+    # What a scheduler may read with SQL; written from the ledger with every change, read back only to report drift.
+    Column("vcpus", BigInteger),
+    Column("vcpus_used", BigInteger, nullable=False),
+    Column("memory_mb", BigInteger),
+    Column("memory_mb_used", BigInteger, nullable=False),
+    Column("local_gb", BigInteger),
+    Column("local_gb_used", BigInteger, nullable=False),
+    Column("running_vms", BigInteger, nullable=False),
+    Column("current_workload", BigInteger, nullable=False),
+    Column("io_workload", BigInteger, nullable=False),
+    UniqueConstraint("host_id", "name"),
+)
+
+# One row is an allocation and the claim that charged it. The primary key keeps an instance from being charged to two
+# nodes of a host.
+allocations = Table(
+    "allocations",
+    metadata,
+    Column("host_id", ForeignKey(hosts.c.id), primary_key=True),
+    Column("instance_uuid", String(255), primary_key=True),
+    Column("node_id", ForeignKey(nodes.c.id), nullable=False),
+    Column("resources", LargeBinary, nullable=False),
+    Column("project_id", String(255)),
+    Column("user_id", String(255)),
+    Column("vm_state", String(32)),
+    Column("task_state", String(255)),
+    Column("facts", LargeBinary, nullable=False),
+    Column("claim_state", String(16), nullable=False),
+    Column("limit_source", String(16), nullable=False),
+    Column("begun_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+inbox = Table(
+    "inbox",
+    metadata,
+    Column("unique_id", String(255), primary_key=True),
+    Column("reply", LargeBinary, nullable=False),
+    Column("received_at", BigInteger, nullable=False),
+    Index(None, "received_at"),
+    sqlite_with_rowid=False,
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("node_id", ForeignKey(nodes.c.id), primary_key=True),
+    Column("sequence", BigInteger, primary_key=True),
+    Column("message_id", String(36), nullable=False),
+    Column("event_type", String(64), nullable=False),
+    Column("priority", String(16), nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+    Column("occurred_at", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+relay_cursor = Table(
+    "relay_cursor",
+    metadata,
+    Column("node_id", ForeignKey(nodes.c.id), primary_key=True),
+    Column("sequence", BigInteger, nullable=False),
+)

@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The store on SQL: SQLite (embedded default) and PostgreSQL (production), through SQLAlchemy Core."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from tracker_worker.domain.ledger import HostLedger
+from tracker_worker.errors import StoreUnavailable
+from tracker_worker.store import rows
+from tracker_worker.store.base import Answered, Backlog, Commit, Conflict, Notification, Store
+from tracker_worker.store.engines import create_engine, ensure_schema
+from tracker_worker.store.schema import allocations, hosts, inbox, nodes, outbox, relay_cursor
+
+_KEY = (allocations.c.host_id, allocations.c.instance_uuid)
+
+
+class SQLStore(Store):
+    """``url`` is an SQLAlchemy URL of SQLite or PostgreSQL (psycopg). Connections are pooled; SQLite is in WAL mode
+    with synchronous=FULL, so that what is committed survives a power cut."""
+
+    def __init__(self, url: str) -> None:
+        self._engine = create_engine(url)
+        # The dialect's INSERT, which knows ON CONFLICT.
+        self._insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[self._engine.dialect.name]
+        self._upsert = _upsert_allocation(self._insert)
+        # SQLite has one writer: threads of this process queue here, fairly and without its busy polling.
+        self._write_lock = threading.Lock()
+
+    def start(self) -> None:
+        ensure_schema(self._engine)
+
+    def stop(self) -> None:
+        self._engine.dispose()
+
+    @contextmanager
+    def _read(self) -> Iterator[sa.Connection]:
+        """One snapshot."""
+        level = {} if self._engine.dialect.name == "sqlite" else {"isolation_level": "REPEATABLE READ"}
+        with _translated(), self._engine.connect().execution_options(**level) as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def _write(self) -> Iterator[sa.Connection]:
+        with self._write_lock, _translated():
+            connection = self._engine.connect().execution_options(tracker_writes=True)
+            with connection, connection.begin():
+                yield connection
+
+    def register_host(self, name: str, *, topic: str, version: str, now: int) -> int:
+        record = {"topic": topic, "version": version, "started_at": now, "last_seen_at": now}
+        with self._write() as connection:
+            connection.execute(
+                self._insert(hosts)
+                .values(name=name, lease_expires_at=0, **record)
+                .on_conflict_do_update(index_elements=[hosts.c.name], set_=record)
+            )
+            return int(connection.execute(sa.select(hosts.c.id).where(hosts.c.name == name)).scalar_one())
+
+    def host_names(self) -> list[str]:
+        with self._read() as connection:
+            return list(connection.execute(sa.select(hosts.c.name).order_by(hosts.c.name)).scalars())
+
+    def load_host(self, name: str) -> HostLedger | None:
+        with self._read() as connection:
+            host_id = connection.execute(sa.select(hosts.c.id).where(hosts.c.name == name)).scalar_one_or_none()
+            if host_id is None:
+                return None
+            host = HostLedger(id=host_id, name=name)
+            stored = {}
+            by_id = {}
+            of_host = sa.select(nodes).where(nodes.c.host_id == host_id).order_by(nodes.c.id)
+            for row in connection.execute(of_host).mappings():
+                ledger = by_id[row["id"]] = host.nodes[row["name"]] = rows.ledger_from(name, row)
+                stored[ledger.name] = rows.stored_usage(row)
+            charged = sa.select(allocations).where(allocations.c.host_id == host_id)
+            for row in connection.execute(charged).mappings():
+                by_id[row["node_id"]].restore(rows.allocation_from(row))
+        for ledger in host:
+            if stored[ledger.name] != ledger.usage:
+                ledger.drift = stored[ledger.name]
+        return host
+
+    def create_node(self, host_id: int, name: str) -> None:
+        zeros = dict.fromkeys(
+            ("vcpus_used", "memory_mb_used", "local_gb_used", "running_vms", "current_workload", "io_workload"), 0
+        )
+        with self._write() as connection:
+            connection.execute(
+                self._insert(nodes)
+                .values(host_id=host_id, name=name, generation=0, sequence=0, disabled=True, **zeros)
+                .on_conflict_do_nothing()
+            )
+            node = sa.select(nodes.c.id).where(nodes.c.host_id == host_id, nodes.c.name == name)
+            node_id = connection.execute(node).scalar_one()
+            connection.execute(self._insert(relay_cursor).values(node_id=node_id, sequence=0).on_conflict_do_nothing())
+
+    def generations(self, host_ids: Collection[int]) -> dict[int, int]:
+        query = sa.select(nodes.c.id, nodes.c.generation).where(nodes.c.host_id.in_(list(host_ids)))
+        with self._read() as connection:
+            return {row.id: row.generation for row in connection.execute(query)}
+
+    def answered(self, unique_ids: Collection[str]) -> dict[str, bytes]:
+        query = sa.select(inbox.c.unique_id, inbox.c.reply).where(inbox.c.unique_id.in_(list(unique_ids)))
+        with self._read() as connection:
+            return {row.unique_id: bytes(row.reply) for row in connection.execute(query)}
+
+    def commit(self, commit: Commit) -> None:
+        try:
+            with self._write() as connection:
+                _write_commit(connection, commit, self._upsert)
+        except IntegrityError as error:
+            raise Conflict(str(error.orig)) from error
+
+    def cursors(self, host_id: int) -> dict[int, int]:
+        query = sa.select(relay_cursor).join(nodes).where(nodes.c.host_id == host_id)
+        with self._read() as connection:
+            return {row.node_id: row.sequence for row in connection.execute(query)}
+
+    def outbox(self, node_id: int, *, after: int, limit: int) -> list[Notification]:
+        place = sa.select(hosts.c.name, nodes.c.name.label("node")).join(nodes).where(nodes.c.id == node_id)
+        behind = (
+            sa.select(outbox)
+            .where(outbox.c.node_id == node_id, outbox.c.sequence > after)
+            .order_by(outbox.c.sequence)
+            .limit(limit)
+        )
+        with self._read() as connection:
+            host, node = connection.execute(place).one()
+            found = connection.execute(behind).mappings()
+            return [rows.notification_from(row, host=host, node=node) for row in found]
+
+    def backlog(self) -> list[Backlog]:
+        waiting = sa.and_(outbox.c.node_id == nodes.c.id, outbox.c.sequence > relay_cursor.c.sequence)
+        query = (
+            sa.select(
+                nodes.c.id.label("node_id"),
+                hosts.c.name.label("host"),
+                nodes.c.name.label("node"),
+                nodes.c.sequence,
+                relay_cursor.c.sequence.label("cursor"),
+                sa.func.count(outbox.c.sequence).label("rows"),
+                sa.func.min(outbox.c.occurred_at).label("oldest_at"),
+            )
+            .select_from(nodes.join(hosts).join(relay_cursor).outerjoin(outbox, waiting))
+            .group_by(nodes.c.id, hosts.c.name, nodes.c.name, nodes.c.sequence, relay_cursor.c.sequence)
+            .order_by(hosts.c.name, nodes.c.name)
+        )
+        with self._read() as connection:
+            return [Backlog(**row) for row in connection.execute(query).mappings()]
+
+    def take_lease(self, host_ids: Iterable[int], owner: str, *, now: int, until: int) -> set[int]:
+        wanted = sorted(host_ids)
+        free = sa.or_(hosts.c.lease_owner.is_(None), hosts.c.lease_owner == owner, hosts.c.lease_expires_at < now)
+        with self._write() as connection:
+            connection.execute(
+                sa.update(hosts)
+                .where(hosts.c.id.in_(wanted), free)
+                .values(lease_owner=owner, lease_expires_at=until, last_seen_at=now)
+            )
+            held = sa.select(hosts.c.id).where(hosts.c.id.in_(wanted), hosts.c.lease_owner == owner)
+            return set(connection.execute(held).scalars())
+
+    def release_lease(self, owner: str) -> None:
+        with self._write() as connection:
+            connection.execute(sa.update(hosts).where(hosts.c.lease_owner == owner).values(lease_owner=None))
+
+    def prune(self, *, answered_before: int, occurred_before: int, limit: int) -> int:
+        old = sa.select(inbox.c.unique_id).where(inbox.c.received_at < answered_before).limit(limit)
+        with self._write() as connection:
+            dropped = connection.execute(sa.delete(inbox).where(inbox.c.unique_id.in_(old))).rowcount
+            for node_id, cursor in connection.execute(sa.select(relay_cursor)).all():
+                of_node = sa.and_(outbox.c.node_id == node_id, outbox.c.sequence <= cursor)
+                first = (
+                    sa.select(outbox.c.sequence, outbox.c.occurred_at)
+                    .where(of_node)
+                    .order_by(outbox.c.sequence)
+                    .limit(limit)
+                )
+                done = [sequence for sequence, at in connection.execute(first) if at < occurred_before]
+                if done:
+                    dropped += connection.execute(
+                        sa.delete(outbox).where(of_node, outbox.c.sequence <= max(done))
+                    ).rowcount
+            return dropped
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Driver errors that are the store's state become StoreUnavailable; IntegrityError and our own mistakes pass."""
+    try:
+        yield
+    except IntegrityError:
+        raise
+    except DBAPIError as error:
+        if isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError | sa.exc.InternalError):
+            raise StoreUnavailable(reason=str(error.orig)) from error
+        raise
+    except sa.exc.TimeoutError as error:
+        raise StoreUnavailable(reason=str(error)) from error
+
+
+def _upsert_allocation(insert: Any) -> Any:
+    statement = insert(allocations)
+    written = {
+        column.name: statement.excluded[column.name] for column in allocations.columns if column not in set(_KEY)
+    }
+    # A row of another node is not ours to change: nothing is written then, and the row count tells.
+    return statement.on_conflict_do_update(
+        index_elements=list(_KEY), set_=written, where=allocations.c.node_id == statement.excluded.node_id
+    )
+
+
+_UPDATE_NODE = sa.update(nodes).where(
+    nodes.c.id == sa.bindparam("b_id"), nodes.c.generation == sa.bindparam("b_generation")
+)
+_DELETE_ALLOCATION = sa.delete(allocations).where(
+    allocations.c.host_id == sa.bindparam("b_host_id"),
+    allocations.c.instance_uuid == sa.bindparam("b_uuid"),
+    allocations.c.node_id == sa.bindparam("b_node_id"),
+)
+_MOVE_CURSOR = (
+    sa.update(relay_cursor)
+    .where(relay_cursor.c.node_id == sa.bindparam("b_id"), relay_cursor.c.sequence < sa.bindparam("b_sequence"))
+    .values(sequence=sa.bindparam("b_sequence"))
+)
+
+
+def _write_commit(connection: sa.Connection, commit: Commit, upsert: Any) -> None:
+    # In order of id, so that two workers never wait for each other's rows crosswise.
+    ledgers = sorted(commit.ledgers, key=lambda ledger: ledger.id)
+    if ledgers:
+        _expect(
+            connection,
+            _UPDATE_NODE,
+            [
+                {"b_id": ledger.id, "b_generation": ledger.stored_generation, **rows.node_values(ledger)}
+                for ledger in ledgers
+            ],
+            "a node has another generation",
+        )
+        touched = [(ledger, uuid) for ledger in ledgers for uuid in ledger.touched]
+        kept = [(ledger, ledger.allocations[uuid]) for ledger, uuid in touched if uuid in ledger.allocations]
+        gone = [(ledger, uuid) for ledger, uuid in touched if uuid not in ledger.allocations]
+        if gone:
+            connection.execute(
+                _DELETE_ALLOCATION,
+                [{"b_host_id": ledger.host_id, "b_uuid": uuid, "b_node_id": ledger.id} for ledger, uuid in gone],
+            )
+        if kept:
+            written = [rows.allocation_row(ledger.host_id, ledger.id, allocation) for ledger, allocation in kept]
+            _expect(connection, upsert, written, "an instance is charged to another node of the host")
+    if commit.answered:
+        connection.execute(sa.insert(inbox), [_inbox_row(message) for message in commit.answered])
+    if commit.notifications:
+        connection.execute(sa.insert(outbox), [rows.notification_row(row) for row in commit.notifications])
+    if commit.cursors:
+        connection.execute(
+            _MOVE_CURSOR,
+            [{"b_id": node_id, "b_sequence": sequence} for node_id, sequence in sorted(commit.cursors.items())],
+        )
+
+
+def _expect(connection: sa.Connection, statement: Any, values: Sequence[dict[str, Any]], otherwise: str) -> None:
+    """Execute for each of ``values`` and require that each changed its row."""
+    if connection.execute(statement, values).rowcount != len(values):
+        raise Conflict(otherwise)
+
+
+def _inbox_row(message: Answered) -> dict[str, Any]:
+    return {"unique_id": message.unique_id, "reply": message.reply, "received_at": message.received_at}
