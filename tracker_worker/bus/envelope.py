@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bytes <-> requests, replies and notifications, as stock oslo.messaging clients send and expect them.
 
-Facts of the format were observed with oslo.messaging 18.3.1; the golden bytes in tests/wire hold them. Stock clients speak
-JSON in an envelope whose inner message is a JSON text; our own client may send the same keys as msgpack, packed once, and
-is answered in it.
+Facts of the format were observed with oslo.messaging 18.3.1; the golden bytes in tests/wire hold them. Stock clients
+speak JSON in an envelope whose inner message is a JSON text; our own client may send the same keys as msgpack, packed
+once, and is answered in it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ class ReplyTo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One RPC. ``reply_to`` is None for a cast. ``monitor_seconds``: the caller wants a heartbeat at least that often."""
+    """One RPC. ``reply_to`` is None for a cast. ``monitor_seconds``: the caller wants a heartbeat at least that
+    often."""
 
     method: str
     args: Mapping[str, Any]
@@ -112,7 +113,8 @@ def _parse(text: bytes | str) -> Any:
     try:
         return msgspec.json.decode(text)
     except msgspec.DecodeError:
-        # Stock clients write NaN and lone surrogates, which JSON does not know; they deserve an error that names the field.
+        # Stock clients write NaN and lone surrogates, which JSON does not know; they deserve an error that names the
+        # field.
         return json.loads(text)
 
 
@@ -133,7 +135,7 @@ def _decompress(body: bytes, compression: str, max_bytes: int) -> bytes:
 
 def _too_deep(message: dict[str, Any]) -> bool:
     level: list[Any] = [message]
-    for _ in range(MAX_DEPTH):
+    for _ in range(MAX_DEPTH + 1):
         below: list[Any] = []
         for item in level:
             for value in item.values() if isinstance(item, dict) else item:
@@ -158,7 +160,7 @@ def _scan_reply_to(body: bytes) -> ReplyTo | None:
     """A call that is nested too deeply to be parsed still wants to be told: find where."""
     text = body.replace(b"\\", b"")
     msg_id = re.search(rb'"_msg_id": ?"([0-9a-f-]{1,64})"', text)
-    queue = re.search(rb'"_reply_q": ?"([\w.@-]{1,255})"', text)
+    queue = re.search(rb'"_reply_q": ?"([^"]{1,255})"', text)
     return ReplyTo(queue[1].decode(), msg_id[1].decode()) if msg_id and queue else None
 
 
@@ -209,6 +211,12 @@ def encode_answer(content_type: str, *, result: Any = None, failed: dict[str, An
     return _to_msgpack(answer) if content_type == MSGPACK else _to_json(answer)
 
 
+def failure_reason(answer: bytes) -> str:
+    """The ``reason`` of a failure that ``encode_answer`` made as JSON; '' where there is none."""
+    failed = msgspec.json.decode(answer)["failure"]
+    return "" if failed is None else str(msgspec.json.decode(failed).get("reason", ""))
+
+
 def encode_reply(answer: bytes, reply_to: ReplyTo) -> bytes:
     """The body of a reply with ``answer``; every call of this makes a message of its own."""
     return _with_ids(answer, reply_to, ending=True)
@@ -222,7 +230,8 @@ def encode_heartbeat(reply_to: ReplyTo) -> bytes:
 def _with_ids(answer: bytes, reply_to: ReplyTo, *, ending: bool) -> bytes:
     ids = {"ending": ending, "_msg_id": reply_to.msg_id, "_unique_id": uuid4().hex}
     if reply_to.content_type == MSGPACK:
-        # Both are maps of fewer than 16 entries: one header byte, 0x80 + entries, then the entries (msgpack spec, fixmap).
+        # Both are maps of fewer than 16 entries: one header byte, 0x80 + entries, then the entries (msgpack spec,
+        # fixmap).
         return bytes([answer[0] + len(ids)]) + answer[1:] + _to_msgpack(ids)[1:]
     return _OPEN + _to_json((answer[:-1] + b"," + _to_json(ids)[1:]).decode()) + b"}"
 
@@ -233,8 +242,8 @@ def _with_ids(answer: bytes, reply_to: ReplyTo, *, ending: bool) -> bytes:
 def encode_notification(
     *, message_id: str, publisher_id: str, event_type: str, priority: str, payload: bytes, occurred_at: int
 ) -> bytes:
-    """A version 2 notification. ``payload`` is JSON, ``occurred_at`` microseconds. Stable but for ``_unique_id``, which is
-    fresh: a listener that sees one again within its last 16 messages never acknowledges it."""
+    """A version 2 notification. ``payload`` is JSON, ``occurred_at`` microseconds. Stable but for ``_unique_id``,
+    which is fresh: a listener that sees one again within its last 16 messages never acknowledges it."""
     timestamp = (_EPOCH + timedelta(microseconds=occurred_at)).strftime("%Y-%m-%d %H:%M:%S.%f")
     head = {
         "message_id": message_id,

@@ -135,7 +135,7 @@ def plain(field: str, value: Any, depth: int = 0) -> Any:
 
 def same(one: Any, other: Any) -> bool:
     """Whether two values that ``plain`` returned are the same JSON: unlike ``==``, true is not 1 at any depth."""
-    if one != other or type(one) is not type(other):
+    if one != other or isinstance(one, bool) is not isinstance(other, bool):
         return False
     if isinstance(one, dict):
         return all(same(value, other[key]) for key, value in one.items())

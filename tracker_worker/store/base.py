@@ -129,9 +129,9 @@ class Store(ABC):
         """What is unconfirmed, for every node."""
 
     @abstractmethod
-    def take_lease(self, host_ids: Iterable[int], owner: str, *, now: int, until: int) -> set[int]:
-        """Take or renew the lease of these hosts where it is free, expired or already ``owner``'s. Returns the hosts
-        held."""
+    def take_lease(self, host_ids: Iterable[int], owner: str, *, now: int, until: int, force: bool = False) -> set[int]:
+        """Take or renew the lease of these hosts where it is free, expired or already ``owner``'s, or in any case with
+        ``force``. Returns the hosts held."""
 
     @abstractmethod
     def release_lease(self, owner: str) -> None:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from alembic.util import CommandError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from tracker_worker.errors import ConfigurationError
 
@@ -23,27 +26,37 @@ IDLE_TRANSACTION_TIMEOUT_SECONDS = 20
 CONNECT_TIMEOUT_SECONDS = 5
 
 
-def create_engine(url: str) -> sa.Engine:
-    """An engine for SQLite or PostgreSQL with psycopg. Raises ConfigurationError for any other or a malformed URL."""
+def create_engine(url: str, *, lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS) -> sa.Engine:
+    """An engine for a file of SQLite or for PostgreSQL with psycopg. Connects to nothing yet.
+
+    Raises ConfigurationError: any other database or driver, a malformed URL, a driver that is not installed.
+    """
     try:
         parsed = sa.make_url(url)
-        backend = parsed.get_backend_name()
-        if backend == "sqlite":
-            return _sqlite(parsed)
-        if backend == "postgresql":
-            return _postgresql(parsed)
-    except (ArgumentError, NoSuchModuleError) as error:
+        if parsed.drivername in ("sqlite", "sqlite+pysqlite"):
+            return _sqlite(parsed, lock_timeout_seconds)
+        if parsed.drivername in ("postgresql", "postgresql+psycopg"):
+            return _postgresql(parsed, lock_timeout_seconds)
+    except ArgumentError as error:
         raise ConfigurationError(f"[database] connection is not a usable URL: {error}") from error
+    except ValueError:
+        # What it could not read is quoted in the error, and may be a password.
+        raise ConfigurationError("[database] connection is not a usable URL: a number was expected") from None
     except ImportError as error:
         raise ConfigurationError(
             f"[database] connection needs a driver that is not installed ({error.name}): "
             "pip install 'tracker-worker[postgresql]'"
         ) from error
-    raise ConfigurationError(f"[database] connection is for {backend}; sqlite and postgresql+psycopg are supported")
+    raise ConfigurationError(
+        f"[database] connection is for {parsed.drivername}; sqlite and postgresql+psycopg are supported"
+    )
 
 
-def _sqlite(url: sa.URL) -> sa.Engine:
-    engine = sa.create_engine(url, connect_args={"timeout": LOCK_TIMEOUT_SECONDS, "check_same_thread": False})
+def _sqlite(url: sa.URL, lock_timeout_seconds: float) -> sa.Engine:
+    if url.database in (None, "", ":memory:") or url.query.get("mode") == "memory":
+        # Every connection would have a database of its own.
+        raise ConfigurationError("[database] connection names no file: give it as sqlite:////path/to/file")
+    engine = sa.create_engine(url, connect_args={"timeout": lock_timeout_seconds, "check_same_thread": False})
 
     @sa.event.listens_for(engine, "connect")
     def prepare(connection: sqlite3.Connection, _record: Any) -> None:
@@ -60,9 +73,9 @@ def _sqlite(url: sa.URL) -> sa.Engine:
     return engine
 
 
-def _postgresql(url: sa.URL) -> sa.Engine:
+def _postgresql(url: sa.URL, lock_timeout_seconds: float) -> sa.Engine:
     settings = {
-        "lock_timeout": f"{LOCK_TIMEOUT_SECONDS}s",
+        "lock_timeout": f"{round(lock_timeout_seconds * 1000)}ms",
         "idle_in_transaction_session_timeout": f"{IDLE_TRANSACTION_TIMEOUT_SECONDS}s",
     }
     options = " ".join(f"-c {name}={value}" for name, value in settings.items())
@@ -84,18 +97,25 @@ def _alembic(connection: sa.Connection | None = None) -> Config:
     return config
 
 
-def upgrade(engine: sa.Engine, revision: str = "head") -> None:
-    """Bring the schema to ``revision``. Concurrent callers queue."""
+@contextmanager
+def _migrating(engine: sa.Engine) -> Iterator[Config]:
+    """One transaction that no other migration runs beside. Raises ConfigurationError for whatever goes wrong in it."""
     with _explained(engine), engine.connect().execution_options(tracker_writes=True) as connection, connection.begin():
         if engine.dialect.name == "postgresql":
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(7214021)"))
-        command.upgrade(_alembic(connection), revision)
+        yield _alembic(connection)
+
+
+def upgrade(engine: sa.Engine, revision: str = "head") -> None:
+    """Bring the schema to ``revision``, all the way or not at all. Concurrent callers queue."""
+    with _migrating(engine) as config:
+        command.upgrade(config, revision)
 
 
 def downgrade(engine: sa.Engine, revision: str) -> None:
-    """Take the schema back to ``revision``."""
-    with _explained(engine), engine.connect().execution_options(tracker_writes=True) as connection, connection.begin():
-        command.downgrade(_alembic(connection), revision)
+    """Take the schema back to ``revision``, all the way or not at all. Concurrent callers queue."""
+    with _migrating(engine) as config:
+        command.downgrade(config, revision)
 
 
 def current(engine: sa.Engine) -> str | None:
@@ -131,7 +151,7 @@ def ensure_schema(engine: sa.Engine) -> None:
 
 
 class _explained:
-    """Driver errors become one sentence for the operator; passwords stay out of it."""
+    """Errors of drivers and of alembic become one sentence for the operator; passwords stay out of it."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self._url = engine.url.render_as_string(hide_password=True)
@@ -140,6 +160,6 @@ class _explained:
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, SQLAlchemyError):
+        if isinstance(error, SQLAlchemyError | CommandError):
             why = " ".join(str(getattr(error, "orig", None) or error).split())
             raise ConfigurationError(f"the database {self._url} cannot be used: {why}") from error

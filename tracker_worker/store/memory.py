@@ -31,6 +31,7 @@ class _Host:
     id: int
     name: str
     nodes: dict[str, _Node] = field(default_factory=dict)
+    holders: dict[str, int] = field(default_factory=dict)  # instance uuid -> id of the node that is charged
     lease_owner: str | None = None
     lease_expires_at: int = 0
 
@@ -113,25 +114,38 @@ class MemoryStore(Store):
             raise Conflict("a message is answered already")
         if len({message.unique_id for message in commit.answered}) != len(commit.answered):
             raise Conflict("a message is answered twice")
+        released: set[tuple[int, str]] = set()
         for ledger in commit.ledgers:
             node = self._nodes[ledger.id]
             if node.generation != ledger.stored_generation:
                 raise Conflict(f"node {node.name} is at generation {node.generation}, not {ledger.stored_generation}")
-            new = ledger.touched & ledger.allocations.keys()
-            if any(new & other.allocations.keys() for other in node.host.nodes.values() if other is not node):
-                raise Conflict("an instance is charged to another node of the host")
-        for notification in commit.notifications:
-            if notification.sequence in self._nodes[notification.node_id].outbox:
-                raise Conflict("a sequence number is taken")
+            released.update((node.id, uuid) for uuid in ledger.touched - ledger.allocations.keys())
+        charged: set[tuple[int, str]] = set()
+        for ledger in commit.ledgers:
+            host = self._nodes[ledger.id].host
+            for uuid in ledger.touched & ledger.allocations.keys():
+                holder = host.holders.get(uuid, ledger.id)
+                elsewhere = holder != ledger.id and (holder, uuid) not in released
+                if elsewhere or (host.id, uuid) in charged:
+                    raise Conflict("an instance is charged to another node of the host")
+                charged.add((host.id, uuid))
+        new = {(notification.node_id, notification.sequence) for notification in commit.notifications}
+        if len(new) != len(commit.notifications) or any(s in self._nodes[node_id].outbox for node_id, s in new):
+            raise Conflict("a sequence number is taken")
 
     def _write_locked(self, ledger: NodeLedger) -> None:
         node = self._nodes[ledger.id]
         node.generation, node.sequence, node.inventory = ledger.generation, ledger.sequence, ledger.inventory
+        holders = node.host.holders
         for uuid in ledger.touched:
             if uuid in ledger.allocations:
                 node.allocations[uuid] = ledger.allocations[uuid]
+                holders[uuid] = node.id
             else:
                 node.allocations.pop(uuid, None)
+                # Another node may have been charged for it by this same commit.
+                if holders.get(uuid) == node.id:
+                    del holders[uuid]
 
     def cursors(self, host_id: int) -> dict[int, int]:
         with self._lock:
@@ -146,11 +160,11 @@ class MemoryStore(Store):
         with self._lock:
             return [_backlog(node) for node in self._nodes.values()]
 
-    def take_lease(self, host_ids: Iterable[int], owner: str, *, now: int, until: int) -> set[int]:
+    def take_lease(self, host_ids: Iterable[int], owner: str, *, now: int, until: int, force: bool = False) -> set[int]:
         with self._lock:
             wanted, held = set(host_ids), set()
             for host in self._hosts.values():
-                free = host.lease_owner in (None, owner) or host.lease_expires_at < now
+                free = force or host.lease_owner in (None, owner) or host.lease_expires_at < now
                 if host.id in wanted and free:
                     host.lease_owner, host.lease_expires_at = owner, until
                     held.add(host.id)

@@ -4,6 +4,7 @@ here."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import msgpack
@@ -15,14 +16,21 @@ from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.domain.resources import CLASSES, Resources
 from tracker_worker.store.base import Notification
 
-# Fields of an instance that have a column of their own; the others are packed into ``facts``.
+# Fields of an instance that have a column of their own; the others are packed into ``facts`` unless they have their
+# default, which is the value here.
 _COLUMNS = ("project_id", "user_id", "vm_state", "task_state")
-_FACTS = tuple(name for name in Instance.__dataclass_fields__ if name not in (*_COLUMNS, "uuid"))
+_FACTS = {
+    field.name: field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    for field in dataclasses.fields(Instance)
+    if field.name not in (*_COLUMNS, "uuid")
+}
+# A usage beyond this, which takes hundreds of instances of the largest size, is written as this.
+_MAX_BIGINT = 2**63 - 1
 
 
 def allocation_row(host_id: int, node_id: int, allocation: Allocation) -> dict[str, Any]:
     instance = allocation.instance
-    facts = {name: value for name in _FACTS if (value := getattr(instance, name)) not in (None, "", {})}
+    facts = {name: value for name, default in _FACTS.items() if (value := getattr(instance, name)) != default}
     return {
         "host_id": host_id,
         "node_id": node_id,
@@ -67,7 +75,7 @@ def node_values(ledger: NodeLedger) -> dict[str, Any]:
     }
     for klass in CLASSES:
         values[klass.total] = None if inventory is None else inventory.total[klass.name]
-        values[klass.used] = usage[klass.name]
+        values[klass.used] = min(usage[klass.name], _MAX_BIGINT)
     return values
 
 
@@ -86,7 +94,11 @@ def ledger_from(host: str, row: Any) -> NodeLedger:
     return ledger
 
 
-def stored_usage(row: Any) -> Resources:
+def drift(ledger: NodeLedger, row: Any) -> Resources | None:
+    """The usage in the columns of a node where it is not what its ledger would write there."""
+    usage = ledger.usage
+    if all(row[klass.used] == min(usage[klass.name], _MAX_BIGINT) for klass in CLASSES):
+        return None
     return Resources.collect(lambda klass: row[klass.used])
 
 

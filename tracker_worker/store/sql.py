@@ -16,7 +16,7 @@ from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.store import rows
 from tracker_worker.store.base import Answered, Backlog, Commit, Conflict, Notification, Store
-from tracker_worker.store.engines import create_engine, ensure_schema
+from tracker_worker.store.engines import LOCK_TIMEOUT_SECONDS, create_engine, ensure_schema
 from tracker_worker.store.schema import allocations, hosts, inbox, nodes, outbox, relay_cursor
 
 _KEY = (allocations.c.host_id, allocations.c.instance_uuid)
@@ -24,10 +24,11 @@ _KEY = (allocations.c.host_id, allocations.c.instance_uuid)
 
 class SQLStore(Store):
     """``url`` is an SQLAlchemy URL of SQLite or PostgreSQL (psycopg). Connections are pooled; SQLite is in WAL mode
-    with synchronous=FULL, so that what is committed survives a power cut."""
+    with synchronous=FULL, so that what is committed survives a power cut. Whoever waits longer than
+    ``lock_timeout_seconds`` for another process's transaction gets StoreUnavailable."""
 
-    def __init__(self, url: str) -> None:
-        self._engine = create_engine(url)
+    def __init__(self, url: str, *, lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS) -> None:
+        self._engine = create_engine(url, lock_timeout_seconds=lock_timeout_seconds)
         # The dialect's INSERT, which knows ON CONFLICT.
         self._insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[self._engine.dialect.name]
         self._upsert = _upsert_allocation(self._insert)
@@ -66,7 +67,8 @@ class SQLStore(Store):
 
     def host_names(self) -> list[str]:
         with self._read() as connection:
-            return list(connection.execute(sa.select(hosts.c.name).order_by(hosts.c.name)).scalars())
+            # Sorted here: databases have their own ideas of the order of text.
+            return sorted(connection.execute(sa.select(hosts.c.name)).scalars())
 
     def load_host(self, name: str) -> HostLedger | None:
         with self._read() as connection:
@@ -74,18 +76,17 @@ class SQLStore(Store):
             if host_id is None:
                 return None
             host = HostLedger(id=host_id, name=name)
-            stored = {}
+            read = {}
             by_id = {}
             of_host = sa.select(nodes).where(nodes.c.host_id == host_id).order_by(nodes.c.id)
             for row in connection.execute(of_host).mappings():
                 ledger = by_id[row["id"]] = host.nodes[row["name"]] = rows.ledger_from(name, row)
-                stored[ledger.name] = rows.stored_usage(row)
+                read[ledger.id] = row
             charged = sa.select(allocations).where(allocations.c.host_id == host_id)
             for row in connection.execute(charged).mappings():
                 by_id[row["node_id"]].restore(rows.allocation_from(row))
         for ledger in host:
-            if stored[ledger.name] != ledger.usage:
-                ledger.drift = stored[ledger.name]
+            ledger.drift = rows.drift(ledger, read[ledger.id])
         return host
 
     def create_node(self, host_id: int, name: str) -> None:
@@ -118,6 +119,10 @@ class SQLStore(Store):
                 _write_commit(connection, commit, self._upsert)
         except IntegrityError as error:
             raise Conflict(str(error.orig)) from error
+        except StoreUnavailable as error:
+            if _is_deadlock(error.__cause__):
+                raise Conflict("deadlock with another writer") from error
+            raise
 
     def cursors(self, host_id: int) -> dict[int, int]:
         query = sa.select(relay_cursor).join(nodes).where(nodes.c.host_id == host_id)
@@ -156,13 +161,13 @@ class SQLStore(Store):
         with self._read() as connection:
             return [Backlog(**row) for row in connection.execute(query).mappings()]
 
-    def take_lease(self, host_ids: Iterable[int], owner: str, *, now: int, until: int) -> set[int]:
+    def take_lease(self, host_ids: Iterable[int], owner: str, *, now: int, until: int, force: bool = False) -> set[int]:
         wanted = sorted(host_ids)
         free = sa.or_(hosts.c.lease_owner.is_(None), hosts.c.lease_owner == owner, hosts.c.lease_expires_at < now)
         with self._write() as connection:
             connection.execute(
                 sa.update(hosts)
-                .where(hosts.c.id.in_(wanted), free)
+                .where(hosts.c.id.in_(wanted), sa.or_(free, sa.literal(force)))
                 .values(lease_owner=owner, lease_expires_at=until, last_seen_at=now)
             )
             held = sa.select(hosts.c.id).where(hosts.c.id.in_(wanted), hosts.c.lease_owner == owner)
@@ -186,10 +191,15 @@ class SQLStore(Store):
                 )
                 done = [sequence for sequence, at in connection.execute(first) if at < occurred_before]
                 if done:
-                    dropped += connection.execute(
-                        sa.delete(outbox).where(of_node, outbox.c.sequence <= max(done))
-                    ).rowcount
+                    # Again by time: a clock that was set back leaves younger rows in between.
+                    old_rows = sa.and_(of_node, outbox.c.sequence <= max(done), outbox.c.occurred_at < occurred_before)
+                    dropped += connection.execute(sa.delete(outbox).where(old_rows)).rowcount
             return dropped
+
+
+def _is_deadlock(error: BaseException | None) -> bool:
+    """Whether PostgreSQL undid this transaction to let another one pass (deadlock_detected)."""
+    return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) == "40P01"
 
 
 @contextmanager
@@ -234,7 +244,7 @@ _MOVE_CURSOR = (
 
 
 def _write_commit(connection: sa.Connection, commit: Commit, upsert: Any) -> None:
-    # In order of id, so that two workers never wait for each other's rows crosswise.
+    # All in order, so that two workers do not wait for each other's rows crosswise.
     ledgers = sorted(commit.ledgers, key=lambda ledger: ledger.id)
     if ledgers:
         _expect(
@@ -246,7 +256,7 @@ def _write_commit(connection: sa.Connection, commit: Commit, upsert: Any) -> Non
             ],
             "a node has another generation",
         )
-        touched = [(ledger, uuid) for ledger in ledgers for uuid in ledger.touched]
+        touched = [(ledger, uuid) for ledger in ledgers for uuid in sorted(ledger.touched)]
         kept = [(ledger, ledger.allocations[uuid]) for ledger, uuid in touched if uuid in ledger.allocations]
         gone = [(ledger, uuid) for ledger, uuid in touched if uuid not in ledger.allocations]
         if gone:
@@ -258,7 +268,8 @@ def _write_commit(connection: sa.Connection, commit: Commit, upsert: Any) -> Non
             written = [rows.allocation_row(ledger.host_id, ledger.id, allocation) for ledger, allocation in kept]
             _expect(connection, upsert, written, "an instance is charged to another node of the host")
     if commit.answered:
-        connection.execute(sa.insert(inbox), [_inbox_row(message) for message in commit.answered])
+        answered = sorted(commit.answered, key=lambda message: message.unique_id)
+        connection.execute(sa.insert(inbox), [_inbox_row(message) for message in answered])
     if commit.notifications:
         connection.execute(sa.insert(outbox), [rows.notification_row(row) for row in commit.notifications])
     if commit.cursors:
@@ -270,7 +281,8 @@ def _write_commit(connection: sa.Connection, commit: Commit, upsert: Any) -> Non
 
 def _expect(connection: sa.Connection, statement: Any, values: Sequence[dict[str, Any]], otherwise: str) -> None:
     """Execute for each of ``values`` and require that each changed its row."""
-    if connection.execute(statement, values).rowcount != len(values):
+    # Without the option the count of an INSERT is lost where its cursor is closed at once (psycopg).
+    if connection.execute(statement, values, execution_options={"preserve_rowcount": True}).rowcount != len(values):
         raise Conflict(otherwise)
 
 

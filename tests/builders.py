@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What tests build their cases from: realistic defaults, every one of them overridable, nothing random, no clock.
+
+``*_dict`` functions return what comes from outside (a new dict at each call); the others return domain values.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from tracker_worker.domain.commands import BeginClaim, Command, ReportInventory, UpdateUsage
+from tracker_worker.domain.decide import Decision, decide
+from tracker_worker.domain.fit import read_limits
+from tracker_worker.domain.instance import Instance, read_changes, read_instance, read_node
+from tracker_worker.domain.inventory import Inventory, read_inventory, reserve
+from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.domain.resources import Resources
+from tracker_worker.domain.times import SECOND
+
+# 2026-01-15T12:00:00Z, in microseconds.
+NOW = 1_768_478_400 * SECOND
+TIMEOUT = 600 * SECOND
+HOST = "host-1"
+NODE = "node-1"
+RESERVED_MEMORY_MB = 512
+# What one node of ``driver_resource_dict`` has.
+TOTAL = {"VCPU": 32, "MEMORY_MB": 131072, "DISK_GB": 2000}
+
+
+def uuid(number: int = 1) -> str:
+    """The uuid of the ``number``-th instance."""
+    return f"5c0de000-0000-4000-8000-{number:012x}"
+
+
+def node_name(number: int = 1) -> str:
+    return f"node-{number}"
+
+
+def instance_dict(number: int = 1, **fields: Any) -> dict[str, Any]:
+    """An instance as a scheduler sends it: 2 VCPU, 4096 MB, 40 + 10 GB, building."""
+    return {
+        "uuid": uuid(number),
+        "memory_mb": 4096,
+        "root_gb": 40,
+        "ephemeral_gb": 10,
+        "vcpus": 2,
+        "vm_state": "building",
+        "task_state": "scheduling",
+        "os_type": "linux",
+        "project_id": "9e3a6f0b8d5c4f6f9d6a1c2b3e4f5a6b",
+        "user_id": "1f2e3d4c5b6a79880716253443526170",
+        "display_name": f"web-{number}",
+        "instance_type": "m1.medium",
+        "instance_flavor_id": "3",
+        "availability_zone": "az-1",
+        "created_at": "2026-01-15T11:59:58Z",
+        "launched_at": None,
+        "deleted_at": None,
+        "terminated_at": None,
+        "image_meta": {"base_image_ref": "b5f7e1c2-7c0e-4c55-9d0c-7a1f3a0e9a11", "min_disk": 10},
+        "metadata": {"role": "web"},
+        **fields,
+    }
+
+
+def instance(number: int = 1, **fields: Any) -> Instance:
+    return read_instance(instance_dict(number, **fields))
+
+
+def sized(vcpus: int = 0, memory_mb: int = 0, disk_gb: int = 0) -> dict[str, int]:
+    """The size fields of an instance."""
+    return {"vcpus": vcpus, "memory_mb": memory_mb, "root_gb": disk_gb, "ephemeral_gb": 0}
+
+
+def resources(vcpu: int = 0, memory_mb: int = 0, disk_gb: int = 0) -> Resources:
+    return Resources.of({"VCPU": vcpu, "MEMORY_MB": memory_mb, "DISK_GB": disk_gb})
+
+
+def driver_resource_dict(**keys: Any) -> dict[str, Any]:
+    """What an inventory driver returns for a node: 32 VCPU, 128 GiB, 2000 GB, and its own figures of use."""
+    return {
+        "vcpus": TOTAL["VCPU"],
+        "memory_mb": TOTAL["MEMORY_MB"],
+        "local_gb": TOTAL["DISK_GB"],
+        "cpu_info": {"arch": "x86_64", "model": "EPYC-Milan", "topology": {"sockets": 2, "cores": 8, "threads": 2}},
+        "vcpus_used": 7,
+        "memory_mb_used": 3333,
+        "local_gb_used": 77,
+        "hypervisor_type": "QEMU",
+        "hypervisor_version": 7002000,
+        "hypervisor_hostname": "host-1.example.org",
+        "disk_available_least": 1800,
+        **keys,
+    }
+
+
+def inventory(*, reserved_memory_mb: int = RESERVED_MEMORY_MB, reserved_disk_mb: int = 0, **keys: Any) -> Inventory:
+    """What ``driver_resource_dict(**keys)`` becomes."""
+    read = read_inventory(driver_resource_dict(**keys), reserve(memory_mb=reserved_memory_mb, disk_mb=reserved_disk_mb))
+    assert read is not None
+    return read
+
+
+def begin(
+    number: int = 1,
+    *,
+    limits: Mapping[str, Any] | None = None,
+    timeout: int = TIMEOUT,
+    capacity_limits: bool = False,
+    **fields: Any,
+) -> BeginClaim:
+    """A claim for ``instance_dict(number, **fields)``; ``node`` among the fields names the node."""
+    described = instance_dict(number, **fields)
+    return BeginClaim(
+        instance=read_instance(described),
+        limits=read_limits(limits),
+        timeout=timeout,
+        node=read_node(described),
+        capacity_limits=capacity_limits,
+    )
+
+
+def update(number: int = 1, **fields: Any) -> UpdateUsage:
+    """An update of the ``number``-th instance that carries these fields and no others."""
+    described = {"uuid": uuid(number), **fields}
+    return UpdateUsage(uuid=uuid(number), changes=read_changes(described), node=read_node(described))
+
+
+def host_ledger(nodes: int = 1, *, disabled: bool = False, reported: Inventory | None = None) -> HostLedger:
+    """A host with nodes ``node-1`` ... that have reported their inventory, unless ``disabled``, and committed it."""
+    host = HostLedger(id=1, name=HOST)
+    for number in range(1, nodes + 1):
+        name = node_name(number)
+        host.nodes[name] = NodeLedger(id=number, host=HOST, name=name)
+        if not disabled:
+            play(host, ReportInventory(node=name, inventory=reported or inventory()))
+    return host
+
+
+def play(host: HostLedger, command: Command, now: int = NOW) -> Decision:
+    """Decide ``command``, apply what follows from it and take it as committed."""
+    decision = put(host, command, now)
+    if decision.node is not None:
+        decision.node.committed()
+    return decision
+
+
+def put(host: HostLedger, command: Command, now: int = NOW) -> Decision:
+    """Decide ``command`` and apply what follows from it; the commit is yet to come."""
+    decision = decide(host, command, now)
+    for event in decision.events:
+        assert decision.node is not None
+        decision.node.apply(event)
+    return decision
+
+
+def snapshot(ledger: NodeLedger) -> dict[str, Any]:
+    """Everything that a ledger holds, shared with nothing."""
+    state = {name: getattr(ledger, name) for name in NodeLedger.__slots__}
+    state["stats"] = ledger.stats.to_dict()
+    state["projects"] = {project: (held.instances, held.resources) for project, held in ledger.projects.items()}
+    return copy.deepcopy(state)
+
+
+def rebuilt(ledger: NodeLedger) -> NodeLedger:
+    """The ledger that a store would give back after everything in ``ledger`` was committed."""
+    again = NodeLedger(
+        id=ledger.id,
+        host=ledger.host,
+        name=ledger.name,
+        generation=ledger.generation,
+        sequence=ledger.sequence,
+    )
+    again.inventory = ledger.inventory
+    for allocation in ledger.allocations.values():
+        again.restore(allocation)
+    return again

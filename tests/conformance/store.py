@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The claims that every store keeps. An implementation is a subclass of ``StoreContract`` that provides the fixtures
+``store`` and ``second``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.builders import HOST, NOW, begin, node_name, update, uuid
+from tests.conformance.store_chores import InboxContract, LeaseContract, OutboxContract, PruneContract
+from tests.conformance.store_commits import CommitContract, ConflictContract
+from tests.conformance.store_concurrency import ConcurrencyContract
+from tests.conformance.store_support import StoreCase, Writer, load, picture, register, settle, snapshots
+from tracker_worker.domain.resources import MAX_AMOUNT
+from tracker_worker.domain.values import MAX_DEPTH
+from tracker_worker.store.base import Store
+
+N1 = node_name(1)
+
+
+class HostContract(StoreCase):
+    def test_an_empty_store_has_nothing(self, store: Store) -> None:
+        assert store.host_names() == []
+        assert store.backlog() == []
+        assert store.generations([1]) == {}
+        assert store.cursors(1) == {}
+
+    def test_a_host_that_is_not_registered_has_no_ledger(self, store: Store) -> None:
+        register(store, "host-1")
+        assert store.load_host("host-2") is None
+
+    def test_a_registered_host_is_an_empty_ledger(self, store: Store, second: Store) -> None:
+        host_id = register(store)
+        host = load(second)
+        assert (host.id, host.name, host.nodes) == (host_id, HOST, {})
+
+    def test_registering_a_host_again_keeps_what_it_has(self, store: Store, second: Store) -> None:
+        writer = settle(store).put(begin(1, node=N1)).commit()
+        before = picture(store)
+        assert second.register_host(HOST, topic="other", version="2.0", now=NOW + 1) == writer.host.id
+        assert picture(store) == before
+
+    def test_hosts_have_ids_of_their_own_and_are_listed_by_name(self, store: Store) -> None:
+        names = ["host-b", "Host-a", "host-a", "hôte", "host_a", "host-a.example.org"]
+        assert len({register(store, name) for name in names}) == len(names)
+        assert store.host_names() == sorted(names)
+
+    def test_a_new_node_is_disabled_and_has_nothing(self, store: Store) -> None:
+        host_id = register(store)
+        store.create_node(host_id, N1)
+        ledger = load(store).node(N1)
+        assert (ledger.host_id, ledger.host, ledger.name) == (host_id, HOST, N1)
+        assert (ledger.generation, ledger.stored_generation, ledger.sequence) == (0, 0, 0)
+        assert ledger.disabled
+        assert not ledger.dirty
+        assert ledger.allocations == {}
+        assert ledger.drift is None
+        assert store.cursors(host_id) == {ledger.id: 0}
+        assert [(row.sequence, row.cursor, row.rows) for row in store.backlog()] == [(0, 0, 0)]
+
+    def test_a_node_that_exists_is_left_alone(self, store: Store, second: Store) -> None:
+        writer = settle(store).put(begin(1, node=N1))
+        writer.commit(cursors={writer[N1].id: 1})
+        before = picture(store)
+        second.create_node(writer.host.id, N1)
+        assert picture(store) == before
+
+    def test_nodes_of_one_name_on_two_hosts_are_two_nodes(self, store: Store) -> None:
+        first, other = settle(store, host="host-1"), settle(store, host="host-2")
+        first.put(begin(1, node=N1)).commit()
+        assert first[N1].id != other[N1].id
+        assert snapshots(load(store, "host-2")) == snapshots(other.host)
+
+    def test_generations_are_those_of_all_nodes_of_the_hosts_asked_for(self, store: Store, second: Store) -> None:
+        first, other = settle(store, host="host-1"), settle(store, host="host-2", nodes=1)
+        first.put(begin(1, node=N1)).put(begin(2, node=N1)).commit()
+        of_first = {first[N1].id: 2, first[node_name(2)].id: 1}
+        assert second.generations([first.host.id]) == of_first
+        assert second.generations({first.host.id, other.host.id}) == {**of_first, other[N1].id: 1}
+        assert second.generations([]) == {}
+
+    def test_stopping_is_harmless_whenever_and_however_often(self, store: Store) -> None:
+        settle(store)
+        store.stop()
+        store.stop()
+        store.start()
+        assert store.host_names() == [HOST]
+
+
+class ValueContract(StoreCase):
+    def kept(self, store: Store, **fields: Any) -> None:
+        """An instance with these fields is read as it was written."""
+        writer = settle(store).put(begin(1, node=N1, **fields)).commit()
+        assert load(store).node(N1).allocations == writer[N1].allocations
+        assert snapshots(load(store)) == snapshots(writer.host)
+
+    def test_text_of_all_languages_is_kept(self, store: Store) -> None:
+        text = "naïve Žluťoučký 日本語 עברית 🦊 \u200b\ufeff e\u0301 '\"\\;--%s :x\r\n\t\x01"
+        self.kept(store, display_name=text, project_id=text, user_id=text, task_state=text, metadata={text: [text]})
+
+    def test_the_longest_text_is_kept(self, store: Store) -> None:
+        longest = "🦊" * 255
+        self.kept(store, uuid=longest, project_id=longest, user_id=longest, task_state=longest, os_type=longest)
+
+    def test_empty_text_is_not_taken_for_none(self, store: Store) -> None:
+        names = ("project_id", "user_id", "task_state", "os_type", "display_name", "instance_type", "availability_zone")
+        self.kept(store, **dict.fromkeys(names, ""))
+
+    def test_what_is_none_stays_none(self, store: Store) -> None:
+        names = ("vm_state", "project_id", "user_id", "task_state", "os_type", "display_name", "metadata", "created_at")
+        self.kept(store, **dict.fromkeys(names))
+
+    def test_the_largest_sizes_are_kept(self, store: Store) -> None:
+        self.kept(store, memory_mb=MAX_AMOUNT, root_gb=MAX_AMOUNT, ephemeral_gb=MAX_AMOUNT, vcpus=MAX_AMOUNT)
+
+    def test_a_usage_beyond_64_bits_is_kept(self, store: Store) -> None:
+        """Claims without limits may add up to anything."""
+        writer = settle(store)
+        for number in range(520):
+            writer.put(begin(number, node=N1, root_gb=MAX_AMOUNT, ephemeral_gb=MAX_AMOUNT))
+        writer.commit()
+        assert load(store).node(N1).usage["DISK_GB"] > 2**63
+        assert snapshots(load(store)) == snapshots(writer.host)
+
+    def test_metadata_of_every_json_type_is_kept(self, store: Store) -> None:
+        values = [None, True, False, 0, -1, 2**53, 2**63 - 1, -(2**63), 0.1, -1e300, "", "text", [], {}, [[1, [2.5]]]]
+        self.kept(store, metadata={"list": values, "": {"nested": {"deeper": values}}})
+
+    def test_the_deepest_metadata_is_kept(self, store: Store) -> None:
+        metadata: dict[str, Any] = {}
+        for _ in range(MAX_DEPTH - 1):
+            metadata = {"inner": metadata}
+        self.kept(store, metadata=metadata)
+
+    def test_changed_facts_replace_the_old_ones(self, store: Store) -> None:
+        writer = settle(store).put(begin(1, node=N1, metadata={"a": 1}, display_name="before")).commit()
+        Writer(store).put(update(1, node=N1, metadata={}, display_name=None, vcpus=1)).commit()
+        instance = load(store).node(N1).allocations[uuid(1)].instance
+        assert instance == writer[N1].allocations[uuid(1)].instance.changed(
+            {"metadata": {}, "display_name": None, "vcpus": 1}
+        )
+
+
+class StoreContract(
+    HostContract,
+    ValueContract,
+    CommitContract,
+    ConflictContract,
+    OutboxContract,
+    InboxContract,
+    LeaseContract,
+    PruneContract,
+    ConcurrencyContract,
+):
+    """Every claim."""

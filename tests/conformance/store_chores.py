@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the relay, the lease and the pruning ask of a store."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.builders import NOW, begin, node_name
+from tests.conformance.store_support import ALL, StoreCase, Writer, answer, note, register, settle
+from tracker_worker.store.base import Backlog, Commit, Notification, Store
+
+N1, N2 = node_name(1), node_name(2)
+OLD, YOUNG = NOW - 1000, NOW + 1000
+
+
+def sequences(rows: list[Notification]) -> list[int]:
+    return [row.sequence for row in rows]
+
+
+class OutboxContract(StoreCase):
+    """``settle`` leaves one notification in the outbox of each node, number 1."""
+
+    def test_a_notification_comes_back_as_it_was_written(self, store: Store) -> None:
+        writer = settle(store)
+        written = [note(writer[N1], 3, at=NOW + 1), note(writer[N1], 2)]
+        store.commit(Commit(notifications=written))
+        assert store.outbox(writer[N1].id, after=1, limit=ALL) == written[::-1]
+
+    def test_notifications_come_in_order_from_behind_a_number_and_no_more_than_asked_for(self, store: Store) -> None:
+        writer = settle(store)
+        for batch in ([11, 9], [2, 10], [3]):
+            store.commit(Commit(notifications=[note(writer[N1], sequence) for sequence in batch]))
+        node_id = writer[N1].id
+        assert sequences(store.outbox(node_id, after=0, limit=ALL)) == [1, 2, 3, 9, 10, 11]
+        assert sequences(store.outbox(node_id, after=2, limit=3)) == [3, 9, 10]
+        assert sequences(store.outbox(node_id, after=4, limit=1)) == [9]
+        assert store.outbox(node_id, after=11, limit=ALL) == []
+
+    def test_each_node_has_its_own_outbox(self, store: Store) -> None:
+        writer = settle(store).put(begin(1, node=N1)).commit()
+        assert sequences(store.outbox(writer[N1].id, after=0, limit=ALL)) == [1, 2]
+        assert sequences(store.outbox(writer[N2].id, after=0, limit=ALL)) == [1]
+        assert {row.node for row in store.outbox(writer[N2].id, after=0, limit=ALL)} == {N2}
+
+    def test_a_cursor_starts_at_0_and_only_moves_forward(self, store: Store) -> None:
+        writer = settle(store)
+        one, two = writer[N1].id, writer[N2].id
+        assert store.cursors(writer.host.id) == {one: 0, two: 0}
+        for moved, expected in (({one: 5}, 5), ({one: 3}, 5), ({one: 5}, 5), ({one: 6}, 6)):
+            store.commit(Commit(cursors=moved))
+            assert store.cursors(writer.host.id) == {one: expected, two: 0}
+
+    def test_the_cursors_of_several_hosts_move_together_and_are_read_apart(self, store: Store) -> None:
+        first, other = settle(store, host="host-1", nodes=1), settle(store, host="host-2", nodes=1)
+        store.commit(Commit(cursors={first[N1].id: 1, other[N1].id: 7}))
+        assert store.cursors(first.host.id) == {first[N1].id: 1}
+        assert store.cursors(other.host.id) == {other[N1].id: 7}
+
+    def test_the_backlog_of_every_node_is_what_its_cursor_has_not_passed(self, store: Store) -> None:
+        first, other = settle(store, host="host-1", nodes=2), settle(store, host="host-2", nodes=1)
+        first.put(begin(1, node=N1), NOW + 1).commit()
+        extra = [note(first[N1], sequence, at=NOW + sequence) for sequence in (3, 4, 5)]
+        store.commit(Commit(notifications=extra, cursors={first[N1].id: 3, other[N1].id: 1}))
+        figures = {row.node_id: row for row in store.backlog()}
+        assert figures == {
+            first[N1].id: Backlog(
+                node_id=first[N1].id, host="host-1", node=N1, sequence=2, cursor=3, rows=2, oldest_at=NOW + 4
+            ),
+            first[N2].id: Backlog(
+                node_id=first[N2].id, host="host-1", node=N2, sequence=1, cursor=0, rows=1, oldest_at=NOW
+            ),
+            other[N1].id: Backlog(
+                node_id=other[N1].id, host="host-2", node=N1, sequence=1, cursor=1, rows=0, oldest_at=None
+            ),
+        }
+
+
+class InboxContract(StoreCase):
+    def test_the_inbox_gives_the_replies_it_knows(self, store: Store, second: Store) -> None:
+        settle(store).commit(answer("u-1"), answer("u-2"))
+        assert second.answered(["u-2", "u-3", "u-1"]) == {"u-1": answer("u-1").reply, "u-2": answer("u-2").reply}
+        assert second.answered({"u-3"}) == {}
+        assert second.answered([]) == {}
+
+    def test_a_reply_may_be_empty_and_may_be_any_bytes(self, store: Store) -> None:
+        everything = bytes(range(256)) * 4096
+        for unique_id, reply in (("u-1", b""), ("u-2", everything)):
+            store.commit(Commit(answered=[type(answer())(unique_id=unique_id, reply=reply, received_at=NOW)]))
+        assert store.answered(["u-1", "u-2"]) == {"u-1": b"", "u-2": everything}
+
+    def test_many_messages_are_asked_for_at_once(self, store: Store) -> None:
+        many = [f"{number:032x}" for number in range(2000)]
+        store.commit(Commit(answered=[answer(unique_id) for unique_id in many]))
+        assert store.answered(many).keys() == set(many)
+
+
+class LeaseContract(StoreCase):
+    @pytest.fixture
+    def hosts(self, store: Store) -> list[int]:
+        return [register(store, f"host-{number}") for number in (1, 2, 3)]
+
+    def test_a_free_lease_is_taken_and_refused_to_others(self, store: Store, second: Store, hosts: list[int]) -> None:
+        assert store.take_lease(hosts[:2], "a", now=0, until=10) == set(hosts[:2])
+        assert second.take_lease(hosts, "b", now=5, until=15) == {hosts[2]}
+
+    def test_a_lease_is_renewed(self, store: Store, second: Store, hosts: list[int]) -> None:
+        store.take_lease(hosts[:1], "a", now=0, until=10)
+        assert store.take_lease(hosts[:1], "a", now=9, until=19) == {hosts[0]}
+        assert second.take_lease(hosts[:1], "b", now=15, until=25) == set()
+
+    def test_a_lease_holds_up_to_its_end_and_is_free_after_it(
+        self, store: Store, second: Store, hosts: list[int]
+    ) -> None:
+        store.take_lease(hosts[:1], "a", now=0, until=10)
+        assert second.take_lease(hosts[:1], "b", now=10, until=20) == set()
+        assert second.take_lease(hosts[:1], "b", now=11, until=21) == {hosts[0]}
+        assert store.take_lease(hosts[:1], "a", now=12, until=22) == set()
+
+    def test_its_owner_may_take_an_expired_lease_again(self, store: Store, hosts: list[int]) -> None:
+        store.take_lease(hosts[:1], "a", now=0, until=10)
+        assert store.take_lease(hosts[:1], "a", now=100, until=110) == {hosts[0]}
+
+    def test_a_released_lease_is_free_and_those_of_others_are_not(
+        self, store: Store, second: Store, hosts: list[int]
+    ) -> None:
+        store.take_lease(hosts[:2], "a", now=0, until=10)
+        store.take_lease(hosts[2:], "c", now=0, until=10)
+        store.release_lease("a")
+        store.release_lease("nobody")
+        assert second.take_lease(hosts, "b", now=1, until=11) == set(hosts[:2])
+
+    def test_registering_a_host_again_leaves_its_lease(self, store: Store, hosts: list[int]) -> None:
+        store.take_lease(hosts[:1], "a", now=0, until=10)
+        register(store, "host-1")
+        assert store.take_lease(hosts[:1], "b", now=5, until=15) == set()
+
+    def test_nobody_holds_what_is_not_registered(self, store: Store, hosts: list[int]) -> None:
+        assert store.take_lease([max(hosts) + 1], "a", now=0, until=10) == set()
+        assert store.take_lease(iter(()), "a", now=0, until=10) == set()
+
+
+class PruneContract(StoreCase):
+    def prune(self, store: Store, limit: int = ALL) -> int:
+        return store.prune(answered_before=NOW, occurred_before=NOW, limit=limit)
+
+    def filled(self, store: Store, *rows: tuple[int, int], cursor: int) -> Writer:
+        """``rows``: sequence and time, on the first node; number 1 is as young as NOW."""
+        writer = settle(store)
+        notifications = [note(writer[N1], sequence, at=at) for sequence, at in rows]
+        store.commit(Commit(notifications=notifications, cursors={writer[N1].id: cursor}))
+        return writer
+
+    def left(self, store: Store, writer: Writer, node: str = N1) -> list[int]:
+        return sequences(store.outbox(writer[node].id, after=0, limit=ALL))
+
+    def test_old_answers_go_and_young_ones_stay(self, store: Store) -> None:
+        times = {"u-1": OLD, "u-2": NOW - 1, "u-3": NOW, "u-4": YOUNG}
+        store.commit(Commit(answered=[answer(unique_id, at=at) for unique_id, at in times.items()]))
+        assert self.prune(store) == 2
+        assert store.answered(times).keys() == {"u-3", "u-4"}
+        assert self.prune(store) == 0
+
+    def test_a_pruned_answer_may_be_given_again(self, store: Store) -> None:
+        store.commit(Commit(answered=[answer("u-1", at=OLD)]))
+        self.prune(store)
+        store.commit(Commit(answered=[answer("u-1")]))
+
+    def test_old_confirmed_notifications_go_and_young_ones_stay(self, store: Store) -> None:
+        writer = self.filled(store, (2, YOUNG), (3, YOUNG), cursor=3)
+        assert self.prune(store) == 0
+        writer = Writer(store)
+        store.commit(Commit(notifications=[note(writer[N2], 2, at=OLD)], cursors={writer[N2].id: 2}))
+        assert self.prune(store) == 1
+        assert self.left(store, writer) == [1, 2, 3]
+        assert self.left(store, writer, N2) == [1]
+
+    def test_unconfirmed_notifications_stay_however_old(self, store: Store) -> None:
+        writer = self.filled(store, (2, OLD), (3, OLD), (4, OLD), cursor=2)
+        assert self.prune(store) == 1
+        assert self.left(store, writer) == [1, 3, 4]
+        assert {row.node_id: row.rows for row in store.backlog()} == {writer[N1].id: 2, writer[N2].id: 1}
+
+    def test_a_young_notification_between_old_ones_stays(self, store: Store) -> None:
+        """A clock that was set back."""
+        writer = self.filled(store, (2, OLD), (3, YOUNG), (4, OLD), cursor=4)
+        assert self.prune(store) == 2
+        assert self.left(store, writer) == [1, 3]
+
+    def test_the_limit_holds_for_each_kind_and_what_is_left_goes_later(self, store: Store) -> None:
+        writer = self.filled(store, *((sequence, OLD) for sequence in range(2, 9)), cursor=8)
+        store.commit(Commit(answered=[answer(f"u-{number}", at=OLD) for number in range(7)]))
+        before = len(self.left(store, writer)), len(store.answered([f"u-{number}" for number in range(7)]))
+        dropped = self.prune(store, limit=3)
+        after = len(self.left(store, writer)), len(store.answered([f"u-{number}" for number in range(7)]))
+        assert dropped == sum(before) - sum(after)
+        assert all(0 < was - now <= 3 for was, now in zip(before, after, strict=True))
+        while self.prune(store, limit=3):
+            pass
+        assert self.left(store, writer) == [1]
+
+    def test_pruning_leaves_ledgers_and_cursors(self, store: Store) -> None:
+        writer = self.filled(store, (2, OLD), cursor=2)
+        generations = store.generations([writer.host.id])
+        self.prune(store)
+        assert store.generations([writer.host.id]) == generations
+        assert store.cursors(writer.host.id) == {writer[N1].id: 2, writer[N2].id: 0}

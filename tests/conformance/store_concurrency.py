@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several threads and two stores on the same data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from threading import Event
+
+from tests.builders import begin, instance, inventory, node_name, uuid
+from tests.conformance.store_support import ALL, StoreCase, Writer, answer, at_once, load, register, settle, uuids
+from tracker_worker.domain.commands import AbortClaim
+from tracker_worker.domain.ledger import HostLedger
+from tracker_worker.domain.resources import ZERO
+from tracker_worker.store.base import Conflict, Store
+
+N1, N2 = node_name(1), node_name(2)
+THREADS = 4
+CLAIMS = 8
+# Of several writers at least one succeeds, in each round.
+MOST_CONFLICTS = THREADS * CLAIMS
+
+
+def claim(store: Store, number: int, node: str) -> None:
+    Writer(store).put(begin(number, node=node)).commit(answer(f"u-{number}"))
+
+
+def claim_each(store: Store, numbers: range, node: str) -> int:
+    """Commit a claim for each instance, again after a conflict. Returns how often there was one."""
+    conflicts = 0
+    for number in numbers:
+        while not first_come(partial(claim, store, number, node)):
+            conflicts += 1
+            assert conflicts < MOST_CONFLICTS
+    return conflicts
+
+
+def first_come(work: Callable[[], object]) -> bool:
+    """Whether ``work`` was done without a conflict."""
+    try:
+        work()
+    except Conflict:
+        return False
+    return True
+
+
+def numbers_of(thread: int) -> range:
+    return range(100 * thread + 1, 100 * thread + 1 + CLAIMS)
+
+
+def check_totals(host: HostLedger, store: Store) -> None:
+    """What a ledger says of itself adds up, with what the store keeps beside it too."""
+    for ledger in host:
+        assert ledger.drift is None
+        assert ledger.inventory is not None
+        charged = sum((allocation.resources for allocation in ledger.allocations.values()), ZERO)
+        assert ledger.usage == ledger.inventory.reserved + charged
+        rows = store.outbox(ledger.id, after=0, limit=ALL)
+        assert [row.sequence for row in rows] == list(range(1, ledger.sequence + 1))
+
+
+class ConcurrencyContract(StoreCase):
+    def test_writers_of_one_node_lose_nothing(self, store: Store, second: Store) -> None:
+        settle(store)
+        at_once(
+            *(partial(claim_each, (store, second)[thread % 2], numbers_of(thread), N1) for thread in range(THREADS))
+        )
+        host = load(store)
+        expected = [uuid(number) for thread in range(THREADS) for number in numbers_of(thread)]
+        assert uuids(list(host)) == sorted(expected)
+        assert host.node(N1).generation == host.node(N1).sequence == 1 + THREADS * CLAIMS
+        check_totals(host, store)
+
+    def test_writers_of_different_nodes_are_not_in_each_others_way(self, store: Store, second: Store) -> None:
+        settle(store, nodes=THREADS)
+        conflicts = at_once(
+            *(
+                partial(claim_each, (store, second)[thread % 2], numbers_of(thread), node_name(thread + 1))
+                for thread in range(THREADS)
+            )
+        )
+        assert conflicts == [0] * THREADS
+        host = load(store)
+        for thread in range(THREADS):
+            assert uuids([host.node(node_name(thread + 1))]) == [uuid(number) for number in numbers_of(thread)]
+        check_totals(host, store)
+
+    def test_a_message_is_answered_once(self, store: Store, second: Store) -> None:
+        settle(store, nodes=THREADS)
+        for attempt in range(5):
+            writers = [
+                Writer((store, second)[thread % 2]).put(begin(10 * attempt + thread, node=node_name(thread + 1)))
+                for thread in range(THREADS)
+            ]
+            one = answer(f"u-{attempt}")
+            won = at_once(*(partial(first_come, partial(writer.commit, one)) for writer in writers))
+            assert sum(won) == 1
+            assert len(uuids(list(load(store)))) == attempt + 1
+
+    def test_an_instance_is_charged_to_one_node(self, store: Store, second: Store) -> None:
+        settle(store, nodes=THREADS)
+        for attempt in range(1, 6):
+            writers = [
+                Writer((store, second)[thread % 2]).put(begin(attempt, node=node_name(thread + 1)))
+                for thread in range(THREADS)
+            ]
+            won = at_once(*(partial(first_come, writer.commit) for writer in writers))
+            assert sum(won) == 1
+            assert len(uuids(list(load(store)))) == attempt
+        check_totals(load(store), store)
+
+    def test_a_host_is_never_seen_half_written(self, store: Store, second: Store) -> None:
+        """A writer moves instances to and fro between two nodes, both in one commit; there are always five."""
+        writer = settle(store)
+        for number in range(1, 5):
+            writer.put(begin(number, node=N1))
+        writer.put(begin(99, node=N2)).commit()
+        reserved = inventory().reserved
+        done = Event()
+
+        def write() -> None:
+            try:
+                for turn in range(40):
+                    number = turn % 4 + 1
+                    holder = writer.host.holding(uuid(number))
+                    assert holder is not None
+                    target = N2 if holder.name == N1 else N1
+                    writer.put(AbortClaim(claim_id=uuid(number))).put(begin(number, node=target)).commit()
+            finally:
+                done.set()
+
+        def read() -> None:
+            views = 0
+            while not done.is_set() or not views:
+                host = load(second)
+                one, two = host.node(N1), host.node(N2)
+                assert one.drift is None
+                assert two.drift is None
+                assert one.generation == two.generation
+                assert uuids([one, two]) == [*map(uuid, range(1, 5)), uuid(99)]
+                total = sum((instance(number).resources for number in (1, 2, 3, 4, 99)), ZERO)
+                assert one.usage + two.usage == reserved + reserved + total
+                views += 1
+
+        at_once(write, read, read)
+        check_totals(load(second), second)
+
+    def test_a_lease_has_one_holder(self, store: Store, second: Store) -> None:
+        hosts = [register(store, f"host-{number}") for number in range(3)]
+        for now in range(0, 100, 20):
+            held = at_once(
+                *(
+                    partial((store, second)[thread % 2].take_lease, hosts, f"w-{thread}", now=now, until=now + 10)
+                    for thread in range(THREADS)
+                )
+            )
+            assert sorted(host for each in held for host in each) == hosts
+
+    def test_whoever_comes_at_once_registers_the_same_host_and_node(self, store: Store, second: Store) -> None:
+        def come(which: Store) -> int:
+            host_id = register(which)
+            which.create_node(host_id, N1)
+            return host_id
+
+        ids = at_once(*(partial(come, (store, second)[thread % 2]) for thread in range(THREADS)))
+        assert len(set(ids)) == 1
+        assert list(load(store).nodes) == [N1]
+        assert list(store.cursors(ids[0]).values()) == [0]

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The claims of a store on SQL: what its tables are good for, and what happens when they are out of reach."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterator
+from functools import partial
+
+import msgpack
+import pytest
+import sqlalchemy as sa
+
+from tests.builders import NOW, begin, node_name, resources, uuid
+from tests.conformance.store import StoreContract
+from tests.conformance.store_support import Writer, answer, load, note, settle, snapshots
+from tracker_worker.domain.commands import ReportInventory
+from tracker_worker.errors import StoreUnavailable
+from tracker_worker.store import engines
+from tracker_worker.store.base import Commit, Store
+from tracker_worker.store.schema import allocations, nodes
+from tracker_worker.store.sql import SQLStore
+
+N1, N2 = node_name(1), node_name(2)
+# No test waits for so long: it is for what the suite does at once on a busy machine.
+LOCK_TIMEOUT_SECONDS = 30
+
+
+def every_method(store: Store, node_id: int) -> dict[str, partial]:
+    """A call of each method that speaks to the database, one that would succeed."""
+    return {
+        "register_host": partial(store.register_host, "host-9", topic="tracker", version="1.0", now=NOW),
+        "host_names": store.host_names,
+        "load_host": partial(store.load_host, "host-1"),
+        "create_node": partial(store.create_node, 1, "node-9"),
+        "generations": partial(store.generations, [1]),
+        "answered": partial(store.answered, ["u-1"]),
+        "commit": partial(store.commit, Commit(answered=[answer("u-9")])),
+        "cursors": partial(store.cursors, 1),
+        "outbox": partial(store.outbox, node_id, after=0, limit=1),
+        "backlog": store.backlog,
+        "take_lease": partial(store.take_lease, [1], "a", now=NOW, until=NOW),
+        "release_lease": partial(store.release_lease, "a"),
+        "prune": partial(store.prune, answered_before=0, occurred_before=0, limit=1),
+    }
+
+
+def assert_unavailable(store: Store, node_id: int, *, but: frozenset[str] = frozenset()) -> None:
+    """Every method says so, except those that need nothing of what is out of reach."""
+    for name, call in every_method(store, node_id).items():
+        if name in but:
+            call()
+            continue
+        with pytest.raises(StoreUnavailable) as caught:
+            call()
+        assert caught.value.kwargs["reason"], name
+
+
+class SQLStoreContract(StoreContract):
+    """A subclass provides ``url``, of an empty database that has the schema or makes it."""
+
+    @pytest.fixture
+    @abc.abstractmethod
+    def url(self) -> str:
+        """An SQLAlchemy URL."""
+
+    @pytest.fixture
+    def store(self, url: str) -> Iterator[Store]:
+        store = SQLStore(url, lock_timeout_seconds=LOCK_TIMEOUT_SECONDS)
+        store.start()
+        yield store
+        store.stop()
+
+    @pytest.fixture
+    def second(self, store: Store, url: str) -> Iterator[Store]:
+        second = SQLStore(url, lock_timeout_seconds=LOCK_TIMEOUT_SECONDS)
+        second.start()
+        yield second
+        second.stop()
+
+    @pytest.fixture
+    def database(self, store: Store, url: str) -> Iterator[sa.Engine]:
+        """A way behind the store's back."""
+        engine = engines.create_engine(url)
+        yield engine
+        engine.dispose()
+
+    def test_what_was_committed_is_there_for_a_store_that_is_opened_later(self, store: Store, url: str) -> None:
+        writer = settle(store).put(begin(1, node=N1)).commit(answer("u-1"))
+        store.stop()
+        later = SQLStore(url)
+        later.start()
+        assert snapshots(load(later)) == snapshots(writer.host)
+        assert later.answered(["u-1"]) == {"u-1": answer("u-1").reply}
+        later.stop()
+
+    def test_a_scheduler_reads_totals_and_usage_with_sql(self, store: Store, database: sa.Engine) -> None:
+        settle(store).put(begin(1, node=N1)).put(begin(2, node=N1, task_state=None)).commit()
+        with database.begin() as connection:
+            row = connection.execute(sa.select(nodes).where(nodes.c.name == N1)).mappings().one()
+        read = {name: row[name] for name in row if name not in ("id", "host_id", "inventory")}
+        assert read == {
+            "name": N1,
+            "generation": 2,
+            "sequence": 3,
+            "disabled": False,
+            "vcpus": 32,
+            "vcpus_used": 4,
+            "memory_mb": 131072,
+            "memory_mb_used": 8192 + 512,
+            "local_gb": 2000,
+            "local_gb_used": 100,
+            "running_vms": 2,
+            "current_workload": 1,
+            "io_workload": 2,
+        }
+
+    def test_a_disabled_node_has_no_totals(self, store: Store, database: sa.Engine) -> None:
+        settle(store).put(ReportInventory(node=N1, inventory=None)).commit()
+        columns = (nodes.c.disabled, nodes.c.vcpus, nodes.c.memory_mb, nodes.c.local_gb, nodes.c.inventory)
+        with database.begin() as connection:
+            row = connection.execute(sa.select(*columns).where(nodes.c.name == N1)).one()
+        assert tuple(row) == (True, None, None, None, None)
+
+    def test_usage_that_was_edited_is_reported_as_drift_and_does_not_hold(
+        self, store: Store, database: sa.Engine
+    ) -> None:
+        settle(store).put(begin(1, node=N1)).commit()
+        with database.begin() as connection:
+            connection.execute(sa.update(nodes).where(nodes.c.name == N1).values(vcpus_used=7, local_gb_used=0))
+        again = Writer(store)
+        assert again[N1].drift == resources(vcpu=7, memory_mb=4096 + 512, disk_gb=0)
+        assert again[N1].usage == resources(vcpu=2, memory_mb=4096 + 512, disk_gb=50)
+        assert again[N2].drift is None
+
+        again.put(ReportInventory(node=N1, inventory=again[N1].inventory)).commit()
+        assert [row.event_type for row in store.outbox(again[N1].id, after=2, limit=10)] == ["NodeDrift"]
+        assert load(store).node(N1).drift is None
+
+    def test_an_allocation_that_was_removed_is_reported_as_drift(self, store: Store, database: sa.Engine) -> None:
+        settle(store).put(begin(1, node=N1)).commit()
+        with database.begin() as connection:
+            connection.execute(sa.delete(allocations))
+        ledger = load(store).node(N1)
+        assert ledger.drift == resources(vcpu=2, memory_mb=4096 + 512, disk_gb=50)
+        assert ledger.usage == resources(memory_mb=512)
+
+    def test_a_fact_that_a_newer_release_has_written_is_passed_over(self, store: Store, database: sa.Engine) -> None:
+        writer = settle(store).put(begin(1, node=N1)).commit()
+        with database.begin() as connection:
+            facts = msgpack.unpackb(connection.execute(sa.select(allocations.c.facts)).scalar_one())
+            newer = msgpack.packb({**facts, "from_the_future": 1})
+            connection.execute(sa.update(allocations).values(facts=newer))
+        assert load(store).node(N1).allocations[uuid(1)] == writer[N1].allocations[uuid(1)]
+
+    def test_a_notification_keeps_the_id_that_it_is_sent_with(self, store: Store, database: sa.Engine) -> None:
+        writer = settle(store)
+        with database.begin() as connection:
+            stored = connection.execute(
+                sa.text("SELECT message_id FROM outbox WHERE node_id = :id"), {"id": writer[N1].id}
+            ).scalar_one()
+        assert stored == note(writer[N1], 1).message_id
+        assert len({note(writer[name], sequence).message_id for name in (N1, N2) for sequence in (1, 2)}) == 4

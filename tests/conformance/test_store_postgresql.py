@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The store on PostgreSQL keeps the contract, and outlives its server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from threading import Event
+from typing import Literal
+
+import psycopg
+import pytest
+
+from tests.builders import begin, node_name, uuid
+from tests.conformance.store_sql import SQLStoreContract, assert_unavailable, every_method
+from tests.conformance.store_support import Writer, answer, load, picture, settle, snapshots, uuids
+from tests.servers import PostgreSQLServer
+from tracker_worker.errors import StoreUnavailable
+from tracker_worker.store import engines
+from tracker_worker.store.base import Conflict
+from tracker_worker.store.sql import SQLStore
+
+N1 = node_name(1)
+
+
+@pytest.fixture
+def url(postgresql_url: str) -> str:
+    """A database with the schema in it."""
+    engine = engines.create_engine(postgresql_url)
+    engines.upgrade(engine)
+    engine.dispose()
+    return postgresql_url
+
+
+class TestPostgreSQLStore(SQLStoreContract):
+    @pytest.fixture
+    def url(self, url: str) -> str:
+        return url
+
+
+@contextmanager
+def opened(url: str, *, lock_timeout_seconds: float = 10) -> Iterator[SQLStore]:
+    store = SQLStore(url, lock_timeout_seconds=lock_timeout_seconds)
+    store.start()
+    try:
+        yield store
+    finally:
+        store.stop()
+
+
+@contextmanager
+def session(url: str) -> Iterator[psycopg.Connection]:
+    """A transaction that is not ours and is undone in the end."""
+    with psycopg.connect(url.replace("+psycopg", "", 1)) as connection:
+        yield connection
+        connection.rollback()
+
+
+def wait_for_a_lock_queue(connection: psycopg.Connection) -> None:
+    """Return when another session of this database waits for a lock."""
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    for _ in range(1000):
+        connection.execute("SELECT pg_stat_clear_snapshot()")
+        row = connection.execute(waiting).fetchone()
+        if row is not None and row[0]:
+            return
+        Event().wait(0.01)
+    pytest.fail("nobody waits for the lock")
+
+
+@pytest.mark.parametrize("mode", ["fast", "immediate"])
+def test_while_the_server_is_away_everything_is_unavailable_and_afterwards_all_is_there(
+    postgresql: PostgreSQLServer, url: str, mode: Literal["fast", "immediate"]
+) -> None:
+    with opened(url) as store:
+        writer = settle(store).put(begin(1, node=N1)).commit(answer("u-1"))
+        before = picture(store, "u-1")
+        postgresql.stop(mode=mode)
+        assert_unavailable(store, writer[N1].id)
+        assert_unavailable(store, writer[N1].id)
+        postgresql.start()
+        assert picture(store, "u-1") == before
+        writer.put(begin(2, node=N1)).commit()
+        assert snapshots(load(store)) == snapshots(writer.host)
+        for call in every_method(store, writer[N1].id).values():
+            call()
+
+
+@pytest.mark.parametrize("first", ["load_host", "commit"])
+def test_a_restart_that_nobody_noticed_costs_one_call_and_nothing_else(
+    postgresql: PostgreSQLServer, url: str, first: str
+) -> None:
+    with opened(url) as store:
+        writer = settle(store)
+        postgresql.restart()
+        with pytest.raises(StoreUnavailable):
+            every_method(store, writer[N1].id)[first]()
+        for call in every_method(store, writer[N1].id).values():
+            call()
+
+
+def test_unavailable_says_why_and_not_the_password(postgresql: PostgreSQLServer, url: str) -> None:
+    with opened(url) as store:
+        settle(store)
+        postgresql.stop()
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable) as caught:
+                store.host_names()
+            assert postgresql.password not in str(caught.value)
+        assert "refused" in str(caught.value)
+        postgresql.start()
+
+
+def test_a_commit_gives_up_behind_a_lock_and_has_done_nothing(url: str) -> None:
+    with opened(url, lock_timeout_seconds=0.05) as store:
+        settle(store, nodes=2)
+        before = picture(store, "u-1")
+        with session(url) as other:
+            other.execute("SELECT 1 FROM nodes WHERE name = 'node-2' FOR UPDATE")
+            late = Writer(store).put(begin(1, node=N1)).put(begin(2, node=node_name(2)))
+            with pytest.raises(StoreUnavailable):
+                late.commit(answer("u-1"))
+            assert picture(store, "u-1") == before
+        Writer(store).put(begin(1, node=N1)).put(begin(2, node=node_name(2))).commit(answer("u-1"))
+        assert uuids(list(load(store))) == [uuid(1), uuid(2)]
+
+
+def test_whoever_is_undone_for_a_deadlock_gets_a_conflict(url: str) -> None:
+    with opened(url) as store, session(url) as other, ThreadPoolExecutor(max_workers=1) as pool:
+        writer = settle(store)
+        before = picture(store, "u-1", "u-2")
+        # Left to the store's session to find out.
+        other.execute("SET deadlock_timeout = '60s'")
+        insert = "INSERT INTO inbox (unique_id, reply, received_at) VALUES (%s, '', 0)"
+        other.execute(insert, ["u-2"])
+        commit = pool.submit(writer.put(begin(1, node=N1)).commit, answer("u-1"), answer("u-2"))
+        wait_for_a_lock_queue(other)
+        other.execute(insert, ["u-1"])
+        with pytest.raises(Conflict):
+            commit.result(timeout=60)
+        other.rollback()
+        assert picture(store, "u-1", "u-2") == before
+
+
+def test_a_session_does_not_wait_or_idle_for_ever(url: str) -> None:
+    engine = engines.create_engine(url, lock_timeout_seconds=1.5)
+    with engine.connect() as connection:
+        for setting, value in (
+            ("lock_timeout", "1500ms"),
+            ("idle_in_transaction_session_timeout", "20s"),
+            ("application_name", "tracker-worker"),
+        ):
+            assert connection.exec_driver_sql(f"SHOW {setting}").scalar_one() == value
+    engine.dispose()

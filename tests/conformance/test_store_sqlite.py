@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The store on SQLite keeps the contract."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.builders import begin, node_name
+from tests.conformance.store_sql import SQLStoreContract, assert_unavailable
+from tests.conformance.store_support import load, picture, settle, snapshots
+from tracker_worker.store.sql import SQLStore
+
+# Of every_method: a reader needs no lock in WAL mode.
+READERS = frozenset({"host_names", "load_host", "generations", "answered", "cursors", "outbox", "backlog"})
+
+
+class TestSQLiteStore(SQLStoreContract):
+    @pytest.fixture
+    def url(self, tmp_path: Path) -> str:
+        return f"sqlite:///{tmp_path / 'ledger.sqlite'}"
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """A writer that is not ours, in the middle of its transaction."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+        connection.execute("ROLLBACK")
+
+
+@pytest.fixture
+def impatient(tmp_path: Path) -> Iterator[SQLStore]:
+    store = SQLStore(f"sqlite:///{tmp_path / 'ledger.sqlite'}", lock_timeout_seconds=0.02)
+    store.start()
+    yield store
+    store.stop()
+
+
+def test_behind_a_lock_writers_give_up_and_readers_go_on(impatient: SQLStore, tmp_path: Path) -> None:
+    writer = settle(impatient)
+    before = picture(impatient)
+    with locked(tmp_path / "ledger.sqlite"):
+        assert_unavailable(impatient, writer[node_name(1)].id, but=READERS)
+        assert picture(impatient) == before
+
+
+def test_a_commit_that_gave_up_succeeds_when_the_lock_is_gone(impatient: SQLStore, tmp_path: Path) -> None:
+    writer = settle(impatient)
+    with locked(tmp_path / "ledger.sqlite"):
+        assert_unavailable(impatient, writer[node_name(1)].id, but=READERS)
+    writer.put(begin(1, node=node_name(1))).commit()
+    assert snapshots(load(impatient)) == snapshots(writer.host)

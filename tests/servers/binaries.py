@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the programs of RabbitMQ and PostgreSQL are, and what happens when they are not there.
+
+A test that needs a server gets a real one or the session fails: never a skip.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+BINDEP = Path(__file__).parents[2] / "bindep.txt"
+
+# Distributions keep the server's scripts off the PATH of ordinary users; Debian's wrappers in /usr/sbin insist on root.
+_RABBITMQ_DIRECTORIES = ("/usr/lib/rabbitmq/bin", "/usr/local/sbin", "/usr/sbin")
+_RABBITMQ_PROGRAMS = ("rabbitmq-server", "rabbitmqctl", "epmd")
+_POSTGRESQL_PROGRAMS = ("initdb", "pg_ctl", "postgres")
+_SERVICES = ("rabbitmq-server", "postgresql")
+
+
+def find_rabbitmq(program: str) -> str | None:
+    """The path of a program of RabbitMQ or Erlang."""
+    return shutil.which(program, path=os.pathsep.join((*_RABBITMQ_DIRECTORIES, os.environ.get("PATH", os.defpath))))
+
+
+def find_postgresql() -> Path | None:
+    """The directory of a PostgreSQL server's programs: pg_config's, or the newest that Debian has installed."""
+    candidates: list[Path] = []
+    pg_config = shutil.which("pg_config")
+    if pg_config is not None:
+        answer = subprocess.run([pg_config, "--bindir"], capture_output=True, text=True, check=True)
+        candidates.append(Path(answer.stdout.strip()))
+    versions = Path("/usr/lib/postgresql").glob("*/bin")
+    candidates += sorted(versions, key=lambda path: _version(path.parent.name), reverse=True)
+    # pg_config alone proves nothing: it comes with the client library's headers.
+    return next((path for path in candidates if all((path / name).exists() for name in _POSTGRESQL_PROGRAMS)), None)
+
+
+def missing() -> list[str]:
+    """What cannot be found, in words for whoever has to install it."""
+    lacks = [name for name in _RABBITMQ_PROGRAMS if find_rabbitmq(name) is None]
+    if find_postgresql() is None:
+        lacks.append("PostgreSQL's server programs")
+    return lacks
+
+
+def packages(bindep: Path = BINDEP) -> list[str]:
+    """The names that bindep.txt lists for Debian."""
+    lines = (line.partition("#")[0].strip() for line in bindep.read_text(encoding="utf-8").splitlines())
+    return [line.split()[0] for line in lines if "platform:dpkg" in line]
+
+
+def ensure_binaries() -> None:
+    """Return when every program is there; install the packages first where this process may.
+
+    Raises: pytest's Exit, which ends the session with status 1, when programs are missing and cannot be installed.
+    """
+    lacks = missing()
+    if not lacks:
+        return
+    names = packages()
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        pytest.exit(
+            _advice(lacks, names, "they can only be installed for you by a run as root on Debian"), returncode=1
+        )
+    problem = _install(names)
+    lacks = missing()
+    if problem or lacks:
+        pytest.exit(_advice(lacks or names, names, f"apt-get did not install them: {problem}"), returncode=1)
+
+
+def _install(names: list[str]) -> str:
+    """Install with apt-get, leave no service running that was not running before; what went wrong, or nothing."""
+    were_running = {service for service in _SERVICES if _is_running(service)}
+    # A package starts its service once it is installed. RUNLEVEL=1 (single user) prevents that with System V scripts.
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+    for command in (
+        ["apt-get", "update"],
+        ["apt-get", "install", "--yes", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300", *names],
+    ):
+        done = subprocess.run(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        if done.returncode != 0:
+            return f"{' '.join(command)} returned {done.returncode}\n{done.stdout[-2000:]}"
+    for service in _SERVICES:
+        if service not in were_running and _is_running(service):
+            subprocess.run(["service", service, "stop"], stdin=subprocess.DEVNULL, capture_output=True)
+    return ""
+
+
+def _is_running(service: str) -> bool:
+    if shutil.which("service") is None:
+        return False
+    status = subprocess.run(["service", service, "status"], stdin=subprocess.DEVNULL, capture_output=True)
+    return status.returncode == 0
+
+
+def _advice(lacks: list[str], names: list[str], why: str) -> str:
+    return (
+        f"These tests need real servers, and {', '.join(lacks)} cannot be found ({why}).\n"
+        f"Install the packages that bindep.txt lists: {' '.join(names)}"
+    )
+
+
+def _version(name: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in name.split(".") if part.isdigit())

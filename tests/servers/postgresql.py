@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A private PostgreSQL cluster that a test may stop, crash and start again."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pwd
+import secrets
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+import psycopg
+from psycopg import sql
+
+from .binaries import find_postgresql
+from .ports import free_port, is_listening
+
+_USER = "tracker"
+
+
+class PostgreSQLServer:
+    """One cluster on 127.0.0.1. Not thread-safe; what it starts is gone after ``close()``.
+
+    PostgreSQL refuses to run as root; a run as root hands it to the user ``postgres``, or ``nobody`` without one.
+    """
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.user = _USER
+        self.password = secrets.token_hex(8)
+        self._account: pwd.struct_passwd | None = _other_account() if os.geteuid() == 0 else None
+        self._directory = Path(tempfile.mkdtemp(prefix="tracker-postgresql-"))
+        self._names = (f"test_{number}" for number in itertools.count(1))
+        if self._account is not None:
+            os.chown(self._directory, self._account.pw_uid, self._account.pw_gid)
+
+    @property
+    def url(self) -> str:
+        """The SQLAlchemy URL of the database that every cluster has."""
+        return self._url("postgres", driver="postgresql+psycopg")
+
+    def open(self) -> None:
+        """Make the cluster and start it. Raises: RuntimeError with the program's output when that fails."""
+        secret = self._directory / "password"
+        secret.write_text(self.password, encoding="utf-8")
+        if self._account is not None:
+            os.chown(secret, self._account.pw_uid, self._account.pw_gid)
+        self._run(
+            "initdb",
+            "--no-sync",
+            "--auth=scram-sha-256",
+            "--encoding=UTF8",
+            "--locale=C",
+            f"--username={self.user}",
+            f"--pwfile={secret}",
+        )
+        with (self._data / "postgresql.conf").open("a", encoding="utf-8") as configuration:
+            configuration.write(
+                f"port = {self.port}\n"
+                "listen_addresses = '127.0.0.1'\n"
+                "unix_socket_directories = ''\n"
+                # The tests kill processes, never the machine: what the kernel was given survives them.
+                "fsync = off\n"
+            )
+        self.start()
+
+    def close(self) -> None:
+        """Stop at once and remove the directory. Harmless when nothing was started."""
+        try:
+            self.stop(mode="immediate")
+        finally:
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+    def start(self) -> None:
+        """Undo ``stop()``. Returns when connections are accepted."""
+        self._run("pg_ctl", "start", "--wait", "--silent", f"--log={self._directory / 'log'}")
+
+    def stop(self, *, mode: Literal["fast", "immediate"] = "fast") -> None:
+        """End every session and the server: ``fast`` in good order, ``immediate`` as a crash. Harmless when stopped."""
+        if (self._data / "postmaster.pid").exists():
+            self._run("pg_ctl", "stop", "--wait", "--silent", f"--mode={mode}")
+
+    def restart(self) -> None:
+        """Stop if it runs, and start on the same data."""
+        self.stop()
+        self.start()
+
+    def ensure_running(self) -> None:
+        """Bring the server back when a test has left it stopped."""
+        if not is_listening(self.port):
+            self.start()
+
+    def create_database(self) -> str:
+        """The SQLAlchemy URL of a new, empty database."""
+        name = next(self._names)
+        self._execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        return self._url(name, driver="postgresql+psycopg")
+
+    def drop_database(self, url: str) -> None:
+        """Remove what ``create_database()`` made, ending the sessions that still use it."""
+        name = url.rpartition("/")[2]
+        self._execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+    @property
+    def _data(self) -> Path:
+        return self._directory / "data"
+
+    def _url(self, database: str, *, driver: str) -> str:
+        return f"{driver}://{self.user}:{self.password}@127.0.0.1:{self.port}/{database}"
+
+    def _execute(self, statement: sql.Composed) -> None:
+        with psycopg.connect(self._url("postgres", driver="postgresql"), autocommit=True) as connection:
+            connection.execute(statement)
+
+    def _run(self, program: str, *arguments: str) -> None:
+        directory = find_postgresql()
+        if directory is None:
+            raise RuntimeError("PostgreSQL's server programs cannot be found")
+        output = self._directory / "output"
+        identity: dict[str, Any] = {}
+        if self._account is not None:
+            identity = {"user": self._account.pw_uid, "group": self._account.pw_gid, "extra_groups": []}
+        # A file and not a pipe: the server inherits it and would keep a pipe open.
+        with output.open("wb") as sink:
+            done = subprocess.run(
+                [str(directory / program), *arguments, "-D", str(self._data)],
+                cwd=self._directory,
+                env={**os.environ, "LC_ALL": "C"},
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                **identity,
+            )
+        if done.returncode != 0:
+            log = self._directory / "log"
+            text = output.read_text(errors="replace") + (log.read_text(errors="replace") if log.exists() else "")
+            raise RuntimeError(f"{program} returned {done.returncode}: {text[-4000:]}")
+
+
+def _other_account() -> pwd.struct_passwd:
+    try:
+        return pwd.getpwnam("postgres")
+    except KeyError:
+        return pwd.getpwnam("nobody")

@@ -1,0 +1,345 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decisions on a begin, and what holds for every decision."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.builders import (
+    HOST,
+    NOW,
+    TIMEOUT,
+    TOTAL,
+    begin,
+    host_ledger,
+    instance,
+    inventory,
+    node_name,
+    play,
+    put,
+    resources,
+    sized,
+    snapshot,
+    update,
+    uuid,
+)
+from tracker_worker.domain.commands import AbortClaim, ExpireClaims, FinishClaim, ReportInventory
+from tracker_worker.domain.decide import decide
+from tracker_worker.domain.events import ClaimBegun, ClaimRejected
+from tracker_worker.domain.times import iso
+from tracker_worker.errors import ClaimConflict, ComputeResourcesUnavailable, InvalidInput, NodeNotFound
+
+
+def refused(host, command, error, **facts):
+    """``command`` must be refused with ``error``, no event, and a ledger that is as before."""
+    before = [snapshot(ledger) for ledger in host]
+    decision = play(host, command)
+    assert type(decision.error) is error
+    assert decision.events == ()
+    assert decision.reply is None
+    assert [snapshot(ledger) for ledger in host] == before
+    assert {name: decision.error.kwargs[name] for name in facts} == facts
+    return decision.error
+
+
+def shortfalls(decision):
+    assert type(decision.error) is ComputeResourcesUnavailable
+    return decision.error.kwargs["shortfalls"]
+
+
+def test_s11_a_claim_that_fits_is_one_event_and_a_claim():
+    host = host_ledger()
+    decision = play(host, begin(1, limits={"memory_mb": 8192, "disk_gb": 100, "vcpu": 4}))
+    assert [type(event) for event in decision.events] == [ClaimBegun]
+    assert decision.error is None
+    assert decision.reply == {
+        "claim_id": uuid(1),
+        "instance_uuid": uuid(1),
+        "host": HOST,
+        "node": "node-1",
+        "resources": {"VCPU": 2, "MEMORY_MB": 4096, "DISK_GB": 50},
+        "state": "begun",
+        "begun_at": iso(NOW),
+        "expires_at": iso(NOW + TIMEOUT),
+        "generation": 2,
+        "limit_source": "caller",
+    }
+
+
+@pytest.mark.parametrize(("limit", "fit"), [(4607, False), (4608, True)])
+def test_s11_the_reserve_counts_as_used_and_the_limit_is_inclusive(limit, fit):
+    decision = play(host_ledger(), begin(1, memory_mb=4096, limits={"memory_mb": limit}))
+    assert (decision.error is None) is fit
+    if not fit:
+        assert shortfalls(decision) == [{"resource": "MEMORY_MB", "requested": 4096, "used": 512, "limit": limit}]
+
+
+def test_s11_the_limit_is_a_ceiling_on_total_usage_and_not_per_claim():
+    host = host_ledger()
+    limits = {"vcpu": 5, "disk_gb": 1000}
+    assert [play(host, begin(number, limits=limits)).error is None for number in (1, 2, 3)] == [True, True, False]
+    assert play(host, begin(3, vcpus=1, limits=limits)).error is None
+
+
+def test_s11_a_limit_of_0_refuses_everything_but_nothing():
+    host = host_ledger()
+    limits = {"memory_mb": 0, "disk_gb": 0, "vcpu": 0}
+    assert len(shortfalls(play(host, begin(1, limits=limits)))) == 3
+    assert play(host, begin(2, **sized(0, 0, 0), limits=limits)).reply["claim_id"] == uuid(2)
+
+
+def test_s11_a_request_for_nothing_is_accepted_on_a_node_that_is_over_its_limits():
+    host = host_ledger()
+    play(host, begin(1, **sized(99, 999_999, 9999)))
+    limits = {"memory_mb": 1, "disk_gb": 1, "vcpu": 1}
+    assert play(host, begin(2, **sized(0, 0, 0), limits=limits)).error is None
+    assert [lack["resource"] for lack in shortfalls(play(host, begin(3, **sized(0, 1, 0), limits=limits)))] == [
+        "MEMORY_MB"
+    ]
+
+
+def test_s11_the_physical_total_is_not_enforced():
+    host = host_ledger()
+    limits = {"memory_mb": 2 * TOTAL["MEMORY_MB"], "disk_gb": 2 * TOTAL["DISK_GB"], "vcpu": 16 * TOTAL["VCPU"]}
+    assert play(host, begin(1, **sized(500, 200_000, 3900), limits=limits)).error is None
+
+
+def test_s11_d6_a_refusal_tells_every_shortfall_in_the_error_and_in_its_one_event():
+    host = host_ledger()
+    play(host, begin(1))
+    decision = play(host, begin(2, limits={"memory_mb": 4096.9, "disk_gb": 60, "vcpu": 3}))
+    told = [
+        {"resource": "VCPU", "requested": 2, "used": 2, "limit": 3},
+        {"resource": "MEMORY_MB", "requested": 4096, "used": 4608, "limit": 4096},
+        {"resource": "DISK_GB", "requested": 50, "used": 50, "limit": 60},
+    ]
+    assert shortfalls(decision) == told
+    assert json.loads(json.dumps(decision.error.kwargs)) == {"shortfalls": told}
+    (event,) = decision.events
+    assert type(event) is ClaimRejected
+    assert [shortfall.to_dict() for shortfall in event.shortfalls] == told
+    assert (event.at, event.instance, event.limit_source) == (NOW, instance(2), "caller")
+    assert all(str(lack[figure]) in str(decision.error) for lack in told for figure in ("requested", "used", "limit"))
+
+
+def test_s11_a_refusal_charges_nothing_and_takes_a_sequence_number():
+    host = host_ledger()
+    before = snapshot(host.node("node-1"))
+    play(host, begin(1, limits={"vcpu": 1}))
+    after = snapshot(host.node("node-1"))
+    assert after.pop("sequence") == before.pop("sequence") + 1
+    for name in ("generation", "stored_generation"):
+        assert after.pop(name) == before.pop(name) + 1
+    assert after == before
+
+
+@pytest.mark.parametrize(
+    ("limits", "capacity", "source"),
+    [
+        (None, False, "unlimited"),
+        ({}, False, "unlimited"),
+        ({"vcpu": None}, False, "unlimited"),
+        ({"vcpu": 99}, False, "caller"),
+        (None, True, "capacity"),
+        ({"memory_mb": None}, True, "capacity"),
+        ({"vcpu": 99}, True, "caller"),
+    ],
+)
+def test_s4_every_decision_records_which_limit_source_it_used(limits, capacity, source):
+    decision = play(host_ledger(), begin(1, limits=limits, capacity_limits=capacity))
+    assert decision.reply["limit_source"] == source
+    assert decision.events[0].allocation.limit_source == source
+
+
+@pytest.mark.parametrize(("limits", "source"), [(None, "capacity"), ({"disk_gb": 1}, "caller")])
+def test_s4_a_refusal_records_its_limit_source_too(limits, source):
+    decision = play(host_ledger(), begin(1, vcpus=999, limits=limits, capacity_limits=True))
+    assert [event.limit_source for event in decision.events] == [source]
+
+
+def test_s4_without_limits_anything_fits():
+    assert play(host_ledger(), begin(1, **sized(10**6, 10**9, 10**6))).error is None
+
+
+def test_s4_missing_limit_capacity_limits_by_the_total_what_the_caller_left_open():
+    too_much = sized(TOTAL["VCPU"] + 1, TOTAL["MEMORY_MB"] - 511, TOTAL["DISK_GB"] + 1)
+    told = shortfalls(play(host_ledger(), begin(1, **too_much, capacity_limits=True)))
+    assert {lack["resource"]: lack["limit"] for lack in told} == TOTAL
+    told = shortfalls(play(host_ledger(), begin(1, **too_much, limits={"vcpu": 64.5}, capacity_limits=True)))
+    assert [lack["resource"] for lack in told] == ["MEMORY_MB", "DISK_GB"]
+    exact = sized(TOTAL["VCPU"], TOTAL["MEMORY_MB"] - 512, TOTAL["DISK_GB"])
+    assert play(host_ledger(), begin(1, **exact, capacity_limits=True)).error is None
+
+
+def test_d5_nothing_that_came_from_a_float_limit_is_a_float():
+    host = host_ledger()
+    decision = play(host, begin(1, limits={"memory_mb": 1.5 * 4096, "disk_gb": 1e3, "vcpu": 16.0}))
+    assert all(type(amount) is int for amount in decision.node.usage.amounts)
+    assert all(type(amount) is int for amount in decision.reply["resources"].values())
+
+
+def test_s13_a_begin_on_a_disabled_node_is_null_and_charges_nothing():
+    host = host_ledger(disabled=True)
+    before = snapshot(host.node("node-1"))
+    decision = play(host, begin(1, limits={"vcpu": 0}))
+    assert (decision.reply, decision.error, decision.events) == (None, None, ())
+    assert snapshot(host.node("node-1")) == before
+
+
+@pytest.mark.parametrize("disabled", [True, False])
+def test_s13_an_unknown_node_is_node_not_found_and_never_null(disabled):
+    error = refused(host_ledger(disabled=disabled), begin(1, node="elsewhere"), NodeNotFound)
+    assert error.kwargs == {"host": HOST, "node": "elsewhere"}
+
+
+def test_s8_on_a_host_with_several_nodes_a_claim_must_name_its_node():
+    host = host_ledger(nodes=2)
+    refused(host, begin(1), InvalidInput, field="instance.node")
+    assert play(host, begin(1, node="node-2")).reply["node"] == "node-2"
+
+
+def test_s14_an_instance_that_already_has_a_host_is_claimed_all_the_same():
+    assert play(host_ledger(), begin(1, host="elsewhere", launched_at="2026-01-01T00:00:00Z")).reply["host"] == HOST
+
+
+def test_s15_a_claim_is_a_snapshot_with_id_sizes_and_expiry():
+    host = host_ledger()
+    allocation = play(host, begin(1, timeout=1)).events[0].allocation
+    assert allocation.uuid == uuid(1)
+    assert allocation.instance == instance(1)
+    assert allocation.resources == resources(2, 4096, 50)
+    assert (allocation.begun_at, allocation.expires_at) == (NOW, NOW + 1)
+
+
+def test_s16_a_claim_needs_no_more_than_an_id_and_sizes():
+    bare = dict.fromkeys(("vm_state", "task_state", "os_type", "project_id", "user_id", "metadata", "image_meta"))
+    assert play(host_ledger(), begin(1, **bare)).reply["resources"] == {"VCPU": 2, "MEMORY_MB": 4096, "DISK_GB": 50}
+
+
+@pytest.mark.parametrize(("vm_state", "task_state"), [("deleted", None), ("deleted", "x"), ("shelved_offloaded", None)])
+@pytest.mark.parametrize("disabled", [True, False])
+def test_d1_a_claim_for_an_instance_that_is_gone_is_invalid(vm_state, task_state, disabled):
+    claim = begin(1, vm_state=vm_state, task_state=task_state)
+    refused(host_ledger(disabled=disabled), claim, InvalidInput, field="instance.vm_state")
+
+
+def test_s1_an_offloaded_instance_that_spawns_again_can_be_claimed():
+    assert play(host_ledger(), begin(1, vm_state="shelved_offloaded", task_state="spawning")).error is None
+
+
+def test_d3_the_same_claim_again_is_the_same_claim_and_nothing_happens():
+    host = host_ledger()
+    first = play(host, begin(1, limits={"vcpu": 2}))
+    before = snapshot(host.node("node-1"))
+    again = play(host, begin(1, limits={"vcpu": 2}), now=NOW + 5)
+    assert again.events == ()
+    assert again.reply == first.reply
+    assert snapshot(host.node("node-1")) == before
+
+
+def test_d3_a_repetition_within_one_commit_is_the_same_claim():
+    host = host_ledger()
+    first, again = put(host, begin(1)), put(host, begin(1))
+    assert again.reply == first.reply
+    assert again.events == ()
+
+
+def test_d3_a_repetition_is_not_measured_against_limits_and_changes_no_time():
+    host = host_ledger()
+    first = play(host, begin(1))
+    again = play(host, begin(1, limits={"vcpu": 0, "memory_mb": 0}, timeout=1, display_name="other"))
+    assert again.reply == first.reply
+    assert host.node("node-1").allocations[uuid(1)].instance.display_name == "web-1"
+
+
+def test_d3_the_same_disk_from_other_parts_is_the_same_vector():
+    host = host_ledger()
+    first = play(host, begin(1, root_gb=40, ephemeral_gb=10))
+    assert play(host, begin(1, root_gb=50, ephemeral_gb=0)).reply == first.reply
+
+
+def test_d3_a_repetition_of_a_finished_claim_is_that_claim_and_charges_nothing():
+    host = host_ledger()
+    first = play(host, begin(1))
+    play(host, FinishClaim(claim_id=uuid(1)))
+    before = snapshot(host.node("node-1"))
+    again = play(host, begin(1))
+    assert again.reply == {**first.reply, "state": "finished", "generation": first.reply["generation"] + 1}
+    assert again.events == ()
+    assert snapshot(host.node("node-1")) == before
+
+
+@pytest.mark.parametrize("size", ["vcpus", "memory_mb", "root_gb", "ephemeral_gb"])
+@pytest.mark.parametrize("finished", [True, False])
+def test_d3_another_vector_is_a_claim_conflict(size, finished):
+    host = host_ledger()
+    play(host, begin(1))
+    if finished:
+        play(host, FinishClaim(claim_id=uuid(1)))
+    refused(host, begin(1, **{size: 1}), ClaimConflict, instance_uuid=uuid(1), node="node-1")
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_d3_a_claim_on_another_node_of_the_host_is_a_claim_conflict(finished):
+    host = host_ledger(nodes=2)
+    play(host, begin(1, node="node-1"))
+    if finished:
+        play(host, FinishClaim(claim_id=uuid(1)))
+    refused(host, begin(1, node="node-2"), ClaimConflict, instance_uuid=uuid(1), node="node-1")
+
+
+def test_d3_after_an_abort_the_instance_may_be_claimed_anew_anywhere():
+    host = host_ledger(nodes=2)
+    play(host, begin(1, node="node-1"))
+    play(host, AbortClaim(claim_id=uuid(1)))
+    assert play(host, begin(1, node="node-2", vcpus=9)).reply["resources"]["VCPU"] == 9
+
+
+EVERY_COMMAND = [
+    begin(1),
+    begin(2, limits={"vcpu": 0}),
+    begin(1, vcpus=9),
+    begin(3, vm_state="deleted"),
+    begin(3, node="elsewhere"),
+    FinishClaim(claim_id=uuid(1)),
+    AbortClaim(claim_id=uuid(1)),
+    FinishClaim(claim_id=uuid(9)),
+    ExpireClaims(node="node-1", release=True),
+    ExpireClaims(node="elsewhere"),
+    update(1, vm_state="deleted"),
+    update(1, memory_mb=1),
+    update(9, memory_mb=1),
+    ReportInventory(node="node-1", inventory=None),
+    ReportInventory(node="node-1", inventory=inventory(vcpus=1)),
+    ReportInventory(node="elsewhere", inventory=None),
+]
+
+
+@pytest.mark.parametrize("command", EVERY_COMMAND, ids=lambda command: type(command).__name__)
+def test_a_decision_changes_nothing_and_is_the_same_when_it_is_made_again(command):
+    host = host_ledger()
+    play(host, begin(1))
+    ledger = host.node("node-1")
+    ledger.drift = resources(1, 1, 1)
+    before = snapshot(ledger)
+    later = NOW + TIMEOUT + 1
+    first, second = decide(host, command, later), decide(host, command, later)
+    assert snapshot(ledger) == before
+    assert list(host.nodes) == [node_name(1)]
+    assert (first.events, first.reply) == (second.events, second.reply)
+    assert repr(first.error) == repr(second.error)
+    assert first.error is None or first.reply is None
+    assert not first.events or first.node is ledger
+
+
+def test_d7_what_a_decision_hands_out_is_no_part_of_the_ledger():
+    host = host_ledger()
+    decision = play(host, begin(1))
+    before = snapshot(host.node("node-1"))
+    decision.reply["resources"]["VCPU"] = 99
+    decision.reply.clear()
+    error = play(host, begin(1, vcpus=9)).error
+    error.kwargs.clear()
+    assert snapshot(host.node("node-1")) == before

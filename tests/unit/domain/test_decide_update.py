@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decisions on updates of instances and on reports of inventory."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.builders import (
+    NOW,
+    begin,
+    host_ledger,
+    instance,
+    instance_dict,
+    inventory,
+    play,
+    resources,
+    sized,
+    snapshot,
+    update,
+    uuid,
+)
+from tracker_worker.domain.commands import FinishClaim, ReportInventory
+from tracker_worker.domain.decide import decide
+from tracker_worker.domain.events import NodeDrift, NodeUpdated, UsageReleased, UsageUpdated
+from tracker_worker.domain.views import node_view
+from tracker_worker.errors import InvalidInput, NodeNotFound
+
+RESERVE = resources(memory_mb=512)
+CHANGED = {"tracked": True, "changed": True}
+UNCHANGED = {"tracked": True, "changed": False}
+IGNORED = {"tracked": False, "changed": False}
+
+
+def tracked(**fields):
+    """A host with the finished instance 1."""
+    host = host_ledger()
+    play(host, begin(1, **fields))
+    play(host, FinishClaim(claim_id=uuid(1)))
+    return host
+
+
+def nothing_happens(host, command, reply):
+    before = [snapshot(ledger) for ledger in host]
+    decision = play(host, command)
+    assert (decision.events, decision.reply, decision.error) == ((), reply, None)
+    assert [snapshot(ledger) for ledger in host] == before
+
+
+@pytest.mark.parametrize("fields", [{"vm_state": "active"}, {"vm_state": "deleted"}, {"memory_mb": 1}, {}])
+def test_s20_an_update_of_an_instance_that_is_not_tracked_is_ignored(fields):
+    nothing_happens(host_ledger(), update(1, **fields), IGNORED)
+    nothing_happens(host_ledger(disabled=True), update(1, **fields), IGNORED)
+
+
+@pytest.mark.parametrize(
+    "fields", [instance_dict(), {}, {"unread": 1}, {"vm_state": "building"}, {"metadata": {"role": "web"}}]
+)
+def test_s20_an_update_that_changes_nothing_writes_nothing_and_notifies_nobody(fields):
+    fields = {name: value for name, value in fields.items() if name != "uuid"}
+    nothing_happens(tracked(), update(1, **fields), UNCHANGED)
+
+
+def test_s20_the_same_update_twice_is_a_change_once():
+    host = tracked()
+    assert play(host, update(1, vm_state="active", task_state=None)).reply == CHANGED
+    nothing_happens(host, update(1, vm_state="active", task_state=None), UNCHANGED)
+
+
+def test_s20_s22_new_states_take_effect_and_the_counters_follow():
+    host = tracked(vm_state="building", task_state="spawning")
+    decision = play(host, update(1, vm_state="active", task_state=None))
+    (event,) = decision.events
+    assert type(event) is UsageUpdated
+    assert (event.before.instance.vm_state, event.allocation.instance.vm_state) == ("building", "active")
+    stats = decision.node.stats.to_dict()
+    assert (stats["num_vm_active"], stats["num_task_None"], stats["io_workload"]) == (1, 1, 0)
+    assert "num_vm_building" not in stats
+    assert decision.node.usage == instance(1).resources + RESERVE
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("display_name", "db"), ("metadata", {"role": "db"}), ("image_meta", {}), ("launched_at", "2026-01-15T12:00:01Z"),
+     ("user_id", "u"), ("instance_type", "m1.small"), ("instance_flavor_id", "2"), ("availability_zone", None),
+     ("project_id", "q"), ("os_type", None)],
+)  # fmt: skip
+def test_s20_a_change_of_what_billing_reads_is_a_change(field, value):
+    decision = play(tracked(), update(1, **{field: value}))
+    assert decision.reply == CHANGED
+    assert [getattr(event.allocation.instance, field) for event in decision.events] == [value]
+
+
+@pytest.mark.parametrize("vm_state", ["soft-delete", "error", "stopped", "suspended", "paused", "shelved", None])
+def test_s1_states_other_than_deleted_keep_counting(vm_state):
+    host = tracked()
+    play(host, update(1, vm_state=vm_state))
+    assert host.node("node-1").usage == instance(1).resources + RESERVE
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_s20_deleted_releases_the_allocation_and_the_claim_with_one_event(finished):
+    host = host_ledger()
+    play(host, begin(1))
+    if finished:
+        play(host, FinishClaim(claim_id=uuid(1)))
+    decision = play(host, update(1, vm_state="deleted", deleted_at="2026-01-15T13:00:00Z"))
+    assert decision.reply == CHANGED
+    (event,) = decision.events
+    assert type(event) is UsageReleased
+    assert event.before.instance.vm_state == "building"
+    assert (event.allocation.instance.vm_state, event.allocation.instance.deleted_at) == (
+        "deleted",
+        "2026-01-15T13:00:00Z",
+    )
+    assert decision.node.usage == RESERVE
+    assert (decision.node.allocations, decision.node.begun) == ({}, set())
+    nothing_happens(host, update(1, vm_state="deleted"), IGNORED)
+
+
+def test_s1_an_offloaded_instance_is_released_unless_it_spawns():
+    host = tracked()
+    play(host, update(1, vm_state="shelved_offloaded", task_state="spawning"))
+    assert host.node("node-1").usage == instance(1).resources + RESERVE
+    assert type(play(host, update(1, task_state=None)).events[0]) is UsageReleased
+    assert host.node("node-1").usage == RESERVE
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_d2_a_change_of_size_takes_the_old_vector_out_and_the_new_one_in_with_one_event(finished):
+    host = host_ledger()
+    play(host, begin(1, **sized(2, 4096, 50)))
+    if finished:
+        play(host, FinishClaim(claim_id=uuid(1)))
+    decision = play(host, update(1, **sized(4, 1024, 500)))
+    (event,) = decision.events
+    assert type(event) is UsageUpdated
+    assert (event.before.resources, event.allocation.resources) == (resources(2, 4096, 50), resources(4, 1024, 500))
+    assert decision.node.usage == resources(4, 1024, 500) + RESERVE
+    assert decision.node.stats.num_vcpus_used == 4
+    assert decision.node.begun == (set() if finished else {uuid(1)})
+    view = node_view(decision.node)
+    assert (view["memory_mb_used"], view["local_gb_used"], view["vcpus_used"]) == (1536, 500, 4)
+
+
+def test_d2_a_deletion_that_carries_new_sizes_releases_what_was_charged():
+    host = tracked(**sized(2, 4096, 50))
+    play(host, begin(2))
+    (event,) = play(host, update(1, vm_state="deleted", **sized(64, 99999, 999))).events
+    assert event.before.resources == event.allocation.resources == resources(2, 4096, 50)
+    assert event.allocation.instance.resources == resources(2, 4096, 50)
+    assert host.node("node-1").usage == instance(2).resources + RESERVE
+
+
+def test_d2_grow_then_delete_ends_at_the_reserve():
+    host = tracked()
+    play(host, update(1, memory_mb=9999, ephemeral_gb=99))
+    play(host, update(1, vm_state="deleted"))
+    assert host.node("node-1").usage == RESERVE
+
+
+def test_d2_a_size_that_is_not_sent_stays():
+    host = tracked(**sized(2, 4096, 50))
+    assert play(host, update(1, memory_mb=1)).node.usage == resources(2, 1, 50) + RESERVE
+
+
+def test_d2_a_change_of_size_is_not_measured_against_limits():
+    host = host_ledger()
+    play(host, begin(1, vcpus=2, limits={"vcpu": 2}, capacity_limits=True))
+    assert play(host, update(1, vcpus=2000)).reply == CHANGED
+
+
+def test_d4_an_update_with_an_absurd_size_changes_nothing():
+    with pytest.raises(InvalidInput) as caught:
+        update(1, memory_mb=-1)
+    assert caught.value.kwargs["field"] == "instance.memory_mb"
+
+
+def test_s20_an_update_reaches_the_node_that_it_names():
+    host = host_ledger(nodes=2)
+    play(host, begin(1, node="node-2"))
+    assert play(host, update(1, node="node-2", vm_state="active")).reply == CHANGED
+    nothing_happens(host, update(1, node="node-1", vm_state="error"), IGNORED)
+    assert type(decide(host, update(1, node="elsewhere"), NOW).error) is NodeNotFound
+    error = decide(host, update(1), NOW).error
+    assert (type(error), error.kwargs["field"]) == (InvalidInput, "instance.node")
+
+
+@pytest.mark.parametrize(("fields", "left"), [({"vm_state": "deleted"}, 0), ({"vm_state": "active"}, 1)])
+def test_a_node_that_was_disabled_since_still_takes_updates(fields, left):
+    host = tracked()
+    play(host, ReportInventory(node="node-1", inventory=None))
+    assert play(host, update(1, **fields)).reply == CHANGED
+    assert host.node("node-1").stats.num_instances == left
+
+
+def test_s21_a_first_and_a_changed_inventory_are_one_event_each_and_the_same_again_is_none():
+    host = host_ledger(disabled=True)
+    seen = []
+    for reported in (None, inventory(), inventory(), inventory(vcpus=1), inventory(vcpus=1), None, None, inventory()):
+        seen.append([type(event) for event in play(host, ReportInventory(node="node-1", inventory=reported)).events])
+    one = [NodeUpdated]
+    assert seen == [[], one, [], one, [], one, [], one]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"memory_mb": 1},
+        {"cpu_info": "x"},
+        {"disk_available_least": 1},
+        {"reserved_memory_mb": 1},
+        {"reserved_disk_mb": 1},
+    ],
+)
+def test_s21_totals_facts_and_reserve_are_inventory(change):
+    decision = play(host_ledger(), ReportInventory(node="node-1", inventory=inventory(**change)))
+    assert [type(event) for event in decision.events] == [NodeUpdated]
+
+
+def test_s21_the_drivers_figures_of_use_are_no_change_so_nothing_is_counted_twice():
+    host = tracked()
+    nothing_happens(host, ReportInventory(node="node-1", inventory=inventory(memory_mb_used=9999, vcpus_used=30)), None)
+
+
+def test_s21_an_inventory_changes_no_allocation():
+    host = tracked()
+    play(host, begin(2))
+    before = snapshot(host.node("node-1"))
+    play(host, ReportInventory(node="node-1", inventory=None))
+    play(host, ReportInventory(node="node-1", inventory=inventory(vcpus=1, memory_mb=1, local_gb=1)))
+    after = snapshot(host.node("node-1"))
+    same = ("allocations", "begun", "charged", "projects", "stats")
+    assert {name: after[name] for name in same} == {name: before[name] for name in same}
+
+
+def test_s21_drift_is_reported_once_with_both_figures_and_the_sum_holds():
+    host = tracked()
+    ledger = host.node("node-1")
+    ledger.drift = resources(9, 9, 9)
+    usage = ledger.usage
+    decision = play(host, ReportInventory(node="node-1", inventory=inventory(vcpus=1)))
+    drift, _ = decision.events
+    assert [type(event) for event in decision.events] == [NodeDrift, NodeUpdated]
+    assert (drift.stored, drift.usage) == (resources(9, 9, 9), usage)
+    assert ledger.usage == usage
+    nothing_happens(host, ReportInventory(node="node-1", inventory=inventory(vcpus=1)), None)
+
+
+def test_s21_an_audit_of_an_unknown_node_is_node_not_found():
+    assert type(decide(host_ledger(), ReportInventory(node="elsewhere", inventory=None), NOW).error) is NodeNotFound

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ledgers: what each event does to usage, counters, generation and sequence, and what a store gives back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.builders import (
+    HOST,
+    NOW,
+    TIMEOUT,
+    begin,
+    host_ledger,
+    instance,
+    inventory,
+    node_name,
+    play,
+    put,
+    rebuilt,
+    resources,
+    sized,
+    snapshot,
+    update,
+    uuid,
+)
+from tracker_worker.domain import events
+from tracker_worker.domain.allocation import FINISHED, Allocation
+from tracker_worker.domain.commands import AbortClaim, FinishClaim, ReportInventory
+from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.domain.resources import ZERO
+from tracker_worker.errors import InvalidInput, NodeNotFound
+
+RESERVE = resources(memory_mb=512)
+
+
+def allocation(number=1, *, resources=None, claim_state=FINISHED, **fields):
+    made = instance(number, **fields)
+    return Allocation(
+        instance=made,
+        resources=made.resources if resources is None else resources,
+        begun_at=NOW,
+        expires_at=NOW + TIMEOUT,
+        limit_source="unlimited",
+        claim_state=claim_state,
+    )
+
+
+def new_ledger():
+    return NodeLedger(id=7, host=HOST, name="node-1", generation=4, sequence=9)
+
+
+def test_s8_a_node_is_disabled_until_its_first_inventory_and_after_one_that_says_nothing():
+    ledger = new_ledger()
+    seen = [ledger.disabled]
+    for reported in (inventory(), None, inventory()):
+        ledger.apply(events.NodeUpdated(at=NOW, inventory=reported))
+        seen.append(ledger.disabled)
+    assert seen == [True, False, True, False]
+
+
+def test_s21_usage_is_the_reserve_and_the_sum_of_allocations():
+    ledger = new_ledger()
+    ledger.restore(allocation(1, **sized(1, 1024, 10)))
+    ledger.restore(allocation(2, **sized(2, 2048, 20)))
+    assert ledger.usage == resources(3, 3072, 30)
+    ledger.apply(events.NodeUpdated(at=NOW, inventory=inventory(reserved_memory_mb=512, reserved_disk_mb=1)))
+    assert ledger.usage == resources(3, 3584, 31)
+    ledger.apply(events.NodeUpdated(at=NOW, inventory=inventory(reserved_memory_mb=100)))
+    assert ledger.usage == resources(3, 3172, 30)
+
+
+@pytest.mark.parametrize(("vm_state", "task_state"), [("deleted", None), ("shelved_offloaded", None)])
+def test_d1_a_stored_row_that_is_already_deleted_is_not_charged_and_goes_with_the_next_commit(vm_state, task_state):
+    ledger = new_ledger()
+    ledger.restore(allocation(1))
+    ledger.restore(allocation(2, vm_state=vm_state, task_state=task_state))
+    assert set(ledger.allocations) == {uuid(1)}
+    assert ledger.usage == instance(1).resources
+    assert ledger.stats.num_instances == 1
+    assert ledger.touched == {uuid(2)}
+    assert not ledger.dirty
+
+
+def test_d1_what_is_released_is_what_was_charged_whatever_the_instance_says():
+    ledger = new_ledger()
+    charged = allocation(1, resources=resources(1, 100, 10))
+    ledger.restore(charged)
+    ledger.apply(events.UsageReleased(at=NOW, before=charged, allocation=allocation(1, vcpus=64, memory_mb=2**40)))
+    assert ledger.charged == ZERO
+    assert ledger.projects == {}
+    assert ledger.stats.to_dict() == {"num_instances": 0, "num_vcpus_used": 0, "io_workload": 0}
+
+
+def test_s12_a_claim_charges_usage_counters_and_project_and_opens_the_claim_in_one_step():
+    host = host_ledger()
+    ledger = put(host, begin(1, vcpus=2, memory_mb=4096, root_gb=40, ephemeral_gb=10, project_id="p")).node
+    assert ledger.usage == resources(2, 4096, 50) + RESERVE
+    assert ledger.stats.num_vcpus_used == 2
+    assert (ledger.projects["p"].instances, ledger.projects["p"].resources) == (1, resources(2, 4096, 50))
+    assert ledger.begun == {uuid(1)}
+    assert ledger.touched == {uuid(1)}
+
+
+def test_s17_finish_ends_the_claim_and_leaves_the_usage():
+    host = host_ledger()
+    play(host, begin(1))
+    ledger = play(host, FinishClaim(claim_id=uuid(1))).node
+    assert ledger.begun == set()
+    assert ledger.usage == instance(1).resources + RESERVE
+    assert ledger.stats.num_instances == 1
+
+
+def test_s18_abort_leaves_the_ledger_as_if_there_had_been_no_claim():
+    host = host_ledger()
+    before = snapshot(host.node("node-1"))
+    play(host, begin(1))
+    after = snapshot(play(host, AbortClaim(claim_id=uuid(1))).node)
+    moved = {"generation", "stored_generation", "sequence"}
+    assert {name: after[name] for name in before.keys() - moved} == {
+        name: before[name] for name in before.keys() - moved
+    }
+
+
+def test_a_sequence_starts_at_1_and_grows_by_one_with_every_event():
+    ledger = NodeLedger(id=1, host=HOST, name="node-1")
+    issued = []
+    for _ in range(3):
+        ledger.apply(events.NodeUpdated(at=NOW, inventory=inventory()))
+        issued.append(ledger.sequence)
+    assert issued == [1, 2, 3]
+
+
+def test_warnings_share_the_sequence_and_the_generation():
+    ledger = new_ledger()
+    ledger.apply(events.ClaimRejected(at=NOW, instance=instance(), shortfalls=(), limit_source="caller"))
+    assert (ledger.sequence, ledger.generation) == (10, 5)
+    ledger.committed()
+    ledger.apply(events.NodeDrift(at=NOW, stored=ZERO, usage=ZERO))
+    assert (ledger.sequence, ledger.generation) == (11, 6)
+
+
+def test_the_generation_grows_by_one_per_commit_and_not_per_event():
+    host = host_ledger()
+    ledger = host.node("node-1")
+    generation, sequence = ledger.generation, ledger.sequence
+    replies = [put(host, begin(number)).reply for number in (1, 2, 3)]
+    assert ledger.generation == generation + 1
+    assert ledger.sequence == sequence + 3
+    assert {reply["generation"] for reply in replies} == {generation + 1}
+    ledger.committed()
+    assert put(host, begin(4)).reply["generation"] == generation + 2
+
+
+def test_a_ledger_is_dirty_from_the_first_event_to_the_commit():
+    host = host_ledger()
+    ledger = host.node("node-1")
+    assert not ledger.dirty
+    put(host, begin(1))
+    assert ledger.dirty
+    ledger.committed()
+    assert not ledger.dirty
+    assert ledger.touched == set()
+
+
+def test_touched_names_every_allocation_that_the_commit_writes_or_deletes():
+    host = host_ledger()
+    for number in (1, 2, 3, 4):
+        play(host, begin(number))
+    put(host, FinishClaim(claim_id=uuid(1)))
+    put(host, AbortClaim(claim_id=uuid(2)))
+    put(host, update(3, vm_state="deleted"))
+    put(host, begin(5))
+    assert host.node("node-1").touched == {uuid(1), uuid(2), uuid(3), uuid(5)}
+
+
+def test_a_change_of_project_moves_what_is_held():
+    host = host_ledger()
+    play(host, begin(1, project_id="old", vcpus=2, memory_mb=1, root_gb=1, ephemeral_gb=0))
+    play(host, begin(2, project_id="old", vcpus=3, memory_mb=1, root_gb=1, ephemeral_gb=0))
+    ledger = play(host, update(1, project_id="new", vcpus=4)).node
+    assert {name: (held.instances, held.resources) for name, held in ledger.projects.items()} == {
+        "old": (1, resources(3, 1, 1)),
+        "new": (1, resources(4, 1, 1)),
+    }
+
+
+def test_a_rebuilt_ledger_equals_the_running_one():
+    host = host_ledger()
+    play(host, begin(1))
+    play(host, begin(2, project_id=None, os_type="windows", timeout=1))
+    play(host, FinishClaim(claim_id=uuid(1)))
+    play(host, update(1, vm_state="active", task_state=None, memory_mb=1))
+    ledger = play(host, begin(3)).node
+    assert snapshot(rebuilt(ledger)) == snapshot(ledger)
+
+
+def test_restore_keeps_open_claims_open_and_ended_ones_ended():
+    ledger = new_ledger()
+    ledger.restore(allocation(1, claim_state="begun"))
+    ledger.restore(allocation(2, claim_state=FINISHED))
+    assert ledger.begun == {uuid(1)}
+    assert ledger.touched == set()
+    assert (ledger.generation, ledger.sequence, ledger.dirty) == (4, 9, False)
+
+
+def test_d7_an_allocation_in_the_ledger_cannot_be_changed_in_place():
+    ledger = new_ledger()
+    charged = allocation(1)
+    ledger.restore(charged)
+    with pytest.raises(AttributeError):
+        charged.resources = ZERO
+    replace(charged, resources=ZERO)
+    assert ledger.allocations[uuid(1)].resources == instance(1).resources
+
+
+def test_s8_the_nodes_of_a_host_share_nothing():
+    host = host_ledger(nodes=2)
+    other = snapshot(host.node("node-2"))
+    play(host, begin(1, node="node-1"))
+    play(host, ReportInventory(node="node-1", inventory=None))
+    assert snapshot(host.node("node-2")) == other
+
+
+def test_an_unknown_node_is_not_found():
+    with pytest.raises(NodeNotFound) as caught:
+        host_ledger().node("elsewhere")
+    assert caught.value.kwargs == {"host": HOST, "node": "elsewhere"}
+
+
+def test_no_name_stands_for_the_only_node_and_for_no_other():
+    assert host_ledger().node_or_only(None, "node").name == "node-1"
+    with pytest.raises(InvalidInput) as caught:
+        host_ledger(nodes=2).node_or_only(None, "instance.node")
+    assert caught.value.kwargs["field"] == "instance.node"
+    with pytest.raises(NodeNotFound):
+        HostLedger(id=1, name=HOST).node_or_only(None, "node")
+    with pytest.raises(NodeNotFound):
+        host_ledger().node_or_only("node-2", "node")
+
+
+def test_a_host_knows_which_node_holds_an_instance():
+    host = host_ledger(nodes=3)
+    play(host, begin(1, node="node-3"))
+    assert host.holding(uuid(1)).name == "node-3"
+    assert host.holding(uuid(2)) is None
+    assert [ledger.name for ledger in host] == [node_name(number) for number in (1, 2, 3)]

@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Any commands in any order, with commits and lost commits between them, against the naive ledger.
+
+Derandomized: the same run every time, so that a failure in CI is a failure here.
+"""
+
+from __future__ import annotations
+
+import copy
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from tests.builders import HOST, NOW, begin, inventory, node_name, put, rebuilt, snapshot, update, uuid
+from tests.unit.domain.naive import NaiveHost
+from tracker_worker.domain.commands import AbortClaim, ExpireClaims, FinishClaim, ReportInventory
+from tracker_worker.domain.decide import decide
+from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.domain.times import iso
+from tracker_worker.domain.views import claim_views, node_view, usage_view
+
+NODES = [node_name(1), node_name(2)]
+NODE = st.sampled_from(NODES)
+NUMBER = st.integers(1, 5)
+# Few values, so that vectors repeat and limits are met exactly; one that is large, so that no float could hold the sum.
+AMOUNT = st.sampled_from([0, 1, 2, 3, 5, 2**53])
+CEILING = st.none() | st.sampled_from([0, 1, 2, 3, 4, 5, 6, 8, 10, 520, 2.5, 5.99, 2.0**53])
+LIMITS = st.none() | st.fixed_dictionaries({}, optional={"memory_mb": CEILING, "disk_gb": CEILING, "vcpu": CEILING})
+SIZES = {"vcpus": AMOUNT, "memory_mb": AMOUNT, "root_gb": AMOUNT, "ephemeral_gb": AMOUNT}
+FACTS = {
+    "vm_state": st.sampled_from(["building", "active", "error", "soft-delete", "shelved_offloaded", "deleted", None]),
+    "task_state": st.sampled_from(["spawning", "rebuilding", "image_backup", "deleting", None]),
+    "os_type": st.sampled_from(["linux", "windows", None]),
+    "project_id": st.sampled_from(["p", "q", None]),
+    "display_name": st.sampled_from(["web", "db"]),
+    "unread": st.integers(0, 1),
+}
+ALIVE = {**SIZES, **FACTS, "vm_state": st.sampled_from(["building", "active", "error", None])}
+TIMEOUT = st.integers(1, 30)
+PARAMETERS = settings(
+    derandomize=True,
+    database=None,
+    deadline=None,
+    max_examples=120,
+    stateful_step_count=40,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+
+class Ledgers(RuleBasedStateMachine):
+    """``host`` runs, ``naive`` says what is right, ``rows`` is what a store would hold after the last commit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = NOW
+        self.host = HostLedger(id=1, name=HOST)
+        for number, name in enumerate(NODES, 1):
+            self.host.nodes[name] = NodeLedger(id=number, host=HOST, name=name)
+        self.naive = NaiveHost(NODES)
+        self.rows = {name: {} for name in NODES}
+        self.stored = self._images()
+        self.stored_naive = copy.deepcopy(self.naive)
+
+    def _images(self):
+        return {ledger.name: rebuilt(ledger) for ledger in self.host}
+
+    def _step(self, command, expected):
+        """Decide ``command``, compare with what was ``expected``, apply; returns the decision."""
+        names, answer = expected
+        before = {ledger.name: snapshot(ledger) for ledger in self.host}
+        planned = decide(self.host, command, self.now)
+        assert {ledger.name: snapshot(ledger) for ledger in self.host} == before
+        decision = put(self.host, command, self.now)
+        assert (decision.events, decision.reply) == (planned.events, planned.reply)
+        assert [type(event).__name__ for event in decision.events] == names
+        for ledger in self.host:
+            happened = len(names) if ledger is decision.node else 0
+            was = before[ledger.name]
+            assert ledger.sequence == was["sequence"] + happened
+            dirty = was["generation"] != was["stored_generation"]
+            assert ledger.generation == ledger.stored_generation + (dirty or happened > 0)
+            assert ledger.generation >= was["generation"]
+            assert ledger.stored_generation == was["stored_generation"]
+            if not happened:
+                assert snapshot(ledger) == was
+        for event in decision.events:
+            assert event.at == self.now
+        if isinstance(answer, list):
+            assert decision.error.code == "insufficient_resources"
+            assert decision.error.kwargs == {"shortfalls": answer}
+            assert [lack.to_dict() for lack in decision.events[0].shortfalls] == answer
+        elif answer in ("InvalidInput", "ClaimConflict"):
+            assert type(decision.error).__name__ == answer
+        elif isinstance(answer, str):
+            assert decision.error is None
+            assert decision.reply["state"] == answer
+            assert decision.reply["generation"] == decision.node.generation
+        else:
+            assert decision.error is None
+            assert decision.reply == answer
+        return decision
+
+    @initialize(memory_mb=st.integers(0, 3))
+    def first_inventory(self, memory_mb):
+        for name in NODES:
+            self.inventory_is_reported(name, (4, 8, 8), memory_mb, 0)
+
+    @rule(seconds=st.integers(1, 20))
+    def time_passes(self, seconds):
+        self.now += seconds
+
+    @rule(
+        name=NODE,
+        number=NUMBER,
+        fields=st.fixed_dictionaries(ALIVE),
+        limits=LIMITS,
+        capacity=st.booleans(),
+        timeout=TIMEOUT,
+    )
+    def a_claim_begins(self, name, number, fields, limits, capacity, timeout):
+        due = self.now + timeout
+        expected = self.naive.begin(name, {**fields, "uuid": uuid(number)}, limits, capacity, due)
+        command = begin(number, node=name, limits=limits, capacity_limits=capacity, timeout=timeout, **fields)
+        decision = self._step(command, expected)
+        if expected == (["ClaimBegun"], "begun"):
+            held = self.naive.nodes[name].held[uuid(number)]
+            reply = decision.reply
+            assert (reply["claim_id"], reply["node"], reply["limit_source"]) == (uuid(number), name, held["source"])
+            assert (reply["resources"], reply["expires_at"]) == (held["vector"], iso(due))
+
+    @rule(name=NODE, number=NUMBER, fields=st.fixed_dictionaries({**SIZES, **FACTS}))
+    def any_instance_is_claimed_without_limits(self, name, number, fields):
+        self.a_claim_begins(name, number, fields, None, False, 10)
+
+    @rule(name=NODE, number=NUMBER)
+    def a_claim_is_repeated(self, name, number):
+        holder = self.naive.where(uuid(number))
+        if holder is not None:
+            fields = {key: value for key, value in holder.held[uuid(number)]["fields"].items() if key != "uuid"}
+            self.a_claim_begins(name, number, fields, {"vcpu": 0}, False, 1)
+
+    @rule(number=NUMBER)
+    def a_claim_is_finished(self, number):
+        self._step(FinishClaim(claim_id=uuid(number)), self.naive.finish(uuid(number)))
+
+    @rule(number=NUMBER)
+    def a_claim_is_aborted(self, number):
+        holder = self.naive.where(uuid(number))
+        charged = holder and holder.held[uuid(number)]["vector"]
+        decision = self._step(AbortClaim(claim_id=uuid(number)), self.naive.abort(uuid(number)))
+        for event in decision.events:
+            assert event.allocation.resources.to_dict() == decision.reply["resources"] == charged
+
+    @rule(name=NODE, number=NUMBER, changes=st.fixed_dictionaries({}, optional={**SIZES, **FACTS}))
+    def an_instance_is_updated(self, name, number, changes):
+        held = self.naive.nodes[name].held.get(uuid(number))
+        charged = held and held["vector"]
+        expected = self.naive.update(name, uuid(number), changes)
+        for event in self._step(update(number, node=name, **changes), expected).events:
+            assert event.before.resources.to_dict() == charged
+            still = self.naive.nodes[name].held.get(uuid(number))
+            assert event.allocation.resources.to_dict() == (still["vector"] if still else charged)
+
+    @rule(name=NODE, number=NUMBER)
+    def an_instance_is_deleted(self, name, number):
+        self.an_instance_is_updated(name, number, {"vm_state": "deleted", "memory_mb": 7})
+
+    @rule(name=NODE, release=st.booleans())
+    def claims_expire(self, name, release):
+        node = self.naive.nodes[name]
+        charged = {key: held["vector"] for key, held in node.held.items()}
+        decision = self._step(ExpireClaims(node=name, release=release), self.naive.expire(name, release, self.now))
+        for event in decision.events:
+            assert event.released is release
+            assert event.allocation.resources.to_dict() == charged[event.allocation.uuid]
+
+    @rule(
+        name=NODE,
+        total=st.none() | st.sampled_from([(0, 0, 0), (4, 8, 8), (32, 1024, 100)]),
+        memory_mb=st.sampled_from([0, 1, 512]),
+        disk_mb=st.sampled_from([0, 1, 1024, 1025]),
+    )
+    def inventory_is_reported(self, name, total, memory_mb, disk_mb):
+        reserve = {"VCPU": 0, "MEMORY_MB": memory_mb, "DISK_GB": {0: 0, 1: 1, 1024: 1, 1025: 2}[disk_mb]}
+        totals = total and dict(zip(("VCPU", "MEMORY_MB", "DISK_GB"), total, strict=True))
+        reported = total and inventory(
+            vcpus=total[0],
+            memory_mb=total[1],
+            local_gb=total[2],
+            reserved_memory_mb=memory_mb,
+            reserved_disk_mb=disk_mb,
+        )
+        self._step(ReportInventory(node=name, inventory=reported), self.naive.report(name, totals, reserve))
+
+    @rule()
+    def everything_is_committed(self):
+        for ledger in self.host:
+            generation = ledger.stored_generation
+            for each in ledger.touched:
+                self.rows[ledger.name].pop(each, None)
+                if each in ledger.allocations:
+                    self.rows[ledger.name][each] = ledger.allocations[each]
+            dirty = ledger.dirty
+            ledger.committed()
+            assert ledger.generation == generation + dirty
+            assert self.rows[ledger.name] == ledger.allocations
+        self.stored, self.stored_naive = self._images(), copy.deepcopy(self.naive)
+
+    @rule()
+    def a_commit_fails_and_the_ledgers_are_read_again(self):
+        for name, image in self.stored.items():
+            self.host.nodes[name] = rebuilt(image)
+        self.naive = copy.deepcopy(self.stored_naive)
+
+    @invariant()
+    def usage_is_the_reserve_and_the_sum(self):
+        for ledger in self.host:
+            used = self.naive.nodes[ledger.name].used()
+            assert ledger.usage.to_dict() == used
+            view = node_view(ledger)
+            assert (view["vcpus_used"], view["memory_mb_used"], view["local_gb_used"]) == tuple(used.values())
+            for amount in (*ledger.usage.amounts, *ledger.charged.amounts):
+                assert type(amount) is int
+                assert amount >= 0
+            total = self.naive.nodes[ledger.name].total
+            assert view["free_ram_mb"] == (None if total is None else total["MEMORY_MB"] - used["MEMORY_MB"])
+            assert view["free_disk_gb"] == (None if total is None else total["DISK_GB"] - used["DISK_GB"])
+
+    @invariant()
+    def statistics_equal_a_recount(self):
+        for ledger in self.host:
+            naive = self.naive.nodes[ledger.name]
+            assert ledger.stats.to_dict() == naive.stats()
+            assert ledger.stats.current_workload == naive.busy()
+            assert all(count >= 0 for count in ledger.stats.to_dict().values())
+
+    @invariant()
+    def projects_equal_a_recount(self):
+        for ledger in self.host:
+            held = {name: (usage.instances, usage.resources.to_dict()) for name, usage in ledger.projects.items()}
+            assert held == self.naive.nodes[ledger.name].projects()
+        everything = usage_view(self.host)
+        for project in ("p", "q", None):
+            parts = [node.projects()[project] for node in self.naive.nodes.values() if project in node.projects()]
+            expected = {"instances": sum(count for count, _ in parts)}
+            for resource in ("VCPU", "MEMORY_MB", "DISK_GB"):
+                expected[resource] = sum(part[resource] for _, part in parts)
+            assert everything.get(project or "") == (expected if parts else None)
+
+    @invariant()
+    def claims_and_allocations_are_those_of_the_model(self):
+        for ledger in self.host:
+            naive = self.naive.nodes[ledger.name]
+            charged = {key: allocation.resources.to_dict() for key, allocation in ledger.allocations.items()}
+            assert charged == {key: held["vector"] for key, held in naive.held.items()}
+            assert ledger.begun == naive.open() == {view["claim_id"] for view in claim_views(ledger)}
+            assert ledger.disabled is (naive.total is None)
+
+    @invariant()
+    def a_rebuilt_ledger_equals_the_running_one(self):
+        for ledger in self.host:
+            again, running = snapshot(rebuilt(ledger)), snapshot(ledger)
+            for name in ("touched", "stored_generation"):
+                del again[name], running[name]
+            assert again == running
+
+
+TestLedgers = Ledgers.TestCase
+TestLedgers.settings = PARAMETERS

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Vectors of resources."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+
+import pytest
+
+from tests.builders import resources
+from tracker_worker.domain.resources import CLASSES, SIZES, ZERO, Resources
+
+
+def test_s3_memory_disk_and_cpu_are_made_of_these_sizes():
+    assert {klass.name: klass.sizes for klass in CLASSES} == {
+        "VCPU": ("vcpus",),
+        "MEMORY_MB": ("memory_mb",),
+        "DISK_GB": ("root_gb", "ephemeral_gb"),
+    }
+    assert set(SIZES) == {"vcpus", "memory_mb", "root_gb", "ephemeral_gb"}
+
+
+def test_s4_the_limit_keys_are_memory_disk_and_vcpu_in_the_singular():
+    assert {klass.limit for klass in CLASSES} == {"memory_mb", "disk_gb", "vcpu"}
+
+
+def test_vectors_add_and_subtract_by_class_and_may_go_below_zero():
+    assert resources(1, 20, 300) + resources(2, 5, 7) == resources(3, 25, 307)
+    assert resources(1, 20, 300) - resources(2, 5, 7) == resources(-1, 15, 293)
+
+
+def test_of_takes_what_is_not_named_as_0():
+    assert Resources.of({}) == ZERO
+    assert Resources.of({"DISK_GB": 4})["DISK_GB"] == 4
+
+
+def test_to_dict_names_every_class_in_order():
+    assert list(resources(1, 2, 3).to_dict().items()) == [("VCPU", 1), ("MEMORY_MB", 2), ("DISK_GB", 3)]
+
+
+def test_d7_a_vector_cannot_be_changed_nor_through_its_dict():
+    vector = resources(1, 2, 3)
+    vector.to_dict()["VCPU"] = 99
+    with pytest.raises(FrozenInstanceError):
+        vector.amounts = (9, 9, 9)
+    assert vector == resources(1, 2, 3)

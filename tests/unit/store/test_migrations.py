@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The migrations on SQLite."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from tests.conformance.store_support import at_once
+from tests.unit.store.migrations import TABLES, MigrationContract, refusal, tables
+from tracker_worker.store import engines
+from tracker_worker.store.schema import metadata
+from tracker_worker.store.sql import SQLStore
+
+
+class TestSQLiteMigrations(MigrationContract):
+    @pytest.fixture
+    def url(self, tmp_path: Path) -> str:
+        return f"sqlite:///{tmp_path / 'ledger.sqlite'}"
+
+    @pytest.fixture
+    def other_url(self, tmp_path: Path) -> str:
+        return f"sqlite:///{tmp_path / 'other.sqlite'}"
+
+    def test_a_start_makes_the_schema(self, url: str, engine: sa.Engine) -> None:
+        store = SQLStore(url)
+        store.start()
+        store.stop()
+        assert tables(engine) == TABLES
+        assert engines.current(engine) == engines.head()
+
+    def test_starts_at_once_on_a_file_that_is_not_there_all_succeed(self, url: str) -> None:
+        stores = [SQLStore(url) for _ in range(4)]
+        at_once(*(store.start for store in stores))
+        assert at_once(*(store.host_names for store in stores)) == [[]] * 4
+        for store in stores:
+            store.stop()
+
+    def test_tables_are_clustered_alike(self, engine: sa.Engine, other: sa.Engine) -> None:
+        """WITHOUT ROWID, which alembic does not compare either."""
+        engines.upgrade(engine)
+        metadata.create_all(other)
+        assert clustered(engine) == clustered(other) == {"allocations", "inbox", "outbox"}
+
+
+def clustered(engine: sa.Engine) -> set[str]:
+    with engine.connect() as connection:
+        rows = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master WHERE type = 'table'").all()
+    return {name for name, sql in rows if "WITHOUT ROWID" in sql}
+
+
+def test_a_directory_that_is_not_there_is_told(tmp_path: Path) -> None:
+    engine = engines.create_engine(f"sqlite:///{tmp_path / 'nowhere' / 'ledger.sqlite'}")
+    for call in (engines.current, engines.upgrade, engines.ensure_schema):
+        message = refusal(partial(call, engine))
+        assert "nowhere" in message
+        assert "unable to open database file" in message
+
+
+def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    path.write_text("This is a letter, not a database. " * 100)
+    assert "file is not a database" in refusal(
+        partial(engines.ensure_schema, engines.create_engine(f"sqlite:///{path}"))
+    )
+    assert path.read_text().startswith("This is a letter")

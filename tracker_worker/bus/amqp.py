@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bus on RabbitMQ: one connection that consumes and one that publishes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from tracker_worker.bus.base import Bus, Delivery, Listener, Outgoing
+from tracker_worker.bus.consumer import Consumer
+from tracker_worker.bus.envelope import JSON, ReplyTo
+from tracker_worker.bus.publisher import FOREVER, Message, Publisher
+from tracker_worker.bus.settings import BrokerSettings
+
+_PERSISTENT = 2
+# A client that reconnects declares its reply queue again within about a second; then it is gone.
+_REPLY_RETRY_SECONDS = 60
+
+
+class AMQPBus(Bus):
+    """Stopping it publishes first and acknowledges last: a reply must be safe before its request is gone."""
+
+    def __init__(self, settings: BrokerSettings) -> None:
+        self._settings = settings
+        self._consumer: Consumer | None = None
+        self._publisher: Publisher | None = None
+        self._confirmed = lambda keys: None
+
+    def start(self, hosts: Sequence[str], listener: Listener) -> None:
+        self._confirmed = listener.confirmed
+        self._publisher = Publisher(self._settings, listener.died)
+        self._consumer = Consumer(self._settings, hosts, received=listener.received, died=listener.died)
+        self._publisher.start()
+        self._consumer.start()
+
+    def pause(self) -> None:
+        if self._consumer is not None:
+            self._consumer.pause()
+
+    def stop(self, timeout_seconds: float) -> None:
+        if self._publisher is not None:
+            self._publisher.stop(timeout_seconds)
+        if self._consumer is not None:
+            self._consumer.stop(timeout_seconds)
+
+    def connected(self) -> bool:
+        links = (self._consumer, self._publisher)
+        return all(link is not None and link.is_open() for link in links)
+
+    def settle(self, deliveries: Iterable[Delivery]) -> None:
+        assert self._consumer is not None
+        self._consumer.settle(deliveries)
+
+    def answer(self, delivery: Delivery, reply_to: ReplyTo, body: bytes) -> None:
+        # When the queue is not there the delivery is settled all the same: the inbox has the reply, should the client
+        # ask again, and a dead client must not hold a place in the prefetch.
+        self._publish(
+            Message(
+                exchange="",
+                routing_key=reply_to.queue,
+                body=body,
+                properties=_properties(reply_to.content_type),
+                done=lambda routed: self.settle([delivery]),
+                retry_before=time.monotonic() + _REPLY_RETRY_SECONDS,
+            )
+        )
+
+    def beat(self, reply_to: ReplyTo, body: bytes) -> None:
+        self._publish(
+            Message(
+                exchange="",
+                routing_key=reply_to.queue,
+                body=body,
+                properties=_properties(reply_to.content_type),
+                mandatory=False,
+            )
+        )
+
+    def park(self, delivery: Delivery, reason: str) -> None:
+        headers = {
+            **delivery.headers,
+            "x-tracker-reason": reason,
+            "x-tracker-exchange": delivery.exchange,
+            "x-tracker-routing-key": delivery.routing_key,
+            "x-tracker-time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+        properties = {name: value for name, value in delivery.properties.items() if name != "expiration"}
+        self._publish(
+            Message(
+                exchange="",
+                routing_key=self._settings.dead_letter_queue,
+                body=delivery.body,
+                properties={**properties, "application_headers": headers, "delivery_mode": _PERSISTENT},
+                done=lambda routed: self.settle([delivery]),
+                retry_before=FOREVER,
+            )
+        )
+
+    def notify(self, notifications: Sequence[Outgoing]) -> None:
+        assert self._publisher is not None
+        messages = []
+        for outgoing in notifications:
+            queues = [f"{topic}.{outgoing.priority.lower()}" for topic in self._settings.notification_topics]
+            missing = set(queues)
+            messages += [self._notification(outgoing, queue, missing) for queue in queues]
+        self._publisher.submit(*messages)
+
+    def _notification(self, outgoing: Outgoing, queue: str, missing: set[str]) -> Message:
+        def done(routed: bool) -> None:
+            missing.discard(queue)
+            if not missing:
+                self._confirmed([outgoing.key])
+
+        return Message(
+            exchange=self._settings.exchange,
+            routing_key=queue,
+            body=outgoing.body,
+            properties=_properties(JSON),
+            done=done,
+            retry_before=FOREVER,
+        )
+
+    def _publish(self, message: Message) -> None:
+        assert self._publisher is not None
+        self._publisher.submit(message)
+
+
+def _properties(content_type: str) -> dict[str, Any]:
+    if content_type == JSON:
+        return {"content_type": JSON, "content_encoding": "utf-8", "delivery_mode": _PERSISTENT, "priority": 0}
+    return {"content_type": content_type, "content_encoding": "binary", "delivery_mode": _PERSISTENT, "priority": 0}

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The consuming connection: deliveries in, acknowledgements out."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+from tracker_worker.bus import topology
+from tracker_worker.bus.base import Delivery
+from tracker_worker.bus.link import Link
+from tracker_worker.bus.settings import BrokerSettings
+
+# The prefetch is shared out over the hosts; the shared and the fanout queue have a little of their own.
+_SIDE_PREFETCH = 16
+
+
+class Consumer(Link):
+    """A delivery's ``token`` is (epoch, tag): tags of a connection that is gone are never acknowledged on another."""
+
+    def __init__(
+        self,
+        settings: BrokerSettings,
+        hosts: Sequence[str],
+        *,
+        received: Callable[[Sequence[Delivery]], None],
+        died: Callable[[BaseException], None],
+    ) -> None:
+        super().__init__("tracker-consumer", settings, died)
+        self._hosts = hosts
+        self._received = received
+        self._paused = False
+        self._channel: Any = None
+        self._epoch = 0
+        self._arrived: list[Delivery] = []
+        self._settled: deque[Delivery] = deque()
+        self._unsettled: dict[int, None] = {}  # tags in the order of delivery
+        self._unacked: set[int] = set()
+
+    def pause(self) -> None:
+        """Hand over nothing more; what still arrives stays unacknowledged and goes back when the link stops."""
+        self._paused = True
+
+    def settle(self, deliveries: Iterable[Delivery]) -> None:
+        """Acknowledge them, on the link's thread."""
+        self._settled.extend(deliveries)
+        self.wake()
+
+    def opened(self, connection: Any) -> None:
+        self._epoch += 1
+        queues = topology.served(self._settings, self._hosts)
+        topology.declare_served(connection, self._settings, queues)
+        self._channel = channel = connection.channel()
+        share = max(1, self._settings.prefetch // max(1, len(self._hosts)))
+        own = set(self._hosts)
+        for queue in queues:
+            # Quorum queues refuse a limit for the whole channel: it is per consumer, and holds for those that follow.
+            channel.basic_qos(0, share if queue.source in own else _SIDE_PREFETCH, False)
+            channel.basic_consume(queue.name, callback=partial(self._arrive, queue.source))
+
+    def _arrive(self, source: str, message: Any) -> None:
+        properties = dict(message.properties)
+        headers = properties.pop("application_headers", None) or {}
+        body = message.body
+        info = message.delivery_info
+        expiration = properties.get("expiration")
+        self._arrived.append(
+            Delivery(
+                body=body.encode() if isinstance(body, str) else bytes(body),
+                source=source,
+                content_type=properties.get("content_type"),
+                headers=headers,
+                properties=properties,
+                exchange=info["exchange"],
+                routing_key=info["routing_key"],
+                deadline=_deadline(expiration),
+                token=(self._epoch, info["delivery_tag"]),
+            )
+        )
+
+    def work(self) -> None:
+        if self._arrived:
+            arrived, self._arrived = self._arrived, []
+            for delivery in arrived:
+                self._unsettled[delivery.token[1]] = None
+            if not self._paused:
+                self._received(arrived)
+        if self._settled:
+            self._acknowledge()
+
+    def _acknowledge(self) -> None:
+        while self._settled:
+            epoch, tag = self._settled.popleft().token
+            if epoch == self._epoch and tag in self._unsettled:
+                del self._unsettled[tag]
+                self._unacked.add(tag)
+        if not self._unacked:
+            return
+        # One acknowledgement for all that lies before the first unsettled delivery, one each for the rest.
+        first = next(iter(self._unsettled), None)
+        prefix = [tag for tag in self._unacked if first is None or tag < first]
+        if prefix:
+            self._channel.basic_ack(max(prefix), multiple=True)
+            self._unacked.difference_update(prefix)
+        for tag in sorted(self._unacked):
+            self._channel.basic_ack(tag)
+        self._unacked.clear()
+
+    def idle(self) -> bool:
+        return not self._settled
+
+    def lost(self) -> None:
+        # What was not acknowledged comes again, on the next connection or to another worker.
+        self._epoch += 1
+        self._channel = None
+        self._arrived.clear()
+        self._unsettled.clear()
+        self._unacked.clear()
+
+
+def _deadline(expiration: str | None) -> float | None:
+    """``expiration`` is in milliseconds, as text (AMQP 0-9-1, basic properties; RabbitMQ's per-message TTL)."""
+    try:
+        return None if expiration is None else time.monotonic() + int(expiration) / 1000
+    except ValueError:
+        return None

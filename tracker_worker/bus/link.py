@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One AMQP connection and the thread that owns it.
+
+py-amqp is not thread-safe: everything that touches the connection happens on this thread, which sleeps on the socket
+and on a pipe by which other threads wake it. A lost connection is made again, on the next of the broker's addresses,
+for ever; what the subclass does then is its ``opened``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import select
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import amqp
+
+from tracker_worker.bus.settings import BrokerSettings
+
+LOG = logging.getLogger(__name__)
+
+LOST = (*amqp.Connection.connection_errors, *amqp.Connection.channel_errors)
+# A peer that stalls in the middle of a frame holds this thread for so long before the connection counts as lost.
+_READ_TIMEOUT_SECONDS = 5
+_HEARTBEAT_CHECK_SECONDS = 1
+
+
+class Link(ABC):
+    """Methods in lower case without underscore may be called from any thread; hooks are called on the link's own."""
+
+    def __init__(self, name: str, settings: BrokerSettings, died: Callable[[BaseException], None]) -> None:
+        self.name = name
+        self._settings = settings
+        self._died = died
+        self._wake_reader, self._wake_writer = os.pipe()
+        os.set_blocking(self._wake_reader, False)
+        os.set_blocking(self._wake_writer, False)
+        self._stopping = threading.Event()
+        self._stop_before = 0.0
+        self._open = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Have ``work`` called soon."""
+        with contextlib.suppress(BlockingIOError):  # the pipe is full of wake-ups already
+            os.write(self._wake_writer, b"\0")
+
+    def stop(self, timeout_seconds: float) -> None:
+        """Do what is waiting, for at most so long, and close. Harmless when stopped."""
+        self._stop_before = time.monotonic() + timeout_seconds
+        self._stopping.set()
+        self.wake()
+        if self._thread.is_alive():
+            self._thread.join(timeout_seconds + _READ_TIMEOUT_SECONDS)
+
+    def is_open(self) -> bool:
+        """Connected, and ``opened`` is done."""
+        return self._open.is_set()
+
+    @abstractmethod
+    def opened(self, connection: Any) -> None:
+        """A new connection: declare, consume."""
+
+    @abstractmethod
+    def work(self) -> None:
+        """Somebody called ``wake``, or frames were read."""
+
+    @abstractmethod
+    def idle(self) -> bool:
+        """Nothing is waiting to be done on the connection."""
+
+    @abstractmethod
+    def lost(self) -> None:
+        """The connection is gone."""
+
+    def due_in(self) -> float:
+        """Seconds until ``work`` is wanted even without a reason."""
+        return _HEARTBEAT_CHECK_SECONDS
+
+    def _run(self) -> None:
+        try:
+            urls = itertools.cycle(self._settings.urls)
+            delays = self._settings.delays()
+            while not self._stopping.is_set():
+                url, delay = next(urls), 0.0
+                connection = None
+                try:
+                    connection = self._connect(url)
+                    self.opened(connection)
+                    self._open.set()
+                    delays = self._settings.delays()
+                    self._serve(connection)
+                except LOST as error:
+                    delay = next(delays)
+                    LOG.warning("%s: no connection to %s (%s); again in %g s", self.name, _host(url), error, delay)
+                finally:
+                    self._open.clear()
+                    self.lost()
+                    _close(connection)
+                if not self._stopping.is_set():
+                    self._stopping.wait(delay)
+        except BaseException as error:  # the thread's root: half alive is worse than restarted
+            LOG.exception("%s: the connection's thread ends", self.name)
+            self._died(error)
+        finally:
+            LOG.debug("%s: stopped", self.name)
+
+    def _connect(self, url: str) -> Any:
+        connection = self._settings.connection(url).transport.establish_connection()
+        # With it py-amqp would read, and deliver, in the middle of every publish.
+        connection.client_properties.get("capabilities", {}).pop("connection.blocked", None)
+        connection.sock.settimeout(_READ_TIMEOUT_SECONDS)
+        LOG.info("%s: connected to %s", self.name, _host(url))
+        return connection
+
+    def _serve(self, connection: Any) -> None:
+        sock = connection.sock
+        poller = select.poll()
+        poller.register(sock, select.POLLIN)
+        poller.register(self._wake_reader, select.POLLIN)
+        next_check = 0.0
+        while True:
+            if self._stopping.is_set() and (self.idle() or time.monotonic() > self._stop_before):
+                return
+            wait = 0.0 if _buffered(sock) else min(self.due_in(), _HEARTBEAT_CHECK_SECONDS)
+            ready = {fd for fd, _ in poller.poll(wait * 1000)}
+            if self._wake_reader in ready:
+                os.read(self._wake_reader, 65536)
+            if sock.fileno() in ready or _buffered(sock):
+                self._read(connection, sock)
+            self.work()
+            now = time.monotonic()
+            if now >= next_check:
+                connection.heartbeat_tick()
+                next_check = now + _HEARTBEAT_CHECK_SECONDS
+
+    def _read(self, connection: Any, sock: Any) -> None:
+        """Everything that has arrived."""
+        poller = select.poll()
+        poller.register(sock, select.POLLIN)
+        while True:
+            try:
+                connection.blocking_read()  # one frame: a heartbeat alone would keep drain_events waiting
+            except TimeoutError as error:
+                raise amqp.exceptions.RecoverableConnectionError("the broker stalled within a frame") from error
+            if not connection.connected:
+                raise amqp.exceptions.RecoverableConnectionError("the connection was closed")
+            if not _buffered(sock) and not poller.poll(0):
+                return
+
+
+def _buffered(sock: Any) -> bool:
+    """TLS may hold bytes that the socket no longer shows."""
+    pending = getattr(sock, "pending", None)
+    return pending is not None and pending() > 0
+
+
+def _host(url: str) -> str:
+    return url.rpartition("@")[2]
+
+
+def _close(connection: Any) -> None:
+    if connection is None:
+        return
+    try:
+        if connection.connected:
+            connection.sock.settimeout(1)
+            connection.close()
+    except LOST as error:
+        LOG.debug("closing: %s", error)
+    finally:
+        connection.collect()

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The publishing connection: replies, notifications and dead letters out, confirms in.
+
+It is a connection of its own because a broker's alarm blocks a publishing connection as a whole. Confirms are
+pipelined: the next message does not wait for the confirm of the one before. After a lost connection everything
+unconfirmed is sent again, in the same order.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import amqp
+
+from tracker_worker.bus import topology
+from tracker_worker.bus.link import Link
+from tracker_worker.bus.settings import BrokerSettings
+
+LOG = logging.getLogger(__name__)
+
+# Unconfirmed messages on the wire; more wait in memory.
+_WINDOW = 1024
+_RETRY_SECONDS = 0.5
+FOREVER = float("inf")
+
+
+class Done(Protocol):
+    """Called on the publisher's thread when the message is safe in its queue, or (``routed`` False) when it has
+    none."""
+
+    def __call__(self, routed: bool) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class Message:
+    """One message to publish, once it is confirmed ``done``.
+
+    ``retry_before``: on the monotonic clock, how long to try again where there is no such queue; the first such
+    return is reported as ``done(False)``, later outcomes are not. None: not tried again. FOREVER: until it works.
+    """
+
+    exchange: str
+    routing_key: str
+    body: bytes
+    properties: dict[str, Any]
+    done: Done | None = None
+    retry_before: float | None = None
+    mandatory: bool = True
+    returned: bool = field(default=False, init=False)
+    attempts: int = field(default=0, init=False)
+
+
+class Publisher(Link):
+    """``submit`` may be called from any thread."""
+
+    def __init__(self, settings: BrokerSettings, died: Callable[[BaseException], None]) -> None:
+        super().__init__("tracker-publisher", settings, died)
+        self._waiting: deque[Message] = deque()
+        self._later: list[tuple[float, int, Message]] = []
+        self._numbers = itertools.count()
+        self._connection: Any = None
+        self._channel: Any = None
+        self._next_tag = 1
+        self._undeclared = False
+        self._unconfirmed: dict[int, Message] = {}
+
+    def submit(self, *messages: Message) -> None:
+        self._waiting.extend(messages)
+        self.wake()
+
+    def opened(self, connection: Any) -> None:
+        self._connection = connection
+        self._declare()
+        self._channel = channel = connection.channel()
+        channel.confirm_select()
+        channel.events["basic_ack"].add(self._confirmed)
+        channel.events["basic_nack"].add(self._refused)
+        channel.events["basic_return"].add(self._returned)
+        self._next_tag = 1
+        self.wake()
+
+    def _declare(self) -> None:
+        topology.declare_queue(self._connection, topology.dead_letter_queue(self._settings))
+        if self._settings.notification_topics:
+            topology.declare_notifications(self._connection, self._settings)
+
+    def work(self) -> None:
+        if self._undeclared:
+            self._undeclared = False
+            self._declare()
+        while self._later and self._later[0][0] <= time.monotonic():
+            self._waiting.append(heapq.heappop(self._later)[2])
+        while self._waiting and len(self._unconfirmed) < _WINDOW:
+            message = self._waiting.popleft()
+            self._unconfirmed[self._next_tag] = message
+            self._next_tag += 1
+            self._channel.basic_publish(
+                amqp.Message(message.body, **message.properties),
+                exchange=message.exchange,
+                routing_key=message.routing_key,
+                mandatory=message.mandatory,
+            )
+
+    def due_in(self) -> float:
+        return max(0.0, self._later[0][0] - time.monotonic()) if self._later else super().due_in()
+
+    def idle(self) -> bool:
+        return not self._waiting and not self._unconfirmed
+
+    def lost(self) -> None:
+        self._channel = self._connection = None
+        self._waiting.extendleft(reversed(self._unconfirmed.values()))
+        for message in self._waiting:
+            message.returned = False
+        self._unconfirmed.clear()
+
+    # --- what the broker says ----------------------------------------------------------------------------------------
+
+    def _confirmed(self, tag: int, multiple: bool) -> None:
+        for message in self._take(tag, multiple):
+            if message.returned:
+                self._unroutable(message)
+            elif message.done is not None:
+                message.done(True)
+
+    def _refused(self, tag: int, multiple: bool) -> None:
+        for message in self._take(tag, multiple):
+            LOG.warning("the broker refused a message for %s; it is sent again", message.routing_key)
+            self._again(message)
+
+    def _returned(self, _error: Any, exchange: str, routing_key: str, returned: Any) -> None:
+        # A return comes before its confirm and carries no tag. It is rare: look for the message that it is.
+        body = returned.body.encode() if isinstance(returned.body, str) else bytes(returned.body)
+        for message in self._unconfirmed.values():
+            same_place = (message.exchange, message.routing_key) == (exchange, routing_key)
+            if same_place and not message.returned and message.body == body:
+                message.returned = True
+                return
+
+    def _take(self, tag: int, multiple: bool) -> list[Message]:
+        if not multiple:
+            return [self._unconfirmed.pop(tag)]
+        tags = list(itertools.takewhile(lambda published: published <= tag, self._unconfirmed))
+        return [self._unconfirmed.pop(published) for published in tags]
+
+    def _unroutable(self, message: Message) -> None:
+        message.returned = False
+        if message.retry_before is None:
+            if message.done is not None:
+                message.done(False)
+            return
+        if message.attempts == 0:
+            LOG.warning("no queue for %s; trying again", message.routing_key)
+            done = message.done
+            if message.retry_before < FOREVER and done is not None:
+                message.done = None
+                done(False)
+        if message.retry_before == FOREVER:
+            self._undeclared = True
+        if time.monotonic() < message.retry_before:
+            self._again(message)
+        else:
+            LOG.warning("no queue for %s, given up after %d attempts", message.routing_key, message.attempts + 1)
+
+    def _again(self, message: Message) -> None:
+        message.attempts += 1
+        heapq.heappush(self._later, (time.monotonic() + _RETRY_SECONDS, next(self._numbers), message))

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How to reach the broker and what to call things there, from oslo.messaging's options and ours.
+
+The broker's options are read as stock clients read them: the query of the transport URL wins over
+[oslo_messaging_rabbit].
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import kombu
+import oslo_messaging
+from oslo_config import cfg
+
+from tracker_worker.errors import ConfigurationError
+
+_GROUP = "oslo_messaging_rabbit"
+# A half-open consuming connection stays the active consumer until the broker notices.
+_MAX_HEARTBEAT_SECONDS = 15
+_CONNECT_TIMEOUT_SECONDS = 5
+_PORT = 5672
+_TLS_VERSIONS = {
+    "tlsv1": ssl.PROTOCOL_TLSv1,
+    "tlsv1_1": ssl.PROTOCOL_TLSv1_1,
+    "tlsv1_2": ssl.PROTOCOL_TLSv1_2,
+    "sslv23": ssl.PROTOCOL_TLS_CLIENT,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerSettings:
+    """``urls`` are tried in turn. ``durable`` and ``quorum`` are what the clients of this cloud declare, for the
+    exchanges and the notification queues, which they declare too; ``queue_type`` is that of the worker's own queues."""
+
+    urls: tuple[str, ...]
+    exchange: str
+    topic: str
+    queue_type: str
+    prefetch: int
+    dead_letter_queue: str
+    notification_topics: tuple[str, ...]
+    durable: bool
+    auto_delete: bool
+    quorum: bool
+    durable_fanout: bool
+    quorum_limits: dict[str, int]
+    login_method: str
+    heartbeat_seconds: int
+    retry_start_seconds: float
+    retry_step_seconds: float
+    retry_max_seconds: float
+    tls: dict[str, Any] | None
+
+    def connection(self, url: str) -> kombu.Connection:
+        """An unconnected connection to one of ``urls``."""
+        # A dictionary of its own for each: kombu writes the first host's name into it, and would then verify every
+        # other host as that one.
+        return kombu.Connection(
+            url,
+            ssl=False if self.tls is None else (dict(self.tls) or True),
+            login_method=self.login_method,
+            heartbeat=self.heartbeat_seconds,
+            connect_timeout=_CONNECT_TIMEOUT_SECONDS,
+        )
+
+    def delays(self) -> Iterator[float]:
+        """Seconds to wait before each further attempt."""
+        delay = self.retry_start_seconds
+        while True:
+            yield min(delay, self.retry_max_seconds)
+            delay += self.retry_step_seconds
+
+
+def read_settings(conf: cfg.ConfigOpts) -> BrokerSettings:
+    """Raises ConfigurationError: no usable transport URL, or contradicting options."""
+    try:
+        url = oslo_messaging.TransportURL.parse(conf)
+        rabbit = _Rabbit(conf, url)
+    except (oslo_messaging.InvalidTransportURL, ValueError) as error:
+        raise ConfigurationError(f"[DEFAULT] transport_url is not a usable URL: {error}") from error
+    if url.transport.removeprefix("kombu+") not in ("rabbit", "amqp"):
+        raise ConfigurationError(f"[DEFAULT] transport_url is for {url.transport}; rabbit:// is supported")
+    if not url.hosts or not all(host.hostname for host in url.hosts):
+        raise ConfigurationError("[DEFAULT] transport_url names no broker: rabbit://user:password@host:port/vhost")
+    limits = {
+        "x-delivery-limit": rabbit.rabbit_quorum_delivery_limit,
+        "x-max-in-memory-length": rabbit.rabbit_quorum_max_memory_length,
+        "x-max-in-memory-bytes": rabbit.rabbit_quorum_max_memory_bytes,
+    }
+    heartbeat = int(rabbit.heartbeat_timeout_threshold)
+    return BrokerSettings(
+        urls=tuple(_url(host, url.virtual_host) for host in url.hosts),
+        exchange=conf.control_exchange,
+        topic=conf.tracker.topic,
+        queue_type=conf.bus.queue_type,
+        prefetch=conf.bus.prefetch,
+        dead_letter_queue=conf.bus.dead_letter_queue,
+        notification_topics=tuple(conf.notifications.topics) if conf.notifications.driver == "messaging" else (),
+        durable=rabbit.amqp_durable_queues or rabbit.rabbit_quorum_queue,
+        auto_delete=rabbit.amqp_auto_delete,
+        quorum=rabbit.rabbit_quorum_queue,
+        durable_fanout=rabbit.rabbit_transient_quorum_queue,
+        quorum_limits={name: limit for name, limit in limits.items() if limit},
+        login_method=rabbit.rabbit_login_method,
+        heartbeat_seconds=min(heartbeat or _MAX_HEARTBEAT_SECONDS, _MAX_HEARTBEAT_SECONDS),
+        retry_start_seconds=rabbit.rabbit_retry_interval,
+        retry_step_seconds=rabbit.rabbit_retry_backoff,
+        retry_max_seconds=rabbit.rabbit_interval_max,
+        tls=_tls(rabbit) if rabbit.ssl else None,
+    )
+
+
+class _Rabbit:
+    """[oslo_messaging_rabbit], overridden by the URL's query."""
+
+    def __init__(self, conf: cfg.ConfigOpts, url: oslo_messaging.TransportURL) -> None:
+        self._group = conf[_GROUP]
+        import oslo_messaging.opts
+
+        options = dict(oslo_messaging.opts.list_opts())[_GROUP]
+        types = {option.name: option.type for option in options}
+        unknown = set(url.query) - set(types)
+        if unknown:
+            raise ValueError(f"{', '.join(sorted(unknown))} is no option of [{_GROUP}]")
+        self._query = {name: types[name](value) for name, value in url.query.items()}
+
+    def __getattr__(self, name: str) -> Any:
+        return self._query[name] if name in self._query else getattr(self._group, name)
+
+
+def _url(host: Any, virtual_host: str | None) -> str:
+    user, password = quote(host.username or "guest", safe=""), quote(host.password or "guest", safe="")
+    name = f"[{host.hostname}]" if ":" in host.hostname else host.hostname
+    # pyamqp, and not amqp, which is another library where that is installed.
+    return f"pyamqp://{user}:{password}@{name}:{host.port or _PORT}/{quote(virtual_host or '/', safe='')}"
+
+
+def _tls(rabbit: _Rabbit) -> dict[str, Any]:
+    params: dict[str, Any] = {}
+    if rabbit.ssl_version:
+        try:
+            params["ssl_version"] = _TLS_VERSIONS[rabbit.ssl_version.lower()]
+        except KeyError:
+            known = ", ".join(_TLS_VERSIONS)
+            raise ConfigurationError(
+                f"[{_GROUP}] ssl_version {rabbit.ssl_version} is not served; known: {known}"
+            ) from None
+    if rabbit.ssl_key_file:
+        params["keyfile"] = rabbit.ssl_key_file
+    if rabbit.ssl_cert_file:
+        params["certfile"] = rabbit.ssl_cert_file
+    if rabbit.ssl_ca_file:
+        # server_hostname None: kombu fills in the host that it connects to.
+        params.update(ca_certs=rabbit.ssl_ca_file, cert_reqs=ssl.CERT_REQUIRED, server_hostname=None)
+    return params

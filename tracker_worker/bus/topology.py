@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every exchange, queue and argument on the broker, and who consumes what.
+
+Names and types are those that stock oslo.messaging clients expect (tests/wire/golden, declares_*). Exchanges are
+declared passively first: a client with other durability than an existing exchange cannot use it, so theirs is left as
+it is. Each declaration has a throw-away channel of its own, because a refused one closes its channel.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+from amqp.exceptions import NotFound, PreconditionFailed
+
+from tracker_worker.bus.base import FANOUT, SHARED
+from tracker_worker.bus.settings import BrokerSettings
+
+LOG = logging.getLogger(__name__)
+
+PRIORITIES = ("INFO", "WARN")
+# Our attempts are counted where they are made; the broker's count also rises for messages that were only prefetched.
+# A limit there must be: without one, 3.10 returns messages to the back of the queue.
+_DELIVERY_LIMIT = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queue:
+    """One queue to declare and bind. ``source`` is what its deliveries say of where they came from."""
+
+    name: str
+    source: str
+    exchange: str = ""
+    routing_key: str = ""
+    durable: bool = True
+    exclusive: bool = False
+    auto_delete: bool = False
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+def host_queue(settings: BrokerSettings, host: str) -> Queue:
+    """``<topic>.<host>``: one active consumer, others stand by."""
+    name = f"{settings.topic}.{host}"
+    arguments: dict[str, Any] = {
+        "x-single-active-consumer": True,
+        "x-dead-letter-exchange": "",
+        "x-dead-letter-routing-key": settings.dead_letter_queue,
+    }
+    if settings.queue_type == "quorum":
+        arguments |= {"x-queue-type": "quorum", "x-delivery-limit": _DELIVERY_LIMIT}
+    return Queue(name=name, source=host, exchange=settings.exchange, routing_key=name, arguments=arguments)
+
+
+def shared_queue(settings: BrokerSettings) -> Queue:
+    """``<topic>``: any one worker."""
+    return Queue(
+        name=settings.topic,
+        source=SHARED,
+        exchange=settings.exchange,
+        routing_key=settings.topic,
+        arguments=_typed(settings),
+    )
+
+
+def fanout_queue(settings: BrokerSettings) -> Queue:
+    """A queue of this connection alone on ``<topic>_fanout``: every worker."""
+    return Queue(
+        name=f"{settings.topic}_fanout_{uuid4().hex}",
+        source=FANOUT,
+        exchange=f"{settings.topic}_fanout",
+        durable=False,
+        exclusive=True,
+        auto_delete=True,
+    )
+
+
+def dead_letter_queue(settings: BrokerSettings) -> Queue:
+    return Queue(name=settings.dead_letter_queue, source=SHARED, arguments=_typed(settings))
+
+
+def notification_queue(settings: BrokerSettings, topic: str, priority: str) -> Queue:
+    """``<topic>.<priority>``, exactly as stock listeners declare it."""
+    name = f"{topic}.{priority.lower()}"
+    arguments = {"x-queue-type": "quorum", **settings.quorum_limits} if settings.quorum else {}
+    return Queue(
+        name=name,
+        source=SHARED,
+        exchange=settings.exchange,
+        routing_key=name,
+        durable=settings.durable,
+        auto_delete=settings.auto_delete,
+        arguments=arguments,
+    )
+
+
+def _typed(settings: BrokerSettings) -> dict[str, Any]:
+    return {"x-queue-type": "quorum"} if settings.queue_type == "quorum" else {}
+
+
+def served(settings: BrokerSettings, hosts: Sequence[str]) -> list[Queue]:
+    """What a worker consumes."""
+    return [*(host_queue(settings, host) for host in hosts), shared_queue(settings), fanout_queue(settings)]
+
+
+def declare_served(connection: Any, settings: BrokerSettings, queues: Sequence[Queue]) -> None:
+    """Make everything exist that ``queues`` need. Raises PreconditionFailed after saying which queue stands in the
+    way."""
+    declare_exchange(connection, settings.exchange, "topic", durable=settings.durable)
+    declare_exchange(
+        connection, f"{settings.topic}_fanout", "fanout", durable=settings.durable_fanout, auto_delete=True
+    )
+    for queue in (dead_letter_queue(settings), *queues):
+        declare_queue(connection, queue)
+
+
+def declare_notifications(connection: Any, settings: BrokerSettings) -> None:
+    """The queues that notifications go to, so that none is lost before the first listener comes."""
+    declare_exchange(connection, settings.exchange, "topic", durable=settings.durable, auto_delete=settings.auto_delete)
+    for topic in settings.notification_topics:
+        for priority in PRIORITIES:
+            queue = notification_queue(settings, topic, priority)
+            try:
+                declare_queue(connection, queue, report=False)
+            except PreconditionFailed as error:
+                # A listener made it with other options. It is there and it is theirs: all that matters is the binding.
+                LOG.warning("queue %s exists with other options than ours, used as it is: %s", queue.name, error)
+                with _channel(connection) as channel:
+                    channel.queue_bind(queue.name, queue.exchange, queue.routing_key)
+
+
+def declare_exchange(connection: Any, name: str, type: str, *, durable: bool, auto_delete: bool = False) -> None:
+    try:
+        with _channel(connection) as channel:
+            channel.exchange_declare(name, type, passive=True)
+    except NotFound:
+        with _channel(connection) as channel:
+            channel.exchange_declare(name, type, durable=durable, auto_delete=auto_delete)
+
+
+def declare_queue(connection: Any, queue: Queue, *, report: bool = True) -> None:
+    try:
+        with _channel(connection) as channel:
+            channel.queue_declare(
+                queue.name,
+                durable=queue.durable,
+                exclusive=queue.exclusive,
+                auto_delete=queue.auto_delete,
+                arguments=queue.arguments,
+            )
+            if queue.exchange:
+                channel.queue_bind(queue.name, queue.exchange, queue.routing_key)
+    except PreconditionFailed as error:
+        if report:
+            LOG.error(
+                "queue %s exists with other arguments (left by a stock server, or by another [bus] queue_type): stop what "
+                "publishes to it, let it drain, and delete it with 'rabbitmqctl delete_queue %s'. The broker says: %s",
+                queue.name,
+                queue.name,
+                error,
+            )
+        raise
+
+
+@contextmanager
+def _channel(connection: Any) -> Iterator[Any]:
+    """A channel for one declaration. One that the broker closed is gone already."""
+    channel = connection.channel()
+    yield channel
+    channel.close()

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``tracker-worker serve``: the worker in the foreground."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import signal
+import socket
+import sys
+from types import FrameType
+
+import click
+from oslo_service import backend
+
+# oslo.messaging would choose its eventlet backend otherwise; the choice is the program's, once, before it is imported.
+backend.init_backend(backend.BackendType.THREADING)
+
+from tracker_worker.cli.context import Settings, start_logging  # noqa: E402
+from tracker_worker.service.worker import Worker  # noqa: E402
+
+LOG = logging.getLogger(__name__)
+
+_READY_CHECK_SECONDS = 0.1
+
+
+@click.command()
+@click.pass_obj
+def serve(settings: Settings) -> None:
+    """Serve the hosts of [tracker] hosts until TERM or INT; HUP reloads."""
+    events: queue.SimpleQueue[int | BaseException] = queue.SimpleQueue()
+    stopping = False
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        nonlocal stopping
+        if stopping and number in (signal.SIGTERM, signal.SIGINT):
+            os._exit(1)  # the second time: nothing that matters is in memory
+        stopping = stopping or number != signal.SIGHUP
+        events.put(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, on_signal)
+    conf = settings.load()
+    start_logging(conf)
+    worker = Worker(conf, died=events.put)
+    worker.start()
+    announced = False
+    code = 0
+    while True:
+        try:
+            event = events.get(timeout=None if announced else _READY_CHECK_SECONDS)
+        except queue.Empty:
+            if worker.ready():
+                announced = True
+                LOG.info("ready: serving %s", ", ".join(conf.tracker.hosts))
+                notify_systemd("READY=1")
+            continue
+        if event == signal.SIGHUP:
+            worker.reload()
+            continue
+        if isinstance(event, BaseException):
+            LOG.critical("a part of the worker failed: %s", event)
+            code = 1
+        else:
+            LOG.info("stopping on signal %s", event)
+        break
+    notify_systemd("STOPPING=1")
+    worker.stop()
+    LOG.info("stopped")
+    sys.stderr.flush()
+    # A driver that hangs may still hold a thread; nothing is waited for any more.
+    os._exit(code)
+
+
+def notify_systemd(state: str) -> None:
+    """The protocol of sd_notify(3): a datagram to the socket that NOTIFY_SOCKET names, '@' for the abstract name space."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if address:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.connect("\0" + address[1:] if address.startswith("@") else address)
+            sock.sendall(state.encode())

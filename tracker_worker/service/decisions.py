@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One line in the log for each decision, with the figures that it was made on."""
+
+from __future__ import annotations
+
+import logging
+from typing import Protocol
+
+from tracker_worker.domain import commands, events
+from tracker_worker.domain.decide import Decision
+from tracker_worker.service.methods import Context
+
+LOG = logging.getLogger("tracker_worker.decisions")
+
+
+class Asker(Protocol):
+    """Whose context names the request."""
+
+    @property
+    def context(self) -> Context | None: ...
+
+
+def log_decision(command: commands.Command, decision: Decision, asker: Asker | None) -> None:
+    """Log at INFO; what nothing came of, at DEBUG."""
+    if not LOG.isEnabledFor(logging.INFO):
+        return
+    request_id = (asker.context or {}).get("request_id", "-") if asker is not None and asker.context else "-"
+    ledger = decision.node
+    where = "-" if ledger is None else f"{ledger.host}/{ledger.name}"
+    for event in decision.events:
+        LOG.info("%s node=%s %s request_id=%s", type(event).__name__, where, _figures(event), request_id)
+    if decision.error is not None and not decision.events:
+        LOG.info("%s refused node=%s: %s request_id=%s", type(command).__name__, where, decision.error, request_id)
+    elif not decision.events:
+        LOG.debug("%s changed nothing node=%s request_id=%s", type(command).__name__, where, request_id)
+
+
+def _figures(event: events.Event) -> str:
+    match event:
+        case events.ClaimRejected(instance=instance, shortfalls=shortfalls, limit_source=source):
+            lacks = " ".join(f"{s.resource}={s.requested}/{s.used}/{s.limit}" for s in shortfalls)
+            return f"instance={instance.uuid} requested/used/limit: {lacks} limit_source={source}"
+        case events.NodeUpdated(inventory=inventory):
+            return "disabled" if inventory is None else f"total={inventory.total.to_dict()}"
+        case events.NodeDrift(stored=stored, usage=usage):
+            return f"stored={stored.to_dict()} usage={usage.to_dict()}"
+        case events.UsageUpdated(before=before, allocation=held):
+            was, now = before.instance, held.instance
+            return (
+                f"instance={held.uuid} state={was.vm_state}->{now.vm_state} task={was.task_state}->{now.task_state} "
+                f"resources={before.resources.amounts}->{held.resources.amounts}"
+            )
+        case _:
+            held = event.allocation
+            return f"instance={held.uuid} resources={held.resources.to_dict()} limit_source={held.limit_source}"
