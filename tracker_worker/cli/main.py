@@ -8,6 +8,7 @@ from importlib.metadata import version
 
 import click
 
+import tracker_worker.cli.runtime  # noqa: F401 first: see there
 from tracker_worker.cli.context import PROJECT, Commands, Settings
 
 _COMMANDS = {

@@ -9,5 +9,4 @@ warnings.filterwarnings("ignore", message=r"\s*Eventlet is deprecated")
 
 from oslo_service import backend  # noqa: E402
 
-if backend._backend is None:
-    backend.init_backend(backend.BackendType.THREADING)
+backend.init_backend(backend.BackendType.THREADING)

@@ -12,13 +12,9 @@ import sys
 from types import FrameType
 
 import click
-from oslo_service import backend
 
-# oslo.messaging would choose its eventlet backend otherwise; the choice is the program's, once, before it is imported.
-backend.init_backend(backend.BackendType.THREADING)
-
-from tracker_worker.cli.context import Settings, start_logging  # noqa: E402
-from tracker_worker.service.worker import Worker  # noqa: E402
+from tracker_worker.cli.context import Settings, start_logging
+from tracker_worker.service.worker import Worker
 
 LOG = logging.getLogger(__name__)
 

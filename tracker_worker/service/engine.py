@@ -324,6 +324,19 @@ class Engine:
                 self._forget(names)
         for name in names:
             self._load(name)
+        for chore in chores:
+            self._create_nodes(chore)
+
+    def _create_nodes(self, chore: Chore) -> None:
+        """A report of a node that is new: it gets its row before anything is decided on it."""
+        host = self._load(chore.host)
+        reported = [c.node for c in chore.commands if isinstance(c, commands.ReportInventory)]
+        new = [node for node in reported if node not in host.nodes]
+        for node in new:
+            self._store.create_node(host.id, node)
+        if new:
+            self._forget([chore.host])
+            self._load(chore.host)
 
     def _load(self, name: str) -> HostLedger:
         host = self._hosts.get(name)
@@ -374,12 +387,6 @@ class Engine:
 
     def _decide_chore(self, batch: _Batch, chore: Chore) -> None:
         host = self._load(chore.host)
-        reported = [c.node for c in chore.commands if isinstance(c, commands.ReportInventory)]
-        new = [node for node in reported if node not in host.nodes]
-        if new:
-            for node in new:
-                self._store.create_node(host.id, node)
-            raise Conflict(f"nodes are new: {', '.join(new)}")
         for command in chore.commands:
             error = self._apply(batch, host, command, None).error
             if error is not None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,7 +136,7 @@ METHODS: dict[str, _Method] = {
 }
 
 
-def resolve(request: Request, *, source: str, served: Collection[str], policy: Policy) -> Call:
+def resolve(request: Request, *, source: str, served: Sequence[str], policy: Policy) -> Call:
     """What ``request`` asks.
 
     Raises UnsupportedVersion, NoSuchMethod, HostNotServed, and InvalidInput naming the argument.
@@ -164,7 +164,7 @@ def _check_version(request: Request) -> None:
         raise UnsupportedVersion(request.version, method=request.method)
 
 
-def _hosts(request: Request, method: _Method, source: str, served: Collection[str]) -> tuple[str, ...]:
+def _hosts(request: Request, method: _Method, source: str, served: Sequence[str]) -> tuple[str, ...]:
     host = request.args.get("host")
     if host is not None:
         host = read_name("host", host)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -54,7 +54,7 @@ class Intake:
         self,
         *,
         bus: Bus,
-        served: Collection[str],
+        served: Sequence[str],
         policy: Callable[[], Policy],
         max_body_bytes: int,
         every: Callable[[float, Callable[[], None]], Timer],

@@ -129,7 +129,7 @@ class Worker:
         self._first_audit()
         intake = Intake(
             bus=self._bus,
-            served=frozenset(self._hosts),
+            served=self._hosts,
             policy=self._current_policy,
             max_body_bytes=self._conf.bus.max_body_bytes,
             every=self._timers.every,
