@@ -29,6 +29,8 @@ from tracker_worker.domain.times import SECOND
 from tracker_worker.store.base import Commit, Conflict, Store
 
 N1, N2 = node_name(1), node_name(2)
+# A sequence number that no other notification has.
+FREE = 50
 
 _text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
 _json = st.recursive(
@@ -162,7 +164,7 @@ class CommitContract(StoreCase):
 
 
 class ConflictContract(StoreCase):
-    """Each case has something of everything in the commit that is refused."""
+    """Each case has something of everything in the commit that is refused, and one thing that is wrong with it."""
 
     def refused(self, store: Store, writer: Writer, **parts) -> None:
         before = picture(store, "u-1", "u-2", "u-3")
@@ -183,7 +185,7 @@ class ConflictContract(StoreCase):
         settle(store)
         stale, faster = Writer(store), Writer(second)
         faster.put(begin(1, node=N1)).commit()
-        self.refused(store, stale.put(begin(2, node=N1)))
+        self.refused(store, stale.put(begin(2, node=N1)), notifications=[note(stale[N1], FREE)])
 
     def test_one_stale_node_among_several_changes_nothing(self, store: Store, second: Store) -> None:
         settle(store, nodes=3)
@@ -192,13 +194,18 @@ class ConflictContract(StoreCase):
             faster.put(begin(number, node=node_name(number))).commit()
             for each in (1, 2, 3):
                 stale.put(begin(10 + each, node=node_name(each)))
-            self.refused(store, stale)
+            self.refused(store, stale, notifications=[note(ledger, FREE) for ledger in stale.host])
 
     def test_a_stale_release_changes_nothing(self, store: Store, second: Store) -> None:
         settle(store).put(begin(1, node=N1)).commit()
         stale, faster = Writer(store), Writer(second)
         faster.put(FinishClaim(claim_id=uuid(1))).commit()
-        self.refused(store, stale.put(AbortClaim(claim_id=uuid(1))))
+        self.refused(store, stale.put(AbortClaim(claim_id=uuid(1))), notifications=[note(stale[N1], FREE)])
+
+    def test_a_generation_that_is_yet_to_come_changes_nothing(self, store: Store) -> None:
+        writer = settle(store).put(begin(1, node=N1))
+        writer[N1].stored_generation += 1
+        self.refused(store, writer, notifications=[note(writer[N1], FREE)])
 
     def test_after_a_conflict_a_fresh_ledger_can_be_committed(self, store: Store, second: Store) -> None:
         settle(store)

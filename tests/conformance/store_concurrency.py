@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from functools import partial
 from threading import Event
+
+import pytest
 
 from tests.builders import begin, instance, inventory, node_name, uuid
 from tests.conformance.store_support import ALL, StoreCase, Writer, answer, at_once, load, register, settle, uuids
@@ -60,6 +63,14 @@ def check_totals(host: HostLedger, store: Store) -> None:
 
 
 class ConcurrencyContract(StoreCase):
+    @pytest.fixture(autouse=True)
+    def threads_in_turn(self) -> Iterator[None]:
+        """Python changes from thread to thread after every few instructions, so that what can go wrong does."""
+        usual = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        yield
+        sys.setswitchinterval(usual)
+
     def test_writers_of_one_node_lose_nothing(self, store: Store, second: Store) -> None:
         settle(store)
         at_once(

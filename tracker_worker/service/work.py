@@ -119,17 +119,23 @@ def reason(error: Exception) -> str:
     return f"{code}: {error}"
 
 
-def conclude(bus: Bus, work: Work, recorded: bytes) -> bool:
-    """Tell the caller, or park the cast. Returns False where the delivery is just to be settled."""
+def conclude(bus: Bus, work: Work, recorded: bytes) -> None:
+    """Tell the caller, park the cast, or let it be done with, as ``answer`` recorded it."""
     if work.monitor is not None:
         work.monitor.cancel()
     if work.reply_to is not None:
         bus.answer(work.delivery, work.reply_to, envelope.encode_reply(recorded, work.reply_to))
-        return True
-    if recorded:
+    elif recorded:
         bus.park(work.delivery, envelope.failure_reason(recorded))
-        return True
-    return False
+    else:
+        bus.settle([work.delivery])
+
+
+def dismiss(bus: Bus, work: Work) -> None:
+    """Nobody waits any more."""
+    if work.monitor is not None:
+        work.monitor.cancel()
+    bus.settle([work.delivery])
 
 
 def ignorable(work: Work) -> bool:

@@ -28,7 +28,9 @@ from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.errors import ConfigurationError, TrackerError
 from tracker_worker.inventory.base import InventoryDriver, load_driver
 from tracker_worker.service.audit import Auditor, Report
-from tracker_worker.service.engine import LEASE_SECONDS, Chore, Engine
+from tracker_worker.service.batch import Chore
+from tracker_worker.service.engine import Engine
+from tracker_worker.service.lease import LEASE_SECONDS
 from tracker_worker.service.policy import Policy, read_policy
 from tracker_worker.service.relay import Relay
 from tracker_worker.service.timers import Timers

@@ -121,13 +121,13 @@ def test_d7_a_node_view_is_a_copy_to_every_depth():
 
 def test_claims_are_those_begun_and_not_ended_oldest_first():
     host = host_ledger()
-    for number, now in ((3, NOW + 2), (1, NOW + 1), (2, NOW + 1), (4, NOW), (5, NOW), (6, NOW)):
+    for number, now in ((1, NOW + 2), (3, NOW + 1), (2, NOW + 1), (4, NOW), (5, NOW), (6, NOW)):
         play(host, begin(number, timeout=100 if number < 6 else 1), now)
     play(host, FinishClaim(claim_id=uuid(4)))
     play(host, AbortClaim(claim_id=uuid(5)))
     play(host, ExpireClaims(node="node-1"), NOW + 50)
     views = claim_views(host.node("node-1"))
-    assert [view["claim_id"] for view in views] == [uuid(1), uuid(2), uuid(3)]
+    assert [view["claim_id"] for view in views] == [uuid(2), uuid(3), uuid(1)]
     assert {view["state"] for view in views} == {"begun"}
     assert claim_views(host_ledger().node("node-1")) == []
 

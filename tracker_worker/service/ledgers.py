@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ledgers in memory: read from the store when they are wanted, thrown away when they may be wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from tracker_worker.domain.ledger import HostLedger
+from tracker_worker.store.base import Store
+
+
+class Ledgers:
+    """Belongs to the engine's thread. Everything raises StoreUnavailable."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._hosts: dict[str, HostLedger] = {}
+
+    def get(self, name: str) -> HostLedger:
+        """A registered host's ledgers, as last read and as events have left them since."""
+        host = self._hosts.get(name)
+        if host is None:
+            host = self._store.load_host(name)
+            assert host is not None, f"host {name} has no service record"
+            self._hosts[name] = host
+        return host
+
+    def forget(self, names: Iterable[str]) -> None:
+        """They are read again when they are wanted."""
+        for name in names:
+            self._hosts.pop(name, None)
+
+    def verify(self, names: Iterable[str]) -> None:
+        """Make sure that these hosts' ledgers are at the store's generations. A worker that has just become the active one
+        holds what it read long ago, and even an answer that changes nothing must not come from that."""
+        loaded = [self._hosts[name] for name in names if name in self._hosts]
+        if not loaded:
+            return
+        stored = self._store.generations([host.id for host in loaded])
+        stale = [
+            host.name
+            for host in loaded
+            if any([stored.pop(ledger.id, None) != ledger.stored_generation for ledger in host])  # noqa: C419 pops them all
+        ]
+        # What is left are nodes that another worker has added.
+        self.forget([host.name for host in loaded] if stored else stale)
+
+    def create_nodes(self, name: str, nodes: Sequence[str]) -> None:
+        """Give a row to each of ``nodes`` that is new."""
+        host = self.get(name)
+        new = [node for node in nodes if node not in host.nodes]
+        for node in new:
+            self._store.create_node(host.id, node)
+        if new:
+            self.forget([name])
