@@ -13,6 +13,7 @@ from tracker_worker.cli.context import PROJECT, Commands, Settings
 
 _COMMANDS = {
     "serve": "serve",
+    "demo": "demo",
 }
 
 

@@ -113,8 +113,8 @@ class Store(ABC):
 
     @abstractmethod
     def commit(self, commit: Commit) -> None:
-        """Write all of it. Raises Conflict: a node has another generation, a message is answered already, or an
-        instance is charged to another node of the host."""
+        """Write all of it. Raises Conflict: a node has another generation, a message is answered already, an instance is
+        charged to another node of the host, a sequence number is taken, or another writer was in the way."""
 
     @abstractmethod
     def cursors(self, host_id: int) -> dict[int, int]:
