@@ -151,9 +151,13 @@ def _reply_to(message: dict[str, Any], content_type: str) -> ReplyTo | None:
     msg_id, queue = message.get("_msg_id"), message.get("_reply_q")
     if msg_id is None:
         return None
-    if not isinstance(msg_id, str) or not isinstance(queue, str) or not 0 < len(queue) <= _MAX_ID:
-        raise Malformed("_msg_id and _reply_q must both be texts")
+    if not _is_id(msg_id) or not _is_id(queue):
+        raise Malformed(f"_msg_id and _reply_q must both be 1 to {_MAX_ID} printable ASCII characters")
     return ReplyTo(queue, msg_id, content_type)
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= _MAX_ID and value.isascii() and value.isprintable()
 
 
 def _scan_reply_to(body: bytes) -> ReplyTo | None:
@@ -175,8 +179,8 @@ def _request(message: dict[str, Any], reply_to: ReplyTo | None) -> Request:
         raise Malformed("method is not a text", reply_to)
     if not isinstance(args or {}, dict):
         raise Malformed("args is not an object", reply_to)
-    if unique_id is not None and (not isinstance(unique_id, str) or not 0 < len(unique_id) <= _MAX_ID):
-        raise Malformed(f"_unique_id must be a text of 1 to {_MAX_ID} characters", reply_to)
+    if unique_id is not None and not _is_id(unique_id):
+        raise Malformed(f"_unique_id must be 1 to {_MAX_ID} printable ASCII characters", reply_to)
     return Request(
         method=method,
         args=args or {},

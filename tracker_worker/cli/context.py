@@ -3,21 +3,25 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 from oslo_config import cfg
-from oslo_log import log
 
-from tracker_worker.conf import register_opts
+from tracker_worker.conf import list_opts, register_opts
 from tracker_worker.errors import ConfigurationError, TrackerError
 
 PROJECT = "tracker-worker"
+
+
+class CommandFailed(Exception):
+    """A subcommand was refused or cannot do what it was asked: one sentence for the operator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +31,20 @@ class Settings:
     config_files: tuple[str, ...]
     config_dirs: tuple[str, ...]
 
-    def load(self, **overrides: Any) -> cfg.ConfigOpts:
+    def load(self, *, messaging: bool = True, **overrides: Any) -> cfg.ConfigOpts:
         """The configuration: files, directories, environment, and ``group__option=value`` overrides on top.
+
+        Without ``messaging`` it has our own options only, those of oslo.messaging and oslo.log are left unread: importing
+        these libraries takes longer than what most subcommands do.
 
         Raises ConfigurationError: a file that cannot be read, an option with a bad value.
         """
         conf = cfg.ConfigOpts()
-        register_opts(conf)
-        log.register_options(conf)
-        conf.set_default("default_log_levels", [*conf.default_log_levels, "amqp=WARN", "alembic=WARN"])
+        if messaging:
+            _register_all(conf)
+        else:
+            for group, options in list_opts():
+                conf.register_opts(options, group=group)
         args = [f"--config-file={name}" for name in self.config_files]
         args += [f"--config-dir={name}" for name in self.config_dirs]
         try:
@@ -55,6 +64,15 @@ class Settings:
         return conf
 
 
+def _register_all(conf: cfg.ConfigOpts) -> None:
+    import tracker_worker.cli.runtime  # before oslo.messaging: see there
+    from oslo_log import log
+
+    register_opts(conf)
+    log.register_options(conf)
+    conf.set_default("default_log_levels", [*conf.default_log_levels, "amqp=WARN", "alembic=WARN"])
+
+
 def _check(conf: cfg.ConfigOpts) -> None:
     """Read every option once: oslo.config finds a bad value only when it is read."""
     for name in list(conf):
@@ -66,10 +84,21 @@ def _check(conf: cfg.ConfigOpts) -> None:
 
 def start_logging(conf: cfg.ConfigOpts) -> None:
     """To stderr, unless the options of oslo.log say otherwise."""
+    from oslo_log import log
+
     log.setup(conf, PROJECT, version(PROJECT))
 
 
-def fail(error: Exception | str, code: int = 1) -> None:
+def keep_logs_quiet(conf: cfg.ConfigOpts) -> None:
+    """For subcommands that say themselves what goes wrong: log lines appear with ``[DEFAULT] debug`` only."""
+    if conf.debug:
+        start_logging(conf)
+    else:
+        # Without any handler Python writes warnings to stderr.
+        logging.getLogger().addHandler(logging.NullHandler())
+
+
+def fail(error: Exception | str, code: int = 1) -> NoReturn:
     """One sentence on stderr, and out."""
     text = " ".join(str(error).split())
     click.echo(f"{PROJECT}: {text}", err=True)
@@ -82,8 +111,8 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (ConfigurationError, TrackerError) as error:
-            return fail(error)
+        except (ConfigurationError, TrackerError, CommandFailed) as error:
+            fail(error)
 
 
 def existing(paths: Sequence[str]) -> tuple[str, ...]:

@@ -115,8 +115,11 @@ def _show_events(console: Console, scheduler: Scheduler, billing: Billing, insta
 
 def _show_nodes(console: Console, views: Sequence[dict[str, Any]], billing: Billing, reserved: Resources) -> bool:
     """Used includes the host's reserve, which billing adds to its own sum."""
-    table = Table("node", box=box.SIMPLE_HEAD, title="Nodes: used / total", title_justify="left")
-    for title in ("instances", "vcpus", "memory MB", "disk GB", "sequence"):
+    table = Table(
+        box=box.SIMPLE_HEAD, title="Nodes: used / total", title_justify="left", padding=(0, 1), collapse_padding=True
+    )
+    table.add_column("host and node", no_wrap=True)
+    for title in ("inst.", "vcpus", "memory MB", "disk GB", "seq."):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("billing", justify="center")
     agree = True
@@ -135,7 +138,14 @@ def _show_nodes(console: Console, views: Sequence[dict[str, Any]], billing: Bill
 
 
 def _show_projects(console: Console, usage: dict[str, dict[str, int]], billing: Billing) -> bool:
-    table = Table("project", box=box.SIMPLE_HEAD, title="Projects: the ledger's usage", title_justify="left")
+    table = Table(
+        "project",
+        box=box.SIMPLE_HEAD,
+        title="Projects: the ledger's usage",
+        title_justify="left",
+        padding=(0, 1),
+        collapse_padding=True,
+    )
     for title in ("instances", "vcpus", "memory MB", "disk GB"):
         table.add_column(title, justify="right")
     table.add_column("billing", justify="center")

@@ -20,7 +20,7 @@ from tracker_worker.service.inbox import Inbox
 from tracker_worker.service.ledgers import Ledgers
 from tracker_worker.service.methods import Audit, Call, Ping, Query
 from tracker_worker.service.policy import Policy
-from tracker_worker.service.work import Work, answer, ignorable
+from tracker_worker.service.work import Work, answer, ignorable, parks
 from tracker_worker.store.base import Answered, Conflict, Notification
 
 
@@ -134,7 +134,9 @@ class Decider:
         decision = self._apply(batch, host, command, work)
         told = answer(work, decision.reply, decision.error)
         batch.outcomes.append((work, told))
-        if work.unique_id is not None:
+        # A parked cast has had no effect and may be sent again: its copies are decided afresh.
+        parked = work.reply_to is None and parks(decision.error)
+        if work.unique_id is not None and not parked:
             batch.known[work.unique_id] = told
             batch.answered.append(Answered(unique_id=work.unique_id, reply=told, received_at=batch.now))
 

@@ -99,7 +99,7 @@ class Intake:
 
 
 def answer(work: Work, result: Any = None, error: Exception | None = None) -> bytes:
-    """What is recorded for the message and told to each copy of it; empty for a cast that is just done with."""
+    """What a call is told, and is recorded for its copies; for a cast why it is parked, or nothing: it is done with."""
     if work.reply_to is None and not parks(error):
         return b""
     content_type = work.reply_to.content_type if work.reply_to is not None else envelope.JSON

@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whatever is sent, the worker goes on: a call is told what is wrong, a cast is parked with the reason."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.builders import instance_dict
+from tests.functional import raw
+from tests.functional.worker import NODE, WorkerProcess
+from tests.servers import RabbitMQServer
+
+HOST = "h1"
+TOPIC = f"tracker.{HOST}"
+NAN, INFINITY = float("nan"), float("inf")
+DISPATCHER = "oslo_messaging.rpc.dispatcher"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """A request that is wrong. ``facts`` are those of the error's kwargs that matter."""
+
+    id: str
+    error: str
+    code: str
+    method: str = "begin_resource_claim"
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    keys: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    topic: str = TOPIC
+    module: str = "tracker_worker.errors"
+
+
+def invalid(id: str, named: str, *, method: str = "begin_resource_claim", **arguments: Any) -> Case:
+    return Case(
+        id=id, error="InvalidInput", code="invalid_input", method=method, arguments=arguments, facts={"field": named}
+    )
+
+
+def size(id: str, value: Any) -> Case:
+    return invalid(f"size {id}", "instance.memory_mb", instance=instance_dict(memory_mb=value))
+
+
+def nested(levels: int) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for _ in range(levels):
+        value = {"a": value}
+    return value
+
+
+CASES = [
+    invalid("missing argument", "instance"),
+    invalid("missing claim_id", "claim_id", method="finish_resource_claim"),
+    invalid("extra argument", "colour", instance=instance_dict(), colour="blue"),
+    invalid("instance is a text", "instance", instance="i1"),
+    invalid("instance without uuid", "instance.uuid", instance={"memory_mb": 1}),
+    invalid("instance without a size", "instance.vcpus", instance={"uuid": "i1", "memory_mb": 1, "root_gb": 1, "ephemeral_gb": 1}),
+    invalid("uuid is empty", "instance.uuid", instance=instance_dict(uuid="")),
+    invalid("uuid is a number", "instance.uuid", instance=instance_dict(uuid=7)),
+    invalid("unknown vm_state", "instance.vm_state", instance=instance_dict(vm_state="bogus")),
+    invalid("claim of a deleted instance", "instance.vm_state", instance=instance_dict(vm_state="deleted")),
+    invalid("node is a number", "instance.node", instance=instance_dict(node=5)),
+    size("negative", -1),
+    size("null", None),
+    size("bool", True),
+    size("float", 1.0),
+    size("text", "4096"),
+    size("NaN", NAN),
+    size("infinite", INFINITY),
+    size("above 2**53", 2**53 + 1),
+    size("of 4000 digits", 10**4000),
+    invalid("unknown limit", "limits.memory", instance=instance_dict(), limits={"memory": 1}),
+    invalid("NaN limit", "limits.vcpu", instance=instance_dict(), limits={"vcpu": NAN}),
+    invalid("infinite limit", "limits.disk_gb", instance=instance_dict(), limits={"disk_gb": INFINITY}),
+    invalid("limits is a list", "limits", instance=instance_dict(), limits=[1]),
+    invalid("negative timeout", "timeout", instance=instance_dict(), timeout=-1),
+    invalid("timeout is a text", "timeout", instance=instance_dict(), timeout="soon"),
+    invalid("metadata is a text", "instance.metadata", instance=instance_dict(metadata="x")),
+    invalid("lone surrogate", "instance.display_name", instance=instance_dict(display_name="\ud800")),
+    invalid("NUL", "instance.display_name", instance=instance_dict(display_name="a\0b")),
+    invalid("claim_id is empty", "claim_id", method="abort_resource_claim", claim_id=""),
+    invalid("claim_id is an object", "claim_id", method="finish_resource_claim", claim_id={}),
+    invalid("update without uuid", "instance.uuid", method="update_usage", instance={"vm_state": "active"}),
+    invalid("update with a negative size", "instance.vcpus", method="update_usage", instance={"uuid": "i1", "vcpus": -2}),
+    invalid("audited node is a list", "node", method="update_available_resource", node=["n1"]),
+    invalid("another host on this host's topic", "host", method="get_node", host="h2"),
+    invalid("body of 10 MB", "body", instance=instance_dict(metadata={"x": "y" * 10_000_000})),
+    invalid("nested 150 levels", "body", instance=instance_dict(metadata=nested(150))),
+    Case(
+        id="unknown node",
+        error="NodeNotFound",
+        code="node_not_found",
+        arguments={"instance": instance_dict(node="n9")},
+        facts={"host": HOST, "node": "n9"},
+    ),
+    Case(
+        id="audit of an unknown node",
+        error="NodeNotFound",
+        code="node_not_found",
+        method="update_available_resource",
+        arguments={"node": "n9"},
+        facts={"host": HOST, "node": "n9"},
+    ),
+    Case(
+        id="unknown host on the shared topic",
+        error="HostNotServed",
+        code="host_not_served",
+        arguments={"instance": instance_dict(), "host": "h9"},
+        facts={"host": "h9"},
+        topic="tracker",
+    ),
+    Case(
+        id="no host on the shared topic",
+        error="InvalidInput",
+        code="invalid_input",
+        arguments={"instance": instance_dict()},
+        facts={"field": "host"},
+        topic="tracker",
+    ),
+    Case(id="unknown method", error="NoSuchMethod", code="NoSuchMethod", method="destroy", module=DISPATCHER),
+    Case(id="private method", error="NoSuchMethod", code="NoSuchMethod", method="__init__", module=DISPATCHER),
+    *(
+        Case(
+            id=f"version {version}",
+            error="UnsupportedVersion",
+            code="UnsupportedVersion",
+            method=method,
+            keys={"version": version},
+            module=DISPATCHER,
+        )
+        for version, method in (("1.1", "get_node"), ("2.0", "get_node"), ("x", "get_node"), ("3.0", "destroy"))
+    ),
+    Case(
+        id="a namespace",
+        error="UnsupportedVersion",
+        code="UnsupportedVersion",
+        method="get_node",
+        keys={"namespace": "baseapi"},
+        module=DISPATCHER,
+    ),
+    *(
+        Case(id=id, error="InvalidInput", code="invalid_input", keys=keys, facts={"field": "body"})
+        for id, keys in {
+            "args is a list": {"args": [1, 2]},
+            "method is a number": {"method": 5},
+            "_unique_id is a number": {"_unique_id": 5},
+        }.items()
+    ),
+]
+
+# Nobody can be told: these are parked, whatever they were meant to be.
+UNREADABLE: dict[str, bytes] = {
+    "empty": b"",
+    "no UTF-8": b"\xff\xfe\x00\x80",
+    "no JSON": b"{",
+    "a number": b"5",
+    "a list": b"[]",
+    "envelope without message": b'{"oslo.version": "2.0"}',
+    "message that is no text": b'{"oslo.version": "2.0", "oslo.message": {"method": "get_node"}}',
+    "message that is no JSON": b'{"oslo.version": "2.0", "oslo.message": "{"}',
+    "envelope 2.1": b'{"oslo.version": "2.1", "oslo.message": "{\\"method\\": \\"get_node\\"}"}',
+    "no method": raw.packed({"args": {}}),
+    "nested 100000 levels": b'{"oslo.version": "2.0", "oslo.message": "' + b"[" * 100_000 + b'"}',
+}
+
+
+@pytest.fixture(scope="module")
+def vhost(rabbitmq: RabbitMQServer) -> str:
+    rabbitmq.ensure_running()
+    return rabbitmq.virtual_host_url()
+
+
+@pytest.fixture(scope="module")
+def worker(vhost: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerProcess]:
+    """One worker for all of this: that it survives each is the claim."""
+    directory: Path = tmp_path_factory.mktemp("worker")
+    process = WorkerProcess(directory, transport_url=vhost, hosts={HOST: {"n1": NODE}})
+    process.start()
+    try:
+        process.wait_ready()
+        yield process
+    finally:
+        process.close()
+
+
+@pytest.fixture
+def amqp(worker: WorkerProcess, vhost: str) -> Iterator[raw.Raw]:
+    """Afterwards the worker still answers, and its ledger is what it was when it started."""
+    with raw.raw(vhost) as connected:
+        yield connected
+        assert worker.is_alive()
+        request = connected.request("get_node", {}, call=True)
+        connected.publish(TOPIC, raw.packed(request))
+        view = connected.reply(request["_msg_id"])["result"]
+        # 1: the inventory that it found at its start.
+        assert (view["generation"], view["sequence"]) == (1, 1)
+        assert (view["vcpus_used"], view["running_vms"]) == (0, 0)
+        assert connected.count(raw.DEAD_LETTERS) == 0
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_a_call_that_is_wrong_gets_the_typed_error(amqp: raw.Raw, case: Case) -> None:
+    request = amqp.request(case.method, case.arguments, call=True, keys=case.keys)
+    amqp.publish(case.topic, raw.packed(request), expiration="60000")
+
+    reply = amqp.reply(request["_msg_id"])
+
+    failure = json.loads(reply["failure"])
+    assert reply["result"] is None
+    assert (failure["class"], failure["module"]) == (case.error, case.module)
+    assert case.facts.items() <= failure["kwargs"].items()
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_a_cast_that_is_wrong_is_parked_with_the_reason(amqp: raw.Raw, case: Case) -> None:
+    body = raw.packed(amqp.request(case.method, case.arguments, keys=case.keys))
+    amqp.publish(case.topic, body, headers={"x-from": "a scheduler"})
+
+    parked = amqp.take(raw.DEAD_LETTERS)
+
+    check_parked(parked, body, topic=case.topic, headers={"x-from": "a scheduler"})
+    reason = parked.headers["x-tracker-reason"]
+    assert reason.startswith(f"{case.code}: ")
+    assert str(case.facts.get("field", "")).removeprefix("body") in reason
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_bytes_that_are_no_request_are_parked(amqp: raw.Raw, name: str) -> None:
+    amqp.publish(TOPIC, UNREADABLE[name])
+
+    parked = amqp.take(raw.DEAD_LETTERS)
+
+    check_parked(parked, UNREADABLE[name])
+    assert parked.headers["x-tracker-reason"].startswith("invalid_input: ")
+
+
+@pytest.mark.parametrize(
+    "properties",
+    [
+        {"content_type": "application/x-python-serialize"},
+        {"headers": {"compression": "application/x-lzma"}},
+        {"headers": {"compression": "application/x-gzip"}},
+        {"content_type": "application/x-msgpack", "content_encoding": "binary"},
+    ],
+    ids=["pickle", "unknown compression", "not compressed as it says", "not msgpack as it says"],
+)
+def test_what_the_properties_misdescribe_is_parked_with_them(amqp: raw.Raw, properties: dict[str, Any]) -> None:
+    body = raw.packed(amqp.request("get_node", {}))
+    amqp.publish(TOPIC, body, **properties)
+
+    parked = amqp.take(raw.DEAD_LETTERS)
+
+    check_parked(parked, body, **properties)
+
+
+@pytest.mark.parametrize("levels", [150, 100_000])
+def test_a_call_nested_too_deeply_is_told_however_deep(amqp: raw.Raw, levels: int) -> None:
+    request = amqp.request("get_node", {"node": None}, call=True)
+    # json.dumps would not nest as deep.
+    text = json.dumps(request).replace("null", '{"a":' * levels + "1" + "}" * levels, 1)
+    amqp.publish(TOPIC, json.dumps({"oslo.version": "2.0", "oslo.message": text}).encode())
+
+    failure = json.loads(amqp.reply(request["_msg_id"])["failure"])
+
+    assert failure["class"] == "InvalidInput"
+    assert "100 levels" in failure["kwargs"]["reason"]
+
+
+def test_a_parked_message_does_not_expire_in_the_dead_letter_queue(amqp: raw.Raw) -> None:
+    amqp.publish(TOPIC, b"{", expiration="60000", message_id="m-1", app_id="scheduler")
+
+    parked = amqp.take(raw.DEAD_LETTERS)
+
+    check_parked(parked, b"{", message_id="m-1", app_id="scheduler")
+
+
+def test_a_fanout_for_a_host_of_another_worker_is_left_to_that_worker(amqp: raw.Raw) -> None:
+    body = raw.packed(amqp.request("update_available_resource", {"host": "h9"}))
+    amqp.publish("", body, exchange="tracker_fanout")
+    # Behind it in the same queue, so that it has been looked at when this one is parked.
+    behind = raw.packed(amqp.request("destroy", {}))
+    amqp.publish("", behind, exchange="tracker_fanout")
+
+    parked = amqp.take(raw.DEAD_LETTERS)
+
+    check_parked(parked, behind, topic="", exchange="tracker_fanout")
+
+
+def check_parked(
+    parked: Any, body: bytes, *, topic: str = TOPIC, exchange: str = raw.EXCHANGE, **properties: Any
+) -> None:
+    """The body byte by byte, the properties as they were, and where it came from."""
+    found = parked.body.encode() if isinstance(parked.body, str) else bytes(parked.body)
+    assert found == body
+    headers = dict(parked.properties["application_headers"])
+    headers.pop("x-delivery-count", None)  # the broker's own, of a quorum queue
+    assert headers.pop("x-tracker-reason")
+    assert headers.pop("x-tracker-exchange") == exchange
+    assert headers.pop("x-tracker-routing-key") == topic
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", headers.pop("x-tracker-time"))
+    assert headers == properties.pop("headers", {})
+    kept = {name: value for name, value in parked.properties.items() if name != "application_headers"}
+    assert kept == {**raw.JSON, **properties}
