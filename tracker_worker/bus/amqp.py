@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from tracker_worker import faults
 from tracker_worker.bus.base import Bus, Delivery, Listener, Outgoing
 from tracker_worker.bus.consumer import Consumer
 from tracker_worker.bus.envelope import JSON, ReplyTo
@@ -53,6 +54,10 @@ class AMQPBus(Bus):
         self._consumer.settle(deliveries)
 
     def answer(self, delivery: Delivery, reply_to: ReplyTo, body: bytes) -> None:
+        def replied(routed: bool) -> None:
+            faults.reach("after_reply")
+            self.settle([delivery])
+
         # When the queue is not there the delivery is settled all the same: the inbox has the reply, should the client
         # ask again, and a dead client must not hold a place in the prefetch.
         self._publish(
@@ -61,7 +66,7 @@ class AMQPBus(Bus):
                 routing_key=reply_to.queue,
                 body=body,
                 properties=_properties(reply_to.content_type),
-                done=lambda routed: self.settle([delivery]),
+                done=replied,
                 retry_before=time.monotonic() + _REPLY_RETRY_SECONDS,
             )
         )
@@ -110,6 +115,7 @@ class AMQPBus(Bus):
         def done(routed: bool) -> None:
             missing.discard(queue)
             if not missing:
+                faults.reach("after_publish")
                 self._confirmed([outgoing.key])
 
         return Message(

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
+from tracker_worker import faults
 from tracker_worker.bus import topology
 from tracker_worker.bus.base import Delivery
 from tracker_worker.bus.link import Link
@@ -108,6 +109,7 @@ class Consumer(Link):
         for tag in sorted(self._unacked):
             self._channel.basic_ack(tag)
         self._unacked.clear()
+        faults.reach("after_ack")
 
     def idle(self) -> bool:
         return not self._settled

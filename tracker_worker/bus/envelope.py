@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeGuard
 from uuid import uuid4
 
 import msgspec
@@ -156,7 +156,7 @@ def _reply_to(message: dict[str, Any], content_type: str) -> ReplyTo | None:
     return ReplyTo(queue, msg_id, content_type)
 
 
-def _is_id(value: Any) -> bool:
+def _is_id(value: Any) -> TypeGuard[str]:
     return isinstance(value, str) and 0 < len(value) <= _MAX_ID and value.isascii() and value.isprintable()
 
 

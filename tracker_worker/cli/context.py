@@ -65,8 +65,9 @@ class Settings:
 
 
 def _register_all(conf: cfg.ConfigOpts) -> None:
-    import tracker_worker.cli.runtime  # before oslo.messaging: see there
-    from oslo_log import log
+    import tracker_worker.cli.runtime  # noqa: F401 before oslo.messaging: see there
+
+    from oslo_log import log  # noqa: I001
 
     register_opts(conf)
     log.register_options(conf)

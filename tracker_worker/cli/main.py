@@ -8,13 +8,22 @@ from importlib.metadata import version
 
 import click
 
-import tracker_worker.cli.runtime  # noqa: F401 first: see there
 from tracker_worker.cli.context import PROJECT, Commands, Settings
 
 _COMMANDS = {
     "serve": "serve",
     "demo": "demo",
+    "node": "node",
+    "claim": "claim",
+    "usage": "usage",
+    "audit": "audit",
+    "watch": "watch",
+    "db": "db",
+    "outbox": "outbox",
+    "config": "config",
 }
+# These import oslo.messaging late or not at all; every other one has its backend chosen first.
+_QUICK = {"node", "claim", "usage", "db", "outbox", "config"}
 
 
 class _Lazy(Commands):
@@ -27,6 +36,8 @@ class _Lazy(Commands):
         module = _COMMANDS.get(cmd_name)
         if module is None:
             return None
+        if cmd_name not in _QUICK:
+            importlib.import_module("tracker_worker.cli.runtime")
         command: click.Command = getattr(importlib.import_module(f"tracker_worker.cli.{module}"), cmd_name)
         return command
 

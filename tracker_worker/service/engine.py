@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from tracker_worker import faults
 from tracker_worker.bus.base import Bus
 from tracker_worker.domain.times import SECOND
 from tracker_worker.errors import StoreUnavailable
@@ -47,6 +48,8 @@ _LONGEST_DELAY_SECONDS = 2.0
 # A call that would be answered later than this before its expiration is told that the store is away.
 _MARGIN_SECONDS = 0.5
 _PRUNE_ROWS = 1000
+# How often a cast is tried whose handling fails unexpectedly.
+_MOST_ATTEMPTS = 3
 
 Task = Callable[[], None]
 
@@ -226,8 +229,11 @@ class Engine:
                 items += self._arrived()
             except Unexpected as unexpected:
                 self._ledgers.forget(hosts_of(items))
-                items.remove(unexpected.item)
-                self._fail(unexpected.item, unexpected.__cause__)
+                LOG.error("unexpected error while deciding", exc_info=unexpected.__cause__)
+                if self._gives_up(unexpected):
+                    items.remove(unexpected.item)
+                else:
+                    self._stopping.wait(next(delays))
             else:
                 self._conclude(batch)
                 return
@@ -244,13 +250,24 @@ class Engine:
                 conclude(self._bus, item, answer(item, error=error))
         return waiting
 
-    def _fail(self, item: Item, error: BaseException | None) -> None:
+    def _gives_up(self, unexpected: Unexpected) -> bool:
+        """A call is told at once. A cast is tried a few times, counted in the store so that a restart does not begin anew, and
+        then parked. Returns whether it is done with."""
+        item, error = unexpected.item, unexpected.__cause__
         assert isinstance(error, Exception)
-        LOG.error("unexpected error while deciding", exc_info=error)
-        if isinstance(item, Work):
-            conclude(self._bus, item, answer(item, error=error))
-        elif item.failed is not None:
-            item.failed(error)
+        if isinstance(item, Chore):
+            if item.failed is not None:
+                item.failed(error)
+            return True
+        if item.reply_to is None and item.unique_id is not None:
+            try:
+                if self._store.count_attempt(item.unique_id, self._clock()) < _MOST_ATTEMPTS:
+                    return False
+            except StoreUnavailable as away:
+                LOG.warning("%s", away)
+                return False
+        conclude(self._bus, item, answer(item, error=error))
+        return True
 
     def _commit(self, batch: Batch) -> None:
         """Raises Conflict, StoreUnavailable."""
@@ -258,6 +275,7 @@ class Engine:
         committing = bool(batch.ledgers) or self._inbox.full(rows)
         if committing:
             cursors = {} if self._relay is None else self._relay.moved()
+            faults.reach("before_commit")
             try:
                 self._store.commit(
                     Commit(
@@ -270,6 +288,7 @@ class Engine:
             except Conflict:
                 self._inbox.recheck()
                 raise
+            faults.reach("after_commit")
             if self._relay is not None:
                 self._relay.written(cursors)
         self._inbox.keep(rows, committed=committing)
@@ -307,6 +326,7 @@ class Engine:
 
     def _flush(self) -> None:
         if self._relay is not None and (cursors := self._relay.moved()):
+            faults.reach("before_cursor")
             self._store.commit(Commit(cursors=cursors))
             self._relay.written(cursors)
 

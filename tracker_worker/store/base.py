@@ -112,6 +112,10 @@ class Store(ABC):
         """unique_id -> reply, of those that the inbox knows."""
 
     @abstractmethod
+    def count_attempt(self, unique_id: str, now: int) -> int:
+        """One more attempt at a message whose handling failed unexpectedly. Returns how many there have been."""
+
+    @abstractmethod
     def commit(self, commit: Commit) -> None:
         """Write all of it. Raises Conflict: a node has another generation, a message is answered already, an instance is
         charged to another node of the host, a sequence number is taken, or another writer was in the way."""
@@ -140,4 +144,4 @@ class Store(ABC):
     @abstractmethod
     def prune(self, *, answered_before: int, occurred_before: int, limit: int) -> int:
         """Drop at most about ``limit`` rows of each kind: inbox rows received before, and confirmed outbox rows that
-        occurred before, these times. Returns how many were dropped."""
+        occurred before, these times; with the inbox rows the counts of attempts. Returns how many were dropped."""

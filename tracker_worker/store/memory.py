@@ -44,6 +44,7 @@ class MemoryStore(Store):
         self._hosts: dict[str, _Host] = {}
         self._nodes: dict[int, _Node] = {}
         self._inbox: dict[str, Answered] = {}
+        self._attempts: dict[str, tuple[int, int]] = {}
 
     def start(self) -> None:
         """Nothing to do."""
@@ -95,6 +96,12 @@ class MemoryStore(Store):
     def answered(self, unique_ids: Collection[str]) -> dict[str, bytes]:
         with self._lock:
             return {uid: self._inbox[uid].reply for uid in unique_ids if uid in self._inbox}
+
+    def count_attempt(self, unique_id: str, now: int) -> int:
+        with self._lock:
+            count, _ = self._attempts.get(unique_id, (0, 0))
+            self._attempts[unique_id] = (count + 1, now)
+            return count + 1
 
     def commit(self, commit: Commit) -> None:
         with self._lock:
@@ -182,6 +189,7 @@ class MemoryStore(Store):
             for uid in old:
                 del self._inbox[uid]
             dropped = len(old)
+            self._attempts = {uid: kept for uid, kept in self._attempts.items() if kept[1] >= answered_before}
             for node in self._nodes.values():
                 done = [s for s, n in node.outbox.items() if s <= node.cursor and n.occurred_at < occurred_before]
                 for sequence in done[:limit]:

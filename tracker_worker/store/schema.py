@@ -94,6 +94,16 @@ inbox = Table(
     sqlite_with_rowid=False,
 )
 
+# Casts whose handling failed unexpectedly, until they are parked.
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("unique_id", String(255), primary_key=True),
+    Column("attempts", Integer, nullable=False),
+    Column("last_at", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 outbox = Table(
     "outbox",
     metadata,

@@ -17,7 +17,7 @@ from tracker_worker.errors import StoreUnavailable
 from tracker_worker.store import rows
 from tracker_worker.store.base import Answered, Backlog, Commit, Conflict, Notification, Store
 from tracker_worker.store.engines import LOCK_TIMEOUT_SECONDS, create_engine, ensure_schema
-from tracker_worker.store.schema import allocations, hosts, inbox, nodes, outbox, relay_cursor
+from tracker_worker.store.schema import allocations, attempts, hosts, inbox, nodes, outbox, relay_cursor
 
 _KEY = (allocations.c.host_id, allocations.c.instance_uuid)
 
@@ -113,6 +113,17 @@ class SQLStore(Store):
         with self._read() as connection:
             return {row.unique_id: bytes(row.reply) for row in connection.execute(query)}
 
+    def count_attempt(self, unique_id: str, now: int) -> int:
+        again = {"attempts": attempts.c.attempts + 1, "last_at": now}
+        with self._write() as connection:
+            connection.execute(
+                self._insert(attempts)
+                .values(unique_id=unique_id, attempts=1, last_at=now)
+                .on_conflict_do_update(index_elements=[attempts.c.unique_id], set_=again)
+            )
+            counted = sa.select(attempts.c.attempts).where(attempts.c.unique_id == unique_id)
+            return int(connection.execute(counted).scalar_one())
+
     def commit(self, commit: Commit) -> None:
         try:
             with self._write() as connection:
@@ -181,6 +192,7 @@ class SQLStore(Store):
         old = sa.select(inbox.c.unique_id).where(inbox.c.received_at < answered_before).limit(limit)
         with self._write() as connection:
             dropped = connection.execute(sa.delete(inbox).where(inbox.c.unique_id.in_(old))).rowcount
+            connection.execute(sa.delete(attempts).where(attempts.c.last_at < answered_before))
             for node_id, cursor in connection.execute(sa.select(relay_cursor)).all():
                 of_node = sa.and_(outbox.c.node_id == node_id, outbox.c.sequence <= cursor)
                 first = (

@@ -20,7 +20,7 @@ from tracker_worker.store import engines
 from tracker_worker.store.schema import metadata
 from tracker_worker.store.sql import SQLStore
 
-TABLES = {"hosts", "nodes", "allocations", "inbox", "outbox", "relay_cursor"}
+TABLES = {"hosts", "nodes", "allocations", "attempts", "inbox", "outbox", "relay_cursor"}
 
 
 def tables(engine: sa.Engine) -> set[str]:

@@ -76,6 +76,14 @@ def upgrade() -> None:
     )
     op.create_index("ix_inbox_received_at", "inbox", ["received_at"])
     op.create_table(
+        "attempts",
+        sa.Column("unique_id", sa.String(255), nullable=False),
+        sa.Column("attempts", sa.Integer, nullable=False),
+        sa.Column("last_at", sa.BigInteger, nullable=False),
+        sa.PrimaryKeyConstraint("unique_id", name="pk_attempts"),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
         "outbox",
         sa.Column("node_id", sa.Integer, nullable=False),
         sa.Column("sequence", sa.BigInteger, nullable=False),
@@ -98,5 +106,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    for table in ("relay_cursor", "outbox", "inbox", "allocations", "nodes", "hosts"):
+    for table in ("relay_cursor", "outbox", "attempts", "inbox", "allocations", "nodes", "hosts"):
         op.drop_table(table)

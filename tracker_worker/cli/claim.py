@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``tracker-worker claim``: claims, read from the store, or made through the bus as a scheduler makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+from uuid import uuid4
+
+import click
+
+from tracker_worker.cli.context import CommandFailed, Settings
+from tracker_worker.cli.output import JSON, format_option, show_fields, show_json, show_table
+from tracker_worker.domain.resources import CLASSES
+
+_COLUMNS = ("Claim", "Host", "Node", *(klass.name for klass in CLASSES), "Begun", "Expires", "Limits from")
+_SIZE = click.IntRange(min=0)
+_LIMIT = click.FloatRange(min=0)
+
+_host_option = click.option("--host", required=True, help="The host whose worker is asked.")
+_wait_option = click.option(
+    "--wait",
+    type=click.IntRange(min=1),
+    metavar="SECONDS",
+    help="How long to wait for the answer  [default: [DEFAULT] rpc_response_timeout]",
+)
+
+
+@click.group()
+def claim() -> None:
+    """Claims of instances that are being built.
+
+    `list` reads the database; `begin`, `finish` and `abort` ask the host's worker over the broker, as a scheduler does.
+    """
+
+
+@claim.command("list")
+@click.option("--host", help="Only this host's claims.")
+@click.option("--node", help="Only this node's claims.")
+@format_option
+@click.pass_obj
+def list_(settings: Settings, host: str | None, node: str | None, style: str) -> None:
+    """List the claims that are begun and not ended, oldest first."""
+    claims = _read_claims(settings, host, node)
+    if style == JSON:
+        show_json(claims)
+    else:
+        show_table(_COLUMNS, _rows(claims), empty="There are no claims.")
+
+
+@claim.command()
+@_host_option
+@click.option("--node", help="The node; needed where the host has several.")
+@click.option("--uuid", help="The instance's uuid, which is the claim's id too  [default: a new one]")
+@click.option("--vcpus", type=_SIZE, required=True, help="Virtual CPUs.")
+@click.option("--memory-mb", type=_SIZE, required=True, help="Memory in MB.")
+@click.option("--root-gb", type=_SIZE, required=True, help="Root disk in GB.")
+@click.option("--ephemeral-gb", type=_SIZE, default=0, show_default=True, help="Ephemeral disk in GB.")
+@click.option("--project", help="Who is charged.")
+@click.option("--user", help="On whose behalf.")
+@click.option("--limit-vcpu", type=_LIMIT, help="Ceiling on the node's total usage of virtual CPUs.")
+@click.option("--limit-memory-mb", type=_LIMIT, help="Ceiling on the node's total usage of memory, reserve included.")
+@click.option("--limit-disk-gb", type=_LIMIT, help="Ceiling on the node's total usage of disk, reserve included.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="When the claim expires  [default: the worker's]"
+)
+@_wait_option
+@format_option
+@click.pass_obj
+def begin(
+    settings: Settings,
+    host: str,
+    node: str | None,
+    uuid: str | None,
+    vcpus: int,
+    memory_mb: int,
+    root_gb: int,
+    ephemeral_gb: int,
+    project: str | None,
+    user: str | None,
+    limit_vcpu: float | None,
+    limit_memory_mb: float | None,
+    limit_disk_gb: float | None,
+    timeout: float | None,
+    wait: int | None,
+    style: str,
+) -> None:
+    """Charge an instance to a node, until the claim is finished, aborted or expires.
+
+    A claim that does not fit its limits is refused: exit code 1, and one sentence that names everything that lacks. A
+    resource without a limit is not limited, unless the worker's [tracker] missing_limit says otherwise.
+    """
+    from tracker_worker.cli.scheduler import request_context, scheduler
+
+    instance = {
+        "uuid": uuid or str(uuid4()),
+        "vcpus": vcpus,
+        "memory_mb": memory_mb,
+        "root_gb": root_gb,
+        "ephemeral_gb": ephemeral_gb,
+        "project_id": project,
+        "user_id": user,
+        "vm_state": "building",
+        **({} if node is None else {"node": node}),
+    }
+    given = {"vcpu": limit_vcpu, "memory_mb": limit_memory_mb, "disk_gb": limit_disk_gb}
+    limits = {name: limit for name, limit in given.items() if limit is not None} or None
+    with scheduler(settings, host, wait) as api:
+        begun = api.begin_resource_claim(request_context(project, user), host, instance, limits, timeout)
+    if style == JSON:
+        show_json(begun)
+    elif begun is None:
+        click.echo("The node is disabled: nothing is tracked there, and the build need not wait for it.")
+    else:
+        show_fields(_fields(begun))
+
+
+@claim.command()
+@click.argument("claim_id")
+@_host_option
+@_wait_option
+@format_option
+@click.pass_obj
+def finish(settings: Settings, claim_id: str, host: str, wait: int | None, style: str) -> None:
+    """Say that the build is done: the claim ends, the instance stays charged."""
+    _end("finish_resource_claim", settings, claim_id, host, wait, style)
+
+
+@claim.command()
+@click.argument("claim_id")
+@_host_option
+@_wait_option
+@format_option
+@click.pass_obj
+def abort(settings: Settings, claim_id: str, host: str, wait: int | None, style: str) -> None:
+    """Say that the build failed: what was charged is released."""
+    _end("abort_resource_claim", settings, claim_id, host, wait, style)
+
+
+def _end(method: str, settings: Settings, claim_id: str, host: str, wait: int | None, style: str) -> None:
+    from tracker_worker.cli.scheduler import request_context, scheduler
+
+    with scheduler(settings, host, wait) as api:
+        ended = getattr(api, method)(request_context(), host, claim_id)
+    if ended is None:
+        raise CommandFailed(f"host {host} has no claim {claim_id}: it never began, or it has ended already")
+    if style == JSON:
+        show_json(ended)
+    else:
+        show_fields(_fields(ended))
+
+
+def _read_claims(settings: Settings, host: str | None, node: str | None) -> list[dict[str, Any]]:
+    """Raises CommandFailed: no such host, or no such node on any of the hosts."""
+    from tracker_worker.cli.ledgers import load_hosts, opened_store
+    from tracker_worker.domain.views import claim_views
+
+    with opened_store(settings.load(messaging=False)) as store:
+        ledgers = [ledger for loaded in load_hosts(store, host) for ledger in loaded]
+    if node is not None:
+        ledgers = [ledger for ledger in ledgers if ledger.name == node]
+        if not ledgers:
+            raise CommandFailed(f"{'the database' if host is None else f'host {host}'} has no node {node}")
+    claims = [view for ledger in ledgers for view in claim_views(ledger)]
+    return sorted(claims, key=lambda view: (view["begun_at"], view["claim_id"]))
+
+
+def _rows(claims: list[dict[str, Any]]) -> Iterator[Sequence[Any]]:
+    for view in claims:
+        amounts = [view["resources"][klass.name] for klass in CLASSES]
+        times = (view["begun_at"], view["expires_at"])
+        yield (view["claim_id"], view["host"], view["node"], *amounts, *times, view["limit_source"])
+
+
+def _fields(view: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in view.items():
+        if name == "resources":
+            yield from value.items()
+        else:
+            yield name, value

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``tracker-worker db``: the schema of the database."""
+
+from __future__ import annotations
+
+import click
+
+from tracker_worker.cli.context import CommandFailed, Settings
+from tracker_worker.cli.output import JSON, format_option, show_json
+
+
+@click.group()
+def db() -> None:
+    """The schema of the database: upgrade it, and say where it is.
+
+    A worker on SQLite upgrades by itself. On PostgreSQL run `db upgrade` with the new release before its workers start.
+    """
+
+
+@db.command()
+@click.option("--revision", default="head", show_default=True, help="Go up to this revision only.")
+@click.pass_obj
+def upgrade(settings: Settings, revision: str) -> None:
+    """Bring the schema to what this release needs, all the way or not at all.
+
+    An SQLite database that is not there is made. Does nothing where nothing is to be done.
+    """
+    import tracker_worker.cli.runtime  # noqa: F401 before oslo.messaging, which the worker imports
+
+    from tracker_worker.service.worker import database_url  # noqa: I001
+    from tracker_worker.store import engines
+
+    engine = engines.create_engine(database_url(settings.load(messaging=False)))
+    try:
+        before = engines.current(engine)
+        engines.upgrade(engine, revision)
+        after = engines.current(engine)
+    finally:
+        engine.dispose()
+    if before == after:
+        click.echo(f"The schema is at revision {after} already.")
+    else:
+        click.echo(f"The schema is at revision {after} now; it was at {before or 'none'}.")
+
+
+@db.command()
+@format_option
+@click.pass_obj
+def current(settings: Settings, style: str) -> None:
+    """Show the revision that the schema is at, and the one that this release needs."""
+    from tracker_worker.cli.ledgers import opened_engine
+    from tracker_worker.store import engines
+
+    with opened_engine(settings.load(messaging=False)) as engine:
+        found, needed = engines.current(engine), engines.head()
+    if style == JSON:
+        show_json({"current": found, "head": needed})
+    else:
+        click.echo(f"The schema is at revision {found or 'none'}; this release needs {needed}.")
+
+
+@db.command()
+@click.pass_obj
+def check(settings: Settings) -> None:
+    """Exit with 1, and say what to do, unless the schema is what this release needs."""
+    from tracker_worker.cli.ledgers import behind, opened_engine
+
+    with opened_engine(settings.load(messaging=False)) as engine:
+        problem = behind(engine)
+    if problem:
+        raise CommandFailed(problem)
+    click.echo("The schema is what this release needs.")

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``tracker-worker node``: nodes, from the store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import click
+
+from tracker_worker.cli.context import CommandFailed, Settings
+from tracker_worker.cli.output import JSON, format_option, show_fields, show_json, show_table
+from tracker_worker.domain.resources import CLASSES
+
+NODE_COLUMNS = (
+    "Host",
+    "Node",
+    "State",
+    *(f"{klass.name} used" for klass in CLASSES),
+    *(f"{klass.name} total" for klass in CLASSES),
+    "Instances",
+    "Generation",
+    "Sequence",
+)
+
+
+@click.group()
+def node() -> None:
+    """What nodes have, and what of it is used.
+
+    Read from the database, whether or not a worker runs.
+    """
+
+
+@node.command("list")
+@click.option("--host", help="Only this host's nodes.")
+@format_option
+@click.pass_obj
+def list_(settings: Settings, host: str | None, style: str) -> None:
+    """List the nodes: used and total amounts, reserve included."""
+    views = read_nodes(settings, host)
+    if style == JSON:
+        show_json(views)
+    else:
+        show_table(NODE_COLUMNS, node_rows(views), empty="There are no nodes.")
+
+
+@node.command()
+@click.argument("node", metavar="NODE")
+@click.option("--host", help="The node's host; needed where several hosts have a node of that name.")
+@format_option
+@click.pass_obj
+def show(settings: Settings, node: str, host: str | None, style: str) -> None:
+    """Show all that is known of one node."""
+    found = [view for view in read_nodes(settings, host) if view["node"] == node]
+    if not found:
+        where = "the database" if host is None else f"host {host}"
+        raise CommandFailed(f"{where} has no node {node}")
+    if len(found) > 1:
+        hosts = ", ".join(view["host"] for view in found)
+        raise CommandFailed(f"there is a node {node} on several hosts, name one of them with --host: {hosts}")
+    if style == JSON:
+        show_json(found[0])
+    else:
+        show_fields(_fields(found[0]))
+
+
+def read_nodes(settings: Settings, host: str | None) -> list[dict[str, Any]]:
+    """The node views of that host, or of all, in order of host and node. Raises CommandFailed: there is no such host."""
+    from tracker_worker.cli.ledgers import load_hosts, opened_store
+    from tracker_worker.domain.views import node_view
+
+    with opened_store(settings.load(messaging=False)) as store:
+        views = [node_view(ledger) for loaded in load_hosts(store, host) for ledger in loaded]
+    return sorted(views, key=lambda view: (view["host"], view["node"]))
+
+
+def node_rows(views: Iterable[dict[str, Any]]) -> Iterator[Sequence[Any]]:
+    """Under ``NODE_COLUMNS``."""
+    for view in views:
+        yield (
+            view["host"],
+            view["node"],
+            "disabled" if view["disabled"] else "enabled",
+            *(view[klass.used] for klass in CLASSES),
+            *(view[klass.total] for klass in CLASSES),
+            view["running_vms"],
+            view["generation"],
+            view["sequence"],
+        )
+
+
+def _fields(view: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in view.items():
+        if name == "stats":
+            yield from ((f"stats.{counter}", count) for counter, count in sorted(value.items()))
+        else:
+            yield name, value

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``tracker-worker outbox``: what is not published yet, and publishing again what was."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from tracker_worker.cli.context import CommandFailed, Settings, keep_logs_quiet
+from tracker_worker.cli.output import JSON, format_option, show_json, show_table
+
+_COLUMNS = ("Host", "Node", "Sequence", "Published", "Waiting", "Oldest", "Age (s)")
+
+
+@click.group()
+def outbox() -> None:
+    """Notifications as the database keeps them.
+
+    Each is kept for [notifications] retention_hours after it was published.
+    """
+
+
+@outbox.command()
+@format_option
+@click.pass_obj
+def status(settings: Settings, style: str) -> None:
+    """Show per node how far notifications are published, and how many wait for how long.
+
+    Sequence is the last number issued, Published the last one that the broker has confirmed. Read from the database,
+    whether or not a worker runs.
+    """
+    import time
+
+    from tracker_worker.cli.ledgers import opened_store
+    from tracker_worker.domain.times import SECOND, iso
+
+    with opened_store(settings.load(messaging=False)) as store:
+        backlog = store.backlog()
+    now = time.time_ns() // 1000
+    rows: list[dict[str, Any]] = [
+        {
+            "host": row.host,
+            "node": row.node,
+            "sequence": row.sequence,
+            "cursor": row.cursor,
+            "rows": row.rows,
+            "oldest_at": None if row.oldest_at is None else iso(row.oldest_at),
+            "oldest_age_seconds": None if row.oldest_at is None else max(0, now - row.oldest_at) // SECOND,
+        }
+        for row in sorted(backlog, key=lambda row: (row.host, row.node))
+    ]
+    if style == JSON:
+        show_json(rows)
+    else:
+        show_table(_COLUMNS, (list(row.values()) for row in rows), empty="There are no nodes.")
+
+
+@outbox.command()
+@click.option("--host", required=True, help="The node's host.")
+@click.option("--node", required=True, help="The node.")
+@click.option("--from-sequence", "first", type=click.IntRange(min=1), required=True, help="The first to publish again.")
+@click.option("--to-sequence", "last", type=click.IntRange(min=1), help="The last  [default: the last there is]")
+@format_option
+@click.pass_obj
+def replay(settings: Settings, host: str, node: str, first: int, last: int | None, style: str) -> None:
+    """Publish notifications of a node again, in order, for a consumer that has missed some.
+
+    They go to every topic of [notifications] topics with the message_id that they had: a consumer that has seen one
+    drops it. The exit code is 1 when a part of the range is no longer kept; what is kept has then been published.
+    """
+    if last is not None and last < first:
+        raise click.UsageError("--to-sequence must not be less than --from-sequence.")
+    conf = settings.load()
+    keep_logs_quiet(conf)
+    from tracker_worker.bus.settings import read_settings
+    from tracker_worker.cli.ledgers import load_host, opened_store
+    from tracker_worker.cli.resend import Range, resend
+
+    broker = read_settings(conf)
+    if not broker.notification_topics:
+        raise CommandFailed("nothing is published in this configuration: [notifications] driver is noop, or no topics")
+    with opened_store(conf) as store:
+        ledger = load_host(store, host).node(node)
+        published = store.cursors(ledger.host_id).get(ledger.id, 0)
+        wanted = Range.of(ledger, first, last, published=published)
+        done = resend(store, broker, wanted)
+    if style == JSON:
+        show_json({"host": host, "node": node, "sent": done.sent, "missing": done.missing})
+    else:
+        click.echo(f"Published {done.sent} notifications of {host}/{node} again.")
+    if done.missing:
+        spans = ", ".join(f"{low}" if low == high else f"{low} to {high}" for low, high in done.missing)
+        raise CommandFailed(
+            f"the outbox no longer has sequences {spans} of {host}/{node}: they were pruned, or published by nobody"
+        )

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``tracker-worker usage``: what projects hold, from the store."""
+
+from __future__ import annotations
+
+import click
+
+from tracker_worker.cli.context import Settings
+from tracker_worker.cli.output import JSON, format_option, show_json, show_table
+from tracker_worker.domain.resources import CLASSES
+
+
+@click.command()
+@click.option("--host", help="Only what is charged on this host.")
+@click.option("--project", help="Only this project.")
+@format_option
+@click.pass_obj
+def usage(settings: Settings, host: str | None, project: str | None, style: str) -> None:
+    """Sum up what each project is charged: its instances and their resources.
+
+    Claims that are begun count, as do instances that are stopped. Read from the database, whether or not a worker runs.
+    """
+    from tracker_worker.cli.ledgers import load_hosts, opened_store
+    from tracker_worker.domain.views import usage_view
+
+    with opened_store(settings.load(messaging=False)) as store:
+        ledgers = [ledger for loaded in load_hosts(store, host) for ledger in loaded]
+    total = dict(sorted(usage_view(ledgers, project).items()))
+    if style == JSON:
+        show_json(total)
+        return
+    show_table(
+        ("Project", "Instances", *(klass.name for klass in CLASSES)),
+        (
+            (name or "(none)", held["instances"], *(held[klass.name] for klass in CLASSES))
+            for name, held in total.items()
+        ),
+        empty="No project is charged anything." if project is None else f"Project {project} is charged nothing.",
+    )
