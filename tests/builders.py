@@ -157,11 +157,19 @@ def put(host: HostLedger, command: Command, now: int = NOW) -> Decision:
 
 
 def snapshot(ledger: NodeLedger) -> dict[str, Any]:
-    """Everything that a ledger holds, shared with nothing."""
+    """Everything that a ledger holds; nothing that can be changed in place is shared with it."""
     state = {name: getattr(ledger, name) for name in NodeLedger.__slots__}
+    for name in ("allocations", "begun", "touched"):
+        state[name] = copy.copy(state[name])
     state["stats"] = ledger.stats.to_dict()
     state["projects"] = {project: (held.instances, held.resources) for project, held in ledger.projects.items()}
-    return copy.deepcopy(state)
+    # What is inside frozen values and can be changed all the same.
+    state["facts"] = copy.deepcopy(ledger.inventory and ledger.inventory.facts)
+    state["described"] = copy.deepcopy(
+        [(held.uuid, held.instance.image_meta, held.instance.metadata) for held in ledger.allocations.values()]
+    )
+    state["described"].sort(key=lambda described: described[0])
+    return state
 
 
 def rebuilt(ledger: NodeLedger) -> NodeLedger:

@@ -23,11 +23,23 @@ class FairLock:
             turn = threading.Lock()
             turn.acquire()
             self._waiting.append(turn)
-        turn.acquire()  # released by whoever leaves, who hands the mutex over
+        try:
+            turn.acquire()  # released by whoever leaves, who hands the mutex over
+        except BaseException:
+            # A signal's handler raised: give up the place in the queue, or the mutex if it has been handed over already.
+            with self._guard:
+                if turn in self._waiting:
+                    self._waiting.remove(turn)
+                else:
+                    self._pass_on_locked()
+            raise
 
     def __exit__(self, *_: object) -> None:
         with self._guard:
-            if self._waiting:
-                self._waiting.popleft().release()
-            else:
-                self._held = False
+            self._pass_on_locked()
+
+    def _pass_on_locked(self) -> None:
+        if self._waiting:
+            self._waiting.popleft().release()
+        else:
+            self._held = False

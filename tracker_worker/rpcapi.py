@@ -48,6 +48,8 @@ class TrackerAPI:
     def _make_client(self, conf: cfg.ConfigOpts, transport: Any) -> Any:
         if transport is None:
             transport = oslo_messaging.get_rpc_transport(conf, allowed_remote_exmods=ALLOWED_REMOTE_EXMODS)
+        elif transport.conf is not conf:
+            register_messaging_opts(transport.conf)  # where the client reads them
         target = oslo_messaging.Target(topic=conf.tracker.topic, version=VERSION)
         return oslo_messaging.get_rpc_client(transport, target)
 
@@ -128,6 +130,11 @@ class TrackerAPI:
         usage: dict[str, dict[str, int]] = self._send(context, host, "get_usage", project_id=project_id)
         return usage
 
+    def oslo_rpc_server_ping(self, context: Mapping[str, Any], host: str) -> str:
+        """What the host's worker itself answers, "pong": its whole request path works."""
+        answer: str = self._send(context, host, "oslo_rpc_server_ping")
+        return answer
+
     @contextmanager
     def resource_claim(
         self,
@@ -145,7 +152,7 @@ class TrackerAPI:
         try:
             claim = self.begin_resource_claim(context, host, instance, limits)
         except oslo_messaging.MessagingTimeout:
-            self.abort_resource_claim(context, host, claim_id, cast=True)
+            self._cast_abort(context, host, claim_id)
             raise
         try:
             yield claim
@@ -164,4 +171,13 @@ class TrackerAPI:
             self.abort_resource_claim(context, host, claim_id)
         except oslo_messaging.MessagingTimeout:
             LOG.warning("no answer to the abort of claim %s on %s; sent again without waiting", claim_id, host)
+            self._cast_abort(context, host, claim_id)
+        except (oslo_messaging.MessagingException, errors.TrackerError) as failure:
+            LOG.warning("claim %s on %s is not aborted, it will expire: %s", claim_id, host, failure)
+
+    def _cast_abort(self, context: Mapping[str, Any], host: str, claim_id: str) -> None:
+        """Neither in the way."""
+        try:
             self.abort_resource_claim(context, host, claim_id, cast=True)
+        except oslo_messaging.MessagingException as failure:
+            LOG.warning("claim %s on %s is not aborted, it will expire: %s", claim_id, host, failure)

@@ -6,40 +6,37 @@ The names and the behaviour are those of the compute resource tracker of 2012, w
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, MutableMapping
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Literal
 from uuid import uuid4
 
 from oslo_config import cfg
 
-from tracker_worker.conf import register_opts
+from tracker_worker.conf import tracker as options
 from tracker_worker.domain import commands, views
 from tracker_worker.domain.allocation import Allocation
-from tracker_worker.domain.decide import Decision, decide
 from tracker_worker.domain.fit import read_limits
 from tracker_worker.domain.instance import Instance, read_changes, read_instance
 from tracker_worker.domain.inventory import read_inventory
-from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.domain.ledger import NodeLedger
+from tracker_worker.domain.owner import owner_of
 from tracker_worker.domain.stats import Stats
 from tracker_worker.domain.times import SECOND
 from tracker_worker.domain.values import read_amount, read_timeout
-from tracker_worker.errors import ComputeResourcesUnavailable, NodeNotFound
+from tracker_worker.errors import ComputeResourcesUnavailable, InvalidInput, NodeNotFound, TrackerError
 from tracker_worker.fairlock import FairLock
 from tracker_worker.inventory.base import InventoryDriver
-from tracker_worker.notifications.render import render
-from tracker_worker.service.methods import owner_of
+from tracker_worker.keeper import Keeper
 from tracker_worker.service.policy import Policy, read_policy
-from tracker_worker.store.base import Commit, Conflict, Store
+from tracker_worker.store.base import Store
 from tracker_worker.store.memory import MemoryStore
 
 LOG = logging.getLogger(__name__)
-
-_RETRIES = 10
 
 Context = Any
 """A request context: a mapping with project_id and user_id, an object with ``to_dict()``, or None."""
@@ -47,14 +44,16 @@ Context = Any
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A snapshot of what an instance was charged. ``expire_ts`` in seconds since the epoch; sizes in MB and GB."""
+    """A snapshot of an instance and of what it was charged. ``expire_ts`` in seconds since the epoch; sizes in MB and
+    GB."""
 
     claim_id: str
     memory_mb: int
     disk_gb: int
     vcpus: int
     expire_ts: float
-    clock: Callable[[], float] = time.time
+    instance: Instance = field(repr=False, compare=False)
+    clock: Callable[[], float] = field(default=time.time, repr=False, compare=False)
 
     def is_expired(self) -> bool:
         """Strictly after its time."""
@@ -71,8 +70,9 @@ class ResourceTracker:
     :param host: the compute host.
     :param driver: what says what the node has.
     :param node: the node of that host; None: the driver's only node.
-    :param store: where the ledger is kept; None: in memory. The host gets its service record there.
-    :param conf: options of ``[tracker]``; None: the defaults.
+    :param store: where the ledger is kept, started; None: in memory, and notifications, which nobody could read there, are
+        not kept. The host gets its service record there.
+    :param conf: options of ``[tracker]``, registered on it; None: the defaults.
     :param clock: seconds since the epoch.
     """
 
@@ -89,13 +89,17 @@ class ResourceTracker:
         self.host = host
         self.driver = driver
         self._node = node
-        self._store = store or MemoryStore()
         self._clock = clock or time.time
-        self._conf = conf or _defaults()
+        self._conf = _defaults() if conf is None else conf
+        self._conf.register_opts(options.OPTIONS, group=options.GROUP)
         self._lock = FairLock()
-        self._ledgers: HostLedger | None = None
+        # The driver is asked under this one alone, so that it is never asked twice at a time, nor an old answer put last.
+        self._auditing = FairLock()
         self._audited = False
-        self._store.register_host(host, topic=self._conf.tracker.topic, version="library", now=self._now())
+        self._ignored_updates = 0
+        kept = MemoryStore() if store is None else store
+        kept.register_host(host, topic=self._conf.tracker.topic, version="library", now=self._now())
+        self._keeper = Keeper(kept, host, now=self._now, notify=store is not None)
 
     # --- what is known -----------------------------------------------------------------------------------------------
 
@@ -124,7 +128,7 @@ class ResourceTracker:
         """The instances that are charged to the node, by uuid."""
         with self._lock:
             ledger = self._ledger_locked()
-            return {} if ledger is None else {uuid: held.instance for uuid, held in ledger.allocations.items()}
+            return {} if ledger is None else {uuid: _copied(held.instance) for uuid, held in ledger.allocations.items()}
 
     @property
     def stats(self) -> Stats:
@@ -135,6 +139,12 @@ class ResourceTracker:
             for held in [] if ledger is None else ledger.allocations.values():
                 counted.add(held.instance)
             return counted
+
+    @property
+    def ignored_updates(self) -> int:
+        """How many updates there were for instances that are not tracked."""
+        with self._lock:
+            return self._ignored_updates
 
     # --- claims ------------------------------------------------------------------------------------------------------
 
@@ -156,12 +166,14 @@ class ResourceTracker:
     def _begin(
         self,
         context: Context,
-        instance: MutableMapping[str, Any],
+        instance: Any,
         limits: Mapping[str, float | None] | None,
         timeout: float | None = None,
     ) -> tuple[Claim | None, ComputeResourcesUnavailable | None]:
         policy = self._policy()
         wanted = read_instance(instance)
+        if not isinstance(instance, MutableMapping):
+            raise InvalidInput(field="instance", reason="must be an object whose host can be set")
         wanted = wanted.changed(owner_of(wanted.project_id, wanted.user_id, _facts(context)))
         within = read_limits(limits)
         lasting = read_timeout("timeout", timeout) or policy.claim_timeout
@@ -169,30 +181,32 @@ class ResourceTracker:
             LOG.warning("instance %s already has the host %s", wanted.uuid, instance["host"])
         with self._lock:
             ledger = self._ledger_locked()
-            if ledger is None:
-                self._place(instance, self._node)
-                return None, None
-            command = commands.BeginClaim(
-                instance=wanted,
-                limits=within,
-                timeout=lasting,
-                node=ledger.name,
-                capacity_limits=policy.capacity_limits,
-            )
-            decision = self._decide_locked(command)
-            if isinstance(decision.error, ComputeResourcesUnavailable):
-                LOG.info("claim of %s refused on %s: %s", wanted.uuid, ledger.name, decision.error)
-                return None, decision.error
-            if decision.error is not None:
-                raise decision.error
-            ledger = self._ledger_locked()
-            assert ledger is not None
-            self._place(instance, ledger.name)
-            return self._claim(ledger.allocations[wanted.uuid]), None
+            if ledger is not None:
+                command = commands.BeginClaim(
+                    instance=wanted,
+                    limits=within,
+                    timeout=lasting,
+                    node=ledger.name,
+                    capacity_limits=policy.capacity_limits,
+                )
+                [decision] = self._keeper.decide(command)
+                if isinstance(decision.error, ComputeResourcesUnavailable):
+                    LOG.info("claim of %s refused on %s: %s", wanted.uuid, ledger.name, decision.error)
+                    return None, decision.error
+                if decision.error is not None:
+                    raise decision.error
+                # Without a reply another writer has disabled the node in the meantime.
+                if decision.reply is not None:
+                    assert decision.node is not None
+                    self._place(instance)
+                    return self._claim(decision.node.allocations[wanted.uuid]), None
+            self._place(instance)
+            return None, None
 
-    def _place(self, instance: MutableMapping[str, Any], node: str | None) -> None:
+    def _place(self, instance: MutableMapping[str, Any]) -> None:
         instance["host"] = instance["launched_on"] = self.host
-        instance["node"] = node
+        if self._node is not None:
+            instance["node"] = self._node
 
     def finish_resource_claim(self, claim: Claim | str | None) -> None:
         """The build is done: the claim ends, the usage stays. One that is unknown is left alone."""
@@ -210,9 +224,11 @@ class ResourceTracker:
     def _end(self, claim: Claim | str | None, command: type[commands.FinishClaim] | type[commands.AbortClaim]) -> bool:
         claim_id = claim.claim_id if isinstance(claim, Claim) else claim
         with self._lock:
-            if claim_id is None or self._ledger_locked() is None:
+            ledger = self._ledger_locked()
+            if claim_id is None or ledger is None:
                 return False
-            ended = self._decide_locked(command(claim_id=claim_id)).reply is not None
+            # A claim of another node of the host is unknown here: it is that node's tracker's.
+            ended = claim_id in ledger.begun and self._keeper.decide(command(claim_id=claim_id))[0].reply is not None
         if not ended:
             LOG.info("claim %s is unknown: finished, aborted or expired", claim_id)
         return ended
@@ -244,38 +260,48 @@ class ResourceTracker:
         with self._lock:
             ledger = self._ledger_locked()
             if ledger is not None:
-                self._decide_locked(commands.UpdateUsage(uuid=changes["uuid"], changes=changes, node=ledger.name))
+                command = commands.UpdateUsage(uuid=changes["uuid"], changes=changes, node=ledger.name)
+                [decision] = self._keeper.decide(command)
+                if decision.error is not None:
+                    raise decision.error
+                self._ignored_updates += not decision.reply["tracked"]
 
     def update_available_resource(self, context: Context) -> None:
         """The audit: ask the driver, end overdue claims, and take usage from the instances that are charged.
 
-        Raises what the driver raises, and InvalidInput naming every key that it left out; what was there before stays.
+        Raises what the driver raises; InvalidInput naming every key that it left out, or that the node has to be named;
+        NodeNotFound: the driver does not have the node; StoreUnavailable. What was there before stays.
         """
-        node = self._node or self._only_node()
-        inventory = read_inventory(self.driver.get_available_resource(node), self._policy().reserved)
-        release = self._policy().release_expired
-        with self._lock:
-            host = self._load_locked()
-            if host is None:
-                LOG.warning("host %s has no service record: its tracker stays disabled", self.host)
-                return
-            if node not in host.nodes and inventory is None:
-                return
-            if node not in host.nodes:
-                self._store.create_node(host.id, node)
-                self._ledgers = None
-            self._node = node
-            self._audited = True
-            self._decide_locked(
-                commands.ExpireClaims(node=node, release=release),
-                commands.ReportInventory(node=node, inventory=inventory),
-            )
+        with self._auditing:
+            policy = self._policy()
+            node = self._listed_node()
+            inventory = read_inventory(self.driver.get_available_resource(node), policy.reserved)
+            with self._lock:
+                if self._keeper.host() is None:
+                    LOG.warning("host %s has no service record: its tracker stays disabled", self.host)
+                    return
+                if self._keeper.ledger(node) is None:
+                    if inventory is None:
+                        return
+                    self._keeper.create_node(node)
+                for decision in self._keeper.decide(
+                    commands.ExpireClaims(node=node, release=policy.release_expired),
+                    commands.ReportInventory(node=node, inventory=inventory),
+                ):
+                    if decision.error is not None:
+                        raise decision.error
+                self._node = node
+                self._audited = True
 
-    def _only_node(self) -> str:
+    def _listed_node(self) -> str:
         nodes = list(self.driver.get_available_nodes())
-        if len(nodes) != 1:
-            raise NodeNotFound(f"the driver has {len(nodes)} nodes: name one", host=self.host, node=None)
-        return nodes[0]
+        if self._node is None and len(nodes) > 1:
+            raise InvalidInput(
+                field="node", reason=f"must name a node: the driver of host {self.host} has {len(nodes)}"
+            )
+        if not nodes or self._node not in (None, *nodes):
+            raise NodeNotFound(host=self.host, node=self._node)
+        return self._node or nodes[0]
 
     # --- the ledger --------------------------------------------------------------------------------------------------
 
@@ -283,66 +309,19 @@ class ResourceTracker:
         """The node's ledger; None while disabled."""
         if not self._audited or self._node is None:
             return None
-        host = self._load_locked()
-        ledger = None if host is None else host.nodes.get(self._node)
+        ledger = self._keeper.ledger(self._node)
         return None if ledger is None or ledger.disabled else ledger
-
-    def _load_locked(self) -> HostLedger | None:
-        if self._ledgers is None:
-            self._ledgers = self._store.load_host(self.host)
-        return self._ledgers
-
-    def _decide_locked(self, *decided: commands.Command) -> Decision:
-        """Decide and commit as one step; on a conflict with another writer, again. Returns the last decision."""
-        for _ in range(_RETRIES):
-            try:
-                with self._forgetting():
-                    return self._attempt_locked(decided)
-            except Conflict as conflict:
-                LOG.info("another writer was first (%s); deciding again", conflict)
-                last = conflict
-        raise last
-
-    @contextmanager
-    def _forgetting(self) -> Iterator[None]:
-        """A ledger that could not be committed is read again."""
-        try:
-            yield
-        except BaseException:
-            self._ledgers = None
-            raise
-
-    def _attempt_locked(self, decided: tuple[commands.Command, ...]) -> Decision:
-        host = self._load_locked()
-        assert host is not None
-        decision = Decision()
-        notifications = []
-        changed: dict[int, NodeLedger] = {}
-        for command in decided:
-            decision = decide(host, command, self._now())
-            for event in decision.events:
-                assert decision.node is not None
-                decision.node.apply(event)
-                changed[decision.node.id] = decision.node
-                notifications.append(render(event, decision.node))
-        if not changed:
-            self._check_locked(host)
-        else:
-            self._store.commit(Commit(ledgers=list(changed.values()), notifications=notifications))
-            for ledger in changed.values():
-                ledger.committed()
-        return decision
-
-    def _check_locked(self, host: HostLedger) -> None:
-        """That nothing came of it must not have been decided on an old view. Raises Conflict."""
-        stored = self._store.generations([host.id])
-        if any(stored.get(ledger.id) != ledger.stored_generation for ledger in host):
-            raise Conflict("the ledger in memory is old")
 
     def _claim(self, held: Allocation) -> Claim:
         sizes = held.resources.to_dict()
         return Claim(
-            held.uuid, sizes["MEMORY_MB"], sizes["DISK_GB"], sizes["VCPU"], held.expires_at / SECOND, self._clock
+            claim_id=held.uuid,
+            memory_mb=sizes["MEMORY_MB"],
+            disk_gb=sizes["DISK_GB"],
+            vcpus=sizes["VCPU"],
+            expire_ts=held.expires_at / SECOND,
+            instance=_copied(held.instance),
+            clock=self._clock,
         )
 
     def _now(self) -> int:
@@ -383,16 +362,24 @@ class ResourceClaim:
     ) -> Literal[False]:
         if kind is None:
             self._tracker.finish_resource_claim(self.claim)
-        else:
+            return False
+        try:
             self._tracker.abort_resource_claim(self._context, self.claim, self._instance)
+        except TrackerError as failure:
+            # Not in the way of the exception that is the reason.
+            LOG.warning("claim %s is not aborted, it will expire: %s", self.claim, failure)
         return False
 
 
 def _defaults() -> cfg.ConfigOpts:
     conf = cfg.ConfigOpts()
-    register_opts(conf)
-    conf([], project="tracker-worker", default_config_files=[], default_config_dirs=[])
+    conf([], project="tracker-worker", default_config_files=[], default_config_dirs=[], use_env=False)
     return conf
+
+
+def _copied(instance: Instance) -> Instance:
+    """Shares nothing with ``instance`` that could be changed."""
+    return replace(instance, image_meta=copy.deepcopy(instance.image_meta), metadata=copy.deepcopy(instance.metadata))
 
 
 def _facts(context: Context) -> Mapping[str, Any]:

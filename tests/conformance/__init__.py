@@ -7,6 +7,16 @@ import pytest
 pytest.register_assert_rewrite(
     *(
         f"{__name__}.{module}"
-        for module in ("store", "store_chores", "store_commits", "store_concurrency", "store_sql", "store_support")
+        for module in (
+            "bus",
+            "bus_amqp",
+            "bus_support",
+            "store",
+            "store_chores",
+            "store_commits",
+            "store_concurrency",
+            "store_sql",
+            "store_support",
+        )
     )
 )

@@ -10,10 +10,14 @@ from typing import Any
 
 import pytest
 
-from tests.functional import stock
-from tests.functional.worker import WorkerProcess
+from tests.functional import raw, stock
+from tests.functional.worker import NODE, WorkerProcess
+from tests.servers import RabbitMQServer
 
 MakeWorker = Callable[..., WorkerProcess]
+
+HOST = "h1"
+HOST_TOPIC = f"tracker.{HOST}"
 
 
 @pytest.fixture
@@ -41,3 +45,38 @@ def ear(broker_vhost: str) -> Iterator[stock.Ear]:
     """A stock listener with default options."""
     with stock.listener(broker_vhost) as listening:
         yield listening
+
+
+@pytest.fixture(scope="module")
+def hardy_url(rabbitmq: RabbitMQServer) -> str:
+    """The transport URL of ``hardy_worker``."""
+    rabbitmq.ensure_running()
+    return rabbitmq.virtual_host_url()
+
+
+@pytest.fixture(scope="module")
+def hardy_worker(hardy_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerProcess]:
+    """One worker of ``HOST`` for all tests of a module: that it survives each of them is what they claim."""
+    directory = tmp_path_factory.mktemp("worker")
+    process = WorkerProcess(directory, transport_url=hardy_url, hosts={HOST: {"n1": NODE}})
+    process.start()
+    try:
+        process.wait_ready()
+        yield process
+    finally:
+        process.close()
+
+
+@pytest.fixture
+def amqp(hardy_worker: WorkerProcess, hardy_url: str) -> Iterator[raw.Raw]:
+    """Plain AMQP to ``hardy_worker``. Afterwards that still answers, and its ledger is as it was at its start."""
+    with raw.raw(hardy_url) as connected:
+        yield connected
+        request = connected.request("get_node", {}, call=True)
+        connected.publish(HOST_TOPIC, raw.packed(request))
+        view = connected.reply(request["_msg_id"])["result"]
+        # 1: the inventory that it found at its start.
+        assert (view["generation"], view["sequence"]) == (1, 1)
+        assert (view["vcpus_used"], view["running_vms"]) == (0, 0)
+        assert connected.count(raw.DEAD_LETTERS) == 0
+        assert hardy_worker.is_alive()

@@ -24,6 +24,7 @@ from tests.functional.stock import Client, Ear, Heard
 from tests.functional.worker import NODE, Nodes
 from tracker_worker.errors import ComputeResourcesUnavailable
 
+CALLS = CASTS = 500
 TIGHT = "tight"
 HOSTS: Mapping[str, Nodes] = {
     "h1": {"n1": NODE, "n2": NODE},
@@ -40,7 +41,7 @@ Place = tuple[str, str]
 class Load:
     """``calls`` claims and ``casts`` renames, spread over ``HOSTS``, all in flight at the same time."""
 
-    def __init__(self, client: Client, *, calls: int = 500, casts: int = 500) -> None:
+    def __init__(self, client: Client, *, calls: int = CALLS, casts: int = CASTS) -> None:
         self._client = client
         self._calls = [(place, f"call-{number}") for number, place in zip(range(calls), itertools.cycle(_PLACES))]
         self._casts: dict[Place, list[tuple[str, str]]] = defaultdict(list)

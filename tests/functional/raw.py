@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ class Raw:
 
     def __init__(self, connection: Any) -> None:
         self.channel = connection.channel()
+        self.channel.auto_decode = False  # bytes as they are
         self.reply_queue = self.channel.queue_declare(f"reply_{uuid.uuid4().hex}", exclusive=True).queue
         self._replies: dict[str, dict[str, Any]] = {}
 
@@ -87,3 +89,17 @@ def unpacked(body: bytes | str) -> dict[str, Any]:
     assert outer["oslo.version"] == "2.0"
     message: dict[str, Any] = json.loads(outer["oslo.message"])
     return message
+
+
+def check_parked(parked: Any, body: bytes, *, topic: str, exchange: str = EXCHANGE, **properties: Any) -> None:
+    """The body byte by byte, the properties as they were (``JSON`` and these), and where it came from."""
+    assert (parked.body or b"") == body  # py-amqp has a text where there are no bytes
+    headers = dict(parked.properties["application_headers"])
+    headers.pop("x-delivery-count", None)  # the broker's own, of a quorum queue
+    assert headers.pop("x-tracker-reason")
+    assert headers.pop("x-tracker-exchange") == exchange
+    assert headers.pop("x-tracker-routing-key") == topic
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", headers.pop("x-tracker-time"))
+    assert headers == properties.pop("headers", {})
+    kept = {name: value for name, value in parked.properties.items() if name != "application_headers"}
+    assert kept == {**JSON, **properties}

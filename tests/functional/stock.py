@@ -48,13 +48,13 @@ class Client:
         """A call context: of a host's topic, or (None) of the shared one."""
         return self._client.prepare(**({"server": host} if host else {}), **options)
 
-    def call(self, host: str | None, method: str, **arguments: Any) -> Any:
+    def call(self, host: str | None, method: str, /, **arguments: Any) -> Any:
         return self.prepare(host).call(CONTEXT, method, **arguments)
 
-    def cast(self, host: str | None, method: str, **arguments: Any) -> None:
+    def cast(self, host: str | None, method: str, /, **arguments: Any) -> None:
         self.prepare(host).cast(CONTEXT, method, **arguments)
 
-    def fanout(self, method: str, **arguments: Any) -> None:
+    def fanout(self, method: str, /, **arguments: Any) -> None:
         self.prepare(fanout=True).cast(CONTEXT, method, **arguments)
 
 

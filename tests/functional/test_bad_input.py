@@ -4,21 +4,15 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.builders import instance_dict
 from tests.functional import raw
-from tests.functional.worker import NODE, WorkerProcess
-from tests.servers import RabbitMQServer
-
-HOST = "h1"
-TOPIC = f"tracker.{HOST}"
+from tests.functional.conftest import HOST, HOST_TOPIC
 NAN, INFINITY = float("nan"), float("inf")
 DISPATCHER = "oslo_messaging.rpc.dispatcher"
 
@@ -34,7 +28,7 @@ class Case:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     keys: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
-    topic: str = TOPIC
+    topic: str = HOST_TOPIC
     module: str = "tracker_worker.errors"
 
 
@@ -167,42 +161,9 @@ UNREADABLE: dict[str, bytes] = {
     "message that is no JSON": b'{"oslo.version": "2.0", "oslo.message": "{"}',
     "envelope 2.1": b'{"oslo.version": "2.1", "oslo.message": "{\\"method\\": \\"get_node\\"}"}',
     "no method": raw.packed({"args": {}}),
+    "an integer of 5000 digits": b'{"oslo.version": "2.0", "oslo.message": "{\\"method\\": 1' + b"0" * 5000 + b'}"}',
     "nested 100000 levels": b'{"oslo.version": "2.0", "oslo.message": "' + b"[" * 100_000 + b'"}',
 }
-
-
-@pytest.fixture(scope="module")
-def vhost(rabbitmq: RabbitMQServer) -> str:
-    rabbitmq.ensure_running()
-    return rabbitmq.virtual_host_url()
-
-
-@pytest.fixture(scope="module")
-def worker(vhost: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerProcess]:
-    """One worker for all of this: that it survives each is the claim."""
-    directory: Path = tmp_path_factory.mktemp("worker")
-    process = WorkerProcess(directory, transport_url=vhost, hosts={HOST: {"n1": NODE}})
-    process.start()
-    try:
-        process.wait_ready()
-        yield process
-    finally:
-        process.close()
-
-
-@pytest.fixture
-def amqp(worker: WorkerProcess, vhost: str) -> Iterator[raw.Raw]:
-    """Afterwards the worker still answers, and its ledger is what it was when it started."""
-    with raw.raw(vhost) as connected:
-        yield connected
-        assert worker.is_alive()
-        request = connected.request("get_node", {}, call=True)
-        connected.publish(TOPIC, raw.packed(request))
-        view = connected.reply(request["_msg_id"])["result"]
-        # 1: the inventory that it found at its start.
-        assert (view["generation"], view["sequence"]) == (1, 1)
-        assert (view["vcpus_used"], view["running_vms"]) == (0, 0)
-        assert connected.count(raw.DEAD_LETTERS) == 0
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
@@ -225,7 +186,7 @@ def test_a_cast_that_is_wrong_is_parked_with_the_reason(amqp: raw.Raw, case: Cas
 
     parked = amqp.take(raw.DEAD_LETTERS)
 
-    check_parked(parked, body, topic=case.topic, headers={"x-from": "a scheduler"})
+    raw.check_parked(parked, body, topic=case.topic, headers={"x-from": "a scheduler"})
     reason = parked.headers["x-tracker-reason"]
     assert reason.startswith(f"{case.code}: ")
     assert str(case.facts.get("field", "")).removeprefix("body") in reason
@@ -233,11 +194,11 @@ def test_a_cast_that_is_wrong_is_parked_with_the_reason(amqp: raw.Raw, case: Cas
 
 @pytest.mark.parametrize("name", UNREADABLE)
 def test_bytes_that_are_no_request_are_parked(amqp: raw.Raw, name: str) -> None:
-    amqp.publish(TOPIC, UNREADABLE[name])
+    amqp.publish(HOST_TOPIC, UNREADABLE[name])
 
     parked = amqp.take(raw.DEAD_LETTERS)
 
-    check_parked(parked, UNREADABLE[name])
+    raw.check_parked(parked, UNREADABLE[name], topic=HOST_TOPIC)
     assert parked.headers["x-tracker-reason"].startswith("invalid_input: ")
 
 
@@ -253,11 +214,11 @@ def test_bytes_that_are_no_request_are_parked(amqp: raw.Raw, name: str) -> None:
 )
 def test_what_the_properties_misdescribe_is_parked_with_them(amqp: raw.Raw, properties: dict[str, Any]) -> None:
     body = raw.packed(amqp.request("get_node", {}))
-    amqp.publish(TOPIC, body, **properties)
+    amqp.publish(HOST_TOPIC, body, **properties)
 
     parked = amqp.take(raw.DEAD_LETTERS)
 
-    check_parked(parked, body, **properties)
+    raw.check_parked(parked, body, topic=HOST_TOPIC, **properties)
 
 
 @pytest.mark.parametrize("levels", [150, 100_000])
@@ -265,7 +226,7 @@ def test_a_call_nested_too_deeply_is_told_however_deep(amqp: raw.Raw, levels: in
     request = amqp.request("get_node", {"node": None}, call=True)
     # json.dumps would not nest as deep.
     text = json.dumps(request).replace("null", '{"a":' * levels + "1" + "}" * levels, 1)
-    amqp.publish(TOPIC, json.dumps({"oslo.version": "2.0", "oslo.message": text}).encode())
+    amqp.publish(HOST_TOPIC, json.dumps({"oslo.version": "2.0", "oslo.message": text}).encode())
 
     failure = json.loads(amqp.reply(request["_msg_id"])["failure"])
 
@@ -274,11 +235,11 @@ def test_a_call_nested_too_deeply_is_told_however_deep(amqp: raw.Raw, levels: in
 
 
 def test_a_parked_message_does_not_expire_in_the_dead_letter_queue(amqp: raw.Raw) -> None:
-    amqp.publish(TOPIC, b"{", expiration="60000", message_id="m-1", app_id="scheduler")
+    amqp.publish(HOST_TOPIC, b"{", expiration="60000", message_id="m-1", app_id="scheduler")
 
     parked = amqp.take(raw.DEAD_LETTERS)
 
-    check_parked(parked, b"{", message_id="m-1", app_id="scheduler")
+    raw.check_parked(parked, b"{", topic=HOST_TOPIC, message_id="m-1", app_id="scheduler")
 
 
 def test_a_fanout_for_a_host_of_another_worker_is_left_to_that_worker(amqp: raw.Raw) -> None:
@@ -290,21 +251,4 @@ def test_a_fanout_for_a_host_of_another_worker_is_left_to_that_worker(amqp: raw.
 
     parked = amqp.take(raw.DEAD_LETTERS)
 
-    check_parked(parked, behind, topic="", exchange="tracker_fanout")
-
-
-def check_parked(
-    parked: Any, body: bytes, *, topic: str = TOPIC, exchange: str = raw.EXCHANGE, **properties: Any
-) -> None:
-    """The body byte by byte, the properties as they were, and where it came from."""
-    found = parked.body.encode() if isinstance(parked.body, str) else bytes(parked.body)
-    assert found == body
-    headers = dict(parked.properties["application_headers"])
-    headers.pop("x-delivery-count", None)  # the broker's own, of a quorum queue
-    assert headers.pop("x-tracker-reason")
-    assert headers.pop("x-tracker-exchange") == exchange
-    assert headers.pop("x-tracker-routing-key") == topic
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", headers.pop("x-tracker-time"))
-    assert headers == properties.pop("headers", {})
-    kept = {name: value for name, value in parked.properties.items() if name != "application_headers"}
-    assert kept == {**raw.JSON, **properties}
+    raw.check_parked(parked, behind, topic="", exchange="tracker_fanout")

@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from tests.functional import load, stock
-from tests.functional.conftest import MakeWorker
+from tests.builders import instance_dict
+from tests.functional import load, raw, stock
+from tests.functional.conftest import HOST, HOST_TOPIC, MakeWorker
+from tests.functional.worker import NODE
 
 
 @pytest.mark.parametrize("queue_type", ["quorum", "classic"])
@@ -20,9 +24,50 @@ def test_nothing_is_lost_done_twice_or_out_of_order_when_the_worker_is_killed(
     flight.prepare()
 
     with flight.running():
-        for answered in (100, 300):
+        for answered in (50, 200, 350):
             flight.wait_answered(answered)
             worker.kill()
+            assert flight.answered < load.CALLS
             worker.start()
 
     flight.check(ear)
+
+
+def test_a_copy_of_a_message_gets_the_same_reply_before_and_after_a_crash(
+    make_worker: MakeWorker, broker_vhost: str, ear: stock.Ear
+) -> None:
+    worker = make_worker(hosts={HOST: {"n1": NODE}})
+    worker.start()
+    worker.wait_ready()
+    with raw.raw(broker_vhost) as amqp:
+        begin = amqp.request("begin_resource_claim", {"instance": instance_dict()}, call=True)
+        refused = amqp.request(
+            "begin_resource_claim", {"instance": instance_dict(2), "limits": {"vcpu": 1}}, call=True
+        )
+        finish = amqp.request("finish_resource_claim", {"claim_id": begin["args"]["instance"]["uuid"]}, call=True)
+        requests = (begin, refused, finish)
+        first = [_answer(amqp, request) for request in requests]
+
+        assert [_answer(amqp, request) for request in requests] == first
+        worker.kill()
+        worker.start()
+        assert [_answer(amqp, request) for request in requests] == first
+
+        view = _answer(amqp, amqp.request("get_node", {}, call=True))["result"]
+    # The inventory, and each of the three once.
+    assert (view["sequence"], view["running_vms"]) == (4, 1)
+    heard = load.once_in_order(ear.wait_for(HOST, "n1", 4))
+    assert [one.event_type for one in heard] == [
+        "tracker.node.updated",
+        "tracker.claim.begun",
+        "tracker.claim.rejected",
+        "tracker.claim.finished",
+    ]
+
+
+def _answer(amqp: raw.Raw, request: dict[str, Any]) -> dict[str, Any]:
+    """The reply to a copy of ``request``, without what is each message's own."""
+    amqp.publish(HOST_TOPIC, raw.packed(request))
+    reply = amqp.reply(request["_msg_id"])
+    del reply["_unique_id"]
+    return reply

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tracker_worker import faults
@@ -17,6 +17,8 @@ from tracker_worker.bus.settings import BrokerSettings
 _PERSISTENT = 2
 # A client that reconnects declares its reply queue again within about a second; then it is gone.
 _REPLY_RETRY_SECONDS = 60
+# Of a frame's 128 KiB (RabbitMQ's frame_max), of which properties and headers together may fill one.
+_MOST_HEADER_CHARACTERS = 120_000
 
 
 class AMQPBus(Bus):
@@ -84,7 +86,7 @@ class AMQPBus(Bus):
 
     def park(self, delivery: Delivery, reason: str) -> None:
         headers = {
-            **delivery.headers,
+            **_fitting(delivery.headers),
             "x-tracker-reason": reason,
             "x-tracker-exchange": delivery.exchange,
             "x-tracker-routing-key": delivery.routing_key,
@@ -130,6 +132,12 @@ class AMQPBus(Bus):
     def _publish(self, message: Message) -> None:
         assert self._publisher is not None
         self._publisher.submit(message)
+
+
+def _fitting(headers: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Headers that leave room for ours: with those of a message that nearly filled its frame, the broker would close the
+    connection, again and again."""
+    return headers if len(ascii(dict(headers))) <= _MOST_HEADER_CHARACTERS else {}
 
 
 def _properties(content_type: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -17,6 +18,8 @@ from tracker_worker.bus.settings import BrokerSettings
 
 # The prefetch is shared out over the hosts; the shared and the fanout queue have a little of their own.
 _SIDE_PREFETCH = 16
+# One for each connection of this process: a bus that is started again makes another consumer.
+_epochs = itertools.count(1)
 
 
 class Consumer(Link):
@@ -51,16 +54,18 @@ class Consumer(Link):
         self.wake()
 
     def opened(self, connection: Any) -> None:
-        self._epoch += 1
+        self._epoch = next(_epochs)
         queues = topology.served(self._settings, self._hosts)
         topology.declare_served(connection, self._settings, queues)
         self._channel = channel = connection.channel()
+        channel.auto_decode = False  # the bytes as they came, whatever content_encoding says they are
         share = max(1, self._settings.prefetch // max(1, len(self._hosts)))
         own = set(self._hosts)
         for queue in queues:
             # Quorum queues refuse a limit for the whole channel: it is per consumer, and holds for those that follow.
             channel.basic_qos(0, share if queue.source in own else _SIDE_PREFETCH, False)
             channel.basic_consume(queue.name, callback=partial(self._arrive, queue.source))
+        self.wake()  # some may have arrived on the way
 
     def _arrive(self, source: str, message: Any) -> None:
         properties = dict(message.properties)
@@ -116,7 +121,7 @@ class Consumer(Link):
 
     def lost(self) -> None:
         # What was not acknowledged comes again, on the next connection or to another worker.
-        self._epoch += 1
+        self._epoch = 0
         self._channel = None
         self._arrived.clear()
         self._unsettled.clear()

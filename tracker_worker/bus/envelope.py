@@ -24,6 +24,9 @@ JSON = "application/json"
 MSGPACK = "application/x-msgpack"
 MAX_DEPTH = 100
 _MAX_ID = 255
+_MAX_QUOTED = 1000
+# A caller may ask for heartbeats less often than that; it gets them so often.
+_MAX_MONITOR_SECONDS = 3600
 _CONTEXT = "_context_"
 _OPEN = b'{"oslo.version":"2.0","oslo.message":'
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -164,7 +167,7 @@ def _scan_reply_to(body: bytes) -> ReplyTo | None:
     """A call that is nested too deeply to be parsed still wants to be told: find where."""
     text = body.replace(b"\\", b"")
     msg_id = re.search(rb'"_msg_id": ?"([0-9a-f-]{1,64})"', text)
-    queue = re.search(rb'"_reply_q": ?"([^"]{1,255})"', text)
+    queue = re.search(rb'"_reply_q": ?"([ !#-~]{1,255})"', text)
     return ReplyTo(queue[1].decode(), msg_id[1].decode()) if msg_id and queue else None
 
 
@@ -179,6 +182,8 @@ def _request(message: dict[str, Any], reply_to: ReplyTo | None) -> Request:
         raise Malformed("method is not a text", reply_to)
     if not isinstance(args or {}, dict):
         raise Malformed("args is not an object", reply_to)
+    if not all(isinstance(key, str) for key in (*message, *(args or ()))):  # msgpack knows others
+        raise Malformed("a key is not a text", reply_to)
     if unique_id is not None and not _is_id(unique_id):
         raise Malformed(f"_unique_id must be 1 to {_MAX_ID} printable ASCII characters", reply_to)
     return Request(
@@ -189,7 +194,7 @@ def _request(message: dict[str, Any], reply_to: ReplyTo | None) -> Request:
         context={key[len(_CONTEXT) :]: value for key, value in message.items() if key.startswith(_CONTEXT)},
         unique_id=unique_id,
         reply_to=reply_to,
-        monitor_seconds=monitor if type(monitor) is int and monitor >= 2 else None,
+        monitor_seconds=min(monitor, _MAX_MONITOR_SECONDS) if type(monitor) is int and monitor >= 2 else None,
     )
 
 
@@ -202,28 +207,56 @@ def failure(error: BaseException, *, module: str | None = None, args: tuple[Any,
     return {
         "class": kind.__name__,
         "module": module or kind.__module__,
-        "message": str(error),
+        "message": sendable(str(error)),
         "tb": [],
-        "args": list(args),
-        "kwargs": getattr(error, "kwargs", {}),
+        "args": [_sendable_value(value) for value in args],
+        "kwargs": {name: _sendable_value(value) for name, value in getattr(error, "kwargs", {}).items()},
     }
+
+
+def sendable(text: str) -> str:
+    """``text``, which may quote whatever was sent to us, as what JSON and an AMQP header can hold: no lone surrogates, and
+    no longer than it takes to recognise it. A header that exceeds a frame costs the connection."""
+    short = text if len(text) <= _MAX_QUOTED else f"{text[:_MAX_QUOTED]}..."
+    return short if short.isascii() else short.encode("utf-8", "backslashreplace").decode()
+
+
+def _sendable_value(value: Any) -> Any:
+    return sendable(value) if isinstance(value, str) else value
 
 
 def encode_answer(content_type: str, *, result: Any = None, failed: dict[str, Any] | None = None) -> bytes:
     """What a call is told, without the ids of one message: this is what the inbox keeps."""
-    answer = {"result": result, "failure": None if failed is None else _to_json(failed).decode()}
+    return _encoded(content_type, {"result": result, "failure": None if failed is None else _to_json(failed).decode()})
+
+
+def _encoded(content_type: str, answer: dict[str, Any]) -> bytes:
     return _to_msgpack(answer) if content_type == MSGPACK else _to_json(answer)
 
 
 def failure_reason(answer: bytes) -> str:
-    """The ``reason`` of a failure that ``encode_answer`` made as JSON; '' where there is none."""
-    failed = msgspec.json.decode(answer)["failure"]
+    """The ``reason`` of a failure that ``encode_answer`` made; '' where there is none."""
+    failed = _decode_answer(answer)["failure"]
     return "" if failed is None else str(msgspec.json.decode(failed).get("reason", ""))
 
 
 def encode_reply(answer: bytes, reply_to: ReplyTo) -> bytes:
-    """The body of a reply with ``answer``; every call of this makes a message of its own."""
+    """The body of a reply with ``answer``; every call of this makes a message of its own.
+
+    What was recorded for one message may be for a copy that wants it in the other format, or be nothing because the first
+    was a cast: whoever reuses a ``_unique_id`` so gets an answer that it can read, and null for nothing.
+    """
+    packed = answer[:1] != b"{"
+    if not answer or packed is not (reply_to.content_type == MSGPACK):
+        answer = _encoded(reply_to.content_type, _decode_answer(answer))
     return _with_ids(answer, reply_to, ending=True)
+
+
+def _decode_answer(answer: bytes) -> dict[str, Any]:
+    if not answer:
+        return {"result": None, "failure": None}
+    decoded: dict[str, Any] = (msgspec.json if answer.startswith(b"{") else msgspec.msgpack).decode(answer)
+    return decoded
 
 
 def encode_heartbeat(reply_to: ReplyTo) -> bytes:

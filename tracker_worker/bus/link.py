@@ -41,6 +41,8 @@ class Link(ABC):
         self._wake_reader, self._wake_writer = os.pipe()
         os.set_blocking(self._wake_reader, False)
         os.set_blocking(self._wake_writer, False)
+        self._pipe_lock = threading.Lock()
+        self._pipe_open = True
         self._stopping = threading.Event()
         self._stop_before = 0.0
         self._open = threading.Event()
@@ -51,8 +53,9 @@ class Link(ABC):
 
     def wake(self) -> None:
         """Have ``work`` called soon."""
-        with contextlib.suppress(BlockingIOError):  # the pipe is full of wake-ups already
-            os.write(self._wake_writer, b"\0")
+        with self._pipe_lock, contextlib.suppress(BlockingIOError):  # the pipe is full of wake-ups already
+            if self._pipe_open:
+                os.write(self._wake_writer, b"\0")
 
     def stop(self, timeout_seconds: float) -> None:
         """Do what is waiting, for at most so long, and close. Harmless when stopped."""
@@ -61,6 +64,15 @@ class Link(ABC):
         self.wake()
         if self._thread.is_alive():
             self._thread.join(timeout_seconds + _READ_TIMEOUT_SECONDS)
+        if not self._thread.is_alive():
+            self._close_pipe()
+
+    def _close_pipe(self) -> None:
+        with self._pipe_lock:
+            if self._pipe_open:
+                self._pipe_open = False
+                os.close(self._wake_reader)
+                os.close(self._wake_writer)
 
     def is_open(self) -> bool:
         """Connected, and ``opened`` is done."""

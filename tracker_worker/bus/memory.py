@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,43 +25,69 @@ class Parked:
     headers: Mapping[str, Any]
 
 
+Consumer = Callable[[Sequence[Delivery]], None]
+
+
 class MemoryBroker:
-    """Queues of one process. ``notifications`` and ``parked`` hold what nobody has taken yet."""
+    """Queues of one process: of a queue's consumers the first is the active one, the others stand by. ``notifications``
+    and ``parked`` hold what nobody has taken yet."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._waiting: dict[str, deque[Delivery]] = {}
-        self._consumers: dict[str, Callable[[Sequence[Delivery]], None]] = {}
+        self._consumers: dict[str, list[Consumer]] = {}
         self._replies: dict[str, Callable[[bytes], None]] = {}
         self.notifications: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self.parked: queue.SimpleQueue[Parked] = queue.SimpleQueue()
 
-    def publish(self, source: str, body: bytes, *, content_type: str = JSON) -> None:
-        """Put a request into a host's queue, SHARED or FANOUT."""
-        delivery = Delivery(body=body, source=source, content_type=content_type, routing_key=source)
+    def publish(
+        self,
+        source: str,
+        body: bytes,
+        *,
+        content_type: str = JSON,
+        headers: Mapping[str, Any] | None = None,
+        deadline: float | None = None,
+    ) -> None:
+        """Put a request into a host's queue or SHARED, or give it to everybody (FANOUT)."""
+        delivery = Delivery(
+            body=body,
+            source=source,
+            content_type=content_type,
+            headers=headers or {},
+            routing_key=source,
+            deadline=deadline,
+        )
         with self._lock:
-            consumer = self._consumers.get(source)
-            if consumer is None:
-                self._waiting.setdefault(source, deque()).append(delivery)
+            if source == FANOUT:
+                for consumer in self._consumers.get(FANOUT, ()):
+                    consumer([delivery])
             else:
-                consumer([delivery])
+                self._waiting.setdefault(source, deque()).append(delivery)
+                self._hand_over_locked(source)
 
-    def consume(self, source: str, consumer: Callable[[Sequence[Delivery]], None] | None) -> None:
-        """Give what waits, and from now on all, of a queue to ``consumer``; None: nobody consumes it."""
+    def consume(self, source: str, consumer: Consumer) -> None:
+        """Give what waits, and from now on all, of a queue to ``consumer``, once it is the active one."""
         with self._lock:
-            if consumer is None:
-                self._consumers.pop(source, None)
-                return
-            self._consumers[source] = consumer
-            waiting = self._waiting.pop(source, None)
-            if waiting:
-                consumer(list(waiting))
+            self._consumers.setdefault(source, []).append(consumer)
+            self._hand_over_locked(source)
 
-    def put_back(self, deliveries: Sequence[Delivery]) -> None:
-        """To the head of their queues, in order."""
+    def leave(self, sources: Iterable[str], consumer: Consumer, unsettled: Callable[[], Sequence[Delivery]]) -> None:
+        """Consume these no more. What is ``unsettled`` goes back to the heads of its queues, in order, before the next
+        consumer gets anything."""
         with self._lock:
-            for delivery in reversed(deliveries):
-                self._waiting.setdefault(delivery.source, deque()).appendleft(delivery)
+            for source in sources:
+                self._consumers[source].remove(consumer)
+            for delivery in reversed(unsettled()):
+                if delivery.source != FANOUT:
+                    self._waiting.setdefault(delivery.source, deque()).appendleft(delivery)
+            for source in sources:
+                self._hand_over_locked(source)
+
+    def _hand_over_locked(self, source: str) -> None:
+        consumers = self._consumers.get(source)
+        if consumers and (waiting := self._waiting.pop(source, None)):
+            consumers[0](list(waiting))
 
     def open_replies(self, name: str, receiver: Callable[[bytes], None]) -> None:
         """A reply queue; ``receiver`` is called on whatever thread answers."""
@@ -83,9 +110,11 @@ class MemoryBus(Bus):
         self._lock = threading.Lock()
         self._unsettled: OrderedDict[int, Delivery] = OrderedDict()
         self._tags = 0
+        self._paused = False
 
     def start(self, hosts: Sequence[str], listener: Listener) -> None:
         self._listener = listener
+        self._paused = False
         self._sources = [*hosts, SHARED, FANOUT]
         for source in self._sources:
             self._broker.consume(source, self._receive)
@@ -98,19 +127,23 @@ class MemoryBus(Bus):
                 self._tags += 1
                 self._unsettled[self._tags] = replace(delivery, token=self._tags)
                 tagged.append(self._unsettled[self._tags])
-        self._listener.received(tagged)
+        if not self._paused:
+            self._listener.received(tagged)
 
     def pause(self) -> None:
-        for source in self._sources:
-            self._broker.consume(source, None)
+        # What comes now is held back like what is unsettled: the order is kept, and a standby does not overtake it.
+        self._paused = True
 
     def stop(self, timeout_seconds: float) -> None:
-        self.pause()
+        sources, self._sources = self._sources, []
+        self._broker.leave(sources, self._receive, self._take_unsettled)
         self._listener = None
+
+    def _take_unsettled(self) -> list[Delivery]:
         with self._lock:
             unsettled = list(self._unsettled.values())
             self._unsettled.clear()
-        self._broker.put_back([delivery for delivery in unsettled if delivery.source != FANOUT])
+            return unsettled
 
     def connected(self) -> bool:
         return self._listener is not None
@@ -168,7 +201,7 @@ class MemoryClient:
             self._calls[reply_to.msg_id] = waiting
         try:
             body = encode_request(method, args, context=context, unique_id=uuid4().hex, reply_to=reply_to)
-            self._broker.publish(source, body)
+            self._broker.publish(source, body, deadline=time.monotonic() + timeout_seconds)
             return waiting.get(timeout=timeout_seconds)
         except queue.Empty:
             raise TimeoutError(f"no reply to {method} within {timeout_seconds} s") from None

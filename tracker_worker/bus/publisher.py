@@ -79,6 +79,7 @@ class Publisher(Link):
         self._connection = connection
         self._declare()
         self._channel = channel = connection.channel()
+        channel.auto_decode = False  # what is returned is compared with what was sent
         channel.confirm_select()
         channel.events["basic_ack"].add(self._confirmed)
         channel.events["basic_nack"].add(self._refused)
@@ -116,9 +117,9 @@ class Publisher(Link):
 
     def lost(self) -> None:
         self._channel = self._connection = None
-        self._waiting.extendleft(reversed(self._unconfirmed.values()))
-        for message in self._waiting:
+        for message in self._unconfirmed.values():
             message.returned = False
+        self._waiting.extendleft(reversed(self._unconfirmed.values()))
         self._unconfirmed.clear()
 
     # --- what the broker says ----------------------------------------------------------------------------------------
@@ -158,12 +159,11 @@ class Publisher(Link):
             return
         if message.attempts == 0:
             LOG.warning("no queue for %s; trying again", message.routing_key)
-            done = message.done
-            if message.retry_before < FOREVER and done is not None:
-                message.done = None
-                done(False)
         if message.retry_before == FOREVER:
             self._undeclared = True
+        elif message.done is not None:
+            done, message.done = message.done, None
+            done(False)
         if time.monotonic() < message.retry_before:
             self._again(message)
         else:
@@ -171,4 +171,5 @@ class Publisher(Link):
 
     def _again(self, message: Message) -> None:
         message.attempts += 1
+        message.returned = False
         heapq.heappush(self._later, (time.monotonic() + _RETRY_SECONDS, next(self._numbers), message))

@@ -23,9 +23,9 @@ from tracker_worker.cli.scheduler import audit_everywhere, request_context, sche
 @format_option
 @click.pass_obj
 def audit(settings: Settings, host: str | None, everywhere: bool, wait: int | None, style: str) -> None:
-    """Have inventories read and overdue claims expired now, over the broker.
+    """Have inventories read and claims expired now.
 
-    Workers do so by themselves every [tracker] audit_interval_seconds.
+    Asks the workers over the broker. They do so by themselves every [tracker] audit_interval_seconds.
     """
     if everywhere == (host is not None):
         raise click.UsageError("Give either --host HOST or --all.")

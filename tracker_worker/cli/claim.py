@@ -9,8 +9,8 @@ from uuid import uuid4
 
 import click
 
-from tracker_worker.cli.context import CommandFailed, Settings
-from tracker_worker.cli.output import JSON, format_option, show_fields, show_json, show_table
+from tracker_worker.cli.context import CommandFailed, Commands, Settings
+from tracker_worker.cli.output import JSON, format_option, show_fields, show_json, show_table, to_seconds
 from tracker_worker.domain.resources import CLASSES
 
 _COLUMNS = ("Claim", "Host", "Node", *(klass.name for klass in CLASSES), "Begun", "Expires", "Limits from")
@@ -26,7 +26,7 @@ _wait_option = click.option(
 )
 
 
-@click.group()
+@click.group(cls=Commands)
 def claim() -> None:
     """Claims of instances that are being built.
 
@@ -40,7 +40,7 @@ def claim() -> None:
 @format_option
 @click.pass_obj
 def list_(settings: Settings, host: str | None, node: str | None, style: str) -> None:
-    """List the claims that are begun and not ended, oldest first."""
+    """List claims that are begun and not ended, oldest first."""
     claims = _read_claims(settings, host, node)
     if style == JSON:
         show_json(claims)
@@ -85,10 +85,11 @@ def begin(
     wait: int | None,
     style: str,
 ) -> None:
-    """Charge an instance to a node, until the claim is finished, aborted or expires.
+    """Charge an instance to a node within limits.
 
-    A claim that does not fit its limits is refused: exit code 1, and one sentence that names everything that lacks. A
-    resource without a limit is not limited, unless the worker's [tracker] missing_limit says otherwise.
+    The claim lasts until it is finished, aborted or expires. One that does not fit its limits is refused: exit code 1,
+    and one sentence that names everything that lacks. A resource without a limit is not limited, unless the worker's
+    [tracker] missing_limit says otherwise.
     """
     from tracker_worker.cli.scheduler import request_context, scheduler
 
@@ -122,7 +123,7 @@ def begin(
 @format_option
 @click.pass_obj
 def finish(settings: Settings, claim_id: str, host: str, wait: int | None, style: str) -> None:
-    """Say that the build is done: the claim ends, the instance stays charged."""
+    """End a claim: the build is done, the instance stays charged."""
     _end("finish_resource_claim", settings, claim_id, host, wait, style)
 
 
@@ -133,7 +134,7 @@ def finish(settings: Settings, claim_id: str, host: str, wait: int | None, style
 @format_option
 @click.pass_obj
 def abort(settings: Settings, claim_id: str, host: str, wait: int | None, style: str) -> None:
-    """Say that the build failed: what was charged is released."""
+    """End a claim: the build failed, what was charged is released."""
     _end("abort_resource_claim", settings, claim_id, host, wait, style)
 
 
@@ -168,7 +169,7 @@ def _read_claims(settings: Settings, host: str | None, node: str | None) -> list
 def _rows(claims: list[dict[str, Any]]) -> Iterator[Sequence[Any]]:
     for view in claims:
         amounts = [view["resources"][klass.name] for klass in CLASSES]
-        times = (view["begun_at"], view["expires_at"])
+        times = (to_seconds(view["begun_at"]), to_seconds(view["expires_at"]))
         yield (view["claim_id"], view["host"], view["node"], *amounts, *times, view["limit_source"])
 
 

@@ -67,7 +67,8 @@ class Settings:
 def _register_all(conf: cfg.ConfigOpts) -> None:
     import tracker_worker.cli.runtime  # noqa: F401 before oslo.messaging: see there
 
-    from oslo_log import log  # noqa: I001
+    # isort: split
+    from oslo_log import log
 
     register_opts(conf)
     log.register_options(conf)
@@ -107,7 +108,11 @@ def fail(error: Exception | str, code: int = 1) -> NoReturn:
 
 
 class Commands(click.Group):
-    """A group whose subcommands end with one sentence and exit code 1 when they are refused or fail."""
+    """A group whose subcommands end with one sentence and exit code 1 when they are refused or fail; they are listed as
+    they were defined."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import click
 
-from tracker_worker.cli.context import CommandFailed, Settings
+from tracker_worker.cli.context import CommandFailed, Commands, Settings
 from tracker_worker.cli.output import JSON, format_option, show_json
 
 
-@click.group()
+@click.group(cls=Commands)
 def db() -> None:
-    """The schema of the database: upgrade it, and say where it is.
+    """The schema of the database.
 
     A worker on SQLite upgrades by itself. On PostgreSQL run `db upgrade` with the new release before its workers start.
     """
@@ -21,13 +21,14 @@ def db() -> None:
 @click.option("--revision", default="head", show_default=True, help="Go up to this revision only.")
 @click.pass_obj
 def upgrade(settings: Settings, revision: str) -> None:
-    """Bring the schema to what this release needs, all the way or not at all.
+    """Bring the schema to what this release needs.
 
-    An SQLite database that is not there is made. Does nothing where nothing is to be done.
+    All the way or not at all. An SQLite database that is not there is made. Does nothing where nothing is to be done.
     """
     import tracker_worker.cli.runtime  # noqa: F401 before oslo.messaging, which the worker imports
 
-    from tracker_worker.service.worker import database_url  # noqa: I001
+    # isort: split
+    from tracker_worker.service.worker import database_url
     from tracker_worker.store import engines
 
     engine = engines.create_engine(database_url(settings.load(messaging=False)))
@@ -47,7 +48,7 @@ def upgrade(settings: Settings, revision: str) -> None:
 @format_option
 @click.pass_obj
 def current(settings: Settings, style: str) -> None:
-    """Show the revision that the schema is at, and the one that this release needs."""
+    """Show the schema's revision, and the one that is needed."""
     from tracker_worker.cli.ledgers import opened_engine
     from tracker_worker.store import engines
 
@@ -62,7 +63,7 @@ def current(settings: Settings, style: str) -> None:
 @db.command()
 @click.pass_obj
 def check(settings: Settings) -> None:
-    """Exit with 1, and say what to do, unless the schema is what this release needs."""
+    """Exit with 1 unless the schema is what is needed."""
     from tracker_worker.cli.ledgers import behind, opened_engine
 
     with opened_engine(settings.load(messaging=False)) as engine:

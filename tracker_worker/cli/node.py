@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from tracker_worker.cli.context import CommandFailed, Settings
+from tracker_worker.cli.context import CommandFailed, Commands, Settings
 from tracker_worker.cli.output import JSON, format_option, show_fields, show_json, show_table
 from tracker_worker.domain.resources import CLASSES
 
@@ -16,15 +16,14 @@ NODE_COLUMNS = (
     "Host",
     "Node",
     "State",
-    *(f"{klass.name} used" for klass in CLASSES),
-    *(f"{klass.name} total" for klass in CLASSES),
+    *(klass.name for klass in CLASSES),
     "Instances",
     "Generation",
     "Sequence",
 )
 
 
-@click.group()
+@click.group(cls=Commands)
 def node() -> None:
     """What nodes have, and what of it is used.
 
@@ -37,7 +36,10 @@ def node() -> None:
 @format_option
 @click.pass_obj
 def list_(settings: Settings, host: str | None, style: str) -> None:
-    """List the nodes: used and total amounts, reserve included."""
+    """List nodes with what is used of what they have.
+
+    Amounts are used/total; used includes the reserve of [tracker] reserved_host_*.
+    """
     views = read_nodes(settings, host)
     if style == JSON:
         show_json(views)
@@ -82,8 +84,7 @@ def node_rows(views: Iterable[dict[str, Any]]) -> Iterator[Sequence[Any]]:
             view["host"],
             view["node"],
             "disabled" if view["disabled"] else "enabled",
-            *(view[klass.used] for klass in CLASSES),
-            *(view[klass.total] for klass in CLASSES),
+            *(f"{view[klass.used]}/{'-' if view[klass.total] is None else view[klass.total]}" for klass in CLASSES),
             view["running_vms"],
             view["generation"],
             view["sequence"],

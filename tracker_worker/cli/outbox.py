@@ -7,15 +7,15 @@ from typing import Any
 
 import click
 
-from tracker_worker.cli.context import CommandFailed, Settings, keep_logs_quiet
-from tracker_worker.cli.output import JSON, format_option, show_json, show_table
+from tracker_worker.cli.context import CommandFailed, Commands, Settings, keep_logs_quiet
+from tracker_worker.cli.output import JSON, format_option, show_json, show_table, to_seconds
 
 _COLUMNS = ("Host", "Node", "Sequence", "Published", "Waiting", "Oldest", "Age (s)")
 
 
-@click.group()
+@click.group(cls=Commands)
 def outbox() -> None:
-    """Notifications as the database keeps them.
+    """Notifications: what waits, and sending again what was sent.
 
     Each is kept for [notifications] retention_hours after it was published.
     """
@@ -25,7 +25,7 @@ def outbox() -> None:
 @format_option
 @click.pass_obj
 def status(settings: Settings, style: str) -> None:
-    """Show per node how far notifications are published, and how many wait for how long.
+    """Show how many notifications of each node wait, and for how long.
 
     Sequence is the last number issued, Published the last one that the broker has confirmed. Read from the database,
     whether or not a worker runs.
@@ -53,7 +53,8 @@ def status(settings: Settings, style: str) -> None:
     if style == JSON:
         show_json(rows)
     else:
-        show_table(_COLUMNS, (list(row.values()) for row in rows), empty="There are no nodes.")
+        cells = ({**row, "oldest_at": to_seconds(row["oldest_at"])}.values() for row in rows)
+        show_table(_COLUMNS, cells, empty="There are no nodes.")
 
 
 @outbox.command()
@@ -64,10 +65,11 @@ def status(settings: Settings, style: str) -> None:
 @format_option
 @click.pass_obj
 def replay(settings: Settings, host: str, node: str, first: int, last: int | None, style: str) -> None:
-    """Publish notifications of a node again, in order, for a consumer that has missed some.
+    """Publish notifications of a node again, in order.
 
-    They go to every topic of [notifications] topics with the message_id that they had: a consumer that has seen one
-    drops it. The exit code is 1 when a part of the range is no longer kept; what is kept has then been published.
+    For a consumer that has missed some. They go to every topic of [notifications] topics with the message_id that they
+    had, and a consumer that has seen one drops it. The exit code is 1 when a part of the range is no longer kept; what is
+    kept has then been published.
     """
     if last is not None and last < first:
         raise click.UsageError("--to-sequence must not be less than --from-sequence.")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -13,6 +14,8 @@ import click
 JSON = "json"
 # Not a terminal: nothing is folded, so that every line can be searched.
 _UNFOLDED = 10_000
+# An amount, or used/total.
+_FIGURE = re.compile(r"-?\d+(/(-|-?\d+))?|-")
 
 format_option = click.option(
     "--format",
@@ -29,29 +32,34 @@ def show_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2))
 
 
-def show_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str) -> None:
-    """Numbers are aligned to the right. ``empty`` is the sentence for no rows at all."""
+def show_table(columns: Sequence[str], rows: Iterable[Iterable[Any]], *, empty: str) -> None:
+    """Figures are aligned to the right. ``empty`` is the sentence for no rows at all."""
     from rich import box  # here: a program that wants JSON does not wait for it
     from rich.console import Console
     from rich.table import Table
 
-    listed = [list(row) for row in rows]
+    listed = [[plain(cell) for cell in row] for row in rows]
     if not listed:
         click.echo(empty)
         return
-    table = Table(box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for index, title in enumerate(columns):
-        numbers = all(isinstance(row[index], int) or row[index] is None for row in listed)
-        table.add_column(title, justify="right" if numbers else "left", overflow="fold")
+        figures = all(_FIGURE.fullmatch(row[index]) for row in listed)
+        table.add_column(title, justify="right" if figures else "left", overflow="fold")
     for row in listed:
-        table.add_row(*(plain(cell) for cell in row))
+        table.add_row(*row)
     width = None if sys.stdout.isatty() else _UNFOLDED
     Console(markup=False, emoji=False, highlight=False, width=width).print(table)
 
 
 def show_fields(fields: Iterable[tuple[str, Any]]) -> None:
     """A single thing, one field a line."""
-    show_table(("Field", "Value"), [(name, plain(value)) for name, value in fields], empty="")
+    show_table(("Field", "Value"), fields, empty="")
+
+
+def to_seconds(time: str | None) -> str | None:
+    """An ISO 8601 time of ours without its fraction: tables are wide enough."""
+    return None if time is None else re.sub(r"\.\d+Z$", "Z", time)
 
 
 def plain(value: Any) -> str:

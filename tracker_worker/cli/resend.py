@@ -38,8 +38,9 @@ class Range:
         unpublished one on it is allowed: whoever is quicker then, a consumer that drops copies sees them in order.
         """
         where = f"{ledger.host}/{ledger.name}"
-        if max(first, last or first) > ledger.sequence:
-            raise CommandFailed(f"{where} has issued sequences up to {ledger.sequence}, not {max(first, last or first)}")
+        highest = last or first
+        if highest > ledger.sequence:
+            raise CommandFailed(f"{where} has issued sequences up to {ledger.sequence}, not {highest}")
         if first > published + 1:
             raise CommandFailed(
                 f"sequences of {where} from {published + 1} on are not published yet and the worker will do it: "

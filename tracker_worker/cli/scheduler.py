@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import tracker_worker.cli.runtime  # noqa: F401 before oslo.messaging: see there
 
-from collections.abc import Iterator, Mapping  # noqa: I001
+# isort: split
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4

@@ -16,7 +16,7 @@ from tracker_worker.domain.resources import CLASSES
 @format_option
 @click.pass_obj
 def usage(settings: Settings, host: str | None, project: str | None, style: str) -> None:
-    """Sum up what each project is charged: its instances and their resources.
+    """What each project is charged: instances and resources.
 
     Claims that are begun count, as do instances that are stopped. Read from the database, whether or not a worker runs.
     """

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections import deque
@@ -34,7 +35,7 @@ _HEARTBEAT_CHECK_SECONDS = 1
 )
 @click.pass_obj
 def watch(settings: Settings, topic: str, count: int | None, style: str) -> None:
-    """Show notifications as they come, one line each, until Ctrl-C.
+    """Show notifications as they come, until Ctrl-C.
 
     A line has the time, the event, host and node, the node's sequence number, the instance and the figures; with JSON it
     is the whole message. Watching takes nothing from billing: the messages are copies, in a queue of its own that is gone
@@ -106,10 +107,8 @@ class Feed:
         self._arrived.append(body.encode() if isinstance(body, str) else bytes(body))
 
     def _drain(self) -> None:
-        try:
+        with contextlib.suppress(TimeoutError):  # nothing came
             self._connection.drain_events(timeout=_HEARTBEAT_CHECK_SECONDS)
-        except TimeoutError:
-            pass  # nothing came
         self._connection.heartbeat_tick()
 
     def _reopen(self) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading inventories: drivers are asked on threads of their own, at most one question per node at a time, and what they
-say comes back as a command. A driver that hangs holds its node's audits and nothing else."""
+"""Reading inventories: drivers are asked on threads of their own, at most one question per node at a time (and one for a
+host's list of nodes), and what they say comes back as a command. A driver that hangs holds its node's audits and nothing
+else, unless it does so for as many nodes as there are threads."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from tracker_worker.domain import commands
@@ -45,6 +47,7 @@ Done = Callable[[Report], None]
 class _Audit:
     report: Report
     done: Done
+    node: str | None
     left: int = 1
 
 
@@ -57,7 +60,7 @@ class Auditor:
         self._questions: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
-        self._asked: dict[tuple[str, str], list[_Audit]] = {}
+        self._asked: dict[tuple[str, str | None], list[_Audit]] = {}  # None: for the list of nodes
 
     def start(self) -> None:
         for number in range(_THREADS):
@@ -76,29 +79,38 @@ class Auditor:
             question()
 
     def audit(self, host: str, node: str | None, done: Done) -> None:
-        """Ask the host's driver about ``node``, or about all of its nodes, and call ``done`` when all have answered. A node
-        that is still being asked by an earlier audit is not asked a second time: both get its answer."""
-        self._questions.put(lambda: self._list(host, node, _Audit(Report(host), done)))
+        """Ask the host's driver about ``node``, or about all of its nodes, and call ``done`` when all have answered. What
+        is still being asked by an earlier audit is not asked a second time: both get its answer."""
+        self._queue(host, None, _Audit(Report(host), done, node), lambda: self._list(host))
 
-    def _list(self, host: str, node: str | None, audit: _Audit) -> None:
+    def _queue(self, host: str, node: str | None, audit: _Audit, question: Callable[[], None]) -> None:
+        with self._lock:
+            waiting = self._asked.setdefault((host, node), [])
+            waiting.append(audit)
+            first = len(waiting) == 1
+        if first:
+            self._questions.put(question)
+
+    def _list(self, host: str) -> None:
+        failed: Exception | None = None
+        nodes: list[str] = []
         try:
             nodes = list(self._drivers[host].get_available_nodes())
-            if node is not None and node not in nodes:
-                raise NodeNotFound(host=host, node=node)
         except Exception as error:  # noqa: BLE001 the driver's edge: reported, and asked again next time
             LOG.warning("inventory of host %s: the driver failed: %s: %s", host, type(error).__name__, error)
-            audit.report.errors.append(error)
-            nodes = []
-        wanted = nodes if node is None else [node for _ in nodes[:1]]
-        audit.left += len(wanted)
-        for name in wanted:
-            with self._lock:
-                waiting = self._asked.setdefault((host, name), [])
-                waiting.append(audit)
-                first = len(waiting) == 1
-            if first:
-                self._questions.put(lambda name=name: self._ask(host, name))  # type: ignore[misc]
-        self._answered(audit)
+            failed = error
+        with self._lock:
+            waiting = self._asked.pop((host, None))
+        for audit in waiting:
+            wanted = nodes if audit.node is None else [name for name in nodes if name == audit.node]
+            if failed is not None:
+                audit.report.errors.append(failed)
+            elif audit.node is not None and not wanted:
+                audit.report.errors.append(NodeNotFound(host=host, node=audit.node))
+            audit.left += len(wanted)
+            for name in wanted:
+                self._queue(host, name, audit, partial(self._ask, host, name))
+            self._answered(audit)
 
     def _ask(self, host: str, node: str) -> None:
         found: commands.ReportInventory | Exception

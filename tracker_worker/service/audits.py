@@ -53,15 +53,20 @@ class Audits:
         def reported(report: Report) -> None:  # on one of the auditor's threads
             def committed(ledgers: HostLedger) -> None:
                 if waiting is not None:
-                    self._tell(waiting, report, ledgers, node)
+                    waiting.views += [views.node_view(ledger) for ledger in queries.nodes(ledgers, node)]
+                    self._tell(waiting, next(iter(report.errors), None))
 
-            self._submit(Chore(host=host, commands=report.found, done=committed))
+            def failed(error: Exception) -> None:
+                if waiting is not None:
+                    self._tell(waiting, error)
+
+            self._submit(Chore(host=host, commands=report.found, done=committed, failed=failed))
 
         self._auditor.audit(host, node, reported)
 
-    def _tell(self, waiting: _Waiting, report: Report, host: HostLedger, node: str | None) -> None:
-        waiting.views += [views.node_view(ledger) for ledger in queries.nodes(host, node)]
-        waiting.error = waiting.error or next(iter(report.errors), None)
+    def _tell(self, waiting: _Waiting, error: Exception | None) -> None:
+        """One host is done, with ``error`` or without; with the last one the caller gets its reply."""
+        waiting.error = waiting.error or error
         waiting.hosts -= 1
         if waiting.hosts:
             return

@@ -333,10 +333,10 @@ class Engine:
 
 @contextmanager
 def _put_off() -> Iterator[None]:
-    """A chore that the store is not there for is done the next time."""
+    """A chore that the store is not there for, or that met another writer, is done the next time."""
     try:
         yield
-    except StoreUnavailable as error:
+    except (StoreUnavailable, Conflict) as error:
         LOG.warning("a chore is put off: %s", error)
 
 

@@ -45,12 +45,16 @@ class Relay:
         self._moved: dict[int, int] = {}
 
     def take(self, host: HostLedger) -> None:
-        """Relay this host's nodes, from their cursors on. A node that is relayed already goes on."""
+        """Relay this host's nodes, from their cursors on. A node that is relayed already goes on, with what another worker
+        may have added to it."""
         cursors = self._store.cursors(host.id)
         for ledger in host:
-            if ledger.id not in self._tracks:
+            track = self._tracks.get(ledger.id)
+            if track is None:
                 cursor = cursors.get(ledger.id, 0)
                 self._tracks[ledger.id] = _Track(ledger.id, sent=cursor, confirmed=cursor, known=ledger.sequence)
+            else:
+                track.known = max(track.known, ledger.sequence)
 
     def drop(self, host: HostLedger) -> None:
         """Somebody else relays this host."""

@@ -125,9 +125,9 @@ def conclude(bus: Bus, work: Work, recorded: bytes) -> None:
         work.monitor.cancel()
     if work.reply_to is not None:
         bus.answer(work.delivery, work.reply_to, envelope.encode_reply(recorded, work.reply_to))
-    elif recorded:
-        bus.park(work.delivery, envelope.failure_reason(recorded))
-    else:
+    elif recorded and (failed := envelope.failure_reason(recorded)):
+        bus.park(work.delivery, failed)
+    else:  # also a cast that is the copy of a call which went well
         bus.settle([work.delivery])
 
 
@@ -158,5 +158,5 @@ def _failed(error: Exception) -> dict[str, Any]:
             # Not its text: that may hold anything. The log has it.
             text = "the worker failed unexpectedly on this request; its log says why"
             failed = envelope.failure(RuntimeError(text), args=(text,))
-    failed["reason"] = reason(error)
+    failed["reason"] = envelope.sendable(reason(error))
     return failed

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m benchmarks``: the comparison, unless another subcommand is named."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+import tracker_worker.cli.runtime  # noqa: F401 first: chooses threads for oslo.service
+
+_COMMANDS = ("compare", "growth", "profile")
+
+
+class _Group(click.Group):
+    """``compare`` is what is meant when only options are given."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or args[0] not in (*_COMMANDS, "--help"):
+            args = ["compare", *args]
+        return super().parse_args(ctx, args)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        command: click.Command = importlib.import_module(f"benchmarks.commands.{cmd_name}").command
+        return command
+
+
+@click.command(cls=_Group)
+def main() -> None:
+    """Side-by-side measurements of the worker. See benchmarks/README.md."""
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m benchmarks")

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m benchmarks profile``: where the worker's time goes under load, by thread."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import job, results, stacks
+from benchmarks.sides import HOST, OURS, OURS_POSTGRESQL, QUEUE_TYPES, running
+from benchmarks.stage import Stage
+
+
+@click.command()
+@click.option("--queue", type=click.Choice(list(QUEUE_TYPES)), default="classic", show_default=True)
+@click.option("--side", type=click.Choice([OURS, OURS_POSTGRESQL]), default=OURS, show_default=True)
+@click.option("--in-flight", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option("--calls", type=click.IntRange(min=100), default=10000, show_default=True)
+@click.option("--rate", type=click.IntRange(min=1), default=400, show_default=True, help="Samples per second.")
+@click.option("--idle", is_flag=True, help="Count threads that wait, too: where an idle core could have been used.")
+@click.option("--top", type=click.IntRange(min=1), default=15, show_default=True, help="Functions per thread.")
+@click.option(
+    "--output", type=click.Path(file_okay=False, path_type=Path), default=results.DIRECTORY, help="For the raw stacks."
+)
+def command(queue: str, side: str, in_flight: int, calls: int, rate: int, idle: bool, top: int, output: Path) -> None:
+    """Functions by own and by total time, in percent of the samples of all threads."""
+    raw = results.path(output, "profile").with_suffix(".raw")
+    with Stage() as stage, running(stage, side, queue) as server:
+        load = {"hosts": [HOST], "in_flight": in_flight, "watched": server.watched, "notifications": ""}
+        job.run(server.url, calls=2000, warmup=0, seed="warm", **load)
+        spy = subprocess.Popen(
+            [_py_spy(), "record", "--format=raw", "--threads", "--nonblocking", f"--rate={rate}", "--duration=unlimited"]
+            + (["--idle"] if idle else [])
+            + [f"--output={raw}", f"--pid={server.watched['server']}"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        figures = job.run(server.url, calls=calls, warmup=500, seed="profile", **load)
+        spy.send_signal(2)  # as Ctrl-C: it writes what it has
+        spy.wait()
+    threads = stacks.read(raw.read_text(encoding="utf-8").splitlines())
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    console.print(f"{figures.calls_per_second:.0f} calls/s while it was watched")
+    samples = sum(thread.samples for thread in threads.values())
+    for name, thread in threads.items():
+        if thread.samples > samples / 100:
+            console.print(_table(name, thread, samples, top))
+    console.print(str(raw), soft_wrap=True)
+
+
+def _py_spy() -> str:
+    found = shutil.which("py-spy", path=str(Path(sys.executable).parent)) or shutil.which("py-spy")
+    if found is None:
+        raise click.ClickException("py-spy is not installed; it comes with the extra 'bench'")
+    return found
+
+
+def _table(name: str, thread: stacks.Thread, samples: int, top: int) -> Table:
+    table = Table(title=f"{name}: {thread.samples / samples:.0%} of all samples", title_justify="left")
+    for column in ("own %", "function", "total %", "function"):
+        table.add_column(column, justify="right" if column.endswith("%") else "left", no_wrap=True)
+    for (own, own_count), (total, total_count) in zip(
+        thread.own.most_common(top), thread.total.most_common(top + 6)[6:], strict=False
+    ):
+        table.add_row(f"{own_count / samples:.1%}", own, f"{total_count / samples:.1%}", total)
+    return table

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The load generator: one process, one connection, so many calls in flight, every reply checked.
+
+Run as ``python -m benchmarks.load``: reads a Job as JSON from stdin and writes a Figures as JSON to stdout.
+"""
+
+from __future__ import annotations
+
+import array
+import gc
+import os
+import sys
+import time
+from dataclasses import asdict
+from typing import Any
+from uuid import uuid4
+
+import amqp
+import msgspec
+
+from benchmarks import frames
+from benchmarks.job import Figures, Job
+from benchmarks.usage import cpu_seconds, peak_mb, resident_mb
+from benchmarks.workload import Workload, requests
+
+_CHANNEL = 1
+_TIMEOUT_SECONDS = 120
+# What is still at work when the last reply is there is part of the costs: acknowledgements, cursors.
+_SETTLE_SECONDS = 0.3
+_POLL_SECONDS = 0.005
+_PROPERTIES = {
+    "content_type": "application/json",
+    "content_encoding": "utf-8",
+    "delivery_mode": 2,
+    "priority": 0,
+    "expiration": "120000",
+}
+# The failure of a reply is null; stock servers write a space before it. Both are inside the envelope's JSON text.
+_FINE = (b'failure\\":null', b'failure\\": null')
+_INDEX_DIGITS = 8
+
+
+class Generator:
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._connection = amqp.Connection(
+            job.address, userid=job.user, password=job.password, virtual_host=job.virtual_host, heartbeat=0
+        )
+        self._connection.connect()
+        self._channel = self._connection.channel(_CHANNEL)
+        # Of another channel: this one's must not be read by anybody but the loop.
+        self._side = self._connection.channel()
+        self._replies = self._channel.queue_declare(f"reply_{uuid4().hex}", exclusive=True).queue
+        self._channel.basic_consume(self._replies, no_ack=True)
+        self._sock = self._connection.transport.sock
+        self._sock.settimeout(_TIMEOUT_SECONDS)
+
+    def run(self) -> Figures:
+        job = self._job
+        self._fly("warm-up", job.warmup)
+        time.sleep(_SETTLE_SECONDS)
+        notified = self._notified()
+        cpu = {name: cpu_seconds(pid) for name, pid in job.watched.items()}
+        seconds, own, latencies = self._fly("measured", job.calls)
+        lag = self._wait_notified(notified + job.calls) if job.notifications else 0.0
+        time.sleep(_SETTLE_SECONDS)
+        used = {name: (cpu_seconds(pid) - cpu[name]) * 1e6 / job.calls for name, pid in job.watched.items()}
+        latencies.sort()
+        self._connection.close()
+        server = job.watched["server"]
+        return Figures(
+            calls_per_second=job.calls / seconds,
+            p50_ms=latencies[len(latencies) // 2] * 1000,
+            p99_ms=latencies[len(latencies) * 99 // 100] * 1000,
+            max_ms=latencies[-1] * 1000,
+            cpu_us={**used, "generator": own * 1e6 / job.calls},
+            notified_after_ms=lag * 1000,
+            peak_mb=peak_mb(server),
+            resident_mb=resident_mb(server),
+        )
+
+    def _fly(self, part: str, calls: int) -> tuple[float, float, list[float]]:
+        """Seconds, own CPU seconds, and the latency of each of ``calls`` calls."""
+        job = self._job
+        prefix = uuid4().hex[:-_INDEX_DIGITS]
+        load = Workload(
+            hosts=job.hosts, calls=calls, seed=f"{job.seed} {part}", others=job.others, method=job.method
+        )
+        messages = [
+            frames.publish(_CHANNEL, job.exchange, f"{job.topic}.{host}", amqp.Message(body, **_PROPERTIES))
+            for host, body in requests(load, self._replies, prefix)
+        ]
+        gc.collect()
+        gc.disable()
+        cpu, begun = time.process_time(), time.perf_counter()
+        latencies = self._loop(messages, prefix.encode())
+        ended = time.perf_counter()
+        return ended - begun, time.process_time() - cpu, latencies
+
+    def _loop(self, messages: list[bytes], prefix: bytes) -> list[float]:
+        calls, sent, done = len(messages), 0, 0
+        sent_at = array.array("d", bytes(8 * calls))
+        latencies: list[float] = []
+        buffer = bytearray()
+        while done < calls:
+            more = min(self._job.in_flight - (sent - done), calls - sent)
+            if more:
+                now = time.perf_counter()
+                self._sock.sendall(b"".join(messages[sent : sent + more]))
+                for number in range(sent, sent + more):
+                    sent_at[number] = now
+                sent += more
+            data = self._sock.recv(1 << 18)
+            if not data:
+                raise RuntimeError("the broker closed the connection")
+            buffer += data
+            now = time.perf_counter()
+            for body in frames.bodies(buffer):
+                if _FINE[0] not in body and _FINE[1] not in body:
+                    raise RuntimeError(f"a call failed: {bytes(body)!r}")
+                found = body.index(prefix) + len(prefix)
+                latencies.append(now - sent_at[int(body[found : found + _INDEX_DIGITS], 16)])
+                done += 1
+        return latencies
+
+    def _notified(self) -> int:
+        """The notifications that wait in their queue, which nobody consumes."""
+        if not self._job.notifications:
+            return 0
+        return int(self._side.queue_declare(self._job.notifications, passive=True).message_count)
+
+    def _wait_notified(self, count: int) -> float:
+        """Seconds until so many notifications are in their queue. Raises TimeoutError."""
+        begun = time.perf_counter()
+        while (found := self._notified()) < count:
+            if time.perf_counter() - begun > _TIMEOUT_SECONDS:
+                raise TimeoutError(f"{found} of {count} notifications have come")
+            time.sleep(_POLL_SECONDS)
+        return time.perf_counter() - begun
+
+
+def main() -> None:
+    job: Any = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
+    figures = Generator(job).run()
+    sys.stdout.buffer.write(msgspec.json.encode(asdict(figures)))
+    sys.stdout.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

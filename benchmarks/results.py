@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run leaves behind, and where it was run."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from benchmarks.job import ROOT
+
+DIRECTORY = ROOT / "benchmarks" / "results"
+_LIBRARIES = ("tracker-worker", "oslo.messaging", "kombu", "amqp", "SQLAlchemy", "msgspec", "psycopg")
+
+
+def path(directory: Path, name: str) -> Path:
+    """``<directory>/<name>-<time of day>``, without a suffix; the directory is made."""
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def machine(**more: Any) -> dict[str, Any]:
+    """What figures depend on. ``load_average`` is of the minutes before: what else the machine was doing."""
+    return {
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "cores": len(os.sched_getaffinity(0)),
+        "load_average": os.getloadavg(),
+        "libraries": {name: version(name) for name in _LIBRARIES},
+        **more,
+    }
+
+
+def write_json(target: Path, content: Any) -> None:
+    """Dataclasses, mappings and sequences of them."""
+    target.write_bytes(msgspec.json.format(msgspec.json.encode(content)) + b"\n")

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A stock oslo.messaging server that does what the worker does: the library's ResourceTracker on SQLite, and a stock
+Notifier. Each call is committed with synchronous=FULL and its notification is confirmed before the reply, as stock
+programs do it: one after the other. It has no inbox and no relay: what a crash loses or repeats is not its matter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import tracker_worker.cli.runtime  # noqa: F401 first: chooses threads for oslo.service
+
+# isort: split
+
+import oslo_messaging
+from oslo_config import cfg
+
+from benchmarks.servers import program, stock
+from benchmarks.workload import CAPACITY, NODE
+from tracker_worker.errors import ComputeResourcesUnavailable
+from tracker_worker.inventory.fake import FakeDriver, fake_resource
+from tracker_worker.service.worker import database_url
+from tracker_worker.store.sql import SQLStore
+from tracker_worker.tracker import ResourceTracker
+
+
+class Tracking:
+    """The endpoint."""
+
+    def __init__(self, tracker: ResourceTracker, notifier: Any) -> None:
+        self._tracker = tracker
+        self._notifier = notifier
+
+    def begin_resource_claim(self, context: Any, instance: Any, limits: Any = None, timeout: Any = None) -> Any:
+        claim = self._tracker.begin_resource_claim(context, instance, limits, timeout)
+        if claim is None:
+            raise ComputeResourcesUnavailable(shortfalls=[])
+        sizes = {"VCPU": claim.vcpus, "MEMORY_MB": claim.memory_mb, "DISK_GB": claim.disk_gb}
+        reply = {**stock.CLAIM, "claim_id": claim.claim_id, "instance_uuid": claim.claim_id, "resources": sizes}
+        self._notifier.info(context, "tracker.claim.begun", {**instance, **reply})
+        return reply
+
+    def finish_resource_claim(self, context: Any, claim_id: str) -> Any:
+        self._tracker.finish_resource_claim(claim_id)
+        reply = {**stock.CLAIM, "claim_id": claim_id, "state": "finished"}
+        self._notifier.info(context, "tracker.claim.finished", reply)
+        return reply
+
+    def update_usage(self, context: Any, instance: Any) -> Any:
+        self._tracker.update_usage(context, instance)
+        self._notifier.info(context, "tracker.usage.updated", instance)
+        return {"tracked": True, "changed": True}
+
+
+@contextmanager
+def serve(conf: cfg.ConfigOpts) -> Iterator[None]:
+    host = conf.tracker.hosts[0]
+    store = SQLStore(database_url(conf))
+    store.start()
+    tracker = ResourceTracker(host, FakeDriver(host, nodes={NODE: fake_resource(**CAPACITY)}), store=store, conf=conf)
+    tracker.update_available_resource({})
+    transport = oslo_messaging.get_notification_transport(conf)
+    notifier = oslo_messaging.Notifier(
+        transport, f"tracker.{host}", driver="messagingv2", topics=conf.notifications.topics
+    )
+    # The queue must be there before it is counted; the worker's first inventory is a notification too.
+    notifier.info({}, "tracker.node.updated", {})
+    with stock.serve(conf, Tracking(tracker, notifier)):
+        yield
+    transport.cleanup()
+    store.stop()
+
+
+if __name__ == "__main__":
+    program.run(serve)

@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What these programs have in common: configuration, readiness, the end."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from oslo_config import cfg
+
+from tracker_worker.cli.context import Settings
+
+
+def run(serving: Callable[[cfg.ConfigOpts], AbstractContextManager[None]]) -> None:
+    """Serve, as the context manager does, until TERM."""
+    ended = threading.Event()
+    signal.signal(signal.SIGTERM, lambda number, frame: ended.set())
+    conf = Settings((sys.argv[1],), ()).load()
+    with serving(conf):
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
+        ended.wait()

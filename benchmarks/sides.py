@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sides of the comparison, and how each is started: the same broker, the same configuration file, a virtual host and a
+database of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from benchmarks.job import NOTIFICATIONS, ROOT
+from benchmarks.stage import Stage
+from benchmarks.usage import child
+from benchmarks.workload import CAPACITY, NODE
+from tests.functional.worker import WorkerProcess
+
+HOST = "host-1"
+OURS = "ours, SQLite"
+OURS_POSTGRESQL = "ours, PostgreSQL"
+STOCK = "stock, does nothing"
+EQUAL = "stock, equal work"
+LIMIT = "limit"
+SIDES = (OURS, OURS_POSTGRESQL, STOCK, EQUAL, LIMIT)
+
+_MODULES = {STOCK: "stock", EQUAL: "equal", LIMIT: "limit"}
+_NOTIFYING = (OURS, OURS_POSTGRESQL, EQUAL)
+# What makes every queue of a cloud durable, with the worker's own queues of the same type.
+QUEUE_TYPES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "classic": {"bus": {"queue_type": "classic"}, "oslo_messaging_rabbit": {"amqp_durable_queues": True}},
+    "quorum": {"bus": {"queue_type": "quorum"}, "oslo_messaging_rabbit": {"rabbit_quorum_queue": True}},
+}
+_READY_SECONDS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A server that consumes: where, its processes by name in the figures, and the queue that it notifies."""
+
+    url: str
+    watched: Mapping[str, int]
+    notifications: str
+
+
+@contextmanager
+def running(stage: Stage, side: str, queue_type: str) -> Iterator[Running]:
+    """One side, started on an empty broker and ended afterwards. Raises AssertionError with its log if it does not come."""
+    with ExitStack() as stack:
+        url = stack.enter_context(stage.virtual_host())
+        directory = Path(stack.enter_context(TemporaryDirectory(prefix="tracker-benchmark-")))
+        options = dict(QUEUE_TYPES[queue_type])
+        watched = {"broker": stage.broker_pid}
+        if side == OURS_POSTGRESQL:
+            options["database"] = {"connection": stack.enter_context(stage.database())}
+            watched["database"] = stage.database_pid
+        worker = WorkerProcess(directory, transport_url=url, hosts={HOST: {NODE: CAPACITY}}, options=options)
+        if side in _MODULES:
+            watched["server"] = stack.enter_context(_program(_MODULES[side], worker.configuration))
+        else:
+            watched["server"] = stack.enter_context(started(worker))
+        yield Running(url, watched, NOTIFICATIONS if side in _NOTIFYING else "")
+
+
+@contextmanager
+def started(worker: WorkerProcess) -> Iterator[int]:
+    """The process id of ``tracker-worker serve``, which is ready."""
+    worker.start()
+    try:
+        worker.wait_ready()
+        yield child(str(worker.configuration))
+        worker.terminate()
+    finally:
+        worker.close()
+
+
+@contextmanager
+def _program(module: str, configuration: Path) -> Iterator[int]:
+    command = [sys.executable, "-m", f"benchmarks.servers.{module}", str(configuration)]
+    log = configuration.with_suffix(".errors")
+    with log.open("wb") as errors:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors)
+    assert process.stdout is not None
+    try:
+        said = process.stdout.readline()
+        assert said == b"ready\n", f"{module} does not come up: {log.read_text()[-4000:]}"
+        yield process.pid
+        process.terminate()
+        process.wait(_READY_SECONDS)
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()

@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bus on RabbitMQ keeps the contract on queues of both types, and outlives its connections."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from tests.conformance.bus import NOBODY, BusContract
+from tests.conformance.bus_amqp import Broker
+from tests.conformance.bus_support import (
+    HOST_1,
+    HOST_2,
+    HOSTS,
+    BusCase,
+    MakeWorker,
+    Worker,
+    bodies,
+    keys,
+    numbered,
+    outgoing,
+)
+from tests.functional.deadline import wait_until
+from tracker_worker.bus.amqp import AMQPBus
+from tracker_worker.bus.base import FANOUT, SHARED
+from tracker_worker.bus.envelope import ReplyTo
+
+
+@pytest.fixture(params=["quorum", "classic"])
+def queue_type(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def broker(broker_vhost: str, queue_type: str) -> Iterator[Broker]:
+    broker = Broker(broker_vhost, bus__queue_type=queue_type)
+    yield broker
+    broker.close()
+
+
+class AMQPCase(BusCase):
+    @pytest.fixture
+    def outside(self, broker: Broker) -> Broker:
+        return broker
+
+
+class TestAMQPBus(BusContract, AMQPCase):
+    """Every claim, on both types of queues."""
+
+
+class TestLostConnection(AMQPCase):
+    def test_what_is_unsettled_comes_again_in_order(self, broker: Broker, worker: Worker) -> None:
+        for body in numbered(10):
+            broker.publish(HOST_1, body)
+        received = worker.ear.receive(10)
+        worker.bus.settle(received[:3])
+        wait_until_acknowledged(broker, worker, received[3:])
+
+        lose_connections(broker, worker)
+
+        again = worker.ear.receive(17)[10:]
+        assert bodies(again) == numbered(7, first=3)
+        worker.bus.settle(again)
+        worker.stop()
+        assert broker.count(f"tracker.{HOST_1}") == 0
+
+    def test_a_delivery_of_the_old_connection_settles_nothing_on_the_new_one(
+        self, broker: Broker, make_worker: MakeWorker
+    ) -> None:
+        worker = make_worker()
+        for body in numbered(3):
+            broker.publish(HOST_1, body)
+        old = worker.ear.receive(3)
+        lose_connections(broker, worker)
+        worker.ear.receive(6)
+        worker.bus.settle(old)
+        worker.stop()
+        assert bodies(make_worker().ear.receive(3)) == numbered(3)
+
+    def test_what_is_notified_meanwhile_is_sent_later_in_order(self, broker: Broker, worker: Worker) -> None:
+        wait_until(worker.bus.connected, "connected")
+        worker.bus.notify(outgoing(numbered(5)))
+        worker.ear.confirm(5)
+        broker.lines.cut()
+        wait_until(lambda: not worker.bus.connected(), "disconnected")
+        for first in (5, 10):
+            worker.bus.notify(outgoing(numbered(5, first=first)))
+        assert len(worker.ear.confirmed) == 5
+        broker.lines.mend()
+        assert worker.ear.confirm(15) == keys(numbered(15))
+        assert broker.take_all("notifications.info", b"14") == numbered(15)
+
+    def test_replies_and_dead_letters_of_meanwhile_are_sent_later(self, broker: Broker, worker: Worker) -> None:
+        reply_to = broker.open_replies()
+        for body in numbered(2):
+            broker.publish(HOST_1, body)
+        called, cast = worker.ear.receive(2)
+        broker.lines.cut()
+        wait_until(lambda: not worker.bus.connected(), "disconnected")
+        worker.bus.answer(called, reply_to, b"late")
+        worker.bus.park(cast, "no good")
+        broker.lines.mend()
+        assert broker.take_reply(reply_to) == b"late"
+        assert broker.take_parked().body == b"1"
+        # Settled on a connection that is gone: they come again, and are known by then.
+        assert bodies(worker.ear.receive(4)[2:]) == numbered(2)
+
+    def test_nothing_is_lost_and_order_is_kept_when_it_happens_in_the_middle(
+        self, broker: Broker, worker: Worker
+    ) -> None:
+        wait_until(worker.bus.connected, "connected")
+        sent = iter(outgoing(numbered(300)))
+        for _ in range(3):
+            worker.bus.notify(list(itertools.islice(sent, 100)))
+            lose_connections(broker, worker)
+        assert sorted(set(worker.ear.confirm(300))) == sorted(keys(numbered(300)))
+        assert len(worker.ear.confirmed) == 300
+        found = broker.take_all("notifications.info", b"299")
+        first_times = list(dict.fromkeys(found))
+        assert first_times == numbered(300)
+
+    def test_a_broker_that_is_not_there_at_the_start_is_waited_for(
+        self, broker: Broker, make_worker: MakeWorker
+    ) -> None:
+        broker.lines.cut()
+        broker.publish(HOST_1, b"0")
+        worker = make_worker()
+        worker.bus.notify(outgoing([b"n"]))
+        wait_until(lambda: broker.lines.attempts > 2, "attempts to connect")
+        assert not worker.bus.connected()
+        broker.lines.mend()
+        assert bodies(worker.ear.receive(1)) == [b"0"]
+        assert worker.ear.confirm(1) == keys([b"n"])
+
+    def test_a_stop_without_a_broker_ends_in_time(self, broker: Broker, worker: Worker) -> None:
+        wait_until(worker.bus.connected, "connected")
+        broker.lines.cut()
+        wait_until(lambda: not worker.bus.connected(), "disconnected")
+        worker.bus.notify(outgoing([b"n"]))
+        worker.bus.stop(0.1)
+        assert worker.ear.confirmed == []
+
+    def test_a_host_queue_that_was_deleted_is_declared_again(self, broker: Broker, worker: Worker) -> None:
+        wait_until(worker.bus.connected, "connected")
+        broker.channel.queue_delete(f"tracker.{HOST_1}")
+        wait_until(lambda: broker.lines.attempts == 3, "a new connection")
+        wait_until(worker.bus.connected, "connected")
+        broker.publish(HOST_1, b"0")
+        assert bodies(worker.ear.receive(1)) == [b"0"]
+
+
+class TestQueuesThatAreGone(AMQPCase):
+    @pytest.fixture(params=["classic"])
+    def queue_type(self, request: pytest.FixtureRequest) -> str:
+        """What is gone has no type."""
+        return str(request.param)
+
+    def test_a_client_that_declares_its_reply_queue_late_gets_its_reply(self, broker: Broker, worker: Worker) -> None:
+        broker.publish(HOST_1, b"0")
+        worker.bus.answer(worker.ear.receive(1)[0], ReplyTo("reply_late", "m-1"), b"the reply")
+        # Behind it on the same channel: the first attempt has been returned when this is confirmed.
+        worker.bus.notify(outgoing([b"n"]))
+        worker.ear.confirm(1)
+        assert broker.take_reply(broker.open_replies("reply_late")) == b"the reply"
+
+    def test_the_notification_queue_is_declared_again(self, broker: Broker, worker: Worker) -> None:
+        wait_until(worker.bus.connected, "connected")
+        broker.channel.queue_delete("notifications.info")
+        worker.bus.notify(outgoing([b"0"]))
+        assert worker.ear.confirm(1) == keys([b"0"])
+        assert broker.take_notification() == b"0"
+
+    def test_the_dead_letter_queue_is_declared_again(self, broker: Broker, worker: Worker) -> None:
+        broker.publish(HOST_1, b"0")
+        delivery = worker.ear.receive(1)[0]
+        broker.channel.queue_delete("tracker.dead")
+        worker.bus.park(delivery, "no good")
+        wait_until(lambda: not unsettled(worker), "the parked message settled")
+        assert broker.take_parked().body == b"0"
+
+    def test_a_dead_reply_queue_settles_at_the_first_return(self, broker: Broker, worker: Worker) -> None:
+        broker.publish(HOST_1, b"0")
+        worker.bus.answer(worker.ear.receive(1)[0], NOBODY, b"the reply")
+        wait_until(lambda: not unsettled(worker), "the request settled")
+
+
+class TestPrefetch(AMQPCase):
+    @pytest.fixture
+    def broker(self, broker_vhost: str, queue_type: str) -> Iterator[Broker]:
+        broker = Broker(broker_vhost, bus__queue_type=queue_type, bus__prefetch=8)
+        yield broker
+        broker.close()
+
+    def test_it_is_shared_out_over_the_hosts(self, broker: Broker, make_worker: MakeWorker) -> None:
+        worker = make_worker(HOSTS)
+        for host, body in itertools.product(HOSTS, numbered(10)):
+            broker.publish(host, body)
+        first = {host: worker.ear.receive(4, source=host) for host in HOSTS}
+        # What comes later on the same connection shows that no more came before it.
+        broker.publish(SHARED, b"behind")
+        worker.ear.receive(1, source=SHARED)
+        assert len(worker.ear.deliveries) == 9
+        worker.bus.settle(first[HOST_2])
+        assert bodies(worker.ear.receive(8, source=HOST_2)) == numbered(8)
+        broker.publish(FANOUT, b"behind")
+        worker.ear.receive(1, source=FANOUT)
+        assert bodies(worker.ear.receive(4, source=HOST_1)) == numbered(4)
+        assert len(worker.ear.deliveries) == 14
+
+
+class TestNotificationTopics(AMQPCase):
+    @pytest.fixture
+    def broker(self, broker_vhost: str) -> Iterator[Broker]:
+        broker = Broker(broker_vhost, notifications__topics=["billing", "metering"])
+        yield broker
+        broker.close()
+
+    @pytest.fixture
+    def worker(self, make_worker: MakeWorker) -> Worker:
+        return make_worker()
+
+    def test_each_gets_everything_and_a_key_is_confirmed_when_all_have_it(
+        self, broker: Broker, worker: Worker
+    ) -> None:
+        worker.bus.notify([*outgoing(numbered(5)), *outgoing([b"5"], priority="WARN")])
+        assert sorted(worker.ear.confirm(6)) == keys(numbered(6))
+        for topic in ("billing", "metering"):
+            assert [bytes(broker.take(f"{topic}.info").body) for _ in range(5)] == numbered(5)
+            assert bytes(broker.take(f"{topic}.warn").body) == b"5"
+        worker.stop()
+        assert len(worker.ear.confirmed) == 6
+
+    def test_without_topics_nothing_is_published(self, broker: Broker, make_worker: MakeWorker) -> None:
+        worker = make_worker(bus=AMQPBus(replace(broker.settings, notification_topics=())))
+        broker.publish(HOST_1, b"0")
+        assert bodies(worker.ear.receive(1)) == [b"0"]
+
+
+def lose_connections(broker: Broker, worker: Worker) -> None:
+    """Break both, and let them be made again."""
+    attempts = broker.lines.attempts
+    broker.lines.cut()
+    wait_until(lambda: not worker.bus.connected(), "disconnected")
+    broker.lines.mend()
+    wait_until(worker.bus.connected, lambda: f"connected, after {broker.lines.attempts - attempts} attempts")
+
+
+def unsettled(worker: Worker) -> int:
+    """How many deliveries the bus still waits for."""
+    consumer = worker.bus._consumer  # type: ignore[attr-defined]
+    return len(consumer._unsettled)
+
+
+def wait_until_acknowledged(broker: Broker, worker: Worker, others: list[object]) -> None:
+    """All but ``others`` are settled at the broker too: it has answered something behind the acknowledgements."""
+    wait_until(lambda: unsettled(worker) == len(others), "acknowledgements")
+    broker.publish(SHARED, b"behind")
+    behind = worker.ear.receive(1, source=SHARED)
+    worker.bus.settle(behind)

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An inventory driver that answers when it is let, installed for one worker as a package of its own would be."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tracker_worker.inventory.base import InventoryDriver
+from tracker_worker.inventory.fake import fake_resource
+
+_HOLD = "TRACKER_TEST_HOLD"
+_ROOT = Path(__file__).parents[2]
+
+
+class HeldDriver(InventoryDriver):
+    """Runs in the worker's process. Holds every question for as long as the file of the environment's _HOLD exists."""
+
+    def get_available_nodes(self) -> Sequence[str]:
+        return [f"{self.host}-node"]
+
+    def get_available_resource(self, nodename: str) -> Mapping[str, Any]:
+        pause = threading.Event()
+        while Path(os.environ[_HOLD]).exists():
+            pause.wait(0.02)
+        return fake_resource(nodename=nodename)
+
+
+def install(directory: Path) -> tuple[Path, dict[str, str]]:
+    """Make the driver ``held`` known to a worker that is started with the returned environment.
+
+    The first of the pair is the file to make and to remove.
+    """
+    metadata = directory / "held_driver-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: held-driver\nVersion: 1.0\n", encoding="utf-8")
+    (metadata / "entry_points.txt").write_text(
+        f"[tracker_worker.inventory]\nheld = {HeldDriver.__module__}:{HeldDriver.__name__}\n", encoding="utf-8"
+    )
+    hold = directory / "hold"
+    return hold, {"PYTHONPATH": os.pathsep.join([str(directory), str(_ROOT)]), _HOLD: str(hold)}

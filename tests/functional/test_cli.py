@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The subcommands that need a worker or a broker, as an operator runs them."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.functional import stock
+from tests.functional.conftest import MakeWorker
+from tests.functional.deadline import wait_until
+from tests.functional.worker import PROGRAM, WorkerProcess
+from tests.servers import RabbitMQServer
+
+HOSTS = {"h1": {"n1": {"vcpus": 8, "memory_mb": 16384, "local_gb": 100}}}
+SMALL = ("--vcpus", "1", "--memory-mb", "1024", "--root-gb", "10")
+
+
+class Operator:
+    """Runs subcommands with a worker's configuration."""
+
+    def __init__(self, worker: WorkerProcess) -> None:
+        self.worker = worker
+
+    def command(self, *arguments: str) -> list[str]:
+        return [str(PROGRAM), f"--config-file={self.worker.configuration}", *arguments]
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(*arguments), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+        )
+
+    def json(self, *arguments: str) -> Any:
+        """The document that it prints, and no error."""
+        done = self.run(*arguments, "--format", "json")
+        assert (done.returncode, done.stderr) == (0, ""), done
+        return json.loads(done.stdout)
+
+    def refuse(self, *arguments: str) -> str:
+        """The one sentence with which it fails, having printed nothing."""
+        done = self.run(*arguments)
+        assert (done.returncode, done.stdout) == (1, ""), done
+        (sentence,) = done.stderr.splitlines()
+        return sentence
+
+    @contextmanager
+    def watching(self, directory: Path, *arguments: str) -> Iterator[Watch]:
+        """``watch``, once it hears."""
+        out, err = directory / "watch.out", directory / "watch.err"
+        with out.open("wb") as stdout, err.open("wb") as stderr:
+            process = subprocess.Popen(
+                self.command("watch", *arguments), stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr
+            )
+        watch = Watch(process, out, err)
+        try:
+            watch.wait_said("watching ")
+            yield watch
+        finally:
+            process.kill()
+            process.wait()
+
+
+class Watch:
+    def __init__(self, process: subprocess.Popen[bytes], out: Path, err: Path) -> None:
+        self.process = process
+        self._out = out
+        self._err = err
+
+    def lines(self) -> list[str]:
+        """Whole lines only."""
+        return self._out.read_text(encoding="utf-8").split("\n")[:-1]
+
+    def errors(self) -> str:
+        return self._err.read_text(encoding="utf-8")
+
+    def wait_said(self, text: str) -> None:
+        wait_until(lambda: text in self.errors(), lambda: f"watch says {text!r}; it says {self.errors()!r}")
+
+    def wait_lines(self, count: int) -> list[str]:
+        wait_until(lambda: len(self.lines()) >= count, lambda: f"{count} lines; there are {self.lines()}")
+        return self.lines()
+
+
+@pytest.fixture
+def operator(make_worker: MakeWorker) -> Operator:
+    """Of a worker that serves host h1."""
+    worker = make_worker(hosts=HOSTS, options={"tracker": {"audit_interval_seconds": 3600}})
+    worker.start()
+    worker.wait_ready()
+    return Operator(worker)
+
+
+# --- claims and audits -----------------------------------------------------------------------------------------------
+
+
+def test_a_claim_is_begun_listed_and_finished_once(operator: Operator) -> None:
+    begun = operator.json(
+        *("claim", "begin", "--host", "h1", *SMALL, "--ephemeral-gb", "5", "--project", "p1", "--timeout", "300")
+    )
+    assert (begun["state"], begun["node"], begun["limit_source"]) == ("begun", "n1", "unlimited")
+    assert begun["resources"] == {"VCPU": 1, "MEMORY_MB": 1024, "DISK_GB": 15}
+    assert operator.json("claim", "list") == [begun]
+    assert operator.json("usage") == {"p1": {"instances": 1, **begun["resources"]}}
+
+    finished = operator.json("claim", "finish", begun["claim_id"], "--host", "h1")
+
+    assert finished["state"] == "finished"
+    assert operator.json("claim", "list") == []
+    assert f"host h1 has no claim {begun['claim_id']}" in operator.refuse(
+        "claim", "finish", begun["claim_id"], "--host", "h1"
+    )
+
+
+def test_an_aborted_claim_releases_what_it_was_charged(operator: Operator) -> None:
+    operator.json("claim", "begin", "--host", "h1", "--uuid", "i-1", *SMALL)
+    assert operator.json("claim", "abort", "i-1", "--host", "h1")["state"] == "aborted"
+    assert operator.json("node", "show", "n1")["vcpus_used"] == 0
+
+
+def test_a_refusal_names_every_shortfall_in_one_sentence(operator: Operator) -> None:
+    sentence = operator.refuse(
+        *("claim", "begin", "--host", "h1", "--vcpus", "9", "--memory-mb", "2048", "--root-gb", "10"),
+        *("--limit-vcpu", "8.5", "--limit-memory-mb", "2000", "--limit-disk-gb", "5", "--format", "json"),
+    )
+    assert "VCPU: requested 9, used 0, limit 8" in sentence
+    assert "MEMORY_MB: requested 2048, used 512, limit 2000" in sentence
+    assert "DISK_GB: requested 10, used 0, limit 5" in sentence
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--node", "n9"), "Host h1 has no node n9"),
+        (("--limit-vcpu", "nan"), "limits.vcpu: "),
+        (("--uuid", ""), "instance.uuid: "),
+    ],
+)
+def test_what_the_worker_refuses_is_one_sentence(operator: Operator, arguments: tuple[str, ...], says: str) -> None:
+    assert says in operator.refuse("claim", "begin", "--host", "h1", *SMALL, *arguments)
+
+
+def test_a_host_that_nobody_serves_is_said_at_once(operator: Operator) -> None:
+    for arguments in (("claim", "abort", "i-1", "--host", "h9"), ("audit", "--host", "h9")):
+        assert "no worker serves host h9" in operator.refuse(*arguments)
+
+
+def test_a_worker_that_is_away_is_waited_for_as_long_as_is_asked(operator: Operator) -> None:
+    operator.worker.kill()
+    assert "no answer from host h1 within 1 s" in operator.refuse(
+        "claim", "begin", "--host", "h1", *SMALL, "--wait", "1"
+    )
+    assert "no worker is connected" in operator.refuse("audit", "--all")
+
+
+def test_a_broker_that_is_away_is_said(operator: Operator, rabbitmq: RabbitMQServer) -> None:
+    rabbitmq.stop_app()
+    for arguments in (
+        ("claim", "begin", "--host", "h1", *SMALL),
+        ("audit", "--all"),
+        ("watch",),
+        ("outbox", "replay", "--host", "h1", "--node", "n1", "--from-sequence", "1"),
+    ):
+        sentence = operator.refuse(*arguments)
+        assert "no broker can be reached" in sentence
+        assert rabbitmq.password not in sentence
+    assert operator.json("node", "list")[0]["node"] == "n1"
+
+
+def test_an_audit_shows_the_nodes_as_they_are_then(operator: Operator) -> None:
+    operator.worker.write_inventory({"h1": {"n1": {"vcpus": 16, "memory_mb": 16384, "local_gb": 100}}})
+    operator.worker.signal(signal.SIGHUP)
+    operator.worker.wait_for_log("reloaded")
+
+    (view,) = operator.json("audit", "--host", "h1")
+
+    assert view["vcpus"] == 16
+    assert operator.json("node", "list") == [view]
+
+
+def test_an_audit_of_all_reaches_the_worker(operator: Operator) -> None:
+    operator.json("claim", "begin", "--host", "h1", *SMALL, "--timeout", "0.001")
+    assert len(operator.json("claim", "list")) == 1
+
+    assert operator.json("audit", "--all") == {"sent": True}
+
+    wait_until(lambda: not operator.json("claim", "list"), "the audit expires the claim")
+
+
+# --- notifications ---------------------------------------------------------------------------------------------------
+
+
+def test_watching_takes_nothing_from_billing(operator: Operator, ear: stock.Ear, tmp_path: Path) -> None:
+    with operator.watching(tmp_path) as watch:
+        operator.json("claim", "begin", "--host", "h1", "--uuid", "i-1", *SMALL)
+        operator.refuse("claim", "begin", "--host", "h1", "--uuid", "i-2", *SMALL, "--limit-vcpu", "1")
+        begun, rejected = watch.wait_lines(2)
+        assert begun.split()[1:] == [
+            "tracker.claim.begun",
+            "h1/n1",
+            "#2",
+            "i-1",
+            "VCPU=1",
+            "MEMORY_MB=1024",
+            "DISK_GB=10",
+        ]
+        assert rejected.split()[1:5] == ["tracker.claim.rejected", "h1/n1", "#3", "i-2"]
+        assert rejected.endswith("VCPU requested=1 used=1 limit=1")
+        watch.process.send_signal(signal.SIGINT)
+        assert watch.process.wait(30) == 0
+        assert watch.errors().splitlines() == ["watching notifications; end with Ctrl-C"]
+
+    assert [one.sequence for one in ear.wait_for("h1", "n1", 3)] == [1, 2, 3]
+
+
+def test_watching_ends_after_as_many_as_are_asked_for(operator: Operator, tmp_path: Path) -> None:
+    with operator.watching(tmp_path, "--count", "2", "--format", "json") as watch:
+        for uuid in ("i-1", "i-2", "i-3"):
+            operator.json("claim", "begin", "--host", "h1", "--uuid", uuid, *SMALL)
+        assert watch.process.wait(30) == 0
+        messages = [json.loads(line) for line in watch.lines()]
+    assert [message["payload"]["sequence"] for message in messages] == [2, 3]
+    assert [message["event_type"] for message in messages] == ["tracker.claim.begun"] * 2
+
+
+def test_watching_goes_on_when_the_broker_is_back(operator: Operator, rabbitmq: RabbitMQServer, tmp_path: Path) -> None:
+    with operator.watching(tmp_path) as watch:
+        rabbitmq.stop_app()
+        watch.wait_said("connecting again")
+        rabbitmq.start_app()
+        watch.wait_said("connected again")
+        operator.json("claim", "begin", "--host", "h1", "--uuid", "i-1", *SMALL)
+        assert "i-1" in watch.wait_lines(1)[0]
+
+
+def _published(operator: Operator, sequence: int) -> None:
+    def done() -> bool:
+        (row,) = operator.json("outbox", "status")
+        return bool(row["cursor"] == sequence)
+
+    wait_until(done, f"all of {sequence} notifications are published")
+
+
+def test_a_replay_sends_the_same_messages_again_in_order(operator: Operator, ear: stock.Ear) -> None:
+    for uuid in ("i-1", "i-2", "i-3"):
+        operator.json("claim", "begin", "--host", "h1", "--uuid", uuid, *SMALL)
+    operator.refuse("claim", "begin", "--host", "h1", "--uuid", "i-4", *SMALL, "--limit-vcpu", "1")
+    first = ear.wait_for("h1", "n1", 5)
+    _published(operator, 5)
+    replay = ("outbox", "replay", "--host", "h1", "--node", "n1")
+
+    done = operator.json(*replay, "--from-sequence", "2", "--to-sequence", "4")
+
+    assert done == {"host": "h1", "node": "n1", "sent": 3, "missing": []}
+    wait_until(lambda: len(ear.heard()) == 8, "three more notifications")
+    again = ear.heard()[5:]
+    assert [one.sequence for one in again] == [2, 3, 4]
+    sent = {one.sequence: (one.message_id, one.metadata["timestamp"], one.payload) for one in first}
+    assert all((one.message_id, one.metadata["timestamp"], one.payload) == sent[one.sequence] for one in again)
+
+    assert operator.json(*replay, "--from-sequence", "5")["sent"] == 1
+    wait_until(lambda: len(ear.heard()) == 9, "one more notification")
+    assert (ear.heard()[8].priority, ear.heard()[8].message_id) == ("warn", sent[5][0])
+    assert "up to 5, not 6" in operator.refuse(*replay, "--from-sequence", "6")
+
+
+def test_a_replay_says_what_has_been_pruned(operator: Operator, ear: stock.Ear) -> None:
+    for uuid in ("i-1", "i-2", "i-3"):
+        operator.json("claim", "begin", "--host", "h1", "--uuid", uuid, *SMALL)
+    ear.wait_for("h1", "n1", 4)
+    _published(operator, 4)
+    operator.worker.terminate()
+    with closing(sqlite3.connect(operator.worker.database)) as connection, connection:
+        connection.execute("DELETE FROM outbox WHERE sequence IN (1, 2, 4)")
+
+    done = operator.run(
+        *("outbox", "replay", "--host", "h1", "--node", "n1", "--from-sequence", "1", "--format", "json")
+    )
+
+    assert done.returncode == 1
+    assert json.loads(done.stdout) == {"host": "h1", "node": "n1", "sent": 1, "missing": [[1, 2], [4, 4]]}
+    (sentence,) = done.stderr.splitlines()
+    assert "sequences 1 to 2, 4 of h1/n1" in sentence
+    wait_until(lambda: [one.sequence for one in ear.heard()] == [1, 2, 3, 4, 3], "the third once more")

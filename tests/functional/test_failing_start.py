@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A start that cannot succeed ends at once, with one line that says what to change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.functional.worker import NODE, Options, WorkerProcess
+
+# Nothing is there, and nothing is needed: each of these fails before it would connect.
+NOWHERE = "rabbit://user:secret@127.0.0.1:1//"
+# Case -> the options that are wrong and what the line names.
+WRONG: dict[str, tuple[dict[str, dict[str, Any]], str]] = {
+    "transport URL without a broker": ({"DEFAULT": {"transport_url": "rabbit://"}}, "transport_url"),
+    "transport URL of something else": ({"DEFAULT": {"transport_url": "kafka://u:p@h/"}}, "transport_url"),
+    "transport URL with a bad port": ({"DEFAULT": {"transport_url": "rabbit://u:p@h:port/"}}, "transport_url"),
+    "transport URL with an unknown option": ({"DEFAULT": {"transport_url": "rabbit://u:p@h/?x=1"}}, "transport_url"),
+    "inventory driver": ({"tracker": {"inventory_driver": "nosuch"}}, "nosuch"),
+    "queue_type": ({"bus": {"queue_type": "stream"}}, "queue_type"),
+    "not a number": ({"bus": {"prefetch": "many"}}, "prefetch"),
+    "below the minimum": ({"tracker": {"audit_interval_seconds": 0}}, "audit_interval_seconds"),
+    "not a choice": ({"tracker": {"missing_limit": "some"}}, "missing_limit"),
+    "no host": ({"tracker": {"hosts": ""}}, "hosts"),
+    "many hosts, one machine": ({"tracker": {"hosts": "h1, h2", "inventory_driver": "host"}}, "inventory_driver"),
+    "database URL": ({"database": {"connection": "nonsense"}}, "connection"),
+    "database of another kind": ({"database": {"connection": "mysql://u:secret@h/d"}}, "connection"),
+    "database out of reach": ({"database": {"connection": "postgresql+psycopg://u:secret@127.0.0.1:1/d"}}, "127.0.0.1:1"),
+    "database in a directory that is not there": ({"database": {"connection": "sqlite:////no/such/file"}}, "/no/such/file"),
+}  # fmt: skip
+
+
+def start_of(directory: Path, options: Options, *, environment: dict[str, str] | None = None) -> WorkerProcess:
+    return WorkerProcess(
+        directory,
+        transport_url=NOWHERE,
+        hosts={"h1": {"n1": NODE}},
+        options=options,
+        environment=environment,
+    )
+
+
+def only_line(worker: WorkerProcess) -> str:
+    """Run a worker to its end, which must be a failed start; the line that says why."""
+    try:
+        assert worker.run() == 1
+    finally:
+        worker.close()
+    lines = worker.plain_lines()
+    assert len(lines) == 1, worker.log()
+    assert "Traceback" not in worker.log()
+    assert "secret" not in worker.log()
+    return lines[0]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_start_with_a_wrong_option_names_it_in_one_line(tmp_path: Path, wrong: str) -> None:
+    options, named = WRONG[wrong]
+
+    assert named in only_line(start_of(tmp_path, options))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [
+        (lambda path: path.unlink(), "No such file"),
+        (lambda path: (path.unlink(), path.mkdir()), "directory"),
+        (lambda path: path.write_text("nodes: {n1: [", encoding="utf-8"), "line 1"),
+        (lambda path: path.write_text("nodes: {n1: {vcpus: 1}}", encoding="utf-8"), "memory_mb"),
+        (lambda path: path.write_text("hosts: {h2: {nodes: {n: {}}}}", encoding="utf-8"), "lacks"),
+        (lambda path: path.write_bytes(b"\xff\xfe\x80"), "inventory.yaml"),
+    ],
+    ids=["missing", "a directory", "no YAML", "incomplete", "incomplete host", "no text"],
+)
+def test_a_start_with_a_bad_inventory_file_names_it(tmp_path: Path, spoil: Callable[[Path], Any], named: str) -> None:
+    worker = start_of(tmp_path, {})
+    spoil(worker.inventory)
+
+    line = only_line(worker)
+
+    assert str(worker.inventory) in line
+    assert named in line
+
+
+def test_a_state_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    # Under a file: root may write anywhere else.
+    occupied = tmp_path / "file"
+    occupied.touch()
+
+    line = only_line(start_of(tmp_path, {"tracker": {"state_path": occupied / "state"}}))
+
+    assert f"state_path {occupied / 'state'}" in line
+
+
+def test_a_database_that_is_none_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "tracker.sqlite"
+    file.write_bytes(b"this is no database" * 1000)
+
+    assert str(file) in only_line(start_of(tmp_path, {"database": {"connection": f"sqlite:///{file}"}}))
+
+
+def test_an_option_may_also_be_wrong_in_the_environment(tmp_path: Path) -> None:
+    worker = start_of(tmp_path, {}, environment={"OS_BUS__QUEUE_TYPE": "stream"})
+
+    assert "stream" in only_line(worker)
+
+
+def test_a_configuration_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    worker = start_of(tmp_path, {})
+    worker.configuration.unlink()
+
+    assert str(worker.configuration) in only_line(worker)
+
+
+def test_a_configuration_file_that_is_none_is_named(tmp_path: Path) -> None:
+    worker = start_of(tmp_path, {})
+    worker.configuration.write_text("[tracker\nhosts", encoding="utf-8")
+
+    assert str(worker.configuration) in only_line(worker)
+
+
+def test_a_postgresql_without_a_schema_is_told_how_to_get_one(tmp_path: Path, postgresql_url: str) -> None:
+    line = only_line(start_of(tmp_path, {"database": {"connection": postgresql_url}}))
+
+    assert "tracker-worker db upgrade" in line

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What could stop a worker for good if it came again after each restart: none of it does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from tests.builders import instance_dict
+from tests.functional import raw
+from tests.functional.conftest import HOST_TOPIC
+
+# Longer than a frame (128 KiB), shorter than the largest body that is served.
+LONG = "x" * 300_000
+# Text in JSON and in Python; in UTF-8, and so in an AMQP header, it is not.
+SURROGATE = "\ud800"
+
+# Each ends up in the text of an error, which goes into a reply and into the header of a parked message.
+QUOTED: dict[str, tuple[str, Mapping[str, Any], Mapping[str, Any]]] = {
+    "method": ("{}", {}, {}),
+    "version": ("get_node", {}, {"version": "{}"}),
+    "name of an argument": ("get_node", {"{}": 1}, {}),
+    "host": ("get_node", {"host": "{}"}, {}),
+    "node": ("get_node", {"node": "{}"}, {}),
+    "limit": ("begin_resource_claim", {"instance": instance_dict(), "limits": {"{}": 1}}, {}),
+    "vm_state": ("begin_resource_claim", {"instance": instance_dict(vm_state="{}")}, {}),
+    "key of metadata": ("begin_resource_claim", {"instance": instance_dict(metadata={"{}": 2**70})}, {}),
+    "context": ("begin_resource_claim", {"instance": instance_dict(user_id=None)}, {"_context_user_id": "{}"}),
+}
+
+
+def quoting(what: str, text: str) -> tuple[str, Any, Any]:
+    """Method, arguments and other keys of the request that is wrong at ``what``."""
+
+    def put(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {put(key): put(item) for key, item in value.items()}
+        return text if value == "{}" else value
+
+    method, arguments, keys = QUOTED[what]
+    return put(method), put(arguments), put(keys)
+
+
+@pytest.mark.parametrize("text", [LONG, SURROGATE, "\0"], ids=["long", "surrogate", "NUL"])
+@pytest.mark.parametrize("what", QUOTED)
+def test_an_error_may_quote_anything(amqp: raw.Raw, what: str, text: str) -> None:
+    method, arguments, keys = quoting(what, text)
+    request = amqp.request(method, arguments, call=True, keys=keys)
+    cast = raw.packed(amqp.request(method, arguments, keys=keys))
+    amqp.publish(HOST_TOPIC, raw.packed(request))
+    amqp.publish(HOST_TOPIC, cast)
+
+    failure = json.loads(amqp.reply(request["_msg_id"])["failure"])
+    parked = amqp.take(raw.DEAD_LETTERS)
+
+    assert failure["class"] in ("InvalidInput", "NodeNotFound", "NoSuchMethod", "UnsupportedVersion")
+    raw.check_parked(parked, cast, topic=HOST_TOPIC)
+
+
+@pytest.mark.parametrize("value", ["ü" * 200, SURROGATE, "a\0b", "x" * 256, "", 5])
+@pytest.mark.parametrize("key", ["_reply_q", "_msg_id"])
+def test_a_call_that_cannot_be_answered_is_parked(amqp: raw.Raw, key: str, value: Any) -> None:
+    body = raw.packed(amqp.request("get_node", {}, call=True, keys={key: value}))
+    amqp.publish(HOST_TOPIC, body)
+
+    raw.check_parked(amqp.take(raw.DEAD_LETTERS), body, topic=HOST_TOPIC)
+
+
+@pytest.mark.parametrize("call", [True, False], ids=["call", "cast"])
+@pytest.mark.parametrize("unique_id", [SURROGATE, "a\0b", "x" * 256, "", 5, {}])
+def test_a_unique_id_that_no_store_can_keep_is_refused(amqp: raw.Raw, unique_id: Any, call: bool) -> None:
+    request = amqp.request(
+        "begin_resource_claim", {"instance": instance_dict()}, call=call, keys={"_unique_id": unique_id}
+    )
+    body = raw.packed(request)
+    amqp.publish(HOST_TOPIC, body)
+
+    if call:
+        failure = json.loads(amqp.reply(request["_msg_id"])["failure"])
+        assert (failure["class"], failure["kwargs"]["field"]) == ("InvalidInput", "body")
+    else:
+        raw.check_parked(amqp.take(raw.DEAD_LETTERS), body, topic=HOST_TOPIC)
+
+
+@pytest.mark.parametrize("seconds", [10**400, 2**70, 2**40, -1, 0, 1, True, 1.5, "10", {}], ids=str)
+def test_a_call_is_answered_however_odd_its_wish_for_heartbeats(amqp: raw.Raw, seconds: Any) -> None:
+    request = amqp.request("get_node", {}, call=True, keys={"_timeout": seconds})
+    amqp.publish(HOST_TOPIC, raw.packed(request))
+
+    reply = amqp.reply(request["_msg_id"])
+
+    assert reply["ending"] is True
+    assert reply["result"]["node"] == "n1"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1", "utf-7", "idna", "hex", "no such"])
+def test_a_body_is_parked_byte_by_byte_whatever_its_encoding_is_said_to_be(amqp: raw.Raw, encoding: str) -> None:
+    body = b"\xff\xfe+AGE-\x00\x80"
+    amqp.publish(HOST_TOPIC, body, content_encoding=encoding)
+
+    raw.check_parked(amqp.take(raw.DEAD_LETTERS), body, topic=HOST_TOPIC, content_encoding=encoding)
+
+
+def test_every_property_is_kept(amqp: raw.Raw) -> None:
+    properties = {
+        "priority": 7,
+        "correlation_id": "c-1",
+        "reply_to": "somewhere",
+        "message_id": "m-1",
+        "timestamp": 1_768_478_400,
+        "type": "t",
+        "app_id": "scheduler",
+        "headers": {"table": {"a": [1, True, None, 1.5]}, "text": "wëb", "big": 2**40},
+    }
+    amqp.publish(HOST_TOPIC, b"{", **properties)
+
+    raw.check_parked(amqp.take(raw.DEAD_LETTERS), b"{", topic=HOST_TOPIC, **properties)
+
+
+def test_headers_that_fill_a_frame_give_way_to_the_reason(amqp: raw.Raw) -> None:
+    amqp.publish(HOST_TOPIC, b"{", headers={"x-large": "x" * 130_900})
+
+    raw.check_parked(amqp.take(raw.DEAD_LETTERS), b"{", topic=HOST_TOPIC)

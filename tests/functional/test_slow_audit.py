@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An inventory driver that hangs holds nobody up but those who asked for it, and those hear that it goes on."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tests.builders import instance_dict
+from tests.functional import held, raw, stock
+from tests.functional.conftest import HOST, HOST_TOPIC, MakeWorker
+from tests.functional.worker import NODE
+
+
+def test_a_monitored_call_gets_heartbeats_until_its_audit_ends(
+    make_worker: MakeWorker, client: stock.Client, broker_vhost: str, tmp_path: Path
+) -> None:
+    hold, environment = held.install(tmp_path)
+    options = {"tracker": {"inventory_driver": "held"}}
+    worker = make_worker(hosts={HOST: {"n1": NODE}}, options=options, environment=environment)
+    worker.start()
+    worker.wait_ready()
+    hold.touch()
+
+    with ThreadPoolExecutor(1) as pool, raw.raw(broker_vhost) as amqp:
+        # A stock client gives up after two seconds without a sign of life.
+        prepared = client.prepare(HOST, call_monitor_timeout=2)
+        monitored = pool.submit(prepared.call, stock.CONTEXT, "update_available_resource")
+        try:
+            request = amqp.request("update_available_resource", {}, call=True, keys={"_timeout": 2})
+            amqp.publish(HOST_TOPIC, raw.packed(request))
+            # One for every second.
+            beats = [raw.unpacked(amqp.take(amqp.reply_queue).body) for _ in range(3)]
+            # In the meantime the same node goes on.
+            claim = client.call(HOST, "begin_resource_claim", instance=instance_dict())
+            assert not monitored.done()
+        finally:
+            hold.unlink()
+        views = monitored.result(30)
+        ended = amqp.reply(request["_msg_id"])
+
+    assert claim["node"] == f"{HOST}-node"
+    assert [view["running_vms"] for view in views] == [1]
+    assert (ended["ending"], ended["failure"], ended["result"]) == (True, None, views)
+    for beat in beats:
+        del beat["_unique_id"]
+        assert beat == {"result": None, "failure": None, "ending": False, "_msg_id": request["_msg_id"]}
+
+
+def test_a_worker_stops_although_a_driver_hangs(
+    make_worker: MakeWorker, client: stock.Client, broker_vhost: str, tmp_path: Path
+) -> None:
+    hold, environment = held.install(tmp_path)
+    options = {"tracker": {"inventory_driver": "held"}}
+    worker = make_worker(hosts={HOST: {"n1": NODE}}, options=options, environment=environment)
+    worker.start()
+    worker.wait_ready()
+    hold.touch()
+    with raw.raw(broker_vhost) as amqp:
+        request = amqp.request("update_available_resource", {}, call=True)
+        amqp.publish(HOST_TOPIC, raw.packed(request))
+        client.call(HOST, "oslo_rpc_server_ping")
+
+        assert worker.terminate(10) == 0
+
+        # The call was not answered, so it is still there for the next worker.
+        hold.unlink()
+        worker.start()
+        assert amqp.reply(request["_msg_id"])["result"][0]["node"] == f"{HOST}-node"

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A worker starts when it can, stops in good order, is reloaded while it serves, and is succeeded by another."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sqlite3
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.builders import instance_dict, sized
+from tests.functional import load, raw, stock
+from tests.functional.conftest import HOST, HOST_TOPIC, MakeWorker
+from tests.functional.deadline import wait_until
+from tests.functional.worker import NODE, WorkerProcess
+from tests.servers import RabbitMQServer
+
+HOSTS = {HOST: {"n1": NODE}}
+
+
+@contextmanager
+def locked(database: Path) -> Iterator[None]:
+    """Nobody else writes to the SQLite file meanwhile."""
+    with closing(sqlite3.connect(database, timeout=10, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+        connection.execute("ROLLBACK")
+
+
+def claim(client: stock.Client, number: int = 1, **arguments: Any) -> dict[str, Any]:
+    instance = instance_dict(number, **sized(vcpus=1, memory_mb=100, disk_gb=1))
+    begun: dict[str, Any] = client.call(HOST, "begin_resource_claim", instance=instance, **arguments)
+    return begun
+
+
+def test_a_worker_waits_for_a_broker_that_is_not_there_yet(tmp_path: Path) -> None:
+    server = RabbitMQServer()
+    with closing(server):
+        worker = WorkerProcess(tmp_path, transport_url=server.url, hosts=HOSTS)
+        with closing(worker):
+            worker.start()
+            worker.wait_for_log(f"no connection to 127.0.0.1:{server.port}", times=4)
+            assert "ready" not in worker.log()
+
+            server.open()
+            worker.wait_ready()
+
+            with stock.client(server.url) as client:
+                assert claim(client)["state"] == "begun"
+
+
+def test_systemd_is_told_when_the_worker_is_ready_and_when_it_stops(make_worker: MakeWorker, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
+        # Relative: a socket's path is short, and a test's directory may not be.
+        notified.bind(str(tmp_path / "s"))
+        notified.settimeout(30)
+        worker = make_worker(hosts=HOSTS, environment={"NOTIFY_SOCKET": str(tmp_path / "s")})
+        worker.start()
+
+        assert notified.recv(100) == b"READY=1"
+        assert " ready: " in worker.log()
+        assert worker.terminate() == 0
+        assert notified.recv(100) == b"STOPPING=1"
+
+
+@pytest.mark.parametrize("queue_type", ["quorum", "classic"])
+def test_a_worker_that_is_terminated_under_load_stops_soon_and_loses_nothing(
+    make_worker: MakeWorker, client: stock.Client, ear: stock.Ear, queue_type: str
+) -> None:
+    worker = make_worker(hosts=load.HOSTS, options={"bus": {"queue_type": queue_type}})
+    worker.start()
+    worker.wait_ready()
+    flight = load.Load(client)
+    flight.prepare()
+
+    with flight.running():
+        for answered in (50, 200, 350):
+            flight.wait_answered(answered)
+            assert worker.terminate(8) == 0
+            assert "Traceback" not in worker.log()
+            assert flight.answered < load.CALLS
+            worker.start()
+
+    flight.check(ear)
+    # Stopped in good order, nothing was told twice.
+    assert len(ear.heard()) == len({one.message_id for one in ear.heard()})
+    assert worker.terminate(8) == 0
+
+
+def test_a_second_signal_ends_at_once_what_waits_for_the_store(
+    make_worker: MakeWorker, client: stock.Client, broker_vhost: str
+) -> None:
+    worker = make_worker(hosts=HOSTS)
+    worker.start()
+    worker.wait_ready()
+    with raw.raw(broker_vhost) as amqp:
+        with locked(worker.database):
+            request = amqp.request("begin_resource_claim", {"instance": instance_dict()}, call=True)
+            amqp.publish(HOST_TOPIC, raw.packed(request))
+            # Taken from the queue, and not acknowledged before a commit that cannot be made.
+            wait_until(lambda: amqp.count(HOST_TOPIC) == 0, "the worker takes the request")
+            worker.signal(signal.SIGTERM)
+            worker.wait_for_log("stopping on signal")
+
+            worker.signal(signal.SIGTERM)
+
+            assert worker.wait(2) == 1
+        worker.start()
+        assert amqp.reply(request["_msg_id"])["result"]["state"] == "begun"
+
+
+def test_what_waits_for_the_store_is_done_when_it_is_back(make_worker: MakeWorker, client: stock.Client) -> None:
+    worker = make_worker(hosts=HOSTS)
+    worker.start()
+    worker.wait_ready()
+
+    with ThreadPoolExecutor(1) as pool:
+        with locked(worker.database):
+            waiting = pool.submit(claim, client)
+            # Another host would be in the same commit; what is not the store's goes on.
+            client.cast(HOST, "update_usage", instance={"uuid": instance_dict()["uuid"], "vm_state": "active"})
+            assert not waiting.done()
+        assert waiting.result(30)["state"] == "begun"
+    assert client.call(HOST, "get_node")["stats"]["num_vm_active"] == 1
+
+
+def test_a_hangup_reloads_options_and_inventory_and_serves_on(
+    make_worker: MakeWorker, client: stock.Client
+) -> None:
+    worker = make_worker(hosts=HOSTS)
+    worker.start()
+    worker.wait_ready()
+    claim(client, 1)
+    worker.configure({"tracker": {"claim_timeout_seconds": 33, "missing_limit": "capacity"}})
+    worker.write_inventory({HOST: {"n1": {**NODE, "vcpus": 7}, "n2": NODE}})
+
+    worker.signal(signal.SIGHUP)
+    worker.wait_for_log("reloaded")
+
+    views = wait_until(lambda: (v := client.call(HOST, "list_nodes")) and len(v) == 2 and v, "the second node appears")
+    assert [(view["node"], view["vcpus"]) for view in views] == [("n1", 7), ("n2", NODE["vcpus"])]
+    begun = client.call(HOST, "begin_resource_claim", instance=instance_dict(2, node="n1"))
+    lifetime = datetime.fromisoformat(begun["expires_at"]) - datetime.fromisoformat(begun["begun_at"])
+    assert lifetime == timedelta(seconds=33)
+    assert begun["limit_source"] == "capacity"
+    # What was there before is still there.
+    assert client.call(HOST, "get_node", node="n1")["running_vms"] == 2
+
+
+def test_a_hangup_with_bad_files_changes_nothing(make_worker: MakeWorker, client: stock.Client) -> None:
+    worker = make_worker(hosts=HOSTS)
+    worker.start()
+    worker.wait_ready()
+    before = client.call(HOST, "get_node")
+    worker.configure({"tracker": {"claim_timeout_seconds": "soon"}})
+    worker.inventory.write_text("nodes: [", encoding="utf-8")
+
+    worker.signal(signal.SIGHUP)
+    worker.wait_for_log("reloaded")
+
+    assert "claim_timeout_seconds" in worker.log()
+    assert str(worker.inventory) in worker.log()
+    assert client.call(HOST, "update_available_resource") == [before]
+    begun = claim(client)
+    assert datetime.fromisoformat(begun["expires_at"]) - datetime.fromisoformat(begun["begun_at"]) == timedelta(
+        seconds=600
+    )
+
+
+@pytest.mark.parametrize("queue_type", ["quorum", "classic"])
+def test_a_second_worker_stands_by_and_takes_over_at_once_after_a_kill(
+    make_worker: MakeWorker, client: stock.Client, ear: stock.Ear, queue_type: str
+) -> None:
+    options = {"bus": {"queue_type": queue_type}}
+    first, second = (make_worker(hosts=load.HOSTS, options=options, name=name) for name in ("first", "second"))
+    first.start()
+    first.wait_ready()
+    second.start()
+    second.wait_ready()
+    flight = load.Load(client)
+    flight.prepare()
+    assert "chores of host" in first.log()
+    assert "chores of host" not in second.log()
+
+    with flight.running():
+        flight.wait_answered(100)
+        first.kill()
+
+    flight.check(ear)
+    for host in load.HOSTS:
+        second.wait_for_log(f"does the chores of host {host}")
+    assert second.terminate(8) == 0
+
+
+def test_a_worker_starts_again_on_what_it_left(make_worker: MakeWorker, client: stock.Client) -> None:
+    worker = make_worker(hosts=HOSTS)
+    worker.start()
+    worker.wait_ready()
+    begun = claim(client)
+    view = client.call(HOST, "get_node")
+    assert worker.terminate() == 0
+
+    worker.start()
+
+    assert client.call(HOST, "list_claims") == [begun]
+    assert client.call(HOST, "get_node") == view

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Replies agree with the notifications, with the inbox, and with the order in which they were given."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from tests.invariants.books import Replay, used_in
+from tests.invariants.messages import COMMANDS, Message
+from tests.invariants.record import ERROR, RESULT, Place
+from tests.invariants.stream import Streams
+
+
+def views(sent: Sequence[Message], told: Streams, replays: Mapping[Place, Replay]) -> Iterator[str]:
+    """A node's view shows exactly the state after the sequence number that it carries."""
+    generations = {place: {one.sequence: one.generation for one in story} for place, story in told.items()}
+    for message in sent:
+        for view in _views(message):
+            place = (view["host"], view["node"])
+            sequence, replayed = view["sequence"], replays.get(place)
+            what = f"Reply {message.request.unique_id} ({message.request.method}) shows {place[0]}/{place[1]}"
+            if replayed is None or sequence not in replayed.usage:
+                yield f"{what} at sequence {sequence}, which was never issued."
+                continue
+            if used_in(view) != replayed.usage[sequence] or view["running_vms"] != replayed.instances[sequence]:
+                yield (
+                    f"{what} at sequence {sequence} with usage {used_in(view)} of {view['running_vms']} instances; "
+                    f"the notifications come to {replayed.usage[sequence]} of {replayed.instances[sequence]}."
+                )
+            if sequence and view["generation"] != generations[place].get(sequence):
+                yield f"{what} at generation {view['generation']}, which is not that of sequence {sequence}."
+
+
+def _views(message: Message) -> list[Mapping[str, Any]]:
+    request = message.request
+    if request.outcome != RESULT or request.method not in ("get_node", "list_nodes", "update_available_resource"):
+        return []
+    found = request.reply if isinstance(request.reply, list) else [request.reply]
+    return [view for view in found if isinstance(view, Mapping) and not view.get("disabled")]
+
+
+def order(sent: Sequence[Message]) -> Iterator[str]:
+    """Whoever asks after somebody was answered is not answered from an older state."""
+    shown = [
+        (message, (view["host"], view["node"]), int(view["generation"]))
+        for message in sent
+        for view in (*_views(message), *_claim(message))
+    ]
+    for place in sorted({place for _, place, _ in shown}):
+        here = [(message, generation) for message, at, generation in shown if at == place]
+        ended = sorted(here, key=lambda pair: pair[0].request.ended_at)
+        newest, seen = (None, 0), 0
+        for message, generation in sorted(here, key=lambda pair: pair[0].request.sent_at):
+            while seen < len(ended) and ended[seen][0].request.ended_at < message.request.sent_at:
+                newest = max(newest, (ended[seen][0].request.unique_id, ended[seen][1]), key=lambda pair: pair[1])
+                seen += 1
+            if generation < newest[1]:
+                yield (
+                    f"Reply {message.request.unique_id} ({message.request.method}) is of generation {generation} of "
+                    f"{place[0]}/{place[1]}, but was asked for after reply {newest[0]} of generation {newest[1]}."
+                )
+
+
+def _claim(message: Message) -> list[Mapping[str, Any]]:
+    request = message.request
+    if request.outcome == RESULT and request.method in COMMANDS and isinstance(request.reply, Mapping):
+        return [request.reply] if "claim_id" in request.reply else []
+    return []
+
+
+def inbox(sent: Sequence[Message], recorded: Mapping[str, Mapping[str, Any] | None]) -> Iterator[str]:
+    """What a copy of a call would be told is what the call was told."""
+    for message in sent:
+        request = message.request
+        if request.method not in COMMANDS or not request.call or request.unique_id not in recorded:
+            continue
+        kept = recorded[request.unique_id]
+        if request.outcome == RESULT and (kept is None or kept["failure"] or kept["result"] != request.reply):
+            yield f"Call {request.unique_id} ({request.method}) was told {request.reply}; recorded is {kept}."
+        if request.outcome == ERROR and _failed(kept) != dict(request.facts):
+            yield f"Call {request.unique_id} ({request.method}) was told {request.error}; recorded is {kept}."
+
+
+def unrecorded(
+    sent: Sequence[Message], told: Streams, recorded: Mapping[str, Mapping[str, Any] | None]
+) -> Iterator[str]:
+    """A call that has changed something is recorded, so that no copy of it does so again."""
+    changes = {
+        (*place, one.payload["instance_id"], one.generation)
+        for place, story in told.items()
+        for one in story
+        if "instance_id" in one.payload
+    }
+    for message in sent:
+        request = message.request
+        if request.outcome != RESULT or request.method not in COMMANDS or request.unique_id in recorded:
+            continue
+        # A repetition that changed nothing rides with a later commit, and may be lost with the worker.
+        changed = any((c["host"], c["node"], c["claim_id"], c["generation"]) in changes for c in _claim(message))
+        if changed or (isinstance(request.reply, Mapping) and request.reply.get("changed")):
+            yield f"Call {request.unique_id} ({request.method}) has had its effect and is not recorded in the inbox."
+
+
+def _failed(kept: Mapping[str, Any] | None) -> Any:
+    failure = kept["failure"] if kept is not None else None
+    return json.loads(failure)["kwargs"] if failure else None

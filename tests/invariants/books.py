@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A node's notifications added up, as a billing consumer would: they must come to what the store holds.
+
+The reserve is the store's and does not change during a run; a node that was disabled for a while is not followed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.invariants.record import Books, Heard, Held, Place, Vector
+
+CLASSES = {"VCPU": "vcpus_used", "MEMORY_MB": "memory_mb_used", "DISK_GB": "local_gb_used"}
+"""Resource class -> its key in a node's view."""
+
+BEGUN = "tracker.claim.begun"
+REJECTED = "tracker.claim.rejected"
+FINISHED = "tracker.claim.finished"
+ABORTED = "tracker.claim.aborted"
+EXPIRED = "tracker.claim.expired"
+UPDATED = "tracker.usage.updated"
+RELEASED = "tracker.usage.released"
+NODE_UPDATED = "tracker.node.updated"
+NODE_DRIFT = "tracker.node.drift"
+
+
+@dataclass(slots=True)
+class Replay:
+    """``usage``: sequence -> reserve + sum over allocations after it; 0 is the beginning. ``instances`` likewise."""
+
+    held: dict[str, Held] = field(default_factory=dict)
+    usage: dict[int, Vector] = field(default_factory=dict)
+    instances: dict[int, int] = field(default_factory=dict)
+
+
+def replay(place: Place, story: Sequence[Heard], reserved: Vector) -> tuple[Replay, list[str]]:
+    """What the notifications add up to, and where they contradict themselves."""
+    result = Replay()
+    violations: list[str] = []
+    charged = dict.fromkeys(CLASSES, 0)
+    _note(result, 0, reserved, charged)
+    for one in story:
+        violations += _apply(place, result.held, charged, one)
+        _note(result, one.sequence, reserved, charged)
+        if one.event_type == NODE_UPDATED:
+            violations += _view(place, one, result.usage[one.sequence])
+        elif one.event_type == NODE_DRIFT:
+            violations.append(
+                f"Node {_at(place, one)} reports drift: its columns said {one.payload['stored_usage']}, "
+                f"its allocations {one.payload['usage']}."
+            )
+    return result, violations
+
+
+def compare(place: Place, replayed: Replay, books: Books) -> Iterator[str]:
+    """The store holds what the notifications add up to, and its columns are the sum of what it holds."""
+    name = f"Node {place[0]}/{place[1]}"
+    for uuid in sorted(replayed.held.keys() | books.held.keys()):
+        told, kept = replayed.held.get(uuid), books.held.get(uuid)
+        if told is None:
+            yield f"{name} is charged for instance {uuid}, of which the notifications know nothing."
+        elif kept is None:
+            yield f"{name} is not charged for instance {uuid}, which the notifications say it holds."
+        elif told != kept:
+            yield f"{name} holds instance {uuid} as {kept}, the notifications say {told}."
+    total = dict(books.reserved)
+    for held in books.held.values():
+        total = {name: total[name] + held.resources[name] for name in CLASSES}
+    if dict(books.usage) != total:
+        yield f"{name} has usage columns {dict(books.usage)}; reserve and allocations come to {total}."
+
+
+def _note(result: Replay, sequence: int, reserved: Vector, charged: Vector) -> None:
+    result.usage[sequence] = {name: reserved[name] + charged[name] for name in CLASSES}
+    result.instances[sequence] = len(result.held)
+
+
+def _apply(place: Place, held: dict[str, Held], charged: dict[str, int], one: Heard) -> Iterator[str]:
+    kind, payload = one.event_type, one.payload
+    if kind in (NODE_UPDATED, NODE_DRIFT, REJECTED):
+        return
+    uuid, resources = str(payload["instance_id"]), payload["resources"]
+    before = held.get(uuid)
+    if kind == BEGUN:
+        if before is not None:
+            yield f"Node {_at(place, one)} charges instance {uuid}, which is charged already."
+        _put(held, charged, uuid, Held(resources=resources, claim_state="begun"))
+        return
+    if before is None:
+        yield f"Node {_at(place, one)} says {kind} of instance {uuid}, which is not charged."
+        return
+    expected = payload["old_resources"] if kind == UPDATED else resources
+    if before.resources != expected:
+        yield f"Node {_at(place, one)} ({kind}, {uuid}) goes from {expected}; charged are {before.resources}."
+    if kind in (FINISHED, ABORTED, EXPIRED) and before.claim_state != "begun":
+        yield f"Node {_at(place, one)} says {kind} of instance {uuid}, whose claim has ended already."
+    if kind in (ABORTED, RELEASED) or (kind == EXPIRED and payload["released"]):
+        _put(held, charged, uuid, None)
+    else:
+        state = before.claim_state if kind == UPDATED else "finished"
+        _put(held, charged, uuid, Held(resources=resources, claim_state=state))
+
+
+def _put(held: dict[str, Held], charged: dict[str, int], uuid: str, new: Held | None) -> None:
+    old = held.pop(uuid, None)
+    for name in CLASSES:
+        charged[name] += (new.resources[name] if new else 0) - (old.resources[name] if old else 0)
+    if new is not None:
+        held[uuid] = new
+
+
+def _view(place: Place, one: Heard, usage: Vector) -> Iterator[str]:
+    if (shown := used_in(one.payload)) != usage:
+        yield f"Node {_at(place, one)} shows usage {shown}; its notifications come to {usage}."
+
+
+def used_in(view: Mapping[str, Any]) -> Vector:
+    """What a node's view says is used."""
+    return {name: view[key] for name, key in CLASSES.items()}
+
+
+def _at(place: Place, one: Heard) -> str:
+    return f"{place[0]}/{place[1]} sequence {one.sequence}"

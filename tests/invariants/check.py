@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All invariants together."""
+
+from __future__ import annotations
+
+from tests.invariants import answers, books, stream
+from tests.invariants.explain import explain
+from tests.invariants.messages import messages
+from tests.invariants.record import Evidence
+
+
+def check(evidence: Evidence) -> list[str]:
+    """What contradicts the promise that nothing is lost and nothing done twice: one sentence each; none: it was kept."""
+    told, violations = stream.streams(evidence)
+    replays = {}
+    for place, story in told.items():
+        kept = evidence.nodes.get(place)
+        if kept is None:
+            continue  # reported already
+        replays[place], contradictions = books.replay(place, story, kept.reserved)
+        violations += contradictions
+        violations += books.compare(place, replays[place], kept)
+    sent, about_copies = messages(evidence.requests, evidence.parked)
+    violations += about_copies
+    violations += explain(sent, told, replays)
+    violations += answers.views(sent, told, replays)
+    violations += answers.order(sent)
+    violations += answers.inbox(sent, evidence.inbox)
+    violations += answers.unrecorded(sent, told, evidence.inbox)
+    return violations
+
+
+def proved(evidence: Evidence) -> None:
+    """For tests. Raises AssertionError with every violation."""
+    violations = check(evidence)
+    assert not violations, f"{len(violations)} violations:\n" + "\n".join(violations)

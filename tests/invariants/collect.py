@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the evidence comes from: stock clients that write down what they are told, a listener, the queues, the store."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import amqp
+import kombu
+import msgpack
+
+from tests.functional import stock
+from tests.functional.deadline import wait_until
+from tests.invariants.record import (
+    ERROR,
+    RESULT,
+    SENT,
+    UNKNOWN,
+    Books,
+    Evidence,
+    Heard,
+    Held,
+    Issued,
+    Parked,
+    Place,
+    Request,
+    line,
+)
+from tracker_worker.errors import TrackerError
+from tracker_worker.store.sql import SQLStore
+
+# isort: split
+# After tests.functional.stock, which has chosen threads for oslo.messaging.
+import oslo_messaging
+from oslo_messaging._drivers import amqp as driver
+
+DEAD_LETTERS = "tracker.dead"
+NOTIFICATIONS = ("notifications.info", "notifications.warn")
+_UNANSWERED = (oslo_messaging.MessagingTimeout, oslo_messaging.MessageDeliveryFailure)
+_LOST = (*amqp.Connection.connection_errors, *amqp.Connection.channel_errors)
+
+_sending = threading.local()
+_add_unique_id = driver._add_unique_id
+
+
+def _note_unique_id(message: dict[str, Any]) -> None:
+    _add_unique_id(message)
+    _sending.unique_id = message[driver.UNIQUE_ID]
+
+
+# The only place that knows the id under which a stock client sends: oslo.messaging gives it to nobody.
+driver._add_unique_id = _note_unique_id
+
+
+class Log:
+    """What clients were told, in memory and (with ``path``) as JSON lines. Thread-safe."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._lock = threading.Lock()
+        self._requests: list[Request] = []
+        self._file = path.open("a", encoding="utf-8") if path is not None else None
+
+    def add(self, request: Request) -> Request:
+        with self._lock:
+            self._requests.append(request)
+            if self._file is not None:
+                self._file.write(line(request) + "\n")
+                self._file.flush()
+        return request
+
+    @property
+    def requests(self) -> list[Request]:
+        with self._lock:
+            return list(self._requests)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+class RecordingClient:
+    """A stock client whose every request is in ``log``. Returns what was written down instead of raising what the worker
+    or the broker may answer. Thread-safe, as the client is."""
+
+    def __init__(self, client: stock.Client, log: Log, name: str = "") -> None:
+        self._client = client
+        self._log = log
+        self._name = name
+
+    def call(self, host: str | None, method: str, **arguments: Any) -> Request:
+        """A call to a host's topic, or (None) to the shared one."""
+        return self._send(host, method, arguments, call=True)
+
+    def cast(self, host: str | None, method: str, **arguments: Any) -> Request:
+        return self._send(host, method, arguments, call=False)
+
+    def insist(self, host: str | None, method: str, **arguments: Any) -> Request:
+        """What a scheduler does with a call that got no answer: ask again, which is another message each time."""
+        for _ in range(9):
+            request = self.call(host, method, **arguments)
+            if request.outcome != UNKNOWN and request.error != "store_unavailable":
+                return request
+        raise AssertionError(f"{method} on {host} is never answered; at last: {request}")
+
+    def _send(self, host: str | None, method: str, arguments: Mapping[str, Any], *, call: bool) -> Request:
+        _sending.unique_id = None
+        sent_at = time.monotonic()
+        outcome: dict[str, Any]
+        try:
+            if call:
+                outcome = {"outcome": RESULT, "reply": self._client.call(host, method, **arguments)}
+            else:
+                self._client.cast(host, method, **arguments)
+                outcome = {"outcome": SENT}
+        except _UNANSWERED as error:
+            outcome = {"outcome": UNKNOWN, "error": type(error).__name__}
+        except TrackerError as error:
+            outcome = {"outcome": ERROR, "error": error.code, "facts": error.kwargs}
+        except oslo_messaging.RemoteError as error:
+            outcome = {"outcome": ERROR, "error": str(error.exc_type)}
+        except (RuntimeError, oslo_messaging.NoSuchMethod, oslo_messaging.UnsupportedVersion) as error:
+            outcome = {"outcome": ERROR, "error": type(error).__name__}
+        request = Request(
+            # None: it failed before it had one, so it was not sent.
+            unique_id=_sending.unique_id or "",
+            host=host,
+            method=method,
+            args=arguments,
+            call=call,
+            sent_at=sent_at,
+            ended_at=time.monotonic(),
+            client=self._name,
+            **outcome,
+        )
+        return self._log.add(request) if request.unique_id else request
+
+
+class Listener:
+    """A consumer of the notification queues that forgets nothing and goes on after a lost connection. ``heard`` is in
+    order of arrival. Harmless to stop twice."""
+
+    def __init__(self, transport_url: str, *, durable: bool = False) -> None:
+        self._url = _amqp_url(transport_url)
+        self._durable = durable
+        self._heard: list[Heard] = []
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="listener", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._thread.join(30)
+
+    @property
+    def heard(self) -> list[Heard]:
+        return list(self._heard)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            with contextlib.suppress(*_LOST), kombu.Connection(self._url, connect_timeout=5, heartbeat=5) as connection:
+                self._consume(connection)
+            self._stopping.wait(0.2)
+
+    def _consume(self, connection: Any) -> None:
+        channel = connection.default_channel
+        exchange = kombu.Exchange("openstack", "topic", durable=self._durable, auto_delete=False)
+        channel.basic_qos(0, 500, False)
+        for name in NOTIFICATIONS:
+            queue = kombu.Queue(name, exchange, routing_key=name, durable=self._durable, auto_delete=False)
+            queue(channel).declare()
+            channel.basic_consume(name, callback=lambda message, name=name: self._hear(channel, name, message))
+        while not self._stopping.is_set():
+            with contextlib.suppress(TimeoutError):
+                connection.drain_events(timeout=0.2)
+            connection.heartbeat_check()
+
+    def _hear(self, channel: Any, queue: str, message: Any) -> None:
+        said = json.loads(json.loads(message.body)["oslo.message"])
+        self._heard.append(
+            Heard(
+                queue=queue,
+                message_id=said["message_id"],
+                event_type=said["event_type"],
+                priority=said["priority"],
+                publisher_id=said["publisher_id"],
+                timestamp=said["timestamp"],
+                payload=said["payload"],
+            )
+        )
+        channel.basic_ack(message.delivery_tag)
+
+
+@contextmanager
+def listener(transport_url: str, *, durable: bool = False) -> Iterator[Listener]:
+    """``durable`` as the worker's clients declare it: ``amqp_durable_queues``."""
+    listening = Listener(transport_url, durable=durable)
+    listening.start()
+    try:
+        yield listening
+    finally:
+        listening.stop()
+
+
+def dead_letters(transport_url: str) -> list[Parked]:
+    """Everything in the dead-letter queue, which stays there."""
+    parked = []
+    with kombu.Connection(_amqp_url(transport_url), connect_timeout=5) as connection:
+        channel = connection.default_channel
+        while (message := channel.basic_get(DEAD_LETTERS)) is not None:
+            headers = message.headers or {}
+            parked.append(Parked(unique_id=_unique_id(message.body), reason=str(headers.get("x-tracker-reason", ""))))
+    return parked
+
+
+def _unique_id(body: bytes | str) -> str | None:
+    try:
+        unique_id = json.loads(json.loads(body)["oslo.message"])["_unique_id"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return str(unique_id)
+
+
+def books(store: SQLStore) -> dict[Place, Books]:
+    """Every node of the store."""
+    found: dict[Place, Books] = {}
+    for name in store.host_names():
+        host = store.load_host(name)
+        assert host is not None
+        cursors = store.cursors(host.id)
+        for ledger in host:
+            zero = dict.fromkeys(ledger.charged.to_dict(), 0)
+            found[name, ledger.name] = Books(
+                generation=ledger.generation,
+                sequence=ledger.sequence,
+                reserved=ledger.inventory.reserved.to_dict() if ledger.inventory is not None else zero,
+                # The store says when its columns differ from the sum, and then what they are.
+                usage=(ledger.drift or ledger.usage).to_dict(),
+                held={
+                    uuid: Held(resources=held.resources.to_dict(), claim_state=held.claim_state)
+                    for uuid, held in ledger.allocations.items()
+                },
+                issued=[
+                    Issued(
+                        sequence=row.sequence,
+                        message_id=row.message_id,
+                        event_type=row.event_type,
+                        priority=row.priority,
+                        payload=json.loads(row.payload),
+                    )
+                    for row in store.outbox(ledger.id, after=0, limit=10_000_000)
+                ],
+                cursor=cursors.get(ledger.id, 0),
+            )
+    return found
+
+
+def recorded(store: SQLStore, unique_ids: Sequence[str]) -> dict[str, Mapping[str, Any] | None]:
+    """What the inbox has of these messages."""
+    found: dict[str, Mapping[str, Any] | None] = {}
+    for start in range(0, len(unique_ids), 500):
+        for unique_id, reply in store.answered(unique_ids[start : start + 500]).items():
+            if not reply:
+                found[unique_id] = None
+            else:
+                found[unique_id] = json.loads(reply) if reply[:1] == b"{" else msgpack.unpackb(reply)
+    return found
+
+
+@contextmanager
+def opened(database_url: str) -> Iterator[SQLStore]:
+    store = SQLStore(database_url)
+    store.start()
+    try:
+        yield store
+    finally:
+        store.stop()
+
+
+def wait_relayed(database_url: str, listening: Listener) -> None:
+    """Wait until every notification has arrived and the relay knows it; the worker runs, and nobody asks for anything."""
+    with opened(database_url) as store:
+
+        def lacks() -> list[str]:
+            heard = {(one.place, one.sequence) for one in listening.heard}
+            return [
+                f"{one.host}/{one.node}: cursor {one.cursor} of {one.sequence}"
+                for one in store.backlog()
+                if one.cursor != one.sequence
+                or any(((one.host, one.node), number) not in heard for number in range(1, one.sequence + 1))
+            ]
+
+        wait_until(lambda: not lacks(), lambda: f"every notification is relayed; behind are {lacks()}", seconds=60)
+
+
+def evidence(*, requests: Sequence[Request], listening: Listener, transport_url: str, database_url: str) -> Evidence:
+    """All of it, with the worker stopped and everything relayed."""
+    with opened(database_url) as store:
+        return Evidence(
+            requests=requests,
+            heard=listening.heard,
+            parked=dead_letters(transport_url),
+            nodes=books(store),
+            inbox=recorded(store, sorted({request.unique_id for request in requests})),
+        )
+
+
+def _amqp_url(transport_url: str) -> str:
+    return transport_url.partition("?")[0].replace("rabbit://", "amqp://", 1)

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Is there an order of the requests for an instance that explains everything that was said of it?
+
+For each instance of a host there are the messages that were sent, of which most must have had their effect exactly once,
+and the notifications, each of which must be the effect of exactly one message (or of time, for a claim that expired). A
+message that was sent after another one was answered, or behind it in the same queue, comes after it. The search puts the
+messages in an order in which each is told what it was told and causes what was heard; the rules (``rules.py``) are written
+anew here from the interfaces, and share no code with the worker. No such order: something was lost, done twice, granted
+beyond its limits, or told wrongly; the search is then repeated with one of these forgiven, to say which.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tests.invariants import books, rules
+from tests.invariants.books import Replay
+from tests.invariants.messages import Message
+from tests.invariants.record import RESULT, Heard, Place
+from tests.invariants.rules import Allocation, Forgiven
+from tests.invariants.stream import Streams
+
+_MOST_STATES = 200_000
+_FREE = frozenset({books.EXPIRED})
+_ABOUT_INSTANCES = frozenset(
+    {books.BEGUN, books.REJECTED, books.FINISHED, books.ABORTED, books.EXPIRED, books.UPDATED, books.RELEASED}
+)
+
+
+def explain(sent: Sequence[Message], told: Streams, replays: Mapping[Place, Replay]) -> Iterator[str]:
+    """What cannot be explained, one sentence for each instance that has such a thing."""
+    asked: dict[tuple[str | None, str], list[Message]] = defaultdict(list)
+    for message in sent:
+        if message.instance is not None and (not message.parked or message.copies > 1):
+            asked[message.request.about, message.instance].append(message)
+    happened: dict[tuple[str | None, str], dict[str, list[Heard]]] = defaultdict(lambda: defaultdict(list))
+    for (host, node), story in told.items():
+        for one in story:
+            if one.event_type in _ABOUT_INSTANCES:
+                happened[host, one.payload["instance_id"]][node].append(one)
+    for key in asked.keys() | happened.keys():
+        host, uuid = key
+        nodes = {node for place_host, node in told if place_host == host}
+        case = _Case(host or "", uuid, asked[key], happened[key], nodes, replays)
+        if (violation := case.violation()) is not None:
+            yield violation
+
+
+class _TooMany(Exception):
+    """States to search."""
+
+
+@dataclass(slots=True)
+class _Case:
+    host: str
+    uuid: str
+    messages: list[Message]
+    events: Mapping[str, list[Heard]]
+    nodes: set[str]
+    replays: Mapping[Place, Replay]
+    _order: list[str] = field(init=False)
+    _before: list[int] = field(init=False)
+    _behind: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.messages.sort(key=lambda message: message.request.sent_at)
+        self._order = sorted(self.events)
+        many = range(len(self.messages))
+        self._before = [self._mask(lambda i, j=j: self.messages[i].precedes(self.messages[j])) for j in many]
+        self._behind = [self._mask(lambda j, i=i: self.messages[i].precedes(self.messages[j])) for i in many]
+
+    def _mask(self, chosen: Callable[[int], bool]) -> int:
+        return sum(1 << index for index in range(len(self.messages)) if chosen(index))
+
+    def violation(self) -> str | None:
+        try:
+            if self._possible(Forgiven()):
+                return None
+            return self._why()
+        except _TooMany:
+            return f"Instance {self.uuid} on {self.host} has too many requests at the same time to be explained."
+
+    def _why(self) -> str:
+        """The one thing without which everything could be explained."""
+        if self._possible(Forgiven(limits=True)):
+            return f"Instance {self.uuid} on {self.host} was granted or refused against its limits: {self._limits()}."
+        for message in self.messages:
+            if message.request.outcome == RESULT and self._possible(Forgiven(reply=message.request.unique_id)):
+                return f"{message} was told {message.request.reply}, which is not what happened."
+        for message in self.messages:
+            if self._possible(Forgiven(loss=message.request.unique_id)):
+                if message.request.call:
+                    return f"{message} was told {self._told(message)}, but its effect is missing."
+                return f"{message} has had no effect and is not in the dead-letter queue."
+        for node in self._order:
+            for one in self.events[node]:
+                if self._possible(Forgiven(event=one.message_id)):
+                    return (
+                        f"{one.event_type} of instance {self.uuid} at {self.host}/{node} sequence {one.sequence} is "
+                        "the effect of no request, or of one that had its effect before."
+                    )
+        story = ", ".join(
+            f"{node}:{one.sequence} {one.event_type}" for node in self._order for one in self.events[node]
+        )
+        asked = ", ".join(f"{message.request.method} -> {self._told(message)}" for message in self.messages)
+        return (
+            f"Instance {self.uuid} on {self.host}: no order of its requests ({asked}) explains what happened ({story})."
+        )
+
+    @staticmethod
+    def _told(message: Message) -> str:
+        request = message.request
+        return request.error or (f"{request.reply}" if request.outcome == RESULT else request.outcome)
+
+    def _limits(self) -> str:
+        decided = [
+            f"{one.event_type} at {node} sequence {one.sequence} with "
+            f"{dict(self.replays[self.host, node].usage.get(one.sequence - 1, {}))} used"
+            for node in self._order
+            for one in self.events[node]
+            if one.event_type in (books.BEGUN, books.REJECTED)
+        ]
+        asked = [
+            f"{message.request.unique_id} with limits {message.request.args.get('limits')}"
+            for message in self.messages
+            if message.request.method == "begin_resource_claim"
+        ]
+        return f"{', '.join(decided)}; asked by {', '.join(asked)}"
+
+    def _possible(self, forgiven: Forgiven) -> bool:
+        """Depth first over (messages done, events explained on each node)."""
+        must = self._mask(
+            lambda i: (
+                self.messages[i].definite
+                and not self.messages[i].parked
+                and self.messages[i].request.unique_id != forgiven.loss
+            )
+        )
+        ends = tuple(len(self.events[node]) for node in self._order)
+        start: tuple[int, tuple[int, ...], Allocation | None] = (0, (0,) * len(self._order), None)
+        stack, seen = [start], {self._key(start)}
+        while stack:
+            done, positions, held = stack.pop()
+            if positions == ends and done & must == must:
+                return True
+            for following in self._following(done, positions, held, must, forgiven):
+                if (key := self._key(following)) not in seen:
+                    seen.add(key)
+                    stack.append(following)
+            if len(seen) > _MOST_STATES:
+                raise _TooMany
+        return False
+
+    @staticmethod
+    def _key(state: tuple[int, tuple[int, ...], Allocation | None]) -> tuple[int, tuple[int, ...], str]:
+        done, positions, held = state
+        return done, positions, "" if held is None else f"{held.facts.get('os_type')}"
+
+    def _following(
+        self, done: int, positions: tuple[int, ...], held: Allocation | None, must: int, forgiven: Forgiven
+    ) -> Iterator[tuple[int, tuple[int, ...], Allocation | None]]:
+        waiting = {
+            node: self.events[node][position]
+            for node, position in zip(self._order, positions, strict=True)
+            if position < len(self.events[node])
+        }
+        for node, one in waiting.items():
+            if one.event_type in _FREE or one.message_id == forgiven.event:
+                yield done, self._moved(positions, node), rules.after(one, held)
+        for index, message in enumerate(self.messages):
+            bit = 1 << index
+            if done & bit or self._before[index] & must & ~done or self._behind[index] & done:
+                continue
+            node = rules.node_of(message, self.nodes)
+            replayed = self.replays.get((self.host, node)) if node is not None else None
+            for event, after in rules.effects(message, held, node, waiting, replayed, forgiven):
+                moved = positions if event is None else self._moved(positions, str(event.payload["node"]))
+                yield done | bit, moved, after
+
+    def _moved(self, positions: tuple[int, ...], node: str) -> tuple[int, ...]:
+        index = self._order.index(node)
+        return (*positions[:index], positions[index] + 1, *positions[index + 1 :])

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requests as messages: copies of one message are one, and what was told about them is one thing."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from tests.invariants.record import ERROR, RESULT, SENT, UNKNOWN, Parked, Request
+
+COMMANDS = ("begin_resource_claim", "finish_resource_claim", "abort_resource_claim", "update_usage")
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """``request`` is the message with its best known end, its first sending and its first end. ``definite``: it is in a
+    queue or done with, so it must have had its effect. ``copies``: how often it was sent."""
+
+    request: Request
+    definite: bool
+    copies: int
+    parked: bool
+
+    @property
+    def instance(self) -> str | None:
+        """The uuid of the instance that a command is about."""
+        args = self.request.args
+        if self.request.method not in COMMANDS:
+            return None
+        uuid = args.get("claim_id") if "claim_id" in args else (args.get("instance") or {}).get("uuid")
+        return uuid if isinstance(uuid, str) else None
+
+    def precedes(self, other: Message) -> bool:
+        """Whether it must take effect first, if it does at all: it was answered, or was ahead in the same queue."""
+        mine, others = self.request, other.request
+        if mine.ended_at >= others.sent_at:
+            return False
+        return mine.outcome in (RESULT, ERROR) or mine.host == others.host
+
+    def __str__(self) -> str:
+        request = self.request
+        kind = "Call" if request.call else "Cast"
+        return f"{kind} {request.unique_id} ({request.method} of instance {self.instance} on {request.about})"
+
+
+def messages(requests: Iterable[Request], parked: Sequence[Parked]) -> tuple[list[Message], list[str]]:
+    """Every message that was sent, and what is wrong with its copies or its place in the dead-letter queue."""
+    reasons = {one.unique_id: one.reason for one in parked}
+    grouped: dict[str, list[Request]] = defaultdict(list)
+    for request in requests:
+        grouped[request.unique_id].append(_settled(request))
+    found = [_merge(copies, reasons) for copies in grouped.values()]
+    violations = [violation for copies in grouped.values() for violation in _differences(copies)]
+    violations += _parked(grouped, reasons)
+    return found, violations
+
+
+def _settled(request: Request) -> Request:
+    """Whoever is told that the store is away knows nothing: the commit may have reached it."""
+    if request.outcome == ERROR and request.error == "store_unavailable":
+        return replace(request, outcome=UNKNOWN, error="", facts={})
+    return request
+
+
+def _merge(copies: Sequence[Request], reasons: Mapping[str | None, str]) -> Message:
+    rank = {RESULT: 0, ERROR: 0, SENT: 1, UNKNOWN: 2}
+    best = min(copies, key=lambda copy: rank[copy.outcome])
+    known = [copy.ended_at for copy in copies if copy.outcome != UNKNOWN]
+    merged = replace(
+        best,
+        sent_at=min(copy.sent_at for copy in copies),
+        ended_at=min(known) if known else max(copy.ended_at for copy in copies),
+    )
+    return Message(merged, bool(known), len(copies), merged.unique_id in reasons)
+
+
+def _differences(copies: Sequence[Request]) -> Iterator[str]:
+    told = [copy for copy in copies if copy.outcome in (RESULT, ERROR)]
+    for copy in told[1:]:
+        if (copy.outcome, copy.reply, copy.error) != (told[0].outcome, told[0].reply, told[0].error):
+            yield (
+                f"Copies of message {copy.unique_id} were told different things: {_told(told[0])}, and {_told(copy)}."
+            )
+
+
+def _told(request: Request) -> str:
+    return f"{request.error} {dict(request.facts)}" if request.outcome == ERROR else f"{request.reply}"
+
+
+def _parked(grouped: Mapping[str, Sequence[Request]], reasons: Mapping[str | None, str]) -> Iterator[str]:
+    for unique_id, reason in reasons.items():
+        sent = grouped.get(unique_id or "")
+        if sent is None:
+            yield f"The dead-letter queue holds message {unique_id} ({reason}), which nobody sent."
+        elif sent[0].call:
+            yield f"The dead-letter queue holds call {unique_id} ({reason}); calls are answered, never parked."
+        elif not reason:
+            yield f"The dead-letter queue holds cast {unique_id} without a reason."

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A ledger on disk and the command line, in this process."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+with warnings.catch_warnings():
+    # Some of what oslo.messaging imports is deprecated; that is its matter. And the program's choice of threads comes first.
+    warnings.simplefilter("ignore")
+    import tracker_worker.cli.runtime  # noqa: F401
+
+    # isort: split
+    import oslo_messaging  # noqa: F401
+
+import pytest
+from click.testing import CliRunner, Result
+
+from tests.builders import begin
+from tests.conformance.store_support import Writer, settle
+from tracker_worker.cli.main import main
+from tracker_worker.store.sql import SQLStore
+
+
+class Cli:
+    """``tracker-worker`` with a configuration file of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        self.state = directory / "state"
+        self.database = self.state / "tracker.sqlite"
+        self.configuration = directory / "worker.conf"
+        self.configure(f"[tracker]\nstate_path = {self.state}\n")
+
+    def configure(self, text: str) -> None:
+        self.configuration.write_text(text, encoding="utf-8")
+
+    def run(self, *arguments: str) -> Result:
+        return CliRunner().invoke(main, ["--config-file", str(self.configuration), *arguments])
+
+    def succeed(self, *arguments: str) -> str:
+        """What it prints, which is not an error."""
+        done = self.run(*arguments)
+        assert (done.exit_code, done.stderr) == (0, ""), done.output
+        return done.stdout
+
+    def json(self, *arguments: str) -> Any:
+        return json.loads(self.succeed(*arguments, "--format", "json"))
+
+    def refuse(self, *arguments: str) -> str:
+        """The one sentence with which it fails."""
+        done = self.run(*arguments)
+        assert done.exit_code == 1, done.output
+        assert isinstance(done.exception, SystemExit), done.exception
+        (sentence,) = done.stderr.splitlines()
+        assert sentence.startswith("tracker-worker: ")
+        return sentence.removeprefix("tracker-worker: ")
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    """No database yet."""
+    return Cli(tmp_path)
+
+
+@pytest.fixture
+def store(cli: Cli) -> Iterator[SQLStore]:
+    """The database of ``cli``, in use by somebody else, with nothing in it."""
+    cli.state.mkdir()
+    opened = SQLStore(f"sqlite:///{cli.database}")
+    opened.start()
+    yield opened
+    opened.stop()
+
+
+@pytest.fixture
+def ledger(store: SQLStore) -> Writer:
+    """host-1 with node-1 and node-2; instance 1 is being built on node-1, instances 2 and 3 on node-2."""
+    writer = settle(store)
+    for number, node in ((1, "node-1"), (2, "node-2"), (3, "node-2")):
+        writer.put(begin(number, node=node))
+    return writer.commit()

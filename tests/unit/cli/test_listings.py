@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is read from the store: nodes, claims, usage."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from tests.builders import begin, instance_dict, update, uuid
+from tests.conformance.store_support import Writer, register, settle
+from tests.unit.cli.conftest import Cli
+from tracker_worker.cli.ledgers import existing_url
+from tracker_worker.domain.views import claim_views, node_view, usage_view
+from tracker_worker.store import engines
+from tracker_worker.store.sql import SQLStore
+
+LISTINGS = [("node", "list"), ("node", "show", "node-1"), ("claim", "list"), ("usage",), ("outbox", "status")]
+PROJECT = instance_dict()["project_id"]
+
+
+def test_nodes_are_listed_as_the_rpc_api_shows_them(cli: Cli, ledger: Writer) -> None:
+    assert cli.json("node", "list") == [node_view(ledger["node-1"]), node_view(ledger["node-2"])]
+
+
+def test_a_table_of_nodes_has_a_line_each(cli: Cli, ledger: Writer) -> None:
+    _, _, first, second = cli.succeed("node", "list").splitlines()
+    assert first.split() == ["host-1", "node-1", "enabled", "2/32", "4608/131072", "50/2000", "1", "2", "2"]
+    assert second.split()[:4] == ["host-1", "node-2", "enabled", "4/32"]
+
+
+def test_a_disabled_node_has_no_totals(cli: Cli, store: SQLStore) -> None:
+    store.create_node(register(store), "node-1")
+    assert cli.succeed("node", "list").splitlines()[2].split()[2:5] == ["disabled", "0/-", "0/-"]
+
+
+def test_one_node_is_shown_in_full(cli: Cli, ledger: Writer) -> None:
+    assert cli.json("node", "show", "node-2") == node_view(ledger["node-2"])
+    lines = [line.split() for line in cli.succeed("node", "show", "node-2", "--host", "host-1").splitlines()]
+    assert ["memory_mb_used", "8704"] in lines
+    assert ["stats.num_instances", "2"] in lines
+
+
+def test_a_node_of_several_hosts_needs_its_host(cli: Cli, ledger: Writer, store: SQLStore) -> None:
+    settle(store, host="host-2", nodes=1)
+    assert cli.refuse("node", "show", "node-1").endswith("with --host: host-1, host-2")
+    assert cli.json("node", "show", "node-1", "--host", "host-2")["host"] == "host-2"
+    assert [view["host"] for view in cli.json("node", "list", "--host", "host-2")] == ["host-2"]
+
+
+def test_claims_are_listed_oldest_first(cli: Cli, ledger: Writer) -> None:
+    assert cli.json("claim", "list") == [*claim_views(ledger["node-1"]), *claim_views(ledger["node-2"])]
+    assert [view["claim_id"] for view in cli.json("claim", "list", "--node", "node-2")] == [uuid(2), uuid(3)]
+
+
+def test_a_table_of_claims_is_not_folded_where_nobody_looks(cli: Cli, ledger: Writer) -> None:
+    lines = cli.succeed("claim", "list", "--host", "host-1").splitlines()[2:]
+    assert [line.split()[0] for line in lines] == [uuid(1), uuid(2), uuid(3)]
+    assert lines[0].split()[3:] == ["2", "4096", "50", "2026-01-15T12:00:00Z", "2026-01-15T12:10:00Z", "unlimited"]
+
+
+def test_usage_is_summed_up_by_project(cli: Cli, ledger: Writer) -> None:
+    ledger.put(begin(4, node="node-1", project_id=None)).commit()
+    assert cli.json("usage") == usage_view(ledger.host)
+    assert cli.json("usage", "--project", PROJECT) == usage_view(ledger.host, PROJECT)
+    assert cli.json("usage", "--project", "nobody") == {}
+    assert [line.split()[0] for line in cli.succeed("usage").splitlines()[2:]] == ["(none)", PROJECT]
+
+
+def test_an_empty_listing_is_a_sentence_or_an_empty_document(cli: Cli, store: SQLStore) -> None:
+    assert cli.succeed("node", "list") == "There are no nodes.\n"
+    assert cli.succeed("claim", "list") == "There are no claims.\n"
+    assert (cli.json("node", "list"), cli.json("claim", "list"), cli.json("usage")) == ([], [], {})
+
+
+@pytest.mark.parametrize(
+    "arguments", [("node", "list", "--host", "x"), ("claim", "list", "--host", "x"), ("usage", "--host", "x")]
+)
+def test_an_unknown_host_is_said(cli: Cli, ledger: Writer, arguments: tuple[str, ...]) -> None:
+    assert cli.refuse(*arguments) == "the database has no host x"
+
+
+@pytest.mark.parametrize("arguments", [("node", "show", "x"), ("claim", "list", "--node", "x")])
+def test_an_unknown_node_is_said(cli: Cli, ledger: Writer, arguments: tuple[str, ...]) -> None:
+    assert cli.refuse(*arguments) == "the database has no node x"
+    assert cli.refuse(*arguments, "--host", "host-1") == "host host-1 has no node x"
+
+
+def test_a_terminal_is_shown_what_names_are_and_does_not_obey_them(cli: Cli, ledger: Writer) -> None:
+    ledger.put(begin(4, node="node-1", project_id="\x1b[2J[bold]x")).commit()
+    assert "\\x1b[2J[bold]x " in cli.succeed("usage")
+
+
+# --- beside a worker, or without one ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", LISTINGS)
+def test_nothing_is_made_that_is_not_there(cli: Cli, arguments: tuple[str, ...]) -> None:
+    assert cli.refuse(*arguments).startswith(f"there is no database {cli.database}: ")
+    assert not cli.state.exists()
+
+
+@pytest.mark.parametrize("arguments", LISTINGS)
+def test_a_writer_is_not_waited_for(cli: Cli, ledger: Writer, arguments: tuple[str, ...]) -> None:
+    engine = engines.create_engine(f"sqlite:///{cli.database}")
+    with engine.connect().execution_options(tracker_writes=True) as writing, writing.begin():
+        writing.execute(sa.text("UPDATE nodes SET generation = generation + 1"))
+        cli.succeed(*arguments)
+    engine.dispose()
+
+
+@pytest.mark.parametrize("arguments", LISTINGS)
+def test_the_database_of_a_stopped_worker_is_left_as_it_was(
+    cli: Cli, ledger: Writer, store: SQLStore, arguments: tuple[str, ...]
+) -> None:
+    store.stop()
+    before = cli.database.read_bytes()
+    cli.succeed(*arguments)
+    assert [path.name for path in cli.state.iterdir()] == ["tracker.sqlite"]
+    assert cli.database.read_bytes() == before
+
+
+def test_a_claim_that_ended_a_moment_ago_is_not_listed(cli: Cli, ledger: Writer) -> None:
+    ledger.put(update(1, node="node-1", vm_state="deleted")).commit()
+    assert uuid(1) not in cli.succeed("claim", "list")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"), [(b"", "is empty: run 'tracker-worker db upgrade'"), (b"x" * 4096, "not a database")]
+)
+def test_a_file_that_is_no_database_is_said(cli: Cli, content: bytes, says: str) -> None:
+    cli.state.mkdir()
+    cli.database.write_bytes(content)
+    assert says in cli.refuse("node", "list")
+    assert cli.database.read_bytes() == content
+
+
+def test_the_schema_is_never_upgraded_by_a_reader(cli: Cli) -> None:
+    cli.state.mkdir()
+    with sqlite3.connect(cli.database) as connection:
+        connection.execute("CREATE TABLE letters (body TEXT)")
+    connection.close()
+    assert cli.refuse("node", "list").startswith("the database has no schema, ")
+    with sqlite3.connect(cli.database) as connection:
+        assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("letters",)]
+    connection.close()
+
+
+def test_a_path_with_unusual_characters_is_that_path(cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "a #b" / "ledger%20.sqlite"
+    path.parent.mkdir()
+    cli.configure(f"[database]\nconnection = {sa.URL.create('sqlite', database=str(path))}\n")
+    assert cli.refuse("node", "list").startswith(f"there is no database {path}: ")
+    cli.succeed("db", "upgrade")
+    assert path.is_file()
+    assert cli.json("node", "list") == []
+
+
+def test_a_database_out_of_reach_is_one_sentence_without_the_password(cli: Cli) -> None:
+    cli.configure("[database]\nconnection = postgresql+psycopg://tracker:s3cret@127.0.0.1:1/ledger\n")
+    sentence = cli.refuse("node", "list")
+    assert "cannot be used" in sentence
+    assert "s3cret" not in sentence
+
+
+def test_the_default_is_the_database_that_a_worker_makes(cli: Cli) -> None:
+    from tracker_worker.cli.context import Settings
+    from tracker_worker.service.worker import database_url
+
+    conf = Settings((str(cli.configuration),), ()).load(messaging=False)
+    assert database_url(conf) == f"sqlite:///{cli.database}"
+    cli.database.write_bytes(b"x")
+    assert sa.make_url(existing_url(conf)).database == f"file:{cli.database}"
+
+
+@pytest.mark.parametrize("arguments", [*LISTINGS, ("db", "check")])
+def test_reading_does_not_wait_for_oslo_messaging(cli: Cli, ledger: Writer, arguments: tuple[str, ...]) -> None:
+    program = (
+        "import sys; from tracker_worker.cli.main import main; main(sys.argv[1:], standalone_mode=False); "
+        "sys.exit({'oslo_messaging', 'oslo_log.log', 'kombu', 'amqp'} & set(sys.modules) or 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, f"--config-file={cli.configuration}", *arguments],
+        env=os.environ,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``tracker-worker config sample`` and the other files of etc/."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.unit.cli.conftest import Cli
+from tracker_worker.conf import list_opts
+
+ETC = Path(__file__).parents[3] / "etc"
+SAMPLE = ETC / "tracker-worker.conf.sample"
+UNIT = ETC / "tracker-worker.service"
+
+
+def _unit(text: str) -> configparser.ConfigParser:
+    parser = configparser.ConfigParser(strict=False, interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read_string(text)
+    return parser
+
+
+def test_the_sample_file_is_current(cli: Cli) -> None:
+    assert SAMPLE.read_text(encoding="utf-8") == cli.succeed("config", "sample"), (
+        "write it again: tracker-worker config sample --output etc/tracker-worker.conf.sample"
+    )
+
+
+def test_the_sample_goes_to_the_file_that_is_named(cli: Cli, tmp_path: Path) -> None:
+    assert cli.succeed("config", "sample", "--output", str(tmp_path / "sample")) == ""
+    assert (tmp_path / "sample").read_text(encoding="utf-8") == SAMPLE.read_text(encoding="utf-8")
+
+
+def test_a_file_that_cannot_be_written_is_said(cli: Cli, tmp_path: Path) -> None:
+    assert "cannot be written" in cli.refuse("config", "sample", "--output", str(tmp_path / "none" / "sample"))
+
+
+@pytest.mark.parametrize("name", [option.name for _, options in list_opts() for option in options])
+def test_the_sample_has_each_of_our_options(name: str) -> None:
+    assert re.search(rf"^#{name} = ", SAMPLE.read_text(encoding="utf-8"), re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "#transport_url = rabbit://",
+        "#control_exchange = openstack",
+        "#rpc_response_timeout = 60",
+        "#heartbeat_timeout_threshold = 60",
+        "#rabbit_quorum_queue = false",
+        "#ssl = false",
+        "#debug = false",
+    ],
+)
+def test_the_sample_has_the_options_of_the_libraries(line: str) -> None:
+    assert line in SAMPLE.read_text(encoding="utf-8").splitlines()
+
+
+@pytest.mark.parametrize("name", ["rpc_ping_enabled", "executor_thread_pool_size", "oslo_messaging_kafka"])
+def test_the_sample_has_nothing_that_a_worker_does_not_read(name: str) -> None:
+    assert name not in SAMPLE.read_text(encoding="utf-8")
+
+
+def test_the_sample_names_nothing_of_the_machine_that_made_it() -> None:
+    text = SAMPLE.read_text(encoding="utf-8")
+    assert str(Path.home()) + "/" not in text
+    assert not re.search(rf"= .*\b{re.escape(socket.gethostname())}\b", text)
+
+
+def test_the_sample_is_a_configuration(cli: Cli) -> None:
+    """With every option in it: only those without a sensible value are left out."""
+    lines = SAMPLE.read_text(encoding="utf-8").splitlines()
+    assigned = [
+        re.sub(r"^#(\w+ = )", r"\1", line) for line in lines if not re.search(r"= (<.*|.*<state_path>.*)$", line)
+    ]
+    cli.configure("\n".join([*assigned, "[tracker]", f"state_path = {cli.state}", ""]))
+    assert cli.refuse("node", "list").startswith("there is no database ")
+
+
+def test_the_unit_waits_for_ready_and_restarts_after_a_failure() -> None:
+    service = _unit(UNIT.read_text(encoding="utf-8"))["Service"]
+    assert service["Type"] == "notify"
+    assert service["Restart"] == "on-failure"
+    assert service["ExecStart"].endswith(" serve")
+    assert "-HUP" in service["ExecReload"]
+
+
+def test_the_unit_limits_nothing_that_the_inventory_would_take_for_the_machine() -> None:
+    service = _unit(UNIT.read_text(encoding="utf-8"))["Service"]
+    assert not [name for name in service if re.match(r"Memory(Max|High)|CPUQuota|CPUAffinity|AllowedCPUs", name)]

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading the Markdown pages: their fenced blocks, headings and links."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+DOC = ROOT / "doc"
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+_LINK = re.compile(r"\[[^\]\[]*\]\(([^)\s]+)\)")
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """What stands between two fences, in which language, and the line in front of its first one."""
+
+    language: str
+    text: str
+    line: int
+
+
+def pages() -> list[Path]:
+    """Every page that we wrote."""
+    return sorted([*ROOT.glob("*.md"), *DOC.rglob("*.md")])
+
+
+def blocks(page: Path, *languages: str) -> list[Block]:
+    """The page's blocks in these languages, or all, in order."""
+    text = page.read_text(encoding="utf-8")
+    found = [Block(match[1], match[2], text.count("\n", 0, match.start())) for match in _FENCE.finditer(text)]
+    return [block for block in found if not languages or block.language in languages]
+
+
+def prose(page: Path) -> str:
+    """The page without its blocks."""
+    return _FENCE.sub("", page.read_text(encoding="utf-8"))
+
+
+def section(page: Path, heading: str) -> str:
+    """From a heading to the next one of its level or above. Raises AssertionError: there is no such heading."""
+    text = page.read_text(encoding="utf-8")
+    begin = re.search(rf"^(#+) {re.escape(heading)}$", text, re.MULTILINE)
+    assert begin is not None, f"{page.name} has no section {heading!r}"
+    end = re.compile(rf"^#{{1,{len(begin[1])}}} ", re.MULTILINE).search(text, begin.end())
+    return text[begin.start() : end.start() if end else len(text)]
+
+
+def headings(page: Path) -> list[str]:
+    return [match[1] for match in _HEADING.finditer(prose(page))]
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link to a heading of the page may be: lower case, without punctuation, blanks as hyphens."""
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings(page)}
+
+
+def links(page: Path) -> Iterator[str]:
+    """The targets of the page's links."""
+    for match in _LINK.finditer(prose(page)):
+        yield match[1]

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sessions of doc/user/library.md do what they show."""
+
+from __future__ import annotations
+
+import doctest
+from pathlib import Path
+
+import pytest
+
+from tests.unit.doc_pages import DOC, blocks
+
+PAGE = DOC / "user" / "library.md"
+
+
+def test_the_sessions_of_the_library_page_do_what_they_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # one of them makes a database
+    names: dict[str, object] = {}
+    said: list[str] = []
+    runner = doctest.DocTestRunner(verbose=False)
+    sessions = blocks(PAGE, "pycon")
+    for session in sessions:
+        test = doctest.DocTestParser().get_doctest(session.text, names, PAGE.name, str(PAGE), session.line + 1)
+        runner.run(test, out=said.append, clear_globs=False)
+        names = test.globs
+
+    assert len(sessions) > 5
+    assert runner.summarize(verbose=False).failed == 0, "".join(said)

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the pages refer to is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.unit.doc_pages import DOC, ROOT, anchors, links, pages
+
+
+def _id(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", pages(), ids=_id)
+def test_every_relative_link_leads_to_a_file_and_a_heading(page: Path) -> None:
+    for link in links(page):
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.is_relative_to(ROOT.resolve()), f"{link} leaves the repository"
+        assert target.exists(), f"{link}: there is no such file"
+        if anchor:
+            assert anchor in anchors(target), f"{link}: there is no such heading"
+
+
+def test_every_page_is_within_reach_of_the_readme() -> None:
+    reached = {ROOT / "README.md"}
+    waiting = list(reached)
+    while waiting:
+        page = waiting.pop()
+        for link in links(page):
+            target = (page.parent / link.partition("#")[0]).resolve()
+            if target.suffix == ".md" and target.is_file() and target not in reached:
+                reached.add(target)
+                waiting.append(target)
+    assert {page for page in DOC.rglob("*.md")} <= reached
+
+
+@pytest.mark.parametrize("page", pages(), ids=_id)
+def test_lines_are_not_longer_than_a_screen_is_wide(page: Path) -> None:
+    prose_only = [
+        line
+        for line in page.read_text(encoding="utf-8").splitlines()
+        if not line.startswith(("|", "tracker_worker.errors."))  # tables and outputs cannot be broken
+    ]
+    assert [line for line in prose_only if len(line) > 128] == []

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sample configuration: everything that a worker reads, whoever defines it. The same on every machine."""
+
+from __future__ import annotations
+
+import tracker_worker.cli.runtime  # noqa: F401 before oslo.messaging: see there
+
+# isort: split
+import copy
+import io
+from collections.abc import Iterable
+from importlib.metadata import entry_points
+
+import oslo_messaging.opts
+from oslo_config import cfg, generator
+
+from tracker_worker.conf import list_opts
+
+# Of the text about an option.
+_WRAP = 100
+_BROKER = ("transport_url", "control_exchange", "rpc_response_timeout")
+_RABBIT = "oslo_messaging_rabbit"
+# Their defaults are those of the machine and the program that asks.
+_ELSEWHERE = {"hostname": "<the name of this machine>", "processname": "<the name of the program>"}
+_HEAD = """\
+# The sample configuration of tracker-worker, as `tracker-worker config sample` prints it: every option with its default.
+# An option <option> of group <group> is also read from the environment: OS_<GROUP>__<OPTION>.
+
+"""
+
+
+def sample_configuration() -> str:
+    """The text of the file, with every option commented out."""
+    # The generator takes all options of the libraries that it is told by name, and a worker honours only some of
+    # oslo.messaging's: hence its formatter rather than its generate().
+    text = io.StringIO(_HEAD)
+    text.seek(0, io.SEEK_END)
+    formatter = generator._OptFormatter(_generator_conf(), output_file=text)
+    for number, (group, origins) in enumerate(_groups().items()):
+        if number:
+            formatter.write("\n\n")
+        formatter.format_group(group)
+        for origin, options in origins:
+            formatter.write(f"\n#\n# From {origin}\n#\n")
+            for option in options:
+                formatter.write("\n")
+                formatter.format(option, group)
+    return text.getvalue()
+
+
+def _groups() -> dict[str, list[tuple[str, list[cfg.Opt]]]]:
+    """Group -> (who defines them, options)."""
+    messaging = dict(oslo_messaging.opts.list_opts())
+    named = {option.name: option for option in messaging[None]}
+    groups = {"DEFAULT": [("oslo.messaging", [named[name] for name in _BROKER]), ("oslo.log", list(_log_options()))]}
+    groups |= {group: [("tracker-worker", options)] for group, options in list_opts()}
+    return {**groups, _RABBIT: [("oslo.messaging", [_anywhere(option) for option in messaging[_RABBIT]])]}
+
+
+def _log_options() -> Iterable[cfg.Opt]:
+    (listing,) = entry_points(group="oslo.config.opts", name="oslo.log")
+    for _group, options in listing.load()():
+        yield from options
+
+
+def _anywhere(option: cfg.Opt) -> cfg.Opt:
+    if option.name not in _ELSEWHERE:
+        return option
+    shown = copy.copy(option)
+    shown.sample_default = _ELSEWHERE[option.name]
+    return shown
+
+
+def _generator_conf() -> cfg.ConfigOpts:
+    conf = cfg.ConfigOpts()
+    generator.register_cli_opts(conf)
+    conf(
+        ["--namespace=unused", f"--wrap-width={_WRAP}"], default_config_files=[], default_config_dirs=[], use_env=False
+    )
+    return conf
