@@ -153,7 +153,9 @@ class SettleContract(BusCase):
     def test_what_is_paused_goes_back_and_what_was_received_may_still_be_settled(
         self, outside: Outside, make_worker: MakeWorker
     ) -> None:
-        first, second = make_worker(), make_worker()
+        first = make_worker()
+        wait_until(first.bus.connected, "connected")
+        second = make_worker()
         for body in numbered(3):
             outside.publish(HOST_1, body)
         received = first.ear.receive(3)

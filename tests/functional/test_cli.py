@@ -289,3 +289,20 @@ def test_a_replay_says_what_has_been_pruned(operator: Operator, ear: stock.Ear) 
     (sentence,) = done.stderr.splitlines()
     assert "sequences 1 to 2, 4 of h1/n1" in sentence
     wait_until(lambda: [one.sequence for one in ear.heard()] == [1, 2, 3, 4, 3], "the third once more")
+
+
+# --- the database ----------------------------------------------------------------------------------------------------
+
+
+def test_a_schema_on_postgresql_is_made_by_the_upgrade_alone(
+    make_worker: MakeWorker, broker_vhost: str, postgresql_url: str
+) -> None:
+    operator = Operator(make_worker(hosts=HOSTS, options={"database": {"connection": postgresql_url}}))
+    for arguments in (("db", "check"), ("node", "list"), ("outbox", "status")):
+        assert operator.refuse(*arguments).endswith("run 'tracker-worker db upgrade'")
+    assert operator.json("db", "current")["current"] is None
+
+    assert operator.run("db", "upgrade").returncode == 0
+
+    assert operator.run("db", "check").returncode == 0
+    assert operator.json("node", "list") == []

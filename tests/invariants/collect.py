@@ -94,14 +94,14 @@ class RecordingClient:
         self._log = log
         self._name = name
 
-    def call(self, host: str | None, method: str, **arguments: Any) -> Request:
+    def call(self, host: str | None, method: str, /, **arguments: Any) -> Request:
         """A call to a host's topic, or (None) to the shared one."""
         return self._send(host, method, arguments, call=True)
 
-    def cast(self, host: str | None, method: str, **arguments: Any) -> Request:
+    def cast(self, host: str | None, method: str, /, **arguments: Any) -> Request:
         return self._send(host, method, arguments, call=False)
 
-    def insist(self, host: str | None, method: str, **arguments: Any) -> Request:
+    def insist(self, host: str | None, method: str, /, **arguments: Any) -> Request:
         """What a scheduler does with a call that got no answer: ask again, which is another message each time."""
         for _ in range(9):
             request = self.call(host, method, **arguments)
@@ -115,9 +115,12 @@ class RecordingClient:
         outcome: dict[str, Any]
         try:
             if call:
-                outcome = {"outcome": RESULT, "reply": self._client.call(host, method, **arguments)}
+                outcome = {
+                    "outcome": RESULT,
+                    "reply": self._client.prepare(host).call(stock.CONTEXT, method, **arguments),
+                }
             else:
-                self._client.cast(host, method, **arguments)
+                self._client.prepare(host).cast(stock.CONTEXT, method, **arguments)
                 outcome = {"outcome": SENT}
         except _UNANSWERED as error:
             outcome = {"outcome": UNKNOWN, "error": type(error).__name__}

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -56,7 +57,7 @@ def _order(place: Place, first: Mapping[int, Heard]) -> Iterator[str]:
 
 
 def _generations(place: Place, story: Sequence[Heard]) -> Iterator[str]:
-    for before, one in zip(story, story[1:], strict=False):
+    for before, one in itertools.pairwise(story):
         if one.generation < before.generation:
             yield (
                 f"{_name(place)} falls from generation {before.generation} at sequence {before.sequence} "

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-import re
+import tests.messaging  # noqa: F401 before what imports oslo.messaging: see there
+
+import re  # noqa: I001
 from typing import Any
 
 import pytest

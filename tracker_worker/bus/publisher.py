@@ -88,7 +88,7 @@ class Publisher(Link):
         self.wake()
 
     def _declare(self) -> None:
-        topology.declare_queue(self._connection, topology.dead_letter_queue(self._settings))
+        topology.declare_shared(self._connection, topology.dead_letter_queue(self._settings))
         if self._settings.notification_topics:
             topology.declare_notifications(self._connection, self._settings)
 

@@ -113,7 +113,8 @@ def declare_served(connection: Any, settings: BrokerSettings, queues: Sequence[Q
     declare_exchange(
         connection, f"{settings.topic}_fanout", "fanout", durable=settings.durable_fanout, auto_delete=True
     )
-    for queue in (dead_letter_queue(settings), *queues):
+    declare_shared(connection, dead_letter_queue(settings))
+    for queue in queues:
         declare_queue(connection, queue)
 
 
@@ -122,14 +123,19 @@ def declare_notifications(connection: Any, settings: BrokerSettings) -> None:
     declare_exchange(connection, settings.exchange, "topic", durable=settings.durable, auto_delete=settings.auto_delete)
     for topic in settings.notification_topics:
         for priority in PRIORITIES:
-            queue = notification_queue(settings, topic, priority)
-            try:
-                declare_queue(connection, queue, report=False)
-            except PreconditionFailed as error:
-                # A listener made it with other options. It is there and it is theirs: all that matters is the binding.
-                LOG.warning("queue %s exists with other options than ours, used as it is: %s", queue.name, error)
-                with _channel(connection) as channel:
-                    channel.queue_bind(queue.name, queue.exchange, queue.routing_key)
+            declare_shared(connection, notification_queue(settings, topic, priority))
+
+
+def declare_shared(connection: Any, queue: Queue) -> None:
+    """A queue that we only publish to. A listener, or another [bus] queue_type, may have made it with other options: all that
+    matters is that it is there and bound."""
+    try:
+        declare_queue(connection, queue, report=False)
+    except PreconditionFailed as error:
+        LOG.warning("queue %s exists with other options than ours, used as it is: %s", queue.name, error)
+        if queue.exchange:
+            with _channel(connection) as channel:
+                channel.queue_bind(queue.name, queue.exchange, queue.routing_key)
 
 
 def declare_exchange(connection: Any, name: str, type: str, *, durable: bool, auto_delete: bool = False) -> None:

@@ -94,7 +94,7 @@ def begin(
     from tracker_worker.cli.scheduler import request_context, scheduler
 
     instance = {
-        "uuid": uuid or str(uuid4()),
+        "uuid": str(uuid4()) if uuid is None else uuid,
         "vcpus": vcpus,
         "memory_mb": memory_mb,
         "root_gb": root_gb,

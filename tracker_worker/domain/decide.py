@@ -12,6 +12,7 @@ from typing import Any
 
 from tracker_worker.domain import commands, events
 from tracker_worker.domain.allocation import ABORTED, CALLER, CAPACITY, FINISHED, UNLIMITED, Allocation
+from tracker_worker.domain.fit import UNLIMITED as LIMITLESS
 from tracker_worker.domain.fit import fits
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
 from tracker_worker.domain.resources import SIZES
@@ -149,6 +150,9 @@ def _update(host: HostLedger, command: commands.UpdateUsage, now: int) -> Decisi
         event = events.UsageReleased(at=now, before=before, allocation=replace(before, instance=last))
     else:
         after = replace(before, instance=instance, resources=instance.resources)
+        grown = fits(after.resources, ledger.usage - before.resources, LIMITLESS)
+        if grown and after.resources != before.resources:
+            raise InvalidInput(field="instance", reason=f"the usage of {grown[0].resource} would exceed {grown[0].limit}")
         event = events.UsageUpdated(at=now, before=before, allocation=after)
     return Decision(node=ledger, events=(event,), reply={"tracked": True, "changed": True})
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tracker_worker.domain.resources import CLASSES, Resources
+from tracker_worker.domain.resources import CLASSES, MAX_USAGE, Resources
 from tracker_worker.domain.values import read_limit
 from tracker_worker.errors import InvalidInput
 
@@ -74,9 +74,13 @@ class Shortfall:
 
 
 def fits(requested: Resources, used: Resources, limits: Limits) -> tuple[Shortfall, ...]:
-    """Every shortfall, in the order of the resource classes; empty when the request fits."""
+    """Every shortfall, in the order of the resource classes; empty when the request fits.
+
+    Where there is no ceiling it is 2**62, beyond which no store could keep the sum.
+    """
+    ceilings = [MAX_USAGE if ceiling is None else ceiling for ceiling in limits.ceilings]
     return tuple(
         Shortfall(klass.name, want, have, limit)
-        for klass, want, have, limit in zip(CLASSES, requested.amounts, used.amounts, limits.ceilings, strict=True)
-        if limit is not None and 0 < want > limit - have
+        for klass, want, have, limit in zip(CLASSES, requested.amounts, used.amounts, ceilings, strict=True)
+        if 0 < want > limit - have
     )

@@ -9,6 +9,8 @@ from operator import add, sub
 
 # Largest integer that every JSON reader keeps exact (RFC 8259, section 6: IEEE 754 doubles).
 MAX_AMOUNT = 2**53
+# Largest sum of them that is granted; databases keep 64 bits with a sign.
+MAX_USAGE = 2**62
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

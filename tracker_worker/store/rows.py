@@ -24,8 +24,6 @@ _FACTS = {
     for field in dataclasses.fields(Instance)
     if field.name not in (*_COLUMNS, "uuid")
 }
-# A usage beyond this, which takes hundreds of instances of the largest size, is written as this.
-_MAX_BIGINT = 2**63 - 1
 
 
 def allocation_row(host_id: int, node_id: int, allocation: Allocation) -> dict[str, Any]:
@@ -75,7 +73,7 @@ def node_values(ledger: NodeLedger) -> dict[str, Any]:
     }
     for klass in CLASSES:
         values[klass.total] = None if inventory is None else inventory.total[klass.name]
-        values[klass.used] = min(usage[klass.name], _MAX_BIGINT)
+        values[klass.used] = usage[klass.name]
     return values
 
 
@@ -97,7 +95,7 @@ def ledger_from(host: str, row: Any) -> NodeLedger:
 def drift(ledger: NodeLedger, row: Any) -> Resources | None:
     """The usage in the columns of a node where it is not what its ledger would write there."""
     usage = ledger.usage
-    if all(row[klass.used] == min(usage[klass.name], _MAX_BIGINT) for klass in CLASSES):
+    if all(row[klass.used] == usage[klass.name] for klass in CLASSES):
         return None
     return Resources.collect(lambda klass: row[klass.used])
 
