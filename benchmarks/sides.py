@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from benchmarks.job import NOTIFICATIONS, ROOT
 from benchmarks.stage import Stage
 from benchmarks.usage import child
 from benchmarks.workload import CAPACITY, NODE
-from tests.functional.worker import WorkerProcess
+from tests.functional.worker import Nodes, Options, WorkerProcess
 
 HOST = "host-1"
 OURS = "ours, SQLite"
@@ -39,34 +40,62 @@ _READY_SECONDS = 60
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A server that consumes: where, its processes by name in the figures, and the queue that it notifies."""
+    """A server that consumes: where, its processes by name in the figures, the queue that it notifies, its database, and how
+    long its start took."""
 
     url: str
     watched: Mapping[str, int]
     notifications: str
+    database: str
+    start_seconds: float
 
 
 @contextmanager
-def running(stage: Stage, side: str, queue_type: str) -> Iterator[Running]:
-    """One side, started on an empty broker and ended afterwards. Raises AssertionError with its log if it does not come."""
+def running(
+    stage: Stage,
+    side: str,
+    queue_type: str,
+    *,
+    hosts: Mapping[str, Nodes] | None = None,
+    options: Options | None = None,
+    environment: Mapping[str, str] | None = None,
+    prepare: Callable[[str], None] | None = None,
+) -> Iterator[Running]:
+    """One side, started on an empty broker and ended afterwards; ``prepare`` gets its database, an SQLAlchemy URL, before.
+
+    Raises AssertionError with its log if it does not come up.
+    """
     with ExitStack() as stack:
         url = stack.enter_context(stage.virtual_host())
         directory = Path(stack.enter_context(TemporaryDirectory(prefix="tracker-benchmark-")))
-        options = dict(QUEUE_TYPES[queue_type])
         watched = {"broker": stage.broker_pid}
+        worker = WorkerProcess(
+            directory,
+            transport_url=url,
+            hosts=hosts or {HOST: {NODE: CAPACITY}},
+            options=QUEUE_TYPES[queue_type],
+            environment=environment,
+        )
+        worker.configure(options or {})
+        worker.database.parent.mkdir()
+        database = f"sqlite:///{worker.database}"
         if side == OURS_POSTGRESQL:
-            options["database"] = {"connection": stack.enter_context(stage.database())}
+            database = stack.enter_context(stage.database())
+            worker.configure({"database": {"connection": database}})
             watched["database"] = stage.database_pid
-        worker = WorkerProcess(directory, transport_url=url, hosts={HOST: {NODE: CAPACITY}}, options=options)
+        if prepare is not None:
+            prepare(database)
+        begun = time.perf_counter()
         if side in _MODULES:
             watched["server"] = stack.enter_context(_program(_MODULES[side], worker.configuration))
         else:
-            watched["server"] = stack.enter_context(started(worker))
-        yield Running(url, watched, NOTIFICATIONS if side in _NOTIFYING else "")
+            watched["server"] = stack.enter_context(_worker(worker))
+        seconds = time.perf_counter() - begun
+        yield Running(url, watched, NOTIFICATIONS if side in _NOTIFYING else "", database, seconds)
 
 
 @contextmanager
-def started(worker: WorkerProcess) -> Iterator[int]:
+def _worker(worker: WorkerProcess) -> Iterator[int]:
     """The process id of ``tracker-worker serve``, which is ready."""
     worker.start()
     try:

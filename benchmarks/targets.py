@@ -57,9 +57,7 @@ def held_against(found: Mapping[Key, Figures]) -> list[Outcome]:
     for name, read, queue_type, in_flight, other, relation, bound in _TARGETS:
         ours, theirs = found.get((queue_type, OURS, in_flight)), found.get((queue_type, other, in_flight))
         ratio = None if ours is None or theirs is None else read(ours) / read(theirs)
-        outcomes.append(
-            outcome(f"{name}, {queue_type}, {in_flight} in flight: ours / {other}", relation, bound, ratio)
-        )
+        outcomes.append(outcome(f"{name}, {queue_type}, {in_flight} in flight: ours / {other}", relation, bound, ratio))
     return outcomes
 
 

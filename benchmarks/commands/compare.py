@@ -3,28 +3,30 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks import plot, report, results, targets
+from benchmarks.commands.terminal import console, progress
 from benchmarks.compare import Plan, Sample, compare, summary
 from benchmarks.sides import QUEUE_TYPES, SIDES
 from benchmarks.stage import Stage
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="A first figure in a few minutes: one round of 1000 calls at 1, 64 and 256.")
+@click.option(
+    "--quick", is_flag=True, help="A first figure in a few minutes: one round of 1000 calls at 1, 64 and 256."
+)
 @click.option("--calls", type=click.IntRange(min=100), help="Calls of each measurement.  [default: 5000]")
 @click.option("--rounds", type=click.IntRange(min=1), help="Times that everything is measured.  [default: 3]")
 @click.option("--in-flight", type=click.IntRange(min=1), multiple=True, help="Repeatable.  [default: 1, 16, 64, 256]")
 @click.option("--queue", type=click.Choice(list(QUEUE_TYPES)), multiple=True, help="Repeatable.  [default: both]")
 @click.option("--side", type=click.Choice(SIDES), multiple=True, help="Repeatable.  [default: all]")
-@click.option("--others", type=click.FloatRange(0, 1), default=0.0, help="Share of calls that finish or update a claim.")
+@click.option(
+    "--others", type=click.FloatRange(0, 1), default=0.0, help="Share of calls that finish or update a claim."
+)
 @click.option("--seed", type=int, default=1, show_default=True)
 @click.option(
     "--output", type=click.Path(file_okay=False, path_type=Path), default=results.DIRECTORY, help="For JSON and plot."
@@ -50,20 +52,18 @@ def command(
         others=others,
         seed=seed,
     )
-    console = Console(width=None if sys.stdout.isatty() else 150)
     samples: list[Sample] = []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress, Stage() as stage:
+    with progress() as shown, Stage() as stage:
         machine = results.machine(rabbitmq=stage.broker_version)
-        task = progress.add_task("", total=plan.measurements)
-        for sample in compare(plan, stage, lambda doing: progress.update(task, description=doing)):
+        task = shown.add_task("", total=plan.measurements)
+        for sample in compare(plan, stage, lambda doing: shown.update(task, description=doing)):
             samples.append(sample)
-            progress.advance(task)
+            shown.advance(task)
     found = summary(samples)
     outcomes = targets.held_against(found)
     path = results.path(output, "compare")
     content = {"machine": machine, "plan": asdict(plan), "samples": samples, "targets": outcomes}
     results.write_json(path.with_suffix(".json"), content)
     plot.write(found, path.with_suffix(".png"))
-    console.print(report.comparison(found), report.targets(outcomes))
-    console.print(f"{path}.json, {path}.png", soft_wrap=True)
+    console().print(report.comparison(found), report.targets(outcomes))
+    console().print(f"{path}.json, {path}.png", soft_wrap=True)

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks import job, results, stacks
+from benchmarks.commands.terminal import console
 from benchmarks.sides import HOST, OURS, OURS_POSTGRESQL, QUEUE_TYPES, running
 from benchmarks.stage import Stage
 
@@ -35,7 +35,15 @@ def command(queue: str, side: str, in_flight: int, calls: int, rate: int, idle: 
         load = {"hosts": [HOST], "in_flight": in_flight, "watched": server.watched, "notifications": ""}
         job.run(server.url, calls=2000, warmup=0, seed="warm", **load)
         spy = subprocess.Popen(
-            [_py_spy(), "record", "--format=raw", "--threads", "--nonblocking", f"--rate={rate}", "--duration=unlimited"]
+            [
+                _py_spy(),
+                "record",
+                "--format=raw",
+                "--threads",
+                "--nonblocking",
+                f"--rate={rate}",
+                "--duration=unlimited",
+            ]
             + (["--idle"] if idle else [])
             + [f"--output={raw}", f"--pid={server.watched['server']}"],
             stdout=subprocess.DEVNULL,
@@ -45,13 +53,13 @@ def command(queue: str, side: str, in_flight: int, calls: int, rate: int, idle: 
         spy.send_signal(2)  # as Ctrl-C: it writes what it has
         spy.wait()
     threads = stacks.read(raw.read_text(encoding="utf-8").splitlines())
-    console = Console(width=None if sys.stdout.isatty() else 150)
-    console.print(f"{figures.calls_per_second:.0f} calls/s while it was watched")
+    out = console()
+    out.print(f"{figures.calls_per_second:.0f} calls/s while it was watched")
     samples = sum(thread.samples for thread in threads.values())
     for name, thread in threads.items():
         if thread.samples > samples / 100:
-            console.print(_table(name, thread, samples, top))
-    console.print(str(raw), soft_wrap=True)
+            out.print(_table(name, thread, samples, top))
+    out.print(str(raw), soft_wrap=True)
 
 
 def _py_spy() -> str:

@@ -30,9 +30,7 @@ class Ear:
         self.deaths: list[BaseException] = []
 
     def listener(self) -> Listener:
-        return Listener(
-            received=self._adder(self.deliveries), confirmed=self._adder(self.confirmed), died=self._died
-        )
+        return Listener(received=self._adder(self.deliveries), confirmed=self._adder(self.confirmed), died=self._died)
 
     def _adder(self, kept: list[Any]) -> Callable[[Sequence[Any]], None]:
         def add(told: Sequence[Any]) -> None:

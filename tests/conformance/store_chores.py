@@ -17,6 +17,19 @@ def sequences(rows: list[Notification]) -> list[int]:
     return [row.sequence for row in rows]
 
 
+class AttemptsContract(StoreCase):
+    def test_attempts_are_counted_for_each_message(self, store: Store) -> None:
+        assert [store.count_attempt("a", NOW) for _ in range(3)] == [1, 2, 3]
+        assert store.count_attempt("b", NOW) == 1
+
+    def test_attempts_are_forgotten_with_age(self, store: Store) -> None:
+        store.count_attempt("old", OLD)
+        store.count_attempt("young", YOUNG)
+        store.prune(answered_before=NOW, occurred_before=NOW, limit=ALL)
+        assert store.count_attempt("old", NOW) == 1
+        assert store.count_attempt("young", NOW) == 2
+
+
 class OutboxContract(StoreCase):
     """``settle`` leaves one notification in the outbox of each node, number 1."""
 

@@ -222,9 +222,7 @@ class TestNotificationTopics(AMQPCase):
     def worker(self, make_worker: MakeWorker) -> Worker:
         return make_worker()
 
-    def test_each_gets_everything_and_a_key_is_confirmed_when_all_have_it(
-        self, broker: Broker, worker: Worker
-    ) -> None:
+    def test_each_gets_everything_and_a_key_is_confirmed_when_all_have_it(self, broker: Broker, worker: Worker) -> None:
         worker.bus.notify([*outgoing(numbered(5)), *outgoing([b"5"], priority="WARN")])
         assert sorted(worker.ear.confirm(6)) == keys(numbered(6))
         for topic in ("billing", "metering"):

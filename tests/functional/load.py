@@ -16,11 +16,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-import oslo_messaging
-
 from tests.builders import RESERVED_MEMORY_MB, instance_dict, sized
 from tests.functional.deadline import wait_until
-from tests.functional.stock import Client, Ear, Heard
+from tests.functional.stock import Client, Ear, Heard, oslo_messaging
 from tests.functional.worker import NODE, Nodes
 from tracker_worker.errors import ComputeResourcesUnavailable
 

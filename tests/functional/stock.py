@@ -6,6 +6,7 @@ Import this before oslo_messaging: whoever is first chooses between threads and 
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import warnings
@@ -29,6 +30,9 @@ with warnings.catch_warnings():
     import oslo_messaging
 
     from tests.wire.stock import configuration
+
+# Its pool says so for every call that has to wait for a connection.
+logging.getLogger("oslo.messaging._drivers.pool").setLevel(logging.ERROR)
 
 TOPIC = "tracker"
 CONTEXT = {"project_id": "project-of-context", "user_id": "user-of-context", "request_id": "req-1"}

@@ -13,6 +13,7 @@ import pytest
 from tests.builders import instance_dict
 from tests.functional import raw
 from tests.functional.conftest import HOST, HOST_TOPIC
+
 NAN, INFINITY = float("nan"), float("inf")
 DISPATCHER = "oslo_messaging.rpc.dispatcher"
 

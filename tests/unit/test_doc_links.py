@@ -38,13 +38,3 @@ def test_every_page_is_within_reach_of_the_readme() -> None:
                 reached.add(target)
                 waiting.append(target)
     assert {page for page in DOC.rglob("*.md")} <= reached
-
-
-@pytest.mark.parametrize("page", pages(), ids=_id)
-def test_lines_are_not_longer_than_a_screen_is_wide(page: Path) -> None:
-    prose_only = [
-        line
-        for line in page.read_text(encoding="utf-8").splitlines()
-        if not line.startswith(("|", "tracker_worker.errors."))  # tables and outputs cannot be broken
-    ]
-    assert [line for line in prose_only if len(line) > 128] == []

@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import tests.messaging  # noqa: F401 before what imports oslo.messaging: see there
-
-import re  # noqa: I001
+import re
 from typing import Any
 
 import pytest
 
+import tests.messaging  # noqa: F401 before what imports oslo.messaging: see there
 from tests import doc_story
 from tests.unit.doc_pages import DOC, headings, section
 from tests.unit.test_doc_samples import NOTIFICATIONS, RPC, SCHEMAS

@@ -81,8 +81,8 @@ def scheduler_conf(path: Path, **tracker: str) -> cfg.ConfigOpts:
 def wire(monkeypatch: pytest.MonkeyPatch) -> Wire:
     """In the place of what every fake:// transport of this test sends to."""
     recorder = Wire()
-    driver = oslo_messaging._drivers.impl_fake.FakeDriver
-    monkeypatch.setattr(driver, "send", lambda _, *args, **options: recorder.send(*args, **options))
+    send = "oslo_messaging._drivers.impl_fake.FakeDriver.send"
+    monkeypatch.setattr(send, lambda _, *args, **options: recorder.send(*args, **options))
     return recorder
 
 
@@ -290,7 +290,7 @@ def stock_server(conf: cfg.ConfigOpts, endpoint: Endpoint) -> Iterator[None]:
     """A running stock server of the host in this process."""
     transport = oslo_messaging.get_rpc_transport(conf)
     target = oslo_messaging.Target(topic="tracker", server=HOST, version="1.0")
-    server = oslo_messaging.get_rpc_server(transport, target, [endpoint], executor="threading")
+    server = oslo_messaging.get_rpc_server(transport, target, [endpoint])
     server.start()
     try:
         yield

@@ -25,13 +25,10 @@ def upgrade(settings: Settings, revision: str) -> None:
 
     All the way or not at all. An SQLite database that is not there is made. Does nothing where nothing is to be done.
     """
-    import tracker_worker.cli.runtime  # noqa: F401 before oslo.messaging, which the worker imports
-
-    # isort: split
-    from tracker_worker.service.worker import database_url
     from tracker_worker.store import engines
+    from tracker_worker.store.location import prepared_url
 
-    engine = engines.create_engine(database_url(settings.load(messaging=False)))
+    engine = engines.create_engine(prepared_url(settings.load(messaging=False)))
     try:
         before = engines.current(engine)
         engines.upgrade(engine, revision)

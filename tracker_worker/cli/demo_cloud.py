@@ -29,6 +29,7 @@ from tracker_worker.bus.topology import PRIORITIES
 from tracker_worker.cli.context import Settings
 from tracker_worker.rpcapi import TrackerAPI
 from tracker_worker.service.worker import Worker
+from tracker_worker.store.location import sqlite_url
 
 Hear = Callable[[dict[str, Any]], None]
 
@@ -55,7 +56,7 @@ class Cloud(ABC):
             tracker__inventory_driver=driver,
             tracker__state_path=str(self._directory),
             inventory__static_file=str(self._fleet_file),
-            database__connection=f"sqlite:///{self._directory / 'demo.sqlite'}",
+            database__connection=sqlite_url(self._directory / "demo.sqlite"),
             **more,
         )
 

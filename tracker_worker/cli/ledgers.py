@@ -17,6 +17,7 @@ from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.errors import ConfigurationError
 from tracker_worker.store import engines
 from tracker_worker.store.base import Store
+from tracker_worker.store.location import configured_url
 from tracker_worker.store.sql import SQLStore
 
 _UPGRADE = "run 'tracker-worker db upgrade'"
@@ -27,11 +28,11 @@ def existing_url(conf: cfg.ConfigOpts) -> str:
 
     Raises CommandFailed when it is an SQLite file that is not there, ConfigurationError when the URL is none.
     """
-    text = conf.database.connection or f"sqlite:///{Path(conf.tracker.state_path).expanduser() / 'tracker.sqlite'}"
+    text = configured_url(conf)
     engines.create_engine(text).dispose()  # its errors are better than those below
     url = sa.make_url(text)
     if url.get_backend_name() != "sqlite" or (url.database or "").startswith("file:"):
-        return str(text)
+        return text
     path = Path(url.database or "").absolute()
     if not path.is_file():
         raise CommandFailed(f"there is no database {path}: no worker has run with this configuration")

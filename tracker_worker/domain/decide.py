@@ -152,7 +152,9 @@ def _update(host: HostLedger, command: commands.UpdateUsage, now: int) -> Decisi
         after = replace(before, instance=instance, resources=instance.resources)
         grown = fits(after.resources, ledger.usage - before.resources, LIMITLESS)
         if grown and after.resources != before.resources:
-            raise InvalidInput(field="instance", reason=f"the usage of {grown[0].resource} would exceed {grown[0].limit}")
+            raise InvalidInput(
+                field="instance", reason=f"the usage of {grown[0].resource} would exceed {grown[0].limit}"
+            )
         event = events.UsageUpdated(at=now, before=before, allocation=after)
     return Decision(node=ledger, events=(event,), reply={"tracked": True, "changed": True})
 

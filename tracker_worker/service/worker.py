@@ -17,7 +17,6 @@ import threading
 import time
 from collections.abc import Callable
 from importlib.metadata import version
-from pathlib import Path
 
 from oslo_config import cfg
 
@@ -36,6 +35,7 @@ from tracker_worker.service.relay import Relay
 from tracker_worker.service.timers import Timers
 from tracker_worker.service.work import Intake
 from tracker_worker.store.base import Store
+from tracker_worker.store.location import prepared_url
 from tracker_worker.store.sql import SQLStore
 
 LOG = logging.getLogger(__name__)
@@ -48,23 +48,6 @@ _PRUNE_SECONDS = 30
 def now_microseconds() -> int:
     """The clock of a worker: the time of day."""
     return time.time_ns() // 1000
-
-
-def database_url(conf: cfg.ConfigOpts) -> str:
-    """What ``[database] connection`` says, or an SQLite file under the state directory, which is made.
-
-    Raises ConfigurationError: the directory cannot be made or written to.
-    """
-    if conf.database.connection:
-        return str(conf.database.connection)
-    state = Path(conf.tracker.state_path).expanduser()
-    try:
-        state.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigurationError(f"[tracker] state_path {state} cannot be made: {error.strerror}") from error
-    if not os.access(state, os.W_OK | os.X_OK):
-        raise ConfigurationError(f"[tracker] state_path {state} is not writable")
-    return f"sqlite:///{state / 'tracker.sqlite'}"
 
 
 class Worker:
@@ -88,7 +71,7 @@ class Worker:
         self._drivers: dict[str, InventoryDriver] = {
             host: load_driver(conf.tracker.inventory_driver, host, conf) for host in self._hosts
         }
-        self._store = store or SQLStore(database_url(conf))
+        self._store = store or SQLStore(prepared_url(conf))
         self._clock = clock
         self._timers = Timers(self._died)
         self._auditor = Auditor(self._drivers, self._policy.reserved)

@@ -15,7 +15,6 @@ import sqlalchemy as sa
 from tests.builders import begin, instance_dict, update, uuid
 from tests.conformance.store_support import Writer, register, settle
 from tests.unit.cli.conftest import Cli
-from tracker_worker.cli.ledgers import existing_url
 from tracker_worker.domain.views import claim_views, node_view, usage_view
 from tracker_worker.store import engines
 from tracker_worker.store.sql import SQLStore
@@ -167,15 +166,6 @@ def test_a_database_out_of_reach_is_one_sentence_without_the_password(cli: Cli) 
     assert "cannot be used" in sentence
     assert "s3cret" not in sentence
 
-
-def test_the_default_is_the_database_that_a_worker_makes(cli: Cli) -> None:
-    from tracker_worker.cli.context import Settings
-    from tracker_worker.service.worker import database_url
-
-    conf = Settings((str(cli.configuration),), ()).load(messaging=False)
-    assert database_url(conf) == f"sqlite:///{cli.database}"
-    cli.database.write_bytes(b"x")
-    assert sa.make_url(existing_url(conf)).database == f"file:{cli.database}"
 
 
 @pytest.mark.parametrize("arguments", [*LISTINGS, ("db", "check")])

@@ -43,7 +43,7 @@ class TestSQLiteMigrations(MigrationContract):
         """WITHOUT ROWID, which alembic does not compare either."""
         engines.upgrade(engine)
         metadata.create_all(other)
-        assert clustered(engine) == clustered(other) == {"allocations", "inbox", "outbox"}
+        assert clustered(engine) == clustered(other) == {"allocations", "attempts", "inbox", "outbox"}
 
 
 def clustered(engine: sa.Engine) -> set[str]:

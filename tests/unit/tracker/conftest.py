@@ -22,9 +22,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
 
 
 @pytest.fixture(params=["memory", "sqlite"])
-def failing_store(
-    request: pytest.FixtureRequest, tmp_path: Path
-) -> Iterator[FailingMemoryStore | FailingSQLStore]:
+def failing_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FailingMemoryStore | FailingSQLStore]:
     """Each of them, with commits that fail when they are told to."""
     kept: FailingMemoryStore | FailingSQLStore
     kept = FailingMemoryStore() if request.param == "memory" else FailingSQLStore(f"sqlite:///{tmp_path}/ledger.sqlite")

@@ -46,9 +46,7 @@ def test_s8_disabling_one_node_leaves_the_others(first: ResourceTracker, second:
     assert (first.disabled, second.disabled) == (False, True)
 
 
-def test_d3_an_instance_is_charged_to_one_node_of_a_host_only(
-    first: ResourceTracker, second: ResourceTracker
-) -> None:
+def test_d3_an_instance_is_charged_to_one_node_of_a_host_only(first: ResourceTracker, second: ResourceTracker) -> None:
     first.begin_resource_claim(CONTEXT, instance_dict(1))
     before = picture(first), picture(second)
     instance = instance_dict(1)

@@ -6,8 +6,6 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-import pytest
-
 from tests.builders import instance_dict, sized, uuid
 from tests.conformance.store_support import at_once
 from tests.functional.deadline import SECONDS
@@ -111,7 +109,7 @@ def test_d3_of_two_nodes_that_claim_one_instance_at_once_one_gets_it(store: Stor
     driven = driver("node-1", "node-2")
     trackers = [audited(driven, node=name, store=store) for name in driven.nodes]
 
-    def claim(tracker: ResourceTracker, number: int) -> Claim | None | ClaimConflict:
+    def claim(tracker: ResourceTracker, number: int) -> Claim | ClaimConflict | None:
         try:
             return tracker.begin_resource_claim(CONTEXT, instance_dict(number))
         except ClaimConflict as conflict:

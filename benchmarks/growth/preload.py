@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Databases that look as if a worker had run on them for long, written through the store."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+from benchmarks.workload import CAPACITY, NODE, instance
+from tracker_worker.domain import commands, events
+from tracker_worker.domain.allocation import CALLER, FINISHED, Allocation
+from tracker_worker.domain.decide import decide
+from tracker_worker.domain.instance import read_instance
+from tracker_worker.domain.inventory import read_inventory
+from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.domain.resources import ZERO
+from tracker_worker.inventory.fake import fake_resource
+from tracker_worker.notifications.render import render
+from tracker_worker.store.base import Commit, Store
+from tracker_worker.store.sql import SQLStore
+
+_NOW = 1_800_000_000_000_000
+_CHUNK = 2000
+
+
+def allocations(database: str, hosts: Sequence[str], count: int) -> None:
+    """One node on each host, with ``count`` finished claims whose notifications are sent and pruned."""
+    with _nodes(database, hosts) as (store, ledgers):
+        rng = random.Random(count)
+        for ledger in ledgers:
+            for first in range(0, count, _CHUNK):
+                for number in range(first, min(first + _CHUNK, count)):
+                    ledger.apply(events.ClaimBegun(at=_NOW, allocation=_allocation(rng, number)))
+                store.commit(Commit(ledgers=[ledger], cursors={ledger.id: ledger.sequence}))
+                ledger.committed()
+
+
+def backlog(database: str, host: str, count: int) -> None:
+    """A node with one finished claim and ``count`` notifications of it that nobody has published."""
+    with _nodes(database, [host]) as (store, (ledger,)):
+        claimed = events.ClaimBegun(at=_NOW, allocation=_allocation(random.Random(1), 1))
+        ledger.apply(claimed)
+        one = render(claimed, ledger)
+        for first in range(0, count, _CHUNK):
+            more = range(ledger.sequence + 1, ledger.sequence + 1 + min(_CHUNK, count - first))
+            ledger.sequence = more[-1]
+            ledger.generation = ledger.next_generation
+            store.commit(Commit(ledgers=[ledger], notifications=[replace(one, sequence=number) for number in more]))
+            ledger.committed()
+
+
+def published(database: str, host: str) -> int:
+    """The sequence up to which the bus has confirmed the notifications of a host's only node, as the store knows it."""
+    store = SQLStore(database)
+    try:
+        ledger = store.load_host(host)
+        assert ledger is not None
+        return max(store.cursors(ledger.id).values())
+    finally:
+        store.stop()
+
+
+@contextmanager
+def _nodes(database: str, hosts: Sequence[str]) -> Iterator[tuple[Store, list[NodeLedger]]]:
+    store = SQLStore(database)
+    store.start()
+    ledgers = []
+    for name in hosts:
+        host_id = store.register_host(name, topic="tracker", version="benchmark", now=_NOW)
+        store.create_node(host_id, NODE)
+        host = store.load_host(name)
+        assert host is not None
+        ledgers.append(_enabled(store, host))
+    yield store, ledgers
+    store.stop()
+
+
+def _enabled(store: Store, host: HostLedger) -> NodeLedger:
+    inventory = read_inventory(fake_resource(**CAPACITY), ZERO)
+    decision = decide(host, commands.ReportInventory(node=NODE, inventory=inventory), _NOW)
+    ledger = host.node(NODE)
+    for event in decision.events:
+        ledger.apply(event)
+    store.commit(Commit(ledgers=[ledger], cursors={ledger.id: ledger.sequence}))
+    ledger.committed()
+    return ledger
+
+
+def _allocation(rng: random.Random, number: int) -> Allocation:
+    wanted = read_instance({**instance(rng, number), "vm_state": "active", "task_state": None})
+    return Allocation(
+        instance=wanted,
+        resources=wanted.resources,
+        begun_at=_NOW,
+        expires_at=_NOW,
+        limit_source=CALLER,
+        claim_state=FINISHED,
+    )

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run as it should be, made by the ledger itself without any server, for tests to doctor."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from tests.builders import HOST, NOW, TIMEOUT, host_ledger, instance_dict, node_name
+from tests.invariants.record import (
+    ERROR,
+    RESULT,
+    SENT,
+    UNKNOWN,
+    Books,
+    Evidence,
+    Heard,
+    Held,
+    Issued,
+    Parked,
+    Place,
+    Request,
+)
+from tracker_worker.domain.commands import (
+    AbortClaim,
+    BeginClaim,
+    Command,
+    ExpireClaims,
+    FinishClaim,
+    ReportInventory,
+    UpdateUsage,
+)
+from tracker_worker.domain.decide import Decision, decide
+from tracker_worker.domain.events import Event
+from tracker_worker.domain.fit import read_limits
+from tracker_worker.domain.instance import read_changes, read_instance, read_node
+from tracker_worker.domain.ledger import NodeLedger
+from tracker_worker.domain.views import node_view
+from tracker_worker.notifications.render import render
+
+PLACE: Place = (HOST, node_name(1))
+
+
+class Scene:
+    """One request after the other on a host with ``nodes`` nodes, each a commit of its own. Request N is sent at N seconds
+    and ended half a second later; its unique_id is ``u-N``."""
+
+    def __init__(self, nodes: int = 1) -> None:
+        self._host = host_ledger(nodes, disabled=True)
+        self._now = NOW
+        self.requests: list[Request] = []
+        self.heard: list[Heard] = []
+        self.parked: list[Parked] = []
+        self.inbox: dict[str, Mapping[str, Any] | None] = {}
+        self._issued: dict[Place, list[Issued]] = {(HOST, ledger.name): [] for ledger in self._host}
+        reported = host_ledger(nodes)
+        for ledger in self._host:
+            self.decide(ReportInventory(node=ledger.name, inventory=reported.nodes[ledger.name].inventory))
+
+    def call(self, method: str, *, outcome: str | None = None, **args: Any) -> Request:
+        """A call that is decided and answered; with ``outcome`` unknown it is decided, and the answer is lost."""
+        decision = self.decide(_command(method, args))
+        if decision.error is not None:
+            told: dict[str, Any] = {"outcome": ERROR, "error": decision.error.code, "facts": decision.error.kwargs}
+            kept = {"result": None, "failure": json.dumps({"kwargs": decision.error.kwargs})}
+        else:
+            told = {"outcome": RESULT, "reply": decision.reply}
+            kept = {"result": decision.reply, "failure": None}
+        if outcome == UNKNOWN:
+            told = {"outcome": UNKNOWN}
+        request = self.sent(method, args, call=True, **told)
+        self.inbox[request.unique_id] = kept
+        return request
+
+    def cast(self, method: str, **args: Any) -> Request:
+        """A cast that is decided, and parked if that is refused but for resources."""
+        error = self.decide(_command(method, args)).error
+        request = self.sent(method, args, call=False, outcome=SENT)
+        if error is not None and error.code != "insufficient_resources":
+            self.parked.append(Parked(unique_id=request.unique_id, reason=f"{error.code}: {error}"))
+        else:
+            self.inbox[request.unique_id] = None
+        return request
+
+    def begin(self, number: int = 1, *, limits: Mapping[str, Any] | None = None, **fields: Any) -> Request:
+        """A call for ``instance_dict(number, **fields)`` on the first node unless ``node`` says another."""
+        instance = instance_dict(number, **{"node": PLACE[1], **fields})
+        return self.call("begin_resource_claim", instance=instance, limits=limits)
+
+    def view(self, node: str = PLACE[1]) -> Request:
+        """A call that reads."""
+        return self.sent("get_node", {"node": node}, call=True, outcome=RESULT, reply=node_view(self._host.nodes[node]))
+
+    def expire(self) -> None:
+        """Every claim's time is over."""
+        self._now += 2 * TIMEOUT
+        for ledger in self._host:
+            self.decide(ExpireClaims(node=ledger.name))
+
+    def sent(self, method: str, args: Mapping[str, Any], **told: Any) -> Request:
+        """A request that nobody has decided."""
+        number = len(self.requests) + 1
+        request = Request(
+            unique_id=f"u-{number}", host=HOST, method=method, args=args, sent_at=number, ended_at=number + 0.5, **told
+        )
+        self.requests.append(request)
+        return request
+
+    def decide(self, command: Command) -> Decision:
+        """Decide, apply, commit, notify."""
+        self._now += 1_000_000
+        decision = decide(self._host, command, self._now)
+        ledger = decision.node
+        for event in decision.events:
+            assert ledger is not None
+            ledger.apply(event)
+            self._notify(event, ledger)
+        if ledger is not None:
+            ledger.committed()
+        return decision
+
+    def _notify(self, event: Event, ledger: NodeLedger) -> None:
+        row = render(event, ledger)
+        self._issued[HOST, ledger.name].append(
+            Issued(
+                sequence=row.sequence,
+                message_id=row.message_id,
+                event_type=row.event_type,
+                priority=row.priority,
+                payload=json.loads(row.payload),
+            )
+        )
+        self.heard.append(
+            Heard(
+                queue=f"notifications.{row.priority.lower()}",
+                message_id=row.message_id,
+                event_type=row.event_type,
+                priority=row.priority,
+                publisher_id=f"tracker.{row.host}",
+                timestamp="2026-01-15 12:00:00.000000",
+                payload=json.loads(row.payload),
+            )
+        )
+
+    def books(self) -> dict[Place, Books]:
+        return {
+            (HOST, ledger.name): Books(
+                generation=ledger.generation,
+                sequence=ledger.sequence,
+                reserved=ledger.inventory.reserved.to_dict() if ledger.inventory else {},
+                usage=ledger.usage.to_dict(),
+                held={
+                    uuid: Held(resources=held.resources.to_dict(), claim_state=held.claim_state)
+                    for uuid, held in ledger.allocations.items()
+                },
+                issued=self._issued[HOST, ledger.name],
+                cursor=ledger.sequence,
+            )
+            for ledger in self._host
+        }
+
+    def evidence(self, **doctored: Any) -> Evidence:
+        """The evidence as it is, but for what is ``doctored``."""
+        whole = Evidence(
+            requests=self.requests, heard=self.heard, parked=self.parked, nodes=self.books(), inbox=self.inbox
+        )
+        return replace(whole, **doctored)
+
+
+def changed(heard: Heard, **payload: Any) -> Heard:
+    """The same notification with other values in its payload."""
+    return replace(heard, payload={**heard.payload, **payload})
+
+
+def _command(method: str, args: Mapping[str, Any]) -> Command:
+    match method:
+        case "begin_resource_claim":
+            instance = args["instance"]
+            return BeginClaim(
+                instance=read_instance(instance),
+                limits=read_limits(args.get("limits")),
+                timeout=TIMEOUT,
+                node=read_node(instance),
+            )
+        case "finish_resource_claim":
+            return FinishClaim(claim_id=args["claim_id"])
+        case "abort_resource_claim":
+            return AbortClaim(claim_id=args["claim_id"])
+        case _:
+            changes = read_changes(args["instance"])
+            return UpdateUsage(uuid=changes["uuid"], changes=changes, node=read_node(args["instance"]))

@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is acknowledged, and when: never more than what is settled, on no other connection than its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.bus.channels import SETTINGS, RecordingChannel, RecordingConnection
+from tracker_worker.bus import consumer as module
+from tracker_worker.bus.base import FANOUT, SHARED, Delivery
+from tracker_worker.bus.consumer import Consumer
+
+QUEUE = "tracker.host-1"
+
+
+class Case:
+    """A consumer without its thread, on a connection that remembers."""
+
+    def __init__(self, hosts: Sequence[str] = ("host-1",), prefetch: int = 256) -> None:
+        self.received: list[Delivery] = []
+        self.batches: list[int] = []
+        settings = replace(SETTINGS, prefetch=prefetch)
+        self.consumer = Consumer(settings, hosts, received=self._receive, died=self._died)
+        self.tags = 0
+        self.connect()
+
+    def _receive(self, deliveries: Sequence[Delivery]) -> None:
+        self.received.extend(deliveries)
+        self.batches.append(len(deliveries))
+
+    def _died(self, error: BaseException) -> None:
+        raise AssertionError from error
+
+    def connect(self) -> RecordingChannel:
+        self.connection = RecordingConnection()
+        self.consumer.opened(self.connection)
+        self.tags = 0
+        return self.channel
+
+    @property
+    def channel(self) -> RecordingChannel:
+        return self.connection.last
+
+    def arrive(self, count: int, queue: str = QUEUE) -> None:
+        """So many more deliveries, tagged on."""
+        for _ in range(count):
+            self.tags += 1
+            self.channel.deliver(queue, self.tags, b"%d" % self.tags)
+        self.consumer.work()
+
+    def settle(self, *tags: int) -> list[tuple[int, bool]]:
+        """Settle these of the last connection. Returns what was acknowledged for them."""
+        last = self.received[-self.tags :]
+        before = len(self.channel.acks)
+        self.consumer.settle([last[tag - 1] for tag in tags])
+        self.consumer.work()
+        return self.channel.acks[before:]
+
+
+@pytest.fixture
+def make() -> Iterator[Callable[..., Case]]:
+    made: list[Case] = []
+
+    def make_case(**arguments: object) -> Case:
+        made.append(Case(**arguments))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield make_case
+    for case in made:
+        case.consumer.stop(0)
+
+
+@pytest.fixture
+def case(make: Callable[..., Case]) -> Case:
+    return make()
+
+
+def test_one_acknowledgement_is_for_all_that_is_settled_in_a_row(case: Case) -> None:
+    case.arrive(10)
+    assert case.settle(3, 1, 2) == [(3, True)]
+    assert case.settle(*range(4, 11)) == [(10, True)]
+
+
+def test_what_is_settled_behind_a_gap_is_acknowledged_one_by_one(case: Case) -> None:
+    case.arrive(6)
+    assert case.settle(6, 4) == [(4, False), (6, False)]
+    assert case.settle(1, 2) == [(2, True)]
+    assert case.settle(3) == [(3, True)]
+    assert case.settle(5) == [(5, True)]
+
+
+def test_what_has_arrived_and_is_not_handed_over_yet_is_a_gap_too(case: Case) -> None:
+    case.arrive(2)
+    case.channel.deliver(QUEUE, 3, b"3")
+    assert case.settle(2) == [(2, False)]
+    assert [delivery.body for delivery in case.received] == [b"1", b"2", b"3"]
+
+
+def test_nothing_is_acknowledged_twice(case: Case) -> None:
+    case.arrive(3)
+    assert case.settle(1, 1) == [(1, True)]
+    assert case.settle(1) == []
+    assert case.settle(2, 1) == [(2, True)]
+
+
+def test_deliveries_of_a_lost_connection_are_not_acknowledged_on_the_next(case: Case) -> None:
+    case.arrive(3)
+    old = list(case.received)
+    case.consumer.settle(old[:1])
+    case.consumer.lost()
+    case.consumer.settle(old[1:2])
+    channel = case.connect()
+    case.arrive(3)
+    case.consumer.settle(old)
+    case.consumer.work()
+    assert channel.acks == []
+    assert case.settle(1, 2, 3) == [(3, True)]
+
+
+def test_another_consumer_of_this_process_does_not_take_its_tags(case: Case, make: Callable[..., Case]) -> None:
+    case.arrive(1)
+    other = make()
+    other.arrive(1)
+    other.consumer.settle(case.received)
+    other.consumer.work()
+    assert other.channel.acks == []
+
+
+def test_what_arrives_while_paused_is_not_handed_over_and_not_acknowledged(case: Case) -> None:
+    case.arrive(2)
+    case.consumer.pause()
+    case.arrive(2)
+    assert len(case.received) == 2
+    case.consumer.settle(case.received)
+    case.consumer.work()
+    assert case.channel.acks == [(2, True)]
+
+
+def test_all_that_arrived_together_is_handed_over_together(case: Case) -> None:
+    case.arrive(1)
+    for tag in range(2, 6):
+        case.channel.deliver(QUEUE, tag, b"")
+    case.consumer.work()
+    case.consumer.work()
+    assert case.batches == [1, 4]
+
+
+def test_what_arrives_while_the_consumers_are_declared_wakes_the_link(
+    monkeypatch: pytest.MonkeyPatch, make: Callable[..., Case]
+) -> None:
+    """Without that it would wait for the next heartbeat check."""
+    woken: list[Consumer] = []
+    monkeypatch.setattr(Consumer, "wake", lambda consumer: woken.append(consumer))
+    case = make()
+    assert woken == [case.consumer]
+
+
+@pytest.mark.parametrize(("prefetch", "hosts", "share"), [(256, 1, 256), (256, 3, 85), (8, 2, 4), (2, 5, 1)])
+def test_the_prefetch_is_shared_out_and_each_host_has_at_least_one(
+    make: Callable[..., Case], prefetch: int, hosts: int, share: int
+) -> None:
+    names = [f"host-{number}" for number in range(hosts)]
+    case = make(hosts=names, prefetch=prefetch)
+    limits = case.channel.limits
+    assert [limits[f"tracker.{name}"] for name in names] == [share] * hosts
+    assert {a_global for _, _, a_global in case.channel.qos} == {False}  # quorum queues refuse the other
+
+
+def test_sources_are_told_apart(make: Callable[..., Case]) -> None:
+    case = make(hosts=["host-1", "host-2"])
+    fanout = next(queue for queue in case.channel.consumers if queue.startswith("tracker_fanout_"))
+    for queue in ("tracker.host-2", "tracker.host-1", "tracker", fanout):
+        case.arrive(1, queue)
+    assert [delivery.source for delivery in case.received] == ["host-2", "host-1", SHARED, FANOUT]
+
+
+@pytest.mark.parametrize(
+    ("expiration", "seconds"), [("60000", 60.0), ("1", 0.001), ("0", 0.0), ("soon", None), ("", None), (None, None)]
+)
+def test_the_deadline_is_what_the_expiration_says(
+    monkeypatch: pytest.MonkeyPatch, case: Case, expiration: str | None, seconds: float | None
+) -> None:
+    monkeypatch.setattr(module.time, "monotonic", lambda: 1000.0)
+    properties = {} if expiration is None else {"expiration": expiration}
+    case.channel.deliver(QUEUE, 1, b"", properties)
+    case.consumer.work()
+    assert case.received[0].deadline == (None if seconds is None else 1000.0 + seconds)
+
+
+def test_what_is_no_request_keeps_bytes_headers_and_properties(case: Case) -> None:
+    headers = {"compression": "application/x-bz2"}
+    properties = {"content_type": "text/plain", "message_id": "m", "application_headers": headers}
+    case.channel.deliver(QUEUE, 1, b"\xff", properties)
+    case.consumer.work()
+    (delivery,) = case.received
+    assert (delivery.body, delivery.content_type, delivery.headers) == (b"\xff", "text/plain", headers)
+    assert delivery.properties == {"content_type": "text/plain", "message_id": "m"}
+    assert (delivery.exchange, delivery.routing_key) == ("openstack", QUEUE)
+    assert not case.channel.auto_decode
+
+
+@given(st.permutations(range(1, 13)), st.lists(st.integers(0, 12), max_size=6), st.integers(0, 12))
+def test_whatever_the_order_exactly_what_is_settled_is_acknowledged(
+    order: list[int], cuts: list[int], settled: int
+) -> None:
+    case = Case()
+    try:
+        case.arrive(12)
+        order = order[:settled]
+        bounds = sorted({0, *(cut for cut in cuts if cut < settled), settled})
+        done: set[int] = set()
+        for first, last in zip(bounds, bounds[1:], strict=False):
+            done.update(order[first:last])
+            case.settle(*order[first:last])
+            assert acknowledged(case.channel.acks) == done
+    finally:
+        case.consumer.stop(0)
+
+
+def acknowledged(acks: Sequence[tuple[int, bool]]) -> set[int]:
+    """As the broker understands it; a tag that it does not know (any more) is an error that closes the channel."""
+    open_tags = list(range(1, 13))
+    for tag, multiple in acks:
+        assert tag in open_tags
+        open_tags = [other for other in open_tags if other != tag and not (multiple and other < tag)]
+    return set(range(1, 13)) - set(open_tags)

@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is done with what the broker says of a message: confirmed, refused, returned, or nothing because it is gone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+
+from tests.unit.bus.channels import SETTINGS, RecordingChannel, RecordingConnection
+from tracker_worker.bus import publisher as module
+from tracker_worker.bus.publisher import FOREVER, Message, Publisher
+
+RETRY = module._RETRY_SECONDS
+WINDOW = module._WINDOW
+
+
+class Case:
+    """A publisher without its thread, on a connection that remembers and a clock that stands still."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.done: list[tuple[bytes, bool]] = []
+        self.publisher = Publisher(SETTINGS, self._died)
+        self.connect()
+
+    def _died(self, error: BaseException) -> None:
+        raise AssertionError from error
+
+    def connect(self) -> None:
+        self.connection = RecordingConnection()
+        self.publisher.opened(self.connection)
+
+    @property
+    def channel(self) -> RecordingChannel:
+        return next(channel for channel in self.connection.channels if channel.confirms)
+
+    def message(self, body: bytes, *, retry_before: float | None = None, key: str = "reply_1") -> Message:
+        def done(routed: bool) -> None:
+            self.done.append((body, routed))
+
+        return Message(
+            exchange="", routing_key=key, body=body, properties={}, done=done, retry_before=retry_before
+        )
+
+    def submit(self, *bodies: bytes, retry_before: float | None = None) -> None:
+        self.publisher.submit(*(self.message(body, retry_before=retry_before) for body in bodies))
+        self.publisher.work()
+
+    def published(self) -> list[bytes]:
+        """On the present connection."""
+        return [message.body for message in self.channel.published]
+
+    def ack(self, tag: int, multiple: bool = False) -> None:
+        self.channel.tell("basic_ack", tag, multiple)
+
+    def nack(self, tag: int, multiple: bool = False) -> None:
+        self.channel.tell("basic_nack", tag, multiple)
+
+    def give_back(self, body: bytes, key: str = "reply_1") -> None:
+        self.channel.tell("basic_return", None, "", key, SimpleNamespace(body=body))
+
+    def later(self, seconds: float) -> None:
+        self.now += seconds
+        self.publisher.work()
+
+
+@pytest.fixture
+def case(monkeypatch: pytest.MonkeyPatch) -> Iterator[Case]:
+    case = Case()
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: case.now))
+    yield case
+    monkeypatch.undo()
+    case.publisher.stop(0)
+
+
+def test_messages_are_published_in_order_without_waiting_for_confirms(case: Case) -> None:
+    case.submit(b"1", b"2")
+    case.submit(b"3")
+    assert case.published() == [b"1", b"2", b"3"]
+    assert case.done == []
+    assert {message.mandatory for message in case.channel.published} == {True}
+
+
+def test_a_confirm_of_one_is_for_that_one(case: Case) -> None:
+    case.submit(b"1", b"2", b"3")
+    case.ack(2)
+    assert case.done == [(b"2", True)]
+    case.ack(3)
+    case.ack(1)
+    assert case.done == [(b"2", True), (b"3", True), (b"1", True)]
+
+
+def test_a_confirm_of_many_is_for_all_up_to_it_in_order(case: Case) -> None:
+    case.submit(b"1", b"2", b"3", b"4")
+    case.ack(2)
+    case.ack(3, multiple=True)
+    assert case.done == [(b"2", True), (b"1", True), (b"3", True)]
+    assert not case.publisher.idle()
+    case.ack(4, multiple=True)
+    assert case.publisher.idle()
+
+
+def test_what_is_refused_is_sent_again_after_a_while(case: Case) -> None:
+    case.submit(b"1", b"2", b"3")
+    case.nack(2, multiple=True)
+    case.ack(3)
+    assert case.published() == [b"1", b"2", b"3"]
+    assert case.publisher.due_in() == RETRY
+    case.later(RETRY)
+    assert case.published() == [b"1", b"2", b"3", b"1", b"2"]
+    case.ack(5, multiple=True)
+    assert case.done == [(b"3", True), (b"1", True), (b"2", True)]
+
+
+def test_more_than_the_window_waits_for_confirms(case: Case) -> None:
+    case.submit(*(b"%d" % number for number in range(WINDOW + 10)))
+    assert len(case.published()) == WINDOW
+    case.ack(4, multiple=True)
+    case.publisher.work()
+    assert len(case.published()) == WINDOW + 4
+    case.ack(WINDOW + 4, multiple=True)
+    case.publisher.work()
+    assert case.published() == [b"%d" % number for number in range(WINDOW + 10)]
+
+
+def test_what_is_returned_and_not_to_be_tried_again_is_reported(case: Case) -> None:
+    case.submit(b"1", b"2")
+    case.give_back(b"1")
+    assert case.done == []
+    case.ack(2, multiple=True)
+    assert case.done == [(b"1", False), (b"2", True)]
+    case.later(RETRY)
+    assert case.published() == [b"1", b"2"]
+
+
+def test_what_is_returned_is_reported_once_and_tried_until_its_time(case: Case) -> None:
+    case.submit(b"1", retry_before=case.now + 2 * RETRY)
+    for attempt in (1, 2, 3):
+        case.give_back(b"1")
+        case.ack(attempt)
+        assert case.done == [(b"1", False)]
+        case.later(RETRY)
+    assert case.published() == [b"1"] * 3
+    assert case.publisher.idle()
+
+
+def test_what_is_returned_and_then_taken_is_not_reported_again(case: Case) -> None:
+    case.submit(b"1", retry_before=case.now + 60)
+    case.give_back(b"1")
+    case.ack(1)
+    case.later(RETRY)
+    case.ack(2)
+    case.later(RETRY)
+    assert case.done == [(b"1", False)]
+    assert case.published() == [b"1", b"1"]
+
+
+def test_what_was_refused_before_it_is_returned_is_reported_too(case: Case) -> None:
+    """Its request would never be settled."""
+    case.submit(b"1", retry_before=case.now + 60)
+    case.nack(1)
+    case.later(RETRY)
+    case.give_back(b"1")
+    case.ack(2)
+    assert case.done == [(b"1", False)]
+
+
+def test_what_is_refused_after_its_return_is_not_taken_for_returned_the_next_time(case: Case) -> None:
+    case.submit(b"1")
+    case.give_back(b"1")
+    case.nack(1)
+    case.later(RETRY)
+    case.ack(2)
+    assert case.done == [(b"1", True)]
+
+
+def test_what_must_arrive_is_declared_for_and_tried_for_ever(case: Case) -> None:
+    case.submit(b"1", retry_before=FOREVER)
+    for attempt in range(1, 6):
+        case.give_back(b"1")
+        case.ack(attempt)
+        before = case.connection.declared().count("notifications.info")
+        case.later(RETRY)
+        assert case.connection.declared().count("notifications.info") == before + 1
+    assert case.done == []
+    case.ack(6)
+    assert case.done == [(b"1", True)]
+
+
+def test_a_return_is_for_the_message_with_its_body_and_place(case: Case) -> None:
+    for body, key in ((b"1", "reply_1"), (b"1", "reply_2"), (b"2", "reply_1"), (b"1", "reply_1")):
+        case.publisher.submit(case.message(body, key=key))
+    case.publisher.work()
+    case.give_back(b"1", "reply_2")
+    case.give_back(b"1")
+    case.ack(4, multiple=True)
+    assert case.done == [(b"1", False), (b"1", False), (b"2", True), (b"1", True)]
+    assert case.channel.auto_decode is False
+
+
+def test_what_waits_for_its_next_attempt_delays_no_other(case: Case) -> None:
+    case.submit(b"1", retry_before=case.now + 60)
+    case.give_back(b"1")
+    case.ack(1)
+    case.submit(b"2")
+    assert case.published() == [b"1", b"2"]
+    case.ack(2)
+    # Nor the stop: what is left is tried by nobody.
+    assert case.publisher.idle()
+
+
+def test_after_a_loss_everything_unconfirmed_comes_first_and_in_order(case: Case) -> None:
+    case.submit(b"1", b"2", b"3", b"4")
+    case.ack(2)
+    case.publisher.lost()
+    case.publisher.submit(case.message(b"5"))
+    case.connect()
+    case.publisher.work()
+    assert case.published() == [b"1", b"3", b"4", b"5"]
+    case.ack(4, multiple=True)
+    assert case.done == [(b"2", True), (b"1", True), (b"3", True), (b"4", True), (b"5", True)]
+
+
+def test_a_return_that_was_not_confirmed_is_forgotten_with_the_connection(case: Case) -> None:
+    case.submit(b"1", b"2")
+    case.give_back(b"1")
+    case.publisher.lost()
+    case.connect()
+    case.publisher.work()
+    case.ack(2, multiple=True)
+    assert case.done == [(b"1", True), (b"2", True)]
+
+
+def test_a_loss_while_others_submit_loses_nothing(case: Case) -> None:
+    """Other threads add to what waits while it is put back."""
+    submitted: list[Message] = []
+
+    class Submitting(Message):
+        def __setattr__(self, name: str, value: object) -> None:
+            if name == "returned" and value is False and hasattr(self, "attempts"):
+                submitted.append(case.message(b"more"))
+                case.publisher.submit(submitted[-1])
+            super().__setattr__(name, value)
+
+    watched = [Submitting(exchange="", routing_key="reply_1", body=b"%d" % n, properties={}) for n in range(3)]
+    case.publisher.submit(*watched)
+    case.publisher.work()
+    case.publisher.submit(case.message(b"waiting"), case.message(b"waiting"))
+    case.publisher.lost()
+    case.connect()
+    case.publisher.work()
+    assert case.published() == [b"0", b"1", b"2", b"waiting", b"waiting", *[b"more"] * len(submitted)]
+    assert submitted
+
+
+def test_what_may_be_lost_is_not_mandatory(case: Case) -> None:
+    beat = Message(exchange="", routing_key="reply_1", body=b"beat", properties={}, mandatory=False)
+    case.publisher.submit(beat)
+    case.publisher.work()
+    case.ack(1)
+    assert case.channel.published[0].mandatory is False
+    assert case.publisher.idle()
