@@ -36,14 +36,13 @@ def write(found: Mapping[Key, Figures], path: Path) -> None:
             levels = sorted({in_flight for _, _, in_flight in found})
             axes.set_xscale("log", base=2)
             axes.set_xticks(levels, [str(level) for level in levels])
-            if label == "calls/s":
-                axes.set_ylim(bottom=0)
-            else:
+            if label != "calls/s":
                 axes.set_yscale("log")
             axes.set_ylabel(label)
             axes.grid(alpha=0.3)
         grid[0][column].set_title(f"{queue_type} queues")
         grid[-1][column].set_xlabel("calls in flight")
+    grid[0][0].set_ylim(bottom=0)  # at last: it ends the scaling of the whole row
     grid[0][0].legend()
     figure.tight_layout()
     figure.savefig(path, dpi=110)

@@ -43,7 +43,7 @@ def listening(port: int) -> int:
     return next(
         found.pid
         for found in psutil.net_connections("tcp")
-        if found.status == psutil.CONN_LISTEN and found.laddr.port == port and found.pid is not None
+        if found.status == psutil.CONN_LISTEN and found.pid is not None and getattr(found.laddr, "port", None) == port
     )
 
 

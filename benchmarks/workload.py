@@ -15,6 +15,8 @@ from tracker_worker.bus.envelope import ReplyTo, encode_request
 NODE = "node-1"
 # Room for every claim that any run could make.
 CAPACITY = {"vcpus": 2**40, "memory_mb": 2**50, "local_gb": 2**50}
+# The same as an inventory driver returns it.
+RESOURCE = {**CAPACITY, "vcpus_used": 0, "memory_mb_used": 0, "local_gb_used": 0, "cpu_info": ""}
 LIMITS = {"memory_mb": 1.5 * 2**49, "disk_gb": 2.0**49, "vcpu": 16.0 * 2**35}
 # What is ended or updated was claimed at least so many calls earlier: its claim has been answered by then, also by
 # servers that do not keep the order.

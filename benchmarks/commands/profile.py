@@ -16,6 +16,9 @@ from benchmarks.commands.terminal import console
 from benchmarks.sides import HOST, OURS, OURS_POSTGRESQL, QUEUE_TYPES, running
 from benchmarks.stage import Stage
 
+# The outermost functions of a thread have all of its time: they say nothing.
+_ROOTS = 6
+
 
 @click.command()
 @click.option("--queue", type=click.Choice(list(QUEUE_TYPES)), default="classic", show_default=True)
@@ -74,7 +77,7 @@ def _table(name: str, thread: stacks.Thread, samples: int, top: int) -> Table:
     for column in ("own %", "function", "total %", "function"):
         table.add_column(column, justify="right" if column.endswith("%") else "left", no_wrap=True)
     for (own, own_count), (total, total_count) in zip(
-        thread.own.most_common(top), thread.total.most_common(top + 6)[6:], strict=False
+        thread.own.most_common(top), thread.total.most_common(top + _ROOTS)[_ROOTS:], strict=False
     ):
         table.add_row(f"{own_count / samples:.1%}", own, f"{total_count / samples:.1%}", total)
     return table

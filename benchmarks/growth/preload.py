@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from benchmarks.workload import CAPACITY, NODE, instance
+from benchmarks.workload import NODE, RESOURCE, instance
 from tracker_worker.domain import commands, events
 from tracker_worker.domain.allocation import CALLER, FINISHED, Allocation
 from tracker_worker.domain.decide import decide
@@ -16,7 +16,6 @@ from tracker_worker.domain.instance import read_instance
 from tracker_worker.domain.inventory import read_inventory
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
 from tracker_worker.domain.resources import ZERO
-from tracker_worker.inventory.fake import fake_resource
 from tracker_worker.notifications.render import render
 from tracker_worker.store.base import Commit, Store
 from tracker_worker.store.sql import SQLStore
@@ -78,7 +77,7 @@ def _nodes(database: str, hosts: Sequence[str]) -> Iterator[tuple[Store, list[No
 
 
 def _enabled(store: Store, host: HostLedger) -> NodeLedger:
-    inventory = read_inventory(fake_resource(**CAPACITY), ZERO)
+    inventory = read_inventory(RESOURCE, ZERO)
     decision = decide(host, commands.ReportInventory(node=NODE, inventory=inventory), _NOW)
     ledger = host.node(NODE)
     for event in decision.events:

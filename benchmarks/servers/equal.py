@@ -17,10 +17,9 @@ import oslo_messaging
 from oslo_config import cfg
 
 from benchmarks.servers import program, stock
-from benchmarks.workload import CAPACITY, NODE
+from benchmarks.workload import NODE, RESOURCE
 from tracker_worker.errors import ComputeResourcesUnavailable
-from tracker_worker.inventory.fake import FakeDriver, fake_resource
-from tracker_worker.service.worker import database_url
+from tracker_worker.inventory.fake import FakeDriver
 from tracker_worker.store.sql import SQLStore
 from tracker_worker.tracker import ResourceTracker
 
@@ -56,9 +55,9 @@ class Tracking:
 @contextmanager
 def serve(conf: cfg.ConfigOpts) -> Iterator[None]:
     host = conf.tracker.hosts[0]
-    store = SQLStore(database_url(conf))
+    store = SQLStore(f"sqlite:///{conf.tracker.state_path}/tracker.sqlite")
     store.start()
-    tracker = ResourceTracker(host, FakeDriver(host, nodes={NODE: fake_resource(**CAPACITY)}), store=store, conf=conf)
+    tracker = ResourceTracker(host, FakeDriver(host, nodes={NODE: RESOURCE}), store=store, conf=conf)
     tracker.update_available_resource({})
     transport = oslo_messaging.get_notification_transport(conf)
     notifier = oslo_messaging.Notifier(

@@ -116,19 +116,22 @@ def test_a_second_signal_ends_at_once_what_waits_for_the_store(
         assert amqp.reply(request["_msg_id"])["result"]["state"] == "begun"
 
 
-def test_what_waits_for_the_store_is_done_when_it_is_back(make_worker: MakeWorker, client: stock.Client) -> None:
+def test_what_waits_for_the_store_is_done_when_it_is_back(
+    make_worker: MakeWorker, client: stock.Client, broker_vhost: str
+) -> None:
     worker = make_worker(hosts=HOSTS)
     worker.start()
     worker.wait_ready()
 
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool, raw.raw(broker_vhost) as amqp:
         with locked(worker.database):
             waiting = pool.submit(claim, client)
-            # Another host would be in the same commit; what is not the store's goes on.
-            client.cast(HOST, "update_usage", instance={"uuid": instance_dict()["uuid"], "vm_state": "active"})
+            for number in range(2, 50):
+                client.cast(HOST, "begin_resource_claim", instance=instance_dict(number))
+            wait_until(lambda: amqp.count(HOST_TOPIC) == 0, "the worker takes all of them")
             assert not waiting.done()
         assert waiting.result(30)["state"] == "begun"
-    assert client.call(HOST, "get_node")["stats"]["num_vm_active"] == 1
+    assert client.call(HOST, "get_node")["running_vms"] == 49
 
 
 def test_a_hangup_reloads_options_and_inventory_and_serves_on(

@@ -87,6 +87,9 @@ class _Case:
         if self._possible(Forgiven(limits=True)):
             return f"Instance {self.uuid} on {self.host} was granted or refused against its limits: {self._limits()}."
         for message in self.messages:
+            if self._possible(Forgiven(place=message.request.unique_id)):
+                return f"{message} took effect out of its turn: before what was answered or queued ahead of it, or after what followed."
+        for message in self.messages:
             if message.request.outcome == RESULT and self._possible(Forgiven(reply=message.request.unique_id)):
                 return f"{message} was told {message.request.reply}, which is not what happened."
         for message in self.messages:
@@ -161,6 +164,7 @@ class _Case:
     def _following(
         self, done: int, positions: tuple[int, ...], held: Allocation | None, must: int, forgiven: Forgiven
     ) -> Iterator[tuple[int, tuple[int, ...], Allocation | None]]:
+        free = self._mask(lambda i: self.messages[i].request.unique_id == forgiven.place)
         waiting = {
             node: self.events[node][position]
             for node, position in zip(self._order, positions, strict=True)
@@ -171,7 +175,8 @@ class _Case:
                 yield done, self._moved(positions, node), rules.after(one, held)
         for index, message in enumerate(self.messages):
             bit = 1 << index
-            if done & bit or self._before[index] & must & ~done or self._behind[index] & done:
+            out_of_turn = self._before[index] & must & ~done & ~free or self._behind[index] & done & ~free
+            if done & bit or (out_of_turn and not bit & free):
                 continue
             node = rules.node_of(message, self.nodes)
             replayed = self.replays.get((self.host, node)) if node is not None else None

@@ -39,10 +39,11 @@ _UNSEEN = "os_type"
 
 @dataclass(frozen=True, slots=True)
 class Forgiven:
-    """What a search overlooks: the limits; the reply to a message; that a message had no effect; an event without a
-    cause."""
+    """What a search overlooks: the limits; when a message was sent; the reply to a message; that a message had no
+    effect; an event without a cause."""
 
     limits: bool = False
+    place: str | None = None
     reply: str | None = None
     loss: str | None = None
     event: str | None = None

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -37,4 +38,11 @@ def test_every_page_is_within_reach_of_the_readme() -> None:
             if target.suffix == ".md" and target.is_file() and target not in reached:
                 reached.add(target)
                 waiting.append(target)
-    assert {page for page in DOC.rglob("*.md")} <= reached
+    assert set(DOC.rglob("*.md")) <= reached
+
+
+def test_every_test_that_the_fault_table_names_is_there() -> None:
+    files = {path.name for path in (ROOT / "tests").rglob("*.py")}
+    named = set(re.findall(r"`(\w+\.py)`", (DOC / "admin" / "faults.md").read_text(encoding="utf-8")))
+    assert len(named) > 5
+    assert named <= files

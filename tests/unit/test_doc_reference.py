@@ -10,7 +10,7 @@ import pytest
 
 import tests.messaging  # noqa: F401 before what imports oslo.messaging: see there
 from tests import doc_story
-from tests.unit.doc_pages import DOC, headings, section
+from tests.unit.doc_pages import DOC, ROOT, headings, section
 from tests.unit.test_doc_samples import NOTIFICATIONS, RPC, SCHEMAS
 from tracker_worker import errors
 from tracker_worker.conf import list_opts
@@ -18,7 +18,9 @@ from tracker_worker.domain import instance, states
 from tracker_worker.domain.resources import CLASSES
 from tracker_worker.notifications import schema
 from tracker_worker.service.methods import MAJOR, METHODS, MINOR
+from tracker_worker.store import schema as schema_of_the_store
 
+ARCHITECTURE = DOC / "contributor" / "architecture.md"
 CONFIGURATION = DOC / "admin" / "configuration.md"
 OPTIONS = [(group, option) for group, options in list_opts() for option in options]
 ERRORS = errors.TrackerError.__subclasses__()
@@ -97,3 +99,20 @@ def test_every_event_type_is_in_the_notifications_page(event_type: str) -> None:
 )
 def test_every_key_of_a_payload_is_in_the_notifications_page(base: str, heading: str) -> None:
     assert set(_rows(section(NOTIFICATIONS, heading))) == set(schema.load(base)["properties"])
+
+
+def test_every_module_is_in_the_rooms_of_the_architecture_page() -> None:
+    rooms = section(ARCHITECTURE, "Rooms")
+    package = ROOT / "tracker_worker"
+    # What one finds by its name needs no line: an option group, a subcommand, a migration.
+    apart = {"cli", "conf", "migrations"}
+    modules = [path for path in package.rglob("*.py") if not apart & set(path.relative_to(package).parts)]
+    assert [path.name for path in modules if path.name != "__init__.py" and path.name not in rooms] == []
+    assert set(re.findall(r"(\w+\.py)", rooms)) <= {path.name for path in modules}
+
+
+@pytest.mark.parametrize("table", schema_of_the_store.metadata.sorted_tables, ids=lambda table: table.name)
+def test_every_table_is_in_the_architecture_page_with_its_columns(table: Any) -> None:
+    row = _rows(section(ARCHITECTURE, "Tables"))[table.name]
+    named = set(re.findall(r"`(\w+)`", f"{row[1]} {row[2]}"))
+    assert named == {column.name for column in table.columns}

@@ -43,6 +43,7 @@ class Consumer(Link):
         self._settled: deque[Delivery] = deque()
         self._unsettled: dict[int, None] = {}  # tags in the order of delivery
         self._unacked: set[int] = set()
+        self._acknowledged = False
 
     def pause(self) -> None:
         """Hand over nothing more; what still arrives stays unacknowledged and goes back when the link stops."""
@@ -114,7 +115,12 @@ class Consumer(Link):
         for tag in sorted(self._unacked):
             self._channel.basic_ack(tag)
         self._unacked.clear()
-        faults.reach("after_ack")
+        self._acknowledged = True
+
+    def sent(self) -> None:
+        if self._acknowledged:
+            self._acknowledged = False
+            faults.reach("after_ack")
 
     def idle(self) -> bool:
         return not self._settled

@@ -22,6 +22,7 @@ from typing import Any
 import amqp
 
 from tracker_worker.bus.settings import BrokerSettings
+from tracker_worker.bus.stream import Stream
 
 LOG = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class Link(ABC):
         os.set_blocking(self._wake_writer, False)
         self._pipe_lock = threading.Lock()
         self._pipe_open = True
+        self._woken = False
         self._stopping = threading.Event()
         self._stop_before = 0.0
         self._open = threading.Event()
@@ -53,8 +55,11 @@ class Link(ABC):
 
     def wake(self) -> None:
         """Have ``work`` called soon."""
-        with self._pipe_lock, contextlib.suppress(BlockingIOError):  # the pipe is full of wake-ups already
+        if self._woken:
+            return  # it will look once more in any case
+        with self._pipe_lock, contextlib.suppress(BlockingIOError):
             if self._pipe_open:
+                self._woken = True
                 os.write(self._wake_writer, b"\0")
 
     def stop(self, timeout_seconds: float) -> None:
@@ -86,6 +91,9 @@ class Link(ABC):
     def work(self) -> None:
         """Somebody called ``wake``, or frames were read."""
 
+    def sent(self) -> None:  # noqa: B027 most links do not care
+        """What ``work`` wrote has gone to the socket."""
+
     @abstractmethod
     def idle(self) -> bool:
         """Nothing is waiting to be done on the connection."""
@@ -107,10 +115,11 @@ class Link(ABC):
                 connection = None
                 try:
                     connection = self._connect(url)
+                    stream = Stream(connection)
                     self.opened(connection)
                     self._open.set()
                     delays = self._settings.delays()
-                    self._serve(connection)
+                    self._serve(connection, stream)
                 except LOST as error:
                     delay = next(delays)
                     LOG.warning("%s: no connection to %s (%s); again in %g s", self.name, _host(url), error, delay)
@@ -134,31 +143,34 @@ class Link(ABC):
         LOG.info("%s: connected to %s", self.name, _host(url))
         return connection
 
-    def _serve(self, connection: Any) -> None:
+    def _serve(self, connection: Any, stream: Stream) -> None:
         sock = connection.sock
         poller = select.poll()
         poller.register(sock, select.POLLIN)
         poller.register(self._wake_reader, select.POLLIN)
         next_check = 0.0
         while True:
+            stream.flush()
+            self.sent()
             if self._stopping.is_set() and (self.idle() or time.monotonic() > self._stop_before):
                 return
-            wait = 0.0 if _buffered(sock) else min(self.due_in(), _HEARTBEAT_CHECK_SECONDS)
+            wait = 0.0 if stream.unread() else min(self.due_in(), _HEARTBEAT_CHECK_SECONDS)
             ready = {fd for fd, _ in poller.poll(wait * 1000)}
             if self._wake_reader in ready:
                 os.read(self._wake_reader, 65536)
-            if sock.fileno() in ready or _buffered(sock):
-                self._read(connection, sock)
+                self._woken = False
+            if sock.fileno() in ready or stream.unread():
+                self._read(connection, stream)
             self.work()
             now = time.monotonic()
             if now >= next_check:
                 connection.heartbeat_tick()
                 next_check = now + _HEARTBEAT_CHECK_SECONDS
 
-    def _read(self, connection: Any, sock: Any) -> None:
+    def _read(self, connection: Any, stream: Stream) -> None:
         """Everything that has arrived."""
         poller = select.poll()
-        poller.register(sock, select.POLLIN)
+        poller.register(connection.sock, select.POLLIN)
         while True:
             try:
                 connection.blocking_read()  # one frame: a heartbeat alone would keep drain_events waiting
@@ -166,14 +178,8 @@ class Link(ABC):
                 raise amqp.exceptions.RecoverableConnectionError("the broker stalled within a frame") from error
             if not connection.connected:
                 raise amqp.exceptions.RecoverableConnectionError("the connection was closed")
-            if not _buffered(sock) and not poller.poll(0):
+            if not stream.unread() and not poller.poll(0):
                 return
-
-
-def _buffered(sock: Any) -> bool:
-    """TLS may hold bytes that the socket no longer shows."""
-    pending = getattr(sock, "pending", None)
-    return pending is not None and pending() > 0
 
 
 def _host(url: str) -> str:

@@ -9,6 +9,7 @@ import queue
 import signal
 import socket
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 
 import click
@@ -62,7 +63,9 @@ def serve(settings: Settings) -> None:
             LOG.info("stopping on signal %s", event)
         break
     notify_systemd("STOPPING=1")
-    worker.stop()
+    # On another thread: this one handles the signals, and could not inside a database driver that waits.
+    with ThreadPoolExecutor(1) as stopping_thread:
+        stopping_thread.submit(worker.stop).result()
     LOG.info("stopped")
     sys.stderr.flush()
     # A driver that hangs may still hold a thread; nothing is waited for any more.

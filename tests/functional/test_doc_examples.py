@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the README and the user pages tell people to type works, and gives what they show."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.functional.conftest import MakeWorker
+from tests.functional.worker import WorkerProcess
+from tests.unit.doc_pages import DOC, ROOT, Block, blocks
+
+README = ROOT / "README.md"
+LIBRARY = DOC / "user" / "library.md"
+NOTIFICATIONS = DOC / "user" / "notifications.md"
+HOST = "compute-1"
+_URL = "rabbit://guest:guest@127.0.0.1:5672/"
+
+
+@pytest.fixture
+def worker(make_worker: MakeWorker, broker_vhost: str) -> Iterator[WorkerProcess]:
+    """A worker with the README's configuration, on another broker; clients' configurations beside it."""
+    process = make_worker(hosts={HOST: {}})
+    configuration = blocks(README, "ini")[0].text
+    assert _URL in configuration
+    process.configuration.write_text(configuration.replace(_URL, broker_vhost), encoding="utf-8")
+    for name in ("scheduler.conf", "billing.conf"):
+        (process.directory / name).write_text(f"[DEFAULT]\ntransport_url = {broker_vhost}\n", encoding="utf-8")
+    process.start()
+    process.wait_ready()
+    yield process
+    assert process.terminate() == 0
+
+
+def scripts(page: Path) -> list[tuple[str, str]]:
+    """Each Python block that is followed by its output, with that."""
+    found: list[Block] = blocks(page, "python", "text")
+    return [(code.text, out.text) for code, out in itertools.pairwise(found) if out.language == "text"]
+
+
+def run(code: str, directory: Path) -> str:
+    """What the code writes to stdout, in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=directory, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_examples_of_a_schedulers_calls_give_what_the_pages_show(worker: WorkerProcess) -> None:
+    examples = scripts(README) + scripts(LIBRARY)
+    assert len(examples) == 3
+
+    for code, shown in examples:
+        assert run(code, worker.directory) == shown
+
+    assert worker.database.is_file()
+
+
+def test_the_example_of_a_consumer_hears_what_happens(worker: WorkerProcess) -> None:
+    [code] = [block.text for block in blocks(NOTIFICATIONS, "python") if "get_notification_listener" in block.text]
+    until_told = "\ninput()\nlistener.stop()\nlistener.wait()\n"
+    billing = subprocess.Popen(
+        [sys.executable, "-u", "-W", "ignore", "-c", code + until_told],
+        cwd=worker.directory,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        run(scripts(LIBRARY)[0][0], worker.directory)
+        assert billing.stdout is not None
+        heard = [billing.stdout.readline().split() for _ in range(6)]
+        billing.communicate("\n", timeout=30)
+    finally:
+        billing.kill()
+        billing.wait()
+
+    assert [line[0].removeprefix("tracker.") for line in heard] == [
+        "node.updated",
+        "claim.begun",
+        "claim.aborted",
+        "claim.begun",
+        "claim.finished",
+        "usage.released",
+    ]
+    assert [line[1:] for line in heard] == [[HOST, HOST, str(sequence)] for sequence in range(1, 7)]
+    assert billing.returncode == 0

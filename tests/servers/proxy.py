@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A TCP relay to a server on this machine, for what happens on networks: connections cut, half open, slow."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+
+_CHUNK = 65536
+# SO_LINGER on, for no time: closing sends RST, as a machine does that has forgotten the connection.
+_ABORT = struct.pack("ii", 1, 0)
+
+
+class Proxy:
+    """Listens on ``port`` of 127.0.0.1 from ``open`` to ``close``. Every method may be called from any thread."""
+
+    def __init__(self, target_port: int) -> None:
+        self._target_port = target_port
+        self._lock = threading.Lock()
+        self._pairs: set[_Pair] = set()
+        self._refusing = False
+        self._delay_seconds = 0.0
+        self._fatal: bytes | None = None
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._accept, name="proxy", daemon=True)
+
+    def open(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        """Cut everything and listen no more."""
+        self._closed.set()
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._listener.close()
+        self.cut()
+
+    def cut(self, *, refuse: bool = False) -> None:
+        """Reset every connection. ``refuse`` also those to come, until ``resume``."""
+        with self._lock:
+            self._refusing = refuse
+            pairs = list(self._pairs)
+        for pair in pairs:
+            pair.cut()
+
+    def stall(self) -> None:
+        """Whatever is connected now stays so, and nothing passes on it any more in either direction, not even its end: it
+        is half open. New connections are sound."""
+        with self._lock:
+            for pair in self._pairs:
+                pair.stalled = True
+
+    def delay(self, seconds: float) -> None:
+        """Hold everything that passes for so long, in each direction."""
+        self._delay_seconds = seconds
+
+    def resume(self) -> None:
+        """New connections are sound again."""
+        self._refusing = False
+        self._delay_seconds = 0.0
+
+    def lose_answer_to(self, text: bytes) -> None:
+        """The next connection on which a client says ``text`` is cut once the server has answered that, and the answer is
+        lost: the server has done it, and the client does not know."""
+        self._fatal = text
+
+    def _accept(self) -> None:
+        while not self._closed.is_set():
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            if self._refusing:
+                _abort(client)
+                continue
+            try:
+                server = socket.create_connection(("127.0.0.1", self._target_port), 5)
+            except OSError:
+                _abort(client)
+                continue
+            server.settimeout(None)
+            pair = _Pair(self, client, server)
+            with self._lock:
+                self._pairs.add(pair)
+            pair.start()
+
+    # --- for the pairs ----------------------------------------------------------------------------------------------
+
+    def _hold(self) -> None:
+        if self._delay_seconds:
+            self._closed.wait(self._delay_seconds)
+
+    def _is_fatal(self, data: bytes) -> bool:
+        with self._lock:
+            if self._fatal is None or self._fatal not in data:
+                return False
+            self._fatal = None
+            return True
+
+    def _forget(self, pair: _Pair) -> None:
+        with self._lock:
+            self._pairs.discard(pair)
+
+
+class _Pair:
+    """One client's connection and ours to the server, with a thread for each direction."""
+
+    def __init__(self, proxy: Proxy, client: socket.socket, server: socket.socket) -> None:
+        self._proxy = proxy
+        self._client = client
+        self._server = server
+        self._ended = threading.Event()
+        self.stalled = False
+        self._doomed = False
+        self._threads = [
+            threading.Thread(target=self._pass, args=(client, server), name="proxy-up", daemon=True),
+            threading.Thread(target=self._pass, args=(server, client), name="proxy-down", daemon=True),
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def cut(self) -> None:
+        """Reset both connections. Returns when both threads have ended."""
+        self._end()
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join()
+        _abort(self._client)
+        _abort(self._server)
+        self._proxy._forget(self)
+
+    def _end(self) -> None:
+        self._ended.set()
+        for end in (self._client, self._server):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def _pass(self, source: socket.socket, sink: socket.socket) -> None:
+        try:
+            while (data := source.recv(_CHUNK)) and not self._ended.is_set():
+                self._proxy._hold()
+                if self.stalled:
+                    break
+                if source is self._server and self._doomed:
+                    self._end()
+                    return
+                if source is self._client and self._proxy._is_fatal(data):
+                    self._doomed = True
+                sink.sendall(data)
+        except OSError:
+            pass  # either end has gone: so does the other
+        if self.stalled:
+            self._ended.wait()
+        self._end()
+        if source is self._client:
+            self._threads[1].join()
+            self._client.close()
+            self._server.close()
+            self._proxy._forget(self)
+
+
+def _abort(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
+    connection.close()

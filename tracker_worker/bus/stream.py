@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fewer system calls on an AMQP connection.
+
+py-amqp 5.4 asks the socket three times for every frame it reads and writes every frame by itself. Each of these calls also
+hands the interpreter to another thread. Here bytes are read in large pieces and written when the link's loop has nothing more
+to say, or waits for an answer.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_PIECE = 65536
+
+
+class Stream:
+    """Stands between a connected py-amqp connection and its socket. Belongs to the connection's thread."""
+
+    def __init__(self, connection: Any) -> None:
+        transport = connection.transport
+        self._sock = transport.sock
+        self._read = b""
+        self._position = 0
+        self._written = bytearray()
+        # What py-amqp's transports read and write with; set by themselves when they connect.
+        transport._quick_recv = self._receive
+        transport._write = self._written.extend
+
+    def _receive(self, size: int) -> bytes:
+        """At most ``size`` bytes, from the socket where none are left. What was written goes out first: it may be what the
+        bytes to come are the answer to. Raises TimeoutError, OSError."""
+        if self._position >= len(self._read):
+            self.flush()
+            self._read, self._position = self._sock.recv(_PIECE), 0
+        piece = self._read[self._position : self._position + size]
+        self._position += len(piece)
+        return piece
+
+    def unread(self) -> bool:
+        """Bytes have been read that the connection has not seen, or TLS holds some that the socket does not show."""
+        if self._position < len(self._read):
+            return True
+        pending = getattr(self._sock, "pending", None)
+        return pending is not None and pending() > 0
+
+    def flush(self) -> None:
+        """Send what was written. Raises TimeoutError when the peer takes nothing, OSError."""
+        if self._written:
+            out = bytes(self._written)
+            self._written.clear()
+            self._sock.sendall(out)
