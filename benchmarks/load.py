@@ -83,7 +83,14 @@ class Generator:
         """Seconds, own CPU seconds, and the latency of each of ``calls`` calls."""
         job = self._job
         prefix = uuid4().hex[:-_INDEX_DIGITS]
-        load = Workload(hosts=job.hosts, calls=calls, seed=f"{job.seed} {part}", others=job.others, method=job.method)
+        load = Workload(
+            hosts=job.hosts,
+            calls=calls,
+            seed=f"{job.seed} {part}",
+            others=job.others,
+            distance=4 * job.in_flight,
+            method=job.method,
+        )
         messages = [
             frames.publish(_CHANNEL, job.exchange, f"{job.topic}.{host}", amqp.Message(body, **_PROPERTIES))
             for host, body in requests(load, self._replies, prefix)

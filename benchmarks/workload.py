@@ -18,9 +18,6 @@ CAPACITY = {"vcpus": 2**40, "memory_mb": 2**50, "local_gb": 2**50}
 # The same as an inventory driver returns it.
 RESOURCE = {**CAPACITY, "vcpus_used": 0, "memory_mb_used": 0, "local_gb_used": 0, "cpu_info": ""}
 LIMITS = {"memory_mb": 1.5 * 2**49, "disk_gb": 2.0**49, "vcpu": 16.0 * 2**35}
-# What is ended or updated was claimed at least so many calls earlier: its claim has been answered by then, also by
-# servers that do not keep the order.
-_DISTANCE = 1024
 _PROJECTS = 50
 CONTEXT = {
     "request_id": "req-11111111-2222-4333-8444-555555555555",
@@ -44,12 +41,14 @@ CONTEXT = {
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
     """``calls`` requests over ``hosts`` in turn. Of them ``others`` (0 to 1) end or update what was claimed before;
-    ``method`` other than begin_resource_claim sends that one alone, without arguments."""
+    that at least ``distance`` calls earlier, so that its claim is answered by then also by servers that do not keep the
+    order. ``method`` other than begin_resource_claim sends that one alone, without arguments."""
 
     hosts: Sequence[str]
     calls: int
     seed: str
     others: float = 0.0
+    distance: int = 1000
     method: str = "begin_resource_claim"
 
 
@@ -89,7 +88,7 @@ def requests(load: Workload, reply_queue: str, message_prefix: str) -> Iterator[
         arguments: dict[str, Any] = {}
         method = load.method
         if method == "begin_resource_claim":
-            if claimed and number - claimed[0][0] > _DISTANCE and rng.random() < load.others:
+            if claimed and number - claimed[0][0] > load.distance and rng.random() < load.others:
                 method, host, arguments = _other(rng, number, *claimed.popleft())
             else:
                 wanted = instance(rng, number)

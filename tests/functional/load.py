@@ -18,8 +18,9 @@ from typing import Any
 
 from tests.builders import RESERVED_MEMORY_MB, instance_dict, sized
 from tests.functional.deadline import wait_until
+from tests.functional.raw import Raw
 from tests.functional.stock import Client, Ear, Heard, oslo_messaging
-from tests.functional.worker import NODE, Nodes
+from tests.functional.worker import NODE, Nodes, Options
 from tracker_worker.errors import ComputeResourcesUnavailable
 
 CALLS = CASTS = 500
@@ -34,6 +35,11 @@ _BASE = 5
 _TIGHT_VCPUS = 30
 
 Place = tuple[str, str]
+
+
+def options(queue_type: str) -> Options:
+    """For a worker that takes little at a time, so that it can be stopped in the middle."""
+    return {"bus": {"queue_type": queue_type, "prefetch": 64}}
 
 
 class Load:
@@ -60,14 +66,20 @@ class Load:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Everything is sent while the body runs. Returns when every call has its answer and every cast is sent."""
-        with ThreadPoolExecutor(len(self._calls) + len(_PLACES)) as pool:
-            work: list[Future[None]] = [pool.submit(self._rename, place) for place in _PLACES]
-            work += [pool.submit(self._claim, place, uuid) for place, uuid in self._calls]
-            try:
-                yield
-            finally:
-                for one in work:
-                    one.result(90)
+        pool = ThreadPoolExecutor(len(self._calls) + len(_PLACES))
+        work: list[Future[None]] = [pool.submit(self._rename, place) for place in _PLACES]
+        work += [pool.submit(self._claim, place, uuid) for place, uuid in self._calls]
+        try:
+            yield
+            for one in work:
+                one.result(90)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def wait_piled_up(self, amqp: Raw) -> None:
+        """Wait until most of it is in the queues. Without a worker only, which would have taken it from there."""
+        most = (len(self._calls) + sum(map(len, self._casts.values()))) * 3 // 4
+        wait_until(lambda: sum(amqp.count(f"tracker.{host}") for host in HOSTS) >= most, f"{most} messages pile up")
 
     def wait_answered(self, count: int) -> None:
         """Wait until so many calls have been answered."""

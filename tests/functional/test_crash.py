@@ -15,20 +15,23 @@ from tests.functional.worker import NODE
 
 @pytest.mark.parametrize("queue_type", ["quorum", "classic"])
 def test_nothing_is_lost_done_twice_or_out_of_order_when_the_worker_is_killed(
-    make_worker: MakeWorker, client: stock.Client, ear: stock.Ear, queue_type: str
+    make_worker: MakeWorker, client: stock.Client, ear: stock.Ear, broker_vhost: str, queue_type: str
 ) -> None:
-    worker = make_worker(hosts=load.HOSTS, options={"bus": {"queue_type": queue_type}})
+    worker = make_worker(hosts=load.HOSTS, options=load.options(queue_type))
     worker.start()
     worker.wait_ready()
     flight = load.Load(client)
     flight.prepare()
+    worker.kill()
 
-    with flight.running():
-        for answered in (50, 200, 350):
+    with raw.raw(broker_vhost) as amqp, flight.running():
+        flight.wait_piled_up(amqp)
+        for answered in (1, 100, 200, 300):
+            worker.start()
             flight.wait_answered(answered)
             worker.kill()
-            assert flight.answered < load.CALLS
-            worker.start()
+        assert flight.answered < load.CALLS
+        worker.start()
 
     flight.check(ear)
 

@@ -72,21 +72,25 @@ def test_systemd_is_told_when_the_worker_is_ready_and_when_it_stops(make_worker:
 
 @pytest.mark.parametrize("queue_type", ["quorum", "classic"])
 def test_a_worker_that_is_terminated_under_load_stops_soon_and_loses_nothing(
-    make_worker: MakeWorker, client: stock.Client, ear: stock.Ear, queue_type: str
+    make_worker: MakeWorker, client: stock.Client, ear: stock.Ear, broker_vhost: str, queue_type: str
 ) -> None:
-    worker = make_worker(hosts=load.HOSTS, options={"bus": {"queue_type": queue_type}})
+    worker = make_worker(hosts=load.HOSTS, options=load.options(queue_type))
     worker.start()
     worker.wait_ready()
     flight = load.Load(client)
     flight.prepare()
+    assert worker.terminate(8) == 0
 
-    with flight.running():
-        for answered in (50, 200, 350):
+    with raw.raw(broker_vhost) as amqp, flight.running():
+        flight.wait_piled_up(amqp)
+        for answered in (10, 100, 200):
+            worker.start()
+            worker.wait_ready()
             flight.wait_answered(answered)
             assert worker.terminate(8) == 0
             assert "Traceback" not in worker.log()
-            assert flight.answered < load.CALLS
-            worker.start()
+        assert flight.answered < load.CALLS
+        worker.start()
 
     flight.check(ear)
     # Stopped in good order, nothing was told twice.

@@ -87,9 +87,6 @@ class _Case:
         if self._possible(Forgiven(limits=True)):
             return f"Instance {self.uuid} on {self.host} was granted or refused against its limits: {self._limits()}."
         for message in self.messages:
-            if self._possible(Forgiven(place=message.request.unique_id)):
-                return f"{message} took effect out of its turn: before what was answered or queued ahead of it, or after what followed."
-        for message in self.messages:
             if message.request.outcome == RESULT and self._possible(Forgiven(reply=message.request.unique_id)):
                 return f"{message} was told {message.request.reply}, which is not what happened."
         for message in self.messages:
@@ -104,6 +101,11 @@ class _Case:
                         f"{one.event_type} of instance {self.uuid} at {self.host}/{node} sequence {one.sequence} is "
                         "the effect of no request, or of one that had its effect before."
                     )
+        for message in self.messages:
+            if self._possible(Forgiven(place=message.request.unique_id)):
+                return (
+                    f"{message} took effect out of its turn: another message that came before it in time came after it."
+                )
         story = ", ".join(
             f"{node}:{one.sequence} {one.event_type}" for node in self._order for one in self.events[node]
         )

@@ -5,12 +5,9 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import struct
 import threading
 
 _CHUNK = 65536
-# SO_LINGER on, for no time: closing sends RST, as a machine does that has forgotten the connection.
-_ABORT = struct.pack("ii", 1, 0)
 
 
 class Proxy:
@@ -41,7 +38,7 @@ class Proxy:
         self.cut()
 
     def cut(self, *, refuse: bool = False) -> None:
-        """Reset every connection. ``refuse`` also those to come, until ``resume``."""
+        """End every connection. ``refuse`` also those to come, until ``resume``."""
         with self._lock:
             self._refusing = refuse
             pairs = list(self._pairs)
@@ -76,18 +73,18 @@ class Proxy:
             except OSError:
                 return
             if self._refusing:
-                _abort(client)
+                client.close()
                 continue
             try:
                 server = socket.create_connection(("127.0.0.1", self._target_port), 5)
             except OSError:
-                _abort(client)
+                client.close()
                 continue
             server.settimeout(None)
             pair = _Pair(self, client, server)
             with self._lock:
                 self._pairs.add(pair)
-            pair.start()
+                pair.start()
 
     # --- for the pairs ----------------------------------------------------------------------------------------------
 
@@ -127,14 +124,10 @@ class _Pair:
             thread.start()
 
     def cut(self) -> None:
-        """Reset both connections. Returns when both threads have ended."""
+        """Returns when both connections are closed."""
         self._end()
         for thread in self._threads:
-            if thread is not threading.current_thread():
-                thread.join()
-        _abort(self._client)
-        _abort(self._server)
-        self._proxy._forget(self)
+            thread.join()
 
     def _end(self) -> None:
         self._ended.set()
@@ -165,8 +158,3 @@ class _Pair:
             self._server.close()
             self._proxy._forget(self)
 
-
-def _abort(connection: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
-    connection.close()

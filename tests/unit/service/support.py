@@ -316,7 +316,9 @@ class House:
             release.set()
 
     def finish(self) -> None:
-        """Wait until everything is done that was sent before."""
+        """Wait until everything is done that was sent before. Harmless when stopped."""
+        if self.engine._thread is None:
+            return
         done = threading.Event()
         self.engine.submit(Chore(host=self.hosts[0], commands=(), done=lambda _ledgers: done.set()))
         assert done.wait(SECONDS)
@@ -336,12 +338,23 @@ class House:
         return len(self.bus._unsettled)
 
     def parked(self) -> list[Parked]:
+        """What was parked since this was last asked."""
+        self.finish()
         return _drained(self.broker.parked)
 
     def notified(self) -> list[tuple[str, int]]:
         """(event type, sequence) of what was published since this was last asked."""
-        messages = [envelope.decode_message(body) for body in _drained(self.broker.notifications)]
-        return [(message["event_type"].removeprefix("tracker."), message["payload"]["sequence"]) for message in messages]
+        self.finish()
+        return [_event(body) for body in _drained(self.broker.notifications)]
+
+    def hear(self, count: int) -> list[tuple[str, int]]:
+        """The same of the next ``count`` notifications. Waits for them."""
+        return [_event(self.broker.notifications.get(timeout=SECONDS)) for _ in range(count)]
+
+
+def _event(body: bytes) -> tuple[str, int]:
+    message = envelope.decode_message(body)
+    return message["event_type"].removeprefix("tracker."), message["payload"]["sequence"]
 
 
 def _drained(waiting: queue.SimpleQueue[Any]) -> list[Any]:

@@ -14,8 +14,6 @@ from tracker_worker.bus.envelope import MSGPACK, encode_answer
 from tracker_worker.service import inbox
 from tracker_worker.store.base import Answered, Commit
 
-SMALL = {"memory_mb": 512 + 4096}
-
 
 def test_copies_in_the_same_batch_have_one_effect_and_one_reply(house: House) -> None:
     with house.busy():

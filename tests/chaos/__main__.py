@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m tests.chaos``, which ``tox -e chaos`` runs. Exit code 1 on a violation; its seed repeats the same faults."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from pathlib import Path
+
+import click
+
+from tests.chaos.arena import Arena
+from tests.chaos.faults import FAULTS, Fault
+from tests.chaos.report import Injected, Run, lines
+from tests.invariants.check import check
+from tests.servers import ensure_binaries
+
+_STORES = ("sqlite", "postgresql")
+
+
+@click.command()
+@click.option("--minutes", type=float, default=10, envvar="CHAOS_MINUTES", show_envvar=True, show_default=True,
+              help="How long faults are injected, all stores together.")  # fmt: skip
+@click.option(
+    "--seed", type=int, envvar="CHAOS_SEED", show_envvar=True, help="Draw the faults of an earlier run again."
+)
+@click.option("--store", "stores", type=click.Choice(_STORES), multiple=True, default=_STORES, show_default=True)
+@click.option("--only", help="Only faults whose name contains this.")
+def main(minutes: float, seed: int | None, stores: tuple[str, ...], only: str | None) -> None:
+    """Random faults under load, and at the end the proof that nothing was lost and nothing done twice."""
+    seed = random.SystemRandom().randrange(2**32) if seed is None else seed
+    ensure_binaries()
+    _say(f"seed {seed}; {minutes:g} minutes on {', '.join(stores)}")
+    runs = [_run(store, seed, minutes * 60 / len(stores), only) for store in stores]
+    for line in lines(runs):
+        _say(line)
+    found = sum(len(run.violations) for run in runs)
+    _say(f"seed {seed}: {found} violations")
+    sys.exit(1 if found else 0)
+
+
+def _run(store: str, seed: int, seconds: float, only: str | None) -> Run:
+    directory = Path(tempfile.mkdtemp(prefix=f"tracker-chaos-{store}-"))
+    arena = Arena(directory, store, seed)
+    injected: list[Injected] = []
+    notifications = 0
+    violations: list[str] = []
+    try:
+        arena.start()
+        arena.wait_answered()
+        _inject(arena, seconds, only, injected)
+        evidence = arena.drain()
+        notifications = len(evidence.heard)
+        violations = check(evidence)
+    except Exception as error:
+        traceback.print_exc()
+        violations = [f"The run on {store} did not come to its end: {error}"]
+    finally:
+        requests = arena.requests()
+        arena.stop()
+    for violation in violations[:50]:
+        _say(f"VIOLATION {violation}")
+    if violations:
+        _say(f"logs are kept in {directory}")
+    else:
+        shutil.rmtree(directory)
+    return Run(store, requests, notifications, injected, violations)
+
+
+def _inject(arena: Arena, seconds: float, only: str | None, injected: list[Injected]) -> None:
+    """One fault after the other, each of which must be over before the next."""
+    draw = random.Random(f"{arena.seed}-{arena.store}")
+    possible = [fault for fault in FAULTS if arena.store in fault.stores and (only is None or only in fault.name)]
+    started = time.monotonic()
+    # Each once, in any order, and then by chance: the rare ones would otherwise be missing from a short run.
+    queue: list[Fault] = draw.sample(possible, len(possible))
+    while time.monotonic() < started + seconds:
+        fault = queue.pop() if queue else draw.choices(possible, [fault.weight for fault in possible])[0]
+        threading.Event().wait(draw.uniform(0.5, 3))
+        began_at = time.monotonic()
+        fault.inject(arena, draw)
+        arena.heal()
+        arena.wait_answered()
+        ended_at = time.monotonic()
+        injected.append(Injected(fault.name, began_at, ended_at))
+        _say(f"{ended_at - started:6.1f} s {arena.store}: {fault.name}, over after {ended_at - began_at:.1f} s")
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run of chaos happens to: servers, two workers for the same hosts, clients in processes of their own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from tests.functional import stock
+from tests.functional.deadline import wait_until
+from tests.functional.faulty import FaultyWorker
+from tests.functional.worker import NODE, Nodes
+from tests.invariants.collect import Listener, Log, RecordingClient, evidence, listener, wait_relayed
+from tests.invariants.record import RESULT, Evidence, Place, Request, read_lines
+from tests.servers import PostgreSQLServer, RabbitMQServer
+from tracker_worker.store.engines import create_engine, upgrade
+
+# Its queue is deleted now and then, with what is in it; what is cast there would be lost to whoever deletes it.
+FRAGILE = "h3"
+HOSTS: dict[str, Nodes] = {"h1": {"n1": NODE, "n2": NODE}, "h2": {"n3": NODE, "tight": NODE}, FRAGILE: {"n4": NODE}}
+PLACES: list[Place] = [(host, node) for host, nodes in HOSTS.items() for node in nodes]
+TIGHT = [("h2", "tight")]
+CALLS_ONLY = [FRAGILE]
+
+_ROOT = Path(__file__).parents[2]
+_CLIENT_PROCESSES = 2
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "tracker": {"audit_interval_seconds": 5, "claim_timeout_seconds": 30},
+    # Durable: the broker is restarted. The heartbeat decides how long a stalled worker keeps its place.
+    "oslo_messaging_rabbit": {"amqp_durable_queues": True, "heartbeat_timeout_threshold": 5},
+}
+
+
+class Arena:
+    """``store`` is sqlite or postgresql. ``stop`` ends everything that was started; harmless at any time."""
+
+    def __init__(self, directory: Path, store: str, seed: int) -> None:
+        self.directory = directory
+        self.store = store
+        self.seed = seed
+        self.rabbitmq = RabbitMQServer()
+        self.postgresql = PostgreSQLServer() if store == "postgresql" else None
+        self.workers: list[FaultyWorker] = []
+        self.sqlite = directory / "tracker.sqlite"
+        self.database_url = f"sqlite:///{self.sqlite}"
+        self.transport_url = ""
+        self._clients: list[subprocess.Popen[bytes]] = []
+        self._listening: Listener | None = None
+        self._stack = ExitStack()
+
+    @property
+    def virtual_host(self) -> str:
+        return self.transport_url.rpartition("/")[2]
+
+    def start(self) -> None:
+        self._stack.callback(self.rabbitmq.close)
+        self.rabbitmq.open()
+        self.transport_url = self.rabbitmq.virtual_host_url()
+        if self.postgresql is not None:
+            self._stack.callback(self.postgresql.close)
+            self.postgresql.open()
+            self.database_url = self.postgresql.create_database()
+            engine = create_engine(self.database_url)
+            upgrade(engine)
+            engine.dispose()
+        for name in ("a", "b"):
+            worker = FaultyWorker(
+                self.directory,
+                transport_url=self.transport_url,
+                hosts=HOSTS,
+                options={**_OPTIONS, "database": {"connection": self.database_url}},
+                name=f"worker-{name}",
+            )
+            self._stack.callback(worker.close)
+            self.workers.append(worker)
+            worker.start()
+            worker.wait_ready()
+        self._listening = self._stack.enter_context(listener(self.transport_url, durable=True))
+        for number in range(_CLIENT_PROCESSES):
+            self._start_client(number)
+
+    def _start_client(self, number: int) -> None:
+        name = f"c{number}"
+        with (self.directory / f"{name}.err").open("wb") as errors:
+            client = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "tests.chaos.load", "--url", self.transport_url, "--name", name),
+                    *("--log", str(self.directory / f"{name}.jsonl"), "--seed", str(self.seed)),
+                ],
+                cwd=_ROOT,
+                stdin=subprocess.PIPE,
+                stdout=errors,
+                stderr=errors,
+            )
+        self._stack.callback(client.wait)
+        self._stack.callback(client.kill)
+        self._clients.append(client)
+
+    def heal(self) -> None:
+        """Everything runs that should. Raises AssertionError when a worker has ended by itself."""
+        for worker in self.workers:
+            assert worker.is_alive(), f"{worker.log_path} tells of an end that nobody asked for"
+
+    def drain(self) -> Evidence:
+        """End the load, let everything be done that was asked for, and stop the workers."""
+        for client in self._clients:
+            assert client.stdin is not None
+            client.stdin.close()
+        for client in self._clients:
+            assert client.wait(300) == 0, f"a client failed; see {self.directory}/*.err"
+        log = Log()
+        with stock.client(self.transport_url, amqp_durable_queues=True) as last:
+            for host in HOSTS:
+                assert RecordingClient(last, log).insist(host, "list_nodes").outcome == RESULT
+            # What came by the shared topic has a queue of its own.
+            assert RecordingClient(last, log).insist(None, "list_nodes").outcome == RESULT
+        assert self._listening is not None
+        wait_relayed(self.database_url, self._listening)
+        for worker in self.workers:
+            assert worker.terminate() == 0
+        return evidence(
+            requests=[*self.requests(), *log.requests],
+            listening=self._listening,
+            transport_url=self.transport_url,
+            database_url=self.database_url,
+        )
+
+    def requests(self) -> list[Request]:
+        """What the clients have been told so far."""
+        logs = sorted(self.directory.glob("*.jsonl"))
+        return [request for log in logs for request in read_lines(log, Request)]
+
+    def wait_answered(self) -> None:
+        """Wait until a client has been answered again on every host."""
+        marks = {path: path.stat().st_size for path in self.directory.glob("*.jsonl")}
+
+        def unanswered() -> set[str]:
+            hosts = set(HOSTS)
+            for path, mark in marks.items():
+                with path.open(encoding="utf-8") as lines:
+                    lines.seek(mark)
+                    said = lines.read()
+                hosts -= {host for host in hosts if any(_is_answer(line, host) for line in said.splitlines())}
+            return hosts
+
+        wait_until(lambda: not unanswered(), lambda: f"an answer for {unanswered()} again", seconds=90)
+
+    def stop(self) -> None:
+        self._stack.close()
+
+
+def _is_answer(line: str, host: str) -> bool:
+    return f'"host": "{host}"' in line and f'"outcome": "{RESULT}"' in line and '"call": true' in line

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can happen. Each fault returns when its cause is gone; what it has done to the worker may last longer."""
+
+from __future__ import annotations
+
+import random
+import signal
+import sqlite3
+import subprocess
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import psycopg
+
+from tests.chaos.arena import FRAGILE, Arena
+from tests.functional.faulty import FaultyWorker
+from tests.functional.stock import TOPIC
+from tracker_worker import faults
+
+Inject = Callable[[Arena, random.Random], None]
+
+_POINT_SECONDS = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """``stores``: where it can happen."""
+
+    name: str
+    inject: Inject
+    weight: int
+    stores: tuple[str, ...] = ("sqlite", "postgresql")
+
+
+def _passes(seconds: float) -> None:
+    """Let time pass: how long a fault lasts is part of it."""
+    threading.Event().wait(seconds)
+
+
+def _restart(worker: FaultyWorker) -> None:
+    worker.heal()
+    worker.start()
+    worker.wait_ready()
+
+
+def _kill_one(arena: Arena, draw: random.Random) -> None:
+    worker = draw.choice(arena.workers)
+    worker.kill()
+    _passes(draw.uniform(0, 2))
+    _restart(worker)
+
+
+def _kill_both(arena: Arena, draw: random.Random) -> None:
+    for worker in arena.workers:
+        worker.kill()
+    for worker in arena.workers:
+        worker.heal()
+        worker.start()
+    for worker in arena.workers:
+        worker.wait_ready()
+
+
+def _kill_at_point(arena: Arena, draw: random.Random) -> None:
+    """One worker is restarted with the fault and becomes the active one when the other ends; then it dies."""
+    doomed, other = draw.sample(arena.workers, 2)
+    assert doomed.terminate() == 0
+    doomed.ail(draw.choice(faults.POINTS), draw.randint(1, 60))
+    doomed.start()
+    doomed.wait_ready()
+    doomed.arm()
+    assert other.terminate() == 0
+    try:
+        assert doomed.wait(_POINT_SECONDS) == -signal.SIGKILL
+    except subprocess.TimeoutExpired:
+        doomed.kill()  # the point is one that is rarely passed under load
+    doomed.heal()
+    for worker in (doomed, other):
+        worker.start()
+    for worker in (doomed, other):
+        worker.wait_ready()
+
+
+def _stall(shortest: float, longest: float) -> Inject:
+    def inject(arena: Arena, draw: random.Random) -> None:
+        worker = draw.choice(arena.workers)
+        worker.signal(signal.SIGSTOP)
+        _passes(draw.uniform(shortest, longest))
+        worker.signal(signal.SIGCONT)
+
+    return inject
+
+
+def _roll(arena: Arena, draw: random.Random) -> None:
+    for worker in draw.sample(arena.workers, len(arena.workers)):
+        assert worker.terminate() == 0
+        _restart(worker)
+
+
+def _restart_broker(arena: Arena, _draw: random.Random) -> None:
+    arena.rabbitmq.restart()
+
+
+def _kill_broker(arena: Arena, draw: random.Random) -> None:
+    arena.rabbitmq.kill()
+    _passes(draw.uniform(0, 3))
+    arena.rabbitmq.start()
+
+
+def _stop_broker_application(arena: Arena, draw: random.Random) -> None:
+    arena.rabbitmq.stop_app()
+    _passes(draw.uniform(0, 3))
+    arena.rabbitmq.start_app()
+
+
+def _close_connections(arena: Arena, _draw: random.Random) -> None:
+    arena.rabbitmq.ctl("close_all_connections", "--vhost", arena.virtual_host, "chaos")
+
+
+def _delete_queue(arena: Arena, _draw: random.Random) -> None:
+    arena.rabbitmq.ctl("delete_queue", "--vhost", arena.virtual_host, f"{TOPIC}.{FRAGILE}")
+
+
+def _stop_postgresql(arena: Arena, draw: random.Random) -> None:
+    assert arena.postgresql is not None
+    arena.postgresql.stop(mode=draw.choice(("fast", "immediate")))
+    _passes(draw.uniform(0, 6))
+    arena.postgresql.start()
+
+
+def _terminate_sessions(arena: Arena, draw: random.Random) -> None:
+    """A few times in a row, to meet transactions in the middle."""
+    for _ in range(draw.randint(1, 20)):
+        with psycopg.connect(arena.database_url.replace("+psycopg", "", 1), autocommit=True) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'tracker-worker'"
+            )
+        _passes(draw.uniform(0, 0.1))
+
+
+def _lock_sqlite(arena: Arena, draw: random.Random) -> None:
+    connection = sqlite3.connect(arena.sqlite, timeout=30, isolation_level=None)
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        _passes(draw.choice((0.5, 3, 12)))  # the last is longer than a worker waits
+        connection.execute("ROLLBACK")
+    finally:
+        connection.close()
+
+
+FAULTS = (
+    Fault("kill -9 of one worker", _kill_one, 6),
+    Fault("kill -9 of both workers", _kill_both, 4),
+    Fault("kill -9 at a fault point", _kill_at_point, 8),
+    Fault("SIGSTOP for less than a heartbeat", _stall(0.5, 4), 3),
+    Fault("SIGSTOP until the standby serves", _stall(12, 18), 3),
+    Fault("rolling restart", _roll, 4),
+    Fault("broker restarted", _restart_broker, 2),
+    Fault("broker killed", _kill_broker, 2),
+    Fault("broker application stopped", _stop_broker_application, 2),
+    Fault("connections closed by the broker", _close_connections, 4),
+    Fault("queue deleted", _delete_queue, 2),
+    Fault("PostgreSQL stopped or crashed", _stop_postgresql, 6, ("postgresql",)),
+    Fault("PostgreSQL sessions ended", _terminate_sessions, 6, ("postgresql",)),
+    Fault("SQLite locked by another process", _lock_sqlite, 6, ("sqlite",)),
+)

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A process full of clients: ``python -m tests.chaos.load``. It goes on until its standard input is closed.
+
+What the clients are told goes to a file of JSON lines. The exit code is 1 when a client met what it must never meet.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from tests.chaos.arena import CALLS_ONLY, PLACES, TIGHT
+from tests.chaos.duplicates import Duplicator
+from tests.functional import stock
+from tests.functional.traffic import Scheduler
+from tests.invariants.collect import Log, RecordingClient
+
+LOG = logging.getLogger(__name__)
+
+# Calls that an outage outlives are told so, or time out; most outages are shorter.
+_CALL_SECONDS = 20
+_LONGEST_PAUSE_SECONDS = 0.12
+
+
+@click.command()
+@click.option("--url", required=True)
+@click.option("--log", "path", type=click.Path(path_type=Path), required=True)
+@click.option("--name", required=True)
+@click.option("--seed", type=int, required=True)
+@click.option("--threads", type=int, default=4)
+def main(url: str, path: Path, name: str, seed: int, threads: int) -> None:
+    """Clients of one process, sharing one stock client as the threads of a scheduler do."""
+    logging.basicConfig(format="%(asctime)s %(threadName)s %(name)s %(levelname)s %(message)s", level=logging.WARNING)
+    stopping, failed = threading.Event(), threading.Event()
+    log = Log(path)
+
+    def guarded(work: Callable[[], None]) -> Callable[[], None]:
+        def run() -> None:
+            try:
+                work()
+            except Exception:
+                LOG.exception("a client failed")
+                failed.set()
+
+        return run
+
+    with stock.client(url, timeout=_CALL_SECONDS, amqp_durable_queues=True) as client:
+        recording = RecordingClient(client, log, name)
+        running = []
+        for number in range(threads):
+            pauses = random.Random(f"{seed}-{name}-{number}")
+            scheduler = Scheduler(
+                recording, name=f"{name}{number}", seed=seed, places=PLACES, tight=TIGHT, calls_only=CALLS_ONLY
+            )
+
+            def work(scheduler: Scheduler = scheduler, pauses: random.Random = pauses) -> None:
+                while not stopping.wait(pauses.uniform(0, _LONGEST_PAUSE_SECONDS)):
+                    scheduler.step()
+
+            running.append(threading.Thread(target=guarded(work), name=f"{name}{number}"))
+        duplicator = Duplicator(
+            url.replace("rabbit://", "amqp://", 1),
+            log,
+            name=f"{name}-copies",
+            seed=seed,
+            places=[place for place in PLACES if place[0] not in CALLS_ONLY],
+        )
+        running.append(
+            threading.Thread(
+                target=guarded(lambda: duplicator.run(stopping.is_set, lambda: bool(stopping.wait(0.2)) and None)),
+                name=f"{name}-copies",
+            )
+        )
+        for thread in running:
+            thread.start()
+        sys.stdin.read()
+        stopping.set()
+        for thread in running:
+            thread.join()
+    log.close()
+    sys.exit(1 if failed.is_set() else 0)
+
+
+if __name__ == "__main__":
+    main()

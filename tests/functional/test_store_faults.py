@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The store goes away, is in somebody's hands, or is full: everything waits, nothing is lost, and the broker never notices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+
+from tests.builders import instance_dict, sized
+from tests.functional import raw, stock
+from tests.functional.conftest import HOST, HOST_TOPIC, MakeWorker
+from tests.functional.deadline import wait_until
+from tests.functional.disk import small_disk
+from tests.functional.run import HOSTS, SHORT_HEARTBEAT, Run, connections, migrated, run
+from tests.functional.test_start_stop import locked
+from tests.functional.worker import NODE, WorkerProcess
+from tests.servers import PostgreSQLServer
+from tests.servers.proxy import Proxy
+from tracker_worker.errors import StoreUnavailable
+
+Session = psycopg.Connection[Any]
+
+
+@contextmanager
+def session(url: str, *, autocommit: bool = False) -> Iterator[Session]:
+    """A session of somebody else's. Undone at the end."""
+    with psycopg.connect(url.replace("+psycopg", "", 1), autocommit=autocommit) as connection:
+        yield connection
+        connection.rollback()
+
+
+@pytest.fixture
+def database_url(postgresql_url: str) -> str:
+    return migrated(postgresql_url)
+
+
+@pytest.fixture
+def start(make_worker: MakeWorker) -> Callable[..., WorkerProcess]:
+    """Start a worker that keeps its ledgers there, and wait until it is ready."""
+
+    def start(database_url: str, **arguments: Any) -> WorkerProcess:
+        options = {"database": {"connection": database_url}, "oslo_messaging_rabbit": {**SHORT_HEARTBEAT}}
+        worker = make_worker(**{"hosts": HOSTS, "options": options, **arguments})
+        worker.start()
+        worker.wait_ready()
+        return worker
+
+    return start
+
+
+@pytest.mark.parametrize("mode", ["fast", "immediate"])
+def test_postgresql_may_be_stopped_and_started_under_load(
+    start: Callable[..., WorkerProcess],
+    postgresql: PostgreSQLServer,
+    broker_vhost: str,
+    database_url: str,
+    mode: Literal["fast", "immediate"],
+) -> None:
+    worker = start(database_url)
+    with run(broker_vhost, database_url) as working:
+        with working.at_work():
+            postgresql.stop(mode=mode)
+            worker.wait_for_log("messages wait")
+            before = working.answered
+            # By now two heartbeats of the broker have gone by.
+            worker.wait_for_log("again in 2 s", times=2)
+            assert working.answered == before
+            postgresql.start()
+            working.wait_answers(100)
+
+        assert connections(worker) == 2
+        working.prove(worker)
+
+
+def test_sessions_may_be_ended_under_load(
+    start: Callable[..., WorkerProcess], broker_vhost: str, database_url: str
+) -> None:
+    worker = start(database_url)
+    with run(broker_vhost, database_url) as working, session(database_url, autocommit=True) as admin:
+        with working.at_work():
+            for times in range(1, 6):
+                wait_until(lambda: end_sessions(admin), "the worker has a session")
+                worker.wait_for_log("messages wait", times=times)
+                working.wait_answers(20)
+
+        working.prove(worker)
+
+
+def end_sessions(admin: Session, *, waiting: bool = False) -> int:
+    """End every session of workers, or those that wait for a lock. Returns how many there were."""
+    found = admin.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'tracker-worker' "
+        "AND datname = current_database() AND (wait_event_type = 'Lock' OR NOT %s)",
+        [waiting],
+    )
+    return len(found.fetchall())
+
+
+def wait_for_a_lock_queue(admin: Session) -> None:
+    """Wait until a worker waits for somebody's lock."""
+    query = (
+        "SELECT 1 FROM pg_stat_activity WHERE application_name = 'tracker-worker' AND datname = current_database() "
+        "AND wait_event_type = 'Lock'"
+    )
+    wait_until(lambda: admin.execute(query).fetchall(), "a worker waits for a lock")
+
+
+def test_a_session_may_be_ended_in_the_middle_of_a_transaction(
+    start: Callable[..., WorkerProcess], broker_vhost: str, database_url: str
+) -> None:
+    worker = start(database_url)
+    with (
+        run(broker_vhost, database_url) as working,
+        session(database_url, autocommit=True) as admin,
+        session(database_url) as other,
+    ):
+        with working.at_work():
+            # The worker has written its nodes when it comes to the inbox.
+            other.execute("LOCK TABLE inbox IN SHARE MODE")
+            wait_until(lambda: end_sessions(admin, waiting=True), "a transaction is ended half way")
+            worker.wait_for_log("messages wait")
+            other.rollback()
+            working.wait_answers(50)
+
+        working.prove(worker)
+
+
+def test_a_commit_whose_answer_is_lost_has_its_effect_once(
+    start: Callable[..., WorkerProcess], postgresql: PostgreSQLServer, broker_vhost: str, database_url: str
+) -> None:
+    with closing(Proxy(postgresql.port)) as proxy:
+        proxy.open()
+        worker = start(database_url.replace(f":{postgresql.port}/", f":{proxy.port}/"))
+        with run(broker_vhost, database_url) as working:
+            with working.at_work():
+                for times in range(1, 6):
+                    proxy.lose_answer_to(b"COMMIT")
+                    worker.wait_for_log("messages wait", times=times)
+                    working.wait_answers(20)
+
+            working.prove(worker)
+
+
+def test_rows_that_somebody_holds_are_waited_for(
+    start: Callable[..., WorkerProcess], broker_vhost: str, database_url: str
+) -> None:
+    worker = start(database_url)
+    with run(broker_vhost, database_url) as working, session(database_url) as other:
+        with working.at_work():
+            other.execute("SELECT 1 FROM nodes FOR UPDATE")
+            worker.wait_for_log("lock timeout", times=2)
+            before = working.answered
+            worker.wait_for_log("lock timeout", times=3)
+            assert working.answered == before
+            other.rollback()
+            working.wait_answers(50)
+
+        assert connections(worker) == 2
+        working.prove(worker)
+
+
+def test_a_worker_undone_for_a_deadlock_decides_again(
+    start: Callable[..., WorkerProcess], broker_vhost: str, database_url: str
+) -> None:
+    worker = start(database_url)
+    with (
+        run(broker_vhost, database_url) as working,
+        session(database_url, autocommit=True) as admin,
+        session(database_url) as other,
+    ):
+        with working.at_work():
+            # Left to the worker's session to find out, one second after it began to wait.
+            other.execute("SET deadlock_timeout = '60s'")
+            other.commit()
+            other.execute("LOCK TABLE inbox IN SHARE MODE")
+            wait_for_a_lock_queue(admin)
+            other.execute("SELECT 1 FROM nodes FOR UPDATE")
+            other.rollback()
+            worker.wait_for_log("deadlock with another writer")
+            working.wait_answers(50)
+
+        working.prove(worker)
+
+
+def test_a_worker_that_cannot_be_serialized_decides_again(
+    start: Callable[..., WorkerProcess], broker_vhost: str, database_url: str
+) -> None:
+    with session(database_url, autocommit=True) as admin, session(database_url) as other:
+        name = database_url.rpartition("/")[2]
+        admin.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'")
+        worker = start(database_url)
+        with run(broker_vhost, database_url) as working:
+            with working.at_work():
+                other.execute("UPDATE nodes SET disabled = disabled")
+                wait_for_a_lock_queue(admin)
+                other.commit()
+                worker.wait_for_log("could not serialize")
+                working.wait_answers(50)
+
+            working.prove(worker)
+
+
+def test_a_call_that_would_expire_waiting_for_a_lock_is_told(
+    start: Callable[..., WorkerProcess], broker_vhost: str, database_url: str
+) -> None:
+    worker = start(database_url)
+    with session(database_url) as other:
+        other.execute("SELECT 1 FROM nodes FOR UPDATE")
+        check_told(worker, broker_vhost, other.rollback)
+
+
+def check_told(worker: WorkerProcess, url: str, free: Callable[[], Any]) -> None:
+    """The store cannot be written until ``free`` is called: calls that would expire are told, and casts are not lost."""
+    instances = [instance_dict(number, node="n1", **sized(vcpus=1, memory_mb=100, disk_gb=1)) for number in (1, 2, 3)]
+    with stock.client(url, timeout=4) as hasty, stock.client(url, timeout=60) as patient, ThreadPoolExecutor(1) as pool:
+        patient.cast(HOST, "begin_resource_claim", instance=instances[0])
+        waiting = pool.submit(patient.call, HOST, "begin_resource_claim", instance=instances[1])
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable):
+                hasty.call(HOST, "begin_resource_claim", instance=instances[2])
+        assert not waiting.done()
+        free()
+        assert waiting.result(30)["claim_id"] == instances[1]["uuid"]
+        held = patient.call(HOST, "list_claims", node="n1")
+        # Nothing was told of the third: it may be held, or not.
+        assert {instances[0]["uuid"], instances[1]["uuid"]} <= {claim["claim_id"] for claim in held}
+        assert patient.call(HOST, "begin_resource_claim", instance=instances[2])["claim_id"] == instances[2]["uuid"]
+        view = patient.call(HOST, "get_node", node="n1")
+        # The inventory, and each claim once.
+        assert (view["running_vms"], view["sequence"]) == (3, 4)
+    assert connections(worker) == 2
+
+
+def test_an_sqlite_file_that_another_process_holds_is_waited_for(
+    start: Callable[..., WorkerProcess], broker_vhost: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "tracker.sqlite"
+    worker = start(f"sqlite:///{path}")
+    with run(broker_vhost, f"sqlite:///{path}") as working:
+        with working.at_work():
+            with locked(path):
+                worker.wait_for_log("database is locked", times=2)
+                before = working.answered
+                worker.wait_for_log("database is locked", times=3)
+                assert working.answered == before
+            working.wait_answers(50)
+
+        assert connections(worker) == 2
+        working.prove(worker)
+
+
+def test_a_call_that_would_expire_waiting_for_an_sqlite_file_is_told(
+    start: Callable[..., WorkerProcess], broker_vhost: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "tracker.sqlite"
+    worker = start(f"sqlite:///{path}")
+    with closing(locked(path).gen) as holding:
+        next(holding)
+        check_told(worker, broker_vhost, lambda: next(holding, None))
+
+
+def test_a_disk_that_is_full_is_waited_for(
+    start: Callable[..., WorkerProcess], broker_vhost: str, tmp_path: Path
+) -> None:
+    with small_disk(tmp_path) as disk:
+        url = f"sqlite:///{disk.path / 'tracker.sqlite'}"
+        worker = start(url, environment=disk.environment)
+        with closing(worker), run(broker_vhost, url) as working:
+            with working.at_work():
+                disk.fill()
+                worker.wait_for_log("disk is full")
+                worker.wait_for_log("again in 2 s")
+                before = working.answered
+                worker.wait_for_log("again in 2 s", times=3)
+                assert working.answered == before
+                disk.free()
+                working.wait_answers(50)
+
+            assert connections(worker) == 2
+            working.prove(worker)
+
+
+def test_a_call_that_would_expire_while_the_disk_is_full_is_told(
+    start: Callable[..., WorkerProcess], broker_vhost: str, tmp_path: Path
+) -> None:
+    with small_disk(tmp_path) as disk:
+        worker = start(f"sqlite:///{disk.path / 'tracker.sqlite'}", environment=disk.environment)
+        with closing(worker):
+            disk.fill()
+            check_told(worker, broker_vhost, disk.free)

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Asking drivers: on threads of their own, no question twice at a time, every answer to whoever waits for it."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from tests.builders import HOST, driver_resource_dict, node_name
+from tests.functional.deadline import SECONDS, wait_until
+from tests.startstop import stress
+from tests.unit.service.support import RESERVED
+from tracker_worker.errors import InvalidInput, NodeNotFound
+from tracker_worker.inventory.fake import FakeDriver
+from tracker_worker.service import audit as module
+from tracker_worker.service.audit import Auditor, Report
+
+N1, N2 = node_name(1), node_name(2)
+
+
+class Case:
+    def __init__(self) -> None:
+        self.driver = FakeDriver(HOST, nodes={N1: driver_resource_dict(), N2: driver_resource_dict(vcpus=64)})
+        self.other = FakeDriver("host-2", nodes={N1: driver_resource_dict()})
+        self.auditor = Auditor({HOST: self.driver, "host-2": self.other}, RESERVED)
+        self.reports: queue.SimpleQueue[Report] = queue.SimpleQueue()
+
+    def audit(self, node: str | None = None, host: str = HOST) -> None:
+        self.auditor.audit(host, node, self.reports.put)
+
+    def report(self) -> Report:
+        return self.reports.get(timeout=SECONDS)
+
+
+@pytest.fixture
+def case() -> Iterator[Case]:
+    case = Case()
+    case.auditor.start()
+    yield case
+    case.auditor.stop()
+
+
+def found(report: Report) -> dict[str, int | None]:
+    """Node -> the VCPUs that were reported."""
+    return {
+        command.node: None if command.inventory is None else command.inventory.total["VCPU"] for command in report.found
+    }
+
+
+def test_a_report_has_every_node_and_the_reserve(case: Case) -> None:
+    case.audit()
+    report = case.report()
+    assert (report.host, found(report), report.errors) == (HOST, {N1: 32, N2: 64}, [])
+    assert {command.inventory.reserved for command in report.found if command.inventory} == {RESERVED}
+
+
+def test_a_report_of_one_node_has_that_one(case: Case) -> None:
+    case.audit(N2)
+    assert found(case.report()) == {N2: 64}
+    assert case.driver.calls == [N2]
+
+
+def test_a_node_that_cannot_say_is_reported_as_disabled(case: Case) -> None:
+    case.driver.nodes[N1] = None
+    case.audit()
+    assert found(case.report()) == {N1: None, N2: 64}
+
+
+def test_a_host_without_nodes_has_an_empty_report(case: Case) -> None:
+    case.driver.nodes.clear()
+    case.audit()
+    report = case.report()
+    assert (report.found, report.errors) == ([], [])
+
+
+def test_an_unknown_node_is_an_error_of_the_report(case: Case) -> None:
+    case.audit("node-9")
+    report = case.report()
+    assert report.found == []
+    assert [type(error) for error in report.errors] == [NodeNotFound]
+
+
+def test_what_a_driver_raises_is_an_error_of_the_report_beside_the_others(case: Case) -> None:
+    case.driver.nodes[N1] = OSError("gone")
+    case.audit()
+    report = case.report()
+    assert found(report) == {N2: 64}
+    assert [str(error) for error in report.errors] == ["gone"]
+
+
+def test_what_a_driver_answers_wrongly_is_an_error_of_the_report(case: Case) -> None:
+    case.driver.nodes[N1] = {"vcpus": 1}
+    case.audit(N1)
+    (error,) = case.report().errors
+    assert isinstance(error, InvalidInput)
+    for key in ("memory_mb", "local_gb", "cpu_info"):
+        assert key in error.kwargs["field"]
+
+
+def test_a_listing_that_fails_is_one_error(case: Case) -> None:
+    case.driver.listing_error = OSError("gone")
+    for node in (None, N1):
+        case.audit(node)
+        report = case.report()
+        assert (report.found, [str(error) for error in report.errors]) == ([], ["gone"])
+    case.driver.listing_error = None
+    case.audit()
+    assert found(case.report()) == {N1: 32, N2: 64}
+
+
+def test_a_node_is_asked_once_for_all_that_wait(case: Case) -> None:
+    hang = case.driver.hang(N1)
+    case.audit()
+    assert hang.entered.wait(SECONDS)
+    for node in (N1, None, N1):
+        case.audit(node)
+    wait_until(lambda: len(case.auditor._asked[HOST, N1]) == 4, "all of them waiting")
+    hang.release()
+    assert sorted(len(found(case.report())) for _ in range(4)) == [1, 1, 2, 2]
+    assert case.driver.calls.count(N1) == 1
+    case.audit(N1)
+    case.report()
+    assert case.driver.calls.count(N1) == 2
+
+
+def test_a_node_that_hangs_delays_no_other_node_and_no_other_host(case: Case) -> None:
+    hang = case.driver.hang(N1)
+    case.audit()
+    assert hang.entered.wait(SECONDS)
+    for _ in range(3 * module._THREADS):
+        case.audit()
+    case.audit(N2)
+    case.audit(host="host-2")
+    assert sorted(case.report().host for _ in range(2)) == [HOST, "host-2"]
+    hang.release()
+    for _ in range(1 + 3 * module._THREADS):
+        assert found(case.report()) == {N1: 32, N2: 64}
+
+
+def test_a_listing_that_hangs_takes_one_thread(case: Case) -> None:
+    entered, released = threading.Event(), threading.Event()
+    listings: list[None] = []
+    real = case.driver.get_available_nodes
+
+    def hanging() -> object:
+        listings.append(None)
+        entered.set()
+        released.wait(SECONDS)
+        return real()
+
+    case.driver.get_available_nodes = hanging  # type: ignore[assignment]
+    for node in [None, N1, N2, "node-9"] * module._THREADS:
+        case.audit(node)
+    assert entered.wait(SECONDS)
+    case.audit(host="host-2")
+    assert case.report().host == "host-2"
+    assert len(listings) == 1
+    released.set()
+    reports = [case.report() for _ in range(4 * module._THREADS)]
+    assert sorted(len(report.found) for report in reports) == sorted([2, 1, 1, 0] * module._THREADS)
+    assert [len(report.errors) for report in reports].count(1) == module._THREADS
+
+
+def test_an_audit_before_the_start_is_made_then() -> None:
+    case = Case()
+    case.audit()
+    case.auditor.start()
+    assert found(case.report()) == {N1: 32, N2: 64}
+    case.auditor.stop()
+
+
+def test_a_driver_that_hangs_does_not_hold_the_stop(case: Case) -> None:
+    hang = case.driver.hang(N1)
+    case.audit()
+    assert hang.entered.wait(SECONDS)
+    case.auditor.stop()
+    hang.release()
+
+
+@pytest.mark.parametrize("asked", [False, True], ids=["idle", "asked"])
+def test_starting_and_stopping_leaves_nothing_behind(asked: bool) -> None:
+    def make() -> Auditor:
+        case = Case()
+        if asked:
+            case.audit()
+        return case.auditor
+
+    stress(make)

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is made of bytes on the bus's thread: whatever they are, nothing is raised there, and whoever can be told is told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.builders import HOST
+from tests.unit.service.support import POLICY, Monitor
+from tracker_worker.bus import envelope
+from tracker_worker.bus.base import Delivery
+from tracker_worker.bus.envelope import JSON, MSGPACK, Malformed, ReplyTo
+from tracker_worker.bus.memory import MemoryBroker, MemoryBus
+from tracker_worker.errors import InvalidInput
+from tracker_worker.service.methods import GetNode
+from tracker_worker.service.work import Intake, Work, answer, conclude
+
+CALL = {"method": "get_node", "args": {}, "_msg_id": "m-1", "_reply_q": "reply_1", "_unique_id": "u-1"}
+
+
+def read(body: bytes, content_type: str | None = JSON, headers: dict[str, Any] | None = None) -> Work:
+    submitted: list[Work] = []
+    intake = Intake(
+        bus=MemoryBus(MemoryBroker()),
+        served=[HOST],
+        policy=lambda: POLICY,
+        max_body_bytes=10_000,
+        every=Monitor,
+        submit=submitted.extend,
+    )
+    intake.received([Delivery(body=body, source=HOST, content_type=content_type, headers=headers or {})])
+    (work,) = submitted
+    return work
+
+
+def told(work: Work) -> list[Any]:
+    """What becomes of it when it is refused: replies, or headers of dead letters."""
+    broker = MemoryBroker()
+    replies: list[Any] = []
+    bus = MemoryBus(broker)
+    if work.reply_to is not None:
+        content_type = work.reply_to.content_type
+        broker.open_replies(
+            work.reply_to.queue, lambda body: replies.append(envelope.decode_message(body, content_type))
+        )
+    assert work.refusal is not None
+    conclude(bus, work, answer(work, error=work.refusal))
+    while not broker.parked.empty():
+        replies.append(broker.parked.get().headers["x-tracker-reason"])
+    return replies
+
+
+def enveloped(message: Any) -> bytes:
+    return json.dumps({"oslo.version": "2.0", "oslo.message": json.dumps(message)}).encode()
+
+
+def test_a_request_is_decoded_checked_and_handed_on() -> None:
+    work = read(enveloped({**CALL, "_context_request_id": "req-1", "_timeout": 30}))
+    assert work.call is not None
+    assert (work.call.hosts, work.call.asked) == ((HOST,), GetNode(node=None))
+    assert (work.refusal, work.unique_id, work.context) == (None, "u-1", {"request_id": "req-1"})
+    assert work.reply_to == ReplyTo("reply_1", "m-1")
+    assert isinstance(work.monitor, Monitor)
+    assert work.monitor.interval_seconds == 15
+
+
+def test_deliveries_that_came_together_are_handed_on_together_and_in_order() -> None:
+    batches: list[Sequence[Work]] = []
+    intake = Intake(
+        bus=MemoryBus(MemoryBroker()),
+        served=[HOST],
+        policy=lambda: POLICY,
+        max_body_bytes=10_000,
+        every=Monitor,
+        submit=batches.append,
+    )
+    bodies = [enveloped(CALL), b"no request", enveloped({**CALL, "method": "nonsense"})]
+    intake.received([Delivery(body=body, source=HOST, content_type=JSON) for body in bodies])
+    assert [[work.delivery.body for work in batch] for batch in batches] == [bodies]
+
+
+def test_a_call_that_is_too_large_is_told_and_a_cast_is_parked() -> None:
+    large = {**CALL, "args": {"node": "n" * 10_000}}
+    (reply,) = told(read(enveloped(large)))
+    assert json.loads(reply["failure"])["class"] == "InvalidInput"
+    (reason,) = told(read(enveloped({key: value for key, value in large.items() if key != "_msg_id"})))
+    assert reason.startswith("invalid_input: ")
+
+
+@pytest.mark.parametrize("where", ["message", "args", "context"])
+def test_keys_that_are_no_texts_are_an_error_of_the_caller(where: str) -> None:
+    """JSON knows no others; msgpack does."""
+    message: dict[Any, Any] = {**CALL}
+    if where == "message":
+        message[7] = 1
+    elif where == "args":
+        message["args"] = {b"node": "n"}
+    else:
+        message[b"_context_user"] = "u"
+    work = read(msgspec.msgpack.encode(message), MSGPACK)
+    assert isinstance(work.refusal, Malformed)
+    (reply,) = told(work)
+    assert msgspec.json.decode(reply["failure"])["class"] == "InvalidInput"
+
+
+def test_values_that_only_msgpack_knows_are_refused_by_their_field() -> None:
+    for value in (b"bytes", msgspec.msgpack.Ext(5, b"x"), msgspec.msgpack.decode(b"\xd6\xff\x00\x00\x00\x01")):
+        work = read(msgspec.msgpack.encode({**CALL, "args": {"node": value}}), MSGPACK)
+        assert isinstance(work.refusal, InvalidInput)
+        assert work.refusal.kwargs["field"] == "node"
+        assert len(told(work)) == 1
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(max_size=5) | st.binary(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5) | st.integers(-5, 5), inner, max_size=3),
+    max_leaves=6,
+)
+keys = st.sampled_from(
+    ["method", "args", "version", "namespace", "_unique_id", "_msg_id", "_reply_q", "_timeout", "_context_user", "x", 7]
+)
+messages = st.builds(lambda changed: {**CALL, **changed}, st.dictionaries(keys, values, max_size=4))
+
+
+def is_json(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and is_json(item) for key, item in value.items())
+    if isinstance(value, list):
+        return all(map(is_json, value))
+    return not isinstance(value, bytes)
+
+
+@given(st.binary(max_size=40), st.sampled_from([JSON, MSGPACK, None, "", "text/plain"]))
+def test_whatever_the_bytes_nothing_is_raised(body: bytes, content_type: str | None) -> None:
+    work = read(body, content_type)
+    assert work.refusal is not None
+    assert len(told(work)) == 1
+
+
+@given(messages, st.booleans())
+def test_whatever_the_message_somebody_is_told_what_is_wrong_with_it(message: dict[Any, Any], packed: bool) -> None:
+    if packed or not is_json(message):
+        work = read(msgspec.msgpack.encode(message), MSGPACK)
+    else:
+        work = read(enveloped(message))
+    if work.refusal is not None:
+        assert len(told(work)) == 1
+    else:
+        assert work.call is not None
+
+
+@given(st.text(st.characters(), max_size=30))
+def test_whatever_an_argument_is_called_the_caller_can_read_the_refusal(name: str) -> None:
+    work = read(enveloped({**CALL, "args": {name: 1}}))
+    if work.refusal is None:
+        assert name in ("node", "host")
+        return
+    (reply,) = told(work)
+    assert json.loads(reply["failure"])["class"] == "InvalidInput"
+
+
+@pytest.mark.parametrize("behind", [b'"_reply_q": "\xff"', b'"_reply_q": "\xc3\xa9"', b'"_msg_id": "\xff"'])
+def test_what_is_nested_too_deeply_to_be_read_is_refused_whatever_is_behind_it(behind: bytes) -> None:
+    body = b'{"_msg_id": "0a", "args": ' + b"[" * 4000 + b"]" * 4000 + b", " + behind + b"}"
+    assert isinstance(read(body).refusal, Malformed)

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The chores of a host have one owner: who it is, when that changes, and that nothing is left undone by it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.builders import HOST, begin, driver_resource_dict, instance_dict, node_name, uuid
+from tests.conformance.store_support import Writer, note
+from tests.functional.deadline import wait_until
+from tests.unit.service.conftest import MakeHouse
+from tests.unit.service.support import Clock, House
+from tracker_worker.errors import StoreUnavailable
+from tracker_worker.service.lease import LEASE_SECONDS
+from tracker_worker.store.base import Conflict, Store
+
+N1 = node_name(1)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def store(house: House) -> Store:
+    return house.store.inner
+
+
+@pytest.fixture
+def house(make_house: MakeHouse, clock: Clock) -> House:
+    """Holds the lease."""
+    house = make_house(clock=clock).start()
+    house.finish()
+    return house
+
+
+@pytest.fixture
+def standby(house: House, make_house: MakeHouse, clock: Clock) -> House:
+    """On the same store, on a bus of its own; the lease is not its."""
+    standby = make_house(store=house.store.inner, clock=clock, owner="worker-2").start()
+    standby.finish()
+    return standby
+
+
+def owner_of(store: Store) -> str | None:
+    return store._hosts[HOST].lease_owner  # type: ignore[attr-defined]
+
+
+def cursor_of(house: House) -> int:
+    return house.store.inner.cursors(house.ledger().id)[house.ledger().node(N1).id]
+
+
+def lost_notification(house: House) -> None:
+    """One that was committed and never published: its worker was killed in between."""
+    writer = Writer(house.store.inner).put(begin(7, node=N1))
+    writer.notifications[0] = note(writer[N1], writer[N1].sequence, event_type="tracker.claim.begun")
+    writer.commit()
+
+
+def test_only_its_owner_relays(house: House, standby: House, store: Store) -> None:
+    house.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
+    assert house.hear(1) == [("claim.begun", 2)]
+    wait_until(lambda: cursor_of(house) == 2, "the cursor")
+    standby.engine.renew_leases()
+    assert standby.notified() == []
+    assert owner_of(store) == "worker-1"
+
+
+def test_only_its_owner_audits(house: House, standby: House) -> None:
+    for each in (standby, house):
+        each.drivers[HOST].nodes[N1] = driver_resource_dict(vcpus=64)
+        each.engine.audit(HOST)
+    assert house.hear(1) == [("node.updated", 2)]
+    standby.finish()
+    assert standby.drivers[HOST].calls == []
+
+
+def test_a_standby_audits_when_it_is_called(standby: House) -> None:
+    standby.drivers[HOST].nodes[N1] = driver_resource_dict(vcpus=64)
+    assert standby.caller.call("update_available_resource").reply()[0]["vcpus"] == 64
+
+
+def test_nothing_is_relayed_and_no_chore_done_before_leases_are_taken(make_house: MakeHouse) -> None:
+    """The first inventory is committed before the bus is there."""
+    house = make_house().start(relaying=False)
+    house.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
+    house.engine.audit(HOST)
+    assert house.notified() == []
+    assert house.drivers[HOST].calls == []
+    assert owner_of(house.store.inner) is None
+    house.engine.renew_leases()
+    assert house.hear(1) == [("claim.begun", 2)]
+
+
+def test_whoever_commits_for_a_host_takes_over_its_chores(house: House, standby: House, store: Store) -> None:
+    standby.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
+    assert standby.hear(1) == [("claim.begun", 2)]
+    assert owner_of(store) == "worker-2"
+    house.engine.renew_leases()
+    house.drivers[HOST].nodes[N1] = driver_resource_dict(vcpus=64)
+    house.engine.audit(HOST)
+    assert house.notified() == []
+    assert house.drivers[HOST].calls == []
+
+
+def test_a_commit_of_nothing_takes_over_nothing(standby: House, store: Store) -> None:
+    standby.caller.call("finish_resource_claim", claim_id=uuid(1)).reply()
+    standby.caller.call("get_node").reply()
+    standby.finish()
+    assert owner_of(store) == "worker-1"
+
+
+def test_a_lease_that_is_renewed_is_kept(house: House, standby: House, clock: Clock, store: Store) -> None:
+    for _ in range(4):
+        clock.forward(LEASE_SECONDS - 1)
+        house.engine.renew_leases()
+        house.finish()
+        standby.engine.renew_leases()
+        standby.finish()
+    assert owner_of(store) == "worker-1"
+
+
+def test_an_expired_lease_is_taken_and_what_was_not_relayed_is(house: House, standby: House, clock: Clock) -> None:
+    house.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
+    assert house.hear(1) == [("claim.begun", 2)]
+    wait_until(lambda: cursor_of(house) == 2, "the cursor")
+    house.stop(release=False)
+    lost_notification(house)
+    clock.forward(LEASE_SECONDS + 1)
+    standby.engine.renew_leases()
+    assert standby.broker.notifications.get(timeout=30)
+    wait_until(lambda: cursor_of(standby) == 3, "the cursor")
+
+
+def test_what_another_worker_has_left_in_the_meantime_is_relayed_by_an_owner_too(house: House) -> None:
+    """It had the lease between two renewals, and let go of it again."""
+    lost_notification(house)
+    house.engine.renew_leases()
+    assert house.broker.notifications.get(timeout=30)
+
+
+def test_a_lease_is_free_at_once_after_a_stop_and_nothing_is_relayed_again(
+    house: House, standby: House, store: Store
+) -> None:
+    house.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
+    house.stop()
+    assert owner_of(store) is None
+    assert cursor_of(house) == 2
+    standby.engine.renew_leases()
+    assert standby.notified() == []
+    assert owner_of(store) == "worker-2"
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable(reason="away"), Conflict("in the way")], ids=["away", "conflict"])
+def test_a_stop_that_cannot_let_go_is_a_stop_all_the_same(house: House, error: Exception) -> None:
+    house.store.script["release_lease"] = [error]
+    house.stop()
+    assert house.store.script["release_lease"] == []
+    house.stop()
+
+
+def test_a_new_node_of_a_held_host_is_relayed_too(house: House) -> None:
+    house.drivers[HOST].nodes["node-2"] = driver_resource_dict()
+    house.caller.call("update_available_resource").reply()
+    house.engine.renew_leases()
+    assert house.hear(1) == [("node.updated", 1)]
+
+
+def test_each_host_has_a_lease_of_its_own(make_house: MakeHouse, clock: Clock) -> None:
+    first = make_house(hosts=["host-1", "host-2"], clock=clock).start()
+    first.finish()
+    second = make_house(hosts=["host-1", "host-2"], store=first.store.inner, clock=clock, owner="worker-2").start()
+    second.caller.call("begin_resource_claim", source="host-2", instance=instance_dict(1)).reply()
+    assert second.hear(1) == [("claim.begun", 2)]
+    first.engine.renew_leases()
+    for each in (first, second):
+        for host in each.hosts:
+            each.engine.audit(host)
+    wait_until(lambda: first.drivers["host-1"].calls and second.drivers["host-2"].calls, "the audits")
+    first.finish()
+    second.finish()
+    assert first.drivers["host-2"].calls == second.drivers["host-1"].calls == []
+
+
+class TestPrune:
+    @pytest.fixture
+    def relayed(self, house: House) -> Iterator[House]:
+        """Three notifications, confirmed and noted as that."""
+        for number in range(1, 4):
+            house.caller.call("begin_resource_claim", unique_id=f"u-{number}", instance=instance_dict(number)).reply()
+        wait_until(lambda: cursor_of(house) == 4, "the cursor")
+        house.notified()
+        yield house
+
+    def rows(self, house: House) -> int:
+        return len(house.store.inner.outbox(house.ledger().node(N1).id, after=0, limit=100))
+
+    def test_what_is_old_is_dropped(self, relayed: House, clock: Clock) -> None:
+        clock.forward(100)
+        relayed.caller.call("begin_resource_claim", unique_id="u-4", instance=instance_dict(4)).reply()
+        wait_until(lambda: cursor_of(relayed) == 5, "the cursor")
+        relayed.engine.prune(inbox_seconds=99, outbox_seconds=99)
+        relayed.finish()
+        assert self.rows(relayed) == 1
+        assert list(relayed.store.inner.answered(["u-1", "u-2", "u-3", "u-4"])) == ["u-4"]
+
+    def test_what_is_young_or_not_confirmed_stays(self, relayed: House, clock: Clock) -> None:
+        lost_notification(relayed)
+        relayed.engine.prune(inbox_seconds=0, outbox_seconds=0)
+        relayed.finish()
+        assert self.rows(relayed) == 5
+        clock.forward(1)
+        relayed.engine.prune(inbox_seconds=0, outbox_seconds=0)
+        relayed.finish()
+        assert self.rows(relayed) == 1
+
+    def test_a_lot_is_dropped_little_by_little(
+        self, relayed: House, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("tracker_worker.service.engine._PRUNE_ROWS", 1)
+        clock.forward(1)
+        relayed.store.calls.clear()
+        relayed.engine.prune(inbox_seconds=0, outbox_seconds=0)
+        wait_until(lambda: self.rows(relayed) == 0, "the rows dropped")
+        assert relayed.caller.call("get_node").reply()["sequence"] == 4
+        assert relayed.store.calls.count("prune") >= 3

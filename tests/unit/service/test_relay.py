@@ -1,0 +1,311 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Outbox -> bus: everything, in order per node, a limited number at a time, and the cursor never past a gap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import pytest
+
+from tests.builders import HOST, begin, node_name
+from tests.conformance.store_support import Writer, settle
+from tests.unit.service.support import ScriptedStore
+from tracker_worker.bus.base import Bus, Outgoing
+from tracker_worker.bus.envelope import decode_message
+from tracker_worker.errors import StoreUnavailable
+from tracker_worker.service import relay as module
+from tracker_worker.service.relay import Relay
+from tracker_worker.store.base import Commit, Notification
+
+N1, N2 = node_name(1), node_name(2)
+
+
+class Sent:
+    """The bus as far as a relay uses it."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[Outgoing]] = []
+
+    def notify(self, notifications: Sequence[Outgoing]) -> None:
+        self.calls.append(list(notifications))
+
+    def take(self) -> list[tuple[int, int]]:
+        """The keys since this was last asked."""
+        keys = [outgoing.key for call in self.calls for outgoing in call]
+        self.calls.clear()
+        return keys
+
+
+class Case:
+    """A host whose nodes have one notification each, and a relay that is about to take it."""
+
+    def __init__(self, nodes: int = 1) -> None:
+        self.store = ScriptedStore()
+        self.writer = settle(self.store, nodes=nodes)
+        self.ids = [ledger.id for ledger in self.writer.host]
+        self.sent = Sent()
+        self.relay = Relay(self.store, cast(Bus, self.sent))
+        self.numbers = iter(range(1, 10000))
+
+    def taken(self) -> Case:
+        """With all of it relayed so far."""
+        self.relay.take(self.writer.host)
+        self.relay.catch_up()
+        self.confirm(*self.sent.take())
+        return self
+
+    def commit(self, count: int, node: str = N1) -> list[Notification]:
+        """So many more notifications in the outbox."""
+        for _ in range(count):
+            self.writer.put(begin(next(self.numbers), node=node))
+        rows = list(self.writer.notifications)
+        self.writer.commit()
+        return rows
+
+    def offer(self, count: int, node: str = N1) -> list[tuple[int, int]]:
+        """So many more, handed over. Returns what was sent."""
+        self.relay.offer(self.commit(count, node))
+        return self.sent.take()
+
+    def confirm(self, *keys: tuple[int, int]) -> None:
+        for key in keys:
+            self.relay.confirmed(key)
+
+    def cursors(self) -> dict[int, int]:
+        """Those that moved since this was last asked; they are written then."""
+        moved = self.relay.moved()
+        self.store.commit(Commit(cursors=moved))
+        self.relay.written(moved)
+        return moved
+
+
+@pytest.fixture
+def case() -> Case:
+    return Case().taken()
+
+
+@pytest.fixture
+def small_window(monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(module, "WINDOW", 4)
+    return 4
+
+
+def keys(*sequences: int, node: int = 1) -> list[tuple[int, int]]:
+    return [(node, sequence) for sequence in sequences]
+
+
+def test_what_is_committed_is_sent_from_memory(case: Case) -> None:
+    case.store.calls.clear()
+    assert case.offer(3) == keys(2, 3, 4)
+    assert not case.relay.behind()
+    assert "outbox" not in case.store.calls
+
+
+def test_a_notification_is_the_row_of_the_outbox(case: Case) -> None:
+    (row,) = case.commit(1)
+    case.relay.offer([row])
+    ((outgoing,),) = case.sent.calls
+    message = decode_message(outgoing.body)
+    assert outgoing.priority == row.priority == message["priority"]
+    assert message["message_id"] == row.message_id
+    assert message["publisher_id"] == f"tracker.{HOST}"
+    assert message["event_type"] == row.event_type
+    assert message["payload"]["sequence"] == row.sequence
+    assert message["timestamp"] == "2026-01-15 12:00:00.000000"
+
+
+def test_sent_again_it_is_the_same_but_for_the_id_of_the_message(case: Case) -> None:
+    row = case.commit(1)
+    messages = []
+    for _ in range(2):
+        relay = Relay(case.store, cast(Bus, case.sent))
+        relay.take(case.writer.host)
+        relay.catch_up()
+        messages.append([decode_message(outgoing.body) for call in case.sent.calls for outgoing in call][-1])
+        case.sent.calls.clear()
+    assert messages[0].pop("_unique_id") != messages[1].pop("_unique_id")
+    assert messages[0] == messages[1]
+    assert messages[0]["message_id"] == row[0].message_id
+
+
+def test_after_a_start_it_begins_behind_the_cursor(case: Case) -> None:
+    case.commit(5)
+    case.store.commit(Commit(cursors={1: 3}))
+    relay = Relay(case.store, cast(Bus, case.sent))
+    relay.take(case.writer.host)
+    assert relay.behind()
+    relay.catch_up()
+    assert case.sent.take() == keys(4, 5, 6)
+    assert not relay.behind()
+
+
+def test_what_is_not_relayed_here_is_not_sent() -> None:
+    case = Case()
+    case.relay.offer(case.commit(2))
+    assert not case.relay.behind()
+    case.relay.confirmed((1, 2))
+    assert case.sent.take() == []
+    assert case.relay.moved() == {}
+
+
+def test_the_cursor_follows_what_is_confirmed_without_a_gap(case: Case) -> None:
+    case.offer(4)
+    case.cursors()
+    case.confirm((1, 4), (1, 3))
+    assert case.cursors() == {}
+    case.confirm((1, 2))
+    assert case.cursors() == {1: 4}
+    case.confirm((1, 5))
+    assert case.cursors() == {1: 5}
+    assert case.cursors() == {}
+
+
+def test_a_cursor_that_moved_on_while_it_was_written_is_written_again(case: Case) -> None:
+    case.offer(2)
+    case.cursors()
+    case.confirm((1, 2))
+    writing = case.relay.moved()
+    case.confirm((1, 3))
+    case.relay.written(writing)
+    assert case.cursors() == {1: 3}
+
+
+def test_a_confirm_counts_once_and_only_for_what_was_sent(case: Case) -> None:
+    case.offer(2)
+    case.cursors()
+    case.confirm((1, 3), (1, 3), (1, 1), (1, 99), (7, 2))
+    assert case.cursors() == {}
+    case.confirm((1, 2), (1, 2))
+    assert case.cursors() == {1: 3}
+    assert case.relay._in_flight == 0
+
+
+def test_nodes_are_independent() -> None:
+    case = Case(nodes=2).taken()
+    assert case.cursors() == {1: 1, 2: 1}
+    assert case.offer(2, N1) == keys(2, 3)
+    assert case.offer(1, N2) == keys(2, node=2)
+    case.confirm((2, 2), (1, 3))
+    assert case.cursors() == {2: 2}
+
+
+def test_no_more_than_the_window_is_on_its_way(case: Case, small_window: int) -> None:
+    assert case.offer(10) == keys(2, 3, 4, 5)
+    assert not case.relay.behind()
+    case.confirm((1, 2), (1, 3))
+    assert not case.relay.behind()
+    # Only when half of the window is free: an outbox is not read row by row.
+    case.confirm((1, 4))
+    assert case.relay.behind()
+    case.relay.catch_up()
+    assert case.sent.take() == keys(6, 7, 8)
+    for sequence in (5, 6, 7, 8):
+        case.confirm((1, sequence))
+    case.relay.catch_up()
+    assert case.sent.take() == keys(9, 10, 11)
+    assert not case.relay.behind()
+
+
+def test_what_is_offered_while_it_is_behind_waits_for_its_turn(case: Case, small_window: int) -> None:
+    case.offer(6)
+    case.confirm(*keys(2, 3, 4, 5))
+    assert case.offer(1) == []
+    case.relay.catch_up()
+    assert case.sent.take() == keys(6, 7, 8)
+    assert case.offer(1) == keys(9)
+
+
+def test_the_window_is_for_all_nodes_together(small_window: int) -> None:
+    case = Case(nodes=2).taken()
+    assert case.offer(3, N1) == keys(2, 3, 4)
+    assert case.offer(3, N2) == keys(2, node=2)
+    assert not case.relay.behind()
+    case.confirm(*keys(2, 3, 4))
+    case.relay.catch_up()
+    assert case.sent.take() == keys(3, 4, node=2)
+
+
+def test_numbers_that_are_not_in_the_outbox_are_passed_over() -> None:
+    """Notifications were switched off for a while."""
+    case = Case().taken()
+    case.cursors()
+    case.commit(2)
+    case.writer.put(begin(101, node=N1)).put(begin(102, node=N1))
+    case.writer.notifications.clear()
+    case.writer.commit()
+    case.commit(1)
+    case.relay.take(case.writer.host)
+    case.relay.catch_up()
+    assert case.sent.take() == keys(2, 3, 6)
+    case.confirm((1, 6))
+    assert case.cursors() == {}
+    case.confirm((1, 3), (1, 2))
+    assert case.cursors() == {1: 6}
+    assert case.offer(1) == keys(7)
+
+
+def test_numbers_at_the_end_that_are_not_in_the_outbox_are_passed_over_too(case: Case) -> None:
+    case.cursors()
+    case.writer.put(begin(101, node=N1)).put(begin(102, node=N1))
+    case.writer.notifications.clear()
+    case.writer.commit()
+    case.relay.take(case.writer.host)
+    for _ in range(3):
+        if case.relay.behind():
+            case.relay.catch_up()
+    assert not case.relay.behind()
+    assert case.cursors() == {1: 3}
+    assert case.offer(1) == keys(4)
+    case.confirm((1, 4))
+    assert case.cursors() == {1: 4}
+
+
+def test_a_store_that_is_away_while_it_catches_up_loses_nothing(case: Case) -> None:
+    case.commit(2)
+    case.relay.take(case.writer.host)
+    case.store.script["outbox"] = [StoreUnavailable(reason="away")]
+    with pytest.raises(StoreUnavailable):
+        case.relay.catch_up()
+    assert case.relay.behind()
+    case.relay.catch_up()
+    assert case.sent.take() == keys(2, 3)
+
+
+def test_a_host_that_is_dropped_is_not_relayed_and_its_window_is_free(case: Case, small_window: int) -> None:
+    case.offer(4)
+    case.confirm((1, 3))
+    case.relay.drop(case.writer.host)
+    case.relay.drop(case.writer.host)
+    assert case.relay._in_flight == 0
+    assert case.relay.moved() == {}
+    assert case.offer(1) == []
+    case.confirm((1, 2))
+    assert case.relay.moved() == {}
+
+
+def test_a_host_that_is_taken_again_goes_on_from_its_cursor(case: Case) -> None:
+    case.cursors()
+    case.offer(3)
+    case.confirm((1, 2))
+    case.cursors()
+    case.relay.drop(case.writer.host)
+    case.relay.take(case.writer.host)
+    # The bus confirms what was sent before: it has it, but it was not sent since.
+    case.confirm((1, 3))
+    assert case.cursors() == {}
+    case.relay.catch_up()
+    assert case.sent.take() == keys(3, 4)
+    case.confirm((1, 3), (1, 3), (1, 4))
+    assert case.cursors() == {1: 4}
+    assert case.relay._in_flight == 0
+
+
+def test_a_host_that_is_taken_twice_is_sent_once_with_what_others_added(case: Case) -> None:
+    case.offer(2)
+    case.relay.take(case.writer.host)
+    assert not case.relay.behind()
+    case.commit(1)
+    case.relay.take(case.writer.host)
+    case.relay.catch_up()
+    assert case.sent.take() == keys(4)

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Doing things again and again, until somebody says that it is enough."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from tests.functional.deadline import SECONDS
+from tests.startstop import stress
+from tracker_worker.service.timers import Timers
+
+SOON = 0.001
+NEVER = 3600.0
+
+
+@pytest.fixture
+def deaths() -> queue.SimpleQueue[BaseException]:
+    return queue.SimpleQueue()
+
+
+@pytest.fixture
+def timers(deaths: queue.SimpleQueue[BaseException]) -> Iterator[Timers]:
+    """Not yet started."""
+    timers = Timers(deaths.put)
+    yield timers
+    timers.stop()
+
+
+class Bell:
+    """An action that counts its calls and can be waited for."""
+
+    def __init__(self) -> None:
+        self._rung: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def __call__(self) -> None:
+        self._rung.put(threading.current_thread().name)
+
+    def wait(self, times: int = 1) -> list[str]:
+        """The names of the threads that rang."""
+        return [self._rung.get(timeout=SECONDS) for _ in range(times)]
+
+    def silent(self) -> bool:
+        return self._rung.empty()
+
+
+def test_an_action_is_called_again_and_again_on_one_thread(timers: Timers) -> None:
+    bell, other = Bell(), Bell()
+    timers.every(SOON, bell)
+    timers.every(SOON, other)
+    timers.start()
+    assert set(bell.wait(5) + other.wait(5)) == {"tracker-timers"}
+
+
+def test_nothing_is_called_before_the_start(timers: Timers) -> None:
+    bell = Bell()
+    timers.every(0, bell)
+    assert bell.silent()
+    timers.start()
+    bell.wait()
+
+
+def test_a_shorter_interval_that_is_added_later_does_not_wait_for_the_longer_one(timers: Timers) -> None:
+    timers.every(NEVER, Bell())
+    timers.start()
+    bell = Bell()
+    timers.every(SOON, bell)
+    bell.wait(3)
+
+
+def test_a_cancelled_one_is_not_called(timers: Timers) -> None:
+    cancelled, bell = Bell(), Bell()
+    timers.every(SOON, cancelled).cancel()
+    timers.every(SOON, bell)
+    timers.start()
+    bell.wait(3)
+    assert cancelled.silent()
+
+
+def test_one_that_cancels_itself_is_called_once(timers: Timers) -> None:
+    once, bell = Bell(), Bell()
+
+    def action() -> None:
+        once()
+        timer.cancel()
+
+    timer = timers.every(SOON, action)
+    timers.every(SOON, bell)
+    timers.start()
+    bell.wait(5)
+    once.wait()
+    assert once.silent()
+
+
+def test_cancelled_ones_are_forgotten_when_their_time_has_come(timers: Timers) -> None:
+    for _ in range(100):
+        timers.every(0, Bell()).cancel()
+    bell = Bell()
+    timers.every(SOON, bell)
+    timers.start()
+    bell.wait()
+    assert len(timers._heap) <= 1
+
+
+def test_an_action_may_add_and_cancel_others(timers: Timers) -> None:
+    bell = Bell()
+    never = timers.every(NEVER, Bell())
+
+    def action() -> None:
+        never.cancel()
+        timers.every(SOON, bell)
+        first.cancel()
+
+    first = timers.every(SOON, action)
+    timers.start()
+    bell.wait(2)
+
+
+def test_an_action_that_fails_is_told_and_nothing_goes_on(
+    timers: Timers, deaths: queue.SimpleQueue[BaseException]
+) -> None:
+    def broken() -> None:
+        raise ZeroDivisionError
+
+    timers.every(SOON, broken)
+    timers.start()
+    assert isinstance(deaths.get(timeout=SECONDS), ZeroDivisionError)
+
+
+def test_a_stop_waits_for_the_action_that_runs(timers: Timers) -> None:
+    entered, release, finished = threading.Event(), threading.Event(), threading.Event()
+
+    def slow() -> None:
+        entered.set()
+        release.wait(SECONDS)
+        finished.set()
+
+    timers.every(SOON, slow)
+    timers.start()
+    assert entered.wait(SECONDS)
+    stopping = threading.Thread(target=timers.stop)
+    stopping.start()
+    assert stopping.is_alive()
+    release.set()
+    stopping.join(SECONDS)
+    assert finished.is_set()
+
+
+def test_a_stop_from_an_action_does_not_wait_for_itself(
+    timers: Timers, deaths: queue.SimpleQueue[BaseException]
+) -> None:
+    bell = Bell()
+
+    def action() -> None:
+        timers.stop()
+        bell()
+
+    timers.every(SOON, action)
+    timers.start()
+    bell.wait()
+    timers.stop()
+    assert bell.silent()
+    assert deaths.empty()
+
+
+@pytest.mark.parametrize("interval", [SOON, NEVER])
+def test_starting_and_stopping_leaves_nothing_behind(interval: float) -> None:
+    def make() -> Timers:
+        timers = Timers(lambda error: None)
+        timers.every(interval, lambda: None)
+        return timers
+
+    stress(make)
