@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import shutil
 import sys
 import tempfile
 import threading
 import time
-import traceback
 from pathlib import Path
 
 import click
@@ -19,6 +19,8 @@ from tests.chaos.faults import FAULTS, Fault
 from tests.chaos.report import Injected, Run, lines
 from tests.invariants.check import check
 from tests.servers import ensure_binaries
+
+LOG = logging.getLogger(__name__)
 
 _STORES = ("sqlite", "postgresql")
 
@@ -58,7 +60,7 @@ def _run(store: str, seed: int, seconds: float, only: str | None) -> Run:
         notifications = len(evidence.heard)
         violations = check(evidence)
     except Exception as error:
-        traceback.print_exc()
+        LOG.exception("the run ends early")
         violations = [f"The run on {store} did not come to its end: {error}"]
     finally:
         requests = arena.requests()

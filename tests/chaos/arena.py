@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,7 @@ class Arena:
         self.transport_url = ""
         self._clients: list[subprocess.Popen[bytes]] = []
         self._listening: Listener | None = None
+        self._answers = _Answers(directory)
         self._stack = ExitStack()
 
     @property
@@ -134,17 +137,12 @@ class Arena:
         return [request for log in logs for request in read_lines(log, Request)]
 
     def wait_answered(self) -> None:
-        """Wait until a client has been answered again on every host."""
-        marks = {path: path.stat().st_size for path in self.directory.glob("*.jsonl")}
+        """Wait until every host has answered a client from now on."""
+        began_at = time.monotonic()
 
-        def unanswered() -> set[str]:
-            hosts = set(HOSTS)
-            for path, mark in marks.items():
-                with path.open(encoding="utf-8") as lines:
-                    lines.seek(mark)
-                    said = lines.read()
-                hosts -= {host for host in hosts if any(_is_answer(line, host) for line in said.splitlines())}
-            return hosts
+        def unanswered() -> list[str]:
+            self._answers.read()
+            return [host for host in HOSTS if self._answers.latest.get(host, 0.0) < began_at]
 
         wait_until(lambda: not unanswered(), lambda: f"an answer for {unanswered()} again", seconds=90)
 
@@ -152,5 +150,22 @@ class Arena:
         self._stack.close()
 
 
-def _is_answer(line: str, host: str) -> bool:
-    return f'"host": "{host}"' in line and f'"outcome": "{RESULT}"' in line and '"call": true' in line
+class _Answers:
+    """When each host has answered a call last, read from the clients' logs as they grow."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._offsets: dict[Path, int] = {}
+        self.latest: dict[str, float] = {}
+
+    def read(self) -> None:
+        for path in self._directory.glob("*.jsonl"):
+            with path.open("rb") as log:
+                log.seek(self._offsets.get(path, 0))
+                whole, _, _ = log.read().rpartition(b"\n")
+            if whole:
+                self._offsets[path] = self._offsets.get(path, 0) + len(whole) + 1
+            for one in whole.splitlines():
+                told = json.loads(one)
+                if told["call"] and told["outcome"] == RESULT and told["host"] is not None:
+                    self.latest[told["host"]] = max(told["ended_at"], self.latest.get(told["host"], 0.0))

@@ -18,10 +18,9 @@ import kombu
 from tests.builders import instance_dict
 from tests.functional.raw import EXCHANGE, JSON, packed, unpacked
 from tests.functional.stock import TOPIC
-from tests.invariants.collect import Log
+from tests.invariants.collect import LOST, Log
 from tests.invariants.record import ERROR, RESULT, SENT, UNKNOWN, Place, Request
 
-_LOST = (*amqp.Connection.connection_errors, *amqp.Connection.channel_errors)
 _REPLY_SECONDS = 15
 # By the name of the class, as a client that has none of ours sees them.
 _CODES = {"ComputeResourcesUnavailable": "insufficient_resources", "StoreUnavailable": "store_unavailable"}
@@ -41,7 +40,7 @@ class Duplicator:
     def run(self, stopped: Callable[[], bool], pause: Callable[[], None]) -> None:
         """Until ``stopped``; a lost connection is made again."""
         while not stopped():
-            with contextlib.suppress(*_LOST, TimeoutError), self._connected() as line:
+            with contextlib.suppress(*LOST, TimeoutError), self._connected() as line:
                 while not stopped():
                     self._life(line, pause)
             pause()

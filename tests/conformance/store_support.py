@@ -14,7 +14,7 @@ import pytest
 from tests.builders import HOST, NOW, inventory, node_name, put, snapshot
 from tracker_worker.domain.commands import Command, ReportInventory
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
-from tracker_worker.store.base import Answered, Commit, Notification, Store
+from tracker_worker.store.base import Answered, Commit, Notification, Store, message_id
 
 ALL = 10**9
 
@@ -102,6 +102,7 @@ def note(ledger: NodeLedger, sequence: int, *, at: int = NOW, event_type: str = 
         priority="INFO",
         payload=f'{{"sequence": {sequence}, "name": "Žofie 🦊"}}'.encode(),
         occurred_at=at,
+        message_id=message_id(ledger.host, ledger.name, sequence),
     )
 
 

@@ -12,8 +12,11 @@ from typing import Any
 
 import amqp
 import kombu
+from amqp.exceptions import NotFound
 
 from tests.functional.deadline import wait_until
+
+__all__ = ["DEAD_LETTERS", "EXCHANGE", "JSON", "NotFound", "Raw", "check_parked", "packed", "raw", "unpacked"]
 
 EXCHANGE = "openstack"
 DEAD_LETTERS = "tracker.dead"

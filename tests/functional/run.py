@@ -99,7 +99,7 @@ class Run:
         """End the workers, and judge everything that clients were told."""
         self.settle()
         for worker in workers:
-            assert "Traceback" not in worker.log()
+            assert "Traceback" not in worker.log(), worker.log().partition("Traceback")[2][:4000]
             assert worker.terminate() == 0
         proved(
             evidence(

@@ -148,8 +148,7 @@ def test_a_hangup_reloads_options_and_inventory_and_serves_on(
     worker.configure({"tracker": {"claim_timeout_seconds": 33, "missing_limit": "capacity"}})
     worker.write_inventory({HOST: {"n1": {**NODE, "vcpus": 7}, "n2": NODE}})
 
-    worker.signal(signal.SIGHUP)
-    worker.wait_for_log("reloaded")
+    worker.reload()
 
     views = wait_until(lambda: (v := client.call(HOST, "list_nodes")) and len(v) == 2 and v, "the second node appears")
     assert [(view["node"], view["vcpus"]) for view in views] == [("n1", 7), ("n2", NODE["vcpus"])]
@@ -169,8 +168,7 @@ def test_a_hangup_with_bad_files_changes_nothing(make_worker: MakeWorker, client
     worker.configure({"tracker": {"claim_timeout_seconds": "soon"}})
     worker.inventory.write_text("nodes: [", encoding="utf-8")
 
-    worker.signal(signal.SIGHUP)
-    worker.wait_for_log("reloaded")
+    worker.reload()
 
     assert "claim_timeout_seconds" in worker.log()
     assert str(worker.inventory) in worker.log()

@@ -140,7 +140,7 @@ def test_a_commit_whose_answer_is_lost_has_its_effect_once(
         worker = start(database_url.replace(f":{postgresql.port}/", f":{proxy.port}/"))
         with run(broker_vhost, database_url) as working:
             with working.at_work():
-                for times in range(1, 6):
+                for times in range(1, 4):
                     proxy.lose_answer_to(b"COMMIT")
                     worker.wait_for_log("messages wait", times=times)
                     working.wait_answers(20)

@@ -151,6 +151,12 @@ class WorkerProcess:
         self.signal(signal.SIGTERM)
         return self.wait(seconds)
 
+    def reload(self) -> None:
+        """SIGHUP, and wait until it has done what that means to it."""
+        times = self.log().count(" reloaded")
+        self.signal(signal.SIGHUP)
+        self.wait_for_log(" reloaded", times=times + 1)
+
     def close(self) -> None:
         """End it if it runs. Harmless when it does not."""
         if self._process is not None:

@@ -44,7 +44,7 @@ from oslo_messaging._drivers import amqp as driver
 DEAD_LETTERS = "tracker.dead"
 NOTIFICATIONS = ("notifications.info", "notifications.warn")
 _UNANSWERED = (oslo_messaging.MessagingTimeout, oslo_messaging.MessageDeliveryFailure)
-_LOST = (*amqp.Connection.connection_errors, *amqp.Connection.channel_errors)
+LOST = (*amqp.Connection.connection_errors, *amqp.Connection.channel_errors, kombu.exceptions.OperationalError)
 
 _sending = threading.local()
 _add_unique_id = driver._add_unique_id
@@ -169,7 +169,7 @@ class Listener:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            with contextlib.suppress(*_LOST), kombu.Connection(self._url, connect_timeout=5, heartbeat=5) as connection:
+            with contextlib.suppress(*LOST), kombu.Connection(self._url, connect_timeout=5, heartbeat=5) as connection:
                 self._consume(connection)
             self._stopping.wait(0.2)
 

@@ -39,7 +39,7 @@ class _Driver(RabbitMQDriver):
         kwargs["env"] = {**(kwargs.get("env") or {}), **self._environment}
         return super()._exec(command, **kwargs)
 
-    def server_process(self, node: str) -> psutil.Process | None:
+    def server_process(self, node: str) -> psutil.Popen | None:
         """The root of the node's processes, or None while it is killed."""
         return self._process.get(node)
 
@@ -181,6 +181,7 @@ class RabbitMQServer:
             return
         family = process.children(recursive=True)
         driver.kill_node(self.node, signal=number)
+        process.poll()  # for its exit code, without which Python warns that it still runs
         # The shell that pifpaf has waited for is not the virtual machine that holds ports and files.
         _, alive = psutil.wait_procs(family, timeout=_STOP_SECONDS)
         if alive:

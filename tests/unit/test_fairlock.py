@@ -40,7 +40,7 @@ def test_it_excludes() -> None:
                 worst = max(worst, inside)
                 inside -= 1
 
-    threads = [threading.Thread(target=work) for _ in range(8)]
+    threads = [threading.Thread(daemon=True, target=work) for _ in range(8)]
     for thread in threads:
         thread.start()
     joined(*threads)
@@ -56,7 +56,7 @@ def test_waiters_are_served_in_order_of_arrival() -> None:
         with lock:
             served.append(number)
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(20)]
+    threads = [threading.Thread(daemon=True, target=work, args=(number,)) for number in range(20)]
     with lock:
         for thread in threads:
             thread.start()
@@ -75,7 +75,7 @@ def test_nobody_overtakes_between_release_and_wake_up() -> None:
         with lock:
             served.append("waiter")
 
-    waiter = threading.Thread(target=wait)
+    waiter = threading.Thread(daemon=True, target=wait)
     with lock:
         waiter.start()
         arrivals.next()
@@ -124,7 +124,7 @@ def test_a_waiter_that_is_interrupted_leaves_the_others_their_turn(
         with lock:
             served.set()
 
-    other = threading.Thread(target=wait)
+    other = threading.Thread(daemon=True, target=wait)
 
     def meanwhile() -> None:
         monkeypatch.undo()

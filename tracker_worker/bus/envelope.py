@@ -9,14 +9,15 @@ once, and is answered in it.
 from __future__ import annotations
 
 import bz2
+import itertools
 import json
+import os
 import re
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeGuard
-from uuid import uuid4
 
 import msgspec
 
@@ -31,6 +32,9 @@ _CONTEXT = "_context_"
 _OPEN = b'{"oslo.version":"2.0","oslo.message":'
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
+_PROCESS = os.urandom(10).hex()
+_numbers = itertools.count(1)
+
 _to_json = msgspec.json.Encoder().encode
 _to_msgpack = msgspec.msgpack.Encoder().encode
 
@@ -41,6 +45,11 @@ class Malformed(Exception):
     def __init__(self, reason: str, reply_to: ReplyTo | None = None) -> None:
         super().__init__(reason)
         self.reply_to = reply_to
+
+
+def fresh_id() -> str:
+    """A ``_unique_id`` that no other message has: 80 random bits of this process and a number, 32 hexadecimal digits."""
+    return f"{_PROCESS}{next(_numbers):012x}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +95,9 @@ def decode_request(
     reply_to = _reply_to(message, content_type)
     if len(body) > max_bytes:
         raise Malformed(f"the body has {len(body)} bytes; at most {max_bytes} are served", reply_to)
-    if _too_deep(message):
+    # JSON has a bracket for each level: counting them is cheap, and almost always enough.
+    deep = content_type == MSGPACK or body.count(b"{") + body.count(b"[") > MAX_DEPTH
+    if deep and _too_deep(message):
         raise Malformed(f"nested deeper than {MAX_DEPTH} levels", reply_to)
     return _request(message, reply_to)
 
@@ -265,7 +276,7 @@ def encode_heartbeat(reply_to: ReplyTo) -> bytes:
 
 
 def _with_ids(answer: bytes, reply_to: ReplyTo, *, ending: bool) -> bytes:
-    ids = {"ending": ending, "_msg_id": reply_to.msg_id, "_unique_id": uuid4().hex}
+    ids = {"ending": ending, "_msg_id": reply_to.msg_id, "_unique_id": fresh_id()}
     if reply_to.content_type == MSGPACK:
         # Both are maps of fewer than 16 entries: one header byte, 0x80 + entries, then the entries (msgpack spec,
         # fixmap).
@@ -288,7 +299,7 @@ def encode_notification(
         "event_type": event_type,
         "priority": priority,
         "timestamp": timestamp,
-        "_unique_id": uuid4().hex,
+        "_unique_id": fresh_id(),
     }
     return _OPEN + _to_json((_to_json(head)[:-1] + b',"payload":' + payload + b"}").decode()) + b"}"
 

@@ -20,6 +20,7 @@ _COMMANDS = {
     "watch": "watch",
     "db": "db",
     "outbox": "outbox",
+    "dead-letter": "dead_letter",
     "config": "config",
 }
 # These import oslo.messaging late or not at all; every other one has its backend chosen first.
@@ -38,7 +39,7 @@ class _Lazy(Commands):
             return None
         if cmd_name not in _QUICK:
             importlib.import_module("tracker_worker.cli.runtime")
-        command: click.Command = getattr(importlib.import_module(f"tracker_worker.cli.{module}"), cmd_name)
+        command: click.Command = getattr(importlib.import_module(f"tracker_worker.cli.{module}"), module)
         return command
 
 

@@ -19,7 +19,7 @@ from tracker_worker.domain.resources import Resources
 from tracker_worker.domain.times import iso
 from tracker_worker.domain.views import node_view
 from tracker_worker.notifications.schema import validate
-from tracker_worker.store.base import Notification
+from tracker_worker.store.base import Notification, message_id
 
 INFO = "INFO"
 WARN = "WARN"
@@ -47,6 +47,7 @@ def render(event: events.Event, ledger: NodeLedger) -> Notification:
         priority=priority,
         payload=_encode(payload),
         occurred_at=event.at,
+        message_id=message_id(ledger.host, ledger.name, ledger.sequence),
     )
 
 

@@ -49,16 +49,19 @@ class Unexpected(Exception):
 @dataclass(slots=True)
 class Batch:
     """What was decided at ``now`` (microseconds). ``outcomes``: what is recorded and told for each message, in order of
-    arrival. ``audits`` are those whose inventories are still to be read."""
+    arrival. ``parked``: casts that will be, which no commit records. ``relied``: hosts of which something was told that no commit checks. ``audits`` are those whose inventories are
+    still to be read."""
 
     now: int
     ledgers: dict[int, NodeLedger] = field(default_factory=dict)
     hosts: set[str] = field(default_factory=set)
     notifications: list[Notification] = field(default_factory=list)
     answered: list[Answered] = field(default_factory=list)
+    parked: list[str] = field(default_factory=list)
     known: dict[str, bytes] = field(default_factory=dict)
     outcomes: list[tuple[Work, bytes]] = field(default_factory=list)
     decisions: list[tuple[commands.Command, Decision, Work | None]] = field(default_factory=list)
+    relied: set[str] = field(default_factory=set)
     audits: list[Work] = field(default_factory=list)
     chores: list[Chore] = field(default_factory=list)
 
@@ -81,13 +84,15 @@ class Decider:
         self._clock = clock
         self._notify = notify
 
-    def decide(self, items: Sequence[Item]) -> Batch:
-        """Raises StoreUnavailable, Conflict and Unexpected; the ledgers of ``hosts_of(items)`` are then worthless."""
+    def decide(self, items: Sequence[Item], *, again: bool) -> Batch:
+        """Raises StoreUnavailable, Conflict and Unexpected; the ledgers of ``hosts_of(items)`` are then worthless.
+
+        What has been answered before is looked up in memory only: a commit that would answer it twice meets a conflict. It
+        is looked up in the store where there was one (``again``).
+        """
         batch = Batch(now=self._clock())
-        batch.known = self._inbox.look(
-            item.unique_id for item in items if isinstance(item, Work) and item.unique_id is not None
-        )
-        self._ledgers.verify(hosts_of(items))
+        ids = [item.unique_id for item in items if isinstance(item, Work) and item.unique_id is not None]
+        batch.known = self._inbox.look(ids) if again else self._inbox.recall(ids)
         for item in items:
             if isinstance(item, Chore):
                 reported = [c.node for c in item.commands if isinstance(c, commands.ReportInventory)]
@@ -124,6 +129,7 @@ class Decider:
             elif isinstance(call.asked, Ping):
                 batch.outcomes.append((work, answer(work, "pong")))
             elif isinstance(call.asked, Query):
+                batch.relied.update(call.hosts)
                 batch.outcomes.append((work, answer(work, queries.read(hosts, call.asked))))
             else:
                 self._command(batch, work, hosts[0], call.asked)
@@ -136,12 +142,15 @@ class Decider:
         batch.outcomes.append((work, told))
         # A parked cast has had no effect and may be sent again: its copies are decided afresh.
         parked = work.reply_to is None and parks(decision.error)
-        if work.unique_id is not None and not parked:
+        if work.unique_id is not None and parked:
+            batch.parked.append(work.unique_id)
+        elif work.unique_id is not None:
             batch.known[work.unique_id] = told
             batch.answered.append(Answered(unique_id=work.unique_id, reply=told, received_at=batch.now))
 
     def _audit(self, batch: Batch, work: Work, hosts: Sequence[HostLedger], audit: Audit) -> None:
         """Expire what is due now; the inventories come later. A cast is done with, a call waits for them."""
+        batch.relied.update(host.name for host in hosts)
         audited = [(host, ledger) for host in hosts for ledger in queries.nodes(host, audit.node)]
         for host, ledger in audited:
             expire = commands.ExpireClaims(node=ledger.name, release=self._policy().release_expired)
@@ -161,6 +170,8 @@ class Decider:
     def _apply(self, batch: Batch, host: HostLedger, command: commands.Command, work: Work | None) -> Decision:
         decision = decide(host, command, batch.now)
         ledger = decision.node
+        if not decision.events:
+            batch.relied.add(host.name)
         for event in decision.events:
             assert ledger is not None
             ledger.apply(event)

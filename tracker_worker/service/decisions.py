@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Protocol
 
 from tracker_worker.domain import commands, events
@@ -20,19 +21,24 @@ class Asker(Protocol):
     def context(self) -> Context | None: ...
 
 
-def log_decision(command: commands.Command, decision: Decision, asker: Asker | None) -> None:
-    """Log at INFO; what nothing came of, at DEBUG."""
+def log_decisions(decisions: Sequence[tuple[commands.Command, Decision, Asker | None]]) -> None:
+    """One line each, in one record for what was decided together. What nothing came of is logged at DEBUG only."""
     if not LOG.isEnabledFor(logging.INFO):
         return
-    request_id = (asker.context or {}).get("request_id", "-") if asker is not None and asker.context else "-"
-    ledger = decision.node
-    where = "-" if ledger is None else f"{ledger.host}/{ledger.name}"
-    for event in decision.events:
-        LOG.info("%s node=%s %s request_id=%s", type(event).__name__, where, _figures(event), request_id)
-    if decision.error is not None and not decision.events:
-        LOG.info("%s refused node=%s: %s request_id=%s", type(command).__name__, where, decision.error, request_id)
-    elif not decision.events:
-        LOG.debug("%s changed nothing node=%s request_id=%s", type(command).__name__, where, request_id)
+    lines = []
+    for command, decision, asker in decisions:
+        ledger = decision.node
+        where = "-" if ledger is None else f"{ledger.host}/{ledger.name}"
+        context = asker.context if asker is not None else None
+        request_id = "-" if context is None else context.get("request_id", "-")
+        for event in decision.events:
+            lines.append(f"{type(event).__name__} node={where} {_figures(event)} request_id={request_id}")
+        if decision.error is not None and not decision.events:
+            lines.append(f"{type(command).__name__} refused node={where}: {decision.error} request_id={request_id}")
+        elif not decision.events:
+            LOG.debug("%s changed nothing node=%s request_id=%s", type(command).__name__, where, request_id)
+    if lines:
+        LOG.info("%s", "\n".join(lines))
 
 
 def _figures(event: events.Event) -> str:
@@ -52,4 +58,4 @@ def _figures(event: events.Event) -> str:
             )
         case _:
             held = event.allocation
-            return f"instance={held.uuid} resources={held.resources.to_dict()} limit_source={held.limit_source}"
+            return f"instance={held.uuid} resources={held.resources.amounts} limit_source={held.limit_source}"

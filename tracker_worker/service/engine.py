@@ -18,6 +18,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,7 +31,7 @@ from tracker_worker.errors import StoreUnavailable
 from tracker_worker.service.audit import Auditor
 from tracker_worker.service.audits import Audits
 from tracker_worker.service.batch import Batch, Chore, Decider, Item, Unexpected, hosts_of
-from tracker_worker.service.decisions import log_decision
+from tracker_worker.service.decisions import log_decisions
 from tracker_worker.service.inbox import Inbox
 from tracker_worker.service.lease import Leases
 from tracker_worker.service.ledgers import Ledgers
@@ -211,8 +212,10 @@ class Engine:
         conflicts = 0
         delays = _delays()
         while items and not self._stopping.is_set():
+            began = time.monotonic()
             try:
-                batch = self._decider.decide(items)
+                batch = self._decider.decide(items, again=conflicts > 0)
+                self._check(batch, again=conflicts > 0)
                 self._commit(batch)
             except Conflict as conflict:
                 LOG.info("another worker was first (%s); deciding again", conflict)
@@ -224,7 +227,8 @@ class Engine:
                 self._ledgers.forget(hosts_of(items))
                 delay = next(delays)
                 LOG.warning("%s; %d messages wait, again in %g s", error, len(items), delay)
-                items = self._give_up(items, error, delay)
+                # The next attempt may wait for somebody's lock as long as this one has.
+                items = self._give_up(items, error, delay + time.monotonic() - began)
                 self._stopping.wait(delay)
                 items += self._arrived()
             except Unexpected as unexpected:
@@ -238,11 +242,11 @@ class Engine:
                 self._conclude(batch)
                 return
 
-    def _give_up(self, items: Sequence[Item], error: StoreUnavailable, delay: float) -> list[Item]:
-        """Tell the calls that would not be answered in time. Returns the others, which wait."""
+    def _give_up(self, items: Sequence[Item], error: StoreUnavailable, seconds: float) -> list[Item]:
+        """Tell the calls that cannot wait for so long. Returns the others, which wait."""
         waiting: list[Item] = []
         for item in items:
-            if isinstance(item, Chore) or item.remaining_seconds > delay + _MARGIN_SECONDS:
+            if isinstance(item, Chore) or item.remaining_seconds > seconds + _MARGIN_SECONDS:
                 waiting.append(item)
             elif item.expired:
                 dismiss(self._bus, item)
@@ -269,10 +273,28 @@ class Engine:
         conclude(self._bus, item, answer(item, error=error))
         return True
 
+    def _check(self, batch: Batch, *, again: bool) -> None:
+        """What the commit does not check: that answers without a change come from ledgers as the store has them, and that
+        messages are new that it does not record. Raises Conflict, StoreUnavailable."""
+        unchecked = [
+            name for name in batch.relied if any(ledger.id not in batch.ledgers for ledger in self._ledgers.get(name))
+        ]
+        self._ledgers.check(unchecked)
+        if again:
+            return  # looked up before it was decided
+        unrecorded = list(batch.parked)
+        if not self._commits(batch):
+            unrecorded += [message.unique_id for message in batch.answered]
+        if unrecorded and self._inbox.look(unrecorded):
+            raise Conflict("a message is answered already")
+
+    def _commits(self, batch: Batch) -> bool:
+        return bool(batch.ledgers) or self._inbox.full(self._inbox.rows(batch.answered))
+
     def _commit(self, batch: Batch) -> None:
         """Raises Conflict, StoreUnavailable."""
         rows = self._inbox.rows(batch.answered)
-        committing = bool(batch.ledgers) or self._inbox.full(rows)
+        committing = self._commits(batch)
         if committing:
             cursors = {} if self._relay is None else self._relay.moved()
             faults.reach("before_commit")
@@ -307,8 +329,7 @@ class Engine:
                 self._leases.renew(batch.hosts - self._leases.held, batch.now, force=True)
         if self._relay is not None:
             self._relay.offer(batch.notifications)
-        for command, decision, asker in batch.decisions:
-            log_decision(command, decision, asker)
+        log_decisions(batch.decisions)
         for chore in batch.chores:
             if chore.done is not None:
                 chore.done(self._ledgers.get(chore.host))

@@ -26,15 +26,16 @@ class Inbox:
         self._recent: OrderedDict[str, bytes] = OrderedDict()
         self._riding: list[Answered] = []
 
+    def recall(self, unique_ids: Iterable[str]) -> dict[str, bytes]:
+        """unique_id -> recorded reply, of those that this worker has answered lately."""
+        recent = self._recent
+        return {unique_id: recent[unique_id] for unique_id in unique_ids if unique_id in recent}
+
     def look(self, unique_ids: Iterable[str]) -> dict[str, bytes]:
-        """unique_id -> recorded reply, of those that are known. Raises StoreUnavailable."""
-        known, unseen = {}, []
-        for unique_id in unique_ids:
-            reply = self._recent.get(unique_id)
-            if reply is None:
-                unseen.append(unique_id)
-            else:
-                known[unique_id] = reply
+        """unique_id -> recorded reply, of all that are known. Raises StoreUnavailable."""
+        wanted = list(unique_ids)
+        known = self.recall(wanted)
+        unseen = [unique_id for unique_id in wanted if unique_id not in known]
         if unseen:
             known.update(self._store.answered(unseen))
         return known

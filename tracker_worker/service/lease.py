@@ -37,7 +37,7 @@ class Leases:
         granted = self._store.take_lease(ids, self._owner, now=now, until=until, force=force)
         if not force:
             # What another worker has added meanwhile is to be relayed too. With ``force`` they have just been committed.
-            self._ledgers.verify([name for name, host in hosts.items() if host.id in granted])
+            self._ledgers.refresh([name for name, host in hosts.items() if host.id in granted])
             hosts = {name: self._ledgers.get(name) for name in hosts}
         for name, host in hosts.items():
             if host.id in granted:

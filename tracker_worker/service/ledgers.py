@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from tracker_worker.domain.ledger import HostLedger
-from tracker_worker.store.base import Store
+from tracker_worker.store.base import Conflict, Store
 
 
 class Ledgers:
@@ -30,20 +30,23 @@ class Ledgers:
         for name in names:
             self._hosts.pop(name, None)
 
-    def verify(self, names: Iterable[str]) -> None:
-        """Make sure that these hosts' ledgers are at the store's generations. A worker that has just become the active one
-        holds what it read long ago, and even an answer that changes nothing must not come from that."""
+    def refresh(self, names: Iterable[str]) -> None:
+        """Forget those of these hosts that are not at the store's generations."""
+        for name in names:
+            try:
+                self.check([name])
+            except Conflict:
+                self.forget([name])
+
+    def check(self, names: Iterable[str]) -> None:
+        """Raises Conflict unless these hosts' ledgers are at the store's generations. A worker that has just become the
+        active one holds what it read long ago, and even an answer that changes nothing must not come from that."""
         loaded = [self._hosts[name] for name in names if name in self._hosts]
         if not loaded:
             return
         stored = self._store.generations([host.id for host in loaded])
-        stale = [
-            host.name
-            for host in loaded
-            if any([stored.pop(ledger.id, None) != ledger.stored_generation for ledger in host])  # noqa: C419 pops them all
-        ]
-        # What is left are nodes that another worker has added.
-        self.forget([host.name for host in loaded] if stored else stale)
+        if stored != {ledger.id: ledger.stored_generation for host in loaded for ledger in host}:
+            raise Conflict("a ledger in memory is old")
 
     def create_nodes(self, name: str, nodes: Sequence[str]) -> None:
         """Give a row to each of ``nodes`` that is new."""

@@ -158,7 +158,7 @@ def resolve(request: Request, *, source: str, served: Sequence[str], policy: Pol
 
 
 def _check_version(request: Request) -> None:
-    version = re.fullmatch(r"(\d{1,9})\.(\d{1,9})", request.version)
+    version = re.fullmatch(r"([0-9]{1,9})\.([0-9]{1,9})", request.version)
     served = version is not None and int(version[1]) == MAJOR and int(version[2]) <= MINOR
     if not served or request.namespace is not None:
         raise UnsupportedVersion(request.version, method=request.method)

@@ -24,7 +24,8 @@ class Conflict(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Notification:
-    """One row of the outbox. ``payload`` is JSON, validated; ``occurred_at`` in microseconds."""
+    """One row of the outbox. ``payload`` is JSON, validated; ``occurred_at`` in microseconds. ``message_id`` is the same for
+    every time that the notification is sent, and for no other one."""
 
     node_id: int
     host: str
@@ -34,11 +35,12 @@ class Notification:
     priority: str
     payload: bytes
     occurred_at: int
+    message_id: str
 
-    @property
-    def message_id(self) -> str:
-        """The same for every time that this notification is sent, and for no other one."""
-        return str(uuid5(_NAMESPACE, f"{self.host}\0{self.node}\0{self.sequence}"))
+
+def message_id(host: str, node: str, sequence: int) -> str:
+    """The message_id of a node's notification of that number."""
+    return str(uuid5(_NAMESPACE, f"{host}\0{node}\0{sequence}"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,11 +19,20 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from tracker_worker.errors import ConfigurationError
 
-# Behind a stalled writer (a stopped process that holds a lock) a commit gives up after this long, and its session is
-# ended by the server a little later, so that a successor can go on.
-LOCK_TIMEOUT_SECONDS = 10
+# Behind somebody else's lock a commit gives up after this long and is made again: meanwhile nothing else is done, and a call
+# that would expire is not told so. The session of a writer that is stalled (a stopped process that holds a lock) is ended by
+# the server a little later, so that a successor can go on.
+LOCK_TIMEOUT_SECONDS = 2
 IDLE_TRANSACTION_TIMEOUT_SECONDS = 20
-CONNECT_TIMEOUT_SECONDS = 5
+CONNECT_TIMEOUT_SECONDS = 3
+# A server that cannot be reached any more says nothing: the kernel finds out, idle (probes) or waiting for an answer.
+_PROBES = {
+    "keepalives": 1,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,  # milliseconds
+}
 
 
 def create_engine(url: str, *, lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS) -> sa.Engine:
@@ -86,6 +95,7 @@ def _postgresql(url: sa.URL, lock_timeout_seconds: float) -> sa.Engine:
             "options": options,
             "connect_timeout": CONNECT_TIMEOUT_SECONDS,
             "application_name": "tracker-worker",
+            **_PROBES,
         },
     )
 

@@ -59,8 +59,21 @@ def allocation_from(row: Any) -> Allocation:
     )
 
 
+NODE_COLUMNS = (
+    "generation",
+    "sequence",
+    "disabled",
+    "inventory",
+    "running_vms",
+    "current_workload",
+    "io_workload",
+    *(klass.total for klass in CLASSES),
+    *(klass.used for klass in CLASSES),
+)
+
+
 def node_values(ledger: NodeLedger) -> dict[str, Any]:
-    """Every column of a node that its ledger decides."""
+    """Every column of a node that its ledger decides: NODE_COLUMNS."""
     inventory, usage, stats = ledger.inventory, ledger.usage, ledger.stats
     values: dict[str, Any] = {
         "generation": ledger.generation,
@@ -140,4 +153,5 @@ def notification_from(row: Any, *, host: str, node: str) -> Notification:
         priority=row["priority"],
         payload=bytes(row["payload"]),
         occurred_at=row["occurred_at"],
+        message_id=row["message_id"],
     )

@@ -81,7 +81,6 @@ allocations = Table(
     Column("limit_source", String(16), nullable=False),
     Column("begun_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
-    sqlite_with_rowid=False,
 )
 
 inbox = Table(
@@ -91,7 +90,6 @@ inbox = Table(
     Column("reply", LargeBinary, nullable=False),
     Column("received_at", BigInteger, nullable=False),
     Index(None, "received_at"),
-    sqlite_with_rowid=False,
 )
 
 # Casts whose handling failed unexpectedly, until they are parked.
@@ -101,7 +99,6 @@ attempts = Table(
     Column("unique_id", String(255), primary_key=True),
     Column("attempts", Integer, nullable=False),
     Column("last_at", BigInteger, nullable=False),
-    sqlite_with_rowid=False,
 )
 
 outbox = Table(
@@ -114,7 +111,6 @@ outbox = Table(
     Column("priority", String(16), nullable=False),
     Column("payload", LargeBinary, nullable=False),
     Column("occurred_at", BigInteger, nullable=False),
-    sqlite_with_rowid=False,
 )
 
 relay_cursor = Table(

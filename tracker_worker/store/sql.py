@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,11 +15,10 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.store import rows
-from tracker_worker.store.base import Answered, Backlog, Commit, Conflict, Notification, Store
+from tracker_worker.store.base import Backlog, Commit, Conflict, Notification, Store
 from tracker_worker.store.engines import LOCK_TIMEOUT_SECONDS, create_engine, ensure_schema
 from tracker_worker.store.schema import allocations, attempts, hosts, inbox, nodes, outbox, relay_cursor
-
-_KEY = (allocations.c.host_id, allocations.c.instance_uuid)
+from tracker_worker.store.writing import CommitWriter
 
 
 class SQLStore(Store):
@@ -31,7 +30,7 @@ class SQLStore(Store):
         self._engine = create_engine(url, lock_timeout_seconds=lock_timeout_seconds)
         # The dialect's INSERT, which knows ON CONFLICT.
         self._insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[self._engine.dialect.name]
-        self._upsert = _upsert_allocation(self._insert)
+        self._writer = CommitWriter(self._engine.dialect, self._insert)
         # SQLite has one writer: threads of this process queue here, fairly and without its busy polling.
         self._write_lock = threading.Lock()
 
@@ -127,7 +126,7 @@ class SQLStore(Store):
     def commit(self, commit: Commit) -> None:
         try:
             with self._write() as connection:
-                _write_commit(connection, commit, self._upsert)
+                self._writer.write(connection, commit)
         except IntegrityError as error:
             raise Conflict(str(error.orig)) from error
         except StoreUnavailable as error:
@@ -227,76 +226,3 @@ def _translated() -> Iterator[None]:
         raise
     except sa.exc.TimeoutError as error:
         raise StoreUnavailable(reason=str(error)) from error
-
-
-def _upsert_allocation(insert: Any) -> Any:
-    statement = insert(allocations)
-    written = {
-        column.name: statement.excluded[column.name] for column in allocations.columns if column not in set(_KEY)
-    }
-    # A row of another node is not ours to change: nothing is written then, and the row count tells.
-    return statement.on_conflict_do_update(
-        index_elements=list(_KEY), set_=written, where=allocations.c.node_id == statement.excluded.node_id
-    )
-
-
-_UPDATE_NODE = sa.update(nodes).where(
-    nodes.c.id == sa.bindparam("b_id"), nodes.c.generation == sa.bindparam("b_generation")
-)
-_DELETE_ALLOCATION = sa.delete(allocations).where(
-    allocations.c.host_id == sa.bindparam("b_host_id"),
-    allocations.c.instance_uuid == sa.bindparam("b_uuid"),
-    allocations.c.node_id == sa.bindparam("b_node_id"),
-)
-_MOVE_CURSOR = (
-    sa.update(relay_cursor)
-    .where(relay_cursor.c.node_id == sa.bindparam("b_id"), relay_cursor.c.sequence < sa.bindparam("b_sequence"))
-    .values(sequence=sa.bindparam("b_sequence"))
-)
-
-
-def _write_commit(connection: sa.Connection, commit: Commit, upsert: Any) -> None:
-    # All in order, so that two workers do not wait for each other's rows crosswise.
-    ledgers = sorted(commit.ledgers, key=lambda ledger: ledger.id)
-    if ledgers:
-        _expect(
-            connection,
-            _UPDATE_NODE,
-            [
-                {"b_id": ledger.id, "b_generation": ledger.stored_generation, **rows.node_values(ledger)}
-                for ledger in ledgers
-            ],
-            "a node has another generation",
-        )
-        touched = [(ledger, uuid) for ledger in ledgers for uuid in sorted(ledger.touched)]
-        kept = [(ledger, ledger.allocations[uuid]) for ledger, uuid in touched if uuid in ledger.allocations]
-        gone = [(ledger, uuid) for ledger, uuid in touched if uuid not in ledger.allocations]
-        if gone:
-            connection.execute(
-                _DELETE_ALLOCATION,
-                [{"b_host_id": ledger.host_id, "b_uuid": uuid, "b_node_id": ledger.id} for ledger, uuid in gone],
-            )
-        if kept:
-            written = [rows.allocation_row(ledger.host_id, ledger.id, allocation) for ledger, allocation in kept]
-            _expect(connection, upsert, written, "an instance is charged to another node of the host")
-    if commit.answered:
-        answered = sorted(commit.answered, key=lambda message: message.unique_id)
-        connection.execute(sa.insert(inbox), [_inbox_row(message) for message in answered])
-    if commit.notifications:
-        connection.execute(sa.insert(outbox), [rows.notification_row(row) for row in commit.notifications])
-    if commit.cursors:
-        connection.execute(
-            _MOVE_CURSOR,
-            [{"b_id": node_id, "b_sequence": sequence} for node_id, sequence in sorted(commit.cursors.items())],
-        )
-
-
-def _expect(connection: sa.Connection, statement: Any, values: Sequence[dict[str, Any]], otherwise: str) -> None:
-    """Execute for each of ``values`` and require that each changed its row."""
-    # Without the option the count of an INSERT is lost where its cursor is closed at once (psycopg).
-    if connection.execute(statement, values, execution_options={"preserve_rowcount": True}).rowcount != len(values):
-        raise Conflict(otherwise)
-
-
-def _inbox_row(message: Answered) -> dict[str, Any]:
-    return {"unique_id": message.unique_id, "reply": message.reply, "received_at": message.received_at}

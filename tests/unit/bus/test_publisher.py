@@ -40,9 +40,7 @@ class Case:
         def done(routed: bool) -> None:
             self.done.append((body, routed))
 
-        return Message(
-            exchange="", routing_key=key, body=body, properties={}, done=done, retry_before=retry_before
-        )
+        return Message(exchange="", routing_key=key, body=body, properties={}, done=done, retry_before=retry_before)
 
     def submit(self, *bodies: bytes, retry_before: float | None = None) -> None:
         self.publisher.submit(*(self.message(body, retry_before=retry_before) for body in bodies))

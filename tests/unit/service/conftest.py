@@ -4,15 +4,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from oslo_config import cfg
 
+from tests.builders import HOST, driver_resource_dict, node_name
 from tests.unit.service.support import House
-from tracker_worker.service import engine, work
+from tests.unit.service.worker_support import Case
+from tracker_worker.conf import register_opts
+from tracker_worker.inventory.fake import FakeDriver
+from tracker_worker.service import engine, work, worker
 
 MakeHouse = Callable[..., House]
+MakeWorker = Callable[[], Case]
 
 
 class WaitClock:
@@ -60,3 +67,54 @@ def make_house() -> Iterator[MakeHouse]:
 def house(make_house: MakeHouse) -> House:
     """Started, with one node on one host."""
     return make_house().start()
+
+
+@pytest.fixture
+def configuration(tmp_path: Path) -> Path:
+    path = tmp_path / "tracker.conf"
+    path.write_text(f"[tracker]\nhosts = {HOST}\ninventory_driver = fake\n")
+    return path
+
+
+@pytest.fixture
+def drivers(monkeypatch: pytest.MonkeyPatch) -> dict[str, FakeDriver]:
+    """Those of the hosts, as workers have loaded them."""
+    loaded: dict[str, FakeDriver] = {}
+
+    def load(name: str, host: str, conf: cfg.ConfigOpts) -> Any:
+        if name != "fake":
+            return real(name, host, conf)
+        return loaded.setdefault(host, FakeDriver(host, conf, nodes={node_name(1): driver_resource_dict()}))
+
+    real = worker.load_driver
+    monkeypatch.setattr(worker, "load_driver", load)
+    return loaded
+
+
+@pytest.fixture
+def make_worker(configuration: Path, drivers: dict[str, FakeDriver]) -> Iterator[MakeWorker]:
+    made: list[Case] = []
+
+    def make_case() -> Case:
+        conf = cfg.ConfigOpts()
+        register_opts(conf)
+        conf([f"--config-file={configuration}"], default_config_dirs=[])
+        made.append(Case(conf, drivers))
+        return made[-1]
+
+    yield make_case
+    for case in made:
+        case.worker.stop()
+        assert case.deaths.empty()
+
+
+@pytest.fixture
+def case(make_worker: MakeWorker) -> Case:
+    """Not started."""
+    return make_worker()
+
+
+@pytest.fixture
+def started(case: Case) -> Case:
+    case.worker.start()
+    return case

@@ -151,7 +151,8 @@ class Caller:
         self._formats: dict[str, str] = {}
         for content_type in (JSON, MSGPACK):
             self._broker.open_replies(
-                content_type, lambda body, content_type=content_type: self._receive(body, content_type)  # type: ignore[misc]
+                content_type,
+                lambda body, content_type=content_type: self._receive(body, content_type),  # type: ignore[misc]
             )
 
     def _receive(self, body: bytes, content_type: str) -> None:

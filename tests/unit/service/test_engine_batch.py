@@ -59,7 +59,9 @@ def test_one_commit_is_for_all_hosts(make_house: MakeHouse) -> None:
     house = make_house(hosts=["host-1", "host-2"], nodes=2).start()
     with house.busy():
         calls = [
-            house.caller.call("begin_resource_claim", source=host, instance=instance_dict(number, node=node_name(number)))
+            house.caller.call(
+                "begin_resource_claim", source=host, instance=instance_dict(number, node=node_name(number))
+            )
             for host in house.hosts
             for number in (1, 2)
         ]

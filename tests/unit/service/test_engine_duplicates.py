@@ -54,7 +54,9 @@ def test_a_copy_after_a_restart_is_known_from_the_store(make_house: MakeHouse) -
             after.caller.call("abort_resource_claim", unique_id="u-2", claim_id=uuid(1)),
         ]
         after.store.calls.clear()
-    assert [call.reply() for call in calls][0] == first
+    begun, aborted = (call.reply() for call in calls)
+    assert begun == first
+    assert aborted["state"] == "aborted"
     after.finish()
     assert after.store.calls.count("answered") == 1
     assert after.charged() == []
@@ -129,6 +131,25 @@ def test_a_parked_cast_leaves_no_record_and_is_decided_again(house: House) -> No
     house.finish()
     assert house.parked() == []
     assert house.charged() == [uuid(1)]
+
+
+def test_a_copy_that_would_be_refused_by_now_is_a_copy_all_the_same(make_house: MakeHouse) -> None:
+    """Its worker was killed before it could acknowledge; what came behind it has changed the ledger since."""
+    first = {"unique_id": "u-1", "instance": instance_dict(1)}
+    house = make_house().start()
+    house.caller.cast("begin_resource_claim", **first)
+    house.caller.cast("update_usage", unique_id="u-2", instance={"uuid": uuid(1), "vcpus": 7})
+    house.finish()
+    house.stop()
+    house = make_house(store=house.store.inner).start()
+    house.caller.cast("begin_resource_claim", **first)
+    assert house.parked() == []
+    with house.busy():
+        house.caller.cast("begin_resource_claim", **first)
+        house.caller.cast("begin_resource_claim", instance=instance_dict(2))
+    assert house.parked() == []
+    assert house.unsettled() == 0
+    assert house.charged() == [uuid(1), uuid(2)]
 
 
 def test_messages_without_an_id_are_all_decided(house: House) -> None:

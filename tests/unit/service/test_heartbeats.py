@@ -115,9 +115,7 @@ def test_they_go_on_while_the_store_is_away(house: House) -> None:
 
 
 @pytest.mark.parametrize("method", ["get_node", "begin_resource_claim"])
-def test_they_end_when_the_call_expires_before_it_is_decided(
-    house: House, wait_clock: WaitClock, method: str
-) -> None:
+def test_they_end_when_the_call_expires_before_it_is_decided(house: House, wait_clock: WaitClock, method: str) -> None:
     args = {} if method == "get_node" else {"instance": instance_dict(1)}
     house.caller.call(method, deadline=wait_clock.now - 1, **MONITORED, **args)
     house.finish()

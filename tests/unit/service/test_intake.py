@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.builders import HOST
@@ -22,6 +22,8 @@ from tracker_worker.errors import InvalidInput
 from tracker_worker.service.methods import GetNode
 from tracker_worker.service.work import Intake, Work, answer, conclude
 
+# The same cases each time; the first one pays for the tables of Unicode.
+FUZZ = settings(derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 CALL = {"method": "get_node", "args": {}, "_msg_id": "m-1", "_reply_q": "reply_1", "_unique_id": "u-1"}
 
 
@@ -119,8 +121,15 @@ def test_values_that_only_msgpack_knows_are_refused_by_their_field() -> None:
 
 
 values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(max_size=5) | st.binary(max_size=3),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5) | st.integers(-5, 5), inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats()
+    | st.text(max_size=5)
+    | st.binary(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5) | st.integers(-5, 5), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 keys = st.sampled_from(
@@ -137,6 +146,7 @@ def is_json(value: Any) -> bool:
     return not isinstance(value, bytes)
 
 
+@FUZZ
 @given(st.binary(max_size=40), st.sampled_from([JSON, MSGPACK, None, "", "text/plain"]))
 def test_whatever_the_bytes_nothing_is_raised(body: bytes, content_type: str | None) -> None:
     work = read(body, content_type)
@@ -144,6 +154,7 @@ def test_whatever_the_bytes_nothing_is_raised(body: bytes, content_type: str | N
     assert len(told(work)) == 1
 
 
+@FUZZ
 @given(messages, st.booleans())
 def test_whatever_the_message_somebody_is_told_what_is_wrong_with_it(message: dict[Any, Any], packed: bool) -> None:
     if packed or not is_json(message):
@@ -156,6 +167,7 @@ def test_whatever_the_message_somebody_is_told_what_is_wrong_with_it(message: di
         assert work.call is not None
 
 
+@FUZZ
 @given(st.text(st.characters(), max_size=30))
 def test_whatever_an_argument_is_called_the_caller_can_read_the_refusal(name: str) -> None:
     work = read(enveloped({**CALL, "args": {name: 1}}))

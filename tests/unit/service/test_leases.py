@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.builders import HOST, begin, driver_resource_dict, instance_dict, node_name, uuid
@@ -187,13 +185,13 @@ def test_each_host_has_a_lease_of_its_own(make_house: MakeHouse, clock: Clock) -
 
 class TestPrune:
     @pytest.fixture
-    def relayed(self, house: House) -> Iterator[House]:
+    def relayed(self, house: House) -> House:
         """Three notifications, confirmed and noted as that."""
         for number in range(1, 4):
             house.caller.call("begin_resource_claim", unique_id=f"u-{number}", instance=instance_dict(number)).reply()
         wait_until(lambda: cursor_of(house) == 4, "the cursor")
         house.notified()
-        yield house
+        return house
 
     def rows(self, house: House) -> int:
         return len(house.store.inner.outbox(house.ledger().node(N1).id, after=0, limit=100))

@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 
 from tests.builders import HOST, begin, node_name
-from tests.conformance.store_support import Writer, settle
+from tests.conformance.store_support import settle
 from tests.unit.service.support import ScriptedStore
 from tracker_worker.bus.base import Bus, Outgoing
 from tracker_worker.bus.envelope import decode_message

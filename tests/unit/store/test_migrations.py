@@ -12,7 +12,6 @@ import sqlalchemy as sa
 from tests.conformance.store_support import at_once
 from tests.unit.store.migrations import TABLES, MigrationContract, refusal, tables
 from tracker_worker.store import engines
-from tracker_worker.store.schema import metadata
 from tracker_worker.store.sql import SQLStore
 
 
@@ -38,18 +37,6 @@ class TestSQLiteMigrations(MigrationContract):
         assert at_once(*(store.host_names for store in stores)) == [[]] * 4
         for store in stores:
             store.stop()
-
-    def test_tables_are_clustered_alike(self, engine: sa.Engine, other: sa.Engine) -> None:
-        """WITHOUT ROWID, which alembic does not compare either."""
-        engines.upgrade(engine)
-        metadata.create_all(other)
-        assert clustered(engine) == clustered(other) == {"allocations", "attempts", "inbox", "outbox"}
-
-
-def clustered(engine: sa.Engine) -> set[str]:
-    with engine.connect() as connection:
-        rows = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master WHERE type = 'table'").all()
-    return {name for name, sql in rows if "WITHOUT ROWID" in sql}
 
 
 def test_a_directory_that_is_not_there_is_told(tmp_path: Path) -> None:

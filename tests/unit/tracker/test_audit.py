@@ -93,10 +93,11 @@ def test_s5_all_keys_that_are_missing_are_named_and_what_was_there_stays() -> No
     tracker = audited(driven, store=store)
     tracker.begin_resource_claim(CONTEXT, instance_dict(1))
     before = picture(tracker), event_types(store)
-    driven.nodes[NODE] = {"memory_mb": 1, "vcpus": 0}
+    reported = {"memory_mb": 1, "vcpus": 0}
+    driven.nodes[NODE] = reported
     with pytest.raises(InvalidInput) as raised:
         tracker.update_available_resource(CONTEXT)
-    assert raised.value.kwargs["field"].split(", ") == [key for key in REQUIRED if key not in driven.nodes[NODE]]
+    assert raised.value.kwargs["field"].split(", ") == [key for key in REQUIRED if key not in reported]
     assert (picture(tracker), event_types(store)) == before
 
 

@@ -86,14 +86,16 @@ def test_s16_a_tracker_that_is_disabled_within_the_block_neither_finishes_nor_ab
 
 def test_s16_without_an_instance_the_sizes_are_claimed_under_a_generated_id() -> None:
     tracker = audited()
-    with tracker.resource_claim(CONTEXT, memory_mb=100, disk_gb=7, vcpus=3) as first:
-        with tracker.resource_claim(CONTEXT, memory_mb=1) as second:
-            assert first is not None
-            assert second is not None
-            assert (first.memory_mb, first.disk_gb, first.vcpus) == (100, 7, 3)
-            assert (second.memory_mb, second.disk_gb, second.vcpus) == (1, 0, 0)
-            assert set(tracker.claims) == {first.claim_id, second.claim_id}
-            assert used(tracker) == (3, 613, 7)
+    with (
+        tracker.resource_claim(CONTEXT, memory_mb=100, disk_gb=7, vcpus=3) as first,
+        tracker.resource_claim(CONTEXT, memory_mb=1) as second,
+    ):
+        assert first is not None
+        assert second is not None
+        assert (first.memory_mb, first.disk_gb, first.vcpus) == (100, 7, 3)
+        assert (second.memory_mb, second.disk_gb, second.vcpus) == (1, 0, 0)
+        assert set(tracker.claims) == {first.claim_id, second.claim_id}
+        assert used(tracker) == (3, 613, 7)
     assert (tracker.claims, used(tracker)) == ({}, (3, 613, 7))
     with pytest.raises(BuildFailed), tracker.resource_claim(CONTEXT, vcpus=5):
         raise BuildFailed
@@ -128,19 +130,29 @@ def test_s16_a_block_that_outlives_its_claim_ends_nothing_twice() -> None:
     clock = Clock()
     store = MemoryStore()
     tracker = audited(clock=clock, store=store)
-    with pytest.raises(BuildFailed), tracker.resource_claim(CONTEXT, instance_dict(1)):
-        clock.at += 601
-        tracker.update_available_resource(CONTEXT)
-        events, before = event_types(store), picture(tracker)
-        raise BuildFailed
-    assert (event_types(store), picture(tracker)) == (events, before)
+    instance = instance_dict(1)
+    seen: list[object] = []
+
+    def build() -> None:
+        with tracker.resource_claim(CONTEXT, instance):
+            clock.at += 601
+            tracker.update_available_resource(CONTEXT)
+            seen.append((event_types(store), picture(tracker)))
+            raise BuildFailed
+
+    with pytest.raises(BuildFailed):
+        build()
+    assert seen == [(event_types(store), picture(tracker))]
+    # It is assumed to be built, so it is still somewhere.
+    assert instance["host"] == HOST
 
 
 def test_s16_an_abort_that_fails_is_not_in_the_way_of_the_exception(caplog: pytest.LogCaptureFixture) -> None:
     store = FailingMemoryStore()
     tracker = audited(store=store)
-    with pytest.raises(BuildFailed), tracker.resource_claim(CONTEXT, instance_dict(1)):
-        store.failing = True
+    manager = tracker.resource_claim(CONTEXT, instance_dict(1))
+    store.failing = True
+    with pytest.raises(BuildFailed), manager:
         raise BuildFailed
     assert [uuid(1) in record.getMessage() for record in caplog.records] == [True]
     assert list(tracker.claims) == [uuid(1)]

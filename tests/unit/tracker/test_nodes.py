@@ -81,8 +81,10 @@ def test_s8_hosts_of_one_name_of_node_share_nothing(store: Store) -> None:
 
 
 @pytest.mark.parametrize("end", ["finish", "abort", "delete"])
-def test_s10_a_claim_of_another_node_is_unknown_here(first: ResourceTracker, second: ResourceTracker, end: str) -> None:
+def test_s10_a_claim_of_another_node_is_unknown_here(first: ResourceTracker, store: Store, end: str) -> None:
     first.begin_resource_claim(CONTEXT, instance_dict(1))
+    # It has read of the claim.
+    second = audited(driver("node-1", "node-2"), node="node-2", store=store)
     before = picture(first), picture(second)
     if end == "finish":
         second.finish_resource_claim(uuid(1))

@@ -73,7 +73,7 @@ def test_s10_threads_that_do_everything_leave_exact_totals_and_never_exceed_a_li
             tracker.finish_resource_claim(claim)
             kept[claim.claim_id] = 10
 
-    watcher = threading.Thread(target=watch)
+    watcher = threading.Thread(daemon=True, target=watch)
     watcher.start()
     try:
         at_once(*(lambda thread=thread: work(thread) for thread in range(THREADS)))
@@ -147,18 +147,20 @@ def test_s10_who_comes_first_is_served_first() -> None:
     store.closed = True
     numbers = [5, 3, 8, 1, 9, 2, 7]
     threads = []
-    for number in numbers:
-        thread = threading.Thread(
-            target=tracker.begin_resource_claim, args=(CONTEXT, instance_dict(number)), name=str(number)
-        )
-        threads.append(thread)
-        thread.start()
-        # The first one is held in its commit, with the node in its hands; the others queue.
-        if number == numbers[0]:
-            assert store.entered.wait(SECONDS)
-        else:
-            arrivals.next()
-    store.opened.set()
+    try:
+        for number in numbers:
+            thread = threading.Thread(
+                daemon=True, target=tracker.begin_resource_claim, args=(CONTEXT, instance_dict(number))
+            )
+            threads.append(thread)
+            thread.start()
+            # The first one is held in its commit, with the node in its hands; the others queue.
+            if number == numbers[0]:
+                assert store.entered.wait(SECONDS)
+            else:
+                arrivals.next()
+    finally:
+        store.opened.set()
     joined(*threads)
     assert store.charged == [uuid(number) for number in numbers]
 
@@ -168,7 +170,7 @@ def test_s10_a_commit_that_hangs_on_one_node_holds_no_other_node() -> None:
     driven = driver("node-1", "node-2")
     first, second = (audited(driven, node=name, store=store) for name in driven.nodes)
     store.closed = True
-    stuck = threading.Thread(target=first.begin_resource_claim, args=(CONTEXT, instance_dict(1)))
+    stuck = threading.Thread(daemon=True, target=first.begin_resource_claim, args=(CONTEXT, instance_dict(1)))
     stuck.start()
     try:
         assert store.entered.wait(SECONDS)
@@ -185,7 +187,7 @@ def test_s10_a_driver_that_hangs_holds_no_claims_of_its_node_or_of_others(store:
     driven = driver("node-1", "node-2")
     first, second = (audited(driven, node=name, store=store) for name in driven.nodes)
     hang = driven.hang("node-1")
-    stuck = threading.Thread(target=first.update_available_resource, args=(CONTEXT,))
+    stuck = threading.Thread(daemon=True, target=first.update_available_resource, args=(CONTEXT,))
     stuck.start()
     try:
         assert hang.entered.wait(SECONDS)
@@ -209,14 +211,18 @@ def test_s10_a_driver_is_asked_one_question_about_a_node_at_a_time_and_the_last_
     tracker = audited(driven)
     waiting = tracker._auditing._waiting = Arrivals()
     hang = driven.hang("node-1")
-    audits = [threading.Thread(target=tracker.update_available_resource, args=(CONTEXT,)) for _ in range(3)]
+    audits = [
+        threading.Thread(daemon=True, target=tracker.update_available_resource, args=(CONTEXT,)) for _ in range(3)
+    ]
     audits[0].start()
-    assert hang.entered.wait(SECONDS)
-    for audit in audits[1:]:
-        audit.start()
-        waiting.next()
-    assert driven.calls == ["node-1"] * 2
-    hang.release()
+    try:
+        assert hang.entered.wait(SECONDS)
+        for audit in audits[1:]:
+            audit.start()
+            waiting.next()
+        assert driven.calls == ["node-1"] * 2
+    finally:
+        hang.release()
     joined(*audits)
     assert driven.calls == ["node-1"] * 4
 

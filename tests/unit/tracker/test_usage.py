@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.builders import instance_dict, sized, uuid
@@ -109,7 +111,8 @@ def test_d4_an_update_that_is_invalid_changes_nothing() -> None:
     tracker = audited()
     tracker.begin_resource_claim(CONTEXT, instance_dict(1))
     before = picture(tracker)
-    for wrong in ({"vcpus": -1}, {"memory_mb": 1.0}, {"vm_state": "asleep"}, {"uuid": ""}):
+    wrongs: list[dict[str, Any]] = [{"vcpus": -1}, {"memory_mb": 1.0}, {"vm_state": "asleep"}, {"uuid": ""}]
+    for wrong in wrongs:
         with pytest.raises(InvalidInput):
             tracker.update_usage(CONTEXT, instance_dict(1, task_state="spawning", **wrong))
     assert picture(tracker) == before
@@ -117,14 +120,12 @@ def test_d4_an_update_that_is_invalid_changes_nothing() -> None:
 
 def test_s22_the_counters_and_their_accessors() -> None:
     tracker = audited()
-    for number, fields in enumerate(
-        (
-            {"vm_state": "building", "task_state": "image_snapshot", "os_type": "linux", "project_id": "p"},
-            {"vm_state": "active", "task_state": "resize_prep", "os_type": "linux", "project_id": "p"},
-            {"vm_state": "stopped", "task_state": None, "os_type": "windows", "project_id": "q"},
-        ),
-        start=1,
-    ):
+    instances: list[dict[str, Any]] = [
+        {"vm_state": "building", "task_state": "image_snapshot", "os_type": "linux", "project_id": "p"},
+        {"vm_state": "active", "task_state": "resize_prep", "os_type": "linux", "project_id": "p"},
+        {"vm_state": "stopped", "task_state": None, "os_type": "windows", "project_id": "q"},
+    ]
+    for number, fields in enumerate(instances, start=1):
         tracker.begin_resource_claim(CONTEXT, instance_dict(number, **fields))
     stats = tracker.stats
     assert stats.to_dict() == {

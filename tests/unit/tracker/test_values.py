@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from types import MappingProxyType
 from typing import Any
 
@@ -15,7 +16,7 @@ from tracker_worker.inventory.fake import FakeDriver
 from tracker_worker.store.base import Store
 from tracker_worker.store.memory import MemoryStore
 
-NO_SIZES = [-1, None, 1.0, True, float("nan"), float("inf"), 2**53 + 1, "1", []]
+NO_SIZES: list[Any] = [-1, None, 1.0, True, float("nan"), float("inf"), 2**53 + 1, "1", []]
 
 
 @pytest.mark.parametrize("size", ["memory_mb", "root_gb", "ephemeral_gb", "vcpus"])
@@ -46,7 +47,7 @@ def test_d4_what_is_no_size_is_named_and_changes_nothing(size: str, value: Any) 
 )
 def test_d5_s4_what_is_no_limit_is_named_and_changes_nothing(limits: Any, field: str) -> None:
     tracker = audited()
-    before = picture(tracker)
+    before = copy.deepcopy(picture(tracker))
     with pytest.raises(InvalidInput) as raised:
         tracker.begin_resource_claim(CONTEXT, instance_dict(1), limits)
     assert raised.value.kwargs["field"] == field
@@ -71,7 +72,7 @@ def test_s7_what_is_no_timeout_is_invalid(timeout: Any) -> None:
 @pytest.mark.parametrize("instance", [None, "uuid", [], {}, {"uuid": ""}, MappingProxyType(instance_dict(1))])
 def test_s12_what_is_no_instance_or_cannot_take_a_host_is_not_charged(instance: Any) -> None:
     tracker = audited()
-    before = picture(tracker)
+    before = copy.deepcopy(picture(tracker))
     with pytest.raises(InvalidInput) as raised:
         tracker.begin_resource_claim(CONTEXT, instance)
     assert raised.value.kwargs["field"].startswith("instance")
@@ -83,7 +84,7 @@ def test_d7_what_comes_out_is_a_copy(store: Store) -> None:
     instance = instance_dict(1, metadata={"nested": {"deep": [1]}})
     claim = tracker.begin_resource_claim(CONTEXT, instance)
     assert claim is not None
-    before = picture(tracker)
+    before = copy.deepcopy(picture(tracker))
 
     view = tracker.compute_node
     assert view is not None
@@ -110,13 +111,13 @@ def test_d7_what_went_in_may_be_changed_afterwards(store: Store) -> None:
     instance = instance_dict(1, metadata={"nested": {"deep": [1]}})
     limits = {"memory_mb": 5000}
     claim = tracker.begin_resource_claim(CONTEXT, instance, limits)
-    changes = {"uuid": uuid(1), "image_meta": {"properties": {"os": "linux"}}}
+    changes: dict[str, Any] = {"uuid": uuid(1), "image_meta": {"properties": {"os": "linux"}}}
     tracker.update_usage(CONTEXT, changes)
-    before = picture(tracker)
+    before = copy.deepcopy(picture(tracker))
 
     reported["cpu_info"]["topology"]["cores"] = 99
     instance["metadata"]["nested"]["deep"].append(2)
-    changes["image_meta"]["properties"].clear()  # type: ignore[attr-defined]
+    changes["image_meta"]["properties"].clear()
     instance.clear()
     limits.clear()
 

@@ -64,7 +64,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("host_id", "instance_uuid", name="pk_allocations"),
         sa.ForeignKeyConstraint(["host_id"], ["hosts.id"], name="fk_allocations_host_id"),
         sa.ForeignKeyConstraint(["node_id"], ["nodes.id"], name="fk_allocations_node_id"),
-        sqlite_with_rowid=False,
     )
     op.create_table(
         "inbox",
@@ -72,7 +71,6 @@ def upgrade() -> None:
         sa.Column("reply", sa.LargeBinary, nullable=False),
         sa.Column("received_at", sa.BigInteger, nullable=False),
         sa.PrimaryKeyConstraint("unique_id", name="pk_inbox"),
-        sqlite_with_rowid=False,
     )
     op.create_index("ix_inbox_received_at", "inbox", ["received_at"])
     op.create_table(
@@ -81,7 +79,6 @@ def upgrade() -> None:
         sa.Column("attempts", sa.Integer, nullable=False),
         sa.Column("last_at", sa.BigInteger, nullable=False),
         sa.PrimaryKeyConstraint("unique_id", name="pk_attempts"),
-        sqlite_with_rowid=False,
     )
     op.create_table(
         "outbox",
@@ -94,7 +91,6 @@ def upgrade() -> None:
         sa.Column("occurred_at", sa.BigInteger, nullable=False),
         sa.PrimaryKeyConstraint("node_id", "sequence", name="pk_outbox"),
         sa.ForeignKeyConstraint(["node_id"], ["nodes.id"], name="fk_outbox_node_id"),
-        sqlite_with_rowid=False,
     )
     op.create_table(
         "relay_cursor",

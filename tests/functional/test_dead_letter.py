@@ -1,0 +1,330 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dead letters as an operator sees them, sends them again and removes them, on a real queue and with a real worker."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from tests.builders import instance_dict, sized, uuid
+from tests.functional import raw, stock
+from tests.functional.conftest import HOST, HOST_TOPIC, MakeWorker
+from tests.functional.deadline import wait_until
+from tests.functional.deployments import QUEUE_TYPES
+from tests.functional.test_cli import Operator
+from tests.functional.worker import NODE, WorkerProcess
+
+SMALL = sized(vcpus=1, memory_mb=1024, disk_gb=10)
+ARGUMENTS = {"quorum": {"x-queue-type": "quorum"}, "classic": {}}
+# More than a quorum queue keeps in order by accident.
+MANY = 60
+
+
+class Desk:
+    """An operator at the dead-letter queue of a broker, and plain AMQP to the same. The worker need not run."""
+
+    def __init__(self, worker: WorkerProcess, amqp: raw.Raw) -> None:
+        self.worker = worker
+        self.operator = Operator(worker)
+        self.amqp = amqp
+
+    def declare(self, queue_type: str) -> None:
+        """The queue, as a worker would."""
+        self.amqp.channel.queue_declare(
+            raw.DEAD_LETTERS, durable=True, auto_delete=False, arguments=ARGUMENTS[queue_type]
+        )
+
+    def put(self, body: bytes, *, to: str, exchange: str = raw.EXCHANGE, age: int = 0, **properties: Any) -> None:
+        """A letter as a worker parks it, ``age`` seconds ago."""
+        parked = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - age))
+        headers = {
+            **properties.pop("headers", {}),
+            "x-tracker-reason": f"{properties.pop('code', 'invalid_input')}: it is so",
+            "x-tracker-exchange": exchange,
+            "x-tracker-routing-key": to,
+            "x-tracker-time": parked,
+        }
+        self.amqp.publish(raw.DEAD_LETTERS, body, exchange="", headers=headers, **properties)
+
+    def fill(self, count: int, *, to: str = HOST_TOPIC, **arguments: Any) -> list[str]:
+        """So many requests; their unique ids."""
+        requests = [self.amqp.request("get_node", {}) for _ in range(count)]
+        for request in requests:
+            self.put(raw.packed(request), to=to, **arguments)
+        wait_until(lambda: self.amqp.count(raw.DEAD_LETTERS) >= count, f"{count} letters")
+        return [request["_unique_id"] for request in requests]
+
+    def mailbox(self, name: str) -> str:
+        """A host's queue without a worker."""
+        self.amqp.channel.exchange_declare(raw.EXCHANGE, "topic", durable=False, auto_delete=False)
+        self.amqp.channel.queue_declare(name, durable=True, auto_delete=False)
+        self.amqp.channel.queue_bind(name, raw.EXCHANGE, name)
+        return name
+
+    def list(self, *arguments: str) -> list[dict[str, Any]]:
+        listed: list[dict[str, Any]] = self.operator.json("dead-letter", "list", *arguments)
+        return listed
+
+    def unique_ids(self) -> list[str]:
+        return [row["unique_id"] for row in self.list()]
+
+    def json(self, *arguments: str, code: int = 0) -> Any:
+        done = self.operator.run("dead-letter", *arguments, "--format", "json")
+        assert done.returncode == code, done
+        return json.loads(done.stdout)
+
+
+@pytest.fixture
+def desk(make_worker: MakeWorker, broker_vhost: str, request: pytest.FixtureRequest) -> Iterator[Desk]:
+    """Of host ``HOST`` with node n1, with the parameter's queue type, quorum where there is none."""
+    queue_type = getattr(request, "param", "quorum")
+    options = {"bus": {"queue_type": queue_type}, "tracker": {"audit_interval_seconds": 3600}}
+    worker = make_worker(hosts={HOST: {"n1": NODE}}, options=options)
+    with raw.raw(broker_vhost) as amqp:
+        yield Desk(worker, amqp)
+
+
+@pytest.fixture
+def box(desk: Desk, request: pytest.FixtureRequest) -> Desk:
+    """Its queue is there, without a worker."""
+    desk.declare(request.getfixturevalue("queue_type") if "queue_type" in request.fixturenames else "quorum")
+    return desk
+
+
+both = pytest.mark.parametrize("desk", QUEUE_TYPES, indirect=True)
+each_type = pytest.mark.parametrize("queue_type", QUEUE_TYPES)
+
+
+def _begin(client: stock.Client, number: int) -> None:
+    client.cast(HOST, "begin_resource_claim", instance=instance_dict(number, node="n2", **SMALL))
+
+
+def _add_node(worker: WorkerProcess) -> None:
+    worker.write_inventory({HOST: {"n1": NODE, "n2": NODE}})
+    worker.signal(signal.SIGHUP)
+    worker.wait_for_log("reloaded")
+    operator = Operator(worker)
+    wait_until(lambda: len(operator.json("node", "list")) == 2, "the second node")
+
+
+# --- with a worker ---------------------------------------------------------------------------------------------------
+
+
+@both
+def test_casts_for_a_node_that_comes_later_are_replayed_and_take_effect_once_in_order(
+    desk: Desk, client: stock.Client, ear: stock.Ear
+) -> None:
+    desk.worker.start()
+    desk.worker.wait_ready()
+    for number in (1, 2, 3):
+        _begin(client, number)
+    client.cast(HOST, "begin_resource_claim", instance={"uuid": "wrong"})
+    wait_until(lambda: desk.amqp.count(raw.DEAD_LETTERS) == 4, "four dead letters")
+
+    rows = desk.list()
+    assert [row["number"] for row in rows] == [1, 2, 3, 4]
+    assert [row["code"] for row in rows] == ["node_not_found"] * 3 + ["invalid_input"]
+    assert [row["instance"] for row in rows] == [uuid(1), uuid(2), uuid(3), "wrong"]
+    assert {(row["method"], row["host"], row["call"]) for row in rows} == {("begin_resource_claim", HOST, False)}
+    assert {(row["exchange"], row["routing_key"]) for row in rows} == {(raw.EXCHANGE, HOST_TOPIC)}
+    table = desk.operator.run("dead-letter", "list").stdout.splitlines()
+    assert [line.split()[:2] for line in table[2:]] == [[str(row["number"]), row["id"]] for row in rows]
+    assert "Host h1 has no node n2" in table[2]
+
+    _add_node(desk.worker)
+    # A crash between sending a letter again and removing it leaves it here; so does this.
+    copy = desk.operator.json("dead-letter", "show", rows[0]["id"])
+    desk.put(raw.packed(copy["message"]), to=HOST_TOPIC, code="node_not_found")
+    wait_until(lambda: desk.amqp.count(raw.DEAD_LETTERS) == 5, "the copy")
+
+    replayed = desk.json("replay", "--reason", "node_not_found")
+
+    assert [row["instance"] for row in replayed] == [uuid(1), uuid(2), uuid(3), uuid(1)]
+    assert all(row["replayed"] and row["kept"] is None for row in replayed)
+    begun = [one for one in ear.wait_for(HOST, "n2", 4) if one.event_type == "tracker.claim.begun"]
+    assert [one.payload["instance_id"] for one in begun] == [uuid(1), uuid(2), uuid(3)]
+    assert desk.unique_ids() == [rows[3]["unique_id"]]
+    (_, n2) = client.call(HOST, "list_nodes")
+    assert (n2["vcpus_used"], n2["sequence"]) == (3, 4)
+
+
+def test_what_the_worker_cannot_read_comes_back_and_that_is_said(desk: Desk) -> None:
+    desk.worker.start()
+    desk.worker.wait_ready()
+    desk.amqp.publish(HOST_TOPIC, b"\xff\xfe\x00\x80")
+    wait_until(lambda: desk.amqp.count(raw.DEAD_LETTERS) == 1, "a dead letter")
+
+    shown = desk.operator.run("dead-letter", "show", "1")
+    assert "00000000  ff fe 00 80 " in shown.stdout
+    done = desk.operator.run("dead-letter", "replay", "1")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "it will come back, as the worker cannot read it: undecodable" in done.stdout
+    wait_until(lambda: desk.amqp.count(raw.DEAD_LETTERS) == 1, "it is back")
+    raw.check_parked(desk.amqp.take(raw.DEAD_LETTERS), b"\xff\xfe\x00\x80", topic=HOST_TOPIC)
+
+
+# --- looking ---------------------------------------------------------------------------------------------------------
+
+
+def test_where_there_is_no_queue_there_are_no_letters(desk: Desk) -> None:
+    assert desk.list() == []
+    assert desk.operator.run("dead-letter", "list").stdout == "There are no dead letters.\n"
+    assert desk.json("replay", "--all") == []
+    assert desk.json("purge", "--all", "--yes") == {"removed": 0}
+    assert "there is no dead letter 1" in desk.operator.refuse("dead-letter", "show", "1")
+
+
+@each_type
+def test_looking_changes_neither_what_is_there_nor_its_order(box: Desk, queue_type: str) -> None:
+    unique_ids = box.fill(MANY)
+    everything = box.list()
+    assert [row["unique_id"] for row in everything] == unique_ids
+    assert box.list("--limit", "2") == everything[:2]
+    assert box.operator.json("dead-letter", "show", "3")["unique_id"] == unique_ids[2]
+    unique_ids += box.fill(1)
+    done = box.operator.run("dead-letter", "list", "--limit", "1")
+    assert done.stderr == f"{MANY} more are not shown.\n"
+
+    assert [row["id"] for row in box.list()[:MANY]] == [row["id"] for row in everything]
+
+    taken = [raw.unpacked(box.amqp.take(raw.DEAD_LETTERS).body)["_unique_id"] for _ in unique_ids]
+    assert taken == unique_ids
+
+
+@each_type
+def test_several_may_look_at_once_and_each_sees_everything(box: Desk, queue_type: str) -> None:
+    unique_ids = box.fill(MANY)
+    with ThreadPoolExecutor(3) as pool:
+        seen = list(pool.map(lambda _: box.unique_ids(), range(3)))
+    assert seen == [unique_ids] * 3
+
+
+def test_whoever_stays_too_long_keeps_the_others_out(box: Desk, broker_vhost: str) -> None:
+    box.fill(1)
+    with raw.raw(broker_vhost) as other:
+        other.channel.queue_declare(f"{raw.DEAD_LETTERS}.operator", exclusive=True)
+        assert "somebody else is at the dead letters" in box.operator.refuse("dead-letter", "list")
+    assert len(box.list()) == 1
+
+
+def test_letters_are_listed_by_age_whoever_has_upset_their_order(box: Desk) -> None:
+    ages = (20, 40, 30, 10)
+    unique_ids = {age: box.fill(1, age=age)[0] for age in ages}
+    wait_until(lambda: box.amqp.count(raw.DEAD_LETTERS) == 4, "all of them")
+    assert box.unique_ids() == [unique_ids[age] for age in sorted(ages, reverse=True)]
+
+
+# --- replaying -------------------------------------------------------------------------------------------------------
+
+
+@each_type
+def test_a_letter_is_sent_as_it_was(box: Desk, queue_type: str) -> None:
+    mailbox = box.mailbox("tracker.h7")
+    body = b'\x00\xff{"no": request}'
+    kept = {"headers": {"x-from": "a scheduler", "n": {"a": [1, True]}}, "message_id": "m-1", "priority": 4}
+    added = {"CC": [raw.DEAD_LETTERS], "x-death": [{"count": 1}], "x-delivery-count": 3}
+    box.put(body, to=mailbox, **{**kept, "headers": {**kept["headers"], **added}})
+    # RabbitMQ has taken CC at its word.
+    wait_until(lambda: box.amqp.count(raw.DEAD_LETTERS) == 1, "the letter")
+
+    assert box.json("replay", "1")[0]["replayed"] is True
+
+    message = box.amqp.take(mailbox)
+    assert message.body == body
+    assert {**message.properties, "headers": message.properties["application_headers"]} == {
+        **raw.JSON,
+        **kept,
+        "application_headers": kept["headers"],
+    }
+    assert box.list() == []
+
+
+@each_type
+def test_only_what_is_meant_is_sent_and_the_rest_stays_in_order(box: Desk, queue_type: str) -> None:
+    mailbox = box.mailbox("tracker.h7")
+    unique_ids = box.fill(MANY, to=mailbox)
+    rows = box.list()
+    meant = [4, 17, 40]
+
+    plan = box.json("replay", rows[40]["id"], "5", rows[17]["id"][:8], "--dry-run")
+    assert [row["number"] for row in plan] == [5, 18, 41]
+    assert box.list() == rows
+    box.json("replay", rows[40]["id"], "5", rows[17]["id"][:8])
+    box.json("replay", "--unique-id", unique_ids[50])
+
+    sent = [raw.unpacked(box.amqp.take(mailbox).body)["_unique_id"] for _ in range(4)]
+    assert sent == [unique_ids[index] for index in (*meant, 50)]
+    left = [unique_id for index, unique_id in enumerate(unique_ids) if index not in (*meant, 50)]
+    assert box.unique_ids() == left
+    assert box.amqp.count(mailbox) == 0
+
+
+def test_what_nobody_takes_is_kept_and_that_is_said(box: Desk) -> None:
+    mailbox = box.mailbox("tracker.h7")
+    lost = box.fill(2, to="tracker.h9")
+    (nowhere,) = box.fill(1, exchange="nowhere")
+    box.fill(1, to=mailbox)
+    unknown = raw.packed(box.amqp.request("get_node", {}))
+    box.amqp.publish(raw.DEAD_LETTERS, unknown, exchange="")
+    wait_until(lambda: box.amqp.count(raw.DEAD_LETTERS) == 5, "all of them")
+
+    done = box.operator.run("dead-letter", "replay", "--all")
+
+    assert done.returncode == 1
+    assert done.stderr == "tracker-worker: 4 of 5 dead letters are kept\n"
+    assert done.stdout.count("kept: no queue takes openstack/tracker.h9") == 2
+    assert "kept: the broker refuses it: Basic.publish: (404) NOT_FOUND - no exchange 'nowhere'" in done.stdout
+    assert "kept: nothing says where it had been sent" in done.stdout
+    assert box.amqp.count(mailbox) == 1
+    assert box.unique_ids()[:3] == [*lost, nowhere]
+    assert [row["replayed"] for row in box.json("replay", "--all", code=1)] == [False] * 4
+
+
+def test_what_rabbitmq_dead_letters_can_be_replayed_but_a_call_only_by_name(box: Desk) -> None:
+    arguments = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": raw.DEAD_LETTERS}
+    box.amqp.channel.queue_declare("elsewhere", durable=True, auto_delete=False, arguments=arguments)
+    call = raw.packed(box.amqp.request("get_node", {}, call=True))
+    cast = raw.packed(box.amqp.request("update_usage", {"instance": {"uuid": "i-1"}}))
+    for body in (call, cast):
+        box.amqp.publish("elsewhere", body, exchange="", expiration="1")
+    wait_until(lambda: box.amqp.count(raw.DEAD_LETTERS) == 2, "both expire")
+
+    rows = box.list()
+    assert [(row["code"], row["call"]) for row in rows] == [("expired", True), ("expired", False)]
+    assert rows[0]["reason"] == "dead-lettered by RabbitMQ in queue elsewhere, after 1 ms"
+    first, second = box.json("replay", "--reason", "expired", code=1)
+
+    assert "caller has given up" in first["kept"]
+    assert second["replayed"]
+    message = box.amqp.take("elsewhere")
+    assert (message.body, message.properties) == (cast, {**raw.JSON, "application_headers": {}})
+    assert box.json("replay", "1")[0]["replayed"]
+    assert box.amqp.take("elsewhere").body == call
+
+
+# --- removing --------------------------------------------------------------------------------------------------------
+
+
+@each_type
+def test_letters_are_removed_when_it_is_said_twice(box: Desk, queue_type: str) -> None:
+    old = box.fill(2, age=3600)
+    new = box.fill(2, code="claim_conflict")
+    wait_until(lambda: box.amqp.count(raw.DEAD_LETTERS) == 4, "all of them")
+
+    refused = box.operator.refuse("dead-letter", "purge", "--older-than", "600")
+    assert refused == "tracker-worker: 2 dead letters would be removed; say --yes to do it"
+    assert box.unique_ids() == [*old, *new]
+    assert box.json("purge", "--older-than", "600", "--reason", "claim_conflict", "--yes") == {"removed": 0}
+    assert box.json("purge", "--older-than", "600", "--yes") == {"removed": 2}
+    assert box.unique_ids() == new
+
+    assert "2 dead letters would be removed" in box.operator.refuse("dead-letter", "purge", "--all")
+    assert box.operator.run("dead-letter", "purge", "--all", "--yes").stdout == "Removed 2 dead letters.\n"
+    assert box.list() == []

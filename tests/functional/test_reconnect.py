@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Connections, queues and brokers go away and come back; nothing that was promised goes with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.builders import instance_dict
+from tests.functional import load, raw, stock
+from tests.functional.conftest import HOST, HOST_TOPIC, MakeWorker
+from tests.functional.deadline import wait_until
+from tests.functional.worker import NODE
+from tests.servers import RabbitMQServer
+
+HOSTS = {HOST: {"n1": NODE}}
+# What keeps queues and messages over a restart of the broker, for everybody in the cloud.
+DURABLE = {"amqp_durable_queues": True}
+
+
+def vhost_of(url: str) -> str:
+    return url.rpartition("/")[2]
+
+
+def close_all_connections(rabbitmq: RabbitMQServer, url: str) -> None:
+    rabbitmq.ctl("close_all_connections", "--vhost", vhost_of(url), "a test")
+
+
+@pytest.mark.parametrize("queue_type", ["quorum", "classic"])
+@pytest.mark.parametrize(
+    "disturb",
+    [close_all_connections, lambda rabbitmq, _: rabbitmq.restart()],
+    ids=["connections closed", "broker restarted"],
+)
+def test_nothing_is_lost_done_twice_or_out_of_order_when_the_broker(
+    make_worker: MakeWorker,
+    rabbitmq: RabbitMQServer,
+    broker_vhost: str,
+    disturb: Callable[[RabbitMQServer, str], None],
+    queue_type: str,
+) -> None:
+    options = {**load.options(queue_type), "oslo_messaging_rabbit": DURABLE}
+    worker = make_worker(hosts=load.HOSTS, options=options)
+    worker.start()
+    worker.wait_ready()
+    # A reply queue does not outlive the broker: what was in it is asked for again, after the timeout.
+    with stock.client(broker_vhost, timeout=10, **DURABLE) as client, stock.listener(broker_vhost, **DURABLE) as ear:
+        flight = load.Load(client)
+        flight.prepare()
+
+        with flight.running():
+            flight.wait_answered(50)
+            disturb(rabbitmq, broker_vhost)
+            assert worker.is_alive()
+
+        flight.check(ear)
+        assert worker.terminate(8) == 0
+        assert "Traceback" not in worker.log()
+
+
+def test_a_queue_that_is_deleted_is_declared_and_consumed_again(
+    make_worker: MakeWorker, client: stock.Client, broker_vhost: str
+) -> None:
+    worker = make_worker(hosts=HOSTS)
+    worker.start()
+    worker.wait_ready()
+    with raw.raw(broker_vhost) as amqp:
+        for queue in (HOST_TOPIC, "tracker", raw.DEAD_LETTERS):
+            amqp.channel.queue_delete(queue)
+            if queue != raw.DEAD_LETTERS:
+                worker.wait_for_log("tracker-consumer: connected", times=2 if queue == HOST_TOPIC else 3)
+        assert client.call(HOST, "begin_resource_claim", instance=instance_dict())["state"] == "begun"
+        assert client.call(None, "list_nodes")[0]["running_vms"] == 1
+        # The dead letters' queue is nobody's to consume: it is missed when it is wanted.
+        body = raw.packed(amqp.request("destroy", {}))
+        amqp.publish(HOST_TOPIC, body)
+        wait_until(lambda: "no queue for tracker.dead" in worker.log(), "the dead letter has no queue")
+        wait_until(lambda: client.call(HOST, "oslo_rpc_server_ping"), "the worker goes on")
+        parked = amqp.take(raw.DEAD_LETTERS)
+        raw.check_parked(parked, body, topic=HOST_TOPIC)
+
+
+def test_a_notification_queue_that_is_deleted_is_declared_again(
+    make_worker: MakeWorker, client: stock.Client, broker_vhost: str
+) -> None:
+    worker = make_worker(hosts=HOSTS)
+    worker.start()
+    worker.wait_ready()
+    with raw.raw(broker_vhost) as amqp:
+        amqp.take("notifications.info")
+        amqp.channel.queue_delete("notifications.info")
+
+        client.call(HOST, "begin_resource_claim", instance=instance_dict())
+
+        worker.wait_for_log("no queue for notifications.info")
+        wait_until(lambda: _exists(broker_vhost, "notifications.info"), "the queue is declared again")
+        heard = raw.unpacked(amqp.take("notifications.info").body)
+    assert (heard["event_type"], heard["payload"]["sequence"]) == ("tracker.claim.begun", 2)
+
+
+def _exists(url: str, queue: str) -> bool:
+    with raw.raw(url) as amqp:
+        try:
+            amqp.count(queue)
+        except raw.NotFound:
+            return False
+    return True
+
+
+def test_a_fanout_works_again_after_the_connections_were_closed(
+    make_worker: MakeWorker, client: stock.Client, rabbitmq: RabbitMQServer, broker_vhost: str
+) -> None:
+    worker = make_worker(hosts=HOSTS)
+    worker.start()
+    worker.wait_ready()
+    client.call(HOST, "begin_resource_claim", instance=instance_dict(), timeout=0.001)
+    close_all_connections(rabbitmq, broker_vhost)
+    worker.wait_for_log("tracker-consumer: connected", times=2)
+
+    # Its exchange was deleted with its last queue; a client makes it again, and without a queue nobody gets this.
+    wait_until(lambda: _expired(client), "a fanout reaches the worker")
+
+
+def _expired(client: stock.Client) -> bool:
+    client.fanout("update_available_resource")
+    return client.call(HOST, "list_claims") == []
+
+
+def test_the_next_broker_of_the_url_is_tried_when_the_first_is_dead(
+    make_worker: MakeWorker, client: stock.Client, rabbitmq: RabbitMQServer, broker_vhost: str
+) -> None:
+    account, _, place = broker_vhost.removeprefix("rabbit://").rpartition("@")
+    worker = make_worker(hosts=HOSTS, transport_url=f"rabbit://{account}@127.0.0.1:1,{account}@{place}")
+    worker.start()
+    worker.wait_ready()
+    assert "no connection to 127.0.0.1:1" in worker.log()
+
+    assert client.call(HOST, "begin_resource_claim", instance=instance_dict())["state"] == "begun"
+    close_all_connections(rabbitmq, broker_vhost)
+    worker.wait_for_log(f"tracker-consumer: connected to 127.0.0.1:{rabbitmq.port}", times=2)
+    assert client.call(HOST, "get_node")["running_vms"] == 1
+
+
+def test_a_queue_of_another_type_is_reported_with_the_cure_and_used_when_it_is_gone(
+    make_worker: MakeWorker, client: stock.Client, broker_vhost: str
+) -> None:
+    worker = make_worker(hosts=HOSTS)
+    with raw.raw(broker_vhost) as amqp:
+        # As a stock server leaves it behind.
+        amqp.channel.queue_declare(HOST_TOPIC, durable=False, auto_delete=False)
+        worker.start()
+        worker.wait_for_log(f"rabbitmqctl delete_queue {HOST_TOPIC}")
+        assert "ready" not in worker.log()
+
+        amqp.channel.queue_delete(HOST_TOPIC)
+        worker.wait_ready()
+
+    assert client.call(HOST, "oslo_rpc_server_ping") == "pong"
+
+
+def test_a_worker_stops_while_the_broker_is_away_and_its_successor_tells_the_rest(
+    make_worker: MakeWorker, rabbitmq: RabbitMQServer, broker_vhost: str
+) -> None:
+    worker = make_worker(hosts=HOSTS, options={"oslo_messaging_rabbit": DURABLE})
+    worker.start()
+    worker.wait_ready()
+    rabbitmq.stop_app()
+    worker.wait_for_log("tracker-consumer: no connection")
+    # Something to tell, while there is nobody to tell it to.
+    worker.write_inventory({HOST: {"n1": {**NODE, "vcpus": 3}}})
+    worker.reload()
+    worker.wait_for_log("NodeUpdated", times=2)
+
+    assert worker.terminate(8) == 0
+
+    rabbitmq.start_app()
+    worker.start()
+    with stock.listener(broker_vhost, **DURABLE) as ear:
+        heard = load.once_in_order(ear.wait_for(HOST, "n1", 2))
+    assert [one.payload["vcpus"] for one in heard] == [NODE["vcpus"], 3]

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The worker as a whole, on a bus in memory: the order in which it starts and stops, and what ends a start."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.builders import HOST, TOTAL, driver_resource_dict, instance_dict, node_name, uuid
+from tests.functional.deadline import SECONDS, wait_until
+from tests.startstop import stress
+from tests.unit.service.conftest import MakeWorker
+from tests.unit.service.worker_support import Case
+from tracker_worker.errors import ConfigurationError, StoreUnavailable
+from tracker_worker.service import worker as module
+
+N1 = node_name(1)
+
+
+class TestStart:
+    def test_no_request_is_received_before_the_first_inventory_is_committed(self, case: Case) -> None:
+        claim = case.caller.call("begin_resource_claim", instance=instance_dict(1))
+        hang = case.driver.hang(N1)
+        starting = threading.Thread(target=case.worker.start)
+        starting.start()
+        assert hang.entered.wait(SECONDS)
+        assert not case.bus.started.is_set()
+        assert not case.worker.ready()
+        hang.release()
+        starting.join(SECONDS)
+        assert claim.reply()["generation"] == 2
+        assert case.store.commits[0].events == ["tracker.node.updated"]
+        assert in_order(case.store.calls, "start", "register_host", "create_node", "commit", "bus.start")
+        assert case.worker.ready()
+
+    def test_the_first_inventory_is_that_of_every_host_and_node(
+        self, make_worker: MakeWorker, configuration: Path
+    ) -> None:
+        configuration.write_text("[tracker]\nhosts = host-1, host-2, host-1\ninventory_driver = fake\n")
+        case = make_worker()
+        case.worker.start()
+        assert case.store.host_names() == ["host-1", "host-2"]
+        views = case.caller.call("list_nodes", source="").reply()
+        assert [(view["host"], view["node"], view["vcpus"]) for view in views] == [
+            ("host-1", N1, TOTAL["VCPU"]),
+            ("host-2", N1, TOTAL["VCPU"]),
+        ]
+
+    @pytest.mark.parametrize(
+        ("wrong", "named"),
+        [
+            ({"listing_error": OSError("no hypervisor")}, "no hypervisor"),
+            ({"nodes": {N1: OSError("no hypervisor")}}, "no hypervisor"),
+            ({"nodes": {N1: {"vcpus": 1}}}, "memory_mb"),
+            ({"nodes": {N1: driver_resource_dict(), "node-2": driver_resource_dict(vcpus=-1)}}, "vcpus"),
+        ],
+    )
+    def test_a_first_inventory_that_fails_ends_the_start(self, case: Case, wrong: dict[str, Any], named: str) -> None:
+        threads = threading.active_count()
+        for name, value in wrong.items():
+            setattr(case.driver, name, value)
+        with pytest.raises(ConfigurationError, match=named):
+            case.worker.start()
+        assert "bus.start" not in case.store.calls
+        assert case.store.calls[-1] == "stop"
+        wait_until(lambda: threading.active_count() == threads, "the end of its threads")
+        assert not case.worker.ready()
+
+    def test_one_host_whose_inventory_fails_ends_the_start_of_all(
+        self, make_worker: MakeWorker, configuration: Path
+    ) -> None:
+        configuration.write_text("[tracker]\nhosts = host-1, host-2\ninventory_driver = fake\n")
+        case = make_worker()
+        case.drivers["host-2"].listing_error = OSError("no hypervisor")
+        with pytest.raises(ConfigurationError, match="no hypervisor"):
+            case.worker.start()
+        assert "bus.start" not in case.store.calls
+
+    def test_a_driver_that_does_not_answer_ends_the_start(self, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(module, "_FIRST_AUDIT_SECONDS", 0.01)
+        hang = case.driver.hang(N1)
+        with pytest.raises(ConfigurationError, match=r"has not answered within 0\.01 s"):
+            case.worker.start()
+        hang.release()
+        assert "bus.start" not in case.store.calls
+
+    @pytest.mark.parametrize("method", ["start", "register_host"])
+    def test_a_store_that_is_not_there_ends_the_start(self, case: Case, method: str) -> None:
+        case.store.script[method] = [StoreUnavailable(reason="connection refused")]
+        with pytest.raises(ConfigurationError, match="connection refused"):
+            case.worker.start()
+        assert "bus.start" not in case.store.calls
+
+    def test_a_bus_that_cannot_start_ends_the_start(self, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*_arguments: Any) -> None:
+            raise ConfigurationError("no such broker")
+
+        monkeypatch.setattr(case.bus, "start", refuse)
+        threads = threading.active_count()
+        with pytest.raises(ConfigurationError, match="no such broker"):
+            case.worker.start()
+        wait_until(lambda: threading.active_count() == threads, "the end of its threads")
+
+    def test_a_host_without_nodes_may_start(self, case: Case) -> None:
+        case.driver.nodes.clear()
+        case.worker.start()
+        assert case.caller.call("list_nodes").reply() == []
+
+    def test_a_node_that_is_not_supported_starts_disabled(self, case: Case) -> None:
+        case.driver.nodes[N1] = None
+        case.worker.start()
+        assert case.caller.call("get_node").reply()["disabled"] is True
+
+    def test_a_restart_finds_what_was_there_and_tells_it_to_nobody_again(
+        self, make_worker: MakeWorker, started: Case
+    ) -> None:
+        started.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
+        started.worker.stop()
+        again = make_worker()
+        again.store.inner = started.store.inner
+        again.worker.start()
+        view = again.caller.call("get_node").reply()
+        assert (view["generation"], view["sequence"], view["running_vms"]) == (2, 2, 1)
+        again.worker.stop()
+        assert again.broker.notifications.empty()
+
+    @pytest.mark.parametrize(
+        ("text", "named"),
+        [
+            ("hosts =\n", "hosts"),
+            ("hosts = a, b\ninventory_driver = host\n", "inventory_driver"),
+            (f"hosts = {HOST}\ninventory_driver = nonsense\n", "nonsense"),
+        ],
+    )
+    def test_options_that_contradict_end_it_before_anything_is_started(
+        self, make_worker: MakeWorker, configuration: Path, text: str, named: str
+    ) -> None:
+        configuration.write_text(f"[tracker]\n{text}")
+        with pytest.raises(ConfigurationError, match=named):
+            make_worker()
+
+
+class TestStop:
+    def test_it_stops_in_order(self, started: Case) -> None:
+        started.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
+        started.worker.stop()
+        assert in_order(started.store.calls, "bus.pause", "bus.stop", "release_lease", "stop")
+        assert started.store.calls[-2:] == ["release_lease", "stop"]
+        assert not started.worker.ready()
+
+    def test_the_batch_in_hand_is_finished_and_told(self, started: Case) -> None:
+        committing, commit = threading.Event(), threading.Event()
+        started.store.script["commit"] = [lambda: (committing.set(), commit.wait(SECONDS))]
+        claim = started.caller.call("begin_resource_claim", instance=instance_dict(1))
+        assert committing.wait(SECONDS)
+        stopping = threading.Thread(target=started.worker.stop)
+        stopping.start()
+        wait_until(lambda: "bus.pause" in started.store.calls, "pausing")
+        started.caller.cast("begin_resource_claim", instance=instance_dict(2))
+        commit.set()
+        stopping.join(SECONDS)
+        assert claim.reply()["claim_id"] == uuid(1)
+        assert in_order(started.store.calls, "bus.pause", "bus.stop", "stop")
+        # What had not begun waits for whoever comes next, and only that.
+        assert [delivery.source for delivery in started.broker._waiting[HOST]] == [HOST]
+
+    def test_what_was_published_is_noted_at_the_end(self, started: Case) -> None:
+        started.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
+        started.worker.stop()
+        loaded = started.store.inner.load_host(HOST)
+        assert loaded is not None
+        assert started.store.inner.cursors(loaded.id) == {loaded.node(N1).id: 2}
+
+    def test_stopping_is_harmless_whenever_and_however_often(self, case: Case) -> None:
+        case.worker.stop()
+        case.worker.stop()
+
+    def test_a_driver_that_hangs_does_not_hold_it(self, started: Case) -> None:
+        hang = started.driver.hang(N1)
+        started.caller.cast("update_available_resource")
+        assert hang.entered.wait(SECONDS)
+        started.worker.stop()
+        hang.release()
+
+    def test_starting_and_stopping_leaves_nothing_behind(self, make_worker: MakeWorker) -> None:
+        stress(lambda: make_worker().worker, rounds=3)
+
+
+def in_order(calls: Sequence[str], *wanted: str) -> bool:
+    """Whether these were called in this order, whatever else was called between them."""
+    rest = iter(calls)
+    return all(name in rest for name in wanted)
+
+
+def test_the_part_that_fails_beyond_repair_is_told(started: Case) -> None:
+    started.store.script["commit"] = [ZeroDivisionError("a store that breaks its contract")]
+    started.caller.cast("begin_resource_claim", instance=instance_dict(1))
+    assert isinstance(started.deaths.get(timeout=SECONDS), ZeroDivisionError)
