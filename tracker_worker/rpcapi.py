@@ -145,13 +145,15 @@ class TrackerAPI:
     ) -> Iterator[Claim | None]:
         """A claim around a build: begun on entry, finished on exit, aborted on any exception, which propagates.
 
-        A call of its own that is not answered in time leaves the claim in doubt. On entry it is then aborted, by a cast that
-        the host's queue keeps behind the request in doubt. On exit the build is done, and the finish is sent again as a cast.
+        A call of its own that is not answered leaves the claim in doubt. On entry, whatever cut it short, it is then aborted,
+        by a cast that the host's queue keeps behind the request in doubt. On exit the build is done, and the finish is sent again as a cast.
         """
         claim_id = instance["uuid"]
         try:
             claim = self.begin_resource_claim(context, host, instance, limits)
-        except oslo_messaging.MessagingTimeout:
+        except (errors.TrackerError, oslo_messaging.RemoteError):
+            raise  # answered: nothing was charged
+        except BaseException:
             self._cast_abort(context, host, claim_id)
             raise
         try:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +24,15 @@ from tests.functional.worker import NODE, WorkerProcess
 
 SMALL = sized(vcpus=1, memory_mb=1024, disk_gb=10)
 ARGUMENTS = {"quorum": {"x-queue-type": "quorum"}, "classic": {}}
+# tracker-worker, killed when it is about to remove a letter that it has sent again.
+_DYING = """
+import os, signal
+import tracker_worker.cli.runtime
+from tracker_worker.cli.main import main
+from tracker_worker.cli import letterbox
+letterbox.Letterbox.remove = lambda box, letter: os.kill(os.getpid(), signal.SIGKILL)
+main()
+"""
 # More than a quorum queue keeps in order by accident.
 MANY = 60
 
@@ -67,12 +78,18 @@ class Desk:
         self.amqp.channel.queue_bind(name, raw.EXCHANGE, name)
         return name
 
-    def list(self, *arguments: str) -> list[dict[str, Any]]:
-        listed: list[dict[str, Any]] = self.operator.json("dead-letter", "list", *arguments)
+    def list(self) -> list[dict[str, Any]]:
+        listed: list[dict[str, Any]] = self.operator.json("dead-letter", "list")
         return listed
 
     def unique_ids(self) -> list[str]:
         return [row["unique_id"] for row in self.list()]
+
+    def replay_and_die(self) -> None:
+        """The first letter is sent again, and stays."""
+        arguments = self.operator.command("dead-letter", "replay", "1")[1:]
+        died = subprocess.run([sys.executable, "-c", _DYING, *arguments], stdin=subprocess.DEVNULL, timeout=60)
+        assert died.returncode == -signal.SIGKILL
 
     def json(self, *arguments: str, code: int = 0) -> Any:
         done = self.operator.run("dead-letter", *arguments, "--format", "json")
@@ -138,14 +155,13 @@ def test_casts_for_a_node_that_comes_later_are_replayed_and_take_effect_once_in_
     assert "Host h1 has no node n2" in table[2]
 
     _add_node(desk.worker)
-    # A crash between sending a letter again and removing it leaves it here; so does this.
-    copy = desk.operator.json("dead-letter", "show", rows[0]["id"])
-    desk.put(raw.packed(copy["message"]), to=HOST_TOPIC, code="node_not_found")
-    wait_until(lambda: desk.amqp.count(raw.DEAD_LETTERS) == 5, "the copy")
+    desk.replay_and_die()
+    ear.wait_for(HOST, "n2", 2)
+    wait_until(lambda: desk.amqp.count(raw.DEAD_LETTERS) == 4, "all four are back")
 
     replayed = desk.json("replay", "--reason", "node_not_found")
 
-    assert [row["instance"] for row in replayed] == [uuid(1), uuid(2), uuid(3), uuid(1)]
+    assert [row["id"] for row in replayed] == [row["id"] for row in rows[:3]]
     assert all(row["replayed"] and row["kept"] is None for row in replayed)
     begun = [one for one in ear.wait_for(HOST, "n2", 4) if one.event_type == "tracker.claim.begun"]
     assert [one.payload["instance_id"] for one in begun] == [uuid(1), uuid(2), uuid(3)]
@@ -186,7 +202,7 @@ def test_looking_changes_neither_what_is_there_nor_its_order(box: Desk, queue_ty
     unique_ids = box.fill(MANY)
     everything = box.list()
     assert [row["unique_id"] for row in everything] == unique_ids
-    assert box.list("--limit", "2") == everything[:2]
+    assert box.json("list", "--limit", "2") == everything[:2]
     assert box.operator.json("dead-letter", "show", "3")["unique_id"] == unique_ids[2]
     unique_ids += box.fill(1)
     done = box.operator.run("dead-letter", "list", "--limit", "1")

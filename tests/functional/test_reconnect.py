@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 
 import pytest
 
@@ -13,6 +14,10 @@ from tests.functional.conftest import HOST, HOST_TOPIC, MakeWorker
 from tests.functional.deadline import wait_until
 from tests.functional.worker import NODE
 from tests.servers import RabbitMQServer
+from tests.servers.proxy import Proxy
+
+# Stock clients leave sockets open when they connect again.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 
 HOSTS = {HOST: {"n1": NODE}}
 # What keeps queues and messages over a restart of the broker, for everybody in the cloud.
@@ -106,6 +111,38 @@ def _exists(url: str, queue: str) -> bool:
         except raw.NotFound:
             return False
     return True
+
+
+def test_a_notification_that_is_sent_again_is_no_copy_to_a_stock_listener(
+    make_worker: MakeWorker, client: stock.Client, ear: stock.Ear, rabbitmq: RabbitMQServer, broker_vhost: str
+) -> None:
+    # A listener never acknowledges a message whose _unique_id is among its last sixteen.
+    with closing(Proxy(rabbitmq.port)) as proxy:
+        proxy.open()
+        worker = make_worker(
+            hosts=HOSTS, transport_url=broker_vhost.replace(f":{rabbitmq.port}/", f":{proxy.port}/")
+        )
+        worker.start()
+        worker.wait_ready()
+        ear.wait_for(HOST, "n1", 1)
+        proxy.lose_answer_to(b"tracker.claim.begun")
+
+        client.call(HOST, "begin_resource_claim", instance=instance_dict())
+
+        wait_until(lambda: len(ear.heard(HOST)) == 3, "it is heard again, since its confirm was lost")
+        begun = ear.heard(HOST)[1:]
+        assert len({one.message_id for one in begun}) == 1
+        assert worker.terminate() == 0
+
+
+def test_a_listener_of_several_topics_hears_each(make_worker: MakeWorker, broker_vhost: str) -> None:
+    worker = make_worker(hosts=HOSTS, options={"notifications": {"topics": "billing, notifications"}})
+    worker.start()
+    worker.wait_ready()
+
+    with stock.listener(broker_vhost, topics=("billing", "notifications")) as ear:
+        wait_until(lambda: len(ear.heard(HOST)) == 2, "both are heard")
+    assert len({one.message_id for one in ear.heard(HOST)}) == 1
 
 
 def test_a_fanout_works_again_after_the_connections_were_closed(

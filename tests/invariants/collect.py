@@ -15,6 +15,7 @@ from typing import Any
 import amqp
 import kombu
 import msgpack
+from kombu.exceptions import OperationalError
 
 from tests.functional import stock
 from tests.functional.deadline import wait_until
@@ -44,7 +45,7 @@ from oslo_messaging._drivers import amqp as driver
 DEAD_LETTERS = "tracker.dead"
 NOTIFICATIONS = ("notifications.info", "notifications.warn")
 _UNANSWERED = (oslo_messaging.MessagingTimeout, oslo_messaging.MessageDeliveryFailure)
-LOST = (*amqp.Connection.connection_errors, *amqp.Connection.channel_errors, kombu.exceptions.OperationalError)
+LOST = (*amqp.Connection.connection_errors, *amqp.Connection.channel_errors, OperationalError)
 
 _sending = threading.local()
 _add_unique_id = driver._add_unique_id

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import signal
+
 from .ports import free_port, is_listening
 from .rabbitmq import RabbitMQServer
 
@@ -38,12 +40,13 @@ class RabbitMQCluster(RabbitMQServer):
 
     def kill_node(self, number: int) -> None:
         """SIGKILL one node. Returns when its processes are gone."""
-        self._kill(self._nodes[number])
+        self._end(signal.SIGKILL, self._nodes[number])
 
     def close(self) -> None:
         """Stop everything and remove the directory. Harmless when nothing was started."""
         try:
-            for node in self._nodes[1:]:
-                self._kill(node)
+            if self._driver is not None:
+                for number in range(_NODES):
+                    self.kill_node(number)
         finally:
             super().close()

@@ -51,11 +51,14 @@ class RabbitMQServer:
     Queues, messages and virtual hosts outlive each of these as RabbitMQ promises.
     """
 
+    cluster = False
+
     def __init__(self) -> None:
         self.port = free_port()
         self.user = _USER
         self.password = secrets.token_hex(8)
-        self.node = f"tracker-{os.getpid()}-{self.port}@localhost"
+        self.name = f"tracker-{os.getpid()}-{self.port}"
+        self.node = f"{self.name}@localhost"
         self._epmd_port, self._distribution_port = free_port(), free_port()
         self._directory = Path(tempfile.mkdtemp(prefix="tracker-rabbitmq-"))
         self._epmd: subprocess.Popen[bytes] | None = None
@@ -89,7 +92,8 @@ class RabbitMQServer:
         self._driver = _Driver(
             environment=self._environment(),
             port=self.port,
-            nodename=self.node.partition("@")[0],
+            nodename=self.name,
+            cluster=self.cluster,
             username=self.user,
             password=self.password,
             tmp_rootdir=str(self._directory),
@@ -174,13 +178,13 @@ class RabbitMQServer:
         """An oslo.messaging transport URL of a fresh virtual host; with ``amqp://`` for ``rabbit://`` it is kombu's."""
         return f"rabbit://{self.user}:{self.password}@127.0.0.1:{self.port}/{self.virtual_host()}"
 
-    def _end(self, number: signal.Signals) -> None:
+    def _end(self, number: signal.Signals, node: str | None = None) -> None:
         driver = self._started()
-        process = driver.server_process(self.node)
+        process = driver.server_process(node or self.node)
         if process is None:
             return
         family = process.children(recursive=True)
-        driver.kill_node(self.node, signal=number)
+        driver.kill_node(node or self.node, signal=number)
         process.poll()  # for its exit code, without which Python warns that it still runs
         # The shell that pifpaf has waited for is not the virtual machine that holds ports and files.
         _, alive = psutil.wait_procs(family, timeout=_STOP_SECONDS)
@@ -197,7 +201,8 @@ class RabbitMQServer:
         return {
             "ERL_EPMD_PORT": str(self._epmd_port),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
-            "RABBITMQ_DIST_PORT": str(self._distribution_port),
+            # One port is not enough for the nodes of a cluster: each takes one of its own, 20000 above its other.
+            **({} if self.cluster else {"RABBITMQ_DIST_PORT": str(self._distribution_port)}),
             "RABBITMQ_CTL_DIST_PORT_MIN": str(self._distribution_port + 1),
             "RABBITMQ_CTL_DIST_PORT_MAX": str(self._distribution_port + 20),
             "RABBITMQ_CONF_ENV_FILE": str(self._directory / "no-environment"),

@@ -95,8 +95,10 @@ def decode_request(
     reply_to = _reply_to(message, content_type)
     if len(body) > max_bytes:
         raise Malformed(f"the body has {len(body)} bytes; at most {max_bytes} are served", reply_to)
-    # JSON has a bracket for each level: counting them is cheap, and almost always enough.
-    deep = content_type == MSGPACK or body.count(b"{") + body.count(b"[") > MAX_DEPTH
+    # JSON has a bracket for each level, which the text in an envelope may spell \u005b: counting is cheap, and almost always
+    # enough.
+    brackets = body.count(b"{") + body.count(b"[") + body.count(b"\\u")
+    deep = content_type == MSGPACK or brackets > MAX_DEPTH
     if deep and _too_deep(message):
         raise Malformed(f"nested deeper than {MAX_DEPTH} levels", reply_to)
     return _request(message, reply_to)

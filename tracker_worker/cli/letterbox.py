@@ -31,7 +31,7 @@ from tracker_worker.cli.letter import Letter, read_letter
 
 # The most that a consumer can have in hand (AMQP 0-9-1, basic.qos). Without a limit RabbitMQ 3.10's quorum queues give 2000.
 MOST = 65535
-_LOCK_SECONDS = 10
+_LOCK_SECONDS = 5
 _IDLE_SECONDS = 5
 _RETURN_SECONDS = 5
 _CLOSE_SECONDS = 5

@@ -15,6 +15,7 @@ from tracker_worker.bus.envelope import Request
 from tracker_worker.domain import commands
 from tracker_worker.domain.fit import read_limits
 from tracker_worker.domain.instance import read_changes, read_instance, read_node
+from tracker_worker.domain.owner import owner_of
 from tracker_worker.domain.values import read_name, read_optional_text, read_timeout
 from tracker_worker.errors import HostNotServed, InvalidInput
 from tracker_worker.service.policy import Policy
@@ -90,17 +91,6 @@ def _begin(args: Mapping[str, Any], context: Context, policy: Policy) -> Asked:
         timeout=policy.claim_timeout if timeout is None else timeout,
         capacity_limits=policy.capacity_limits,
     )
-
-
-def owner_of(project_id: str | None, user_id: str | None, context: Context) -> dict[str, str | None]:
-    """Who an instance is billed to: what it says itself, else the context of the request (oslo.context 6.5 puts the user's
-    id under 'user')."""
-    project = project_id or context.get("project_id") or context.get("tenant") or context.get("project")
-    user = user_id or context.get("user_id") or context.get("user")
-    return {
-        "project_id": read_optional_text("context.project_id", project),
-        "user_id": read_optional_text("context.user_id", user),
-    }
 
 
 def _update(args: Mapping[str, Any], _context: Context, _policy: Policy) -> Asked:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +13,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.errors import StoreUnavailable
+from tracker_worker.fairlock import FairLock
 from tracker_worker.store import rows
 from tracker_worker.store.base import Backlog, Commit, Conflict, Notification, Store
 from tracker_worker.store.engines import LOCK_TIMEOUT_SECONDS, create_engine, ensure_schema
@@ -31,8 +31,9 @@ class SQLStore(Store):
         # The dialect's INSERT, which knows ON CONFLICT.
         self._insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[self._engine.dialect.name]
         self._writer = CommitWriter(self._engine.dialect, self._insert)
-        # SQLite has one writer: threads of this process queue here, fairly and without its busy polling.
-        self._write_lock = threading.Lock()
+        # SQLite has one writer: threads of this process queue here, fairly and without its busy polling. A lock more on
+        # PostgreSQL costs nothing: a process has one engine.
+        self._write_lock = FairLock()
 
     def start(self) -> None:
         ensure_schema(self._engine)

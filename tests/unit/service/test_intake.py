@@ -182,3 +182,13 @@ def test_whatever_an_argument_is_called_the_caller_can_read_the_refusal(name: st
 def test_what_is_nested_too_deeply_to_be_read_is_refused_whatever_is_behind_it(behind: bytes) -> None:
     body = b'{"_msg_id": "0a", "args": ' + b"[" * 4000 + b"]" * 4000 + b", " + behind + b"}"
     assert isinstance(read(body).refusal, Malformed)
+
+
+def test_nesting_that_hides_behind_escapes_is_found_too() -> None:
+    """The envelope's text may spell its brackets otherwise."""
+    inner = json.dumps({**CALL, "version": None}).replace("null", "[" * 600 + "]" * 600)
+    escaped = json.dumps(inner).replace("[", "\\u005b").replace("]", "\\u005d")
+    work = read(b'{"oslo.version": "2.0", "oslo.message": ' + escaped.encode() + b"}")
+    assert isinstance(work.refusal, Malformed)
+    assert "100 levels" in str(work.refusal)
+    assert len(told(work)) == 1
