@@ -146,7 +146,8 @@ class TrackerAPI:
         """A claim around a build: begun on entry, finished on exit, aborted on any exception, which propagates.
 
         A call of its own that is not answered leaves the claim in doubt. On entry, whatever cut it short, it is then aborted,
-        by a cast that the host's queue keeps behind the request in doubt. On exit the build is done, and the finish is sent again as a cast.
+        by a cast that the host's queue keeps behind the request in doubt. On exit the build is done, and the finish is sent
+        again as a cast.
         """
         claim_id = instance["uuid"]
         try:

@@ -10,7 +10,7 @@ from typing import Any
 from tracker_worker import faults
 from tracker_worker.bus.base import Bus, Delivery, Listener, Outgoing
 from tracker_worker.bus.consumer import Consumer
-from tracker_worker.bus.envelope import JSON, ReplyTo
+from tracker_worker.bus.envelope import JSON, ReplyTo, renewed
 from tracker_worker.bus.publisher import FOREVER, Message, Publisher
 from tracker_worker.bus.settings import BrokerSettings
 
@@ -110,23 +110,26 @@ class AMQPBus(Bus):
         for outgoing in notifications:
             queues = [f"{topic}.{outgoing.priority.lower()}" for topic in self._settings.notification_topics]
             missing = set(queues)
-            messages += [self._notification(outgoing, queue, missing) for queue in queues]
+            for number, queue in enumerate(queues):
+                body = outgoing.body if number == 0 else renewed(outgoing.body)
+                messages.append(self._notification(outgoing.key, body, queue, missing))
         self._publisher.submit(*messages)
 
-    def _notification(self, outgoing: Outgoing, queue: str, missing: set[str]) -> Message:
+    def _notification(self, key: Any, body: bytes, queue: str, missing: set[str]) -> Message:
         def done(routed: bool) -> None:
             missing.discard(queue)
             if not missing:
                 faults.reach("after_publish")
-                self._confirmed([outgoing.key])
+                self._confirmed([key])
 
         return Message(
             exchange=self._settings.exchange,
             routing_key=queue,
-            body=outgoing.body,
+            body=body,
             properties=_properties(JSON),
             done=done,
             retry_before=FOREVER,
+            renewed=renewed,
         )
 
     def _publish(self, message: Message) -> None:

@@ -29,6 +29,8 @@ _MAX_QUOTED = 1000
 # A caller may ask for heartbeats less often than that; it gets them so often.
 _MAX_MONITOR_SECONDS = 3600
 _CONTEXT = "_context_"
+# Within the text of the message, whose quotes are escaped once; no value can look so, its quotes are escaped more.
+_UNIQUE_ID = re.compile(rb'((?<!\\)\\"_unique_id\\":\\")[0-9a-f]{32}')
 _OPEN = b'{"oslo.version":"2.0","oslo.message":'
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -304,6 +306,11 @@ def encode_notification(
         "_unique_id": fresh_id(),
     }
     return _OPEN + _to_json((_to_json(head)[:-1] + b',"payload":' + payload + b"}").decode()) + b"}"
+
+
+def renewed(notification: bytes) -> bytes:
+    """The same notification for another attempt or another queue: with a fresh ``_unique_id``."""
+    return _UNIQUE_ID.sub(lambda found: found[1] + fresh_id().encode(), notification, count=1)
 
 
 # --- the other side: what the in-memory client and listener, and our own client, need ---------------------------------

@@ -42,6 +42,7 @@ class Done(Protocol):
 class Message:
     """One message to publish, once it is confirmed ``done``.
 
+    ``renewed`` makes the body of each further attempt out of the one before; None: it stays the same.
     ``retry_before``: on the monotonic clock, how long to try again where there is no such queue; the first such
     return is reported as ``done(False)``, later outcomes are not. None: not tried again. FOREVER: until it works.
     """
@@ -53,6 +54,8 @@ class Message:
     done: Done | None = None
     retry_before: float | None = None
     mandatory: bool = True
+    renewed: Callable[[bytes], bytes] | None = None
+    sent: bool = field(default=False, init=False)
     returned: bool = field(default=False, init=False)
     attempts: int = field(default=0, init=False)
 
@@ -100,6 +103,9 @@ class Publisher(Link):
             self._waiting.append(heapq.heappop(self._later)[2])
         while self._waiting and len(self._unconfirmed) < _WINDOW:
             message = self._waiting.popleft()
+            if message.sent and message.renewed is not None:
+                message.body = message.renewed(message.body)
+            message.sent = True
             self._unconfirmed[self._next_tag] = message
             self._next_tag += 1
             self._channel.basic_publish(

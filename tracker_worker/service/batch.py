@@ -48,9 +48,12 @@ class Unexpected(Exception):
 
 @dataclass(slots=True)
 class Batch:
-    """What was decided at ``now`` (microseconds). ``outcomes``: what is recorded and told for each message, in order of
-    arrival. ``parked``: casts that will be, which no commit records. ``relied``: hosts of which something was told that no commit checks. ``audits`` are those whose inventories are
-    still to be read."""
+    """What was decided at ``now`` (microseconds).
+
+    ``outcomes``: what is recorded and told for each message, in order of arrival. ``parked``: casts that will be, which no
+    commit records. ``relied``: hosts of which something was told that no commit checks. ``audits``: those whose inventories
+    are still to be read.
+    """
 
     now: int
     ledgers: dict[int, NodeLedger] = field(default_factory=dict)

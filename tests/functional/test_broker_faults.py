@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The broker dies, is cut off, falls silent, or has no memory left; queues vanish. Nothing that was accepted is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.builders import instance_dict, sized
+from tests.functional import load, raw, stock
+from tests.functional.conftest import HOST, HOST_TOPIC, MakeWorker
+from tests.functional.deadline import wait_until
+from tests.functional.run import DURABLE, HOSTS, SHORT_HEARTBEAT, connections, run
+from tests.functional.test_start_stop import locked
+from tests.functional.worker import WorkerProcess
+from tests.servers import RabbitMQServer
+from tests.servers.cluster import RabbitMQCluster
+from tests.servers.proxy import Proxy
+
+# Stock clients leave sockets open when they connect again.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+
+# Short, and shorter than the outages here: whoever waits for a lost reply asks again soon.
+TIMEOUT = 5
+
+
+@pytest.fixture
+def database_url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'state' / 'tracker.sqlite'}"
+
+
+@pytest.fixture
+def proxy(rabbitmq: RabbitMQServer) -> Iterator[Proxy]:
+    """Between the worker, and nobody else, and the broker."""
+    with closing(Proxy(rabbitmq.port)) as proxy:
+        proxy.open()
+        yield proxy
+
+
+@pytest.fixture
+def start(make_worker: MakeWorker, broker_vhost: str, rabbitmq: RabbitMQServer) -> Callable[..., WorkerProcess]:
+    """Start a worker and wait until it is ready."""
+
+    def start(*, through: Proxy | None = None, **rabbit: object) -> WorkerProcess:
+        url = broker_vhost if through is None else broker_vhost.replace(f":{rabbitmq.port}/", f":{through.port}/")
+        worker = make_worker(transport_url=url, hosts=HOSTS, options={"oslo_messaging_rabbit": rabbit})
+        worker.start()
+        worker.wait_ready()
+        return worker
+
+    return start
+
+
+def _kill(rabbitmq: RabbitMQServer) -> None:
+    rabbitmq.kill()
+    rabbitmq.start()
+
+
+def _stop(rabbitmq: RabbitMQServer) -> None:
+    rabbitmq.stop_app()
+    rabbitmq.start_app()
+
+
+@pytest.mark.parametrize("fault", [_kill, _stop])
+def test_a_broker_may_be_killed_or_stopped_under_load(
+    start: Callable[..., WorkerProcess],
+    rabbitmq: RabbitMQServer,
+    broker_vhost: str,
+    database_url: str,
+    fault: Callable[[RabbitMQServer], None],
+) -> None:
+    worker = start(**DURABLE)
+    with run(broker_vhost, database_url, rabbit=DURABLE, timeout=TIMEOUT) as working:
+        with working.at_work():
+            fault(rabbitmq)
+            working.wait_answers(50)
+
+        working.prove(worker)
+
+
+def test_a_connection_may_be_cut_under_load(
+    start: Callable[..., WorkerProcess], proxy: Proxy, broker_vhost: str, database_url: str
+) -> None:
+    worker = start(through=proxy)
+    with run(broker_vhost, database_url) as working:
+        with working.at_work():
+            for times in (2, 3, 4):
+                proxy.cut()
+                worker.wait_for_log("tracker-consumer: connected", times=times)
+                working.wait_answers(20)
+
+        working.prove(worker)
+
+
+def test_a_broker_may_be_out_of_reach_for_a_while_under_load(
+    start: Callable[..., WorkerProcess], proxy: Proxy, broker_vhost: str, database_url: str
+) -> None:
+    worker = start(through=proxy)
+    with run(broker_vhost, database_url) as working:
+        with working.at_work():
+            proxy.cut(refuse=True)
+            worker.wait_for_log("tracker-consumer: no connection", times=3)
+            proxy.resume()
+            working.wait_answers(50)
+
+        working.prove(worker)
+
+
+def test_a_half_open_connection_is_given_up_by_both_sides(
+    start: Callable[..., WorkerProcess], proxy: Proxy, broker_vhost: str, database_url: str
+) -> None:
+    worker = start(through=proxy, **SHORT_HEARTBEAT)
+    with run(broker_vhost, database_url) as working:
+        with working.at_work():
+            proxy.stall()
+            worker.wait_for_log("heartbeats missed")
+            worker.wait_for_log("tracker-consumer: connected", times=2)
+            # The broker takes the queue from the connection that says nothing any more.
+            working.wait_answers(50)
+
+        working.prove(worker)
+
+
+def test_a_slow_connection_is_only_slow(
+    start: Callable[..., WorkerProcess], proxy: Proxy, broker_vhost: str, database_url: str
+) -> None:
+    worker = start(through=proxy)
+    with run(broker_vhost, database_url) as working:
+        with working.at_work():
+            proxy.delay(0.05)
+            working.wait_answers(100)
+            proxy.resume()
+
+        assert connections(worker) == 2
+        working.prove(worker)
+
+
+@pytest.mark.parametrize("lost", [b"begin_resource_claim", b"tracker.claim.begun"], ids=["reply", "notification"])
+def test_a_confirm_may_be_lost(
+    start: Callable[..., WorkerProcess], proxy: Proxy, broker_vhost: str, database_url: str, lost: bytes
+) -> None:
+    # What was published is published again, since nobody knows: with the same id, and the client drops the second reply.
+    worker = start(through=proxy)
+    with run(broker_vhost, database_url) as working:
+        with working.at_work():
+            for times in (2, 3):
+                proxy.lose_answer_to(b"tracker.claim.begun" if lost.startswith(b"tracker") else b'claim_id')
+                worker.wait_for_log("tracker-publisher: connected", times=times)
+                working.wait_answers(20)
+
+        working.prove(worker)
+
+
+def test_a_memory_alarm_holds_what_is_to_be_told_and_nothing_else(
+    start: Callable[..., WorkerProcess], rabbitmq: RabbitMQServer, broker_vhost: str, database_url: str
+) -> None:
+    worker = start(**SHORT_HEARTBEAT)
+    with run(broker_vhost, database_url) as working, ThreadPoolExecutor(20) as pool:
+        instances = [instance_dict(number, node="n1", **sized(vcpus=1)) for number in range(20)]
+        with raw.raw(broker_vhost) as amqp, locked(worker.database):
+            calls = [pool.submit(working.client.call, HOST, "begin_resource_claim", instance=i) for i in instances]
+            # All are in the worker's hands when the alarm begins: a publisher is blocked when it publishes.
+            worker.wait_for_log("messages wait")
+            wait_until(lambda: amqp.count(HOST_TOPIC) == 0, "all calls have arrived")
+            rabbitmq.ctl("set_vm_memory_high_watermark", "absolute", "1000000")
+        try:
+            worker.wait_for_log("ClaimBegun", times=20)
+            wait_until(lambda: "blocked" in rabbitmq.ctl("list_connections", "state"), "the alarm blocks the publisher")
+            # Longer than the broker waits for a heartbeat of one whom it listens to.
+            for _ in range(3):
+                rabbitmq.ctl("list_connections", "state")
+            assert not any(call.done() for call in calls)
+        finally:
+            rabbitmq.ctl("set_vm_memory_high_watermark", "0.4")
+        with working.at_work():
+            working.wait_answers(50)
+
+        assert worker.log().count("tracker-consumer: connected") == 1
+        assert {call.result(30).reply["claim_id"] for call in calls} == {instance["uuid"] for instance in instances}
+        working.prove(worker)
+
+
+def test_what_is_in_hand_when_its_queue_is_deleted_is_done(
+    start: Callable[..., WorkerProcess], broker_vhost: str, database_url: str
+) -> None:
+    worker = start()
+    with run(broker_vhost, database_url) as working, raw.raw(broker_vhost) as amqp, ThreadPoolExecutor(1) as pool:
+        with locked(worker.database):
+            call = pool.submit(working.client.call, HOST, "begin_resource_claim", instance=instance_dict(node="n1"))
+            worker.wait_for_log("messages wait")
+            amqp.channel.queue_delete(HOST_TOPIC)
+            worker.wait_for_log("tracker-consumer: connected", times=2)
+        assert call.result(30).reply["claim_id"] == instance_dict()["uuid"]
+        with working.at_work():
+            working.wait_answers(20)
+
+        working.prove(worker)
+
+
+def test_the_queues_that_the_worker_publishes_to_may_be_deleted_under_load(
+    start: Callable[..., WorkerProcess], broker_vhost: str, database_url: str
+) -> None:
+    worker = start()
+    with run(broker_vhost, database_url) as working:
+        with raw.raw(broker_vhost) as amqp:
+            parked = raw.packed(amqp.request("destroy", {}))
+            with working.at_work():
+                amqp.channel.queue_delete(raw.DEAD_LETTERS)
+                amqp.publish(HOST_TOPIC, parked)
+                worker.wait_for_log(f"no queue for {raw.DEAD_LETTERS}")
+                working.wait_answers(20)
+            raw.check_parked(amqp.take(raw.DEAD_LETTERS), parked, topic=HOST_TOPIC)
+
+
+def test_dead_reply_queues_delay_nobody(start: Callable[..., WorkerProcess], broker_vhost: str) -> None:
+    worker = start()
+    dead = 300  # more than are delivered at once
+    with raw.raw(broker_vhost) as amqp, stock.client(broker_vhost, timeout=TIMEOUT) as client:
+        for number in range(dead):
+            request = amqp.request(
+                "begin_resource_claim",
+                {"instance": instance_dict(number, node="n1", **sized(vcpus=1))},
+                call=True,
+                keys={"_reply_q": f"reply_of_a_client_that_died_{number}"},
+            )
+            amqp.publish(HOST_TOPIC, raw.packed(request))
+        # Behind them in the same queue.
+        assert client.call(HOST, "get_node", node="n1")["running_vms"] == dead
+        worker.wait_for_log("no queue for reply_of_a_client_that_died_299")
+        assert client.call(HOST, "get_node", node="n1")["running_vms"] == dead
+        assert worker.terminate(8) == 0
+        assert amqp.count(HOST_TOPIC) == 0
+
+
+def test_a_cluster_may_lose_the_node_that_the_worker_is_connected_to(tmp_path: Path) -> None:
+    rabbit = {"rabbit_quorum_queue": True}
+    cluster = RabbitMQCluster()
+    with closing(cluster):
+        cluster.open()
+        worker = WorkerProcess(
+            tmp_path, transport_url=cluster.url, hosts=load.HOSTS, options={"oslo_messaging_rabbit": rabbit}
+        )
+        with (
+            closing(worker),
+            stock.client(cluster.url, timeout=10, **rabbit) as client,
+            stock.listener(cluster.url, **rabbit) as ear,
+        ):
+            worker.start()
+            worker.wait_ready()
+            flight = load.Load(client)
+            flight.prepare()
+
+            with flight.running():
+                flight.wait_answered(50)
+                cluster.kill_node(0)
+                assert flight.answered < load.CALLS
+
+            flight.check(ear)
+            assert f"connected to 127.0.0.1:{cluster.ports[1]}" in worker.log()
+            assert worker.terminate() == 0
