@@ -30,7 +30,13 @@ CLIENT_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "default": {},
     "durable": {"amqp_durable_queues": True},
     "quorum": {"rabbit_quorum_queue": True},
+    "auto_delete": {"amqp_auto_delete": True},
 }
+# Each with each of those that are in use, and once what hardly anybody sets.
+CLOUDS = (
+    *((queue_type, options) for queue_type in QUEUE_TYPES for options in ("default", "durable", "quorum")),
+    ("quorum", "auto_delete"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

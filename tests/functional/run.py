@@ -42,7 +42,7 @@ class Run:
         self._database_url = database_url
         self._hosts = hosts
         self._places = [(host, node) for host, nodes in hosts.items() for node in nodes]
-        self._log = Log()
+        import os, pathlib; self._log = Log(pathlib.Path(os.environ["RUNLOG"]) if "RUNLOG" in os.environ else None)
         self.client = RecordingClient(client, self._log)
         self._schedulers = [
             Scheduler(

@@ -1,36 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stock oslo.messaging programs as schedulers and billing use them: nothing of ours but the names of the errors.
-
-Import this before oslo_messaging: whoever is first chooses between threads and eventlet for the whole process.
-"""
+"""Stock oslo.messaging programs as schedulers and billing use them: nothing of ours but the names of the errors."""
 
 from __future__ import annotations
 
 import gc
 import logging
-import sys
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from tests.functional.deadline import wait_until
-
-# Whatever looks whether eventlet is there shall not find it: once imported, it warns at every fork.
-sys.modules.setdefault("eventlet", None)  # type: ignore[arg-type]
-
-with warnings.catch_warnings():
-    # Some of what oslo.messaging imports is deprecated; that is its matter.
-    warnings.simplefilter("ignore")
-    from oslo_service import backend
-
-    backend.init_backend(backend.BackendType.THREADING)
-
-    import oslo_messaging
-
-    from tests.wire.stock import configuration
+from tests.messaging import oslo_messaging
+from tests.wire.stock import configuration
 
 # Its pool says so for every call that has to wait for a connection.
 logging.getLogger("oslo.messaging._drivers.pool").setLevel(logging.ERROR)
@@ -127,11 +110,7 @@ class Ear:
         """Everything so far, of everybody, a host or a node."""
         with self._lock:
             heard = list(self._heard)
-        return [
-            one
-            for one in heard
-            if (host is None or one.node[0] == host) and (node is None or one.node[1] == node)
-        ]
+        return [one for one in heard if (host is None or one.node[0] == host) and (node is None or one.node[1] == node)]
 
     def wait_for(self, host: str, node: str, sequence: int) -> list[Heard]:
         """What the node said, once every sequence up to this one is there."""

@@ -56,7 +56,7 @@ CASES = [
     invalid("extra argument", "colour", instance=instance_dict(), colour="blue"),
     invalid("instance is a text", "instance", instance="i1"),
     invalid("instance without uuid", "instance.uuid", instance={"memory_mb": 1}),
-    invalid("instance without a size", "instance.vcpus", instance={"uuid": "i1", "memory_mb": 1, "root_gb": 1, "ephemeral_gb": 1}),
+    invalid("instance without sizes", "instance.memory_mb", instance={"uuid": "i1", "memory_mb": 1}),
     invalid("uuid is empty", "instance.uuid", instance=instance_dict(uuid="")),
     invalid("uuid is a number", "instance.uuid", instance=instance_dict(uuid=7)),
     invalid("unknown vm_state", "instance.vm_state", instance=instance_dict(vm_state="bogus")),
@@ -83,7 +83,9 @@ CASES = [
     invalid("claim_id is empty", "claim_id", method="abort_resource_claim", claim_id=""),
     invalid("claim_id is an object", "claim_id", method="finish_resource_claim", claim_id={}),
     invalid("update without uuid", "instance.uuid", method="update_usage", instance={"vm_state": "active"}),
-    invalid("update with a negative size", "instance.vcpus", method="update_usage", instance={"uuid": "i1", "vcpus": -2}),
+    invalid(
+        "update with a negative size", "instance.vcpus", method="update_usage", instance={"uuid": "i1", "vcpus": -2}
+    ),
     invalid("audited node is a list", "node", method="update_available_resource", node=["n1"]),
     invalid("another host on this host's topic", "host", method="get_node", host="h2"),
     invalid("body of 10 MB", "body", instance=instance_dict(metadata={"x": "y" * 10_000_000})),

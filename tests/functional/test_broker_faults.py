@@ -205,15 +205,14 @@ def test_the_queues_that_the_worker_publishes_to_may_be_deleted_under_load(
     start: Callable[..., WorkerProcess], broker_vhost: str, database_url: str
 ) -> None:
     worker = start()
-    with run(broker_vhost, database_url) as working:
-        with raw.raw(broker_vhost) as amqp:
-            parked = raw.packed(amqp.request("destroy", {}))
-            with working.at_work():
-                amqp.channel.queue_delete(raw.DEAD_LETTERS)
-                amqp.publish(HOST_TOPIC, parked)
-                worker.wait_for_log(f"no queue for {raw.DEAD_LETTERS}")
-                working.wait_answers(20)
-            raw.check_parked(amqp.take(raw.DEAD_LETTERS), parked, topic=HOST_TOPIC)
+    with run(broker_vhost, database_url) as working, raw.raw(broker_vhost) as amqp:
+        parked = raw.packed(amqp.request("destroy", {}))
+        with working.at_work():
+            amqp.channel.queue_delete(raw.DEAD_LETTERS)
+            amqp.publish(HOST_TOPIC, parked)
+            worker.wait_for_log(f"no queue for {raw.DEAD_LETTERS}")
+            working.wait_answers(20)
+        raw.check_parked(amqp.take(raw.DEAD_LETTERS), parked, topic=HOST_TOPIC)
 
 
 def test_dead_reply_queues_delay_nobody(start: Callable[..., WorkerProcess], broker_vhost: str) -> None:

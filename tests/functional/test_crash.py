@@ -44,9 +44,7 @@ def test_a_copy_of_a_message_gets_the_same_reply_before_and_after_a_crash(
     worker.wait_ready()
     with raw.raw(broker_vhost) as amqp:
         begin = amqp.request("begin_resource_claim", {"instance": instance_dict()}, call=True)
-        refused = amqp.request(
-            "begin_resource_claim", {"instance": instance_dict(2), "limits": {"vcpu": 1}}, call=True
-        )
+        refused = amqp.request("begin_resource_claim", {"instance": instance_dict(2), "limits": {"vcpu": 1}}, call=True)
         finish = amqp.request("finish_resource_claim", {"claim_id": begin["args"]["instance"]["uuid"]}, call=True)
         requests = (begin, refused, finish)
         first = [_answer(amqp, request) for request in requests]

@@ -23,7 +23,7 @@ from tests.functional.test_cli import Operator
 from tests.functional.worker import NODE, WorkerProcess
 
 SMALL = sized(vcpus=1, memory_mb=1024, disk_gb=10)
-ARGUMENTS = {"quorum": {"x-queue-type": "quorum"}, "classic": {}}
+ARGUMENTS = {"quorum": {"x-queue-type": "quorum", "x-delivery-limit": 1_000_000}, "classic": {}}
 # tracker-worker, killed when it is about to remove a letter that it has sent again.
 _DYING = """
 import os, signal

@@ -121,9 +121,7 @@ def test_a_notification_that_is_sent_again_is_no_copy_to_a_stock_listener(
     # A listener never acknowledges a message whose _unique_id is among its last sixteen.
     with closing(Proxy(rabbitmq.port)) as proxy:
         proxy.open()
-        worker = make_worker(
-            hosts=HOSTS, transport_url=broker_vhost.replace(f":{rabbitmq.port}/", f":{proxy.port}/")
-        )
+        worker = make_worker(hosts=HOSTS, transport_url=broker_vhost.replace(f":{rabbitmq.port}/", f":{proxy.port}/"))
         worker.start()
         worker.wait_ready()
         ear.wait_for(HOST, "n1", 1)

@@ -138,9 +138,7 @@ def test_what_waits_for_the_store_is_done_when_it_is_back(
     assert client.call(HOST, "get_node")["running_vms"] == 49
 
 
-def test_a_hangup_reloads_options_and_inventory_and_serves_on(
-    make_worker: MakeWorker, client: stock.Client
-) -> None:
+def test_a_hangup_reloads_options_and_inventory_and_serves_on(make_worker: MakeWorker, client: stock.Client) -> None:
     worker = make_worker(hosts=HOSTS)
     worker.start()
     worker.wait_ready()

@@ -14,7 +14,7 @@ import pytest
 from tests.builders import RESERVED_MEMORY_MB, instance_dict, sized
 from tests.functional import raw, story
 from tests.functional.deadline import wait_until
-from tests.functional.deployments import CLIENT_OPTIONS, COPIES, HOSTS, QUEUE_TYPES, Deployment, deployment
+from tests.functional.deployments import CLIENT_OPTIONS, CLOUDS, COPIES, HOSTS, Deployment, deployment
 from tests.functional.load import once_in_order
 from tests.functional.stock import CONTEXT, Client, oslo_messaging
 from tests.functional.worker import NODE
@@ -24,14 +24,11 @@ from tracker_worker import errors
 
 UTC_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 SMALL = sized(vcpus=1, memory_mb=1024, disk_gb=10)
+UNPLACED = {"uuid": "e3"}
 RESOURCES = {"VCPU": 1, "MEMORY_MB": 1024, "DISK_GB": 10}
 
 
-@pytest.fixture(
-    scope="module",
-    params=[(queue_type, options) for queue_type in QUEUE_TYPES for options in CLIENT_OPTIONS],
-    ids=lambda param: "-".join(param),
-)
+@pytest.fixture(scope="module", params=CLOUDS, ids="-".join)
 def cloud(
     request: pytest.FixtureRequest, rabbitmq: RabbitMQServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Deployment]:
@@ -245,7 +242,7 @@ def test_another_claim_of_the_same_instance_is_a_conflict(client: Client, other:
     ("host", "method", "arguments", "error", "code", "facts"),
     [
         ("errors", "get_node", {}, errors.InvalidInput, "invalid_input", {"field": "node"}),
-        ("errors", "begin_resource_claim", {"instance": small("e3")}, errors.InvalidInput, "invalid_input", {"field": "instance.node"}),
+        ("errors", "update_usage", {"instance": UNPLACED}, errors.InvalidInput, "invalid_input", {"field": "instance.node"}),
         ("errors", "finish_resource_claim", {}, errors.InvalidInput, "invalid_input", {"field": "claim_id"}),
         ("errors", "get_node", {"node": "no"}, errors.NodeNotFound, "node_not_found", {"host": "errors", "node": "no"}),
         ("errors", "list_claims", {"node": "no"}, errors.NodeNotFound, "node_not_found", {"node": "no"}),

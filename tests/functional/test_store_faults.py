@@ -11,16 +11,15 @@ from typing import Any, Literal
 
 import psycopg
 import pytest
-import sqlalchemy as sa
 
 from tests.builders import instance_dict, sized
-from tests.functional import raw, stock
-from tests.functional.conftest import HOST, HOST_TOPIC, MakeWorker
+from tests.functional import stock
+from tests.functional.conftest import HOST, MakeWorker
 from tests.functional.deadline import wait_until
 from tests.functional.disk import small_disk
-from tests.functional.run import HOSTS, SHORT_HEARTBEAT, Run, connections, migrated, run
+from tests.functional.run import HOSTS, SHORT_HEARTBEAT, connections, migrated, run
 from tests.functional.test_start_stop import locked
-from tests.functional.worker import NODE, WorkerProcess
+from tests.functional.worker import WorkerProcess
 from tests.servers import PostgreSQLServer
 from tests.servers.proxy import Proxy
 from tracker_worker.errors import StoreUnavailable

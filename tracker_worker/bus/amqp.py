@@ -18,6 +18,9 @@ _PERSISTENT = 2
 # A client that reconnects declares its reply queue again within about a second; then it is gone.
 _REPLY_RETRY_SECONDS = 60
 # Of a frame's 128 KiB (RabbitMQ's frame_max), of which properties and headers together may fill one.
+# What would make the broker do something with a dead letter: drop it in time, send copies of it to the queue that it came from
+# (RabbitMQ's sender-selected distribution), or refuse it as somebody else's (validated user-id).
+_NOT_KEPT = {"expiration", "user_id", "CC", "BCC"}
 _MOST_HEADER_CHARACTERS = 120_000
 
 
@@ -86,13 +89,13 @@ class AMQPBus(Bus):
 
     def park(self, delivery: Delivery, reason: str) -> None:
         headers = {
-            **_fitting(delivery.headers),
+            **_fitting({name: value for name, value in delivery.headers.items() if name not in _NOT_KEPT}),
             "x-tracker-reason": reason,
             "x-tracker-exchange": delivery.exchange,
             "x-tracker-routing-key": delivery.routing_key,
             "x-tracker-time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
-        properties = {name: value for name, value in delivery.properties.items() if name != "expiration"}
+        properties = {name: value for name, value in delivery.properties.items() if name not in _NOT_KEPT}
         self._publish(
             Message(
                 exchange="",

@@ -87,6 +87,11 @@ def read_settings(conf: cfg.ConfigOpts) -> BrokerSettings:
         raise ConfigurationError(f"[DEFAULT] transport_url is for {url.transport}; rabbit:// is supported")
     if not url.hosts or not all(host.hostname for host in url.hosts):
         raise ConfigurationError("[DEFAULT] transport_url names no broker: rabbit://user:password@host:port/vhost")
+    for host in conf.tracker.hosts:
+        if f"{conf.tracker.topic}.{host}" == conf.bus.dead_letter_queue:
+            raise ConfigurationError(
+                f"[bus] dead_letter_queue {conf.bus.dead_letter_queue} is the queue of host {host}"
+            )
     limits = {
         "x-delivery-limit": rabbit.rabbit_quorum_delivery_limit,
         "x-max-in-memory-length": rabbit.rabbit_quorum_max_memory_length,

@@ -10,7 +10,31 @@ from __future__ import annotations
 
 from typing import Any
 
+import amqp
+from amqp import serialization, spec
+
 _PIECE = 65536
+
+# What a message is said to be whose properties cannot be read: a content type that nobody serves.
+UNREADABLE = "application/x-unreadable-properties"
+
+
+def _tolerate_unreadable_properties() -> None:
+    """py-amqp raises UnicodeDecodeError in the middle of a read for a property that is not UTF-8. The message would end this
+    worker, and the next one that it is delivered to. It is delivered without its properties instead, and parked."""
+    decode = serialization.PROPERTY_CLASSES[spec.Basic.CLASS_ID]
+
+    def tolerant(buffer: Any, offset: int) -> tuple[dict[str, Any], int]:
+        try:
+            properties: tuple[dict[str, Any], int] = decode(buffer, offset)
+            return properties
+        except (UnicodeDecodeError, amqp.exceptions.FrameSyntaxError):
+            return {"content_type": UNREADABLE}, len(buffer)
+
+    serialization.PROPERTY_CLASSES[spec.Basic.CLASS_ID] = tolerant
+
+
+_tolerate_unreadable_properties()
 
 
 class Stream:

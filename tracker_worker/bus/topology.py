@@ -45,13 +45,7 @@ class Queue:
 def host_queue(settings: BrokerSettings, host: str) -> Queue:
     """``<topic>.<host>``: one active consumer, others stand by."""
     name = f"{settings.topic}.{host}"
-    arguments: dict[str, Any] = {
-        "x-single-active-consumer": True,
-        "x-dead-letter-exchange": "",
-        "x-dead-letter-routing-key": settings.dead_letter_queue,
-    }
-    if settings.queue_type == "quorum":
-        arguments |= {"x-queue-type": "quorum", "x-delivery-limit": _DELIVERY_LIMIT}
+    arguments = {"x-single-active-consumer": True, **_typed(settings)}
     return Queue(name=name, source=host, exchange=settings.exchange, routing_key=name, arguments=arguments)
 
 
@@ -98,7 +92,8 @@ def notification_queue(settings: BrokerSettings, topic: str, priority: str) -> Q
 
 
 def _typed(settings: BrokerSettings) -> dict[str, Any]:
-    return {"x-queue-type": "quorum"} if settings.queue_type == "quorum" else {}
+    # No x-dead-letter-exchange: calls that expire while no worker runs would fill the dead-letter queue.
+    return {"x-queue-type": "quorum", "x-delivery-limit": _DELIVERY_LIMIT} if settings.queue_type == "quorum" else {}
 
 
 def served(settings: BrokerSettings, hosts: Sequence[str]) -> list[Queue]:
@@ -109,7 +104,7 @@ def served(settings: BrokerSettings, hosts: Sequence[str]) -> list[Queue]:
 def declare_served(connection: Any, settings: BrokerSettings, queues: Sequence[Queue]) -> None:
     """Make everything exist that ``queues`` need. Raises PreconditionFailed after saying which queue stands in the
     way."""
-    declare_exchange(connection, settings.exchange, "topic", durable=settings.durable)
+    declare_exchange(connection, settings.exchange, "topic", durable=settings.durable, auto_delete=settings.auto_delete)
     declare_exchange(
         connection, f"{settings.topic}_fanout", "fanout", durable=settings.durable_fanout, auto_delete=True
     )

@@ -38,7 +38,7 @@ from tracker_worker.service.ledgers import Ledgers
 from tracker_worker.service.policy import Policy
 from tracker_worker.service.relay import Relay
 from tracker_worker.service.work import Work, answer, conclude, dismiss
-from tracker_worker.store.base import Commit, Conflict, Store
+from tracker_worker.store.base import Commit, Conflict, Store, Unstorable
 
 LOG = logging.getLogger(__name__)
 
@@ -231,6 +231,9 @@ class Engine:
                 items = self._give_up(items, error, delay + time.monotonic() - began)
                 self._stopping.wait(delay)
                 items += self._arrived()
+            except Unstorable as error:
+                self._ledgers.forget(hosts_of(items))
+                items = self._apart(items, error)
             except Unexpected as unexpected:
                 self._ledgers.forget(hosts_of(items))
                 LOG.error("unexpected error while deciding", exc_info=unexpected.__cause__)
@@ -253,6 +256,17 @@ class Engine:
             else:
                 conclude(self._bus, item, answer(item, error=error))
         return waiting
+
+    def _apart(self, items: list[Item], error: Unstorable) -> list[Item]:
+        """One of these messages cannot be kept: decide each by itself, so that only that one fails. Returns what is left."""
+        if len(items) == 1:
+            unexpected = Unexpected(items[0])
+            unexpected.__cause__ = error
+            LOG.error("a message cannot be kept", exc_info=error)
+            return [] if self._gives_up(unexpected) else items
+        for item in items:
+            self._process([item])
+        return []
 
     def _gives_up(self, unexpected: Unexpected) -> bool:
         """A call is told at once. A cast is tried a few times, counted in the store so that a restart does not begin anew, and

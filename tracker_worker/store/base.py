@@ -22,6 +22,10 @@ class Conflict(Exception):
     """Somebody else has written what this commit was decided on: nothing happened, read again and decide again."""
 
 
+class Unstorable(Exception):
+    """Something in this commit cannot be kept, now or later: nothing happened, and it would fail again."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Notification:
     """One row of the outbox. ``payload`` is JSON, validated; ``occurred_at`` in microseconds. ``message_id`` is the same for
@@ -119,8 +123,8 @@ class Store(ABC):
 
     @abstractmethod
     def commit(self, commit: Commit) -> None:
-        """Write all of it. Raises Conflict: a node has another generation, a message is answered already, an instance is
-        charged to another node of the host, a sequence number is taken, or another writer was in the way."""
+        """Write all of it. Raises Unstorable, and Conflict: a node has another generation, a message is answered already, an
+        instance is charged to another node of the host, a sequence number is taken, or another writer was in the way."""
 
     @abstractmethod
     def cursors(self, host_id: int) -> dict[int, int]:

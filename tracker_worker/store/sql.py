@@ -15,7 +15,7 @@ from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.fairlock import FairLock
 from tracker_worker.store import rows
-from tracker_worker.store.base import Backlog, Commit, Conflict, Notification, Store
+from tracker_worker.store.base import Backlog, Commit, Conflict, Notification, Store, Unstorable
 from tracker_worker.store.engines import LOCK_TIMEOUT_SECONDS, create_engine, ensure_schema
 from tracker_worker.store.schema import allocations, attempts, hosts, inbox, nodes, outbox, relay_cursor
 from tracker_worker.store.writing import CommitWriter
@@ -130,6 +130,8 @@ class SQLStore(Store):
                 self._writer.write(connection, commit)
         except IntegrityError as error:
             raise Conflict(str(error.orig)) from error
+        except (sa.exc.DataError, OverflowError, UnicodeError) as error:
+            raise Unstorable(str(error)) from error
         except StoreUnavailable as error:
             if _is_deadlock(error.__cause__):
                 raise Conflict("deadlock with another writer") from error

@@ -18,7 +18,7 @@ from tests.unit.service.support import House, Refused
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.service import batch, engine
 from tracker_worker.service.batch import Chore
-from tracker_worker.store.base import Conflict
+from tracker_worker.store.base import Conflict, Unstorable
 
 N1 = node_name(1)
 AWAY = StoreUnavailable(reason="the database is restarting")
@@ -305,6 +305,26 @@ class TestUnexpected:
         assert [type(told.get(timeout=SECONDS)).__name__ for _ in range(2)] == ["ZeroDivisionError", "NodeNotFound"]
         house.finish()
         assert house.charged() == []
+
+
+class TestUnstorable:
+    def test_a_call_that_cannot_be_kept_is_told_and_the_others_are_decided(self, house: House) -> None:
+        house.store.script["commit"] = [Unstorable("all of them"), Unstorable("the first")]
+        with house.busy():
+            calls = [house.caller.call("begin_resource_claim", instance=instance_dict(number)) for number in (1, 2)]
+        refused, granted = (call.reply() for call in calls)
+        assert refused.error == "RuntimeError"
+        assert granted["claim_id"] == uuid(2)
+        assert house.charged() == [uuid(2)]
+        assert house.unsettled() == 0
+
+    def test_a_cast_that_cannot_be_kept_is_parked_in_the_end(self, house: House) -> None:
+        house.store.script["commit"] = [Unstorable("this one")] * engine._MOST_ATTEMPTS
+        house.caller.cast("begin_resource_claim", instance=instance_dict(1))
+        wait_until(lambda: not house.store.script["commit"], "all attempts")
+        assert len(house.parked()) == 1
+        assert house.charged() == []
+        assert house.unsettled() == 0
 
 
 def test_what_ends_the_engine_is_told_to_whoever_restarts_it(house: House) -> None:

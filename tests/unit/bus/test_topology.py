@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the worker declares, beside what stock programs declare with the same options (tests/wire/golden, declares_*)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from amqp.exceptions import NotFound, PreconditionFailed
+
+from tests.unit.bus.channels import SETTINGS
+from tests.wire.golden import declare_names, load_declares
+from tests.wire.stock import configuration
+from tracker_worker.bus import topology
+from tracker_worker.bus.settings import BrokerSettings, read_settings
+from tracker_worker.conf import register_opts
+
+HOST = "compute-1"
+# Of the worker's own: stock programs never declare them.
+OWN = {"tracker", f"tracker.{HOST}", "tracker.dead"}
+
+
+class Broker:
+    """A connection that keeps the declarations made on its channels. ``there``: exchanges that somebody has declared;
+    ``refused``: queues that exist with other arguments."""
+
+    def __init__(self, *, there: Mapping[str, Any] | None = None, refused: tuple[str, ...] = ()) -> None:
+        self.exchanges: dict[str, Any] = dict(there or {})
+        self.queues: list[dict[str, Any]] = []
+        self.bindings: list[tuple[str, str, str]] = []
+        self.refused = refused
+
+    def channel(self) -> _Channel:
+        return _Channel(self)
+
+
+class _Channel:
+    """Closed by what the broker refuses, as AMQP has it."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._closed = False
+
+    def exchange_declare(self, name: str, type: str, *, passive: bool = False, **options: Any) -> None:
+        assert not self._closed
+        if passive:
+            if name not in self._broker.exchanges:
+                self._closed = True
+                raise NotFound(name)
+            return
+        assert name not in self._broker.exchanges
+        self._broker.exchanges[name] = {"type": type, **options}
+
+    def queue_declare(self, name: str, **options: Any) -> None:
+        assert not self._closed
+        if name in self._broker.refused:
+            self._closed = True
+            raise PreconditionFailed(name)
+        self._broker.queues.append({"queue": name, **options})
+
+    def queue_bind(self, name: str, exchange: str, routing_key: str) -> None:
+        assert not self._closed
+        assert exchange in self._broker.exchanges
+        self._broker.bindings.append((name, exchange, routing_key))
+
+    def close(self) -> None:
+        self._closed = True
+
+
+def settings_of(name: str) -> BrokerSettings:
+    """A worker's settings with the options of a recording."""
+    conf = configuration("rabbit://guest:guest@127.0.0.1:1//", **load_declares(name)["options"])
+    register_opts(conf)
+    return read_settings(conf)
+
+
+def recorded(name: str, operation: str) -> list[dict[str, Any]]:
+    """What any stock program but the server declares: those are the others that a worker meets."""
+    programs = load_declares(name)["programs"]
+    return [
+        one for program in programs if program != "rpc_server" for one in programs[program] if one["op"] == operation
+    ]
+
+
+def declared(settings: BrokerSettings) -> Broker:
+    broker = Broker()
+    topology.declare_served(broker, settings, topology.served(settings, [HOST]))
+    topology.declare_notifications(broker, settings)
+    return broker
+
+
+@pytest.mark.parametrize("name", declare_names())
+def test_an_exchange_of_ours_is_as_stock_programs_declare_it(name: str) -> None:
+    ours = declared(settings_of(name)).exchanges
+
+    for stock in recorded(name, "exchange_declare"):
+        assert ours[stock["exchange"]] == {key: stock[key] for key in ("type", "durable", "auto_delete")}
+
+
+@pytest.mark.parametrize("name", declare_names())
+def test_a_notification_queue_of_ours_is_as_stock_programs_declare_it(name: str) -> None:
+    broker = declared(settings_of(name))
+    ours = {queue["queue"]: queue for queue in broker.queues}
+
+    stock = next(one for one in recorded(name, "queue_declare") if one["queue"] == "notifications.info")
+
+    for priority in ("info", "warn"):
+        queue = f"notifications.{priority}"
+        assert ours[queue] == {
+            "queue": queue,
+            **{key: stock[key] for key in ("durable", "exclusive", "auto_delete", "arguments")},
+        }
+        assert (queue, "openstack", queue) in broker.bindings
+
+
+@pytest.mark.parametrize("name", declare_names())
+def test_no_stock_client_declares_a_queue_of_ours(name: str) -> None:
+    assert not OWN & {one["queue"] for one in recorded(name, "queue_declare")}
+
+
+@pytest.mark.parametrize("name", declare_names())
+def test_our_bindings_are_where_a_stock_server_has_its(name: str) -> None:
+    def neutral(bindings: set[tuple[str, str, str]]) -> set[tuple[str, str]]:
+        # A fanout exchange looks at no key.
+        return {
+            (re.sub(r"_[0-9a-f]{32}$|_<random>$", "", queue), "" if exchange.endswith("_fanout") else key)
+            for queue, exchange, key in bindings
+            if not queue.startswith("notifications.")
+        }
+
+    server = load_declares(name)["programs"]["rpc_server"]
+    stock = {(one["queue"], one["exchange"], one["routing_key"]) for one in server if one["op"] == "queue_bind"}
+
+    assert neutral(set(declared(settings_of(name)).bindings)) == neutral(stock)
+
+
+@pytest.mark.parametrize(
+    ("queue_type", "typed", "limit"),
+    [("quorum", {"x-queue-type": "quorum"}, {"x-delivery-limit": 1_000_000}), ("classic", {}, {})],
+)
+def test_queues_of_our_own_outlive_the_broker_and_a_hosts_has_one_active_consumer(
+    queue_type: str, typed: dict[str, Any], limit: dict[str, Any]
+) -> None:
+    queues = {queue["queue"]: queue for queue in declared(replace(SETTINGS, queue_type=queue_type)).queues}
+
+    for name in OWN:
+        assert queues[name]["durable"]
+        assert not queues[name]["exclusive"]
+        assert not queues[name]["auto_delete"]
+    assert queues["tracker"]["arguments"] == queues["tracker.dead"]["arguments"] == typed
+    assert queues[f"tracker.{HOST}"]["arguments"] == {
+        "x-single-active-consumer": True,
+        "x-dead-letter-exchange": "",
+        "x-dead-letter-routing-key": "tracker.dead",
+        **typed,
+        **limit,
+    }
+
+
+def test_a_fanout_queue_is_its_connections_alone() -> None:
+    first, second = (topology.fanout_queue(SETTINGS) for _ in range(2))
+
+    assert first.name != second.name
+    assert (first.exclusive, first.durable, first.auto_delete) == (True, False, True)
+
+
+def test_an_exchange_that_is_there_is_left_as_it_is() -> None:
+    there = {"openstack": "somebody's", "tracker_fanout": "somebody's"}
+    broker = Broker(there=there)
+
+    topology.declare_served(broker, SETTINGS, topology.served(SETTINGS, [HOST]))
+
+    assert broker.exchanges == there
+
+
+def test_a_queue_in_the_way_is_reported_with_the_cure_and_not_deleted(caplog: pytest.LogCaptureFixture) -> None:
+    broker = Broker(refused=(f"tracker.{HOST}",))
+
+    with pytest.raises(PreconditionFailed):
+        topology.declare_served(broker, SETTINGS, topology.served(SETTINGS, [HOST]))
+
+    assert f"rabbitmqctl delete_queue tracker.{HOST}" in caplog.text
+
+
+def test_a_notification_queue_with_other_options_is_used_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    broker = Broker(refused=("notifications.info",))
+
+    topology.declare_notifications(broker, SETTINGS)
+
+    assert ("notifications.info", "openstack", "notifications.info") in broker.bindings
+    assert "used as it is" in caplog.text
+
+
+def test_every_topic_has_a_queue_for_each_priority() -> None:
+    broker = Broker()
+
+    topology.declare_notifications(broker, replace(SETTINGS, notification_topics=("one", "two")))
+
+    assert [queue["queue"] for queue in broker.queues] == ["one.info", "one.warn", "two.info", "two.warn"]
