@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -37,6 +38,8 @@ def main(minutes: float, seed: int | None, stores: tuple[str, ...], only: str | 
     """Random faults under load, and at the end the proof that nothing was lost and nothing done twice."""
     seed = random.SystemRandom().randrange(2**32) if seed is None else seed
     ensure_binaries()
+    # Servers and workers are stopped on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     _say(f"seed {seed}; {minutes:g} minutes on {', '.join(stores)}")
     runs = [_run(store, seed, minutes * 60 / len(stores), only) for store in stores]
     for line in lines(runs):

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import psycopg
@@ -21,6 +22,8 @@ from tracker_worker import faults
 Inject = Callable[[Arena, random.Random], None]
 
 _POINT_SECONDS = 15
+# The point that is hardly passed under load.
+_RARE = "before_cursor"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +76,28 @@ def _kill_at_point(arena: Arena, draw: random.Random) -> None:
     try:
         assert doomed.wait(_POINT_SECONDS) == -signal.SIGKILL
     except subprocess.TimeoutExpired:
-        doomed.kill()  # the point is one that is rarely passed under load
+        doomed.kill()  # it was to be the rare point
     doomed.heal()
     for worker in (doomed, other):
         worker.start()
     for worker in (doomed, other):
         worker.wait_ready()
+
+
+def _stall_at_point(arena: Arena, draw: random.Random) -> None:
+    """The active worker stops in the middle of things, for as long as it takes the standby to be there and to serve."""
+    doomed, standby = draw.sample(arena.workers, 2)
+    assert doomed.terminate() == 0
+    doomed.ail(draw.choice([point for point in faults.POINTS if point != _RARE]), draw.randint(1, 60), signal.SIGSTOP)
+    doomed.start()
+    doomed.wait_ready()
+    doomed.arm()
+    assert standby.terminate() == 0
+    _restart(standby)
+    doomed.wait_stopped()
+    arena.wait_answered()
+    doomed.signal(signal.SIGCONT)
+    doomed.heal()
 
 
 def _stall(shortest: float, longest: float) -> Inject:
@@ -148,19 +167,49 @@ def _lock_sqlite(arena: Arena, draw: random.Random) -> None:
         connection.close()
 
 
+def _meanwhile(worker_fault: Inject) -> Inject:
+    """The broker or the store is away, and in the middle of that something happens to the workers."""
+
+    def inject(arena: Arena, draw: random.Random) -> None:
+        away = draw.choice([fault for fault in _AWAY if arena.store in fault.stores])
+        with ThreadPoolExecutor(1) as pool:
+            outage = pool.submit(away.inject, arena, random.Random(draw.random()))
+            _passes(draw.uniform(0, 3))
+            worker_fault(arena, draw)
+            outage.result()
+        for worker in arena.workers:
+            if not worker.is_alive():
+                _restart(worker)
+
+    return inject
+
+
+def _kill_some(arena: Arena, draw: random.Random) -> None:
+    """And leave them dead: a start needs broker and store."""
+    for worker in draw.sample(arena.workers, draw.randint(1, len(arena.workers))):
+        worker.kill()
+
+
+_AWAY = (
+    Fault("broker application stopped", _stop_broker_application, 2),
+    Fault("broker killed", _kill_broker, 2),
+    Fault("PostgreSQL stopped or crashed", _stop_postgresql, 6, ("postgresql",)),
+    Fault("SQLite locked by another process", _lock_sqlite, 6, ("sqlite",)),
+)
+
 FAULTS = (
+    *_AWAY,
     Fault("kill -9 of one worker", _kill_one, 6),
     Fault("kill -9 of both workers", _kill_both, 4),
     Fault("kill -9 at a fault point", _kill_at_point, 8),
+    Fault("SIGSTOP at a fault point", _stall_at_point, 6),
     Fault("SIGSTOP for less than a heartbeat", _stall(0.5, 4), 3),
     Fault("SIGSTOP until the standby serves", _stall(12, 18), 3),
     Fault("rolling restart", _roll, 4),
     Fault("broker restarted", _restart_broker, 2),
-    Fault("broker killed", _kill_broker, 2),
-    Fault("broker application stopped", _stop_broker_application, 2),
     Fault("connections closed by the broker", _close_connections, 4),
     Fault("queue deleted", _delete_queue, 2),
-    Fault("PostgreSQL stopped or crashed", _stop_postgresql, 6, ("postgresql",)),
     Fault("PostgreSQL sessions ended", _terminate_sessions, 6, ("postgresql",)),
-    Fault("SQLite locked by another process", _lock_sqlite, 6, ("sqlite",)),
+    Fault("kill -9 while broker or store is away", _meanwhile(_kill_some), 4),
+    Fault("SIGSTOP while broker or store is away", _meanwhile(_stall(0.5, 12)), 4),
 )

@@ -55,11 +55,11 @@ def unavailability(requests: Iterable[Request], injected: Iterable[Injected]) ->
 
 def lines(runs: Sequence[Run]) -> Iterable[str]:
     """The table: one row per kind of fault, then what was sent and what was found."""
-    yield f"{'fault':<36}" + "".join(f"{run.store:>12} {'longest':>8}" for run in runs)
-    yield f"{'':<36}" + "".join(f"{'injected':>12} {'silence':>8}" for _ in runs)
+    yield f"{'fault':<40}" + "".join(f"{run.store:>12} {'longest':>8}" for run in runs)
+    yield f"{'':<40}" + "".join(f"{'injected':>12} {'silence':>8}" for _ in runs)
     silences = [unavailability(run.requests, run.injected) for run in runs]
     for name in sorted({fault.name for run in runs for fault in run.injected}):
-        row = f"{name:<36}"
+        row = f"{name:<40}"
         for run, silence in zip(runs, silences, strict=True):
             times = sum(fault.name == name for fault in run.injected)
             row += f"{times:>12}" + (f" {silence[name]:>6.1f} s" if times else f" {'-':>8}")

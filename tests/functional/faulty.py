@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A worker that kills itself: ``tracker-worker`` with a hook at a fault point.
 
-As a program: ``faulty.py POINT PASSAGE <arguments of tracker-worker>``. From SIGUSR1 on it counts the passages of POINT, and
-at the PASSAGE-th it is gone, by SIGKILL, before anything behind the point has happened.
+As a program: ``faulty.py POINT PASSAGE SIGNAL <arguments of tracker-worker>``. From SIGUSR1 on it counts the passages of
+POINT, and at the PASSAGE-th it is gone, by SIGKILL, before anything behind the point has happened; or stopped, by SIGSTOP.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+from tests.functional.deadline import wait_until
 from tests.functional.worker import WorkerProcess
 
 _ROOT = Path(__file__).parents[2]
@@ -24,11 +27,11 @@ _ARMED = "faulty: armed"
 class FaultyWorker(WorkerProcess):
     """A worker whose next starts are with a fault, until ``heal``."""
 
-    _fault: tuple[str, int] | None = None
+    _fault: tuple[str, int, signal.Signals] | None = None
 
-    def ail(self, point: str, passage: int) -> None:
-        """The next start is one that dies at the ``passage``-th passage of ``point`` after ``arm``."""
-        self._fault = (point, passage)
+    def ail(self, point: str, passage: int, number: signal.Signals = signal.SIGKILL) -> None:
+        """The next start is one that dies (or gets that signal) at the ``passage``-th passage of ``point`` after ``arm``."""
+        self._fault = (point, passage, number)
 
     def heal(self) -> None:
         """The next start is a sound one."""
@@ -39,8 +42,8 @@ class FaultyWorker(WorkerProcess):
             super().start()
             return
         assert self._process is None
-        point, passage = self._fault
-        arguments: list[Any] = [point, passage, f"--config-file={self.configuration}", "serve"]
+        point, passage, number = self._fault
+        arguments: list[Any] = [point, passage, int(number), f"--config-file={self.configuration}", "serve"]
         with self.log_path.open("ab") as log:
             self._read_from = log.tell()
             self._process = subprocess.Popen(
@@ -57,9 +60,15 @@ class FaultyWorker(WorkerProcess):
         self.signal(signal.SIGUSR1)
         self.wait_for_log(_ARMED)
 
+    def wait_stopped(self) -> None:
+        """Wait for the effect of SIGSTOP."""
+        assert self._process is not None
+        process = psutil.Process(self._process.pid)
+        wait_until(lambda: process.status() == psutil.STATUS_STOPPED, "the worker is stopped")
+
 
 def main() -> None:
-    point, passage, *arguments = sys.argv[1:]
+    point, passage, number, *arguments = sys.argv[1:]
     from tracker_worker import faults
     from tracker_worker.cli.main import main as tracker_worker
 
@@ -74,7 +83,7 @@ def main() -> None:
 
     def reached(name: str) -> None:
         if armed and name == point and next(passages) == int(passage):
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), int(number))
 
     signal.signal(signal.SIGUSR1, arm)
     faults.install(reached)

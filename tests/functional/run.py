@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from tests.functional import stock
-from tests.functional.deadline import wait_until
+from tests.functional.deadline import SECONDS, wait_until
 from tests.functional.traffic import Scheduler
 from tests.functional.worker import NODE, Nodes, WorkerProcess
 from tests.invariants.check import proved
 from tests.invariants.collect import Listener, Log, RecordingClient, evidence, listener, wait_relayed
-from tests.invariants.record import ERROR, RESULT, Request
+from tests.invariants.record import ERROR, RESULT, Heard, Request
 from tracker_worker.store.engines import create_engine, upgrade
 
 TIGHT = "tight"
@@ -75,6 +75,11 @@ class Run:
                     one.result(90)
 
     @property
+    def heard(self) -> Sequence[Heard]:
+        """Every notification so far."""
+        return self._listening.heard
+
+    @property
     def requests(self) -> Sequence[Request]:
         """Everything that was sent and has ended."""
         return self._log.requests
@@ -84,10 +89,14 @@ class Run:
         """The calls that the worker has answered."""
         return sum(request.call and request.outcome in (RESULT, ERROR) for request in self._log.requests)
 
-    def wait_answers(self, more: int) -> None:
+    def wait_answers(self, more: int, *, seconds: float = SECONDS) -> None:
         """Wait until so many more calls have been answered than now."""
         before = self.answered
-        wait_until(lambda: self.answered >= before + more, lambda: f"{more} more answers than {before}; {self.answered}")
+        wait_until(
+            lambda: self.answered >= before + more,
+            lambda: f"{more} more answers than {before}; there are {self.answered}",
+            seconds=seconds,
+        )
 
     def settle(self) -> None:
         """Wait until everything that was sent has been processed, and every notification has arrived."""

@@ -56,7 +56,7 @@ CASES = [
     invalid("extra argument", "colour", instance=instance_dict(), colour="blue"),
     invalid("instance is a text", "instance", instance="i1"),
     invalid("instance without uuid", "instance.uuid", instance={"memory_mb": 1}),
-    invalid("instance without sizes", "instance.memory_mb", instance={"uuid": "i1", "memory_mb": 1}),
+    invalid("instance without sizes", "instance.vcpus", instance={"uuid": "i1", "memory_mb": 1}),
     invalid("uuid is empty", "instance.uuid", instance=instance_dict(uuid="")),
     invalid("uuid is a number", "instance.uuid", instance=instance_dict(uuid=7)),
     invalid("unknown vm_state", "instance.vm_state", instance=instance_dict(vm_state="bogus")),

@@ -25,6 +25,8 @@ _epochs = itertools.count(1)
 class Consumer(Link):
     """A delivery's ``token`` is (epoch, tag): tags of a connection that is gone are never acknowledged on another."""
 
+    _settings: BrokerSettings
+
     def __init__(
         self,
         settings: BrokerSettings,

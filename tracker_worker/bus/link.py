@@ -21,7 +21,7 @@ from typing import Any
 
 import amqp
 
-from tracker_worker.bus.settings import BrokerSettings
+from tracker_worker.bus.settings import ConnectionSettings
 from tracker_worker.bus.stream import Stream
 
 LOG = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ _HEARTBEAT_CHECK_SECONDS = 1
 class Link(ABC):
     """Methods in lower case without underscore may be called from any thread; hooks are called on the link's own."""
 
-    def __init__(self, name: str, settings: BrokerSettings, died: Callable[[BaseException], None]) -> None:
+    def __init__(self, name: str, settings: ConnectionSettings, died: Callable[[BaseException], None]) -> None:
         self.name = name
         self._settings = settings
         self._died = died

@@ -63,6 +63,8 @@ class Message:
 class Publisher(Link):
     """``submit`` may be called from any thread."""
 
+    _settings: BrokerSettings
+
     def __init__(self, settings: BrokerSettings, died: Callable[[BaseException], None]) -> None:
         super().__init__("tracker-publisher", settings, died)
         self._waiting: deque[Message] = deque()

@@ -33,22 +33,14 @@ _TLS_VERSIONS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BrokerSettings:
-    """``urls`` are tried in turn. ``durable`` and ``quorum`` are what the clients of this cloud declare, for the
-    exchanges and the notification queues, which they declare too; ``queue_type`` is that of the worker's own queues."""
+class ConnectionSettings:
+    """What every program needs. ``urls`` are tried in turn; ``durable``: how the clients of this cloud declare the control
+    ``exchange``."""
 
     urls: tuple[str, ...]
     exchange: str
     topic: str
-    queue_type: str
-    prefetch: int
-    dead_letter_queue: str
-    notification_topics: tuple[str, ...]
     durable: bool
-    auto_delete: bool
-    quorum: bool
-    durable_fanout: bool
-    quorum_limits: dict[str, int]
     login_method: str
     heartbeat_seconds: int
     retry_start_seconds: float
@@ -76,17 +68,32 @@ class BrokerSettings:
             delay += self.retry_step_seconds
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerSettings(ConnectionSettings):
+    """And a worker. ``durable`` and ``quorum`` also hold for the notification queues, which their listeners declare too;
+    ``queue_type`` is that of the worker's own queues."""
+
+    queue_type: str
+    prefetch: int
+    dead_letter_queue: str
+    notification_topics: tuple[str, ...]
+    auto_delete: bool
+    quorum: bool
+    durable_fanout: bool
+    quorum_limits: dict[str, int]
+
+
+def read_connection(conf: cfg.ConfigOpts) -> ConnectionSettings:
+    """From oslo.messaging's options and ``[tracker] topic`` alone. Raises ConfigurationError: no usable transport URL, or
+    contradicting options."""
+    _, common = _common(conf)
+    return ConnectionSettings(**common)
+
+
 def read_settings(conf: cfg.ConfigOpts) -> BrokerSettings:
-    """Raises ConfigurationError: no usable transport URL, or contradicting options."""
-    try:
-        url = oslo_messaging.TransportURL.parse(conf)
-        rabbit = _Rabbit(conf, url)
-    except (oslo_messaging.InvalidTransportURL, ValueError) as error:
-        raise ConfigurationError(f"[DEFAULT] transport_url is not a usable URL: {error}") from error
-    if url.transport.removeprefix("kombu+") not in ("rabbit", "amqp"):
-        raise ConfigurationError(f"[DEFAULT] transport_url is for {url.transport}; rabbit:// is supported")
-    if not url.hosts or not all(host.hostname for host in url.hosts):
-        raise ConfigurationError("[DEFAULT] transport_url names no broker: rabbit://user:password@host:port/vhost")
+    """All that a worker needs. Raises ConfigurationError as ``read_connection``, and where a host's queue would be the
+    dead-letter queue."""
+    rabbit, common = _common(conf)
     for host in conf.tracker.hosts:
         if f"{conf.tracker.topic}.{host}" == conf.bus.dead_letter_queue:
             raise ConfigurationError(
@@ -97,27 +104,42 @@ def read_settings(conf: cfg.ConfigOpts) -> BrokerSettings:
         "x-max-in-memory-length": rabbit.rabbit_quorum_max_memory_length,
         "x-max-in-memory-bytes": rabbit.rabbit_quorum_max_memory_bytes,
     }
-    heartbeat = int(rabbit.heartbeat_timeout_threshold)
     return BrokerSettings(
-        urls=tuple(_url(host, url.virtual_host) for host in url.hosts),
-        exchange=conf.control_exchange,
-        topic=conf.tracker.topic,
+        **common,
         queue_type=conf.bus.queue_type,
         prefetch=conf.bus.prefetch,
         dead_letter_queue=conf.bus.dead_letter_queue,
         notification_topics=tuple(conf.notifications.topics) if conf.notifications.driver == "messaging" else (),
-        durable=rabbit.amqp_durable_queues or rabbit.rabbit_quorum_queue,
         auto_delete=rabbit.amqp_auto_delete,
         quorum=rabbit.rabbit_quorum_queue,
         durable_fanout=rabbit.rabbit_transient_quorum_queue,
         quorum_limits={name: limit for name, limit in limits.items() if limit},
-        login_method=rabbit.rabbit_login_method,
-        heartbeat_seconds=min(heartbeat or _MAX_HEARTBEAT_SECONDS, _MAX_HEARTBEAT_SECONDS),
-        retry_start_seconds=rabbit.rabbit_retry_interval,
-        retry_step_seconds=rabbit.rabbit_retry_backoff,
-        retry_max_seconds=rabbit.rabbit_interval_max,
-        tls=_tls(rabbit) if rabbit.ssl else None,
     )
+
+
+def _common(conf: cfg.ConfigOpts) -> tuple[_Rabbit, dict[str, Any]]:
+    try:
+        url = oslo_messaging.TransportURL.parse(conf)
+        rabbit = _Rabbit(conf, url)
+    except (oslo_messaging.InvalidTransportURL, ValueError) as error:
+        raise ConfigurationError(f"[DEFAULT] transport_url is not a usable URL: {error}") from error
+    if url.transport.removeprefix("kombu+") not in ("rabbit", "amqp"):
+        raise ConfigurationError(f"[DEFAULT] transport_url is for {url.transport}; rabbit:// is supported")
+    if not url.hosts or not all(host.hostname for host in url.hosts):
+        raise ConfigurationError("[DEFAULT] transport_url names no broker: rabbit://user:password@host:port/vhost")
+    heartbeat = int(rabbit.heartbeat_timeout_threshold)
+    return rabbit, {
+        "urls": tuple(_url(host, url.virtual_host) for host in url.hosts),
+        "exchange": conf.control_exchange,
+        "topic": conf.tracker.topic,
+        "durable": rabbit.amqp_durable_queues or rabbit.rabbit_quorum_queue,
+        "login_method": rabbit.rabbit_login_method,
+        "heartbeat_seconds": min(heartbeat or _MAX_HEARTBEAT_SECONDS, _MAX_HEARTBEAT_SECONDS),
+        "retry_start_seconds": rabbit.rabbit_retry_interval,
+        "retry_step_seconds": rabbit.rabbit_retry_backoff,
+        "retry_max_seconds": rabbit.rabbit_interval_max,
+        "tls": _tls(rabbit) if rabbit.ssl else None,
+    }
 
 
 class _Rabbit:

@@ -38,7 +38,8 @@ def log_decisions(decisions: Sequence[tuple[commands.Command, Decision, Asker | 
         elif not decision.events:
             LOG.debug("%s changed nothing node=%s request_id=%s", type(command).__name__, where, request_id)
     if lines:
-        LOG.info("%s", "\n".join(lines))
+        # What callers send may hold line breaks, which would look like decisions of their own.
+        LOG.info("%s", "\n".join([" ".join(line.splitlines()) for line in lines]))
 
 
 def _figures(event: events.Event) -> str:

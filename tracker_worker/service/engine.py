@@ -46,6 +46,8 @@ LOG = logging.getLogger(__name__)
 _FLUSH_SECONDS = 0.2
 _FIRST_DELAY_SECONDS = 0.05
 _LONGEST_DELAY_SECONDS = 2.0
+# How often it is looked meanwhile who cannot wait.
+_LOOK_SECONDS = 0.25
 # A call that would be answered later than this before its expiration is told that the store is away.
 _MARGIN_SECONDS = 0.5
 _PRUNE_ROWS = 1000
@@ -92,6 +94,7 @@ class Engine:
             ledgers=self._ledgers, inbox=self._inbox, policy=policy, clock=clock, notify=relay is not None
         )
         self._takes_leases = False
+        self._waiting = False
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -151,6 +154,8 @@ class Engine:
         """Drop what is older, of the inbox and of the confirmed part of the outbox."""
 
         def task() -> None:
+            if self._waiting:
+                return  # what waits for the store may have been committed long ago, unnoticed
             now = self._clock()
             dropped = self._store.prune(
                 answered_before=now - inbox_seconds * SECOND,
@@ -227,10 +232,7 @@ class Engine:
                 self._ledgers.forget(hosts_of(items))
                 delay = next(delays)
                 LOG.warning("%s; %d messages wait, again in %g s", error, len(items), delay)
-                # The next attempt may wait for somebody's lock as long as this one has.
-                items = self._give_up(items, error, delay + time.monotonic() - began)
-                self._stopping.wait(delay)
-                items += self._arrived()
+                items = self._wait(items, error, delay, time.monotonic() - began)
             except Unstorable as error:
                 self._ledgers.forget(hosts_of(items))
                 items = self._apart(items, error)
@@ -244,6 +246,18 @@ class Engine:
             else:
                 self._conclude(batch)
                 return
+
+    def _wait(self, items: list[Item], error: StoreUnavailable, delay: float, attempt: float) -> list[Item]:
+        """Let ``delay`` seconds go by, and tell the calls that cannot wait until the end of another attempt, which may take as
+        long as the last one has. Returns what waits, with what has arrived meanwhile."""
+        until = time.monotonic() + delay
+        while (left := until - time.monotonic()) > 0 and not self._stopping.is_set():
+            items = self._give_up(items, error, left + attempt)
+            self._stopping.wait(min(left, _LOOK_SECONDS))
+            self._waiting = True
+            items += self._arrived()
+            self._waiting = False
+        return self._give_up(items, error, attempt)
 
     def _give_up(self, items: Sequence[Item], error: StoreUnavailable, seconds: float) -> list[Item]:
         """Tell the calls that cannot wait for so long. Returns the others, which wait."""

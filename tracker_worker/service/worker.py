@@ -24,6 +24,7 @@ from tracker_worker.bus.amqp import AMQPBus
 from tracker_worker.bus.base import Bus, Listener
 from tracker_worker.bus.settings import read_settings
 from tracker_worker.domain.ledger import HostLedger
+from tracker_worker.domain.times import SECOND
 from tracker_worker.errors import ConfigurationError, TrackerError
 from tracker_worker.inventory.base import InventoryDriver, load_driver
 from tracker_worker.service.audit import Auditor, Report
@@ -43,6 +44,8 @@ LOG = logging.getLogger(__name__)
 _FIRST_AUDIT_SECONDS = 120
 _STOP_SECONDS = 10.0
 _PRUNE_SECONDS = 30
+# Before there were computers.
+_ALL_SECONDS = 10**10
 
 
 def now_microseconds() -> int:
@@ -73,6 +76,7 @@ class Worker:
         }
         self._store = store or SQLStore(prepared_url(conf))
         self._clock = clock
+        self._connected_at: int | None = None
         self._timers = Timers(self._died)
         self._auditor = Auditor(self._drivers, self._policy.reserved)
         messaging = conf.notifications.driver == "messaging"
@@ -142,8 +146,16 @@ class Worker:
             self._engine.audit(host)
 
     def _prune(self) -> None:
+        # Copies wait while this worker is cut off or does not run, and come when it is back: however old they are by then,
+        # the inbox still knows them for as long as it knows one that comes at once.
+        now, retention = self._clock(), self._conf.database.inbox_retention_seconds
+        if not self._bus.connected():
+            self._connected_at = None
+        elif self._connected_at is None:
+            self._connected_at = now
+        settled = self._connected_at is not None and now - self._connected_at >= retention * SECOND
         self._engine.prune(
-            inbox_seconds=self._conf.database.inbox_retention_seconds,
+            inbox_seconds=retention if settled else _ALL_SECONDS,
             outbox_seconds=self._conf.notifications.retention_hours * 3600,
         )
 

@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two workers on the same hosts: one works and one stands by, and whatever becomes of the one, the books balance."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.builders import instance_dict, sized
+from tests.functional.deadline import wait_until
+from tests.functional.faulty import FaultyWorker
+from tests.functional.run import HOSTS, SHORT_HEARTBEAT, migrated, run
+from tests.functional.worker import NODE, Nodes, WorkerProcess
+from tests.invariants.record import ERROR, RESULT, SENT
+
+CHORES = "this worker does the chores of host"
+MANY: dict[str, Nodes] = {f"h{number}": {f"n{number}": NODE} for number in range(50)}
+
+MakeWorker = Callable[..., FaultyWorker]
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'tracker.sqlite'}"
+    return migrated(request.getfixturevalue("postgresql_url"))
+
+
+@pytest.fixture
+def make_worker(tmp_path: Path, broker_vhost: str, database_url: str) -> Iterator[MakeWorker]:
+    """Workers on one store and one broker, by name; not yet started."""
+    with ExitStack() as stack:
+
+        def make(name: str, **options: Any) -> FaultyWorker:
+            worker = FaultyWorker(
+                tmp_path,
+                transport_url=broker_vhost,
+                hosts=options.pop("hosts", HOSTS),
+                options={"database": {"connection": database_url}, **options},
+                name=name,
+            )
+            stack.callback(worker.close)
+            return worker
+
+        yield make
+
+
+@pytest.fixture
+def pair(make_worker: MakeWorker) -> tuple[FaultyWorker, FaultyWorker]:
+    """The active one and the one that stands by, and the broker soon misses one that says nothing. Not yet started."""
+    first, second = (make_worker(name, oslo_messaging_rabbit=SHORT_HEARTBEAT) for name in ("first", "second"))
+    return first, second
+
+
+def start(*workers: WorkerProcess) -> None:
+    """One after the other, so that the first is the active one."""
+    for worker in workers:
+        worker.start()
+        worker.wait_ready()
+
+
+def test_the_second_stands_by_and_takes_over_at_once_when_the_first_is_killed(
+    make_worker: MakeWorker, broker_vhost: str, database_url: str
+) -> None:
+    first, second = make_worker("first"), make_worker("second")
+    start(first, second)
+    with run(broker_vhost, database_url) as working:
+        with working.at_work():
+            working.wait_answers(50)
+            assert first.log().count(CHORES) == len(HOSTS)
+            assert CHORES not in second.log()
+
+            first.kill()
+
+            # Sooner than the broker would miss a heartbeat.
+            working.wait_answers(20, seconds=10)
+            second.wait_for_log(CHORES, times=len(HOSTS))
+
+        working.prove(second)
+
+
+def test_a_worker_that_stalls_before_a_commit_decides_again_what_another_has_done_meanwhile(
+    pair: tuple[FaultyWorker, FaultyWorker], broker_vhost: str, database_url: str
+) -> None:
+    first, second = pair
+    first.ail("before_commit", 5, signal.SIGSTOP)
+    start(first, second)
+    with run(broker_vhost, database_url) as working:
+        with working.at_work():
+            first.arm()
+            first.wait_stopped()
+            # What was in its hands is delivered to the other.
+            working.wait_answers(50)
+
+            first.signal(signal.SIGCONT)
+
+            first.wait_for_log("another worker was first")
+            first.wait_for_log("tracker-consumer: connected", times=2)
+            second.kill()
+            # And it works on what the other has left.
+            working.wait_answers(50, seconds=10)
+
+        working.prove(first)
+
+
+def test_a_worker_that_comes_back_answers_nothing_from_what_it_knew(
+    pair: tuple[FaultyWorker, FaultyWorker], broker_vhost: str, database_url: str
+) -> None:
+    first, second = pair
+    start(first, second)
+    with run(broker_vhost, database_url) as working:
+        instances = [instance_dict(number, node="n1", **sized(vcpus=1)) for number in (1, 2)]
+        working.client.call("h1", "begin_resource_claim", instance=instances[0])
+        first.signal(signal.SIGSTOP)
+        second_claim = working.client.call("h1", "begin_resource_claim", instance=instances[1])
+        assert second_claim.reply["state"] == "begun"
+        first.signal(signal.SIGCONT)
+        first.wait_for_log("tracker-consumer: connected", times=2)
+        second.kill()
+
+        view = working.client.call("h1", "get_node", node="n1").reply
+        claims = working.client.call("h1", "list_claims", node="n1").reply
+
+        assert (view["generation"], view["vcpus_used"]) == (second_claim.reply["generation"], 2)
+        assert {claim["claim_id"] for claim in claims} == {instance["uuid"] for instance in instances}
+        working.prove(first)
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_worker_that_stalls_in_a_transaction_does_not_hold_its_successor(
+    pair: tuple[FaultyWorker, FaultyWorker], broker_vhost: str, database_url: str
+) -> None:
+    first, second = pair
+    start(first, second)
+    url = database_url.replace("+psycopg", "", 1)
+    waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with (
+        run(broker_vhost, database_url, timeout=60) as working,
+        psycopg.connect(url) as other,
+        psycopg.connect(url, autocommit=True) as admin,
+    ):
+        with working.at_work():
+            other.execute("SELECT 1 FROM nodes FOR UPDATE")
+            wait_until(lambda: admin.execute(waiting).fetchall(), "the worker waits for the rows")
+            first.signal(signal.SIGSTOP)
+            # Its session has them now, and nobody there to go on with it.
+            other.rollback()
+            second.wait_for_log("lock timeout")
+
+            working.wait_answers(50, seconds=60)
+
+            first.signal(signal.SIGCONT)
+            first.wait_for_log("tracker-consumer: connected", times=2)
+
+        working.prove(first, second)
+
+
+def test_a_rolling_restart_under_load_fails_no_call(
+    make_worker: MakeWorker, broker_vhost: str, database_url: str
+) -> None:
+    first, second = make_worker("first"), make_worker("second")
+    start(first, second)
+    with run(broker_vhost, database_url) as working:
+        with working.at_work():
+            for worker in (first, second, first):
+                assert worker.terminate(10) == 0
+                working.wait_answers(20)
+                start(worker)
+
+        # Refused are only claims for which there was no room, and what no worker would have done.
+        business = {"insufficient_resources", "claim_conflict", "invalid_input"}
+        failed = [one for one in working.requests if one.outcome not in (RESULT, SENT) and one.error not in business]
+        assert failed == []
+        assert {one.outcome for one in working.requests} == {RESULT, SENT, ERROR}
+        working.settle()
+        # In good order nothing is told twice either.
+        assert len({one.message_id for one in working.heard}) == len(working.heard)
+        working.prove(first, second)
+
+
+def test_one_worker_does_the_chores_and_hands_them_over(
+    make_worker: MakeWorker, broker_vhost: str, database_url: str
+) -> None:
+    chores = {"tracker": {"audit_interval_seconds": 1}}
+    first, second = make_worker("first", **chores), make_worker("second", **chores)
+    start(first, second)
+    with run(broker_vhost, database_url) as working:
+        for number, active in enumerate((first, second)):
+            active.wait_for_log(CHORES, times=len(HOSTS))
+            instance = instance_dict(number, node="n1")
+            working.client.call("h1", "begin_resource_claim", instance=instance, timeout=0.001)
+            active.wait_for_log(f"ClaimExpired node=h1/n1 instance={instance['uuid']}")
+            if active is first:
+                assert "ClaimExpired" not in second.log()
+                assert CHORES not in second.log()
+                assert first.terminate() == 0
+
+        working.settle()
+        expired = [one.message_id for one in working.heard if one.event_type == "tracker.claim.expired"]
+        assert len(expired) == 2
+        assert len({one.message_id for one in working.heard}) == len(working.heard)
+        working.prove(second)
+
+
+def test_fifty_hosts_are_one_workers_or_the_others(
+    make_worker: MakeWorker, broker_vhost: str, database_url: str
+) -> None:
+    first, second = make_worker("first", hosts=MANY), make_worker("second", hosts=MANY)
+    start(first, second)
+    with run(broker_vhost, database_url, hosts=MANY) as working:
+        with working.at_work():
+            working.wait_answers(50)
+            first.kill()
+            working.wait_answers(50)
+
+        for number, host in enumerate(MANY):
+            instance = instance_dict(number, node=f"n{number}")
+            assert working.client.call(host, "begin_resource_claim", instance=instance).outcome == RESULT
+        working.prove(second)

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the inbox forgets, and when it must not: a copy that waited while nobody took it is recognised all the same."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.builders import instance_dict, uuid
+from tests.functional.deadline import SECONDS, wait_until
+from tests.unit.service.support import House
+from tests.unit.service.worker_support import Case
+from tracker_worker.errors import StoreUnavailable
+from tracker_worker.service import worker as module
+
+HOUR = 3600
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Timers that would take seconds take none."""
+    real = module.Timers.every
+
+    def every(timers: Any, interval_seconds: float, action: Callable[[], None]) -> Any:
+        return real(timers, min(interval_seconds, 0.01), action)
+
+    monkeypatch.setattr(module.Timers, "every", every)
+
+
+def pruned(case: Case) -> None:
+    """Return when it has been done on what holds now."""
+    before = case.store.calls.count("prune")
+    wait_until(lambda: case.store.calls.count("prune") >= before + 3, "it is pruned")
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_message_is_recognised_for_the_whole_retention_after_the_worker_was_cut_off(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case.worker.start()
+    case.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
+    [unique_id] = case.store.commits[-1].answered
+
+    def known() -> bool:
+        pruned(case)
+        return bool(case.store.inner.answered([unique_id]))
+
+    monkeypatch.setattr(case.bus, "connected", lambda: False)
+    pruned(case)
+    case.clock.forward(5 * HOUR)
+    assert known()
+    monkeypatch.undo()
+    assert known()
+    case.clock.forward(HOUR - 1)
+    assert known()
+    case.clock.forward(1)
+    assert not known()
+
+
+def test_what_waits_for_the_store_is_not_forgotten_before_it_is_looked_up(house: House) -> None:
+    house.caller.cast("begin_resource_claim", instance=instance_dict(1))
+    house.finish()
+    committed: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def unnoticed(commit: Any) -> None:
+        house.store.inner.commit(commit)
+        house.clock.forward(2 * HOUR)
+        house.engine.prune(inbox_seconds=HOUR, outbox_seconds=HOUR)
+        committed.put(None)
+        raise StoreUnavailable(reason="the connection is lost")
+
+    real = house.store.commit
+    house.store.commit = lambda commit: (setattr(house.store, "commit", real), unnoticed(commit))[1]  # type: ignore[method-assign]
+    house.caller.cast("abort_resource_claim", claim_id=uuid(1))
+    committed.get(timeout=SECONDS)
+    house.finish()
+    assert house.store.calls.count("prune") == 0
+    assert house.charged() == []
