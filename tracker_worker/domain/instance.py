@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tracker_worker.domain.resources import CLASSES, SIZES, Resources
+from tracker_worker.domain.resources import CLASSES, SIZES, Resources, shared
 from tracker_worker.domain.states import VM_STATES, releases
 from tracker_worker.domain.values import (
     read_amount,
@@ -48,7 +48,7 @@ class Instance:
     @property
     def resources(self) -> Resources:
         """The vector that a claim for this instance is charged."""
-        return Resources(tuple(sum(getattr(self, size) for size in klass.sizes) for klass in CLASSES))
+        return shared(tuple(sum(getattr(self, size) for size in klass.sizes) for klass in CLASSES))
 
     @property
     def releases(self) -> bool:

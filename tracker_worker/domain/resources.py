@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from operator import add, sub
 
 # Largest integer that every JSON reader keeps exact (RFC 8259, section 6: IEEE 754 doubles).
@@ -83,6 +84,12 @@ class Resources:
     def to_dict(self) -> dict[str, int]:
         """Class name -> amount."""
         return {klass.name: amount for klass, amount in zip(CLASSES, self.amounts, strict=True)}
+
+
+@lru_cache(maxsize=4096)
+def shared(amounts: tuple[int, ...]) -> Resources:
+    """The vector of these amounts, the same object for the same amounts: instances come in few sizes."""
+    return Resources(amounts)
 
 
 ZERO = Resources((0,) * len(CLASSES))

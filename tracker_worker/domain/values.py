@@ -5,6 +5,7 @@ path of the field; none of them changes or keeps what it was given."""
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -66,7 +67,8 @@ def read_text(field: str, value: Any) -> str:
 
 
 def read_optional_text(field: str, value: Any) -> str | None:
-    return None if value is None else read_text(field, value)
+    """The text is shared with equal ones: a ledger holds the same few projects, users and states many times over."""
+    return None if value is None else sys.intern(str(read_text(field, value)))
 
 
 def read_name(field: str, value: Any) -> str:

@@ -5,6 +5,7 @@ here."""
 from __future__ import annotations
 
 import dataclasses
+import sys
 from typing import Any
 
 import msgpack
@@ -13,7 +14,7 @@ from tracker_worker.domain.allocation import Allocation
 from tracker_worker.domain.instance import Instance
 from tracker_worker.domain.inventory import Inventory
 from tracker_worker.domain.ledger import NodeLedger
-from tracker_worker.domain.resources import CLASSES, Resources
+from tracker_worker.domain.resources import CLASSES, Resources, shared
 from tracker_worker.store.base import Notification
 
 # Fields of an instance that have a column of their own; the others are packed into ``facts`` unless they have their
@@ -47,16 +48,21 @@ def allocation_row(host_id: int, node_id: int, allocation: Allocation) -> dict[s
 
 
 def allocation_from(row: Any) -> Allocation:
-    known = {name: value for name, value in msgpack.unpackb(row["facts"]).items() if name in _FACTS}
-    columns = {name: row[name] for name in _COLUMNS}
+    known = {name: _shared(value) for name, value in msgpack.unpackb(row["facts"]).items() if name in _FACTS}
+    columns = {name: _shared(row[name]) for name in _COLUMNS}
     return Allocation(
         instance=Instance(uuid=row["instance_uuid"], **columns, **known),
-        resources=Resources.of(msgpack.unpackb(row["resources"])),
+        resources=shared(Resources.of(msgpack.unpackb(row["resources"])).amounts),
         begun_at=row["begun_at"],
         expires_at=row["expires_at"],
-        limit_source=row["limit_source"],
-        claim_state=row["claim_state"],
+        limit_source=sys.intern(row["limit_source"]),
+        claim_state=sys.intern(row["claim_state"]),
     )
+
+
+def _shared(value: Any) -> Any:
+    """Texts recur in many rows; one of each is enough."""
+    return sys.intern(value) if type(value) is str else value
 
 
 NODE_COLUMNS = (

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The same message more than once, at once or much later, over a restart and at another worker: one effect, one answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.builders import instance_dict, sized
+from tests.functional import raw
+from tests.functional.conftest import HOST, HOST_TOPIC
+from tests.functional.run import migrated
+from tests.functional.worker import NODE, WorkerProcess
+from tests.invariants.collect import Listener, listener, opened, wait_relayed
+
+COPIES = 8
+MakeWorker = Callable[[str], WorkerProcess]
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'tracker.sqlite'}"
+    return migrated(request.getfixturevalue("postgresql_url"))
+
+
+@pytest.fixture
+def make_worker(tmp_path: Path, broker_vhost: str, database_url: str) -> Iterator[MakeWorker]:
+    """Workers by name, ready, one after the other."""
+    with ExitStack() as stack:
+
+        def make(name: str) -> WorkerProcess:
+            worker = WorkerProcess(
+                tmp_path,
+                transport_url=broker_vhost,
+                hosts={HOST: {"n1": NODE}},
+                options={"database": {"connection": database_url}},
+                name=name,
+            )
+            stack.callback(worker.close)
+            worker.start()
+            worker.wait_ready()
+            return worker
+
+        yield make
+
+
+def answers(amqp: raw.Raw, *requests: dict[str, Any], copies: int = 1) -> list[dict[str, Any]]:
+    """What each of ``requests`` is told, the same for each of its ``copies``, which are sent in turn."""
+    for _ in range(copies):
+        for request in requests:
+            amqp.publish(HOST_TOPIC, raw.packed(request))
+    told: dict[str, list[dict[str, Any]]] = {request["_msg_id"]: [] for request in requests}
+    for _ in range(copies * len(requests)):
+        reply = raw.unpacked(amqp.take(amqp.reply_queue).body)
+        told[reply["_msg_id"]].append({name: reply[name] for name in ("result", "failure")})
+    for replies in told.values():
+        assert len(replies) == copies
+        assert replies == replies[:1] * copies
+    return [replies[0] for replies in told.values()]
+
+
+def told_by(listening: Listener) -> list[str]:
+    """What happened to the node, in order; a notification may have come twice, and there are two queues."""
+    return [kind for _, kind in sorted({(one.sequence, one.event_type[8:]) for one in listening.heard})]
+
+
+def test_copies_of_calls_have_one_effect_and_one_answer_at_any_time_and_place(
+    make_worker: MakeWorker, broker_vhost: str, database_url: str
+) -> None:
+    first = make_worker("first")
+    with listener(broker_vhost) as listening, raw.raw(broker_vhost) as amqp:
+
+        def begin(number: int, **arguments: Any) -> dict[str, Any]:
+            instance = instance_dict(number, **sized(vcpus=1, memory_mb=100, disk_gb=1))
+            return amqp.request("begin_resource_claim", {"instance": instance, **arguments}, call=True)
+
+        def ask(method: str, **arguments: Any) -> dict[str, Any]:
+            return amqp.request(method, arguments, call=True)
+
+        uuid = instance_dict(1)["uuid"]
+        requests = [
+            begin(1),
+            begin(2, limits={"vcpu": 1}),  # refused
+            ask("update_usage", instance={"uuid": uuid, "display_name": "a"}),
+            ask("update_usage", instance={"uuid": uuid, "display_name": "b"}),
+            ask("finish_resource_claim", claim_id=uuid),
+            begin(3),
+            ask("abort_resource_claim", claim_id=instance_dict(3)["uuid"]),
+            ask("abort_resource_claim", claim_id="unknown"),
+        ]
+        told = answers(amqp, *requests, copies=COPIES)
+        assert [reply["failure"] is None for reply in told] == [True, False, True, True, True, True, True, True]
+        assert json.loads(told[1]["failure"])["class"] == "ComputeResourcesUnavailable"
+        wait_relayed(database_url, listening)
+
+        assert answers(amqp, *requests) == told
+        assert first.terminate() == 0
+        second = make_worker("second")
+        assert answers(amqp, *requests) == told
+        third = make_worker("third")
+        second.kill()
+        # The other way round: nothing is decided by the order in which copies come.
+        assert answers(amqp, *reversed(requests)) == told[::-1]
+
+        wait_relayed(database_url, listening)
+        assert told_by(listening) == [
+            "node.updated",
+            "claim.begun",
+            "claim.rejected",
+            "usage.updated",
+            "usage.updated",
+            "claim.finished",
+            "claim.begun",
+            "claim.aborted",
+        ]
+        assert third.terminate() == 0
+
+
+def test_copies_of_casts_have_one_effect_however_late_they_come(
+    make_worker: MakeWorker, broker_vhost: str, database_url: str
+) -> None:
+    first = make_worker("first")
+    with listener(broker_vhost) as listening, raw.raw(broker_vhost) as amqp:
+
+        def renamed(name: str) -> bytes:
+            instance = {"uuid": instance_dict()["uuid"], "display_name": name}
+            return raw.packed(amqp.request("update_usage", {"instance": instance}))
+
+        begin = raw.packed(amqp.request("begin_resource_claim", {"instance": instance_dict()}))
+        released = {"uuid": instance_dict()["uuid"], "vm_state": "deleted"}
+        casts = [begin, renamed("a"), renamed("b"), raw.packed(amqp.request("update_usage", {"instance": released}))]
+
+        def send(copies: int) -> None:
+            for _ in range(copies):
+                for cast in casts:
+                    amqp.publish(HOST_TOPIC, cast)
+            # Behind them in the same queue.
+            [view] = answers(amqp, amqp.request("get_node", {}, call=True))
+            assert (view["result"]["sequence"], view["result"]["running_vms"]) == (5, 0)
+
+        send(COPIES)
+        wait_relayed(database_url, listening)
+        first.kill()
+        second = make_worker("second")
+        # What was deleted is not claimed again.
+        send(COPIES)
+
+        wait_relayed(database_url, listening)
+        assert told_by(listening) == [
+            "node.updated",
+            "claim.begun",
+            "usage.updated",
+            "usage.updated",
+            "usage.released",
+        ]
+        assert amqp.count(raw.DEAD_LETTERS) == 0
+        assert second.terminate() == 0
+        with opened(database_url) as store:
+            ids = [raw.unpacked(cast)["_unique_id"] for cast in casts]
+            assert set(store.answered(ids)) == set(ids)

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hundreds of requests with bytes changed at random over the real bus: whatever arrives, each message has an end."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+
+from tests.builders import instance_dict
+from tests.functional import raw
+from tests.functional.conftest import HOST_TOPIC
+from tests.functional.deadline import wait_until
+
+MESSAGES = 400
+# Wrong in more ways than a few changed bytes could put right: none of these can become a claim.
+WRONG = {"memory_mb": -1, "vcpus": "many", "root_gb": None, "vm_state": "imagined"}
+REQUESTS: list[tuple[str, Mapping[str, Any]]] = [
+    ("begin_resource_claim", {"instance": instance_dict(**WRONG), "limits": {"memory": 1}, "timeout": -1}),
+    ("finish_resource_claim", {"claim_id": instance_dict()["uuid"]}),
+    ("abort_resource_claim", {"claim_id": instance_dict()["uuid"]}),
+    ("update_usage", {"instance": {"uuid": "unknown", "vm_state": "active", "metadata": {"a": [1, {"b": None}]}}}),
+    ("get_node", {"node": "n1"}),
+    ("list_claims", {}),
+    ("get_usage", {"project_id": "p"}),
+]
+# Properties and headers that say something else about a body than is true.
+PROPERTIES: list[Mapping[str, Any]] = [
+    {"content_type": "application/x-msgpack"},
+    {"content_type": "application/\ud7ff"},
+    {"content_encoding": "binary"},
+    {"headers": {"compression": "application/x-gzip"}},
+    {"headers": {"compression": "application/x-bz2"}},
+    {"expiration": "60000"},
+]
+
+
+def _flip(draw: random.Random, body: bytearray) -> None:
+    for _ in range(draw.randint(1, 4)):
+        body[draw.randrange(len(body))] = draw.randrange(256)
+
+
+def _cut(draw: random.Random, body: bytearray) -> None:
+    del body[draw.randrange(len(body)) :]
+
+
+def _remove(draw: random.Random, body: bytearray) -> None:
+    start = draw.randrange(len(body))
+    del body[start : start + draw.randint(1, 20)]
+
+
+def _repeat(draw: random.Random, body: bytearray) -> None:
+    start = draw.randrange(len(body))
+    body[start:start] = body[start : start + draw.randint(1, 50)] * draw.randint(1, 3)
+
+
+def _insert(draw: random.Random, body: bytearray) -> None:
+    what = draw.choice([b"\0", b"\xff\xfe", b'"', b"}", b"[" * 200, b"1e999", b"\\ud800", b"NaN", b",", b"\\"])
+    start = draw.randrange(len(body))
+    body[start:start] = what
+
+
+MUTATIONS: list[Callable[[random.Random, bytearray], None]] = [_flip, _cut, _remove, _repeat, _insert]
+ODD: list[Any] = [None, True, -1, 2**70, 1.5, "", "\0", "\ud800", "x" * 5000, [], {}, [[[]]], {"": {"a": [None]}}]
+
+
+def _mangle(draw: random.Random, value: Any) -> Any:
+    """One place in ``value`` is something else, or is not there; it is JSON all the same."""
+    if isinstance(value, dict) and value and draw.random() < 0.9:
+        key = draw.choice(list(value))
+        chance = draw.random()
+        if chance < 0.1:
+            return {name: item for name, item in value.items() if name != key}
+        if chance < 0.2:
+            return {**value, str(draw.choice(ODD)): draw.choice(ODD)}
+        return {**value, key: _mangle(draw, value[key])}
+    return draw.choice(ODD)
+
+
+def _parsed(body: bytes) -> dict[str, Any]:
+    """The request in ``body``, as an independent reader sees it; nothing where there is none."""
+    try:
+        inner = json.loads(json.loads(body)["oslo.message"])
+        return inner if isinstance(inner, dict) else {}
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return {}
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_every_mangled_message_has_an_end(amqp: raw.Raw, seed: int) -> None:
+    """The fixture checks the rest: the worker lives, answers, and its ledger is what it was."""
+    draw = random.Random(seed)
+    sent: list[bytes] = []
+    for number in range(MESSAGES):
+        method, arguments = draw.choice(REQUESTS)
+        request = amqp.request(method, arguments, call=number % 2 == 0)
+        if draw.random() < 0.5:
+            body = bytearray(raw.packed(_mangle(draw, request)))
+        else:
+            body = bytearray(raw.packed(request))
+            draw.choice(MUTATIONS)(draw, body)
+            body = body or bytearray(b"{")
+        properties = draw.choice(PROPERTIES) if draw.random() < 0.1 else {}
+        amqp.publish(HOST_TOPIC, bytes(body), **properties)
+        sent.append(bytes(body))
+    last = amqp.request("get_node", {}, call=True)
+    amqp.publish(HOST_TOPIC, raw.packed(last))
+
+    told: set[str] = set()
+    while last["_msg_id"] not in told:
+        told.add(raw.unpacked(amqp.take(amqp.reply_queue).body)["_msg_id"])
+    parked: list[bytes] = []
+
+    def ended() -> bool:
+        while (message := amqp.channel.basic_get(raw.DEAD_LETTERS, no_ack=True)) is not None:
+            parked.append(bytes(message.body or b""))
+        while (message := amqp.channel.basic_get(amqp.reply_queue, no_ack=True)) is not None:
+            told.add(raw.unpacked(message.body)["_msg_id"])
+        return not lost()
+
+    def lost() -> list[bytes]:
+        return [body for body in sent if body not in parked and not _told_or_done(body)]
+
+    def _told_or_done(body: bytes) -> bool:
+        request = _parsed(body)
+        if request.get("_reply_q") == amqp.reply_queue and isinstance(request.get("_msg_id"), str):
+            return request["_msg_id"] in told
+        # A cast that still is one is done; so is a call whose answer goes to a queue that is not there.
+        return bool(request)
+
+    wait_until(ended, lambda: f"each has an end; {len(lost())} have none, such as {lost()[0]!r}")
+    assert set(parked) <= set(sent)
+    # Both ends, and not only one kind of message.
+    assert len(parked) > MESSAGES // 4
+    assert len(told) > MESSAGES // 8
