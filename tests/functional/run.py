@@ -35,14 +35,21 @@ class Run:
     """One broker, one store, one listener, and schedulers that work on every node of ``hosts``. Not thread-safe."""
 
     def __init__(
-        self, *, client: stock.Client, listening: Listener, url: str, database_url: str, hosts: Mapping[str, Nodes]
+        self,
+        *,
+        client: stock.Client,
+        listening: Listener,
+        url: str,
+        database_url: str,
+        hosts: Mapping[str, Nodes],
+        shared_topic: bool,
     ) -> None:
         self._listening = listening
         self._url = url
         self._database_url = database_url
         self._hosts = hosts
         self._places = [(host, node) for host, nodes in hosts.items() for node in nodes]
-        import os, pathlib; self._log = Log(pathlib.Path(os.environ["RUNLOG"]) if "RUNLOG" in os.environ else None)
+        self._log = Log()
         self.client = RecordingClient(client, self._log)
         self._schedulers = [
             Scheduler(
@@ -51,6 +58,7 @@ class Run:
                 seed=number,
                 places=self._places,
                 tight=[place for place in self._places if place[1] == TIGHT],
+                shared_topic=shared_topic,
             )
             for number in range(_SCHEDULERS)
         ]
@@ -128,12 +136,21 @@ def run(
     hosts: Mapping[str, Nodes] = HOSTS,
     rabbit: Mapping[str, Any] | None = None,
     timeout: float = 30,
+    shared_topic: bool = True,
 ) -> Iterator[Run]:
-    """``rabbit``: what clients and listener have in [oslo_messaging_rabbit]; ``timeout`` of their calls, in seconds."""
+    """``rabbit``: what clients and listener have in [oslo_messaging_rabbit]; ``timeout`` of their calls, in seconds. What is
+    asked on the shared topic is done by any worker, also by one that stands by."""
     rabbit = rabbit or {}
     durable = bool(rabbit.get("amqp_durable_queues"))
     with listener(url, durable=durable) as listening, stock.client(url, timeout=timeout, **rabbit) as client:
-        yield Run(client=client, listening=listening, url=url, database_url=database_url, hosts=hosts)
+        yield Run(
+            client=client,
+            listening=listening,
+            url=url,
+            database_url=database_url,
+            hosts=hosts,
+            shared_topic=shared_topic,
+        )
 
 
 def migrated(url: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -139,16 +140,15 @@ def test_a_slow_connection_is_only_slow(
         working.prove(worker)
 
 
-@pytest.mark.parametrize("lost", [b"begin_resource_claim", b"tracker.claim.begun"], ids=["reply", "notification"])
-def test_a_confirm_may_be_lost(
-    start: Callable[..., WorkerProcess], proxy: Proxy, broker_vhost: str, database_url: str, lost: bytes
+def test_confirms_may_be_lost(
+    start: Callable[..., WorkerProcess], proxy: Proxy, broker_vhost: str, database_url: str
 ) -> None:
     # What was published is published again, since nobody knows: with the same id, and the client drops the second reply.
     worker = start(through=proxy)
     with run(broker_vhost, database_url) as working:
         with working.at_work():
-            for times in (2, 3):
-                proxy.lose_answer_to(b"tracker.claim.begun" if lost.startswith(b"tracker") else b'claim_id')
+            for times, published in enumerate((b"tracker.claim.begun", b"limit_source"), 2):
+                proxy.lose_answer_to(published)
                 worker.wait_for_log("tracker-publisher: connected", times=times)
                 working.wait_answers(20)
 
@@ -215,6 +215,44 @@ def test_the_queues_that_the_worker_publishes_to_may_be_deleted_under_load(
         raw.check_parked(amqp.take(raw.DEAD_LETTERS), parked, topic=HOST_TOPIC)
 
 
+def test_notifications_are_in_order_though_their_queue_was_deleted_in_between(
+    start: Callable[..., WorkerProcess], broker_vhost: str
+) -> None:
+    worker = start()
+    with raw.raw(broker_vhost) as amqp, stock.client(broker_vhost, timeout=TIMEOUT) as client:
+        client.call(HOST, "begin_resource_claim", instance=instance_dict(node="n1"))
+        before = client.call(HOST, "get_node", node="n1")["sequence"]
+
+        def rename(*numbers: int) -> None:
+            for number in numbers:
+                renamed = {"uuid": instance_dict()["uuid"], "node": "n1", "display_name": f"name-{number}"}
+                client.cast(HOST, "update_usage", instance=renamed)
+
+        rename(*range(100))
+        amqp.channel.queue_delete("notifications.info")
+        rename(*range(100, 400))
+        worker.wait_for_log("no queue for notifications.info")
+        last = before + 400
+        sequences: list[int] = []
+        while last not in sequences:
+            said = raw.unpacked(wait_until(lambda: taken(amqp), f"more than {sequences[-3:]}").body)["payload"]
+            if said["node"] == "n1" and said["sequence"] not in sequences:
+                sequences.append(said["sequence"])
+        assert sequences == sorted(sequences)
+        # What came after the first that had no queue is all there; before it, what the deleted queue held is not.
+        assert sequences == list(range(sequences[0], last + 1))
+
+
+def taken(amqp: raw.Raw) -> Any:
+    """The next notification, or nothing; also while the queue is not there."""
+    try:
+        return amqp.channel.basic_get("notifications.info", no_ack=True)
+    except raw.NotFound:
+        amqp.channel = amqp.channel.connection.channel()
+        amqp.channel.auto_decode = False
+        return None
+
+
 def test_dead_reply_queues_delay_nobody(start: Callable[..., WorkerProcess], broker_vhost: str) -> None:
     worker = start()
     dead = 300  # more than are delivered at once
@@ -255,8 +293,8 @@ def test_a_cluster_may_lose_the_node_that_the_worker_is_connected_to(tmp_path: P
 
             with flight.running():
                 flight.wait_answered(50)
-                cluster.kill_node(0)
                 assert flight.answered < load.CALLS
+                cluster.kill_node(0)
 
             flight.check(ear)
             assert f"connected to 127.0.0.1:{cluster.ports[1]}" in worker.log()

@@ -70,7 +70,7 @@ def test_the_second_stands_by_and_takes_over_at_once_when_the_first_is_killed(
 ) -> None:
     first, second = make_worker("first"), make_worker("second")
     start(first, second)
-    with run(broker_vhost, database_url) as working:
+    with run(broker_vhost, database_url, shared_topic=False) as working:
         with working.at_work():
             working.wait_answers(50)
             assert first.log().count(CHORES) == len(HOSTS)
@@ -109,6 +109,7 @@ def test_a_worker_that_stalls_before_a_commit_decides_again_what_another_has_don
         working.prove(first)
 
 
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_a_worker_that_comes_back_answers_nothing_from_what_it_knew(
     pair: tuple[FaultyWorker, FaultyWorker], broker_vhost: str, database_url: str
 ) -> None:
@@ -166,7 +167,7 @@ def test_a_rolling_restart_under_load_fails_no_call(
 ) -> None:
     first, second = make_worker("first"), make_worker("second")
     start(first, second)
-    with run(broker_vhost, database_url) as working:
+    with run(broker_vhost, database_url, shared_topic=False) as working:
         with working.at_work():
             for worker in (first, second, first):
                 assert worker.terminate(10) == 0
@@ -184,6 +185,7 @@ def test_a_rolling_restart_under_load_fails_no_call(
         working.prove(first, second)
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_one_worker_does_the_chores_and_hands_them_over(
     make_worker: MakeWorker, broker_vhost: str, database_url: str
 ) -> None:
@@ -208,6 +210,7 @@ def test_one_worker_does_the_chores_and_hands_them_over(
         working.prove(second)
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_fifty_hosts_are_one_workers_or_the_others(
     make_worker: MakeWorker, broker_vhost: str, database_url: str
 ) -> None:

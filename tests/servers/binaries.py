@@ -6,9 +6,11 @@ A test that needs a server gets a real one or the session fails: never a skip.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -67,7 +69,9 @@ def ensure_binaries() -> None:
         pytest.exit(
             _advice(lacks, names, "they can only be installed for you by a run as root on Debian"), returncode=1
         )
-    problem = _install(names)
+    with Path(tempfile.gettempdir(), "tracker-worker-tests.lock").open("w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one of several processes of a run installs, the others wait for it
+        problem = _install(names) if missing() else ""
     lacks = missing()
     if problem or lacks:
         pytest.exit(_advice(lacks or names, names, f"apt-get did not install them: {problem}"), returncode=1)

@@ -157,4 +157,3 @@ class _Pair:
             self._client.close()
             self._server.close()
             self._proxy._forget(self)
-

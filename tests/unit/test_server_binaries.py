@@ -44,7 +44,7 @@ def test_a_failed_installation_ends_the_session(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_what_was_installed_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = [["rabbitmqctl"], []]
+    answers = [["rabbitmqctl"], ["rabbitmqctl"], []]
     installed: list[list[str]] = []
     monkeypatch.setattr(binaries, "missing", lambda: answers.pop(0))
     monkeypatch.setattr("os.geteuid", lambda: 0)

@@ -44,7 +44,8 @@ class Message:
 
     ``renewed`` makes the body of each further attempt out of the one before; None: it stays the same.
     ``retry_before``: on the monotonic clock, how long to try again where there is no such queue; the first such
-    return is reported as ``done(False)``, later outcomes are not. None: not tried again. FOREVER: until it works.
+    return is reported as ``done(False)``, later outcomes are not. None: not tried again. FOREVER: until it works, and
+    those for the same queue that were submitted later wait behind it, so that they stay in order.
     """
 
     exchange: str
@@ -55,7 +56,7 @@ class Message:
     retry_before: float | None = None
     mandatory: bool = True
     renewed: Callable[[bytes], bytes] | None = None
-    sent: bool = field(default=False, init=False)
+    number: int = field(default=0, init=False)
     returned: bool = field(default=False, init=False)
     attempts: int = field(default=0, init=False)
 
@@ -69,11 +70,12 @@ class Publisher(Link):
         super().__init__("tracker-publisher", settings, died)
         self._waiting: deque[Message] = deque()
         self._later: list[tuple[float, int, Message]] = []
-        self._numbers = itertools.count()
+        self._held: dict[str, list[Message]] = {}  # by routing key, what waits for its queue
+        self._release_at = 0.0
+        self._numbers = itertools.count(1)
         self._connection: Any = None
         self._channel: Any = None
         self._next_tag = 1
-        self._undeclared = False
         self._unconfirmed: dict[int, Message] = {}
 
     def submit(self, *messages: Message) -> None:
@@ -98,16 +100,18 @@ class Publisher(Link):
             topology.declare_notifications(self._connection, self._settings)
 
     def work(self) -> None:
-        if self._undeclared:
-            self._undeclared = False
-            self._declare()
+        if self._held and self._release_at <= time.monotonic():
+            self._release()
         while self._later and self._later[0][0] <= time.monotonic():
             self._waiting.append(heapq.heappop(self._later)[2])
         while self._waiting and len(self._unconfirmed) < _WINDOW:
             message = self._waiting.popleft()
-            if message.sent and message.renewed is not None:
+            if message.routing_key in self._held and message.retry_before == FOREVER:
+                self._hold(message)
+                continue
+            if message.number and message.renewed is not None:
                 message.body = message.renewed(message.body)
-            message.sent = True
+            message.number = message.number or next(self._numbers)
             self._unconfirmed[self._next_tag] = message
             self._next_tag += 1
             self._channel.basic_publish(
@@ -118,7 +122,10 @@ class Publisher(Link):
             )
 
     def due_in(self) -> float:
-        return max(0.0, self._later[0][0] - time.monotonic()) if self._later else super().due_in()
+        due = [self._later[0][0]] if self._later else []
+        if self._held:
+            due.append(self._release_at)
+        return max(0.0, min(due) - time.monotonic()) if due else super().due_in()
 
     def idle(self) -> bool:
         return not self._waiting and not self._unconfirmed
@@ -127,8 +134,10 @@ class Publisher(Link):
         self._channel = self._connection = None
         for message in self._unconfirmed.values():
             message.returned = False
-        self._waiting.extendleft(reversed(self._unconfirmed.values()))
+        unsent = [*self._unconfirmed.values(), *itertools.chain.from_iterable(self._held.values())]
+        self._waiting.extendleft(sorted(unsent, key=_number, reverse=True))
         self._unconfirmed.clear()
+        self._held.clear()
 
     # --- what the broker says ----------------------------------------------------------------------------------------
 
@@ -167,9 +176,7 @@ class Publisher(Link):
             return
         if message.attempts == 0:
             LOG.warning("no queue for %s; trying again", message.routing_key)
-        if message.retry_before == FOREVER:
-            self._undeclared = True
-        elif message.done is not None:
+        if message.retry_before != FOREVER and message.done is not None:
             done, message.done = message.done, None
             done(False)
         if time.monotonic() < message.retry_before:
@@ -180,4 +187,29 @@ class Publisher(Link):
     def _again(self, message: Message) -> None:
         message.attempts += 1
         message.returned = False
+        if message.retry_before == FOREVER:
+            if not self._held:
+                # At once the first time: the queue is most likely there as soon as it is declared.
+                self._release_at = time.monotonic() + (_RETRY_SECONDS if message.attempts > 1 else 0)
+            self._hold(message)
+            return
         heapq.heappush(self._later, (time.monotonic() + _RETRY_SECONDS, next(self._numbers), message))
+
+    def _hold(self, message: Message) -> None:
+        message.number = message.number or next(self._numbers)
+        self._held.setdefault(message.routing_key, []).append(message)
+
+    def _release(self) -> None:
+        """Declare what lacks, and send what was held, in the order in which it was submitted."""
+        if any(message.routing_key in self._held for message in self._unconfirmed.values()):
+            # The broker has yet to say what becomes of some that come before.
+            self._release_at = time.monotonic() + _RETRY_SECONDS
+            return
+        self._declare()
+        held = itertools.chain.from_iterable(self._held.values())
+        self._waiting.extendleft(sorted(held, key=_number, reverse=True))
+        self._held.clear()
+
+
+def _number(message: Message) -> int:
+    return message.number

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a commit is written: a few statements, compiled once, each executed for all its rows at a time.
+"""How a commit is written: a few statements, compiled once, each for all its rows at a time.
 
 A commit is on the way of every reply. SQLAlchemy's own executemany prepares the parameters of each row again, which took more
 time than SQLite itself.
@@ -7,10 +7,12 @@ time than SQLite itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSON
 
 from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.store import rows
@@ -20,10 +22,20 @@ from tracker_worker.store.schema import allocations, inbox, nodes, outbox, relay
 Row = dict[str, Any]
 
 _KEY = (allocations.c.host_id, allocations.c.instance_uuid)
+_ID = {"b_id": sa.BigInteger()}
+_GENERATION = {"b_generation": sa.BigInteger()}
+_SEQUENCE = {"b_sequence": sa.BigInteger()}
+_ALLOCATION = {"b_host_id": sa.BigInteger(), "b_uuid": sa.String(), "b_node_id": sa.BigInteger()}
+
+_to_json = msgspec.json.Encoder().encode
+
+Types = Mapping[str, Any]
+"""Name -> SQL type."""
+_Many = tuple[Callable[[Any], Any], Types]
 
 
 class _Prepared:
-    """One statement in a dialect's SQL, with parameters for these keys."""
+    """One statement in a dialect's SQL, executed once for each row; the row's keys are its parameters."""
 
     def __init__(self, statement: Any, dialect: sa.Dialect, keys: Iterable[str] | None = None) -> None:
         compiled = statement.compile(dialect=dialect, column_keys=None if keys is None else list(keys))
@@ -35,9 +47,48 @@ class _Prepared:
         parameters: Any = values
         if self._order is not None:
             parameters = [tuple([row[name] for name in self._order]) for row in values]
-        # Without the option the count of an INSERT is lost where its cursor is closed at once (psycopg).
-        result = connection.exec_driver_sql(self._text, parameters, execution_options={"preserve_rowcount": True})
-        return result.rowcount
+        if len(values) == 1:
+            parameters = parameters[0]
+        return _changed(connection, self._text, parameters)
+
+
+class _AtOnce:
+    """One statement in PostgreSQL's SQL, executed once for all rows, which go as one parameter.
+
+    psycopg sends an executemany as a pipeline. A process that is stopped within one leaves its session 'active', waiting for
+    the rest of the pipeline: no idle_in_transaction_session_timeout ends that, and its locks are held until the process goes
+    on. A single statement arrives as a whole or not at all. As JSON because arrays cost psycopg several times as much.
+    ``alone`` is the same for one row, which costs less without.
+    """
+
+    def __init__(self, alone: _Prepared, make: Callable[[Any], Any], types: Types, dialect: sa.Dialect) -> None:
+        """``make`` gets the columns of the rows, for each of ``types``, and returns the statement."""
+        self._alone = alone
+        # JSON has no bytes: they go as base64.
+        columns = [sa.column(name, sa.Text() if _is_binary(kind) else kind) for name, kind in types.items()]
+        given = sa.func.json_to_recordset(sa.bindparam("rows", type_=sa.Text()).cast(JSON))
+        table = given.table_valued(*columns, name="given").render_derived(with_types=True)
+        values = {name: _decoded(table.c[name]) if _is_binary(kind) else table.c[name] for name, kind in types.items()}
+        self._text = str(make(values).compile(dialect=dialect))
+
+    def execute(self, connection: sa.Connection, values: Sequence[Row]) -> int:
+        """Execute for all of ``values``. Returns how many rows were changed in all."""
+        if len(values) == 1:
+            return self._alone.execute(connection, values)
+        return _changed(connection, self._text, {"rows": _to_json(values).decode()})
+
+
+def _changed(connection: sa.Connection, text: str, parameters: Any) -> int:
+    # Without the option the count of an INSERT is lost where its cursor is closed at once (psycopg).
+    return connection.exec_driver_sql(text, parameters, execution_options={"preserve_rowcount": True}).rowcount
+
+
+def _is_binary(kind: Any) -> bool:
+    return isinstance(kind, sa.LargeBinary)
+
+
+def _decoded(column: Any) -> Any:
+    return sa.func.decode(column, sa.literal_column("'base64'"))
 
 
 class CommitWriter:
@@ -45,25 +96,10 @@ class CommitWriter:
     calls: any thread may use it."""
 
     def __init__(self, dialect: sa.Dialect, insert: Any) -> None:
-        of_node = sa.update(nodes).where(
-            nodes.c.id == sa.bindparam("b_id"), nodes.c.generation == sa.bindparam("b_generation")
-        )
-        gone = sa.delete(allocations).where(
-            allocations.c.host_id == sa.bindparam("b_host_id"),
-            allocations.c.instance_uuid == sa.bindparam("b_uuid"),
-            allocations.c.node_id == sa.bindparam("b_node_id"),
-        )
-        further = (
-            sa.update(relay_cursor)
-            .where(relay_cursor.c.node_id == sa.bindparam("b_id"), relay_cursor.c.sequence < sa.bindparam("b_sequence"))
-            .values(sequence=sa.bindparam("b_sequence"))
-        )
-        self._node = _Prepared(of_node, dialect, rows.NODE_COLUMNS)
-        self._gone = _Prepared(gone, dialect)
-        self._kept = _Prepared(_upsert_allocation(insert), dialect)
-        self._answered = _Prepared(sa.insert(inbox), dialect)
-        self._notification = _Prepared(sa.insert(outbox), dialect)
-        self._cursor = _Prepared(further, dialect)
+        statements: Sequence[_Prepared | _AtOnce] = _one_by_one(dialect, insert)
+        if dialect.name == "postgresql":
+            statements = _all_at_once(dialect, insert)
+        self._node, self._gone, self._kept, self._answered, self._notification, self._cursor = statements
 
     def write(self, connection: sa.Connection, commit: Commit) -> None:
         """All of it, in the connection's transaction. Raises Conflict, and the errors of the database."""
@@ -97,12 +133,69 @@ class CommitWriter:
                     kept.append(rows.allocation_row(ledger.host_id, ledger.id, allocation))
         if gone:
             self._gone.execute(connection, gone)
+        if len({(row["host_id"], row["instance_uuid"]) for row in kept}) != len(kept):
+            raise Conflict("an instance is charged to two nodes of the host")
         if kept and self._kept.execute(connection, kept) != len(kept):
             raise Conflict("an instance is charged to another node of the host")
 
 
-def _upsert_allocation(insert: Any) -> Any:
-    statement = insert(allocations)
+def _one_by_one(dialect: sa.Dialect, insert: Any) -> list[_Prepared]:
+    """In the order of CommitWriter's fields."""
+    given: dict[str, Any] = {name: sa.bindparam(name) for name in (*_ID, *_GENERATION, *_SEQUENCE, *_ALLOCATION)}
+    return [
+        _Prepared(sa.update(nodes).where(*_same_node(given)), dialect, rows.NODE_COLUMNS),
+        _Prepared(sa.delete(allocations).where(*_same_allocation(given)), dialect),
+        _Prepared(_upserting(insert(allocations)), dialect),
+        _Prepared(sa.insert(inbox), dialect),
+        _Prepared(sa.insert(outbox), dialect),
+        _Prepared(sa.update(relay_cursor).where(*_cursor_behind(given)).values(sequence=given["b_sequence"]), dialect),
+    ]
+
+
+def _all_at_once(dialect: sa.Dialect, insert: Any) -> list[_AtOnce]:
+    """Likewise."""
+
+    def inserting(table: sa.Table, following: Callable[[Any], Any] = lambda statement: statement) -> _Many:
+        types = {column.name: column.type for column in table.columns}
+        return lambda given: following(insert(table).from_select(list(types), sa.select(*given.values()))), types
+
+    def update_node(given: Any) -> Any:
+        return sa.update(nodes).where(*_same_node(given)).values({name: given[name] for name in rows.NODE_COLUMNS})
+
+    def move_cursor(given: Any) -> Any:
+        return sa.update(relay_cursor).where(*_cursor_behind(given)).values(sequence=given["b_sequence"])
+
+    facts = {name: nodes.c[name].type for name in rows.NODE_COLUMNS}
+    many: list[_Many] = [
+        (update_node, {**_ID, **_GENERATION, **facts}),
+        (lambda given: sa.delete(allocations).where(*_same_allocation(given)), _ALLOCATION),
+        inserting(allocations, _upserting),
+        inserting(inbox),
+        inserting(outbox),
+        (move_cursor, {**_ID, **_SEQUENCE}),
+    ]
+    alone = _one_by_one(dialect, insert)
+    return [_AtOnce(one, make, types, dialect) for one, (make, types) in zip(alone, many, strict=True)]
+
+
+def _same_node(given: Any) -> tuple[Any, ...]:
+    return nodes.c.id == given["b_id"], nodes.c.generation == given["b_generation"]
+
+
+def _same_allocation(given: Any) -> tuple[Any, ...]:
+    return (
+        allocations.c.host_id == given["b_host_id"],
+        allocations.c.instance_uuid == given["b_uuid"],
+        allocations.c.node_id == given["b_node_id"],
+    )
+
+
+def _cursor_behind(given: Any) -> tuple[Any, ...]:
+    return relay_cursor.c.node_id == given["b_id"], relay_cursor.c.sequence < given["b_sequence"]
+
+
+def _upserting(statement: Any) -> Any:
+    """This INSERT of allocations, which overwrites what is there."""
     written = {
         column.name: statement.excluded[column.name] for column in allocations.columns if column not in set(_KEY)
     }

@@ -260,3 +260,36 @@ def test_what_may_be_lost_is_not_mandatory(case: Case) -> None:
     case.ack(1)
     assert case.channel.published[0].mandatory is False
     assert case.publisher.idle()
+
+
+def test_what_must_arrive_waits_in_order_for_its_queue_and_delays_no_other(case: Case) -> None:
+    case.submit(b"1", b"2", b"3", retry_before=FOREVER)
+    case.give_back(b"1")
+    case.ack(1)
+    case.submit(b"4", retry_before=FOREVER)
+    case.publisher.submit(case.message(b"other", key="reply_2"))
+    case.publisher.work()
+    assert case.published() == [b"1", b"2", b"3", b"other"]
+    # What becomes of 3 is not known yet: it comes before 4.
+    case.give_back(b"2")
+    case.ack(2)
+    case.later(RETRY)
+    assert case.published() == [b"1", b"2", b"3", b"other"]
+    case.give_back(b"3")
+    case.ack(4, multiple=True)
+    assert case.publisher.due_in() == RETRY
+    case.later(RETRY)
+    assert case.published() == [b"1", b"2", b"3", b"other", b"1", b"2", b"3", b"4"]
+    case.ack(8, multiple=True)
+    assert case.done == [(b"other", True), (b"1", True), (b"2", True), (b"3", True), (b"4", True)]
+
+
+def test_what_waits_for_its_queue_is_sent_in_order_on_the_next_connection(case: Case) -> None:
+    case.submit(b"1", b"2", retry_before=FOREVER)
+    case.give_back(b"1")
+    case.ack(1)
+    case.submit(b"3", retry_before=FOREVER)
+    case.publisher.lost()
+    case.connect()
+    case.publisher.work()
+    assert case.published() == [b"1", b"2", b"3"]

@@ -167,7 +167,6 @@ def test_a_database_out_of_reach_is_one_sentence_without_the_password(cli: Cli) 
     assert "s3cret" not in sentence
 
 
-
 @pytest.mark.parametrize("arguments", [*LISTINGS, ("db", "check")])
 def test_reading_does_not_wait_for_oslo_messaging(cli: Cli, ledger: Writer, arguments: tuple[str, ...]) -> None:
     program = (
