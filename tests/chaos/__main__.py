@@ -38,8 +38,7 @@ def main(minutes: float, seed: int | None, stores: tuple[str, ...], only: str | 
     """Random faults under load, and at the end the proof that nothing was lost and nothing done twice."""
     seed = random.SystemRandom().randrange(2**32) if seed is None else seed
     ensure_binaries()
-    # Servers and workers are stopped on the way out.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    signal.signal(signal.SIGTERM, _end)
     _say(f"seed {seed}; {minutes:g} minutes on {', '.join(stores)}")
     runs = [_run(store, seed, minutes * 60 / len(stores), only) for store in stores]
     for line in lines(runs):
@@ -94,6 +93,12 @@ def _inject(arena: Arena, seconds: float, only: str | None, injected: list[Injec
         ended_at = time.monotonic()
         injected.append(Injected(fault.name, began_at, ended_at))
         _say(f"{ended_at - started:6.1f} s {arena.store}: {fault.name}, over after {ended_at - began_at:.1f} s")
+
+
+def _end(_number: int, _frame: object) -> None:
+    """Servers and workers are stopped on the way out, which a second signal shall not cut short."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(1)
 
 
 def _say(text: str) -> None:

@@ -162,6 +162,7 @@ def test_a_worker_that_stalls_in_a_transaction_does_not_hold_its_successor(
         working.prove(first, second)
 
 
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_a_rolling_restart_under_load_fails_no_call(
     make_worker: MakeWorker, broker_vhost: str, database_url: str
 ) -> None:

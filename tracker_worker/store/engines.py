@@ -20,9 +20,9 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from tracker_worker.errors import ConfigurationError
 
 # Behind somebody else's lock a commit gives up after this long and is made again: meanwhile nothing else is done, and a call
-# that would expire is not told so. The session of a writer that is stalled (a stopped process that holds a lock) is ended by
-# the server a little later, so that a successor can go on.
-LOCK_TIMEOUT_SECONDS = 1
+# that would expire is not told so. Longer than PostgreSQL waits before it looks for a deadlock (1 s). The session of a writer
+# that is stalled (a stopped process that holds a lock) is ended by the server a little later, so that a successor can go on.
+LOCK_TIMEOUT_SECONDS = 1.5
 IDLE_TRANSACTION_TIMEOUT_SECONDS = 20
 CONNECT_TIMEOUT_SECONDS = 3
 # A server that cannot be reached any more says nothing: the kernel finds out, idle (probes) or waiting for an answer.

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A process that stops (SIGSTOP) in the middle of the statements of a commit: ``stalled_writer.py URL``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any
+
+import psycopg
+from psycopg.types.string import StrBinaryDumper, StrDumper
+
+from tests.builders import begin, node_name
+from tests.conformance.store_support import Writer, note
+from tracker_worker.store import engines
+from tracker_worker.store.sql import SQLStore
+
+# More than psycopg keeps back before it sends.
+_ROWS = 2000
+_LAST = "the last one"
+
+
+class _AsText(StrDumper):
+    def dump(self, obj: Any) -> Any:
+        _stop_at_last(obj)
+        return super().dump(obj)
+
+
+class _AsBinary(StrBinaryDumper):
+    def dump(self, obj: Any) -> Any:
+        _stop_at_last(obj)
+        return super().dump(obj)
+
+
+def _stop_at_last(text: str) -> None:
+    """A text is made ready for the wire."""
+    if _LAST in text:
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def main(url: str) -> None:
+    engines.IDLE_TRANSACTION_TIMEOUT_SECONDS = 1
+    for dumper in (_AsText, _AsBinary):
+        psycopg.adapters.register_dumper(str, dumper)
+    store = SQLStore(url)
+    store.start()
+    writer = Writer(store).put(begin(1, node=node_name(1)))
+    ledger = writer[node_name(1)]
+    for sequence in range(1000, 1000 + _ROWS):
+        kind = _LAST if sequence == 999 + _ROWS else "claim.begun"
+        writer.notifications.append(note(ledger, sequence, event_type=kind))
+    writer.commit()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

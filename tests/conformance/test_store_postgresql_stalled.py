@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A writer that stalls in the middle of a commit does not hold others for longer than its session may idle."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+from tests.builders import begin, node_name, uuid
+from tests.conformance import stalled_writer
+from tests.conformance.store_support import Writer, load, settle, uuids
+from tests.functional.deadline import wait_until
+from tracker_worker.errors import StoreUnavailable
+from tracker_worker.store import engines
+from tracker_worker.store.sql import SQLStore
+
+_ROOT = Path(__file__).parents[2]
+
+
+def test_a_writer_that_stalls_between_rows_is_cut_off_and_its_successor_goes_on(postgresql_url: str) -> None:
+    engine = engines.create_engine(postgresql_url)
+    engines.upgrade(engine)
+    engine.dispose()
+    store = SQLStore(postgresql_url, lock_timeout_seconds=0.2)
+    store.start()
+    settle(store)
+    stalled = subprocess.Popen(
+        [sys.executable, "-m", stalled_writer.__name__, postgresql_url],
+        cwd=_ROOT,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        process = psutil.Process(stalled.pid)
+        wait_until(lambda: process.status() == psutil.STATUS_STOPPED, "the writer stalls")
+
+        def goes_on() -> bool:
+            try:
+                Writer(store).put(begin(2, node=node_name(1))).commit()
+            except StoreUnavailable:
+                return False
+            return True
+
+        wait_until(goes_on, "a commit behind the stalled one", seconds=15)
+
+        stalled.send_signal(signal.SIGCONT)
+        _, complaint = stalled.communicate(timeout=30)
+        assert b"StoreUnavailable" in complaint
+        assert uuids(list(load(store))) == [uuid(2)]
+    finally:
+        stalled.kill()
+        stalled.communicate()
+        store.stop()
