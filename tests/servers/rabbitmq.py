@@ -37,7 +37,8 @@ class _Driver(RabbitMQDriver):
 
     def _exec(self, command: list[str], **kwargs: Any) -> Any:
         kwargs["env"] = {**(kwargs.get("env") or {}), **self._environment}
-        return super()._exec(command, **kwargs)
+        # In its own directory: Erlang dumps what it had in mind, when it crashes, to where it was started.
+        return super()._exec(["env", f"--chdir={self.tempdir}", *command], **kwargs)
 
     def server_process(self, node: str) -> psutil.Popen | None:
         """The root of the node's processes, or None while it is killed."""
