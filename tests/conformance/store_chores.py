@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tests.builders import NOW, begin, node_name
@@ -25,7 +27,7 @@ class AttemptsContract(StoreCase):
     def test_attempts_are_forgotten_with_age(self, store: Store) -> None:
         store.count_attempt("old", OLD)
         store.count_attempt("young", YOUNG)
-        store.prune(answered_before=NOW, occurred_before=NOW, limit=ALL)
+        store.prune(1, answered_before=NOW, occurred_before=NOW, limit=ALL)
         assert store.count_attempt("old", NOW) == 1
         assert store.count_attempt("young", NOW) == 2
 
@@ -98,7 +100,7 @@ class InboxContract(StoreCase):
     def test_a_reply_may_be_empty_and_may_be_any_bytes(self, store: Store) -> None:
         everything = bytes(range(256)) * 4096
         for unique_id, reply in (("u-1", b""), ("u-2", everything)):
-            store.commit(Commit(answered=[type(answer())(unique_id=unique_id, reply=reply, received_at=NOW)]))
+            store.commit(Commit(answered=[replace(answer(unique_id), reply=reply)]))
         assert store.answered(["u-1", "u-2"]) == {"u-1": b"", "u-2": everything}
 
     def test_many_messages_are_asked_for_at_once(self, store: Store) -> None:
@@ -153,8 +155,10 @@ class LeaseContract(StoreCase):
 
 
 class PruneContract(StoreCase):
-    def prune(self, store: Store, limit: int = ALL) -> int:
-        return store.prune(answered_before=NOW, occurred_before=NOW, limit=limit)
+    def prune(self, store: Store, limit: int = ALL, *, host_id: int | None = None) -> int:
+        """Of ``HOST`` unless told otherwise."""
+        host_id = register(store) if host_id is None else host_id
+        return store.prune(host_id, answered_before=NOW, occurred_before=NOW, limit=limit)
 
     def filled(self, store: Store, *rows: tuple[int, int], cursor: int) -> Writer:
         """``rows``: sequence and time, on the first node; number 1 is as young as NOW."""
@@ -172,6 +176,21 @@ class PruneContract(StoreCase):
         assert self.prune(store) == 2
         assert store.answered(times).keys() == {"u-3", "u-4"}
         assert self.prune(store) == 0
+
+    def test_what_another_host_has_answered_and_notified_stays(self, store: Store) -> None:
+        """Copies may wait for its worker, which is not there."""
+        writer = self.filled(store, (2, OLD), cursor=2)
+        other = settle(store, host="other")
+        store.commit(
+            Commit(
+                notifications=[note(other[N1], 2, at=OLD)],
+                cursors={other[N1].id: 2},
+                answered=[answer("u-1", host_id=writer.host.id, at=OLD), answer("u-2", host_id=other.host.id, at=OLD)],
+            )
+        )
+        assert self.prune(store, host_id=other.host.id) == 2
+        assert store.answered(["u-1", "u-2"]).keys() == {"u-1"}
+        assert (self.left(store, writer), self.left(store, other)) == ([1, 2], [1])
 
     def test_a_pruned_answer_may_be_given_again(self, store: Store) -> None:
         store.commit(Commit(answered=[answer("u-1", at=OLD)]))

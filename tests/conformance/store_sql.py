@@ -41,7 +41,7 @@ def every_method(store: Store, node_id: int) -> dict[str, partial]:
         "backlog": store.backlog,
         "take_lease": partial(store.take_lease, [1], "a", now=NOW, until=NOW),
         "release_lease": partial(store.release_lease, "a"),
-        "prune": partial(store.prune, answered_before=0, occurred_before=0, limit=1),
+        "prune": partial(store.prune, 1, answered_before=0, occurred_before=0, limit=1),
     }
 
 

@@ -106,10 +106,9 @@ def note(ledger: NodeLedger, sequence: int, *, at: int = NOW, event_type: str = 
     )
 
 
-def answer(unique_id: str = "u-1", *, at: int = NOW) -> Answered:
-    return Answered(
-        unique_id=unique_id, reply=b'{"to": "' + unique_id.encode() + b'", "\xc3\xa9": null}', received_at=at
-    )
+def answer(unique_id: str = "u-1", *, host_id: int = 1, at: int = NOW) -> Answered:
+    reply = b'{"to": "' + unique_id.encode() + b'", "\xc3\xa9": null}'
+    return Answered(unique_id=unique_id, host_id=host_id, reply=reply, received_at=at)
 
 
 def snapshots(host: HostLedger) -> dict[str, dict[str, Any]]:

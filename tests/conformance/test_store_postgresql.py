@@ -132,7 +132,7 @@ def test_whoever_is_undone_for_a_deadlock_gets_a_conflict(url: str) -> None:
         before = picture(store, "u-1", "u-2")
         # Left to the store's session to find out.
         other.execute("SET deadlock_timeout = '60s'")
-        insert = "INSERT INTO inbox (unique_id, reply, received_at) VALUES (%s, '', 0)"
+        insert = "INSERT INTO inbox (unique_id, host_id, reply, received_at) VALUES (%s, 1, '', 0)"
         other.execute(insert, ["u-2"])
         commit = pool.submit(writer.put(begin(1, node=N1)).commit, answer("u-1"), answer("u-2"))
         wait_for_a_lock_queue(other)

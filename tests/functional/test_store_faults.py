@@ -142,6 +142,39 @@ def test_a_commit_whose_answer_is_lost_has_its_effect_once(
             working.prove(worker)
 
 
+def test_a_server_that_accepts_and_never_answers_is_given_up_and_found_again(
+    start: Callable[..., WorkerProcess], postgresql: PostgreSQLServer, broker_vhost: str, database_url: str
+) -> None:
+    worker = start(database_url)
+    with run(broker_vhost, database_url) as working:
+        with working.at_work():
+            with postgresql.frozen():
+                worker.wait_for_log("the server has been silent")
+                before = working.answered
+                worker.wait_for_log("messages wait", times=3)
+                assert working.answered == before
+            working.wait_answers(50)
+
+        assert connections(worker) == 2
+        working.prove(worker)
+
+
+def test_a_connection_that_is_half_open_is_given_up_and_made_again(
+    start: Callable[..., WorkerProcess], postgresql: PostgreSQLServer, broker_vhost: str, database_url: str
+) -> None:
+    with closing(Proxy(postgresql.port)) as proxy:
+        proxy.open()
+        worker = start(database_url.replace(f":{postgresql.port}/", f":{proxy.port}/"))
+        with run(broker_vhost, database_url) as working:
+            with working.at_work():
+                proxy.stall()
+                worker.wait_for_log("the server has been silent")
+                working.wait_answers(50)
+
+            assert connections(worker) == 2
+            working.prove(worker)
+
+
 def test_rows_that_somebody_holds_are_waited_for(
     start: Callable[..., WorkerProcess], broker_vhost: str, database_url: str
 ) -> None:

@@ -10,9 +10,12 @@ import secrets
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import psutil
 import psycopg
 from psycopg import sql
 
@@ -88,6 +91,20 @@ class PostgreSQLServer:
         """Stop if it runs, and start on the same data."""
         self.stop()
         self.start()
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """None of its processes runs: connections stay and new ones are accepted by the kernel, and nothing is answered."""
+        postmaster = psutil.Process(int((self._data / "postmaster.pid").read_text().split()[0]))
+        postmaster.suspend()  # first, so that it has no new children
+        children = postmaster.children()
+        try:
+            for child in children:
+                child.suspend()
+            yield
+        finally:
+            for process in (*children, postmaster):
+                process.resume()
 
     def ensure_running(self) -> None:
         """Bring the server back when a test has left it stopped."""

@@ -50,14 +50,15 @@ class Unexpected(Exception):
 class Batch:
     """What was decided at ``now`` (microseconds).
 
-    ``outcomes``: what is recorded and told for each message, in order of arrival. ``parked``: casts that will be, which no
-    commit records. ``relied``: hosts of which something was told that no commit checks. ``audits``: those whose inventories
-    are still to be read.
+    ``active``: hosts that were changed by a message from their own queue, which has one consumer at a time. ``outcomes``:
+    what is recorded and told for each message, in order of arrival. ``parked``: casts that will be, which no commit records.
+    ``relied``: hosts of which something was told that no commit checks. ``audits``: those whose inventories are still to be
+    read.
     """
 
     now: int
     ledgers: dict[int, NodeLedger] = field(default_factory=dict)
-    hosts: set[str] = field(default_factory=set)
+    active: set[str] = field(default_factory=set)
     notifications: list[Notification] = field(default_factory=list)
     answered: list[Answered] = field(default_factory=list)
     parked: list[str] = field(default_factory=list)
@@ -149,7 +150,9 @@ class Decider:
             batch.parked.append(work.unique_id)
         elif work.unique_id is not None:
             batch.known[work.unique_id] = told
-            batch.answered.append(Answered(unique_id=work.unique_id, reply=told, received_at=batch.now))
+            batch.answered.append(
+                Answered(unique_id=work.unique_id, host_id=host.id, reply=told, received_at=batch.now)
+            )
 
     def _audit(self, batch: Batch, work: Work, hosts: Sequence[HostLedger], audit: Audit) -> None:
         """Expire what is due now; the inventories come later. A cast is done with, a call waits for them."""
@@ -179,7 +182,8 @@ class Decider:
             assert ledger is not None
             ledger.apply(event)
             batch.ledgers[ledger.id] = ledger
-            batch.hosts.add(host.name)
+            if work is not None and work.delivery.source == host.name:
+                batch.active.add(host.name)
             if self._notify:
                 batch.notifications.append(render(event, ledger))
         batch.decisions.append((command, decision, work))

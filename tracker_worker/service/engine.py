@@ -151,21 +151,29 @@ class Engine:
         self._arrivals.put(task)
 
     def prune(self, *, inbox_seconds: int, outbox_seconds: int) -> None:
-        """Drop what is older, of the inbox and of the confirmed part of the outbox."""
+        """Drop what is older, of the inbox and of the confirmed part of the outbox, for the hosts whose chores are this
+        worker's. Copies of a message about any other may still wait for that one's worker."""
+        left: list[str] = []
 
-        def task() -> None:
-            if self._waiting:
+        def begin() -> None:
+            left.extend(self._leases.held)
+            go_on()
+
+        def go_on() -> None:
+            if self._waiting or not left:
                 return  # what waits for the store may have been committed long ago, unnoticed
             now = self._clock()
             dropped = self._store.prune(
+                self._ledgers.get(left[-1]).id,
                 answered_before=now - inbox_seconds * SECOND,
                 occurred_before=now - outbox_seconds * SECOND,
                 limit=_PRUNE_ROWS,
             )
-            if dropped >= _PRUNE_ROWS:
-                self._arrivals.put(task)  # behind what has arrived meanwhile
+            if dropped < _PRUNE_ROWS:
+                left.pop()
+            self._arrivals.put(go_on)  # behind what has arrived meanwhile
 
-        self._arrivals.put(task)
+        self._arrivals.put(begin)
 
     # --- the loop ----------------------------------------------------------------------------------------------------
 
@@ -194,12 +202,11 @@ class Engine:
         return self._sort(first) + self._arrived()
 
     def _arrived(self) -> list[Item]:
+        """Without what its tasks submit: a chore in many steps must not keep the others waiting."""
         items: list[Item] = []
-        try:
-            while True:
-                items += self._sort(self._arrivals.get_nowait())
-        except queue.Empty:
-            return items
+        for _ in range(self._arrivals.qsize()):
+            items += self._sort(self._arrivals.get_nowait())
+        return items
 
     def _sort(self, arrival: Sequence[Work] | Chore | Task | None) -> list[Item]:
         if arrival is None:
@@ -352,9 +359,9 @@ class Engine:
                 dismiss(self._bus, work)
             else:
                 conclude(self._bus, work, recorded)
-        if self._takes_leases and not batch.hosts <= self._leases.held:
-            with _put_off():  # whoever commits for a host does its chores
-                self._leases.renew(batch.hosts - self._leases.held, batch.now, force=True)
+        if self._takes_leases and not batch.active <= self._leases.held:
+            with _put_off():  # whoever is given a host's queue does its chores
+                self._leases.renew(batch.active - self._leases.held, batch.now, force=True)
         if self._relay is not None:
             self._relay.offer(batch.notifications)
         log_decisions(batch.decisions)

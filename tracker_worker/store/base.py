@@ -49,9 +49,10 @@ def message_id(host: str, node: str, sequence: int) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answered:
-    """One row of the inbox: a message that has had its effect, and the reply to give to each copy of it."""
+    """One row of the inbox: a message about a host that has had its effect, and the reply to give to each copy of it."""
 
     unique_id: str
+    host_id: int
     reply: bytes
     received_at: int
 
@@ -148,6 +149,7 @@ class Store(ABC):
         """Free every lease of ``owner``."""
 
     @abstractmethod
-    def prune(self, *, answered_before: int, occurred_before: int, limit: int) -> int:
-        """Drop at most about ``limit`` rows of each kind: inbox rows received before, and confirmed outbox rows that
-        occurred before, these times; with the inbox rows the counts of attempts. Returns how many were dropped."""
+    def prune(self, host_id: int, *, answered_before: int, occurred_before: int, limit: int) -> int:
+        """Drop at most about ``limit`` rows of each kind of one host: inbox rows received before, and confirmed outbox rows
+        that occurred before, these times; and every count of attempts as old as such inbox rows. Returns how many of the
+        first two kinds were dropped."""

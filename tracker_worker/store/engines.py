@@ -25,18 +25,11 @@ from tracker_worker.errors import ConfigurationError
 LOCK_TIMEOUT_SECONDS = 1.5
 IDLE_TRANSACTION_TIMEOUT_SECONDS = 20
 CONNECT_TIMEOUT_SECONDS = 3
-# A server that cannot be reached any more says nothing: the kernel finds out, idle (probes) or waiting for an answer.
-_PROBES = {
-    "keepalives": 1,
-    "keepalives_idle": 5,
-    "keepalives_interval": 2,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 10_000,  # milliseconds
-}
 
 
-def create_engine(url: str, *, lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS) -> sa.Engine:
-    """An engine for a file of SQLite or for PostgreSQL with psycopg. Connects to nothing yet.
+def create_engine(url: str, *, lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS, patient: bool = True) -> sa.Engine:
+    """An engine for a file of SQLite or for PostgreSQL with psycopg. Connects to nothing yet. Where it is not ``patient``, a
+    PostgreSQL that says nothing counts as lost, also one that is busy: a migration wants patience.
 
     Raises ConfigurationError: any other database or driver, a malformed URL, a driver that is not installed.
     """
@@ -45,7 +38,7 @@ def create_engine(url: str, *, lock_timeout_seconds: float = LOCK_TIMEOUT_SECOND
         if parsed.drivername in ("sqlite", "sqlite+pysqlite"):
             return _sqlite(parsed, lock_timeout_seconds)
         if parsed.drivername in ("postgresql", "postgresql+psycopg"):
-            return _postgresql(parsed, lock_timeout_seconds)
+            return _postgresql(parsed, lock_timeout_seconds, patient)
     except ArgumentError as error:
         raise ConfigurationError(f"[database] connection is not a usable URL: {error}") from error
     except ValueError:
@@ -82,22 +75,30 @@ def _sqlite(url: sa.URL, lock_timeout_seconds: float) -> sa.Engine:
     return engine
 
 
-def _postgresql(url: sa.URL, lock_timeout_seconds: float) -> sa.Engine:
+def _postgresql(url: sa.URL, lock_timeout_seconds: float, patient: bool) -> sa.Engine:
     settings = {
         "lock_timeout": f"{round(lock_timeout_seconds * 1000)}ms",
         "idle_in_transaction_session_timeout": f"{IDLE_TRANSACTION_TIMEOUT_SECONDS}s",
     }
     options = " ".join(f"-c {name}={value}" for name, value in settings.items())
-    return sa.create_engine(
+    engine = sa.create_engine(
         url.set(drivername="postgresql+psycopg"),
         pool_pre_ping=False,
         connect_args={
             "options": options,
             "connect_timeout": CONNECT_TIMEOUT_SECONDS,
             "application_name": "tracker-worker",
-            **_PROBES,
         },
     )
+    if patient:
+        return engine
+    from tracker_worker.store.patience import ImpatientConnection  # psycopg is installed only where it is wanted
+
+    @sa.event.listens_for(engine, "do_connect")
+    def connect(_dialect: Any, _record: Any, arguments: Any, options: Any) -> ImpatientConnection:
+        return ImpatientConnection.connect(*arguments, **options)
+
+    return engine
 
 
 def _alembic(connection: sa.Connection | None = None) -> Config:

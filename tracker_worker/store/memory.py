@@ -183,14 +183,15 @@ class MemoryStore(Store):
                 if host.lease_owner == owner:
                     host.lease_owner = None
 
-    def prune(self, *, answered_before: int, occurred_before: int, limit: int) -> int:
+    def prune(self, host_id: int, *, answered_before: int, occurred_before: int, limit: int) -> int:
         with self._lock:
-            old = [uid for uid, message in self._inbox.items() if message.received_at < answered_before][:limit]
+            of_host = [message for message in self._inbox.values() if message.host_id == host_id]
+            old = [message.unique_id for message in of_host if message.received_at < answered_before][:limit]
             for uid in old:
                 del self._inbox[uid]
             dropped = len(old)
             self._attempts = {uid: kept for uid, kept in self._attempts.items() if kept[1] >= answered_before}
-            for node in self._nodes.values():
+            for node in (node for node in self._nodes.values() if node.host.id == host_id):
                 done = [s for s, n in node.outbox.items() if s <= node.cursor and n.occurred_at < occurred_before]
                 for sequence in done[:limit]:
                     del node.outbox[sequence]

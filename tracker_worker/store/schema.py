@@ -87,9 +87,11 @@ inbox = Table(
     "inbox",
     metadata,
     Column("unique_id", String(255), primary_key=True),
+    # No foreign key: it would be looked up for every message, and a host is never deleted.
+    Column("host_id", Integer, nullable=False),
     Column("reply", LargeBinary, nullable=False),
     Column("received_at", BigInteger, nullable=False),
-    Index(None, "received_at"),
+    Index(None, "host_id", "received_at"),
 )
 
 # Casts whose handling failed unexpectedly, until they are parked.

@@ -27,7 +27,7 @@ class SQLStore(Store):
     ``lock_timeout_seconds`` for another process's transaction gets StoreUnavailable."""
 
     def __init__(self, url: str, *, lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS) -> None:
-        self._engine = create_engine(url, lock_timeout_seconds=lock_timeout_seconds)
+        self._engine = create_engine(url, lock_timeout_seconds=lock_timeout_seconds, patient=False)
         # The dialect's INSERT, which knows ON CONFLICT.
         self._insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[self._engine.dialect.name]
         self._writer = CommitWriter(self._engine.dialect, self._insert)
@@ -190,12 +190,14 @@ class SQLStore(Store):
         with self._write() as connection:
             connection.execute(sa.update(hosts).where(hosts.c.lease_owner == owner).values(lease_owner=None))
 
-    def prune(self, *, answered_before: int, occurred_before: int, limit: int) -> int:
-        old = sa.select(inbox.c.unique_id).where(inbox.c.received_at < answered_before).limit(limit)
+    def prune(self, host_id: int, *, answered_before: int, occurred_before: int, limit: int) -> int:
+        of_host = sa.and_(inbox.c.host_id == host_id, inbox.c.received_at < answered_before)
+        old = sa.select(inbox.c.unique_id).where(of_host).limit(limit)
+        cursors = sa.select(relay_cursor).join(nodes).where(nodes.c.host_id == host_id)
         with self._write() as connection:
             dropped = connection.execute(sa.delete(inbox).where(inbox.c.unique_id.in_(old))).rowcount
             connection.execute(sa.delete(attempts).where(attempts.c.last_at < answered_before))
-            for node_id, cursor in connection.execute(sa.select(relay_cursor)).all():
+            for node_id, cursor in connection.execute(cursors).all():
                 of_node = sa.and_(outbox.c.node_id == node_id, outbox.c.sequence <= cursor)
                 first = (
                     sa.select(outbox.c.sequence, outbox.c.occurred_at)

@@ -206,4 +206,9 @@ def _upserting(statement: Any) -> Any:
 
 
 def _inbox_row(message: Answered) -> Row:
-    return {"unique_id": message.unique_id, "reply": message.reply, "received_at": message.received_at}
+    return {
+        "unique_id": message.unique_id,
+        "host_id": message.host_id,
+        "reply": message.reply,
+        "received_at": message.received_at,
+    }

@@ -213,7 +213,7 @@ def test_what_another_worker_has_answered_meanwhile_is_told_as_it_was_there(hous
     def other_worker() -> None:
         other = Writer(house.store.inner).put(begin(1, node=node_name(1)))
         told = encode_answer("application/json", result="as the other said")
-        other.commit(Answered(unique_id="u-1", reply=told, received_at=NOW))
+        other.commit(Answered(unique_id="u-1", host_id=1, reply=told, received_at=NOW))
 
     house.store.script["commit"] = [other_worker]
     with house.busy():

@@ -210,6 +210,7 @@ class TestStoreAway:
 
     def test_chores_are_put_off(self, make_house: MakeHouse) -> None:
         house = make_house().start()
+        house.finish()
         house.store.script.update(take_lease=[AWAY], prune=[AWAY], cursors=[AWAY], release_lease=[AWAY])
         house.engine.renew_leases()
         house.engine.prune(inbox_seconds=60, outbox_seconds=60)

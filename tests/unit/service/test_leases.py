@@ -10,6 +10,7 @@ from tests.conformance.store_support import Writer, note
 from tests.functional.deadline import wait_until
 from tests.unit.service.conftest import MakeHouse
 from tests.unit.service.support import Clock, House
+from tracker_worker.bus.base import FANOUT, SHARED
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.service.lease import LEASE_SECONDS
 from tracker_worker.store.base import Conflict, Store
@@ -102,6 +103,19 @@ def test_whoever_commits_for_a_host_takes_over_its_chores(house: House, standby:
     house.engine.audit(HOST)
     assert house.notified() == []
     assert house.drivers[HOST].calls == []
+
+
+@pytest.mark.parametrize("source", [SHARED, FANOUT])
+def test_what_reaches_a_standby_past_the_queue_of_the_host_takes_over_nothing(
+    house: House, standby: House, store: Store, source: str
+) -> None:
+    standby.caller.cast("begin_resource_claim", source=source, host=HOST, instance=instance_dict(1))
+    standby.finish()
+    assert standby.charged() == [uuid(1)]
+    assert owner_of(store) == "worker-1"
+    house.engine.renew_leases()
+    assert house.hear(1) == [("claim.begun", 2)]
+    assert standby.notified() == []
 
 
 def test_a_commit_of_nothing_takes_over_nothing(standby: House, store: Store) -> None:
@@ -214,6 +228,24 @@ class TestPrune:
         relayed.engine.prune(inbox_seconds=0, outbox_seconds=0)
         relayed.finish()
         assert self.rows(relayed) == 1
+
+    def test_nothing_is_dropped_for_a_host_whose_chores_are_anothers(
+        self, relayed: House, standby: House, clock: Clock
+    ) -> None:
+        clock.forward(1)
+        standby.engine.prune(inbox_seconds=0, outbox_seconds=0)
+        standby.finish()
+        assert "prune" not in standby.store.calls
+        assert self.rows(relayed) == 4
+
+    def test_every_host_has_its_turn(self, make_house: MakeHouse, clock: Clock) -> None:
+        hosts = ["host-1", "host-2", "host-3"]
+        house = make_house(hosts=hosts, clock=clock).start()
+        for host in hosts:
+            house.caller.call("begin_resource_claim", source=host, unique_id=host, instance=instance_dict(1)).reply()
+        clock.forward(1)
+        house.engine.prune(inbox_seconds=0, outbox_seconds=0)
+        wait_until(lambda: not house.store.inner.answered(hosts), "the rows dropped")
 
     def test_a_lot_is_dropped_little_by_little(
         self, relayed: House, clock: Clock, monkeypatch: pytest.MonkeyPatch

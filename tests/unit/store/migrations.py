@@ -101,7 +101,7 @@ class MigrationContract(abc.ABC):
     def test_the_comparison_would_find_a_difference(self, engine: sa.Engine) -> None:
         engines.upgrade(engine)
         with engine.begin() as connection:
-            connection.exec_driver_sql("DROP INDEX ix_inbox_received_at")
+            connection.exec_driver_sql("DROP INDEX ix_inbox_host_id_received_at")
             connection.exec_driver_sql("ALTER TABLE hosts ADD COLUMN more TEXT")
             found = compare_metadata(MigrationContext.configure(connection), metadata)
         assert {difference[0] for difference in found} == {"add_index", "remove_column"}

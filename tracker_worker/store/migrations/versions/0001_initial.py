@@ -68,11 +68,12 @@ def upgrade() -> None:
     op.create_table(
         "inbox",
         sa.Column("unique_id", sa.String(255), nullable=False),
+        sa.Column("host_id", sa.Integer, nullable=False),
         sa.Column("reply", sa.LargeBinary, nullable=False),
         sa.Column("received_at", sa.BigInteger, nullable=False),
         sa.PrimaryKeyConstraint("unique_id", name="pk_inbox"),
     )
-    op.create_index("ix_inbox_received_at", "inbox", ["received_at"])
+    op.create_index("ix_inbox_host_id_received_at", "inbox", ["host_id", "received_at"])
     op.create_table(
         "attempts",
         sa.Column("unique_id", sa.String(255), nullable=False),
