@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from tracker_worker import faults
@@ -31,11 +32,15 @@ class AMQPBus(Bus):
         self._settings = settings
         self._consumer: Consumer | None = None
         self._publisher: Publisher | None = None
-        self._confirmed = lambda keys: None
+        self._tell_confirmed = lambda keys: None
+        self._gathered: list[Message] | None = None
+        # What the broker has confirmed since ``_pass_on``; on the publisher's thread.
+        self._safe: list[Delivery] = []
+        self._confirmed: list[Any] = []
 
     def start(self, hosts: Sequence[str], listener: Listener) -> None:
-        self._confirmed = listener.confirmed
-        self._publisher = Publisher(self._settings, listener.died)
+        self._tell_confirmed = listener.confirmed
+        self._publisher = Publisher(self._settings, confirmed=self._pass_on, died=listener.died)
         self._consumer = Consumer(self._settings, hosts, received=listener.received, died=listener.died)
         self._publisher.start()
         self._consumer.start()
@@ -54,6 +59,35 @@ class AMQPBus(Bus):
         links = (self._consumer, self._publisher)
         return all(link is not None and link.is_open() for link in links)
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        # Each hand-over wakes the publisher, which then wants the interpreter for itself.
+        self._gathered = []
+        try:
+            yield
+        finally:
+            gathered, self._gathered = self._gathered, None
+            self._publish(*gathered)
+
+    def _publish(self, *messages: Message) -> None:
+        if self._gathered is not None:
+            self._gathered.extend(messages)
+        elif messages:
+            self._submit(*messages)
+
+    def _submit(self, *messages: Message) -> None:
+        assert self._publisher is not None
+        self._publisher.submit(*messages)
+
+    def _pass_on(self) -> None:
+        """What has been confirmed, at once."""
+        if self._safe:
+            safe, self._safe = self._safe, []
+            self.settle(safe)
+        if self._confirmed:
+            confirmed, self._confirmed = self._confirmed, []
+            self._tell_confirmed(confirmed)
+
     def settle(self, deliveries: Iterable[Delivery]) -> None:
         assert self._consumer is not None
         self._consumer.settle(deliveries)
@@ -61,7 +95,7 @@ class AMQPBus(Bus):
     def answer(self, delivery: Delivery, reply_to: ReplyTo, body: bytes) -> None:
         def replied(routed: bool) -> None:
             faults.reach("after_reply")
-            self.settle([delivery])
+            self._safe.append(delivery)
 
         # When the queue is not there the delivery is settled all the same: the inbox has the reply, should the client
         # ask again, and a dead client must not hold a place in the prefetch.
@@ -77,7 +111,7 @@ class AMQPBus(Bus):
         )
 
     def beat(self, reply_to: ReplyTo, body: bytes) -> None:
-        self._publish(
+        self._submit(
             Message(
                 exchange="",
                 routing_key=reply_to.queue,
@@ -102,13 +136,12 @@ class AMQPBus(Bus):
                 routing_key=self._settings.dead_letter_queue,
                 body=delivery.body,
                 properties={**properties, "application_headers": headers, "delivery_mode": _PERSISTENT},
-                done=lambda routed: self.settle([delivery]),
+                done=lambda routed: self._safe.append(delivery),
                 retry_before=FOREVER,
             )
         )
 
     def notify(self, notifications: Sequence[Outgoing]) -> None:
-        assert self._publisher is not None
         messages = []
         for outgoing in notifications:
             queues = [f"{topic}.{outgoing.priority.lower()}" for topic in self._settings.notification_topics]
@@ -116,14 +149,14 @@ class AMQPBus(Bus):
             for number, queue in enumerate(queues):
                 body = outgoing.body if number == 0 else renewed(outgoing.body)
                 messages.append(self._notification(outgoing.key, body, queue, missing))
-        self._publisher.submit(*messages)
+        self._publish(*messages)
 
     def _notification(self, key: Any, body: bytes, queue: str, missing: set[str]) -> Message:
         def done(routed: bool) -> None:
             missing.discard(queue)
             if not missing:
                 faults.reach("after_publish")
-                self._confirmed([key])
+                self._confirmed.append(key)
 
         return Message(
             exchange=self._settings.exchange,
@@ -134,10 +167,6 @@ class AMQPBus(Bus):
             retry_before=FOREVER,
             renewed=renewed,
         )
-
-    def _publish(self, message: Message) -> None:
-        assert self._publisher is not None
-        self._publisher.submit(message)
 
 
 def _fitting(headers: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,6 +79,11 @@ class Bus(ABC):
     @abstractmethod
     def connected(self) -> bool:
         """Whether the hosts' queues are being consumed and notifications can be published, now."""
+
+    @abstractmethod
+    def together(self) -> AbstractContextManager[None]:
+        """What is answered, parked and notified within this goes out at its end, as one: for the engine's thread, which alone
+        does these three."""
 
     @abstractmethod
     def settle(self, deliveries: Iterable[Delivery]) -> None:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import uuid4
@@ -147,6 +148,9 @@ class MemoryBus(Bus):
 
     def connected(self) -> bool:
         return self._listener is not None
+
+    def together(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def settle(self, deliveries: Iterable[Delivery]) -> None:
         with self._lock:

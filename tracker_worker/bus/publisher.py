@@ -62,12 +62,20 @@ class Message:
 
 
 class Publisher(Link):
-    """``submit`` may be called from any thread."""
+    """``submit`` may be called from any thread. ``confirmed`` is called after messages were ``done``, once for all that the
+    broker has said at a time."""
 
     _settings: BrokerSettings
 
-    def __init__(self, settings: BrokerSettings, died: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self,
+        settings: BrokerSettings,
+        *,
+        confirmed: Callable[[], None],
+        died: Callable[[BaseException], None],
+    ) -> None:
         super().__init__("tracker-publisher", settings, died)
+        self._pass_on = confirmed
         self._waiting: deque[Message] = deque()
         self._later: list[tuple[float, int, Message]] = []
         self._held: dict[str, list[Message]] = {}  # by routing key, what waits for its queue
@@ -100,6 +108,7 @@ class Publisher(Link):
             topology.declare_notifications(self._connection, self._settings)
 
     def work(self) -> None:
+        self._pass_on()
         if self._held and self._release_at <= time.monotonic():
             self._release()
         while self._later and self._later[0][0] <= time.monotonic():
@@ -131,6 +140,7 @@ class Publisher(Link):
         return not self._waiting and not self._unconfirmed
 
     def lost(self) -> None:
+        self._pass_on()
         self._channel = self._connection = None
         for message in self._unconfirmed.values():
             message.returned = False

@@ -26,7 +26,6 @@ from typing import Any
 
 from tracker_worker import faults
 from tracker_worker.bus.base import Bus
-from tracker_worker.domain.times import SECOND
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.service.audit import Auditor
 from tracker_worker.service.audits import Audits
@@ -36,13 +35,15 @@ from tracker_worker.service.inbox import Inbox
 from tracker_worker.service.lease import Leases
 from tracker_worker.service.ledgers import Ledgers
 from tracker_worker.service.policy import Policy
+from tracker_worker.service.pruning import Pruning
 from tracker_worker.service.relay import Relay
 from tracker_worker.service.work import Work, answer, conclude, dismiss
 from tracker_worker.store.base import Commit, Conflict, Store, Unstorable
 
 LOG = logging.getLogger(__name__)
 
-# Cursors ride with commits; after so long without one they get a commit of their own.
+# Cursors ride with commits; after so long without one they get a commit of their own. For as long confirms may wait to be
+# looked at: nobody wakes the engine for them.
 _FLUSH_SECONDS = 0.2
 _FIRST_DELAY_SECONDS = 0.05
 _LONGEST_DELAY_SECONDS = 2.0
@@ -50,7 +51,6 @@ _LONGEST_DELAY_SECONDS = 2.0
 _LOOK_SECONDS = 0.25
 # A call that would be answered later than this before its expiration is told that the store is away.
 _MARGIN_SECONDS = 0.5
-_PRUNE_ROWS = 1000
 # How often a cast is tried whose handling fails unexpectedly.
 _MOST_ATTEMPTS = 3
 
@@ -86,15 +86,18 @@ class Engine:
         self._arrivals: queue.SimpleQueue[Sequence[Work] | Chore | Task | None] = queue.SimpleQueue()
         self._confirms: deque[Any] = deque()
         self._confirm_queued = False
+        self._confirms_wanted = False
         self._ledgers = Ledgers(store)
         self._inbox = Inbox(store)
         self._leases = Leases(store=store, ledgers=self._ledgers, relay=relay, owner=owner)
+        self._pruning = Pruning(store=store, ledgers=self._ledgers, leases=self._leases, clock=clock)
         self._audits = Audits(auditor=auditor, bus=bus, submit=self.submit)
         self._decider = Decider(
             ledgers=self._ledgers, inbox=self._inbox, policy=policy, clock=clock, notify=relay is not None
         )
         self._takes_leases = False
         self._waiting = False
+        self._flush_delay = _FLUSH_SECONDS
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -128,7 +131,7 @@ class Engine:
     def confirmed(self, keys: Sequence[Any]) -> None:
         """The bus has these notifications."""
         self._confirms.extend(keys)
-        if not self._confirm_queued:
+        if self._confirms_wanted and not self._confirm_queued:
             self._confirm_queued = True
             self._arrivals.put(self._take_confirms)
 
@@ -152,28 +155,15 @@ class Engine:
 
     def prune(self, *, inbox_seconds: int, outbox_seconds: int) -> None:
         """Drop what is older, of the inbox and of the confirmed part of the outbox, for the hosts whose chores are this
-        worker's. Copies of a message about any other may still wait for that one's worker."""
-        left: list[str] = []
+        worker's."""
+        step = self._pruning.begin(inbox_seconds=inbox_seconds, outbox_seconds=outbox_seconds)
 
-        def begin() -> None:
-            left.extend(self._leases.held)
-            go_on()
+        def task() -> None:
+            # What waits for the store may have been committed long ago, unnoticed.
+            if not self._waiting and step():
+                self._arrivals.put(task)  # behind what has arrived meanwhile
 
-        def go_on() -> None:
-            if self._waiting or not left:
-                return  # what waits for the store may have been committed long ago, unnoticed
-            now = self._clock()
-            dropped = self._store.prune(
-                self._ledgers.get(left[-1]).id,
-                answered_before=now - inbox_seconds * SECOND,
-                occurred_before=now - outbox_seconds * SECOND,
-                limit=_PRUNE_ROWS,
-            )
-            if dropped < _PRUNE_ROWS:
-                left.pop()
-            self._arrivals.put(go_on)  # behind what has arrived meanwhile
-
-        self._arrivals.put(begin)
+        self._arrivals.put(task)
 
     # --- the loop ----------------------------------------------------------------------------------------------------
 
@@ -183,22 +173,28 @@ class Engine:
                 items = self._take()
                 if items:
                     self._process(items)
-                if self._relay is not None and self._relay.behind():
-                    with _put_off():
-                        self._relay.catch_up()
+                if self._relay is not None:
+                    if self._relay.behind():
+                        with _put_off():
+                            self._relay.catch_up()
+                    self._confirms_wanted = self._relay.waits_for_room()
         except BaseException as error:  # the thread's root: half alive is worse than restarted
             LOG.exception("the engine's thread ends")
             self._died(error)
 
     def _take(self) -> list[Item]:
         """Everything that has arrived, waiting for the first. Tasks are done on the way."""
-        unwritten = self._relay is not None and bool(self._relay.moved())
+        waits = self._relay is not None and self._relay.waits()
         try:
-            first = self._arrivals.get(timeout=_FLUSH_SECONDS if unwritten else None)
+            first = self._arrivals.get(timeout=self._flush_delay if waits else None)
         except queue.Empty:
+            self._take_confirms()
+            self._flush_delay = min(self._flush_delay * 2, _LONGEST_DELAY_SECONDS)  # the next one, if this one fails
             with _put_off():
                 self._flush()
+                self._flush_delay = _FLUSH_SECONDS
             return []
+        self._take_confirms()
         return self._sort(first) + self._arrived()
 
     def _arrived(self) -> list[Item]:
@@ -334,13 +330,9 @@ class Engine:
             cursors = {} if self._relay is None else self._relay.moved()
             faults.reach("before_commit")
             try:
+                ledgers = list(batch.ledgers.values())
                 self._store.commit(
-                    Commit(
-                        ledgers=list(batch.ledgers.values()),
-                        notifications=batch.notifications,
-                        answered=rows,
-                        cursors=cursors,
-                    )
+                    Commit(ledgers=ledgers, notifications=batch.notifications, answered=rows, cursors=cursors)
                 )
             except Conflict:
                 self._inbox.recheck()
@@ -354,16 +346,17 @@ class Engine:
 
     def _conclude(self, batch: Batch) -> None:
         """It is kept: tell everybody."""
-        for work, recorded in batch.outcomes:
-            if work.expired:
-                dismiss(self._bus, work)
-            else:
-                conclude(self._bus, work, recorded)
+        with self._bus.together():
+            for work, recorded in batch.outcomes:
+                if work.expired:
+                    dismiss(self._bus, work)
+                else:
+                    conclude(self._bus, work, recorded)
+            if self._relay is not None:
+                self._relay.offer(batch.notifications)
         if self._takes_leases and not batch.active <= self._leases.held:
             with _put_off():  # whoever is given a host's queue does its chores
                 self._leases.renew(batch.active - self._leases.held, batch.now, force=True)
-        if self._relay is not None:
-            self._relay.offer(batch.notifications)
         log_decisions(batch.decisions)
         for chore in batch.chores:
             if chore.done is not None:

@@ -41,6 +41,7 @@ class Relay:
         self._store = store
         self._bus = bus
         self._tracks: dict[int, _Track] = {}
+        self._behind: dict[int, _Track] = {}  # those with sent < known
         self._in_flight = 0
         self._moved: dict[int, int] = {}
 
@@ -55,6 +56,13 @@ class Relay:
                 self._tracks[ledger.id] = _Track(ledger.id, sent=cursor, confirmed=cursor, known=ledger.sequence)
             else:
                 track.known = max(track.known, ledger.sequence)
+            self._note(self._tracks[ledger.id])
+
+    def _note(self, track: _Track) -> None:
+        if track.sent < track.known:
+            self._behind[track.node_id] = track
+        else:
+            self._behind.pop(track.node_id, None)
 
     def drop(self, host: HostLedger) -> None:
         """Somebody else relays this host."""
@@ -63,6 +71,7 @@ class Relay:
             if track is not None:
                 self._in_flight -= track.sent - track.confirmed - len(track.ahead)
             self._moved.pop(ledger.id, None)
+            self._behind.pop(ledger.id, None)
 
     def offer(self, notifications: Iterable[Notification]) -> None:
         """They have been committed."""
@@ -74,6 +83,8 @@ class Relay:
             track.known = max(track.known, notification.sequence)
             if notification.sequence == track.sent + 1 and self._in_flight < WINDOW:
                 ready.append(self._send(track, notification))
+            else:
+                self._note(track)
         if ready:
             self._bus.notify(ready)
 
@@ -103,24 +114,34 @@ class Relay:
             if self._moved.get(node_id) == cursor:
                 del self._moved[node_id]
 
+    def waits(self) -> bool:
+        """Whether confirms are to come, or have moved cursors that are not ``written``."""
+        return self._in_flight > 0 or bool(self._moved)
+
     def behind(self) -> bool:
         """Whether there is something to ``catch_up`` with, and room for it."""
-        return self._in_flight < WINDOW // 2 and any(track.sent < track.known for track in self._tracks.values())
+        return self.waits_for_room() and self._in_flight < WINDOW // 2
+
+    def waits_for_room(self) -> bool:
+        """Whether there is something to ``catch_up`` with, as soon as confirms have made room for it."""
+        return bool(self._behind)
 
     def catch_up(self) -> None:
         """Read from the outbox what was not handed over. Raises StoreUnavailable."""
-        for track in self._tracks.values():
+        for track in list(self._behind.values()):
             room = WINDOW - self._in_flight
-            if track.sent < track.known and room > 0:
-                found = self._store.outbox(track.node_id, after=track.sent, limit=room)
-                ready = []
-                for notification in found:
-                    self._skip(track, notification.sequence - 1)
-                    ready.append(self._send(track, notification))
-                if not found:
-                    self._skip(track, track.known)
-                if ready:
-                    self._bus.notify(ready)
+            if room <= 0:
+                return
+            found = self._store.outbox(track.node_id, after=track.sent, limit=room)
+            ready = []
+            for notification in found:
+                self._skip(track, notification.sequence - 1)
+                ready.append(self._send(track, notification))
+            if not found:
+                self._skip(track, track.known)
+            self._note(track)
+            if ready:
+                self._bus.notify(ready)
 
     def _skip(self, track: _Track, sequence: int) -> None:
         """The outbox holds nothing more up to here: it was not asked to, when it was switched off."""

@@ -20,6 +20,9 @@ from tracker_worker.store.engines import LOCK_TIMEOUT_SECONDS, create_engine, en
 from tracker_worker.store.schema import allocations, attempts, hosts, inbox, nodes, outbox, relay_cursor
 from tracker_worker.store.writing import CommitWriter
 
+# PostgreSQL has undone this transaction to let another one pass (its manual, appendix A).
+_DEADLOCK_DETECTED = "40P01"
+
 
 class SQLStore(Store):
     """``url`` is an SQLAlchemy URL of SQLite or PostgreSQL (psycopg). Connections are pooled; SQLite is in WAL mode
@@ -30,6 +33,7 @@ class SQLStore(Store):
         self._engine = create_engine(url, lock_timeout_seconds=lock_timeout_seconds, patient=False)
         # The dialect's INSERT, which knows ON CONFLICT.
         self._insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[self._engine.dialect.name]
+        self._driver: Any = self._engine.dialect.loaded_dbapi
         self._writer = CommitWriter(self._engine.dialect, self._insert)
         # SQLite has one writer: threads of this process queue here, fairly and without its busy polling. A lock more on
         # PostgreSQL costs nothing: a process has one engine.
@@ -125,17 +129,38 @@ class SQLStore(Store):
             return int(connection.execute(counted).scalar_one())
 
     def commit(self, commit: Commit) -> None:
+        driver = self._driver
         try:
-            with self._write() as connection:
-                self._writer.write(connection, commit)
-        except IntegrityError as error:
-            raise Conflict(str(error.orig)) from error
-        except (sa.exc.DataError, OverflowError, UnicodeError) as error:
+            with self._write_lock, self._transaction() as cursor:
+                self._writer.write(cursor, commit)
+        except driver.IntegrityError as error:
+            raise Conflict(str(error)) from error
+        except (driver.DataError, OverflowError, UnicodeError) as error:
             raise Unstorable(str(error)) from error
-        except StoreUnavailable as error:
-            if _is_deadlock(error.__cause__):
+        except (driver.OperationalError, driver.InterfaceError, driver.InternalError) as error:
+            if getattr(error, "sqlstate", None) == _DEADLOCK_DETECTED:
                 raise Conflict("deadlock with another writer") from error
+            raise StoreUnavailable(reason=str(error)) from error
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Any]:
+        """A cursor of the driver, whose errors pass. The connection is one of the pool's."""
+        with _translated():
+            pooled = self._engine.raw_connection()
+        try:
+            cursor = pooled.cursor()
+            if self._engine.dialect.name == "sqlite":
+                cursor.execute("BEGIN IMMEDIATE")  # as the engine does; psycopg begins by itself
+            yield cursor
+            pooled.commit()
+        except BaseException as error:
+            try:
+                pooled.rollback()
+            except self._driver.Error:
+                pooled.invalidate(error)
             raise
+        finally:
+            pooled.close()
 
     def cursors(self, host_id: int) -> dict[int, int]:
         query = sa.select(relay_cursor).join(nodes).where(nodes.c.host_id == host_id)
@@ -211,11 +236,6 @@ class SQLStore(Store):
                     old_rows = sa.and_(of_node, outbox.c.sequence <= max(done), outbox.c.occurred_at < occurred_before)
                     dropped += connection.execute(sa.delete(outbox).where(old_rows)).rowcount
             return dropped
-
-
-def _is_deadlock(error: BaseException | None) -> bool:
-    """Whether PostgreSQL undid this transaction to let another one pass (deadlock_detected)."""
-    return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) == "40P01"
 
 
 @contextmanager

@@ -22,8 +22,12 @@ class Case:
     def __init__(self) -> None:
         self.now = 1000.0
         self.done: list[tuple[bytes, bool]] = []
-        self.publisher = Publisher(SETTINGS, self._died)
+        self.told = 0  # of ``done``, when it was last told that there are some
+        self.publisher = Publisher(SETTINGS, confirmed=self._confirmed, died=self._died)
         self.connect()
+
+    def _confirmed(self) -> None:
+        self.told = len(self.done)
 
     def _died(self, error: BaseException) -> None:
         raise AssertionError from error
@@ -71,6 +75,18 @@ def case(monkeypatch: pytest.MonkeyPatch) -> Iterator[Case]:
     yield case
     monkeypatch.undo()
     case.publisher.stop(0)
+
+
+def test_it_is_told_once_of_all_that_was_confirmed_at_a_time(case: Case) -> None:
+    case.submit(b"1", b"2", b"3")
+    case.ack(1)
+    case.ack(2)
+    assert case.told == 0
+    case.publisher.work()
+    assert case.told == 2
+    case.ack(3)
+    case.publisher.lost()
+    assert case.told == 3
 
 
 def test_messages_are_published_in_order_without_waiting_for_confirms(case: Case) -> None:

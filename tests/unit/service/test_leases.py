@@ -250,7 +250,7 @@ class TestPrune:
     def test_a_lot_is_dropped_little_by_little(
         self, relayed: House, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("tracker_worker.service.engine._PRUNE_ROWS", 1)
+        monkeypatch.setattr("tracker_worker.service.pruning._ROWS", 1)
         clock.forward(1)
         relayed.store.calls.clear()
         relayed.engine.prune(inbox_seconds=0, outbox_seconds=0)
