@@ -2,7 +2,8 @@
 """A worker that kills itself: ``tracker-worker`` with a hook at a fault point.
 
 As a program: ``faulty.py POINT PASSAGE SIGNAL <arguments of tracker-worker>``. From SIGUSR1 on it counts the passages of
-POINT, and at the PASSAGE-th it is gone, by SIGKILL, before anything behind the point has happened; or stopped, by SIGSTOP.
+POINT, and at the PASSAGE-th it is gone, by SIGKILL, before anything behind the point has happened; or stopped, by SIGSTOP;
+or, with SIGNAL 0, an error is raised there that nobody expects.
 """
 
 from __future__ import annotations
@@ -22,15 +23,18 @@ from tests.functional.worker import WorkerProcess
 
 _ROOT = Path(__file__).parents[2]
 _ARMED = "faulty: armed"
+FAILURE = "faulty: a defect"
+"""What the error says that is raised with SIGNAL 0."""
 
 
 class FaultyWorker(WorkerProcess):
     """A worker whose next starts are with a fault, until ``heal``."""
 
-    _fault: tuple[str, int, signal.Signals] | None = None
+    _fault: tuple[str, int, int] | None = None
 
-    def ail(self, point: str, passage: int, number: signal.Signals = signal.SIGKILL) -> None:
-        """The next start is one that dies (or gets that signal) at the ``passage``-th passage of ``point`` after ``arm``."""
+    def ail(self, point: str, passage: int, number: int = signal.SIGKILL) -> None:
+        """The next start is one that dies (or gets that signal; 0: whose thread there gets an error) at the ``passage``-th
+        passage of ``point`` after ``arm``."""
         self._fault = (point, passage, number)
 
     def heal(self) -> None:
@@ -83,6 +87,8 @@ def main() -> None:
 
     def reached(name: str) -> None:
         if armed and name == point and next(passages) == int(passage):
+            if number == "0":
+                raise RuntimeError(FAILURE)
             # This very thread: one for the process might let it run on for a moment.
             signal.pthread_kill(threading.get_ident(), int(number))
 

@@ -64,10 +64,18 @@ class Consumer(Link):
         channel.auto_decode = False  # the bytes as they came, whatever content_encoding says they are
         share = max(1, self._settings.prefetch // max(1, len(self._hosts)))
         own = set(self._hosts)
+        limit = None
         for queue in queues:
-            # Quorum queues refuse a limit for the whole channel: it is per consumer, and holds for those that follow.
-            channel.basic_qos(0, share if queue.source in own else _SIDE_PREFETCH, False)
-            channel.basic_consume(queue.name, callback=partial(self._arrive, queue.source))
+            if limit != (limit := share if queue.source in own else _SIDE_PREFETCH):
+                # Quorum queues refuse a limit for the whole channel: it is per consumer, and holds for those that follow.
+                channel.basic_qos(0, limit, False)
+            # Only the last answer is waited for: the broker does these in order.
+            channel.basic_consume(
+                queue.name,
+                consumer_tag=queue.name,
+                callback=partial(self._arrive, queue.source),
+                nowait=queue is not queues[-1],
+            )
         self.wake()  # some may have arrived on the way
 
     def _arrive(self, source: str, message: Any) -> None:

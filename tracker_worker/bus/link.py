@@ -125,8 +125,11 @@ class Link(ABC):
                     LOG.warning("%s: no connection to %s (%s); again in %g s", self.name, _host(url), error, delay)
                 finally:
                     self._open.clear()
-                    self.lost()
-                    _close(connection)
+                    try:
+                        # What the broker says until it has closed is still about this connection.
+                        _close(connection)
+                    finally:
+                        self.lost()
                 if not self._stopping.is_set():
                     self._stopping.wait(delay)
         except BaseException as error:  # the thread's root: half alive is worse than restarted

@@ -90,6 +90,16 @@ def _postgresql(url: sa.URL, lock_timeout_seconds: float, patient: bool) -> sa.E
             "application_name": "tracker-worker",
         },
     )
+
+    @sa.event.listens_for(engine, "handle_error")
+    def lost(context: sa.engine.ExceptionContext) -> None:
+        # Without an SQLSTATE it is not the server that speaks, but the driver that has lost it. Where the socket fails while
+        # it waits, it says so before libpq knows, and the connection would be taken for usable: rolled back, which fails
+        # with a traceback in the log, and the pool's others would be kept.
+        error = context.original_exception
+        if isinstance(error, engine.dialect.loaded_dbapi.OperationalError) and getattr(error, "sqlstate", None) is None:
+            context.is_disconnect = True
+
     if patient:
         return engine
     from tracker_worker.store.patience import ImpatientConnection  # psycopg is installed only where it is wanted

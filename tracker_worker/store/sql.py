@@ -24,6 +24,10 @@ from tracker_worker.store.writing import CommitWriter
 _DEADLOCK_DETECTED = "40P01"
 
 
+# Also DatabaseError itself: psycopg's for an error of libpq that has no SQLSTATE.
+_AWAY = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError, sa.exc.DatabaseError)
+
+
 class SQLStore(Store):
     """``url`` is an SQLAlchemy URL of SQLite or PostgreSQL (psycopg). Connections are pooled; SQLite is in WAL mode
     with synchronous=FULL, so that what is committed survives a power cut. Whoever waits longer than
@@ -137,7 +141,9 @@ class SQLStore(Store):
             raise Conflict(str(error)) from error
         except (driver.DataError, OverflowError, UnicodeError) as error:
             raise Unstorable(str(error)) from error
-        except (driver.OperationalError, driver.InterfaceError, driver.InternalError) as error:
+        except (driver.ProgrammingError, driver.NotSupportedError):
+            raise  # our own mistakes
+        except driver.Error as error:
             if getattr(error, "sqlstate", None) == _DEADLOCK_DETECTED:
                 raise Conflict("deadlock with another writer") from error
             raise StoreUnavailable(reason=str(error)) from error
@@ -246,7 +252,7 @@ def _translated() -> Iterator[None]:
     except IntegrityError:
         raise
     except DBAPIError as error:
-        if isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError | sa.exc.InternalError):
+        if type(error) in _AWAY:
             raise StoreUnavailable(reason=str(error.orig)) from error
         raise
     except sa.exc.TimeoutError as error:

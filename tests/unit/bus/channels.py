@@ -53,7 +53,7 @@ class RecordingChannel:
     def queue_declare(self, name: str, **_options: Any) -> None:
         self.declared.append(name)
 
-    def queue_bind(self, *_arguments: Any) -> None:
+    def queue_bind(self, *_arguments: Any, **_options: Any) -> None:
         """Nothing to remember."""
 
     def close(self) -> None:
@@ -62,7 +62,7 @@ class RecordingChannel:
     def basic_qos(self, size: int, count: int, a_global: bool) -> None:
         self.qos.append((size, count, a_global))
 
-    def basic_consume(self, queue: str, *, callback: Callable[[Any], None]) -> None:
+    def basic_consume(self, queue: str, *, callback: Callable[[Any], None], **_options: Any) -> None:
         self.consumers[queue] = callback
         self.limits[queue] = self.qos[-1][1]
 

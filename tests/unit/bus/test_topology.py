@@ -38,11 +38,12 @@ class Broker:
 
 
 class _Channel:
-    """Closed by what the broker refuses, as AMQP has it."""
+    """Closed by what the broker refuses, as AMQP has it; whoever does not wait learns of it from what comes next."""
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
         self._closed = False
+        self._refusal: PreconditionFailed | None = None
 
     def exchange_declare(self, name: str, type: str, *, passive: bool = False, **options: Any) -> None:
         assert not self._closed
@@ -54,17 +55,25 @@ class _Channel:
         assert name not in self._broker.exchanges
         self._broker.exchanges[name] = {"type": type, **options}
 
-    def queue_declare(self, name: str, **options: Any) -> None:
-        assert not self._closed
-        if name in self._broker.refused:
+    def queue_declare(self, name: str, *, nowait: bool = False, **options: Any) -> None:
+        if not self._closed and name in self._broker.refused:
             self._closed = True
-            raise PreconditionFailed(name)
-        self._broker.queues.append({"queue": name, **options})
+            self._refusal = PreconditionFailed(name)
+        declared = {"queue": name, **options}
+        if self._goes_on(nowait) and declared not in self._broker.queues:
+            self._broker.queues.append(declared)
 
-    def queue_bind(self, name: str, exchange: str, routing_key: str) -> None:
-        assert not self._closed
+    def queue_bind(self, name: str, exchange: str, routing_key: str, *, nowait: bool = False) -> None:
         assert exchange in self._broker.exchanges
-        self._broker.bindings.append((name, exchange, routing_key))
+        binding = (name, exchange, routing_key)
+        if self._goes_on(nowait) and binding not in self._broker.bindings:
+            self._broker.bindings.append(binding)
+
+    def _goes_on(self, nowait: bool) -> bool:
+        if self._refusal is not None and not nowait:
+            raise self._refusal
+        assert self._refusal is not None or not self._closed
+        return not self._closed
 
     def close(self) -> None:
         self._closed = True

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A thread of the worker ends with an error: the process ends with it, so that the service manager starts it again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.functional.faulty import FAILURE, FaultyWorker
+from tests.functional.run import HOSTS, run
+
+
+@pytest.fixture
+def faulty_worker(tmp_path: Path, broker_vhost: str) -> Iterator[FaultyWorker]:
+    worker = FaultyWorker(tmp_path, transport_url=broker_vhost, hosts=HOSTS)
+    yield worker
+    worker.close()
+
+
+@pytest.mark.parametrize(
+    ("point", "says"),
+    [
+        ("before_commit", "the engine's thread ends"),
+        ("after_commit", "the engine's thread ends"),
+        ("after_reply", "tracker-publisher: the connection's thread ends"),
+        ("after_publish", "tracker-publisher: the connection's thread ends"),
+        ("after_ack", "tracker-consumer: the connection's thread ends"),
+    ],
+)
+def test_a_worker_that_has_lost_a_part_ends_and_what_is_started_instead_goes_on(
+    faulty_worker: FaultyWorker, broker_vhost: str, point: str, says: str
+) -> None:
+    faulty_worker.ail(point, 4, 0)
+    faulty_worker.start()
+    faulty_worker.wait_ready()
+    with run(broker_vhost, f"sqlite:///{faulty_worker.database}") as working:
+        with working.at_work():
+            faulty_worker.arm()
+            assert faulty_worker.wait() == 1
+            said = faulty_worker.log()
+            assert says in said
+            assert f"a part of the worker failed: {FAILURE}" in said
+            # What was in hand is given up in good order: one traceback, and the parts that are sound stop.
+            assert said.count("Traceback") == 1
+            assert said.rstrip().endswith("stopped")
+
+            # As the service manager does.
+            faulty_worker.heal()
+            faulty_worker.start()
+            working.wait_answers(50)
+
+        working.prove(faulty_worker)
