@@ -32,21 +32,22 @@ class Ledgers:
 
     def refresh(self, names: Iterable[str]) -> None:
         """Forget those of these hosts that are not at the store's generations."""
-        for name in names:
-            try:
-                self.check([name])
-            except Conflict:
-                self.forget([name])
+        loaded, stored = self._compared(names)
+        held = {host.name: _generations(host) for host in loaded}
+        new_nodes = sum(map(len, held.values())) < len(stored)  # of which host is not said
+        self.forget([name for name, known in held.items() if new_nodes or not known.items() <= stored.items()])
 
     def check(self, names: Iterable[str]) -> None:
         """Raises Conflict unless these hosts' ledgers are at the store's generations. A worker that has just become the
         active one holds what it read long ago, and even an answer that changes nothing must not come from that."""
-        loaded = [self._hosts[name] for name in names if name in self._hosts]
-        if not loaded:
-            return
-        stored = self._store.generations([host.id for host in loaded])
-        if stored != {ledger.id: ledger.stored_generation for host in loaded for ledger in host}:
+        loaded, stored = self._compared(names)
+        if stored != {id: generation for host in loaded for id, generation in _generations(host).items()}:
             raise Conflict("a ledger in memory is old")
+
+    def _compared(self, names: Iterable[str]) -> tuple[list[HostLedger], dict[int, int]]:
+        """Those of these hosts that are in memory, and the generations of their nodes in the store, by node id."""
+        loaded = [self._hosts[name] for name in names if name in self._hosts]
+        return loaded, self._store.generations([host.id for host in loaded]) if loaded else {}
 
     def create_nodes(self, name: str, nodes: Sequence[str]) -> None:
         """Give a row to each of ``nodes`` that is new."""
@@ -56,3 +57,8 @@ class Ledgers:
             self._store.create_node(host.id, node)
         if new:
             self.forget([name])
+
+
+def _generations(host: HostLedger) -> dict[int, int]:
+    """Node id -> generation, as last read or written."""
+    return {ledger.id: ledger.stored_generation for ledger in host}

@@ -48,7 +48,8 @@ class Relay:
     def take(self, host: HostLedger) -> None:
         """Relay this host's nodes, from their cursors on. A node that is relayed already goes on, with what another worker
         may have added to it."""
-        cursors = self._store.cursors(host.id)
+        new = any(ledger.id not in self._tracks for ledger in host)
+        cursors = self._store.cursors(host.id) if new else {}
         for ledger in host:
             track = self._tracks.get(ledger.id)
             if track is None:
