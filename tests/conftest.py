@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import PostgreSQLServer, RabbitMQServer, ensure_binaries
+from tests.servers import Guard, PostgreSQLServer, RabbitMQServer, ensure_binaries
 
 _FUNCTIONAL = Path(__file__).parent / "functional"
 _SERVER_FIXTURES = {"rabbitmq", "postgresql"}
@@ -25,14 +25,43 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Before the first test rather than in the middle: the programs are there, or the session ends."""
     if session.config.option.collectonly:
         return
-    if any(item.get_closest_marker("server") for item in session.items):
+    if not any(item.get_closest_marker("server") for item in session.items):
+        return
+    try:
         ensure_binaries()
+    except pytest.exit.Exception as ended:
+        if not _is_one_of_several(session):
+            raise
+        # The end of one of pytest-xdist's processes would look like a crash: the first one hears this, and ends the run.
+        session.shouldstop = ended.msg
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    """One of several processes runs nothing after `pytest_collection_finish` has found the programs missing."""
+    return True if session.shouldstop and _is_one_of_several(session) else None
+
+
+def _is_one_of_several(session: pytest.Session) -> bool:
+    return hasattr(session.config, "workerinput")
 
 
 @pytest.fixture(scope="session")
-def rabbitmq() -> Iterator[RabbitMQServer]:
+def guard() -> Iterator[Guard]:
+    """Ends the session's servers, and the workers of the test that runs, when this process is killed."""
+    guard = Guard()
+    try:
+        guard.open()
+        yield guard
+    finally:
+        guard.close()
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(guard: Guard) -> Iterator[RabbitMQServer]:
     """The session's RabbitMQ. A test that stops it need not start it again: `broker_vhost` does."""
     server = RabbitMQServer()
+    guard.remove(server.directory)
     try:
         server.open()
         yield server
@@ -48,9 +77,10 @@ def broker_vhost(rabbitmq: RabbitMQServer) -> str:
 
 
 @pytest.fixture(scope="session")
-def postgresql() -> Iterator[PostgreSQLServer]:
+def postgresql(guard: Guard) -> Iterator[PostgreSQLServer]:
     """The session's PostgreSQL. A test that stops it need not start it again: `postgresql_url` does."""
     server = PostgreSQLServer()
+    guard.remove(server.directory)
     try:
         server.open()
         yield server

@@ -70,6 +70,10 @@ def _claim(message: Message) -> list[Mapping[str, Any]]:
     return []
 
 
+def _place(claim: Mapping[str, Any]) -> tuple[Any, ...]:
+    return claim["host"], claim["node"], claim["claim_id"], claim["generation"]
+
+
 def inbox(sent: Sequence[Message], recorded: Mapping[str, Mapping[str, Any] | None]) -> Iterator[str]:
     """What a copy of a call would be told is what the call was told."""
     for message in sent:
@@ -93,12 +97,22 @@ def unrecorded(
         for one in story
         if "instance_id" in one.payload
     }
+    # A repetition that changed nothing rides with a later commit, and may be lost with the worker. It was told the claim as it
+    # was begun by another request, which is recorded.
+    results = [kept["result"] for kept in recorded.values() if kept is not None]
+    begun = {_place(result) for result in results if isinstance(result, Mapping) and "claim_id" in result}
+    cast = {
+        message.request.args["instance"]["uuid"]
+        for message in sent
+        if not message.request.call
+        and message.request.method == "begin_resource_claim"
+        and message.request.unique_id in recorded
+    }
     for message in sent:
         request = message.request
         if request.outcome != RESULT or request.method not in COMMANDS or request.unique_id in recorded:
             continue
-        # A repetition that changed nothing rides with a later commit, and may be lost with the worker.
-        changed = any((c["host"], c["node"], c["claim_id"], c["generation"]) in changes for c in _claim(message))
+        changed = any(_place(claim) in changes - begun and claim["claim_id"] not in cast for claim in _claim(message))
         if changed or (isinstance(request.reply, Mapping) and request.reply.get("changed")):
             yield f"Call {request.unique_id} ({request.method}) has had its effect and is not recorded in the inbox."
 

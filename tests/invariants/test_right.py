@@ -46,6 +46,19 @@ def test_refusals_repetitions_conflicts_and_expiry_are_explained() -> None:
     assert check(scene.evidence()) == []
 
 
+def test_a_repetition_whose_record_was_lost_with_the_worker_is_explained() -> None:
+    scene = Scene()
+    scene.begin(1)
+    scene.begin(1)
+    scene.cast("begin_resource_claim", instance=instance_dict(2, node=NODE))
+    scene.begin(2)
+    repeated = [request.unique_id for request in scene.requests][1::2]
+    kept = {name: reply for name, reply in scene.inbox.items() if name not in repeated}
+
+    assert len(kept) == len(scene.inbox) - 2
+    assert check(scene.evidence(inbox=kept)) == []
+
+
 def test_a_lost_answer_is_explained_whether_or_not_there_was_an_effect() -> None:
     scene = Scene()
     scene.call("begin_resource_claim", outcome=UNKNOWN, instance=instance_dict(1, node=NODE))

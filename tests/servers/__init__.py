@@ -2,7 +2,8 @@
 """The real servers that tests run against: private, on free local ports, in a temporary directory, gone afterwards."""
 
 from .binaries import ensure_binaries
+from .guard import Guard
 from .postgresql import PostgreSQLServer
 from .rabbitmq import RabbitMQServer
 
-__all__ = ["PostgreSQLServer", "RabbitMQServer", "ensure_binaries"]
+__all__ = ["Guard", "PostgreSQLServer", "RabbitMQServer", "ensure_binaries"]

@@ -5,28 +5,18 @@ from __future__ import annotations
 
 import signal
 
-from .ports import free_port, is_listening
 from .rabbitmq import RabbitMQServer
-
-_NODES = 3
 
 
 class RabbitMQCluster(RabbitMQServer):
     """The nodes are numbered from 0. ``ctl`` asks node 0. Not thread-safe; what it starts is gone after ``close()``."""
 
-    cluster = True
+    nodes = 3
 
     def __init__(self) -> None:
         super().__init__()
-        # pifpaf counts the ports up from the first.
-        while any(is_listening(port) for port in self.ports):
-            self.port = free_port()
-        self._nodes = [f"{self.name}-{number + 1}@localhost" for number in range(_NODES)]
-        self.node = self._nodes[0]
-
-    @property
-    def ports(self) -> list[int]:
-        return [self.port + number for number in range(_NODES)]
+        self._names = [f"{self.name}-{number + 1}@localhost" for number in range(self.nodes)]
+        self.node = self._names[0]
 
     @property
     def url(self) -> str:
@@ -40,13 +30,13 @@ class RabbitMQCluster(RabbitMQServer):
 
     def kill_node(self, number: int) -> None:
         """SIGKILL one node. Returns when its processes are gone."""
-        self._end(signal.SIGKILL, self._nodes[number])
+        self._end(signal.SIGKILL, self._names[number])
 
     def close(self) -> None:
         """Stop everything and remove the directory. Harmless when nothing was started."""
         try:
             if self._driver is not None:
-                for number in range(_NODES):
+                for number in range(self.nodes):
                     self.kill_node(number)
         finally:
             super().close()

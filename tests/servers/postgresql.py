@@ -20,7 +20,7 @@ import psycopg
 from psycopg import sql
 
 from .binaries import find_postgresql
-from .ports import free_port, is_listening
+from .ports import Ports, is_listening
 
 _USER = "tracker"
 
@@ -32,14 +32,15 @@ class PostgreSQLServer:
     """
 
     def __init__(self) -> None:
-        self.port = free_port()
+        self._held = Ports()
+        self.port = self._held.first
         self.user = _USER
         self.password = secrets.token_hex(8)
         self._account: pwd.struct_passwd | None = _other_account() if os.geteuid() == 0 else None
-        self._directory = Path(tempfile.mkdtemp(prefix="tracker-postgresql-"))
+        self.directory = Path(tempfile.mkdtemp(prefix="tracker-postgresql-"))
         self._names = (f"test_{number}" for number in itertools.count(1))
         if self._account is not None:
-            os.chown(self._directory, self._account.pw_uid, self._account.pw_gid)
+            os.chown(self.directory, self._account.pw_uid, self._account.pw_gid)
 
     @property
     def url(self) -> str:
@@ -48,7 +49,7 @@ class PostgreSQLServer:
 
     def open(self) -> None:
         """Make the cluster and start it. Raises: RuntimeError with the program's output when that fails."""
-        secret = self._directory / "password"
+        secret = self.directory / "password"
         secret.write_text(self.password, encoding="utf-8")
         if self._account is not None:
             os.chown(secret, self._account.pw_uid, self._account.pw_gid)
@@ -76,11 +77,12 @@ class PostgreSQLServer:
         try:
             self.stop(mode="immediate")
         finally:
-            shutil.rmtree(self._directory, ignore_errors=True)
+            shutil.rmtree(self.directory, ignore_errors=True)
+            self._held.close()
 
     def start(self) -> None:
         """Undo ``stop()``. Returns when connections are accepted."""
-        self._run("pg_ctl", "start", "--wait", "--silent", f"--log={self._directory / 'log'}")
+        self._run("pg_ctl", "start", "--wait", "--silent", f"--log={self.directory / 'log'}")
 
     def stop(self, *, mode: Literal["fast", "immediate"] = "fast") -> None:
         """End every session and the server: ``fast`` in good order, ``immediate`` as a crash. Harmless when stopped."""
@@ -124,7 +126,7 @@ class PostgreSQLServer:
 
     @property
     def _data(self) -> Path:
-        return self._directory / "data"
+        return self.directory / "data"
 
     def _url(self, database: str, *, driver: str) -> str:
         return f"{driver}://{self.user}:{self.password}@127.0.0.1:{self.port}/{database}"
@@ -137,7 +139,7 @@ class PostgreSQLServer:
         directory = find_postgresql()
         if directory is None:
             raise RuntimeError("PostgreSQL's server programs cannot be found")
-        output = self._directory / "output"
+        output = self.directory / "output"
         identity: dict[str, Any] = {}
         if self._account is not None:
             identity = {"user": self._account.pw_uid, "group": self._account.pw_gid, "extra_groups": []}
@@ -145,7 +147,7 @@ class PostgreSQLServer:
         with output.open("wb") as sink:
             done = subprocess.run(
                 [str(directory / program), *arguments, "-D", str(self._data)],
-                cwd=self._directory,
+                cwd=self.directory,
                 env={**os.environ, "LC_ALL": "C"},
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
@@ -153,7 +155,7 @@ class PostgreSQLServer:
                 **identity,
             )
         if done.returncode != 0:
-            log = self._directory / "log"
+            log = self.directory / "log"
             text = output.read_text(errors="replace") + (log.read_text(errors="replace") if log.exists() else "")
             raise RuntimeError(f"{program} returned {done.returncode}: {text[-4000:]}")
 

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ import psutil
 from pifpaf.drivers.rabbitmq import RabbitMQDriver
 
 from .binaries import find_rabbitmq
-from .ports import free_port, is_listening
+from .ports import Ports, is_listening
 
 _USER = "tracker"
 # One call of rabbitmqctl costs more than a second whatever it does: virtual hosts are made by the batch.
 _VIRTUAL_HOSTS_PER_BATCH = 20
 _STOP_SECONDS = 30
+# rabbitmqctl is a node too, with a port for others to reach it by; spares for one that has not quite ended.
+_CTL_PORTS = 5
 # What the node keeps about its queues (Mnesia's log, the Raft library's dets tables) is written out with a delay.
 _SETTLE = "ok = mnesia:sync_log(), [ok = dets:sync(Table) || Table <- dets:all()], ok."
 
@@ -31,12 +34,17 @@ _SETTLE = "ok = mnesia:sync_log(), [ok = dets:sync(Table) || Table <- dets:all()
 class _Driver(RabbitMQDriver):
     """pifpaf's driver with our environment in everything it runs."""
 
-    def __init__(self, *, environment: dict[str, str], **kwargs: Any) -> None:
+    def __init__(self, *, environment: dict[str, str], distribution_ports: Mapping[int, int], **kwargs: Any) -> None:
+        """``distribution_ports``: where the other nodes reach the one that has that port for clients."""
         super().__init__(**kwargs)
         self._environment = environment
+        self._distribution_ports = distribution_ports
 
     def _exec(self, command: list[str], **kwargs: Any) -> Any:
-        kwargs["env"] = {**(kwargs.get("env") or {}), **self._environment}
+        environment = {**(kwargs.get("env") or {}), **self._environment}
+        if (port := environment.get("RABBITMQ_NODE_PORT")) is not None:
+            environment["RABBITMQ_DIST_PORT"] = str(self._distribution_ports[int(port)])
+        kwargs["env"] = environment
         # In its own directory: Erlang dumps what it had in mind, when it crashes, to where it was started.
         return super()._exec(["env", f"--chdir={self.tempdir}", *command], **kwargs)
 
@@ -52,20 +60,27 @@ class RabbitMQServer:
     Queues, messages and virtual hosts outlive each of these as RabbitMQ promises.
     """
 
-    cluster = False
+    nodes = 1
 
     def __init__(self) -> None:
-        self.port = free_port()
+        self._held = Ports(2 * self.nodes + 1 + _CTL_PORTS)
+        self.port = self._held.first
         self.user = _USER
         self.password = secrets.token_hex(8)
         self.name = f"tracker-{os.getpid()}-{self.port}"
         self.node = f"{self.name}@localhost"
-        self._epmd_port, self._distribution_port = free_port(), free_port()
-        self._directory = Path(tempfile.mkdtemp(prefix="tracker-rabbitmq-"))
+        self._epmd_port = self.port + 2 * self.nodes
+        self.directory = Path(tempfile.mkdtemp(prefix="tracker-rabbitmq-"))
         self._epmd: subprocess.Popen[bytes] | None = None
         self._driver: _Driver | None = None
         self._virtual_host_names = (f"test-{number}" for number in itertools.count(1))
         self._virtual_hosts: list[str] = []
+
+    @property
+    def ports(self) -> list[int]:
+        """Where clients reach the nodes."""
+        # pifpaf counts them up from the first.
+        return [self.port + number for number in range(self.nodes)]
 
     @property
     def url(self) -> str:
@@ -88,16 +103,18 @@ class RabbitMQServer:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            start_new_session=True,  # as the node has: Ctrl-C is for us, who may still have to start the node again
         )
-        (self._directory / "rabbitmq.conf").write_text(f"default_pass = {secrets.token_hex(8)}\n", encoding="utf-8")
+        (self.directory / "rabbitmq.conf").write_text(f"default_pass = {secrets.token_hex(8)}\n", encoding="utf-8")
         self._driver = _Driver(
             environment=self._environment(),
+            distribution_ports={port: port + self.nodes for port in self.ports},
             port=self.port,
             nodename=self.name,
-            cluster=self.cluster,
+            cluster=self.nodes > 1,
             username=self.user,
             password=self.password,
-            tmp_rootdir=str(self._directory),
+            tmp_rootdir=str(self.directory),
         )
         self._driver.setUp()
 
@@ -112,7 +129,8 @@ class RabbitMQServer:
             if self._epmd is not None:
                 self._epmd.terminate()
                 self._epmd.wait(_STOP_SECONDS)
-            shutil.rmtree(self._directory, ignore_errors=True)
+            shutil.rmtree(self.directory, ignore_errors=True)
+            self._held.close()
 
     def ctl(self, *arguments: str) -> str:
         """What ``rabbitmqctl`` prints. Raises: subprocess.CalledProcessError when it fails."""
@@ -170,7 +188,7 @@ class RabbitMQServer:
                 "vhosts": [{"name": name} for name in self._virtual_hosts],
                 "permissions": [{"vhost": name, **rights} for name in self._virtual_hosts],
             }
-            path = self._directory / "definitions.json"
+            path = self.directory / "definitions.json"
             path.write_text(json.dumps(definitions), encoding="utf-8")
             self.ctl("import_definitions", str(path))
         return self._virtual_hosts.pop(0)
@@ -202,13 +220,11 @@ class RabbitMQServer:
         return {
             "ERL_EPMD_PORT": str(self._epmd_port),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
-            # One port is not enough for the nodes of a cluster: each takes one of its own, 20000 above its other.
-            **({} if self.cluster else {"RABBITMQ_DIST_PORT": str(self._distribution_port)}),
-            "RABBITMQ_CTL_DIST_PORT_MIN": str(self._distribution_port + 1),
-            "RABBITMQ_CTL_DIST_PORT_MAX": str(self._distribution_port + 20),
-            "RABBITMQ_CONF_ENV_FILE": str(self._directory / "no-environment"),
-            "RABBITMQ_CONFIG_FILE": str(self._directory / "rabbitmq.conf"),
-            "RABBITMQ_ADVANCED_CONFIG_FILE": str(self._directory / "no-advanced.config"),
+            "RABBITMQ_CTL_DIST_PORT_MIN": str(self._epmd_port + 1),
+            "RABBITMQ_CTL_DIST_PORT_MAX": str(self._epmd_port + _CTL_PORTS),
+            "RABBITMQ_CONF_ENV_FILE": str(self.directory / "no-environment"),
+            "RABBITMQ_CONFIG_FILE": str(self.directory / "rabbitmq.conf"),
+            "RABBITMQ_ADVANCED_CONFIG_FILE": str(self.directory / "no-advanced.config"),
             # The node is only reached from here, and its idle schedulers leave the cores to the tests.
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1} "
             "+sbwt none +sbwtdcpu none +sbwtdio none",

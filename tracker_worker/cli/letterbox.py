@@ -73,10 +73,11 @@ class Letterbox:
                 letter = self._read(message)
                 self.letters.append(letter if keep(letter) else replace(letter, body=None))
 
-        channel.basic_consume(self._queue, callback=arrived)
+        consumer = channel.basic_consume(self._queue, callback=arrived)
         with contextlib.suppress(TimeoutError):  # somebody else takes them too
             while len(self.letters) < wanted:
                 self.connection.drain_events(timeout=_IDLE_SECONDS)
+        channel.basic_cancel(consumer)  # what comes when some have been removed stays where it is
         self.letters = _ordered(self.letters)
 
     def _read(self, message: Any) -> Letter:

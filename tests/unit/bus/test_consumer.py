@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -102,6 +103,51 @@ def test_what_has_arrived_and_is_not_handed_over_yet_is_a_gap_too(case: Case) ->
     case.channel.deliver(QUEUE, 3, b"3")
     assert case.settle(2) == [(2, False)]
     assert [delivery.body for delivery in case.received] == [b"1", b"2", b"3"]
+
+
+class TestLaziness:
+    """A lone acknowledgement is not worth a wake-up of its own for a moment."""
+
+    @pytest.fixture
+    def woken(self, case: Case, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+        """When the link was woken, on a clock that stands still."""
+        self.now = 1000.0
+        woken: list[float] = []
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr(case.consumer, "wake", lambda: woken.append(self.now))
+        return woken
+
+    def test_one_waits_for_what_else_there_is_to_do_and_not_for_long(self, case: Case, woken: list[float]) -> None:
+        case.arrive(1)
+        case.consumer.settle(case.received)
+        assert woken == []
+        assert case.consumer.due_in() == pytest.approx(module._ACK_SECONDS)
+        case.arrive(1)
+        assert case.channel.acks == [(1, True)]
+
+    def test_when_the_moment_is_over_it_goes_out_at_once(self, case: Case, woken: list[float]) -> None:
+        case.arrive(1)
+        self.now += module._ACK_SECONDS
+        assert case.consumer.due_in() > module._ACK_SECONDS
+        case.consumer.settle(case.received)
+        assert woken == [self.now]
+
+    def test_a_queue_never_runs_dry_for_it(self, case: Case, woken: list[float]) -> None:
+        case.arrive(4)
+        case.consumer.settle(case.received[:3])
+        assert woken == []
+        case.consumer.settle(case.received[3:])
+        assert woken == [self.now]
+
+    def test_hosts_with_little_prefetch_wait_for_nothing(
+        self, make: Callable[..., Case], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        case = make(hosts=["host-1", "host-2"], prefetch=2)
+        woken: list[str] = []
+        monkeypatch.setattr(case.consumer, "wake", lambda: woken.append("now"))
+        case.arrive(1)
+        case.consumer.settle(case.received)
+        assert woken == ["now"]
 
 
 def test_nothing_is_acknowledged_twice(case: Case) -> None:

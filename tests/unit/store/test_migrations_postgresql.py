@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from functools import partial
 
 import pytest
 import sqlalchemy as sa
 
 from tests.servers import PostgreSQLServer
-from tests.servers.ports import free_port
+from tests.servers.ports import Ports
 from tests.unit.store.migrations import MigrationContract, refusal, tables
 from tracker_worker.store import engines
 from tracker_worker.store.sql import SQLStore
@@ -42,11 +43,12 @@ class TestPostgreSQLMigrations(MigrationContract):
 
 
 def test_a_server_that_is_not_there_is_told_without_the_password() -> None:
-    engine = engines.create_engine(f"postgresql+psycopg://tracker:secret@127.0.0.1:{free_port()}/ledger")
-    for call in (engines.current, engines.upgrade, engines.ensure_schema):
-        message = refusal(partial(call, engine))
-        assert "refused" in message
-        assert "secret" not in message
+    with closing(Ports()) as nobody:
+        engine = engines.create_engine(f"postgresql+psycopg://tracker:secret@127.0.0.1:{nobody.first}/ledger")
+        for call in (engines.current, engines.upgrade, engines.ensure_schema):
+            message = refusal(partial(call, engine))
+            assert "refused" in message
+            assert "secret" not in message
 
 
 def test_a_wrong_password_and_a_missing_database_are_told(postgresql: PostgreSQLServer, postgresql_url: str) -> None:
