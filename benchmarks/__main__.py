@@ -9,7 +9,7 @@ import click
 
 import tracker_worker.cli.runtime  # noqa: F401 first: chooses threads for oslo.service
 
-_COMMANDS = ("compare", "growth", "profile")
+_COMMANDS = ("compare", "growth", "clients", "profile")
 
 
 class _Group(click.Group):

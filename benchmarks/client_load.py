@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A scheduler of one thread: with the stock client one call after the other, with TrackerClient many under way.
+
+Run as ``python -m benchmarks.client_load``: reads a ClientJob as JSON from stdin and writes a ClientFigures as JSON to stdout.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+import msgspec
+
+from benchmarks.job import ROOT
+from benchmarks.usage import cpu_seconds
+from benchmarks.workload import CONTEXT, LIMITS, instance
+
+STOCK_CLIENT, TRACKER_CLIENT = "oslo.messaging RPCClient", "TrackerClient"
+CLIENTS = (STOCK_CLIENT, TRACKER_CLIENT)
+# TrackerClient: so many with each begin_many, and so many of these under way.
+_CHUNK, _CHUNKS = 64, 2
+_TIMEOUT_SECONDS = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientJob:
+    """``server``: the process id of the worker."""
+
+    client: str
+    url: str
+    host: str
+    calls: int
+    warmup: int
+    seed: str
+    server: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientFigures:
+    """``client_us``, ``server_us``: microseconds of CPU per call."""
+
+    calls_per_second: float
+    p50_ms: float
+    client_us: float
+    server_us: float
+
+
+def run(job: ClientJob) -> ClientFigures:
+    """In a process of its own. Raises RuntimeError with what went wrong."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.client_load"],
+        cwd=ROOT,
+        input=msgspec.json.encode(asdict(job)),
+        capture_output=True,
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"the client failed:\n{done.stderr.decode()[-4000:]}")
+    return msgspec.json.decode(done.stdout, type=ClientFigures)
+
+
+def medians(measured: Sequence[ClientFigures]) -> ClientFigures:
+    """Figure by figure."""
+    dicts = [asdict(one) for one in measured]
+    return ClientFigures(**{name: median(one[name] for one in dicts) for name in dicts[0]})
+
+
+Claims = Callable[[Sequence[Mapping[str, Any]]], list[float]]
+"""Claims each instance. Returns the latencies, in seconds."""
+
+
+def _measure(job: ClientJob, claims: Claims) -> ClientFigures:
+    rng = random.Random(f"{job.client} {job.seed}")
+    claims([instance(rng, number) for number in range(job.warmup)])
+    instances = [instance(rng, number) for number in range(job.calls)]
+    before, cpu, begun = cpu_seconds(job.server), time.process_time(), time.perf_counter()
+    latencies = claims(instances)
+    seconds, own = time.perf_counter() - begun, time.process_time() - cpu
+    used = cpu_seconds(job.server) - before
+    return ClientFigures(
+        calls_per_second=job.calls / seconds,
+        p50_ms=median(latencies) * 1000,
+        client_us=own * 1e6 / job.calls,
+        server_us=used * 1e6 / job.calls,
+    )
+
+
+def _stock(job: ClientJob) -> ClientFigures:
+    from tests.functional import stock
+
+    with stock.client(job.url, timeout=_TIMEOUT_SECONDS, amqp_durable_queues=True) as client:
+
+        def claims(instances: Sequence[Mapping[str, Any]]) -> list[float]:
+            latencies = []
+            for one in instances:
+                begun = time.perf_counter()
+                claim = client.prepare(job.host).call(CONTEXT, "begin_resource_claim", instance=one, limits=LIMITS)
+                latencies.append(time.perf_counter() - begun)
+                assert claim["claim_id"] == one["uuid"]
+            return latencies
+
+        return _measure(job, claims)
+
+
+def _tracker(job: ClientJob) -> ClientFigures:
+    from tests.wire.stock import configuration
+    from tracker_worker.client import TrackerClient
+
+    conf = configuration(job.url, amqp_durable_queues=True)
+    with TrackerClient(conf) as tracker:
+
+        def claims(instances: Sequence[Mapping[str, Any]]) -> list[float]:
+            latencies: list[float] = []
+            under_way: deque[tuple[float, Sequence[Mapping[str, Any]], list[Future[Any]]]] = deque()
+
+            def take() -> None:
+                begun, chunk, futures = under_way.popleft()
+                for one, future in zip(chunk, futures, strict=True):
+                    assert future.result()["claim_id"] == one["uuid"]
+                    latencies.append(time.perf_counter() - begun)
+
+            for first in range(0, len(instances), _CHUNK):
+                chunk = instances[first : first + _CHUNK]
+                if len(under_way) == _CHUNKS:
+                    take()
+                futures = tracker.begin_many(CONTEXT, job.host, [(one, LIMITS) for one in chunk])
+                under_way.append((time.perf_counter(), chunk, futures))
+            while under_way:
+                take()
+            return latencies
+
+        return _measure(job, claims)
+
+
+def main() -> None:
+    job = msgspec.json.decode(sys.stdin.buffer.read(), type=ClientJob)
+    figures = (_stock if job.client == STOCK_CLIENT else _tracker)(job)
+    sys.stdout.buffer.write(msgspec.json.encode(asdict(figures)))
+    sys.stdout.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
