@@ -22,6 +22,7 @@ from benchmarks import frames
 from benchmarks.job import Figures, Job
 from benchmarks.usage import cpu_seconds, peak_mb, resident_mb
 from benchmarks.workload import Workload, requests
+from tracker_worker.bus.frames import encode_properties, publish
 
 _CHANNEL = 1
 _TIMEOUT_SECONDS = 120
@@ -91,8 +92,9 @@ class Generator:
             distance=4 * job.in_flight,
             method=job.method,
         )
+        properties, most = encode_properties(_PROPERTIES), self._connection.frame_max
         messages = [
-            frames.publish(_CHANNEL, job.exchange, f"{job.topic}.{host}", amqp.Message(body, **_PROPERTIES))
+            publish(_CHANNEL, job.exchange, f"{job.topic}.{host}", properties, body, frame_max=most)
             for host, body in requests(load, self._replies, prefix)
         ]
         gc.collect()

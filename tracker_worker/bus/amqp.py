@@ -6,12 +6,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from tracker_worker import faults
 from tracker_worker.bus.base import Bus, Delivery, Listener, Outgoing
 from tracker_worker.bus.consumer import Consumer
 from tracker_worker.bus.envelope import JSON, ReplyTo, renewed
+from tracker_worker.bus.frames import encode_properties
 from tracker_worker.bus.publisher import FOREVER, Message, Publisher
 from tracker_worker.bus.settings import BrokerSettings
 
@@ -135,7 +137,9 @@ class AMQPBus(Bus):
                 exchange="",
                 routing_key=self._settings.dead_letter_queue,
                 body=delivery.body,
-                properties={**properties, "application_headers": headers, "delivery_mode": _PERSISTENT},
+                properties=encode_properties(
+                    {**properties, "application_headers": headers, "delivery_mode": _PERSISTENT}
+                ),
                 done=lambda routed: self._safe.append(delivery),
                 retry_before=FOREVER,
             )
@@ -175,7 +179,9 @@ def _fitting(headers: Mapping[str, Any]) -> Mapping[str, Any]:
     return headers if len(ascii(dict(headers))) <= _MOST_HEADER_CHARACTERS else {}
 
 
-def _properties(content_type: str) -> dict[str, Any]:
-    if content_type == JSON:
-        return {"content_type": JSON, "content_encoding": "utf-8", "delivery_mode": _PERSISTENT, "priority": 0}
-    return {"content_type": content_type, "content_encoding": "binary", "delivery_mode": _PERSISTENT, "priority": 0}
+@cache
+def _properties(content_type: str) -> bytes:
+    encoding = "utf-8" if content_type == JSON else "binary"
+    return encode_properties(
+        {"content_type": content_type, "content_encoding": encoding, "delivery_mode": _PERSISTENT, "priority": 0}
+    )

@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, TypeGuard
 
 import msgspec
@@ -296,16 +297,20 @@ def encode_notification(
 ) -> bytes:
     """A version 2 notification. ``payload`` is JSON, ``occurred_at`` microseconds. Stable but for ``_unique_id``,
     which is fresh: a listener that sees one again within its last 16 messages never acknowledges it."""
-    timestamp = (_EPOCH + timedelta(microseconds=occurred_at)).strftime("%Y-%m-%d %H:%M:%S.%f")
     head = {
         "message_id": message_id,
         "publisher_id": publisher_id,
         "event_type": event_type,
         "priority": priority,
-        "timestamp": timestamp,
+        "timestamp": _timestamp(occurred_at),
         "_unique_id": fresh_id(),
     }
     return _OPEN + _to_json((_to_json(head)[:-1] + b',"payload":' + payload + b"}").decode()) + b"}"
+
+
+@lru_cache(maxsize=256)  # what is decided together has the same time
+def _timestamp(at: int) -> str:
+    return (_EPOCH + timedelta(microseconds=at)).strftime("%Y-%m-%d %H:%M:%S.%f")
 
 
 def renewed(notification: bytes) -> bytes:

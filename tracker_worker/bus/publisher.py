@@ -17,9 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import amqp
-
-from tracker_worker.bus import topology
+from tracker_worker.bus import frames, topology
 from tracker_worker.bus.link import Link
 from tracker_worker.bus.settings import BrokerSettings
 
@@ -40,7 +38,7 @@ class Done(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Message:
-    """One message to publish, once it is confirmed ``done``.
+    """One message to publish, once it is confirmed ``done``. ``properties`` as ``frames.encode_properties`` makes them.
 
     ``renewed`` makes the body of each further attempt out of the one before; None: it stays the same.
     ``retry_before``: on the monotonic clock, how long to try again where there is no such queue; the first such
@@ -51,7 +49,7 @@ class Message:
     exchange: str
     routing_key: str
     body: bytes
-    properties: dict[str, Any]
+    properties: bytes
     done: Done | None = None
     retry_before: float | None = None
     mandatory: bool = True
@@ -123,11 +121,16 @@ class Publisher(Link):
             message.number = message.number or next(self._numbers)
             self._unconfirmed[self._next_tag] = message
             self._next_tag += 1
-            self._channel.basic_publish(
-                amqp.Message(message.body, **message.properties),
-                exchange=message.exchange,
-                routing_key=message.routing_key,
-                mandatory=message.mandatory,
+            self._connection.transport.write(
+                frames.publish(
+                    self._channel.channel_id,
+                    message.exchange,
+                    message.routing_key,
+                    message.properties,
+                    message.body,
+                    mandatory=message.mandatory,
+                    frame_max=self._connection.frame_max,
+                )
             )
 
     def due_in(self) -> float:

@@ -78,9 +78,9 @@ def fits(requested: Resources, used: Resources, limits: Limits) -> tuple[Shortfa
 
     Where there is no ceiling it is 2**62, beyond which no store could keep the sum.
     """
-    ceilings = [MAX_USAGE if ceiling is None else ceiling for ceiling in limits.ceilings]
-    return tuple(
-        Shortfall(klass.name, want, have, limit)
-        for klass, want, have, limit in zip(CLASSES, requested.amounts, used.amounts, ceilings, strict=True)
-        if 0 < want > limit - have
-    )
+    short: tuple[Shortfall, ...] = ()
+    for klass, want, have, ceiling in zip(CLASSES, requested.amounts, used.amounts, limits.ceilings, strict=True):
+        limit = MAX_USAGE if ceiling is None else ceiling
+        if 0 < want > limit - have:
+            short += (Shortfall(klass.name, want, have, limit),)
+    return short

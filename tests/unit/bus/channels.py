@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import struct
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -33,10 +35,47 @@ SETTINGS = BrokerSettings(
 )
 
 
+@dataclass(frozen=True)
+class Published:
+    """One message as it was written."""
+
+    channel: int
+    exchange: str
+    routing_key: str
+    mandatory: bool
+    properties: bytes
+    body: bytes
+
+
+def read_publish(frames: bytes) -> Published:
+    """The frames of one basic.publish. Asserts their form."""
+    payloads: list[tuple[int, bytes]] = []
+    numbers: set[int] = set()
+    while frames:
+        kind, channel, size = struct.unpack_from(">BHI", frames)
+        assert frames[7 + size] == 0xCE
+        payloads.append((kind, frames[7 : 7 + size]))
+        numbers.add(channel)
+        frames = frames[8 + size :]
+    (_, method), (_, header), *parts = payloads
+    assert [kind for kind, _ in payloads] == [1, 2, *[3] * len(parts)]
+    assert method[:6] == struct.pack(">HHH", 60, 40, 0)
+    names, position = [], 6
+    for _ in range(2):
+        end = position + 1 + method[position]
+        names.append(method[position + 1 : end].decode())
+        position = end
+    body = b"".join(part for _, part in parts)
+    assert struct.unpack_from(">HHQ", header) == (60, 0, len(body))
+    (number,) = numbers
+    return Published(number, names[0], names[1], method[position:] == b"\x01", header[12:], body)
+
+
 class RecordingChannel:
     """Declares nothing, delivers nothing, and remembers what it was asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, channel_id: int) -> None:
+        self.channel_id = channel_id
         self.auto_decode = True
         self.events: dict[str, set[Callable[..., None]]] = defaultdict(set)
         self.declared: list[str] = []
@@ -44,7 +83,7 @@ class RecordingChannel:
         self.consumers: dict[str, Callable[[Any], None]] = {}
         self.limits: dict[str, int] = {}
         self.acks: list[tuple[int, bool]] = []
-        self.published: list[SimpleNamespace] = []
+        self.published: list[Published] = []
         self.confirms = False
 
     def exchange_declare(self, name: str, type: str, **_options: Any) -> None:
@@ -72,11 +111,6 @@ class RecordingChannel:
     def confirm_select(self) -> None:
         self.confirms = True
 
-    def basic_publish(self, message: Any, *, exchange: str, routing_key: str, mandatory: bool) -> None:
-        self.published.append(
-            SimpleNamespace(body=message.body, exchange=exchange, routing_key=routing_key, mandatory=mandatory)
-        )
-
     def tell(self, event: str, *arguments: Any) -> None:
         """What the broker says."""
         for handler in self.events[event]:
@@ -94,12 +128,19 @@ class RecordingChannel:
 class RecordingConnection:
     """Gives recording channels. ``last`` is the one that was opened last: the one that is not for declarations."""
 
+    frame_max = 131072
+
     def __init__(self) -> None:
         self.channels: list[RecordingChannel] = []
+        self.transport = SimpleNamespace(write=self._written)
 
     def channel(self) -> RecordingChannel:
-        self.channels.append(RecordingChannel())
+        self.channels.append(RecordingChannel(len(self.channels)))
         return self.channels[-1]
+
+    def _written(self, frames: bytes) -> None:
+        published = read_publish(frames)
+        self.channels[published.channel].published.append(published)
 
     @property
     def last(self) -> RecordingChannel:

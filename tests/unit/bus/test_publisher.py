@@ -10,9 +10,11 @@ import pytest
 
 from tests.unit.bus.channels import SETTINGS, RecordingChannel, RecordingConnection
 from tracker_worker.bus import publisher as module
+from tracker_worker.bus.frames import encode_properties
 from tracker_worker.bus.publisher import FOREVER, Message, Publisher
 
 RETRY = module._RETRY_SECONDS
+PLAIN = encode_properties({})
 WINDOW = module._WINDOW
 
 
@@ -44,7 +46,7 @@ class Case:
         def done(routed: bool) -> None:
             self.done.append((body, routed))
 
-        return Message(exchange="", routing_key=key, body=body, properties={}, done=done, retry_before=retry_before)
+        return Message(exchange="", routing_key=key, body=body, properties=PLAIN, done=done, retry_before=retry_before)
 
     def submit(self, *bodies: bytes, retry_before: float | None = None) -> None:
         self.publisher.submit(*(self.message(body, retry_before=retry_before) for body in bodies))
@@ -258,7 +260,7 @@ def test_a_loss_while_others_submit_loses_nothing(case: Case) -> None:
                 case.publisher.submit(submitted[-1])
             super().__setattr__(name, value)
 
-    watched = [Submitting(exchange="", routing_key="reply_1", body=b"%d" % n, properties={}) for n in range(3)]
+    watched = [Submitting(exchange="", routing_key="reply_1", body=b"%d" % n, properties=PLAIN) for n in range(3)]
     case.publisher.submit(*watched)
     case.publisher.work()
     case.publisher.submit(case.message(b"waiting"), case.message(b"waiting"))
@@ -270,7 +272,7 @@ def test_a_loss_while_others_submit_loses_nothing(case: Case) -> None:
 
 
 def test_what_may_be_lost_is_not_mandatory(case: Case) -> None:
-    beat = Message(exchange="", routing_key="reply_1", body=b"beat", properties={}, mandatory=False)
+    beat = Message(exchange="", routing_key="reply_1", body=b"beat", properties=PLAIN, mandatory=False)
     case.publisher.submit(beat)
     case.publisher.work()
     case.ack(1)
