@@ -140,6 +140,7 @@ class Relay:
                 ready.append(self._send(track, notification))
             if not found:
                 self._skip(track, track.known)
+            self._behind.pop(track.node_id)  # and to the end, where there is more: the others have their turn first
             self._note(track)
             if ready:
                 self._bus.notify(ready)

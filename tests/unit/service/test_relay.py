@@ -309,3 +309,19 @@ def test_a_host_that_is_taken_twice_is_sent_once_with_what_others_added(case: Ca
     case.relay.take(case.writer.host)
     case.relay.catch_up()
     assert case.sent.take() == keys(4)
+
+
+def test_nodes_that_are_behind_take_turns(small_window: int) -> None:
+    case = Case(nodes=2).taken()
+    first, second = case.ids
+    rows = case.commit(3 * small_window) + case.commit(small_window, node=N2)
+    case.relay.offer(rows)
+    on_the_way = case.sent.take()
+    turns = []
+    while case.relay.behind() or on_the_way:
+        turns.append({node for node, _ in on_the_way})
+        case.confirm(*on_the_way)
+        if case.relay.behind():
+            case.relay.catch_up()
+        on_the_way = case.sent.take()
+    assert turns == [{first}, {first}, {second}, {first}]
