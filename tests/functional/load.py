@@ -19,7 +19,7 @@ from typing import Any
 from tests.builders import RESERVED_MEMORY_MB, instance_dict, sized
 from tests.functional.deadline import wait_until
 from tests.functional.raw import Raw
-from tests.functional.stock import Client, Ear, Heard, oslo_messaging
+from tests.functional.stock import UNANSWERED, Client, Ear, Heard
 from tests.functional.worker import NODE, Nodes, Options
 from tracker_worker.errors import ComputeResourcesUnavailable
 
@@ -111,7 +111,7 @@ class Load:
         for _ in range(3):
             try:
                 return call()
-            except (oslo_messaging.MessagingTimeout, oslo_messaging.MessageDeliveryFailure):
+            except UNANSWERED:
                 with self._lock:
                     self._retries += 1
         return call()

@@ -18,6 +18,10 @@ from tests.wire.stock import configuration
 # Its pool says so for every call that has to wait for a connection.
 logging.getLogger("oslo.messaging._drivers.pool").setLevel(logging.ERROR)
 
+# How a call ends that has no answer. ConnectionError: the connection is lost while a channel is opened on it, which
+# ensure_connection of oslo.messaging 18.3.1 does not expect.
+UNANSWERED = (oslo_messaging.MessagingTimeout, oslo_messaging.MessageDeliveryFailure, ConnectionError)
+
 TOPIC = "tracker"
 CONTEXT = {"project_id": "project-of-context", "user_id": "user-of-context", "request_id": "req-1"}
 # What TrackerAPI lists too.

@@ -44,7 +44,6 @@ from oslo_messaging._drivers import amqp as driver
 
 DEAD_LETTERS = "tracker.dead"
 NOTIFICATIONS = ("notifications.info", "notifications.warn")
-_UNANSWERED = (oslo_messaging.MessagingTimeout, oslo_messaging.MessageDeliveryFailure)
 LOST = (*amqp.Connection.connection_errors, *amqp.Connection.channel_errors, OperationalError)
 
 _sending = threading.local()
@@ -123,7 +122,7 @@ class RecordingClient:
             else:
                 self._client.prepare(host).cast(stock.CONTEXT, method, **arguments)
                 outcome = {"outcome": SENT}
-        except _UNANSWERED as error:
+        except stock.UNANSWERED as error:
             outcome = {"outcome": UNKNOWN, "error": type(error).__name__}
         except TrackerError as error:
             outcome = {"outcome": ERROR, "error": error.code, "facts": error.kwargs}
