@@ -17,8 +17,8 @@ from tests.functional.faulty import FaultyWorker
 from tests.functional.worker import NODE, Nodes
 from tests.invariants.collect import Listener, Log, RecordingClient, evidence, listener, wait_relayed
 from tests.invariants.record import RESULT, Evidence, Place, Request, read_lines
+from tests.migrated import migrated
 from tests.servers import PostgreSQLServer, RabbitMQServer
-from tracker_worker.store.engines import create_engine, upgrade
 
 # Its queue is deleted now and then, with what is in it; what is cast there would be lost to whoever deletes it.
 FRAGILE = "h3"
@@ -65,10 +65,7 @@ class Arena:
         if self.postgresql is not None:
             self._stack.callback(self.postgresql.close)
             self.postgresql.open()
-            self.database_url = self.postgresql.create_database()
-            engine = create_engine(self.database_url)
-            upgrade(engine)
-            engine.dispose()
+            self.database_url = migrated(self.postgresql.create_database())
         for name in ("a", "b"):
             worker = FaultyWorker(
                 self.directory,

@@ -15,6 +15,7 @@ import pytest
 from tests.builders import begin, node_name, uuid
 from tests.conformance.store_sql import SQLStoreContract, assert_unavailable, every_method
 from tests.conformance.store_support import Writer, answer, load, picture, settle, snapshots, uuids
+from tests.migrated import migrated
 from tests.servers import PostgreSQLServer
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.store import engines
@@ -27,10 +28,7 @@ N1 = node_name(1)
 @pytest.fixture
 def url(postgresql_url: str) -> str:
     """A database with the schema in it."""
-    engine = engines.create_engine(postgresql_url)
-    engines.upgrade(engine)
-    engine.dispose()
-    return postgresql_url
+    return migrated(postgresql_url)
 
 
 class TestPostgreSQLStore(SQLStoreContract):

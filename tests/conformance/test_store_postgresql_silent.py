@@ -10,6 +10,7 @@ import pytest
 from tests.builders import begin, node_name, uuid
 from tests.conformance.store_sql import every_method
 from tests.conformance.store_support import Writer, answer, load, settle, uuids
+from tests.migrated import migrated
 from tests.servers import PostgreSQLServer
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.store import engines, patience
@@ -21,10 +22,7 @@ N1 = node_name(1)
 
 @pytest.fixture
 def url(postgresql_url: str) -> str:
-    engine = engines.create_engine(postgresql_url)
-    engines.upgrade(engine)
-    engine.dispose()
-    return postgresql_url
+    return migrated(postgresql_url)
 
 
 @pytest.fixture

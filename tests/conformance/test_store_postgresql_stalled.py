@@ -14,18 +14,15 @@ from tests.builders import begin, node_name, uuid
 from tests.conformance import stalled_writer
 from tests.conformance.store_support import Writer, load, settle, uuids
 from tests.functional.deadline import wait_until
+from tests.migrated import migrated
 from tracker_worker.errors import StoreUnavailable
-from tracker_worker.store import engines
 from tracker_worker.store.sql import SQLStore
 
 _ROOT = Path(__file__).parents[2]
 
 
 def test_a_writer_that_stalls_between_rows_is_cut_off_and_its_successor_goes_on(postgresql_url: str) -> None:
-    engine = engines.create_engine(postgresql_url)
-    engines.upgrade(engine)
-    engine.dispose()
-    store = SQLStore(postgresql_url, lock_timeout_seconds=0.2)
+    store = SQLStore(migrated(postgresql_url), lock_timeout_seconds=0.2)
     store.start()
     settle(store)
     stalled = subprocess.Popen(

@@ -16,7 +16,6 @@ from tests.functional.worker import NODE, Nodes, WorkerProcess
 from tests.invariants.check import proved
 from tests.invariants.collect import Listener, Log, RecordingClient, evidence, listener, wait_relayed
 from tests.invariants.record import ERROR, RESULT, Heard, Request
-from tracker_worker.store.engines import create_engine, upgrade
 
 TIGHT = "tight"
 HOSTS: Mapping[str, Nodes] = {"h1": {"n1": NODE, "n2": NODE}, "h2": {"n3": NODE, TIGHT: NODE}}
@@ -151,14 +150,6 @@ def run(
             hosts=hosts,
             shared_topic=shared_topic,
         )
-
-
-def migrated(url: str) -> str:
-    """``url``, of a database that has its schema now."""
-    engine = create_engine(url)
-    upgrade(engine)
-    engine.dispose()
-    return url
 
 
 def connections(worker: WorkerProcess) -> int:

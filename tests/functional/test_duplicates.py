@@ -14,9 +14,9 @@ import pytest
 from tests.builders import instance_dict, sized
 from tests.functional import raw
 from tests.functional.conftest import HOST, HOST_TOPIC
-from tests.functional.run import migrated
 from tests.functional.worker import NODE, WorkerProcess
 from tests.invariants.collect import Listener, listener, opened, wait_relayed
+from tests.migrated import migrated
 
 COPIES = 8
 MakeWorker = Callable[[str], WorkerProcess]

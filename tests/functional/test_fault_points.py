@@ -16,8 +16,8 @@ from tests.functional.traffic import Scheduler
 from tests.invariants.check import proved
 from tests.invariants.collect import Log, RecordingClient, evidence, listener, wait_relayed
 from tests.invariants.record import RESULT, UNKNOWN
+from tests.migrated import migrated
 from tracker_worker import faults
-from tracker_worker.store.engines import create_engine, upgrade
 
 _SCHEDULERS = 6
 _STEPS = 10
@@ -31,11 +31,7 @@ _PASSAGES = dict.fromkeys(faults.POINTS, 4) | {"before_cursor": 1}
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'tracker.sqlite'}"
-    url: str = request.getfixturevalue("postgresql_url")
-    engine = create_engine(url)
-    upgrade(engine)
-    engine.dispose()
-    return url
+    return migrated(request.getfixturevalue("postgresql_url"))
 
 
 @pytest.fixture

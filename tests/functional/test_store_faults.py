@@ -17,9 +17,10 @@ from tests.functional import stock
 from tests.functional.conftest import HOST, MakeWorker
 from tests.functional.deadline import wait_until
 from tests.functional.disk import small_disk
-from tests.functional.run import HOSTS, SHORT_HEARTBEAT, connections, migrated, run
+from tests.functional.run import HOSTS, SHORT_HEARTBEAT, connections, run
 from tests.functional.test_start_stop import locked
 from tests.functional.worker import WorkerProcess
+from tests.migrated import migrated
 from tests.servers import PostgreSQLServer
 from tests.servers.proxy import Proxy
 from tracker_worker.errors import StoreUnavailable

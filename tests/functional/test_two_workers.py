@@ -15,9 +15,10 @@ import pytest
 from tests.builders import instance_dict, sized
 from tests.functional.deadline import wait_until
 from tests.functional.faulty import FaultyWorker
-from tests.functional.run import HOSTS, SHORT_HEARTBEAT, migrated, run
+from tests.functional.run import HOSTS, SHORT_HEARTBEAT, run
 from tests.functional.worker import NODE, Nodes, WorkerProcess
 from tests.invariants.record import ERROR, RESULT, SENT
+from tests.migrated import migrated
 
 CHORES = "this worker does the chores of host"
 MANY: dict[str, Nodes] = {f"h{number}": {f"n{number}": NODE} for number in range(50)}

@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Databases with a schema."""
+
+from __future__ import annotations
+
+from tracker_worker.store.engines import create_engine, upgrade
+
+
+def migrated(url: str) -> str:
+    """``url``, of a database that has its schema now."""
+    engine = create_engine(url)
+    upgrade(engine)
+    engine.dispose()
+    return url
