@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,6 +85,24 @@ def test_every_connection_to_sqlite_has_its_settings(sqlite: sa.Engine, pragma: 
     with sqlite.connect() as one, sqlite.connect() as two:
         for connection in (one, two):
             assert connection.exec_driver_sql(f"PRAGMA {pragma}").scalar_one() == value
+
+
+def test_a_new_file_that_another_writes_to_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    writer = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    writer.execute("BEGIN IMMEDIATE")  # SQLite does not wait for this one where the journal mode is to change
+    engine = engines.create_engine(f"sqlite:///{path}", lock_timeout_seconds=0.1)
+    with pytest.raises(sa.exc.OperationalError, match="locked"):
+        engine.connect()
+    engine.dispose()
+    engine = engines.create_engine(f"sqlite:///{path}", lock_timeout_seconds=30)
+    end = threading.Timer(0.1, writer.execute, ["COMMIT"])
+    end.start()
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
+    end.join()
+    engine.dispose()
+    writer.close()
 
 
 def test_the_lock_timeout_of_sqlite_is_as_given(tmp_path: Path) -> None:
