@@ -42,7 +42,9 @@ class AMQPBus(Bus):
 
     def start(self, hosts: Sequence[str], listener: Listener) -> None:
         self._tell_confirmed = listener.confirmed
-        self._publisher = Publisher(self._settings, confirmed=self._pass_on, died=listener.died)
+        # A request's place in its queue's prefetch is free when its reply is confirmed: half of them must be more than a few.
+        few = self._settings.prefetch // max(1, len(hosts)) // 2
+        self._publisher = Publisher(self._settings, few=few, confirmed=self._pass_on, died=listener.died)
         self._consumer = Consumer(self._settings, hosts, received=listener.received, died=listener.died)
         self._publisher.start()
         self._consumer.start()

@@ -7,12 +7,12 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import Any
 
 from tracker_worker import faults
 from tracker_worker.bus import topology
 from tracker_worker.bus.base import Delivery
+from tracker_worker.bus.frames import Delivered, read_delivery
 from tracker_worker.bus.link import Link
 from tracker_worker.bus.settings import BrokerSettings
 
@@ -46,6 +46,7 @@ class Consumer(Link):
         self._enough = max(1, min(self._share, _SIDE_PREFETCH) // 4)
         self._lazy_until = 0.0
         self._channel: Any = None
+        self._sources: dict[str, str] = {}  # by consumer tag
         self._epoch = 0
         self._arrived: list[Delivery] = []
         self._settled: deque[Delivery] = deque()
@@ -69,6 +70,7 @@ class Consumer(Link):
         topology.declare_served(connection, self._settings, queues)
         self._channel = channel = connection.channel()
         channel.auto_decode = False  # the bytes as they came, whatever content_encoding says they are
+        self._sources = {queue.name: queue.source for queue in queues}
         share = self._share
         own = set(self._hosts)
         limit = None
@@ -80,29 +82,48 @@ class Consumer(Link):
             channel.basic_consume(
                 queue.name,
                 consumer_tag=queue.name,
-                callback=partial(self._arrive, queue.source),
+                callback=self._arrive,
                 nowait=queue is not queues[-1],
             )
         self.wake()  # some may have arrived on the way
 
-    def _arrive(self, source: str, message: Any) -> None:
-        properties = dict(message.properties)
-        headers = properties.pop("application_headers", None) or {}
-        body = message.body
+    def read(self, data: bytes, position: int) -> int:
+        while found := read_delivery(data, position, self._channel.channel_id):
+            self._arrived.append(self._delivery(found))
+            self._channel.connection.bytes_recv += found.frames  # the broker is alive
+            position = found.end
+        return position
+
+    def _arrive(self, message: Any) -> None:
+        """A delivery that did not arrive whole, read by the library."""
         info = message.delivery_info
-        expiration = properties.get("expiration")
+        body = message.body
         self._arrived.append(
-            Delivery(
-                body=body.encode() if isinstance(body, str) else bytes(body),
-                source=source,
-                content_type=properties.get("content_type"),
-                headers=headers,
-                properties=properties,
-                exchange=info["exchange"],
-                routing_key=info["routing_key"],
-                deadline=_deadline(expiration),
-                token=(self._epoch, info["delivery_tag"]),
+            self._delivery(
+                Delivered(
+                    consumer_tag=info["consumer_tag"],
+                    tag=info["delivery_tag"],
+                    exchange=info["exchange"],
+                    routing_key=info["routing_key"],
+                    properties=message.properties,
+                    body=body.encode() if isinstance(body, str) else bytes(body),
+                )
             )
+        )
+
+    def _delivery(self, found: Delivered) -> Delivery:
+        properties = dict(found.properties)
+        headers = properties.pop("application_headers", None) or {}
+        return Delivery(
+            body=found.body,
+            source=self._sources[found.consumer_tag],
+            content_type=properties.get("content_type"),
+            headers=headers,
+            properties=properties,
+            exchange=found.exchange,
+            routing_key=found.routing_key,
+            deadline=_deadline(properties.get("expiration")),
+            token=(self._epoch, found.tag),
         )
 
     def work(self) -> None:

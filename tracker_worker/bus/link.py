@@ -94,6 +94,14 @@ class Link(ABC):
     def sent(self) -> None:  # noqa: B027 most links do not care
         """What ``work`` wrote has gone to the socket."""
 
+    def read(self, data: bytes, position: int) -> int:
+        """Use up what of ``data``, from a frame's beginning at ``position``, needs no library. Returns where that ends."""
+        return position
+
+    def deaf_for(self) -> float:
+        """Seconds for which nothing is read from the connection unless ``wake`` is called."""
+        return 0.0
+
     @abstractmethod
     def idle(self) -> bool:
         """Nothing is waiting to be done on the connection."""
@@ -151,6 +159,8 @@ class Link(ABC):
         poller = select.poll()
         poller.register(sock, select.POLLIN)
         poller.register(self._wake_reader, select.POLLIN)
+        pipe = select.poll()
+        pipe.register(self._wake_reader, select.POLLIN)
         next_check = 0.0
         while True:
             stream.flush()
@@ -158,7 +168,8 @@ class Link(ABC):
             if self._stopping.is_set() and (self.idle() or time.monotonic() > self._stop_before):
                 return
             wait = 0.0 if stream.unread() else min(self.due_in(), _HEARTBEAT_CHECK_SECONDS)
-            ready = {fd for fd, _ in poller.poll(wait * 1000)}
+            deaf = self.deaf_for()
+            ready = {fd for fd, _ in (pipe.poll(min(wait, deaf) * 1000) if deaf > 0 else poller.poll(wait * 1000))}
             if self._wake_reader in ready:
                 os.read(self._wake_reader, 65536)
                 self._woken = False
@@ -176,7 +187,8 @@ class Link(ABC):
         poller.register(connection.sock, select.POLLIN)
         while True:
             try:
-                connection.blocking_read()  # one frame: a heartbeat alone would keep drain_events waiting
+                if not stream.take(self.read):
+                    connection.blocking_read()  # one frame: a heartbeat alone would keep drain_events waiting
             except TimeoutError as error:
                 raise amqp.exceptions.RecoverableConnectionError("the broker stalled within a frame") from error
             if not connection.connected:

@@ -26,6 +26,9 @@ LOG = logging.getLogger(__name__)
 # Unconfirmed messages on the wire; more wait in memory.
 _WINDOW = 1024
 _RETRY_SECONDS = 0.5
+# Confirms are read at most so often while few messages wait for theirs: nobody waits for them, and each would be a wake-up
+# of its own that takes the interpreter from those who decide. Their acknowledgements wait as long anyway.
+_CONFIRM_SECONDS = 0.02
 FOREVER = float("inf")
 
 
@@ -61,7 +64,7 @@ class Message:
 
 class Publisher(Link):
     """``submit`` may be called from any thread. ``confirmed`` is called after messages were ``done``, once for all that the
-    broker has said at a time."""
+    broker has said at a time. While fewer than ``few`` wait for their confirm, it may be read a moment late."""
 
     _settings: BrokerSettings
 
@@ -69,10 +72,13 @@ class Publisher(Link):
         self,
         settings: BrokerSettings,
         *,
+        few: int,
         confirmed: Callable[[], None],
         died: Callable[[BaseException], None],
     ) -> None:
         super().__init__("tracker-publisher", settings, died)
+        self._few = few
+        self._listen_at = 0.0
         self._pass_on = confirmed
         self._waiting: deque[Message] = deque()
         self._later: list[tuple[float, int, Message]] = []
@@ -133,6 +139,9 @@ class Publisher(Link):
                 )
             )
 
+    def deaf_for(self) -> float:
+        return self._listen_at - time.monotonic() if len(self._unconfirmed) < self._few else 0.0
+
     def due_in(self) -> float:
         due = [self._later[0][0]] if self._later else []
         if self._held:
@@ -176,6 +185,7 @@ class Publisher(Link):
                 return
 
     def _take(self, tag: int, multiple: bool) -> list[Message]:
+        self._listen_at = time.monotonic() + _CONFIRM_SECONDS
         if not multiple:
             return [self._unconfirmed.pop(tag)]
         tags = list(itertools.takewhile(lambda published: published <= tag, self._unconfirmed))

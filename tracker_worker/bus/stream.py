@@ -8,6 +8,7 @@ to say, or waits for an answer.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import amqp
@@ -53,12 +54,23 @@ class Stream:
     def _receive(self, size: int) -> bytes:
         """At most ``size`` bytes, from the socket where none are left. What was written goes out first: it may be what the
         bytes to come are the answer to. Raises TimeoutError, OSError."""
-        if self._position >= len(self._read):
-            self.flush()
-            self._read, self._position = self._sock.recv(_PIECE), 0
+        self._fill()
         piece = self._read[self._position : self._position + size]
         self._position += len(piece)
         return piece
+
+    def _fill(self) -> None:
+        if self._position >= len(self._read):
+            self.flush()
+            self._read, self._position = self._sock.recv(_PIECE), 0
+
+    def take(self, read: Callable[[bytes, int], int]) -> bool:
+        """Let ``read`` have what the connection has not seen, from the socket where nothing is left: it gets bytes and a
+        position, and returns the position up to which it used them. Returns whether it used any. Only where no frame has
+        been begun. Raises TimeoutError, OSError."""
+        self._fill()
+        began, self._position = self._position, read(self._read, self._position)
+        return self._position > began
 
     def unread(self) -> bool:
         """Bytes have been read that the connection has not seen, or TLS holds some that the socket does not show."""

@@ -120,7 +120,7 @@ class RecordingChannel:
         message = SimpleNamespace(
             body=body,
             properties=dict(properties or {}),
-            delivery_info={"exchange": "openstack", "routing_key": queue, "delivery_tag": tag},
+            delivery_info={"consumer_tag": queue, "exchange": "openstack", "routing_key": queue, "delivery_tag": tag},
         )
         self.consumers[queue](message)
 

@@ -25,7 +25,7 @@ class Case:
         self.now = 1000.0
         self.done: list[tuple[bytes, bool]] = []
         self.told = 0  # of ``done``, when it was last told that there are some
-        self.publisher = Publisher(SETTINGS, confirmed=self._confirmed, died=self._died)
+        self.publisher = Publisher(SETTINGS, few=2, confirmed=self._confirmed, died=self._died)
         self.connect()
 
     def _confirmed(self) -> None:
