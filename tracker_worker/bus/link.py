@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """One AMQP connection and the thread that owns it.
 
-py-amqp is not thread-safe: everything that touches the connection happens on this thread, which sleeps on the socket
-and on a pipe by which other threads wake it. A lost connection is made again, on the next of the broker's addresses,
-for ever; what the subclass does then is its ``opened``.
+py-amqp is not thread-safe: what touches the connection happens on this thread, which sleeps on the socket and on a pipe by
+which other threads wake it. While it sleeps, another thread may have its turn and write, which saves waking it. A lost
+connection is made again, on the next of the broker's addresses, for ever; what the subclass does then is its ``opened``.
 """
 
 from __future__ import annotations
@@ -45,6 +45,9 @@ class Link(ABC):
         self._pipe_lock = threading.Lock()
         self._pipe_open = True
         self._woken = False
+        self._turn = threading.Lock()
+        self._turn.acquire()  # the link's thread has it, but while it sleeps with a connection
+        self._stream: Stream | None = None
         self._stopping = threading.Event()
         self._stop_before = 0.0
         self._open = threading.Event()
@@ -61,6 +64,18 @@ class Link(ABC):
             if self._pipe_open:
                 self._woken = True
                 os.write(self._wake_writer, b"\0")
+
+    def hasten(self) -> None:
+        """Have ``write`` called: at once, if the connection is at rest, or ``work`` soon. Never waits."""
+        if self._turn.acquire(blocking=False):
+            try:
+                assert self._stream is not None
+                self.write()
+                if self._stream.push():
+                    return
+            finally:
+                self._turn.release()
+        self.wake()
 
     def stop(self, timeout_seconds: float) -> None:
         """Do what is waiting, for at most so long, and close. Harmless when stopped."""
@@ -90,6 +105,9 @@ class Link(ABC):
     @abstractmethod
     def work(self) -> None:
         """Somebody called ``wake``, or frames were read."""
+
+    def write(self) -> None:  # noqa: B027 most links write in ``work``
+        """``hasten`` was called and the connection is at rest: write what waits. It may be the caller's thread."""
 
     def sent(self) -> None:  # noqa: B027 most links do not care
         """What ``work`` wrote has gone to the socket."""
@@ -123,7 +141,7 @@ class Link(ABC):
                 connection = None
                 try:
                     connection = self._connect(url)
-                    stream = Stream(connection)
+                    self._stream = stream = Stream(connection)
                     self.opened(connection)
                     self._open.set()
                     delays = self._settings.delays()
@@ -169,7 +187,7 @@ class Link(ABC):
                 return
             wait = 0.0 if stream.unread() else min(self.due_in(), _HEARTBEAT_CHECK_SECONDS)
             deaf = self.deaf_for()
-            ready = {fd for fd, _ in (pipe.poll(min(wait, deaf) * 1000) if deaf > 0 else poller.poll(wait * 1000))}
+            ready = self._sleep(pipe, min(wait, deaf)) if deaf > 0 else self._sleep(poller, wait)
             if self._wake_reader in ready:
                 os.read(self._wake_reader, 65536)
                 self._woken = False
@@ -180,6 +198,14 @@ class Link(ABC):
             if now >= next_check:
                 connection.heartbeat_tick()
                 next_check = now + _HEARTBEAT_CHECK_SECONDS
+
+    def _sleep(self, poller: select.poll, seconds: float) -> set[int]:
+        """Returns what there is to read from."""
+        self._turn.release()
+        try:
+            return {fd for fd, _ in poller.poll(seconds * 1000)}
+        finally:
+            self._turn.acquire()
 
     def _read(self, connection: Any, stream: Stream) -> None:
         """Everything that has arrived."""

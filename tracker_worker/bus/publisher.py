@@ -92,7 +92,7 @@ class Publisher(Link):
 
     def submit(self, *messages: Message) -> None:
         self._waiting.extend(messages)
-        self.wake()
+        self.hasten()
 
     def opened(self, connection: Any) -> None:
         self._connection = connection
@@ -117,6 +117,9 @@ class Publisher(Link):
             self._release()
         while self._later and self._later[0][0] <= time.monotonic():
             self._waiting.append(heapq.heappop(self._later)[2])
+        self.write()
+
+    def write(self) -> None:
         while self._waiting and len(self._unconfirmed) < _WINDOW:
             message = self._waiting.popleft()
             if message.routing_key in self._held and message.retry_before == FOREVER:

@@ -8,6 +8,8 @@ to say, or waits for an answer.
 
 from __future__ import annotations
 
+import os
+import ssl
 from collections.abc import Callable
 from typing import Any
 
@@ -39,7 +41,7 @@ _tolerate_unreadable_properties()
 
 
 class Stream:
-    """Stands between a connected py-amqp connection and its socket. Belongs to the connection's thread."""
+    """Stands between a connected py-amqp connection and its socket. Belongs to whoever holds the link's turn."""
 
     def __init__(self, connection: Any) -> None:
         transport = connection.transport
@@ -85,3 +87,15 @@ class Stream:
             out = bytes(self._written)
             self._written.clear()
             self._sock.sendall(out)
+
+    def push(self) -> bool:
+        """Send what the socket takes at once; ``flush`` sends the rest. Returns whether that was all. TLS cannot say, and
+        errors are told by whoever flushes."""
+        if isinstance(self._sock, ssl.SSLSocket):
+            return False
+        try:
+            # Not by the socket's own method, which would wait for room: a socket with a timeout does not block by itself.
+            del self._written[: os.write(self._sock.fileno(), self._written)]
+        except OSError:
+            return False
+        return not self._written
