@@ -15,8 +15,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from tracker_worker.bus.envelope import ReplyTo
 
@@ -25,8 +27,7 @@ SHARED = ""
 FANOUT = "*"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Delivery:
+class Delivery(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """One message as it arrived. ``source`` is the host whose queue it came from, SHARED or FANOUT. ``deadline`` is
     the time on the monotonic clock, in seconds, from which nobody waits for a reply; None: no such time. ``token`` is
     the bus's."""
@@ -34,16 +35,15 @@ class Delivery:
     body: bytes
     source: str
     content_type: str | None = None
-    headers: Mapping[str, Any] = field(default_factory=dict)
-    properties: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    properties: Mapping[str, Any] = msgspec.field(default_factory=dict)
     exchange: str = ""
     routing_key: str = ""
     deadline: float | None = None
     token: Any = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outgoing:
+class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
     """One notification to publish. ``key`` identifies it when it is confirmed."""
 
     key: Any

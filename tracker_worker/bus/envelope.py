@@ -15,7 +15,6 @@ import os
 import re
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, TypeGuard
@@ -55,8 +54,7 @@ def fresh_id() -> str:
     return f"{_PROCESS}{next(_numbers):012x}"
 
 
-@dataclass(frozen=True, slots=True)
-class ReplyTo:
+class ReplyTo(msgspec.Struct, frozen=True, gc=False):
     """Where a call wants its reply, and in which format."""
 
     queue: str
@@ -64,8 +62,7 @@ class ReplyTo:
     content_type: str = JSON
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class Request(msgspec.Struct, frozen=True, kw_only=True):
     """One RPC. ``reply_to`` is None for a cast. ``monitor_seconds``: the caller wants a heartbeat at least that
     often."""
 

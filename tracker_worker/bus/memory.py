@@ -10,9 +10,11 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
+
+from msgspec.structs import replace
 
 from tracker_worker.bus.base import FANOUT, SHARED, Bus, Delivery, Listener, Outgoing
 from tracker_worker.bus.envelope import JSON, ReplyTo, decode_message, encode_request

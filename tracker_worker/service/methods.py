@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from oslo_messaging.rpc.dispatcher import NoSuchMethod, UnsupportedVersion
 
 from tracker_worker.bus.base import FANOUT, SHARED
@@ -61,8 +62,7 @@ Asked = commands.Command | Query | Audit | Ping
 Context = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """What one request asks, of which hosts."""
 
     hosts: tuple[str, ...]

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from uuid import UUID, uuid5
+
+import msgspec
 
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
 
@@ -26,8 +28,7 @@ class Unstorable(Exception):
     """Something in this commit cannot be kept, now or later: nothing happened, and it would fail again."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Notification:
+class Notification(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One row of the outbox. ``payload`` is JSON, validated; ``occurred_at`` in microseconds. ``message_id`` is the same for
     every time that the notification is sent, and for no other one."""
 
@@ -47,8 +48,7 @@ def message_id(host: str, node: str, sequence: int) -> str:
     return str(uuid5(_NAMESPACE, f"{host}\0{node}\0{sequence}"))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answered:
+class Answered(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One row of the inbox: a message about a host that has had its effect, and the reply to give to each copy of it."""
 
     unique_id: str
@@ -57,15 +57,14 @@ class Answered:
     received_at: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Commit:
+class Commit(msgspec.Struct, frozen=True, kw_only=True):
     """One transaction. Of ``ledgers`` it writes the node and the allocations of ``touched``, each only if the node
     still has its ``stored_generation``. ``cursors``: node id -> last sequence that the bus has confirmed."""
 
     ledgers: Sequence[NodeLedger] = ()
     notifications: Sequence[Notification] = ()
     answered: Sequence[Answered] = ()
-    cursors: Mapping[int, int] = field(default_factory=dict)
+    cursors: Mapping[int, int] = msgspec.field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
