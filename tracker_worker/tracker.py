@@ -10,11 +10,12 @@ import copy
 import logging
 import time
 from collections.abc import Callable, Mapping, MutableMapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal
 from uuid import uuid4
 
+from msgspec.structs import replace
 from oslo_config import cfg
 
 from tracker_worker.conf import tracker as options

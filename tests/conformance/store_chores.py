@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from tests.builders import NOW, begin, node_name
 from tests.conformance.store_support import ALL, StoreCase, Writer, answer, note, register, settle

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from tracker_worker.domain.instance import Instance
 from tracker_worker.domain.resources import Resources
@@ -17,8 +17,7 @@ CAPACITY = "capacity"
 UNLIMITED = "unlimited"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Allocation:
+class Allocation(msgspec.Struct, frozen=True, kw_only=True):
     """``resources`` is the vector exactly as charged, whatever ``instance`` says later.
 
     ``claim_state`` is begun until the build is finished or assumed to be (expired and kept). Times in microseconds.

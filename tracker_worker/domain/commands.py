@@ -4,16 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from tracker_worker.domain.fit import Limits
 from tracker_worker.domain.instance import Instance
 from tracker_worker.domain.inventory import Inventory
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BeginClaim:
+class BeginClaim(msgspec.Struct, frozen=True, kw_only=True):
     """Charge ``instance`` within ``limits``. ``timeout`` in microseconds. With ``capacity_limits`` a resource without a
     limit is limited by the node's total."""
 
@@ -24,30 +24,26 @@ class BeginClaim:
     capacity_limits: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FinishClaim:
+class FinishClaim(msgspec.Struct, frozen=True, kw_only=True):
     """The build is done: the claim ends, the allocation stays."""
 
     claim_id: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AbortClaim:
+class AbortClaim(msgspec.Struct, frozen=True, kw_only=True):
     """The build failed: release what the claim was charged."""
 
     claim_id: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExpireClaims:
+class ExpireClaims(msgspec.Struct, frozen=True, kw_only=True):
     """End the claims of a node that are past their time; with ``release`` their allocations too."""
 
     node: str
     release: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UpdateUsage:
+class UpdateUsage(msgspec.Struct, frozen=True, kw_only=True):
     """New facts of a tracked instance: ``changes`` holds the checked fields that the caller sent."""
 
     uuid: str
@@ -55,8 +51,7 @@ class UpdateUsage:
     node: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReportInventory:
+class ReportInventory(msgspec.Struct, frozen=True, kw_only=True):
     """What a node's driver says it has; None: it cannot say, the node is disabled."""
 
     node: str

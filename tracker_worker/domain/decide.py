@@ -7,8 +7,10 @@ events of the one before left them; that order is what makes the capacity rule h
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from tracker_worker.domain import commands, events
 from tracker_worker.domain.allocation import ABORTED, CALLER, CAPACITY, FINISHED, UNLIMITED, Allocation
@@ -20,8 +22,7 @@ from tracker_worker.domain.views import claim_view
 from tracker_worker.errors import ClaimConflict, ComputeResourcesUnavailable, InvalidInput, TrackerError
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """``events`` are to be applied to ``node`` in order, in one commit, before ``reply`` or ``error`` is told."""
 
     node: NodeLedger | None = None

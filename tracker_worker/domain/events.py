@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from tracker_worker.domain.allocation import Allocation
 from tracker_worker.domain.fit import Shortfall
@@ -12,14 +12,12 @@ from tracker_worker.domain.inventory import Inventory
 from tracker_worker.domain.resources import Resources
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClaimBegun:
+class ClaimBegun(msgspec.Struct, frozen=True, kw_only=True):
     at: int
     allocation: Allocation
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClaimRejected:
+class ClaimRejected(msgspec.Struct, frozen=True, kw_only=True):
     """Refused for resources: nothing was charged."""
 
     at: int
@@ -28,22 +26,19 @@ class ClaimRejected:
     limit_source: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClaimFinished:
+class ClaimFinished(msgspec.Struct, frozen=True, kw_only=True):
     at: int
     allocation: Allocation
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClaimAborted:
+class ClaimAborted(msgspec.Struct, frozen=True, kw_only=True):
     """``allocation`` is what was released."""
 
     at: int
     allocation: Allocation
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClaimExpired:
+class ClaimExpired(msgspec.Struct, frozen=True, kw_only=True):
     """``allocation`` stays, the instance is assumed to be built, or is what was ``released``."""
 
     at: int
@@ -51,8 +46,7 @@ class ClaimExpired:
     released: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UsageUpdated:
+class UsageUpdated(msgspec.Struct, frozen=True, kw_only=True):
     """A tracked instance changed its states, its size or a fact that billing reads."""
 
     at: int
@@ -60,8 +54,7 @@ class UsageUpdated:
     allocation: Allocation
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UsageReleased:
+class UsageReleased(msgspec.Struct, frozen=True, kw_only=True):
     """The instance is gone. ``before`` is what was charged, and exactly that is released; ``allocation`` has the last
     states."""
 
@@ -70,16 +63,14 @@ class UsageReleased:
     allocation: Allocation
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeUpdated:
+class NodeUpdated(msgspec.Struct, frozen=True, kw_only=True):
     """The inventory changed; None: the node is disabled now."""
 
     at: int
     inventory: Inventory | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeDrift:
+class NodeDrift(msgspec.Struct, frozen=True, kw_only=True):
     """What was stored as the node's usage differs from the sum over its allocations, which holds."""
 
     at: int

@@ -8,8 +8,9 @@ free may be negative. A request for nothing makes nothing worse and always fits.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from tracker_worker.domain.resources import CLASSES, MAX_USAGE, Resources
 from tracker_worker.domain.values import read_limit
@@ -18,8 +19,7 @@ from tracker_worker.errors import InvalidInput
 _LIMIT_KEYS = {klass.limit: index for index, klass in enumerate(CLASSES)}
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """Ceilings in the order of the resource classes; None is no ceiling."""
 
     ceilings: tuple[int | None, ...]
@@ -60,8 +60,7 @@ def read_limits(limits: Any) -> Limits:
     return Limits(tuple(ceilings))
 
 
-@dataclass(frozen=True, slots=True)
-class Shortfall:
+class Shortfall(msgspec.Struct, frozen=True):
     """One resource that lacks, with the figures of the decision."""
 
     resource: str

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from tracker_worker.domain.resources import CLASSES, SIZES, Resources, shared
 from tracker_worker.domain.states import VM_STATES, releases
@@ -20,8 +22,7 @@ from tracker_worker.domain.values import (
 from tracker_worker.errors import InvalidInput
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Instance:
+class Instance(msgspec.Struct, frozen=True, kw_only=True):
     """A snapshot. Memory in MB, disk in GB; dates are ISO 8601 text, '' where there is none."""
 
     uuid: str
@@ -42,8 +43,8 @@ class Instance:
     launched_at: str = ""
     deleted_at: str = ""
     terminated_at: str = ""
-    image_meta: Mapping[str, Any] = field(default_factory=dict)
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    image_meta: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    metadata: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
     @property
     def resources(self) -> Resources:

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from tracker_worker.domain.resources import DISK_GB, MEMORY_MB, Resources
 from tracker_worker.domain.values import plain, read_amount
@@ -18,13 +19,12 @@ OPTIONAL = ("hypervisor_type", "hypervisor_version", "hypervisor_hostname", "dis
 FACTS = ("cpu_info", *OPTIONAL)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inventory:
+class Inventory(msgspec.Struct, frozen=True, kw_only=True):
     """Totals and the host's reserve per resource class, and what else the driver says of the node (``FACTS``)."""
 
     total: Resources
     reserved: Resources
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
 
 def reserve(*, memory_mb: int, disk_mb: int) -> Resources:

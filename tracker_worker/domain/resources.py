@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from operator import add, sub
+
+import msgspec
 
 # Largest integer that every JSON reader keeps exact (RFC 8259, section 6: IEEE 754 doubles).
 MAX_AMOUNT = 2**53
@@ -14,8 +15,7 @@ MAX_AMOUNT = 2**53
 MAX_USAGE = 2**62
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResourceClass:
+class ResourceClass(msgspec.Struct, frozen=True, kw_only=True):
     """One kind of resource and what it is called where it enters and leaves.
 
     ``sizes`` are the instance fields whose sum is requested; ``limit`` the key in a caller's limits; ``total``,
@@ -56,8 +56,7 @@ SIZES: tuple[str, ...] = tuple(size for cls in CLASSES for size in cls.sizes)
 _INDEX = {cls.name: index for index, cls in enumerate(CLASSES)}
 
 
-@dataclass(frozen=True, slots=True)
-class Resources:
+class Resources(msgspec.Struct, frozen=True):
     """An immutable vector of integers, one amount per resource class in the order of ``CLASSES``."""
 
     amounts: tuple[int, ...]

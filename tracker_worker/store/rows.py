@@ -4,11 +4,11 @@ here."""
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from typing import Any
 
 import msgpack
+import msgspec
 
 from tracker_worker.domain.allocation import Allocation
 from tracker_worker.domain.instance import Instance
@@ -21,8 +21,8 @@ from tracker_worker.store.base import Notification
 # default, which is the value here.
 _COLUMNS = ("project_id", "user_id", "vm_state", "task_state")
 _FACTS = {
-    field.name: field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-    for field in dataclasses.fields(Instance)
+    field.name: field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+    for field in msgspec.structs.fields(Instance)
     if field.name not in (*_COLUMNS, "uuid")
 }
 

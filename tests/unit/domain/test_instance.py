@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import FrozenInstanceError
 from types import MappingProxyType
 
 import pytest
@@ -176,7 +175,7 @@ def test_s15_an_instance_is_a_snapshot():
     described["memory_mb"] = 1
     assert read.memory_mb == 4096
     assert read.metadata == {"deep": {"er": [1]}}
-    with pytest.raises(FrozenInstanceError):
+    with pytest.raises(AttributeError):
         read.memory_mb = 1
 
 

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError
-
 import pytest
 
 from tests.builders import resources
@@ -41,6 +39,6 @@ def test_to_dict_names_every_class_in_order():
 def test_d7_a_vector_cannot_be_changed_nor_through_its_dict():
     vector = resources(1, 2, 3)
     vector.to_dict()["VCPU"] = 99
-    with pytest.raises(FrozenInstanceError):
+    with pytest.raises(AttributeError):
         vector.amounts = (9, 9, 9)
     assert vector == resources(1, 2, 3)
