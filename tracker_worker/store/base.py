@@ -8,16 +8,17 @@ raises
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from uuid import UUID, uuid5
+from uuid import UUID
 
 import msgspec
 
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
 
-_NAMESPACE = UUID("5c0d1b0e-6f0c-5b52-9f9b-3d6f0f3c7f11")
+_NAMESPACE = UUID("5c0d1b0e-6f0c-5b52-9f9b-3d6f0f3c7f11").bytes
 
 
 class Conflict(Exception):
@@ -44,8 +45,12 @@ class Notification(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 def message_id(host: str, node: str, sequence: int) -> str:
-    """The message_id of a node's notification of that number."""
-    return str(uuid5(_NAMESPACE, f"{host}\0{node}\0{sequence}"))
+    """The message_id of a node's notification of that number: the text of ``uuid.uuid5``, made without its objects, which cost
+    more than the hash. Version 5, the variant's two bits 10: RFC 9562, sections 4 and 5.5."""
+    name = f"{host}\0{node}\0{sequence}".encode()
+    digest = hashlib.sha1(_NAMESPACE + name, usedforsecurity=False).hexdigest()
+    variant = "89ab"[int(digest[16], 16) & 3]
+    return f"{digest[:8]}-{digest[8:12]}-5{digest[13:16]}-{variant}{digest[17:20]}-{digest[20:32]}"
 
 
 class Answered(msgspec.Struct, frozen=True, kw_only=True, gc=False):

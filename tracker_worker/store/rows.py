@@ -17,6 +17,8 @@ from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.domain.resources import CLASSES, Resources, shared
 from tracker_worker.store.base import Notification
 
+_pack = msgspec.msgpack.Encoder().encode
+
 # Fields of an instance that have a column of their own; the others are packed into ``facts`` unless they have their
 # default, which is the value here.
 _COLUMNS = ("project_id", "user_id", "vm_state", "task_state")
@@ -34,12 +36,12 @@ def allocation_row(host_id: int, node_id: int, allocation: Allocation) -> dict[s
         "host_id": host_id,
         "node_id": node_id,
         "instance_uuid": instance.uuid,
-        "resources": msgpack.packb(allocation.resources.to_dict()),
+        "resources": _pack(allocation.resources.to_dict()),
         "project_id": instance.project_id,
         "user_id": instance.user_id,
         "vm_state": instance.vm_state,
         "task_state": instance.task_state,
-        "facts": msgpack.packb(facts),
+        "facts": _pack(facts),
         "claim_state": allocation.claim_state,
         "limit_source": allocation.limit_source,
         "begun_at": allocation.begun_at,
@@ -120,14 +122,13 @@ def drift(ledger: NodeLedger, row: Any) -> Resources | None:
 
 
 def _pack_inventory(inventory: Inventory) -> bytes:
-    packed: bytes = msgpack.packb(
+    return _pack(
         {
             "total": inventory.total.to_dict(),
             "reserved": inventory.reserved.to_dict(),
             "facts": dict(inventory.facts),
         }
     )
-    return packed
 
 
 def _unpack_inventory(packed: bytes) -> Inventory:
