@@ -7,12 +7,15 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
+
+from amqp import spec
 
 from tracker_worker import faults
 from tracker_worker.bus import topology
 from tracker_worker.bus.base import Delivery
-from tracker_worker.bus.frames import Delivered, read_delivery
+from tracker_worker.bus.frames import Delivered, delivered, read_delivery
 from tracker_worker.bus.link import Link
 from tracker_worker.bus.settings import BrokerSettings
 
@@ -70,6 +73,7 @@ class Consumer(Link):
         topology.declare_served(connection, self._settings, queues)
         self._channel = channel = connection.channel()
         channel.auto_decode = False  # the bytes as they came, whatever content_encoding says they are
+        channel.dispatch_method = partial(self._dispatch, channel.dispatch_method)
         self._sources = {queue.name: queue.source for queue in queues}
         share = self._share
         own = set(self._hosts)
@@ -82,7 +86,6 @@ class Consumer(Link):
             channel.basic_consume(
                 queue.name,
                 consumer_tag=queue.name,
-                callback=self._arrive,
                 nowait=queue is not queues[-1],
             )
         self.wake()  # some may have arrived on the way
@@ -94,26 +97,18 @@ class Consumer(Link):
             position = found.end
         return position
 
-    def _arrive(self, message: Any) -> None:
-        """A delivery that did not arrive whole, read by the library."""
-        info = message.delivery_info
-        body = message.body
-        self._arrived.append(
-            self._delivery(
-                Delivered(
-                    consumer_tag=info["consumer_tag"],
-                    tag=info["delivery_tag"],
-                    exchange=info["exchange"],
-                    routing_key=info["routing_key"],
-                    properties=message.properties,
-                    body=body.encode() if isinstance(body, str) else bytes(body),
-                )
-            )
-        )
+    def _dispatch(self, library: Callable[..., Any], method: Any, payload: bytes, content: Any) -> None:
+        """What the library has read: also deliveries that did not arrive whole."""
+        if method != spec.Basic.Deliver:
+            library(method, payload, content)
+            return
+        body = content.body
+        body = body.encode() if isinstance(body, str) else bytes(body)
+        self._arrived.append(self._delivery(delivered(bytes(payload), content.properties, body)))
 
     def _delivery(self, found: Delivered) -> Delivery:
         properties = dict(found.properties)
-        headers = properties.pop("application_headers", None) or {}
+        headers = dict(properties.pop("application_headers", None) or {})
         return Delivery(
             body=found.body,
             source=self._sources[found.consumer_tag],

@@ -96,6 +96,9 @@ def read_delivery(data: bytes, start: int, channel: int) -> Delivered | None:
     header = _payload(data, method[1], _HEADER, channel)
     if header is None:
         return None
+    properties = header[0] + _CONTENT.size
+    if properties >= header[1]:
+        return None
     _, _, size = _CONTENT.unpack_from(data, header[0])
     position, left, parts = header[1], size, []
     while left > 0:
@@ -105,20 +108,19 @@ def read_delivery(data: bytes, start: int, channel: int) -> Delivered | None:
         parts.append(data[part[0] : part[1] - 1])
         left -= len(parts[-1])
         position = part[1]
-    name, at = _read_short(data, method[0] + 4)
-    tag, _ = _TAG.unpack_from(data, at)
-    exchange, at = _read_short(data, at + _TAG.size)
-    routing_key, _ = _read_short(data, at)
-    return Delivered(
-        consumer_tag=name,
-        tag=tag,
-        exchange=exchange,
-        routing_key=routing_key,
-        properties=_properties(data[header[0] + _CONTENT.size : header[1] - 1]),
-        body=parts[0] if len(parts) == 1 else b"".join(parts),
-        frames=2 + len(parts),
-        end=position,
-    )
+    body = parts[0] if len(parts) == 1 else b"".join(parts)
+    found = delivered(data[method[0] : method[1] - 1], _properties(data[properties : header[1] - 1]), body)
+    return found._replace(frames=2 + len(parts), end=position)
+
+
+def delivered(method: bytes, properties: Mapping[str, Any], body: bytes) -> Delivered:
+    """What the payload of a basic.deliver says, with its content. Names that are not UTF-8, which only py-amqp minds, are
+    made readable."""
+    consumer_tag, at = _read_short(method, len(_DELIVER))
+    tag, _ = _TAG.unpack_from(method, at)
+    exchange, at = _read_short(method, at + _TAG.size)
+    routing_key, _ = _read_short(method, at)
+    return Delivered(consumer_tag, tag, exchange, routing_key, properties, body)
 
 
 def _payload(data: bytes, start: int, kind: int, channel: int) -> tuple[int, int] | None:
@@ -135,7 +137,7 @@ def _payload(data: bytes, start: int, kind: int, channel: int) -> tuple[int, int
 
 def _read_short(data: bytes, at: int) -> tuple[str, int]:
     end = at + 1 + data[at]
-    return data[at + 1 : end].decode(), end
+    return data[at + 1 : end].decode(errors="replace"), end
 
 
 def _properties(encoded: bytes) -> Mapping[str, Any]:

@@ -48,6 +48,7 @@ class Link(ABC):
         self._turn = threading.Lock()
         self._turn.acquire()  # the link's thread has it, but while it sleeps with a connection
         self._stream: Stream | None = None
+        self._deaf = False  # it sleeps so
         self._stopping = threading.Event()
         self._stop_before = 0.0
         self._open = threading.Event()
@@ -71,7 +72,8 @@ class Link(ABC):
             try:
                 assert self._stream is not None
                 self.write()
-                if self._stream.push():
+                at_rest = not self._deaf or self.deaf_for() > 0
+                if self._stream.push() and at_rest:
                     return
             finally:
                 self._turn.release()
@@ -117,7 +119,7 @@ class Link(ABC):
         return position
 
     def deaf_for(self) -> float:
-        """Seconds for which nothing is read from the connection unless ``wake`` is called."""
+        """Seconds for which nothing is read from the connection. Asked again whenever the link is woken or hastened."""
         return 0.0
 
     @abstractmethod
@@ -187,7 +189,8 @@ class Link(ABC):
                 return
             wait = 0.0 if stream.unread() else min(self.due_in(), _HEARTBEAT_CHECK_SECONDS)
             deaf = self.deaf_for()
-            ready = self._sleep(pipe, min(wait, deaf)) if deaf > 0 else self._sleep(poller, wait)
+            self._deaf = deaf > 0
+            ready = self._sleep(pipe, min(wait, deaf)) if self._deaf else self._sleep(poller, wait)
             if self._wake_reader in ready:
                 os.read(self._wake_reader, 65536)
                 self._woken = False

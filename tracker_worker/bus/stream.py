@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import ssl
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -22,16 +23,29 @@ _PIECE = 65536
 UNREADABLE = "application/x-unreadable-properties"
 
 
+_UNREADABLE = (
+    ValueError,  # UnicodeDecodeError too
+    ArithmeticError,
+    LookupError,
+    OSError,  # a date that the platform cannot count to
+    RecursionError,
+    TypeError,
+    struct.error,
+    amqp.exceptions.FrameSyntaxError,
+)
+
+
 def _tolerate_unreadable_properties() -> None:
-    """py-amqp raises UnicodeDecodeError in the middle of a read for a property that is not UTF-8. The message would end this
-    worker, and the next one that it is delivered to. It is delivered without its properties instead, and parked."""
+    """py-amqp raises in the middle of a read for a property that is not UTF-8, a date after the year 9999, or a header of many
+    levels. The message would end this worker, and the next one that it is delivered to. It is delivered without its properties
+    instead, and parked."""
     decode = serialization.PROPERTY_CLASSES[spec.Basic.CLASS_ID]
 
     def tolerant(buffer: Any, offset: int) -> tuple[dict[str, Any], int]:
         try:
             properties: tuple[dict[str, Any], int] = decode(buffer, offset)
             return properties
-        except (UnicodeDecodeError, amqp.exceptions.FrameSyntaxError):
+        except _UNREADABLE:
             return {"content_type": UNREADABLE}, len(buffer)
 
     serialization.PROPERTY_CLASSES[spec.Basic.CLASS_ID] = tolerant

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+from amqp import spec
+from amqp.serialization import dumps
+
 import tests.messaging  # noqa: F401 before oslo.messaging
 from tracker_worker.bus.settings import BrokerSettings
 
@@ -74,13 +77,14 @@ def read_publish(frames: bytes) -> Published:
 class RecordingChannel:
     """Declares nothing, delivers nothing, and remembers what it was asked."""
 
-    def __init__(self, channel_id: int) -> None:
+    def __init__(self, connection: Any, channel_id: int) -> None:
+        self.connection = connection
         self.channel_id = channel_id
         self.auto_decode = True
         self.events: dict[str, set[Callable[..., None]]] = defaultdict(set)
         self.declared: list[str] = []
         self.qos: list[tuple[int, int, bool]] = []
-        self.consumers: dict[str, Callable[[Any], None]] = {}
+        self.consumers: list[str] = []
         self.limits: dict[str, int] = {}
         self.acks: list[tuple[int, bool]] = []
         self.published: list[Published] = []
@@ -101,8 +105,8 @@ class RecordingChannel:
     def basic_qos(self, size: int, count: int, a_global: bool) -> None:
         self.qos.append((size, count, a_global))
 
-    def basic_consume(self, queue: str, *, callback: Callable[[Any], None], **_options: Any) -> None:
-        self.consumers[queue] = callback
+    def basic_consume(self, queue: str, **_options: Any) -> None:
+        self.consumers.append(queue)
         self.limits[queue] = self.qos[-1][1]
 
     def basic_ack(self, tag: int, multiple: bool = False) -> None:
@@ -117,12 +121,11 @@ class RecordingChannel:
             handler(*arguments)
 
     def deliver(self, queue: str, tag: int, body: bytes, properties: Mapping[str, Any] | None = None) -> None:
-        message = SimpleNamespace(
-            body=body,
-            properties=dict(properties or {}),
-            delivery_info={"consumer_tag": queue, "exchange": "openstack", "routing_key": queue, "delivery_tag": tag},
-        )
-        self.consumers[queue](message)
+        method = struct.pack(">HH", *spec.Basic.Deliver) + dumps("sLbss", (queue, tag, False, "openstack", queue))
+        self.dispatch_method(spec.Basic.Deliver, method, SimpleNamespace(body=body, properties=dict(properties or {})))
+
+    def dispatch_method(self, method: Any, payload: bytes, content: Any) -> None:
+        raise AssertionError("a delivery that nobody takes")
 
 
 class RecordingConnection:
@@ -131,11 +134,12 @@ class RecordingConnection:
     frame_max = 131072
 
     def __init__(self) -> None:
+        self.bytes_recv = 0  # frames, in truth: py-amqp's name
         self.channels: list[RecordingChannel] = []
         self.transport = SimpleNamespace(write=self._written)
 
     def channel(self) -> RecordingChannel:
-        self.channels.append(RecordingChannel(len(self.channels)))
+        self.channels.append(RecordingChannel(self, len(self.channels)))
         return self.channels[-1]
 
     def _written(self, frames: bytes) -> None:

@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a link does with a connection that it gives up."""
+"""What a link does with a connection that it gives up, and how others write on one that is at rest."""
 
 from __future__ import annotations
 
 import socket
+import struct
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,6 +18,7 @@ import amqp
 import pytest
 
 import tests.messaging  # noqa: F401 before oslo.messaging
+from tracker_worker.bus import link as module
 from tracker_worker.bus.link import Link
 from tracker_worker.bus.settings import ConnectionSettings
 
@@ -97,3 +102,267 @@ def test_what_is_said_while_a_connection_is_closed_belongs_to_that_connection(er
 
     # What a subclass forgets when it is lost must not be followed by more of it.
     assert said == ["opened", "a late frame", "lost"]
+
+
+class _Peer:
+    """The settings of a connection whose other end is ``end``. There is none before ``accept`` is set."""
+
+    urls: Sequence[str] = ("amqp://guest:guest@broker/",)
+
+    def __init__(self) -> None:
+        self.sock, self.end = socket.socketpair()
+        self.end.settimeout(_SECONDS)
+        self.accept = threading.Event()
+        self.connected = True
+        self.client_properties: dict[str, Any] = {}
+        self.transport = SimpleNamespace(sock=self.sock, establish_connection=self._establish)
+
+    def connection(self, _url: str) -> Any:
+        return self
+
+    def _establish(self) -> Any:
+        assert self.accept.wait(_SECONDS)
+        return self
+
+    def delays(self) -> Iterator[float]:
+        yield _SECONDS
+
+    def blocking_read(self) -> None:
+        raise ConnectionResetError("all that is sent is for the link")
+
+    def heartbeat_tick(self) -> None:
+        """None is due."""
+
+    def close(self) -> None:
+        self.connected = False
+
+    def collect(self) -> None:
+        self.sock.close()
+
+    def hear(self, size: int) -> bytes:
+        heard = bytearray()
+        while len(heard) < size:
+            heard += self.end.recv(min(65536, size - len(heard)))
+        return bytes(heard)
+
+
+class _Writing(Link):
+    """Writes what is in ``waiting``, each in two pieces, and remembers who did. ``hold`` keeps it at work."""
+
+    def __init__(self, peer: _Peer) -> None:
+        super().__init__("link", cast(ConnectionSettings, peer), self._die)
+        self.peer = peer
+        self.waiting: deque[bytes] = deque()
+        self.writers: list[int] = []
+        self.working = threading.Event()
+        self.hold = threading.Event()
+        self.hold.set()
+        self.heard: list[tuple[bytes, float]] = []
+        self.hearing = threading.Event()
+        self.deaf_until = 0.0
+        self.errors: list[BaseException] = []
+
+    def _die(self, error: BaseException) -> None:
+        self.errors.append(error)
+
+    def opened(self, connection: Any) -> None:
+        """Nothing to declare."""
+
+    def work(self) -> None:
+        self.working.set()
+        assert self.hold.wait(_SECONDS)
+        self.write()
+
+    def write(self) -> None:
+        if self.waiting:
+            self.writers.append(threading.get_ident())
+        while self.waiting:
+            data = self.waiting.popleft()
+            self.peer.transport._write(data[:7])
+            self.peer.transport._write(data[7:])
+
+    def read(self, data: bytes, position: int) -> int:
+        self.heard.append((data[position:], time.monotonic()))
+        self.hearing.set()
+        return len(data)
+
+    def deaf_for(self) -> float:
+        return self.deaf_until - time.monotonic()
+
+    def idle(self) -> bool:
+        return True
+
+    def lost(self) -> None:
+        """Nothing to forget."""
+
+    def send(self, data: bytes) -> None:
+        self.waiting.append(data)
+        self.hasten()
+
+    def rest(self) -> None:
+        """Return when it sleeps; nothing wakes it but what the test does."""
+        assert self._turn.acquire(timeout=_SECONDS)
+        self._turn.release()
+
+
+class TestHasten:
+    @pytest.fixture
+    def link(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Writing]:
+        monkeypatch.setattr(module, "_HEARTBEAT_CHECK_SECONDS", 3600)
+        peer = _Peer()
+        link = _Writing(peer)
+        yield link
+        link.hold.set()
+        peer.accept.set()
+        link.stop(_SECONDS)
+        peer.end.close()
+        peer.sock.close()
+        assert link.errors == []
+
+    @pytest.fixture
+    def resting(self, link: _Writing) -> _Writing:
+        link.peer.accept.set()
+        link.start()
+        link.rest()
+        return link
+
+    @pytest.mark.parametrize("deaf_seconds", [0, 3600])
+    def test_who_calls_writes_while_the_link_sleeps_and_wakes_nobody(
+        self, link: _Writing, monkeypatch: pytest.MonkeyPatch, deaf_seconds: float
+    ) -> None:
+        link.deaf_until = time.monotonic() + deaf_seconds
+        link.peer.accept.set()
+        link.start()
+        link.rest()
+        with monkeypatch.context() as patch:
+            patch.setattr(link, "wake", lambda: link.errors.append(AssertionError("woken")))
+            link.send(b"written by the caller")
+            assert link.peer.hear(21) == b"written by the caller"
+        assert link.writers == [threading.get_ident()]
+        assert not link.working.is_set()
+
+    def test_a_link_at_work_is_not_waited_for(self, resting: _Writing) -> None:
+        resting.hold.clear()
+        resting.wake()
+        assert resting.working.wait(_SECONDS)
+        resting.send(b"written by the link")
+        assert resting.writers == []
+        resting.hold.set()
+        assert resting.peer.hear(19) == b"written by the link"
+        assert resting.writers == [resting._thread.ident]
+
+    def test_what_is_hastened_after_it_has_looked_is_not_left_behind(
+        self, resting: _Writing, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        looked, go_on = threading.Event(), threading.Event()
+
+        def sent() -> None:
+            if resting.working.is_set() and not looked.is_set():
+                looked.set()
+                assert go_on.wait(_SECONDS)
+
+        monkeypatch.setattr(resting, "sent", sent)
+        resting.wake()
+        assert looked.wait(_SECONDS)
+        resting.send(b"just too late")
+        assert resting.writers == []
+        go_on.set()
+        assert resting.peer.hear(13) == b"just too late"
+
+    def test_without_a_connection_it_is_written_as_soon_as_there_is_one(self, link: _Writing) -> None:
+        link.send(b"first")
+        link.start()
+        link.send(b"second")
+        assert link.writers == []
+        link.peer.accept.set()
+        assert link.peer.hear(11) == b"firstsecond"
+        assert link.writers == [link._thread.ident]
+
+    def test_what_the_socket_does_not_take_is_sent_by_the_link(self, resting: _Writing) -> None:
+        much = bytes(number % 251 for number in range(4_000_000))
+        resting.send(much)
+        assert resting.writers == [threading.get_ident()]
+        assert resting.peer.hear(len(much)) == much
+
+    def test_nobody_waits_while_the_link_waits_for_the_peer(self, resting: _Writing) -> None:
+        much = bytes(4_000_000)
+        resting.send(much)
+        assert resting.working.wait(_SECONDS)
+        resting.send(b"behind it")
+        assert resting.writers == [threading.get_ident()]
+        assert resting.peer.hear(len(much)) == much
+        assert resting.peer.hear(9) == b"behind it"
+        assert resting.writers == [threading.get_ident(), resting._thread.ident]
+
+    def test_a_link_that_has_stopped_writes_nothing(self, resting: _Writing) -> None:
+        resting.stop(_SECONDS)
+        resting.send(b"too late")
+        assert resting.writers == []
+
+    def test_many_at_once_mix_up_nothing(self, resting: _Writing) -> None:
+        count, each = 4, 500
+
+        def submit(number: int) -> None:
+            for index in range(each):
+                body = struct.pack(">HI", number, index) + bytes([number]) * (index % 300)
+                resting.send(struct.pack(">I", len(body)) + body)
+
+        def read() -> list[list[int]]:
+            found: list[list[int]] = [[] for _ in range(count)]
+            for total in range(count * each):
+                (size,) = struct.unpack(">I", resting.peer.hear(4))
+                number, index = struct.unpack(">HI", (body := resting.peer.hear(size))[:6])
+                assert body[6:] == bytes([number]) * (index % 300)
+                found[number].append(index)
+                if total % 400 == 0:
+                    resting.peer.end.send(b".")  # the link wakes, and has something to do
+            return found
+
+        with ThreadPoolExecutor(count + 1) as pool:
+            found = pool.submit(read)
+            for submitted in [pool.submit(submit, number) for number in range(count)]:
+                submitted.result()
+            assert found.result(6 * _SECONDS) == [list(range(each))] * count
+        assert len(set(resting.writers)) > 1
+
+    def test_what_arrives_is_handed_over_without_the_library(self, resting: _Writing) -> None:
+        resting.peer.end.sendall(b"a delivery")
+        assert resting.hearing.wait(_SECONDS)
+        assert resting.working.wait(_SECONDS)
+        assert [data for data, _ in resting.heard] == [b"a delivery"]
+
+    def test_a_deaf_link_that_is_hastened_hears_as_soon_as_it_need_not_be(self, link: _Writing) -> None:
+        link.deaf_until = time.monotonic() + 3600
+        link.peer.accept.set()
+        link.start()
+        link.peer.end.sendall(b"news")
+        link.rest()
+        link.send(b"some")
+        assert not link.working.is_set()
+        link.deaf_until = 0.0
+        link.send(b"more")
+        assert link.hearing.wait(_SECONDS)
+        assert link.peer.hear(8) == b"somemore"
+        assert link.writers == [threading.get_ident()] * 2
+
+    def test_a_deaf_link_reads_when_its_time_is_over_and_not_before(self, link: _Writing) -> None:
+        link.deaf_until = time.monotonic() + 0.3
+        link.peer.end.sendall(b"news")
+        link.peer.accept.set()
+        link.start()
+        assert link.hearing.wait(_SECONDS)
+        ((data, at),) = link.heard
+        assert data == b"news"
+        assert at >= link.deaf_until
+
+    def test_a_link_that_is_deaf_no_more_reads_when_it_is_woken(self, link: _Writing) -> None:
+        link.deaf_until = time.monotonic() + 3600
+        link.peer.accept.set()
+        link.start()
+        link.peer.end.sendall(b"news")
+        link.rest()
+        assert not link.hearing.is_set()
+        link.deaf_until = 0.0
+        link.wake()
+        assert link.hearing.wait(_SECONDS)
+        assert [data for data, _ in link.heard] == [b"news"]

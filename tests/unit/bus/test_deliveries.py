@@ -1,0 +1,396 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A delivery that is read out of a buffer is, in everything, the one that py-amqp would have read."""
+
+from __future__ import annotations
+
+import io
+import socket
+import struct
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from types import SimpleNamespace
+from typing import Any
+
+import amqp
+import pytest
+from amqp import spec
+from amqp.method_framing import frame_handler, frame_writer
+from amqp.serialization import dumps
+from amqp.transport import TCPTransport
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from msgspec.structs import asdict
+
+from tests.unit.bus.channels import SETTINGS, RecordingConnection
+from tracker_worker.bus import consumer as consumer_module
+from tracker_worker.bus import frames
+from tracker_worker.bus.base import Delivery
+from tracker_worker.bus.consumer import Consumer
+from tracker_worker.bus.frames import Delivered, read_delivery
+from tracker_worker.bus.stream import UNREADABLE, Stream
+
+# The same cases each time; the first one pays for the tables of Unicode.
+FUZZ = settings(derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+CHANNEL = 7
+QUEUE = "tracker.host-1"
+FRAME_MAX = 256  # of the small frames in which bodies come here
+PLAIN = {"content_type": "application/json", "content_encoding": "utf-8", "delivery_mode": 2, "priority": 0}
+EVERY = {
+    **PLAIN,
+    "application_headers": {"x-text": "Žofie", "x-table": {"a": [1, None, True, 2**40]}, "x-bytes": b"\xff"},
+    "correlation_id": "c",
+    "reply_to": "r",
+    "expiration": "60000",
+    "message_id": "m",
+    "timestamp": 2**40,
+    "type": "t",
+    "user_id": "guest",
+    "app_id": "a",
+    "cluster_id": "",
+}
+NESTED = b"".join(b"A" + struct.pack(">I", 5 * left) for left in reversed(range(5000)))
+HEARTBEAT = struct.pack(">BHIB", 8, 0, 0, 0xCE)
+
+
+def deliver(
+    body: bytes = b"{}",
+    properties: dict[str, Any] | None = None,
+    *,
+    tag: int = 1,
+    exchange: str = "openstack",
+    key: str = QUEUE,
+    redelivered: bool = False,
+) -> bytes:
+    """The frames of one delivery, by py-amqp."""
+    arguments = dumps("sLbss", (QUEUE, tag, redelivered, exchange, key))
+    return write(spec.Basic.Deliver, arguments, amqp.Message(body, **(properties or {})))
+
+
+def write(method: tuple[int, int], arguments: bytes, content: amqp.Message | None = None) -> bytes:
+    out = bytearray()
+    connection = SimpleNamespace(frame_max=FRAME_MAX, bytes_sent=0)
+    frame_writer(connection, SimpleNamespace(write=out.extend))(1, CHANNEL, method, arguments, content)
+    return bytes(out)
+
+
+def frame(kind: int, payload: bytes, *, channel: int = CHANNEL, end: int = 0xCE) -> bytes:
+    return struct.pack(">BHI", kind, channel, len(payload)) + payload + bytes([end])
+
+
+def split(data: bytes) -> list[bytes]:
+    """Frame by frame."""
+    found = []
+    while data:
+        size = 8 + struct.unpack_from(">I", data, 3)[0]
+        found.append(data[:size])
+        data = data[size:]
+    return found
+
+
+class Library:
+    """py-amqp's connection, with channel 7 on it, past connecting. ``read`` is where its bytes come from."""
+
+    def __init__(self, read: Any) -> None:
+        self.connection = amqp.Connection()
+        self.connection.transport = transport = TCPTransport("broker:5672")
+        transport._read_buffer, transport._quick_recv = b"", read
+        self.connection.on_inbound_frame = frame_handler(self.connection, self.connection.on_inbound_method)
+        self.channel = amqp.Channel(self.connection, CHANNEL, auto_decode=False)
+
+
+def by_library(data: bytes) -> Delivered:
+    """The one delivery that all of ``data`` is."""
+    messages: list[amqp.Message] = []
+    rest = io.BytesIO(data)
+    library = Library(rest.read)
+    library.channel.callbacks[QUEUE] = messages.append
+    library.connection.drain_events()
+    assert not rest.read()
+    (message,) = messages
+    info = message.delivery_info
+    return Delivered(
+        consumer_tag=info["consumer_tag"],
+        tag=info["delivery_tag"],
+        exchange=info["exchange"],
+        routing_key=info["routing_key"],
+        properties=message.properties,
+        body=message.body or b"",  # py-amqp's empty body is a str
+        frames=library.connection.bytes_recv,
+        end=len(data),
+    )
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_each_property_is_what_the_library_makes_of_it(name: str) -> None:
+    data = deliver(b"{}", {name: EVERY[name]})
+    found = read_delivery(data, 0, CHANNEL)
+    assert found is not None
+    assert found.properties == {name: EVERY[name]}
+    assert found == by_library(data)
+
+
+@pytest.mark.parametrize("properties", [{}, PLAIN, EVERY], ids=["none", "plain", "every"])
+@pytest.mark.parametrize("size", [0, 1, 100, FRAME_MAX - 8, FRAME_MAX - 7, 4 * FRAME_MAX])
+def test_a_body_is_whole_however_many_its_frames(size: int, properties: dict[str, Any]) -> None:
+    body = bytes(number % 251 for number in range(size))
+    data = deliver(body, properties)
+    found = read_delivery(data, 0, CHANNEL)
+    assert found is not None
+    assert found.body == body
+    assert found == by_library(data)
+
+
+@pytest.mark.parametrize("exchange", ["", "öffentlich"])
+@pytest.mark.parametrize("key", ["", "quéue", "ž" * 127])
+@pytest.mark.parametrize("tag", [1, 2**63])
+def test_names_and_tags_are_those_of_the_library(exchange: str, key: str, tag: int) -> None:
+    data = deliver(exchange=exchange, key=key, tag=tag, redelivered=True)
+    found = read_delivery(data, 0, CHANNEL)
+    assert found is not None
+    assert (found.consumer_tag, found.tag, found.exchange, found.routing_key) == (QUEUE, tag, exchange, key)
+    assert found == by_library(data)
+
+
+_text = st.text(st.characters(codec="utf-8"), max_size=60)
+_numbers = st.integers(-(2**31) + 1, 2**31 - 1) | st.integers(-(2**63), 2**63 - 1)
+_plain = (
+    st.none()
+    | st.booleans()
+    | _numbers
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(codec="utf-8"), max_size=300)
+    | st.binary(max_size=20)
+    | st.decimals(Decimal(-10000), Decimal(10000), places=2)
+    | st.integers(0, 2**33).map(lambda seconds: datetime.fromtimestamp(seconds, UTC))
+)
+_headers = st.dictionaries(
+    _text,
+    st.recursive(_plain, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_text, inner, max_size=3)),
+    max_size=6,
+)
+_kinds = {"s": _text, "o": st.integers(0, 255), "L": st.integers(0, 2**64 - 1), "F": _headers}
+_properties = st.fixed_dictionaries({}, optional={name: _kinds[kind] for name, kind in amqp.Message.PROPERTIES})
+
+
+@FUZZ
+@given(_properties, st.binary(max_size=3 * FRAME_MAX), _text, _text, st.integers(0, 2**64 - 1), st.binary(max_size=20))
+def test_any_delivery_anywhere_in_a_buffer_is_that_of_the_library(
+    properties: dict[str, Any], body: bytes, exchange: str, key: str, tag: int, around: bytes
+) -> None:
+    data = deliver(body, properties, tag=tag, exchange=exchange, key=key)
+    found = read_delivery(around + data + around, len(around), CHANNEL)
+    assert found is not None
+    assert found.end == len(around) + len(data)
+    assert found._replace(end=len(data)) == by_library(data)
+
+
+@pytest.mark.parametrize("before", [b"", deliver(tag=3)], ids=["first", "second"])
+@pytest.mark.parametrize("body", [b"", b"{}", b"x" * (FRAME_MAX + 100)], ids=["empty", "short", "long"])
+def test_what_has_not_arrived_whole_is_left_to_the_library(body: bytes, before: bytes) -> None:
+    data = deliver(body, EVERY)
+    assert read_delivery(before + data, len(before), CHANNEL) is not None
+    for cut in range(len(data)):
+        assert read_delivery(before + data[:cut], len(before), CHANNEL) is None
+
+
+def test_the_next_one_begins_where_the_first_ends() -> None:
+    data = deliver(b"1", tag=1) + deliver(b"", tag=2) + deliver(b"3" * 300, tag=3)
+    found, position = [], 0
+    while delivery := read_delivery(data, position, CHANNEL):
+        found.append((delivery.tag, delivery.body))
+        position = delivery.end
+    assert found == [(1, b"1"), (2, b""), (3, b"3" * 300)]
+    assert position == len(data)
+
+
+METHOD, HEADER, *BODY = split(deliver(b"x" * 300, EVERY))
+FIRST, LAST = BODY
+RETURNED = write(spec.Basic.Return, dumps("Bsss", (312, "NO_ROUTE", "", "q")), amqp.Message(b"x"))
+
+
+def other(part: bytes, *, kind: int | None = None, channel: int = CHANNEL, end: int = 0xCE) -> bytes:
+    """The same frame, but for one thing."""
+    return frame(part[0] if kind is None else kind, part[7:-1], channel=channel, end=end)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    {
+        "another method: return": [RETURNED],
+        "another method: ack": [write(spec.Basic.Ack, dumps("Lb", (1, False)))],
+        "another class": [frame(1, struct.pack(">HH", 85, 60) + METHOD[11:-1]), HEADER, FIRST, LAST],
+        "a heartbeat": [HEARTBEAT],
+        "a header alone": [HEADER, FIRST, LAST],
+        "a body alone": [FIRST, LAST],
+        "a heartbeat before the header": [METHOD, HEARTBEAT, HEADER, FIRST, LAST],
+        "a heartbeat before the body": [METHOD, HEADER, HEARTBEAT, FIRST, LAST],
+        "a heartbeat within the body": [METHOD, HEADER, FIRST, HEARTBEAT, LAST],
+        "a method within the body": [METHOD, HEADER, FIRST, METHOD, LAST],
+        "another channel's method": [other(METHOD, channel=8), HEADER, FIRST, LAST],
+        "another channel's header": [METHOD, other(HEADER, channel=8), FIRST, LAST],
+        "another channel's body": [METHOD, HEADER, FIRST, other(LAST, channel=8)],
+        "a wrong end of the method": [other(METHOD, end=0), HEADER, FIRST, LAST],
+        "a wrong end of the header": [METHOD, other(HEADER, end=0), FIRST, LAST],
+        "a wrong end of the body": [METHOD, HEADER, FIRST, other(LAST, end=0)],
+        "another kind": [other(METHOD, kind=4), HEADER, FIRST, LAST],
+    }.items(),
+    ids=lambda named: named[0],
+)
+def test_what_is_something_else_is_left_to_the_library(parts: tuple[str, list[bytes]]) -> None:
+    assert read_delivery(METHOD + HEADER + FIRST + LAST, 0, CHANNEL) is not None
+    # Even though something follows that would do.
+    assert read_delivery(b"".join(parts[1]) + deliver(), 0, CHANNEL) is None
+
+
+def test_the_same_delivery_on_another_channel_is_none() -> None:
+    assert read_delivery(deliver(), 0, CHANNEL + 1) is None
+
+
+def test_a_property_that_is_not_utf_8_makes_it_unreadable_as_through_the_library() -> None:
+    header = struct.pack(">HHQ", 60, 0, 1) + b"\x80\x00\x02\xff\xfe"  # a content type
+    data = METHOD + frame(2, header) + frame(3, b"x")
+    found = read_delivery(data, 0, CHANNEL)
+    assert found is not None
+    assert found.properties == {"content_type": UNREADABLE}
+    assert found == by_library(data)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b"?", b"T" + struct.pack(">Q", 2**38), b"T" + struct.pack(">Q", 2**60), b"S\0", NESTED],
+    ids=["of no type", "after the year 9999", "no date at all", "cut off", "nested 5000 levels"],
+)
+def test_one_header_that_cannot_be_read_makes_it_unreadable_too(value: bytes) -> None:
+    table = b"\x01k" + value
+    header = struct.pack(">HHQHI", 60, 0, 0, 0x2000, len(table)) + table
+    found = read_delivery(METHOD + frame(2, header), 0, CHANNEL)
+    assert found is not None
+    assert found.properties == {"content_type": UNREADABLE}
+    assert found == by_library(METHOD + frame(2, header))
+
+
+def test_only_properties_of_a_usual_size_are_kept_for_the_next() -> None:
+    frames._usual_properties.cache_clear()
+    usual, large = deliver(b"", PLAIN), deliver(b"", {"application_headers": {"x": "y" * frames._MOST_KEPT}})
+    for _ in range(3):
+        assert read_delivery(large, 0, CHANNEL) == by_library(large)
+    assert frames._usual_properties.cache_info().currsize == 0
+    for _ in range(3):
+        assert read_delivery(usual, 0, CHANNEL) == by_library(usual)
+    assert frames._usual_properties.cache_info()[:2] == (2, 1)
+
+
+class Case:
+    """A consumer without its thread, on py-amqp's own channel over a socket. The clock stands still."""
+
+    def __init__(self) -> None:
+        self.received: list[Delivery] = []
+        self.consumer = Consumer(SETTINGS, ["host-1"], received=self.received.extend, died=self._died)
+        declared = RecordingConnection()
+        self.consumer.opened(declared)
+        sock, self.broker = socket.socketpair()
+        library = Library(sock.recv)
+        self.connection = library.connection
+        self.connection.transport.sock = sock
+        library.channel.dispatch_method = declared.last.dispatch_method
+        self.consumer._channel = library.channel
+        self.stream = Stream(self.connection)
+
+    def _died(self, error: BaseException) -> None:
+        raise AssertionError from error
+
+    def read(self) -> Sequence[Delivery]:
+        """All that has arrived, as the link does it. Returns what is handed over."""
+        self.received.clear()
+        while True:
+            if not self.stream.take(self.consumer.read):
+                self.connection.blocking_read()
+            if not self.stream.unread():
+                break
+        self.consumer.work()
+        return list(self.received)
+
+    def close(self) -> None:
+        self.consumer.stop(0)
+        self.connection.transport.sock.close()
+        self.broker.close()
+
+
+@pytest.fixture
+def case(monkeypatch: pytest.MonkeyPatch) -> Iterator[Case]:
+    monkeypatch.setattr(consumer_module, "time", SimpleNamespace(monotonic=lambda: 1000.0))
+    case = Case()
+    yield case
+    case.close()
+
+
+def test_deliveries_come_in_their_order_whoever_reads_them(case: Case) -> None:
+    # Given one that only the library can read, for the heartbeat within it, and one of which the end has yet to come.
+    third = split(deliver(b"3" * 300, tag=3))
+    *sixth, end = split(deliver(b"6" * 300, tag=6))
+    data = [deliver(b"1", tag=1), deliver(b"", tag=2), *third[:-1], HEARTBEAT, third[-1]]
+    data += [deliver(b"4", tag=4), HEARTBEAT, deliver(b"5", tag=5), *sixth]
+
+    case.broker.sendall(b"".join(data))
+    assert [delivery.body for delivery in case.read()] == [b"1", b"", b"3" * 300, b"4", b"5"]
+    # Frame by frame: without them the broker would seem dead.
+    assert case.connection.bytes_recv == sum(len(split(part)) for part in data)
+
+    case.broker.sendall(end + deliver(b"7", tag=7))
+    assert [(delivery.token[1], delivery.body) for delivery in case.read()] == [(6, b"6" * 300), (7, b"7")]
+
+
+def test_all_that_is_whole_is_read_without_the_library_and_nothing_else(case: Case) -> None:
+    whole = deliver(b"1" * 300, EVERY, tag=1) + deliver(b"", tag=2)
+    for rest in (b"", HEARTBEAT, deliver(tag=3)[:-1]):
+        before = case.connection.bytes_recv
+        assert case.consumer.read(b"-" + whole + rest, 1) == 1 + len(whole)
+        assert case.connection.bytes_recv - before == len(split(whole))
+    assert case.consumer.read(HEARTBEAT + whole, 0) == 0
+
+
+@pytest.mark.parametrize("properties", [{}, PLAIN, EVERY], ids=["none", "plain", "every"])
+@pytest.mark.parametrize("body", [b"", b"\xff{}", b"x" * 600], ids=["empty", "short", "long"])
+def test_either_way_it_is_the_same_delivery(case: Case, body: bytes, properties: dict[str, Any]) -> None:
+    data = deliver(body, properties, tag=5, exchange="", key="quéue")
+    case.broker.sendall(data)
+    (at_once,) = case.read()
+    # Of a frame at a time the library makes one.
+    found: Sequence[Delivery] = ()
+    for part in split(data):
+        assert not found
+        case.broker.sendall(part)
+        found = case.read()
+    (by_the_library,) = found
+
+    assert asdict(at_once) == asdict(by_the_library)
+    assert at_once.deadline == (1060.0 if properties is EVERY else None)
+    assert at_once.headers == properties.get("application_headers", {})
+    assert "application_headers" not in at_once.properties
+
+
+@pytest.mark.parametrize("name", [b"\xff", b"\xed\xa0\x80"], ids=["no UTF-8", "a lone surrogate"])
+def test_names_that_are_no_text_are_made_readable_either_way(case: Case, name: bytes) -> None:
+    """They are only told; py-amqp raises for the first, and nobody could send the second on."""
+    _, header, *body = split(deliver(b"1"))
+    method = frame(1, b"\0\x3c\0\x3c" + dumps("sLbs", (QUEUE, 1, False, "openstack")) + bytes([len(name)]) + name)
+    case.broker.sendall(b"".join((method, header, *body)))
+    (at_once,) = case.read()
+    for part in (method, header, *body):
+        case.broker.sendall(part)
+        by_the_library = case.read()
+    assert [asdict(delivery) for delivery in by_the_library] == [asdict(at_once)]
+    assert at_once.routing_key.replace("\ufffd", "") == ""
+
+
+def test_what_is_made_of_one_delivery_does_not_change_the_next_with_the_same_properties(case: Case) -> None:
+    case.broker.sendall(deliver(b"1", EVERY, tag=1))
+    (first,) = case.read()
+    expected = dict(first.properties)
+    assert isinstance(first.properties, dict)
+    first.properties.clear()
+    case.broker.sendall(deliver(b"2", EVERY, tag=2))
+    (second,) = case.read()
+    assert second.headers == EVERY["application_headers"]
+    assert second.properties == expected == {n: v for n, v in EVERY.items() if n != "application_headers"}

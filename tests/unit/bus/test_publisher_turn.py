@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When a publisher reads its confirms, and who writes while it does not: the link's thread sleeps most of the time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+
+import pytest
+
+from tests.unit.bus.publishing import FEW, PLAIN, RETRY, WINDOW, Case
+from tracker_worker.bus import publisher as module
+from tracker_worker.bus.publisher import FOREVER, Message
+
+DEAF = module._CONFIRM_SECONDS
+
+
+@pytest.fixture
+def case(monkeypatch: pytest.MonkeyPatch) -> Iterator[Case]:
+    case = Case()
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: case.now))
+    yield case
+    monkeypatch.undo()
+    case.publisher.stop(0)
+
+
+class TestConfirmsAreReadAMomentLate:
+    """While few messages wait for theirs."""
+
+    def test_the_first_one_is_not(self, case: Case) -> None:
+        assert case.publisher.deaf_for() <= 0
+        case.submit(b"1")
+        assert case.publisher.deaf_for() <= 0
+
+    @pytest.mark.parametrize("answer", [Case.ack, Case.nack])
+    def test_after_any_answer_the_next_may_be(self, case: Case, answer: Callable[[Case, int], None]) -> None:
+        case.submit(b"1", b"2")
+        answer(case, 1)
+        assert case.publisher.deaf_for() == pytest.approx(DEAF)
+
+    def test_it_may_be_when_none_is_left_to_wait_for(self, case: Case) -> None:
+        case.submit(b"1", b"2")
+        case.ack(2, multiple=True)
+        assert case.publisher.deaf_for() == pytest.approx(DEAF)
+
+    def test_and_not_for_long(self, case: Case) -> None:
+        case.submit(b"1", b"2")
+        case.ack(1)
+        case.now += DEAF * 0.75
+        assert case.publisher.deaf_for() == pytest.approx(DEAF * 0.25)
+        case.now += DEAF * 0.25
+        assert case.publisher.deaf_for() == pytest.approx(0.0)
+        case.now += DEAF
+        assert case.publisher.deaf_for() <= 0
+        case.ack(2)
+        assert case.publisher.deaf_for() == pytest.approx(DEAF)
+
+    def test_it_is_not_when_more_than_a_few_wait(self, case: Case) -> None:
+        case.submit(*(b"%d" % number for number in range(FEW + 1)))
+        case.ack(1)
+        assert case.publisher.deaf_for() == 0.0
+        case.ack(2)
+        assert case.publisher.deaf_for() == pytest.approx(DEAF)
+        case.submit(b"one more")
+        assert case.publisher.deaf_for() == 0.0
+
+
+class TestWhoSubmitsWrites:
+    """While the link's thread sleeps. The rules of order are the same."""
+
+    def test_at_once_and_once(self, case: Case) -> None:
+        case.rest()
+        case.publisher.submit(case.message(b"1"), case.message(b"2"))
+        case.publisher.submit(case.message(b"3"))
+        assert case.published() == [b"1", b"2", b"3"]
+        case.publisher.work()
+        assert case.published() == [b"1", b"2", b"3"]
+        case.ack(3, multiple=True)
+        assert case.done == [(b"1", True), (b"2", True), (b"3", True)]
+
+    def test_not_more_than_the_window(self, case: Case) -> None:
+        case.rest()
+        case.publisher.submit(*(case.message(b"%d" % number) for number in range(WINDOW + 1)))
+        case.publisher.submit(case.message(b"last"))
+        assert case.published() == [b"%d" % number for number in range(WINDOW)]
+        case.ack(2, multiple=True)
+        case.publisher.work()
+        assert case.published()[WINDOW:] == [b"%d" % WINDOW, b"last"]
+
+    def test_not_what_must_wait_behind_others_for_its_queue(self, case: Case) -> None:
+        case.submit(b"1", retry_before=FOREVER)
+        case.give_back(b"1")
+        case.ack(1)
+        case.rest()
+        case.publisher.submit(case.message(b"2", retry_before=FOREVER), case.message(b"may overtake"))
+        case.publisher.submit(case.message(b"other", retry_before=FOREVER, key="reply_2"))
+        # Even when it is time to declare and to release: that is the link's, on its own thread.
+        case.now += RETRY
+        case.publisher.submit(case.message(b"3", retry_before=FOREVER))
+        declared = case.connection.declared()
+        assert case.published() == [b"1", b"may overtake", b"other"]
+        case.ack(3, multiple=True)
+        case.publisher.work()
+        assert len(case.connection.declared()) > len(declared)
+        assert case.published() == [b"1", b"may overtake", b"other", b"1", b"2", b"3"]
+
+    def test_not_what_waits_for_its_next_attempt(self, case: Case) -> None:
+        case.submit(b"1")
+        case.nack(1)
+        case.rest()
+        case.now += RETRY
+        case.publisher.submit(case.message(b"2"))
+        assert case.published() == [b"1", b"2"]
+        case.publisher.work()
+        assert case.published() == [b"1", b"2", b"1"]
+
+    def test_and_tells_of_no_confirm(self, case: Case) -> None:
+        """Whoever is told is called on the publisher's thread."""
+        case.submit(b"1")
+        case.ack(1)
+        case.rest()
+        case.publisher.submit(case.message(b"2"))
+        assert (case.done, case.told) == ([(b"1", True)], 0)
+
+    def test_not_what_is_submitted_while_it_is_sent(self, case: Case) -> None:
+        """As ``renewed`` might: it is next, and nobody waits for himself."""
+
+        def renewed(body: bytes) -> bytes:
+            case.publisher.submit(case.message(b"3"))
+            return body
+
+        case.rest()
+        first = Message(exchange="", routing_key="reply_1", body=b"1", properties=PLAIN, renewed=renewed)
+        first.number = 1
+        case.publisher.submit(first, case.message(b"2"))
+        assert case.published() == [b"1", b"2", b"3"]

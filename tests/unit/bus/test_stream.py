@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a stream reads and writes, over a real socket: nothing lost, nothing doubled, nobody made to wait."""
+
+from __future__ import annotations
+
+import random
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from types import SimpleNamespace
+
+import pytest
+
+from tracker_worker.bus.stream import Stream
+
+_SECONDS = 10
+# More than a socket takes while nobody reads at its other end.
+_MUCH = random.Random(1).randbytes(4_000_000)
+
+
+class Case:
+    """A stream, as py-amqp reads and writes through it, and the broker's end of its socket."""
+
+    def __init__(self) -> None:
+        self.sock, self.broker = socket.socketpair()
+        self.sock.settimeout(_SECONDS)
+        self.broker.settimeout(_SECONDS)
+        self.transport = SimpleNamespace(sock=self.sock)
+        self.stream = Stream(SimpleNamespace(transport=self.transport))
+
+    def write(self, data: bytes) -> None:
+        self.transport._write(data)
+
+    def taken(self, size: int) -> tuple[bytes, bool]:
+        """What ``take`` offered when so much of it was used up, and what it returned."""
+        offered: list[bytes] = []
+
+        def use(data: bytes, position: int) -> int:
+            offered.append(data[position:])
+            return position + size
+
+        used = self.stream.take(use)
+        (data,) = offered
+        return data, used
+
+    def nothing_to_read(self) -> None:
+        """From here on whoever reads from the socket fails at once."""
+        self.sock.settimeout(0)
+
+    def everything(self) -> bytes:
+        """What comes at the broker's end until this one is closed."""
+        found = bytearray()
+        while piece := self.broker.recv(65536):
+            found += piece
+        return bytes(found)
+
+    def close(self) -> None:
+        self.sock.close()
+        self.broker.close()
+
+
+@pytest.fixture
+def case() -> Iterator[Case]:
+    with closing(Case()) as case:
+        yield case
+
+
+def test_the_socket_is_read_only_when_nothing_is_left(case: Case) -> None:
+    case.broker.sendall(b"abcdef")
+    assert case.taken(2) == (b"abcdef", True)
+    case.broker.sendall(b"ghi")
+    assert case.taken(0) == (b"cdef", False)
+    assert case.taken(4) == (b"cdef", True)
+    assert not case.stream.unread()
+    assert case.taken(3) == (b"ghi", True)
+    case.nothing_to_read()
+    with pytest.raises(BlockingIOError):
+        case.taken(0)
+
+
+def test_what_is_not_taken_is_left_to_the_library_in_order(case: Case) -> None:
+    case.broker.sendall(b"abcdef")
+    assert case.taken(1) == (b"abcdef", True)
+    case.nothing_to_read()
+    assert case.transport._quick_recv(2) == b"bc"
+    assert case.taken(1) == (b"def", True)
+    assert case.stream.unread()
+    assert case.transport._quick_recv(100) == b"ef"
+    assert not case.stream.unread()
+
+
+def test_what_was_written_goes_out_before_anything_is_waited_for(case: Case) -> None:
+    """It may be what the bytes to come are the answer to."""
+    case.write(b"question")
+    case.nothing_to_read()
+    with pytest.raises(BlockingIOError):
+        case.taken(0)
+    assert case.broker.recv(100) == b"question"
+
+
+def test_what_is_left_is_taken_without_sending_anything(case: Case) -> None:
+    case.broker.sendall(b"abc")
+    case.taken(1)
+    case.write(b"later")
+    case.taken(1)
+    case.broker.settimeout(0)
+    with pytest.raises(BlockingIOError):
+        case.broker.recv(100)
+
+
+def test_of_a_closed_connection_nothing_is_taken(case: Case) -> None:
+    case.broker.close()
+    assert case.taken(0) == (b"", False)
+    assert case.transport._quick_recv(1) == b""
+
+
+def test_what_is_pushed_is_sent_once(case: Case) -> None:
+    assert case.stream.push()
+    case.write(b"abc")
+    assert case.stream.push()
+    assert case.stream.push()
+    case.write(b"def")
+    case.stream.flush()
+    case.sock.close()
+    assert case.everything() == b"abcdef"
+
+
+def test_what_the_socket_does_not_take_is_kept_in_order_for_whoever_flushes(case: Case) -> None:
+    case.write(_MUCH)
+    assert not case.stream.push()
+    case.write(b"more")
+    assert not case.stream.push()
+    with ThreadPoolExecutor(1) as reader:
+        arrived = reader.submit(case.everything)
+        case.stream.flush()
+        case.write(b"the last")
+        assert case.stream.push()
+        case.sock.close()
+        assert arrived.result(_SECONDS) == _MUCH + b"more" + b"the last"
+
+
+def test_pushing_piece_by_piece_loses_and_doubles_nothing(case: Case) -> None:
+    pieces = [_MUCH[start : start + 1000] for start in range(0, 1_000_000, 1000)]
+    with ThreadPoolExecutor(1) as reader:
+        arrived = reader.submit(case.everything)
+        for piece in pieces:
+            case.write(piece)
+            case.stream.push()
+        case.stream.flush()
+        case.sock.close()
+        assert arrived.result(_SECONDS) == b"".join(pieces)
+
+
+def test_pushing_never_waits_for_room_although_the_socket_would(case: Case) -> None:
+    case.write(_MUCH)
+    began = time.monotonic()
+    assert not case.stream.push()
+    assert not case.stream.push()
+    assert time.monotonic() - began < _SECONDS / 2
+
+
+def test_errors_are_told_by_whoever_flushes(case: Case) -> None:
+    case.broker.close()
+    case.write(b"abc")
+    assert not case.stream.push()
+    with pytest.raises(OSError):
+        case.stream.flush()
+
+
+def test_neither_does_a_socket_that_was_closed_here_make_it_raise(case: Case) -> None:
+    case.sock.close()
+    case.write(b"abc")
+    assert not case.stream.push()
+    with pytest.raises(OSError):
+        case.stream.flush()
+
+
+def test_with_tls_nothing_is_pushed() -> None:
+    """It would go out in the clear."""
+    with closing(Case()) as case:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        with context.wrap_socket(case.sock, do_handshake_on_connect=False, server_hostname="broker") as wrapped:
+            case.transport.sock = wrapped
+            case.stream = Stream(SimpleNamespace(transport=case.transport))
+            case.write(b"abc")
+            assert not case.stream.push()
+            case.broker.settimeout(0)
+            with pytest.raises(BlockingIOError):
+                case.broker.recv(100)
