@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 from tracker_worker import faults
-from tracker_worker.bus.base import Bus, Delivery, Listener, Outgoing
+from tracker_worker.bus.base import FANOUT, SHARED, Bus, Delivery, Listener, Outgoing
 from tracker_worker.bus.consumer import Consumer
 from tracker_worker.bus.envelope import JSON, ReplyTo, renewed
 from tracker_worker.bus.frames import encode_properties
@@ -20,10 +20,10 @@ from tracker_worker.bus.settings import BrokerSettings
 _PERSISTENT = 2
 # A client that reconnects declares its reply queue again within about a second; then it is gone.
 _REPLY_RETRY_SECONDS = 60
-# Of a frame's 128 KiB (RabbitMQ's frame_max), of which properties and headers together may fill one.
 # What would make the broker do something with a dead letter: drop it in time, send copies of it to the queue that it came from
 # (RabbitMQ's sender-selected distribution), or refuse it as somebody else's (validated user-id).
 _NOT_KEPT = {"expiration", "user_id", "CC", "BCC"}
+# Of a frame's 128 KiB (RabbitMQ's frame_max), of which properties and headers together may fill one.
 _MOST_HEADER_CHARACTERS = 120_000
 
 
@@ -111,6 +111,7 @@ class AMQPBus(Bus):
                 properties=_properties(reply_to.content_type),
                 done=replied,
                 retry_before=time.monotonic() + _REPLY_RETRY_SECONDS,
+                prompt=delivery.source in (SHARED, FANOUT),  # these queues have few places
             )
         )
 

@@ -158,7 +158,7 @@ class Consumer(Link):
 
     def due_in(self) -> float:
         left = self._lazy_until - time.monotonic()
-        return left if left > 0 else super().due_in()
+        return max(0.0, left) if left > 0 or self._settled else super().due_in()
 
     def idle(self) -> bool:
         return not self._settled

@@ -27,7 +27,7 @@ LOG = logging.getLogger(__name__)
 _WINDOW = 1024
 _RETRY_SECONDS = 0.5
 # Confirms are read at most so often while few messages wait for theirs: nobody waits for them, and each would be a wake-up
-# of its own that takes the interpreter from those who decide. Their acknowledgements wait as long anyway.
+# of its own that takes the interpreter from those who decide.
 _CONFIRM_SECONDS = 0.02
 FOREVER = float("inf")
 
@@ -47,6 +47,7 @@ class Message:
     ``retry_before``: on the monotonic clock, how long to try again where there is no such queue; the first such
     return is reported as ``done(False)``, later outcomes are not. None: not tried again. FOREVER: until it works, and
     those for the same queue that were submitted later wait behind it, so that they stay in order.
+    ``prompt``: its confirm is read without delay.
     """
 
     exchange: str
@@ -56,6 +57,7 @@ class Message:
     done: Done | None = None
     retry_before: float | None = None
     mandatory: bool = True
+    prompt: bool = False
     renewed: Callable[[bytes], bytes] | None = None
     number: int = field(default=0, init=False)
     returned: bool = field(default=False, init=False)
@@ -77,7 +79,8 @@ class Publisher(Link):
         died: Callable[[BaseException], None],
     ) -> None:
         super().__init__("tracker-publisher", settings, died)
-        self._few = few
+        self._few = min(few, _WINDOW // 2)
+        self._prompt = 0  # of the unconfirmed ones
         self._listen_at = 0.0
         self._pass_on = confirmed
         self._waiting: deque[Message] = deque()
@@ -129,6 +132,7 @@ class Publisher(Link):
                 message.body = message.renewed(message.body)
             message.number = message.number or next(self._numbers)
             self._unconfirmed[self._next_tag] = message
+            self._prompt += message.prompt
             self._next_tag += 1
             self._connection.transport.write(
                 frames.publish(
@@ -143,7 +147,8 @@ class Publisher(Link):
             )
 
     def deaf_for(self) -> float:
-        return self._listen_at - time.monotonic() if len(self._unconfirmed) < self._few else 0.0
+        waited_for = self._prompt or len(self._unconfirmed) >= self._few
+        return 0.0 if waited_for else self._listen_at - time.monotonic()
 
     def due_in(self) -> float:
         due = [self._later[0][0]] if self._later else []
@@ -162,6 +167,7 @@ class Publisher(Link):
         unsent = [*self._unconfirmed.values(), *itertools.chain.from_iterable(self._held.values())]
         self._waiting.extendleft(sorted(unsent, key=_number, reverse=True))
         self._unconfirmed.clear()
+        self._prompt = 0
         self._held.clear()
 
     # --- what the broker says ----------------------------------------------------------------------------------------
@@ -189,10 +195,12 @@ class Publisher(Link):
 
     def _take(self, tag: int, multiple: bool) -> list[Message]:
         self._listen_at = time.monotonic() + _CONFIRM_SECONDS
-        if not multiple:
-            return [self._unconfirmed.pop(tag)]
-        tags = list(itertools.takewhile(lambda published: published <= tag, self._unconfirmed))
-        return [self._unconfirmed.pop(published) for published in tags]
+        tags = [tag]
+        if multiple:
+            tags = list(itertools.takewhile(lambda published: published <= tag, self._unconfirmed))
+        taken = [self._unconfirmed.pop(published) for published in tags]
+        self._prompt -= sum(message.prompt for message in taken)
+        return taken
 
     def _unroutable(self, message: Message) -> None:
         message.returned = False

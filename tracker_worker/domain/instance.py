@@ -67,7 +67,7 @@ def _read_vm_state(path: str, value: Any) -> str | None:
     if value is not None and (not isinstance(value, str) or value not in VM_STATES):
         known = ", ".join(sorted(VM_STATES))
         raise InvalidInput(field=path, reason=f"must be one of {known}")
-    return value
+    return None if value is None else str.__str__(value)
 
 
 # Every field that is read, with its reader. The path given to a reader is 'instance.<field>'.

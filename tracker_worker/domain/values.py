@@ -56,26 +56,27 @@ def _read_number(field: str, value: Any, most: int) -> int | float:
 
 
 def read_text(field: str, value: Any) -> str:
-    """A string of at most 255 characters that every store and every JSON reader can keep."""
+    """A string of at most 255 characters that every store and every JSON reader can keep; of ``str`` itself."""
     if not isinstance(value, str):
         raise InvalidInput(field=field, reason=f"must be a string, not {_kind(value)}")
     if len(value) > MAX_TEXT:
         raise InvalidInput(field=field, reason=f"must not be longer than {MAX_TEXT} characters")
     if not _storable(value):
         raise InvalidInput(field=field, reason="must be text without NUL characters and lone surrogates")
-    return value
+    return str.__str__(value)
 
 
 def read_optional_text(field: str, value: Any) -> str | None:
     """The text is shared with equal ones: a ledger holds the same few projects, users and states many times over."""
-    return None if value is None else sys.intern(str(read_text(field, value)))
+    return None if value is None else sys.intern(read_text(field, value))
 
 
 def read_name(field: str, value: Any) -> str:
     """A string that names something: not empty."""
-    if not read_text(field, value):
+    text = read_text(field, value)
+    if not text:
         raise InvalidInput(field=field, reason="must not be empty")
-    return str(value)
+    return text
 
 
 def read_date(field: str, value: Any) -> str:
@@ -102,7 +103,7 @@ def read_mapping(field: str, value: Any) -> dict[str, Any]:
 
 
 def plain(field: str, value: Any, depth: int = 0) -> Any:
-    """A deep copy made of JSON types.
+    """A deep copy made of JSON types, and of nothing that is derived from them: no store and no encoder knows more.
 
     Raises InvalidInput for anything else: other types, keys that are no strings, numbers that are not finite or not
     in 64 bits, nesting over 100 levels.
@@ -112,15 +113,15 @@ def plain(field: str, value: Any, depth: int = 0) -> Any:
     if isinstance(value, str):
         if not _storable(value):
             raise InvalidInput(field=field, reason="must be text without NUL characters and lone surrogates")
-        return value
+        return str.__str__(value)
     if isinstance(value, int):
         if not -_INT64 <= value < _INT64:
             raise InvalidInput(field=field, reason="must be a number of at most 64 bits")
-        return value
+        return int.__int__(value)
     if isinstance(value, float):
         if not math.isfinite(value):
             raise InvalidInput(field=field, reason=f"must be a finite number, not {value}")
-        return value
+        return float.__float__(value)
     if depth >= MAX_DEPTH:
         raise InvalidInput(field=field, reason=f"must not be nested deeper than {MAX_DEPTH} levels")
     if isinstance(value, Mapping):
@@ -128,7 +129,7 @@ def plain(field: str, value: Any, depth: int = 0) -> Any:
         for key, item in value.items():
             if not isinstance(key, str) or not _storable(key):
                 raise InvalidInput(field=field, reason="must have keys that are text")
-            copied[key] = plain(f"{field}.{key}", item, depth + 1)
+            copied[str.__str__(key)] = plain(f"{field}.{key}", item, depth + 1)
         return copied
     if isinstance(value, list | tuple):
         return [plain(f"{field}[{index}]", item, depth + 1) for index, item in enumerate(value)]

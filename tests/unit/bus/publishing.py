@@ -21,11 +21,11 @@ FEW = 3
 class Case:
     """A publisher without its thread, on a connection that remembers and a clock that stands still."""
 
-    def __init__(self) -> None:
+    def __init__(self, few: int = FEW) -> None:
         self.now = 1000.0
         self.done: list[tuple[bytes, bool]] = []
         self.told = 0  # of ``done``, when it was last told that there are some
-        self.publisher = Publisher(SETTINGS, few=FEW, confirmed=self._confirmed, died=self._died)
+        self.publisher = Publisher(SETTINGS, few=few, confirmed=self._confirmed, died=self._died)
         self.connect()
 
     def _confirmed(self) -> None:

@@ -132,6 +132,16 @@ class TestLaziness:
         case.consumer.settle(case.received)
         assert woken == [self.now]
 
+    def test_one_that_came_when_the_moment_was_nearly_over_does_not_wait_for_another(
+        self, case: Case, woken: list[float]
+    ) -> None:
+        case.arrive(1)
+        self.now += module._ACK_SECONDS / 2
+        case.consumer.settle(case.received)
+        self.now += module._ACK_SECONDS
+        assert woken == []
+        assert case.consumer.due_in() == 0.0
+
     def test_a_queue_never_runs_dry_for_it(self, case: Case, woken: list[float]) -> None:
         case.arrive(4)
         case.consumer.settle(case.received[:3])

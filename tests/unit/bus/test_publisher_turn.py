@@ -64,6 +64,30 @@ class TestConfirmsAreReadAMomentLate:
         case.submit(b"one more")
         assert case.publisher.deaf_for() == 0.0
 
+    def test_it_is_not_while_one_waits_that_is_prompt(self, case: Case) -> None:
+        case.submit(b"1", b"2")
+        case.ack(1)
+        prompt = case.message(b"3")
+        prompt.prompt = True
+        case.publisher.submit(prompt)
+        case.publisher.work()
+        assert case.publisher.deaf_for() == 0.0
+        # Nor on another connection, where it goes again.
+        case.publisher.lost()
+        case.connect()
+        assert case.publisher.deaf_for() == pytest.approx(DEAF)
+        case.publisher.work()
+        assert case.publisher.deaf_for() == 0.0
+        case.ack(2, multiple=True)
+        assert case.publisher.deaf_for() == pytest.approx(DEAF)
+
+    def test_with_a_full_window_it_is_not(self) -> None:
+        case = Case(few=WINDOW + 1)
+        case.submit(*(b"%d" % number for number in range(WINDOW + 1)))
+        case.ack(1)
+        assert case.publisher.deaf_for() == 0.0
+        case.publisher.stop(0)
+
 
 class TestWhoSubmitsWrites:
     """While the link's thread sleeps. The rules of order are the same."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from decimal import Decimal
+from enum import IntEnum
 from types import MappingProxyType
 
 import pytest
@@ -171,3 +172,32 @@ def test_a_structure_that_contains_itself_is_invalid_and_no_endless_loop():
     ring: dict = {}
     ring["ring"] = ring
     refused(values.read_mapping, ring, "instance.metadata")
+
+
+class Text(str):
+    """As a template engine or a translation marks what is its own."""
+
+    def __str__(self) -> str:
+        return "something else"
+
+
+class Level(IntEnum):
+    HIGH = 3
+
+
+class Share(float):
+    """As the scalars of a numeric library are."""
+
+
+def test_what_is_derived_from_a_json_type_becomes_that_type():
+    given = {Text("k"): [Text("v"), Level.HIGH, Share(0.5), OrderedDict(a=(True, None))]}
+    copied = values.read_mapping("f", given)
+    assert copied == {"k": ["v", 3, 0.5, {"a": [True, None]}]}
+    (key,) = copied
+    assert [type(item) for item in (key, *copied["k"])] == [str, str, int, float, dict]
+
+
+@pytest.mark.parametrize("reader", [values.read_text, values.read_optional_text, values.read_name, values.read_date])
+def test_text_is_taken_as_it_is_and_not_as_it_shows_itself(reader):
+    read = reader("f", Text("2026-01-01"))
+    assert (read, type(read)) == ("2026-01-01", str)
