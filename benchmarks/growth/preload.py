@@ -6,7 +6,8 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from benchmarks.workload import NODE, RESOURCE, instance
 from tracker_worker.domain import commands, events

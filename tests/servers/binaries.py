@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the programs of RabbitMQ and PostgreSQL are, and what happens when they are not there.
+"""Where the programs of RabbitMQ, PostgreSQL and OpenSSL are, and what happens when they are not there.
 
 A test that needs a server gets a real one or the session fails: never a skip.
 """
@@ -20,6 +20,7 @@ BINDEP = Path(__file__).parents[2] / "bindep.txt"
 # Distributions keep the server's scripts off the PATH of ordinary users; Debian's wrappers in /usr/sbin insist on root.
 _RABBITMQ_DIRECTORIES = ("/usr/lib/rabbitmq/bin", "/usr/local/sbin", "/usr/sbin")
 _RABBITMQ_PROGRAMS = ("rabbitmq-server", "rabbitmqctl", "epmd")
+_OTHER_PROGRAMS = ("openssl",)
 _POSTGRESQL_PROGRAMS = ("initdb", "pg_ctl", "postgres")
 _SERVICES = ("rabbitmq-server", "postgresql")
 
@@ -45,6 +46,7 @@ def find_postgresql() -> Path | None:
 def missing() -> list[str]:
     """What cannot be found, in words for whoever has to install it."""
     lacks = [name for name in _RABBITMQ_PROGRAMS if find_rabbitmq(name) is None]
+    lacks += [name for name in _OTHER_PROGRAMS if shutil.which(name) is None]
     if find_postgresql() is None:
         lacks.append("PostgreSQL's server programs")
     return lacks

@@ -10,8 +10,8 @@ import pytest
 from tests.servers import binaries
 
 
-def test_bindep_lists_both_servers() -> None:
-    assert binaries.packages() == ["rabbitmq-server", "postgresql"]
+def test_bindep_lists_the_servers_and_what_else_tests_start() -> None:
+    assert binaries.packages() == ["rabbitmq-server", "postgresql", "openssl"]
 
 
 def test_comments_and_other_platforms_are_not_installed(tmp_path: Path) -> None:
@@ -53,4 +53,4 @@ def test_what_was_installed_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
 
     binaries.ensure_binaries()
 
-    assert installed == [["rabbitmq-server", "postgresql"]]
+    assert installed == [binaries.packages()]
