@@ -29,12 +29,11 @@ def tls_front(target_port: int, directory: Path) -> Iterator[tuple[int, Path]]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     front = _Front(target_port, context)
-    front.thread.start()
+    front.start()
     try:
         yield front.port.result(), certificate
     finally:
-        front.loop.call_soon_threadsafe(front.loop.stop)
-        front.thread.join()
+        front.stop()
 
 
 class _Front:
@@ -43,24 +42,35 @@ class _Front:
     def __init__(self, target_port: int, context: ssl.SSLContext) -> None:
         self._target_port = target_port
         self._context = context
-        self.loop = asyncio.new_event_loop()
+        self._stopping = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.port: Future[int] = Future()
-        self.thread = threading.Thread(target=self._run, name="tls-front", daemon=True)
+        self._thread = threading.Thread(target=asyncio.run, args=(self._run(),), name="tls-front", daemon=True)
 
-    def _run(self) -> None:
-        server = self.loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._context))
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._stopping.set)
+        self._thread.join()
+
+    async def _run(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._context)
         self.port.set_result(server.sockets[0].getsockname()[1])
-        self.loop.run_forever()
+        await self._stopping.wait()
         server.close()
-        tasks = asyncio.all_tasks(self.loop)
-        for task in tasks:
-            task.cancel()
-        self.loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-        self.loop.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
-        await asyncio.gather(_pass(reader, inner_writer), _pass(inner_reader, writer))
+        ends = [writer]
+        try:
+            inner, inner_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+            ends.append(inner_writer)
+            await asyncio.gather(_pass(reader, inner_writer), _pass(inner, writer))
+        finally:
+            for end in ends:
+                end.transport.abort()
 
 
 async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
