@@ -74,7 +74,8 @@ def test_systemd_is_told_when_the_worker_is_ready_and_when_it_stops(make_worker:
 def test_a_worker_that_is_terminated_under_load_stops_soon_and_loses_nothing(
     make_worker: MakeWorker, client: stock.Client, ear: stock.Ear, broker_vhost: str, queue_type: str
 ) -> None:
-    worker = make_worker(hosts=load.HOSTS, options=load.options(queue_type))
+    # So little at a time that it is not done with everything before it says that it is ready.
+    worker = make_worker(hosts=load.HOSTS, options={"bus": {"queue_type": queue_type, "prefetch": 6}})
     worker.start()
     worker.wait_ready()
     flight = load.Load(client)
@@ -83,7 +84,7 @@ def test_a_worker_that_is_terminated_under_load_stops_soon_and_loses_nothing(
 
     with raw.raw(broker_vhost) as amqp, flight.running():
         flight.wait_piled_up(amqp)
-        for answered in (10, 100, 200):
+        for answered in (10, 60, 110):
             worker.start()
             worker.wait_ready()
             flight.wait_answered(answered)
