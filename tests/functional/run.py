@@ -96,6 +96,11 @@ class Run:
         """The calls that the worker has answered."""
         return sum(request.call and request.outcome in (RESULT, ERROR) for request in self._log.requests)
 
+    @property
+    def results(self) -> int:
+        """Of these, those that were done: during an outage that lasts, calls are told that the store is away."""
+        return sum(request.call and request.outcome == RESULT for request in self._log.requests)
+
     def wait_answers(self, more: int, *, seconds: float = SECONDS) -> None:
         """Wait until so many more calls have been answered than now."""
         before = self.answered

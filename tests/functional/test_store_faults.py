@@ -64,9 +64,9 @@ def test_postgresql_may_be_stopped_and_started_under_load(
             postgresql.stop(mode="immediate")
             # By now a heartbeat of the broker has gone by, and with the next one another.
             worker.wait_for_log("again in 2 s")
-            before = working.answered
+            before = working.results
             worker.wait_for_log("again in 2 s", times=2)
-            assert working.answered == before
+            assert working.results == before
             postgresql.start()
             working.wait_answers(100)
 
@@ -151,9 +151,9 @@ def test_a_server_that_accepts_and_never_answers_is_given_up_and_found_again(
         with working.at_work():
             with postgresql.frozen():
                 worker.wait_for_log("the server has been silent")
-                before = working.answered
+                before = working.results
                 worker.wait_for_log("messages wait", times=3)
-                assert working.answered == before
+                assert working.results == before
             working.wait_answers(50)
 
         assert connections(worker) == 2
@@ -184,9 +184,9 @@ def test_rows_that_somebody_holds_are_waited_for(
         with working.at_work():
             other.execute("SELECT 1 FROM nodes FOR UPDATE")
             worker.wait_for_log("lock timeout", times=2)
-            before = working.answered
+            before = working.results
             worker.wait_for_log("lock timeout", times=3)
-            assert working.answered == before
+            assert working.results == before
             other.rollback()
             working.wait_answers(50)
 
@@ -274,9 +274,9 @@ def test_an_sqlite_file_that_another_process_holds_is_waited_for(
         with working.at_work():
             with locked(path):
                 worker.wait_for_log("database is locked", times=2)
-                before = working.answered
+                before = working.results
                 worker.wait_for_log("database is locked", times=3)
-                assert working.answered == before
+                assert working.results == before
             working.wait_answers(50)
 
         assert connections(worker) == 2
@@ -304,9 +304,9 @@ def test_a_disk_that_is_full_is_waited_for(
                 disk.fill()
                 worker.wait_for_log("disk is full")
                 worker.wait_for_log("again in 2 s")
-                before = working.answered
+                before = working.results
                 worker.wait_for_log("again in 2 s", times=2)
-                assert working.answered == before
+                assert working.results == before
                 disk.free()
                 working.wait_answers(50)
 
