@@ -26,6 +26,8 @@ from tracker_worker.errors import ConfigurationError
 LOCK_TIMEOUT_SECONDS = 1.5
 IDLE_TRANSACTION_TIMEOUT_SECONDS = 20
 CONNECT_TIMEOUT_SECONDS = 3
+# How often a lock is asked for that SQLite does not wait for.
+_LOCK_POLL_SECONDS = 0.01
 
 
 def create_engine(url: str, *, lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS, patient: bool = True) -> sa.Engine:
@@ -79,7 +81,10 @@ def _sqlite(url: sa.URL, lock_timeout_seconds: float) -> sa.Engine:
 
 def _write_ahead(connection: sqlite3.Connection, lock_timeout_seconds: float) -> None:
     """The journal mode of the file, which the first connection to a new one changes. SQLite does not wait for the lock that
-    this takes: of several first connections all but one may be told at once that the file is locked."""
+    this takes: of several first connections all but one may be told at once that the file is locked.
+
+    Raises sqlite3.OperationalError: it is still locked after so many seconds, or the file cannot be used.
+    """
     until = time.monotonic() + lock_timeout_seconds
     while True:
         try:
@@ -88,7 +93,7 @@ def _write_ahead(connection: sqlite3.Connection, lock_timeout_seconds: float) ->
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
                 raise
-        time.sleep(0.01)
+        time.sleep(_LOCK_POLL_SECONDS)
 
 
 def _postgresql(url: sa.URL, lock_timeout_seconds: float, patient: bool) -> sa.Engine:

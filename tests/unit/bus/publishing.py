@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import cast
+
+import pytest
 
 from tests.unit.bus.channels import SETTINGS, RecordingChannel, RecordingConnection
 from tracker_worker.bus import publisher as module
@@ -73,3 +77,13 @@ class Case:
     def later(self, seconds: float) -> None:
         self.now += seconds
         self.publisher.work()
+
+
+@contextmanager
+def clocked(monkeypatch: pytest.MonkeyPatch) -> Iterator[Case]:
+    """A case whose publisher goes by the case's clock; stopped at the end."""
+    case = Case()
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "time", SimpleNamespace(monotonic=lambda: case.now))
+        yield case
+    case.publisher.stop(0)

@@ -4,22 +4,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from types import SimpleNamespace
 
 import pytest
 
-from tests.unit.bus.publishing import PLAIN, RETRY, WINDOW, Case
-from tracker_worker.bus import publisher as module
+from tests.unit.bus.publishing import PLAIN, RETRY, WINDOW, Case, clocked
 from tracker_worker.bus.publisher import FOREVER, Message
 
 
 @pytest.fixture
 def case(monkeypatch: pytest.MonkeyPatch) -> Iterator[Case]:
-    case = Case()
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: case.now))
-    yield case
-    monkeypatch.undo()
-    case.publisher.stop(0)
+    with clocked(monkeypatch) as case:
+        yield case
 
 
 def test_it_is_told_once_of_all_that_was_confirmed_at_a_time(case: Case) -> None:

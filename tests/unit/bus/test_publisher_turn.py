@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 
 import pytest
 
-from tests.unit.bus.publishing import FEW, PLAIN, RETRY, WINDOW, Case
+from tests.unit.bus.publishing import FEW, PLAIN, RETRY, WINDOW, Case, clocked
 from tracker_worker.bus import publisher as module
 from tracker_worker.bus.publisher import FOREVER, Message
 
@@ -17,11 +16,8 @@ DEAF = module._CONFIRM_SECONDS
 
 @pytest.fixture
 def case(monkeypatch: pytest.MonkeyPatch) -> Iterator[Case]:
-    case = Case()
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: case.now))
-    yield case
-    monkeypatch.undo()
-    case.publisher.stop(0)
+    with clocked(monkeypatch) as case:
+        yield case
 
 
 class TestConfirmsAreReadAMomentLate:
