@@ -7,7 +7,7 @@ import importlib
 
 import click
 
-import tracker_worker.cli.runtime  # noqa: F401 first: chooses threads for oslo.service
+import tracker_worker.cli.threading_backend  # noqa: F401 first: chooses threads for oslo.service
 
 _COMMANDS = ("compare", "growth", "clients", "profile")
 

@@ -112,7 +112,7 @@ def _stock(job: ClientJob) -> ClientFigures:
 
 def _tracker(job: ClientJob) -> ClientFigures:
     from tests.wire.stock import configuration
-    from tracker_worker.client import TrackerClient
+    from tracker_worker.client.pipelined import TrackerClient
 
     conf = configuration(job.url, amqp_durable_queues=True)
     with TrackerClient(conf) as tracker:

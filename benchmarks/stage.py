@@ -13,7 +13,7 @@ import psycopg
 
 from benchmarks.usage import listening
 from tests.servers import PostgreSQLServer, RabbitMQServer, ensure_binaries
-from tracker_worker.store.engines import create_engine, upgrade
+from tracker_worker.store.sql.engines import create_engine, upgrade
 
 
 class Stage:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from tracker_worker.bus.envelope import ReplyTo, encode_request
+from tracker_worker.wire.envelope import ReplyTo, encode_request
 
 NODE = "node-1"
 # Room for every claim that any run could make.

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from tests.builders import HOST, NODE, NOW, begin, inventory, resources, update, uuid
-from tracker_worker.bus.envelope import decode_message
 from tracker_worker.bus.memory import MemoryBroker, MemoryBus
 from tracker_worker.domain.commands import AbortClaim, Command, ExpireClaims, FinishClaim, ReportInventory
 from tracker_worker.domain.decide import Decision, decide
@@ -19,9 +18,10 @@ from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.domain.times import SECOND
 from tracker_worker.domain.views import claim_views, node_view, usage_view
 from tracker_worker.notifications.render import render
-from tracker_worker.service.relay import Relay
+from tracker_worker.service.chores.relay import Relay
 from tracker_worker.store.base import Commit
 from tracker_worker.store.memory import MemoryStore
+from tracker_worker.wire.envelope import decode_message
 
 DOC = Path(__file__).parents[1] / "doc"
 SAMPLES = DOC / "user" / "samples"

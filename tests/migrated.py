@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from tracker_worker.store.engines import create_engine, upgrade
+from tracker_worker.store.sql.engines import create_engine, upgrade
 
 
 def migrated(url: str) -> str:

@@ -19,7 +19,7 @@ from tracker_worker.domain.ledger import HostLedger, NodeLedger
 from tracker_worker.domain.resources import ZERO
 from tracker_worker.notifications.render import render
 from tracker_worker.store.base import Commit, Store
-from tracker_worker.store.sql import SQLStore
+from tracker_worker.store.sql.store import SQLStore
 
 _NOW = 1_800_000_000_000_000
 _CHUNK = 2000

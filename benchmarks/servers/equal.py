@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import tracker_worker.cli.runtime  # noqa: F401 first: chooses threads for oslo.service
+import tracker_worker.cli.threading_backend  # noqa: F401 first: chooses threads for oslo.service
 
 # isort: split
 
@@ -20,8 +20,8 @@ from benchmarks.servers import program, stock
 from benchmarks.workload import NODE, RESOURCE
 from tracker_worker.errors import ComputeResourcesUnavailable
 from tracker_worker.inventory.fake import FakeDriver
-from tracker_worker.store.sql import SQLStore
-from tracker_worker.tracker import ResourceTracker
+from tracker_worker.library.tracker import ResourceTracker
+from tracker_worker.store.sql.store import SQLStore
 
 
 class Tracking:

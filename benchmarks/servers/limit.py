@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
 
-import tracker_worker.cli.runtime  # noqa: F401 first: chooses threads for oslo.service
+import tracker_worker.cli.threading_backend  # noqa: F401 first: chooses threads for oslo.service
 
 # isort: split
 
@@ -21,9 +21,9 @@ from oslo_config import cfg
 
 from benchmarks.servers import program
 from benchmarks.servers.stock import CLAIM
-from tracker_worker.bus import topology
-from tracker_worker.bus.envelope import ReplyTo, decode_message, encode_answer, encode_reply
+from tracker_worker.bus.amqp import topology
 from tracker_worker.bus.settings import read_settings
+from tracker_worker.wire.envelope import ReplyTo, decode_message, encode_answer, encode_reply
 
 _IDS = re.compile(rb'_msg_id\\": ?\\"([^"\\]+).*_reply_q\\": ?\\"([^"\\]+)')
 _PROPERTIES = {"content_type": "application/json", "content_encoding": "utf-8", "delivery_mode": 2, "priority": 0}

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import tracker_worker.cli.runtime  # noqa: F401 first: chooses threads for oslo.service
+import tracker_worker.cli.threading_backend  # noqa: F401 first: chooses threads for oslo.service
 
 # isort: split
 

@@ -31,7 +31,7 @@ from tests.conformance.store_support import at_once
 from tests.functional.deadline import wait_until
 from tests.startstop import stress
 from tracker_worker.bus.base import FANOUT, SHARED
-from tracker_worker.bus.envelope import ReplyTo
+from tracker_worker.wire.envelope import ReplyTo
 
 NOBODY = ReplyTo("reply_of_nobody", "m-1")
 

@@ -18,12 +18,12 @@ from oslo_config import cfg
 import tests.messaging  # noqa: F401 before oslo.messaging
 from tests.conformance.bus_support import HOSTS, Letter, Outside
 from tests.functional.deadline import wait_until
-from tracker_worker.bus import topology
-from tracker_worker.bus.amqp import AMQPBus
+from tracker_worker.bus.amqp import topology
+from tracker_worker.bus.amqp.bus import AMQPBus
 from tracker_worker.bus.base import FANOUT, SHARED, Bus
-from tracker_worker.bus.envelope import JSON, ReplyTo
 from tracker_worker.bus.settings import BrokerSettings, read_settings
 from tracker_worker.conf import register_opts
+from tracker_worker.wire.envelope import JSON, ReplyTo
 
 
 class Lines:

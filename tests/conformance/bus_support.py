@@ -13,7 +13,7 @@ import pytest
 
 from tests.functional.deadline import SECONDS
 from tracker_worker.bus.base import Bus, Delivery, Listener, Outgoing
-from tracker_worker.bus.envelope import ReplyTo
+from tracker_worker.wire.envelope import ReplyTo
 
 HOST_1, HOST_2 = "host-1", "host-2"
 HOSTS = (HOST_1, HOST_2)

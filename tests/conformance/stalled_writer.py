@@ -13,8 +13,8 @@ from psycopg.types.string import StrBinaryDumper, StrDumper
 
 from tests.builders import begin, node_name
 from tests.conformance.store_support import Writer, note
-from tracker_worker.store import engines
-from tracker_worker.store.sql import SQLStore
+from tracker_worker.store.sql import engines
+from tracker_worker.store.sql.store import SQLStore
 
 # More than psycopg keeps back before it sends.
 _ROWS = 2000

@@ -16,10 +16,10 @@ from tests.conformance.store import StoreContract
 from tests.conformance.store_support import Writer, answer, load, note, settle, snapshots
 from tracker_worker.domain.commands import ReportInventory
 from tracker_worker.errors import StoreUnavailable
-from tracker_worker.store import engines
 from tracker_worker.store.base import Commit, Store
-from tracker_worker.store.schema import allocations, nodes
-from tracker_worker.store.sql import SQLStore
+from tracker_worker.store.sql import engines
+from tracker_worker.store.sql.schema import allocations, nodes
+from tracker_worker.store.sql.store import SQLStore
 
 N1, N2 = node_name(1), node_name(2)
 # No test waits for so long: it is for what the suite does at once on a busy machine.

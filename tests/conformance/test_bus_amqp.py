@@ -24,9 +24,9 @@ from tests.conformance.bus_support import (
     outgoing,
 )
 from tests.functional.deadline import wait_until
-from tracker_worker.bus.amqp import AMQPBus
+from tracker_worker.bus.amqp.bus import AMQPBus
 from tracker_worker.bus.base import FANOUT, SHARED
-from tracker_worker.bus.envelope import ReplyTo
+from tracker_worker.wire.envelope import ReplyTo
 
 
 @pytest.fixture(params=["quorum", "classic"])

@@ -15,8 +15,8 @@ from tests.conformance.bus import BusContract
 from tests.conformance.bus_support import Letter, Outside
 from tests.functional.deadline import SECONDS
 from tracker_worker.bus.base import Bus
-from tracker_worker.bus.envelope import ReplyTo
 from tracker_worker.bus.memory import MemoryBroker, MemoryBus
+from tracker_worker.wire.envelope import ReplyTo
 
 
 class MemoryOutside(Outside):

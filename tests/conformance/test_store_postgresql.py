@@ -18,9 +18,9 @@ from tests.conformance.store_support import Writer, answer, load, picture, settl
 from tests.migrated import migrated
 from tests.servers import PostgreSQLServer
 from tracker_worker.errors import StoreUnavailable
-from tracker_worker.store import engines
 from tracker_worker.store.base import Conflict
-from tracker_worker.store.sql import SQLStore
+from tracker_worker.store.sql import engines
+from tracker_worker.store.sql.store import SQLStore
 
 N1 = node_name(1)
 

@@ -13,9 +13,10 @@ from tests.conformance.store_support import Writer, answer, load, settle, uuids
 from tests.migrated import migrated
 from tests.servers import PostgreSQLServer
 from tracker_worker.errors import StoreUnavailable
-from tracker_worker.store import engines, patience
 from tracker_worker.store.base import Conflict
-from tracker_worker.store.sql import SQLStore
+from tracker_worker.store.sql import engines
+from tracker_worker.store.sql import read_timeout as patience
+from tracker_worker.store.sql.store import SQLStore
 
 N1 = node_name(1)
 

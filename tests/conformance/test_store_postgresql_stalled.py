@@ -16,7 +16,7 @@ from tests.conformance.store_support import Writer, load, settle, uuids
 from tests.functional.deadline import wait_until
 from tests.migrated import migrated
 from tracker_worker.errors import StoreUnavailable
-from tracker_worker.store.sql import SQLStore
+from tracker_worker.store.sql.store import SQLStore
 
 _ROOT = Path(__file__).parents[2]
 

@@ -13,7 +13,7 @@ import pytest
 from tests.builders import begin, node_name
 from tests.conformance.store_sql import SQLStoreContract, assert_unavailable
 from tests.conformance.store_support import load, picture, settle, snapshots
-from tracker_worker.store.sql import SQLStore
+from tracker_worker.store.sql.store import SQLStore
 
 # Of every_method: a reader needs no lock in WAL mode.
 READERS = frozenset({"host_names", "load_host", "generations", "answered", "cursors", "outbox", "backlog"})

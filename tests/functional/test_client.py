@@ -15,7 +15,7 @@ from tests.functional.deadline import SECONDS, wait_until
 from tests.functional.worker import NODE, WorkerProcess
 from tests.servers import RabbitMQServer
 from tracker_worker import errors
-from tracker_worker.client import TrackerClient
+from tracker_worker.client.pipelined import TrackerClient
 from tracker_worker.conf.opts import register_messaging_opts
 
 CONTEXT = {"project_id": "astronomy", "user_id": "galileo"}

@@ -27,9 +27,9 @@ ARGUMENTS = {"quorum": {"x-queue-type": "quorum", "x-delivery-limit": 1_000_000}
 # tracker-worker, killed when it is about to remove a letter that it has sent again.
 _DYING = """
 import os, signal
-import tracker_worker.cli.runtime
+import tracker_worker.cli.threading_backend
 from tracker_worker.cli.main import main
-from tracker_worker.cli import letterbox
+from tracker_worker.cli.dead_letters import queue as letterbox
 letterbox.Letterbox.remove = lambda box, letter: os.kill(os.getpid(), signal.SIGKILL)
 main()
 """

@@ -35,7 +35,7 @@ from tests.invariants.record import (
     line,
 )
 from tracker_worker.errors import TrackerError
-from tracker_worker.store.sql import SQLStore
+from tracker_worker.store.sql.store import SQLStore
 
 # isort: split
 # After tests.functional.stock, which has chosen threads for oslo.messaging.

@@ -17,8 +17,8 @@ from tracker_worker.conf import list_opts
 from tracker_worker.domain import instance, states
 from tracker_worker.domain.resources import CLASSES
 from tracker_worker.notifications import schema
-from tracker_worker.service.methods import MAJOR, METHODS, MINOR
-from tracker_worker.store import schema as schema_of_the_store
+from tracker_worker.service.requests.methods import MAJOR, METHODS, MINOR
+from tracker_worker.store.sql import schema as schema_of_the_store
 
 ARCHITECTURE = DOC / "contributor" / "architecture.md"
 CONFIGURATION = DOC / "admin" / "configuration.md"

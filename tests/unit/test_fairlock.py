@@ -11,8 +11,8 @@ import pytest
 
 from tests.functional.deadline import SECONDS
 from tests.unit.tracker.support import Arrivals, joined
-from tracker_worker import fairlock
-from tracker_worker.fairlock import FairLock
+from tracker_worker.library import fairlock
+from tracker_worker.library.fairlock import FairLock
 
 
 class Interrupted(BaseException):

@@ -18,8 +18,8 @@ from tests.builders import HOST, instance_dict, uuid
 from tests.functional.deadline import SECONDS
 from tests.functional.stock import oslo_messaging
 from tracker_worker import errors
-from tracker_worker.rpcapi import ALLOWED_REMOTE_EXMODS, TrackerAPI
-from tracker_worker.service.methods import METHODS
+from tracker_worker.client.api import ALLOWED_REMOTE_EXMODS, TrackerAPI
+from tracker_worker.service.requests.methods import METHODS
 
 CONTEXT = {"project_id": "p", "user_id": "u", "request_id": "req-1"}
 LIMITS = {"memory_mb": 5000.5, "disk_gb": None, "vcpu": 4}

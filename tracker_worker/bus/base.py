@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from tracker_worker.bus.envelope import ReplyTo
+from tracker_worker.wire.envelope import ReplyTo
 
 # Where a delivery came from when it was not a host's own queue.
 SHARED = ""

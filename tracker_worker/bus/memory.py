@@ -17,7 +17,7 @@ from uuid import uuid4
 from msgspec.structs import replace
 
 from tracker_worker.bus.base import FANOUT, SHARED, Bus, Delivery, Listener, Outgoing
-from tracker_worker.bus.envelope import JSON, ReplyTo, decode_message, encode_request
+from tracker_worker.wire.envelope import JSON, ReplyTo, decode_message, encode_request
 
 
 @dataclass(frozen=True, slots=True)

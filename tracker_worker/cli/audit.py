@@ -8,7 +8,7 @@ import click
 from tracker_worker.cli.context import Settings
 from tracker_worker.cli.node import NODE_COLUMNS, node_rows
 from tracker_worker.cli.output import JSON, format_option, show_json, show_table
-from tracker_worker.cli.scheduler import audit_everywhere, request_context, scheduler
+from tracker_worker.cli.rpc import audit_everywhere, request_context, scheduler
 
 
 @click.command()

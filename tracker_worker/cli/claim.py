@@ -91,7 +91,7 @@ def begin(
     and one sentence that names everything that lacks. A resource without a limit is not limited, unless the worker's
     [tracker] missing_limit says otherwise.
     """
-    from tracker_worker.cli.scheduler import request_context, scheduler
+    from tracker_worker.cli.rpc import request_context, scheduler
 
     instance = {
         "uuid": str(uuid4()) if uuid is None else uuid,
@@ -139,7 +139,7 @@ def abort(settings: Settings, claim_id: str, host: str, wait: int | None, style:
 
 
 def _end(method: str, settings: Settings, claim_id: str, host: str, wait: int | None, style: str) -> None:
-    from tracker_worker.cli.scheduler import request_context, scheduler
+    from tracker_worker.cli.rpc import request_context, scheduler
 
     with scheduler(settings, host, wait) as api:
         ended = getattr(api, method)(request_context(), host, claim_id)

@@ -65,7 +65,7 @@ class Settings:
 
 
 def _register_all(conf: cfg.ConfigOpts) -> None:
-    import tracker_worker.cli.runtime  # noqa: F401 before oslo.messaging: see there
+    import tracker_worker.cli.threading_backend  # noqa: F401 before oslo.messaging: see there
 
     # isort: split
     from oslo_log import log

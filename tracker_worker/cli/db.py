@@ -25,8 +25,8 @@ def upgrade(settings: Settings, revision: str) -> None:
 
     All the way or not at all. An SQLite database that is not there is made. Does nothing where nothing is to be done.
     """
-    from tracker_worker.store import engines
-    from tracker_worker.store.location import prepared_url
+    from tracker_worker.store.sql import engines
+    from tracker_worker.store.sql.location import prepared_url
 
     engine = engines.create_engine(prepared_url(settings.load(messaging=False)))
     try:
@@ -47,7 +47,7 @@ def upgrade(settings: Settings, revision: str) -> None:
 def current(settings: Settings, style: str) -> None:
     """Show the schema's revision, and the one that is needed."""
     from tracker_worker.cli.ledgers import opened_engine
-    from tracker_worker.store import engines
+    from tracker_worker.store.sql import engines
 
     with opened_engine(settings.load(messaging=False)) as engine:
         found, needed = engines.current(engine), engines.head()

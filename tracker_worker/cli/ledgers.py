@@ -15,10 +15,10 @@ from oslo_config import cfg
 from tracker_worker.cli.context import CommandFailed
 from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.errors import ConfigurationError
-from tracker_worker.store import engines
 from tracker_worker.store.base import Store
-from tracker_worker.store.location import configured_url
-from tracker_worker.store.sql import SQLStore
+from tracker_worker.store.sql import engines
+from tracker_worker.store.sql.location import configured_url
+from tracker_worker.store.sql.store import SQLStore
 
 _UPGRADE = "run 'tracker-worker db upgrade'"
 

@@ -12,7 +12,7 @@ from tracker_worker.cli.context import PROJECT, Commands, Settings
 
 _COMMANDS = {
     "serve": "serve",
-    "demo": "demo",
+    "demo": "demo.command",
     "node": "node",
     "claim": "claim",
     "usage": "usage",
@@ -20,7 +20,7 @@ _COMMANDS = {
     "watch": "watch",
     "db": "db",
     "outbox": "outbox",
-    "dead-letter": "dead_letter",
+    "dead-letter": "dead_letters.command",
     "config": "config",
 }
 # These import oslo.messaging late or not at all; every other one has its backend chosen first.
@@ -38,8 +38,10 @@ class _Lazy(Commands):
         if module is None:
             return None
         if cmd_name not in _QUICK:
-            importlib.import_module("tracker_worker.cli.runtime")
-        command: click.Command = getattr(importlib.import_module(f"tracker_worker.cli.{module}"), module)
+            importlib.import_module("tracker_worker.cli.threading_backend")
+        command: click.Command = getattr(
+            importlib.import_module(f"tracker_worker.cli.{module}"), cmd_name.replace("-", "_")
+        )
         return command
 
 

@@ -77,7 +77,7 @@ def replay(settings: Settings, host: str, node: str, first: int, last: int | Non
     keep_logs_quiet(conf)
     from tracker_worker.bus.settings import read_settings
     from tracker_worker.cli.ledgers import load_host, opened_store
-    from tracker_worker.cli.resend import Range, resend
+    from tracker_worker.cli.outbox_replay import Range, resend
 
     broker = read_settings(conf)
     if not broker.notification_topics:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import tracker_worker.cli.runtime  # noqa: F401 before oslo.messaging: see there
+import tracker_worker.cli.threading_backend  # noqa: F401 before oslo.messaging: see there
 
 # isort: split
 import copy

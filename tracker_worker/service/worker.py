@@ -20,24 +20,24 @@ from importlib.metadata import version
 
 from oslo_config import cfg
 
-from tracker_worker.bus.amqp import AMQPBus
+from tracker_worker.bus.amqp.bus import AMQPBus
 from tracker_worker.bus.base import Bus, Listener
 from tracker_worker.bus.settings import read_settings
 from tracker_worker.domain.ledger import HostLedger
+from tracker_worker.domain.policy import Policy, read_policy
 from tracker_worker.domain.times import SECOND
 from tracker_worker.errors import ConfigurationError, TrackerError
 from tracker_worker.inventory.base import InventoryDriver, load_driver
-from tracker_worker.service.audit import Auditor, Report
-from tracker_worker.service.batch import Chore
-from tracker_worker.service.engine import Engine
-from tracker_worker.service.lease import LEASE_SECONDS
-from tracker_worker.service.policy import Policy, read_policy
-from tracker_worker.service.relay import Relay
-from tracker_worker.service.timers import Timers
-from tracker_worker.service.work import Intake
+from tracker_worker.service.chores.inventories import Auditor, Report
+from tracker_worker.service.chores.leases import LEASE_SECONDS
+from tracker_worker.service.chores.relay import Relay
+from tracker_worker.service.chores.timers import Timers
+from tracker_worker.service.loop.batch import Chore
+from tracker_worker.service.loop.engine import Engine
+from tracker_worker.service.requests.pending import Intake
 from tracker_worker.store.base import Store
-from tracker_worker.store.location import prepared_url
-from tracker_worker.store.sql import SQLStore
+from tracker_worker.store.sql.location import prepared_url
+from tracker_worker.store.sql.store import SQLStore
 
 LOG = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ from typing import cast
 import pytest
 
 from tests.unit.bus.channels import SETTINGS, RecordingChannel, RecordingConnection
-from tracker_worker.bus import publisher as module
-from tracker_worker.bus.frames import encode_properties
-from tracker_worker.bus.publisher import Message, Publisher
-from tracker_worker.bus.stream import Stream
+from tracker_worker.bus.amqp import publisher as module
+from tracker_worker.bus.amqp.frames import encode_properties
+from tracker_worker.bus.amqp.publisher import Message, Publisher
+from tracker_worker.bus.amqp.stream import Stream
 
 PLAIN = encode_properties({})
 RETRY = module._RETRY_SECONDS

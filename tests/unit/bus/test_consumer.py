@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.bus.channels import SETTINGS, RecordingChannel, RecordingConnection
-from tracker_worker.bus import consumer as module
+from tracker_worker.bus.amqp import consumer as module
+from tracker_worker.bus.amqp.consumer import Consumer
 from tracker_worker.bus.base import FANOUT, SHARED, Delivery
-from tracker_worker.bus.consumer import Consumer
 
 # The same cases each time; the first one pays for the tables of Unicode.
 FUZZ = settings(derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow])

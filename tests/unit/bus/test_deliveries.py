@@ -23,12 +23,12 @@ from hypothesis import strategies as st
 from msgspec.structs import asdict
 
 from tests.unit.bus.channels import SETTINGS, RecordingConnection
-from tracker_worker.bus import consumer as consumer_module
-from tracker_worker.bus import frames
+from tracker_worker.bus.amqp import consumer as consumer_module
+from tracker_worker.bus.amqp import frames
+from tracker_worker.bus.amqp.consumer import Consumer
+from tracker_worker.bus.amqp.frames import Delivered, read_delivery
+from tracker_worker.bus.amqp.stream import UNREADABLE, Stream
 from tracker_worker.bus.base import Delivery
-from tracker_worker.bus.consumer import Consumer
-from tracker_worker.bus.frames import Delivered, read_delivery
-from tracker_worker.bus.stream import UNREADABLE, Stream
 
 # The same cases each time; the first one pays for the tables of Unicode.
 FUZZ = settings(derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -17,9 +17,9 @@ import pytest
 import tests.messaging  # noqa: F401 before oslo.messaging
 from tests.wire import stock
 from tests.wire.golden import Golden, load, names
-from tracker_worker.bus import envelope
-from tracker_worker.bus.envelope import JSON, MSGPACK, Malformed, ReplyTo, Request
 from tracker_worker.errors import ComputeResourcesUnavailable
+from tracker_worker.wire import envelope
+from tracker_worker.wire.envelope import JSON, MSGPACK, Malformed, ReplyTo, Request
 
 REPLIES = [name for name in names() if name.startswith("reply_")]
 NOTIFICATIONS = [name for name in names() if name.startswith("notification_")]

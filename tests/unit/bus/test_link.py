@@ -18,8 +18,8 @@ import amqp
 import pytest
 
 import tests.messaging  # noqa: F401 before oslo.messaging
-from tracker_worker.bus import link as module
-from tracker_worker.bus.link import Link
+from tracker_worker.bus.amqp import connection as module
+from tracker_worker.bus.amqp.connection import Link
 from tracker_worker.bus.settings import ConnectionSettings
 
 _SECONDS = 10

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.unit.bus.publishing import PLAIN, RETRY, WINDOW, Case, clocked
-from tracker_worker.bus.publisher import FOREVER, Message
+from tracker_worker.bus.amqp.publisher import FOREVER, Message
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.unit.bus.publishing import FEW, PLAIN, RETRY, WINDOW, Case, clocked
-from tracker_worker.bus import publisher as module
-from tracker_worker.bus.publisher import FOREVER, Message
+from tracker_worker.bus.amqp import publisher as module
+from tracker_worker.bus.amqp.publisher import FOREVER, Message
 
 DEAF = module._CONFIRM_SECONDS
 

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tracker_worker.bus.stream import Stream
+from tracker_worker.bus.amqp.stream import Stream
 
 _SECONDS = 10
 # More than a socket takes while nobody reads at its other end.

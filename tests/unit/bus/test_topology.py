@@ -14,7 +14,7 @@ from amqp.exceptions import NotFound, PreconditionFailed
 from tests.unit.bus.channels import SETTINGS
 from tests.wire.golden import declare_names, load_declares
 from tests.wire.stock import configuration
-from tracker_worker.bus import topology
+from tracker_worker.bus.amqp import topology
 from tracker_worker.bus.settings import BrokerSettings, read_settings
 from tracker_worker.conf import register_opts
 

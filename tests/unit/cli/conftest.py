@@ -12,7 +12,7 @@ from typing import Any
 with warnings.catch_warnings():
     # Some of what oslo.messaging imports is deprecated; that is its matter. And the program's choice of threads comes first.
     warnings.simplefilter("ignore")
-    import tracker_worker.cli.runtime  # noqa: F401
+    import tracker_worker.cli.threading_backend  # noqa: F401
 
     # isort: split
     import oslo_messaging  # noqa: F401
@@ -23,7 +23,7 @@ from click.testing import CliRunner, Result
 from tests.builders import begin
 from tests.conformance.store_support import Writer, settle
 from tracker_worker.cli.main import main
-from tracker_worker.store.sql import SQLStore
+from tracker_worker.store.sql.store import SQLStore
 
 
 class Cli:

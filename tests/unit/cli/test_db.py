@@ -9,8 +9,8 @@ import pytest
 import sqlalchemy as sa
 
 from tests.unit.cli.conftest import Cli
-from tracker_worker.store import engines
-from tracker_worker.store.sql import SQLStore
+from tracker_worker.store.sql import engines
+from tracker_worker.store.sql.store import SQLStore
 
 
 def _stamp(cli: Cli, revision: str) -> None:

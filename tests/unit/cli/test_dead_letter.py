@@ -17,12 +17,12 @@ import pytest
 
 from tests.builders import instance_dict, uuid
 from tests.unit.cli.conftest import Cli
-from tracker_worker.bus.envelope import MSGPACK, ReplyTo, encode_request
 from tracker_worker.cli.context import CommandFailed
-from tracker_worker.cli.letter import Letter, read_letter, sendable_properties
-from tracker_worker.cli.replay import objection
-from tracker_worker.cli.selection import Selection
-from tracker_worker.cli.stationery import describe, show_described
+from tracker_worker.cli.dead_letters.format import describe, show_described
+from tracker_worker.cli.dead_letters.message import Letter, read_letter, sendable_properties
+from tracker_worker.cli.dead_letters.replay import objection
+from tracker_worker.cli.dead_letters.selection import Selection
+from tracker_worker.wire.envelope import MSGPACK, ReplyTo, encode_request
 
 PARKED = {
     "x-tracker-reason": "node_not_found: Host h1 has no node n9",

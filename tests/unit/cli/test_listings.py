@@ -16,8 +16,8 @@ from tests.builders import begin, instance_dict, update, uuid
 from tests.conformance.store_support import Writer, register, settle
 from tests.unit.cli.conftest import Cli
 from tracker_worker.domain.views import claim_views, node_view, usage_view
-from tracker_worker.store import engines
-from tracker_worker.store.sql import SQLStore
+from tracker_worker.store.sql import engines
+from tracker_worker.store.sql.store import SQLStore
 
 LISTINGS = [("node", "list"), ("node", "show", "node-1"), ("claim", "list"), ("usage",), ("outbox", "status")]
 PROJECT = instance_dict()["project_id"]

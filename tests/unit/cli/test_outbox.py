@@ -8,9 +8,9 @@ import pytest
 from tests.conformance.store_support import Writer
 from tests.unit.cli.conftest import Cli
 from tracker_worker.cli.context import CommandFailed
-from tracker_worker.cli.resend import Range
+from tracker_worker.cli.outbox_replay import Range
 from tracker_worker.domain.ledger import NodeLedger
-from tracker_worker.store.sql import SQLStore
+from tracker_worker.store.sql.store import SQLStore
 
 _BROKER = "transport_url = rabbit://tracker:secret@127.0.0.1:1//"  # nobody is there
 

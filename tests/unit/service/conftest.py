@@ -16,7 +16,9 @@ from tests.unit.service.support import House
 from tests.unit.service.worker_support import Case
 from tracker_worker.conf import register_opts
 from tracker_worker.inventory.fake import FakeDriver
-from tracker_worker.service import engine, work, worker
+from tracker_worker.service import worker
+from tracker_worker.service.loop import engine
+from tracker_worker.service.requests import pending as work
 
 MakeHouse = Callable[..., House]
 MakeWorker = Callable[[], Case]

@@ -19,22 +19,22 @@ import msgspec
 from tests.builders import HOST, NOW, RESERVED_MEMORY_MB, TIMEOUT, driver_resource_dict, node_name
 from tests.conformance.store_support import settle
 from tests.functional.deadline import SECONDS
-from tracker_worker.bus import envelope
 from tracker_worker.bus.base import Listener
-from tracker_worker.bus.envelope import JSON, MSGPACK, ReplyTo
 from tracker_worker.bus.memory import MemoryBroker, MemoryBus, Parked
 from tracker_worker.domain.inventory import reserve
 from tracker_worker.domain.ledger import HostLedger
+from tracker_worker.domain.policy import Policy
 from tracker_worker.domain.times import SECOND
 from tracker_worker.inventory.fake import FakeDriver
-from tracker_worker.service.audit import Auditor
-from tracker_worker.service.batch import Chore
-from tracker_worker.service.engine import Engine
-from tracker_worker.service.policy import Policy
-from tracker_worker.service.relay import Relay
-from tracker_worker.service.work import Intake
+from tracker_worker.service.chores.inventories import Auditor
+from tracker_worker.service.chores.relay import Relay
+from tracker_worker.service.loop.batch import Chore
+from tracker_worker.service.loop.engine import Engine
+from tracker_worker.service.requests.pending import Intake
 from tracker_worker.store.base import Commit, Store
 from tracker_worker.store.memory import MemoryStore
+from tracker_worker.wire import envelope
+from tracker_worker.wire.envelope import JSON, MSGPACK, ReplyTo
 
 RESERVED = reserve(memory_mb=RESERVED_MEMORY_MB, disk_mb=0)
 POLICY = Policy(claim_timeout=TIMEOUT, capacity_limits=False, release_expired=False, reserved=RESERVED)

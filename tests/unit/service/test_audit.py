@@ -15,8 +15,8 @@ from tests.startstop import stress
 from tests.unit.service.support import RESERVED
 from tracker_worker.errors import InvalidInput, NodeNotFound
 from tracker_worker.inventory.fake import FakeDriver
-from tracker_worker.service import audit as module
-from tracker_worker.service.audit import Auditor, Report
+from tracker_worker.service.chores import inventories as module
+from tracker_worker.service.chores.inventories import Auditor, Report
 
 N1, N2 = node_name(1), node_name(2)
 

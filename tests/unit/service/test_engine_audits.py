@@ -14,7 +14,7 @@ from tests.unit.service.conftest import MakeHouse, WaitClock
 from tests.unit.service.support import House, Refused
 from tracker_worker.bus.base import FANOUT
 from tracker_worker.domain.times import SECOND
-from tracker_worker.service import batch
+from tracker_worker.service.loop import batch
 
 N1, N2 = node_name(1), node_name(2)
 EXPIRY_SECONDS = TIMEOUT // SECOND

@@ -10,9 +10,9 @@ from tests.conformance.store_support import Writer
 from tests.conformance.store_support import answer as recorded
 from tests.unit.service.conftest import MakeHouse
 from tests.unit.service.support import House, Refused
-from tracker_worker.bus.envelope import MSGPACK, encode_answer
-from tracker_worker.service import inbox
+from tracker_worker.service.loop import inbox
 from tracker_worker.store.base import Answered, Commit
+from tracker_worker.wire.envelope import MSGPACK, encode_answer
 
 
 def test_copies_in_the_same_batch_have_one_effect_and_one_reply(house: House) -> None:

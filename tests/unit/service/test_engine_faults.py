@@ -16,8 +16,8 @@ from tests.functional.deadline import SECONDS, wait_until
 from tests.unit.service.conftest import MakeHouse, WaitClock
 from tests.unit.service.support import House, Refused
 from tracker_worker.errors import StoreUnavailable
-from tracker_worker.service import batch, engine
-from tracker_worker.service.batch import Chore
+from tracker_worker.service.loop import batch, engine
+from tracker_worker.service.loop.batch import Chore
 from tracker_worker.store.base import Conflict, Unstorable
 
 N1 = node_name(1)

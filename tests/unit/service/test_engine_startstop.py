@@ -8,7 +8,7 @@ import pytest
 from tests.builders import instance_dict
 from tests.startstop import stress
 from tests.unit.service.support import House
-from tracker_worker.service.engine import Engine
+from tracker_worker.service.loop.engine import Engine
 
 
 @pytest.mark.parametrize("work", [False, True], ids=["idle", "with work"])

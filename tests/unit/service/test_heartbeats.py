@@ -13,7 +13,7 @@ from tests.functional.deadline import SECONDS, wait_until
 from tests.unit.service.conftest import MakeHouse, WaitClock
 from tests.unit.service.support import House
 from tracker_worker.errors import StoreUnavailable
-from tracker_worker.service import batch
+from tracker_worker.service.loop import batch
 
 MONITORED: dict[str, Any] = {"timeout": 60}
 AWAY = StoreUnavailable(reason="away")

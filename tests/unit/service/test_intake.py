@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from tests.builders import HOST
 from tests.unit.service.support import POLICY, Monitor
-from tracker_worker.bus import envelope
 from tracker_worker.bus.base import Delivery
-from tracker_worker.bus.envelope import JSON, MSGPACK, Malformed, ReplyTo
 from tracker_worker.bus.memory import MemoryBroker, MemoryBus
 from tracker_worker.errors import InvalidInput
-from tracker_worker.service.methods import GetNode
-from tracker_worker.service.work import Intake, Work, answer, conclude
+from tracker_worker.service.requests.methods import GetNode
+from tracker_worker.service.requests.pending import Intake, Work, answer, conclude
+from tracker_worker.wire import envelope
+from tracker_worker.wire.envelope import JSON, MSGPACK, Malformed, ReplyTo
 
 # The same cases each time; the first one pays for the tables of Unicode.
 FUZZ = settings(derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -12,7 +12,7 @@ from tests.unit.service.conftest import MakeHouse
 from tests.unit.service.support import Clock, House
 from tracker_worker.bus.base import FANOUT, SHARED
 from tracker_worker.errors import StoreUnavailable
-from tracker_worker.service.lease import LEASE_SECONDS
+from tracker_worker.service.chores.leases import LEASE_SECONDS
 from tracker_worker.store.base import Conflict, Store
 
 N1 = node_name(1)
@@ -250,7 +250,7 @@ class TestPrune:
     def test_a_lot_is_dropped_little_by_little(
         self, relayed: House, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("tracker_worker.service.pruning._ROWS", 1)
+        monkeypatch.setattr("tracker_worker.service.chores.pruning._ROWS", 1)
         clock.forward(1)
         relayed.store.calls.clear()
         relayed.engine.prune(inbox_seconds=0, outbox_seconds=0)

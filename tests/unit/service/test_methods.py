@@ -15,12 +15,12 @@ from oslo_messaging.rpc.dispatcher import NoSuchMethod, UnsupportedVersion
 from tests.builders import TIMEOUT, instance_dict, uuid
 from tests.unit.service.support import POLICY
 from tracker_worker.bus.base import FANOUT, SHARED
-from tracker_worker.bus.envelope import Request
 from tracker_worker.domain import commands
 from tracker_worker.domain.fit import UNLIMITED, Limits
+from tracker_worker.domain.policy import Policy
 from tracker_worker.domain.times import SECOND
 from tracker_worker.errors import HostNotServed, InvalidInput
-from tracker_worker.service.methods import (
+from tracker_worker.service.requests.methods import (
     METHODS,
     Audit,
     Call,
@@ -31,7 +31,7 @@ from tracker_worker.service.methods import (
     Ping,
     resolve,
 )
-from tracker_worker.service.policy import Policy
+from tracker_worker.wire.envelope import Request
 
 # The same cases each time; the first one pays for the tables of Unicode.
 FUZZ = settings(derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow])

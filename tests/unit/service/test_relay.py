@@ -12,11 +12,11 @@ from tests.builders import HOST, begin, node_name
 from tests.conformance.store_support import settle
 from tests.unit.service.support import ScriptedStore
 from tracker_worker.bus.base import Bus, Outgoing
-from tracker_worker.bus.envelope import decode_message
 from tracker_worker.errors import StoreUnavailable
-from tracker_worker.service import relay as module
-from tracker_worker.service.relay import Relay
+from tracker_worker.service.chores import relay as module
+from tracker_worker.service.chores.relay import Relay
 from tracker_worker.store.base import Commit, Notification
+from tracker_worker.wire.envelope import decode_message
 
 N1, N2 = node_name(1), node_name(2)
 

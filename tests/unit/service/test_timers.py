@@ -11,7 +11,7 @@ import pytest
 
 from tests.functional.deadline import SECONDS
 from tests.startstop import stress
-from tracker_worker.service.timers import Timers
+from tracker_worker.service.chores.timers import Timers
 
 SOON = 0.001
 NEVER = 3600.0

@@ -16,9 +16,9 @@ from alembic.migration import MigrationContext
 from tests.builders import begin, node_name
 from tests.conformance.store_support import at_once, load, settle, snapshots
 from tracker_worker.errors import ConfigurationError
-from tracker_worker.store import engines
-from tracker_worker.store.schema import metadata
-from tracker_worker.store.sql import SQLStore
+from tracker_worker.store.sql import engines
+from tracker_worker.store.sql.schema import metadata
+from tracker_worker.store.sql.store import SQLStore
 
 TABLES = {"hosts", "nodes", "allocations", "attempts", "inbox", "outbox", "relay_cursor"}
 

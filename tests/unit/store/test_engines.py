@@ -14,8 +14,8 @@ import sqlalchemy as sa
 
 from tests.conformance.store_support import at_once
 from tracker_worker.errors import ConfigurationError
-from tracker_worker.store import engines
-from tracker_worker.store.sql import SQLStore
+from tracker_worker.store.sql import engines
+from tracker_worker.store.sql.store import SQLStore
 
 POSTGRESQL = "postgresql+psycopg://tracker:s3cret@db.example.org:5433/ledger"
 

@@ -11,8 +11,8 @@ import sqlalchemy as sa
 
 from tests.conformance.store_support import at_once
 from tests.unit.store.migrations import TABLES, MigrationContract, refusal, tables
-from tracker_worker.store import engines
-from tracker_worker.store.sql import SQLStore
+from tracker_worker.store.sql import engines
+from tracker_worker.store.sql.store import SQLStore
 
 
 class TestSQLiteMigrations(MigrationContract):

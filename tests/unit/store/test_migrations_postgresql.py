@@ -13,8 +13,8 @@ import sqlalchemy as sa
 from tests.servers import PostgreSQLServer
 from tests.servers.ports import Ports
 from tests.unit.store.migrations import MigrationContract, refusal, tables
-from tracker_worker.store import engines
-from tracker_worker.store.sql import SQLStore
+from tracker_worker.store.sql import engines
+from tracker_worker.store.sql.store import SQLStore
 
 
 class TestPostgreSQLMigrations(MigrationContract):

@@ -16,10 +16,10 @@ from tracker_worker.conf import tracker as options
 from tracker_worker.domain.times import SECOND
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.inventory.fake import FakeDriver
+from tracker_worker.library.tracker import ResourceTracker
 from tracker_worker.store.base import Commit, Store
 from tracker_worker.store.memory import MemoryStore
-from tracker_worker.store.sql import SQLStore
-from tracker_worker.tracker import ResourceTracker
+from tracker_worker.store.sql.store import SQLStore
 
 CONTEXT = {"project_id": "project-of-context", "user_id": "user-of-context"}
 

@@ -23,8 +23,8 @@ from tests.unit.tracker.support import (
 )
 from tracker_worker.domain.inventory import REQUIRED
 from tracker_worker.errors import InvalidInput, StoreUnavailable
+from tracker_worker.library.tracker import ResourceTracker
 from tracker_worker.store.memory import MemoryStore
-from tracker_worker.tracker import ResourceTracker
 
 
 def test_s6_s23_the_node_view_has_the_driver_s_keys_and_what_is_used_and_free() -> None:

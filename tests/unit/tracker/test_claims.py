@@ -12,8 +12,8 @@ from tests.builders import HOST, NODE, NOW, instance_dict, sized, uuid
 from tests.unit.tracker.support import CONTEXT, Clock, audited, event_types, picture, used
 from tracker_worker.domain.times import SECOND
 from tracker_worker.errors import ClaimConflict, ComputeResourcesUnavailable, InvalidInput
+from tracker_worker.library.tracker import Claim, ResourceTracker
 from tracker_worker.store.memory import MemoryStore
-from tracker_worker.tracker import Claim, ResourceTracker
 
 # What instance_dict has, and what the node of the builders uses itself.
 SIZE = (2, 4096, 50)

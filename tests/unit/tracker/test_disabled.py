@@ -12,8 +12,8 @@ from tests.builders import HOST, NODE, driver_resource_dict, instance_dict
 from tests.unit.tracker.support import CONTEXT, Clock, audited, driver, event_types, picture
 from tracker_worker.errors import InvalidInput, NodeNotFound
 from tracker_worker.inventory.fake import FakeDriver
+from tracker_worker.library.tracker import ResourceTracker
 from tracker_worker.store.memory import MemoryStore
-from tracker_worker.tracker import ResourceTracker
 
 NOTHING: dict[str, Any] = {
     "disabled": True,

@@ -9,9 +9,9 @@ from tests.builders import HOST, driver_resource_dict, instance_dict, uuid
 from tests.unit.tracker.support import CONTEXT, audited, conf, driver, event_types, picture, used
 from tracker_worker.errors import ClaimConflict, StoreUnavailable
 from tracker_worker.inventory.fake import FakeDriver
+from tracker_worker.library.tracker import ResourceTracker
 from tracker_worker.store.base import Commit, Conflict, Store
 from tracker_worker.store.memory import MemoryStore
-from tracker_worker.tracker import ResourceTracker
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from tests.unit.tracker.support import (
     used,
 )
 from tracker_worker.errors import StoreUnavailable
-from tracker_worker.tracker import ResourceTracker
+from tracker_worker.library.tracker import ResourceTracker
 
 Failing = FailingMemoryStore | FailingSQLStore
 Work = Callable[[ResourceTracker, dict[str, Any]], object]
@@ -125,7 +125,7 @@ def test_s12_without_a_store_of_its_own_the_tracker_keeps_no_notifications() -> 
 
 def test_the_library_brings_neither_a_bus_nor_a_database() -> None:
     program = (
-        "import sys, tracker_worker.tracker as t; from tracker_worker.inventory.fake import FakeDriver\n"
+        "import sys, tracker_worker.library.tracker as t; from tracker_worker.inventory.fake import FakeDriver\n"
         "tracker = t.ResourceTracker('h', FakeDriver('h')); tracker.update_available_resource(None)\n"
         "print(*sorted({'oslo_messaging', 'oslo_service', 'eventlet', 'kombu', 'amqp', 'sqlalchemy'} & set(sys.modules)))"
     )

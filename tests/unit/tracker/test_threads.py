@@ -11,9 +11,9 @@ from tests.conformance.store_support import at_once
 from tests.functional.deadline import SECONDS
 from tests.unit.tracker.support import CONTEXT, Arrivals, Clock, audited, driver, event_types, joined, used
 from tracker_worker.errors import ClaimConflict
+from tracker_worker.library.tracker import Claim, ResourceTracker
 from tracker_worker.store.base import Commit, Store
 from tracker_worker.store.memory import MemoryStore
-from tracker_worker.tracker import Claim, ResourceTracker
 
 THREADS = 8
 EACH = 8

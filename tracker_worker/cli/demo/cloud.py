@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demo's cloud: two workers (a fleet from a file, and this machine), a client for the scheduler, a feed for billing.
+
+In memory, or over a real broker under names of its own, which are removed at the end.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+import oslo_messaging
+import yaml
+from oslo_config import cfg
+
+from tracker_worker import errors
+from tracker_worker.bus.amqp.bus import AMQPBus
+from tracker_worker.bus.amqp.topology import PRIORITIES
+from tracker_worker.bus.base import Bus
+from tracker_worker.bus.memory import MemoryBroker, MemoryBus, MemoryClient
+from tracker_worker.bus.settings import read_settings
+from tracker_worker.cli.context import Settings
+from tracker_worker.client.api import TrackerAPI
+from tracker_worker.service.worker import Worker
+from tracker_worker.store.sql.location import sqlite_url
+from tracker_worker.wire.envelope import decode_message
+
+Hear = Callable[[dict[str, Any]], None]
+
+LOG = logging.getLogger(__name__)
+
+MACHINE = "localhost"
+_CALL_SECONDS = 30
+
+
+class Cloud(ABC):
+    """``start`` and ``stop`` as everywhere: synchronous, and stopping is harmless twice."""
+
+    def __init__(self, settings: Settings, directory: Path, hosts: int) -> None:
+        self.fleet = [f"host-{number}" for number in range(1, hosts + 1)]
+        self.hosts = [*self.fleet, MACHINE]
+        self._settings = settings
+        self._directory = directory
+        self._fleet_file = directory / "fleet.yaml"
+        self._workers: list[Worker] = []
+
+    def conf(self, hosts: Sequence[str], driver: str, **more: Any) -> cfg.ConfigOpts:
+        return self._settings.load(
+            tracker__hosts=list(hosts),
+            tracker__inventory_driver=driver,
+            tracker__state_path=str(self._directory),
+            inventory__static_file=str(self._fleet_file),
+            database__connection=sqlite_url(self._directory / "demo.sqlite"),
+            **more,
+        )
+
+    def start(self, hear: Hear) -> TrackerAPI:
+        """The scheduler's client. Raises ConfigurationError."""
+        self._fleet_file.write_text(yaml.safe_dump({"hosts": {host: _nodes(n) for n, host in enumerate(self.fleet)}}))
+        for hosts, driver in ((self.fleet, "static"), ([MACHINE], "host")):
+            conf = self._worker_conf(hosts, driver)
+            worker = Worker(conf, bus=self._bus(conf), died=self._died)
+            self._workers.append(worker)
+            worker.start()
+        self._listen(hear)
+        return self._api()
+
+    def _died(self, error: BaseException) -> None:
+        LOG.critical("a worker of the demo failed: %s", error)
+
+    def stop(self) -> None:
+        for worker in self._workers:
+            worker.stop()
+        self._workers.clear()
+
+    @abstractmethod
+    def _worker_conf(self, hosts: Sequence[str], driver: str) -> cfg.ConfigOpts: ...
+
+    @abstractmethod
+    def _bus(self, conf: cfg.ConfigOpts) -> Bus: ...
+
+    @abstractmethod
+    def _listen(self, hear: Hear) -> None: ...
+
+    @abstractmethod
+    def _api(self) -> TrackerAPI: ...
+
+
+def _nodes(number: int) -> dict[str, Any]:
+    big = {"vcpus": 64, "memory_mb": 262144, "local_gb": 4000}
+    small = {"vcpus": 16, "memory_mb": 65536, "local_gb": 1000}
+    nodes = {"node-1": big if number % 2 else small}
+    if number % 3 == 0:
+        nodes["node-2"] = small
+    return {"nodes": nodes}
+
+
+class MemoryCloud(Cloud):
+    """Everything in this process."""
+
+    def __init__(self, settings: Settings, directory: Path, hosts: int) -> None:
+        super().__init__(settings, directory, hosts)
+        self._broker = MemoryBroker()
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def _worker_conf(self, hosts: Sequence[str], driver: str) -> cfg.ConfigOpts:
+        return self.conf(hosts, driver)
+
+    def _bus(self, conf: cfg.ConfigOpts) -> Bus:
+        return MemoryBus(self._broker)
+
+    def _listen(self, hear: Hear) -> None:
+        def listen() -> None:
+            while (body := self._broker.notifications.get()) != b"":
+                hear(decode_message(body))
+
+        self._thread = threading.Thread(target=listen, name="demo-billing", daemon=True)
+        self._thread.start()
+
+    def _api(self) -> TrackerAPI:
+        return _MemoryAPI(self._settings.load(), MemoryClient(self._broker))
+
+    def stop(self) -> None:
+        super().stop()
+        if self._thread is not None:
+            self._broker.notifications.put(b"")
+            self._thread.join()
+            self._thread = None
+
+
+class _MemoryAPI(TrackerAPI):
+    """TrackerAPI over the in-memory bus."""
+
+    def _make_client(self, conf: cfg.ConfigOpts, transport: Any) -> Any:
+        return _Prepared(transport, "")
+
+
+class _Prepared:
+    """The part of oslo.messaging's RPCClient that TrackerAPI uses."""
+
+    def __init__(self, client: MemoryClient, server: str) -> None:
+        self._client = client
+        self._server = server
+
+    def prepare(self, server: str) -> _Prepared:
+        return _Prepared(self._client, server)
+
+    def cast(self, context: dict[str, Any], method: str, **args: Any) -> None:
+        self._client.cast(self._server, context, method, args)
+
+    def call(self, context: dict[str, Any], method: str, **args: Any) -> Any:
+        reply = self._client.call(self._server, context, method, args, _CALL_SECONDS)
+        if reply["failure"] is None:
+            return reply["result"]
+        failed = msgspec.json.decode(reply["failure"])
+        kind = getattr(errors, failed["class"], RuntimeError)
+        raise kind(*failed["args"], **failed["kwargs"])
+
+
+class BrokerCloud(Cloud):
+    """The same over RabbitMQ, with stock oslo.messaging clients."""
+
+    def __init__(self, settings: Settings, directory: Path, hosts: int, transport_url: str) -> None:
+        super().__init__(settings, directory, hosts)
+        self._url = transport_url
+        self._name = f"tracker-demo-{uuid4().hex[:8]}"
+        self._listener: Any = None
+
+    def _worker_conf(self, hosts: Sequence[str], driver: str) -> cfg.ConfigOpts:
+        return self.conf(
+            hosts,
+            driver,
+            transport_url=self._url,
+            tracker__topic=self._name,
+            bus__dead_letter_queue=f"{self._name}.dead",
+            notifications__topics=[self._name],
+        )
+
+    def _bus(self, conf: cfg.ConfigOpts) -> Bus:
+        return AMQPBus(read_settings(conf))
+
+    def _listen(self, hear: Hear) -> None:
+        class Endpoint:
+            def info(self, ctxt: Any, publisher: str, event_type: str, payload: Any, metadata: Any) -> None:
+                hear({"event_type": event_type, "payload": payload, "message_id": metadata["message_id"]})
+
+            warn = info
+
+        conf = self._worker_conf(self.hosts, "static")
+        transport = oslo_messaging.get_notification_transport(conf)
+        self._listener = oslo_messaging.get_notification_listener(
+            transport, [oslo_messaging.Target(topic=self._name)], [Endpoint()], executor="threading"
+        )
+        # One at a time: the order is part of what is shown.
+        self._listener.start(override_pool_size=1)
+
+    def _api(self) -> TrackerAPI:
+        return TrackerAPI(self._worker_conf(self.hosts, "static"))
+
+    def stop(self) -> None:
+        super().stop()
+        if self._listener is not None:
+            self._listener.stop()
+            self._listener.wait()
+            self._listener = None
+            self._clean()
+
+    def _clean(self) -> None:
+        conf = self._worker_conf(self.hosts, "static")
+        settings = read_settings(conf)
+        connection = settings.connection(settings.urls[0]).transport.establish_connection()
+        try:
+            names = [self._name, f"{self._name}.dead", *(f"{self._name}.{host}" for host in self.hosts)]
+            names += [f"{self._name}.{priority.lower()}" for priority in PRIORITIES]
+            with connection.channel() as channel:
+                for name in names:
+                    channel.queue_delete(name)
+        finally:
+            connection.close()

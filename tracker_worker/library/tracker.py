@@ -1,0 +1,392 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The resource tracker as a library: in one process, without a bus, on the same ledger and stores as the worker.
+
+The names and the behaviour are those of the compute resource tracker of 2012, whose manager held one tracker per node.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from collections.abc import Callable, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Literal
+from uuid import uuid4
+
+from msgspec.structs import replace
+from oslo_config import cfg
+
+from tracker_worker.conf import tracker as options
+from tracker_worker.domain import commands, views
+from tracker_worker.domain.allocation import Allocation
+from tracker_worker.domain.fit import read_limits
+from tracker_worker.domain.instance import Instance, read_changes, read_instance
+from tracker_worker.domain.inventory import read_inventory
+from tracker_worker.domain.ledger import NodeLedger
+from tracker_worker.domain.owner import owner_of
+from tracker_worker.domain.policy import Policy, read_policy
+from tracker_worker.domain.stats import Stats
+from tracker_worker.domain.times import SECOND
+from tracker_worker.domain.values import read_amount, read_timeout
+from tracker_worker.errors import ComputeResourcesUnavailable, InvalidInput, NodeNotFound, TrackerError
+from tracker_worker.inventory.base import InventoryDriver
+from tracker_worker.library.fairlock import FairLock
+from tracker_worker.store.base import Store
+from tracker_worker.store.memory import MemoryStore
+from tracker_worker.unit_of_work import Keeper
+
+LOG = logging.getLogger(__name__)
+
+Context = Any
+"""A request context: a mapping with project_id and user_id, an object with ``to_dict()``, or None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A snapshot of an instance and of what it was charged. ``expire_ts`` in seconds since the epoch; sizes in MB and
+    GB."""
+
+    claim_id: str
+    memory_mb: int
+    disk_gb: int
+    vcpus: int
+    expire_ts: float
+    instance: Instance = field(repr=False, compare=False)
+    clock: Callable[[], float] = field(default=time.time, repr=False, compare=False)
+
+    def is_expired(self) -> bool:
+        """Strictly after its time."""
+        return self.clock() > self.expire_ts
+
+    def __str__(self) -> str:
+        return f"[Claim {self.claim_id}: {self.memory_mb} MB memory, {self.disk_gb} GB disk, {self.vcpus} VCPUs]"
+
+
+class ResourceTracker:
+    """Keeps the ledger of one node. Any method may be called from any thread; operations on the node exclude each other and
+    are served in order of arrival, and the driver is asked outside of that.
+
+    :param host: the compute host.
+    :param driver: what says what the node has.
+    :param node: the node of that host; None: the driver's only node.
+    :param store: where the ledger is kept, started; None: in memory, and notifications, which nobody could read there, are
+        not kept. The host gets its service record there.
+    :param conf: options of ``[tracker]``, registered on it; None: the defaults.
+    :param clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        driver: InventoryDriver,
+        *,
+        node: str | None = None,
+        store: Store | None = None,
+        conf: cfg.ConfigOpts | None = None,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        self.host = host
+        self.driver = driver
+        self._node = node
+        self._clock = clock or time.time
+        self._conf = _defaults() if conf is None else conf
+        self._conf.register_opts(options.OPTIONS, group=options.GROUP)
+        self._lock = FairLock()
+        # The driver is asked under this one alone, so that it is never asked twice at a time, nor an old answer put last.
+        self._auditing = FairLock()
+        self._audited = False
+        self._ignored_updates = 0
+        kept = MemoryStore() if store is None else store
+        kept.register_host(host, topic=self._conf.tracker.topic, version="library", now=self._now())
+        self._keeper = Keeper(kept, host, now=self._now, notify=store is not None)
+
+    # --- what is known -----------------------------------------------------------------------------------------------
+
+    @property
+    def disabled(self) -> bool:
+        """Until the first successful audit, and when the driver answers nothing: claims are not tracked then."""
+        with self._lock:
+            return self._ledger_locked() is None
+
+    @property
+    def compute_node(self) -> dict[str, Any] | None:
+        """The node view, a copy; None while disabled."""
+        with self._lock:
+            ledger = self._ledger_locked()
+            return None if ledger is None else views.node_view(ledger)
+
+    @property
+    def claims(self) -> dict[str, Claim]:
+        """The claims that are begun and not ended, by instance uuid."""
+        with self._lock:
+            ledger = self._ledger_locked()
+            return {} if ledger is None else {uuid: self._claim(ledger.allocations[uuid]) for uuid in ledger.begun}
+
+    @property
+    def tracked_instances(self) -> dict[str, Instance]:
+        """The instances that are charged to the node, by uuid."""
+        with self._lock:
+            ledger = self._ledger_locked()
+            return {} if ledger is None else {uuid: _copied(held.instance) for uuid, held in ledger.allocations.items()}
+
+    @property
+    def stats(self) -> Stats:
+        """The node's counters, a copy."""
+        with self._lock:
+            counted = Stats()
+            ledger = self._ledger_locked()
+            for held in [] if ledger is None else ledger.allocations.values():
+                counted.add(held.instance)
+            return counted
+
+    @property
+    def ignored_updates(self) -> int:
+        """How many updates there were for instances that are not tracked."""
+        with self._lock:
+            return self._ignored_updates
+
+    # --- claims ------------------------------------------------------------------------------------------------------
+
+    def begin_resource_claim(
+        self,
+        context: Context,
+        instance: MutableMapping[str, Any],
+        limits: Mapping[str, float | None] | None = None,
+        timeout: float | None = None,
+    ) -> Claim | None:
+        """Charge the instance within ``limits``, and set its host, node and launched_on. None: it does not fit, or the
+        tracker is disabled (then the host is set all the same, so that a build is not blocked).
+
+        Raises InvalidInput, ClaimConflict, StoreUnavailable; nothing has changed then.
+        """
+        claim, _ = self._begin(context, instance, limits, timeout)
+        return claim
+
+    def _begin(
+        self,
+        context: Context,
+        instance: Any,
+        limits: Mapping[str, float | None] | None,
+        timeout: float | None = None,
+    ) -> tuple[Claim | None, ComputeResourcesUnavailable | None]:
+        policy = self._policy()
+        wanted = read_instance(instance)
+        if not isinstance(instance, MutableMapping):
+            raise InvalidInput(field="instance", reason="must be an object whose host can be set")
+        wanted = wanted.changed(owner_of(wanted.project_id, wanted.user_id, _facts(context)))
+        within = read_limits(limits)
+        lasting = read_timeout("timeout", timeout) or policy.claim_timeout
+        if instance.get("host"):
+            LOG.warning("instance %s already has the host %s", wanted.uuid, instance["host"])
+        with self._lock:
+            ledger = self._ledger_locked()
+            if ledger is not None:
+                command = commands.BeginClaim(
+                    instance=wanted,
+                    limits=within,
+                    timeout=lasting,
+                    node=ledger.name,
+                    capacity_limits=policy.capacity_limits,
+                )
+                [decision] = self._keeper.decide(command)
+                if isinstance(decision.error, ComputeResourcesUnavailable):
+                    LOG.info("claim of %s refused on %s: %s", wanted.uuid, ledger.name, decision.error)
+                    return None, decision.error
+                if decision.error is not None:
+                    raise decision.error
+                # Without a reply another writer has disabled the node in the meantime.
+                if decision.reply is not None:
+                    assert decision.node is not None
+                    self._place(instance)
+                    return self._claim(decision.node.allocations[wanted.uuid]), None
+            self._place(instance)
+            return None, None
+
+    def _place(self, instance: MutableMapping[str, Any]) -> None:
+        instance["host"] = instance["launched_on"] = self.host
+        if self._node is not None:
+            instance["node"] = self._node
+
+    def finish_resource_claim(self, claim: Claim | str | None) -> None:
+        """The build is done: the claim ends, the usage stays. One that is unknown is left alone."""
+        self._end(claim, commands.FinishClaim)
+
+    def abort_resource_claim(
+        self, context: Context, claim: Claim | str | None, instance: MutableMapping[str, Any] | None = None
+    ) -> None:
+        """The build failed: release what was charged, and clear the instance's host, node and launched_on where it is given,
+        so that no later audit charges it again. One that is unknown is left alone."""
+        ended = self._end(claim, commands.AbortClaim)
+        if ended and instance is not None:
+            instance["host"] = instance["launched_on"] = instance["node"] = None
+
+    def _end(self, claim: Claim | str | None, command: type[commands.FinishClaim] | type[commands.AbortClaim]) -> bool:
+        claim_id = claim.claim_id if isinstance(claim, Claim) else claim
+        with self._lock:
+            ledger = self._ledger_locked()
+            if claim_id is None or ledger is None:
+                return False
+            # A claim of another node of the host is unknown here: it is that node's tracker's.
+            ended = claim_id in ledger.begun and self._keeper.decide(command(claim_id=claim_id))[0].reply is not None
+        if not ended:
+            LOG.info("claim %s is unknown: finished, aborted or expired", claim_id)
+        return ended
+
+    def resource_claim(
+        self,
+        context: Context,
+        instance: MutableMapping[str, Any] | None = None,
+        limits: Mapping[str, float | None] | None = None,
+        *,
+        memory_mb: int = 0,
+        disk_gb: int = 0,
+        vcpus: int = 0,
+    ) -> ResourceClaim:
+        """A claim as a context manager, begun now; without an instance it is one of these sizes under a generated id."""
+        if instance is None:
+            sizes = {"memory_mb": memory_mb, "root_gb": disk_gb, "vcpus": vcpus}
+            for name, value in (("memory_mb", memory_mb), ("disk_gb", disk_gb), ("vcpus", vcpus)):
+                read_amount(name, value)
+            instance = {"uuid": str(uuid4()), "ephemeral_gb": 0, **sizes}
+        claim, refusal = self._begin(context, instance, limits)
+        return ResourceClaim(self, context, instance, claim, refusal)
+
+    # --- usage -------------------------------------------------------------------------------------------------------
+
+    def update_usage(self, context: Context, instance: Mapping[str, Any]) -> None:
+        """New states, sizes and facts of an instance; ``deleted`` releases it. Ignored for one that is not tracked."""
+        changes = read_changes(instance)
+        with self._lock:
+            ledger = self._ledger_locked()
+            if ledger is not None:
+                command = commands.UpdateUsage(uuid=changes["uuid"], changes=changes, node=ledger.name)
+                [decision] = self._keeper.decide(command)
+                if decision.error is not None:
+                    raise decision.error
+                self._ignored_updates += not decision.reply["tracked"]
+
+    def update_available_resource(self, context: Context) -> None:
+        """The audit: ask the driver, end overdue claims, and take usage from the instances that are charged.
+
+        Raises what the driver raises; InvalidInput naming every key that it left out, or that the node has to be named;
+        NodeNotFound: the driver does not have the node; StoreUnavailable. What was there before stays.
+        """
+        with self._auditing:
+            policy = self._policy()
+            node = self._listed_node()
+            inventory = read_inventory(self.driver.get_available_resource(node), policy.reserved)
+            with self._lock:
+                if self._keeper.host() is None:
+                    LOG.warning("host %s has no service record: its tracker stays disabled", self.host)
+                    return
+                if self._keeper.ledger(node) is None:
+                    if inventory is None:
+                        return
+                    self._keeper.create_node(node)
+                for decision in self._keeper.decide(
+                    commands.ExpireClaims(node=node, release=policy.release_expired),
+                    commands.ReportInventory(node=node, inventory=inventory),
+                ):
+                    if decision.error is not None:
+                        raise decision.error
+                self._node = node
+                self._audited = True
+
+    def _listed_node(self) -> str:
+        nodes = list(self.driver.get_available_nodes())
+        if self._node is None and len(nodes) > 1:
+            raise InvalidInput(
+                field="node", reason=f"must name a node: the driver of host {self.host} has {len(nodes)}"
+            )
+        if not nodes or self._node not in (None, *nodes):
+            raise NodeNotFound(host=self.host, node=self._node)
+        return self._node or nodes[0]
+
+    # --- the ledger --------------------------------------------------------------------------------------------------
+
+    def _ledger_locked(self) -> NodeLedger | None:
+        """The node's ledger; None while disabled."""
+        if not self._audited or self._node is None:
+            return None
+        ledger = self._keeper.ledger(self._node)
+        return None if ledger is None or ledger.disabled else ledger
+
+    def _claim(self, held: Allocation) -> Claim:
+        sizes = held.resources.to_dict()
+        return Claim(
+            claim_id=held.uuid,
+            memory_mb=sizes["MEMORY_MB"],
+            disk_gb=sizes["DISK_GB"],
+            vcpus=sizes["VCPU"],
+            expire_ts=held.expires_at / SECOND,
+            instance=_copied(held.instance),
+            clock=self._clock,
+        )
+
+    def _now(self) -> int:
+        return round(self._clock() * SECOND)
+
+    def _policy(self) -> Policy:
+        return read_policy(self._conf)
+
+
+class ResourceClaim:
+    """A claim that has been begun: finished when the block is left, aborted when an exception leaves it.
+
+    Entering gives the Claim (None where the tracker was disabled), and raises ComputeResourcesUnavailable, with every
+    shortfall, if the claim was refused when it was begun.
+    """
+
+    def __init__(
+        self,
+        tracker: ResourceTracker,
+        context: Context,
+        instance: MutableMapping[str, Any],
+        claim: Claim | None,
+        refusal: ComputeResourcesUnavailable | None,
+    ) -> None:
+        self._tracker = tracker
+        self._context = context
+        self._instance = instance
+        self._refusal = refusal
+        self.claim = claim
+
+    def __enter__(self) -> Claim | None:
+        if self._refusal is not None:
+            raise self._refusal
+        return self.claim
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> Literal[False]:
+        if kind is None:
+            self._tracker.finish_resource_claim(self.claim)
+            return False
+        try:
+            self._tracker.abort_resource_claim(self._context, self.claim, self._instance)
+        except TrackerError as failure:
+            # Not in the way of the exception that is the reason.
+            LOG.warning("claim %s is not aborted, it will expire: %s", self.claim, failure)
+        return False
+
+
+def _defaults() -> cfg.ConfigOpts:
+    conf = cfg.ConfigOpts()
+    conf([], project="tracker-worker", default_config_files=[], default_config_dirs=[], use_env=False)
+    return conf
+
+
+def _copied(instance: Instance) -> Instance:
+    """Shares nothing with ``instance`` that could be changed."""
+    return replace(instance, image_meta=copy.deepcopy(instance.image_meta), metadata=copy.deepcopy(instance.metadata))
+
+
+def _facts(context: Context) -> Mapping[str, Any]:
+    if context is None:
+        return {}
+    if isinstance(context, Mapping):
+        return context
+    facts: Mapping[str, Any] = context.to_dict()
+    return facts

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One line in the log for each decision, with the figures that it was made on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Protocol
+
+from tracker_worker.domain import commands, events
+from tracker_worker.domain.decide import Decision
+from tracker_worker.service.requests.methods import Context
+
+LOG = logging.getLogger("tracker_worker.decisions")
+
+
+class Asker(Protocol):
+    """Whose context names the request."""
+
+    @property
+    def context(self) -> Context | None: ...
+
+
+def log_decisions(decisions: Sequence[tuple[commands.Command, Decision, Asker | None]]) -> None:
+    """One line each, in one record for what was decided together. What nothing came of is logged at DEBUG only."""
+    if not LOG.isEnabledFor(logging.INFO):
+        return
+    lines = []
+    for command, decision, asker in decisions:
+        ledger = decision.node
+        where = "-" if ledger is None else f"{ledger.host}/{ledger.name}"
+        context = asker.context if asker is not None else None
+        request_id = "-" if context is None else context.get("request_id", "-")
+        for event in decision.events:
+            lines.append(f"{type(event).__name__} node={where} {_figures(event)} request_id={request_id}")
+        if decision.error is not None and not decision.events:
+            lines.append(f"{type(command).__name__} refused node={where}: {decision.error} request_id={request_id}")
+        elif not decision.events:
+            LOG.debug("%s changed nothing node=%s request_id=%s", type(command).__name__, where, request_id)
+    if lines:
+        # What callers send may hold line breaks, which would look like decisions of their own.
+        LOG.info("%s", "\n".join([" ".join(line.splitlines()) for line in lines]))
+
+
+def _figures(event: events.Event) -> str:
+    match event:
+        case events.ClaimRejected(instance=instance, shortfalls=shortfalls, limit_source=source):
+            lacks = " ".join(f"{s.resource}={s.requested}/{s.used}/{s.limit}" for s in shortfalls)
+            return f"instance={instance.uuid} requested/used/limit: {lacks} limit_source={source}"
+        case events.NodeUpdated(inventory=inventory):
+            return "disabled" if inventory is None else f"total={inventory.total.to_dict()}"
+        case events.NodeDrift(stored=stored, usage=usage):
+            return f"stored={stored.to_dict()} usage={usage.to_dict()}"
+        case events.UsageUpdated(before=before, allocation=held):
+            was, now = before.instance, held.instance
+            return (
+                f"instance={held.uuid} state={was.vm_state}->{now.vm_state} task={was.task_state}->{now.task_state} "
+                f"resources={before.resources.amounts}->{held.resources.amounts}"
+            )
+        case _:
+            held = event.allocation
+            return f"instance={held.uuid} resources={held.resources.amounts} limit_source={held.limit_source}"
