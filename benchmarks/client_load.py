@@ -94,7 +94,7 @@ def _measure(job: ClientJob, claims: Claims) -> ClientFigures:
 
 
 def _stock(job: ClientJob) -> ClientFigures:
-    from tests.functional import stock
+    from tests.support import stock
 
     with stock.client(job.url, timeout=_TIMEOUT_SECONDS, amqp_durable_queues=True) as client:
 

@@ -18,7 +18,7 @@ from benchmarks.job import NOTIFICATIONS, ROOT
 from benchmarks.stage import Stage
 from benchmarks.usage import child
 from benchmarks.workload import CAPACITY, NODE
-from tests.functional.worker import Nodes, Options, WorkerProcess
+from tests.support.worker_process import Nodes, Options, WorkerProcess
 
 HOST = "host-1"
 OURS = "ours, SQLite"

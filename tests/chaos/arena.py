@@ -11,14 +11,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from tests.functional import stock
-from tests.functional.deadline import wait_until
-from tests.functional.faulty import FaultyWorker
-from tests.functional.worker import NODE, Nodes
 from tests.invariants.collect import Listener, Log, RecordingClient, evidence, listener, wait_relayed
 from tests.invariants.record import RESULT, Evidence, Place, Request, read_lines
-from tests.migrated import migrated
 from tests.servers import PostgreSQLServer, RabbitMQServer
+from tests.support import stock
+from tests.support.deadline import wait_until
+from tests.support.faulty import FaultyWorker
+from tests.support.migrated import migrated
+from tests.support.worker_process import NODE, Nodes
 
 # Its queue is deleted now and then, with what is in it; what is cast there would be lost to whoever deletes it.
 FRAGILE = "h3"

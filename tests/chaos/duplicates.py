@@ -15,11 +15,11 @@ from typing import Any
 import amqp
 import kombu
 
-from tests.builders import instance_dict
-from tests.functional.raw import EXCHANGE, JSON, packed, unpacked
-from tests.functional.stock import TOPIC
 from tests.invariants.collect import LOST, Log
 from tests.invariants.record import ERROR, RESULT, SENT, UNKNOWN, Place, Request
+from tests.support.builders import instance_dict
+from tests.support.raw import EXCHANGE, JSON, packed, unpacked
+from tests.support.stock import TOPIC
 
 _REPLY_SECONDS = 15
 # By the name of the class, as a client that has none of ours sees them.

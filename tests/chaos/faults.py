@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import psycopg
 
 from tests.chaos.arena import FRAGILE, Arena
-from tests.functional.faulty import FaultyWorker
-from tests.functional.stock import TOPIC
+from tests.support.faulty import FaultyWorker
+from tests.support.stock import TOPIC
 from tracker_worker import faults
 
 Inject = Callable[[Arena, random.Random], None]

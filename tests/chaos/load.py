@@ -17,9 +17,9 @@ import click
 
 from tests.chaos.arena import CALLS_ONLY, PLACES, TIGHT
 from tests.chaos.duplicates import Duplicator
-from tests.functional import stock
-from tests.functional.traffic import Scheduler
 from tests.invariants.collect import Log, RecordingClient
+from tests.support import stock
+from tests.support.traffic import Scheduler
 
 LOG = logging.getLogger(__name__)
 

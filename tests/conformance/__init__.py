@@ -10,13 +10,11 @@ pytest.register_assert_rewrite(
         for module in (
             "bus",
             "bus_amqp",
-            "bus_support",
             "store",
             "store_chores",
             "store_commits",
             "store_concurrency",
             "store_sql",
-            "store_support",
         )
     )
 )

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.conformance.bus_support import (
+from tests.support.bus import (
     HOST_1,
     HOST_2,
     HOSTS,
@@ -27,9 +27,9 @@ from tests.conformance.bus_support import (
     numbered,
     outgoing,
 )
-from tests.conformance.store_support import at_once
-from tests.functional.deadline import wait_until
-from tests.startstop import stress
+from tests.support.deadline import wait_until
+from tests.support.startstop import stress
+from tests.support.store import at_once
 from tracker_worker.bus.base import FANOUT, SHARED
 from tracker_worker.wire.envelope import ReplyTo
 

@@ -15,9 +15,9 @@ import amqp
 import kombu
 from oslo_config import cfg
 
-import tests.messaging  # noqa: F401 before oslo.messaging
-from tests.conformance.bus_support import HOSTS, Letter, Outside
-from tests.functional.deadline import wait_until
+import tests.support.messaging  # noqa: F401 before oslo.messaging
+from tests.support.bus import HOSTS, Letter, Outside
+from tests.support.deadline import wait_until
 from tracker_worker.bus.amqp import topology
 from tracker_worker.bus.amqp.bus import AMQPBus
 from tracker_worker.bus.base import FANOUT, SHARED, Bus

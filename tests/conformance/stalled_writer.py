@@ -11,8 +11,8 @@ from typing import Any
 import psycopg
 from psycopg.types.string import StrBinaryDumper, StrDumper
 
-from tests.builders import begin, node_name
-from tests.conformance.store_support import Writer, note
+from tests.support.builders import begin, node_name
+from tests.support.store import Writer, note
 from tracker_worker.store.sql import engines
 from tracker_worker.store.sql.store import SQLStore
 

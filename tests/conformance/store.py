@@ -6,11 +6,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.builders import HOST, NOW, begin, node_name, update, uuid
 from tests.conformance.store_chores import AttemptsContract, InboxContract, LeaseContract, OutboxContract, PruneContract
 from tests.conformance.store_commits import CommitContract, ConflictContract
 from tests.conformance.store_concurrency import ConcurrencyContract
-from tests.conformance.store_support import StoreCase, Writer, load, picture, register, settle, snapshots
+from tests.support.builders import HOST, NOW, begin, node_name, update, uuid
+from tests.support.store import StoreCase, Writer, load, picture, register, settle, snapshots
 from tracker_worker.domain.resources import MAX_AMOUNT, MAX_USAGE
 from tracker_worker.domain.values import MAX_DEPTH
 from tracker_worker.store.base import Store

@@ -6,8 +6,8 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from tests.builders import NOW, begin, node_name
-from tests.conformance.store_support import ALL, StoreCase, Writer, answer, note, register, settle
+from tests.support.builders import NOW, begin, node_name
+from tests.support.store import ALL, StoreCase, Writer, answer, note, register, settle
 from tracker_worker.store.base import Backlog, Commit, Notification, Store
 
 N1, N2 = node_name(1), node_name(2)

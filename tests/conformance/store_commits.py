@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.builders import HOST, NOW, begin, instance, inventory, node_name, update, uuid
-from tests.conformance.store_support import (
+from tests.support.builders import HOST, NOW, begin, instance, inventory, node_name, update, uuid
+from tests.support.store import (
     ALL,
     StoreCase,
     Writer,

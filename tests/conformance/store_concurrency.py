@@ -10,8 +10,8 @@ from threading import Event
 
 import pytest
 
-from tests.builders import begin, instance, inventory, node_name, uuid
-from tests.conformance.store_support import ALL, StoreCase, Writer, answer, at_once, load, register, settle, uuids
+from tests.support.builders import begin, instance, inventory, node_name, uuid
+from tests.support.store import ALL, StoreCase, Writer, answer, at_once, load, register, settle, uuids
 from tracker_worker.domain.commands import AbortClaim
 from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.domain.resources import ZERO

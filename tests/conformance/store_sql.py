@@ -11,9 +11,9 @@ import msgpack
 import pytest
 import sqlalchemy as sa
 
-from tests.builders import NOW, begin, node_name, resources, uuid
 from tests.conformance.store import StoreContract
-from tests.conformance.store_support import Writer, answer, load, note, settle, snapshots
+from tests.support.builders import NOW, begin, node_name, resources, uuid
+from tests.support.store import Writer, answer, load, note, settle, snapshots
 from tracker_worker.domain.commands import ReportInventory
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.store.base import Commit, Store

@@ -11,7 +11,7 @@ import pytest
 
 from tests.conformance.bus import NOBODY, BusContract
 from tests.conformance.bus_amqp import Broker
-from tests.conformance.bus_support import (
+from tests.support.bus import (
     HOST_1,
     HOST_2,
     HOSTS,
@@ -23,7 +23,7 @@ from tests.conformance.bus_support import (
     numbered,
     outgoing,
 )
-from tests.functional.deadline import wait_until
+from tests.support.deadline import wait_until
 from tracker_worker.bus.amqp.bus import AMQPBus
 from tracker_worker.bus.base import FANOUT, SHARED
 from tracker_worker.wire.envelope import ReplyTo

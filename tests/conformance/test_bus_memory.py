@@ -12,8 +12,8 @@ from uuid import uuid4
 import pytest
 
 from tests.conformance.bus import BusContract
-from tests.conformance.bus_support import Letter, Outside
-from tests.functional.deadline import SECONDS
+from tests.support.bus import Letter, Outside
+from tests.support.deadline import SECONDS
 from tracker_worker.bus.base import Bus
 from tracker_worker.bus.memory import MemoryBroker, MemoryBus
 from tracker_worker.wire.envelope import ReplyTo

@@ -12,11 +12,11 @@ from typing import Literal
 import psycopg
 import pytest
 
-from tests.builders import begin, node_name, uuid
 from tests.conformance.store_sql import SQLStoreContract, assert_unavailable, every_method
-from tests.conformance.store_support import Writer, answer, load, picture, settle, snapshots, uuids
-from tests.migrated import migrated
 from tests.servers import PostgreSQLServer
+from tests.support.builders import begin, node_name, uuid
+from tests.support.migrated import migrated
+from tests.support.store import Writer, answer, load, picture, settle, snapshots, uuids
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.store.base import Conflict
 from tracker_worker.store.sql import engines

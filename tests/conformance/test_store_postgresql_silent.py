@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.builders import begin, node_name, uuid
 from tests.conformance.store_sql import every_method
-from tests.conformance.store_support import Writer, answer, load, settle, uuids
-from tests.migrated import migrated
 from tests.servers import PostgreSQLServer
+from tests.support.builders import begin, node_name, uuid
+from tests.support.migrated import migrated
+from tests.support.store import Writer, answer, load, settle, uuids
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.store.base import Conflict
 from tracker_worker.store.sql import engines

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import psutil
 
-from tests.builders import begin, node_name, uuid
 from tests.conformance import stalled_writer
-from tests.conformance.store_support import Writer, load, settle, uuids
-from tests.functional.deadline import wait_until
-from tests.migrated import migrated
+from tests.support.builders import begin, node_name, uuid
+from tests.support.deadline import wait_until
+from tests.support.migrated import migrated
+from tests.support.store import Writer, load, settle, uuids
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.store.sql.store import SQLStore
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.builders import begin, node_name
 from tests.conformance.store_sql import SQLStoreContract, assert_unavailable
-from tests.conformance.store_support import load, picture, settle, snapshots
+from tests.support.builders import begin, node_name
+from tests.support.store import load, picture, settle, snapshots
 from tracker_worker.store.sql.store import SQLStore
 
 # Of every_method: a reader needs no lock in WAL mode.

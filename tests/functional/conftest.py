@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.functional import raw, stock
-from tests.functional.worker import NODE, WorkerProcess
 from tests.servers import RabbitMQServer
+from tests.support import raw, stock
+from tests.support.worker_process import NODE, WorkerProcess
 
 MakeWorker = Callable[..., WorkerProcess]
 

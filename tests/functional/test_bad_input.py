@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.builders import instance_dict
-from tests.functional import raw
 from tests.functional.conftest import HOST, HOST_TOPIC
+from tests.support import raw
+from tests.support.builders import instance_dict
 
 NAN, INFINITY = float("nan"), float("inf")
 DISPATCHER = "oslo_messaging.rpc.dispatcher"

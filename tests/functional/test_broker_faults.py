@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-from tests.builders import instance_dict, sized
-from tests.functional import load, raw, stock
 from tests.functional.conftest import HOST, HOST_TOPIC, MakeWorker
-from tests.functional.deadline import wait_until
-from tests.functional.run import DURABLE, HOSTS, SHORT_HEARTBEAT, connections, run
 from tests.functional.test_start_stop import locked
-from tests.functional.worker import WorkerProcess
 from tests.servers import RabbitMQServer
 from tests.servers.cluster import RabbitMQCluster
 from tests.servers.proxy import Proxy
+from tests.support import load, raw, stock
+from tests.support.builders import instance_dict, sized
+from tests.support.deadline import wait_until
+from tests.support.run import DURABLE, HOSTS, SHORT_HEARTBEAT, connections, run
+from tests.support.worker_process import WorkerProcess
 
 # Stock clients leave sockets open when they connect again.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from tests.functional import stock
 from tests.functional.conftest import MakeWorker
-from tests.functional.deadline import wait_until
-from tests.functional.worker import PROGRAM, WorkerProcess
 from tests.servers import RabbitMQServer
+from tests.support import stock
+from tests.support.deadline import wait_until
+from tests.support.worker_process import PROGRAM, WorkerProcess
 
 HOSTS = {"h1": {"n1": {"vcpus": 8, "memory_mb": 16384, "local_gb": 100}}}
 SMALL = ("--vcpus", "1", "--memory-mb", "1024", "--root-gb", "10")

@@ -9,11 +9,11 @@ import oslo_messaging
 import pytest
 from oslo_config import cfg
 
-from tests.builders import instance_dict, uuid
 from tests.functional.conftest import HOST, MakeWorker
-from tests.functional.deadline import SECONDS, wait_until
-from tests.functional.worker import NODE, WorkerProcess
 from tests.servers import RabbitMQServer
+from tests.support.builders import instance_dict, uuid
+from tests.support.deadline import SECONDS, wait_until
+from tests.support.worker_process import NODE, WorkerProcess
 from tracker_worker import errors
 from tracker_worker.client.pipelined import TrackerClient
 from tracker_worker.conf.opts import register_messaging_opts

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from tests.builders import instance_dict
-from tests.functional import load, raw, stock
 from tests.functional.conftest import HOST, HOST_TOPIC, MakeWorker
-from tests.functional.worker import NODE
+from tests.support import load, raw, stock
+from tests.support.builders import instance_dict
+from tests.support.worker_process import NODE
 
 
 @pytest.mark.parametrize("queue_type", ["quorum", "classic"])

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from tests.builders import instance_dict, sized, uuid
-from tests.functional import raw, stock
 from tests.functional.conftest import HOST, HOST_TOPIC, MakeWorker
-from tests.functional.deadline import wait_until
-from tests.functional.deployments import QUEUE_TYPES
 from tests.functional.test_cli import Operator
-from tests.functional.worker import NODE, WorkerProcess
+from tests.support import raw, stock
+from tests.support.builders import instance_dict, sized, uuid
+from tests.support.deadline import wait_until
+from tests.support.deployments import QUEUE_TYPES
+from tests.support.worker_process import NODE, WorkerProcess
 
 SMALL = sized(vcpus=1, memory_mb=1024, disk_gb=10)
 ARGUMENTS = {"quorum": {"x-queue-type": "quorum", "x-delivery-limit": 1_000_000}, "classic": {}}

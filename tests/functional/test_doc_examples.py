@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.functional.conftest import MakeWorker
-from tests.functional.worker import WorkerProcess
-from tests.unit.doc_pages import DOC, ROOT, Block, blocks
+from tests.support.doc_pages import DOC, ROOT, Block, blocks
+from tests.support.worker_process import WorkerProcess
 
 README = ROOT / "README.md"
 LIBRARY = DOC / "user" / "library.md"

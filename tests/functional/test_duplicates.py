@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from tests.builders import instance_dict, sized
-from tests.functional import raw
 from tests.functional.conftest import HOST, HOST_TOPIC
-from tests.functional.worker import NODE, WorkerProcess
 from tests.invariants.collect import Listener, listener, opened, wait_relayed
-from tests.migrated import migrated
+from tests.support import raw
+from tests.support.builders import instance_dict, sized
+from tests.support.migrated import migrated
+from tests.support.worker_process import NODE, WorkerProcess
 
 COPIES = 8
 MakeWorker = Callable[[str], WorkerProcess]

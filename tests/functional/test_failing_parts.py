@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.functional.faulty import FAILURE, FaultyWorker
-from tests.functional.run import HOSTS, run
+from tests.support.faulty import FAILURE, FaultyWorker
+from tests.support.run import HOSTS, run
 
 
 @pytest.fixture

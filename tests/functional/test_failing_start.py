@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.functional.worker import NODE, Options, WorkerProcess
+from tests.support.worker_process import NODE, Options, WorkerProcess
 
 # Nothing is there, and nothing is needed: each of these fails before it would connect.
 NOWHERE = "rabbit://user:secret@127.0.0.1:1//"

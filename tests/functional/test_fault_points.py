@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.functional import load, stock
-from tests.functional.faulty import FaultyWorker
-from tests.functional.traffic import Scheduler
 from tests.invariants.check import proved
 from tests.invariants.collect import Log, RecordingClient, evidence, listener, wait_relayed
 from tests.invariants.record import RESULT, UNKNOWN
-from tests.migrated import migrated
+from tests.support import load, stock
+from tests.support.faulty import FaultyWorker
+from tests.support.migrated import migrated
+from tests.support.traffic import Scheduler
 from tracker_worker import faults
 
 _SCHEDULERS = 6

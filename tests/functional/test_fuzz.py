@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from tests.builders import instance_dict
-from tests.functional import raw
 from tests.functional.conftest import HOST_TOPIC
-from tests.functional.deadline import wait_until
+from tests.support import raw
+from tests.support.builders import instance_dict
+from tests.support.deadline import wait_until
 
 MESSAGES = 400
 # Wrong in more ways than a few changed bytes could put right: none of these can become a claim.

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.builders import instance_dict
-from tests.functional import raw
 from tests.functional.conftest import HOST_TOPIC
+from tests.support import raw
+from tests.support.builders import instance_dict
 
 # Longer than a frame (128 KiB), shorter than the largest body that is served.
 LONG = "x" * 300_000

@@ -8,15 +8,15 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.builders import instance_dict, sized
-from tests.functional import raw, stock
 from tests.functional.conftest import HOST, HOST_TOPIC, MakeWorker
-from tests.functional.deadline import wait_until
-from tests.functional.run import HOSTS, run
 from tests.functional.test_cli import Operator
-from tests.functional.worker import WorkerProcess
-from tests.messaging import oslo_messaging
 from tests.servers import RabbitMQServer
+from tests.support import raw, stock
+from tests.support.builders import instance_dict, sized
+from tests.support.deadline import wait_until
+from tests.support.messaging import oslo_messaging
+from tests.support.run import HOSTS, run
+from tests.support.worker_process import WorkerProcess
 
 # Stock clients leave sockets open when they connect again.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")

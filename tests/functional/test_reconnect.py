@@ -8,13 +8,13 @@ from contextlib import closing
 
 import pytest
 
-from tests.builders import instance_dict
-from tests.functional import load, raw, stock
 from tests.functional.conftest import HOST, HOST_TOPIC, MakeWorker
-from tests.functional.deadline import wait_until
-from tests.functional.worker import NODE
 from tests.servers import RabbitMQServer
 from tests.servers.proxy import Proxy
+from tests.support import load, raw, stock
+from tests.support.builders import instance_dict
+from tests.support.deadline import wait_until
+from tests.support.worker_process import NODE
 
 # Stock clients leave sockets open when they connect again.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")

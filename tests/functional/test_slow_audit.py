@@ -6,10 +6,10 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.builders import instance_dict
-from tests.functional import held, raw, stock
 from tests.functional.conftest import HOST, HOST_TOPIC, MakeWorker
-from tests.functional.worker import NODE
+from tests.support import held, raw, stock
+from tests.support.builders import instance_dict
+from tests.support.worker_process import NODE
 
 
 def test_a_monitored_call_gets_heartbeats_until_its_audit_ends(

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from tests.builders import instance_dict, sized
-from tests.functional import load, raw, stock
 from tests.functional.conftest import HOST, HOST_TOPIC, MakeWorker
-from tests.functional.deadline import wait_until
-from tests.functional.worker import NODE, WorkerProcess
 from tests.servers import RabbitMQServer
+from tests.support import load, raw, stock
+from tests.support.builders import instance_dict, sized
+from tests.support.deadline import wait_until
+from tests.support.worker_process import NODE, WorkerProcess
 
 HOSTS = {HOST: {"n1": NODE}}
 

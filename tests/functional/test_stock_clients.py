@@ -11,14 +11,14 @@ from uuid import UUID
 
 import pytest
 
-from tests.builders import RESERVED_MEMORY_MB, instance_dict, sized
-from tests.functional import raw, story
-from tests.functional.deadline import wait_until
-from tests.functional.deployments import CLIENT_OPTIONS, CLOUDS, COPIES, HOSTS, Deployment, deployment
-from tests.functional.load import once_in_order
-from tests.functional.stock import CONTEXT, Client, oslo_messaging
-from tests.functional.worker import NODE
 from tests.servers import RabbitMQServer
+from tests.support import raw, story
+from tests.support.builders import RESERVED_MEMORY_MB, instance_dict, sized
+from tests.support.deadline import wait_until
+from tests.support.deployments import CLIENT_OPTIONS, CLOUDS, COPIES, HOSTS, Deployment, deployment
+from tests.support.load import once_in_order
+from tests.support.stock import CONTEXT, Client, oslo_messaging
+from tests.support.worker_process import NODE
 from tests.wire.golden import load as load_golden
 from tracker_worker import errors
 

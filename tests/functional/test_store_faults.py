@@ -12,17 +12,17 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.builders import instance_dict, sized
-from tests.functional import stock
 from tests.functional.conftest import HOST, MakeWorker
-from tests.functional.deadline import wait_until
-from tests.functional.disk import small_disk
-from tests.functional.run import HOSTS, SHORT_HEARTBEAT, connections, run
 from tests.functional.test_start_stop import locked
-from tests.functional.worker import WorkerProcess
-from tests.migrated import migrated
 from tests.servers import PostgreSQLServer
 from tests.servers.proxy import Proxy
+from tests.support import stock
+from tests.support.builders import instance_dict, sized
+from tests.support.deadline import wait_until
+from tests.support.disk import small_disk
+from tests.support.migrated import migrated
+from tests.support.run import HOSTS, SHORT_HEARTBEAT, connections, run
+from tests.support.worker_process import WorkerProcess
 from tracker_worker.errors import StoreUnavailable
 
 Session = psycopg.Connection[Any]

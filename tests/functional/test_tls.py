@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.builders import instance_dict
-from tests.functional import load, stock
 from tests.functional.conftest import MakeWorker
-from tests.functional.worker import NODE
 from tests.servers import RabbitMQServer
 from tests.servers.tls import tls_front
+from tests.support import load, stock
+from tests.support.builders import instance_dict
+from tests.support.worker_process import NODE
 
 # Stock clients leave sockets open when they connect again.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")

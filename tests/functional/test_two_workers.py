@@ -12,13 +12,13 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.builders import instance_dict, sized
-from tests.functional.deadline import wait_until
-from tests.functional.faulty import FaultyWorker
-from tests.functional.run import HOSTS, SHORT_HEARTBEAT, run
-from tests.functional.worker import NODE, Nodes, WorkerProcess
 from tests.invariants.record import ERROR, RESULT, SENT
-from tests.migrated import migrated
+from tests.support.builders import instance_dict, sized
+from tests.support.deadline import wait_until
+from tests.support.faulty import FaultyWorker
+from tests.support.migrated import migrated
+from tests.support.run import HOSTS, SHORT_HEARTBEAT, run
+from tests.support.worker_process import NODE, Nodes, WorkerProcess
 
 CHORES = "this worker does the chores of host"
 MANY: dict[str, Nodes] = {f"h{number}": {f"n{number}": NODE} for number in range(50)}

@@ -17,8 +17,6 @@ import kombu
 import msgpack
 from kombu.exceptions import OperationalError
 
-from tests.functional import stock
-from tests.functional.deadline import wait_until
 from tests.invariants.record import (
     ERROR,
     RESULT,
@@ -34,11 +32,13 @@ from tests.invariants.record import (
     Request,
     line,
 )
+from tests.support import stock
+from tests.support.deadline import wait_until
 from tracker_worker.errors import TrackerError
 from tracker_worker.store.sql.store import SQLStore
 
 # isort: split
-# After tests.functional.stock, which has chosen threads for oslo.messaging.
+# After tests.support.stock, which has chosen threads for oslo.messaging.
 import oslo_messaging
 from oslo_messaging._drivers import amqp as driver
 

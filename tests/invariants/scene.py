@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from tests.builders import HOST, NOW, TIMEOUT, host_ledger, instance_dict, node_name
 from tests.invariants.record import (
     ERROR,
     RESULT,
@@ -23,6 +22,7 @@ from tests.invariants.record import (
     Place,
     Request,
 )
+from tests.support.builders import HOST, NOW, TIMEOUT, host_ledger, instance_dict, node_name
 from tracker_worker.domain.commands import (
     AbortClaim,
     BeginClaim,

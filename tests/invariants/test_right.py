@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tests.builders import instance_dict, uuid
 from tests.invariants.check import check
 from tests.invariants.record import SENT, UNKNOWN, Heard, Parked, Request, read_lines, write_lines
 from tests.invariants.scene import PLACE, Scene
+from tests.support.builders import instance_dict, uuid
 
 NODE = PLACE[1]
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tests.builders import instance_dict, uuid
 from tests.invariants.check import check, proved
 from tests.invariants.record import RESULT, SENT, Evidence, Held, Parked
 from tests.invariants.scene import PLACE, Scene, changed
+from tests.support.builders import instance_dict, uuid
 
 NODE = PLACE[1]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.doc_pages import DOC, blocks
+from tests.support.doc_pages import DOC, blocks
 
 PAGE = DOC / "user" / "library.md"
 

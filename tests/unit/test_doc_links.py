@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.doc_pages import DOC, ROOT, anchors, links, pages
+from tests.support.doc_pages import DOC, ROOT, anchors, links, pages
 
 
 def _id(page: Path) -> str:

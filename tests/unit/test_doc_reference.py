@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-import tests.messaging  # noqa: F401 before what imports oslo.messaging: see there
-from tests import doc_story
-from tests.unit.doc_pages import DOC, ROOT, headings, section
+import tests.support.messaging  # noqa: F401 before what imports oslo.messaging: see there
+from tests.support import doc_story
+from tests.support.doc_pages import DOC, ROOT, headings, section
 from tests.unit.test_doc_samples import NOTIFICATIONS, RPC, SCHEMAS
 from tracker_worker import errors
 from tracker_worker.conf import list_opts

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The examples of the reference pages are what the code really gives. ``python -m tests.doc_story`` writes the sample
+"""The examples of the reference pages are what the code really gives. ``python -m tests.support.doc_story`` writes the sample
 notifications anew."""
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import jsonschema
 import pytest
 from referencing import Registry, Resource
 
-from tests import doc_story
-from tests.unit.doc_pages import DOC, blocks, section
+from tests.support import doc_story
+from tests.support.doc_pages import DOC, blocks, section
 from tracker_worker.notifications import schema
 
 RPC = DOC / "user" / "rpc.md"

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.unit.bus.channels import SETTINGS, RecordingChannel, RecordingConnection
+from tests.support.channels import SETTINGS, RecordingChannel, RecordingConnection
 from tracker_worker.bus.amqp import consumer as module
 from tracker_worker.bus.amqp.consumer import Consumer
 from tracker_worker.bus.base import FANOUT, SHARED, Delivery

@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import asdict
 
-from tests.unit.bus.channels import SETTINGS, RecordingConnection
+from tests.support.channels import SETTINGS, RecordingConnection
 from tracker_worker.bus.amqp import consumer as consumer_module
 from tracker_worker.bus.amqp import frames
 from tracker_worker.bus.amqp.consumer import Consumer

@@ -17,7 +17,7 @@ from typing import Any, cast
 import amqp
 import pytest
 
-import tests.messaging  # noqa: F401 before oslo.messaging
+import tests.support.messaging  # noqa: F401 before oslo.messaging
 from tracker_worker.bus.amqp import connection as module
 from tracker_worker.bus.amqp.connection import Link
 from tracker_worker.bus.settings import ConnectionSettings

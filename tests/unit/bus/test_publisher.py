@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.unit.bus.publishing import PLAIN, RETRY, WINDOW, Case, clocked
+from tests.support.publishing import PLAIN, RETRY, WINDOW, Case, clocked
 from tracker_worker.bus.amqp.publisher import FOREVER, Message
 
 

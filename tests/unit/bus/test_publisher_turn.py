@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.unit.bus.publishing import FEW, PLAIN, RETRY, WINDOW, Case, clocked
+from tests.support.publishing import FEW, PLAIN, RETRY, WINDOW, Case, clocked
 from tracker_worker.bus.amqp import publisher as module
 from tracker_worker.bus.amqp.publisher import FOREVER, Message
 

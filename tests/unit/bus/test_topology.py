@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from amqp.exceptions import NotFound, PreconditionFailed
 
-from tests.unit.bus.channels import SETTINGS
+from tests.support.channels import SETTINGS
 from tests.wire.golden import declare_names, load_declares
 from tests.wire.stock import configuration
 from tracker_worker.bus.amqp import topology

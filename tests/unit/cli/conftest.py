@@ -20,8 +20,8 @@ with warnings.catch_warnings():
 import pytest
 from click.testing import CliRunner, Result
 
-from tests.builders import begin
-from tests.conformance.store_support import Writer, settle
+from tests.support.builders import begin
+from tests.support.store import Writer, settle
 from tracker_worker.cli.main import main
 from tracker_worker.store.sql.store import SQLStore
 

@@ -15,7 +15,7 @@ import click
 import msgspec
 import pytest
 
-from tests.builders import instance_dict, uuid
+from tests.support.builders import instance_dict, uuid
 from tests.unit.cli.conftest import Cli
 from tracker_worker.cli.context import CommandFailed
 from tracker_worker.cli.dead_letters.format import describe, show_described

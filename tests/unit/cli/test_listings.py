@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from tests.builders import begin, instance_dict, update, uuid
-from tests.conformance.store_support import Writer, register, settle
+from tests.support.builders import begin, instance_dict, update, uuid
+from tests.support.store import Writer, register, settle
 from tests.unit.cli.conftest import Cli
 from tracker_worker.domain.views import claim_views, node_view, usage_view
 from tracker_worker.store.sql import engines

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.conformance.store_support import Writer
+from tests.support.store import Writer
 from tests.unit.cli.conftest import Cli
 from tracker_worker.cli.context import CommandFailed
 from tracker_worker.cli.outbox_replay import Range

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from tests.builders import (
+from tests.support.builders import (
     HOST,
     NOW,
     TIMEOUT,

@@ -5,7 +5,19 @@ from __future__ import annotations
 
 import pytest
 
-from tests.builders import NOW, TIMEOUT, begin, host_ledger, instance, play, put, resources, snapshot, update, uuid
+from tests.support.builders import (
+    NOW,
+    TIMEOUT,
+    begin,
+    host_ledger,
+    instance,
+    play,
+    put,
+    resources,
+    snapshot,
+    update,
+    uuid,
+)
 from tracker_worker.domain.commands import AbortClaim, ExpireClaims, FinishClaim, ReportInventory
 from tracker_worker.domain.decide import decide
 from tracker_worker.domain.events import ClaimAborted, ClaimExpired, ClaimFinished

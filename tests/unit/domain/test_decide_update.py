@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.builders import (
+from tests.support.builders import (
     NOW,
     begin,
     host_ledger,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.builders import resources
+from tests.support.builders import resources
 from tracker_worker.domain.fit import UNLIMITED, fits, read_limits
 from tracker_worker.errors import InvalidInput
 

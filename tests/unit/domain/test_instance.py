@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 import pytest
 
-from tests.builders import instance, instance_dict, resources, uuid
+from tests.support.builders import instance, instance_dict, resources, uuid
 from tracker_worker.domain.instance import read_changes, read_instance, read_node
 from tracker_worker.domain.resources import SIZES
 from tracker_worker.domain.states import TASK_STATES, VM_STATES

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.builders import driver_resource_dict, inventory, resources
+from tests.support.builders import driver_resource_dict, inventory, resources
 from tracker_worker.domain.inventory import OPTIONAL, REQUIRED, read_inventory, reserve
 from tracker_worker.errors import InvalidInput
 

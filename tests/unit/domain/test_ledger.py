@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from tests.builders import (
+from tests.support.builders import (
     HOST,
     NOW,
     TIMEOUT,

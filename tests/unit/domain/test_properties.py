@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from tests.builders import HOST, NOW, begin, inventory, node_name, put, rebuilt, snapshot, update, uuid
-from tests.unit.domain.naive import NaiveHost
+from tests.support.builders import HOST, NOW, begin, inventory, node_name, put, rebuilt, snapshot, update, uuid
+from tests.support.naive import NaiveHost
 from tracker_worker.domain.commands import AbortClaim, ExpireClaims, FinishClaim, ReportInventory
 from tracker_worker.domain.decide import decide
 from tracker_worker.domain.ledger import HostLedger, NodeLedger

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.builders import resources
+from tests.support.builders import resources
 from tracker_worker.domain.resources import CLASSES, SIZES, ZERO, Resources
 
 

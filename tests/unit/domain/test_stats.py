@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.builders import instance
+from tests.support.builders import instance
 from tracker_worker.domain.stats import Stats
 
 EMPTY = {"num_instances": 0, "num_vcpus_used": 0, "io_workload": 0}

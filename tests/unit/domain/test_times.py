@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.builders import NOW
+from tests.support.builders import NOW
 from tracker_worker.domain.times import SECOND, iso
 
 

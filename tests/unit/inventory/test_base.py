@@ -10,7 +10,7 @@ import pytest
 from oslo_config import cfg
 from stevedore import ExtensionManager
 
-from tests.unit.inventory.support import make_conf
+from tests.support.inventory import make_conf
 from tracker_worker.errors import ConfigurationError
 from tracker_worker.inventory.base import ENTRY_POINT_GROUP, load_driver
 from tracker_worker.inventory.fake import FakeDriver

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.unit.inventory.support import DriverContract, make_conf
+from tests.support.inventory import DriverContract, make_conf
 from tracker_worker.inventory.base import InventoryDriver
 from tracker_worker.inventory.host import HostDriver, describe_cpu, nearest_existing, version_number
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.unit.inventory.support import DriverContract, make_conf
+from tests.support.inventory import DriverContract, make_conf
 from tracker_worker.errors import ConfigurationError
 from tracker_worker.inventory import static_file
 from tracker_worker.inventory.base import InventoryDriver

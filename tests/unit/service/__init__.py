@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-import tests.messaging  # noqa: F401 before oslo.messaging, which these modules' subjects import
+import tests.support.messaging  # noqa: F401 before oslo.messaging, which these modules' subjects import

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from oslo_config import cfg
 
-from tests.builders import HOST, driver_resource_dict, node_name
-from tests.unit.service.support import House
-from tests.unit.service.worker_support import Case
+from tests.support.builders import HOST, driver_resource_dict, node_name
+from tests.support.engine import House
+from tests.support.worker import Case
 from tracker_worker.conf import register_opts
 from tracker_worker.inventory.fake import FakeDriver
 from tracker_worker.service import worker

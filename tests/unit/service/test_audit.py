@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.builders import HOST, driver_resource_dict, node_name
-from tests.functional.deadline import SECONDS, wait_until
-from tests.startstop import stress
-from tests.unit.service.support import RESERVED
+from tests.support.builders import HOST, driver_resource_dict, node_name
+from tests.support.deadline import SECONDS, wait_until
+from tests.support.engine import RESERVED
+from tests.support.startstop import stress
 from tracker_worker.errors import InvalidInput, NodeNotFound
 from tracker_worker.inventory.fake import FakeDriver
 from tracker_worker.service.chores import inventories as module

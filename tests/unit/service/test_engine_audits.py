@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tests.builders import HOST, TIMEOUT, TOTAL, driver_resource_dict, instance_dict, node_name, uuid
-from tests.functional.deadline import SECONDS, wait_until
+from tests.support.builders import HOST, TIMEOUT, TOTAL, driver_resource_dict, instance_dict, node_name, uuid
+from tests.support.deadline import SECONDS, wait_until
+from tests.support.engine import House, Refused
 from tests.unit.service.conftest import MakeHouse, WaitClock
-from tests.unit.service.support import House, Refused
 from tracker_worker.bus.base import FANOUT
 from tracker_worker.domain.times import SECOND
 from tracker_worker.service.loop import batch

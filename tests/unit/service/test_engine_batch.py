@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import threading
 
-from tests.builders import HOST, instance_dict, node_name, sized, uuid
-from tests.functional.deadline import SECONDS, wait_until
+from tests.support.builders import HOST, instance_dict, node_name, sized, uuid
+from tests.support.deadline import SECONDS, wait_until
+from tests.support.engine import House, Refused
 from tests.unit.service.conftest import MakeHouse, WaitClock
-from tests.unit.service.support import House, Refused
 from tracker_worker.bus.base import FANOUT, SHARED
 
 

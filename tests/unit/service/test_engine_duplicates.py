@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.builders import HOST, NOW, begin, instance_dict, node_name, uuid
-from tests.conformance.store_support import Writer
-from tests.conformance.store_support import answer as recorded
+from tests.support.builders import HOST, NOW, begin, instance_dict, node_name, uuid
+from tests.support.engine import House, Refused
+from tests.support.store import Writer
+from tests.support.store import answer as recorded
 from tests.unit.service.conftest import MakeHouse
-from tests.unit.service.support import House, Refused
 from tracker_worker.service.loop import inbox
 from tracker_worker.store.base import Answered, Commit
 from tracker_worker.wire.envelope import MSGPACK, encode_answer

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from tests.builders import HOST, NOW, begin, instance_dict, node_name, uuid
-from tests.conformance.store_support import Writer
-from tests.functional.deadline import SECONDS, wait_until
+from tests.support.builders import HOST, NOW, begin, instance_dict, node_name, uuid
+from tests.support.deadline import SECONDS, wait_until
+from tests.support.engine import House, Refused
+from tests.support.store import Writer
 from tests.unit.service.conftest import MakeHouse, WaitClock
-from tests.unit.service.support import House, Refused
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.service.loop import batch, engine
 from tracker_worker.service.loop.batch import Chore

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.builders import HOST, begin, instance_dict, node_name, uuid
-from tests.conformance.store_support import Writer, settle
+from tests.support.builders import HOST, begin, instance_dict, node_name, uuid
+from tests.support.engine import House, Refused
+from tests.support.store import Writer, settle
 from tests.unit.service.conftest import MakeHouse
-from tests.unit.service.support import House, Refused
 from tracker_worker.bus.base import SHARED
 
 N1, N2 = node_name(1), node_name(2)

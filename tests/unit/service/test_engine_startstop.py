@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.builders import instance_dict
-from tests.startstop import stress
-from tests.unit.service.support import House
+from tests.support.builders import instance_dict
+from tests.support.engine import House
+from tests.support.startstop import stress
 from tracker_worker.service.loop.engine import Engine
 
 

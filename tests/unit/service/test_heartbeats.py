@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tests.builders import HOST, instance_dict, node_name, uuid
-from tests.functional.deadline import SECONDS, wait_until
+from tests.support.builders import HOST, instance_dict, node_name, uuid
+from tests.support.deadline import SECONDS, wait_until
+from tests.support.engine import House
 from tests.unit.service.conftest import MakeHouse, WaitClock
-from tests.unit.service.support import House
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.service.loop import batch
 

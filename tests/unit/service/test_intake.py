@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.builders import HOST
-from tests.unit.service.support import POLICY, Monitor
+from tests.support.builders import HOST
+from tests.support.engine import POLICY, Monitor
 from tracker_worker.bus.base import Delivery
 from tracker_worker.bus.memory import MemoryBroker, MemoryBus
 from tracker_worker.errors import InvalidInput

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.builders import HOST, begin, driver_resource_dict, instance_dict, node_name, uuid
-from tests.conformance.store_support import Writer, note
-from tests.functional.deadline import wait_until
+from tests.support.builders import HOST, begin, driver_resource_dict, instance_dict, node_name, uuid
+from tests.support.deadline import wait_until
+from tests.support.engine import Clock, House
+from tests.support.store import Writer, note
 from tests.unit.service.conftest import MakeHouse
-from tests.unit.service.support import Clock, House
 from tracker_worker.bus.base import FANOUT, SHARED
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.service.chores.leases import LEASE_SECONDS

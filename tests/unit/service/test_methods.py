@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from oslo_messaging.rpc.dispatcher import NoSuchMethod, UnsupportedVersion
 
-from tests.builders import TIMEOUT, instance_dict, uuid
-from tests.unit.service.support import POLICY
+from tests.support.builders import TIMEOUT, instance_dict, uuid
+from tests.support.engine import POLICY
 from tracker_worker.bus.base import FANOUT, SHARED
 from tracker_worker.domain import commands
 from tracker_worker.domain.fit import UNLIMITED, Limits

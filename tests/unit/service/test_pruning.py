@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.builders import instance_dict, uuid
-from tests.functional.deadline import SECONDS, wait_until
-from tests.unit.service.support import House
-from tests.unit.service.worker_support import Case
+from tests.support.builders import instance_dict, uuid
+from tests.support.deadline import SECONDS, wait_until
+from tests.support.engine import House
+from tests.support.worker import Case
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.service import worker as module
 

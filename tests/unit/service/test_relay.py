@@ -8,9 +8,9 @@ from typing import cast
 
 import pytest
 
-from tests.builders import HOST, begin, node_name
-from tests.conformance.store_support import settle
-from tests.unit.service.support import ScriptedStore
+from tests.support.builders import HOST, begin, node_name
+from tests.support.engine import ScriptedStore
+from tests.support.store import settle
 from tracker_worker.bus.base import Bus, Outgoing
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.service.chores import relay as module

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.functional.deadline import SECONDS
-from tests.startstop import stress
+from tests.support.deadline import SECONDS
+from tests.support.startstop import stress
 from tracker_worker.service.chores.timers import Timers
 
 SOON = 0.001

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from tests.builders import HOST, TOTAL, driver_resource_dict, instance_dict, node_name, uuid
-from tests.functional.deadline import SECONDS, wait_until
-from tests.startstop import stress
+from tests.support.builders import HOST, TOTAL, driver_resource_dict, instance_dict, node_name, uuid
+from tests.support.deadline import SECONDS, wait_until
+from tests.support.startstop import stress
+from tests.support.worker import Case
 from tests.unit.service.conftest import MakeWorker
-from tests.unit.service.worker_support import Case
 from tracker_worker.errors import ConfigurationError, StoreUnavailable
 from tracker_worker.service import worker as module
 

@@ -13,8 +13,8 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from tests.builders import begin, node_name
-from tests.conformance.store_support import at_once, load, settle, snapshots
+from tests.support.builders import begin, node_name
+from tests.support.store import at_once, load, settle, snapshots
 from tracker_worker.errors import ConfigurationError
 from tracker_worker.store.sql import engines
 from tracker_worker.store.sql.schema import metadata

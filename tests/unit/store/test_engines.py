@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from tests.conformance.store_support import at_once
+from tests.support.store import at_once
 from tracker_worker.errors import ConfigurationError
 from tracker_worker.store.sql import engines
 from tracker_worker.store.sql.store import SQLStore

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from tests.conformance.store_support import at_once
+from tests.support.store import at_once
 from tests.unit.store.migrations import TABLES, MigrationContract, refusal, tables
 from tracker_worker.store.sql import engines
 from tracker_worker.store.sql.store import SQLStore

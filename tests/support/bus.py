@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the claims of the bus's suite are made with: somebody on the worker's side of a bus, and somebody on the other."""
+
+from __future__ import annotations
+
+import abc
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tests.support.deadline import SECONDS
+from tracker_worker.bus.base import Bus, Delivery, Listener, Outgoing
+from tracker_worker.wire.envelope import ReplyTo
+
+HOST_1, HOST_2 = "host-1", "host-2"
+HOSTS = (HOST_1, HOST_2)
+STOP_SECONDS = 10.0
+
+
+class Ear:
+    """Remembers what a bus tells, and waits for it."""
+
+    def __init__(self) -> None:
+        self._told = threading.Condition()
+        self.deliveries: list[Delivery] = []
+        self.confirmed: list[Any] = []
+        self.deaths: list[BaseException] = []
+
+    def listener(self) -> Listener:
+        return Listener(received=self._adder(self.deliveries), confirmed=self._adder(self.confirmed), died=self._died)
+
+    def _adder(self, kept: list[Any]) -> Callable[[Sequence[Any]], None]:
+        def add(told: Sequence[Any]) -> None:
+            with self._told:
+                kept.extend(told)
+                self._told.notify_all()
+
+        return add
+
+    def _died(self, error: BaseException) -> None:
+        with self._told:
+            self.deaths.append(error)
+            self._told.notify_all()
+
+    def receive(self, count: int, *, source: str | None = None) -> list[Delivery]:
+        """The first ``count`` deliveries, of ``source`` or of all. Waits for them."""
+        self._wait(lambda: len(self._from(source)) >= count, lambda: f"{count} deliveries: {self._from(source)}")
+        return self._from(source)[:count]
+
+    def _from(self, source: str | None) -> list[Delivery]:
+        return [delivery for delivery in self.deliveries if source is None or delivery.source == source]
+
+    def confirm(self, count: int) -> list[Any]:
+        """The first ``count`` keys that were confirmed. Waits for them."""
+        self._wait(lambda: len(self.confirmed) >= count, lambda: f"{count} confirmed keys: {self.confirmed}")
+        return self.confirmed[:count]
+
+    def _wait(self, condition: Callable[[], bool], what: Callable[[], str]) -> None:
+        with self._told:
+            there = self._told.wait_for(lambda: condition() or bool(self.deaths), SECONDS)
+            assert not self.deaths
+            assert there, f"not within {SECONDS:g} s: {what()}"
+
+
+@dataclass(frozen=True)
+class Letter:
+    """A message as somebody outside finds it."""
+
+    body: bytes
+    headers: Mapping[str, Any]
+
+
+class Outside(abc.ABC):
+    """The other side of buses: clients, listeners, and whoever looks into the dead-letter queue. The queues of ``HOSTS`` and
+    the shared one are there before any bus. ``take_...`` wait for one message."""
+
+    @abc.abstractmethod
+    def bus(self) -> Bus:
+        """One that is not started."""
+
+    @abc.abstractmethod
+    def publish(
+        self,
+        source: str,
+        body: bytes,
+        *,
+        headers: Mapping[str, Any] | None = None,
+        expires_seconds: float | None = None,
+    ) -> None:
+        """A request into a host's queue, SHARED or FANOUT. ``headers`` and expiration as a client sets them."""
+
+    @abc.abstractmethod
+    def open_replies(self) -> ReplyTo:
+        """A reply queue of one's own."""
+
+    @abc.abstractmethod
+    def take_reply(self, reply_to: ReplyTo) -> bytes: ...
+
+    @abc.abstractmethod
+    def take_notification(self) -> bytes: ...
+
+    @abc.abstractmethod
+    def take_parked(self) -> Letter: ...
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A started bus and what it tells."""
+
+    bus: Bus
+    ear: Ear
+
+    def stop(self) -> None:
+        self.bus.stop(STOP_SECONDS)
+        assert not self.ear.deaths
+
+
+MakeWorker = Callable[..., Worker]
+
+
+class BusCase(abc.ABC):
+    """What an implementation provides: ``outside``."""
+
+    @pytest.fixture
+    @abc.abstractmethod
+    def outside(self) -> Outside:
+        """Nothing in it, nobody there."""
+
+    @pytest.fixture
+    def make_worker(self, outside: Outside) -> Iterator[MakeWorker]:
+        """Started buses, of HOST_1 unless told otherwise; what still runs is stopped afterwards."""
+        made: list[Worker] = []
+
+        def make(hosts: Sequence[str] = (HOST_1,), bus: Bus | None = None) -> Worker:
+            worker = Worker(bus or outside.bus(), Ear())
+            made.append(worker)
+            worker.bus.start(hosts, worker.ear.listener())
+            return worker
+
+        yield make
+        for worker in made:
+            worker.stop()
+
+    @pytest.fixture
+    def worker(self, make_worker: MakeWorker) -> Worker:
+        """The one worker of most cases."""
+        return make_worker()
+
+
+def bodies(deliveries: Sequence[Delivery]) -> list[bytes]:
+    return [delivery.body for delivery in deliveries]
+
+
+def numbered(count: int, first: int = 0) -> list[bytes]:
+    """Bodies that tell their order."""
+    return [b"%d" % number for number in range(first, first + count)]
+
+
+def outgoing(bodies: Sequence[bytes], *, priority: str = "INFO") -> list[Outgoing]:
+    """Notifications whose keys are their bodies with a letter in front."""
+    return [Outgoing(key=f"k{body.decode()}", priority=priority, body=body) for body in bodies]
+
+
+def keys(bodies: Sequence[bytes]) -> list[str]:
+    return [sent.key for sent in outgoing(bodies)]

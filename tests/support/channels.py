@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A connection that only remembers, in place of a broker that answers when the test says so."""
+
+from __future__ import annotations
+
+import struct
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+from amqp import spec
+from amqp.serialization import dumps
+
+import tests.support.messaging  # noqa: F401 before oslo.messaging
+from tracker_worker.bus.settings import BrokerSettings
+
+SETTINGS = BrokerSettings(
+    urls=("pyamqp://guest:guest@127.0.0.1:5672/%2F",),
+    exchange="openstack",
+    topic="tracker",
+    queue_type="quorum",
+    prefetch=256,
+    dead_letter_queue="tracker.dead",
+    notification_topics=("notifications",),
+    durable=False,
+    auto_delete=False,
+    quorum=False,
+    durable_fanout=False,
+    quorum_limits={},
+    login_method="PLAIN",
+    heartbeat_seconds=15,
+    retry_start_seconds=1.0,
+    retry_step_seconds=2.0,
+    retry_max_seconds=30.0,
+    tls=None,
+)
+
+
+@dataclass(frozen=True)
+class Published:
+    """One message as it was written."""
+
+    channel: int
+    exchange: str
+    routing_key: str
+    mandatory: bool
+    properties: bytes
+    body: bytes
+
+
+def read_publish(frames: bytes) -> Published:
+    """The frames of one basic.publish. Asserts their form."""
+    payloads: list[tuple[int, bytes]] = []
+    numbers: set[int] = set()
+    while frames:
+        kind, channel, size = struct.unpack_from(">BHI", frames)
+        assert frames[7 + size] == 0xCE
+        payloads.append((kind, frames[7 : 7 + size]))
+        numbers.add(channel)
+        frames = frames[8 + size :]
+    (_, method), (_, header), *parts = payloads
+    assert [kind for kind, _ in payloads] == [1, 2, *[3] * len(parts)]
+    assert method[:6] == struct.pack(">HHH", 60, 40, 0)
+    names, position = [], 6
+    for _ in range(2):
+        end = position + 1 + method[position]
+        names.append(method[position + 1 : end].decode())
+        position = end
+    body = b"".join(part for _, part in parts)
+    assert struct.unpack_from(">HHQ", header) == (60, 0, len(body))
+    (number,) = numbers
+    return Published(number, names[0], names[1], method[position:] == b"\x01", header[12:], body)
+
+
+class RecordingChannel:
+    """Declares nothing, delivers nothing, and remembers what it was asked."""
+
+    def __init__(self, connection: Any, channel_id: int) -> None:
+        self.connection = connection
+        self.channel_id = channel_id
+        self.auto_decode = True
+        self.events: dict[str, set[Callable[..., None]]] = defaultdict(set)
+        self.declared: list[str] = []
+        self.qos: list[tuple[int, int, bool]] = []
+        self.consumers: list[str] = []
+        self.limits: dict[str, int] = {}
+        self.acks: list[tuple[int, bool]] = []
+        self.published: list[Published] = []
+        self.confirms = False
+
+    def exchange_declare(self, name: str, type: str, **_options: Any) -> None:
+        self.declared.append(name)
+
+    def queue_declare(self, name: str, **_options: Any) -> None:
+        self.declared.append(name)
+
+    def queue_bind(self, *_arguments: Any, **_options: Any) -> None:
+        """Nothing to remember."""
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+    def basic_qos(self, size: int, count: int, a_global: bool) -> None:
+        self.qos.append((size, count, a_global))
+
+    def basic_consume(self, queue: str, **_options: Any) -> None:
+        self.consumers.append(queue)
+        self.limits[queue] = self.qos[-1][1]
+
+    def basic_ack(self, tag: int, multiple: bool = False) -> None:
+        self.acks.append((tag, multiple))
+
+    def confirm_select(self) -> None:
+        self.confirms = True
+
+    def tell(self, event: str, *arguments: Any) -> None:
+        """What the broker says."""
+        for handler in self.events[event]:
+            handler(*arguments)
+
+    def deliver(self, queue: str, tag: int, body: bytes, properties: Mapping[str, Any] | None = None) -> None:
+        method = struct.pack(">HH", *spec.Basic.Deliver) + dumps("sLbss", (queue, tag, False, "openstack", queue))
+        self.dispatch_method(spec.Basic.Deliver, method, SimpleNamespace(body=body, properties=dict(properties or {})))
+
+    def dispatch_method(self, method: Any, payload: bytes, content: Any) -> None:
+        raise AssertionError("a delivery that nobody takes")
+
+
+class RecordingConnection:
+    """Gives recording channels. ``last`` is the one that was opened last: the one that is not for declarations."""
+
+    frame_max = 131072
+
+    def __init__(self) -> None:
+        self.bytes_recv = 0  # frames, in truth: py-amqp's name
+        self.channels: list[RecordingChannel] = []
+        self.transport = SimpleNamespace(write=self._written)
+
+    def channel(self) -> RecordingChannel:
+        self.channels.append(RecordingChannel(self, len(self.channels)))
+        return self.channels[-1]
+
+    def _written(self, frames: bytes) -> None:
+        published = read_publish(frames)
+        self.channels[published.channel].published.append(published)
+
+    @property
+    def last(self) -> RecordingChannel:
+        return self.channels[-1]
+
+    def declared(self) -> list[str]:
+        return [name for channel in self.channels for name in channel.declared]

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A worker with its clients as one cloud would configure them, for each way of doing so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.support import raw, stock
+from tests.support.worker_process import NODE, Nodes, WorkerProcess
+
+# A host for each test: what one does to its ledger is not in another's way.
+HOSTS: Mapping[str, Nodes] = {
+    "alone": {"alone-1": NODE},
+    "pair": {"pair-1": NODE, "pair-2": NODE},
+    "errors": {"errors-1": NODE, "errors-2": NODE},
+    "casts": {"casts-1": NODE},
+    "shared": {"shared-1": NODE},
+    "fanout": {"fanout-1": NODE},
+    "story": {"story-1": NODE},
+}
+# The same notifications once more, for whoever wants the bytes.
+COPIES = "copies"
+
+QUEUE_TYPES = ("quorum", "classic")
+CLIENT_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "default": {},
+    "durable": {"amqp_durable_queues": True},
+    "quorum": {"rabbit_quorum_queue": True},
+    "auto_delete": {"amqp_auto_delete": True},
+}
+# Each with each of those that are in use, and once what hardly anybody sets.
+CLOUDS = (
+    *((queue_type, options) for queue_type in QUEUE_TYPES for options in ("default", "durable", "quorum")),
+    ("quorum", "auto_delete"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """One running worker of ``HOSTS``, one client, one listener that was there from the start."""
+
+    worker: WorkerProcess
+    client: stock.Client
+    ear: stock.Ear
+    amqp: raw.Raw
+
+
+@contextmanager
+def deployment(directory: Path, url: str, *, queue_type: str, rabbit: Mapping[str, Any]) -> Iterator[Deployment]:
+    """``rabbit``: what everybody in this cloud has in [oslo_messaging_rabbit]."""
+    options = {
+        "bus": {"queue_type": queue_type},
+        "oslo_messaging_rabbit": rabbit,
+        "notifications": {"topics": f"notifications, {COPIES}"},
+    }
+    worker = WorkerProcess(directory, transport_url=url, hosts=HOSTS, options=options)
+    with ExitStack() as stack:
+        stack.callback(worker.close)
+        worker.start()
+        worker.wait_ready()
+        yield Deployment(
+            worker=worker,
+            client=stack.enter_context(stock.client(url, **rabbit)),
+            ear=stack.enter_context(stock.listener(url, **rabbit)),
+            amqp=stack.enter_context(raw.raw(url)),
+        )

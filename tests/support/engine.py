@@ -1,0 +1,365 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An engine and everything around it in one process: a store that fails when it is told to, a bus in memory, drivers that say
+what they are told to say, a clock that stands still."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+
+from tests.support.builders import HOST, NOW, RESERVED_MEMORY_MB, TIMEOUT, driver_resource_dict, node_name
+from tests.support.deadline import SECONDS
+from tests.support.store import settle
+from tracker_worker.bus.base import Listener
+from tracker_worker.bus.memory import MemoryBroker, MemoryBus, Parked
+from tracker_worker.domain.inventory import reserve
+from tracker_worker.domain.ledger import HostLedger
+from tracker_worker.domain.policy import Policy
+from tracker_worker.domain.times import SECOND
+from tracker_worker.inventory.fake import FakeDriver
+from tracker_worker.service.chores.inventories import Auditor
+from tracker_worker.service.chores.relay import Relay
+from tracker_worker.service.loop.batch import Chore
+from tracker_worker.service.loop.engine import Engine
+from tracker_worker.service.requests.pending import Intake
+from tracker_worker.store.base import Commit, Store
+from tracker_worker.store.memory import MemoryStore
+from tracker_worker.wire import envelope
+from tracker_worker.wire.envelope import JSON, MSGPACK, ReplyTo
+
+RESERVED = reserve(memory_mb=RESERVED_MEMORY_MB, disk_mb=0)
+POLICY = Policy(claim_timeout=TIMEOUT, capacity_limits=False, release_expired=False, reserved=RESERVED)
+
+
+class Clock:
+    """The time of day, in microseconds, which only ``forward`` moves."""
+
+    def __init__(self, now: int = NOW) -> None:
+        self.now = now
+
+    def __call__(self) -> int:
+        return self.now
+
+    def forward(self, seconds: float) -> None:
+        self.now += int(seconds * SECOND)
+
+
+class ScriptedStore(Store):
+    """A store in memory that notes every call, and does first what it is told to do. ``script["commit"]`` holds what happens
+    in the coming commits, one for each: raise an exception, or call something."""
+
+    def __init__(self, inner: Store | None = None) -> None:
+        self.inner = MemoryStore() if inner is None else inner
+        self.calls: list[str] = []
+        self.commits: list[Committed] = []
+        self.script: dict[str, list[Exception | Callable[[], object]]] = defaultdict(list)
+
+    def _through(self, name: str, *arguments: Any, **options: Any) -> Any:
+        self.calls.append(name)
+        if self.script[name]:
+            act = self.script[name].pop(0)
+            if isinstance(act, Exception):
+                raise act
+            act()
+        return getattr(self.inner, name)(*arguments, **options)
+
+    def commit(self, commit: Commit) -> None:
+        made = Committed.of(commit)
+        self._through("commit", commit)
+        self.commits.append(made)
+
+
+def _passing(name: str) -> Callable[..., Any]:
+    return lambda self, *arguments, **options: self._through(name, *arguments, **options)
+
+
+for _name in Store.__abstractmethods__ - {"commit"}:
+    setattr(ScriptedStore, _name, _passing(_name))
+ScriptedStore.__abstractmethods__ = frozenset()
+
+
+@dataclass(frozen=True)
+class Committed:
+    """What a commit wrote, in short."""
+
+    nodes: list[str]
+    events: list[str]
+    answered: list[str]
+    cursors: dict[int, int]
+
+    @classmethod
+    def of(cls, commit: Commit) -> Committed:
+        return cls(
+            nodes=[ledger.name for ledger in commit.ledgers],
+            events=[notification.event_type for notification in commit.notifications],
+            answered=[message.unique_id for message in commit.answered],
+            cursors=dict(commit.cursors),
+        )
+
+
+class Monitor:
+    """A timer that a test fires by hand."""
+
+    def __init__(self, interval_seconds: float, action: Callable[[], None]) -> None:
+        self.interval_seconds = interval_seconds
+        self.fire = action
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+@dataclass(frozen=True)
+class Refused:
+    """An error as a caller gets it."""
+
+    error: str
+    kwargs: dict[str, Any] = field(hash=False)
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call that was sent."""
+
+    replies: queue.SimpleQueue[Any]
+
+    def reply(self) -> Any:
+        """The result, or a Refused. Waits for it."""
+        return self.replies.get(timeout=SECONDS)
+
+    def replied(self) -> bool:
+        return not self.replies.empty()
+
+
+class Caller:
+    """Schedulers, as many as needed."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        self._broker = broker
+        self._lock = threading.Lock()
+        self._calls: dict[str, queue.SimpleQueue[Any]] = {}
+        self.heartbeats: list[str] = []
+        self._formats: dict[str, str] = {}
+        for content_type in (JSON, MSGPACK):
+            self._broker.open_replies(
+                content_type,
+                lambda body, content_type=content_type: self._receive(body, content_type),  # type: ignore[misc]
+            )
+
+    def _receive(self, body: bytes, content_type: str) -> None:
+        reply = envelope.decode_message(body, content_type)
+        with self._lock:
+            call = self._calls[reply["_msg_id"]]
+        if not reply["ending"]:
+            self.heartbeats.append(reply["_msg_id"])
+            return
+        failure = None if reply["failure"] is None else msgspec.json.decode(reply["failure"])
+        call.put(reply["result"] if failure is None else Refused(failure["class"], failure["kwargs"]))
+
+    def call(
+        self,
+        method: str,
+        *,
+        source: str = HOST,
+        unique_id: str | None = None,
+        deadline: float | None = None,
+        timeout: int | None = None,
+        content_type: str = JSON,
+        **args: Any,
+    ) -> Call:
+        """``deadline`` on the monotonic clock; ``timeout``: heartbeats are wanted."""
+        reply_to = ReplyTo(content_type, uuid4().hex, content_type)
+        call = Call(queue.SimpleQueue())
+        with self._lock:
+            self._calls[reply_to.msg_id] = call.replies
+        keys = {"_msg_id": reply_to.msg_id, "_reply_q": reply_to.queue, "_timeout": timeout}
+        self._send(source, method, args, unique_id, keys, content_type, deadline)
+        return call
+
+    def cast(self, method: str, *, source: str = HOST, unique_id: str | None = None, **args: Any) -> None:
+        self._send(source, method, args, unique_id, {}, JSON, None)
+
+    def _send(
+        self,
+        source: str,
+        method: str,
+        args: Mapping[str, Any],
+        unique_id: str | None,
+        keys: Mapping[str, Any],
+        content_type: str,
+        deadline: float | None,
+    ) -> None:
+        message = {"method": method, "args": args, "version": "1.0", "_unique_id": unique_id or uuid4().hex, **keys}
+        message["_context_request_id"] = "req-1"
+        if content_type == MSGPACK:
+            body = msgspec.msgpack.encode(message)
+        else:
+            body = json.dumps({"oslo.version": "2.0", "oslo.message": json.dumps(message)}).encode()
+        self._broker.publish(source, body, content_type=content_type, deadline=deadline)
+
+
+class House:
+    """One worker without its timers. Stores and brokers may be shared by several. Hosts have nodes ``node-1`` ..., whose
+    inventory is in the store before it starts unless ``settled`` is False."""
+
+    def __init__(
+        self,
+        *,
+        store: Store | None = None,
+        broker: MemoryBroker | None = None,
+        hosts: Sequence[str] = (HOST,),
+        nodes: int = 1,
+        owner: str = "worker-1",
+        notify: bool = True,
+        clock: Clock | None = None,
+        settled: bool = True,
+        conflict_retries: int = 3,
+    ) -> None:
+        self.store = ScriptedStore(store)
+        self.broker = broker or MemoryBroker()
+        self.hosts = hosts
+        self.clock = clock or Clock()
+        self.caller = Caller(self.broker)
+        self.bus = MemoryBus(self.broker)
+        names = [node_name(number) for number in range(1, nodes + 1)]
+        self.drivers = {host: FakeDriver(host, nodes={n: driver_resource_dict() for n in names}) for host in hosts}
+        self.auditor = Auditor(self.drivers, RESERVED)
+        self.relay = Relay(self.store, self.bus) if notify else None
+        self.policy = POLICY
+        self.monitors: list[Monitor] = []
+        self.deaths: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
+        self.engine = Engine(
+            store=self.store,
+            bus=self.bus,
+            relay=self.relay,
+            auditor=self.auditor,
+            policy=lambda: self.policy,
+            hosts=hosts,
+            owner=owner,
+            conflict_retries=conflict_retries,
+            clock=self.clock,
+            died=self.deaths.put,
+        )
+        for host in hosts:
+            if settled and self.store.inner.load_host(host) is None:
+                settle(self.store.inner, host=host, nodes=nodes)
+                self._relayed(host)
+            elif not settled:
+                self.store.inner.register_host(host, topic="tracker", version="1.0", now=NOW)
+
+    def _relayed(self, host: str) -> None:
+        """The notifications so far are old news."""
+        loaded = self.store.inner.load_host(host)
+        assert loaded is not None
+        self.store.inner.commit(Commit(cursors={ledger.id: ledger.sequence for ledger in loaded}))
+
+    def start(self, *, relaying: bool = True) -> House:
+        self.engine.start()
+        self.auditor.start()
+        self.connect()
+        if relaying:
+            self.engine.renew_leases()
+        return self
+
+    def connect(self) -> None:
+        intake = Intake(
+            bus=self.bus,
+            served=self.hosts,
+            policy=lambda: self.policy,
+            max_body_bytes=1 << 20,
+            every=self._every,
+            submit=self.engine.submit,
+        )
+        self.bus.start(
+            self.hosts,
+            Listener(received=intake.received, confirmed=self.engine.confirmed, died=self.deaths.put),
+        )
+
+    def _every(self, interval_seconds: float, action: Callable[[], None]) -> Monitor:
+        self.monitors.append(Monitor(interval_seconds, action))
+        return self.monitors[-1]
+
+    def stop(self, *, release: bool = True) -> None:
+        """As the worker does; without ``release`` as if it was killed, but for its threads."""
+        self.auditor.stop()
+        self.bus.pause()
+        self.engine.stop()
+        self.bus.stop(0)
+        if release:
+            self.engine.release()
+        for driver in self.drivers.values():
+            for node in driver.nodes:
+                driver.hang(node).release()
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """The engine is busy inside of this; what is sent meanwhile is one batch."""
+        entered, release = threading.Event(), threading.Event()
+
+        def wait(_ledgers: HostLedger) -> None:
+            entered.set()
+            release.wait(SECONDS)
+
+        self.engine.submit(Chore(host=self.hosts[0], commands=(), done=wait))
+        assert entered.wait(SECONDS)
+        try:
+            yield
+        finally:
+            release.set()
+
+    def finish(self) -> None:
+        """Wait until everything is done that was sent before. Harmless when stopped."""
+        if self.engine._thread is None:
+            return
+        done = threading.Event()
+        self.engine.submit(Chore(host=self.hosts[0], commands=(), done=lambda _ledgers: done.set()))
+        assert done.wait(SECONDS)
+
+    def ledger(self, host: str = HOST) -> HostLedger:
+        """As it is in the store."""
+        loaded = self.store.inner.load_host(host)
+        assert loaded is not None
+        return loaded
+
+    def charged(self, host: str = HOST) -> list[str]:
+        """The instances that are charged, in order of their numbers."""
+        return sorted(uuid for ledger in self.ledger(host) for uuid in ledger.allocations)
+
+    def unsettled(self) -> int:
+        """How many deliveries the bus still waits for."""
+        return len(self.bus._unsettled)
+
+    def parked(self) -> list[Parked]:
+        """What was parked since this was last asked."""
+        self.finish()
+        return _drained(self.broker.parked)
+
+    def notified(self) -> list[tuple[str, int]]:
+        """(event type, sequence) of what was published since this was last asked."""
+        self.finish()
+        return [_event(body) for body in _drained(self.broker.notifications)]
+
+    def hear(self, count: int) -> list[tuple[str, int]]:
+        """The same of the next ``count`` notifications. Waits for them."""
+        return [_event(self.broker.notifications.get(timeout=SECONDS)) for _ in range(count)]
+
+
+def _event(body: bytes) -> tuple[str, int]:
+    message = envelope.decode_message(body)
+    return message["event_type"].removeprefix("tracker."), message["payload"]["sequence"]
+
+
+def _drained(waiting: queue.SimpleQueue[Any]) -> list[Any]:
+    found = []
+    while not waiting.empty():
+        found.append(waiting.get_nowait())
+    return found

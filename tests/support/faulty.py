@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A worker that kills itself: ``tracker-worker`` with a hook at a fault point.
+
+As a program: ``faulty.py POINT PASSAGE SIGNAL <arguments of tracker-worker>``. From SIGUSR1 on it counts the passages of
+POINT, and at the PASSAGE-th it is gone, by SIGKILL, before anything behind the point has happened; or stopped, by SIGSTOP;
+or, with SIGNAL 0, an error is raised there that nobody expects.
+"""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.support.deadline import wait_until
+from tests.support.worker_process import WorkerProcess
+
+_ROOT = Path(__file__).parents[2]
+_ARMED = "faulty: armed"
+FAILURE = "faulty: a defect"
+"""What the error says that is raised with SIGNAL 0."""
+
+
+class FaultyWorker(WorkerProcess):
+    """A worker whose next starts are with a fault, until ``heal``."""
+
+    _fault: tuple[str, int, int] | None = None
+
+    def ail(self, point: str, passage: int, number: int = signal.SIGKILL) -> None:
+        """The next start is one that dies (or gets that signal; 0: whose thread there gets an error) at the ``passage``-th
+        passage of ``point`` after ``arm``."""
+        self._fault = (point, passage, number)
+
+    def heal(self) -> None:
+        """The next start is a sound one."""
+        self._fault = None
+
+    def start(self) -> None:
+        if self._fault is None:
+            super().start()
+            return
+        assert self._process is None
+        point, passage, number = self._fault
+        arguments: list[Any] = [point, passage, int(number), f"--config-file={self.configuration}", "serve"]
+        with self.log_path.open("ab") as log:
+            self._read_from = log.tell()
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", __name__, *map(str, arguments)],
+                cwd=self.directory,
+                env={**self._environment, "PYTHONPATH": str(_ROOT)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def arm(self) -> None:
+        """Passages count from now on. The worker must be ready."""
+        self.signal(signal.SIGUSR1)
+        self.wait_for_log(_ARMED)
+
+    def wait_stopped(self) -> None:
+        """Wait for the effect of SIGSTOP."""
+        assert self._process is not None
+        process = psutil.Process(self._process.pid)
+        wait_until(lambda: process.status() == psutil.STATUS_STOPPED, "the worker is stopped")
+
+
+def main() -> None:
+    point, passage, number, *arguments = sys.argv[1:]
+    from tracker_worker import faults
+    from tracker_worker.cli.main import main as tracker_worker
+
+    assert point in faults.POINTS
+    armed = False
+    passages = itertools.count(1)
+
+    def arm(_number: int, _frame: object) -> None:
+        nonlocal armed
+        armed = True
+        print(_ARMED, file=sys.stderr, flush=True)
+
+    def reached(name: str) -> None:
+        if armed and name == point and next(passages) == int(passage):
+            if number == "0":
+                raise RuntimeError(FAILURE)
+            # This very thread: one for the process might let it run on for a moment.
+            signal.pthread_kill(threading.get_ident(), int(number))
+
+    signal.signal(signal.SIGUSR1, arm)
+    faults.install(reached)
+    sys.argv = ["tracker-worker", *arguments]
+    tracker_worker()
+
+
+if __name__ == "__main__":
+    main()

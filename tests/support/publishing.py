@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A publisher without its thread."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from tests.support.channels import SETTINGS, RecordingChannel, RecordingConnection
+from tracker_worker.bus.amqp import publisher as module
+from tracker_worker.bus.amqp.frames import encode_properties
+from tracker_worker.bus.amqp.publisher import Message, Publisher
+from tracker_worker.bus.amqp.stream import Stream
+
+PLAIN = encode_properties({})
+RETRY = module._RETRY_SECONDS
+WINDOW = module._WINDOW
+FEW = 3
+
+
+class Case:
+    """A publisher without its thread, on a connection that remembers and a clock that stands still."""
+
+    def __init__(self, few: int = FEW) -> None:
+        self.now = 1000.0
+        self.done: list[tuple[bytes, bool]] = []
+        self.told = 0  # of ``done``, when it was last told that there are some
+        self.publisher = Publisher(SETTINGS, few=few, confirmed=self._confirmed, died=self._died)
+        self.connect()
+
+    def _confirmed(self) -> None:
+        self.told = len(self.done)
+
+    def _died(self, error: BaseException) -> None:
+        raise AssertionError from error
+
+    def connect(self) -> None:
+        self.connection = RecordingConnection()
+        self.publisher.opened(self.connection)
+
+    @property
+    def channel(self) -> RecordingChannel:
+        return next(channel for channel in self.connection.channels if channel.confirms)
+
+    def message(self, body: bytes, *, retry_before: float | None = None, key: str = "reply_1") -> Message:
+        def done(routed: bool) -> None:
+            self.done.append((body, routed))
+
+        return Message(exchange="", routing_key=key, body=body, properties=PLAIN, done=done, retry_before=retry_before)
+
+    def submit(self, *bodies: bytes, retry_before: float | None = None) -> None:
+        self.publisher.submit(*(self.message(body, retry_before=retry_before) for body in bodies))
+        self.publisher.work()
+
+    def rest(self) -> None:
+        """From here on it is as if its thread slept: who submits has the turn."""
+        self.publisher._stream = cast(Stream, SimpleNamespace(push=lambda: True))
+        self.publisher._turn.release()
+
+    def published(self) -> list[bytes]:
+        """On the present connection."""
+        return [message.body for message in self.channel.published]
+
+    def ack(self, tag: int, multiple: bool = False) -> None:
+        self.channel.tell("basic_ack", tag, multiple)
+
+    def nack(self, tag: int, multiple: bool = False) -> None:
+        self.channel.tell("basic_nack", tag, multiple)
+
+    def give_back(self, body: bytes, key: str = "reply_1") -> None:
+        self.channel.tell("basic_return", None, "", key, SimpleNamespace(body=body))
+
+    def later(self, seconds: float) -> None:
+        self.now += seconds
+        self.publisher.work()
+
+
+@contextmanager
+def clocked(monkeypatch: pytest.MonkeyPatch) -> Iterator[Case]:
+    """A case whose publisher goes by the case's clock; stopped at the end."""
+    case = Case()
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "time", SimpleNamespace(monotonic=lambda: case.now))
+        yield case
+    case.publisher.stop(0)

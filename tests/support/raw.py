@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plain AMQP, for what no stock client would send and for looking at the bytes."""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import amqp
+import kombu
+from amqp.exceptions import NotFound
+
+from tests.support.deadline import wait_until
+
+__all__ = ["DEAD_LETTERS", "EXCHANGE", "JSON", "NotFound", "Raw", "check_parked", "packed", "raw", "unpacked"]
+
+EXCHANGE = "openstack"
+DEAD_LETTERS = "tracker.dead"
+JSON = {"content_type": "application/json", "content_encoding": "utf-8", "delivery_mode": 2, "priority": 0}
+
+
+class Raw:
+    """One channel and one reply queue. Not thread-safe."""
+
+    def __init__(self, connection: Any) -> None:
+        self.channel = connection.channel()
+        self.channel.auto_decode = False  # bytes as they are
+        self.reply_queue = self.channel.queue_declare(f"reply_{uuid.uuid4().hex}", exclusive=True).queue
+        self._replies: dict[str, dict[str, Any]] = {}
+
+    def request(
+        self, method: str, arguments: Mapping[str, Any], *, call: bool = False, keys: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """A request as oslo.messaging 18.3 sends it; ``keys`` override its own."""
+        message: dict[str, Any] = {
+            "method": method,
+            "args": arguments,
+            "version": "1.0",
+            "_unique_id": uuid.uuid4().hex,
+            "_context_project_id": "project-of-context",
+        }
+        if call:
+            message |= {"_msg_id": uuid.uuid4().hex, "_reply_q": self.reply_queue, "_timeout": None}
+        return message | dict(keys or {})
+
+    def publish(self, key: str, body: bytes, *, exchange: str = EXCHANGE, **properties: Any) -> None:
+        headers = properties.pop("headers", {})
+        message = amqp.Message(body, application_headers=headers, **{**JSON, **properties})
+        self.channel.basic_publish(message, exchange=exchange, routing_key=key)
+
+    def reply(self, msg_id: str) -> dict[str, Any]:
+        """The message that ends the call, out of its envelope. Waits for it."""
+
+        def arrived() -> bool:
+            while (message := self.channel.basic_get(self.reply_queue, no_ack=True)) is not None:
+                reply = unpacked(message.body)
+                self._replies[reply["_msg_id"]] = reply
+            return msg_id in self._replies
+
+        wait_until(arrived, f"a reply to {msg_id}")
+        return self._replies.pop(msg_id)
+
+    def take(self, queue: str) -> Any:
+        """The next message of a queue. Waits for one."""
+        return wait_until(lambda: self.channel.basic_get(queue, no_ack=True), f"a message in {queue}")
+
+    def count(self, queue: str) -> int:
+        """The messages that are ready in a queue."""
+        return int(self.channel.queue_declare(queue, passive=True).message_count)
+
+
+@contextmanager
+def raw(transport_url: str) -> Iterator[Raw]:
+    """Connect to the broker of an oslo.messaging transport URL."""
+    with kombu.Connection(transport_url.replace("rabbit://", "amqp://", 1), connect_timeout=5) as connection:
+        yield Raw(connection)
+
+
+def packed(message: Any) -> bytes:
+    """In the envelope, version 2.0."""
+    return json.dumps({"oslo.version": "2.0", "oslo.message": json.dumps(message)}).encode()
+
+
+def unpacked(body: bytes | str) -> dict[str, Any]:
+    """Out of the envelope, which must be of version 2.0 and hold nothing else."""
+    outer = json.loads(body)
+    assert set(outer) == {"oslo.version", "oslo.message"}
+    assert outer["oslo.version"] == "2.0"
+    message: dict[str, Any] = json.loads(outer["oslo.message"])
+    return message
+
+
+def check_parked(parked: Any, body: bytes, *, topic: str, exchange: str = EXCHANGE, **properties: Any) -> None:
+    """The body byte by byte, the properties as they were (``JSON`` and these), and where it came from."""
+    assert (parked.body or b"") == body  # py-amqp has a text where there are no bytes
+    headers = dict(parked.properties["application_headers"])
+    headers.pop("x-delivery-count", None)  # the broker's own, of a quorum queue
+    assert headers.pop("x-tracker-reason")
+    assert headers.pop("x-tracker-exchange") == exchange
+    assert headers.pop("x-tracker-routing-key") == topic
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", headers.pop("x-tracker-time"))
+    assert headers == properties.pop("headers", {})
+    kept = {name: value for name, value in parked.properties.items() if name != "application_headers"}
+    assert kept == {**JSON, **properties}

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stock oslo.messaging programs as schedulers and billing use them: nothing of ours but the names of the errors."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from tests.support.deadline import wait_until
+from tests.support.messaging import oslo_messaging
+from tests.wire.stock import configuration
+
+# Its pool says so for every call that has to wait for a connection.
+logging.getLogger("oslo.messaging._drivers.pool").setLevel(logging.ERROR)
+
+# How a call ends that has no answer. ConnectionError: the connection is lost while a channel is opened on it, which
+# ensure_connection of oslo.messaging 18.3.1 does not expect.
+UNANSWERED = (oslo_messaging.MessagingTimeout, oslo_messaging.MessageDeliveryFailure, ConnectionError)
+
+TOPIC = "tracker"
+CONTEXT = {"project_id": "project-of-context", "user_id": "user-of-context", "request_id": "req-1"}
+# What TrackerAPI lists too.
+EXMODS = ["tracker_worker.errors", "oslo_messaging.rpc.dispatcher"]
+
+
+class Client:
+    """A stock RPC client of one transport. Thread-safe, as stock clients are."""
+
+    def __init__(self, transport: Any, timeout: float) -> None:
+        self._client = oslo_messaging.get_rpc_client(
+            transport, oslo_messaging.Target(topic=TOPIC, version="1.0"), timeout=timeout
+        )
+
+    def prepare(self, host: str | None = None, **options: Any) -> Any:
+        """A call context: of a host's topic, or (None) of the shared one."""
+        return self._client.prepare(**({"server": host} if host else {}), **options)
+
+    def call(self, host: str | None, method: str, /, **arguments: Any) -> Any:
+        return self.prepare(host).call(CONTEXT, method, **arguments)
+
+    def cast(self, host: str | None, method: str, /, **arguments: Any) -> None:
+        self.prepare(host).cast(CONTEXT, method, **arguments)
+
+    def fanout(self, method: str, /, **arguments: Any) -> None:
+        self.prepare(fanout=True).cast(CONTEXT, method, **arguments)
+
+
+@contextmanager
+def client(url: str, *, timeout: float = 30, **rabbit_options: Any) -> Iterator[Client]:
+    """A client whose calls time out after ``timeout`` seconds."""
+    rabbit_options = {"rabbit_interval_max": 1, **rabbit_options}
+    transport = oslo_messaging.get_rpc_transport(configuration(url, **rabbit_options), allowed_remote_exmods=EXMODS)
+    try:
+        yield Client(transport, timeout)
+    finally:
+        transport.cleanup()
+        gc.collect()  # what it leaves open is dropped here, and not in somebody else's test
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """One notification as a listener's endpoint gets it."""
+
+    priority: str
+    context: Mapping[str, Any]
+    publisher_id: str
+    event_type: str
+    payload: Mapping[str, Any]
+    metadata: Mapping[str, Any]
+
+    @property
+    def node(self) -> tuple[str, str]:
+        return self.payload["host"], self.payload["node"]
+
+    @property
+    def sequence(self) -> int:
+        return int(self.payload["sequence"])
+
+    @property
+    def message_id(self) -> str:
+        return str(self.metadata["message_id"])
+
+
+class Ear:
+    """The endpoint of a listener: remembers what it is told, in that order, for each priority there may be."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._heard: list[Heard] = []
+        for priority in ("audit", "debug", "info", "warn", "error", "critical", "sample"):
+            setattr(self, priority, self._endpoint(priority))
+
+    def _endpoint(self, priority: str) -> Callable[..., None]:
+        def hear(context: Any, publisher_id: str, event_type: str, payload: Any, metadata: Any) -> None:
+            heard = Heard(
+                priority=priority,
+                context=context,
+                publisher_id=publisher_id,
+                event_type=event_type,
+                payload=payload,
+                metadata=metadata,
+            )
+            with self._lock:
+                self._heard.append(heard)
+
+        return hear
+
+    def heard(self, host: str | None = None, node: str | None = None) -> list[Heard]:
+        """Everything so far, of everybody, a host or a node."""
+        with self._lock:
+            heard = list(self._heard)
+        return [one for one in heard if (host is None or one.node[0] == host) and (node is None or one.node[1] == node)]
+
+    def wait_for(self, host: str, node: str, sequence: int) -> list[Heard]:
+        """What the node said, once every sequence up to this one is there."""
+        wanted = set(range(1, sequence + 1))
+
+        def complete() -> bool:
+            return wanted <= {one.sequence for one in self.heard(host, node)}
+
+        def lacks() -> str:
+            missing = sorted(wanted - {one.sequence for one in self.heard(host, node)})
+            return f"all of {sequence} notifications of {host}/{node}; {len(missing)} lack: {missing[:20]}"
+
+        wait_until(complete, lacks)
+        return self.heard(host, node)
+
+
+@contextmanager
+def listener(url: str, *, topics: Sequence[str] = ("notifications",), **rabbit_options: Any) -> Iterator[Ear]:
+    """A running listener on every priority of these topics. One thread: with more, they would mix the order up themselves."""
+    conf = configuration(url, **{"rabbit_interval_max": 1, **rabbit_options})
+    transport = oslo_messaging.get_notification_transport(conf)
+    ear = Ear()
+    running = oslo_messaging.get_notification_listener(
+        transport, [oslo_messaging.Target(topic=topic) for topic in topics], [ear], executor="threading"
+    )
+    conf.set_override("executor_thread_pool_size", 1)
+    running.start()
+    try:
+        yield ear
+    finally:
+        running.stop()
+        running.wait()
+        transport.cleanup()
+        gc.collect()

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the claims of the store's suite are made with."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from typing import Any
+
+import pytest
+
+from tests.support.builders import HOST, NOW, inventory, node_name, put, snapshot
+from tracker_worker.domain.commands import Command, ReportInventory
+from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.store.base import Answered, Commit, Notification, Store, message_id
+
+ALL = 10**9
+
+
+class StoreCase(abc.ABC):
+    """What an implementation provides: a started, empty store, and another one on the same data."""
+
+    @pytest.fixture
+    @abc.abstractmethod
+    def store(self) -> Store:
+        """Started, with nothing in it."""
+
+    @pytest.fixture
+    @abc.abstractmethod
+    def second(self, store: Store) -> Store:
+        """A store that shares nothing with ``store`` but the data."""
+
+
+class Writer:
+    """What the engine does with a store, in small: ledgers are read, changed and committed with one notification per
+    event."""
+
+    def __init__(self, store: Store, host: str = HOST) -> None:
+        self.store = store
+        self.host = load(store, host)
+        self.notifications: list[Notification] = []
+
+    def __getitem__(self, node: str) -> NodeLedger:
+        return self.host.node(node)
+
+    def put(self, command: Command, now: int = NOW) -> Writer:
+        """Decide and apply; the commit is yet to come."""
+        decision = put(self.host, command, now)
+        for back, event in enumerate(reversed(decision.events)):
+            assert decision.node is not None
+            row = note(decision.node, decision.node.sequence - back, event_type=type(event).__name__)
+            self.notifications.append(row)
+        return self
+
+    def commit(self, *answered: Answered, cursors: dict[int, int] | None = None) -> Writer:
+        changed = [ledger for ledger in self.host if ledger.dirty]
+        self.store.commit(
+            Commit(
+                ledgers=changed,
+                notifications=self.notifications,
+                answered=answered,
+                cursors=cursors or {},
+            )
+        )
+        for ledger in changed:
+            ledger.committed()
+        self.notifications = []
+        return self
+
+
+def settle(store: Store, *, host: str = HOST, nodes: int = 2) -> Writer:
+    """A host whose nodes ``node-1`` ... have reported their inventory: generation 1, sequence 1."""
+    host_id = register(store, host)
+    names = [node_name(number) for number in range(1, nodes + 1)]
+    for name in names:
+        store.create_node(host_id, name)
+    writer = Writer(store, host)
+    for name in names:
+        writer.put(ReportInventory(node=name, inventory=inventory()))
+    return writer.commit()
+
+
+def register(store: Store, host: str = HOST) -> int:
+    return store.register_host(host, topic="tracker", version="1.0", now=NOW)
+
+
+def load(store: Store, host: str = HOST) -> HostLedger:
+    loaded = store.load_host(host)
+    assert loaded is not None
+    return loaded
+
+
+def note(ledger: NodeLedger, sequence: int, *, at: int = NOW, event_type: str = "claim.begun") -> Notification:
+    return Notification(
+        node_id=ledger.id,
+        host=ledger.host,
+        node=ledger.name,
+        sequence=sequence,
+        event_type=event_type,
+        priority="INFO",
+        payload=f'{{"sequence": {sequence}, "name": "Žofie 🦊"}}'.encode(),
+        occurred_at=at,
+        message_id=message_id(ledger.host, ledger.name, sequence),
+    )
+
+
+def answer(unique_id: str = "u-1", *, host_id: int = 1, at: int = NOW) -> Answered:
+    reply = b'{"to": "' + unique_id.encode() + b'", "\xc3\xa9": null}'
+    return Answered(unique_id=unique_id, host_id=host_id, reply=reply, received_at=at)
+
+
+def snapshots(host: HostLedger) -> dict[str, dict[str, Any]]:
+    return {ledger.name: snapshot(ledger) for ledger in host}
+
+
+def picture(store: Store, *unique_ids: str) -> dict[str, Any]:
+    """All that can be read from a store; of the inbox, what it knows of these messages."""
+    hosts = {name: load(store, name) for name in store.host_names()}
+    return {
+        "ledgers": {name: snapshots(host) for name, host in hosts.items()},
+        "cursors": {name: store.cursors(host.id) for name, host in hosts.items()},
+        "outbox": {
+            ledger.id: store.outbox(ledger.id, after=0, limit=ALL) for host in hosts.values() for ledger in host
+        },
+        "backlog": {row.node_id: row for row in store.backlog()},
+        "answered": store.answered(unique_ids),
+    }
+
+
+def at_once(*works: Callable[[], Any]) -> list[Any]:
+    """Run each in its own thread, all from the same moment. Their results in order; raises what the first one raised."""
+    together = Barrier(len(works))
+
+    def run(work: Callable[[], Any]) -> Any:
+        together.wait(timeout=30)
+        return work()
+
+    with ThreadPoolExecutor(max_workers=len(works)) as pool:
+        futures = [pool.submit(run, work) for work in works]
+        return [future.result(timeout=60) for future in futures]
+
+
+def uuids(ledgers: Sequence[NodeLedger]) -> list[str]:
+    return sorted(uuid for ledger in ledgers for uuid in ledger.allocations)

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Schedulers that do what schedulers do: claim, build, change, delete, ask. What they were told is judged afterwards.
+
+Each scheduler works on instances of its own, one request after the other; many of them make the load. The same seed asks
+the same questions in the same order, as long as the answers are the same.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.invariants.collect import RecordingClient
+from tests.invariants.record import RESULT, Place, Request
+from tests.support.builders import instance_dict
+
+# What a scheduler holds at most; the oldest are deleted to make room.
+_MOST_HELD = 12
+
+
+@dataclass(slots=True)
+class _Held:
+    place: Place
+    fields: dict[str, Any]
+    building: bool = True
+    updates: int = field(default=0)
+
+
+class Scheduler:
+    """``tight``: the places on which all schedulers together ask for more than the limits they give. ``calls_only``: hosts
+    to which nothing is cast. Not thread-safe."""
+
+    def __init__(
+        self,
+        client: RecordingClient,
+        *,
+        name: str,
+        seed: int,
+        places: Sequence[Place],
+        tight: Sequence[Place] = (),
+        calls_only: Sequence[str] = (),
+        shared_topic: bool = True,
+    ) -> None:
+        self._client = client
+        self._name = name
+        self._random = random.Random(f"{seed}-{name}")
+        self._places = places
+        self._tight = frozenset(tight)
+        self._calls_only = frozenset(calls_only)
+        self._shared_topic = shared_topic
+        self._numbers = 0
+        self._held: dict[str, _Held] = {}
+
+    def step(self) -> None:
+        """One question, or one thing said."""
+        if len(self._held) >= _MOST_HELD:
+            self._delete(next(iter(self._held)))
+            return
+        choices: list[tuple[Callable[[], None], int]] = [(self._begin, 30), (self._read, 6), (self._nonsense, 2)]
+        if self._held:
+            choices += [
+                (self._change, 30),
+                (self._finish, 12),
+                (self._abort, 5),
+                (self._repeat, 4),
+                (self._contradict, 2),
+                (lambda: self._delete(self._any()), 9),
+            ]
+        what = self._random.choices([choice for choice, _ in choices], [weight for _, weight in choices])[0]
+        what()
+
+    def _begin(self) -> None:
+        self._numbers += 1
+        uuid = f"{self._name}-{self._numbers}"
+        place = self._random.choice(self._places)
+        fields = instance_dict(
+            uuid=uuid,
+            node=place[1],
+            vcpus=self._random.randint(1, 4),
+            memory_mb=self._random.choice((256, 512, 1024)),
+            root_gb=self._random.randint(0, 4),
+            ephemeral_gb=self._random.randint(0, 2),
+            display_name=uuid,
+        )
+        limits = {"vcpu": 40.5} if place in self._tight else self._random.choice((None, {"memory_mb": 262144}))
+        said = self._say(place[0], "begin_resource_claim", casts=0.2, insist=True, instance=fields, limits=limits)
+        if said is None or said.outcome == RESULT:
+            self._held[uuid] = _Held(place, fields)
+
+    def _change(self) -> None:
+        uuid = self._any()
+        held = self._held[uuid]
+        held.updates += 1
+        fields: dict[str, Any] = {"uuid": uuid, "node": held.place[1], "display_name": f"{uuid}-{held.updates}"}
+        if self._random.random() < 0.3:
+            fields["memory_mb"] = self._random.choice((256, 512, 1024, 2048))
+        if self._random.random() < 0.5:
+            fields["task_state"] = self._random.choice(("networking", "spawning", None))
+        if self._random.random() < 0.1:
+            fields = {"uuid": uuid, "node": held.place[1]}  # no news
+        self._say(held.place[0], "update_usage", casts=0.8, instance=fields)
+
+    def _finish(self) -> None:
+        uuid = self._any()
+        self._held[uuid].building = False
+        self._say(self._held[uuid].place[0], "finish_resource_claim", casts=0.3, claim_id=uuid)
+
+    def _abort(self) -> None:
+        uuid = self._any()
+        held = self._held[uuid]
+        self._say(held.place[0], "abort_resource_claim", casts=0.3, claim_id=uuid)
+        if held.building:
+            del self._held[uuid]
+
+    def _delete(self, uuid: str) -> None:
+        held = self._held.pop(uuid)
+        fields = {"uuid": uuid, "node": held.place[1], "vm_state": "deleted", "task_state": None}
+        self._say(held.place[0], "update_usage", casts=0.8, instance=fields)
+
+    def _repeat(self) -> None:
+        """A scheduler that has forgotten that it has asked already."""
+        held = self._held[self._any()]
+        self._say(held.place[0], "begin_resource_claim", instance=held.fields)
+
+    def _contradict(self) -> None:
+        held = self._held[self._any()]
+        fields = {**held.fields, "vcpus": held.fields["vcpus"] + 1}
+        self._say(held.place[0], "begin_resource_claim", instance=fields)
+
+    def _nonsense(self) -> None:
+        host, node = self._random.choice(self._places)
+        fields = {"uuid": f"{self._name}-nonsense", "node": node, "memory_mb": "much"}
+        self._say(host, "update_usage", casts=0.7, instance=fields)
+
+    def _read(self) -> None:
+        host, node = self._random.choice(self._places)
+        if self._random.random() < 0.3:
+            self._say(host, "list_nodes")
+        else:
+            self._say(host, "get_node", node=node)
+
+    def _any(self) -> str:
+        return self._random.choice(list(self._held))
+
+    def _say(
+        self, host: str, method: str, /, *, casts: float = 0, insist: bool = False, **arguments: Any
+    ) -> Request | None:
+        """A call, or with a probability of ``casts`` a cast, which returns None."""
+        cast = self._random.random() < casts
+        shared = self._random.random() < 0.1
+        if cast and host not in self._calls_only:
+            self._client.cast(host, method, **arguments)
+            return None
+        if shared and self._shared_topic:
+            return self._client.call(None, method, host=host, **arguments)
+        if insist:
+            return self._client.insist(host, method, **arguments)
+        return self._client.call(host, method, **arguments)

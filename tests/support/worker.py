@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A worker in one process: on a bus in memory, with a driver that says what it is told to say."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Sequence
+
+from oslo_config import cfg
+
+from tests.support.builders import HOST
+from tests.support.engine import Caller, Clock, ScriptedStore
+from tracker_worker.bus.base import Listener
+from tracker_worker.bus.memory import MemoryBroker, MemoryBus
+from tracker_worker.inventory.fake import FakeDriver
+from tracker_worker.service.worker import Worker
+
+
+class LoggingBus(MemoryBus):
+    """Notes in the store's log when it is started, paused and stopped."""
+
+    def __init__(self, broker: MemoryBroker, log: list[str]) -> None:
+        super().__init__(broker)
+        self._log = log
+        self.started = threading.Event()
+
+    def start(self, hosts: Sequence[str], listener: Listener) -> None:
+        self._log.append("bus.start")
+        super().start(hosts, listener)
+        self.started.set()
+
+    def pause(self) -> None:
+        self._log.append("bus.pause")
+        super().pause()
+
+    def stop(self, timeout_seconds: float) -> None:
+        self._log.append("bus.stop")
+        super().stop(timeout_seconds)
+
+
+class Case:
+    """A worker of one host with a driver that says what it is told to say."""
+
+    def __init__(self, conf: cfg.ConfigOpts, drivers: dict[str, FakeDriver]) -> None:
+        self.conf = conf
+        self.drivers = drivers
+        self.store = ScriptedStore()
+        self.broker = MemoryBroker()
+        self.bus = LoggingBus(self.broker, self.store.calls)
+        self.caller = Caller(self.broker)
+        self.deaths: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
+        self.clock = Clock()
+        self.worker = Worker(conf, bus=self.bus, store=self.store, clock=self.clock, died=self.deaths.put)
+
+    @property
+    def driver(self) -> FakeDriver:
+        return self.drivers[HOST]

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``tracker-worker serve`` as a process of its own: its configuration, its signals, its log."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.support.deadline import wait_until
+
+PROGRAM = Path(sys.executable).with_name("tracker-worker")
+# Date, time, process id, level: oslo.log's default format.
+_LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} \d+ [A-Z]+ ")
+
+Options = Mapping[str, Mapping[str, Any]]
+Nodes = Mapping[str, Mapping[str, int]]
+
+NODE = {"vcpus": 64, "memory_mb": 262144, "local_gb": 4000}
+
+
+class WorkerProcess:
+    """One worker. ``start`` again after its end continues on the same state, with the configuration as it is then.
+
+    ``options`` override what is written by default, section by section. Not thread-safe.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        transport_url: str,
+        hosts: Mapping[str, Nodes],
+        options: Options | None = None,
+        name: str = "worker",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.directory = directory
+        self.configuration = directory / f"{name}.conf"
+        self.inventory = directory / "inventory.yaml"
+        self.log_path = directory / f"{name}.log"
+        self._environment = {**os.environ, **(environment or {})}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._read_from = 0
+        self._sections: dict[str, dict[str, Any]] = {
+            "DEFAULT": {"transport_url": transport_url},
+            "tracker": {
+                "state_path": directory / "state",
+                "hosts": ", ".join(hosts),
+                "inventory_driver": "static",
+            },
+            "inventory": {"static_file": self.inventory},
+            # Quick to find a broker again: that it waits longer each time is the unit tests' matter.
+            "oslo_messaging_rabbit": {"rabbit_interval_max": 1},
+            # Its port is the machine's: workers side by side would meet on it.
+            "health": {"listen": ""},
+        }
+        self.write_inventory(hosts)
+        self.configure(options or {})
+
+    def configure(self, options: Options) -> None:
+        """Change options in the configuration file."""
+        for section, values in options.items():
+            self._sections.setdefault(section, {}).update(values)
+        lines = []
+        for section, values in self._sections.items():
+            lines += [f"[{section}]", *(f"{name} = {value}" for name, value in values.items())]
+        self.configuration.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    def write_inventory(self, hosts: Mapping[str, Nodes]) -> None:
+        """Replace the static inventory file: host -> node -> its keys."""
+        content = {"hosts": {host: {"nodes": dict(nodes)} for host, nodes in hosts.items()}}
+        self.inventory.write_text(yaml.safe_dump(content), encoding="utf-8")
+
+    @property
+    def database(self) -> Path:
+        """The SQLite file that it keeps by default."""
+        return self.directory / "state" / "tracker.sqlite"
+
+    def start(self) -> None:
+        """Start the process. Returns at once."""
+        assert self._process is None
+        with self.log_path.open("ab") as log:
+            self._read_from = log.tell()
+            self._process = subprocess.Popen(
+                [PROGRAM, f"--config-file={self.configuration}", "serve"],
+                cwd=self.directory,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def wait_ready(self) -> None:
+        """Wait for the line that says that it consumes."""
+        self.wait_for_log(" ready: ")
+
+    def run(self) -> int:
+        """Start it and wait for its end, as for one whose start fails; its exit code."""
+        self.start()
+        return self.wait()
+
+    def log(self) -> str:
+        """What it has written since it was last started, to stdout and stderr."""
+        return self.log_path.read_text(encoding="utf-8")[self._read_from :]
+
+    def plain_lines(self) -> list[str]:
+        """The lines of ``log`` that are no log lines."""
+        return [line for line in self.log().splitlines() if not _LOG_LINE.match(line)]
+
+    def wait_for_log(self, text: str, *, times: int = 1) -> None:
+        """Wait until the log says ``text``. Raises AssertionError at once if the process ends before it does."""
+
+        def said() -> bool:
+            ended = not self.is_alive()
+            if self.log().count(text) >= times:
+                return True
+            assert not ended, f"the worker ended before it said {text!r}:\n{self.log()}"
+            return False
+
+        wait_until(said, lambda: f"the worker says {text!r}; it says:\n{self.log()}")
+
+    def is_alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def wait(self, seconds: float = 30) -> int:
+        """The exit code, negative for a signal. Raises: subprocess.TimeoutExpired when it does not end in time."""
+        assert self._process is not None
+        code = self._process.wait(seconds)
+        self._process = None
+        return code
+
+    def kill(self) -> None:
+        """SIGKILL, and wait for the end."""
+        self.signal(signal.SIGKILL)
+        assert self.wait() == -signal.SIGKILL
+
+    def terminate(self, seconds: float = 30) -> int:
+        """SIGTERM; the exit code."""
+        self.signal(signal.SIGTERM)
+        return self.wait(seconds)
+
+    def reload(self) -> None:
+        """SIGHUP, and wait until it has done what that means to it."""
+        times = self.log().count(" reloaded")
+        self.signal(signal.SIGHUP)
+        self.wait_for_log(" reloaded", times=times + 1)
+
+    def close(self) -> None:
+        """End it if it runs. Harmless when it does not."""
+        if self._process is not None:
+            self._process.kill()
+            self.wait()

@@ -1,0 +1,335 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The client API, on a stock oslo.messaging client: what it sends, and what it makes of the answers."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+from oslo_config import cfg
+
+from tests.support.builders import HOST, instance_dict, uuid
+from tests.support.deadline import SECONDS
+from tests.support.stock import oslo_messaging
+from tracker_worker import errors
+from tracker_worker.client.api import ALLOWED_REMOTE_EXMODS, TrackerAPI
+from tracker_worker.service.requests.methods import METHODS
+
+CONTEXT = {"project_id": "p", "user_id": "u", "request_id": "req-1"}
+LIMITS = {"memory_mb": 5000.5, "disk_gb": None, "vcpu": 4}
+CLAIM = {"claim_id": uuid(1), "state": "begun"}
+NODES = [{"node": "node-1"}]
+
+
+class BuildFailed(Exception):
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """One request as the driver of a transport gets it."""
+
+    kind: str
+    method: str
+    args: Mapping[str, Any]
+    server: str | None = HOST
+    topic: str = "tracker"
+    version: str | None = "1.0"
+    namespace: str | None = None
+    fanout: bool | None = None
+    context: Mapping[str, Any] = field(default_factory=lambda: dict(CONTEXT))
+
+
+class Wire:
+    """Stands where a transport's driver sends: records, and answers from a script of replies and errors."""
+
+    def __init__(self) -> None:
+        self.sent: list[Sent] = []
+        self.script: dict[tuple[str, str], Any] = {}
+
+    def send(self, target: Any, ctxt: Any, message: Any, wait_for_reply: bool | None = None, **_: Any) -> Any:
+        kind = "call" if wait_for_reply else "cast"
+        about = target.server, target.topic, message.get("version"), message.get("namespace"), target.fanout
+        self.sent.append(Sent(kind, message["method"], message["args"], *about, context=ctxt))
+        answer = self.script.get((kind, message["method"]))
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer if kind == "call" else None
+
+    @property
+    def steps(self) -> list[str]:
+        return [f"{sent.kind} {sent.method}" for sent in self.sent]
+
+
+def scheduler_conf(path: Path, **tracker: str) -> cfg.ConfigOpts:
+    """The ConfigOpts of a scheduler, from a file, on which nobody has registered anything; not cfg.CONF."""
+    lines = ["[DEFAULT]", "transport_url = fake://", "rpc_response_timeout = 30", "[tracker]"]
+    lines += [f"{name} = {value}" for name, value in tracker.items()]
+    (path / "scheduler.conf").write_text("\n".join(lines), encoding="utf-8")
+    conf = cfg.ConfigOpts()
+    conf(["--config-file", str(path / "scheduler.conf")], project="scheduler", default_config_dirs=[])
+    return conf
+
+
+@pytest.fixture
+def wire(monkeypatch: pytest.MonkeyPatch) -> Wire:
+    """In the place of what every fake:// transport of this test sends to."""
+    recorder = Wire()
+    send = "oslo_messaging._drivers.impl_fake.FakeDriver.send"
+    monkeypatch.setattr(send, lambda _, *args, **options: recorder.send(*args, **options))
+    return recorder
+
+
+@pytest.fixture
+def api(wire: Wire, tmp_path: Path) -> TrackerAPI:
+    return TrackerAPI(scheduler_conf(tmp_path))
+
+
+INSTANCE = instance_dict(1)
+# Every method: arguments here, arguments on the wire.
+CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
+    "begin_resource_claim": ((INSTANCE, LIMITS, 2.5), {"instance": INSTANCE, "limits": LIMITS, "timeout": 2.5}),
+    "finish_resource_claim": ((uuid(1),), {"claim_id": uuid(1)}),
+    "abort_resource_claim": ((uuid(1),), {"claim_id": uuid(1)}),
+    "update_usage": ((INSTANCE,), {"instance": INSTANCE}),
+    "update_available_resource": (("node-1",), {"node": "node-1"}),
+    "get_node": (("node-1",), {"node": "node-1"}),
+    "list_nodes": ((), {}),
+    "list_claims": (("node-1",), {"node": "node-1"}),
+    "get_usage": (("project",), {"project_id": "project"}),
+    "oslo_rpc_server_ping": ((), {}),
+}
+CASTS = ["begin_resource_claim", "finish_resource_claim", "abort_resource_claim", "update_usage"]
+CASTS += ["update_available_resource"]
+
+
+def test_there_is_one_method_per_rpc_method() -> None:
+    assert set(CALLS) == set(METHODS)
+
+
+@pytest.mark.parametrize("method", CALLS)
+def test_a_call_sends_the_method_and_its_arguments_to_the_host_and_returns_the_answer(
+    api: TrackerAPI, wire: Wire, method: str
+) -> None:
+    given, sent = CALLS[method]
+    answer = wire.script["call", method] = {"answer": method}
+    assert getattr(api, method)(CONTEXT, HOST, *given) == answer
+    assert wire.sent == [Sent("call", method, sent)]
+
+
+@pytest.mark.parametrize("method", CASTS)
+def test_a_cast_sends_the_same_and_returns_none(api: TrackerAPI, wire: Wire, method: str) -> None:
+    given, sent = CALLS[method]
+    assert getattr(api, method)(CONTEXT, HOST, *given, cast=True) is None
+    assert wire.sent == [Sent("cast", method, sent)]
+
+
+@pytest.mark.parametrize(
+    ("method", "defaults"),
+    [
+        ("begin_resource_claim", {"instance": INSTANCE, "limits": None, "timeout": None}),
+        ("update_available_resource", {"node": None}),
+        ("get_node", {"node": None}),
+        ("list_claims", {"node": None}),
+        ("get_usage", {"project_id": None}),
+    ],
+)
+def test_what_is_left_out_is_sent_as_null(api: TrackerAPI, wire: Wire, method: str, defaults: Any) -> None:
+    required = [INSTANCE] if "instance" in defaults else []
+    getattr(api, method)(CONTEXT, HOST, *required)
+    assert wire.sent == [Sent("call", method, defaults)]
+
+
+def test_mappings_of_any_kind_are_sent_as_objects(api: TrackerAPI, wire: Wire) -> None:
+    frozen: Any = MappingProxyType
+    api.begin_resource_claim(frozen(CONTEXT), HOST, frozen(INSTANCE), frozen(LIMITS))
+    [sent] = wire.sent
+    assert [type(value) for value in (sent.context, sent.args["instance"], sent.args["limits"])] == [dict] * 3
+
+
+def test_the_topic_is_the_scheduler_s_option(wire: Wire, tmp_path: Path) -> None:
+    TrackerAPI(scheduler_conf(tmp_path, topic="ledger")).list_nodes(CONTEXT, HOST)
+    assert [sent.topic for sent in wire.sent] == ["ledger"]
+
+
+def test_it_works_with_a_transport_of_another_conf(wire: Wire, tmp_path: Path) -> None:
+    for name in ("scheduler", "transport"):
+        (tmp_path / name).mkdir()
+    transport = oslo_messaging.get_rpc_transport(scheduler_conf(tmp_path / "transport"))
+    TrackerAPI(scheduler_conf(tmp_path / "scheduler"), transport).list_nodes(CONTEXT, HOST)
+    assert wire.steps == ["call list_nodes"]
+
+
+def test_a_claim_around_a_build_is_begun_and_finished(api: TrackerAPI, wire: Wire) -> None:
+    wire.script["call", "begin_resource_claim"] = CLAIM
+    with api.resource_claim(CONTEXT, HOST, INSTANCE, LIMITS) as claim:
+        assert claim == CLAIM
+        assert wire.steps == ["call begin_resource_claim"]
+    begin, finish = wire.sent
+    assert begin.args == {"instance": INSTANCE, "limits": LIMITS, "timeout": None}
+    assert finish == Sent("call", "finish_resource_claim", {"claim_id": uuid(1)})
+
+
+def test_s13_a_build_on_a_disabled_node_gets_none_and_runs(api: TrackerAPI, wire: Wire) -> None:
+    with api.resource_claim(CONTEXT, HOST, INSTANCE) as claim:
+        assert claim is None
+    assert wire.steps[0] == "call begin_resource_claim"
+
+
+@pytest.mark.parametrize("error", [BuildFailed, KeyboardInterrupt, GeneratorExit])
+def test_a_build_that_fails_aborts_and_its_exception_propagates(
+    api: TrackerAPI, wire: Wire, error: type[BaseException]
+) -> None:
+    with pytest.raises(error), api.resource_claim(CONTEXT, HOST, INSTANCE):
+        raise error
+    assert wire.sent[1:] == [Sent("call", "abort_resource_claim", {"claim_id": uuid(1)})]
+
+
+def test_a_refused_claim_runs_nothing_and_ends_nothing(api: TrackerAPI, wire: Wire) -> None:
+    refusal = errors.ComputeResourcesUnavailable(shortfalls=[])
+    wire.script["call", "begin_resource_claim"] = refusal
+    ran = []
+    with (
+        pytest.raises(errors.ComputeResourcesUnavailable) as raised,
+        api.resource_claim(CONTEXT, HOST, INSTANCE),
+    ):
+        ran.append(1)
+    assert raised.value is refusal
+    assert ran == []
+    assert wire.steps == ["call begin_resource_claim"]
+
+
+def test_a_begin_that_is_not_answered_is_aborted_by_a_cast_and_the_timeout_propagates(
+    api: TrackerAPI, wire: Wire
+) -> None:
+    wire.script["call", "begin_resource_claim"] = oslo_messaging.MessagingTimeout()
+    ran = []
+    with pytest.raises(oslo_messaging.MessagingTimeout), api.resource_claim(CONTEXT, HOST, INSTANCE):
+        ran.append(1)
+    assert ran == []
+    assert wire.sent[1:] == [Sent("cast", "abort_resource_claim", {"claim_id": uuid(1)})]
+
+
+def test_a_finish_that_is_not_answered_is_sent_again_as_a_cast(api: TrackerAPI, wire: Wire) -> None:
+    wire.script["call", "finish_resource_claim"] = oslo_messaging.MessagingTimeout()
+    with api.resource_claim(CONTEXT, HOST, INSTANCE):
+        pass
+    assert wire.sent[1:] == [
+        Sent("call", "finish_resource_claim", {"claim_id": uuid(1)}),
+        Sent("cast", "finish_resource_claim", {"claim_id": uuid(1)}),
+    ]
+
+
+def test_an_abort_that_is_not_answered_is_sent_again_as_a_cast(api: TrackerAPI, wire: Wire) -> None:
+    wire.script["call", "abort_resource_claim"] = oslo_messaging.MessagingTimeout()
+    with pytest.raises(BuildFailed), api.resource_claim(CONTEXT, HOST, INSTANCE):
+        raise BuildFailed
+    assert wire.steps == ["call begin_resource_claim", "call abort_resource_claim", "cast abort_resource_claim"]
+
+
+def test_a_timeout_of_the_build_itself_is_an_exception_like_any_other(api: TrackerAPI, wire: Wire) -> None:
+    with pytest.raises(oslo_messaging.MessagingTimeout), api.resource_claim(CONTEXT, HOST, INSTANCE):
+        raise oslo_messaging.MessagingTimeout
+    assert wire.steps == ["call begin_resource_claim", "call abort_resource_claim"]
+
+
+@pytest.mark.parametrize(
+    "failure", [errors.StoreUnavailable(reason="away"), oslo_messaging.MessageDeliveryFailure("no broker")]
+)
+def test_an_abort_that_fails_is_not_in_the_way_of_the_exception(
+    api: TrackerAPI, wire: Wire, failure: Exception
+) -> None:
+    wire.script["call", "abort_resource_claim"] = failure
+    with pytest.raises(BuildFailed), api.resource_claim(CONTEXT, HOST, INSTANCE):
+        raise BuildFailed
+
+
+def test_an_abort_that_cannot_even_be_cast_is_not_in_the_way_either(api: TrackerAPI, wire: Wire) -> None:
+    wire.script["cast", "abort_resource_claim"] = oslo_messaging.MessageDeliveryFailure("no broker")
+    wire.script["call", "abort_resource_claim"] = oslo_messaging.MessagingTimeout()
+    with pytest.raises(BuildFailed), api.resource_claim(CONTEXT, HOST, INSTANCE):
+        raise BuildFailed
+    wire.script["call", "begin_resource_claim"] = oslo_messaging.MessagingTimeout()
+    with pytest.raises(oslo_messaging.MessagingTimeout), api.resource_claim(CONTEXT, HOST, INSTANCE):
+        pass
+
+
+def test_a_finish_that_fails_is_raised(api: TrackerAPI, wire: Wire) -> None:
+    wire.script["call", "finish_resource_claim"] = errors.StoreUnavailable(reason="away")
+    with pytest.raises(errors.StoreUnavailable), api.resource_claim(CONTEXT, HOST, INSTANCE):
+        pass
+
+
+class Endpoint:
+    """A worker in the place of ours: answers, and hands on what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: queue.Queue[tuple[str, Any, dict[str, Any]]] = queue.Queue()
+
+    def list_nodes(self, context: Any, **args: Any) -> Any:
+        self.asked.put(("list_nodes", context, args))
+        return NODES
+
+    def update_usage(self, context: Any, **args: Any) -> None:
+        self.asked.put(("update_usage", context, args))
+
+    def begin_resource_claim(self, context: Any, **args: Any) -> Any:
+        raise errors.ComputeResourcesUnavailable(
+            shortfalls=[{"resource": "VCPU", "requested": 2, "used": 3, "limit": 4}]
+        )
+
+
+@contextmanager
+def stock_server(conf: cfg.ConfigOpts, endpoint: Endpoint) -> Iterator[None]:
+    """A running stock server of the host in this process."""
+    transport = oslo_messaging.get_rpc_transport(conf)
+    target = oslo_messaging.Target(topic="tracker", server=HOST, version="1.0")
+    server = oslo_messaging.get_rpc_server(transport, target, [endpoint])
+    server.start()
+    try:
+        yield
+    finally:
+        server.stop()
+        server.wait()
+        transport.cleanup()
+
+
+def test_a_stock_server_gets_it_and_its_answers_and_errors_come_back(tmp_path: Path) -> None:
+    conf = scheduler_conf(tmp_path)
+    endpoint = Endpoint()
+    client = TrackerAPI(conf)
+    with stock_server(conf, endpoint):
+        assert client.list_nodes(CONTEXT, HOST) == NODES
+        client.update_usage(CONTEXT, HOST, INSTANCE, cast=True)
+        with pytest.raises(errors.ComputeResourcesUnavailable) as raised:
+            client.begin_resource_claim(CONTEXT, HOST, INSTANCE)
+        asked = [endpoint.asked.get(timeout=SECONDS) for _ in range(2)]
+    assert raised.value.kwargs["shortfalls"][0]["used"] == 3
+    assert asked == [("list_nodes", CONTEXT, {}), ("update_usage", CONTEXT, {"instance": INSTANCE})]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.ComputeResourcesUnavailable(shortfalls=[{"resource": "VCPU", "requested": 1, "used": 2, "limit": 2}]),
+        errors.ClaimConflict(instance_uuid=uuid(1), node="node-1", reason="not on node-2"),
+        errors.InvalidInput(field="instance.vcpus", reason="must be an integer"),
+        errors.NodeNotFound(host=HOST, node="node-9"),
+        errors.HostNotServed(host="host-9"),
+        errors.StoreUnavailable(reason="away"),
+    ],
+    ids=lambda error: error.code,
+)
+def test_errors_are_rebuilt_on_the_client_s_side_with_code_and_kwargs(error: errors.TrackerError) -> None:
+    common = oslo_messaging._drivers.common
+    sent = common.serialize_remote_exception((type(error), error, None))
+    rebuilt = common.deserialize_remote_exception(sent, ALLOWED_REMOTE_EXMODS)
+    assert isinstance(rebuilt, type(error))
+    assert (rebuilt.code, rebuilt.kwargs) == (error.code, error.kwargs)
+    assert str(rebuilt).startswith(str(error))

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The stores that the library is used with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.tracker import FailingMemoryStore, FailingSQLStore, sqlite
+from tracker_worker.store.base import Store
+from tracker_worker.store.memory import MemoryStore
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """Each of them, started and empty."""
+    kept = MemoryStore() if request.param == "memory" else sqlite(tmp_path)
+    yield kept
+    kept.stop()
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def failing_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FailingMemoryStore | FailingSQLStore]:
+    """Each of them, with commits that fail when they are told to."""
+    kept: FailingMemoryStore | FailingSQLStore
+    kept = FailingMemoryStore() if request.param == "memory" else FailingSQLStore(f"sqlite:///{tmp_path}/ledger.sqlite")
+    kept.start()
+    yield kept
+    kept.stop()

@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Claims from begin to finish, abort or refusal."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from tests.support.builders import HOST, NODE, NOW, instance_dict, sized, uuid
+from tests.support.tracker import CONTEXT, Clock, audited, event_types, picture, used
+from tracker_worker.domain.times import SECOND
+from tracker_worker.errors import ClaimConflict, ComputeResourcesUnavailable, InvalidInput
+from tracker_worker.library.tracker import Claim, ResourceTracker
+from tracker_worker.store.memory import MemoryStore
+
+# What instance_dict has, and what the node of the builders uses itself.
+SIZE = (2, 4096, 50)
+EMPTY = (0, 512, 0)
+FULL = (2, 4608, 50)
+
+
+def begun(tracker: ResourceTracker, instance: dict[str, Any] | None = None, **arguments: Any) -> Claim:
+    claim = tracker.begin_resource_claim(CONTEXT, instance or instance_dict(1), **arguments)
+    assert claim is not None
+    return claim
+
+
+def test_s11_a_claim_up_to_the_limit_fits_and_one_beyond_does_not() -> None:
+    tracker = audited()
+    assert tracker.begin_resource_claim(CONTEXT, instance_dict(1), {"memory_mb": 4607}) is None
+    assert begun(tracker, instance_dict(1), limits={"memory_mb": 4608}).memory_mb == 4096
+    assert used(tracker) == FULL
+
+
+def test_s11_a_limit_of_0_is_a_limit_and_no_limit_is_none() -> None:
+    tracker = audited()
+    assert tracker.begin_resource_claim(CONTEXT, instance_dict(1), {"vcpu": 0}) is None
+    begun(tracker, instance_dict(1, **sized(4000, 10**9, 10**9)), limits={"vcpu": None})
+
+
+def test_s11_the_total_is_not_enforced_and_free_is_negative() -> None:
+    tracker = audited()
+    begun(tracker, instance_dict(1, **sized(33, 200_000, 2500)))
+    node = tracker.compute_node
+    assert node is not None
+    assert (node["free_ram_mb"], node["free_disk_gb"]) == (131072 - 512 - 200_000, -500)
+
+
+def test_s4_with_capacity_a_missing_limit_is_what_the_node_has() -> None:
+    tracker = audited(missing_limit="capacity")
+    assert tracker.begin_resource_claim(CONTEXT, instance_dict(1, **sized(33))) is None
+    begun(tracker, instance_dict(1, **sized(32)))
+
+
+def test_s11_a_request_for_nothing_is_always_accepted() -> None:
+    tracker = audited()
+    begun(tracker, instance_dict(1), limits=None)
+    begun(tracker, instance_dict(2, **sized()), limits={"memory_mb": 0, "disk_gb": 0, "vcpu": 0})
+    assert used(tracker) == FULL
+
+
+def test_s11_a_refusal_changes_neither_the_ledger_nor_the_instance_and_is_one_event() -> None:
+    store = MemoryStore()
+    tracker = audited(store=store)
+    before = picture(tracker)
+    instance = instance_dict(1)
+    assert tracker.begin_resource_claim(CONTEXT, instance, {"memory_mb": 1}) is None
+    assert instance == instance_dict(1)
+    after = picture(tracker)
+    assert event_types(store) == ["tracker.node.updated", "tracker.claim.rejected"]
+    for view in (before, after):
+        del view["compute_node"]["generation"], view["compute_node"]["sequence"]
+    assert after == before
+
+
+def test_s11_d6_a_refusal_raised_or_logged_has_every_shortfall_with_the_true_figures(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tracker = audited()
+    begun(tracker)
+    limits = {"memory_mb": 8000.5, "disk_gb": 60, "vcpu": 3}
+    with (
+        caplog.at_level(logging.INFO),
+        pytest.raises(ComputeResourcesUnavailable) as raised,
+        tracker.resource_claim(CONTEXT, instance_dict(2), limits),
+    ):
+        pass
+    assert raised.value.kwargs["shortfalls"] == [
+        {"resource": "VCPU", "requested": 2, "used": 2, "limit": 3},
+        {"resource": "MEMORY_MB", "requested": 4096, "used": 4608, "limit": 8000},
+        {"resource": "DISK_GB", "requested": 50, "used": 50, "limit": 60},
+    ]
+    [line] = [record.getMessage() for record in caplog.records]
+    assert uuid(2) in line
+    for figures in ("VCPU: requested 2, used 2, limit 3", "MEMORY_MB: requested 4096, used 4608, limit 8000"):
+        assert figures in line
+
+
+def test_s12_a_claim_sets_host_node_and_launched_on_and_is_in_all_views_at_once() -> None:
+    store = MemoryStore()
+    tracker = audited(store=store)
+    instance = instance_dict(1)
+    claim = begun(tracker, instance)
+    assert (instance["host"], instance["node"], instance["launched_on"]) == (HOST, NODE, HOST)
+    assert tracker.claims == {uuid(1): claim}
+    assert list(tracker.tracked_instances) == [uuid(1)]
+    assert (used(tracker), tracker.stats.num_instances) == (FULL, 1)
+    assert event_types(store) == ["tracker.node.updated", "tracker.claim.begun"]
+
+
+def test_s14_an_instance_that_has_a_host_is_warned_about_and_claimed(caplog: pytest.LogCaptureFixture) -> None:
+    tracker = audited()
+    instance = instance_dict(1, host="host-9", node="node-9")
+    with caplog.at_level(logging.WARNING):
+        begun(tracker, instance)
+    [record] = caplog.records
+    assert (record.levelname, "host-9" in record.getMessage(), uuid(1) in record.getMessage()) == (
+        "WARNING",
+        True,
+        True,
+    )
+    assert (instance["host"], instance["node"]) == (HOST, NODE)
+
+
+def test_s15_a_claim_says_what_was_charged_and_until_when() -> None:
+    clock = Clock()
+    claim = begun(audited(clock=clock))
+    assert (claim.claim_id, claim.vcpus, claim.memory_mb, claim.disk_gb) == (uuid(1), *SIZE)
+    assert claim.expire_ts == clock.at + 600
+    assert (claim.instance.uuid, claim.instance.display_name) == (uuid(1), "web-1")
+    assert str(claim) == f"[Claim {uuid(1)}: 4096 MB memory, 50 GB disk, 2 VCPUs]"
+
+
+def test_s15_a_claim_is_expired_strictly_after_its_time() -> None:
+    clock = Clock()
+    claim = begun(audited(clock=clock), timeout=5)
+    states = []
+    for later in (0, 4.999999, 5, 5.000001):
+        clock.at = NOW / SECOND + later
+        states.append(claim.is_expired())
+    assert states == [False, False, False, True]
+
+
+@pytest.mark.parametrize(("timeout", "seconds"), [(None, 77), (0, 77), (0.0, 77), (0.25, 0.25), (1.5, 1.5), (3, 3)])
+def test_s7_a_timeout_may_have_fractions_and_none_and_0_are_the_option(timeout: float | None, seconds: float) -> None:
+    clock = Clock()
+    claim = begun(audited(clock=clock, claim_timeout_seconds=77), timeout=timeout)
+    assert claim.expire_ts == clock.at + seconds
+
+
+def test_s17_finish_drops_the_claim_and_keeps_the_usage() -> None:
+    store = MemoryStore()
+    tracker = audited(store=store)
+    claim = begun(tracker)
+    tracker.finish_resource_claim(claim)
+    assert tracker.claims == {}
+    assert used(tracker) == FULL
+    assert list(tracker.tracked_instances) == [uuid(1)]
+    assert event_types(store)[1:] == ["tracker.claim.begun", "tracker.claim.finished"]
+
+
+def test_s17_finish_and_abort_take_the_id_as_well() -> None:
+    tracker = audited()
+    begun(tracker, instance_dict(1))
+    begun(tracker, instance_dict(2))
+    tracker.finish_resource_claim(uuid(1))
+    tracker.abort_resource_claim(CONTEXT, uuid(2))
+    assert tracker.claims == {}
+    assert list(tracker.tracked_instances) == [uuid(1)]
+
+
+@pytest.mark.parametrize("end", ["finish", "abort"])
+@pytest.mark.parametrize("ended", ["finished", "aborted", "expired", "never begun"])
+def test_s17_s18_the_end_of_an_unknown_claim_changes_nothing_and_is_logged(
+    end: str, ended: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = MemoryStore()
+    clock = Clock()
+    tracker = audited(store=store, clock=clock)
+    instance = instance_dict(1)
+    claim = begun(tracker, instance)
+    if ended == "finished":
+        tracker.finish_resource_claim(claim)
+    elif ended == "aborted":
+        tracker.abort_resource_claim(CONTEXT, claim)
+    elif ended == "expired":
+        clock.at += 601
+        tracker.update_available_resource(CONTEXT)
+    before = picture(tracker), event_types(store), dict(instance)
+    named = uuid(9) if ended == "never begun" else claim
+    with caplog.at_level(logging.INFO):
+        if end == "finish":
+            tracker.finish_resource_claim(named)
+        else:
+            tracker.abort_resource_claim(CONTEXT, named, instance)
+    assert (picture(tracker), event_types(store), instance) == before
+    assert [record.levelname for record in caplog.records] == ["INFO"]
+
+
+def test_s17_s18_none_is_no_claim() -> None:
+    tracker = audited()
+    begun(tracker)
+    before = picture(tracker)
+    tracker.finish_resource_claim(None)
+    tracker.abort_resource_claim(CONTEXT, None, instance_dict(1))
+    assert picture(tracker) == before
+
+
+def test_s18_abort_releases_what_was_charged_and_clears_the_instance() -> None:
+    store = MemoryStore()
+    tracker = audited(store=store)
+    instance = instance_dict(1)
+    claim = begun(tracker, instance)
+    instance["memory_mb"] = 1
+    tracker.abort_resource_claim(CONTEXT, claim, instance)
+    assert (instance["host"], instance["node"], instance["launched_on"]) == (None, None, None)
+    assert (tracker.claims, tracker.tracked_instances, used(tracker)) == ({}, {}, EMPTY)
+    assert event_types(store)[1:] == ["tracker.claim.begun", "tracker.claim.aborted"]
+    tracker.update_available_resource(CONTEXT)
+    assert used(tracker) == EMPTY
+
+
+def test_d3_the_same_claim_again_is_the_same_claim() -> None:
+    store = MemoryStore()
+    clock = Clock()
+    tracker = audited(store=store, clock=clock)
+    claim = begun(tracker)
+    before = picture(tracker), event_types(store)
+    clock.at += 100
+    again = instance_dict(1, display_name="other", host=None)
+    # Of the same sum, and beyond the limit by now.
+    again.update(root_gb=10, ephemeral_gb=40)
+    assert begun(tracker, again, limits={"memory_mb": 1}, timeout=1) == claim
+    assert again["host"] == HOST
+    assert (picture(tracker), event_types(store)) == before
+
+
+def test_d3_another_vector_is_a_conflict_and_leaves_the_instance_alone() -> None:
+    store = MemoryStore()
+    tracker = audited(store=store)
+    begun(tracker)
+    before = picture(tracker), event_types(store)
+    other = instance_dict(1, vcpus=3)
+    with pytest.raises(ClaimConflict):
+        tracker.begin_resource_claim(CONTEXT, other)
+    assert other == instance_dict(1, vcpus=3)
+    assert (picture(tracker), event_types(store)) == before
+
+
+def test_d1_an_instance_that_is_deleted_cannot_be_claimed() -> None:
+    tracker = audited()
+    before = picture(tracker)
+    instance = instance_dict(1, vm_state="deleted")
+    with pytest.raises(InvalidInput):
+        tracker.begin_resource_claim(CONTEXT, instance)
+    assert "host" not in instance
+    assert picture(tracker) == before
+
+
+def test_s12_the_owner_of_an_instance_that_names_none_is_the_context_s() -> None:
+    tracker = audited()
+    begun(tracker, instance_dict(1, project_id=None, user_id=None))
+    begun(tracker, instance_dict(2))
+    assert tracker.stats.num_instances_for_project("project-of-context") == 1
+    assert tracker.tracked_instances[uuid(1)].user_id == "user-of-context"
+    assert tracker.tracked_instances[uuid(2)].user_id == instance_dict(2)["user_id"]
+
+
+def test_s12_a_context_may_be_an_object_or_none() -> None:
+    class RequestContext:
+        def to_dict(self) -> dict[str, str]:
+            return {"tenant": "project-of-object", "user": "user-of-object"}
+
+    tracker = audited()
+    nobodys = {"project_id": None, "user_id": None}
+    tracker.begin_resource_claim(RequestContext(), instance_dict(1, **nobodys))
+    tracker.begin_resource_claim(None, instance_dict(2, **nobodys))
+    projects = {key: held.project_id for key, held in tracker.tracked_instances.items()}
+    assert projects == {uuid(1): "project-of-object", uuid(2): None}

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A tracker before its first audit, and one whose driver has nothing to say."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from tests.support.builders import HOST, NODE, driver_resource_dict, instance_dict
+from tests.support.tracker import CONTEXT, Clock, audited, driver, event_types, picture
+from tracker_worker.errors import InvalidInput, NodeNotFound
+from tracker_worker.inventory.fake import FakeDriver
+from tracker_worker.library.tracker import ResourceTracker
+from tracker_worker.store.memory import MemoryStore
+
+NOTHING: dict[str, Any] = {
+    "disabled": True,
+    "compute_node": None,
+    "claims": {},
+    "tracked_instances": {},
+    "stats": {"num_instances": 0, "num_vcpus_used": 0, "io_workload": 0},
+}
+
+
+class HostWithoutRecord(MemoryStore):
+    """A store whose host records somebody removes at once."""
+
+    def load_host(self, name: str) -> None:
+        return None
+
+
+def test_s8_a_tracker_is_disabled_until_its_first_audit() -> None:
+    driven = driver()
+    tracker = ResourceTracker(HOST, driven)
+    assert (tracker.host, tracker.driver) == (HOST, driven)
+    assert picture(tracker) == NOTHING
+    assert driven.calls == []
+    tracker.update_available_resource(CONTEXT)
+    assert not tracker.disabled
+    assert tracker.compute_node is not None
+    assert driven.calls == [NODE]
+
+
+def test_s8_an_audit_whose_driver_answers_nothing_disables_the_tracker_until_one_gets_an_answer() -> None:
+    driven = driver()
+    tracker = audited(driven)
+    tracker.begin_resource_claim(CONTEXT, instance_dict(1))
+    before = picture(tracker)
+    driven.nodes[NODE] = {}
+    tracker.update_available_resource(CONTEXT)
+    assert picture(tracker) == NOTHING
+    driven.nodes[NODE] = driver_resource_dict()
+    tracker.update_available_resource(CONTEXT)
+    after = picture(tracker)
+    assert after["claims"] == before["claims"]
+    assert after["compute_node"]["memory_mb_used"] == before["compute_node"]["memory_mb_used"]
+
+
+@pytest.mark.parametrize("answer", [None, {}])
+def test_s8_a_first_audit_without_an_answer_leaves_the_tracker_disabled_and_no_node(answer: Any) -> None:
+    store = MemoryStore()
+    tracker = audited(FakeDriver(HOST, nodes={NODE: answer}), store=store)
+    assert picture(tracker) == NOTHING
+    loaded = store.load_host(HOST)
+    assert loaded is not None
+    assert loaded.nodes == {}
+
+
+def test_s9_the_service_record_is_there_before_the_first_audit() -> None:
+    store = MemoryStore()
+    ResourceTracker(HOST, driver(), store=store)
+    assert store.host_names() == [HOST]
+
+
+def test_s9_a_failing_first_audit_tells_why_and_leaves_the_tracker_disabled() -> None:
+    tracker = ResourceTracker(HOST, FakeDriver(HOST, nodes={NODE: OSError("libvirt is away")}))
+    with pytest.raises(OSError, match="libvirt is away"):
+        tracker.update_available_resource(CONTEXT)
+    assert picture(tracker) == NOTHING
+
+
+def test_s13_begin_on_a_disabled_tracker_sets_the_host_charges_nothing_and_says_none() -> None:
+    store = MemoryStore()
+    tracker = ResourceTracker(HOST, driver(), store=store)
+    instance = instance_dict(1, host=None)
+    assert tracker.begin_resource_claim(CONTEXT, instance, {"memory_mb": 0}) is None
+    assert (instance["host"], instance["launched_on"]) == (HOST, HOST)
+    tracker.update_available_resource(CONTEXT)
+    assert tracker.tracked_instances == {}
+    assert event_types(store) == ["tracker.node.updated"]
+
+
+def test_s13_a_disabled_tracker_names_the_node_only_if_it_knows_it() -> None:
+    unknown, known = instance_dict(1, node="node-9"), instance_dict(2)
+    ResourceTracker(HOST, driver()).begin_resource_claim(CONTEXT, unknown)
+    ResourceTracker(HOST, driver(), node=NODE).begin_resource_claim(CONTEXT, known)
+    assert (unknown["node"], known["node"]) == ("node-9", NODE)
+
+
+def test_s13_the_context_manager_of_a_disabled_tracker_runs_its_body() -> None:
+    tracker = ResourceTracker(HOST, driver())
+    ran = []
+    with tracker.resource_claim(CONTEXT, instance_dict(1), {"memory_mb": 0}) as claim:
+        ran.append(claim)
+    with tracker.resource_claim(CONTEXT, memory_mb=1) as claim:
+        ran.append(claim)
+    assert ran == [None, None]
+
+
+def test_s13_an_exception_leaves_the_context_manager_of_a_disabled_tracker() -> None:
+    tracker = ResourceTracker(HOST, driver())
+    with pytest.raises(ZeroDivisionError), tracker.resource_claim(CONTEXT, instance_dict(1)):
+        raise ZeroDivisionError
+
+
+def test_s13_on_a_disabled_tracker_finish_abort_and_update_do_nothing() -> None:
+    driven = driver()
+    clock = Clock()
+    store = MemoryStore()
+    tracker = audited(driven, store=store, clock=clock)
+    instance = instance_dict(1)
+    claim = tracker.begin_resource_claim(CONTEXT, instance)
+    begun = picture(tracker)
+    driven.nodes[NODE] = None
+    tracker.update_available_resource(CONTEXT)
+    events = event_types(store)
+    tracker.finish_resource_claim(claim)
+    tracker.abort_resource_claim(CONTEXT, claim, instance)
+    tracker.abort_resource_claim(CONTEXT, None)
+    tracker.update_usage(CONTEXT, instance_dict(1, vm_state="deleted"))
+    assert instance["host"] == HOST
+    assert event_types(store) == events
+    driven.nodes[NODE] = driver_resource_dict()
+    tracker.update_available_resource(CONTEXT)
+    assert tracker.claims == begun["claims"]
+    assert tracker.tracked_instances == begun["tracked_instances"]
+
+
+def test_s13_what_is_no_instance_is_invalid_for_a_disabled_tracker_too() -> None:
+    instance = instance_dict(1, vcpus=-1)
+    with pytest.raises(InvalidInput):
+        ResourceTracker(HOST, driver()).begin_resource_claim(CONTEXT, instance)
+    assert "host" not in instance
+
+
+def test_s13_a_node_that_the_driver_does_not_have_is_not_found_and_not_disabled() -> None:
+    tracker = ResourceTracker(HOST, driver("node-1", "node-2"), node="node-3")
+    with pytest.raises(NodeNotFound) as raised:
+        tracker.update_available_resource(CONTEXT)
+    assert raised.value.kwargs == {"host": HOST, "node": "node-3"}
+
+
+def test_s13_a_node_that_the_driver_loses_is_not_found_and_keeps_what_it_had() -> None:
+    driven = driver("node-1", "node-2")
+    tracker = audited(driven, node=NODE)
+    before = picture(tracker)
+    del driven.nodes[NODE]
+    with pytest.raises(NodeNotFound):
+        tracker.update_available_resource(CONTEXT)
+    assert picture(tracker) == before
+
+
+def test_s8_without_a_node_the_driver_must_have_exactly_one() -> None:
+    with pytest.raises(NodeNotFound):
+        audited(FakeDriver(HOST, nodes={}))
+    with pytest.raises(InvalidInput) as raised:
+        audited(driver("node-1", "node-2"))
+    assert raised.value.kwargs["field"] == "node"
+
+
+def test_s21_a_host_without_a_service_record_stays_disabled_with_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tracker = ResourceTracker(HOST, driver(), store=HostWithoutRecord())
+    with caplog.at_level(logging.WARNING):
+        tracker.update_available_resource(CONTEXT)
+    assert [(record.levelname, HOST in record.getMessage()) for record in caplog.records] == [("WARNING", True)]
+    assert picture(tracker) == NOTHING
