@@ -22,7 +22,8 @@ from benchmarks import frames
 from benchmarks.job import Figures, Job
 from benchmarks.usage import cpu_seconds, peak_mb, resident_mb
 from benchmarks.workload import Workload, requests
-from tracker_worker.bus.amqp.frames import encode_properties, publish
+from tracker_worker.bus.amqp.frames import publish
+from tracker_worker.bus.amqp.internals import encode_properties
 
 _CHANNEL = 1
 _TIMEOUT_SECONDS = 120

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from tracker_worker.wire.envelope import ReplyTo, encode_request
+from tracker_worker.wire.message import ReplyTo
+from tracker_worker.wire.request import encode_request
 
 NODE = "node-1"
 # Room for every claim that any run could make.

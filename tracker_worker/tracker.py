@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The library under its public name: see ``tracker_worker.library``."""
 
-from tracker_worker.library.tracker import Claim, ResourceClaim, ResourceTracker
+from tracker_worker.library.claim import Claim, ResourceClaim
+from tracker_worker.library.tracker import ResourceTracker
 
 __all__ = ["Claim", "ResourceClaim", "ResourceTracker"]

@@ -1,110 +1,85 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands between a tracker and its store: a host's ledgers in memory, and decisions that are committed on them."""
+"""Decisions that become true together: decide, apply, render, collect, and one commit. For the worker's loop and the library.
+
+Nothing that a unit decides is true before its commit. Until then the decisions exist only here and in ledgers that are
+forgotten
+if the commit fails.
+"""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
+from tracker_worker import faults
 from tracker_worker.domain.commands import Command
 from tracker_worker.domain.decide import Decision, decide
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
-from tracker_worker.errors import StoreUnavailable
+from tracker_worker.notifications.notification import Notification
 from tracker_worker.notifications.render import render
-from tracker_worker.store.base import Commit, Conflict, Store
-
-LOG = logging.getLogger(__name__)
-
-# Whoever loses has been overtaken by somebody who has gone on, so this often in a row is a fault somewhere.
-_MOST_ATTEMPTS = 50
+from tracker_worker.store.base import Answered, Commit, Store
+from tracker_worker.store.ledgers import Ledgers
 
 
-class Keeper:
-    """The ledgers of one host. Not thread-safe: it belongs to a tracker's lock. Everything raises StoreUnavailable.
+class UnitOfWork:
+    """Belongs to one thread at a time, that which owns the ledgers. After an error the ledgers of the hosts in question are
+    worthless: ``Ledgers.forget`` them, and decide everything again in a new unit."""
 
-    ``now`` gives microseconds. ``notify`` False: nobody will ever read the outbox, so nothing is put there.
-    """
-
-    def __init__(self, store: Store, host: str, *, now: Callable[[], int], notify: bool) -> None:
+    def __init__(self, store: Store, ledgers: Ledgers, *, notify: bool) -> None:
+        """``notify`` False: notifications are switched off, and not even made."""
         self._store = store
-        self._name = host
-        self._now = now
+        self._ledgers = ledgers
         self._notify = notify
-        self._host: HostLedger | None = None
+        self.changed: dict[int, NodeLedger] = {}
+        self.notifications: list[Notification] = []
+        # Hosts about which something is answered that the commit does not verify.
+        self.unverified: set[str] = set()
 
-    def host(self) -> HostLedger | None:
-        """The host's ledgers as last read, and as events have left them since; None: it has no service record."""
-        if self._host is None:
-            self._host = self._store.load_host(self._name)
-        return self._host
+    def decide(self, host: HostLedger, command: Command, now: int) -> Decision:
+        """The decision on ``command`` at ``now`` (microseconds), on the ledgers as the decisions before it left them; its
+        events are applied and their notifications made."""
+        decision = decide(host, command, now)
+        ledger = decision.node
+        if not decision.events:
+            self.unverified.add(host.name)
+        for event in decision.events:
+            assert ledger is not None
+            ledger.apply(event)
+            self.changed[ledger.id] = ledger
+            if self._notify:
+                self.notifications.append(render(event, ledger))
+        return decision
 
-    def ledger(self, node: str) -> NodeLedger | None:
-        """The node's ledger at the store's generation: another tracker or a worker may have written since it was read."""
-        host = self._host
-        if host is not None:
-            held = host.nodes.get(node)
-            if held is None or self._store.generations([host.id]).get(held.id) != held.stored_generation:
-                self._host = None
-        host = self.host()
-        return None if host is None else host.nodes.get(node)
+    def verify(self) -> None:
+        """Check what the commit does not: that answers which change nothing rest on ledgers at the store's generations.
 
-    def create_node(self, node: str) -> None:
-        """A row for a node that has none yet. The host must have a service record."""
-        host = self.host()
-        assert host is not None
-        self._store.create_node(host.id, node)
-        self._host = None
-
-    def decide(self, *commands: Command) -> list[Decision]:
-        """Decide and commit all of them as one step; when another writer was first, again."""
-        for _ in range(_MOST_ATTEMPTS):
-            try:
-                with self._forgetting():
-                    return self._attempt(commands)
-            except Conflict as conflict:
-                LOG.info("another writer was first (%s); deciding again", conflict)
-                last = conflict
-        raise StoreUnavailable(reason=f"another writer was first {_MOST_ATTEMPTS} times") from last
-
-    @contextmanager
-    def _forgetting(self) -> Iterator[None]:
-        """Ledgers that could not be committed are read again."""
-        try:
-            yield
-        except BaseException:
-            self._host = None
-            raise
-
-    def _attempt(self, commands: tuple[Command, ...]) -> list[Decision]:
-        fresh = self._host is None
-        host = self.host()
-        assert host is not None
-        decisions = []
-        notifications = []
-        changed: dict[int, NodeLedger] = {}
-        for command in commands:
-            decision = decide(host, command, self._now())
-            decisions.append(decision)
-            for event in decision.events:
-                assert decision.node is not None
-                decision.node.apply(event)
-                changed[decision.node.id] = decision.node
-                if self._notify:
-                    notifications.append(render(event, decision.node))
-        if changed:
-            self._store.commit(Commit(ledgers=list(changed.values()), notifications=notifications))
-            for ledger in changed.values():
-                ledger.committed()
-        elif not fresh and any(decision.error is not None for decision in decisions):
-            self._check(host)
-        return decisions
-
-    def _check(self, host: HostLedger) -> None:
-        """A refusal may rest on another node (an instance can be on one only): it must not rest on an old view of it.
-
-        Raises Conflict.
+        Raises Conflict: a ledger in memory is older. Raises StoreUnavailable.
         """
-        stored = self._store.generations([host.id])
-        if any(stored.get(ledger.id) != ledger.stored_generation for ledger in host):
-            raise Conflict("the ledgers in memory are old")
+        self._ledgers.verify(
+            [
+                name
+                for name in self.unverified
+                if any(ledger.id not in self.changed for ledger in self._ledgers.get(name))
+            ]
+        )
+
+    def commit(self, *, inbox_rows: Sequence[Answered] = (), cursors: Mapping[int, int] | None = None) -> None:
+        """Write everything that was decided, with these rows of the inbox and these cursors of the relay.
+
+        Raises Conflict, Unstorable, StoreUnavailable (then it is unknown whether the commit happened).
+        """
+        commit = Commit(
+            ledgers=list(self.changed.values()),
+            notifications=self.notifications,
+            answered=inbox_rows,
+            cursors=cursors or {},
+        )
+        if faults.hook is not None:
+            faults.hook("before_commit")
+        self._store.commit(commit)
+        if faults.hook is not None:
+            faults.hook("after_commit")
+
+    def committed(self) -> None:
+        """The commit has returned: the ledgers in memory are what the store has."""
+        for ledger in self.changed.values():
+            ledger.committed()

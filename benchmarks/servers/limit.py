@@ -23,7 +23,8 @@ from benchmarks.servers import program
 from benchmarks.servers.stock import CLAIM
 from tracker_worker.bus.amqp import topology
 from tracker_worker.bus.settings import read_settings
-from tracker_worker.wire.envelope import ReplyTo, decode_message, encode_answer, encode_reply
+from tracker_worker.wire.message import ReplyTo, decode_message
+from tracker_worker.wire.reply import encode_answer, encode_reply
 
 _IDS = re.compile(rb'_msg_id\\": ?\\"([^"\\]+).*_reply_q\\": ?\\"([^"\\]+)')
 _PROPERTIES = {"content_type": "application/json", "content_encoding": "utf-8", "delivery_mode": 2, "priority": 0}

@@ -30,8 +30,8 @@ from tests.support.bus import (
 from tests.support.deadline import wait_until
 from tests.support.startstop import stress
 from tests.support.store import at_once
-from tracker_worker.bus.base import FANOUT, SHARED
-from tracker_worker.wire.envelope import ReplyTo
+from tracker_worker.bus.base import FANOUT, SHARED, DeadLetter, Reply
+from tracker_worker.wire.message import ReplyTo
 
 NOBODY = ReplyTo("reply_of_nobody", "m-1")
 
@@ -108,7 +108,7 @@ class SettleContract(BusCase):
         for body in numbered(20):
             outside.publish(HOST_1, body)
         received = first.ear.receive(20)
-        first.bus.settle(received[:5])
+        first.bus.receiver.settle(received[:5])
         first.stop()
         outside.publish(HOST_1, b"20")
         assert bodies(make_worker().ear.receive(16)) == numbered(16, first=5)
@@ -121,7 +121,7 @@ class SettleContract(BusCase):
             outside.publish(HOST_1, body)
         received = first.ear.receive(10)
         for number in (8, 1, 6, 0, 9):
-            first.bus.settle([received[number]])
+            first.bus.receiver.settle([received[number]])
         first.stop()
         assert bodies(make_worker().ear.receive(5)) == [b"2", b"3", b"4", b"5", b"7"]
 
@@ -131,8 +131,8 @@ class SettleContract(BusCase):
             outside.publish(HOST_1, body)
         received = first.ear.receive(3)
         for _ in range(2):
-            first.bus.settle(received[:1])
-        first.bus.settle([])
+            first.bus.receiver.settle(received[:1])
+        first.bus.receiver.settle([])
         first.stop()
         assert bodies(make_worker().ear.receive(2)) == [b"1", b"2"]
 
@@ -143,10 +143,10 @@ class SettleContract(BusCase):
         outside.publish(HOST_1, b"0")
         old = first.ear.receive(1)
         first.stop()
-        first.bus.settle(old)
+        first.bus.receiver.settle(old)
         again = make_worker(bus=first.bus)
         again.ear.receive(1)
-        first.bus.settle(old)
+        first.bus.receiver.settle(old)
         again.stop()
         assert bodies(make_worker().ear.receive(1)) == [b"0"]
 
@@ -162,7 +162,7 @@ class SettleContract(BusCase):
         first.bus.pause()
         for body in numbered(3, first=3):
             outside.publish(HOST_1, body)
-        first.bus.settle(received[:2])
+        first.bus.receiver.settle(received[:2])
         first.stop()
         assert bodies(second.ear.receive(4)) == numbered(4, first=2)
         assert bodies(first.ear.deliveries) == numbered(3)
@@ -174,7 +174,7 @@ class TellContract(BusCase):
         reply_to = outside.open_replies()
         for body in numbered(2):
             outside.publish(HOST_1, body)
-        first.bus.answer(first.ear.receive(2)[0], reply_to, b"the reply")
+        first.bus.sender.send([Reply(delivery=first.ear.receive(2)[0], reply_to=reply_to, body=b"the reply")])
         assert outside.take_reply(reply_to) == b"the reply"
         first.stop()
         assert bodies(make_worker().ear.receive(1)) == [b"1"]
@@ -187,7 +187,7 @@ class TellContract(BusCase):
         for body in numbered(30):
             outside.publish(HOST_1, body)
         for delivery in first.ear.receive(30):
-            first.bus.answer(delivery, reply_to, b"re " + delivery.body)
+            first.bus.sender.send([Reply(delivery=delivery, reply_to=reply_to, body=b"re " + delivery.body)])
         first.stop()
         assert [outside.take_reply(reply_to) for _ in range(30)] == [b"re " + body for body in numbered(30)]
         outside.publish(HOST_1, b"last")
@@ -198,7 +198,7 @@ class TellContract(BusCase):
         reply_to = outside.open_replies()
         outside.publish(HOST_1, b"0")
         first.ear.receive(1)
-        first.bus.beat(reply_to, b"still at it")
+        first.bus.sender.heartbeat(reply_to, b"still at it")
         assert outside.take_reply(reply_to) == b"still at it"
         first.stop()
         assert bodies(make_worker().ear.receive(1)) == [b"0"]
@@ -211,8 +211,10 @@ class TellContract(BusCase):
         for body in numbered(20):
             outside.publish(HOST_1, body)
         for number, delivery in enumerate(first.ear.receive(20)):
-            first.bus.beat(NOBODY, b"lost")
-            first.bus.answer(delivery, reply_to if number % 2 else NOBODY, delivery.body)
+            first.bus.sender.heartbeat(NOBODY, b"lost")
+            first.bus.sender.send(
+                [Reply(delivery=delivery, reply_to=reply_to if number % 2 else NOBODY, body=delivery.body)]
+            )
         assert [outside.take_reply(reply_to) for _ in range(10)] == numbered(20)[1::2]
         first.stop()
         outside.publish(HOST_1, b"last")
@@ -224,7 +226,7 @@ class TellContract(BusCase):
         first = make_worker()
         outside.publish(HOST_1, b"\xff no request", headers={"x-from": "a scheduler"}, expires_seconds=100)
         outside.publish(HOST_1, b"1")
-        first.bus.park(first.ear.receive(2)[0], "invalid_input: it is none: ž")
+        first.bus.sender.send([DeadLetter(delivery=first.ear.receive(2)[0], reason="invalid_input: it is none: ž")])
         parked = outside.take_parked()
         assert parked.body == b"\xff no request"
         assert parked.headers["x-from"] == "a scheduler"
@@ -233,9 +235,9 @@ class TellContract(BusCase):
         assert bodies(make_worker().ear.receive(1)) == [b"1"]
 
     def test_notifications_come_in_order_and_each_is_confirmed_once(self, outside: Outside, worker: Worker) -> None:
-        worker.bus.notify([])
+        worker.bus.sender.send([])
         for first in range(0, 100, 10):
-            worker.bus.notify(outgoing(numbered(10, first=first)))
+            worker.bus.sender.send(outgoing(numbered(10, first=first)))
         assert [outside.take_notification() for _ in range(100)] == numbered(100)
         assert worker.ear.confirm(100) == keys(numbered(100))
         worker.stop()
@@ -245,7 +247,7 @@ class TellContract(BusCase):
         self, outside: Outside, worker: Worker
     ) -> None:
         wait_until(worker.bus.connected, "connected")
-        worker.bus.notify(outgoing(numbered(50)))
+        worker.bus.sender.send(outgoing(numbered(50)))
         worker.stop()
         assert worker.ear.confirmed == keys(numbered(50))
         assert [outside.take_notification() for _ in range(50)] == numbered(50)
@@ -258,8 +260,8 @@ class TellContract(BusCase):
 
         def tell(number: int) -> None:
             for index in range(number, 40, 4):
-                worker.bus.notify(outgoing([received[index].body]))
-                worker.bus.answer(received[index], reply_to, received[index].body)
+                worker.bus.sender.send(outgoing([received[index].body]))
+                worker.bus.sender.send([Reply(delivery=received[index], reply_to=reply_to, body=received[index].body)])
 
         at_once(*(lambda number=number: tell(number) for number in range(4)))  # type: ignore[misc]
         assert sorted(worker.ear.confirm(40)) == sorted(keys(numbered(40)))
@@ -303,7 +305,7 @@ class TwoWorkersContract(BusCase):
         wait_until(standby.bus.connected, "connected")
         for body in numbered(10):
             outside.publish(HOST_1, body)
-        active.bus.settle(active.ear.receive(10)[:4])
+        active.bus.receiver.settle(active.ear.receive(10)[:4])
         assert standby.ear.deliveries == []
         active.stop()
         for body in numbered(5, first=10):
@@ -326,7 +328,7 @@ class StartStopContract(BusCase):
             worker = make_worker(bus=bus)
             outside.publish(HOST_1, b"%d" % number)
             assert bodies(worker.ear.receive(1)) == [b"%d" % number]
-            bus.settle(worker.ear.deliveries)
+            bus.receiver.settle(worker.ear.deliveries)
             worker.stop()
 
     @pytest.mark.parametrize("connected", [False, True], ids=["at once", "when connected"])

@@ -23,7 +23,7 @@ from tracker_worker.bus.amqp.bus import AMQPBus
 from tracker_worker.bus.base import FANOUT, SHARED, Bus
 from tracker_worker.bus.settings import BrokerSettings, read_settings
 from tracker_worker.conf import register_opts
-from tracker_worker.wire.envelope import JSON, ReplyTo
+from tracker_worker.wire.message import JSON, ReplyTo
 
 
 class Lines:

@@ -8,7 +8,8 @@ from msgspec.structs import replace
 
 from tests.support.builders import NOW, begin, node_name
 from tests.support.store import ALL, StoreCase, Writer, answer, note, register, settle
-from tracker_worker.store.base import Backlog, Commit, Notification, Store
+from tracker_worker.notifications.notification import Notification
+from tracker_worker.store.base import Backlog, Commit, Store
 
 N1, N2 = node_name(1), node_name(2)
 OLD, YOUNG = NOW - 1000, NOW + 1000

@@ -25,8 +25,8 @@ from tests.support.bus import (
 )
 from tests.support.deadline import wait_until
 from tracker_worker.bus.amqp.bus import AMQPBus
-from tracker_worker.bus.base import FANOUT, SHARED
-from tracker_worker.wire.envelope import ReplyTo
+from tracker_worker.bus.base import FANOUT, SHARED, DeadLetter, Reply
+from tracker_worker.wire.message import ReplyTo
 
 
 @pytest.fixture(params=["quorum", "classic"])
@@ -56,14 +56,14 @@ class TestLostConnection(AMQPCase):
         for body in numbered(10):
             broker.publish(HOST_1, body)
         received = worker.ear.receive(10)
-        worker.bus.settle(received[:3])
+        worker.bus.receiver.settle(received[:3])
         wait_until_acknowledged(broker, worker, received[3:])
 
         lose_connections(broker, worker)
 
         again = worker.ear.receive(17, source=HOST_1)[10:]
         assert bodies(again) == numbered(7, first=3)
-        worker.bus.settle(again)
+        worker.bus.receiver.settle(again)
         worker.stop()
         assert broker.count(f"tracker.{HOST_1}") == 0
 
@@ -76,18 +76,18 @@ class TestLostConnection(AMQPCase):
         old = worker.ear.receive(3)
         lose_connections(broker, worker)
         worker.ear.receive(6)
-        worker.bus.settle(old)
+        worker.bus.receiver.settle(old)
         worker.stop()
         assert bodies(make_worker().ear.receive(3)) == numbered(3)
 
     def test_what_is_notified_meanwhile_is_sent_later_in_order(self, broker: Broker, worker: Worker) -> None:
         wait_until(worker.bus.connected, "connected")
-        worker.bus.notify(outgoing(numbered(5)))
+        worker.bus.sender.send(outgoing(numbered(5)))
         worker.ear.confirm(5)
         broker.lines.cut()
         wait_until(lambda: not worker.bus.connected(), "disconnected")
         for first in (5, 10):
-            worker.bus.notify(outgoing(numbered(5, first=first)))
+            worker.bus.sender.send(outgoing(numbered(5, first=first)))
         assert len(worker.ear.confirmed) == 5
         broker.lines.mend()
         assert worker.ear.confirm(15) == keys(numbered(15))
@@ -100,8 +100,8 @@ class TestLostConnection(AMQPCase):
         called, cast = worker.ear.receive(2)
         broker.lines.cut()
         wait_until(lambda: not worker.bus.connected(), "disconnected")
-        worker.bus.answer(called, reply_to, b"late")
-        worker.bus.park(cast, "no good")
+        worker.bus.sender.send([Reply(delivery=called, reply_to=reply_to, body=b"late")])
+        worker.bus.sender.send([DeadLetter(delivery=cast, reason="no good")])
         broker.lines.mend()
         assert broker.take_reply(reply_to) == b"late"
         assert broker.take_parked().body == b"1"
@@ -114,7 +114,7 @@ class TestLostConnection(AMQPCase):
         wait_until(worker.bus.connected, "connected")
         sent = iter(outgoing(numbered(300)))
         for _ in range(3):
-            worker.bus.notify(list(itertools.islice(sent, 100)))
+            worker.bus.sender.send(list(itertools.islice(sent, 100)))
             lose_connections(broker, worker)
         assert sorted(set(worker.ear.confirm(300))) == sorted(keys(numbered(300)))
         assert len(worker.ear.confirmed) == 300
@@ -128,7 +128,7 @@ class TestLostConnection(AMQPCase):
         broker.lines.cut()
         broker.publish(HOST_1, b"0")
         worker = make_worker()
-        worker.bus.notify(outgoing([b"n"]))
+        worker.bus.sender.send(outgoing([b"n"]))
         wait_until(lambda: broker.lines.attempts > 2, "attempts to connect")
         assert not worker.bus.connected()
         broker.lines.mend()
@@ -139,7 +139,7 @@ class TestLostConnection(AMQPCase):
         wait_until(worker.bus.connected, "connected")
         broker.lines.cut()
         wait_until(lambda: not worker.bus.connected(), "disconnected")
-        worker.bus.notify(outgoing([b"n"]))
+        worker.bus.sender.send(outgoing([b"n"]))
         worker.bus.stop(0.1)
         assert worker.ear.confirmed == []
 
@@ -160,16 +160,17 @@ class TestQueuesThatAreGone(AMQPCase):
 
     def test_a_client_that_declares_its_reply_queue_late_gets_its_reply(self, broker: Broker, worker: Worker) -> None:
         broker.publish(HOST_1, b"0")
-        worker.bus.answer(worker.ear.receive(1)[0], ReplyTo("reply_late", "m-1"), b"the reply")
+        (delivery,) = worker.ear.receive(1)
+        worker.bus.sender.send([Reply(delivery=delivery, reply_to=ReplyTo("reply_late", "m-1"), body=b"the reply")])
         # Behind it on the same channel: the first attempt has been returned when this is confirmed.
-        worker.bus.notify(outgoing([b"n"]))
+        worker.bus.sender.send(outgoing([b"n"]))
         worker.ear.confirm(1)
         assert broker.take_reply(broker.open_replies("reply_late")) == b"the reply"
 
     def test_the_notification_queue_is_declared_again(self, broker: Broker, worker: Worker) -> None:
         wait_until(worker.bus.connected, "connected")
         broker.channel.queue_delete("notifications.info")
-        worker.bus.notify(outgoing([b"0"]))
+        worker.bus.sender.send(outgoing([b"0"]))
         assert worker.ear.confirm(1) == keys([b"0"])
         assert broker.take_notification() == b"0"
 
@@ -177,13 +178,13 @@ class TestQueuesThatAreGone(AMQPCase):
         broker.publish(HOST_1, b"0")
         delivery = worker.ear.receive(1)[0]
         broker.channel.queue_delete("tracker.dead")
-        worker.bus.park(delivery, "no good")
+        worker.bus.sender.send([DeadLetter(delivery=delivery, reason="no good")])
         wait_until(lambda: not unsettled(worker), "the parked message settled")
         assert broker.take_parked().body == b"0"
 
     def test_a_dead_reply_queue_settles_at_the_first_return(self, broker: Broker, worker: Worker) -> None:
         broker.publish(HOST_1, b"0")
-        worker.bus.answer(worker.ear.receive(1)[0], NOBODY, b"the reply")
+        worker.bus.sender.send([Reply(delivery=worker.ear.receive(1)[0], reply_to=NOBODY, body=b"the reply")])
         wait_until(lambda: not unsettled(worker), "the request settled")
 
 
@@ -203,7 +204,7 @@ class TestPrefetch(AMQPCase):
         broker.publish(SHARED, b"behind")
         worker.ear.receive(1, source=SHARED)
         assert len(worker.ear.deliveries) == 9
-        worker.bus.settle(first[HOST_2])
+        worker.bus.receiver.settle(first[HOST_2])
         assert bodies(worker.ear.receive(8, source=HOST_2)) == numbered(8)
         broker.publish(FANOUT, b"behind")
         worker.ear.receive(1, source=FANOUT)
@@ -223,7 +224,7 @@ class TestNotificationTopics(AMQPCase):
         return make_worker()
 
     def test_each_gets_everything_and_a_key_is_confirmed_when_all_have_it(self, broker: Broker, worker: Worker) -> None:
-        worker.bus.notify([*outgoing(numbered(5)), *outgoing([b"5"], priority="WARN")])
+        worker.bus.sender.send([*outgoing(numbered(5)), *outgoing([b"5"], priority="WARN")])
         assert sorted(worker.ear.confirm(6)) == keys(numbered(6))
         for topic in ("billing", "metering"):
             assert [bytes(broker.take(f"{topic}.info").body) for _ in range(5)] == numbered(5)
@@ -248,7 +249,7 @@ def lose_connections(broker: Broker, worker: Worker) -> None:
 
 def unsettled(worker: Worker) -> int:
     """How many deliveries the bus still waits for."""
-    consumer = worker.bus._consumer  # type: ignore[attr-defined]
+    consumer = worker.bus.receiver  # type: ignore[attr-defined]
     return len(consumer._unsettled)
 
 

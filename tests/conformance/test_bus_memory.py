@@ -16,7 +16,7 @@ from tests.support.bus import Letter, Outside
 from tests.support.deadline import SECONDS
 from tracker_worker.bus.base import Bus
 from tracker_worker.bus.memory import MemoryBroker, MemoryBus
-from tracker_worker.wire.envelope import ReplyTo
+from tracker_worker.wire.message import ReplyTo
 
 
 class MemoryOutside(Outside):

@@ -68,7 +68,7 @@ def test_it_is_a_tracker_api(worker: WorkerProcess, tracker: TrackerClient) -> N
         assert claim is not None
         assert tracker.list_claims(CONTEXT, HOST) == [claim]
     assert tracker.list_claims(CONTEXT, HOST) == []
-    assert tracker.update_usage(CONTEXT, HOST, {"uuid": uuid(1), "vm_state": "deleted"}, cast=True) is None
+    assert tracker.cast_update_usage(CONTEXT, HOST, {"uuid": uuid(1), "vm_state": "deleted"}) is None
     assert tracker.get_node(CONTEXT, HOST)["running_vms"] == 0
     with pytest.raises(errors.InvalidInput) as invalid:
         tracker.begin_resource_claim(CONTEXT, HOST, instance_dict(2, vcpus=-1))
@@ -77,9 +77,9 @@ def test_it_is_a_tracker_api(worker: WorkerProcess, tracker: TrackerClient) -> N
 
 
 def test_a_host_that_nobody_serves_is_told_at_once(worker: WorkerProcess, tracker: TrackerClient) -> None:
-    for cast in (False, True):
+    for send in (tracker.finish_resource_claim, tracker.cast_finish_resource_claim):
         with pytest.raises(oslo_messaging.MessageDeliveryFailure):
-            tracker.finish_resource_claim(CONTEXT, "nowhere", uuid(1), cast=cast)
+            send(CONTEXT, "nowhere", uuid(1))
 
 
 def test_what_has_no_answer_when_the_connection_is_lost_is_done_once(

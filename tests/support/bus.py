@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from tests.support.deadline import SECONDS
-from tracker_worker.bus.base import Bus, Delivery, Listener, Outgoing
-from tracker_worker.wire.envelope import ReplyTo
+from tracker_worker.bus.base import Bus, Delivery, Listener, Publication
+from tracker_worker.wire.message import ReplyTo
 
 HOST_1, HOST_2 = "host-1", "host-2"
 HOSTS = (HOST_1, HOST_2)
@@ -159,9 +159,9 @@ def numbered(count: int, first: int = 0) -> list[bytes]:
     return [b"%d" % number for number in range(first, first + count)]
 
 
-def outgoing(bodies: Sequence[bytes], *, priority: str = "INFO") -> list[Outgoing]:
+def outgoing(bodies: Sequence[bytes], *, priority: str = "INFO") -> list[Publication]:
     """Notifications whose keys are their bodies with a letter in front."""
-    return [Outgoing(key=f"k{body.decode()}", priority=priority, body=body) for body in bodies]
+    return [Publication(key=f"k{body.decode()}", priority=priority, body=body) for body in bodies]
 
 
 def keys(bodies: Sequence[bytes]) -> list[str]:

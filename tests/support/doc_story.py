@@ -21,7 +21,7 @@ from tracker_worker.notifications.render import render
 from tracker_worker.service.chores.relay import Relay
 from tracker_worker.store.base import Commit
 from tracker_worker.store.memory import MemoryStore
-from tracker_worker.wire.envelope import decode_message
+from tracker_worker.wire.message import decode_message
 
 DOC = Path(__file__).parents[2] / "doc"
 SAMPLES = DOC / "user" / "samples"
@@ -39,8 +39,9 @@ class Story:
         host = self._store.load_host(HOST)
         assert host is not None
         self.host = host
-        self._bus = MemoryBroker()
-        self._relay = Relay(self._store, MemoryBus(self._bus))
+        self._broker = MemoryBroker()
+        self._bus = MemoryBus(self._broker)
+        self._relay = Relay(self._store, self._bus, wake=lambda: None)
         self._relay.take(host)
 
     @property
@@ -57,14 +58,14 @@ class Story:
             told.append(render(event, self.node))
         self._store.commit(Commit(ledgers=[self.node], notifications=told))
         self.node.committed()
-        self._relay.offer(told)
+        self._bus.send(self._relay.offer(told))
         return decision
 
     def notifications(self) -> list[dict[str, Any]]:
         """Those since the last time, in order, as the bus carries them but for the id that each sending has anew."""
         messages = []
-        while not self._bus.notifications.empty():
-            messages.append(decode_message(self._bus.notifications.get()))
+        while not self._broker.notifications.empty():
+            messages.append(decode_message(self._broker.notifications.get()))
             del messages[-1]["_unique_id"]
         return messages
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import queue
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,15 +27,13 @@ from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.domain.policy import Policy
 from tracker_worker.domain.times import SECOND
 from tracker_worker.inventory.fake import FakeDriver
-from tracker_worker.service.chores.inventories import Auditor
-from tracker_worker.service.chores.relay import Relay
-from tracker_worker.service.loop.batch import Chore
-from tracker_worker.service.loop.engine import Engine
-from tracker_worker.service.requests.pending import Intake
+from tracker_worker.service.chores.inventories import Inventories
+from tracker_worker.service.loop.loop import Loop
+from tracker_worker.service.requests.items import Chore
+from tracker_worker.service.requests.reader import RequestReader
 from tracker_worker.store.base import Commit, Store
 from tracker_worker.store.memory import MemoryStore
-from tracker_worker.wire import envelope
-from tracker_worker.wire.envelope import JSON, MSGPACK, ReplyTo
+from tracker_worker.wire.message import JSON, MSGPACK, ReplyTo, decode_message
 
 RESERVED = reserve(memory_mb=RESERVED_MEMORY_MB, disk_mb=0)
 POLICY = Policy(claim_timeout=TIMEOUT, capacity_limits=False, release_expired=False, reserved=RESERVED)
@@ -156,7 +155,7 @@ class Caller:
             )
 
     def _receive(self, body: bytes, content_type: str) -> None:
-        reply = envelope.decode_message(body, content_type)
+        reply = decode_message(body, content_type)
         with self._lock:
             call = self._calls[reply["_msg_id"]]
         if not reply["ending"]:
@@ -223,32 +222,34 @@ class House:
         clock: Clock | None = None,
         settled: bool = True,
         conflict_retries: int = 3,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.store = ScriptedStore(store)
         self.broker = broker or MemoryBroker()
         self.hosts = hosts
         self.clock = clock or Clock()
         self.caller = Caller(self.broker)
-        self.bus = MemoryBus(self.broker)
+        self.bus = MemoryBus(self.broker, monotonic=monotonic)
         names = [node_name(number) for number in range(1, nodes + 1)]
         self.drivers = {host: FakeDriver(host, nodes={n: driver_resource_dict() for n in names}) for host in hosts}
-        self.auditor = Auditor(self.drivers, RESERVED)
-        self.relay = Relay(self.store, self.bus) if notify else None
+        self.inventories = Inventories(self.drivers, RESERVED)
         self.policy = POLICY
         self.monitors: list[Monitor] = []
         self.deaths: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
-        self.engine = Engine(
+        self.engine = Loop(
             store=self.store,
             bus=self.bus,
-            relay=self.relay,
-            auditor=self.auditor,
+            inventories=self.inventories,
             policy=lambda: self.policy,
             hosts=hosts,
             owner=owner,
+            notify=notify,
             conflict_retries=conflict_retries,
             clock=self.clock,
             died=self.deaths.put,
+            monotonic=monotonic,
         )
+        self.running = False
         for host in hosts:
             if settled and self.store.inner.load_host(host) is None:
                 settle(self.store.inner, host=host, nodes=nodes)
@@ -264,14 +265,15 @@ class House:
 
     def start(self, *, relaying: bool = True) -> House:
         self.engine.start()
-        self.auditor.start()
+        self.running = True
+        self.inventories.start()
         self.connect()
         if relaying:
             self.engine.renew_leases()
         return self
 
     def connect(self) -> None:
-        intake = Intake(
+        reader = RequestReader(
             bus=self.bus,
             served=self.hosts,
             policy=lambda: self.policy,
@@ -281,7 +283,7 @@ class House:
         )
         self.bus.start(
             self.hosts,
-            Listener(received=intake.received, confirmed=self.engine.confirmed, died=self.deaths.put),
+            Listener(received=reader.received, confirmed=self.engine.confirmed, died=self.deaths.put),
         )
 
     def _every(self, interval_seconds: float, action: Callable[[], None]) -> Monitor:
@@ -290,9 +292,10 @@ class House:
 
     def stop(self, *, release: bool = True) -> None:
         """As the worker does; without ``release`` as if it was killed, but for its threads."""
-        self.auditor.stop()
+        self.inventories.stop()
         self.bus.pause()
         self.engine.stop()
+        self.running = False
         self.bus.stop(0)
         if release:
             self.engine.release()
@@ -318,7 +321,7 @@ class House:
 
     def finish(self) -> None:
         """Wait until everything is done that was sent before. Harmless when stopped."""
-        if self.engine._thread is None:
+        if not self.running:
             return
         done = threading.Event()
         self.engine.submit(Chore(host=self.hosts[0], commands=(), done=lambda _ledgers: done.set()))
@@ -354,7 +357,7 @@ class House:
 
 
 def _event(body: bytes) -> tuple[str, int]:
-    message = envelope.decode_message(body)
+    message = decode_message(body)
     return message["event_type"].removeprefix("tracker."), message["payload"]["sequence"]
 
 

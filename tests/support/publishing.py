@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.channels import SETTINGS, RecordingChannel, RecordingConnection
 from tracker_worker.bus.amqp import publisher as module
-from tracker_worker.bus.amqp.frames import encode_properties
+from tracker_worker.bus.amqp.internals import encode_properties
 from tracker_worker.bus.amqp.publisher import Message, Publisher
 from tracker_worker.bus.amqp.stream import Stream
 
@@ -25,11 +25,13 @@ FEW = 3
 class Case:
     """A publisher without its thread, on a connection that remembers and a clock that stands still."""
 
-    def __init__(self, few: int = FEW) -> None:
+    def __init__(self, confirm_threshold: int = FEW) -> None:
         self.now = 1000.0
         self.done: list[tuple[bytes, bool]] = []
         self.told = 0  # of ``done``, when it was last told that there are some
-        self.publisher = Publisher(SETTINGS, few=few, confirmed=self._confirmed, died=self._died)
+        self.publisher = Publisher(
+            SETTINGS, confirm_threshold=confirm_threshold, confirmed=self._confirmed, died=self._died
+        )
         self.connect()
 
     def _confirmed(self) -> None:
@@ -58,8 +60,10 @@ class Case:
 
     def rest(self) -> None:
         """From here on it is as if its thread slept: who submits has the turn."""
-        self.publisher._stream = cast(Stream, SimpleNamespace(push=lambda: True))
-        self.publisher._turn.release()
+        self.publisher._turn.serve(
+            cast(Stream, SimpleNamespace(sock=SimpleNamespace(fileno=lambda: -1), written=bytearray()))
+        )
+        self.publisher._turn.begin_sleep()
 
     def published(self) -> list[bytes]:
         """On the present connection."""

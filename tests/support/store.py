@@ -14,7 +14,8 @@ import pytest
 from tests.support.builders import HOST, NOW, inventory, node_name, put, snapshot
 from tracker_worker.domain.commands import Command, ReportInventory
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
-from tracker_worker.store.base import Answered, Commit, Notification, Store, message_id
+from tracker_worker.notifications.notification import Notification, message_id
+from tracker_worker.store.base import Answered, Commit, Store
 
 ALL = 10**9
 

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bus port: what the engine needs of something that carries messages.
+"""The bus port: what the worker needs of something that carries messages. It has two sides, a Receiver and a Sender.
 
-A delivery is the bus's until it is received, then the engine's until it is settled, once, by exactly one of ``settle``,
-``answer`` or ``park``; what was received and not settled is delivered again, in order, to whoever serves the host next.
+A delivery belongs to the bus until it is received, then to the worker until it is settled, once, by exactly one outgoing item
+(Reply, DeadLetter or Settlement). A delivery that was received and not settled is delivered again, in order, to the worker that
+serves the host next.
 
-            received                settle / published and confirmed
-    waiting ---------> unsettled -----------------------------------> gone
+            received                  settled, or its message is published and confirmed
+    waiting ---------> unsettled ------------------------------------------------------> gone
        ^                   |
        +-------------------+   connection lost, worker stopped or killed
 """
@@ -14,23 +15,25 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from tracker_worker.wire.envelope import ReplyTo
+from tracker_worker.wire.message import ReplyTo
 
-# Where a delivery came from when it was not a host's own queue.
 SHARED = ""
+"""The source of a delivery from the topic's own queue, which reaches any one worker."""
 FANOUT = "*"
+"""The source of a delivery that reaches every worker."""
 
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """One message as it arrived. ``source`` is the host whose queue it came from, SHARED or FANOUT. ``deadline`` is
-    the time on the monotonic clock, in seconds, from which nobody waits for a reply; None: no such time. ``token`` is
-    the bus's."""
+    """One message as it arrived.
+
+    ``source`` is the host whose queue the message came from, SHARED or FANOUT. ``deadline`` is the time on the monotonic
+    clock, in seconds, from which no caller waits for a reply; None: the message has no expiration. ``token`` is the bus's own.
+    """
 
     body: bytes
     source: str
@@ -43,66 +46,89 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     token: Any = None
 
 
-class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
-    """One notification to publish. ``key`` identifies it when it is confirmed."""
+class Reply(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """Publish the reply to a call. The delivery is settled when the reply is safe in its queue, or has no queue to go to. A
+    reply whose delivery is past its deadline is not published."""
+
+    delivery: Delivery
+    reply_to: ReplyTo
+    body: bytes
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """Publish the message, byte by byte and with its properties, to the dead-letter queue with ``reason``. The delivery is
+    settled when the message is safe there."""
+
+    delivery: Delivery
+    reason: str
+
+
+class Settlement(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """Settle the delivery; nothing is published for it."""
+
+    delivery: Delivery
+
+
+class Publication(msgspec.Struct, frozen=True, kw_only=True):
+    """Publish a notification to every topic. ``key`` is reported to ``Listener.confirmed`` when every queue has it; after a
+    loss the notification is published again."""
 
     key: Any
     priority: str
     body: bytes
 
 
+Outgoing = Reply | DeadLetter | Settlement | Publication
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listener:
-    """Whom the bus tells what. Called on the bus's threads: each must return at once and never raise."""
+    """What the bus calls, on its own threads. Each must return immediately and never raise."""
 
     received: Callable[[Sequence[Delivery]], None]
     confirmed: Callable[[Sequence[Any]], None]
     died: Callable[[BaseException], None]
 
 
-class Bus(ABC):
-    """Every method but ``start`` and ``stop`` may be called from any thread, returns at once, and does its work when
-    there is a broker again if there is none now."""
-
-    @abstractmethod
-    def start(self, hosts: Sequence[str], listener: Listener) -> None:
-        """Begin to serve the hosts' queues, in the background. A broker that is not there is waited for."""
-
-    @abstractmethod
-    def pause(self) -> None:
-        """Receive nothing new."""
-
-    @abstractmethod
-    def stop(self, timeout_seconds: float) -> None:
-        """Publish and settle what is waiting, for at most so long; return what is unsettled. Harmless when stopped."""
-
-    @abstractmethod
-    def connected(self) -> bool:
-        """Whether the hosts' queues are being consumed and notifications can be published, now."""
-
-    @abstractmethod
-    def together(self) -> AbstractContextManager[None]:
-        """What is answered, parked and notified within this goes out at its end, as one: for the engine's thread, which alone
-        does these three."""
+class Receiver(ABC):
+    """The side that consumes."""
 
     @abstractmethod
     def settle(self, deliveries: Iterable[Delivery]) -> None:
-        """They are done with; they do not come again."""
+        """These deliveries are finished and are not delivered again. Any thread; returns immediately."""
+
+
+class Sender(ABC):
+    """The side that publishes. What is sent while there is no broker is published when there is one again."""
 
     @abstractmethod
-    def answer(self, delivery: Delivery, reply_to: ReplyTo, body: bytes) -> None:
-        """Publish a reply, and settle the delivery when the reply is safe, or when nobody is there to take it."""
+    def send(self, outgoing: Sequence[Outgoing]) -> None:
+        """Publish and settle these items in this order, as one. The engine's thread only; returns immediately."""
 
     @abstractmethod
-    def beat(self, reply_to: ReplyTo, body: bytes) -> None:
-        """Publish a heartbeat of a call that is still being worked on; it may be lost."""
+    def heartbeat(self, reply_to: ReplyTo, body: bytes) -> None:
+        """Publish a heartbeat of a call that is still being processed; it may be lost. Any thread; returns immediately."""
+
+
+class Bus(ABC):
+    """Both sides and their common life. ``receiver`` and ``sender`` are those of the last ``start``."""
+
+    receiver: Receiver
+    sender: Sender
 
     @abstractmethod
-    def park(self, delivery: Delivery, reason: str) -> None:
-        """Publish the message, byte by byte and with its properties, to the dead-letter queue with ``reason``, and
-        settle the delivery when it is safe there."""
+    def start(self, hosts: Sequence[str], listener: Listener) -> None:
+        """Begin to serve the hosts' queues, in the background; a broker that is not there is waited for. One thread."""
 
     @abstractmethod
-    def notify(self, notifications: Sequence[Outgoing]) -> None:
-        """Publish in this order. Each key is ``confirmed`` when every queue for it has it; after a loss it is sent
-        again."""
+    def pause(self) -> None:
+        """Hand over no further delivery. Any thread."""
+
+    @abstractmethod
+    def stop(self, timeout_seconds: float) -> None:
+        """Publish and settle what is waiting, for at most so long, and return what is unsettled to its queues. Harmless when
+        stopped. One thread."""
+
+    @abstractmethod
+    def connected(self) -> bool:
+        """Whether the hosts' queues are being consumed and notifications can be published, now. Any thread."""

@@ -1,28 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A bus inside one process, for the demo and for tests: no broker, but the same bytes. Every message is encoded by its
-sender and decoded by its receiver, and what is not settled is delivered again."""
+"""A bus inside one process, for the demo and for tests: no broker, but the same bytes.
+
+Every message is encoded by its sender and decoded by its receiver, and an unsettled delivery is delivered again.
+"""
 
 from __future__ import annotations
 
-import queue
 import threading
-import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
-from uuid import uuid4
 
 from msgspec.structs import replace
 
-from tracker_worker.bus.base import FANOUT, SHARED, Bus, Delivery, Listener, Outgoing
-from tracker_worker.wire.envelope import JSON, ReplyTo, decode_message, encode_request
+from tracker_worker import threads
+from tracker_worker.bus.base import (
+    FANOUT,
+    SHARED,
+    Bus,
+    DeadLetter,
+    Delivery,
+    Listener,
+    Outgoing,
+    Publication,
+    Receiver,
+    Reply,
+    Sender,
+)
+from tracker_worker.wire.message import JSON, ReplyTo, decode_message
+from tracker_worker.wire.request import encode_request
 
 
 @dataclass(frozen=True, slots=True)
 class Parked:
-    """A dead letter."""
+    """A message in the dead-letter queue."""
 
     body: bytes
     headers: Mapping[str, Any]
@@ -32,16 +44,16 @@ Consumer = Callable[[Sequence[Delivery]], None]
 
 
 class MemoryBroker:
-    """Queues of one process: of a queue's consumers the first is the active one, the others stand by. ``notifications``
-    and ``parked`` hold what nobody has taken yet."""
+    """Queues of one process. The first consumer of a queue is its active one, the others are standbys. ``notifications`` and
+    ``parked`` hold messages that nobody has taken yet. Any thread may call any method."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._waiting: dict[str, deque[Delivery]] = {}
         self._consumers: dict[str, list[Consumer]] = {}
         self._replies: dict[str, Callable[[bytes], None]] = {}
-        self.notifications: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        self.parked: queue.SimpleQueue[Parked] = queue.SimpleQueue()
+        self.notifications: threads.SimpleQueue[bytes] = threads.SimpleQueue()
+        self.parked: threads.SimpleQueue[Parked] = threads.SimpleQueue()
 
     def publish(
         self,
@@ -52,7 +64,7 @@ class MemoryBroker:
         headers: Mapping[str, Any] | None = None,
         deadline: float | None = None,
     ) -> None:
-        """Put a request into a host's queue or SHARED, or give it to everybody (FANOUT)."""
+        """Put a request into a host's queue or into SHARED, or hand it to every consumer (FANOUT)."""
         delivery = Delivery(
             body=body,
             source=source,
@@ -70,14 +82,14 @@ class MemoryBroker:
                 self._hand_over_locked(source)
 
     def consume(self, source: str, consumer: Consumer) -> None:
-        """Give what waits, and from now on all, of a queue to ``consumer``, once it is the active one."""
+        """Hand all messages of a queue to ``consumer``, from the moment when it is the active consumer."""
         with self._lock:
             self._consumers.setdefault(source, []).append(consumer)
             self._hand_over_locked(source)
 
     def leave(self, sources: Iterable[str], consumer: Consumer, unsettled: Callable[[], Sequence[Delivery]]) -> None:
-        """Consume these no more. What is ``unsettled`` goes back to the heads of its queues, in order, before the next
-        consumer gets anything."""
+        """End the consumption of these sources. The ``unsettled`` deliveries go back to the heads of their queues, in order,
+        before the next consumer gets a message."""
         with self._lock:
             for source in sources:
                 self._consumers[source].remove(consumer)
@@ -93,7 +105,7 @@ class MemoryBroker:
             consumers[0](list(waiting))
 
     def open_replies(self, name: str, receiver: Callable[[bytes], None]) -> None:
-        """A reply queue; ``receiver`` is called on whatever thread answers."""
+        """Make a reply queue; ``receiver`` is called on the thread that publishes the reply."""
         with self._lock:
             self._replies[name] = receiver
 
@@ -103,11 +115,13 @@ class MemoryBroker:
             receiver(body)
 
 
-class MemoryBus(Bus):
-    """The bus port on a MemoryBroker."""
+class MemoryBus(Bus, Receiver, Sender):
+    """The bus port on a MemoryBroker: one object is both sides. ``monotonic`` gives seconds."""
 
-    def __init__(self, broker: MemoryBroker) -> None:
+    def __init__(self, broker: MemoryBroker, *, monotonic: Callable[[], float] = threads.monotonic) -> None:
+        self.receiver = self.sender = self
         self._broker = broker
+        self._monotonic = monotonic
         self._listener: Listener | None = None
         self._sources: list[str] = []
         self._lock = threading.Lock()
@@ -134,7 +148,7 @@ class MemoryBus(Bus):
             self._listener.received(tagged)
 
     def pause(self) -> None:
-        # What comes now is held back like what is unsettled: the order is kept, and a standby does not overtake it.
+        # A delivery that comes now is held back as an unsettled one: the order is kept, and no standby overtakes it.
         self._paused = True
 
     def stop(self, timeout_seconds: float) -> None:
@@ -151,30 +165,31 @@ class MemoryBus(Bus):
     def connected(self) -> bool:
         return self._listener is not None
 
-    def together(self) -> AbstractContextManager[None]:
-        return nullcontext()
-
     def settle(self, deliveries: Iterable[Delivery]) -> None:
         with self._lock:
             for delivery in deliveries:
                 self._unsettled.pop(delivery.token, None)
 
-    def answer(self, delivery: Delivery, reply_to: ReplyTo, body: bytes) -> None:
+    def send(self, outgoing: Sequence[Outgoing]) -> None:
+        published = []
+        for item in outgoing:
+            match item:
+                case Publication():
+                    self._broker.notifications.put(item.body)
+                    published.append(item.key)
+                    continue
+                case Reply(delivery=delivery, reply_to=reply_to):
+                    if delivery.deadline is None or delivery.deadline > self._monotonic():
+                        self._broker.reply(reply_to.queue, item.body)
+                case DeadLetter(delivery=delivery):
+                    headers = {**delivery.headers, "x-tracker-reason": item.reason}
+                    self._broker.parked.put(Parked(delivery.body, headers))
+            self.settle([item.delivery])
+        if published and self._listener is not None:
+            self._listener.confirmed(published)
+
+    def heartbeat(self, reply_to: ReplyTo, body: bytes) -> None:
         self._broker.reply(reply_to.queue, body)
-        self.settle([delivery])
-
-    def beat(self, reply_to: ReplyTo, body: bytes) -> None:
-        self._broker.reply(reply_to.queue, body)
-
-    def park(self, delivery: Delivery, reason: str) -> None:
-        self._broker.parked.put(Parked(delivery.body, {**delivery.headers, "x-tracker-reason": reason}))
-        self.settle([delivery])
-
-    def notify(self, notifications: Sequence[Outgoing]) -> None:
-        for outgoing in notifications:
-            self._broker.notifications.put(outgoing.body)
-        if self._listener is not None:
-            self._listener.confirmed([outgoing.key for outgoing in notifications])
 
 
 class MemoryClient:
@@ -182,9 +197,9 @@ class MemoryClient:
 
     def __init__(self, broker: MemoryBroker) -> None:
         self._broker = broker
-        self._queue = f"reply_{uuid4().hex}"
+        self._queue = f"reply_{threads.new_uuid().hex}"
         self._lock = threading.Lock()
-        self._calls: dict[str, queue.SimpleQueue[dict[str, Any]]] = {}
+        self._calls: dict[str, threads.SimpleQueue[dict[str, Any]]] = {}
         broker.open_replies(self._queue, self._receive)
 
     def _receive(self, body: bytes) -> None:
@@ -195,21 +210,21 @@ class MemoryClient:
             call.put(reply)
 
     def cast(self, source: str, context: Mapping[str, Any], method: str, args: Mapping[str, Any]) -> None:
-        self._broker.publish(source, encode_request(method, args, context=context, unique_id=uuid4().hex))
+        self._broker.publish(source, encode_request(method, args, context=context, unique_id=threads.new_uuid().hex))
 
     def call(
         self, source: str, context: Mapping[str, Any], method: str, args: Mapping[str, Any], timeout_seconds: float
     ) -> dict[str, Any]:
         """The reply's message. Raises TimeoutError."""
-        reply_to = ReplyTo(self._queue, uuid4().hex)
-        waiting: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        reply_to = ReplyTo(self._queue, threads.new_uuid().hex)
+        waiting: threads.SimpleQueue[dict[str, Any]] = threads.SimpleQueue()
         with self._lock:
             self._calls[reply_to.msg_id] = waiting
         try:
-            body = encode_request(method, args, context=context, unique_id=uuid4().hex, reply_to=reply_to)
-            self._broker.publish(source, body, deadline=time.monotonic() + timeout_seconds)
+            body = encode_request(method, args, context=context, unique_id=threads.new_uuid().hex, reply_to=reply_to)
+            self._broker.publish(source, body, deadline=threads.monotonic() + timeout_seconds)
             return waiting.get(timeout=timeout_seconds)
-        except queue.Empty:
+        except threads.Empty:
             raise TimeoutError(f"no reply to {method} within {timeout_seconds} s") from None
         finally:
             with self._lock:

@@ -37,7 +37,7 @@ def audit(settings: Settings, host: str | None, everywhere: bool, wait: int | No
             click.echo("Every worker that is connected has been told to audit its hosts.")
         return
     with scheduler(settings, host, wait) as api:
-        views = api.update_available_resource(request_context(), host) or []
+        views = api.update_available_resource(request_context(), host)
     if style == JSON:
         show_json(views)
     else:

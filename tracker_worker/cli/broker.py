@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tracker_worker.bus.amqp.connection import LOST
-from tracker_worker.bus.settings import BrokerSettings
+from tracker_worker.bus.settings import LOST, BrokerSettings
 from tracker_worker.cli.context import CommandFailed
 
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -173,7 +173,7 @@ def _rows(claims: list[dict[str, Any]]) -> Iterator[Sequence[Any]]:
         yield (view["claim_id"], view["host"], view["node"], *amounts, *times, view["limit_source"])
 
 
-def _fields(view: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+def _fields(view: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, value in view.items():
         if name == "resources":
             yield from value.items()

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -77,7 +77,7 @@ def read_nodes(settings: Settings, host: str | None) -> list[dict[str, Any]]:
     return sorted(views, key=lambda view: (view["host"], view["node"]))
 
 
-def node_rows(views: Iterable[dict[str, Any]]) -> Iterator[Sequence[Any]]:
+def node_rows(views: Iterable[Mapping[str, Any]]) -> Iterator[Sequence[Any]]:
     """Under ``NODE_COLUMNS``."""
     for view in views:
         yield (

@@ -10,13 +10,14 @@ from typing import Any
 import amqp
 
 from tracker_worker.bus.amqp import topology
-from tracker_worker.bus.amqp.connection import LOST
-from tracker_worker.bus.settings import BrokerSettings
+from tracker_worker.bus.settings import LOST, BrokerSettings
 from tracker_worker.cli.broker import connected
 from tracker_worker.cli.context import CommandFailed
 from tracker_worker.domain.ledger import NodeLedger
-from tracker_worker.store.base import Notification, Store
-from tracker_worker.wire.envelope import JSON, encode_notification
+from tracker_worker.notifications.notification import Notification
+from tracker_worker.store.base import Store
+from tracker_worker.wire.message import JSON
+from tracker_worker.wire.notification import encode_notification
 
 _PAGE = 200
 _CONFIRM_SECONDS = 30

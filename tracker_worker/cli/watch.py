@@ -14,13 +14,12 @@ from uuid import uuid4
 import click
 
 from tracker_worker.bus.amqp import topology
-from tracker_worker.bus.amqp.connection import LOST
-from tracker_worker.bus.settings import BrokerSettings, read_settings
+from tracker_worker.bus.settings import LOST, BrokerSettings, read_settings
 from tracker_worker.cli.broker import close, connect
 from tracker_worker.cli.context import CommandFailed, Settings, keep_logs_quiet
 from tracker_worker.cli.output import JSON, plain
 from tracker_worker.domain.resources import CLASSES
-from tracker_worker.wire.envelope import Malformed, decode_message
+from tracker_worker.wire.message import Malformed, decode_message
 
 # A watcher that is stopped (Ctrl-S, a pager) must not fill the broker's memory: the oldest are dropped then.
 _MOST_WAITING = 100_000

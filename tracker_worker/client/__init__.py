@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Clients for schedulers: ``TrackerAPI`` on a stock oslo.messaging client, and ``TrackerClient``, the same pipelined.
 
-Both are imported when they are asked for, so that a program pays only for the one that it uses.
+Both are imported when they are first used, so that a program pays only for the one that it uses.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
         for claim in claims:
             print(claim.result())
 
-It has the methods of TrackerAPI too, and may be used wherever that is. It starts a thread, which owns the connection.
+It has the methods of TrackerAPI too, and may be used wherever a TrackerAPI is. It starts a thread, which owns the connection.
 """
 
 from __future__ import annotations
@@ -17,36 +17,38 @@ from functools import partial
 from types import TracebackType
 from typing import Any
 
-import msgspec
-import oslo_messaging
 from oslo_config import cfg
 
-from tracker_worker import errors
 from tracker_worker.bus.settings import read_connection
-from tracker_worker.client.api import VERSION, Claim, Instance, TrackerAPI
-from tracker_worker.client.requester import Gone, Requester, Sent
-from tracker_worker.wire.envelope import MSGPACK, ReplyTo, encode_request, fresh_id
-
-Limits = Mapping[str, float | None]
+from tracker_worker.client.api import TrackerAPI
+from tracker_worker.client.requester import NoReply, OutgoingRequest, Requester
+from tracker_worker.client.transport import VERSION, oslo_messaging, remote_error
+from tracker_worker.client.types import Claim, Context, InstanceLike, LimitsLike, Update
+from tracker_worker.conf import tracker as options
+from tracker_worker.conf.opts import register_messaging_opts
+from tracker_worker.wire.ids import fresh_id
+from tracker_worker.wire.message import MSGPACK, ReplyTo
+from tracker_worker.wire.request import encode_request
 
 
 class TrackerClient(TrackerAPI):
-    """TrackerAPI, pipelined. Methods may be called from any thread, those that give futures return at once.
+    """TrackerAPI, pipelined. Methods may be called from any thread; those that return futures return immediately.
 
-    A request that has no answer when the connection is lost is sent again with the same ``_unique_id``: the worker does it
-    once. One that is not answered within ``[DEFAULT] rpc_response_timeout`` fails with ``oslo_messaging.MessagingTimeout``, as
+    A request without an answer when the connection is lost is sent again with the same ``_unique_id``: the worker does it
+    once. A request without an answer within ``[DEFAULT] rpc_response_timeout`` seconds fails with
+    ``oslo_messaging.MessagingTimeout``, as
     with TrackerAPI, and may still be done.
 
-    :param conf: the scheduler's ConfigOpts, as for TrackerAPI. Raises ConfigurationError for a transport that is no RabbitMQ.
+    :param conf: the scheduler's ConfigOpts, as for TrackerAPI. Raises ConfigurationError for a transport that is not RabbitMQ.
     """
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
-        super().__init__(conf)
-
-    def _make_client(self, conf: cfg.ConfigOpts, transport: Any) -> Any:
+        register_messaging_opts(conf)
+        conf.register_opts([option for option in options.OPTIONS if option.name == "topic"], group=options.GROUP)
         self._requester = Requester(read_connection(conf))
+        self._pipeline = PipelinedTransport(self._requester, conf.rpc_response_timeout)
         self._requester.start()
-        return _Client(self._requester, conf.rpc_response_timeout)
+        super().__init__(conf, self._pipeline)
 
     def close(self) -> None:
         """Requests that are under way fail with MessagingTimeout. Harmless when closed."""
@@ -61,11 +63,11 @@ class TrackerClient(TrackerAPI):
         self.close()
 
     def begin_many(
-        self, context: Mapping[str, Any], host: str, requests: Iterable[tuple[Instance, Limits | None]]
+        self, context: Context, host: str, requests: Iterable[tuple[InstanceLike, LimitsLike | None]]
     ) -> list[Future[Claim | None]]:
         """Claims for several instances with their limits, decided by the host in this order. Each future gives what
         ``begin_resource_claim`` returns or raises."""
-        return self._client.send_many(
+        return self._pipeline.send_many(
             context,
             host,
             "begin_resource_claim",
@@ -75,64 +77,59 @@ class TrackerClient(TrackerAPI):
             ],
         )
 
-    def update_many(
-        self, context: Mapping[str, Any], host: str, instances: Iterable[Instance]
-    ) -> list[Future[dict[str, bool]]]:
+    def update_many(self, context: Context, host: str, instances: Iterable[InstanceLike]) -> list[Future[Update]]:
         """Usage updates, done by the host in this order. Each future gives what ``update_usage`` returns or raises."""
-        return self._client.send_many(
+        return self._pipeline.send_many(
             context, host, "update_usage", [{"instance": dict(instance)} for instance in instances]
         )
 
 
-class _Client:
-    """What TrackerAPI needs of oslo.messaging's RPCClient, and futures."""
+class PipelinedTransport:
+    """The Transport on a Requester, and futures. Any thread may use it."""
 
-    def __init__(self, requester: Requester, timeout_seconds: float, host: str = "") -> None:
+    def __init__(self, requester: Requester, timeout_seconds: float) -> None:
         self._requester = requester
         self._timeout_seconds = timeout_seconds
-        self._host = host
 
-    def prepare(self, server: str) -> _Client:
-        return _Client(self._requester, self._timeout_seconds, server)
-
-    def call(self, context: Mapping[str, Any], method: str, **args: Any) -> Any:
-        (future,) = self.send_many(context, self._host, method, [args])
+    def call(self, context: Context, host: str, method: str, args: Mapping[str, Any]) -> Any:
+        (future,) = self.send_many(context, host, method, [args])
         return future.result()
 
-    def cast(self, context: Mapping[str, Any], method: str, **args: Any) -> None:
-        """Returns when the broker has it. Raises MessageDeliveryFailure when it has no queue for it."""
+    def cast(self, context: Context, host: str, method: str, args: Mapping[str, Any]) -> None:
+        """Returns when the broker has the request. Raises MessageDeliveryFailure when no queue takes it."""
         done: Future[None] = Future()
-        body = self._encode(context, method, args, None)
-        self._requester.send(
-            Sent(self._host, body, self._timeout_seconds, partial(_resolve_cast, done, self._host, method))
+        request = OutgoingRequest(
+            host=host,
+            body=self._encode(context, method, args, None),
+            timeout_seconds=self._timeout_seconds,
+            done=partial(_resolve_cast, done, host, method),
         )
+        self._requester.send(request)
         done.result()
 
     def send_many(
-        self, context: Mapping[str, Any], host: str, method: str, requests: Iterable[Mapping[str, Any]]
+        self, context: Context, host: str, method: str, requests: Iterable[Mapping[str, Any]]
     ) -> list[Future[Any]]:
+        """Send calls of one method, in this order; each future gives the result or raises the error."""
         futures: list[Future[Any]] = []
-        sent = []
+        outgoing = []
         for args in requests:
             future: Future[Any] = Future()
             futures.append(future)
             reply_to = ReplyTo(self._requester.reply_queue, fresh_id(), MSGPACK)
-            body = self._encode(context, method, args, reply_to)
-            sent.append(
-                Sent(
-                    host,
-                    body,
-                    self._timeout_seconds,
-                    partial(_resolve, future, host, method),
+            outgoing.append(
+                OutgoingRequest(
+                    host=host,
+                    body=self._encode(context, method, args, reply_to),
+                    timeout_seconds=self._timeout_seconds,
+                    done=partial(_resolve, future, host, method),
                     msg_id=reply_to.msg_id,
                 )
             )
-        self._requester.send(*sent)
+        self._requester.send(*outgoing)
         return futures
 
-    def _encode(
-        self, context: Mapping[str, Any], method: str, args: Mapping[str, Any], reply_to: ReplyTo | None
-    ) -> bytes:
+    def _encode(self, context: Context, method: str, args: Mapping[str, Any], reply_to: ReplyTo | None) -> bytes:
         return encode_request(
             method,
             args,
@@ -144,32 +141,23 @@ class _Client:
         )
 
 
-def _resolve(future: Future[Any], host: str, method: str, answer: dict[str, Any] | Gone) -> None:
-    if isinstance(answer, Gone):
-        future.set_exception(_failure(host, method, answer))
-    elif answer["failure"] is not None:
-        future.set_exception(_remote(answer["failure"]))
+def _resolve(future: Future[Any], host: str, method: str, reply: dict[str, Any] | NoReply) -> None:
+    if isinstance(reply, NoReply):
+        future.set_exception(_failure(host, method, reply))
+    elif reply["failure"] is not None:
+        future.set_exception(remote_error(reply["failure"]))
     else:
-        future.set_result(answer["result"])
+        future.set_result(reply["result"])
 
 
-def _resolve_cast(future: Future[None], host: str, method: str, answer: dict[str, Any] | Gone) -> None:
-    if isinstance(answer, Gone) and answer is not Gone.ACCEPTED:
-        future.set_exception(_failure(host, method, answer))
+def _resolve_cast(future: Future[None], host: str, method: str, reply: dict[str, Any] | NoReply) -> None:
+    if isinstance(reply, NoReply) and reply is not NoReply.ACCEPTED:
+        future.set_exception(_failure(host, method, reply))
     else:
         future.set_result(None)
 
 
-def _failure(host: str, method: str, why: Gone) -> Exception:
-    if why is Gone.UNROUTABLE:
+def _failure(host: str, method: str, why: NoReply) -> Exception:
+    if why is NoReply.UNROUTABLE:
         return oslo_messaging.MessageDeliveryFailure(f"{method}: no worker has ever served host {host}")
     return oslo_messaging.MessagingTimeout(f"{method} on host {host}: no answer in time")
-
-
-def _remote(text: str) -> Exception:
-    """The error that the worker told, as it is known here; a RemoteError where it is not."""
-    failed = msgspec.json.decode(text)
-    kind = getattr(errors, failed["class"], None) if failed["module"] == errors.__name__ else None
-    if isinstance(kind, type) and issubclass(kind, errors.TrackerError):
-        return kind(*failed["args"], **failed["kwargs"])
-    return oslo_messaging.RemoteError(failed["class"], failed["message"], failed["tb"])

@@ -1,67 +1,73 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The client's connection: requests out, replies in, all under way at once."""
+"""The pipelined client's connection: requests out, replies in, all under way at once."""
 
 from __future__ import annotations
 
 import enum
 import heapq
 import itertools
-import time
+import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import uuid4
 
 import amqp
 
+from tracker_worker import threads
 from tracker_worker.bus.amqp import topology
-from tracker_worker.bus.amqp.connection import LOG, Link
+from tracker_worker.bus.amqp.confirms import Confirms
+from tracker_worker.bus.amqp.connection import BrokerConnection
 from tracker_worker.bus.settings import ConnectionSettings
-from tracker_worker.wire.envelope import MSGPACK, Malformed, decode_message
+from tracker_worker.wire.message import JSON, MSGPACK, Malformed, decode_message
 
-# A reply queue that nobody uses any more is removed by the broker after so long.
+LOG = logging.getLogger(__name__)
+
+# The broker removes a reply queue that nobody has used for so long.
 _REPLY_QUEUE_MILLISECONDS = 600_000
 
 
-class Gone(enum.Enum):
-    """How a request ended that has no answer."""
+class NoReply(enum.Enum):
+    """How a request ended that got no reply."""
 
     ACCEPTED = "a cast that the broker has"
     UNROUTABLE = "the broker has no queue for it"
     LATE = "not in time, or the client was closed"
 
 
-@dataclass(slots=True, eq=False)
-class Sent:
-    """One request for a host. ``done`` is called once, on the requester's thread: with the reply's message, or with how it
-    ended without one. A request without ``msg_id`` is a cast."""
+@dataclass(slots=True, eq=False, kw_only=True)
+class OutgoingRequest:
+    """One request for a host. ``done`` is called once, on the requester's thread, with the reply's message or with how the
+    request ended without one. A request without ``msg_id`` is a cast."""
 
     host: str
     body: bytes
     timeout_seconds: float
-    done: Callable[[dict[str, Any] | Gone], None]
+    done: Callable[[dict[str, Any] | NoReply], None]
     msg_id: str | None = None
     deadline: float = field(default=0.0, init=False)
+    ended: bool = field(default=False, init=False)
 
 
-class Requester(Link):
+class Requester(BrokerConnection):
     """``send`` may be called from any thread."""
 
-    def __init__(self, settings: ConnectionSettings) -> None:
-        super().__init__("tracker-client", settings, self._died_alone)
-        self.reply_queue = f"reply_{uuid4().hex}"
-        self._waiting: deque[Sent] = deque()
-        self._published: dict[int, Sent] = {}  # by delivery tag, until the broker has it
-        self._called: dict[str, Sent] = {}  # by msg_id, until it is answered
-        self._deadlines: list[tuple[float, int, Sent]] = []
+    def __init__(self, settings: ConnectionSettings, *, monotonic: Callable[[], float] = threads.monotonic) -> None:
+        super().__init__("tracker-client", settings, self._end_all)
+        self._monotonic = monotonic
+        self.reply_queue = f"reply_{threads.new_uuid().hex}"
+        self._waiting: deque[OutgoingRequest] = deque()
+        self._confirms: Confirms[OutgoingRequest] = Confirms(
+            confirmed=self._on_confirmed, refused=self._on_refused, returned=self._on_returned
+        )
+        self._called: dict[str, OutgoingRequest] = {}  # by msg_id, until the reply
+        self._deadlines: list[tuple[float, int, OutgoingRequest]] = []
         self._numbers = itertools.count()
         self._channel: Any = None
-        self._next_tag = 1
 
-    def send(self, *requests: Sent) -> None:
-        """In this order."""
-        now = time.monotonic()
+    def send(self, *requests: OutgoingRequest) -> None:
+        """Send these requests in this order. Returns immediately."""
+        now = self._monotonic()
         for request in requests:
             request.deadline = now + request.timeout_seconds
         self._waiting.extend(requests)
@@ -69,36 +75,32 @@ class Requester(Link):
 
     def stop(self, timeout_seconds: float) -> None:
         super().stop(timeout_seconds)
-        self._end([*self._called.values(), *self._published.values(), *self._waiting], Gone.LATE)
+        self._end_all(None)
         self._waiting.clear()
 
-    def _died_alone(self, error: BaseException) -> None:
-        self._end([*self._called.values(), *self._published.values(), *self._waiting], Gone.LATE)
+    def _end_all(self, _error: BaseException | None) -> None:
+        """The thread has ended: no request gets a reply any more."""
+        self._end([*self._called.values(), *self._confirms.pending.values(), *self._waiting], NoReply.LATE)
 
     def opened(self, connection: Any) -> None:
         topology.declare_exchange(connection, self._settings.exchange, "topic", durable=self._settings.durable)
         self._channel = channel = connection.channel()
-        channel.auto_decode = False
         channel.queue_declare(
             self.reply_queue,
             durable=True,
             auto_delete=False,
             arguments={"x-expires": _REPLY_QUEUE_MILLISECONDS},
         )
+        self._confirms.watch(channel)
         channel.basic_consume(self.reply_queue, no_ack=True, callback=self._replied)
-        channel.confirm_select()
-        channel.events["basic_ack"].add(self._accepted)
-        channel.events["basic_nack"].add(self._refused)
-        channel.events["basic_return"].add(self._returned)
-        self._next_tag = 1
         self.wake()
 
     def work(self) -> None:
-        now = time.monotonic()
+        now = self._monotonic()
         while self._waiting:
             request = self._waiting.popleft()
             if request.deadline <= now:
-                self._end([request], Gone.LATE)
+                self._end([request], NoReply.LATE)
                 continue
             if request.msg_id is not None and request.msg_id not in self._called:
                 self._called[request.msg_id] = request
@@ -107,14 +109,13 @@ class Requester(Link):
         while self._deadlines and self._deadlines[0][0] <= now:
             request = heapq.heappop(self._deadlines)[2]
             if request.msg_id in self._called:
-                self._end([request], Gone.LATE)
+                self._end([request], NoReply.LATE)
 
-    def _publish(self, request: Sent, now: float) -> None:
+    def _publish(self, request: OutgoingRequest, now: float) -> None:
         properties: dict[str, Any] = {"content_type": MSGPACK, "content_encoding": "binary", "delivery_mode": 2}
         if request.msg_id is not None:
             properties["expiration"] = str(max(1, round((request.deadline - now) * 1000)))
-        self._published[self._next_tag] = request
-        self._next_tag += 1
+        self._confirms.add(request)
         self._channel.basic_publish(
             amqp.Message(request.body, **properties),
             exchange=self._settings.exchange,
@@ -125,54 +126,52 @@ class Requester(Link):
     def due_in(self) -> float:
         if not self._deadlines:
             return super().due_in()
-        return min(super().due_in(), max(0.0, self._deadlines[0][0] - time.monotonic()))
+        return min(super().due_in(), max(0.0, self._deadlines[0][0] - self._monotonic()))
 
     def idle(self) -> bool:
         return True
 
     def lost(self) -> None:
-        """Whatever is not answered goes again: a request that is done already is only answered again."""
+        """Requests without an answer are sent again: one that was done already is only answered again."""
         self._channel = None
-        casts = [request for request in self._published.values() if request.msg_id is None]
+        casts = [request for request in self._confirms.forget() if request.msg_id is None and not request.ended]
         self._waiting.extendleft(reversed([*self._called.values(), *casts]))
-        self._published.clear()
 
-    # --- what the broker says ----------------------------------------------------------------------------------------
+    # --- what the broker answers -------------------------------------------------------------------------------------
 
     def _replied(self, message: Any) -> None:
         content_type = message.properties.get("content_type")
         try:
-            reply = decode_message(bytes(message.body), MSGPACK if content_type == MSGPACK else "application/json")
+            reply = decode_message(bytes(message.body), MSGPACK if content_type == MSGPACK else JSON)
         except Malformed as error:
-            LOG.warning("a reply that is none: %s", error)
+            LOG.warning("a message in the reply queue is no reply: %s", error)
             return
         request = self._called.get(reply.get("_msg_id", "")) if reply.get("ending") else None
         if request is not None:
             assert request.msg_id is not None
             del self._called[request.msg_id]
+            request.ended = True
             request.done(reply)
 
-    def _accepted(self, tag: int, multiple: bool) -> None:
-        tags = list(itertools.takewhile(lambda t: t <= tag, self._published)) if multiple else [tag]
-        for accepted in tags:
-            request = self._published.pop(accepted)
-            if request.msg_id is None:
-                request.done(Gone.ACCEPTED)
+    def _on_confirmed(self, requests: list[OutgoingRequest]) -> None:
+        for request in requests:
+            if request.msg_id is None and not request.ended:
+                request.done(NoReply.ACCEPTED)
 
-    def _refused(self, _tag: int, _multiple: bool) -> None:
-        # All that is not answered is sent again, on a new connection.
+    def _on_refused(self, _requests: list[OutgoingRequest]) -> None:
+        # Every request without an answer is sent again, on a new connection.
         raise amqp.exceptions.RecoverableConnectionError("the broker refused a request")
 
-    def _returned(self, _error: Any, _exchange: str, _routing_key: str, returned: Any) -> None:
-        body = bytes(returned.body)
-        for tag, request in self._published.items():
-            if request.body == body:
-                self._published[tag] = Sent("", b"", 0, lambda answer: None)  # its confirm is still to come
-                self._end([request], Gone.UNROUTABLE)
+    def _on_returned(self, _exchange: str, _routing_key: str, body: bytes) -> None:
+        for request in self._confirms.pending.values():
+            if request.body == body and not request.ended:
+                self._end([request], NoReply.UNROUTABLE)  # its confirm is still to come
                 return
 
-    def _end(self, requests: list[Sent], why: Gone) -> None:
+    def _end(self, requests: list[OutgoingRequest], why: NoReply) -> None:
         for request in dict.fromkeys(requests):
             if request.msg_id is not None:
                 self._called.pop(request.msg_id, None)
-            request.done(why)
+            if not request.ended:
+                request.ended = True
+                request.done(why)

@@ -10,7 +10,7 @@ import msgspec
 from msgspec.structs import replace
 
 from tracker_worker.domain.resources import CLASSES, SIZES, Resources, shared
-from tracker_worker.domain.states import VM_STATES, releases
+from tracker_worker.domain.states import RELEASING, VM_STATES
 from tracker_worker.domain.values import (
     read_amount,
     read_date,
@@ -53,8 +53,9 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def releases(self) -> bool:
-        """Whether its states mean that it holds nothing any more."""
-        return releases(self.vm_state, self.task_state)
+        """Whether the instance's states mean that it holds nothing any more (the table is ``states.RELEASING``)."""
+        keeps = None if self.vm_state is None else RELEASING.get(self.vm_state)
+        return keeps is not None and self.task_state not in keeps
 
     def changed(self, changes: Mapping[str, Any]) -> Instance:
         """This instance with ``changes`` (as ``read_changes`` returns them); itself if they change nothing."""
@@ -118,3 +119,14 @@ def read_node(fields: Any) -> str | None:
     """The node that ``fields`` of an instance name; None where they name none."""
     node = fields.get("node")
     return None if node is None else read_name("instance.node", node)
+
+
+def owner_of(project_id: str | None, user_id: str | None, context: Mapping[str, Any]) -> dict[str, str | None]:
+    """What the instance says itself, else what the context of the request says (oslo.context 6.5 puts the user's id under
+    'user'). Raises InvalidInput: the context says something that is no text."""
+    project = project_id or context.get("project_id") or context.get("tenant") or context.get("project")
+    user = user_id or context.get("user_id") or context.get("user")
+    return {
+        "project_id": read_optional_text("context.project_id", project),
+        "user_id": read_optional_text("context.user_id", user),
+    }

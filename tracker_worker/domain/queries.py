@@ -1,14 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The methods that only read."""
+"""What may be asked of a host's ledgers without changing them, and the answers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from tracker_worker.domain import views
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
-from tracker_worker.service.requests.methods import GetNode, GetUsage, ListClaims, ListNodes, Query
+
+
+class GetNode(msgspec.Struct, frozen=True, kw_only=True):
+    """One node; ``node`` None stands for the host's only node."""
+
+    node: str | None
+
+
+class ListNodes(msgspec.Struct, frozen=True, kw_only=True):
+    """All nodes of the hosts that are asked."""
+
+
+class ListClaims(msgspec.Struct, frozen=True, kw_only=True):
+    """The claims that are begun; ``node`` None stands for all nodes of the host."""
+
+    node: str | None
+
+
+class GetUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """What projects are charged on the hosts that are asked; ``project_id`` None stands for every project."""
+
+    project_id: str | None
+
+
+Query = GetNode | ListNodes | ListClaims | GetUsage
 
 
 def read(hosts: Sequence[HostLedger], query: Query) -> Any:
@@ -25,5 +51,5 @@ def read(hosts: Sequence[HostLedger], query: Query) -> Any:
 
 
 def nodes(host: HostLedger, name: str | None) -> list[NodeLedger]:
-    """The node of that name, or all. Raises NodeNotFound."""
+    """The node of that name, or all nodes of the host. Raises NodeNotFound."""
     return list(host) if name is None else [host.node(name)]

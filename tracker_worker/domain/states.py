@@ -67,14 +67,3 @@ RELEASING: dict[str, frozenset[str]] = {
 
 IO_VM_STATES = frozenset({"building"})
 IO_TASK_STATES = frozenset({"resize_migrating", "rebuilding", "resize_prep", "image_snapshot", "image_backup"})
-
-
-def releases(vm_state: str | None, task_state: str | None) -> bool:
-    """Whether an instance in these states holds nothing any more."""
-    keeps = RELEASING.get(vm_state) if vm_state is not None else None
-    return keeps is not None and task_state not in keeps
-
-
-def io_load(vm_state: str | None, task_state: str | None) -> int:
-    """How many I/O heavy operations the states stand for: 0, 1 or 2."""
-    return (vm_state in IO_VM_STATES) + (task_state in IO_TASK_STATES)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import Counter
 
 from tracker_worker.domain.instance import Instance
-from tracker_worker.domain.states import io_load
+from tracker_worker.domain.states import IO_TASK_STATES, IO_VM_STATES
 
 _ALWAYS = {"num_instances": 0, "num_vcpus_used": 0, "io_workload": 0}
 _IDLE = "num_task_None"
@@ -35,7 +35,7 @@ class Stats:
         for key, amount in (
             ("num_instances", 1),
             ("num_vcpus_used", instance.vcpus),
-            ("io_workload", io_load(instance.vm_state, instance.task_state)),
+            ("io_workload", (instance.vm_state in IO_VM_STATES) + (instance.task_state in IO_TASK_STATES)),
             (f"num_vm_{instance.vm_state}", 1),
             (f"{_TASK}{instance.task_state}", 1),
             (f"num_os_type_{instance.os_type}", 1),

@@ -6,62 +6,36 @@ The names and the behaviour are those of the compute resource tracker of 2012, w
 
 from __future__ import annotations
 
-import copy
 import logging
-import time
 from collections.abc import Callable, Mapping, MutableMapping
-from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any, Literal
-from uuid import uuid4
+from typing import Any
 
-from msgspec.structs import replace
 from oslo_config import cfg
 
+from tracker_worker import threads
 from tracker_worker.conf import tracker as options
+from tracker_worker.conf.policy import read_policy
 from tracker_worker.domain import commands, views
-from tracker_worker.domain.allocation import Allocation
 from tracker_worker.domain.fit import read_limits
-from tracker_worker.domain.instance import Instance, read_changes, read_instance
+from tracker_worker.domain.instance import Instance, owner_of, read_changes, read_instance
 from tracker_worker.domain.inventory import read_inventory
 from tracker_worker.domain.ledger import NodeLedger
-from tracker_worker.domain.owner import owner_of
-from tracker_worker.domain.policy import Policy, read_policy
+from tracker_worker.domain.policy import Policy
 from tracker_worker.domain.stats import Stats
 from tracker_worker.domain.times import SECOND
 from tracker_worker.domain.values import read_amount, read_timeout
-from tracker_worker.errors import ComputeResourcesUnavailable, InvalidInput, NodeNotFound, TrackerError
+from tracker_worker.errors import ComputeResourcesUnavailable, InvalidInput, NodeNotFound
 from tracker_worker.inventory.base import InventoryDriver
+from tracker_worker.library.claim import Claim, ResourceClaim, copied
+from tracker_worker.library.decisions import Decisions
 from tracker_worker.library.fairlock import FairLock
 from tracker_worker.store.base import Store
 from tracker_worker.store.memory import MemoryStore
-from tracker_worker.unit_of_work import Keeper
 
 LOG = logging.getLogger(__name__)
 
 Context = Any
 """A request context: a mapping with project_id and user_id, an object with ``to_dict()``, or None."""
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """A snapshot of an instance and of what it was charged. ``expire_ts`` in seconds since the epoch; sizes in MB and
-    GB."""
-
-    claim_id: str
-    memory_mb: int
-    disk_gb: int
-    vcpus: int
-    expire_ts: float
-    instance: Instance = field(repr=False, compare=False)
-    clock: Callable[[], float] = field(default=time.time, repr=False, compare=False)
-
-    def is_expired(self) -> bool:
-        """Strictly after its time."""
-        return self.clock() > self.expire_ts
-
-    def __str__(self) -> str:
-        return f"[Claim {self.claim_id}: {self.memory_mb} MB memory, {self.disk_gb} GB disk, {self.vcpus} VCPUs]"
 
 
 class ResourceTracker:
@@ -90,7 +64,7 @@ class ResourceTracker:
         self.host = host
         self.driver = driver
         self._node = node
-        self._clock = clock or time.time
+        self._clock = clock or threads.wall_clock
         self._conf = _defaults() if conf is None else conf
         self._conf.register_opts(options.OPTIONS, group=options.GROUP)
         self._lock = FairLock()
@@ -100,7 +74,7 @@ class ResourceTracker:
         self._ignored_updates = 0
         kept = MemoryStore() if store is None else store
         kept.register_host(host, topic=self._conf.tracker.topic, version="library", now=self._now())
-        self._keeper = Keeper(kept, host, now=self._now, notify=store is not None)
+        self._decisions = Decisions(kept, host, now=self._now, notify=store is not None)
 
     # --- what is known -----------------------------------------------------------------------------------------------
 
@@ -122,14 +96,18 @@ class ResourceTracker:
         """The claims that are begun and not ended, by instance uuid."""
         with self._lock:
             ledger = self._ledger_locked()
-            return {} if ledger is None else {uuid: self._claim(ledger.allocations[uuid]) for uuid in ledger.begun}
+            return (
+                {}
+                if ledger is None
+                else {uuid: Claim.of(ledger.allocations[uuid], self._clock) for uuid in ledger.begun}
+            )
 
     @property
     def tracked_instances(self) -> dict[str, Instance]:
         """The instances that are charged to the node, by uuid."""
         with self._lock:
             ledger = self._ledger_locked()
-            return {} if ledger is None else {uuid: _copied(held.instance) for uuid, held in ledger.allocations.items()}
+            return {} if ledger is None else {uuid: copied(held.instance) for uuid, held in ledger.allocations.items()}
 
     @property
     def stats(self) -> Stats:
@@ -190,7 +168,7 @@ class ResourceTracker:
                     node=ledger.name,
                     capacity_limits=policy.capacity_limits,
                 )
-                [decision] = self._keeper.decide(command)
+                [decision] = self._decisions.commit(command)
                 if isinstance(decision.error, ComputeResourcesUnavailable):
                     LOG.info("claim of %s refused on %s: %s", wanted.uuid, ledger.name, decision.error)
                     return None, decision.error
@@ -200,7 +178,7 @@ class ResourceTracker:
                 if decision.reply is not None:
                     assert decision.node is not None
                     self._place(instance)
-                    return self._claim(decision.node.allocations[wanted.uuid]), None
+                    return Claim.of(decision.node.allocations[wanted.uuid], self._clock), None
             self._place(instance)
             return None, None
 
@@ -229,7 +207,7 @@ class ResourceTracker:
             if claim_id is None or ledger is None:
                 return False
             # A claim of another node of the host is unknown here: it is that node's tracker's.
-            ended = claim_id in ledger.begun and self._keeper.decide(command(claim_id=claim_id))[0].reply is not None
+            ended = claim_id in ledger.begun and self._decisions.commit(command(claim_id=claim_id))[0].reply is not None
         if not ended:
             LOG.info("claim %s is unknown: finished, aborted or expired", claim_id)
         return ended
@@ -249,7 +227,7 @@ class ResourceTracker:
             sizes = {"memory_mb": memory_mb, "root_gb": disk_gb, "vcpus": vcpus}
             for name, value in (("memory_mb", memory_mb), ("disk_gb", disk_gb), ("vcpus", vcpus)):
                 read_amount(name, value)
-            instance = {"uuid": str(uuid4()), "ephemeral_gb": 0, **sizes}
+            instance = {"uuid": str(threads.new_uuid()), "ephemeral_gb": 0, **sizes}
         claim, refusal = self._begin(context, instance, limits)
         return ResourceClaim(self, context, instance, claim, refusal)
 
@@ -262,7 +240,7 @@ class ResourceTracker:
             ledger = self._ledger_locked()
             if ledger is not None:
                 command = commands.UpdateUsage(uuid=changes["uuid"], changes=changes, node=ledger.name)
-                [decision] = self._keeper.decide(command)
+                [decision] = self._decisions.commit(command)
                 if decision.error is not None:
                     raise decision.error
                 self._ignored_updates += not decision.reply["tracked"]
@@ -278,14 +256,14 @@ class ResourceTracker:
             node = self._listed_node()
             inventory = read_inventory(self.driver.get_available_resource(node), policy.reserved)
             with self._lock:
-                if self._keeper.host() is None:
+                if self._decisions.host() is None:
                     LOG.warning("host %s has no service record: its tracker stays disabled", self.host)
                     return
-                if self._keeper.ledger(node) is None:
+                if self._decisions.ledger(node) is None:
                     if inventory is None:
                         return
-                    self._keeper.create_node(node)
-                for decision in self._keeper.decide(
+                    self._decisions.create_node(node)
+                for decision in self._decisions.commit(
                     commands.ExpireClaims(node=node, release=policy.release_expired),
                     commands.ReportInventory(node=node, inventory=inventory),
                 ):
@@ -310,20 +288,8 @@ class ResourceTracker:
         """The node's ledger; None while disabled."""
         if not self._audited or self._node is None:
             return None
-        ledger = self._keeper.ledger(self._node)
+        ledger = self._decisions.ledger(self._node)
         return None if ledger is None or ledger.disabled else ledger
-
-    def _claim(self, held: Allocation) -> Claim:
-        sizes = held.resources.to_dict()
-        return Claim(
-            claim_id=held.uuid,
-            memory_mb=sizes["MEMORY_MB"],
-            disk_gb=sizes["DISK_GB"],
-            vcpus=sizes["VCPU"],
-            expire_ts=held.expires_at / SECOND,
-            instance=_copied(held.instance),
-            clock=self._clock,
-        )
 
     def _now(self) -> int:
         return round(self._clock() * SECOND)
@@ -332,55 +298,10 @@ class ResourceTracker:
         return read_policy(self._conf)
 
 
-class ResourceClaim:
-    """A claim that has been begun: finished when the block is left, aborted when an exception leaves it.
-
-    Entering gives the Claim (None where the tracker was disabled), and raises ComputeResourcesUnavailable, with every
-    shortfall, if the claim was refused when it was begun.
-    """
-
-    def __init__(
-        self,
-        tracker: ResourceTracker,
-        context: Context,
-        instance: MutableMapping[str, Any],
-        claim: Claim | None,
-        refusal: ComputeResourcesUnavailable | None,
-    ) -> None:
-        self._tracker = tracker
-        self._context = context
-        self._instance = instance
-        self._refusal = refusal
-        self.claim = claim
-
-    def __enter__(self) -> Claim | None:
-        if self._refusal is not None:
-            raise self._refusal
-        return self.claim
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> Literal[False]:
-        if kind is None:
-            self._tracker.finish_resource_claim(self.claim)
-            return False
-        try:
-            self._tracker.abort_resource_claim(self._context, self.claim, self._instance)
-        except TrackerError as failure:
-            # Not in the way of the exception that is the reason.
-            LOG.warning("claim %s is not aborted, it will expire: %s", self.claim, failure)
-        return False
-
-
 def _defaults() -> cfg.ConfigOpts:
     conf = cfg.ConfigOpts()
     conf([], project="tracker-worker", default_config_files=[], default_config_dirs=[], use_env=False)
     return conf
-
-
-def _copied(instance: Instance) -> Instance:
-    """Shares nothing with ``instance`` that could be changed."""
-    return replace(instance, image_meta=copy.deepcopy(instance.image_meta), metadata=copy.deepcopy(instance.metadata))
 
 
 def _facts(context: Context) -> Mapping[str, Any]:

@@ -18,11 +18,8 @@ from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.domain.resources import Resources
 from tracker_worker.domain.times import iso
 from tracker_worker.domain.views import node_view
+from tracker_worker.notifications.notification import INFO, WARN, Notification, message_id
 from tracker_worker.notifications.schema import validate
-from tracker_worker.store.base import Notification, message_id
-
-INFO = "INFO"
-WARN = "WARN"
 
 _TEXTS = ("display_name", "instance_type", "instance_flavor_id", "availability_zone")
 _SAME = ("memory_mb", "root_gb", "ephemeral_gb", "vcpus", "created_at", "launched_at", "deleted_at", "terminated_at")

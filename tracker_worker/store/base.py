@@ -8,17 +8,14 @@ raises
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from uuid import UUID
 
 import msgspec
 
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
-
-_NAMESPACE = UUID("5c0d1b0e-6f0c-5b52-9f9b-3d6f0f3c7f11").bytes
+from tracker_worker.notifications.notification import Notification
 
 
 class Conflict(Exception):
@@ -27,30 +24,6 @@ class Conflict(Exception):
 
 class Unstorable(Exception):
     """Something in this commit cannot be kept, now or later: nothing happened, and it would fail again."""
-
-
-class Notification(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One row of the outbox. ``payload`` is JSON, validated; ``occurred_at`` in microseconds. ``message_id`` is the same for
-    every time that the notification is sent, and for no other one."""
-
-    node_id: int
-    host: str
-    node: str
-    sequence: int
-    event_type: str
-    priority: str
-    payload: bytes
-    occurred_at: int
-    message_id: str
-
-
-def message_id(host: str, node: str, sequence: int) -> str:
-    """The message_id of a node's notification of that number: the text of ``uuid.uuid5``, made without its objects, which cost
-    more than the hash. Version 5, the variant's two bits 10: RFC 9562, sections 4 and 5.5."""
-    name = f"{host}\0{node}\0{sequence}".encode()
-    digest = hashlib.sha1(_NAMESPACE + name, usedforsecurity=False).hexdigest()
-    variant = "89ab"[int(digest[16], 16) & 3]
-    return f"{digest[:8]}-{digest[8:12]}-5{digest[13:16]}-{variant}{digest[17:20]}-{digest[20:32]}"
 
 
 class Answered(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -1,32 +1,48 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ledgers in memory: read from the store when they are wanted, thrown away when they may be wrong."""
+"""The ledgers in memory: read from the store when they are needed, forgotten when they may be wrong, never patched."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from tracker_worker.domain.ledger import HostLedger
+from tracker_worker.domain.ledger import HostLedger, NodeLedger
 from tracker_worker.store.base import Conflict, Store
 
 
 class Ledgers:
-    """Belongs to the engine's thread. Everything raises StoreUnavailable."""
+    """Belongs to one thread at a time. Every method raises StoreUnavailable."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._hosts: dict[str, HostLedger] = {}
 
-    def get(self, name: str) -> HostLedger:
-        """A registered host's ledgers, as last read and as events have left them since."""
+    def find(self, name: str) -> HostLedger | None:
+        """A host's ledgers as they were read last and as events have left them since; None: the host has no service record."""
         host = self._hosts.get(name)
         if host is None:
             host = self._store.load_host(name)
-            assert host is not None, f"host {name} has no service record"
-            self._hosts[name] = host
+            if host is not None:
+                self._hosts[name] = host
         return host
 
+    def get(self, name: str) -> HostLedger:
+        """The same for a host that is registered."""
+        host = self._hosts.get(name) or self.find(name)
+        assert host is not None, f"host {name} has no service record"
+        return host
+
+    def current(self, name: str, node: str) -> NodeLedger | None:
+        """A node's ledger at the store's generation; None: there is no such node."""
+        host = self._hosts.get(name)
+        if host is not None:
+            held = host.nodes.get(node)
+            if held is None or self._store.generations([host.id]).get(held.id) != held.stored_generation:
+                self.forget([name])
+        host = self.find(name)
+        return None if host is None else host.nodes.get(node)
+
     def forget(self, names: Iterable[str]) -> None:
-        """They are read again when they are wanted."""
+        """Read these hosts again when they are needed next."""
         for name in names:
             self._hosts.pop(name, None)
 
@@ -34,12 +50,15 @@ class Ledgers:
         """Forget those of these hosts that are not at the store's generations."""
         loaded, stored = self._compared(names)
         held = {host.name: _generations(host) for host in loaded}
-        new_nodes = sum(map(len, held.values())) < len(stored)  # of which host is not said
+        new_nodes = sum(map(len, held.values())) < len(stored)  # the store does not say of which host
         self.forget([name for name, known in held.items() if new_nodes or not known.items() <= stored.items()])
 
-    def check(self, names: Iterable[str]) -> None:
-        """Raises Conflict unless these hosts' ledgers are at the store's generations. A worker that has just become the
-        active one holds what it read long ago, and even an answer that changes nothing must not come from that."""
+    def verify(self, names: Iterable[str]) -> None:
+        """Raises Conflict unless these hosts' ledgers are at the store's generations.
+
+        A worker that has just become the active one holds ledgers that it read long ago. Even an answer that changes nothing
+        must not rest on those.
+        """
         loaded, stored = self._compared(names)
         if stored != {id: generation for host in loaded for id, generation in _generations(host).items()}:
             raise Conflict("a ledger in memory is old")
@@ -50,7 +69,7 @@ class Ledgers:
         return loaded, self._store.generations([host.id for host in loaded]) if loaded else {}
 
     def create_nodes(self, name: str, nodes: Sequence[str]) -> None:
-        """Give a row to each of ``nodes`` that is new."""
+        """Make a row for each of ``nodes`` that is new."""
         host = self.get(name)
         new = [node for node in nodes if node not in host.nodes]
         for node in new:

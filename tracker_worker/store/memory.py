@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from tracker_worker.domain.allocation import Allocation
 from tracker_worker.domain.inventory import Inventory
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
-from tracker_worker.store.base import Answered, Backlog, Commit, Conflict, Notification, Store
+from tracker_worker.notifications.notification import Notification
+from tracker_worker.store.base import Answered, Backlog, Commit, Conflict, Store
 
 
 @dataclass(slots=True)

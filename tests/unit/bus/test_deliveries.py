@@ -27,7 +27,8 @@ from tracker_worker.bus.amqp import consumer as consumer_module
 from tracker_worker.bus.amqp import frames
 from tracker_worker.bus.amqp.consumer import Consumer
 from tracker_worker.bus.amqp.frames import Delivered, read_delivery
-from tracker_worker.bus.amqp.stream import UNREADABLE, Stream
+from tracker_worker.bus.amqp.internals import UNREADABLE, tolerate_unreadable_properties
+from tracker_worker.bus.amqp.stream import Stream
 from tracker_worker.bus.base import Delivery
 
 # The same cases each time; the first one pays for the tables of Unicode.
@@ -96,6 +97,7 @@ class Library:
         self.connection.transport = transport = TCPTransport("broker:5672")
         transport._read_buffer, transport._quick_recv = b"", read
         self.connection.on_inbound_frame = frame_handler(self.connection, self.connection.on_inbound_method)
+        tolerate_unreadable_properties(self.connection)
         self.channel = amqp.Channel(self.connection, CHANNEL, auto_decode=False)
 
 
@@ -272,7 +274,7 @@ def test_one_header_that_cannot_be_read_makes_it_unreadable_too(value: bytes) ->
 
 def test_only_properties_of_a_usual_size_are_kept_for_the_next() -> None:
     frames._usual_properties.cache_clear()
-    usual, large = deliver(b"", PLAIN), deliver(b"", {"application_headers": {"x": "y" * frames._MOST_KEPT}})
+    usual, large = deliver(b"", PLAIN), deliver(b"", {"application_headers": {"x": "y" * frames._MOST_KEPT_BYTES}})
     for _ in range(3):
         assert read_delivery(large, 0, CHANNEL) == by_library(large)
     assert frames._usual_properties.cache_info().currsize == 0

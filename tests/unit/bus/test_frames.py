@@ -12,7 +12,8 @@ from amqp import spec
 from amqp.method_framing import frame_writer
 from amqp.serialization import dumps
 
-from tracker_worker.bus.amqp.frames import encode_properties, publish
+from tracker_worker.bus.amqp.frames import publish
+from tracker_worker.bus.amqp.internals import encode_properties
 
 FRAME_MAX = 4096
 HEADERS = {"x-text": "Žofie", "x-number": 2**40, "x-table": {"a": [1, None, True]}}

@@ -19,7 +19,7 @@ import pytest
 
 import tests.support.messaging  # noqa: F401 before oslo.messaging
 from tracker_worker.bus.amqp import connection as module
-from tracker_worker.bus.amqp.connection import Link
+from tracker_worker.bus.amqp.connection import BrokerConnection
 from tracker_worker.bus.settings import ConnectionSettings
 
 _SECONDS = 10
@@ -35,6 +35,7 @@ class _Connection:
         self._peer.send(b"\0")
         self.transport = SimpleNamespace(sock=self.sock)
         self.client_properties: dict[str, Any] = {}
+        self.on_inbound_frame = lambda frame: None
         self._said = said
         self._error = error
 
@@ -54,7 +55,7 @@ class _Connection:
         self._peer.close()
 
 
-class _Link(Link):
+class _Link(BrokerConnection):
     def __init__(self, settings: ConnectionSettings, said: list[str], died: Callable[[BaseException], None]) -> None:
         super().__init__("link", settings, died)
         self._said = said
@@ -115,6 +116,7 @@ class _Peer:
         self.accept = threading.Event()
         self.connected = True
         self.client_properties: dict[str, Any] = {}
+        self.on_inbound_frame = lambda frame: None
         self.transport = SimpleNamespace(sock=self.sock, establish_connection=self._establish)
 
     def connection(self, _url: str) -> Any:
@@ -146,7 +148,7 @@ class _Peer:
         return bytes(heard)
 
 
-class _Writing(Link):
+class _Writing(BrokerConnection):
     """Writes what is in ``waiting``, each in two pieces, and remembers who did. ``hold`` keeps it at work."""
 
     def __init__(self, peer: _Peer) -> None:
@@ -159,7 +161,7 @@ class _Writing(Link):
         self.hold.set()
         self.heard: list[tuple[bytes, float]] = []
         self.hearing = threading.Event()
-        self.deaf_until = 0.0
+        self.paused_until = 0.0
         self.errors: list[BaseException] = []
 
     def _die(self, error: BaseException) -> None:
@@ -186,8 +188,8 @@ class _Writing(Link):
         self.hearing.set()
         return len(data)
 
-    def deaf_for(self) -> float:
-        return self.deaf_until - time.monotonic()
+    def read_pause(self) -> float:
+        return self.paused_until - time.monotonic()
 
     def idle(self) -> bool:
         return True
@@ -197,15 +199,15 @@ class _Writing(Link):
 
     def send(self, data: bytes) -> None:
         self.waiting.append(data)
-        self.hasten()
+        self.flush_soon()
 
     def rest(self) -> None:
         """Return when it sleeps; nothing wakes it but what the test does."""
-        assert self._turn.acquire(timeout=_SECONDS)
-        self._turn.release()
+        assert self._turn._lock.acquire(timeout=_SECONDS)
+        self._turn._lock.release()
 
 
-class TestHasten:
+class TestFlushSoon:
     @pytest.fixture
     def link(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Writing]:
         monkeypatch.setattr(module, "_HEARTBEAT_CHECK_SECONDS", 3600)
@@ -226,11 +228,11 @@ class TestHasten:
         link.rest()
         return link
 
-    @pytest.mark.parametrize("deaf_seconds", [0, 3600])
+    @pytest.mark.parametrize("pause_seconds", [0, 3600])
     def test_who_calls_writes_while_the_link_sleeps_and_wakes_nobody(
-        self, link: _Writing, monkeypatch: pytest.MonkeyPatch, deaf_seconds: float
+        self, link: _Writing, monkeypatch: pytest.MonkeyPatch, pause_seconds: float
     ) -> None:
-        link.deaf_until = time.monotonic() + deaf_seconds
+        link.paused_until = time.monotonic() + pause_seconds
         link.peer.accept.set()
         link.start()
         link.rest()
@@ -335,37 +337,37 @@ class TestHasten:
         assert [data for data, _ in resting.heard] == [b"a delivery"]
 
     def test_a_deaf_link_that_is_hastened_hears_as_soon_as_it_need_not_be(self, link: _Writing) -> None:
-        link.deaf_until = time.monotonic() + 3600
+        link.paused_until = time.monotonic() + 3600
         link.peer.accept.set()
         link.start()
         link.peer.end.sendall(b"news")
         link.rest()
         link.send(b"some")
         assert not link.working.is_set()
-        link.deaf_until = 0.0
+        link.paused_until = 0.0
         link.send(b"more")
         assert link.hearing.wait(_SECONDS)
         assert link.peer.hear(8) == b"somemore"
         assert link.writers == [threading.get_ident()] * 2
 
     def test_a_deaf_link_reads_when_its_time_is_over_and_not_before(self, link: _Writing) -> None:
-        link.deaf_until = time.monotonic() + 0.3
+        link.paused_until = time.monotonic() + 0.3
         link.peer.end.sendall(b"news")
         link.peer.accept.set()
         link.start()
         assert link.hearing.wait(_SECONDS)
         ((data, at),) = link.heard
         assert data == b"news"
-        assert at >= link.deaf_until
+        assert at >= link.paused_until
 
     def test_a_link_that_is_deaf_no_more_reads_when_it_is_woken(self, link: _Writing) -> None:
-        link.deaf_until = time.monotonic() + 3600
+        link.paused_until = time.monotonic() + 3600
         link.peer.accept.set()
         link.start()
         link.peer.end.sendall(b"news")
         link.rest()
         assert not link.hearing.is_set()
-        link.deaf_until = 0.0
+        link.paused_until = 0.0
         link.wake()
         assert link.hearing.wait(_SECONDS)
         assert [data for data, _ in link.heard] == [b"news"]

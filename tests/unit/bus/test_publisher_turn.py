@@ -24,64 +24,64 @@ class TestConfirmsAreReadAMomentLate:
     """While few messages wait for theirs."""
 
     def test_the_first_one_is_not(self, case: Case) -> None:
-        assert case.publisher.deaf_for() <= 0
+        assert case.publisher.read_pause() <= 0
         case.submit(b"1")
-        assert case.publisher.deaf_for() <= 0
+        assert case.publisher.read_pause() <= 0
 
     @pytest.mark.parametrize("answer", [Case.ack, Case.nack])
     def test_after_any_answer_the_next_may_be(self, case: Case, answer: Callable[[Case, int], None]) -> None:
         case.submit(b"1", b"2")
         answer(case, 1)
-        assert case.publisher.deaf_for() == pytest.approx(DEAF)
+        assert case.publisher.read_pause() == pytest.approx(DEAF)
 
     def test_it_may_be_when_none_is_left_to_wait_for(self, case: Case) -> None:
         case.submit(b"1", b"2")
         case.ack(2, multiple=True)
-        assert case.publisher.deaf_for() == pytest.approx(DEAF)
+        assert case.publisher.read_pause() == pytest.approx(DEAF)
 
     def test_and_not_for_long(self, case: Case) -> None:
         case.submit(b"1", b"2")
         case.ack(1)
         case.now += DEAF * 0.75
-        assert case.publisher.deaf_for() == pytest.approx(DEAF * 0.25)
+        assert case.publisher.read_pause() == pytest.approx(DEAF * 0.25)
         case.now += DEAF * 0.25
-        assert case.publisher.deaf_for() == pytest.approx(0.0)
+        assert case.publisher.read_pause() == pytest.approx(0.0)
         case.now += DEAF
-        assert case.publisher.deaf_for() <= 0
+        assert case.publisher.read_pause() <= 0
         case.ack(2)
-        assert case.publisher.deaf_for() == pytest.approx(DEAF)
+        assert case.publisher.read_pause() == pytest.approx(DEAF)
 
     def test_it_is_not_when_more_than_a_few_wait(self, case: Case) -> None:
         case.submit(*(b"%d" % number for number in range(FEW + 1)))
         case.ack(1)
-        assert case.publisher.deaf_for() == 0.0
+        assert case.publisher.read_pause() == 0.0
         case.ack(2)
-        assert case.publisher.deaf_for() == pytest.approx(DEAF)
+        assert case.publisher.read_pause() == pytest.approx(DEAF)
         case.submit(b"one more")
-        assert case.publisher.deaf_for() == 0.0
+        assert case.publisher.read_pause() == 0.0
 
     def test_it_is_not_while_one_waits_that_is_prompt(self, case: Case) -> None:
         case.submit(b"1", b"2")
         case.ack(1)
-        prompt = case.message(b"3")
-        prompt.prompt = True
-        case.publisher.submit(prompt)
+        urgent = case.message(b"3")
+        urgent.urgent = True
+        case.publisher.submit(urgent)
         case.publisher.work()
-        assert case.publisher.deaf_for() == 0.0
+        assert case.publisher.read_pause() == 0.0
         # Nor on another connection, where it goes again.
         case.publisher.lost()
         case.connect()
-        assert case.publisher.deaf_for() == pytest.approx(DEAF)
+        assert case.publisher.read_pause() == pytest.approx(DEAF)
         case.publisher.work()
-        assert case.publisher.deaf_for() == 0.0
+        assert case.publisher.read_pause() == 0.0
         case.ack(2, multiple=True)
-        assert case.publisher.deaf_for() == pytest.approx(DEAF)
+        assert case.publisher.read_pause() == pytest.approx(DEAF)
 
     def test_with_a_full_window_it_is_not(self) -> None:
-        case = Case(few=WINDOW + 1)
+        case = Case(confirm_threshold=WINDOW + 1)
         case.submit(*(b"%d" % number for number in range(WINDOW + 1)))
         case.ack(1)
-        assert case.publisher.deaf_for() == 0.0
+        assert case.publisher.read_pause() == 0.0
         case.publisher.stop(0)
 
 

@@ -22,7 +22,8 @@ from tracker_worker.cli.dead_letters.format import describe, show_described
 from tracker_worker.cli.dead_letters.message import Letter, read_letter, sendable_properties
 from tracker_worker.cli.dead_letters.replay import objection
 from tracker_worker.cli.dead_letters.selection import Selection
-from tracker_worker.wire.envelope import MSGPACK, ReplyTo, encode_request
+from tracker_worker.wire.message import MSGPACK, ReplyTo
+from tracker_worker.wire.request import encode_request
 
 PARKED = {
     "x-tracker-reason": "node_not_found: Host h1 has no node n9",

@@ -126,7 +126,7 @@ def test_a_call_sends_the_method_and_its_arguments_to_the_host_and_returns_the_a
 @pytest.mark.parametrize("method", CASTS)
 def test_a_cast_sends_the_same_and_returns_none(api: TrackerAPI, wire: Wire, method: str) -> None:
     given, sent = CALLS[method]
-    assert getattr(api, method)(CONTEXT, HOST, *given, cast=True) is None
+    assert getattr(api, f"cast_{method}")(CONTEXT, HOST, *given) is None
     assert wire.sent == [Sent("cast", method, sent)]
 
 
@@ -306,7 +306,7 @@ def test_a_stock_server_gets_it_and_its_answers_and_errors_come_back(tmp_path: P
     client = TrackerAPI(conf)
     with stock_server(conf, endpoint):
         assert client.list_nodes(CONTEXT, HOST) == NODES
-        client.update_usage(CONTEXT, HOST, INSTANCE, cast=True)
+        client.cast_update_usage(CONTEXT, HOST, INSTANCE)
         with pytest.raises(errors.ComputeResourcesUnavailable) as raised:
             client.begin_resource_claim(CONTEXT, HOST, INSTANCE)
         asked = [endpoint.asked.get(timeout=SECONDS) for _ in range(2)]

@@ -5,15 +5,15 @@ from __future__ import annotations
 
 import pytest
 
+from tests.support.builders import instance
 from tracker_worker.domain.states import (
     IO_TASK_STATES,
     IO_VM_STATES,
     RELEASING,
     TASK_STATES,
     VM_STATES,
-    io_load,
-    releases,
 )
+from tracker_worker.domain.stats import Stats
 
 SEED_VM_STATES = [
     "active", "building", "paused", "suspended", "stopped", "rescued", "resized", "soft-delete", "deleted", "error",
@@ -35,17 +35,17 @@ def test_s1_every_vm_state_of_the_original_is_known():
 @pytest.mark.parametrize("vm_state", [state for state in SEED_VM_STATES if state != "deleted"] + ["shelved", None])
 @pytest.mark.parametrize("task_state", [None, "deleting", "spawning"])
 def test_s1_no_state_but_deleted_releases(vm_state, task_state):
-    assert releases(vm_state, task_state) is False
+    assert instance(vm_state=vm_state, task_state=task_state).releases is False
 
 
 @pytest.mark.parametrize("task_state", [None, *SEED_TASK_STATES])
 def test_s1_deleted_releases_whatever_the_task(task_state):
-    assert releases("deleted", task_state) is True
+    assert instance(vm_state="deleted", task_state=task_state).releases is True
 
 
 @pytest.mark.parametrize("task_state", [None, *SEED_TASK_STATES])
 def test_s1_shelved_offloaded_releases_unless_it_is_spawning(task_state):
-    assert releases("shelved_offloaded", task_state) is (task_state != "spawning")
+    assert instance(vm_state="shelved_offloaded", task_state=task_state).releases is (task_state != "spawning")
 
 
 def test_s1_the_release_rule_is_a_table_over_known_states():
@@ -74,4 +74,6 @@ def test_s22_io_heavy_states_are_building_and_five_tasks():
     ],
 )
 def test_s22_an_instance_may_count_twice_in_the_io_workload(vm_state, task_state, load):
-    assert io_load(vm_state, task_state) == load
+    counted = Stats()
+    counted.add(instance(vm_state=vm_state, task_state=task_state))
+    assert counted.io_workload == load

@@ -117,7 +117,7 @@ def test_s12_without_a_store_of_its_own_the_tracker_keeps_no_notifications() -> 
     tracker = audited()
     for number in range(5):
         tracker.begin_resource_claim(CONTEXT, instance_dict(number))
-    assert event_types(tracker._keeper._store, NODE) == []
+    assert event_types(tracker._decisions._store, NODE) == []
     view = tracker.compute_node
     assert view is not None
     assert view["sequence"] == 6

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,37 +17,43 @@ from tests.support.worker import Case
 from tracker_worker.conf import register_opts
 from tracker_worker.inventory.fake import FakeDriver
 from tracker_worker.service import worker
-from tracker_worker.service.loop import engine
-from tracker_worker.service.requests import pending as work
+from tracker_worker.service.chores import relay
+from tracker_worker.service.loop import backlog
 
 MakeHouse = Callable[..., House]
 MakeWorker = Callable[[], Case]
 
 
 class WaitClock:
-    """The monotonic clock by which callers' deadlines are judged, in seconds."""
+    """The monotonic clock by which callers' deadlines are judged, in seconds. It goes on, and ``forward`` makes it jump."""
 
     def __init__(self) -> None:
-        self.now = 1000.0
+        self._ahead = 0.0
+
+    @property
+    def now(self) -> float:
+        return self()
+
+    def __call__(self) -> float:
+        return time.monotonic() + self._ahead
 
     def forward(self, seconds: float) -> None:
-        self.now += seconds
+        self._ahead += seconds
 
 
 @pytest.fixture(autouse=True)
 def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is tried again is tried at once."""
-    monkeypatch.setattr(engine, "_FIRST_DELAY_SECONDS", 0.001)
-    monkeypatch.setattr(engine, "_LONGEST_DELAY_SECONDS", 0.001)
-    monkeypatch.setattr(engine, "_FLUSH_SECONDS", 0.01)
+    monkeypatch.setattr(backlog, "_FIRST_DELAY_SECONDS", 0.001)
+    monkeypatch.setattr(backlog, "_LONGEST_DELAY_SECONDS", 0.001)
+    monkeypatch.setattr(relay, "_FLUSH_SECONDS", 0.01)
+    monkeypatch.setattr(relay, "_LONGEST_DELAY_SECONDS", 0.01)
 
 
 @pytest.fixture
-def wait_clock(monkeypatch: pytest.MonkeyPatch) -> WaitClock:
-    """Stands still."""
-    clock = WaitClock()
-    monkeypatch.setattr(work, "time", SimpleNamespace(monotonic=lambda: clock.now))
-    return clock
+def wait_clock() -> WaitClock:
+    """The clock of ``house``."""
+    return WaitClock()
 
 
 @pytest.fixture
@@ -66,9 +72,9 @@ def make_house() -> Iterator[MakeHouse]:
 
 
 @pytest.fixture
-def house(make_house: MakeHouse) -> House:
+def house(make_house: MakeHouse, wait_clock: WaitClock) -> House:
     """Started, with one node on one host."""
-    return make_house().start()
+    return make_house(monotonic=wait_clock).start()
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from tests.support.startstop import stress
 from tracker_worker.errors import InvalidInput, NodeNotFound
 from tracker_worker.inventory.fake import FakeDriver
 from tracker_worker.service.chores import inventories as module
-from tracker_worker.service.chores.inventories import Auditor, Report
+from tracker_worker.service.chores.inventories import Inventories, InventoryReport
 
 N1, N2 = node_name(1), node_name(2)
 
@@ -25,25 +25,25 @@ class Case:
     def __init__(self) -> None:
         self.driver = FakeDriver(HOST, nodes={N1: driver_resource_dict(), N2: driver_resource_dict(vcpus=64)})
         self.other = FakeDriver("host-2", nodes={N1: driver_resource_dict()})
-        self.auditor = Auditor({HOST: self.driver, "host-2": self.other}, RESERVED)
-        self.reports: queue.SimpleQueue[Report] = queue.SimpleQueue()
+        self.inventories = Inventories({HOST: self.driver, "host-2": self.other}, RESERVED)
+        self.reports: queue.SimpleQueue[InventoryReport] = queue.SimpleQueue()
 
     def audit(self, node: str | None = None, host: str = HOST) -> None:
-        self.auditor.audit(host, node, self.reports.put)
+        self.inventories.read(host, node, self.reports.put)
 
-    def report(self) -> Report:
+    def report(self) -> InventoryReport:
         return self.reports.get(timeout=SECONDS)
 
 
 @pytest.fixture
 def case() -> Iterator[Case]:
     case = Case()
-    case.auditor.start()
+    case.inventories.start()
     yield case
-    case.auditor.stop()
+    case.inventories.stop()
 
 
-def found(report: Report) -> dict[str, int | None]:
+def found(report: InventoryReport) -> dict[str, int | None]:
     """Node -> the VCPUs that were reported."""
     return {
         command.node: None if command.inventory is None else command.inventory.total["VCPU"] for command in report.found
@@ -117,7 +117,7 @@ def test_a_node_is_asked_once_for_all_that_wait(case: Case) -> None:
     assert hang.entered.wait(SECONDS)
     for node in (N1, None, N1):
         case.audit(node)
-    wait_until(lambda: len(case.auditor._asked[HOST, N1]) == 4, "all of them waiting")
+    wait_until(lambda: len(case.inventories._asked[HOST, N1]) == 4, "all of them waiting")
     hang.release()
     assert sorted(len(found(case.report())) for _ in range(4)) == [1, 1, 2, 2]
     assert case.driver.calls.count(N1) == 1
@@ -167,25 +167,25 @@ def test_a_listing_that_hangs_takes_one_thread(case: Case) -> None:
 def test_an_audit_before_the_start_is_made_then() -> None:
     case = Case()
     case.audit()
-    case.auditor.start()
+    case.inventories.start()
     assert found(case.report()) == {N1: 32, N2: 64}
-    case.auditor.stop()
+    case.inventories.stop()
 
 
 def test_a_driver_that_hangs_does_not_hold_the_stop(case: Case) -> None:
     hang = case.driver.hang(N1)
     case.audit()
     assert hang.entered.wait(SECONDS)
-    case.auditor.stop()
+    case.inventories.stop()
     hang.release()
 
 
 @pytest.mark.parametrize("asked", [False, True], ids=["idle", "asked"])
 def test_starting_and_stopping_leaves_nothing_behind(asked: bool) -> None:
-    def make() -> Auditor:
+    def make() -> Inventories:
         case = Case()
         if asked:
             case.audit()
-        return case.auditor
+        return case.inventories
 
     stress(make)

@@ -12,9 +12,9 @@ from tests.support.builders import HOST, TIMEOUT, TOTAL, driver_resource_dict, i
 from tests.support.deadline import SECONDS, wait_until
 from tests.support.engine import House, Refused
 from tests.unit.service.conftest import MakeHouse, WaitClock
+from tracker_worker import unit_of_work
 from tracker_worker.bus.base import FANOUT
 from tracker_worker.domain.times import SECOND
-from tracker_worker.service.loop import batch
 
 N1, N2 = node_name(1), node_name(2)
 EXPIRY_SECONDS = TIMEOUT // SECOND
@@ -87,7 +87,7 @@ def test_audits_of_a_node_that_is_being_asked_share_the_answer(house: House) -> 
     assert hang.entered.wait(SECONDS)
     calls += [house.caller.call("update_available_resource", node=node) for node in (N1, None)]
     house.caller.cast("update_available_resource")
-    wait_until(lambda: len(house.auditor._asked[HOST, N1]) == 4, "all of them waiting")
+    wait_until(lambda: len(house.inventories._asked[HOST, N1]) == 4, "all of them waiting")
     house.drivers[HOST].nodes[N1] = driver_resource_dict(vcpus=64)
     hang.release()
     assert [call.reply()[0]["vcpus"] for call in calls] == [64, 64, 64]
@@ -175,7 +175,7 @@ def test_a_report_that_cannot_be_decided_is_told(house: House, monkeypatch: pyte
         raise ZeroDivisionError
 
     house.drivers[HOST].nodes[N1] = driver_resource_dict(vcpus=64)
-    monkeypatch.setattr(batch, "render", broken)
+    monkeypatch.setattr(unit_of_work, "render", broken)
     call = house.caller.call("update_available_resource", timeout=60)
     assert call.reply().error == "RuntimeError"
     assert [monitor.cancelled for monitor in house.monitors] == [True]

@@ -205,7 +205,7 @@ def test_what_is_not_started_when_it_stops_comes_again(make_house: MakeHouse) ->
             first.caller.cast("begin_resource_claim", instance=instance_dict(number))
         stopping = threading.Thread(target=first.engine.stop)
         stopping.start()
-        wait_until(first.engine._stopping.is_set, "stopping")
+        wait_until(lambda: first.engine._thread._stopping, "stopping")
     stopping.join(SECONDS)
     first.stop()
     assert first.charged() == []

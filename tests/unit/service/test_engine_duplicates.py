@@ -12,7 +12,8 @@ from tests.support.store import answer as recorded
 from tests.unit.service.conftest import MakeHouse
 from tracker_worker.service.loop import inbox
 from tracker_worker.store.base import Answered, Commit
-from tracker_worker.wire.envelope import MSGPACK, encode_answer
+from tracker_worker.wire.message import MSGPACK
+from tracker_worker.wire.reply import encode_answer
 
 
 def test_copies_in_the_same_batch_have_one_effect_and_one_reply(house: House) -> None:
@@ -186,7 +187,7 @@ class TestWhatChangedNothing:
         assert house.charged() == [uuid(1)]
 
     def test_many_rows_want_a_commit_of_their_own(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(inbox, "_MOST_RIDING", 3)
+        monkeypatch.setattr(inbox, "_MOST_UNWRITTEN", 3)
         for number in range(4):
             assert house.store.commits == []
             house.caller.call("finish_resource_claim", unique_id=f"u-{number}", claim_id=uuid(1)).reply()

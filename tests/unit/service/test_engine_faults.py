@@ -15,9 +15,10 @@ from tests.support.deadline import SECONDS, wait_until
 from tests.support.engine import House, Refused
 from tests.support.store import Writer
 from tests.unit.service.conftest import MakeHouse, WaitClock
+from tracker_worker import unit_of_work
 from tracker_worker.errors import StoreUnavailable
-from tracker_worker.service.loop import batch, engine
-from tracker_worker.service.loop.batch import Chore
+from tracker_worker.service.loop import backlog, engine
+from tracker_worker.service.requests.items import Chore
 from tracker_worker.store.base import Conflict, Unstorable
 
 N1 = node_name(1)
@@ -63,8 +64,8 @@ class TestConflict:
         self, make_house: MakeHouse, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         waits: list[float] = []
-        real = engine._delays
-        monkeypatch.setattr(engine, "_delays", lambda: (waits.append(delay) or delay for delay in real()))
+        real = backlog._delays
+        monkeypatch.setattr(backlog, "_delays", lambda: (waits.append(delay) or delay for delay in real()))
         house = make_house(conflict_retries=3).start()
         house.store.script["commit"] = [Conflict("again") for _ in range(10)]
         assert house.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()["generation"] == 2
@@ -228,7 +229,7 @@ class TestUnexpected:
     @pytest.fixture(autouse=True)
     def broken(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Whatever happens to the 13th instance cannot be described."""
-        real = batch.render
+        real = unit_of_work.render
 
         def render(event: Any, ledger: Any) -> Any:
             allocation = getattr(event, "allocation", None)
@@ -236,7 +237,7 @@ class TestUnexpected:
                 raise ZeroDivisionError("the secret is 7")
             return real(event, ledger)
 
-        monkeypatch.setattr(batch, "render", render)
+        monkeypatch.setattr(unit_of_work, "render", render)
 
     def test_a_call_is_told_and_the_others_are_decided(self, house: House) -> None:
         with house.busy():

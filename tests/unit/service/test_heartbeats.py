@@ -12,8 +12,8 @@ from tests.support.builders import HOST, instance_dict, node_name, uuid
 from tests.support.deadline import SECONDS, wait_until
 from tests.support.engine import House
 from tests.unit.service.conftest import MakeHouse, WaitClock
+from tracker_worker import unit_of_work
 from tracker_worker.errors import StoreUnavailable
-from tracker_worker.service.loop import batch
 
 MONITORED: dict[str, Any] = {"timeout": 60}
 AWAY = StoreUnavailable(reason="away")
@@ -87,7 +87,7 @@ def test_they_end_when_deciding_fails(house: House, monkeypatch: pytest.MonkeyPa
     def broken(*_arguments: Any) -> Any:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(batch, "render", broken)
+    monkeypatch.setattr(unit_of_work, "render", broken)
     house.caller.call("begin_resource_claim", instance=instance_dict(1), **MONITORED).reply()
     assert [monitor.cancelled for monitor in house.monitors] == [True]
 

@@ -16,20 +16,21 @@ from tests.support.builders import HOST
 from tests.support.engine import POLICY, Monitor
 from tracker_worker.bus.base import Delivery
 from tracker_worker.bus.memory import MemoryBroker, MemoryBus
+from tracker_worker.domain.queries import GetNode
 from tracker_worker.errors import InvalidInput
-from tracker_worker.service.requests.methods import GetNode
-from tracker_worker.service.requests.pending import Intake, Work, answer, conclude
-from tracker_worker.wire import envelope
-from tracker_worker.wire.envelope import JSON, MSGPACK, Malformed, ReplyTo
+from tracker_worker.service.requests.pending import PendingRequest
+from tracker_worker.service.requests.reader import RequestReader
+from tracker_worker.wire.message import JSON, MSGPACK, Malformed, ReplyTo, decode_message
+from tracker_worker.wire.reply import answer, parking_reason, parks
 
 # The same cases each time; the first one pays for the tables of Unicode.
 FUZZ = settings(derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 CALL = {"method": "get_node", "args": {}, "_msg_id": "m-1", "_reply_q": "reply_1", "_unique_id": "u-1"}
 
 
-def read(body: bytes, content_type: str | None = JSON, headers: dict[str, Any] | None = None) -> Work:
-    submitted: list[Work] = []
-    intake = Intake(
+def read(body: bytes, content_type: str | None = JSON, headers: dict[str, Any] | None = None) -> PendingRequest:
+    submitted: list[PendingRequest] = []
+    reader = RequestReader(
         bus=MemoryBus(MemoryBroker()),
         served=[HOST],
         policy=lambda: POLICY,
@@ -37,23 +38,22 @@ def read(body: bytes, content_type: str | None = JSON, headers: dict[str, Any] |
         every=Monitor,
         submit=submitted.extend,
     )
-    intake.received([Delivery(body=body, source=HOST, content_type=content_type, headers=headers or {})])
+    reader.received([Delivery(body=body, source=HOST, content_type=content_type, headers=headers or {})])
     (work,) = submitted
     return work
 
 
-def told(work: Work) -> list[Any]:
+def told(work: PendingRequest) -> list[Any]:
     """What becomes of it when it is refused: replies, or headers of dead letters."""
     broker = MemoryBroker()
     replies: list[Any] = []
     bus = MemoryBus(broker)
     if work.reply_to is not None:
         content_type = work.reply_to.content_type
-        broker.open_replies(
-            work.reply_to.queue, lambda body: replies.append(envelope.decode_message(body, content_type))
-        )
+        broker.open_replies(work.reply_to.queue, lambda body: replies.append(decode_message(body, content_type)))
     assert work.refusal is not None
-    conclude(bus, work, answer(work, error=work.refusal))
+    reason = parking_reason(work.refusal) if parks(work.refusal) else ""
+    bus.send([work.conclusion(answer(work.reply_to, error=work.refusal), reason)])
     while not broker.parked.empty():
         replies.append(broker.parked.get().headers["x-tracker-reason"])
     return replies
@@ -65,17 +65,17 @@ def enveloped(message: Any) -> bytes:
 
 def test_a_request_is_decoded_checked_and_handed_on() -> None:
     work = read(enveloped({**CALL, "_context_request_id": "req-1", "_timeout": 30}))
-    assert work.call is not None
-    assert (work.call.hosts, work.call.asked) == ((HOST,), GetNode(node=None))
+    assert work.operation is not None
+    assert (work.operation.hosts, work.operation.action) == ((HOST,), GetNode(node=None))
     assert (work.refusal, work.unique_id, work.context) == (None, "u-1", {"request_id": "req-1"})
     assert work.reply_to == ReplyTo("reply_1", "m-1")
-    assert isinstance(work.monitor, Monitor)
-    assert work.monitor.interval_seconds == 15
+    assert isinstance(work.heartbeat, Monitor)
+    assert work.heartbeat.interval_seconds == 15
 
 
 def test_deliveries_that_came_together_are_handed_on_together_and_in_order() -> None:
-    batches: list[Sequence[Work]] = []
-    intake = Intake(
+    batches: list[Sequence[PendingRequest]] = []
+    reader = RequestReader(
         bus=MemoryBus(MemoryBroker()),
         served=[HOST],
         policy=lambda: POLICY,
@@ -84,7 +84,7 @@ def test_deliveries_that_came_together_are_handed_on_together_and_in_order() -> 
         submit=batches.append,
     )
     bodies = [enveloped(CALL), b"no request", enveloped({**CALL, "method": "nonsense"})]
-    intake.received([Delivery(body=body, source=HOST, content_type=JSON) for body in bodies])
+    reader.received([Delivery(body=body, source=HOST, content_type=JSON) for body in bodies])
     assert [[work.delivery.body for work in batch] for batch in batches] == [bodies]
 
 
@@ -164,7 +164,7 @@ def test_whatever_the_message_somebody_is_told_what_is_wrong_with_it(message: di
     if work.refusal is not None:
         assert len(told(work)) == 1
     else:
-        assert work.call is not None
+        assert work.operation is not None
 
 
 @FUZZ

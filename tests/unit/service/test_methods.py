@@ -18,20 +18,17 @@ from tracker_worker.bus.base import FANOUT, SHARED
 from tracker_worker.domain import commands
 from tracker_worker.domain.fit import UNLIMITED, Limits
 from tracker_worker.domain.policy import Policy
+from tracker_worker.domain.queries import GetNode, GetUsage, ListClaims, ListNodes
 from tracker_worker.domain.times import SECOND
 from tracker_worker.errors import HostNotServed, InvalidInput
 from tracker_worker.service.requests.methods import (
     METHODS,
     Audit,
-    Call,
-    GetNode,
-    GetUsage,
-    ListClaims,
-    ListNodes,
+    Operation,
     Ping,
     resolve,
 )
-from tracker_worker.wire.envelope import Request
+from tracker_worker.wire.request import Request
 
 # The same cases each time; the first one pays for the tables of Unicode.
 FUZZ = settings(derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -61,7 +58,7 @@ def ask(
     namespace: str | None = None,
     context: Mapping[str, Any] | None = None,
     policy: Policy = POLICY,
-) -> Call:
+) -> Operation:
     request = Request(
         method=method,
         args=VALID.get(method, {}) if args is None else args,
@@ -111,12 +108,14 @@ def test_the_table_is_the_api() -> None:
     ],
 )
 def test_what_a_method_asks(method: str, args: dict[str, Any], asked: Any) -> None:
-    assert ask(method, args) == Call((OWN,), asked)
+    assert ask(method, args) == Operation((OWN,), asked)
 
 
 class TestBegin:
     def begin(self, policy: Policy = POLICY, context: Mapping[str, Any] | None = None, **args: Any) -> Any:
-        return ask("begin_resource_claim", {"instance": instance_dict(1), **args}, policy=policy, context=context).asked
+        return ask(
+            "begin_resource_claim", {"instance": instance_dict(1), **args}, policy=policy, context=context
+        ).action
 
     def test_it_has_the_instance_the_node_and_the_defaults(self) -> None:
         asked = self.begin(instance=instance_dict(1, node="n"))
@@ -257,7 +256,7 @@ class TestHosts:
 
 class TestVersions:
     def test_ours_is_served(self) -> None:
-        assert ask("get_node", version="1.0").asked == GetNode(node=None)
+        assert ask("get_node", version="1.0").action == GetNode(node=None)
 
     @pytest.mark.parametrize(
         "version",
@@ -336,7 +335,7 @@ def test_whatever_is_sent_it_is_understood_or_refused(
     method: str, args: dict[str, Any], valid: bool, source: str, context: dict[str, Any]
 ) -> None:
     args = {**VALID.get(method, {}), **args} if valid else args
-    came: Call | Exception
+    came: Operation | Exception
     try:
         came = ask(method, args, source=source, context=context)
     except (InvalidInput, HostNotServed, NoSuchMethod) as refusal:
@@ -349,7 +348,7 @@ def test_whatever_is_sent_it_is_understood_or_refused(
             assert facts["host"] not in SERVED
         case NoSuchMethod():
             assert method == "nonsense"
-        case Call(hosts=hosts):
+        case Operation(hosts=hosts):
             assert set(hosts) <= set(SERVED)
             assert len(hosts) == 1 or method in ANY_HOST or source == FANOUT
 

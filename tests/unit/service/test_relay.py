@@ -11,12 +11,13 @@ import pytest
 from tests.support.builders import HOST, begin, node_name
 from tests.support.engine import ScriptedStore
 from tests.support.store import settle
-from tracker_worker.bus.base import Bus, Outgoing
+from tracker_worker.bus.base import Bus, Publication
 from tracker_worker.errors import StoreUnavailable
+from tracker_worker.notifications.notification import Notification
 from tracker_worker.service.chores import relay as module
 from tracker_worker.service.chores.relay import Relay
-from tracker_worker.store.base import Commit, Notification
-from tracker_worker.wire.envelope import decode_message
+from tracker_worker.store.base import Commit
+from tracker_worker.wire.message import decode_message
 
 N1, N2 = node_name(1), node_name(2)
 
@@ -25,9 +26,10 @@ class Sent:
     """The bus as far as a relay uses it."""
 
     def __init__(self) -> None:
-        self.calls: list[list[Outgoing]] = []
+        self.calls: list[list[Publication]] = []
+        self.sender = self
 
-    def notify(self, notifications: Sequence[Outgoing]) -> None:
+    def send(self, notifications: Sequence[Publication]) -> None:
         self.calls.append(list(notifications))
 
     def take(self) -> list[tuple[int, int]]:
@@ -45,13 +47,13 @@ class Case:
         self.writer = settle(self.store, nodes=nodes)
         self.ids = [ledger.id for ledger in self.writer.host]
         self.sent = Sent()
-        self.relay = Relay(self.store, cast(Bus, self.sent))
+        self.relay = Relay(self.store, cast(Bus, self.sent), wake=lambda: None)
         self.numbers = iter(range(1, 10000))
 
     def taken(self) -> Case:
         """With all of it relayed so far."""
         self.relay.take(self.writer.host)
-        self.relay.catch_up()
+        self.relay._catch_up()
         self.confirm(*self.sent.take())
         return self
 
@@ -65,16 +67,25 @@ class Case:
 
     def offer(self, count: int, node: str = N1) -> list[tuple[int, int]]:
         """So many more, handed over. Returns what was sent."""
-        self.relay.offer(self.commit(count, node))
+        self.offer_rows(self.commit(count, node))
         return self.sent.take()
 
+    def offer_rows(self, rows: Sequence[Notification]) -> None:
+        """Hand them over, and send what is to be sent now, as the engine does."""
+        if ready := self.relay.offer(rows):
+            self.sent.send(ready)
+
+    def behind(self) -> bool:
+        """Whether there is something to read from the outbox, and room for it."""
+        return lagging(self.relay)
+
     def confirm(self, *keys: tuple[int, int]) -> None:
-        for key in keys:
-            self.relay.confirmed(key)
+        self.relay.confirmed(keys)
+        self.relay._take_confirms()
 
     def cursors(self) -> dict[int, int]:
         """Those that moved since this was last asked; they are written then."""
-        moved = self.relay.moved()
+        moved = self.relay.moved_cursors()
         self.store.commit(Commit(cursors=moved))
         self.relay.written(moved)
         return moved
@@ -91,6 +102,11 @@ def small_window(monkeypatch: pytest.MonkeyPatch) -> int:
     return 4
 
 
+def lagging(relay: Relay) -> bool:
+    """Whether there is something to read from the outbox, and room for it."""
+    return bool(relay._lagging) and relay._in_flight < module.WINDOW // 2
+
+
 def keys(*sequences: int, node: int = 1) -> list[tuple[int, int]]:
     return [(node, sequence) for sequence in sequences]
 
@@ -98,13 +114,13 @@ def keys(*sequences: int, node: int = 1) -> list[tuple[int, int]]:
 def test_what_is_committed_is_sent_from_memory(case: Case) -> None:
     case.store.calls.clear()
     assert case.offer(3) == keys(2, 3, 4)
-    assert not case.relay.behind()
+    assert not case.behind()
     assert "outbox" not in case.store.calls
 
 
 def test_a_notification_is_the_row_of_the_outbox(case: Case) -> None:
     (row,) = case.commit(1)
-    case.relay.offer([row])
+    case.offer_rows([row])
     ((outgoing,),) = case.sent.calls
     message = decode_message(outgoing.body)
     assert outgoing.priority == row.priority == message["priority"]
@@ -119,9 +135,9 @@ def test_sent_again_it_is_the_same_but_for_the_id_of_the_message(case: Case) -> 
     row = case.commit(1)
     messages = []
     for _ in range(2):
-        relay = Relay(case.store, cast(Bus, case.sent))
+        relay = Relay(case.store, cast(Bus, case.sent), wake=lambda: None)
         relay.take(case.writer.host)
-        relay.catch_up()
+        relay._catch_up()
         messages.append([decode_message(outgoing.body) for call in case.sent.calls for outgoing in call][-1])
         case.sent.calls.clear()
     assert messages[0].pop("_unique_id") != messages[1].pop("_unique_id")
@@ -132,21 +148,21 @@ def test_sent_again_it_is_the_same_but_for_the_id_of_the_message(case: Case) -> 
 def test_after_a_start_it_begins_behind_the_cursor(case: Case) -> None:
     case.commit(5)
     case.store.commit(Commit(cursors={1: 3}))
-    relay = Relay(case.store, cast(Bus, case.sent))
+    relay = Relay(case.store, cast(Bus, case.sent), wake=lambda: None)
     relay.take(case.writer.host)
-    assert relay.behind()
-    relay.catch_up()
+    assert lagging(relay)
+    relay._catch_up()
     assert case.sent.take() == keys(4, 5, 6)
-    assert not relay.behind()
+    assert not lagging(relay)
 
 
 def test_what_is_not_relayed_here_is_not_sent() -> None:
     case = Case()
-    case.relay.offer(case.commit(2))
-    assert not case.relay.behind()
-    case.relay.confirmed((1, 2))
+    case.offer_rows(case.commit(2))
+    assert not case.behind()
+    case.confirm((1, 2))
     assert case.sent.take() == []
-    assert case.relay.moved() == {}
+    assert case.relay.moved_cursors() == {}
 
 
 def test_the_cursor_follows_what_is_confirmed_without_a_gap(case: Case) -> None:
@@ -165,7 +181,7 @@ def test_a_cursor_that_moved_on_while_it_was_written_is_written_again(case: Case
     case.offer(2)
     case.cursors()
     case.confirm((1, 2))
-    writing = case.relay.moved()
+    writing = case.relay.moved_cursors()
     case.confirm((1, 3))
     case.relay.written(writing)
     assert case.cursors() == {1: 3}
@@ -192,26 +208,26 @@ def test_nodes_are_independent() -> None:
 
 def test_no_more_than_the_window_is_on_its_way(case: Case, small_window: int) -> None:
     assert case.offer(10) == keys(2, 3, 4, 5)
-    assert not case.relay.behind()
+    assert not case.behind()
     case.confirm((1, 2), (1, 3))
-    assert not case.relay.behind()
+    assert not case.behind()
     # Only when half of the window is free: an outbox is not read row by row.
     case.confirm((1, 4))
-    assert case.relay.behind()
-    case.relay.catch_up()
+    assert case.behind()
+    case.relay._catch_up()
     assert case.sent.take() == keys(6, 7, 8)
     for sequence in (5, 6, 7, 8):
         case.confirm((1, sequence))
-    case.relay.catch_up()
+    case.relay._catch_up()
     assert case.sent.take() == keys(9, 10, 11)
-    assert not case.relay.behind()
+    assert not case.behind()
 
 
 def test_what_is_offered_while_it_is_behind_waits_for_its_turn(case: Case, small_window: int) -> None:
     case.offer(6)
     case.confirm(*keys(2, 3, 4, 5))
     assert case.offer(1) == []
-    case.relay.catch_up()
+    case.relay._catch_up()
     assert case.sent.take() == keys(6, 7, 8)
     assert case.offer(1) == keys(9)
 
@@ -220,9 +236,9 @@ def test_the_window_is_for_all_nodes_together(small_window: int) -> None:
     case = Case(nodes=2).taken()
     assert case.offer(3, N1) == keys(2, 3, 4)
     assert case.offer(3, N2) == keys(2, node=2)
-    assert not case.relay.behind()
+    assert not case.behind()
     case.confirm(*keys(2, 3, 4))
-    case.relay.catch_up()
+    case.relay._catch_up()
     assert case.sent.take() == keys(3, 4, node=2)
 
 
@@ -236,7 +252,7 @@ def test_numbers_that_are_not_in_the_outbox_are_passed_over() -> None:
     case.writer.commit()
     case.commit(1)
     case.relay.take(case.writer.host)
-    case.relay.catch_up()
+    case.relay._catch_up()
     assert case.sent.take() == keys(2, 3, 6)
     case.confirm((1, 6))
     assert case.cursors() == {}
@@ -252,9 +268,9 @@ def test_numbers_at_the_end_that_are_not_in_the_outbox_are_passed_over_too(case:
     case.writer.commit()
     case.relay.take(case.writer.host)
     for _ in range(3):
-        if case.relay.behind():
-            case.relay.catch_up()
-    assert not case.relay.behind()
+        if case.behind():
+            case.relay._catch_up()
+    assert not case.behind()
     assert case.cursors() == {1: 3}
     assert case.offer(1) == keys(4)
     case.confirm((1, 4))
@@ -266,9 +282,9 @@ def test_a_store_that_is_away_while_it_catches_up_loses_nothing(case: Case) -> N
     case.relay.take(case.writer.host)
     case.store.script["outbox"] = [StoreUnavailable(reason="away")]
     with pytest.raises(StoreUnavailable):
-        case.relay.catch_up()
-    assert case.relay.behind()
-    case.relay.catch_up()
+        case.relay._catch_up()
+    assert case.behind()
+    case.relay._catch_up()
     assert case.sent.take() == keys(2, 3)
 
 
@@ -278,10 +294,10 @@ def test_a_host_that_is_dropped_is_not_relayed_and_its_window_is_free(case: Case
     case.relay.drop(case.writer.host)
     case.relay.drop(case.writer.host)
     assert case.relay._in_flight == 0
-    assert case.relay.moved() == {}
+    assert case.relay.moved_cursors() == {}
     assert case.offer(1) == []
     case.confirm((1, 2))
-    assert case.relay.moved() == {}
+    assert case.relay.moved_cursors() == {}
 
 
 def test_a_host_that_is_taken_again_goes_on_from_its_cursor(case: Case) -> None:
@@ -294,7 +310,7 @@ def test_a_host_that_is_taken_again_goes_on_from_its_cursor(case: Case) -> None:
     # The bus confirms what was sent before: it has it, but it was not sent since.
     case.confirm((1, 3))
     assert case.cursors() == {}
-    case.relay.catch_up()
+    case.relay._catch_up()
     assert case.sent.take() == keys(3, 4)
     case.confirm((1, 3), (1, 3), (1, 4))
     assert case.cursors() == {1: 4}
@@ -304,10 +320,10 @@ def test_a_host_that_is_taken_again_goes_on_from_its_cursor(case: Case) -> None:
 def test_a_host_that_is_taken_twice_is_sent_once_with_what_others_added(case: Case) -> None:
     case.offer(2)
     case.relay.take(case.writer.host)
-    assert not case.relay.behind()
+    assert not case.behind()
     case.commit(1)
     case.relay.take(case.writer.host)
-    case.relay.catch_up()
+    case.relay._catch_up()
     assert case.sent.take() == keys(4)
 
 
@@ -315,13 +331,13 @@ def test_nodes_that_are_behind_take_turns(small_window: int) -> None:
     case = Case(nodes=2).taken()
     first, second = case.ids
     rows = case.commit(3 * small_window) + case.commit(small_window, node=N2)
-    case.relay.offer(rows)
+    case.offer_rows(rows)
     on_the_way = case.sent.take()
     turns = []
-    while case.relay.behind() or on_the_way:
+    while case.behind() or on_the_way:
         turns.append({node for node, _ in on_the_way})
         case.confirm(*on_the_way)
-        if case.relay.behind():
-            case.relay.catch_up()
+        if case.behind():
+            case.relay._catch_up()
         on_the_way = case.sent.take()
     assert turns == [{first}, {first}, {second}, {first}]

@@ -18,8 +18,10 @@ import tests.support.messaging  # noqa: F401 before oslo.messaging
 from tests.wire import stock
 from tests.wire.golden import Golden, load, names
 from tracker_worker.errors import ComputeResourcesUnavailable
-from tracker_worker.wire import envelope
-from tracker_worker.wire.envelope import JSON, MSGPACK, Malformed, ReplyTo, Request
+from tracker_worker.wire.message import JSON, MSGPACK, Malformed, ReplyTo, decode_message
+from tracker_worker.wire.notification import encode_notification, renewed
+from tracker_worker.wire.reply import encode_answer, encode_heartbeat, encode_reply, failure
+from tracker_worker.wire.request import Request, decode_request, encode_request
 
 REPLIES = [name for name in names() if name.startswith("reply_")]
 NOTIFICATIONS = [name for name in names() if name.startswith("notification_")]
@@ -45,7 +47,7 @@ REPLY_TO = ReplyTo("reply_1", "m1")
 
 
 def decode(golden: Golden, **limits: int) -> Request:
-    return envelope.decode_request(
+    return decode_request(
         golden.body, content_type=golden.content_type, compression=golden.headers.get("compression"), **limits
     )
 
@@ -111,14 +113,14 @@ def test_numbers_keep_their_types() -> None:
 def test_a_message_without_an_envelope_is_version_1() -> None:
     sent = inner_of(load("cast_update_usage").body)
 
-    bare = envelope.decode_request(json.dumps(sent).encode(), content_type=JSON)
+    bare = decode_request(json.dumps(sent).encode(), content_type=JSON)
 
     assert bare == decode(load("cast_update_usage"))
 
 
 @pytest.mark.parametrize("content_type", [None, ""])
 def test_what_has_no_content_type_is_json(content_type: str | None) -> None:
-    assert envelope.decode_request(packed(request()), content_type=content_type).method == "get_node"
+    assert decode_request(packed(request()), content_type=content_type).method == "get_node"
 
 
 @pytest.mark.parametrize("content_type", [JSON, MSGPACK])
@@ -126,7 +128,7 @@ def test_what_has_no_content_type_is_json(content_type: str | None) -> None:
 def test_our_own_request_is_understood_in_either_format(content_type: str, reply_to: ReplyTo | None) -> None:
     if reply_to is not None:
         reply_to = ReplyTo(reply_to.queue, reply_to.msg_id, content_type)
-    body = envelope.encode_request(
+    body = encode_request(
         "begin_resource_claim",
         BEGIN,
         context=stock.rpc_context(),
@@ -135,22 +137,20 @@ def test_our_own_request_is_understood_in_either_format(content_type: str, reply
         content_type=content_type,
     )
 
-    understood = envelope.decode_request(body, content_type=content_type)
+    understood = decode_request(body, content_type=content_type)
 
     assert (understood.method, understood.args, understood.unique_id) == ("begin_resource_claim", BEGIN, "u1")
     assert (understood.context, understood.reply_to) == (stock.rpc_context(), reply_to)
 
 
 def test_our_own_request_in_json_has_a_stock_requests_keys() -> None:
-    ours = envelope.encode_request(
-        "begin_resource_claim", BEGIN, context=stock.rpc_context(), unique_id="u1", reply_to=REPLY_TO
-    )
+    ours = encode_request("begin_resource_claim", BEGIN, context=stock.rpc_context(), unique_id="u1", reply_to=REPLY_TO)
 
     assert set(inner_of(ours)) == set(inner_of(load("call_begin_resource_claim").body))
 
 
 def test_what_json_does_not_know_but_python_writes_is_read() -> None:
-    understood = envelope.decode_request(packed(request(args={"nan": float("nan"), "x": "\ud800"})), content_type=JSON)
+    understood = decode_request(packed(request(args={"nan": float("nan"), "x": "\ud800"})), content_type=JSON)
 
     assert understood.args["nan"] != understood.args["nan"]
     assert understood.args["x"] == "\ud800"
@@ -160,7 +160,7 @@ def test_what_json_does_not_know_but_python_writes_is_read() -> None:
     ("timeout", "seconds"), [(None, None), (1, None), (2, 2), (10, 10), (True, None), (2.5, None), ("9", None), (10**400, 3600)]
 )  # fmt: skip
 def test_heartbeats_are_for_those_who_ask_for_them_in_whole_seconds(timeout: Any, seconds: int | None) -> None:
-    assert envelope.decode_request(packed(request(_timeout=timeout)), content_type=JSON).monitor_seconds == seconds
+    assert decode_request(packed(request(_timeout=timeout)), content_type=JSON).monitor_seconds == seconds
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
@@ -185,7 +185,7 @@ def test_heartbeats_are_for_those_who_ask_for_them_in_whole_seconds(timeout: Any
 )
 def test_what_is_no_request_is_malformed(body: bytes, content_type: str, reason: str) -> None:
     with pytest.raises(Malformed, match=reason) as caught:
-        envelope.decode_request(body, content_type=content_type)
+        decode_request(body, content_type=content_type)
 
     assert caught.value.reply_to is None
 
@@ -193,7 +193,7 @@ def test_what_is_no_request_is_malformed(body: bytes, content_type: str, reason:
 @pytest.mark.parametrize("keys", [{"method": 5}, {"args": [1]}, {"_unique_id": 7}, {"args": {"deep": nested(150)}}])
 def test_a_malformed_call_says_whom_to_tell(keys: dict[str, Any]) -> None:
     with pytest.raises(Malformed) as caught:
-        envelope.decode_request(packed(request(_msg_id="m1", _reply_q="reply_1", **keys)), content_type=JSON)
+        decode_request(packed(request(_msg_id="m1", _reply_q="reply_1", **keys)), content_type=JSON)
 
     assert caught.value.reply_to == REPLY_TO
 
@@ -205,9 +205,9 @@ def test_a_hundred_levels_are_read_and_one_more_is_not(content_type: str) -> Non
         message = request(args={"deep": nested(levels - 1)}, _msg_id="m1", _reply_q="reply_1")
         return packed(message) if content_type == JSON else msgspec.msgpack.encode(message)
 
-    assert envelope.decode_request(body(100), content_type=content_type).args["deep"]
+    assert decode_request(body(100), content_type=content_type).args["deep"]
     with pytest.raises(Malformed, match="100 levels") as caught:
-        envelope.decode_request(body(101), content_type=content_type)
+        decode_request(body(101), content_type=content_type)
     assert caught.value.reply_to == ReplyTo("reply_1", "m1", content_type)
 
 
@@ -215,7 +215,7 @@ def test_what_no_parser_follows_down_is_told_too() -> None:
     text = json.dumps(request(args=None, _msg_id="ab-1", _reply_q="reply_1")).replace("null", "[" * 100_000, 1)
 
     with pytest.raises(Malformed, match="100 levels") as caught:
-        envelope.decode_request(json.dumps({"oslo.version": "2.0", "oslo.message": text}).encode(), content_type=JSON)
+        decode_request(json.dumps({"oslo.version": "2.0", "oslo.message": text}).encode(), content_type=JSON)
 
     assert caught.value.reply_to == ReplyTo("reply_1", "ab-1")
 
@@ -247,7 +247,7 @@ def test_the_limit_is_on_what_a_body_unpacks_to(name: str) -> None:
 )
 def test_a_bomb_is_not_unpacked_further_than_the_limit(compression: str, bomb: bytes) -> None:
     with pytest.raises(Malformed):
-        envelope.decode_request(bomb, content_type=JSON, compression=compression)
+        decode_request(bomb, content_type=JSON, compression=compression)
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def test_a_bomb_is_not_unpacked_further_than_the_limit(compression: str, bomb: b
 )
 def test_what_cannot_be_unpacked_is_malformed(body: bytes, compression: str) -> None:
     with pytest.raises(Malformed):
-        envelope.decode_request(body, content_type=JSON, compression=compression)
+        decode_request(body, content_type=JSON, compression=compression)
 
 
 # --- replies ---------------------------------------------------------------------------------------------------------
@@ -276,11 +276,9 @@ def test_a_reply_of_ours_has_a_stock_replys_shape(name: str) -> None:
         failed = None
         if stock_reply["failure"] is not None:
             failed = json.loads(stock_reply["failure"])
-        body = envelope.encode_reply(
-            envelope.encode_answer(JSON, result=stock_reply["result"], failed=failed), reply_to
-        )
+        body = encode_reply(encode_answer(JSON, result=stock_reply["result"], failed=failed), reply_to)
     else:
-        body = envelope.encode_heartbeat(reply_to)
+        body = encode_heartbeat(reply_to)
 
     ours = inner_of(body)
 
@@ -296,7 +294,7 @@ def test_a_failure_of_ours_has_a_stock_failures_keys() -> None:
     stock_failure = json.loads(inner_of(load("reply_expected_error").body)["failure"])
     error = ComputeResourcesUnavailable(shortfalls=stock_failure["kwargs"]["shortfalls"])
 
-    ours = envelope.failure(error)
+    ours = failure(error)
 
     assert list(ours) == list(stock_failure)
     for key in ("class", "module", "message", "kwargs"):
@@ -305,10 +303,10 @@ def test_a_failure_of_ours_has_a_stock_failures_keys() -> None:
 
 @pytest.mark.parametrize("content_type", [JSON, MSGPACK])
 def test_every_reply_is_a_message_of_its_own(content_type: str) -> None:
-    answer = envelope.encode_answer(content_type, result={"n": 1})
+    answer = encode_answer(content_type, result={"n": 1})
     reply_to = ReplyTo("reply_1", "m1", content_type)
 
-    first, second = (envelope.decode_message(envelope.encode_reply(answer, reply_to), content_type) for _ in range(2))
+    first, second = (decode_message(encode_reply(answer, reply_to), content_type) for _ in range(2))
 
     assert first.pop("_unique_id") != second.pop("_unique_id")
     assert first == second == {"result": {"n": 1}, "failure": None, "ending": True, "_msg_id": "m1"}
@@ -318,9 +316,9 @@ def test_texts_that_would_not_travel_are_made_to() -> None:
     class Quoting(Exception):
         kwargs = {"field": "\ud800" * 5000, "number": 5}  # noqa: RUF012
 
-    failed = envelope.failure(Quoting("x" * 5000 + "ü"), args=("\ud800", 7))
+    failed = failure(Quoting("x" * 5000 + "ü"), args=("\ud800", 7))
 
-    body = envelope.encode_reply(envelope.encode_answer(JSON, failed=failed), REPLY_TO)
+    body = encode_reply(encode_answer(JSON, failed=failed), REPLY_TO)
     assert len(body) < 20_000
     assert failed["args"] == ["\\ud800", 7]
     assert failed["kwargs"]["number"] == 5
@@ -332,9 +330,7 @@ def test_texts_that_would_not_travel_are_made_to() -> None:
 def notification(stock_message: dict[str, Any], **changes: Any) -> bytes:
     facts = {name: stock_message[name] for name in ("message_id", "publisher_id", "event_type", "priority")}
     payload = json.dumps(stock_message["payload"]).encode()
-    return envelope.encode_notification(
-        **{**facts, "payload": payload, "occurred_at": 1_768_478_400_000_001, **changes}
-    )
+    return encode_notification(**{**facts, "payload": payload, "occurred_at": 1_768_478_400_000_001, **changes})
 
 
 @pytest.mark.parametrize("name", ["notification_info", "notification_warn"])
@@ -355,7 +351,7 @@ def test_another_attempt_differs_in_the_unique_id_alone() -> None:
     told["payload"] = {"_unique_id": "b" * 32, "deep": ['\\"_unique_id\\":\\"' + "c" * 32]}
     first = notification(told)
 
-    second = envelope.renewed(first)
+    second = renewed(first)
 
     one, other = inner_of(first), inner_of(second)
     assert one.pop("_unique_id") != other.pop("_unique_id")
@@ -365,7 +361,7 @@ def test_another_attempt_differs_in_the_unique_id_alone() -> None:
 
 def test_recorded_bodies_are_what_decode_message_reads() -> None:
     for name in [*REPLIES, "notification_info", "notification_warn"]:
-        assert envelope.decode_message(load(name).body) == inner_of(load(name).body)
-    assert envelope.decode_message(load("notification_version_1").body)["event_type"] == "tracker.claim.begun"
+        assert decode_message(load(name).body) == inner_of(load(name).body)
+    assert decode_message(load("notification_version_1").body)["event_type"] == "tracker.claim.begun"
     with pytest.raises(Malformed):
-        envelope.decode_message(base64.b64encode(b"x"))
+        decode_message(base64.b64encode(b"x"))

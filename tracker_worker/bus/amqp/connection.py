@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """One AMQP connection and the thread that owns it.
 
-py-amqp is not thread-safe: what touches the connection happens on this thread, which sleeps on the socket and on a pipe by
-which other threads wake it. While it sleeps, another thread may have its turn and write, which saves waking it. A lost
-connection is made again, on the next of the broker's addresses, for ever; what the subclass does then is its ``opened``.
+py-amqp is not thread-safe: everything that touches the connection happens on its thread, which sleeps on the socket and on a
+pipe through which other threads wake it. While it sleeps, another thread may have the write turn (see ``stream.WriteTurn``). A
+lost connection is replaced by one to the next of the broker's addresses, without limit; the subclass's ``opened`` declares and
+consumes again.
 """
 
 from __future__ import annotations
@@ -21,19 +22,20 @@ from typing import Any
 
 import amqp
 
-from tracker_worker.bus.amqp.stream import Stream
-from tracker_worker.bus.settings import ConnectionSettings
+from tracker_worker.bus.amqp import internals
+from tracker_worker.bus.amqp.stream import Stream, WriteTurn
+from tracker_worker.bus.settings import LOST, ConnectionSettings, address
 
 LOG = logging.getLogger(__name__)
 
-LOST = (*amqp.Connection.connection_errors, *amqp.Connection.channel_errors)
-# A peer that stalls in the middle of a frame holds this thread for so long before the connection counts as lost.
+# A broker that stalls in the middle of a frame blocks this thread for this long before the connection counts as lost.
 _READ_TIMEOUT_SECONDS = 5
 _HEARTBEAT_CHECK_SECONDS = 1
 
 
-class Link(ABC):
-    """Methods in lower case without underscore may be called from any thread; hooks are called on the link's own."""
+class BrokerConnection(ABC):
+    """Methods without an underscore in front may be called from any thread; the hooks, which subclasses define, are called
+    on the connection's thread."""
 
     def __init__(self, name: str, settings: ConnectionSettings, died: Callable[[BaseException], None]) -> None:
         self.name = name
@@ -45,10 +47,8 @@ class Link(ABC):
         self._pipe_lock = threading.Lock()
         self._pipe_open = True
         self._woken = False
-        self._turn = threading.Lock()
-        self._turn.acquire()  # the link's thread has it, but while it sleeps with a connection
-        self._stream: Stream | None = None
-        self._deaf = False  # it sleeps so
+        self._turn = WriteTurn(write=self.write, wake=self.wake, reads_in_time=self._reads_in_time)
+        self._paused = False  # the thread sleeps without listening to the socket
         self._stopping = threading.Event()
         self._stop_before = 0.0
         self._open = threading.Event()
@@ -60,27 +60,19 @@ class Link(ABC):
     def wake(self) -> None:
         """Have ``work`` called soon."""
         if self._woken:
-            return  # it will look once more in any case
+            return  # the thread looks once more in any case
         with self._pipe_lock, contextlib.suppress(BlockingIOError):
             if self._pipe_open:
                 self._woken = True
                 os.write(self._wake_writer, b"\0")
 
-    def hasten(self) -> None:
-        """Have ``write`` called: at once, if the connection is at rest, or ``work`` soon. Never waits."""
-        if self._turn.acquire(blocking=False):
-            try:
-                assert self._stream is not None
-                self.write()
-                at_rest = not self._deaf or self.deaf_for() > 0
-                if self._stream.push() and at_rest:
-                    return
-            finally:
-                self._turn.release()
-        self.wake()
+    def flush_soon(self) -> None:
+        """Have ``write`` called: immediately, on this thread, if the connection's thread sleeps; else ``work`` soon. Never
+        waits."""
+        self._turn.flush_soon()
 
     def stop(self, timeout_seconds: float) -> None:
-        """Do what is waiting, for at most so long, and close. Harmless when stopped."""
+        """Do what is waiting, for at most so long, and close the connection. Harmless when stopped."""
         self._stop_before = time.monotonic() + timeout_seconds
         self._stopping.set()
         self.wake()
@@ -97,42 +89,47 @@ class Link(ABC):
                 os.close(self._wake_writer)
 
     def is_open(self) -> bool:
-        """Connected, and ``opened`` is done."""
+        """Whether there is a connection and ``opened`` has returned."""
         return self._open.is_set()
+
+    # --- hooks -------------------------------------------------------------------------------------------------------
 
     @abstractmethod
     def opened(self, connection: Any) -> None:
-        """A new connection: declare, consume."""
+        """There is a new connection: declare and consume."""
 
     @abstractmethod
     def work(self) -> None:
-        """Somebody called ``wake``, or frames were read."""
+        """``wake`` was called, frames were read, or ``due_in`` has passed."""
 
-    def write(self) -> None:  # noqa: B027 most links write in ``work``
-        """``hasten`` was called and the connection is at rest: write what waits. It may be the caller's thread."""
+    def write(self) -> None:  # noqa: B027 most connections write in ``work``
+        """Put what waits into the stream. May be called on the thread that calls ``flush_soon``."""
 
-    def sent(self) -> None:  # noqa: B027 most links do not care
+    def sent(self) -> None:  # noqa: B027 a hook
         """What ``work`` wrote has gone to the socket."""
 
     def read(self, data: bytes, position: int) -> int:
-        """Use up what of ``data``, from a frame's beginning at ``position``, needs no library. Returns where that ends."""
+        """Use the frames in ``data`` that need no library, from a frame's beginning at ``position``. Returns the position
+        behind the last one used."""
         return position
 
-    def deaf_for(self) -> float:
-        """Seconds for which nothing is read from the connection. Asked again whenever the link is woken or hastened."""
+    def read_pause(self) -> float:
+        """Seconds for which nothing needs to be read from the connection. Asked again whenever the thread is woken."""
         return 0.0
 
     @abstractmethod
     def idle(self) -> bool:
-        """Nothing is waiting to be done on the connection."""
+        """Whether nothing is waiting to be done on the connection."""
 
     @abstractmethod
     def lost(self) -> None:
-        """The connection is gone."""
+        """The connection is closed or lost."""
 
     def due_in(self) -> float:
-        """Seconds until ``work`` is wanted even without a reason."""
+        """Seconds until ``work`` is wanted even if nothing happens."""
         return _HEARTBEAT_CHECK_SECONDS
+
+    # --- the thread --------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         try:
@@ -143,24 +140,26 @@ class Link(ABC):
                 connection = None
                 try:
                     connection = self._connect(url)
-                    self._stream = stream = Stream(connection)
+                    stream = Stream(connection)
+                    self._turn.serve(stream)
                     self.opened(connection)
                     self._open.set()
                     delays = self._settings.delays()
                     self._serve(connection, stream)
                 except LOST as error:
                     delay = next(delays)
-                    LOG.warning("%s: no connection to %s (%s); again in %g s", self.name, _host(url), error, delay)
+                    LOG.warning("%s: no connection to %s (%s); again in %g s", self.name, address(url), error, delay)
                 finally:
                     self._open.clear()
                     try:
-                        # What the broker says until it has closed is still about this connection.
-                        _close(connection)
+                        _close(
+                            connection
+                        )  # frames that arrive until the broker has closed still belong to this connection
                     finally:
                         self.lost()
                 if not self._stopping.is_set():
                     self._stopping.wait(delay)
-        except BaseException as error:  # the thread's root: half alive is worse than restarted
+        except BaseException as error:  # the thread's root: half a worker is worse than a restarted one
             LOG.exception("%s: the connection's thread ends", self.name)
             self._died(error)
         finally:
@@ -168,10 +167,11 @@ class Link(ABC):
 
     def _connect(self, url: str) -> Any:
         connection = self._settings.connection(url).transport.establish_connection()
-        # With it py-amqp would read, and deliver, in the middle of every publish.
+        # With this capability py-amqp would read, and deliver, in the middle of every publish.
         connection.client_properties.get("capabilities", {}).pop("connection.blocked", None)
         connection.sock.settimeout(_READ_TIMEOUT_SECONDS)
-        LOG.info("%s: connected to %s", self.name, _host(url))
+        internals.tolerate_unreadable_properties(connection)
+        LOG.info("%s: connected to %s", self.name, address(url))
         return connection
 
     def _serve(self, connection: Any, stream: Stream) -> None:
@@ -179,8 +179,8 @@ class Link(ABC):
         poller = select.poll()
         poller.register(sock, select.POLLIN)
         poller.register(self._wake_reader, select.POLLIN)
-        pipe = select.poll()
-        pipe.register(self._wake_reader, select.POLLIN)
+        wake_poller = select.poll()
+        wake_poller.register(self._wake_reader, select.POLLIN)
         next_check = 0.0
         while True:
             stream.flush()
@@ -188,9 +188,9 @@ class Link(ABC):
             if self._stopping.is_set() and (self.idle() or time.monotonic() > self._stop_before):
                 return
             wait = 0.0 if stream.unread() else min(self.due_in(), _HEARTBEAT_CHECK_SECONDS)
-            deaf = self.deaf_for()
-            self._deaf = deaf > 0
-            ready = self._sleep(pipe, min(wait, deaf)) if self._deaf else self._sleep(poller, wait)
+            pause = self.read_pause()
+            self._paused = pause > 0
+            ready = self._sleep(wake_poller, min(wait, pause)) if self._paused else self._sleep(poller, wait)
             if self._wake_reader in ready:
                 os.read(self._wake_reader, 65536)
                 self._woken = False
@@ -203,31 +203,31 @@ class Link(ABC):
                 next_check = now + _HEARTBEAT_CHECK_SECONDS
 
     def _sleep(self, poller: select.poll, seconds: float) -> set[int]:
-        """Returns what there is to read from."""
-        self._turn.release()
+        """The file descriptors that can be read, after at most so long."""
+        self._turn.begin_sleep()
         try:
             return {fd for fd, _ in poller.poll(seconds * 1000)}
         finally:
-            self._turn.acquire()
+            self._turn.end_sleep()
+
+    def _reads_in_time(self) -> bool:
+        """Whether the sleeping thread need not be woken to read: it listens, or its pause still holds."""
+        return not self._paused or self.read_pause() > 0
 
     def _read(self, connection: Any, stream: Stream) -> None:
-        """Everything that has arrived."""
+        """Read every frame that has arrived."""
         poller = select.poll()
         poller.register(connection.sock, select.POLLIN)
         while True:
             try:
                 if not stream.take(self.read):
-                    connection.blocking_read()  # one frame: a heartbeat alone would keep drain_events waiting
+                    connection.blocking_read()  # one frame: drain_events would wait for more after a mere heartbeat
             except TimeoutError as error:
                 raise amqp.exceptions.RecoverableConnectionError("the broker stalled within a frame") from error
             if not connection.connected:
                 raise amqp.exceptions.RecoverableConnectionError("the connection was closed")
             if not stream.unread() and not poller.poll(0):
                 return
-
-
-def _host(url: str) -> str:
-    return url.rpartition("@")[2]
 
 
 def _close(connection: Any) -> None:

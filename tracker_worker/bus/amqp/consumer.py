@@ -7,29 +7,27 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import Any
 
-from amqp import spec
-
 from tracker_worker import faults
-from tracker_worker.bus.amqp import topology
-from tracker_worker.bus.amqp.connection import Link
+from tracker_worker.bus.amqp import internals, topology
+from tracker_worker.bus.amqp.connection import BrokerConnection
 from tracker_worker.bus.amqp.frames import Delivered, delivered, read_delivery
-from tracker_worker.bus.base import Delivery
+from tracker_worker.bus.base import Delivery, Receiver
 from tracker_worker.bus.settings import BrokerSettings
 
-# The prefetch is shared out over the hosts; the shared and the fanout queue have a little of their own.
+# The prefetch is shared out over the hosts; the shared and the fanout queue have a small one of their own.
 _SIDE_PREFETCH = 16
-# For so long after a delivery an acknowledgement waits for whatever else there is to do, unless a quarter of a queue's
-# prefetch waits for it. What is settled and not acknowledged comes again after a crash, and is answered as before.
+# For so long after a delivery an acknowledgement waits for other work to share a write with, unless a quarter of a queue's
+# prefetch is waiting for it. A message that is settled and not acknowledged is redelivered after a crash, and answered as
+# before.
 _ACK_SECONDS = 0.02
-# One for each connection of this process: a bus that is started again makes another consumer.
+# One number for each connection of this process: a bus that is started again makes another consumer.
 _epochs = itertools.count(1)
 
 
-class Consumer(Link):
-    """A delivery's ``token`` is (epoch, tag): tags of a connection that is gone are never acknowledged on another."""
+class Consumer(BrokerConnection, Receiver):
+    """A delivery's ``token`` is (epoch, tag): a tag of a lost connection is never acknowledged on another one."""
 
     _settings: BrokerSettings
 
@@ -44,10 +42,10 @@ class Consumer(Link):
         super().__init__("tracker-consumer", settings, died)
         self._hosts = hosts
         self._received = received
-        self._paused = False
+        self._handing_over = True
         self._share = max(1, settings.prefetch // max(1, len(hosts)))
-        self._enough = max(1, min(self._share, _SIDE_PREFETCH) // 4)
-        self._lazy_until = 0.0
+        self._ack_threshold = max(1, min(self._share, _SIDE_PREFETCH) // 4)
+        self._ack_before = 0.0
         self._channel: Any = None
         self._sources: dict[str, str] = {}  # by consumer tag
         self._epoch = 0
@@ -58,13 +56,14 @@ class Consumer(Link):
         self._acknowledged = False
 
     def pause(self) -> None:
-        """Hand over nothing more; what still arrives stays unacknowledged and goes back when the link stops."""
-        self._paused = True
+        """Hand over nothing more; what still arrives stays unacknowledged and returns to its queue when the connection
+        closes."""
+        self._handing_over = False
 
     def settle(self, deliveries: Iterable[Delivery]) -> None:
-        """Acknowledge them, on the link's thread, soon."""
+        """Acknowledge these deliveries soon, on the connection's thread."""
         self._settled.extend(deliveries)
-        if len(self._settled) >= self._enough or time.monotonic() >= self._lazy_until:
+        if len(self._settled) >= self._ack_threshold or time.monotonic() >= self._ack_before:
             self.wake()
 
     def opened(self, connection: Any) -> None:
@@ -72,36 +71,29 @@ class Consumer(Link):
         queues = topology.served(self._settings, self._hosts)
         topology.declare_served(connection, self._settings, queues)
         self._channel = channel = connection.channel()
-        channel.auto_decode = False  # the bytes as they came, whatever content_encoding says they are
-        channel.dispatch_method = partial(self._dispatch, channel.dispatch_method)
+        channel.auto_decode = False  # the bytes as they came, whatever content_encoding says
+        internals.take_deliveries(channel, self._library_delivery)
         self._sources = {queue.name: queue.source for queue in queues}
-        share = self._share
         own = set(self._hosts)
         limit = None
         for queue in queues:
-            if limit != (limit := share if queue.source in own else _SIDE_PREFETCH):
-                # Quorum queues refuse a limit for the whole channel: it is per consumer, and holds for those that follow.
+            if limit != (limit := self._share if queue.source in own else _SIDE_PREFETCH):
+                # Quorum queues refuse a limit for the whole channel. This one is per consumer, and holds for those that follow.
                 channel.basic_qos(0, limit, False)
-            # Only the last answer is waited for: the broker does these in order.
-            channel.basic_consume(
-                queue.name,
-                consumer_tag=queue.name,
-                nowait=queue is not queues[-1],
-            )
-        self.wake()  # some may have arrived on the way
+            # Only the last answer is waited for: the broker answers in order.
+            channel.basic_consume(queue.name, consumer_tag=queue.name, nowait=queue is not queues[-1])
+        self.wake()  # deliveries may have arrived on the way
 
     def read(self, data: bytes, position: int) -> int:
         while found := read_delivery(data, position, self._channel.channel_id):
             self._arrived.append(self._delivery(found))
-            self._channel.connection.bytes_recv += found.frames  # the broker is alive
+            # py-amqp counts frames here, whatever the name says; its heartbeat check then knows that the broker is alive.
+            self._channel.connection.bytes_recv += found.frames
             position = found.end
         return position
 
-    def _dispatch(self, library: Callable[..., Any], method: Any, payload: bytes, content: Any) -> None:
-        """What the library has read: also deliveries that did not arrive whole."""
-        if method != spec.Basic.Deliver:
-            library(method, payload, content)
-            return
+    def _library_delivery(self, payload: bytes, content: Any) -> None:
+        """py-amqp has read a delivery, which did not arrive whole."""
         body = content.body
         body = body.encode() if isinstance(body, str) else bytes(body)
         self._arrived.append(self._delivery(delivered(bytes(payload), content.properties, body)))
@@ -124,10 +116,10 @@ class Consumer(Link):
     def work(self) -> None:
         if self._arrived:
             arrived, self._arrived = self._arrived, []
-            self._lazy_until = time.monotonic() + _ACK_SECONDS
+            self._ack_before = time.monotonic() + _ACK_SECONDS
             for delivery in arrived:
                 self._unsettled[delivery.token[1]] = None
-            if not self._paused:
+            if self._handing_over:
                 self._received(arrived)
         if self._settled:
             self._acknowledge()
@@ -140,7 +132,7 @@ class Consumer(Link):
                 self._unacked.add(tag)
         if not self._unacked:
             return
-        # One acknowledgement for all that lies before the first unsettled delivery, one each for the rest.
+        # One acknowledgement for everything before the first unsettled delivery, and one for each delivery after it.
         first = next(iter(self._unsettled), None)
         prefix = [tag for tag in self._unacked if first is None or tag < first]
         if prefix:
@@ -154,17 +146,18 @@ class Consumer(Link):
     def sent(self) -> None:
         if self._acknowledged:
             self._acknowledged = False
-            faults.reach("after_ack")
+            if faults.hook is not None:
+                faults.hook("after_ack")
 
     def due_in(self) -> float:
-        left = self._lazy_until - time.monotonic()
+        left = self._ack_before - time.monotonic()
         return max(0.0, left) if left > 0 or self._settled else super().due_in()
 
     def idle(self) -> bool:
         return not self._settled
 
     def lost(self) -> None:
-        # What was not acknowledged comes again, on the next connection or to another worker.
+        # Unacknowledged messages are redelivered, on the next connection or to another worker.
         self._epoch = 0
         self._channel = None
         self._arrived.clear()

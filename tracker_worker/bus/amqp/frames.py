@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""basic.publish into AMQP frames, basic.deliver out of them: what a worker does for every request.
+"""basic.publish -> AMQP frames, and AMQP frames -> basic.deliver: the two methods that a worker needs for every request.
 
-py-amqp does it field by field, in several times as long. Whatever else there is on a connection is left to it, and so is a
-delivery that has not arrived whole. Frame layout: AMQP 0-9-1 specification, section 4.2.3; content header: 4.2.6.1; the
-methods: its class reference, 1.8.3.7 and 1.8.3.9.
+py-amqp works field by field and takes about three times as long. Every other method is left to py-amqp, and so is a delivery
+that has not arrived whole. Frame layout: AMQP 0-9-1 specification, section 4.2.3; content header: 4.2.6.1; the methods: its
+class reference, 1.8.3.7 and 1.8.3.9.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-import amqp
-from amqp import serialization
+from tracker_worker.bus.amqp.internals import decode_properties
 
 _FRAME = struct.Struct(">BHI")  # type, channel, size
 _CONTENT = struct.Struct(">HHQ")  # class, weight, body size
@@ -24,15 +23,9 @@ _METHOD, _HEADER, _BODY = 1, 2, 3
 _BASIC = 60
 _DELIVER = struct.pack(">HH", _BASIC, 60)
 _TAG = struct.Struct(">Q?")  # delivery tag, redelivered
-# Properties of more bytes than this are not kept for the next message: they are not those of a client's usual request.
-_MOST_KEPT = 512
+# Longer properties are not cached: they are not those of a client's usual request.
+_MOST_KEPT_BYTES = 512
 _PUBLISH = struct.pack(">HHH", _BASIC, 40, 0)
-
-
-def encode_properties(properties: Mapping[str, Any]) -> bytes:
-    """Names and types as py-amqp has them. Raises FrameSyntaxError: a value that AMQP does not know."""
-    encoded: bytes = amqp.Message(b"", **properties)._serialize_properties()
-    return encoded
 
 
 def publish(
@@ -60,7 +53,7 @@ def publish(
     return b"".join(frames)
 
 
-@lru_cache(maxsize=1024)  # the same few queues again and again
+@lru_cache(maxsize=1024)  # a worker publishes to the same few queues
 def _method(channel: int, exchange: str, routing_key: str, mandatory: bool) -> bytes:
     method = _PUBLISH + _short(exchange) + _short(routing_key) + bytes([mandatory])
     return _FRAME.pack(_METHOD, channel, len(method)) + method + _END
@@ -72,8 +65,11 @@ def _short(text: str) -> bytes:
 
 
 class Delivered(NamedTuple):
-    """One basic.deliver with its content. ``properties`` as py-amqp names and types them, shared with other deliveries.
-    ``frames``: how many they were, ``end``: where the last one ended."""
+    """One basic.deliver with its content.
+
+    ``properties`` have py-amqp's names and types, and are shared with other deliveries: nobody may change them. ``frames`` is
+    the number of frames, ``end`` the position behind the last one.
+    """
 
     consumer_tag: str
     tag: int
@@ -86,9 +82,9 @@ class Delivered(NamedTuple):
 
 
 def read_delivery(data: bytes, start: int, channel: int) -> Delivered | None:
-    """The delivery on ``channel`` whose first frame begins at ``start``, and where its last one ends.
+    """The delivery on ``channel`` whose first frame begins at ``start``.
 
-    None: something else begins there, not all of it has arrived, or it is not as it should be.
+    None: another frame begins there, the delivery has not arrived whole, or a frame is malformed.
     """
     method = _payload(data, start, _METHOD, channel)
     if method is None or data[method[0] : method[0] + 4] != _DELIVER:
@@ -114,8 +110,8 @@ def read_delivery(data: bytes, start: int, channel: int) -> Delivered | None:
 
 
 def delivered(method: bytes, properties: Mapping[str, Any], body: bytes) -> Delivered:
-    """What the payload of a basic.deliver says, with its content. Names that are not UTF-8, which only py-amqp minds, are
-    made readable."""
+    """The delivery whose basic.deliver has the payload ``method``. Names that are not UTF-8 are made readable; py-amqp would
+    raise for them."""
     consumer_tag, at = _read_short(method, len(_DELIVER))
     tag, _ = _TAG.unpack_from(method, at)
     exchange, at = _read_short(method, at + _TAG.size)
@@ -124,7 +120,7 @@ def delivered(method: bytes, properties: Mapping[str, Any], body: bytes) -> Deli
 
 
 def _payload(data: bytes, start: int, kind: int, channel: int) -> tuple[int, int] | None:
-    """Where the payload of a frame of this kind begins, and where the frame ends."""
+    """The position of a frame's payload and that behind the frame; None: no whole frame of this kind begins at ``start``."""
     begin = start + _FRAME.size
     if begin > len(data):
         return None
@@ -141,12 +137,7 @@ def _read_short(data: bytes, at: int) -> tuple[str, int]:
 
 
 def _properties(encoded: bytes) -> Mapping[str, Any]:
-    return _usual_properties(encoded) if len(encoded) <= _MOST_KEPT else _decode_properties(encoded)
+    return _usual_properties(encoded) if len(encoded) <= _MOST_KEPT_BYTES else decode_properties(encoded)
 
 
-def _decode_properties(encoded: bytes) -> Mapping[str, Any]:
-    decoded: dict[str, Any] = serialization.PROPERTY_CLASSES[_BASIC](encoded, 0)[0]
-    return decoded
-
-
-_usual_properties = lru_cache(maxsize=256)(_decode_properties)
+_usual_properties = lru_cache(maxsize=256)(decode_properties)

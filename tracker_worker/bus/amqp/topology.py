@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every exchange, queue and argument on the broker, and who consumes what.
+"""Every exchange, queue and argument on the broker, and which queues a worker consumes.
 
-Names and types are those that stock oslo.messaging clients expect (tests/wire/golden, declares_*). Exchanges are
-declared passively first: a client with other durability than an existing exchange cannot use it, so theirs is left as
-it is. Declarations have throw-away channels, because a refused one closes its channel.
+Names and types are those that stock oslo.messaging clients expect (tests/wire/golden, declares_*). Exchanges are declared
+passively first: a client whose durability differs from that of an existing exchange cannot use the exchange, so the clients'
+exchange is left as it is. Each declaration has a channel of its own, because a refused declaration closes its channel.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from amqp.exceptions import NotFound, PreconditionFailed
 
 from tracker_worker.bus.base import FANOUT, SHARED
 from tracker_worker.bus.settings import BrokerSettings
+from tracker_worker.notifications.notification import PRIORITIES
 
 LOG = logging.getLogger(__name__)
 
-PRIORITIES = ("INFO", "WARN")
-# Our attempts are counted where they are made; the broker's count also rises for messages that were only prefetched.
-# A limit there must be: without one, 3.10 returns messages to the back of the queue.
+# The worker counts its own attempts: the broker's count also rises for messages that were only prefetched. The queue has a
+# limit all the same: without one, RabbitMQ 3.10 returns messages to the back of the queue.
 _DELIVERY_LIMIT = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Queue:
-    """One queue to declare and bind. ``source`` is what its deliveries say of where they came from."""
+    """One queue to declare and bind. ``source`` becomes the source of its deliveries."""
 
     name: str
     source: str
@@ -43,14 +43,14 @@ class Queue:
 
 
 def host_queue(settings: BrokerSettings, host: str) -> Queue:
-    """``<topic>.<host>``: one active consumer, others stand by."""
+    """``<topic>.<host>``: one consumer is active, the others are standbys."""
     name = f"{settings.topic}.{host}"
     arguments = {"x-single-active-consumer": True, **_typed(settings)}
     return Queue(name=name, source=host, exchange=settings.exchange, routing_key=name, arguments=arguments)
 
 
 def shared_queue(settings: BrokerSettings) -> Queue:
-    """``<topic>``: any one worker."""
+    """``<topic>``: each message reaches any one worker."""
     return Queue(
         name=settings.topic,
         source=SHARED,
@@ -61,7 +61,7 @@ def shared_queue(settings: BrokerSettings) -> Queue:
 
 
 def fanout_queue(settings: BrokerSettings) -> Queue:
-    """A queue of this connection alone on ``<topic>_fanout``: every worker."""
+    """A queue of this connection alone on the exchange ``<topic>_fanout``: each message reaches every worker."""
     return Queue(
         name=f"{settings.topic}_fanout_{uuid4().hex}",
         source=FANOUT,
@@ -92,18 +92,18 @@ def notification_queue(settings: BrokerSettings, topic: str, priority: str) -> Q
 
 
 def _typed(settings: BrokerSettings) -> dict[str, Any]:
-    # No x-dead-letter-exchange: calls that expire while no worker runs would fill the dead-letter queue.
+    # There is no x-dead-letter-exchange: calls that expire while no worker runs would fill the dead-letter queue.
     return {"x-queue-type": "quorum", "x-delivery-limit": _DELIVERY_LIMIT} if settings.queue_type == "quorum" else {}
 
 
 def served(settings: BrokerSettings, hosts: Sequence[str]) -> list[Queue]:
-    """What a worker consumes."""
+    """The queues that a worker consumes."""
     return [*(host_queue(settings, host) for host in hosts), shared_queue(settings), fanout_queue(settings)]
 
 
 def declare_served(connection: Any, settings: BrokerSettings, queues: Sequence[Queue]) -> None:
-    """Make everything exist that ``queues`` need. Raises PreconditionFailed after saying which queue stands in the
-    way."""
+    """Declare ``queues`` and everything that they need. Raises PreconditionFailed after logging which queue has other
+    arguments."""
     declare_exchange(connection, settings.exchange, "topic", durable=settings.durable, auto_delete=settings.auto_delete)
     declare_exchange(
         connection, f"{settings.topic}_fanout", "fanout", durable=settings.durable_fanout, auto_delete=True
@@ -112,12 +112,12 @@ def declare_served(connection: Any, settings: BrokerSettings, queues: Sequence[Q
     try:
         _declare_at_once(connection, queues)
     except PreconditionFailed:
-        for queue in queues:  # to say which one it is
+        for queue in queues:  # one by one, to log which one it is
             declare_queue(connection, queue)
 
 
 def declare_notifications(connection: Any, settings: BrokerSettings) -> None:
-    """The queues that notifications go to, so that none is lost before the first listener comes."""
+    """Declare the queues of notifications, so that none is lost before the first listener declares its queue."""
     declare_exchange(connection, settings.exchange, "topic", durable=settings.durable, auto_delete=settings.auto_delete)
     for topic in settings.notification_topics:
         for priority in PRIORITIES:
@@ -125,8 +125,10 @@ def declare_notifications(connection: Any, settings: BrokerSettings) -> None:
 
 
 def declare_shared(connection: Any, queue: Queue) -> None:
-    """A queue that we only publish to. A listener, or another [bus] queue_type, may have made it with other options: all that
-    matters is that it is there and bound."""
+    """Declare a queue that the worker only publishes to.
+
+    A listener, or another [bus] queue_type, may have made it with other options: the queue is used if it exists, and bound.
+    """
     try:
         declare_queue(connection, queue, report=False)
     except PreconditionFailed as error:
@@ -146,7 +148,7 @@ def declare_exchange(connection: Any, name: str, type: str, *, durable: bool, au
 
 
 def _declare_at_once(connection: Any, queues: Sequence[Queue]) -> None:
-    """Without waiting for an answer to each: a thousand hosts would be thousands of round trips."""
+    """Declare without waiting for each answer: a thousand hosts would be thousands of round trips."""
     with _channel(connection) as channel:
         for queue in queues:
             _declare(channel, queue, nowait=True)
@@ -185,7 +187,7 @@ def declare_queue(connection: Any, queue: Queue, *, report: bool = True) -> None
 
 @contextmanager
 def _channel(connection: Any) -> Iterator[Any]:
-    """A channel for one declaration. One that the broker closed is gone already."""
+    """A channel for one declaration. After a refusal the broker has closed the channel already."""
     channel = connection.channel()
     yield channel
     channel.close()

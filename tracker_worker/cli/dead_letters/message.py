@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from tracker_worker.wire.envelope import JSON, Malformed, Request, decode_message, decode_request
+from tracker_worker.wire.message import JSON, Malformed, decode_message
+from tracker_worker.wire.request import Request, decode_request
 
 UNKNOWN = "unknown"
 _ID_LETTERS = 12

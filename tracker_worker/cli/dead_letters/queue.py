@@ -23,8 +23,7 @@ from typing import Any
 
 from amqp.exceptions import ChannelError, NotFound, ResourceLocked
 
-from tracker_worker.bus.amqp.connection import LOST
-from tracker_worker.bus.settings import BrokerSettings
+from tracker_worker.bus.settings import LOST, BrokerSettings
 from tracker_worker.cli.broker import connected
 from tracker_worker.cli.context import CommandFailed
 from tracker_worker.cli.dead_letters.message import Letter, read_letter

@@ -9,27 +9,26 @@ from __future__ import annotations
 import logging
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import msgspec
 import oslo_messaging
 import yaml
 from oslo_config import cfg
 
-from tracker_worker import errors
 from tracker_worker.bus.amqp.bus import AMQPBus
-from tracker_worker.bus.amqp.topology import PRIORITIES
 from tracker_worker.bus.base import Bus
 from tracker_worker.bus.memory import MemoryBroker, MemoryBus, MemoryClient
 from tracker_worker.bus.settings import read_settings
 from tracker_worker.cli.context import Settings
 from tracker_worker.client.api import TrackerAPI
+from tracker_worker.client.transport import remote_error
+from tracker_worker.notifications.notification import PRIORITIES
 from tracker_worker.service.worker import Worker
 from tracker_worker.store.sql.location import sqlite_url
-from tracker_worker.wire.envelope import decode_message
+from tracker_worker.wire.message import decode_message
 
 Hear = Callable[[dict[str, Any]], None]
 
@@ -125,7 +124,7 @@ class MemoryCloud(Cloud):
         self._thread.start()
 
     def _api(self) -> TrackerAPI:
-        return _MemoryAPI(self._settings.load(), MemoryClient(self._broker))
+        return TrackerAPI(self._settings.load(), MemoryTransport(MemoryClient(self._broker)))
 
     def stop(self) -> None:
         super().stop()
@@ -135,33 +134,20 @@ class MemoryCloud(Cloud):
             self._thread = None
 
 
-class _MemoryAPI(TrackerAPI):
-    """TrackerAPI over the in-memory bus."""
+class MemoryTransport:
+    """The clients' Transport on the in-memory bus."""
 
-    def _make_client(self, conf: cfg.ConfigOpts, transport: Any) -> Any:
-        return _Prepared(transport, "")
-
-
-class _Prepared:
-    """The part of oslo.messaging's RPCClient that TrackerAPI uses."""
-
-    def __init__(self, client: MemoryClient, server: str) -> None:
+    def __init__(self, client: MemoryClient) -> None:
         self._client = client
-        self._server = server
 
-    def prepare(self, server: str) -> _Prepared:
-        return _Prepared(self._client, server)
+    def call(self, context: Mapping[str, Any], host: str, method: str, args: Mapping[str, Any]) -> Any:
+        reply = self._client.call(host, context, method, args, _CALL_SECONDS)
+        if reply["failure"] is not None:
+            raise remote_error(reply["failure"])
+        return reply["result"]
 
-    def cast(self, context: dict[str, Any], method: str, **args: Any) -> None:
-        self._client.cast(self._server, context, method, args)
-
-    def call(self, context: dict[str, Any], method: str, **args: Any) -> Any:
-        reply = self._client.call(self._server, context, method, args, _CALL_SECONDS)
-        if reply["failure"] is None:
-            return reply["result"]
-        failed = msgspec.json.decode(reply["failure"])
-        kind = getattr(errors, failed["class"], RuntimeError)
-        raise kind(*failed["args"], **failed["kwargs"])
+    def cast(self, context: Mapping[str, Any], host: str, method: str, args: Mapping[str, Any]) -> None:
+        self._client.cast(host, context, method, args)
 
 
 class BrokerCloud(Cloud):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from tracker_worker.cli.demo.billing import Billing
 from tracker_worker.cli.demo.cloud import BrokerCloud, Cloud, MemoryCloud
 from tracker_worker.cli.demo.scheduler import LOST_BUILD_SECONDS, Scheduler
 from tracker_worker.client.api import TrackerAPI
-from tracker_worker.domain.policy import read_policy
+from tracker_worker.conf.policy import read_policy
 from tracker_worker.domain.resources import CLASSES, Resources
 
 _THREADS = 8
@@ -74,7 +74,7 @@ def _run(console: Console, cloud: Cloud, instances: int, transport_url: str | No
     elapsed = time.monotonic() - began
     # What was lost is overdue by now; an audit of every host finds it.
     time.sleep(LOST_BUILD_SECONDS)
-    views = [view for host in cloud.hosts for view in api.update_available_resource(_CONTEXT, host) or []]
+    views = [view for host in cloud.hosts for view in api.update_available_resource(_CONTEXT, host)]
     complete = billing.wait_for({(v["host"], v["node"]): v["sequence"] for v in views}, _BILLING_SECONDS)
     _show_events(console, scheduler, billing, instances, elapsed)
     nodes_agree = _show_nodes(console, views, billing, reserved)
@@ -113,7 +113,7 @@ def _show_events(console: Console, scheduler: Scheduler, billing: Billing, insta
     console.print(f"{total} notifications, {total / elapsed:.0f} changes of the ledger per second: {heard}")
 
 
-def _show_nodes(console: Console, views: Sequence[dict[str, Any]], billing: Billing, reserved: Resources) -> bool:
+def _show_nodes(console: Console, views: Sequence[Mapping[str, Any]], billing: Billing, reserved: Resources) -> bool:
     """Used includes the host's reserve, which billing adds to its own sum."""
     table = Table(
         box=box.SIMPLE_HEAD, title="Nodes: used / total", title_justify="left", padding=(0, 1), collapse_padding=True

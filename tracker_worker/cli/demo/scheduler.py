@@ -6,11 +6,12 @@ from __future__ import annotations
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
 from tracker_worker.client.api import TrackerAPI
+from tracker_worker.client.types import Node
 from tracker_worker.errors import ComputeResourcesUnavailable
 
 # name, vcpus, memory_mb, root_gb
@@ -59,16 +60,16 @@ class Scheduler:
 
     def _choose(
         self, context: dict[str, str], instance: dict[str, Any], chance: random.Random, tried: set[tuple[str, str]]
-    ) -> dict[str, Any] | None:
+    ) -> Node | None:
         """A node with much free memory, of two hosts picked at random; its view may be old when it is claimed."""
-        views: list[dict[str, Any]] = []
+        views: list[Node] = []
         for host in chance.sample(self._hosts, min(2, len(self._hosts))):
             views += self._api.list_nodes(context, host)
         views = [view for view in views if (view["host"], view["node"]) not in tried]
         return max(views, key=lambda view: (view["free_ram_mb"], view["node"]), default=None)
 
     def _build(
-        self, context: dict[str, str], view: dict[str, Any], instance: dict[str, Any], chance: random.Random
+        self, context: dict[str, str], view: Mapping[str, Any], instance: dict[str, Any], chance: random.Random
     ) -> None:
         host = view["host"]
         wanted = {**instance, "node": view["node"]}
@@ -88,12 +89,12 @@ class Scheduler:
             return
         self._count("built")
         named = {"uuid": instance["uuid"], "node": view["node"]}
-        self._api.update_usage(context, host, {**named, "vm_state": "active", "task_state": None}, cast=True)
+        self._api.cast_update_usage(context, host, {**named, "vm_state": "active", "task_state": None})
         if fate < 0.30:
-            self._api.update_usage(context, host, {**named, "memory_mb": instance["memory_mb"] * 2}, cast=True)
+            self._api.cast_update_usage(context, host, {**named, "memory_mb": instance["memory_mb"] * 2})
             self._count("resized")
         if fate > 0.60:
-            self._api.update_usage(context, host, {**named, "vm_state": "deleted"}, cast=True)
+            self._api.cast_update_usage(context, host, {**named, "vm_state": "deleted"})
             self._count("deleted")
 
     def _count(self, what: str) -> None:

@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading inventories: drivers are asked on threads of their own, at most one question per node at a time (and one for a
-host's list of nodes), and what they say comes back as a command. A driver that hangs holds its node's audits and nothing
-else, unless it does so for as many nodes as there are threads."""
+"""Reading inventories from the drivers.
+
+Drivers are asked on threads of their own, at most one question per node at a time, and one for a host's list of nodes. What
+a driver answers comes back as a command. A driver that hangs holds its node's audits and nothing else, unless it hangs for
+as many nodes as there are threads."""
 
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
+from tracker_worker import threads
 from tracker_worker.domain import commands
 from tracker_worker.domain.inventory import read_inventory
 from tracker_worker.domain.resources import Resources
@@ -24,72 +26,77 @@ _THREADS = 8
 
 
 class Driver(Protocol):
-    """What an audit needs of an inventory driver."""
+    """The part of an inventory driver that is used here."""
 
     def get_available_nodes(self) -> Sequence[str]: ...
 
     def get_available_resource(self, nodename: str) -> Mapping[str, object] | None: ...
 
 
+class Pool(Protocol):
+    """The threads on which drivers are asked."""
+
+    def start(self) -> None: ...
+
+    def submit(self, function: Callable[[], None]) -> None: ...
+
+    def stop(self) -> None: ...
+
+
 @dataclass(slots=True)
-class Report:
-    """What one audit of a host found: a command per node that answered, and what went wrong with the others."""
+class InventoryReport:
+    """The answers of one host's driver: a command for each node that answered, and the errors of the other nodes."""
 
     host: str
     found: list[commands.ReportInventory] = field(default_factory=list)
     errors: list[Exception] = field(default_factory=list)
 
 
-Done = Callable[[Report], None]
+Done = Callable[[InventoryReport], None]
 
 
 @dataclass(slots=True)
-class _Audit:
-    report: Report
+class _Reading:
+    """One call of ``read``: ``unanswered`` questions are left."""
+
+    report: InventoryReport
     done: Done
     node: str | None
-    left: int = 1
+    unanswered: int = 1
 
 
-class Auditor:
-    """``audit`` may be called from any thread; ``done`` is called on one of the auditor's."""
+class Inventories:
+    """``read`` may be called from any thread; ``done`` is called on a thread of the pool."""
 
-    def __init__(self, drivers: Mapping[str, Driver], reserved: Resources) -> None:
+    def __init__(self, drivers: Mapping[str, Driver], reserved: Resources, *, pool: Pool | None = None) -> None:
+        """``drivers`` by host; ``reserved`` is kept of each node for the host itself."""
         self._drivers = drivers
         self._reserved = reserved
-        self._questions: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._threads: list[threading.Thread] = []
+        self._pool = pool or threads.DaemonPool("tracker-inventory", _THREADS)
         self._lock = threading.Lock()
-        self._asked: dict[tuple[str, str | None], list[_Audit]] = {}  # None: for the list of nodes
+        self._asked: dict[tuple[str, str | None], list[_Reading]] = {}  # (host, None): its list of nodes
 
     def start(self) -> None:
-        for number in range(_THREADS):
-            thread = threading.Thread(target=self._run, name=f"tracker-inventory-{number}", daemon=True)
-            thread.start()
-            self._threads.append(thread)
+        self._pool.start()
 
     def stop(self) -> None:
-        """Ask no more questions. A driver that hangs is left behind: its thread ends with the process."""
-        for _ in self._threads:
-            self._questions.put(None)
-        self._threads.clear()
+        """Ask no further question. A driver that hangs is left to end with the process."""
+        self._pool.stop()
 
-    def _run(self) -> None:
-        while (question := self._questions.get()) is not None:
-            question()
+    def read(self, host: str, node: str | None, done: Done) -> None:
+        """Ask the host's driver about ``node``, or about all of its nodes, and call ``done`` when all have answered.
 
-    def audit(self, host: str, node: str | None, done: Done) -> None:
-        """Ask the host's driver about ``node``, or about all of its nodes, and call ``done`` when all have answered. What
-        is still being asked by an earlier audit is not asked a second time: both get its answer."""
-        self._queue(host, None, _Audit(Report(host), done, node), lambda: self._list(host))
+        A question that an earlier call has asked and that is not answered is not asked again: both get its answer.
+        """
+        self._queue(host, None, _Reading(InventoryReport(host), done, node), lambda: self._list(host))
 
-    def _queue(self, host: str, node: str | None, audit: _Audit, question: Callable[[], None]) -> None:
+    def _queue(self, host: str, node: str | None, reading: _Reading, question: Callable[[], None]) -> None:
         with self._lock:
             waiting = self._asked.setdefault((host, node), [])
-            waiting.append(audit)
+            waiting.append(reading)
             first = len(waiting) == 1
         if first:
-            self._questions.put(question)
+            self._pool.submit(question)
 
     def _list(self, host: str) -> None:
         failed: Exception | None = None
@@ -101,16 +108,16 @@ class Auditor:
             failed = error
         with self._lock:
             waiting = self._asked.pop((host, None))
-        for audit in waiting:
-            wanted = nodes if audit.node is None else [name for name in nodes if name == audit.node]
+        for reading in waiting:
+            wanted = nodes if reading.node is None else [name for name in nodes if name == reading.node]
             if failed is not None:
-                audit.report.errors.append(failed)
-            elif audit.node is not None and not wanted:
-                audit.report.errors.append(NodeNotFound(host=host, node=audit.node))
-            audit.left += len(wanted)
+                reading.report.errors.append(failed)
+            elif reading.node is not None and not wanted:
+                reading.report.errors.append(NodeNotFound(host=host, node=reading.node))
+            reading.unanswered += len(wanted)
             for name in wanted:
-                self._queue(host, name, audit, partial(self._ask, host, name))
-            self._answered(audit)
+                self._queue(host, name, reading, partial(self._ask, host, name))
+            self._answered(reading)
 
     def _ask(self, host: str, node: str) -> None:
         found: commands.ReportInventory | Exception
@@ -122,17 +129,17 @@ class Auditor:
             found = error
         with self._lock:
             waiting = self._asked.pop((host, node))
-        for audit in waiting:
+        for reading in waiting:
             with self._lock:
                 if isinstance(found, Exception):
-                    audit.report.errors.append(found)
+                    reading.report.errors.append(found)
                 else:
-                    audit.report.found.append(found)
-            self._answered(audit)
+                    reading.report.found.append(found)
+            self._answered(reading)
 
-    def _answered(self, audit: _Audit) -> None:
+    def _answered(self, reading: _Reading) -> None:
         with self._lock:
-            audit.left -= 1
-            finished = audit.left == 0
+            reading.unanswered -= 1
+            finished = reading.unanswered == 0
         if finished:
-            audit.done(audit.report)
+            reading.done(reading.report)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Forgetting what is old, a little at a time, so that no request waits for it."""
+"""Dropping old rows of inbox and outbox, a limited number at a time, so that no request waits for it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _ROWS = 1000
 
 
 class Pruning:
-    """Belongs to the engine's thread. Goes through the hosts whose chores are this worker's: copies of a message about any
-    other host may still wait for that one's worker."""
+    """Belongs to the engine's thread. Prunes the hosts whose leases this worker holds: copies of a message about another
+    host may still wait for that host's worker."""
 
     def __init__(self, *, store: Store, ledgers: Ledgers, leases: Leases, clock: Callable[[], int]) -> None:
         self._store = store
@@ -24,8 +24,8 @@ class Pruning:
         self._clock = clock
 
     def begin(self, *, inbox_seconds: int, outbox_seconds: int) -> Callable[[], bool]:
-        """One round. Each call of what is returned drops some rows that are older than this, and returns whether there is more
-        to do. It raises StoreUnavailable."""
+        """One round. Each call of the returned function drops some rows that are older than this, and returns whether more are
+        left. It raises StoreUnavailable."""
         left: list[str] | None = None
 
         def step() -> bool:

@@ -1,76 +1,65 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Deciding everything that has arrived, one after the other, each on the ledgers as the one before left them.
-
-Nothing of a batch is true before its commit; until then it exists only here and in ledgers that are thrown away if the commit
-fails.
-"""
+"""Deciding everything that has arrived, item by item, each on the ledgers as the item before left them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from tracker_worker.bus.base import Outgoing, Settlement
 from tracker_worker.domain import commands, queries
-from tracker_worker.domain.decide import Decision, decide
-from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.domain.decide import Decision
+from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.domain.policy import Policy
 from tracker_worker.errors import StoreUnavailable, TrackerError
-from tracker_worker.notifications.render import render
 from tracker_worker.service.loop.inbox import Inbox
-from tracker_worker.service.requests.methods import Audit, Call, Ping, Query
-from tracker_worker.service.requests.pending import Work, answer, ignorable, parks
-from tracker_worker.store.base import Answered, Conflict, Notification
+from tracker_worker.service.requests.items import Chore, Item
+from tracker_worker.service.requests.methods import Audit, Operation, Ping
+from tracker_worker.service.requests.pending import PendingRequest
+from tracker_worker.store.base import Answered, Conflict
 from tracker_worker.store.ledgers import Ledgers
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class Chore:
-    """Commands of the worker's own for one host. ``done`` is called on the engine's thread after their commit, with the
-    ledgers as they are then; ``failed`` instead when they cannot be decided."""
-
-    host: str
-    commands: Sequence[commands.Command]
-    done: Callable[[HostLedger], None] | None = None
-    failed: Callable[[Exception], None] | None = None
-
-
-Item = Work | Chore
+from tracker_worker.unit_of_work import UnitOfWork
+from tracker_worker.wire.reply import answer, parking_reason, parks
 
 
 class Unexpected(Exception):
-    """Deciding ``item`` raised what it must not; ``__cause__`` is that."""
+    """Deciding ``item`` raised ``error``, which is no refusal."""
 
-    def __init__(self, item: Item) -> None:
+    def __init__(self, item: Item, error: Exception) -> None:
         super().__init__()
         self.item = item
+        self.error = error
 
 
 @dataclass(slots=True)
 class Batch:
-    """What was decided at ``now`` (microseconds).
+    """What was decided at ``now`` (microseconds), and what is sent once it is committed.
 
-    ``active``: hosts that were changed by a message from their own queue, which has one consumer at a time. ``outcomes``:
-    what is recorded and told for each message, in order of arrival. ``parked``: casts that will be, which no commit records.
-    ``relied``: hosts of which something was told that no commit checks. ``audits``: those whose inventories are still to be
-    read.
-    """
+    ``known``: the recorded answers of copies. ``inbox_rows``: the answers to record. ``unrecorded``: the ids of casts that
+    will be parked, which no commit records. ``active``: the hosts that were changed by a message from their own queue,
+    which has one active consumer. ``audits``: the requests whose inventories are still to be read."""
 
     now: int
-    ledgers: dict[int, NodeLedger] = field(default_factory=dict)
+    unit: UnitOfWork
+    known: dict[str, bytes]
+    inbox_rows: list[Answered] = field(default_factory=list)
+    unrecorded: list[str] = field(default_factory=list)
     active: set[str] = field(default_factory=set)
-    notifications: list[Notification] = field(default_factory=list)
-    answered: list[Answered] = field(default_factory=list)
-    parked: list[str] = field(default_factory=list)
-    known: dict[str, bytes] = field(default_factory=dict)
-    outcomes: list[tuple[Work, bytes]] = field(default_factory=list)
-    decisions: list[tuple[commands.Command, Decision, Work | None]] = field(default_factory=list)
-    relied: set[str] = field(default_factory=set)
-    audits: list[Work] = field(default_factory=list)
+    outgoing: list[Outgoing] = field(default_factory=list)
+    concluded: list[PendingRequest] = field(default_factory=list)
+    decisions: list[tuple[commands.Command, Decision, PendingRequest | None]] = field(default_factory=list)
+    audits: list[PendingRequest] = field(default_factory=list)
     chores: list[Chore] = field(default_factory=list)
+
+    def conclude(self, request: PendingRequest, outgoing: Outgoing) -> None:
+        """``outgoing`` ends the request."""
+        self.outgoing.append(outgoing)
+        if request.heartbeat is not None:
+            self.concluded.append(request)
 
 
 class Decider:
-    """Belongs to the engine's thread. ``notify`` False: notifications are switched off and not even made."""
+    """Belongs to the engine's thread."""
 
     def __init__(
         self,
@@ -79,122 +68,121 @@ class Decider:
         inbox: Inbox,
         policy: Callable[[], Policy],
         clock: Callable[[], int],
-        notify: bool,
+        monotonic: Callable[[], float],
+        begin: Callable[[], UnitOfWork],
     ) -> None:
+        """``clock`` gives microseconds, ``monotonic`` seconds. ``begin`` makes the unit of work of a batch."""
         self._ledgers = ledgers
         self._inbox = inbox
         self._policy = policy
         self._clock = clock
-        self._notify = notify
+        self._monotonic = monotonic
+        self._begin = begin
 
-    def decide(self, items: Sequence[Item], *, again: bool) -> Batch:
+    def decide(self, items: Sequence[Item], *, after_conflict: bool) -> Batch:
         """Raises StoreUnavailable, Conflict and Unexpected; the ledgers of ``hosts_of(items)`` are then worthless.
 
-        What has been answered before is looked up in memory only: a commit that would answer it twice meets a conflict. It
-        is looked up in the store where there was one (``again``).
+        Copies of earlier messages are looked up in memory only: a commit that records an answer twice meets a conflict. After a
+        conflict they are looked up in the store.
         """
-        batch = Batch(now=self._clock())
-        ids = [item.unique_id for item in items if isinstance(item, Work) and item.unique_id is not None]
-        batch.known = self._inbox.look(ids) if again else self._inbox.recall(ids)
+        ids = [item.unique_id for item in items if isinstance(item, PendingRequest) and item.unique_id is not None]
+        known = self._inbox.look_up(ids) if after_conflict else self._inbox.recall(ids)
+        batch = Batch(self._clock(), self._begin(), known)
         for item in items:
             if isinstance(item, Chore):
                 reported = [c.node for c in item.commands if isinstance(c, commands.ReportInventory)]
                 self._ledgers.create_nodes(item.host, reported)
+        now = self._monotonic()
         for item in items:
             try:
-                if isinstance(item, Work):
-                    self._work(batch, item)
+                if isinstance(item, PendingRequest):
+                    self._request(batch, item, now)
                 else:
                     self._chore(batch, item)
             except (StoreUnavailable, Conflict):
                 raise
             except Exception as error:
-                raise Unexpected(item) from error
+                raise Unexpected(item, error) from error
         return batch
 
-    def _work(self, batch: Batch, work: Work) -> None:
-        recorded = None if work.unique_id is None else batch.known.get(work.unique_id)
-        if work.expired:
-            batch.outcomes.append((work, b""))
+    def _request(self, batch: Batch, request: PendingRequest, now: float) -> None:
+        recorded = None if request.unique_id is None else batch.known.get(request.unique_id)
+        if request.deadline <= now:
+            batch.conclude(request, Settlement(delivery=request.delivery))
+        elif request.is_anothers:
+            batch.conclude(request, request.conclusion(b""))
         elif recorded is not None:
-            batch.outcomes.append((work, recorded))
-        elif work.call is None:
-            assert work.refusal is not None
-            batch.outcomes.append((work, b"" if ignorable(work) else answer(work, error=work.refusal)))
+            batch.conclude(request, request.recorded_conclusion(recorded))
+        elif request.operation is None:
+            assert request.refusal is not None
+            self._refuse(batch, request, request.refusal)
         else:
-            self._call(batch, work, work.call)
+            try:
+                self._operation(batch, request, request.operation)
+            except StoreUnavailable:
+                raise
+            except TrackerError as refusal:
+                self._refuse(batch, request, refusal)
 
-    def _call(self, batch: Batch, work: Work, call: Call) -> None:
-        hosts = [self._ledgers.get(name) for name in call.hosts]
-        try:
-            if isinstance(call.asked, Audit):
-                self._audit(batch, work, hosts, call.asked)
-            elif isinstance(call.asked, Ping):
-                batch.outcomes.append((work, answer(work, "pong")))
-            elif isinstance(call.asked, Query):
-                batch.relied.update(call.hosts)
-                batch.outcomes.append((work, answer(work, queries.read(hosts, call.asked))))
-            else:
-                self._command(batch, work, hosts[0], call.asked)
-        except TrackerError as refusal:
-            batch.outcomes.append((work, answer(work, error=refusal)))
+    def _refuse(self, batch: Batch, request: PendingRequest, error: Exception) -> None:
+        reason = parking_reason(error) if parks(error) else ""
+        batch.conclude(request, request.conclusion(answer(request.reply_to, error=error), reason))
 
-    def _command(self, batch: Batch, work: Work, host: HostLedger, command: commands.Command) -> None:
-        decision = self._apply(batch, host, command, work)
-        told = answer(work, decision.reply, decision.error)
-        batch.outcomes.append((work, told))
-        # A parked cast has had no effect and may be sent again: its copies are decided afresh.
-        parked = work.reply_to is None and parks(decision.error)
-        if work.unique_id is not None and parked:
-            batch.parked.append(work.unique_id)
-        elif work.unique_id is not None:
-            batch.known[work.unique_id] = told
-            batch.answered.append(
-                Answered(unique_id=work.unique_id, host_id=host.id, reply=told, received_at=batch.now)
+    def _operation(self, batch: Batch, request: PendingRequest, operation: Operation) -> None:
+        hosts = [self._ledgers.get(name) for name in operation.hosts]
+        action = operation.action
+        if isinstance(action, Audit):
+            self._audit(batch, request, hosts, action)
+        elif isinstance(action, Ping):
+            batch.conclude(request, request.conclusion(answer(request.reply_to, "pong")))
+        elif isinstance(action, queries.Query):
+            batch.unit.unverified.update(operation.hosts)
+            batch.conclude(request, request.conclusion(answer(request.reply_to, queries.read(hosts, action))))
+        else:
+            self._command(batch, request, hosts[0], action)
+
+    def _command(self, batch: Batch, request: PendingRequest, host: HostLedger, command: commands.Command) -> None:
+        decision = self._decide(batch, host, command, request)
+        error, unique_id = decision.error, request.unique_id
+        answered = answer(request.reply_to, decision.reply, error)
+        parked = request.reply_to is None and parks(error)
+        reason = parking_reason(error) if parked and error is not None else ""
+        batch.conclude(request, request.conclusion(answered, reason))
+        if unique_id is None:
+            return
+        if parked:
+            # A parked cast had no effect and may be sent again by an operator: its copies are decided afresh.
+            batch.unrecorded.append(unique_id)
+        else:
+            batch.known[unique_id] = answered
+            batch.inbox_rows.append(
+                Answered(unique_id=unique_id, host_id=host.id, reply=answered, received_at=batch.now)
             )
 
-    def _audit(self, batch: Batch, work: Work, hosts: Sequence[HostLedger], audit: Audit) -> None:
-        """Expire what is due now; the inventories come later. A cast is done with, a call waits for them."""
-        batch.relied.update(host.name for host in hosts)
+    def _audit(self, batch: Batch, request: PendingRequest, hosts: Sequence[HostLedger], audit: Audit) -> None:
+        """Expire claims that are due now; the inventories are read afterwards. A cast is finished, a call waits for them."""
+        batch.unit.unverified.update(host.name for host in hosts)
         audited = [(host, ledger) for host in hosts for ledger in queries.nodes(host, audit.node)]
         for host, ledger in audited:
             expire = commands.ExpireClaims(node=ledger.name, release=self._policy().release_expired)
-            self._apply(batch, host, expire, work)
-        batch.audits.append(work)
-        if work.reply_to is None:
-            batch.outcomes.append((work, b""))
+            self._decide(batch, host, expire, request)
+        batch.audits.append(request)
+        if request.reply_to is None:
+            batch.conclude(request, Settlement(delivery=request.delivery))
 
     def _chore(self, batch: Batch, chore: Chore) -> None:
         host = self._ledgers.get(chore.host)
         for command in chore.commands:
-            error = self._apply(batch, host, command, None).error
+            error = self._decide(batch, host, command, None).error
             if error is not None:
                 raise error
         batch.chores.append(chore)
 
-    def _apply(self, batch: Batch, host: HostLedger, command: commands.Command, work: Work | None) -> Decision:
-        decision = decide(host, command, batch.now)
-        ledger = decision.node
-        if not decision.events:
-            batch.relied.add(host.name)
-        for event in decision.events:
-            assert ledger is not None
-            ledger.apply(event)
-            batch.ledgers[ledger.id] = ledger
-            if work is not None and work.delivery.source == host.name:
-                batch.active.add(host.name)
-            if self._notify:
-                batch.notifications.append(render(event, ledger))
-        batch.decisions.append((command, decision, work))
+    def _decide(
+        self, batch: Batch, host: HostLedger, command: commands.Command, request: PendingRequest | None
+    ) -> Decision:
+        decision = batch.unit.decide(host, command, batch.now)
+        if decision.events and request is not None and request.delivery.source == host.name:
+            batch.active.add(host.name)
+        batch.decisions.append((command, decision, request))
         return decision
-
-
-def hosts_of(items: Iterable[Item]) -> set[str]:
-    """The names of the hosts that these items are about."""
-    names: set[str] = set()
-    for item in items:
-        if isinstance(item, Chore):
-            names.add(item.host)
-        elif item.call is not None:
-            names.update(item.call.hosts)
-    return names

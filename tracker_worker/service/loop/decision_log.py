@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One line in the log for each decision, with the figures that it was made on."""
+"""The log of decisions: one line for each, with the figures that the decision rests on."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from tracker_worker.service.requests.methods import Context
 LOG = logging.getLogger("tracker_worker.decisions")
 
 
-class Asker(Protocol):
-    """Whose context names the request."""
+class Requested(Protocol):
+    """A request, whose context names it."""
 
     @property
     def context(self) -> Context | None: ...
 
 
-def log_decisions(decisions: Sequence[tuple[commands.Command, Decision, Asker | None]]) -> None:
-    """One line each, in one record for what was decided together. What nothing came of is logged at DEBUG only."""
+def log_decisions(decisions: Sequence[tuple[commands.Command, Decision, Requested | None]]) -> None:
+    """Log the decisions of one batch, in one record. A decision that changed nothing is logged at DEBUG only."""
     if not LOG.isEnabledFor(logging.INFO):
         return
     lines = []
-    for command, decision, asker in decisions:
+    for command, decision, request in decisions:
         ledger = decision.node
         where = "-" if ledger is None else f"{ledger.host}/{ledger.name}"
-        context = asker.context if asker is not None else None
+        context = request.context if request is not None else None
         request_id = "-" if context is None else context.get("request_id", "-")
         for event in decision.events:
             lines.append(f"{type(event).__name__} node={where} {_figures(event)} request_id={request_id}")
@@ -38,7 +38,7 @@ def log_decisions(decisions: Sequence[tuple[commands.Command, Decision, Asker | 
         elif not decision.events:
             LOG.debug("%s changed nothing node=%s request_id=%s", type(command).__name__, where, request_id)
     if lines:
-        # What callers send may hold line breaks, which would look like decisions of their own.
+        # Texts from callers may hold line breaks, which would look like further decisions.
         LOG.info("%s", "\n".join([" ".join(line.splitlines()) for line in lines]))
 
 

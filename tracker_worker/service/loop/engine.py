@@ -1,396 +1,270 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The serial loop: everything that changes a ledger happens here, in order, one commit for all that has arrived.
+"""The serial loop: everything that changes a ledger happens here, in order, with one commit for all that has arrived.
 
-The naive worker takes a lock per node in a pool of threads. In Python those threads share one interpreter anyway; each
-message would pay its own commit and its own confirm, the order of two messages for a node would be decided by whichever
-thread wakes first, and a slow holder would starve the rest. One loop has the order by construction and pays one commit for
-many messages, while an idle worker's latency stays at one commit. What could block it is kept out of it: drivers run on
-threads of their own and come back as commands, and publishing is another thread's.
+The naive worker takes a lock per node in a pool of threads. In Python those threads share one interpreter anyway; each message
+would pay its own commit and its own confirm, the order of two messages for a node would be decided by the thread that wakes
+first, and a slow holder would starve the others. One loop has the order by construction and pays one commit for many messages,
+while an idle worker's latency stays at one commit. What could block the loop is kept out of it: drivers run on threads of their
+own and come back as commands, and publishing is another thread's.
 
-The unhappy path is a commit that failed, because somebody else was first or because the store is away. Then the touched
-ledgers are thrown away, read again, and the batch is decided again. They are never patched. Nothing is told to anybody and
-nothing is acknowledged before the commit, so a crash anywhere leaves either a message that comes again, or its record in the
-inbox and its reply to be sent once more.
+The unhappy path is a commit that failed, because another worker was first or because the store is unavailable. Then the touched
+ledgers are forgotten, read again, and the batch is decided again. Ledgers are never patched. No reply is sent and no message is
+acknowledged before the commit, so a crash anywhere leaves either a message that is redelivered, or its row in the inbox and its
+reply to be sent once more.
+
+The loop is ``step``: it never sleeps and never reads a clock by itself. A batch that waits is state.
 """
 
 from __future__ import annotations
 
 import logging
-import queue
-import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
-from tracker_worker import faults
-from tracker_worker.bus.base import Bus
-from tracker_worker.domain.policy import Policy
+from tracker_worker.bus.base import Bus, Settlement
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.service.chores.audits import Audits
-from tracker_worker.service.chores.inventories import Auditor
 from tracker_worker.service.chores.leases import Leases
-from tracker_worker.service.chores.pruning import Pruning
 from tracker_worker.service.chores.relay import Relay
-from tracker_worker.service.loop.batch import Batch, Chore, Decider, Item, Unexpected, hosts_of
+from tracker_worker.service.loop.backlog import Backlog, Retry
+from tracker_worker.service.loop.batch import Batch, Decider, Unexpected
 from tracker_worker.service.loop.decision_log import log_decisions
 from tracker_worker.service.loop.inbox import Inbox
-from tracker_worker.service.requests.pending import Work, answer, conclude, dismiss
-from tracker_worker.store.base import Commit, Conflict, Store, Unstorable
+from tracker_worker.service.requests.items import Chore, Item, hosts_of
+from tracker_worker.service.requests.pending import PendingRequest
+from tracker_worker.store.base import Answered, Conflict, Store, Unstorable
 from tracker_worker.store.ledgers import Ledgers
+from tracker_worker.wire.reply import answer, parking_reason, parks
 
 LOG = logging.getLogger(__name__)
 
-# Cursors ride with commits; after so long without one they get a commit of their own. For as long confirms may wait to be
-# looked at: nobody wakes the engine for them.
-_FLUSH_SECONDS = 0.2
-_FIRST_DELAY_SECONDS = 0.05
-_LONGEST_DELAY_SECONDS = 2.0
-# How often it is looked meanwhile who cannot wait.
-_LOOK_SECONDS = 0.25
-# A call that would be answered later than this before its expiration is told that the store is away.
+# While the store is away, calls that are about to expire are looked for this often.
+_CHECK_SECONDS = 0.25
+# A call that would be answered later than this before its deadline gets StoreUnavailable.
 _MARGIN_SECONDS = 0.5
-# How often a cast is tried whose handling fails unexpectedly.
+# A cast whose handling fails unexpectedly is tried this often.
 _MOST_ATTEMPTS = 3
 
 Task = Callable[[], None]
 
 
 class Engine:
-    """The methods of the first section may be called from any thread; all else happens on the engine's own."""
+    """``submit`` and ``run`` may be called from any thread; everything else happens on the thread that calls ``step``."""
 
     def __init__(
         self,
         *,
         store: Store,
         bus: Bus,
+        ledgers: Ledgers,
+        inbox: Inbox,
+        decider: Decider,
         relay: Relay | None,
-        auditor: Auditor,
-        policy: Callable[[], Policy],
-        hosts: Sequence[str],
-        owner: str,
-        conflict_retries: int,
+        leases: Leases,
+        audits: Audits,
+        retry: Retry,
         clock: Callable[[], int],
-        died: Callable[[BaseException], None],
+        monotonic: Callable[[], float],
+        wake: Callable[[], None],
     ) -> None:
-        """``relay`` None: notifications are switched off, neither kept nor published."""
+        """``relay`` None: notifications are switched off, neither kept nor published. ``clock`` gives microseconds,
+        ``monotonic`` seconds. ``wake`` has ``step`` called soon."""
         self._store = store
         self._bus = bus
+        self._ledgers = ledgers
+        self._inbox = inbox
+        self._decider = decider
         self._relay = relay
-        self._policy = policy
-        self._host_names = hosts
-        self._conflict_retries = conflict_retries
+        self._leases = leases
+        self._audits = audits
+        self._retry = retry
         self._clock = clock
-        self._died = died
-        self._arrivals: queue.SimpleQueue[Sequence[Work] | Chore | Task | None] = queue.SimpleQueue()
-        self._confirms: deque[Any] = deque()
-        self._confirm_queued = False
-        self._confirms_wanted = False
-        self._ledgers = Ledgers(store)
-        self._inbox = Inbox(store)
-        self._leases = Leases(store=store, ledgers=self._ledgers, relay=relay, owner=owner)
-        self._pruning = Pruning(store=store, ledgers=self._ledgers, leases=self._leases, clock=clock)
-        self._audits = Audits(auditor=auditor, bus=bus, submit=self.submit)
-        self._decider = Decider(
-            ledgers=self._ledgers, inbox=self._inbox, policy=policy, clock=clock, notify=relay is not None
-        )
-        self._takes_leases = False
-        self._waiting = False
-        self._flush_delay = _FLUSH_SECONDS
-        self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._monotonic = monotonic
+        self._wake = wake
+        self._arrivals: deque[Sequence[PendingRequest] | Chore | Task] = deque()
+        self._backlog = Backlog()
 
     # --- from any thread ---------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Begin to work. The hosts must be registered in the store."""
-        self._thread = threading.Thread(target=self._run, name="tracker-engine", daemon=True)
-        self._thread.start()
+    def submit(self, item: Sequence[PendingRequest] | Chore) -> None:
+        """Decide this after everything that was submitted before."""
+        self._arrivals.append(item)
+        self._wake()
 
-    def stop(self) -> None:
-        """Finish the batch in hand and return; what has not been started stays unsettled. Harmless when stopped."""
-        self._stopping.set()
-        self._arrivals.put(None)
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
-            self._thread = None
-
-    def release(self) -> None:
-        """After the stop, when the bus has confirmed what it will: write the cursors and let go of the leases, so that a
-        successor repeats nothing and need not wait. Without the store it can do both by itself later."""
-        with _put_off():
-            self._take_confirms()
-            self._flush()
-            self._leases.release()
-
-    def submit(self, item: Sequence[Work] | Chore) -> None:
-        """Decide it after everything that was submitted before."""
-        self._arrivals.put(item)
-
-    def confirmed(self, keys: Sequence[Any]) -> None:
-        """The bus has these notifications."""
-        self._confirms.extend(keys)
-        if self._confirms_wanted and not self._confirm_queued:
-            self._confirm_queued = True
-            self._arrivals.put(self._take_confirms)
-
-    def renew_leases(self) -> None:
-        """Take or renew the leases of all hosts, and relay what is held. Nothing is relayed before the first time."""
-
-        def task() -> None:
-            self._takes_leases = True
-            self._leases.renew(self._host_names, self._clock())
-
-        self._arrivals.put(task)
-
-    def audit(self, host: str) -> None:
-        """Expire what is due on a host and read its inventory, if its chores are this worker's."""
-
-        def task() -> None:
-            if host in self._leases.held:
-                self._audits.periodic(self._ledgers.get(host), release_expired=self._policy().release_expired)
-
-        self._arrivals.put(task)
-
-    def prune(self, *, inbox_seconds: int, outbox_seconds: int) -> None:
-        """Drop what is older, of the inbox and of the confirmed part of the outbox, for the hosts whose chores are this
-        worker's."""
-        step = self._pruning.begin(inbox_seconds=inbox_seconds, outbox_seconds=outbox_seconds)
-
-        def task() -> None:
-            # What waits for the store may have been committed long ago, unnoticed.
-            if not self._waiting and step():
-                self._arrivals.put(task)  # behind what has arrived meanwhile
-
-        self._arrivals.put(task)
+    def run(self, task: Task) -> None:
+        """Call ``task`` between two batches. A task that meets an unavailable store or another writer is put off: a warning is
+        logged, and whoever runs it periodically runs it again."""
+        self._arrivals.append(task)
+        self._wake()
 
     # --- the loop ----------------------------------------------------------------------------------------------------
 
-    def _run(self) -> None:
+    @property
+    def waiting(self) -> bool:
+        """Whether a batch waits for the store: it may have been committed, unnoticed."""
+        return len(self._backlog) > 0
+
+    def step(self, now: float) -> float | None:
+        """One pass of the loop. Returns after how many seconds the next one is due; None: when something arrives."""
+        self._take()
+        due = self._work(now)
+        if self._relay is not None:
+            relay_due = self._relay.step(now)
+            if relay_due is not None:
+                due = relay_due if due is None else min(due, relay_due)
+        return due
+
+    def _take(self) -> None:
+        """Everything that has arrived, but not what its tasks submit: a chore in many steps must not delay the requests."""
+        for _ in range(len(self._arrivals)):
+            arrival = self._arrivals.popleft()
+            if isinstance(arrival, Chore):
+                self._backlog.add([arrival])
+            elif callable(arrival):
+                with put_off():
+                    arrival()
+            else:
+                self._backlog.add(arrival)
+
+    def _work(self, now: float) -> float | None:
+        """Make the attempt that is due. Returns the seconds until the next one; None: nothing is left to decide."""
+        retry = self._retry
+        if retry.away is not None:
+            self._end_late_calls(retry.away, max(0.0, retry.resume_at - now) + retry.attempt_seconds)
+        items = self._backlog.next()
+        if not items:
+            return None
+        if now >= retry.resume_at:
+            self._try(items)
+            if not self._backlog.next():
+                return None
+        return min(max(0.0, retry.resume_at - self._monotonic()), _CHECK_SECONDS)
+
+    def _try(self, items: list[Item]) -> None:
+        retry, began = self._retry, self._monotonic()
         try:
-            while not self._stopping.is_set():
-                items = self._take()
-                if items:
-                    self._process(items)
-                if self._relay is not None:
-                    if self._relay.behind():
-                        with _put_off():
-                            self._relay.catch_up()
-                    self._confirms_wanted = self._relay.waits_for_room()
-        except BaseException as error:  # the thread's root: half alive is worse than restarted
-            LOG.exception("the engine's thread ends")
-            self._died(error)
-
-    def _take(self) -> list[Item]:
-        """Everything that has arrived, waiting for the first. Tasks are done on the way."""
-        waits = self._relay is not None and self._relay.waits()
-        try:
-            first = self._arrivals.get(timeout=self._flush_delay if waits else None)
-        except queue.Empty:
-            self._take_confirms()
-            self._flush_delay = min(self._flush_delay * 2, _LONGEST_DELAY_SECONDS)  # the next one, if this one fails
-            with _put_off():
-                self._flush()
-                self._flush_delay = _FLUSH_SECONDS
-            return []
-        self._take_confirms()
-        return self._sort(first) + self._arrived()
-
-    def _arrived(self) -> list[Item]:
-        """Without what its tasks submit: a chore in many steps must not keep the others waiting."""
-        items: list[Item] = []
-        for _ in range(self._arrivals.qsize()):
-            items += self._sort(self._arrivals.get_nowait())
-        return items
-
-    def _sort(self, arrival: Sequence[Work] | Chore | Task | None) -> list[Item]:
-        if arrival is None:
-            return []
-        if isinstance(arrival, Chore):
-            return [arrival]
-        if callable(arrival):
-            with _put_off():
-                arrival()
-            return []
-        return list(arrival)
+            self._process(items)
+        except Conflict as conflict:
+            LOG.info("another worker was first (%s); deciding again", conflict)
+            self._ledgers.forget(hosts_of(items))
+            retry.conflict(self._monotonic())
+        except StoreUnavailable as error:
+            self._ledgers.forget(hosts_of(items))
+            delay = retry.store_away(error, began=began, now=self._monotonic())
+            LOG.warning("%s; %d messages wait, again in %g s", error, len(self._backlog), delay)
+        except Unstorable as error:
+            self._ledgers.forget(hosts_of(items))
+            if len(items) > 1:
+                self._backlog.split()
+            else:
+                LOG.error("a message cannot be stored", exc_info=error)
+                self._fail(items[0], error)
+        except Unexpected as unexpected:
+            self._ledgers.forget(hosts_of(items))
+            LOG.error("unexpected error while deciding", exc_info=unexpected.error)
+            self._fail(unexpected.item, unexpected.error)
+        else:
+            self._backlog.finish()
+            retry.succeeded()
 
     def _process(self, items: list[Item]) -> None:
-        """Decide and commit, again and again until it is done or the worker stops."""
-        conflicts = 0
-        delays = _delays()
-        while items and not self._stopping.is_set():
-            began = time.monotonic()
+        """Decide, commit, and send. Raises Conflict, StoreUnavailable, Unstorable, Unexpected; nothing has been sent then."""
+        batch = self._decider.decide(items, after_conflict=self._retry.conflicts > 0)
+        rows = self._inbox.rows(batch.inbox_rows)
+        commits = bool(batch.unit.changed) or self._inbox.full(rows)
+        self._verify(batch, commits)
+        cursors: dict[int, int] = {}
+        if commits:
+            cursors = {} if self._relay is None else self._relay.moved_cursors()
             try:
-                batch = self._decider.decide(items, again=conflicts > 0)
-                self._check(batch, again=conflicts > 0)
-                self._commit(batch)
-            except Conflict as conflict:
-                LOG.info("another worker was first (%s); deciding again", conflict)
-                self._ledgers.forget(hosts_of(items))
-                conflicts += 1
-                if conflicts % self._conflict_retries == 0:
-                    self._stopping.wait(next(delays))
-            except StoreUnavailable as error:
-                self._ledgers.forget(hosts_of(items))
-                delay = next(delays)
-                LOG.warning("%s; %d messages wait, again in %g s", error, len(items), delay)
-                items = self._wait(items, error, delay, time.monotonic() - began)
-            except Unstorable as error:
-                self._ledgers.forget(hosts_of(items))
-                items = self._apart(items, error)
-            except Unexpected as unexpected:
-                self._ledgers.forget(hosts_of(items))
-                LOG.error("unexpected error while deciding", exc_info=unexpected.__cause__)
-                if self._gives_up(unexpected):
-                    items.remove(unexpected.item)
-                else:
-                    self._stopping.wait(next(delays))
-            else:
-                self._conclude(batch)
-                return
-
-    def _wait(self, items: list[Item], error: StoreUnavailable, delay: float, attempt: float) -> list[Item]:
-        """Let ``delay`` seconds go by, and tell the calls that cannot wait until the end of another attempt, which may take as
-        long as the last one has. Returns what waits, with what has arrived meanwhile."""
-        until = time.monotonic() + delay
-        while (left := until - time.monotonic()) > 0 and not self._stopping.is_set():
-            items = self._give_up(items, error, left + attempt)
-            self._stopping.wait(min(left, _LOOK_SECONDS))
-            self._waiting = True
-            items += self._arrived()
-            self._waiting = False
-        return self._give_up(items, error, attempt)
-
-    def _give_up(self, items: Sequence[Item], error: StoreUnavailable, seconds: float) -> list[Item]:
-        """Tell the calls that cannot wait for so long. Returns the others, which wait."""
-        waiting: list[Item] = []
-        for item in items:
-            if isinstance(item, Chore) or item.remaining_seconds > seconds + _MARGIN_SECONDS:
-                waiting.append(item)
-            elif item.expired:
-                dismiss(self._bus, item)
-            else:
-                conclude(self._bus, item, answer(item, error=error))
-        return waiting
-
-    def _apart(self, items: list[Item], error: Unstorable) -> list[Item]:
-        """One of these messages cannot be kept: decide each by itself, so that only that one fails. Returns what is left."""
-        if len(items) == 1:
-            unexpected = Unexpected(items[0])
-            unexpected.__cause__ = error
-            LOG.error("a message cannot be kept", exc_info=error)
-            return [] if self._gives_up(unexpected) else items
-        for item in items:
-            self._process([item])
-        return []
-
-    def _gives_up(self, unexpected: Unexpected) -> bool:
-        """A call is told at once. A cast is tried a few times, counted in the store so that a restart does not begin anew, and
-        then parked. Returns whether it is done with."""
-        item, error = unexpected.item, unexpected.__cause__
-        assert isinstance(error, Exception)
-        if isinstance(item, Chore):
-            if item.failed is not None:
-                item.failed(error)
-            return True
-        if item.reply_to is None and item.unique_id is not None:
-            try:
-                if self._store.count_attempt(item.unique_id, self._clock()) < _MOST_ATTEMPTS:
-                    return False
-            except StoreUnavailable as away:
-                LOG.warning("%s", away)
-                return False
-        conclude(self._bus, item, answer(item, error=error))
-        return True
-
-    def _check(self, batch: Batch, *, again: bool) -> None:
-        """What the commit does not check: that answers without a change come from ledgers as the store has them, and that
-        messages are new that it does not record. Raises Conflict, StoreUnavailable."""
-        unchecked = [
-            name for name in batch.relied if any(ledger.id not in batch.ledgers for ledger in self._ledgers.get(name))
-        ]
-        self._ledgers.check(unchecked)
-        if again:
-            return  # looked up before it was decided
-        unrecorded = list(batch.parked)
-        if not self._commits(batch):
-            unrecorded += [message.unique_id for message in batch.answered]
-        if unrecorded and self._inbox.look(unrecorded):
-            raise Conflict("a message is answered already")
-
-    def _commits(self, batch: Batch) -> bool:
-        return bool(batch.ledgers) or self._inbox.full(self._inbox.rows(batch.answered))
-
-    def _commit(self, batch: Batch) -> None:
-        """Raises Conflict, StoreUnavailable."""
-        rows = self._inbox.rows(batch.answered)
-        committing = self._commits(batch)
-        if committing:
-            cursors = {} if self._relay is None else self._relay.moved()
-            faults.reach("before_commit")
-            try:
-                ledgers = list(batch.ledgers.values())
-                self._store.commit(
-                    Commit(ledgers=ledgers, notifications=batch.notifications, answered=rows, cursors=cursors)
-                )
+                batch.unit.commit(inbox_rows=rows, cursors=cursors)
             except Conflict:
                 self._inbox.recheck()
                 raise
-            faults.reach("after_commit")
-            if self._relay is not None:
-                self._relay.written(cursors)
-        self._inbox.keep(rows, committed=committing)
-        for ledger in batch.ledgers.values():
-            ledger.committed()
+        for request in batch.concluded:
+            request.end_heartbeat()
+        if batch.outgoing:
+            self._bus.sender.send(batch.outgoing)
+        self._conclude(batch, rows, cursors, commits)
 
-    def _conclude(self, batch: Batch) -> None:
-        """It is kept: tell everybody."""
-        with self._bus.together():
-            for work, recorded in batch.outcomes:
-                if work.expired:
-                    dismiss(self._bus, work)
-                else:
-                    conclude(self._bus, work, recorded)
-            if self._relay is not None:
-                self._relay.offer(batch.notifications)
-        if self._takes_leases and not batch.active <= self._leases.held:
-            with _put_off():  # whoever is given a host's queue does its chores
-                self._leases.renew(batch.active - self._leases.held, batch.now, force=True)
+    def _verify(self, batch: Batch, commits: bool) -> None:
+        """Check what the commit does not: that answers without a change rest on ledgers as the store has them, and that
+        messages which no commit records are new. Raises Conflict, StoreUnavailable."""
+        batch.unit.verify()
+        if self._retry.conflicts:
+            return  # copies were looked up in the store before they were decided
+        unrecorded = list(batch.unrecorded)
+        if not commits:
+            unrecorded += [message.unique_id for message in batch.inbox_rows]
+        if unrecorded and self._inbox.look_up(unrecorded):
+            raise Conflict("a message is answered already")
+
+    def _conclude(self, batch: Batch, rows: list[Answered], cursors: dict[int, int], committed: bool) -> None:
+        """The batch holds and its replies are on their way: the bookkeeping, the notifications, and what follows from them."""
+        batch.unit.committed()
+        self._inbox.keep(rows, committed=committed)
+        if self._relay is not None:
+            self._relay.written(cursors)
+            publications = self._relay.offer(batch.unit.notifications)
+            if publications:
+                self._bus.sender.send(publications)
+        if not self._leases.cover(batch.active):
+            with put_off():
+                self._leases.take(batch.active, batch.now)
         log_decisions(batch.decisions)
         for chore in batch.chores:
             if chore.done is not None:
                 chore.done(self._ledgers.get(chore.host))
-        for work in batch.audits:
-            self._audits.begin(work)
+        for request in batch.audits:
+            self._audits.begin(request)
 
-    # --- tasks -------------------------------------------------------------------------------------------------------
+    # --- what does not go well ---------------------------------------------------------------------------------------
 
-    def _take_confirms(self) -> None:
-        self._confirm_queued = False
-        while self._confirms:
-            key = self._confirms.popleft()
-            if self._relay is not None:
-                self._relay.confirmed(key)
+    def _end_late_calls(self, error: StoreUnavailable, seconds: float) -> None:
+        """Answer the calls that cannot wait for so long."""
 
-    def _flush(self) -> None:
-        if self._relay is not None and (cursors := self._relay.moved()):
-            faults.reach("before_cursor")
-            self._store.commit(Commit(cursors=cursors))
-            self._relay.written(cursors)
+        def waits(item: Item) -> bool:
+            if isinstance(item, Chore) or item.deadline - now > seconds + _MARGIN_SECONDS:
+                return True
+            if item.deadline <= now:
+                item.end_heartbeat()
+                self._bus.sender.send([Settlement(delivery=item.delivery)])
+            else:
+                self._end(item, error)
+            return False
+
+        now = self._monotonic()
+        self._backlog.keep(waits)
+
+    def _fail(self, item: Item, error: Exception) -> None:
+        """Deciding or storing this item failed unexpectedly. A call gets the error immediately. A cast is tried a few times,
+        counted in the store so that a restart does not begin anew, and then parked."""
+        if isinstance(item, PendingRequest) and item.reply_to is None and item.unique_id is not None:
+            try:
+                again = self._store.count_attempt(item.unique_id, self._clock()) < _MOST_ATTEMPTS
+            except StoreUnavailable as away:
+                LOG.warning("%s", away)
+                again = True
+            if again:
+                self._retry.pause(self._monotonic())
+                return
+        self._backlog.keep(lambda other: other is not item)
+        if isinstance(item, PendingRequest):
+            self._end(item, error)
+        elif item.failed is not None:
+            item.failed(error)
+
+    def _end(self, request: PendingRequest, error: Exception) -> None:
+        request.end_heartbeat()
+        reason = parking_reason(error) if parks(error) else ""
+        self._bus.sender.send([request.conclusion(answer(request.reply_to, error=error), reason)])
 
 
 @contextmanager
-def _put_off() -> Iterator[None]:
-    """A chore that the store is not there for, or that met another writer, is done the next time."""
+def put_off() -> Iterator[None]:
+    """A chore that meets an unavailable store or another writer is done the next time."""
     try:
         yield
     except (StoreUnavailable, Conflict) as error:
         LOG.warning("a chore is put off: %s", error)
-
-
-def _delays() -> Iterator[float]:
-    delay = _FIRST_DELAY_SECONDS
-    while True:
-        yield delay
-        delay = min(delay * 2, _LONGEST_DELAY_SECONDS)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The RPC API: one table from a method's name to what it asks, and the checks in front of it."""
+"""The RPC API: one table from a method's name to the operation that it asks for, and the checks before it."""
 
 from __future__ import annotations
 
@@ -14,73 +14,50 @@ from oslo_messaging.rpc.dispatcher import NoSuchMethod, UnsupportedVersion
 from tracker_worker.bus.base import FANOUT, SHARED
 from tracker_worker.domain import commands
 from tracker_worker.domain.fit import read_limits
-from tracker_worker.domain.instance import read_changes, read_instance, read_node
-from tracker_worker.domain.owner import owner_of
+from tracker_worker.domain.instance import owner_of, read_changes, read_instance, read_node
 from tracker_worker.domain.policy import Policy
+from tracker_worker.domain.queries import GetNode, GetUsage, ListClaims, ListNodes, Query
 from tracker_worker.domain.values import read_name, read_optional_text, read_timeout
 from tracker_worker.errors import HostNotServed, InvalidInput
-from tracker_worker.wire.envelope import Request
+from tracker_worker.wire.request import Request
 
-# Additions raise the minor version; a client may ask for any minor version up to ours.
+# An addition raises the minor version; a client may ask for any minor version up to this one.
 MAJOR, MINOR = 1, 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GetNode:
-    node: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ListNodes:
-    pass
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ListClaims:
-    node: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GetUsage:
-    project_id: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Audit:
-    """Read the inventories of one node or all, and expire what is due."""
+class Audit(msgspec.Struct, frozen=True, kw_only=True):
+    """Read the inventory of one node or of all nodes, and expire claims that are due."""
 
     node: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ping:
-    pass
+class Ping(msgspec.Struct, frozen=True):
+    """Answer "pong"."""
 
 
-Query = GetNode | ListNodes | ListClaims | GetUsage
-Asked = commands.Command | Query | Audit | Ping
+Action = commands.Command | Query | Audit | Ping
 Context = Mapping[str, Any]
 
 
-class Call(msgspec.Struct, frozen=True):
-    """What one request asks, of which hosts."""
+class Operation(msgspec.Struct, frozen=True):
+    """What one request asks for, and of which hosts."""
 
     hosts: tuple[str, ...]
-    asked: Asked
+    action: Action
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Method:
-    """``build`` gets the arguments, all of them known and the required ones present. ``any_host``: without a host the
-    request is for all that the worker serves."""
+    """``build`` gets the arguments; all of them are known and the required ones are present. ``any_host``: a request without a
+    host is for all hosts that the worker serves."""
 
-    build: Callable[[Mapping[str, Any], Context, Policy], Asked]
+    build: Callable[[Mapping[str, Any], Context, Policy], Action]
     required: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     any_host: bool = False
 
 
-def _begin(args: Mapping[str, Any], context: Context, policy: Policy) -> Asked:
+def _begin(args: Mapping[str, Any], context: Context, policy: Policy) -> Action:
     instance = read_instance(args["instance"])
     owner = owner_of(instance.project_id, instance.user_id, context)
     timeout = read_timeout("timeout", args.get("timeout"))
@@ -93,7 +70,7 @@ def _begin(args: Mapping[str, Any], context: Context, policy: Policy) -> Asked:
     )
 
 
-def _update(args: Mapping[str, Any], _context: Context, _policy: Policy) -> Asked:
+def _update(args: Mapping[str, Any], _context: Context, _policy: Policy) -> Action:
     changes = read_changes(args["instance"])
     return commands.UpdateUsage(uuid=changes["uuid"], changes=changes, node=read_node(args["instance"]))
 
@@ -126,8 +103,8 @@ METHODS: dict[str, _Method] = {
 }
 
 
-def resolve(request: Request, *, source: str, served: Sequence[str], policy: Policy) -> Call:
-    """What ``request`` asks.
+def resolve(request: Request, *, source: str, served: Sequence[str], policy: Policy) -> Operation:
+    """The operation that ``request`` asks for. ``source`` is that of its delivery, ``served`` the hosts of this worker.
 
     Raises UnsupportedVersion, NoSuchMethod, HostNotServed, and InvalidInput naming the argument.
     """
@@ -144,7 +121,7 @@ def resolve(request: Request, *, source: str, served: Sequence[str], policy: Pol
         if name not in known:
             raise InvalidInput(field=name, reason=f"is no argument of {request.method}")
     hosts = _hosts(request, method, source, served)
-    return Call(hosts, method.build(args, request.context, policy))
+    return Operation(hosts, method.build(args, request.context, policy))
 
 
 def _check_version(request: Request) -> None:

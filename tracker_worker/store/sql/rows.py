@@ -15,7 +15,7 @@ from tracker_worker.domain.instance import Instance
 from tracker_worker.domain.inventory import Inventory
 from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.domain.resources import CLASSES, Resources, shared
-from tracker_worker.store.base import Notification
+from tracker_worker.notifications.notification import Notification
 
 _pack = msgspec.msgpack.Encoder().encode
 

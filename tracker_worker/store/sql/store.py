@@ -14,7 +14,8 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.library.fairlock import FairLock
-from tracker_worker.store.base import Backlog, Commit, Conflict, Notification, Store, Unstorable
+from tracker_worker.notifications.notification import Notification
+from tracker_worker.store.base import Backlog, Commit, Conflict, Store, Unstorable
 from tracker_worker.store.sql import rows
 from tracker_worker.store.sql.commit import CommitWriter
 from tracker_worker.store.sql.engines import LOCK_TIMEOUT_SECONDS, create_engine, ensure_schema

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a request reaches a host's worker: the protocol that the API needs, and the stock implementation."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import msgspec
+from oslo_config import cfg
+
+from tracker_worker import errors
+from tracker_worker.client.types import Context
+from tracker_worker.conf.opts import register_messaging_opts
+
+with warnings.catch_warnings():
+    # A library of oslo.messaging's looks whether eventlet is installed, and eventlet warns on stderr that nobody should use it.
+    warnings.filterwarnings("ignore", message=r"\s*Eventlet is deprecated")
+    import oslo_messaging
+
+VERSION = "1.0"
+"""The newest version of the RPC API that these clients use."""
+ALLOWED_REMOTE_EXMODS = [errors.__name__, "oslo_messaging.rpc.dispatcher"]
+
+
+@runtime_checkable
+class Transport(Protocol):
+    """Sends requests to the worker of one host. ``args`` are the method's arguments, made of JSON types."""
+
+    def call(self, context: Context, host: str, method: str, args: Mapping[str, Any]) -> Any:
+        """The result. Raises the errors of ``tracker_worker.errors``, and ``oslo_messaging.MessagingTimeout`` when there is no
+        answer in time: the request may then still be done."""
+
+    def cast(self, context: Context, host: str, method: str, args: Mapping[str, Any]) -> None:
+        """Send the request without waiting for an answer. Raises ``oslo_messaging.MessagingException``: it cannot be sent."""
+
+
+class StockTransport:
+    """A stock oslo.messaging client. Any thread may use it."""
+
+    def __init__(self, conf: cfg.ConfigOpts, transport: Any = None) -> None:
+        """``transport`` is an RPC transport with ALLOWED_REMOTE_EXMODS; None: one is made from ``conf``."""
+        if transport is None:
+            transport = oslo_messaging.get_rpc_transport(conf, allowed_remote_exmods=ALLOWED_REMOTE_EXMODS)
+        elif transport.conf is not conf:
+            register_messaging_opts(transport.conf)  # the client reads its options there
+        target = oslo_messaging.Target(topic=conf.tracker.topic, version=VERSION)
+        self._client = oslo_messaging.get_rpc_client(transport, target)
+
+    def call(self, context: Context, host: str, method: str, args: Mapping[str, Any]) -> Any:
+        return self._client.prepare(server=host).call(dict(context), method, **args)
+
+    def cast(self, context: Context, host: str, method: str, args: Mapping[str, Any]) -> None:
+        self._client.prepare(server=host).cast(dict(context), method, **args)
+
+
+def remote_error(failure: str) -> Exception:
+    """The error in a reply, rebuilt: one of ``tracker_worker.errors``, or an oslo_messaging.RemoteError for any other class."""
+    failed = msgspec.json.decode(failure)
+    kind = getattr(errors, failed["class"], None) if failed["module"] == errors.__name__ else None
+    if isinstance(kind, type) and issubclass(kind, errors.TrackerError):
+        return kind(*failed["args"], **failed["kwargs"])
+    return oslo_messaging.RemoteError(failed["class"], failed["message"], failed["tb"])

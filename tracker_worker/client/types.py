@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What goes into the RPC API and comes out of it, as typed dictionaries. Memory in MB, disk in GB, times as ISO 8601 text
+in UTC.
+
+The wire format is open: a worker may accept and return further keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Required, TypedDict
+
+Context = Mapping[str, Any]
+"""A request context; project_id, user_id and request_id are read."""
+
+
+class Instance(TypedDict, total=False):
+    """An instance as its callers describe it. A claim needs the sizes; an update needs only what has changed."""
+
+    uuid: Required[str]
+    node: str | None
+    vcpus: int
+    memory_mb: int
+    root_gb: int
+    ephemeral_gb: int
+    vm_state: str | None
+    task_state: str | None
+    os_type: str | None
+    project_id: str | None
+    user_id: str | None
+    display_name: str | None
+    instance_type: str | None
+    instance_flavor_id: str | None
+    availability_zone: str | None
+    created_at: str | None
+    launched_at: str | None
+    deleted_at: str | None
+    terminated_at: str | None
+    image_meta: Mapping[str, Any] | None
+    metadata: Mapping[str, Any] | None
+
+
+class Limits(TypedDict, total=False):
+    """Ceilings on a node's total usage, the host's reserve included; a missing or null limit means what [tracker] missing_limit
+    says."""
+
+    memory_mb: float | None
+    disk_gb: float | None
+    vcpu: float | None
+
+
+class Claim(TypedDict):
+    """A claim. ``resources``: resource class -> amount; ``state``: begun, finished or aborted; ``limit_source``: caller,
+    capacity or unlimited."""
+
+    claim_id: str
+    instance_uuid: str
+    host: str
+    node: str
+    resources: dict[str, int]
+    state: str
+    begun_at: str
+    expires_at: str
+    generation: int
+    limit_source: str
+
+
+class Node(TypedDict):
+    """A node: what its driver reported, what is used and free, and its counters. Free amounts may be negative; totals and free
+    amounts are null while the node is disabled."""
+
+    id: int
+    host: str
+    node: str
+    generation: int
+    sequence: int
+    disabled: bool
+    running_vms: int
+    current_workload: int
+    stats: dict[str, int]
+    vcpus: int | None
+    vcpus_used: int
+    memory_mb: int | None
+    memory_mb_used: int
+    free_ram_mb: int | None
+    local_gb: int | None
+    local_gb_used: int
+    free_disk_gb: int | None
+    cpu_info: Any
+    hypervisor_type: Any
+    hypervisor_version: Any
+    hypervisor_hostname: Any
+    disk_available_least: Any
+
+
+class Update(TypedDict):
+    """The answer to a usage update: whether the instance is charged here, and whether anything changed."""
+
+    tracked: bool
+    changed: bool
+
+
+Usage = dict[str, dict[str, int]]
+"""Project -> number of instances, and the sum of each resource class."""
+
+InstanceLike = Instance | Mapping[str, Any]
+LimitsLike = Limits | Mapping[str, float | None]

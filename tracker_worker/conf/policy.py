@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options -> the domain's policy."""
+
+from __future__ import annotations
+
+from oslo_config import cfg
+
+from tracker_worker.domain.inventory import reserve
+from tracker_worker.domain.policy import Policy
+from tracker_worker.domain.times import SECOND
+
+
+def read_policy(conf: cfg.ConfigOpts) -> Policy:
+    """The policy that ``[tracker]`` says now. Raises cfg.Error, ValueError: an option has a bad value."""
+    return Policy(
+        claim_timeout=conf.tracker.claim_timeout_seconds * SECOND,
+        capacity_limits=conf.tracker.missing_limit == "capacity",
+        release_expired=conf.tracker.expired_claims == "release",
+        reserved=reserve(memory_mb=conf.tracker.reserved_host_memory_mb, disk_mb=conf.tracker.reserved_host_disk_mb),
+    )

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decisions of a tracker, each committed on the ledgers of its host before it is reported."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from tracker_worker.domain.commands import Command
+from tracker_worker.domain.decide import Decision
+from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.errors import StoreUnavailable
+from tracker_worker.store.base import Conflict, Store
+from tracker_worker.store.ledgers import Ledgers
+from tracker_worker.unit_of_work import UnitOfWork
+
+LOG = logging.getLogger(__name__)
+
+# The winner of each conflict has made progress, so this many lost races in a row are a fault somewhere.
+_MOST_ATTEMPTS = 50
+
+
+class Decisions:
+    """The ledgers of one host. Not thread-safe: it belongs to the thread that holds its tracker's lock. Every method raises
+    StoreUnavailable."""
+
+    def __init__(self, store: Store, host: str, *, now: Callable[[], int], notify: bool) -> None:
+        """``now`` gives microseconds. ``notify`` False: no outbox row is made, as nobody will read one."""
+        self._store = store
+        self._name = host
+        self._now = now
+        self._notify = notify
+        self._ledgers = Ledgers(store)
+
+    def host(self) -> HostLedger | None:
+        """The host's ledgers as last read and as events have left them since; None: the host has no service record."""
+        return self._ledgers.find(self._name)
+
+    def ledger(self, node: str) -> NodeLedger | None:
+        """The node's ledger at the store's generation: another tracker or a worker may have written since it was read."""
+        return self._ledgers.current(self._name, node)
+
+    def create_node(self, node: str) -> None:
+        """Make a row for a node that has none. The host must have a service record."""
+        self._ledgers.create_nodes(self._name, [node])
+
+    def commit(self, *commands: Command) -> list[Decision]:
+        """Decide all of these commands and commit them as one step; again, when another writer was first."""
+        for _ in range(_MOST_ATTEMPTS):
+            try:
+                return self._attempt(commands)
+            except Conflict as conflict:
+                LOG.info("another writer was first (%s); deciding again", conflict)
+                last = conflict
+        raise StoreUnavailable(reason=f"another writer was first {_MOST_ATTEMPTS} times") from last
+
+    def _attempt(self, commands: tuple[Command, ...]) -> list[Decision]:
+        unit = UnitOfWork(self._store, self._ledgers, notify=self._notify)
+        try:
+            host = self._ledgers.get(self._name)
+            decisions = [unit.decide(host, command, self._now()) for command in commands]
+            if unit.changed:
+                unit.commit()
+                unit.committed()
+            elif any(decision.error is not None for decision in decisions):
+                # A refusal may rest on another node, as an instance can be on one node only: that ledger must not be old.
+                unit.verify()
+            return decisions
+        except BaseException:
+            self._ledgers.forget([self._name])  # ledgers that could not be committed are read again
+            raise

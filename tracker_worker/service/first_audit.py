@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The audit that a start waits for: no claim is received before every host's inventory is committed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tracker_worker import threads
+from tracker_worker.domain.ledger import HostLedger
+from tracker_worker.errors import ConfigurationError
+from tracker_worker.service.chores.inventories import Inventories, InventoryReport
+from tracker_worker.service.loop.loop import Loop
+from tracker_worker.service.requests.items import Chore
+
+
+class FirstAudit:
+    """Waits until the inventory of every host is committed, or one has failed."""
+
+    def __init__(self, loop: Loop, inventories: Inventories, hosts: Sequence[str]) -> None:
+        self._loop = loop
+        self._inventories = inventories
+        self._hosts = hosts
+        self._condition = threads.Condition()
+        self._left = len(hosts)
+        self._error: Exception | None = None
+
+    def run(self, seconds: float) -> None:
+        """Raises ConfigurationError: an inventory failed, or a driver has not answered within so many seconds."""
+        for host in self._hosts:
+            self._inventories.read(host, None, self._reported)
+        with self._condition:
+            done = self._condition.wait_for(lambda: not self._left or self._error is not None, seconds)
+        if self._error is not None:
+            raise ConfigurationError(f"the first inventory failed: {self._error}") from self._error
+        if not done:
+            raise ConfigurationError(f"the inventory driver has not answered within {seconds} s")
+
+    def _reported(self, report: InventoryReport) -> None:
+        """On a thread of the inventories."""
+        if report.errors:
+            self._failed(report.errors[0])
+        else:
+            self._loop.submit(Chore(host=report.host, commands=report.found, done=self._committed, failed=self._failed))
+
+    def _committed(self, host: HostLedger) -> None:
+        with self._condition:
+            self._left -= 1
+            self._condition.notify()
+
+    def _failed(self, error: Exception) -> None:
+        with self._condition:
+            self._error = self._error or error
+            self._condition.notify()

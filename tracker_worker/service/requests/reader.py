@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Deliveries -> pending requests, on the bus's thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import inf
+
+from oslo_messaging.rpc.dispatcher import NoSuchMethod, UnsupportedVersion
+
+from tracker_worker.bus.base import Bus, Delivery
+from tracker_worker.domain.policy import Policy
+from tracker_worker.errors import TrackerError
+from tracker_worker.service.requests.methods import resolve
+from tracker_worker.service.requests.pending import PendingRequest, Timer
+from tracker_worker.wire.message import Malformed, ReplyTo
+from tracker_worker.wire.reply import encode_heartbeat
+from tracker_worker.wire.request import decode_request
+
+
+class RequestReader:
+    """Decodes and checks requests; it never touches a ledger. ``received`` runs on the bus's thread and never raises."""
+
+    def __init__(
+        self,
+        *,
+        bus: Bus,
+        served: Sequence[str],
+        policy: Callable[[], Policy],
+        max_body_bytes: int,
+        every: Callable[[float, Callable[[], None]], Timer],
+        submit: Callable[[Sequence[PendingRequest]], None],
+    ) -> None:
+        """``every(seconds, action)`` starts a timer; ``submit`` gets the requests that arrived together, in order."""
+        self._bus = bus
+        self._served = served
+        self._policy = policy
+        self._max_body_bytes = max_body_bytes
+        self._every = every
+        self._submit = submit
+
+    def received(self, deliveries: Sequence[Delivery]) -> None:
+        self._submit([self._read(delivery) for delivery in deliveries])
+
+    def _read(self, delivery: Delivery) -> PendingRequest:
+        try:
+            request = decode_request(
+                delivery.body,
+                content_type=delivery.content_type,
+                compression=delivery.headers.get("compression"),
+                max_bytes=self._max_body_bytes,
+            )
+        except Malformed as error:
+            return PendingRequest(
+                delivery=delivery,
+                refusal=error,
+                reply_to=error.reply_to,
+                deadline=_deadline(delivery, error.reply_to),
+            )
+        pending = PendingRequest(
+            delivery=delivery,
+            reply_to=request.reply_to,
+            unique_id=request.unique_id,
+            context=request.context,
+            deadline=_deadline(delivery, request.reply_to),
+        )
+        if request.reply_to is not None and request.monitor_seconds is not None:
+            pending.heartbeat = self._heartbeat(request.reply_to, request.monitor_seconds)
+        try:
+            pending.operation = resolve(request, source=delivery.source, served=self._served, policy=self._policy())
+        except (TrackerError, NoSuchMethod, UnsupportedVersion) as refusal:
+            pending.refusal = refusal
+        return pending
+
+    def _heartbeat(self, reply_to: ReplyTo, seconds: int) -> Timer:
+        return self._every(seconds / 2, lambda: self._bus.sender.heartbeat(reply_to, encode_heartbeat(reply_to)))
+
+
+def _deadline(delivery: Delivery, reply_to: ReplyTo | None) -> float:
+    return inf if reply_to is None or delivery.deadline is None else delivery.deadline

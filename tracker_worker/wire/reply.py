@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Results and errors <-> replies.
+
+An answer is a reply without the ids of one message: the inbox keeps an answer, and each copy of the request gets a reply that
+is made from it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from oslo_messaging.rpc.dispatcher import NoSuchMethod, UnsupportedVersion
+
+from tracker_worker.errors import ComputeResourcesUnavailable, InvalidInput, TrackerError
+from tracker_worker.wire.ids import fresh_id
+from tracker_worker.wire.message import JSON, MSGPACK, Malformed, ReplyTo, in_envelope, sendable, to_json, to_msgpack
+
+_ERRORS_MODULE = "tracker_worker.errors"
+
+
+def answer(reply_to: ReplyTo | None, result: Any = None, error: Exception | None = None) -> bytes:
+    """The answer to a call. For a cast it is empty, unless ``error`` parks the cast: then it holds the error."""
+    if reply_to is None and not parks(error):
+        return b""
+    content_type = JSON if reply_to is None else reply_to.content_type
+    return encode_answer(content_type, result=result, failed=None if error is None else failure_of(error))
+
+
+def parks(error: Exception | None) -> bool:
+    """Whether a cast that ends with ``error`` goes to the dead-letter queue. A refusal for resources has a notification
+    instead."""
+    return error is not None and not isinstance(error, ComputeResourcesUnavailable)
+
+
+def parking_reason(error: Exception) -> str:
+    """The reason that a dead letter carries: the error's code and its text."""
+    code = "invalid_input" if isinstance(error, Malformed) else getattr(error, "code", None) or type(error).__name__
+    return sendable(f"{code}: {error}")
+
+
+def failure_of(error: Exception) -> dict[str, Any]:
+    """The failure that a reply carries for ``error``, and the reason for which a cast would be parked."""
+    match error:
+        case TrackerError():
+            failed = failure(error, module=_ERRORS_MODULE)
+        case Malformed():
+            failed = failure(InvalidInput(field="body", reason=str(error)), module=_ERRORS_MODULE)
+        case NoSuchMethod():
+            failed = failure(error, args=(error.method,))
+        case UnsupportedVersion():
+            failed = failure(error, args=(error.version, error.method))
+        case _:
+            # The error's own text may hold anything; it is in the log only.
+            text = "the worker failed unexpectedly on this request; its log says why"
+            failed = failure(RuntimeError(text), args=(text,))
+    failed["reason"] = parking_reason(error)
+    return failed
+
+
+def failure(error: BaseException, *, module: str | None = None, args: tuple[Any, ...] = ()) -> dict[str, Any]:
+    """``error`` as the client rebuilds it: ``class(*args, **kwargs)`` of ``module`` (default: the error's own module)."""
+    kind = type(error)
+    return {
+        "class": kind.__name__,
+        "module": module or kind.__module__,
+        "message": sendable(str(error)),
+        "tb": [],
+        "args": [_sendable_value(value) for value in args],
+        "kwargs": {name: _sendable_value(value) for name, value in getattr(error, "kwargs", {}).items()},
+    }
+
+
+def _sendable_value(value: Any) -> Any:
+    return sendable(value) if isinstance(value, str) else value
+
+
+def encode_answer(content_type: str, *, result: Any = None, failed: dict[str, Any] | None = None) -> bytes:
+    """The answer as bytes of ``content_type``; ``failed`` as ``failure`` returns it."""
+    return _encoded(content_type, {"result": result, "failure": None if failed is None else to_json(failed).decode()})
+
+
+def _encoded(content_type: str, fields: dict[str, Any]) -> bytes:
+    return to_msgpack(fields) if content_type == MSGPACK else to_json(fields)
+
+
+def recorded_reason(recorded: bytes) -> str:
+    """The parking reason in an answer that the inbox kept; '' where the answer is no failure."""
+    failed = _decode_answer(recorded)["failure"]
+    return "" if failed is None else str(msgspec.json.decode(failed).get("reason", ""))
+
+
+def encode_reply(recorded: bytes, reply_to: ReplyTo) -> bytes:
+    """The body of a reply with the answer ``recorded``, with a fresh ``_unique_id`` for each call of this function.
+
+    A copy of a request may want the other content type than the first one, and a recorded answer is empty where the first one
+    was a cast. A client that reuses a ``_unique_id`` in such a way gets an answer that it can read, and null for an empty one.
+    """
+    packed = recorded[:1] != b"{"
+    if not recorded or packed is not (reply_to.content_type == MSGPACK):
+        recorded = _encoded(reply_to.content_type, _decode_answer(recorded))
+    return _with_ids(recorded, reply_to, ending=True)
+
+
+def _decode_answer(recorded: bytes) -> dict[str, Any]:
+    if not recorded:
+        return {"result": None, "failure": None}
+    decoded: dict[str, Any] = (msgspec.json if recorded.startswith(b"{") else msgspec.msgpack).decode(recorded)
+    return decoded
+
+
+def encode_heartbeat(reply_to: ReplyTo) -> bytes:
+    """The body of a heartbeat, which says to a monitoring caller that its call is still being processed."""
+    return _with_ids(encode_answer(reply_to.content_type), reply_to, ending=False)
+
+
+def _with_ids(recorded: bytes, reply_to: ReplyTo, *, ending: bool) -> bytes:
+    ids = {"ending": ending, "_msg_id": reply_to.msg_id, "_unique_id": fresh_id()}
+    if reply_to.content_type == MSGPACK:
+        # Both are maps of fewer than 16 entries: one header byte, 0x80 + entries, then the entries (msgpack spec, fixmap).
+        return bytes([recorded[0] + len(ids)]) + recorded[1:] + to_msgpack(ids)[1:]
+    return in_envelope(recorded[:-1] + b"," + to_json(ids)[1:])
