@@ -15,7 +15,7 @@ from tracker_worker.domain.instance import Instance
 from tracker_worker.domain.inventory import Inventory
 from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.domain.resources import CLASSES, Resources, shared
-from tracker_worker.store.base import Notification
+from tracker_worker.store.base import Answered, Notification
 
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -136,6 +136,15 @@ def _unpack_inventory(packed: bytes) -> Inventory:
     return Inventory(
         total=Resources.of(fields["total"]), reserved=Resources.of(fields["reserved"]), facts=fields["facts"]
     )
+
+
+def inbox_row(message: Answered) -> dict[str, Any]:
+    return {
+        "unique_id": message.unique_id,
+        "host_id": message.host_id,
+        "reply": message.reply,
+        "received_at": message.received_at,
+    }
 
 
 def notification_row(notification: Notification) -> dict[str, Any]:

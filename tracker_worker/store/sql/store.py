@@ -38,7 +38,7 @@ class SQLStore(Store):
         # The dialect's INSERT, which knows ON CONFLICT.
         self._insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[self._engine.dialect.name]
         self._driver: Any = self._engine.dialect.loaded_dbapi
-        self._writer = CommitWriter(self._engine.dialect, self._insert)
+        self._writer = CommitWriter(self._engine.dialect.name)
         # SQLite has one writer: threads of this process queue here, fairly and without its busy polling. A lock more on
         # PostgreSQL costs nothing: a process has one engine.
         self._write_lock = FairLock()
