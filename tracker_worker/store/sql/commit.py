@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a commit is written: a few statements, each executed once for all its rows.
+"""The writer of commits: six statements, each with all rows of its table.
 
-A commit is on the way of every reply. A commit uses the driver itself: SQLAlchemy's work around each statement, and around
-the parameters of each row, took several times as long as SQLite.
+Every reply waits for a commit, so the writer uses the driver itself: SQLAlchemy's work around each statement, and around the
+parameters of each row, took several times as long as SQLite.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _to_json = msgspec.json.Encoder().encode
 
 
 class _OnSQLite:
-    """One statement, executed once for each row. Its parameters go by position: sqlite3 takes 2 microseconds for a row of 13
-    parameters by position, and 3 by name."""
+    """A statement that is executed once for each row. Its parameters go by position: for a row of 13 parameters sqlite3 needs
+    2 microseconds by position, and 3 by name."""
 
     def __init__(self, text: str) -> None:
         self._text = re.sub(PARAMETER, "?", text)
@@ -45,8 +45,8 @@ class _OnSQLite:
 
 
 class _OnPostgreSQL:
-    """One statement, executed once for all rows: several rows go as one JSON parameter (see ``statements``). One row costs less
-    without JSON."""
+    """A statement that is executed once for all rows: several rows go as one JSON parameter (see ``statements``). A single row
+    costs less without JSON."""
 
     def __init__(self, one: str, many: str) -> None:
         self._one = one

@@ -17,7 +17,8 @@ from tracker_worker.library.fairlock import FairLock
 from tracker_worker.store.base import Backlog, Commit, Conflict, Notification, Store, Unstorable
 from tracker_worker.store.sql import rows
 from tracker_worker.store.sql.commit import CommitWriter
-from tracker_worker.store.sql.engines import LOCK_TIMEOUT_SECONDS, create_engine, ensure_schema
+from tracker_worker.store.sql.engines import LOCK_TIMEOUT_SECONDS, create_engine
+from tracker_worker.store.sql.migration import ensure_schema
 from tracker_worker.store.sql.schema import allocations, attempts, hosts, inbox, nodes, outbox, relay_cursor
 
 # PostgreSQL has undone this transaction to let another one pass (its manual, appendix A).
