@@ -16,6 +16,7 @@ from tests.support.builders import NOW, begin, node_name, resources, uuid
 from tests.support.store import Writer, answer, load, note, settle, snapshots
 from tracker_worker.domain.commands import ReportInventory
 from tracker_worker.errors import StoreUnavailable
+from tracker_worker.library.fairlock import FairLock
 from tracker_worker.store.base import Commit, Store
 from tracker_worker.store.sql import engines
 from tracker_worker.store.sql.schema import allocations, nodes
@@ -66,14 +67,14 @@ class SQLStoreContract(StoreContract):
 
     @pytest.fixture
     def store(self, url: str) -> Iterator[Store]:
-        store = SQLStore(url, lock_timeout_seconds=LOCK_TIMEOUT_SECONDS)
+        store = SQLStore(url, lock_timeout_seconds=LOCK_TIMEOUT_SECONDS, write_lock=FairLock())
         store.start()
         yield store
         store.stop()
 
     @pytest.fixture
     def second(self, store: Store, url: str) -> Iterator[Store]:
-        second = SQLStore(url, lock_timeout_seconds=LOCK_TIMEOUT_SECONDS)
+        second = SQLStore(url, lock_timeout_seconds=LOCK_TIMEOUT_SECONDS, write_lock=FairLock())
         second.start()
         yield second
         second.stop()
