@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What holds for the migrations on every database."""
+"""The contract of the migrations on every database."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TABLES = {"hosts", "nodes", "allocations", "attempts", "inbox", "outbox", "relay
 
 
 def tables(engine: sa.Engine) -> set[str]:
-    """Of ours, those that are there."""
+    """Return the names of the tables in the database, without alembic's own."""
     return set(sa.inspect(engine).get_table_names()) - {"alembic_version"}
 
 
@@ -34,7 +34,7 @@ def primary_keys(engine: sa.Engine) -> dict[str, Any]:
 
 
 def refusal(call: partial) -> str:
-    """What the operator is told: one line."""
+    """Return the text of the ConfigurationError that ``call`` raises, and assert that it is one line."""
     with pytest.raises(ConfigurationError) as caught:
         call()
     message = str(caught.value)
@@ -43,17 +43,17 @@ def refusal(call: partial) -> str:
 
 
 class MigrationContract(abc.ABC):
-    """A subclass provides ``url`` and ``other_url`` of two empty databases."""
+    """A subclass provides ``url`` and ``other_url``, the URLs of two empty databases."""
 
     @pytest.fixture
     @abc.abstractmethod
     def url(self) -> str:
-        """An SQLAlchemy URL."""
+        """The SQLAlchemy URL of the first database."""
 
     @pytest.fixture
     @abc.abstractmethod
     def other_url(self) -> str:
-        """Another one."""
+        """The SQLAlchemy URL of the second database."""
 
     @pytest.fixture
     def engine(self, url: str) -> Iterator[sa.Engine]:
@@ -93,7 +93,7 @@ class MigrationContract(abc.ABC):
             assert compare_metadata(context, metadata) == []
 
     def test_the_migrated_primary_keys_are_those_of_schema_py(self, engine: sa.Engine, other: sa.Engine) -> None:
-        """Which alembic does not compare."""
+        """Alembic does not compare primary keys."""
         migration.upgrade(engine)
         metadata.create_all(other)
         assert primary_keys(engine) == primary_keys(other)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The migrations on PostgreSQL, which a start does not run."""
+"""The migrations on PostgreSQL; a start of the store does not run them there."""
 
 from __future__ import annotations
 
