@@ -13,7 +13,8 @@ import psycopg
 
 from benchmarks.usage import listening
 from tests.servers import PostgreSQLServer, RabbitMQServer, ensure_binaries
-from tracker_worker.store.sql.engines import create_engine, upgrade
+from tracker_worker.store.sql.engines import create_engine
+from tracker_worker.store.sql.migration import upgrade
 
 
 class Stage:

@@ -16,7 +16,7 @@ from tests.support.store import Writer, note
 from tracker_worker.store.sql import engines
 from tracker_worker.store.sql.store import SQLStore
 
-# More than psycopg keeps back before it sends.
+# More rows than psycopg buffers before it sends.
 _ROWS = 2000
 _LAST = "the last one"
 
@@ -34,7 +34,7 @@ class _AsBinary(StrBinaryDumper):
 
 
 def _stop_at_last(text: str) -> None:
-    """A text is made ready for the wire."""
+    """Stop this process when psycopg converts the text _LAST for the wire."""
     if _LAST in text:
         os.kill(os.getpid(), signal.SIGSTOP)
 

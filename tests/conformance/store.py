@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The claims that every store keeps. An implementation is a subclass of ``StoreContract`` that provides the fixtures
+"""The contract of every store. An implementation is tested by a subclass of ``StoreContract`` that provides the fixtures
 ``store`` and ``second``."""
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class HostContract(StoreCase):
 
 class ValueContract(StoreCase):
     def kept(self, store: Store, **fields: Any) -> None:
-        """An instance with these fields is read as it was written."""
+        """Assert that an instance with these fields is read as it was written."""
         writer = settle(store).put(begin(1, node=N1, **fields)).commit()
         assert load(store).node(N1).allocations == writer[N1].allocations
         assert snapshots(load(store)) == snapshots(writer.host)
@@ -114,7 +114,7 @@ class ValueContract(StoreCase):
         self.kept(store, memory_mb=MAX_AMOUNT, root_gb=MAX_AMOUNT, ephemeral_gb=MAX_AMOUNT, vcpus=MAX_AMOUNT)
 
     def test_the_largest_usage_is_kept(self, store: Store) -> None:
-        """As many claims without limits as are granted."""
+        """260 claims without limits reach the largest usage that is granted."""
         writer = settle(store)
         for number in range(260):
             writer.put(begin(number, node=N1, root_gb=MAX_AMOUNT, ephemeral_gb=MAX_AMOUNT))
@@ -153,4 +153,4 @@ class StoreContract(
     PruneContract,
     ConcurrencyContract,
 ):
-    """Every claim."""
+    """The whole contract."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the relay, the lease and the pruning ask of a store."""
+"""The contract of a store with the relay, the leases and the pruning."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class AttemptsContract(StoreCase):
 
 
 class OutboxContract(StoreCase):
-    """``settle`` leaves one notification in the outbox of each node, number 1."""
+    """``settle`` leaves one notification, sequence 1, in the outbox of each node."""
 
     def test_a_notification_comes_back_as_it_was_written(self, store: Store) -> None:
         writer = settle(store)
@@ -156,12 +156,12 @@ class LeaseContract(StoreCase):
 
 class PruneContract(StoreCase):
     def prune(self, store: Store, limit: int = ALL, *, host_id: int | None = None) -> int:
-        """Of ``HOST`` unless told otherwise."""
+        """Prune ``HOST`` unless ``host_id`` names another host."""
         host_id = register(store) if host_id is None else host_id
         return store.prune(host_id, answered_before=NOW, occurred_before=NOW, limit=limit)
 
     def filled(self, store: Store, *rows: tuple[int, int], cursor: int) -> Writer:
-        """``rows``: sequence and time, on the first node; number 1 is as young as NOW."""
+        """Write outbox rows of the first node, each with a sequence and a time. The row of sequence 1 has the time NOW."""
         writer = settle(store)
         notifications = [note(writer[N1], sequence, at=at) for sequence, at in rows]
         store.commit(Commit(notifications=notifications, cursors={writer[N1].id: cursor}))
@@ -178,7 +178,7 @@ class PruneContract(StoreCase):
         assert self.prune(store) == 0
 
     def test_what_another_host_has_answered_and_notified_stays(self, store: Store) -> None:
-        """Copies may wait for its worker, which is not there."""
+        """Copies of a request may wait for the other host's worker while that worker does not run."""
         writer = self.filled(store, (2, OLD), cursor=2)
         other = settle(store, host="other")
         store.commit(
@@ -213,7 +213,7 @@ class PruneContract(StoreCase):
         assert {row.node_id: row.rows for row in store.backlog()} == {writer[N1].id: 2, writer[N2].id: 1}
 
     def test_a_young_notification_between_old_ones_stays(self, store: Store) -> None:
-        """A clock that was set back."""
+        """A clock that was set back leaves such a row."""
         writer = self.filled(store, (2, OLD), (3, YOUNG), (4, OLD), cursor=4)
         assert self.prune(store) == 2
         assert self.left(store, writer) == [1, 3]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a commit writes, and that one which is refused writes nothing."""
+"""A commit writes all of its rows, and a commit that is refused writes no row."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tracker_worker.domain.times import SECOND
 from tracker_worker.store.base import Commit, Conflict, Store
 
 N1, N2 = node_name(1), node_name(2)
-# A sequence number that no other notification has.
+# No other notification has this sequence number.
 FREE = 50
 
 _text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
@@ -85,7 +85,7 @@ class CommitContract(StoreCase):
     @settings(
         max_examples=25,
         deadline=None,
-        # A host of its own stands for a store of its own, and the suite is run once for each implementation.
+        # Each example has its own host instead of its own store, and the suite runs once for each implementation.
         suppress_health_check=[
             HealthCheck.function_scoped_fixture,
             HealthCheck.differing_executors,
@@ -164,7 +164,7 @@ class CommitContract(StoreCase):
 
 
 class ConflictContract(StoreCase):
-    """Each case has something of everything in the commit that is refused, and one thing that is wrong with it."""
+    """The refused commit of each case has rows for every table, and one error."""
 
     def refused(self, store: Store, writer: Writer, **parts) -> None:
         before = picture(store, "u-1", "u-2", "u-3")

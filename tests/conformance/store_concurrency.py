@@ -20,7 +20,7 @@ from tracker_worker.store.base import Conflict, Store
 N1, N2 = node_name(1), node_name(2)
 THREADS = 4
 CLAIMS = 8
-# Of several writers at least one succeeds, in each round.
+# In each round at least one of several writers succeeds.
 MOST_CONFLICTS = THREADS * CLAIMS
 
 
@@ -29,7 +29,7 @@ def claim(store: Store, number: int, node: str) -> None:
 
 
 def claim_each(store: Store, numbers: range, node: str) -> int:
-    """Commit a claim for each instance, again after a conflict. Returns how often there was one."""
+    """Commit a claim for each instance, and retry after each conflict. Return the number of conflicts."""
     conflicts = 0
     for number in numbers:
         while not first_come(partial(claim, store, number, node)):
@@ -39,7 +39,7 @@ def claim_each(store: Store, numbers: range, node: str) -> int:
 
 
 def first_come(work: Callable[[], object]) -> bool:
-    """Whether ``work`` was done without a conflict."""
+    """Return whether ``work`` was done without a conflict."""
     try:
         work()
     except Conflict:
@@ -52,7 +52,7 @@ def numbers_of(thread: int) -> range:
 
 
 def check_totals(host: HostLedger, store: Store) -> None:
-    """What a ledger says of itself adds up, with what the store keeps beside it too."""
+    """Assert that each ledger has no drift, that its usage is reserve plus allocations, and that its outbox is complete."""
     for ledger in host:
         assert ledger.drift is None
         assert ledger.inventory is not None
@@ -65,7 +65,7 @@ def check_totals(host: HostLedger, store: Store) -> None:
 class ConcurrencyContract(StoreCase):
     @pytest.fixture(autouse=True)
     def threads_in_turn(self) -> Iterator[None]:
-        """Python changes from thread to thread after every few instructions, so that what can go wrong does."""
+        """Make Python switch threads after every few instructions, so that a race shows."""
         usual = sys.getswitchinterval()
         sys.setswitchinterval(1e-6)
         yield
@@ -121,7 +121,7 @@ class ConcurrencyContract(StoreCase):
         check_totals(load(store), store)
 
     def test_a_host_is_never_seen_half_written(self, store: Store, second: Store) -> None:
-        """A writer moves instances to and fro between two nodes, both in one commit; there are always five."""
+        """A writer moves instances to and fro between two nodes, both in one commit; the nodes always have five instances."""
         writer = settle(store)
         for number in range(1, 5):
             writer.put(begin(number, node=N1))

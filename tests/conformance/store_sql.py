@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The claims of a store on SQL: what its tables are good for, and what happens when they are out of reach."""
+"""The contract of a store on SQL: its tables can be read with SQL, and a database that is out of reach is StoreUnavailable."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from tests.support.builders import NOW, begin, node_name, resources, uuid
 from tests.support.store import Writer, answer, load, note, settle, snapshots
 from tracker_worker.domain.commands import ReportInventory
 from tracker_worker.errors import StoreUnavailable
+from tracker_worker.library.fairlock import FairLock
 from tracker_worker.store.base import Commit, Store
 from tracker_worker.store.sql import engines
 from tracker_worker.store.sql.schema import allocations, nodes
 from tracker_worker.store.sql.store import SQLStore
 
 N1, N2 = node_name(1), node_name(2)
-# No test waits for so long: it is for what the suite does at once on a busy machine.
+# No test waits so long: the timeout is for the concurrent writers of the suite on a busy machine.
 LOCK_TIMEOUT_SECONDS = 30
 
 
 def every_method(store: Store, node_id: int) -> dict[str, partial]:
-    """A call of each method that speaks to the database, one that would succeed."""
+    """Return a call of each method that uses the database; each call would succeed."""
     return {
         "register_host": partial(store.register_host, "host-9", topic="tracker", version="1.0", now=NOW),
         "host_names": store.host_names,
@@ -46,7 +47,7 @@ def every_method(store: Store, node_id: int) -> dict[str, partial]:
 
 
 def assert_unavailable(store: Store, node_id: int, *, but: frozenset[str] = frozenset()) -> None:
-    """Every method says so, except those that need nothing of what is out of reach."""
+    """Assert that every method raises StoreUnavailable, except the methods ``but``, which succeed."""
     for name, call in every_method(store, node_id).items():
         if name in but:
             call()
@@ -57,7 +58,7 @@ def assert_unavailable(store: Store, node_id: int, *, but: frozenset[str] = froz
 
 
 class SQLStoreContract(StoreContract):
-    """A subclass provides ``url``, of an empty database that has the schema or makes it."""
+    """A subclass provides ``url`` of an empty database that has the schema, or in which the store creates the schema."""
 
     @pytest.fixture
     @abc.abstractmethod
@@ -66,21 +67,21 @@ class SQLStoreContract(StoreContract):
 
     @pytest.fixture
     def store(self, url: str) -> Iterator[Store]:
-        store = SQLStore(url, lock_timeout_seconds=LOCK_TIMEOUT_SECONDS)
+        store = SQLStore(url, lock_timeout_seconds=LOCK_TIMEOUT_SECONDS, write_lock=FairLock())
         store.start()
         yield store
         store.stop()
 
     @pytest.fixture
     def second(self, store: Store, url: str) -> Iterator[Store]:
-        second = SQLStore(url, lock_timeout_seconds=LOCK_TIMEOUT_SECONDS)
+        second = SQLStore(url, lock_timeout_seconds=LOCK_TIMEOUT_SECONDS, write_lock=FairLock())
         second.start()
         yield second
         second.stop()
 
     @pytest.fixture
     def database(self, store: Store, url: str) -> Iterator[sa.Engine]:
-        """A way behind the store's back."""
+        """An engine of the test's own on the store's database."""
         engine = engines.create_engine(url)
         yield engine
         engine.dispose()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The store on PostgreSQL keeps the contract, and outlives its server."""
+"""The store on PostgreSQL keeps the contract, and works again after a restart of its server."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ N1 = node_name(1)
 
 @pytest.fixture
 def url(postgresql_url: str) -> str:
-    """A database with the schema in it."""
+    """The URL of a database that has the schema."""
     return migrated(postgresql_url)
 
 
@@ -49,14 +49,14 @@ def opened(url: str, *, lock_timeout_seconds: float = 10) -> Iterator[SQLStore]:
 
 @contextmanager
 def session(url: str) -> Iterator[psycopg.Connection]:
-    """A transaction that is not ours and is undone in the end."""
+    """A transaction of another session, which is rolled back in the end."""
     with psycopg.connect(url.replace("+psycopg", "", 1)) as connection:
         yield connection
         connection.rollback()
 
 
 def wait_for_a_lock_queue(connection: psycopg.Connection) -> None:
-    """Return when another session of this database waits for a lock."""
+    """Wait until another session of this database waits for a lock."""
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     for _ in range(1000):
         connection.execute("SELECT pg_stat_clear_snapshot()")
@@ -128,7 +128,7 @@ def test_whoever_is_undone_for_a_deadlock_gets_a_conflict(url: str) -> None:
     with opened(url) as store, session(url) as other, ThreadPoolExecutor(max_workers=1) as pool:
         writer = settle(store)
         before = picture(store, "u-1", "u-2")
-        # Left to the store's session to find out.
+        # The store's session is to find the deadlock.
         other.execute("SET deadlock_timeout = '60s'")
         insert = "INSERT INTO inbox (unique_id, host_id, reply, received_at) VALUES (%s, 1, '', 0)"
         other.execute(insert, ["u-2"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A PostgreSQL that says nothing: whoever waits for it is told in time, and whatever it did after all is found."""
+"""A silent PostgreSQL: a caller gets StoreUnavailable in time, and finds a commit that the server executed later."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def url(postgresql_url: str) -> str:
 @pytest.fixture
 def store(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[SQLStore]:
     monkeypatch.setattr(patience, "ANSWER_TIMEOUT_SECONDS", 0.5)
-    monkeypatch.setattr(engines, "CONNECT_TIMEOUT_SECONDS", 2)  # psycopg's least
+    monkeypatch.setattr(engines, "CONNECT_TIMEOUT_SECONDS", 2)  # the shortest that psycopg accepts
     store = SQLStore(url)
     store.start()
     yield store
@@ -50,7 +50,7 @@ def test_who_has_a_connection_gives_up_and_so_does_who_makes_one(
 
 
 def test_what_it_did_when_it_went_on_is_found_and_not_done_again(store: SQLStore, postgresql: PostgreSQLServer) -> None:
-    """The statement waits in the socket of a session that nobody listens to any more."""
+    """The statement waits in the socket of a session that the client has left."""
     settle(store)
     lost, again = Writer(store).put(begin(1, node=N1)), Writer(store).put(begin(1, node=N1))
     with postgresql.frozen(), pytest.raises(StoreUnavailable, match="silent"):
@@ -64,7 +64,7 @@ def test_what_it_did_when_it_went_on_is_found_and_not_done_again(store: SQLStore
 
 
 def test_one_that_is_slow_and_says_something_is_waited_for(store: SQLStore, url: str) -> None:
-    """Ten rows of 64 kB, one every 0.2 s: more than the silence that is put up with, and never silent."""
+    """Ten rows of 64 kB, one every 0.2 s, take longer than the answer timeout, without such a silence."""
     engine = engines.create_engine(url, patient=False)
     with engine.connect() as connection:
         rows = connection.exec_driver_sql(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A writer that stalls in the middle of a commit does not hold others for longer than its session may idle."""
+"""A writer that stalls in the middle of a commit blocks other writers only until the idle timeout of its session."""
 
 from __future__ import annotations
 

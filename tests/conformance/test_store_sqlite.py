@@ -15,7 +15,7 @@ from tests.support.builders import begin, node_name
 from tests.support.store import load, picture, settle, snapshots
 from tracker_worker.store.sql.store import SQLStore
 
-# Of every_method: a reader needs no lock in WAL mode.
+# The methods of every_method that only read: in WAL mode a reader needs no lock.
 READERS = frozenset({"host_names", "load_host", "generations", "answered", "cursors", "outbox", "backlog"})
 
 
@@ -27,7 +27,7 @@ class TestSQLiteStore(SQLStoreContract):
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """A writer that is not ours, in the middle of its transaction."""
+    """Hold the write lock of the database, as another process in its transaction does."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         yield

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from tracker_worker.store.sql.engines import create_engine, upgrade
+from tracker_worker.store.sql.engines import create_engine
+from tracker_worker.store.sql.migration import upgrade
 
 
 def migrated(url: str) -> str:

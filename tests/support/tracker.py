@@ -16,6 +16,7 @@ from tracker_worker.conf import tracker as options
 from tracker_worker.domain.times import SECOND
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.inventory.fake import FakeDriver
+from tracker_worker.library.fairlock import FairLock
 from tracker_worker.library.tracker import ResourceTracker
 from tracker_worker.store.base import Commit, Store
 from tracker_worker.store.memory import MemoryStore
@@ -118,8 +119,8 @@ class FailingSQLStore(SQLStore):
 
 
 def sqlite(path: Path) -> SQLStore:
-    """A started store in this directory."""
-    store = SQLStore(f"sqlite:///{path}/ledger.sqlite")
+    """Return a started store in this directory, which several threads may write to."""
+    store = SQLStore(f"sqlite:///{path}/ledger.sqlite", write_lock=FairLock())
     store.start()
     return store
 

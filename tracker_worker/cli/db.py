@@ -13,7 +13,8 @@ from tracker_worker.cli.output import JSON, format_option, show_json
 def db() -> None:
     """The schema of the database.
 
-    A worker on SQLite upgrades by itself. On PostgreSQL run `db upgrade` with the new release before its workers start.
+    A worker on SQLite upgrades the schema by itself. On PostgreSQL run `db upgrade` of the new release before its workers
+    start.
     """
 
 
@@ -21,18 +22,19 @@ def db() -> None:
 @click.option("--revision", default="head", show_default=True, help="Go up to this revision only.")
 @click.pass_obj
 def upgrade(settings: Settings, revision: str) -> None:
-    """Bring the schema to what this release needs.
+    """Upgrade the schema to the revision that this release needs.
 
-    All the way or not at all. An SQLite database that is not there is made. Does nothing where nothing is to be done.
+    The upgrade is one transaction. An SQLite database that does not exist is created. A schema that already has the
+    revision stays unchanged.
     """
-    from tracker_worker.store.sql import engines
+    from tracker_worker.store.sql import engines, migration
     from tracker_worker.store.sql.location import prepared_url
 
     engine = engines.create_engine(prepared_url(settings.load(messaging=False)))
     try:
-        before = engines.current(engine)
-        engines.upgrade(engine, revision)
-        after = engines.current(engine)
+        before = migration.current(engine)
+        migration.upgrade(engine, revision)
+        after = migration.current(engine)
     finally:
         engine.dispose()
     if before == after:
@@ -45,12 +47,12 @@ def upgrade(settings: Settings, revision: str) -> None:
 @format_option
 @click.pass_obj
 def current(settings: Settings, style: str) -> None:
-    """Show the schema's revision, and the one that is needed."""
+    """Show the revision of the schema and the revision that this release needs."""
     from tracker_worker.cli.ledgers import opened_engine
-    from tracker_worker.store.sql import engines
+    from tracker_worker.store.sql import migration
 
     with opened_engine(settings.load(messaging=False)) as engine:
-        found, needed = engines.current(engine), engines.head()
+        found, needed = migration.current(engine), migration.head()
     if style == JSON:
         show_json({"current": found, "head": needed})
     else:
@@ -60,11 +62,12 @@ def current(settings: Settings, style: str) -> None:
 @db.command()
 @click.pass_obj
 def check(settings: Settings) -> None:
-    """Exit with 1 unless the schema is what is needed."""
-    from tracker_worker.cli.ledgers import behind, opened_engine
+    """Exit with 1 unless the schema has the revision that this release needs."""
+    from tracker_worker.cli.ledgers import opened_engine
+    from tracker_worker.store.sql import migration
 
     with opened_engine(settings.load(messaging=False)) as engine:
-        problem = behind(engine)
+        problem = migration.schema_problem(engine)
     if problem:
         raise CommandFailed(problem)
     click.echo("The schema is what this release needs.")

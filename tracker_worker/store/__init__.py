@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where ledgers are kept."""
+"""The stores that keep ledgers."""

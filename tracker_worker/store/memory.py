@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A store that lives as long as its process: the library's default, and the model that the others are held to."""
+"""The store in memory, which ends with its process: the library's default, and the model of every other store in the tests."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class _Host:
 
 
 class MemoryStore(Store):
-    """Values are immutable, so that what is kept and what is handed out may be the same object."""
+    """Values are immutable, so the store may keep and return the same object. Any thread may call any method."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -48,10 +48,10 @@ class MemoryStore(Store):
         self._attempts: dict[str, tuple[int, int]] = {}
 
     def start(self) -> None:
-        """Nothing to do."""
+        """Does nothing."""
 
     def stop(self) -> None:
-        """Nothing to do."""
+        """Does nothing."""
 
     def register_host(self, name: str, *, topic: str, version: str, now: int) -> int:
         with self._lock:
@@ -151,7 +151,7 @@ class MemoryStore(Store):
                 holders[uuid] = node.id
             else:
                 node.allocations.pop(uuid, None)
-                # Another node may have been charged for it by this same commit.
+                # The same commit may have charged another node for this instance.
                 if holders.get(uuid) == node.id:
                     del holders[uuid]
 

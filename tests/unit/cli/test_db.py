@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from tests.unit.cli.conftest import Cli
-from tracker_worker.store.sql import engines
+from tracker_worker.store.sql import engines, migration
 from tracker_worker.store.sql.store import SQLStore
 
 
@@ -21,16 +21,16 @@ def _stamp(cli: Cli, revision: str) -> None:
 
 
 def test_upgrade_makes_an_sqlite_database(cli: Cli) -> None:
-    assert cli.succeed("db", "upgrade") == f"The schema is at revision {engines.head()} now; it was at none.\n"
+    assert cli.succeed("db", "upgrade") == f"The schema is at revision {migration.head()} now; it was at none.\n"
     assert cli.database.is_file()
-    assert cli.succeed("db", "upgrade") == f"The schema is at revision {engines.head()} already.\n"
+    assert cli.succeed("db", "upgrade") == f"The schema is at revision {migration.head()} already.\n"
 
 
 def test_what_upgrade_has_made_passes_the_check(cli: Cli) -> None:
     cli.succeed("db", "upgrade")
     cli.succeed("db", "check")
-    assert cli.json("db", "current") == {"current": engines.head(), "head": engines.head()}
-    assert engines.head() in cli.succeed("db", "current")
+    assert cli.json("db", "current") == {"current": migration.head(), "head": migration.head()}
+    assert migration.head() in cli.succeed("db", "current")
 
 
 def test_upgrade_stops_at_the_revision_that_is_named(cli: Cli) -> None:
@@ -50,18 +50,18 @@ def test_a_database_that_is_not_there_is_said_and_not_made(cli: Cli, command: st
 
 def test_the_check_says_what_to_run_when_the_schema_is_missing(cli: Cli, store: SQLStore) -> None:
     engine = engines.create_engine(f"sqlite:///{cli.database}")
-    engines.downgrade(engine, "base")
+    migration.downgrade(engine, "base")
     engine.dispose()
     assert cli.refuse("db", "check").endswith("run 'tracker-worker db upgrade'")
-    assert cli.json("db", "current") == {"current": None, "head": engines.head()}
+    assert cli.json("db", "current") == {"current": None, "head": migration.head()}
 
 
 def test_the_check_says_what_to_run_when_the_schema_is_behind(
     cli: Cli, store: SQLStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines, "head", lambda: "9999")
+    monkeypatch.setattr(migration, "head", lambda: "9999")
     found = cli.json("db", "current")["current"]
-    expected = f"the database schema is at revision {found}, and 9999 is needed: run 'tracker-worker db upgrade'"
+    expected = f"the database schema is at revision {found}, not at 9999: run 'tracker-worker db upgrade'"
     assert cli.refuse("db", "check") == expected
     assert cli.refuse("node", "list") == expected
 

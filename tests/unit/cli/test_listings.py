@@ -144,7 +144,7 @@ def test_the_schema_is_never_upgraded_by_a_reader(cli: Cli) -> None:
     with sqlite3.connect(cli.database) as connection:
         connection.execute("CREATE TABLE letters (body TEXT)")
     connection.close()
-    assert cli.refuse("node", "list").startswith("the database has no schema, ")
+    assert cli.refuse("node", "list").startswith("the database schema is missing, ")
     with sqlite3.connect(cli.database) as connection:
         assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("letters",)]
     connection.close()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What holds for the migrations on every database."""
+"""The contract of the migrations on every database."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from alembic.migration import MigrationContext
 from tests.support.builders import begin, node_name
 from tests.support.store import at_once, load, settle, snapshots
 from tracker_worker.errors import ConfigurationError
-from tracker_worker.store.sql import engines
+from tracker_worker.store.sql import engines, migration
 from tracker_worker.store.sql.schema import metadata
 from tracker_worker.store.sql.store import SQLStore
 
@@ -24,7 +24,7 @@ TABLES = {"hosts", "nodes", "allocations", "attempts", "inbox", "outbox", "relay
 
 
 def tables(engine: sa.Engine) -> set[str]:
-    """Of ours, those that are there."""
+    """Return the names of the tables in the database, without alembic's own."""
     return set(sa.inspect(engine).get_table_names()) - {"alembic_version"}
 
 
@@ -34,7 +34,7 @@ def primary_keys(engine: sa.Engine) -> dict[str, Any]:
 
 
 def refusal(call: partial) -> str:
-    """What the operator is told: one line."""
+    """Return the text of the ConfigurationError that ``call`` raises, and assert that it is one line."""
     with pytest.raises(ConfigurationError) as caught:
         call()
     message = str(caught.value)
@@ -43,17 +43,17 @@ def refusal(call: partial) -> str:
 
 
 class MigrationContract(abc.ABC):
-    """A subclass provides ``url`` and ``other_url`` of two empty databases."""
+    """A subclass provides ``url`` and ``other_url``, the URLs of two empty databases."""
 
     @pytest.fixture
     @abc.abstractmethod
     def url(self) -> str:
-        """An SQLAlchemy URL."""
+        """The SQLAlchemy URL of the first database."""
 
     @pytest.fixture
     @abc.abstractmethod
     def other_url(self) -> str:
-        """Another one."""
+        """The SQLAlchemy URL of the second database."""
 
     @pytest.fixture
     def engine(self, url: str) -> Iterator[sa.Engine]:
@@ -68,24 +68,24 @@ class MigrationContract(abc.ABC):
         engine.dispose()
 
     def test_an_empty_database_is_at_no_revision(self, engine: sa.Engine) -> None:
-        assert engines.current(engine) is None
+        assert migration.current(engine) is None
         assert tables(engine) == set()
 
     def test_an_upgrade_makes_every_table_and_is_at_the_head(self, engine: sa.Engine) -> None:
-        engines.upgrade(engine)
+        migration.upgrade(engine)
         assert tables(engine) == TABLES
-        assert engines.current(engine) == engines.head()
+        assert migration.current(engine) == migration.head()
 
     def test_an_upgrade_of_what_is_at_the_head_changes_nothing(self, url: str, engine: sa.Engine) -> None:
-        engines.upgrade(engine)
+        migration.upgrade(engine)
         store = SQLStore(url)
         writer = settle(store).put(begin(1, node=node_name(1))).commit()
-        engines.upgrade(engine)
+        migration.upgrade(engine)
         assert snapshots(load(store)) == snapshots(writer.host)
         store.stop()
 
     def test_the_migrated_database_is_the_one_that_schema_py_describes(self, engine: sa.Engine) -> None:
-        engines.upgrade(engine)
+        migration.upgrade(engine)
         with engine.connect() as connection:
             context = MigrationContext.configure(
                 connection, opts={"compare_type": True, "compare_server_default": True}
@@ -93,13 +93,13 @@ class MigrationContract(abc.ABC):
             assert compare_metadata(context, metadata) == []
 
     def test_the_migrated_primary_keys_are_those_of_schema_py(self, engine: sa.Engine, other: sa.Engine) -> None:
-        """Which alembic does not compare."""
-        engines.upgrade(engine)
+        """Alembic does not compare primary keys."""
+        migration.upgrade(engine)
         metadata.create_all(other)
         assert primary_keys(engine) == primary_keys(other)
 
     def test_the_comparison_would_find_a_difference(self, engine: sa.Engine) -> None:
-        engines.upgrade(engine)
+        migration.upgrade(engine)
         with engine.begin() as connection:
             connection.exec_driver_sql("DROP INDEX ix_inbox_host_id_received_at")
             connection.exec_driver_sql("ALTER TABLE hosts ADD COLUMN more TEXT")
@@ -107,48 +107,48 @@ class MigrationContract(abc.ABC):
         assert {difference[0] for difference in found} == {"add_index", "remove_column"}
 
     def test_down_to_nothing_and_up_again(self, engine: sa.Engine) -> None:
-        engines.upgrade(engine)
-        engines.downgrade(engine, "base")
-        assert engines.current(engine) is None
+        migration.upgrade(engine)
+        migration.downgrade(engine, "base")
+        assert migration.current(engine) is None
         assert tables(engine) == set()
-        engines.upgrade(engine)
+        migration.upgrade(engine)
         assert tables(engine) == TABLES
-        assert engines.current(engine) == engines.head()
+        assert migration.current(engine) == migration.head()
 
     def test_an_upgrade_to_a_revision_goes_no_further(self, engine: sa.Engine) -> None:
-        engines.upgrade(engine, "0001")
-        assert engines.current(engine) == "0001"
+        migration.upgrade(engine, "0001")
+        assert migration.current(engine) == "0001"
 
     def test_an_upgrade_that_fails_leaves_the_database_as_it_was(self, engine: sa.Engine) -> None:
         with engine.begin() as connection:
             connection.exec_driver_sql("CREATE TABLE outbox (theirs INTEGER)")
-        assert "outbox" in refusal(partial(engines.upgrade, engine))
+        assert "outbox" in refusal(partial(migration.upgrade, engine))
         assert tables(engine) == {"outbox"}
-        assert engines.current(engine) is None
+        assert migration.current(engine) is None
 
     def test_upgrades_at_once_queue(self, url: str) -> None:
         several = [engines.create_engine(url) for _ in range(4)]
-        at_once(*(partial(engines.upgrade, engine) for engine in several))
-        assert {engines.current(engine) for engine in several} == {engines.head()}
+        at_once(*(partial(migration.upgrade, engine) for engine in several))
+        assert {migration.current(engine) for engine in several} == {migration.head()}
         for engine in several:
             engine.dispose()
 
     def test_a_revision_that_this_release_does_not_know_is_refused(self, engine: sa.Engine) -> None:
-        engines.upgrade(engine)
+        migration.upgrade(engine)
         with engine.begin() as connection:
             connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
-        assert engines.current(engine) == "9999"
-        message = refusal(partial(engines.ensure_schema, engine))
+        assert migration.current(engine) == "9999"
+        message = refusal(partial(migration.ensure_schema, engine))
         assert message == "the database schema is at revision 9999, which this release does not know"
-        for change in (engines.upgrade, partial(engines.downgrade, revision="base")):
+        for change in (migration.upgrade, partial(migration.downgrade, revision="base")):
             assert "9999" in refusal(partial(change, engine))
         assert tables(engine) == TABLES
 
     def test_an_upgrade_to_a_revision_that_is_not_known_is_refused(self, engine: sa.Engine) -> None:
-        assert "9999" in refusal(partial(engines.upgrade, engine, "9999"))
+        assert "9999" in refusal(partial(migration.upgrade, engine, "9999"))
         assert tables(engine) == set()
 
     def test_a_database_at_the_head_is_accepted(self, engine: sa.Engine) -> None:
-        engines.upgrade(engine)
-        engines.ensure_schema(engine)
+        migration.upgrade(engine)
+        migration.ensure_schema(engine)
         assert tables(engine) == TABLES

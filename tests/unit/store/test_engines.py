@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which databases are accepted, and that SQLite's safety is in force."""
+"""The URLs that are accepted, and the settings of connections to SQLite."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_every_connection_to_sqlite_has_its_settings(sqlite: sa.Engine, pragma: 
 def test_a_new_file_that_another_writes_to_is_waited_for(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
     writer = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    writer.execute("BEGIN IMMEDIATE")  # SQLite does not wait for this one where the journal mode is to change
+    writer.execute("BEGIN IMMEDIATE")  # SQLite does not wait for this lock to change the journal mode
     engine = engines.create_engine(f"sqlite:///{path}", lock_timeout_seconds=0.1)
     with pytest.raises(sa.exc.OperationalError, match="locked"):
         engine.connect()

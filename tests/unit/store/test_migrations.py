@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from tests.support.store import at_once
 from tests.unit.store.migrations import TABLES, MigrationContract, refusal, tables
-from tracker_worker.store.sql import engines
+from tracker_worker.store.sql import engines, migration
 from tracker_worker.store.sql.store import SQLStore
 
 
@@ -29,7 +29,7 @@ class TestSQLiteMigrations(MigrationContract):
         store.start()
         store.stop()
         assert tables(engine) == TABLES
-        assert engines.current(engine) == engines.head()
+        assert migration.current(engine) == migration.head()
 
     def test_starts_at_once_on_a_file_that_is_not_there_all_succeed(self, url: str) -> None:
         stores = [SQLStore(url) for _ in range(4)]
@@ -41,7 +41,7 @@ class TestSQLiteMigrations(MigrationContract):
 
 def test_a_directory_that_is_not_there_is_told(tmp_path: Path) -> None:
     engine = engines.create_engine(f"sqlite:///{tmp_path / 'nowhere' / 'ledger.sqlite'}")
-    for call in (engines.current, engines.upgrade, engines.ensure_schema):
+    for call in (migration.current, migration.upgrade, migration.ensure_schema):
         message = refusal(partial(call, engine))
         assert "nowhere" in message
         assert "unable to open database file" in message
@@ -51,6 +51,6 @@ def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
     path.write_text("This is a letter, not a database. " * 100)
     assert "file is not a database" in refusal(
-        partial(engines.ensure_schema, engines.create_engine(f"sqlite:///{path}"))
+        partial(migration.ensure_schema, engines.create_engine(f"sqlite:///{path}"))
     )
     assert path.read_text().startswith("This is a letter")

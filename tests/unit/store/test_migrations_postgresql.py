@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The migrations on PostgreSQL, which a start does not run."""
+"""The migrations on PostgreSQL; a start of the store does not run them there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from tests.servers import PostgreSQLServer
 from tests.servers.ports import Ports
 from tests.unit.store.migrations import MigrationContract, refusal, tables
-from tracker_worker.store.sql import engines
+from tracker_worker.store.sql import engines, migration
 from tracker_worker.store.sql.store import SQLStore
 
 
@@ -31,21 +31,23 @@ class TestPostgreSQLMigrations(MigrationContract):
     def test_a_start_without_the_schema_is_refused_and_changes_nothing(self, url: str, engine: sa.Engine) -> None:
         store = SQLStore(url)
         message = refusal(store.start)
-        assert message == (f"the database schema is missing, not at {engines.head()}: run 'tracker-worker db upgrade'")
+        assert message == (
+            f"the database schema is missing, not at {migration.head()}: run 'tracker-worker db upgrade'"
+        )
         assert tables(engine) == set()
         store.stop()
 
     def test_a_start_behind_the_head_is_refused(self, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-        engines.upgrade(engine)
-        monkeypatch.setattr(engines, "head", lambda: "0002")
-        message = refusal(partial(engines.ensure_schema, engine))
+        migration.upgrade(engine)
+        monkeypatch.setattr(migration, "head", lambda: "0002")
+        message = refusal(partial(migration.ensure_schema, engine))
         assert message == "the database schema is at revision 0001, not at 0002: run 'tracker-worker db upgrade'"
 
 
 def test_a_server_that_is_not_there_is_told_without_the_password() -> None:
     with closing(Ports()) as nobody:
         engine = engines.create_engine(f"postgresql+psycopg://tracker:secret@127.0.0.1:{nobody.first}/ledger")
-        for call in (engines.current, engines.upgrade, engines.ensure_schema):
+        for call in (migration.current, migration.upgrade, migration.ensure_schema):
             message = refusal(partial(call, engine))
             assert "refused" in message
             assert "secret" not in message
@@ -56,7 +58,7 @@ def test_a_wrong_password_and_a_missing_database_are_told(postgresql: PostgreSQL
         (postgresql_url.replace(postgresql.password, "wr0ng-s3cret"), "password authentication failed"),
         (postgresql_url + "_not", "does not exist"),
     ):
-        message = refusal(partial(engines.current, engines.create_engine(url)))
+        message = refusal(partial(migration.current, engines.create_engine(url)))
         assert why in message
         assert "wr0ng-s3cret" not in message
         assert postgresql.password not in message

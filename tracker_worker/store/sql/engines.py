@@ -1,51 +1,55 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Database engines as the store wants them, and their schema's migrations."""
+"""Database engines with the settings that the store needs."""
 
 from __future__ import annotations
 
 import sqlite3
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from alembic.util import CommandError
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError
 
+from tracker_worker import threads
 from tracker_worker.errors import ConfigurationError
 
-# Behind somebody else's lock a commit gives up after this long and is made again: meanwhile nothing else is done, and a call
-# that would expire is not told so. Longer than PostgreSQL waits before it looks for a deadlock (1 s). The session of a writer
-# that is stalled (a stopped process that holds a lock) is ended by the server a little later, so that a successor can go on.
 LOCK_TIMEOUT_SECONDS = 1.5
+"""A commit that waits so long for another writer's lock gives up, and the worker retries it. While a commit waits, the worker
+does nothing else, and does not answer calls that are about to expire. The timeout is longer than PostgreSQL waits before it
+looks for a deadlock (1 s)."""
 IDLE_TRANSACTION_TIMEOUT_SECONDS = 20
+"""PostgreSQL ends the session of a stalled writer (a stopped process that holds a lock) after this time, so that a successor
+can continue."""
 CONNECT_TIMEOUT_SECONDS = 3
-# How often a lock is asked for that SQLite does not wait for.
 _LOCK_POLL_SECONDS = 0.01
+"""The interval of the attempts to take a lock for which SQLite does not wait."""
 
 
-def create_engine(url: str, *, lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS, patient: bool = True) -> sa.Engine:
-    """An engine for a file of SQLite or for PostgreSQL with psycopg. Connects to nothing yet. Where it is not ``patient``, a
-    PostgreSQL that says nothing counts as lost, also one that is busy: a migration wants patience.
+def create_engine(
+    url: str,
+    *,
+    lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS,
+    patient: bool = True,
+    monotonic: Callable[[], float] = threads.monotonic,
+    sleep: Callable[[float], None] = threads.sleep,
+) -> sa.Engine:
+    """Return an engine for an SQLite file or for PostgreSQL with psycopg, without connecting.
 
-    Raises ConfigurationError: any other database or driver, a malformed URL, a driver that is not installed.
+    Unless ``patient``, the engine treats a silent PostgreSQL server as lost (see ``read_timeout``), even one that is only
+    busy; a migration needs a patient engine. ``monotonic`` and ``sleep`` use seconds. Any thread may use the engine.
+
+    Raises ConfigurationError: the URL is malformed or names another database or driver, or the driver is not installed.
     """
     try:
         parsed = sa.make_url(url)
         if parsed.drivername in ("sqlite", "sqlite+pysqlite"):
-            return _sqlite(parsed, lock_timeout_seconds)
+            return _sqlite(parsed, lock_timeout_seconds, monotonic, sleep)
         if parsed.drivername in ("postgresql", "postgresql+psycopg"):
-            return _postgresql(parsed, lock_timeout_seconds, patient)
+            return _postgresql(parsed, lock_timeout_seconds, None if patient else monotonic)
     except ArgumentError as error:
         raise ConfigurationError(f"[database] connection is not a usable URL: {error}") from error
     except ValueError:
-        # What it could not read is quoted in the error, and may be a password.
+        # The error quotes the text that is not a number, which may be a password.
         raise ConfigurationError("[database] connection is not a usable URL: a number was expected") from None
     except ImportError as error:
         raise ConfigurationError(
@@ -57,46 +61,54 @@ def create_engine(url: str, *, lock_timeout_seconds: float = LOCK_TIMEOUT_SECOND
     )
 
 
-def _sqlite(url: sa.URL, lock_timeout_seconds: float) -> sa.Engine:
+def _sqlite(
+    url: sa.URL, lock_timeout_seconds: float, monotonic: Callable[[], float], sleep: Callable[[float], None]
+) -> sa.Engine:
     if url.database in (None, "", ":memory:") or url.query.get("mode") == "memory":
-        # Every connection would have a database of its own.
+        # In memory, every connection would have a database of its own.
         raise ConfigurationError("[database] connection names no file: give it as sqlite:////path/to/file")
     engine = sa.create_engine(url, connect_args={"timeout": lock_timeout_seconds, "check_same_thread": False})
 
     @sa.event.listens_for(engine, "connect")
     def prepare(connection: sqlite3.Connection, _record: Any) -> None:
-        connection.isolation_level = None  # transactions are begun below, not by the driver's guesses
-        _write_ahead(connection, lock_timeout_seconds)
+        connection.isolation_level = None  # the listener below begins transactions, not the driver
+        _use_write_ahead_log(connection, lock_timeout_seconds, monotonic, sleep)
         for pragma in ("synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
 
     @sa.event.listens_for(engine, "begin")
     def begin(connection: sa.Connection) -> None:
-        # A writer takes its lock first: one that upgraded later could find its snapshot stale and fail at once.
+        # A writer takes its lock first: a reader that becomes a writer fails immediately if its snapshot is stale.
         writes = connection.get_execution_options().get("tracker_writes")
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
 
 
-def _write_ahead(connection: sqlite3.Connection, lock_timeout_seconds: float) -> None:
-    """The journal mode of the file, which the first connection to a new one changes. SQLite does not wait for the lock that
-    this takes: of several first connections all but one may be told at once that the file is locked.
+def _use_write_ahead_log(
+    connection: sqlite3.Connection,
+    lock_timeout_seconds: float,
+    monotonic: Callable[[], float],
+    sleep: Callable[[float], None],
+) -> None:
+    """Set the journal mode of the file to WAL. Only the first connection to a new file changes the mode, which takes a lock for
+    which SQLite does not wait: of several first connections, all but one may fail immediately because the file is locked.
 
-    Raises sqlite3.OperationalError: it is still locked after so many seconds, or the file cannot be used.
+    Raises sqlite3.OperationalError: the file is still locked after ``lock_timeout_seconds``, or the file cannot be used.
     """
-    until = time.monotonic() + lock_timeout_seconds
+    until = monotonic() + lock_timeout_seconds
     while True:
         try:
             connection.execute("PRAGMA journal_mode=WAL")
             return
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or monotonic() >= until:
                 raise
-        time.sleep(_LOCK_POLL_SECONDS)
+        sleep(_LOCK_POLL_SECONDS)
 
 
-def _postgresql(url: sa.URL, lock_timeout_seconds: float, patient: bool) -> sa.Engine:
+def _postgresql(url: sa.URL, lock_timeout_seconds: float, silence_clock: Callable[[], float] | None) -> sa.Engine:
+    """Return an engine that limits the silence of the server by ``silence_clock``; None: no limit."""
     settings = {
         "lock_timeout": f"{round(lock_timeout_seconds * 1000)}ms",
         "idle_in_transaction_session_timeout": f"{IDLE_TRANSACTION_TIMEOUT_SECONDS}s",
@@ -114,96 +126,20 @@ def _postgresql(url: sa.URL, lock_timeout_seconds: float, patient: bool) -> sa.E
 
     @sa.event.listens_for(engine, "handle_error")
     def lost(context: sa.engine.ExceptionContext) -> None:
-        # Without an SQLSTATE it is not the server that speaks, but the driver that has lost it. Where the socket fails while
-        # it waits, it says so before libpq knows, and the connection would be taken for usable: rolled back, which fails
-        # with a traceback in the log, and the pool's others would be kept.
+        # An error without an SQLSTATE comes from the driver, which has lost the server. If the socket fails while the driver
+        # waits, the driver raises before libpq knows. SQLAlchemy would then take the connection for usable: its rollback
+        # would fail with a traceback in the log, and the pool would keep its other connections.
         error = context.original_exception
         if isinstance(error, engine.dialect.loaded_dbapi.OperationalError) and getattr(error, "sqlstate", None) is None:
             context.is_disconnect = True
 
-    if patient:
+    if silence_clock is None:
         return engine
-    from tracker_worker.store.sql.read_timeout import (
-        ImpatientConnection,  # psycopg is installed only where it is wanted
-    )
+    # Imported here because psycopg is installed only where PostgreSQL is used.
+    from tracker_worker.store.sql import read_timeout
 
     @sa.event.listens_for(engine, "do_connect")
-    def connect(_dialect: Any, _record: Any, arguments: Any, options: Any) -> ImpatientConnection:
-        return ImpatientConnection.connect(*arguments, **options)
+    def connect(_dialect: Any, _record: Any, arguments: Any, options: Any) -> Any:
+        return read_timeout.connect(*arguments, monotonic=silence_clock, **options)
 
     return engine
-
-
-def _alembic(connection: sa.Connection | None = None) -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
-    config.attributes["connection"] = connection
-    return config
-
-
-@contextmanager
-def _migrating(engine: sa.Engine) -> Iterator[Config]:
-    """One transaction that no other migration runs beside. Raises ConfigurationError for whatever goes wrong in it."""
-    with _explained(engine), engine.connect().execution_options(tracker_writes=True) as connection, connection.begin():
-        if engine.dialect.name == "postgresql":
-            connection.execute(sa.text("SELECT pg_advisory_xact_lock(7214021)"))
-        yield _alembic(connection)
-
-
-def upgrade(engine: sa.Engine, revision: str = "head") -> None:
-    """Bring the schema to ``revision``, all the way or not at all. Concurrent callers queue."""
-    with _migrating(engine) as config:
-        command.upgrade(config, revision)
-
-
-def downgrade(engine: sa.Engine, revision: str) -> None:
-    """Take the schema back to ``revision``, all the way or not at all. Concurrent callers queue."""
-    with _migrating(engine) as config:
-        command.downgrade(config, revision)
-
-
-def current(engine: sa.Engine) -> str | None:
-    """The revision that the database is at; None: no schema."""
-    with _explained(engine), engine.connect() as connection:
-        return MigrationContext.configure(connection).get_current_revision()
-
-
-def head() -> str:
-    """The revision that this release needs."""
-    revision = ScriptDirectory.from_config(_alembic()).get_current_head()
-    assert revision is not None
-    return revision
-
-
-def ensure_schema(engine: sa.Engine) -> None:
-    """SQLite is created and upgraded; any other database must be at the head already.
-
-    Raises ConfigurationError: behind, ahead, or out of reach.
-    """
-    found = current(engine)
-    if found == head():
-        return
-    if found is not None and found not in {
-        script.revision for script in ScriptDirectory.from_config(_alembic()).walk_revisions()
-    }:
-        raise ConfigurationError(f"the database schema is at revision {found}, which this release does not know")
-    if engine.dialect.name == "sqlite":
-        upgrade(engine)
-    else:
-        at = f"at revision {found}" if found else "missing"
-        raise ConfigurationError(f"the database schema is {at}, not at {head()}: run 'tracker-worker db upgrade'")
-
-
-class _explained:
-    """Errors of drivers and of alembic become one sentence for the operator; passwords stay out of it."""
-
-    def __init__(self, engine: sa.Engine) -> None:
-        self._url = engine.url.render_as_string(hide_password=True)
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, SQLAlchemyError | CommandError):
-            why = " ".join(str(getattr(error, "orig", None) or error).split())
-            raise ConfigurationError(f"the database {self._url} cannot be used: {why}") from error

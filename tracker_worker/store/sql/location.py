@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a configuration keeps its ledgers."""
+"""The database URL of a configuration."""
 
 from __future__ import annotations
 
@@ -13,20 +13,25 @@ from tracker_worker.errors import ConfigurationError
 
 
 def sqlite_url(path: Path) -> str:
-    """The SQLAlchemy URL of an SQLite file, whatever characters its name has."""
+    """Return the SQLAlchemy URL of an SQLite file, whatever characters its name has."""
     return sa.URL.create("sqlite", database=str(path)).render_as_string()
 
 
+def url_without_password(url: sa.URL) -> str:
+    """Return ``url`` as text for errors and logs, with ``***`` for the password."""
+    return url.render_as_string(hide_password=True)
+
+
 def configured_url(conf: cfg.ConfigOpts) -> str:
-    """What ``[database] connection`` says, or an SQLite file under the state directory."""
+    """Return the URL in ``[database] connection``, or the URL of an SQLite file in the state directory."""
     default = sqlite_url(Path(conf.tracker.state_path).expanduser() / "tracker.sqlite")
     return conf.database.connection or default
 
 
 def prepared_url(conf: cfg.ConfigOpts) -> str:
-    """The same; the state directory is made where it is wanted.
+    """Return ``configured_url``. Create the state directory if the SQLite file is to be in it.
 
-    Raises ConfigurationError: it cannot be made or written to.
+    Raises ConfigurationError: the state directory cannot be created, or is not writable.
     """
     state = Path(conf.tracker.state_path).expanduser()
     if not conf.database.connection:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ledger objects <-> rows (mappings by column name). Everything that knows how a value is packed into a column is
-here."""
+"""Ledger objects <-> rows (mappings by column name). Only this module knows how a value is packed into a column. Any thread may
+call its functions."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from tracker_worker.domain.inventory import Inventory
 from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.domain.resources import CLASSES, Resources, shared
 from tracker_worker.notifications.notification import Notification
+from tracker_worker.store.base import Answered
 
 _pack = msgspec.msgpack.Encoder().encode
 
-# Fields of an instance that have a column of their own; the others are packed into ``facts`` unless they have their
-# default, which is the value here.
+# The fields of an instance that have a column of their own. The other fields are packed into ``facts``, except a field that has
+# its default, which is the value in _FACTS.
 _COLUMNS = ("project_id", "user_id", "vm_state", "task_state")
 _FACTS = {
     field.name: field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
@@ -30,6 +31,7 @@ _FACTS = {
 
 
 def allocation_row(host_id: int, node_id: int, allocation: Allocation) -> dict[str, Any]:
+    """Return the row of an allocation: every column of ``allocations``."""
     instance = allocation.instance
     facts = {name: value for name, default in _FACTS.items() if (value := getattr(instance, name)) != default}
     return {
@@ -50,6 +52,7 @@ def allocation_row(host_id: int, node_id: int, allocation: Allocation) -> dict[s
 
 
 def allocation_from(row: Any) -> Allocation:
+    """Return the allocation of a row. Facts that this release does not know, of a newer release, are ignored."""
     known = {name: _shared(value) for name, value in msgpack.unpackb(row["facts"]).items() if name in _FACTS}
     columns = {name: _shared(row[name]) for name in _COLUMNS}
     return Allocation(
@@ -63,10 +66,11 @@ def allocation_from(row: Any) -> Allocation:
 
 
 def _shared(value: Any) -> Any:
-    """Texts recur in many rows; one of each is enough."""
+    """Return the same object for equal texts, because texts recur in many rows."""
     return sys.intern(value) if type(value) is str else value
 
 
+# The columns of ``nodes`` that the ledger decides.
 NODE_COLUMNS = (
     "generation",
     "sequence",
@@ -81,7 +85,7 @@ NODE_COLUMNS = (
 
 
 def node_values(ledger: NodeLedger) -> dict[str, Any]:
-    """Every column of a node that its ledger decides: NODE_COLUMNS."""
+    """Return the values of NODE_COLUMNS, by name."""
     inventory, usage, stats = ledger.inventory, ledger.usage, ledger.stats
     values: dict[str, Any] = {
         "generation": ledger.generation,
@@ -99,7 +103,7 @@ def node_values(ledger: NodeLedger) -> dict[str, Any]:
 
 
 def ledger_from(host: str, row: Any) -> NodeLedger:
-    """The node without its allocations."""
+    """Return the ledger of a node without its allocations. ``host`` is the host's name."""
     ledger = NodeLedger(
         id=row["id"],
         host_id=row["host_id"],
@@ -114,7 +118,7 @@ def ledger_from(host: str, row: Any) -> NodeLedger:
 
 
 def drift(ledger: NodeLedger, row: Any) -> Resources | None:
-    """The usage in the columns of a node where it is not what its ledger would write there."""
+    """Return the usage in the columns of a node if it differs from the usage of its ledger, else None."""
     usage = ledger.usage
     if all(row[klass.used] == usage[klass.name] for klass in CLASSES):
         return None
@@ -138,7 +142,18 @@ def _unpack_inventory(packed: bytes) -> Inventory:
     )
 
 
+def inbox_row(message: Answered) -> dict[str, Any]:
+    """Return the row of an answered message: every column of ``inbox``."""
+    return {
+        "unique_id": message.unique_id,
+        "host_id": message.host_id,
+        "reply": message.reply,
+        "received_at": message.received_at,
+    }
+
+
 def notification_row(notification: Notification) -> dict[str, Any]:
+    """Return the row of a notification: every column of ``outbox``."""
     return {
         "node_id": notification.node_id,
         "sequence": notification.sequence,
@@ -151,6 +166,7 @@ def notification_row(notification: Notification) -> dict[str, Any]:
 
 
 def notification_from(row: Any, *, host: str, node: str) -> Notification:
+    """Return the notification of a row. ``host`` and ``node`` are the names of the host and the node."""
     return Notification(
         node_id=row["node_id"],
         host=host,

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables. Times are microseconds since the epoch. Vectors, facts and inventories are msgpack; payloads and
-replies are the JSON bytes that go on the wire. A change here needs a migration beside it; a test compares the two."""
+"""The tables. Times are microseconds since the epoch. Vectors, facts and inventories are msgpack; payloads and replies are the
+JSON bytes that go on the wire. A change in this module needs a migration; a test compares the tables with the migrations."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ nodes = Table(
     Column("sequence", BigInteger, nullable=False),
     Column("disabled", Boolean, nullable=False),
     Column("inventory", LargeBinary),
-    # What a scheduler may read with SQL; written from the ledger with every change, read back only to report drift.
+    # A scheduler may read these columns with SQL. Every change of the ledger writes them; the store reads them only to
+    # report drift.
     Column("vcpus", BigInteger),
     Column("vcpus_used", BigInteger, nullable=False),
     Column("memory_mb", BigInteger),
@@ -63,8 +64,8 @@ nodes = Table(
     UniqueConstraint("host_id", "name"),
 )
 
-# One row is an allocation and the claim that charged it. The primary key keeps an instance from being charged to two
-# nodes of a host.
+# One row is an allocation and the claim that charged it. The primary key prevents that an instance is charged to two nodes of
+# a host.
 allocations = Table(
     "allocations",
     metadata,
@@ -87,14 +88,14 @@ inbox = Table(
     "inbox",
     metadata,
     Column("unique_id", String(255), primary_key=True),
-    # No foreign key: it would be looked up for every message, and a host is never deleted.
+    # Without a foreign key: the database would look the host up for every message, and a host is never deleted.
     Column("host_id", Integer, nullable=False),
     Column("reply", LargeBinary, nullable=False),
     Column("received_at", BigInteger, nullable=False),
     Index(None, "host_id", "received_at"),
 )
 
-# Casts whose handling failed unexpectedly, until they are parked.
+# Counts of the attempts at casts whose handling failed unexpectedly, until the worker parks the cast.
 attempts = Table(
     "attempts",
     metadata,

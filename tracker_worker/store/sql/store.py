@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The store on SQL: SQLite (embedded default) and PostgreSQL (production), through SQLAlchemy Core."""
+"""The store on SQL: SQLite (embedded default) and PostgreSQL (production), through SQLAlchemy Core; commits use the driver."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,36 +14,47 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.errors import StoreUnavailable
-from tracker_worker.library.fairlock import FairLock
 from tracker_worker.notifications.notification import Notification
 from tracker_worker.store.base import Backlog, Commit, Conflict, Store, Unstorable
 from tracker_worker.store.sql import rows
 from tracker_worker.store.sql.commit import CommitWriter
-from tracker_worker.store.sql.engines import LOCK_TIMEOUT_SECONDS, create_engine, ensure_schema
+from tracker_worker.store.sql.engines import LOCK_TIMEOUT_SECONDS, create_engine
+from tracker_worker.store.sql.migration import ensure_schema
 from tracker_worker.store.sql.schema import allocations, attempts, hosts, inbox, nodes, outbox, relay_cursor
 
-# PostgreSQL has undone this transaction to let another one pass (its manual, appendix A).
 _DEADLOCK_DETECTED = "40P01"
+"""PostgreSQL has rolled this transaction back to let another transaction continue (its manual, appendix A)."""
 
-
-# Also DatabaseError itself: psycopg's for an error of libpq that has no SQLSTATE.
+# DatabaseError itself is among them: psycopg raises it for an error of libpq that has no SQLSTATE.
 _AWAY = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError, sa.exc.DatabaseError)
 
 
 class SQLStore(Store):
-    """``url`` is an SQLAlchemy URL of SQLite or PostgreSQL (psycopg). Connections are pooled; SQLite is in WAL mode
-    with synchronous=FULL, so that what is committed survives a power cut. Whoever waits longer than
-    ``lock_timeout_seconds`` for another process's transaction gets StoreUnavailable."""
+    """``url`` is an SQLAlchemy URL of SQLite or PostgreSQL (psycopg). Connections are pooled; SQLite is in WAL mode with
+    synchronous=FULL, so that what is committed survives a power cut.
 
-    def __init__(self, url: str, *, lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS) -> None:
+    A method that waits longer than ``lock_timeout_seconds`` for another process's transaction raises StoreUnavailable.
+    ``write_lock`` is held during each write: threads of this process wait for it instead of polling SQLite, which has one
+    writer. The default is a plain ``threading.Lock``, which serves waiting threads in no particular order. A caller whose
+    threads write at the same time passes a fair lock (``tracker_worker.library.fairlock.FairLock``). On PostgreSQL the lock
+    costs nothing: a process has one engine.
+
+    Raises ConfigurationError: see ``engines.create_engine``.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS,
+        write_lock: AbstractContextManager[Any] | None = None,
+    ) -> None:
         self._engine = create_engine(url, lock_timeout_seconds=lock_timeout_seconds, patient=False)
-        # The dialect's INSERT, which knows ON CONFLICT.
+        # The dialect's INSERT, which supports ON CONFLICT.
         self._insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[self._engine.dialect.name]
         self._driver: Any = self._engine.dialect.loaded_dbapi
-        self._writer = CommitWriter(self._engine.dialect, self._insert)
-        # SQLite has one writer: threads of this process queue here, fairly and without its busy polling. A lock more on
-        # PostgreSQL costs nothing: a process has one engine.
-        self._write_lock = FairLock()
+        self._writer = CommitWriter(self._engine.dialect.name)
+        self._write_lock = threading.Lock() if write_lock is None else write_lock
 
     def start(self) -> None:
         ensure_schema(self._engine)
@@ -52,13 +64,14 @@ class SQLStore(Store):
 
     @contextmanager
     def _read(self) -> Iterator[sa.Connection]:
-        """One snapshot."""
+        """Open a transaction whose reads all see one snapshot."""
         level = {} if self._engine.dialect.name == "sqlite" else {"isolation_level": "REPEATABLE READ"}
         with _translated(), self._engine.connect().execution_options(**level) as connection, connection.begin():
             yield connection
 
     @contextmanager
     def _write(self) -> Iterator[sa.Connection]:
+        """Open a transaction that may write, under the write lock."""
         with self._write_lock, _translated():
             connection = self._engine.connect().execution_options(tracker_writes=True)
             with connection, connection.begin():
@@ -76,7 +89,7 @@ class SQLStore(Store):
 
     def host_names(self) -> list[str]:
         with self._read() as connection:
-            # Sorted here: databases have their own ideas of the order of text.
+            # Sorted in Python because databases differ in the order of text.
             return sorted(connection.execute(sa.select(hosts.c.name)).scalars())
 
     def load_host(self, name: str) -> HostLedger | None:
@@ -143,7 +156,7 @@ class SQLStore(Store):
         except (driver.DataError, OverflowError, UnicodeError) as error:
             raise Unstorable(str(error)) from error
         except (driver.ProgrammingError, driver.NotSupportedError):
-            raise  # our own mistakes
+            raise  # a mistake in this package
         except driver.Error as error:
             if getattr(error, "sqlstate", None) == _DEADLOCK_DETECTED:
                 raise Conflict("deadlock with another writer") from error
@@ -151,13 +164,13 @@ class SQLStore(Store):
 
     @contextmanager
     def _transaction(self) -> Iterator[Any]:
-        """A cursor of the driver, whose errors pass. The connection is one of the pool's."""
+        """Open a transaction on a connection of the pool and yield a cursor of the driver. The driver's errors pass."""
         with _translated():
             pooled = self._engine.raw_connection()
         try:
             cursor = pooled.cursor()
             if self._engine.dialect.name == "sqlite":
-                cursor.execute("BEGIN IMMEDIATE")  # as the engine does; psycopg begins by itself
+                cursor.execute("BEGIN IMMEDIATE")  # as the engine does; psycopg begins a transaction by itself
             yield cursor
             pooled.commit()
         except BaseException as error:
@@ -176,7 +189,7 @@ class SQLStore(Store):
 
     def outbox(self, node_id: int, *, after: int, limit: int) -> list[Notification]:
         place = sa.select(hosts.c.name, nodes.c.name.label("node")).join(nodes).where(nodes.c.id == node_id)
-        behind = (
+        following = (
             sa.select(outbox)
             .where(outbox.c.node_id == node_id, outbox.c.sequence > after)
             .order_by(outbox.c.sequence)
@@ -184,7 +197,7 @@ class SQLStore(Store):
         )
         with self._read() as connection:
             host, node = connection.execute(place).one()
-            found = connection.execute(behind).mappings()
+            found = connection.execute(following).mappings()
             return [rows.notification_from(row, host=host, node=node) for row in found]
 
     def backlog(self) -> list[Backlog]:
@@ -239,7 +252,7 @@ class SQLStore(Store):
                 )
                 done = [sequence for sequence, at in connection.execute(first) if at < occurred_before]
                 if done:
-                    # Again by time: a clock that was set back leaves younger rows in between.
+                    # The time is compared once more: a clock that was set back leaves younger rows between old rows.
                     old_rows = sa.and_(of_node, outbox.c.sequence <= max(done), outbox.c.occurred_at < occurred_before)
                     dropped += connection.execute(sa.delete(outbox).where(old_rows)).rowcount
             return dropped
@@ -247,7 +260,8 @@ class SQLStore(Store):
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Driver errors that are the store's state become StoreUnavailable; IntegrityError and our own mistakes pass."""
+    """Turn driver errors that report the state of the database into StoreUnavailable. IntegrityError and errors that report a
+    mistake in this package pass."""
     try:
         yield
     except IntegrityError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Alembic's entry: migrations run on the connection, and in the transaction, of whoever asked for them."""
+"""Alembic's entry point: migrations run on the caller's connection, in the caller's transaction."""
 
 from alembic import context
 
