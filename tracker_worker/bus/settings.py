@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How to reach the broker and what to call things there, from oslo.messaging's options and ours.
+"""How to reach the broker and how its exchanges and queues are named, from oslo.messaging's options and ours.
 
-The broker's options are read as stock clients read them: the query of the transport URL wins over
-[oslo_messaging_rabbit].
+The options are read as stock clients read them: the query of the transport URL wins over [oslo_messaging_rabbit].
 """
 
 from __future__ import annotations
@@ -13,11 +12,15 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+import amqp
 import kombu
 import oslo_messaging
 from oslo_config import cfg
 
 from tracker_worker.errors import ConfigurationError
+
+LOST = (*amqp.Connection.connection_errors, *amqp.Connection.channel_errors)
+"""What py-amqp raises when a connection or a channel is lost, or the broker refuses something."""
 
 _GROUP = "oslo_messaging_rabbit"
 # A half-open consuming connection stays the active consumer until the broker notices.
@@ -34,8 +37,10 @@ _TLS_VERSIONS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionSettings:
-    """What every program needs. ``urls`` are tried in turn; ``durable``: how the clients of this cloud declare the control
-    ``exchange``."""
+    """What every program needs to reach the broker.
+
+    ``urls`` are tried in turn. ``durable`` says how the clients of this cloud declare the control ``exchange``.
+    """
 
     urls: tuple[str, ...]
     exchange: str
@@ -50,8 +55,8 @@ class ConnectionSettings:
 
     def connection(self, url: str) -> kombu.Connection:
         """An unconnected connection to one of ``urls``."""
-        # A dictionary of its own for each: kombu writes the first host's name into it, and would then verify every
-        # other host as that one.
+        # Each connection gets its own dictionary: kombu writes the host's name into it, and would verify every later host
+        # under the name of the first one.
         return kombu.Connection(
             url,
             ssl=False if self.tls is None else (dict(self.tls) or True),
@@ -70,8 +75,11 @@ class ConnectionSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokerSettings(ConnectionSettings):
-    """And a worker. ``durable`` and ``quorum`` also hold for the notification queues, which their listeners declare too;
-    ``queue_type`` is that of the worker's own queues."""
+    """What a worker needs beside that.
+
+    ``durable`` and ``quorum`` also hold for the notification queues, which stock listeners declare too; ``queue_type`` is that
+    of the worker's own queues.
+    """
 
     queue_type: str
     prefetch: int
@@ -84,14 +92,16 @@ class BrokerSettings(ConnectionSettings):
 
 
 def read_connection(conf: cfg.ConfigOpts) -> ConnectionSettings:
-    """From oslo.messaging's options and ``[tracker] topic`` alone. Raises ConfigurationError: no usable transport URL, or
-    contradicting options."""
+    """Settings from oslo.messaging's options and ``[tracker] topic`` alone.
+
+    Raises ConfigurationError: the transport URL is unusable, or options contradict each other.
+    """
     _, common = _common(conf)
     return ConnectionSettings(**common)
 
 
 def read_settings(conf: cfg.ConfigOpts) -> BrokerSettings:
-    """All that a worker needs. Raises ConfigurationError as ``read_connection``, and where a host's queue would be the
+    """Settings for a worker. Raises ConfigurationError as ``read_connection``, and where a host's queue would be the
     dead-letter queue."""
     rabbit, common = _common(conf)
     for host in conf.tracker.hosts:
@@ -115,6 +125,11 @@ def read_settings(conf: cfg.ConfigOpts) -> BrokerSettings:
         durable_fanout=rabbit.rabbit_transient_quorum_queue,
         quorum_limits={name: limit for name, limit in limits.items() if limit},
     )
+
+
+def address(url: str) -> str:
+    """Host, port and virtual host of a broker's URL, without user and password: for log lines and messages."""
+    return url.rpartition("@")[2]
 
 
 def _common(conf: cfg.ConfigOpts) -> tuple[_Rabbit, dict[str, Any]]:
@@ -163,7 +178,7 @@ class _Rabbit:
 def _url(host: Any, virtual_host: str | None) -> str:
     user, password = quote(host.username or "guest", safe=""), quote(host.password or "guest", safe="")
     name = f"[{host.hostname}]" if ":" in host.hostname else host.hostname
-    # pyamqp, and not amqp, which is another library where that is installed.
+    # The name amqp would be another library where librabbitmq is installed.
     return f"pyamqp://{user}:{password}@{name}:{host.port or _PORT}/{quote(virtual_host or '/', safe='')}"
 
 
@@ -182,6 +197,6 @@ def _tls(rabbit: _Rabbit) -> dict[str, Any]:
     if rabbit.ssl_cert_file:
         params["certfile"] = rabbit.ssl_cert_file
     if rabbit.ssl_ca_file:
-        # server_hostname None: kombu fills in the host that it connects to.
+        # kombu replaces the None by the host that it connects to.
         params.update(ca_certs=rabbit.ssl_ca_file, cert_reqs=ssl.CERT_REQUIRED, server_hostname=None)
     return params
