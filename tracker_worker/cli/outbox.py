@@ -77,7 +77,7 @@ def replay(settings: Settings, host: str, node: str, first: int, last: int | Non
     keep_logs_quiet(conf)
     from tracker_worker.bus.settings import read_settings
     from tracker_worker.cli.ledgers import load_host, opened_store
-    from tracker_worker.cli.outbox_replay import Range, resend
+    from tracker_worker.cli.outbox_replay import Range, publish_again
 
     broker = read_settings(conf)
     if not broker.notification_topics:
@@ -86,13 +86,13 @@ def replay(settings: Settings, host: str, node: str, first: int, last: int | Non
         ledger = load_host(store, host).node(node)
         published = store.cursors(ledger.host_id).get(ledger.id, 0)
         wanted = Range.of(ledger, first, last, published=published)
-        done = resend(store, broker, wanted)
+        replayed = publish_again(store, broker, wanted)
     if style == JSON:
-        show_json({"host": host, "node": node, "sent": done.sent, "missing": done.missing})
+        show_json({"host": host, "node": node, "sent": replayed.sent, "missing": replayed.missing})
     else:
-        click.echo(f"Published {done.sent} notifications of {host}/{node} again.")
-    if done.missing:
-        spans = ", ".join(f"{low}" if low == high else f"{low} to {high}" for low, high in done.missing)
+        click.echo(f"Published {replayed.sent} notifications of {host}/{node} again.")
+    if replayed.missing:
+        spans = ", ".join(f"{low}" if low == high else f"{low} to {high}" for low, high in replayed.missing)
         raise CommandFailed(
             f"the outbox no longer has sequences {spans} of {host}/{node}: they were pruned, or published by nobody"
         )

@@ -14,8 +14,7 @@ from uuid import uuid4
 import click
 
 from tracker_worker.bus.amqp import topology
-from tracker_worker.bus.amqp.connection import LOST
-from tracker_worker.bus.settings import BrokerSettings, read_settings
+from tracker_worker.bus.settings import LOST, BrokerSettings, read_settings
 from tracker_worker.cli.broker import close, connect
 from tracker_worker.cli.context import CommandFailed, Settings, keep_logs_quiet
 from tracker_worker.cli.output import JSON, plain

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from tracker_worker.bus.settings import address
 from tracker_worker.cli.context import Settings, start_logging
 from tracker_worker.cli.demo.billing import Billing
 from tracker_worker.cli.demo.cloud import BrokerCloud, Cloud, MemoryCloud
@@ -65,7 +66,7 @@ def demo(settings: Settings, transport_url: str | None, hosts: int, instances: i
 
 def _run(console: Console, cloud: Cloud, instances: int, transport_url: str | None, reserved: Resources) -> bool:
     billing = Billing()
-    where = "in memory" if transport_url is None else "over " + transport_url.rpartition("@")[2]
+    where = "in memory" if transport_url is None else "over " + address(transport_url)
     console.print(f"[bold]tracker-worker[/bold]: two workers, {len(cloud.hosts)} hosts, {where}; the ledger is SQLite")
     api = cloud.start(billing.hear)
     scheduler = Scheduler(api, cloud.hosts, _SEED)
