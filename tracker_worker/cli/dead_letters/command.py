@@ -68,9 +68,9 @@ def list_(settings: Settings, limit: int | None, style: str) -> None:
 @format_option
 @click.pass_obj
 def show(settings: Settings, name: str | None, unique_id: str | None, style: str) -> None:
-    """Show everything about one message: reason, properties, headers, and the decoded message.
+    """Show everything about one message.
 
-    A body that cannot be decoded is shown as text or, when it is not text, as bytes in hexadecimal: the first 4096 with
+    That is the reason, the properties, the headers, and the decoded message. A body that cannot be decoded is shown as text or, when it is not text, as bytes in hexadecimal: the first 4096 with
     --format table, all with --format json. The message stays in the queue.
     """
     selection = Selection(names=() if name is None else (name,), unique_id=unique_id)
@@ -103,11 +103,11 @@ def replay(
     dry_run: bool,
     style: str,
 ) -> None:
-    """Send messages again, oldest first, and remove them from the dead-letter queue.
+    """Send messages again, oldest first, and remove them.
 
-    Each goes to the exchange and the routing key that it was first sent to, with its body unchanged. It is removed when
-    the broker has confirmed that a queue has it. A message that no queue takes is kept, as are later ones to the same
-    place; the exit code is then 1. A call is kept unless it is named by number, id or --unique-id, because its caller has
+    Each message goes to the exchange and the routing key that it was first sent to, with its body unchanged. It is removed
+    from the dead-letter queue when the broker has confirmed that a queue has it. A message that no queue takes is kept, as are later messages to the
+    same place; the exit code is then 1. A call is kept unless it is named by number, id or --unique-id, because its caller has
     given up.
 
     Messages are selected by number or id, by --unique-id and --reason, which must both hold if both are given, or by
@@ -148,7 +148,9 @@ def replay(
     metavar="SECONDS",
     help="Select the messages that were parked more than this many seconds ago.",
 )
-@click.option("--yes", is_flag=True, help="Remove. Without it nothing is removed and the exit code is 1.")
+@click.option(
+    "--yes", is_flag=True, help="Remove the messages. Without --yes nothing is removed and the exit code is 1."
+)
 @format_option
 @click.pass_obj
 def purge(
@@ -161,10 +163,11 @@ def purge(
     yes: bool,
     style: str,
 ) -> None:
-    """Remove messages from the dead-letter queue for good. Without --yes, only say how many would be removed.
+    """Remove messages from the dead-letter queue for good. Without --yes, only say how many messages
+    would be removed.
 
-    Messages are selected by number or id, by --unique-id, --reason and --older-than, which must all hold where several are
-    given, or by --all. --all also removes messages that arrive while the command runs.
+    Messages are selected by number or id, by the options --unique-id, --reason and --older-than, which must all hold if
+    several are given, or by --all. --all also removes messages that arrive while the command runs.
     """
     selection = Selection(
         names=names, everything=everything, unique_id=unique_id, code=code, older_than_seconds=older_than_seconds
