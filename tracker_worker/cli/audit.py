@@ -27,7 +27,8 @@ from tracker_worker.cli.rpc import audit_everywhere, request_context, scheduler
 def audit(settings: Settings, host: str | None, everywhere: bool, wait: int | None, style: str) -> None:
     """Ask workers to read inventories and expire claims now.
 
-    The request goes over the broker. Only overdue claims expire. Either --host or --all is required. A worker audits its hosts by itself every [tracker] audit_interval_seconds.
+    The request goes over the broker. Only overdue claims expire. Either --host or --all is required. A worker audits
+    its hosts by itself every [tracker] audit_interval_seconds.
     """
     if everywhere == (host is not None):
         raise click.UsageError("Give either --host HOST or --all.")

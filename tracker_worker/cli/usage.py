@@ -18,7 +18,8 @@ from tracker_worker.domain.resources import CLASSES
 def usage(settings: Settings, host: str | None, project: str | None, style: str) -> None:
     """Show how much each project is charged.
 
-    The figures are the number of instances, VCPU in virtual CPUs, MEMORY_MB in MB and DISK_GB in GB. Claims that have not ended count, and so do stopped instances. Read from the database; no worker needs to run.
+    The figures are the number of instances, VCPU in virtual CPUs, MEMORY_MB in MB and DISK_GB in GB. Claims that have
+    not ended count, and so do stopped instances. Read from the database; no worker needs to run.
     """
     from tracker_worker.cli.ledgers import load_hosts, opened_store
     from tracker_worker.domain.views import usage_view

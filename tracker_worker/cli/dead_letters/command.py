@@ -70,8 +70,9 @@ def list_(settings: Settings, limit: int | None, style: str) -> None:
 def show(settings: Settings, name: str | None, unique_id: str | None, style: str) -> None:
     """Show everything about one message.
 
-    That is the reason, the properties, the headers, and the decoded message. A body that cannot be decoded is shown as text or, when it is not text, as bytes in hexadecimal: the first 4096 with
-    --format table, all with --format json. The message stays in the queue.
+    That is the reason, the properties, the headers, and the decoded message. A body that cannot be decoded is shown as
+    text or, when it is not text, as bytes in hexadecimal: the first 4096 with --format table, all with --format json.
+    The message stays in the queue.
     """
     selection = Selection(names=() if name is None else (name,), unique_id=unique_id)
     broker, max_bytes = _read(settings)
@@ -105,14 +106,14 @@ def replay(
 ) -> None:
     """Send messages again, oldest first, and remove them.
 
-    Each message goes to the exchange and the routing key that it was first sent to, with its body unchanged. It is removed
-    from the dead-letter queue when the broker has confirmed that a queue has it. A message that no queue takes is kept, as are later messages to the
-    same place; the exit code is then 1. A call is kept unless it is named by number, id or --unique-id, because its caller has
-    given up.
+    Each message goes to the exchange and the routing key that it was first sent to, with its body unchanged. It is
+    removed from the dead-letter queue when the broker has confirmed that a queue has it. A message that no queue takes
+    is kept, as are later messages to the same place. A call is kept unless it is named by number, id or --unique-id,
+    because its caller has given up. The exit code is 1 when a message is kept.
 
     Messages are selected by number or id, by --unique-id and --reason, which must both hold if both are given, or by
-    --all. To replay a message twice, for instance after an interruption, is harmless: the worker recognizes the request by
-    its unique id for [database] inbox_retention_seconds.
+    --all. To replay a message twice, for instance after an interruption, is harmless: the worker recognizes the request
+    by its unique id for [database] inbox_retention_seconds.
     """
     selection = Selection(names=names, everything=everything, unique_id=unique_id, code=code)
     broker, max_bytes = _read(settings)
@@ -163,8 +164,7 @@ def purge(
     yes: bool,
     style: str,
 ) -> None:
-    """Remove messages from the dead-letter queue for good. Without --yes, only say how many messages
-    would be removed.
+    """Remove messages from the dead-letter queue for good. Without --yes, only say how many messages would be removed.
 
     Messages are selected by number or id, by the options --unique-id, --reason and --older-than, which must all hold if
     several are given, or by --all. --all also removes messages that arrive while the command runs.

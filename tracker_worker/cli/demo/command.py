@@ -51,10 +51,10 @@ _CONTEXT = {"project_id": "admin", "user_id": "demo"}
 def demo(settings: Settings, transport_url: str | None, hosts: int, instances: int) -> None:
     """Run workers, a scheduler and a billing consumer together.
 
-    It takes a few seconds. The scheduler places instances by asking for node views and claiming with limits. Some claims are refused, some builds
-    fail, and some are lost, so that their claims expire; instances are updated, resized and deleted. Billing receives only
-    notifications. At the end, the sums of billing are compared with the ledger, which is a temporary SQLite database. The
-    exit code is 1 when they differ or a notification is missing.
+    It takes a few seconds. The scheduler places instances by asking for node views and claiming with limits. Some
+    claims are refused, some builds fail, and some are lost, so that their claims expire; instances are updated, resized
+    and deleted. Billing receives only notifications. At the end, the sums of billing are compared with the ledger,
+    which is a temporary SQLite database. The exit code is 1 when they differ or a notification is missing.
     """
     console = Console()
     conf = settings.load()
