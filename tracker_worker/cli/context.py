@@ -5,10 +5,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -121,11 +119,3 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except (ConfigurationError, TrackerError, CommandFailed) as error:
             fail(error)
-
-
-def existing(paths: Sequence[str]) -> tuple[str, ...]:
-    """Return the names as a tuple. Raises ConfigurationError naming the first file or directory that does not exist."""
-    for name in paths:
-        if not Path(name).exists():
-            raise ConfigurationError(f"the configuration {name} does not exist")
-    return tuple(paths)

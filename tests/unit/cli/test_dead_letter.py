@@ -170,7 +170,7 @@ def test_a_call_is_sent_again_only_when_it_is_meant_itself() -> None:
 
 
 def test_a_letter_from_nowhere_is_not_sent() -> None:
-    assert objection(letter(request(), {}), calls=True) == "nothing says where it had been sent"
+    assert objection(letter(request(), {}), calls=True) == "its headers do not say where it was first sent"
 
 
 # --- which are meant -------------------------------------------------------------------------------------------------

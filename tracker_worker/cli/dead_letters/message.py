@@ -166,7 +166,7 @@ def _cause(headers: Mapping[str, Any]) -> _Cause:
     deaths = headers.get("x-death")
     if isinstance(deaths, list) and deaths:
         return _death(_mapping(deaths[-1]))  # the latest death is the first; the earliest one names the origin
-    return _Cause(code=UNKNOWN, text="nothing says why it is here", time=None, exchange="", routing_key="")
+    return _Cause(code=UNKNOWN, text="the headers do not say why it is here", time=None, exchange="", routing_key="")
 
 
 def _death(death: Mapping[str, Any]) -> _Cause:

@@ -49,7 +49,7 @@ def objection(message: DeadMessage, *, calls: bool) -> str | None:
     if message.call and not calls:
         return "it is a call, whose caller has given up: purge it, or replay it by its number or id"
     if not message.target.strip("/"):
-        return "nothing says where it had been sent"
+        return "its headers do not say where it was first sent"
     return None
 
 
@@ -68,5 +68,5 @@ def _send(publisher: ConfirmedPublisher, message: DeadMessage) -> str | None:
     except ChannelError as error:  # the exchange does not exist, or the user may not publish to it
         return f"the broker refuses it: {error}"
     if published.answer is Answer.RETURNED:
-        return f"no queue takes {message.target}: nobody has served it"
+        return f"no queue takes {message.target}: no worker has declared it"
     return None if published.answer is Answer.CONFIRMED else "the broker refuses it: the queue is full, or has failed"

@@ -65,11 +65,11 @@ class Billing:
     def of_projects(self) -> dict[str, Totals]:
         """The number of instances and the sum of each resource class, by project, over all nodes."""
         with self._changed:
-            payloads: dict[str, list[dict[str, Any]]] = defaultdict(list)
+            by_project: dict[str, list[dict[str, Any]]] = defaultdict(list)
             for charged in self._charged.values():
                 for payload in charged.values():
-                    payloads[payload["tenant_id"]].append(payload)
-            return {project: _sum(charged) for project, charged in payloads.items()}
+                    by_project[payload["tenant_id"]].append(payload)
+            return {project: _sum(payloads) for project, payloads in by_project.items()}
 
 
 def _sum(payloads: Any) -> Totals:

@@ -41,7 +41,7 @@ _CALL_SECONDS = 30
 
 
 class Cloud(ABC):
-    """``start`` and ``stop`` are synchronous; ``stop`` may be called again."""
+    """The workers and the notification consumer. ``start`` and ``stop`` are synchronous; ``stop`` may be called again."""
 
     def __init__(self, settings: Settings, directory: Path, hosts: int) -> None:
         self.fleet = [f"host-{number}" for number in range(1, hosts + 1)]

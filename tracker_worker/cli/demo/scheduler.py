@@ -71,15 +71,15 @@ class Scheduler:
         host = view["host"]
         wanted = {**instance, "node": view["node"]}
         limits = {limit: view[total] * ratio for limit, (total, ratio) in RATIOS.items()}
-        fate = rng.random()
-        if fate < 0.05:  # the build is lost: no scheduler finishes or aborts the claim
+        draw = rng.random()
+        if draw < 0.05:  # the build is lost: no scheduler finishes or aborts the claim
             self._api.begin_resource_claim(context, host, wanted, limits, timeout=LOST_BUILD_SECONDS)
             self._count("lost")
             return
         try:
             with self._api.resource_claim(context, host, wanted, limits):
                 self._count("claimed")
-                if fate < 0.15:
+                if draw < 0.15:
                     raise BuildFailed
         except BuildFailed:
             self._count("aborted")
@@ -87,10 +87,10 @@ class Scheduler:
         self._count("built")
         identity = {"uuid": instance["uuid"], "node": view["node"]}
         self._api.update_usage(context, host, {**identity, "vm_state": "active", "task_state": None}, cast=True)
-        if fate < 0.30:
+        if draw < 0.30:
             self._api.update_usage(context, host, {**identity, "memory_mb": instance["memory_mb"] * 2}, cast=True)
             self._count("resized")
-        if fate > 0.60:
+        if draw > 0.60:
             self._api.update_usage(context, host, {**identity, "vm_state": "deleted"}, cast=True)
             self._count("deleted")
 
