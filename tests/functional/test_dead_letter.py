@@ -29,8 +29,8 @@ _DYING = """
 import os, signal
 import tracker_worker.cli.threading_backend
 from tracker_worker.cli.main import main
-from tracker_worker.cli.dead_letters import queue as letterbox
-letterbox.Letterbox.remove = lambda box, letter: os.kill(os.getpid(), signal.SIGKILL)
+from tracker_worker.cli.dead_letters.queue import DeadLetterQueue
+DeadLetterQueue.remove = lambda queue, message: os.kill(os.getpid(), signal.SIGKILL)
 main()
 """
 # More than a quorum queue keeps in order by accident.
@@ -181,7 +181,7 @@ def test_what_the_worker_cannot_read_comes_back_and_that_is_said(desk: Desk) -> 
     done = desk.operator.run("dead-letter", "replay", "1")
 
     assert (done.returncode, done.stderr) == (0, "")
-    assert "it will come back, as the worker cannot read it: undecodable" in done.stdout
+    assert "it will be dead-lettered again, as the worker cannot read it: undecodable" in done.stdout
     wait_until(lambda: desk.amqp.count(raw.DEAD_LETTERS) == 1, "it is back")
     raw.check_parked(desk.amqp.take(raw.DEAD_LETTERS), b"\xff\xfe\x00\x80", topic=HOST_TOPIC)
 
@@ -191,10 +191,10 @@ def test_what_the_worker_cannot_read_comes_back_and_that_is_said(desk: Desk) -> 
 
 def test_where_there_is_no_queue_there_are_no_letters(desk: Desk) -> None:
     assert desk.list() == []
-    assert desk.operator.run("dead-letter", "list").stdout == "There are no dead letters.\n"
+    assert desk.operator.run("dead-letter", "list").stdout == "There are no dead-lettered messages.\n"
     assert desk.json("replay", "--all") == []
     assert desk.json("purge", "--all", "--yes") == {"removed": 0}
-    assert "there is no dead letter 1" in desk.operator.refuse("dead-letter", "show", "1")
+    assert "there is no dead-lettered message 1" in desk.operator.refuse("dead-letter", "show", "1")
 
 
 @each_type
@@ -226,7 +226,7 @@ def test_whoever_stays_too_long_keeps_the_others_out(box: Desk, broker_vhost: st
     box.fill(1)
     with raw.raw(broker_vhost) as other:
         other.channel.queue_declare(f"{raw.DEAD_LETTERS}.operator", exclusive=True)
-        assert "somebody else is at the dead letters" in box.operator.refuse("dead-letter", "list")
+        assert "another operator's command uses the dead-letter queue" in box.operator.refuse("dead-letter", "list")
     assert len(box.list()) == 1
 
 
@@ -294,10 +294,10 @@ def test_what_nobody_takes_is_kept_and_that_is_said(box: Desk) -> None:
     done = box.operator.run("dead-letter", "replay", "--all")
 
     assert done.returncode == 1
-    assert done.stderr == "tracker-worker: 4 of 5 dead letters are kept\n"
+    assert done.stderr == "tracker-worker: 4 of 5 messages are kept\n"
     assert done.stdout.count("kept: no queue takes openstack/tracker.h9") == 2
     assert "kept: the broker refuses it: Basic.publish: (404) NOT_FOUND - no exchange 'nowhere'" in done.stdout
-    assert "kept: nothing says where it had been sent" in done.stdout
+    assert "kept: its headers do not say where it was first sent" in done.stdout
     assert box.amqp.count(mailbox) == 1
     assert box.unique_ids()[:3] == [*lost, nowhere]
     assert [row["replayed"] for row in box.json("replay", "--all", code=1)] == [False] * 4
@@ -335,12 +335,12 @@ def test_letters_are_removed_when_it_is_said_twice(box: Desk, queue_type: str) -
     wait_until(lambda: box.amqp.count(raw.DEAD_LETTERS) == 4, "all of them")
 
     refused = box.operator.refuse("dead-letter", "purge", "--older-than", "600")
-    assert refused == "tracker-worker: 2 dead letters would be removed; say --yes to do it"
+    assert refused == "tracker-worker: 2 messages would be removed; say --yes to do it"
     assert box.unique_ids() == [*old, *new]
     assert box.json("purge", "--older-than", "600", "--reason", "claim_conflict", "--yes") == {"removed": 0}
     assert box.json("purge", "--older-than", "600", "--yes") == {"removed": 2}
     assert box.unique_ids() == new
 
-    assert "2 dead letters would be removed" in box.operator.refuse("dead-letter", "purge", "--all")
-    assert box.operator.run("dead-letter", "purge", "--all", "--yes").stdout == "Removed 2 dead letters.\n"
+    assert "2 messages would be removed" in box.operator.refuse("dead-letter", "purge", "--all")
+    assert box.operator.run("dead-letter", "purge", "--all", "--yes").stdout == "Removed 2 messages.\n"
     assert box.list() == []

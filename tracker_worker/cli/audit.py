@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``tracker-worker audit``: have inventories read and overdue claims expired now."""
+"""``tracker-worker audit``: ask workers to read inventories and expire overdue claims now."""
 
 from __future__ import annotations
 
@@ -12,20 +12,23 @@ from tracker_worker.cli.rpc import audit_everywhere, request_context, scheduler
 
 
 @click.command()
-@click.option("--host", help="Audit this host's nodes and show them as they are then.")
-@click.option("--all", "everywhere", is_flag=True, help="Have every worker audit its hosts, without waiting for it.")
+@click.option("--host", help="Audit the nodes of this host, wait, and show them after the audit.")
+@click.option(
+    "--all", "everywhere", is_flag=True, help="Ask every connected worker to audit its hosts, without waiting."
+)
 @click.option(
     "--wait",
     type=click.IntRange(min=1),
     metavar="SECONDS",
-    help="How long to wait for the host's answer  [default: [DEFAULT] rpc_response_timeout]",
+    help="With --host: wait this long for the answer.  [default: [DEFAULT] rpc_response_timeout]",
 )
 @format_option
 @click.pass_obj
 def audit(settings: Settings, host: str | None, everywhere: bool, wait: int | None, style: str) -> None:
-    """Have inventories read and claims expired now.
+    """Ask workers to read inventories and expire claims now.
 
-    Asks the workers over the broker. They do so by themselves every [tracker] audit_interval_seconds.
+    The request goes over the broker. Only overdue claims expire. Either --host or --all is required. A worker audits
+    its hosts by itself every [tracker] audit_interval_seconds.
     """
     if everywhere == (host is not None):
         raise click.UsageError("Give either --host HOST or --all.")
@@ -34,7 +37,7 @@ def audit(settings: Settings, host: str | None, everywhere: bool, wait: int | No
         if style == JSON:
             show_json({"sent": True})
         else:
-            click.echo("Every worker that is connected has been told to audit its hosts.")
+            click.echo("Every connected worker has been asked to audit its hosts.")
         return
     with scheduler(settings, host, wait) as api:
         views = api.update_available_resource(request_context(), host)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A connection of a subcommand's own to the broker."""
+"""Connections of the subcommands that use AMQP directly."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tracker_worker.bus.settings import LOST, BrokerSettings
+from tracker_worker.bus.settings import LOST, BrokerSettings, address
 from tracker_worker.cli.context import CommandFailed
 
 
 def connect(settings: BrokerSettings) -> Any:
-    """A py-amqp connection to the first of the brokers that answers. Raises CommandFailed: none does."""
+    """Return a py-amqp connection to the first broker of the transport URL that answers.
+
+    Raises CommandFailed: no broker answers; the text names each broker, without passwords, and its error.
+    """
     problems = []
     for url in settings.urls:
         try:
@@ -23,20 +26,18 @@ def connect(settings: BrokerSettings) -> Any:
     raise CommandFailed(f"no broker can be reached: {', '.join(problems)}")
 
 
-def address(url: str) -> str:
-    """Host, port and virtual host of a broker's URL, without user and password."""
-    return url.rpartition("@")[2]
-
-
 def close(connection: Any) -> None:
-    """Harmless when it is lost."""
+    """Close the connection. A connection that is already lost is no error."""
     with contextlib.suppress(*LOST):
         connection.close()
 
 
 @contextmanager
 def connected(settings: BrokerSettings) -> Iterator[Any]:
-    """``connect``, and close in the end. Raises CommandFailed: no broker, or it went away in between."""
+    """A connection from ``connect`` for the block; it is closed at the end.
+
+    Raises CommandFailed: no broker answers, or the connection is lost inside the block.
+    """
     connection = connect(settings)
     try:
         yield connection

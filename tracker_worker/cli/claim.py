@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``tracker-worker claim``: claims, read from the store, or made through the bus as a scheduler makes them."""
+"""``tracker-worker claim``: list claims from the store; begin, finish and abort claims over the broker, as a scheduler does."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ _COLUMNS = ("Claim", "Host", "Node", *(klass.name for klass in CLASSES), "Begun"
 _SIZE = click.IntRange(min=0)
 _LIMIT = click.FloatRange(min=0)
 
-_host_option = click.option("--host", required=True, help="The host whose worker is asked.")
+_host_option = click.option("--host", required=True, help="Ask the worker of this host.")
 _wait_option = click.option(
     "--wait",
     type=click.IntRange(min=1),
     metavar="SECONDS",
-    help="How long to wait for the answer  [default: [DEFAULT] rpc_response_timeout]",
+    help="Wait this long for the answer.  [default: [DEFAULT] rpc_response_timeout]",
 )
 
 
 @click.group(cls=Commands)
 def claim() -> None:
-    """Claims of instances that are being built.
+    """List, begin, finish and abort claims.
 
-    `list` reads the database; `begin`, `finish` and `abort` ask the host's worker over the broker, as a scheduler does.
+    'list' reads the database. 'begin', 'finish' and 'abort' ask the host's worker over the broker, as a scheduler does.
     """
 
 
 @claim.command("list")
-@click.option("--host", help="Only this host's claims.")
-@click.option("--node", help="Only this node's claims.")
+@click.option("--host", help="List only the claims of this host.")
+@click.option("--node", help="List only the claims of this node.")
 @format_option
 @click.pass_obj
 def list_(settings: Settings, host: str | None, node: str | None, style: str) -> None:
-    """List claims that are begun and not ended, oldest first."""
+    """List the claims that have not ended, oldest first. Read from the database; no worker needs to run."""
     claims = _read_claims(settings, host, node)
     if style == JSON:
         show_json(claims)
@@ -50,19 +50,24 @@ def list_(settings: Settings, host: str | None, node: str | None, style: str) ->
 
 @claim.command()
 @_host_option
-@click.option("--node", help="The node; needed where the host has several.")
-@click.option("--uuid", help="The instance's uuid, which is the claim's id too  [default: a new one]")
+@click.option("--node", help="Charge this node; required when the host has several.")
+@click.option("--uuid", help="The instance's uuid, which is also the claim's id.  [default: a new uuid]")
 @click.option("--vcpus", type=_SIZE, required=True, help="Virtual CPUs.")
 @click.option("--memory-mb", type=_SIZE, required=True, help="Memory in MB.")
 @click.option("--root-gb", type=_SIZE, required=True, help="Root disk in GB.")
 @click.option("--ephemeral-gb", type=_SIZE, default=0, show_default=True, help="Ephemeral disk in GB.")
-@click.option("--project", help="Who is charged.")
-@click.option("--user", help="On whose behalf.")
-@click.option("--limit-vcpu", type=_LIMIT, help="Ceiling on the node's total usage of virtual CPUs.")
-@click.option("--limit-memory-mb", type=_LIMIT, help="Ceiling on the node's total usage of memory, reserve included.")
-@click.option("--limit-disk-gb", type=_LIMIT, help="Ceiling on the node's total usage of disk, reserve included.")
+@click.option("--project", help="Charge this project (its id).")
+@click.option("--user", help="The user (id) on whose behalf the claim is made.")
+@click.option("--limit-vcpu", type=_LIMIT, help="Limit on the node's total usage of virtual CPUs.")
 @click.option(
-    "--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="When the claim expires  [default: the worker's]"
+    "--limit-memory-mb", type=_LIMIT, help="Limit on the node's total usage of memory in MB, reserve included."
+)
+@click.option("--limit-disk-gb", type=_LIMIT, help="Limit on the node's total usage of disk in GB, reserve included.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Expire the claim after this time.  [default: the worker's [tracker] claim_timeout_seconds]",
 )
 @_wait_option
 @format_option
@@ -85,11 +90,11 @@ def begin(
     wait: int | None,
     style: str,
 ) -> None:
-    """Charge an instance to a node within limits.
+    """Begin a claim: charge an instance to a node within limits.
 
-    The claim lasts until it is finished, aborted or expires. One that does not fit its limits is refused: exit code 1,
-    and one sentence that names everything that lacks. A resource without a limit is not limited, unless the worker's
-    [tracker] missing_limit says otherwise.
+    The claim lasts until it is finished, is aborted or expires. A claim that exceeds its limits is refused with exit code 1
+    and a sentence that names every shortfall. A resource without a limit is treated as the worker's [tracker]
+    missing_limit says, by default as unlimited.
     """
     from tracker_worker.cli.rpc import request_context, scheduler
 
@@ -104,14 +109,14 @@ def begin(
         "vm_state": "building",
         **({} if node is None else {"node": node}),
     }
-    given = {"vcpu": limit_vcpu, "memory_mb": limit_memory_mb, "disk_gb": limit_disk_gb}
-    limits = {name: limit for name, limit in given.items() if limit is not None} or None
+    limit_options = {"vcpu": limit_vcpu, "memory_mb": limit_memory_mb, "disk_gb": limit_disk_gb}
+    limits = {name: limit for name, limit in limit_options.items() if limit is not None} or None
     with scheduler(settings, host, wait) as api:
         begun = api.begin_resource_claim(request_context(project, user), host, instance, limits, timeout)
     if style == JSON:
         show_json(begun)
     elif begun is None:
-        click.echo("The node is disabled: nothing is tracked there, and the build need not wait for it.")
+        click.echo("The node is disabled: nothing is tracked there, and the build needs no claim.")
     else:
         show_fields(_fields(begun))
 
@@ -123,7 +128,7 @@ def begin(
 @format_option
 @click.pass_obj
 def finish(settings: Settings, claim_id: str, host: str, wait: int | None, style: str) -> None:
-    """End a claim: the build is done, the instance stays charged."""
+    """Finish a claim after a build that succeeded. The instance stays charged."""
     _end("finish_resource_claim", settings, claim_id, host, wait, style)
 
 
@@ -134,7 +139,7 @@ def finish(settings: Settings, claim_id: str, host: str, wait: int | None, style
 @format_option
 @click.pass_obj
 def abort(settings: Settings, claim_id: str, host: str, wait: int | None, style: str) -> None:
-    """End a claim: the build failed, what was charged is released."""
+    """Abort a claim after a build that failed. The instance's resources are released."""
     _end("abort_resource_claim", settings, claim_id, host, wait, style)
 
 
@@ -152,7 +157,10 @@ def _end(method: str, settings: Settings, claim_id: str, host: str, wait: int | 
 
 
 def _read_claims(settings: Settings, host: str | None, node: str | None) -> list[dict[str, Any]]:
-    """Raises CommandFailed: no such host, or no such node on any of the hosts."""
+    """The views of claims that have not ended, oldest first.
+
+    Raises CommandFailed: the host does not exist, or none of the hosts has the node.
+    """
     from tracker_worker.cli.ledgers import load_hosts, opened_store
     from tracker_worker.domain.views import claim_views
 

@@ -12,15 +12,15 @@ from tracker_worker.cli.context import CommandFailed, Commands
 
 @click.group(cls=Commands)
 def config() -> None:
-    """The configuration file."""
+    """Print a sample configuration file."""
 
 
 @config.command()
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write to this file, not to stdout.")
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write to this file instead of stdout.")
 def sample(output: Path | None) -> None:
-    """Print a sample configuration.
+    """Print a sample configuration file.
 
-    It has every option of a worker, with its default and what it is for.
+    It has every option that a worker reads, commented out, with its default and its meaning.
     """
     from tracker_worker.cli.sample import sample_configuration
 

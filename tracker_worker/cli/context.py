@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every subcommand needs: the configuration, and failures as one sentence."""
+"""The configuration of a subcommand, its logging, and its failures as one sentence on stderr."""
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -21,23 +19,23 @@ PROJECT = "tracker-worker"
 
 
 class CommandFailed(Exception):
-    """A subcommand was refused or cannot do what it was asked: one sentence for the operator."""
+    """A subcommand was refused or has failed. The text is one sentence for the operator."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The options in front of the subcommand."""
+    """The options before the subcommand: configuration files and directories."""
 
     config_files: tuple[str, ...]
     config_dirs: tuple[str, ...]
 
     def load(self, *, messaging: bool = True, **overrides: Any) -> cfg.ConfigOpts:
-        """The configuration: files, directories, environment, and ``group__option=value`` overrides on top.
+        """Read the configuration from files, directories and environment; ``group__option=value`` overrides win.
 
-        Without ``messaging`` it has our own options only, those of oslo.messaging and oslo.log are left unread: importing
-        these libraries takes longer than what most subcommands do.
+        Without ``messaging`` it has only this project's own options, not those of oslo.messaging and oslo.log: importing
+        these libraries takes longer than most subcommands take to run.
 
-        Raises ConfigurationError: a file that cannot be read, an option with a bad value.
+        Raises ConfigurationError: a file cannot be read, or an option has a bad value.
         """
         conf = cfg.ConfigOpts()
         if messaging:
@@ -65,7 +63,7 @@ class Settings:
 
 
 def _register_all(conf: cfg.ConfigOpts) -> None:
-    import tracker_worker.cli.threading_backend  # noqa: F401 before oslo.messaging: see there
+    import tracker_worker.cli.threading_backend  # noqa: F401 must precede oslo.messaging
 
     # isort: split
     from oslo_log import log
@@ -76,7 +74,7 @@ def _register_all(conf: cfg.ConfigOpts) -> None:
 
 
 def _check(conf: cfg.ConfigOpts) -> None:
-    """Read every option once: oslo.config finds a bad value only when it is read."""
+    """Read every option once: oslo.config checks a value only when it is read."""
     for name in list(conf):
         value = conf[name]
         if isinstance(value, cfg.ConfigOpts.GroupAttr):
@@ -85,31 +83,33 @@ def _check(conf: cfg.ConfigOpts) -> None:
 
 
 def start_logging(conf: cfg.ConfigOpts) -> None:
-    """To stderr, unless the options of oslo.log say otherwise."""
+    """Start logging as the options of oslo.log say; by default to stderr."""
     from oslo_log import log
 
     log.setup(conf, PROJECT, version(PROJECT))
 
 
 def keep_logs_quiet(conf: cfg.ConfigOpts) -> None:
-    """For subcommands that say themselves what goes wrong: log lines appear with ``[DEFAULT] debug`` only."""
+    """Show log lines only with ``[DEFAULT] debug``, for subcommands that report failures themselves."""
     if conf.debug:
         start_logging(conf)
     else:
-        # Without any handler Python writes warnings to stderr.
+        # Without any handler Python's logging writes warnings to stderr.
         logging.getLogger().addHandler(logging.NullHandler())
 
 
 def fail(error: Exception | str, code: int = 1) -> NoReturn:
-    """One sentence on stderr, and out."""
+    """Print one sentence on stderr and exit."""
     text = " ".join(str(error).split())
     click.echo(f"{PROJECT}: {text}", err=True)
     sys.exit(code)
 
 
 class Commands(click.Group):
-    """A group whose subcommands end with one sentence and exit code 1 when they are refused or fail; they are listed as
-    they were defined."""
+    """A group of subcommands, listed in the order of their definition.
+
+    A subcommand that is refused or fails ends with one sentence on stderr and exit code 1.
+    """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
@@ -119,11 +119,3 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except (ConfigurationError, TrackerError, CommandFailed) as error:
             fail(error)
-
-
-def existing(paths: Sequence[str]) -> tuple[str, ...]:
-    """Raises ConfigurationError naming the first that is not there or cannot be read."""
-    for name in paths:
-        if not Path(name).exists():
-            raise ConfigurationError(f"the configuration {name} does not exist")
-    return tuple(paths)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The console script ``tracker-worker``. Subcommands are imported when they are asked for, to keep the others quick."""
+"""The console script ``tracker-worker``. Imports are slow: a subcommand's module is imported only when it is needed."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _COMMANDS = {
     "dead-letter": "dead_letters.command",
     "config": "config",
 }
-# These import oslo.messaging late or not at all; every other one has its backend chosen first.
-_QUICK = {"node", "claim", "usage", "db", "outbox", "config"}
+# These subcommands import oslo.messaging late or not at all. For every other one threading_backend is imported first.
+_WITHOUT_MESSAGING = {"node", "claim", "usage", "db", "outbox", "config"}
 
 
-class _Lazy(Commands):
-    """Finds a subcommand in the module of its name."""
+class _LazyCommands(Commands):
+    """Imports the module of a subcommand when the subcommand is used or its help is shown."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -37,7 +37,7 @@ class _Lazy(Commands):
         module = _COMMANDS.get(cmd_name)
         if module is None:
             return None
-        if cmd_name not in _QUICK:
+        if cmd_name not in _WITHOUT_MESSAGING:
             importlib.import_module("tracker_worker.cli.threading_backend")
         command: click.Command = getattr(
             importlib.import_module(f"tracker_worker.cli.{module}"), cmd_name.replace("-", "_")
@@ -45,13 +45,22 @@ class _Lazy(Commands):
         return command
 
 
-@click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--config-file", "config_files", multiple=True, metavar="FILE", help="Configuration file; repeatable.")
+@click.command(cls=_LazyCommands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
-    "--config-dir", "config_dirs", multiple=True, metavar="DIR", help="Directory of *.conf files; repeatable."
+    "--config-file", "config_files", multiple=True, metavar="FILE", help="Read this configuration file; repeatable."
+)
+@click.option(
+    "--config-dir",
+    "config_dirs",
+    multiple=True,
+    metavar="DIR",
+    help="Read every *.conf file of this directory; repeatable.",
 )
 @click.version_option(version(PROJECT), prog_name=PROJECT)
 @click.pass_context
 def main(ctx: click.Context, config_files: tuple[str, ...], config_dirs: tuple[str, ...]) -> None:
-    """The resource-claim ledger of compute hosts, served over RabbitMQ."""
+    """The resource-claim ledger of compute hosts, served over RabbitMQ.
+
+    Exit codes: 0 done, 1 refused or failed (with one sentence on stderr), 2 wrong usage.
+    """
     ctx.obj = Settings(config_files, config_dirs)

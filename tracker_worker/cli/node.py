@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``tracker-worker node``: nodes, from the store."""
+"""``tracker-worker node``: list and show nodes, read from the store."""
 
 from __future__ import annotations
 
@@ -25,20 +25,21 @@ NODE_COLUMNS = (
 
 @click.group(cls=Commands)
 def node() -> None:
-    """What nodes have, and what of it is used.
+    """List and show nodes: their inventories and their usage.
 
-    Read from the database, whether or not a worker runs.
+    Read from the database; no worker needs to run.
     """
 
 
 @node.command("list")
-@click.option("--host", help="Only this host's nodes.")
+@click.option("--host", help="List only the nodes of this host.")
 @format_option
 @click.pass_obj
 def list_(settings: Settings, host: str | None, style: str) -> None:
-    """List nodes with what is used of what they have.
+    """List nodes with their usage and their inventory.
 
-    Amounts are used/total; used includes the reserve of [tracker] reserved_host_*.
+    Amounts are used/total: VCPU in virtual CPUs, MEMORY_MB in MB, DISK_GB in GB. Used includes the reserve of [tracker]
+    reserved_host_*. A disabled node has no total.
     """
     views = read_nodes(settings, host)
     if style == JSON:
@@ -49,11 +50,11 @@ def list_(settings: Settings, host: str | None, style: str) -> None:
 
 @node.command()
 @click.argument("node", metavar="NODE")
-@click.option("--host", help="The node's host; needed where several hosts have a node of that name.")
+@click.option("--host", help="The node's host; required when several hosts have a node of this name.")
 @format_option
 @click.pass_obj
 def show(settings: Settings, node: str, host: str | None, style: str) -> None:
-    """Show all that is known of one node."""
+    """Show everything that the database has about one node."""
     found = [view for view in read_nodes(settings, host) if view["node"] == node]
     if not found:
         where = "the database" if host is None else f"host {host}"
@@ -68,7 +69,7 @@ def show(settings: Settings, node: str, host: str | None, style: str) -> None:
 
 
 def read_nodes(settings: Settings, host: str | None) -> list[dict[str, Any]]:
-    """The node views of that host, or of all, in order of host and node. Raises CommandFailed: there is no such host."""
+    """The node views of one host, or of all, in order of host and node. Raises CommandFailed: the host does not exist."""
     from tracker_worker.cli.ledgers import load_hosts, opened_store
     from tracker_worker.domain.views import node_view
 
@@ -78,7 +79,7 @@ def read_nodes(settings: Settings, host: str | None) -> list[dict[str, Any]]:
 
 
 def node_rows(views: Iterable[Mapping[str, Any]]) -> Iterator[Sequence[Any]]:
-    """Under ``NODE_COLUMNS``."""
+    """The table rows of node views, under the headings ``NODE_COLUMNS``."""
     for view in views:
         yield (
             view["host"],

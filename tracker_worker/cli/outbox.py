@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``tracker-worker outbox``: what is not published yet, and publishing again what was."""
+"""``tracker-worker outbox``: notifications that are not published yet, and publishing notifications again."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _COLUMNS = ("Host", "Node", "Sequence", "Published", "Waiting", "Oldest", "Age (
 
 @click.group(cls=Commands)
 def outbox() -> None:
-    """Notifications: what waits, and sending again what was sent.
+    """Show the outbox's backlog, and publish notifications again.
 
-    Each is kept for [notifications] retention_hours after it was published.
+    A notification stays in the outbox for [notifications] retention_hours after it was published.
     """
 
 
@@ -25,10 +25,11 @@ def outbox() -> None:
 @format_option
 @click.pass_obj
 def status(settings: Settings, style: str) -> None:
-    """Show how many notifications of each node wait, and for how long.
+    """Show how many notifications of each node wait.
 
-    Sequence is the last number issued, Published the last one that the broker has confirmed. Read from the database,
-    whether or not a worker runs.
+    Sequence is the last number that was issued, Published the last number that the broker has confirmed; Waiting counts
+    the notifications between them; Oldest and Age are of the first of these. Read from the database; no worker needs to
+    run.
     """
     import time
 
@@ -58,18 +59,29 @@ def status(settings: Settings, style: str) -> None:
 
 
 @outbox.command()
-@click.option("--host", required=True, help="The node's host.")
-@click.option("--node", required=True, help="The node.")
-@click.option("--from-sequence", "first", type=click.IntRange(min=1), required=True, help="The first to publish again.")
-@click.option("--to-sequence", "last", type=click.IntRange(min=1), help="The last  [default: the last there is]")
+@click.option("--host", required=True, help="The host of the node.")
+@click.option("--node", required=True, help="Publish notifications of this node.")
+@click.option(
+    "--from-sequence",
+    "first",
+    type=click.IntRange(min=1),
+    required=True,
+    help="The first sequence number to publish again.",
+)
+@click.option(
+    "--to-sequence",
+    "last",
+    type=click.IntRange(min=1),
+    help="The last sequence number to publish again.  [default: the last issued number]",
+)
 @format_option
 @click.pass_obj
 def replay(settings: Settings, host: str, node: str, first: int, last: int | None, style: str) -> None:
     """Publish notifications of a node again, in order.
 
-    For a consumer that has missed some. They go to every topic of [notifications] topics with the message_id that they
-    had, and a consumer that has seen one drops it. The exit code is 1 when a part of the range is no longer kept; what is
-    kept has then been published.
+    This is for a consumer that has missed notifications. The notifications go to every topic of [notifications] topics
+    with the same message_id as before, by which a consumer drops a notification that it has seen. A worker may run at
+    the same time. When the outbox no longer has a part of the range, the rest is published and the exit code is 1.
     """
     if last is not None and last < first:
         raise click.UsageError("--to-sequence must not be less than --from-sequence.")
@@ -77,22 +89,24 @@ def replay(settings: Settings, host: str, node: str, first: int, last: int | Non
     keep_logs_quiet(conf)
     from tracker_worker.bus.settings import read_settings
     from tracker_worker.cli.ledgers import load_host, opened_store
-    from tracker_worker.cli.outbox_replay import Range, resend
+    from tracker_worker.cli.outbox_replay import Range, publish_again
 
     broker = read_settings(conf)
     if not broker.notification_topics:
-        raise CommandFailed("nothing is published in this configuration: [notifications] driver is noop, or no topics")
+        raise CommandFailed(
+            "nothing is published in this configuration: [notifications] driver is noop, or topics is empty"
+        )
     with opened_store(conf) as store:
         ledger = load_host(store, host).node(node)
         published = store.cursors(ledger.host_id).get(ledger.id, 0)
         wanted = Range.of(ledger, first, last, published=published)
-        done = resend(store, broker, wanted)
+        replayed = publish_again(store, broker, wanted)
     if style == JSON:
-        show_json({"host": host, "node": node, "sent": done.sent, "missing": done.missing})
+        show_json({"host": host, "node": node, "sent": replayed.sent, "missing": replayed.missing})
     else:
-        click.echo(f"Published {done.sent} notifications of {host}/{node} again.")
-    if done.missing:
-        spans = ", ".join(f"{low}" if low == high else f"{low} to {high}" for low, high in done.missing)
+        click.echo(f"Published {replayed.sent} notifications of {host}/{node} again.")
+    if replayed.missing:
+        spans = ", ".join(f"{low}" if low == high else f"{low} to {high}" for low, high in replayed.missing)
         raise CommandFailed(
-            f"the outbox no longer has sequences {spans} of {host}/{node}: they were pruned, or published by nobody"
+            f"the outbox does not have sequences {spans} of {host}/{node}: they were pruned, or never stored"
         )

@@ -1,18 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Outbox -> broker, once more."""
+"""Publishing notifications that are in the outbox again."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-import amqp
 
 from tracker_worker.bus.amqp import topology
 from tracker_worker.bus.settings import LOST, BrokerSettings
 from tracker_worker.cli.broker import connected
 from tracker_worker.cli.context import CommandFailed
+from tracker_worker.cli.publishing import Answer, ConfirmedPublisher, NoAnswer, Published
 from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.notifications.notification import Notification
 from tracker_worker.store.base import Store
@@ -20,12 +18,11 @@ from tracker_worker.wire.message import JSON
 from tracker_worker.wire.notification import encode_notification
 
 _PAGE = 200
-_CONFIRM_SECONDS = 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Range:
-    """Sequences ``first`` to ``last`` of a node."""
+    """Sequences ``first`` to ``last`` of a node, both included."""
 
     node_id: int
     first: int
@@ -33,10 +30,11 @@ class Range:
 
     @classmethod
     def of(cls, ledger: NodeLedger, first: int, last: int | None, *, published: int) -> Range:
-        """``last`` None is the last one issued; ``published`` the last one that the broker has confirmed.
+        """``last`` None means the last issued sequence. ``published`` is the last sequence that the broker has confirmed.
 
-        Raises CommandFailed: beyond what was issued, or beyond what the worker has yet to publish. From the first
-        unpublished one on it is allowed: whoever is quicker then, a consumer that drops copies sees them in order.
+        Raises CommandFailed: the range reaches beyond the last issued sequence, or begins after the first unpublished one.
+        A range may begin with the first unpublished sequence: when the worker publishes it at the same time, a consumer
+        that drops copies still sees the sequences in order.
         """
         where = f"{ledger.host}/{ledger.name}"
         highest = last or first
@@ -44,30 +42,31 @@ class Range:
             raise CommandFailed(f"{where} has issued sequences up to {ledger.sequence}, not {highest}")
         if first > published + 1:
             raise CommandFailed(
-                f"sequences of {where} from {published + 1} on are not published yet and the worker will do it: "
-                "replaying a later one would put them out of order"
+                f"sequences of {where} from {published + 1} on are not published yet and the worker will publish them: "
+                "replaying a later sequence would put the notifications out of order"
             )
         return cls(node_id=ledger.id, first=first, last=last or ledger.sequence)
 
 
 @dataclass(slots=True)
-class Done:
-    """How many notifications were sent, and which spans of sequences (both ends included) were not there."""
+class Replayed:
+    """How many notifications were sent, and which spans of sequences (both ends included) the outbox does not have."""
 
     sent: int = 0
     missing: list[tuple[int, int]] = field(default_factory=list)
 
 
-def resend(store: Store, settings: BrokerSettings, wanted: Range) -> Done:
-    """Publish what the outbox has of a range again, in order. Returns when the broker has confirmed all of it.
+def publish_again(store: Store, settings: BrokerSettings, wanted: Range) -> Replayed:
+    """Publish the notifications of a range that the outbox has again, in order. Returns when the broker has confirmed all.
 
-    Raises CommandFailed: no broker, or it went away; says from where to go on.
+    Raises CommandFailed: no broker can be reached, the broker refuses or returns a notification, or the connection is lost;
+    the text says from which sequence to go on.
     """
-    done = Done()
+    replayed = Replayed()
     following = wanted.first
     with connected(settings) as connection:
         topology.declare_notifications(connection, settings)
-        sender = _Sender(connection, settings)
+        publisher = ConfirmedPublisher(connection)
         while following <= wanted.last:
             page = store.outbox(wanted.node_id, after=following - 1, limit=_PAGE)
             page = [notification for notification in page if notification.sequence <= wanted.last]
@@ -75,66 +74,51 @@ def resend(store: Store, settings: BrokerSettings, wanted: Range) -> Done:
                 break
             for notification in page:
                 if notification.sequence > following:
-                    done.missing.append((following, notification.sequence - 1))
+                    replayed.missing.append((following, notification.sequence - 1))
                 following = notification.sequence + 1
-            sender.send(page)
-            done.sent += len(page)
+            _send(publisher, settings, page)
+            replayed.sent += len(page)
     if following <= wanted.last:
-        done.missing.append((following, wanted.last))
-    return done
+        replayed.missing.append((following, wanted.last))
+    return replayed
 
 
-class _Sender:
-    """Publishes a page and waits for its confirms; within a page they are pipelined."""
+def _send(publisher: ConfirmedPublisher, settings: BrokerSettings, page: Sequence[Notification]) -> None:
+    """Publish a page to every topic and wait for its confirms. Raises CommandFailed, which says from where to go on."""
+    failure = None
+    try:
+        sent = [message for notification in page for message in _publish(publisher, settings, notification)]
+        publisher.wait()
+        failure = next((_failure(message) for message in sent if message.answer is not Answer.CONFIRMED), None)
+    except NoAnswer as error:
+        failure = str(error)
+    except LOST as error:
+        failure = f"the connection to the broker was lost ({error})"
+    if failure is not None:
+        raise CommandFailed(f"{failure}: go on with --from-sequence {page[0].sequence}")
 
-    def __init__(self, connection: Any, settings: BrokerSettings) -> None:
-        self._connection = connection
-        self._settings = settings
-        self._channel = channel = connection.channel()
-        self._tag = 0
-        self._unconfirmed: set[int] = set()
-        self._refused = ""
-        channel.confirm_select()
-        channel.events["basic_ack"].add(self._acknowledged)
-        channel.events["basic_nack"].add(self._not_acknowledged)
-        channel.events["basic_return"].add(self._returned)
 
-    def send(self, page: Sequence[Notification]) -> None:
-        try:
-            for notification in page:
-                self._publish(notification)
-            while self._unconfirmed:
-                self._connection.drain_events(timeout=_CONFIRM_SECONDS)
-        except LOST as error:
-            self._refused = f"the connection to the broker was lost ({error})"
-        if self._refused:
-            raise CommandFailed(f"{self._refused}: go on with --from-sequence {page[0].sequence}")
-
-    def _publish(self, notification: Notification) -> None:
-        body = encode_notification(
-            message_id=notification.message_id,
-            publisher_id=f"tracker.{notification.host}",
-            event_type=notification.event_type,
-            priority=notification.priority,
-            payload=notification.payload,
-            occurred_at=notification.occurred_at,
+def _publish(
+    publisher: ConfirmedPublisher, settings: BrokerSettings, notification: Notification
+) -> Iterator[Published]:
+    body = encode_notification(
+        message_id=notification.message_id,
+        publisher_id=f"tracker.{notification.host}",
+        event_type=notification.event_type,
+        priority=notification.priority,
+        payload=notification.payload,
+        occurred_at=notification.occurred_at,
+    )
+    for topic in settings.notification_topics:
+        yield publisher.publish(
+            body,
+            {"content_type": JSON, "content_encoding": "utf-8", "delivery_mode": 2, "priority": 0},
+            exchange=settings.exchange,
+            routing_key=f"{topic}.{notification.priority.lower()}",
         )
-        for topic in self._settings.notification_topics:
-            self._tag += 1
-            self._unconfirmed.add(self._tag)
-            self._channel.basic_publish(
-                amqp.Message(body, content_type=JSON, content_encoding="utf-8", delivery_mode=2, priority=0),
-                exchange=self._settings.exchange,
-                routing_key=f"{topic}.{notification.priority.lower()}",
-                mandatory=True,
-            )
 
-    def _acknowledged(self, tag: int, multiple: bool) -> None:
-        self._unconfirmed -= {other for other in self._unconfirmed if other <= tag} if multiple else {tag}
 
-    def _not_acknowledged(self, tag: int, multiple: bool) -> None:
-        self._refused = "the broker refused a notification"
-        self._acknowledged(tag, multiple)
-
-    def _returned(self, _error: Any, _exchange: str, routing_key: str, _message: Any) -> None:
-        self._refused = f"there is no queue {routing_key}"
+def _failure(message: Published) -> str:
+    if message.answer is Answer.RETURNED:
+        return f"there is no queue {message.routing_key}"
+    return "the broker refused a notification"

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a scheduler does, for the subcommands that ask workers over the broker."""
+"""RPC requests to workers over the broker, as a scheduler sends them."""
 
 from __future__ import annotations
 
-import tracker_worker.cli.threading_backend  # noqa: F401 before oslo.messaging: see there
+import tracker_worker.cli.threading_backend  # noqa: F401 must precede oslo.messaging
 
 # isort: split
 from collections.abc import Iterator, Mapping
@@ -23,10 +23,11 @@ from tracker_worker.client.api import ALLOWED_REMOTE_EXMODS, VERSION, TrackerAPI
 
 @contextmanager
 def scheduler(settings: Settings, host: str, wait_seconds: int | None = None) -> Iterator[TrackerAPI]:
-    """The RPC API, for calls of ``host`` inside the block.
+    """The RPC API, for calls to the worker of ``host`` inside the block.
 
-    Raises ConfigurationError, and CommandFailed: no broker, nobody ever served the host, no answer in time, an answer
-    that is no error of ours. Refusals pass as what they are.
+    Raises ConfigurationError: the configuration is unusable; CommandFailed: no broker answers, no worker has ever served
+    the host, the worker does not answer in time, or it answers with an error that is not a TrackerError. A worker's
+    refusals, which are TrackerErrors, pass unchanged.
     """
     conf = _load(settings, wait_seconds)
     with connected(read_settings(conf)) as connection:
@@ -36,7 +37,10 @@ def scheduler(settings: Settings, host: str, wait_seconds: int | None = None) ->
 
 
 def audit_everywhere(settings: Settings) -> None:
-    """The fanout of update_available_resource. Raises ConfigurationError, CommandFailed."""
+    """Ask every connected worker to audit its hosts, by a fanout cast of update_available_resource.
+
+    Raises ConfigurationError: the configuration is unusable; CommandFailed: no broker answers, or no worker is connected.
+    """
     conf = _load(settings)
     with connected(read_settings(conf)) as connection:
         _require(connection, "exchange", f"{conf.tracker.topic}_fanout", "no worker is connected to the broker")
@@ -46,7 +50,7 @@ def audit_everywhere(settings: Settings) -> None:
 
 
 def request_context(project: str | None = None, user: str | None = None) -> Mapping[str, Any]:
-    """The context of one request; the worker's log shows its request_id."""
+    """A new request context. The worker's log lines about the request have its request_id."""
     return {"request_id": f"req-{uuid4()}", "project_id": project, "user_id": user}
 
 
@@ -57,7 +61,10 @@ def _load(settings: Settings, wait_seconds: int | None = None) -> cfg.ConfigOpts
 
 
 def _require(connection: Any, kind: str, name: str, otherwise: str) -> None:
-    """A request to what is not there would be dropped, and its answer waited for in vain."""
+    """Check that a queue or an exchange exists: the broker would drop a request without it, and no answer would come.
+
+    Raises CommandFailed, which begins with ``otherwise``: it does not exist.
+    """
     channel = connection.channel()
     try:
         if kind == "queue":
@@ -65,24 +72,25 @@ def _require(connection: Any, kind: str, name: str, otherwise: str) -> None:
         else:
             channel.exchange_declare(name, "fanout", passive=True)
     except NotFound:
-        raise CommandFailed(f"{otherwise}: there is no {kind} {name}") from None
+        raise CommandFailed(f"{otherwise}: {kind} {name} does not exist") from None
     except AccessRefused:
-        return  # not allowed to look: the request will tell
+        return  # the user may not declare it; the request itself shows whether it exists
 
 
 @contextmanager
-def _transport(conf: cfg.ConfigOpts, who: str) -> Iterator[Any]:
+def _transport(conf: cfg.ConfigOpts, callee: str) -> Iterator[Any]:
+    """An RPC transport for the block. Errors of oslo.messaging become CommandFailed, which names ``callee``."""
     transport = oslo_messaging.get_rpc_transport(conf, allowed_remote_exmods=ALLOWED_REMOTE_EXMODS)
     try:
         yield transport
     except oslo_messaging.MessagingTimeout as error:
         raise CommandFailed(
-            f"no answer from {who} within {conf.rpc_response_timeout} s: no worker serves it now, or it is busy; "
-            "what was asked may still be done"
+            f"no answer from {callee} within {conf.rpc_response_timeout} s: no worker serves it now, or its worker is "
+            "busy; the request may still be executed later"
         ) from error
     except oslo_messaging.RemoteError as error:
-        raise CommandFailed(f"{who} failed: {error.exc_type}: {error.value}") from error
+        raise CommandFailed(f"{callee} failed: {error.exc_type}: {error.value}") from error
     except oslo_messaging.MessagingException as error:
-        raise CommandFailed(f"{who} cannot be asked: {error}") from error
+        raise CommandFailed(f"the request to {callee} cannot be sent: {error}") from error
     finally:
         transport.cleanup()

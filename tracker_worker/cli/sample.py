@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sample configuration: everything that a worker reads, whoever defines it. The same on every machine."""
+"""The sample configuration: every option that a worker reads, its own and those of the oslo libraries.
+
+The text is the same on every machine.
+"""
 
 from __future__ import annotations
 
-import tracker_worker.cli.threading_backend  # noqa: F401 before oslo.messaging: see there
+import tracker_worker.cli.threading_backend  # noqa: F401 must precede oslo.messaging
 
 # isort: split
 import copy
@@ -16,13 +19,12 @@ from oslo_config import cfg, generator
 
 from tracker_worker.conf import list_opts
 
-# Of the text about an option.
-_WRAP = 100
-_BROKER = ("transport_url", "control_exchange", "rpc_response_timeout")
+_HELP_WIDTH = 100
+_BROKER_OPTIONS = ("transport_url", "control_exchange", "rpc_response_timeout")
 _RABBIT = "oslo_messaging_rabbit"
-# Their defaults are those of the machine and the program that asks.
-_ELSEWHERE = {"hostname": "<the name of this machine>", "processname": "<the name of the program>"}
-_HEAD = """\
+# The defaults of these options are taken from the machine and the program; the sample shows these words instead.
+_SHOWN_DEFAULTS = {"hostname": "<the name of this machine>", "processname": "<the name of the program>"}
+_HEADER = """\
 # The sample configuration of tracker-worker, as `tracker-worker config sample` prints it: every option with its default.
 # An option <option> of group <group> is also read from the environment: OS_<GROUP>__<OPTION>.
 
@@ -31,9 +33,9 @@ _HEAD = """\
 
 def sample_configuration() -> str:
     """The text of the file, with every option commented out."""
-    # The generator takes all options of the libraries that it is told by name, and a worker honours only some of
-    # oslo.messaging's: hence its formatter rather than its generate().
-    text = io.StringIO(_HEAD)
+    # oslo.config's generate() would take all options of a library, but a worker honours only some of oslo.messaging's:
+    # therefore only the generator's formatter is used.
+    text = io.StringIO(_HEADER)
     text.seek(0, io.SEEK_END)
     formatter = generator._OptFormatter(_generator_conf(), output_file=text)
     for number, (group, origins) in enumerate(_groups().items()):
@@ -49,25 +51,27 @@ def sample_configuration() -> str:
 
 
 def _groups() -> dict[str, list[tuple[str, list[cfg.Opt]]]]:
-    """Group -> (who defines them, options)."""
+    """Option group -> pairs of a library's name and the options that it defines in the group."""
     messaging = dict(oslo_messaging.opts.list_opts())
     named = {option.name: option for option in messaging[None]}
-    groups = {"DEFAULT": [("oslo.messaging", [named[name] for name in _BROKER]), ("oslo.log", list(_log_options()))]}
+    groups = {
+        "DEFAULT": [("oslo.messaging", [named[name] for name in _BROKER_OPTIONS]), ("oslo.log", list(_log_options()))]
+    }
     groups |= {group: [("tracker-worker", options)] for group, options in list_opts()}
-    return {**groups, _RABBIT: [("oslo.messaging", [_anywhere(option) for option in messaging[_RABBIT]])]}
+    return {**groups, _RABBIT: [("oslo.messaging", [_with_shown_default(option) for option in messaging[_RABBIT]])]}
 
 
 def _log_options() -> Iterable[cfg.Opt]:
-    (listing,) = entry_points(group="oslo.config.opts", name="oslo.log")
-    for _group, options in listing.load()():
+    (entry_point,) = entry_points(group="oslo.config.opts", name="oslo.log")
+    for _group, options in entry_point.load()():
         yield from options
 
 
-def _anywhere(option: cfg.Opt) -> cfg.Opt:
-    if option.name not in _ELSEWHERE:
+def _with_shown_default(option: cfg.Opt) -> cfg.Opt:
+    if option.name not in _SHOWN_DEFAULTS:
         return option
     shown = copy.copy(option)
-    shown.sample_default = _ELSEWHERE[option.name]
+    shown.sample_default = _SHOWN_DEFAULTS[option.name]
     return shown
 
 
@@ -75,6 +79,9 @@ def _generator_conf() -> cfg.ConfigOpts:
     conf = cfg.ConfigOpts()
     generator.register_cli_opts(conf)
     conf(
-        ["--namespace=unused", f"--wrap-width={_WRAP}"], default_config_files=[], default_config_dirs=[], use_env=False
+        ["--namespace=unused", f"--wrap-width={_HELP_WIDTH}"],
+        default_config_files=[],
+        default_config_dirs=[],
+        use_env=False,
     )
     return conf

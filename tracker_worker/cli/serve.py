@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``tracker-worker serve``: the worker in the foreground."""
+"""``tracker-worker serve``: run the worker in the foreground."""
 
 from __future__ import annotations
 
@@ -21,21 +21,27 @@ from tracker_worker.service.worker import Worker
 LOG = logging.getLogger(__name__)
 
 _READY_CHECK_SECONDS = 0.1
-# New objects between two looks for unreachable ones: some thousand requests instead of Python's usual ten.
+# New objects between two runs of the garbage collector: they come from some thousand requests; Python's default corresponds
+# to ten requests.
 _GARBAGE_THRESHOLD = 50_000
 
 
 @click.command()
 @click.pass_obj
 def serve(settings: Settings) -> None:
-    """Serve the hosts of [tracker] hosts until TERM or INT; HUP reloads."""
+    """Serve the hosts of [tracker] hosts until TERM or INT.
+
+    TERM or INT finishes the batch in hand and stops with exit code 0; a second TERM or INT stops immediately with exit
+    code 1. HUP reads the mutable options and the static inventory file again and audits. The exit code is also 1 when a
+    part of the worker fails.
+    """
     events: queue.SimpleQueue[int | BaseException] = queue.SimpleQueue()
     stopping = False
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
         nonlocal stopping
         if stopping and number in (signal.SIGTERM, signal.SIGINT):
-            os._exit(1)  # the second time: nothing that matters is in memory
+            os._exit(1)  # the second signal: memory holds nothing that would be lost
         stopping = stopping or number != signal.SIGHUP
         events.put(number)
 
@@ -55,7 +61,7 @@ def serve(settings: Settings) -> None:
                 announced = True
                 LOG.info("ready: serving %s", ", ".join(conf.tracker.hosts))
                 notify_systemd("READY=1")
-                _settle_memory()
+                _freeze_memory()
             continue
         if event == signal.SIGHUP:
             worker.reload()
@@ -67,24 +73,30 @@ def serve(settings: Settings) -> None:
             LOG.info("stopping on signal %s", event)
         break
     notify_systemd("STOPPING=1")
-    # On another thread: this one handles the signals, and could not inside a database driver that waits.
+    # Stop on another thread: this thread handles the signals, and could not do so inside a database driver that waits.
     with ThreadPoolExecutor(1) as stopping_thread:
         stopping_thread.submit(worker.stop).result()
     LOG.info("stopped")
     sys.stderr.flush()
-    # A driver that hangs may still hold a thread; nothing is waited for any more.
+    # A driver that hangs may still hold a thread: exit without joining threads.
     os._exit(code)
 
 
-def _settle_memory() -> None:
-    """What there is now stays: the garbage collector need not go through it again, in pauses that all callers would feel."""
+def _freeze_memory() -> None:
+    """Exempt all present objects, which live as long as the worker, from garbage collection.
+
+    Collecting them again would pause the worker, and every caller would wait.
+    """
     gc.collect()
     gc.freeze()
     gc.set_threshold(_GARBAGE_THRESHOLD)
 
 
 def notify_systemd(state: str) -> None:
-    """The protocol of sd_notify(3): a datagram to the socket that NOTIFY_SOCKET names, '@' for the abstract name space."""
+    """Send ``state`` to systemd by the protocol of sd_notify(3); without NOTIFY_SOCKET do nothing.
+
+    The state is a datagram to the socket that NOTIFY_SOCKET names; a leading '@' means the abstract name space.
+    """
     address = os.environ.get("NOTIFY_SOCKET")
     if address:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""To be imported before anything that imports oslo.messaging, by programs only: chooses threads for oslo.service, which
-oslo.messaging would otherwise make eventlet's, for the whole process."""
+"""Selects threads as oslo.service's backend for the whole process.
+
+Programs import this module before oslo.messaging, because oslo.messaging would otherwise select eventlet for the whole
+process. A library must not import it: the backend is the program's choice.
+"""
 
 import warnings
 
-# futurist looks whether eventlet is there, and eventlet says on stderr that nobody should use it. Nobody here does.
+# futurist imports eventlet where eventlet is installed, and eventlet then prints a deprecation warning. No code here uses it.
 warnings.filterwarnings("ignore", message=r"\s*Eventlet is deprecated")
 
 from oslo_service import backend  # noqa: E402

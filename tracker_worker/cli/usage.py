@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``tracker-worker usage``: what projects hold, from the store."""
+"""``tracker-worker usage``: the usage of each project, read from the store."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from tracker_worker.domain.resources import CLASSES
 
 
 @click.command()
-@click.option("--host", help="Only what is charged on this host.")
-@click.option("--project", help="Only this project.")
+@click.option("--host", help="Count only what is charged on this host.")
+@click.option("--project", help="Show only this project.")
 @format_option
 @click.pass_obj
 def usage(settings: Settings, host: str | None, project: str | None, style: str) -> None:
-    """What each project is charged: instances and resources.
+    """Show how much each project is charged.
 
-    Claims that are begun count, as do instances that are stopped. Read from the database, whether or not a worker runs.
+    The figures are the number of instances, VCPU in virtual CPUs, MEMORY_MB in MB and DISK_GB in GB. Claims that have
+    not ended count, and so do stopped instances. Read from the database; no worker needs to run.
     """
     from tracker_worker.cli.ledgers import load_hosts, opened_store
     from tracker_worker.domain.views import usage_view

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``tracker-worker watch``: notifications as they come."""
+"""``tracker-worker watch``: show notifications as they are published."""
 
 from __future__ import annotations
 
@@ -21,24 +21,35 @@ from tracker_worker.cli.output import JSON, plain
 from tracker_worker.domain.resources import CLASSES
 from tracker_worker.wire.message import Malformed, decode_message
 
-# A watcher that is stopped (Ctrl-S, a pager) must not fill the broker's memory: the oldest are dropped then.
-_MOST_WAITING = 100_000
+# A watcher whose output is paused (Ctrl-S, a pager) must not fill the broker's memory: beyond this many messages the broker
+# drops the oldest ones from the watcher's queue.
+_MAX_QUEUED = 100_000
 _HEARTBEAT_CHECK_SECONDS = 1
 
 
 @click.command()
-@click.option("--topic", default="notifications", show_default=True, help="One of [notifications] topics.")
-@click.option("--count", type=click.IntRange(min=1), help="Stop after so many.")
 @click.option(
-    "--format", "style", type=click.Choice(["table", JSON]), default="table", show_default=True, help="Form of a line."
+    "--topic", default="notifications", show_default=True, help="Watch this topic, one of [notifications] topics."
+)
+@click.option("--count", type=click.IntRange(min=1), help="Stop after this many notifications.")
+@click.option(
+    "--format",
+    "style",
+    type=click.Choice(["table", JSON]),
+    default="table",
+    show_default=True,
+    help="Print words for people, or the whole message as JSON, one line for each notification.",
 )
 @click.pass_obj
 def watch(settings: Settings, topic: str, count: int | None, style: str) -> None:
-    """Show notifications as they come, until Ctrl-C.
+    """Show notifications as they are published, until Ctrl-C.
 
-    A line has the time, the event, host and node, the node's sequence number, the instance and the figures; with JSON it
-    is the whole message. Watching takes nothing from billing: the messages are copies, in a queue of its own that is gone
-    afterwards. What happens while the broker is away is not shown; the sequence numbers tell.
+    A line has the time, the event type, host and node, the node's sequence number, the instance and the amounts; with
+    --format json it is the whole message.
+
+    Other consumers still get every notification: the broker puts copies into a queue of this command, which is deleted
+    when the command ends. Notifications that are published while the command is not connected are not shown; a gap in a
+    node's sequence numbers reveals them.
     """
     conf = settings.load()
     keep_logs_quiet(conf)
@@ -56,29 +67,33 @@ def watch(settings: Settings, topic: str, count: int | None, style: str) -> None
 
 
 class Feed:
-    """Copies of the notifications on ``topic``. ``tell`` gets a sentence when something is in the way."""
+    """Copies of the notifications on ``topic``. ``report`` is called with a sentence about each change of the connection
+    and about each message that is not a notification. Belongs to one thread."""
 
-    def __init__(self, settings: BrokerSettings, topic: str, tell: Callable[[str], None]) -> None:
+    def __init__(self, settings: BrokerSettings, topic: str, report: Callable[[str], None]) -> None:
         self._settings = settings
         self._topic = topic
-        self._tell = tell
+        self._report = report
         self._connection: Any = None
         self._arrived: deque[bytes] = deque()
 
     def messages(self) -> Iterator[dict[str, Any]]:
-        """For ever. Raises CommandFailed when there is no broker in the beginning; later it is waited for."""
+        """Yield decoded notifications without end. A lost connection is made again.
+
+        Raises CommandFailed: the first connection fails, or the broker refuses to let it consume.
+        """
         self._open()
-        self._tell(f"watching {self._topic}; end with Ctrl-C")
+        self._report(f"watching {self._topic}; end with Ctrl-C")
         while True:
             try:
                 self._drain()
             except LOST as error:
-                self._tell(f"the connection to the broker was lost ({error}); connecting again")
+                self._report(f"the connection to the broker was lost ({error}); connecting again")
                 self._reopen()
             yield from self._decoded()
 
     def stop(self) -> None:
-        """Harmless when stopped."""
+        """Close the connection. May be called again."""
         if self._connection is not None:
             close(self._connection)
             self._connection = None
@@ -88,25 +103,25 @@ class Feed:
         try:
             self._consume(connection)
         except LOST as error:
-            raise CommandFailed(f"the broker does not let us watch: {error}") from error
+            raise CommandFailed(f"the broker refuses to let this command watch: {error}") from error
 
     def _consume(self, connection: Any) -> None:
         settings = self._settings
         topology.declare_exchange(connection, settings.exchange, "topic", durable=settings.durable)
         channel = connection.channel()
         queue = f"{settings.topic}.watch.{uuid4().hex}"
-        limit = {"x-max-length": _MOST_WAITING}
-        channel.queue_declare(queue, exclusive=True, auto_delete=True, arguments=limit)
+        arguments = {"x-max-length": _MAX_QUEUED}
+        channel.queue_declare(queue, exclusive=True, auto_delete=True, arguments=arguments)
         for priority in topology.PRIORITIES:
             channel.queue_bind(queue, settings.exchange, f"{self._topic}.{priority.lower()}")
-        channel.basic_consume(queue, callback=self._arrive, no_ack=True, exclusive=True)
+        channel.basic_consume(queue, callback=self._on_message, no_ack=True, exclusive=True)
 
-    def _arrive(self, message: Any) -> None:
+    def _on_message(self, message: Any) -> None:
         body = message.body
         self._arrived.append(body.encode() if isinstance(body, str) else bytes(body))
 
     def _drain(self) -> None:
-        with contextlib.suppress(TimeoutError):  # nothing came
+        with contextlib.suppress(TimeoutError):  # no message arrived
             self._connection.drain_events(timeout=_HEARTBEAT_CHECK_SECONDS)
         self._connection.heartbeat_tick()
 
@@ -118,7 +133,7 @@ class Feed:
             except CommandFailed:
                 time.sleep(delay)
             else:
-                self._tell("connected again")
+                self._report("connected again")
                 return
 
     def _decoded(self) -> Iterator[dict[str, Any]]:
@@ -126,11 +141,11 @@ class Feed:
             try:
                 yield decode_message(self._arrived.popleft())
             except Malformed as error:
-                self._tell(f"a message that is no notification: {error}")
+                self._report(f"a message on the topic is not a notification: {error}")
 
 
 def describe(message: dict[str, Any]) -> str:
-    """One line. Others may publish on the topic too: whatever is missing is '-'."""
+    """Return the line for one message. Other programs may publish on the topic too: a value that is missing is '-'."""
     payload = message.get("payload")
     if not isinstance(payload, dict):
         payload = {}
@@ -148,12 +163,13 @@ def describe(message: dict[str, Any]) -> str:
 def _figures(payload: dict[str, Any]) -> str:
     if isinstance(payload.get("shortfalls"), list):
         return ", ".join(
-            f"{lack.get('resource')} requested={lack.get('requested')} used={lack.get('used')} limit={lack.get('limit')}"
-            for lack in payload["shortfalls"]
+            f"{shortfall.get('resource')} requested={shortfall.get('requested')} used={shortfall.get('used')} "
+            f"limit={shortfall.get('limit')}"
+            for shortfall in payload["shortfalls"]
         )
     if isinstance(payload.get("resources"), dict):
         return " ".join(f"{name}={amount}" for name, amount in payload["resources"].items())
-    totals = [(klass.name, payload.get(klass.used), payload.get(klass.total)) for klass in CLASSES]
+    amounts = [(klass.name, payload.get(klass.used), payload.get(klass.total)) for klass in CLASSES]
     return " ".join(
-        f"{name}={used}/{'-' if total is None else total}" for name, used, total in totals if used is not None
+        f"{name}={used}/{'-' if total is None else total}" for name, used, total in amounts if used is not None
     )

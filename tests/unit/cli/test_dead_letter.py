@@ -19,7 +19,7 @@ from tests.support.builders import instance_dict, uuid
 from tests.unit.cli.conftest import Cli
 from tracker_worker.cli.context import CommandFailed
 from tracker_worker.cli.dead_letters.format import describe, show_described
-from tracker_worker.cli.dead_letters.message import Letter, read_letter, sendable_properties
+from tracker_worker.cli.dead_letters.message import DeadMessage, read_message, sendable_properties
 from tracker_worker.cli.dead_letters.replay import objection
 from tracker_worker.cli.dead_letters.selection import Selection
 from tracker_worker.wire.message import MSGPACK, ReplyTo
@@ -57,8 +57,8 @@ def request(method: str = "begin_resource_claim", **arguments: Any) -> bytes:
 
 def letter(
     body: bytes = b"", headers: Mapping[str, Any] | None = None, *, number: int = 1, **properties: Any
-) -> Letter:
-    read = read_letter(
+) -> DeadMessage:
+    read = read_message(
         body, PARKED if headers is None else headers, properties, tag=7, topic="tracker", max_bytes=MAX_BYTES
     )
     return replace(read, number=number)
@@ -171,14 +171,14 @@ def test_a_call_is_sent_again_only_when_it_is_meant_itself() -> None:
 
 
 def test_a_letter_from_nowhere_is_not_sent() -> None:
-    assert objection(letter(request(), {}), calls=True) == "nothing says where it had been sent"
+    assert objection(letter(request(), {}), calls=True) == "its headers do not say where it was first sent"
 
 
 # --- which are meant -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def letters() -> list[Letter]:
+def letters() -> list[DeadMessage]:
     """Parked at noon, a minute later, never, and once more the first."""
     minute = {**PARKED, "x-tracker-time": "2026-01-15T12:01:00Z", "x-tracker-reason": "claim_conflict: no"}
     second = encode_request("update_usage", {}, context={}, unique_id="u-2")
@@ -203,28 +203,30 @@ def letters() -> list[Letter]:
         (Selection(older_than_seconds=59, code="claim_conflict"), [2]),
     ],
 )
-def test_letters_are_picked_in_their_order(letters: list[Letter], selection: Selection, numbers: list[int]) -> None:
+def test_letters_are_picked_in_their_order(
+    letters: list[DeadMessage], selection: Selection, numbers: list[int]
+) -> None:
     now = NOON.replace(minute=2)
     assert [one.number for one in selection.pick(letters, now)] == numbers
     assert {*numbers} <= {one.number for one in letters if selection.may_want(one)}
 
 
-def test_an_id_or_its_beginning_means_all_copies(letters: list[Letter]) -> None:
+def test_an_id_or_its_beginning_means_all_copies(letters: list[DeadMessage]) -> None:
     for name in (letters[0].id, letters[0].id[:4]):
         assert [one.number for one in Selection(names=(name,)).pick(letters, NOON)] == [1, 4]
 
 
-def test_what_is_not_there_is_refused(letters: list[Letter]) -> None:
+def test_what_is_not_there_is_refused(letters: list[DeadMessage]) -> None:
     for name in ("5", "0", "-1", "zzzz", letters[0].id[:3], "9" * 5000):
-        with pytest.raises(CommandFailed, match="there is no dead letter"):
+        with pytest.raises(CommandFailed, match="there is no dead-lettered message"):
             Selection(names=("1", name)).pick(letters, NOON)
     with pytest.raises(CommandFailed, match="unique id u-9"):
         Selection(unique_id="u-9").pick(letters, NOON)
 
 
-def test_an_id_that_may_mean_several_is_refused(letters: list[Letter]) -> None:
+def test_an_id_that_may_mean_several_is_refused(letters: list[DeadMessage]) -> None:
     alike = [replace(letters[0], id="abcdefghijkl"), replace(letters[1], id="abcdponmlkji")]
-    with pytest.raises(CommandFailed, match="abcd may mean each of abcdefghijkl, abcdponmlkji"):
+    with pytest.raises(CommandFailed, match="abcd is the beginning of several ids: abcdefghijkl, abcdponmlkji"):
         Selection(names=("abcd",)).pick(alike, NOON)
 
 

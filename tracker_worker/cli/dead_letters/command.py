@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``tracker-worker dead-letter``: casts that could not be done, and what to do with them."""
+"""``tracker-worker dead-letter``: casts that could not be done, and what an operator can do with them."""
 
 from __future__ import annotations
 
@@ -11,67 +11,75 @@ import click
 
 from tracker_worker.bus.settings import BrokerSettings, read_settings
 from tracker_worker.cli.context import CommandFailed, Commands, Settings, keep_logs_quiet
-from tracker_worker.cli.dead_letters import queue as letterbox
 from tracker_worker.cli.dead_letters.format import describe, show_described, summary
-from tracker_worker.cli.dead_letters.message import Letter
-from tracker_worker.cli.dead_letters.replay import Outcome, objection
-from tracker_worker.cli.dead_letters.replay import replay as send_again
+from tracker_worker.cli.dead_letters.message import DeadMessage
+from tracker_worker.cli.dead_letters.queue import count_ready, exclusive_connection, opened_queue
+from tracker_worker.cli.dead_letters.replay import Outcome, objection, send_again
 from tracker_worker.cli.dead_letters.selection import Selection
 from tracker_worker.cli.output import JSON, format_option, show_json, show_table
 
 _COLUMNS = ("No.", "Id", "Time", "Code", "Method", "Host", "Instance", "Sent to", "Bytes", "Reason")
-_DONE = ("No.", "Id", "Method", "Host", "Instance", "Sent to", "Outcome")
-_names = click.argument("letters", nargs=-1, metavar="[NUMBER|ID]...")
-_unique_id = click.option("--unique-id", metavar="ID", help="Those of this request: its _unique_id.")
-_code = click.option("--reason", "code", metavar="CODE", help="Those of this code, as 'list' shows it.")
-_all = click.option("--all", "everything", is_flag=True, help="All of them.")
+_OUTCOME_COLUMNS = ("No.", "Id", "Method", "Host", "Instance", "Sent to", "Outcome")
+_names_argument = click.argument("names", nargs=-1, metavar="[NUMBER|ID]...")
+_unique_id_option = click.option(
+    "--unique-id", metavar="ID", help="Select the copies of the request with this _unique_id."
+)
+_code_option = click.option(
+    "--reason", "code", metavar="CODE", help="Select the messages with this code, as 'list' shows it."
+)
+_all_option = click.option("--all", "everything", is_flag=True, help="Select every message.")
 
 
 @click.group("dead-letter", cls=Commands)
 def dead_letter() -> None:
-    """Casts that could not be done: look at them, send them again, remove them.
+    """List, show, replay or remove casts that could not be done.
 
-    A number is a letter's place in the listing, and another one as soon as letters in front of it are gone. Its id stays.
-    Every command takes either; of an id the first four letters are enough where they mean one. While a command runs no
-    other one sees the letters; it waits.
+    Such a cast is kept as a message in the queue [bus] dead_letter_queue. A message is named by its number, which is its
+    place in the list, or by its id. Numbers shift when earlier messages are removed; ids do not. The first four characters
+    of an id are enough when no other id begins with them.
+
+    While a command runs, it holds all messages of the queue; a second command waits for up to 5
+    seconds and then fails.
     """
 
 
 @dead_letter.command("list")
-@click.option("--limit", type=click.IntRange(min=1), help="Show so many, the oldest  [default: all]")
+@click.option("--limit", type=click.IntRange(min=1), help="Show only this many, the oldest.  [default: all]")
 @format_option
 @click.pass_obj
 def list_(settings: Settings, limit: int | None, style: str) -> None:
-    """List what is in the queue, oldest first. It stays there."""
+    """List the messages in the dead-letter queue, oldest first. They stay in the queue."""
     broker, max_bytes = _read(settings)
-    with letterbox.opened(broker, max_bytes) as box:
+    with opened_queue(broker, max_bytes) as queue:
         pass
-    shown = box.letters[:limit]
+    shown = queue.messages[:limit]
     if style == JSON:
-        show_json([summary(letter) for letter in shown])
+        show_json([summary(message) for message in shown])
     else:
-        show_table(_COLUMNS, (_row(letter) for letter in shown), empty="There are no dead letters.")
-    more = len(box.letters) - len(shown) + box.behind
-    if more:
-        click.echo(f"{more} more are not shown.", err=True)
+        show_table(_COLUMNS, (_row(message) for message in shown), empty="There are no dead-lettered messages.")
+    not_shown = len(queue.messages) - len(shown) + queue.not_taken
+    if not_shown:
+        click.echo(f"{not_shown} more are not shown.", err=True)
 
 
 @dead_letter.command()
-@click.argument("letter", required=False, metavar="[NUMBER|ID]")
-@_unique_id
+@click.argument("name", required=False, metavar="[NUMBER|ID]")
+@click.option("--unique-id", metavar="ID", help="Show the request with this _unique_id.")
 @format_option
 @click.pass_obj
-def show(settings: Settings, letter: str | None, unique_id: str | None, style: str) -> None:
-    """Show all that there is of one: reason, properties, headers, message.
+def show(settings: Settings, name: str | None, unique_id: str | None, style: str) -> None:
+    """Show everything about one message.
 
-    A body that is no message is shown as text, or else as bytes.
+    That is the reason, the properties, the headers, and the decoded message. A body that cannot be decoded is shown as
+    text or, when it is not text, as bytes in hexadecimal: the first 4096 with --format table, all with --format json.
+    The message stays in the queue.
     """
-    selection = Selection(names=() if letter is None else (letter,), unique_id=unique_id)
+    selection = Selection(names=() if name is None else (name,), unique_id=unique_id)
     broker, max_bytes = _read(settings)
-    with letterbox.opened(broker, max_bytes, keep=selection.may_want) as box:
-        found = selection.pick(box.letters, datetime.now(UTC))
-    for one in found[1:]:
-        click.echo(f"Number {one.number} is another copy of it.", err=True)
+    with opened_queue(broker, max_bytes, with_body=selection.may_want) as queue:
+        found = selection.pick(queue.messages, datetime.now(UTC))
+    for copy in found[1:]:
+        click.echo(f"Number {copy.number} is another copy of this message.", err=True)
     described = describe(found[0], max_bytes)
     if style == JSON:
         show_json(described)
@@ -80,68 +88,75 @@ def show(settings: Settings, letter: str | None, unique_id: str | None, style: s
 
 
 @dead_letter.command()
-@_names
-@_all
-@_unique_id
-@_code
-@click.option("--dry-run", is_flag=True, help="Only say which.")
+@_names_argument
+@_all_option
+@_unique_id_option
+@_code_option
+@click.option("--dry-run", is_flag=True, help="Only show which messages would be replayed, and which kept.")
 @format_option
 @click.pass_obj
 def replay(
     settings: Settings,
-    letters: tuple[str, ...],
+    names: tuple[str, ...],
     everything: bool,
     unique_id: str | None,
     code: str | None,
     dry_run: bool,
     style: str,
 ) -> None:
-    """Send letters again to where they had been sent, oldest first, and remove them.
+    """Send messages again, oldest first, and remove them.
 
-    Body and properties are what they were. A letter is removed when the broker has confirmed that its queue has it. Where
-    there is no queue it is kept, and the exit code is 1. To replay one twice, as after an interruption, is harmless: the
-    worker knows it by its unique id.
+    Each message goes to the exchange and the routing key that it was first sent to, with its body unchanged. It is
+    removed from the dead-letter queue when the broker has confirmed that a queue has it. A message that no queue takes
+    is kept, as are later messages to the same place. A call is kept unless it is named by number, id or --unique-id,
+    because its caller has given up. The exit code is 1 when a message is kept.
+
+    Messages are selected by number or id, by --unique-id and --reason, which must both hold if both are given, or by
+    --all. To replay a message twice, for instance after an interruption, is harmless: the worker recognizes the request
+    by its unique id for [database] inbox_retention_seconds.
     """
-    selection = Selection(names=letters, everything=everything, unique_id=unique_id, code=code)
+    selection = Selection(names=names, everything=everything, unique_id=unique_id, code=code)
     broker, max_bytes = _read(settings)
     outcomes: list[Outcome] = []
     done = "would be replayed" if dry_run else "replayed"
     try:
-        with letterbox.opened(broker, max_bytes, keep=selection.may_want) as box:
-            chosen = selection.pick(box.letters, datetime.now(UTC))
+        with opened_queue(broker, max_bytes, with_body=selection.may_want) as queue:
+            chosen = selection.pick(queue.messages, datetime.now(UTC))
             calls = selection.individual
             if dry_run:
-                outcomes.extend(Outcome(letter, objection(letter, calls=calls)) for letter in chosen)
+                outcomes.extend(Outcome(message, objection(message, calls=calls)) for message in chosen)
             else:
-                outcomes.extend(send_again(box, chosen, calls=calls))
+                outcomes.extend(send_again(queue, chosen, calls=calls))
     except BaseException:
-        if outcomes:  # what was done until then
+        if outcomes:  # the operator must know which messages were sent before the failure
             _show_outcomes(outcomes, done, style)
         raise
     _show_outcomes(outcomes, done, style)
     kept = sum(outcome.kept is not None for outcome in outcomes)
     if kept:
-        raise CommandFailed(f"{kept} of {len(outcomes)} dead letters are kept")
+        raise CommandFailed(f"{kept} of {len(outcomes)} messages are kept")
 
 
 @dead_letter.command()
-@_names
-@_all
-@_unique_id
-@_code
+@_names_argument
+@_all_option
+@_unique_id_option
+@_code_option
 @click.option(
     "--older-than",
     "older_than_seconds",
     type=click.IntRange(min=0),
     metavar="SECONDS",
-    help="Those parked before that.",
+    help="Select the messages that were parked more than this many seconds ago.",
 )
-@click.option("--yes", is_flag=True, help="Do it: without, it is only said how many there are.")
+@click.option(
+    "--yes", is_flag=True, help="Remove the messages. Without --yes nothing is removed and the exit code is 1."
+)
 @format_option
 @click.pass_obj
 def purge(
     settings: Settings,
-    letters: tuple[str, ...],
+    names: tuple[str, ...],
     everything: bool,
     unique_id: str | None,
     code: str | None,
@@ -149,33 +164,37 @@ def purge(
     yes: bool,
     style: str,
 ) -> None:
-    """Remove letters for good. --reason and --older-than together mean those for which both hold."""
+    """Remove messages from the dead-letter queue for good. Without --yes, only say how many messages would be removed.
+
+    Messages are selected by number or id, by the options --unique-id, --reason and --older-than, which must all hold if
+    several are given, or by --all. --all also removes messages that arrive while the command runs.
+    """
     selection = Selection(
-        names=letters, everything=everything, unique_id=unique_id, code=code, older_than_seconds=older_than_seconds
+        names=names, everything=everything, unique_id=unique_id, code=code, older_than_seconds=older_than_seconds
     )
     broker, max_bytes = _read(settings)
-    count = _empty(broker, yes) if everything else _remove(broker, max_bytes, selection, yes)
+    count = _purge_all(broker, yes) if everything else _purge_selected(broker, max_bytes, selection, yes)
     if not yes:
-        raise CommandFailed(f"{count} dead letters would be removed; say --yes to do it")
+        raise CommandFailed(f"{count} messages would be removed; say --yes to do it")
     if style == JSON:
         show_json({"removed": count})
     else:
-        click.echo(f"Removed {count} dead letters.")
+        click.echo(f"Removed {count} messages.")
 
 
-def _empty(broker: BrokerSettings, yes: bool) -> int:
-    """The whole queue at once, however much that is."""
-    with letterbox.locked(broker) as connection:
-        count = letterbox.ready(connection, broker.dead_letter_queue)
+def _purge_all(broker: BrokerSettings, yes: bool) -> int:
+    """Purge the queue in one request to the broker, which also removes more messages than MAX_MESSAGES. Return how many."""
+    with exclusive_connection(broker) as connection:
+        count = count_ready(connection, broker.dead_letter_queue)
         return int(connection.channel().queue_purge(broker.dead_letter_queue)) if yes and count else count
 
 
-def _remove(broker: BrokerSettings, max_bytes: int, selection: Selection, yes: bool) -> int:
-    with letterbox.opened(broker, max_bytes) as box:
-        chosen = selection.pick(box.letters, datetime.now(UTC))
+def _purge_selected(broker: BrokerSettings, max_bytes: int, selection: Selection, yes: bool) -> int:
+    with opened_queue(broker, max_bytes) as queue:
+        chosen = selection.pick(queue.messages, datetime.now(UTC))
         if yes:
-            for letter in chosen:
-                box.remove(letter)
+            for message in chosen:
+                queue.remove(message)
     return len(chosen)
 
 
@@ -185,21 +204,26 @@ def _read(settings: Settings) -> tuple[BrokerSettings, int]:
     return read_settings(conf), conf.bus.max_body_bytes
 
 
-def _row(letter: Letter) -> Iterator[Any]:
-    time = None if letter.time is None else letter.time.strftime("%Y-%m-%dT%H:%M:%SZ")
-    yield from (letter.number, letter.id, time, letter.code, letter.method, letter.host, letter.instance)
-    yield from (letter.target, letter.size, letter.text)
+def _row(message: DeadMessage) -> Iterator[Any]:
+    time = None if message.time is None else message.time.strftime("%Y-%m-%dT%H:%M:%SZ")
+    yield from (message.number, message.id, time, message.code, message.method, message.host, message.instance)
+    yield from (message.target, message.size, message.text)
 
 
 def _show_outcomes(outcomes: list[Outcome], done: str, style: str) -> None:
     if style == JSON:
-        show_json([{**summary(one.letter), "replayed": one.kept is None, "kept": one.kept} for one in outcomes])
+        show_json(
+            [
+                {**summary(outcome.message), "replayed": outcome.kept is None, "kept": outcome.kept}
+                for outcome in outcomes
+            ]
+        )
         return
     rows = []
     for outcome in outcomes:
-        letter = outcome.letter
-        said = f"kept: {outcome.kept}" if outcome.kept else done
-        if letter.problem is not None and not outcome.kept:
-            said += f"; it will come back, as the worker cannot read it: {letter.problem}"
-        rows.append((letter.number, letter.id, letter.method, letter.host, letter.instance, letter.target, said))
-    show_table(_DONE, rows, empty="There is nothing to replay.")
+        message = outcome.message
+        text = f"kept: {outcome.kept}" if outcome.kept else done
+        if message.problem is not None and not outcome.kept:
+            text += f"; it will be dead-lettered again, as the worker cannot read it: {message.problem}"
+        rows.append((message.number, message.id, message.method, message.host, message.instance, message.target, text))
+    show_table(_OUTCOME_COLUMNS, rows, empty="There is nothing to replay.")

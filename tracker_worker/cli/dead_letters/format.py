@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a dead letter looks on paper. Everything in it comes from outside and may be anything."""
+"""Forms in which a dead-lettered message is shown. Everything in a message comes from outside and may be anything."""
 
 from __future__ import annotations
 
@@ -12,66 +12,69 @@ from typing import Any
 
 import click
 
-from tracker_worker.cli.dead_letters.message import Letter, decode
+from tracker_worker.cli.dead_letters.message import DeadMessage, decode
 from tracker_worker.cli.output import plain, show_fields
 
-_MOST_LEVELS = 100
-_MOST_DUMPED = 4096
+_MAX_LEVELS = 100
+_MAX_SHOWN = 4096
 _BYTES_PER_LINE = 16
 
 
-def summary(letter: Letter) -> dict[str, Any]:
-    """For a program."""
+def summary(message: DeadMessage) -> dict[str, Any]:
+    """The JSON object of a message in a listing."""
     return {
-        "number": letter.number,
-        "id": letter.id,
-        "time": None if letter.time is None else letter.time.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "code": letter.code,
-        "reason": letter.text,
-        "exchange": letter.exchange,
-        "routing_key": letter.routing_key,
-        "method": letter.method,
-        "host": letter.host,
-        "node": letter.node,
-        "instance": letter.instance,
-        "unique_id": letter.unique_id,
-        "call": letter.call,
-        "problem": letter.problem,
-        "bytes": letter.size,
+        "number": message.number,
+        "id": message.id,
+        "time": None if message.time is None else message.time.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "code": message.code,
+        "reason": message.text,
+        "exchange": message.exchange,
+        "routing_key": message.routing_key,
+        "method": message.method,
+        "host": message.host,
+        "node": message.node,
+        "instance": message.instance,
+        "unique_id": message.unique_id,
+        "call": message.call,
+        "problem": message.problem,
+        "bytes": message.size,
     }
 
 
-def describe(letter: Letter, max_bytes: int) -> dict[str, Any]:
-    """All of one that has its body: ``message`` is None where there is none, and the body is then ``text`` or
-    ``base64``."""
-    assert letter.body is not None
-    message, _ = decode(letter.body, letter.headers, letter.properties, max_bytes)
+def describe(message: DeadMessage, max_bytes: int) -> dict[str, Any]:
+    """The JSON object with everything about a message that has its body.
+
+    The key ``message`` is the decoded message; it is None when the body cannot be decoded, and the body is then in ``text``
+    or, when it is not text, in ``base64``. ``max_bytes`` is the largest body that the worker serves.
+    """
+    assert message.body is not None
+    decoded, _ = decode(message.body, message.headers, message.properties, max_bytes)
     described = {
-        **summary(letter),
-        "properties": _json(letter.properties),
-        "headers": _json(letter.headers),
-        "message": None if message is None else _json(message),
+        **summary(message),
+        "properties": _json(message.properties),
+        "headers": _json(message.headers),
+        "message": None if decoded is None else _json(decoded),
     }
-    if message is None:
-        text = _text(letter.body)
+    if decoded is None:
+        text = _text(message.body)
         described["text"] = text
-        described["base64"] = base64.b64encode(letter.body).decode() if text is None else None
+        described["base64"] = base64.b64encode(message.body).decode() if text is None else None
     return described
 
 
 def show_described(described: Mapping[str, Any]) -> None:
-    """For eyes: as fields, and then the message, the text, or the bytes in hexadecimal."""
+    """Print the fields, and then the decoded message, the text, or the bytes in hexadecimal."""
     show_fields(_fields(described))
     click.echo()
     if described["message"] is not None:
         click.echo(json.dumps(described["message"], indent=2))
         return
     if described["text"] is not None:
-        lines = [plain(line) for line in described["text"][:_MOST_DUMPED].splitlines()]
+        lines = [plain(line) for line in described["text"][:_MAX_SHOWN].splitlines()]
     else:
-        lines = list(_hexadecimal(base64.b64decode(described["base64"])[:_MOST_DUMPED]))
+        lines = list(_hexadecimal(base64.b64decode(described["base64"])[:_MAX_SHOWN]))
     click.echo("\n".join(lines))
-    if described["bytes"] > _MOST_DUMPED:
+    if described["bytes"] > _MAX_SHOWN:
         click.echo("... the rest is in --format json")
 
 
@@ -84,7 +87,7 @@ def _fields(described: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _text(body: bytes) -> str | None:
-    """What can be read as such."""
+    """The body as text; None when it is not UTF-8 or has characters that cannot be printed."""
     try:
         text = body.decode()
     except UnicodeDecodeError:
@@ -100,8 +103,8 @@ def _hexadecimal(body: bytes) -> Iterator[str]:
 
 
 def _json(value: Any, level: int = 0) -> Any:
-    """As JSON knows it; msgpack and AMQP know more."""
-    if level > _MOST_LEVELS:
+    """A value that JSON can express; msgpack and AMQP have more types, as bytes and times."""
+    if level > _MAX_LEVELS:
         return "..."
     if isinstance(value, Mapping):
         return {_key(key): _json(inner, level + 1) for key, inner in value.items()}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One dead letter: what is known of a message in the dead-letter queue, and what it is when it is sent again."""
+"""One message in the dead-letter queue: what its headers and its body say, and the properties to send it again with."""
 
 from __future__ import annotations
 
@@ -14,20 +14,23 @@ from tracker_worker.wire.message import JSON, Malformed, decode_message
 from tracker_worker.wire.request import Request, decode_request
 
 UNKNOWN = "unknown"
-_ID_LETTERS = 12
-_OURS = "x-tracker-"
-# What RabbitMQ adds on the way: where a message died, and how often it was delivered. CC and BCC name further queues; these
-# had their copies when the message was sent first.
-_BROKERS = frozenset({"x-delivery-count", "x-acquired-count", "x-death", "CC", "BCC"})
-_DEATHS = ("x-first-death-", "x-last-death-")
+_ID_CHARACTERS = 12
+_WORKER_PREFIX = "x-tracker-"
+# Headers that are not sent again. RabbitMQ adds where a message was dead-lettered and how often it was delivered. CC and BCC
+# name further queues, which had their copies when the message was first sent.
+_BROKER_HEADERS = frozenset({"x-delivery-count", "x-acquired-count", "x-death", "CC", "BCC"})
+_BROKER_PREFIXES = ("x-first-death-", "x-last-death-")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Letter:
-    """``number`` is its place in the listing, from 1. ``id`` stays the same however often it is looked at, and is letters
-    only, so that it is never taken for a number. ``code`` and ``text`` say why it is here, ``exchange`` and ``routing_key``
-    where it had been sent. ``problem`` is why the worker takes it for no request, None: it is one. ``body`` is None
-    when it was not kept; ``size`` is its bytes. ``tag`` is the channel's.
+class DeadMessage:
+    """One message in the dead-letter queue.
+
+    ``number`` is the place in the listing, from 1; 0 before the messages are ordered. ``id`` is the same in every listing,
+    and has no digits, so that it is never taken for a number. ``code`` and ``text`` say why the message is in the
+    dead-letter queue, ``exchange`` and ``routing_key`` where it was first sent. ``problem`` is why the worker cannot decode
+    the message as a request; None when it can. ``body`` is None when it was not kept; ``size`` is the body's length in
+    bytes. ``tag`` is the delivery tag on the channel that took the message.
     """
 
     tag: int
@@ -52,11 +55,14 @@ class Letter:
 
     @property
     def target(self) -> str:
+        """The exchange and the routing key that the message was first sent to."""
         return f"{self.exchange}/{self.routing_key}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Cause:
+    """Why a message is in the dead-letter queue, since when, and where it was first sent."""
+
     code: str
     text: str
     time: datetime | None
@@ -64,11 +70,13 @@ class _Cause:
     routing_key: str
 
 
-def read_letter(
+def read_message(
     body: bytes, headers: Mapping[str, Any], properties: Mapping[str, Any], *, tag: int, topic: str, max_bytes: int
-) -> Letter:
-    """``properties`` without the headers. ``topic`` and ``max_bytes`` are the worker's. Of what the sender wrote nothing is
-    taken for granted."""
+) -> DeadMessage:
+    """Read a message of any content: a sender may have written anything.
+
+    ``properties`` are without the headers. ``topic`` is the worker's; ``max_bytes`` is the largest body that it serves.
+    """
     cause = _cause(headers)
     message, problem = decode(body, headers, properties, max_bytes)
     message = message or {}
@@ -76,7 +84,7 @@ def read_letter(
     instance = _mapping(args.get("instance"))
     prefix = f"{topic}."
     served = cause.routing_key.removeprefix(prefix) if cause.routing_key.startswith(prefix) else None
-    return Letter(
+    return DeadMessage(
         tag=tag,
         id=_id(body, cause),
         time=cause.time,
@@ -101,7 +109,7 @@ def read_letter(
 def decode(
     body: bytes, headers: Mapping[str, Any], properties: Mapping[str, Any], max_bytes: int
 ) -> tuple[dict[str, Any] | None, str | None]:
-    """The message as far as it can be read, and why it is no request. None for what there is not."""
+    """Return the decoded message, None when it cannot be decoded; and why it is not a request, None when it is."""
     content_type = _text(properties.get("content_type"))
     compression = _text(headers.get("compression"))
     request, problem = None, None
@@ -117,7 +125,7 @@ def decode(
 
 
 def _message(request: Request) -> dict[str, Any]:
-    """As it stood in the envelope."""
+    """The keys and values of the request's envelope."""
     message: dict[str, Any] = {
         "method": request.method,
         "args": request.args,
@@ -131,58 +139,61 @@ def _message(request: Request) -> dict[str, Any]:
     return message
 
 
-def sendable_properties(letter: Letter) -> dict[str, Any]:
-    """What the message was first sent with. Without user_id, for which RabbitMQ would refuse any sender but that user."""
-    properties = {name: value for name, value in letter.properties.items() if name != "user_id"}
-    headers = {name: value for name, value in letter.headers.items() if not _added(str(name))}
+def sendable_properties(message: DeadMessage) -> dict[str, Any]:
+    """The properties and headers that the message was first sent with.
+
+    user_id is left out: RabbitMQ refuses a message whose user_id is not the publishing user.
+    """
+    properties = {name: value for name, value in message.properties.items() if name != "user_id"}
+    headers = {name: value for name, value in message.headers.items() if not _added(str(name))}
     return {**properties, "application_headers": headers}
 
 
 def _added(header: str) -> bool:
-    return header.startswith((_OURS, *_DEATHS)) or header in _BROKERS
+    return header.startswith((_WORKER_PREFIX, *_BROKER_PREFIXES)) or header in _BROKER_HEADERS
 
 
 def _cause(headers: Mapping[str, Any]) -> _Cause:
-    """As the worker has written it, or else RabbitMQ, or nobody."""
-    if f"{_OURS}routing-key" in headers:
-        code, _, text = (_text(headers.get(f"{_OURS}reason")) or "").partition(": ")
+    """From the worker's headers, or else from RabbitMQ's x-death header; UNKNOWN without both."""
+    if f"{_WORKER_PREFIX}routing-key" in headers:
+        code, _, text = (_text(headers.get(f"{_WORKER_PREFIX}reason")) or "").partition(": ")
         return _Cause(
             code=code or UNKNOWN,
             text=text,
-            time=_time(headers.get(f"{_OURS}time")),
-            exchange=_text(headers.get(f"{_OURS}exchange")) or "",
-            routing_key=_text(headers.get(f"{_OURS}routing-key")) or "",
+            time=_time(headers.get(f"{_WORKER_PREFIX}time")),
+            exchange=_text(headers.get(f"{_WORKER_PREFIX}exchange")) or "",
+            routing_key=_text(headers.get(f"{_WORKER_PREFIX}routing-key")) or "",
         )
     deaths = headers.get("x-death")
     if isinstance(deaths, list) and deaths:
-        return _death(_mapping(deaths[-1]))  # the latest is the first
-    return _Cause(code=UNKNOWN, text="nothing says why it is here", time=None, exchange="", routing_key="")
+        return _death(_mapping(deaths[-1]))  # the latest death is the first; the earliest one names the origin
+    return _Cause(code=UNKNOWN, text="the headers do not say why it is here", time=None, exchange="", routing_key="")
 
 
 def _death(death: Mapping[str, Any]) -> _Cause:
-    """An entry of RabbitMQ's x-death header (its documentation of dead-letter exchanges)."""
-    keys = death.get("routing-keys")
-    ttl = _text(death.get("original-expiration"))
+    """Read an entry of RabbitMQ's x-death header (described in RabbitMQ's documentation of dead-letter exchanges)."""
+    routing_keys = death.get("routing-keys")
+    expiration = _text(death.get("original-expiration"))
     code = _text(death.get("reason")) or UNKNOWN
     text = f"dead-lettered by RabbitMQ in queue {_text(death.get('queue'))}"
     return _Cause(
         code=code,
-        text=text if ttl is None else f"{text}, after {ttl} ms",
+        text=text if expiration is None else f"{text}, after {expiration} ms",
         time=_time(death.get("time")),
         exchange=_text(death.get("exchange")) or "",
-        routing_key=(_text(keys[0]) if isinstance(keys, list) and keys else None) or "",
+        routing_key=(_text(routing_keys[0]) if isinstance(routing_keys, list) and routing_keys else None) or "",
     )
 
 
 def _id(body: bytes, cause: _Cause) -> str:
-    """Of 48 bits. Copies of one message that were parked within one second share it."""
-    moment = "" if cause.time is None else cause.time.isoformat()
-    seen = hashlib.sha256(b"\0".join([moment.encode(), cause.routing_key.encode("utf-8", "replace"), body]))
-    return "".join(chr(ord("a") + int(digit, 16)) for digit in seen.hexdigest()[:_ID_LETTERS])
+    """An id of 48 bits, from time, routing key and body. Copies of one message that were parked within one second share it."""
+    parked = "" if cause.time is None else cause.time.isoformat()
+    digest = hashlib.sha256(b"\0".join([parked.encode(), cause.routing_key.encode("utf-8", "replace"), body]))
+    return "".join(chr(ord("a") + int(digit, 16)) for digit in digest.hexdigest()[:_ID_CHARACTERS])
 
 
 def _time(value: Any) -> datetime | None:
-    if isinstance(value, datetime):  # py-amqp's, in UTC without saying so
+    if isinstance(value, datetime):  # from py-amqp: in UTC, without a time zone
         return value.replace(tzinfo=UTC)
     if not isinstance(value, str):
         return None

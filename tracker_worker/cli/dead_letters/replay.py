@@ -1,110 +1,72 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dead letter -> where it had been sent, once more."""
+"""Sending dead-lettered messages again to the exchange and the routing key that they were first sent to."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import amqp
 from amqp.exceptions import ChannelError
 
 from tracker_worker.cli.context import CommandFailed
-from tracker_worker.cli.dead_letters.message import Letter, sendable_properties
-from tracker_worker.cli.dead_letters.queue import Letterbox
-
-_CONFIRM_SECONDS = 30
-_HEARTBEAT_CHECK_SECONDS = 1
+from tracker_worker.cli.dead_letters.message import DeadMessage, sendable_properties
+from tracker_worker.cli.dead_letters.queue import DeadLetterQueue
+from tracker_worker.cli.publishing import CONFIRM_SECONDS, Answer, ConfirmedPublisher, NoAnswer
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """``kept`` is why the letter is still there; None: it was sent and removed."""
+    """``kept`` is why the message stays in the dead-letter queue; None means that it was sent and removed."""
 
-    letter: Letter
+    message: DeadMessage
     kept: str | None
 
 
-def replay(box: Letterbox, chosen: Sequence[Letter], *, calls: bool) -> Iterator[Outcome]:
-    """Send each, and remove it when the broker has confirmed that it is safe in a queue. One after the other, so that an
-    interruption leaves at most one that was sent and is still here.
+def send_again(queue: DeadLetterQueue, chosen: Sequence[DeadMessage], *, calls: bool) -> Iterator[Outcome]:
+    """Send each message, and remove it from ``queue`` when the broker has confirmed that another queue has it.
 
-    Without ``calls`` these are kept. A letter that cannot be delivered keeps back the later ones to the same place, which
-    must not overtake it. Raises CommandFailed: the broker does not answer; and what a lost connection raises.
+    The next message is sent after the previous one was removed: an interruption leaves at most one message that was sent
+    and not removed. Without ``calls``, calls are kept. When a message cannot be delivered, the later messages to the same
+    target are kept too, because they must not overtake it.
+
+    Raises CommandFailed: the broker does not answer; and what a lost connection raises.
     """
-    sender = _Sender(box.connection)
-    closed: dict[str, str] = {}
-    for letter in chosen:
-        kept = objection(letter, calls=calls)
+    publisher = ConfirmedPublisher(queue.connection)
+    failures: dict[str, str] = {}  # by target
+    for message in chosen:
+        kept = objection(message, calls=calls)
         if kept is None:
-            kept = closed.get(letter.target) or sender.send(letter)
+            kept = failures.get(message.target) or _send(publisher, message)
             if kept is None:
-                box.remove(letter)
+                queue.remove(message)
             else:
-                closed[letter.target] = kept
-        yield Outcome(letter, kept)
+                failures[message.target] = kept
+        yield Outcome(message, kept)
 
 
-def objection(letter: Letter, *, calls: bool) -> str | None:
-    """Why it is not even tried, or None."""
-    if letter.call and not calls:
+def objection(message: DeadMessage, *, calls: bool) -> str | None:
+    """Return why a message must not be sent, or None."""
+    if message.call and not calls:
         return "it is a call, whose caller has given up: purge it, or replay it by its number or id"
-    if not letter.target.strip("/"):
-        return "nothing says where it had been sent"
+    if not message.target.strip("/"):
+        return "its headers do not say where it was first sent"
     return None
 
 
-class _Sender:
-    """Publishes and waits for the confirm."""
-
-    def __init__(self, connection: Any) -> None:
-        self._connection = connection
-        self._channel: Any = None
-        self._confirmed: bool | None = None
-        self._returned = False
-
-    def send(self, letter: Letter) -> str | None:
-        """Why it is not in a queue, or None: it is."""
-        assert letter.body is not None
-        if self._channel is None:
-            self._open()
-        self._confirmed, self._returned = None, False
-        message = amqp.Message(letter.body, **sendable_properties(letter))
-        try:
-            self._channel.basic_publish(
-                message, exchange=letter.exchange, routing_key=letter.routing_key, mandatory=True
-            )
-            self._wait(letter)
-        except ChannelError as error:  # no such exchange, or not allowed
-            self._channel = None
-            return f"the broker refuses it: {error}"
-        if self._returned:
-            return f"no queue takes {letter.target}: nobody has served it"
-        return None if self._confirmed else "the broker refuses it: the queue is full, or has failed"
-
-    def _open(self) -> None:
-        self._channel = channel = self._connection.channel()
-        channel.confirm_select()
-        channel.events["basic_ack"].add(lambda tag, multiple: self._answered(True))
-        channel.events["basic_nack"].add(lambda tag, multiple: self._answered(False))
-        channel.events["basic_return"].add(self._came_back)
-
-    def _answered(self, confirmed: bool) -> None:
-        self._confirmed = confirmed
-
-    def _came_back(self, _error: Any, _exchange: str, _routing_key: str, _message: Any) -> None:
-        self._returned = True  # the confirm follows
-
-    def _wait(self, letter: Letter) -> None:
-        deadline = time.monotonic() + _CONFIRM_SECONDS
-        while self._confirmed is None:
-            try:
-                self._connection.drain_events(timeout=_HEARTBEAT_CHECK_SECONDS)
-            except TimeoutError:
-                self._connection.heartbeat_tick()
-                if time.monotonic() > deadline:
-                    raise CommandFailed(
-                        f"the broker has not confirmed {letter.id} within {_CONFIRM_SECONDS} s; it is kept, perhaps sent too"
-                    ) from None
+def _send(publisher: ConfirmedPublisher, message: DeadMessage) -> str | None:
+    """Return why no queue has the message, or None when the broker has confirmed it."""
+    assert message.body is not None
+    try:
+        published = publisher.publish(
+            message.body, sendable_properties(message), exchange=message.exchange, routing_key=message.routing_key
+        )
+        publisher.wait()
+    except NoAnswer:
+        raise CommandFailed(
+            f"the broker has not confirmed {message.id} within {CONFIRM_SECONDS} s; it is kept, perhaps sent too"
+        ) from None
+    except ChannelError as error:  # the exchange does not exist, or the user may not publish to it
+        return f"the broker refuses it: {error}"
+    if published.answer is Answer.RETURNED:
+        return f"no queue takes {message.target}: no worker has declared it"
+    return None if published.answer is Answer.CONFIRMED else "the broker refuses it: the queue is full, or has failed"

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo's cloud: two workers (a fleet from a file, and this machine), a client for the scheduler, a feed for billing.
+"""The demo's cloud: two workers, a client for the scheduler, and a notification consumer for billing.
 
-In memory, or over a real broker under names of its own, which are removed at the end.
+One worker serves a fleet of hosts from an inventory file, the other one this machine. The bus is in memory, or a real broker
+on which all names are the demo's own; the queues are deleted at the end.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from tracker_worker.service.worker import Worker
 from tracker_worker.store.sql.location import sqlite_url
 from tracker_worker.wire.message import decode_message
 
-Hear = Callable[[dict[str, Any]], None]
+Receive = Callable[[dict[str, Any]], None]
 
 LOG = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ _CALL_SECONDS = 30
 
 
 class Cloud(ABC):
-    """``start`` and ``stop`` as everywhere: synchronous, and stopping is harmless twice."""
+    """The workers and the notification consumer. ``start`` and ``stop`` are synchronous; ``stop`` may be called again."""
 
     def __init__(self, settings: Settings, directory: Path, hosts: int) -> None:
         self.fleet = [f"host-{number}" for number in range(1, hosts + 1)]
@@ -49,25 +50,27 @@ class Cloud(ABC):
         self._fleet_file = directory / "fleet.yaml"
         self._workers: list[Worker] = []
 
-    def conf(self, hosts: Sequence[str], driver: str, **more: Any) -> cfg.ConfigOpts:
+    def _conf(self, hosts: Sequence[str], driver: str, **overrides: Any) -> cfg.ConfigOpts:
         return self._settings.load(
             tracker__hosts=list(hosts),
             tracker__inventory_driver=driver,
             tracker__state_path=str(self._directory),
             inventory__static_file=str(self._fleet_file),
             database__connection=sqlite_url(self._directory / "demo.sqlite"),
-            **more,
+            **overrides,
         )
 
-    def start(self, hear: Hear) -> TrackerAPI:
-        """The scheduler's client. Raises ConfigurationError."""
-        self._fleet_file.write_text(yaml.safe_dump({"hosts": {host: _nodes(n) for n, host in enumerate(self.fleet)}}))
+    def start(self, receive: Receive) -> TrackerAPI:
+        """Start the workers and the consumer, and return the scheduler's client. Raises ConfigurationError."""
+        self._fleet_file.write_text(
+            yaml.safe_dump({"hosts": {host: _nodes(number) for number, host in enumerate(self.fleet)}})
+        )
         for hosts, driver in ((self.fleet, "static"), ([MACHINE], "host")):
             conf = self._worker_conf(hosts, driver)
             worker = Worker(conf, bus=self._bus(conf), died=self._died)
             self._workers.append(worker)
             worker.start()
-        self._listen(hear)
+        self._listen(receive)
         return self._api()
 
     def _died(self, error: BaseException) -> None:
@@ -85,7 +88,7 @@ class Cloud(ABC):
     def _bus(self, conf: cfg.ConfigOpts) -> Bus: ...
 
     @abstractmethod
-    def _listen(self, hear: Hear) -> None: ...
+    def _listen(self, receive: Receive) -> None: ...
 
     @abstractmethod
     def _api(self) -> TrackerAPI: ...
@@ -101,7 +104,7 @@ def _nodes(number: int) -> dict[str, Any]:
 
 
 class MemoryCloud(Cloud):
-    """Everything in this process."""
+    """The workers, the bus and the consumer are all in this process."""
 
     def __init__(self, settings: Settings, directory: Path, hosts: int) -> None:
         super().__init__(settings, directory, hosts)
@@ -110,15 +113,15 @@ class MemoryCloud(Cloud):
         self._thread: threading.Thread | None = None
 
     def _worker_conf(self, hosts: Sequence[str], driver: str) -> cfg.ConfigOpts:
-        return self.conf(hosts, driver)
+        return self._conf(hosts, driver)
 
     def _bus(self, conf: cfg.ConfigOpts) -> Bus:
         return MemoryBus(self._broker)
 
-    def _listen(self, hear: Hear) -> None:
+    def _listen(self, receive: Receive) -> None:
         def listen() -> None:
             while (body := self._broker.notifications.get()) != b"":
-                hear(decode_message(body))
+                receive(decode_message(body))
 
         self._thread = threading.Thread(target=listen, name="demo-billing", daemon=True)
         self._thread.start()
@@ -151,7 +154,7 @@ class MemoryTransport:
 
 
 class BrokerCloud(Cloud):
-    """The same over RabbitMQ, with stock oslo.messaging clients."""
+    """The workers are in this process, the bus is RabbitMQ, and the clients are stock oslo.messaging clients."""
 
     def __init__(self, settings: Settings, directory: Path, hosts: int, transport_url: str) -> None:
         super().__init__(settings, directory, hosts)
@@ -160,7 +163,7 @@ class BrokerCloud(Cloud):
         self._listener: Any = None
 
     def _worker_conf(self, hosts: Sequence[str], driver: str) -> cfg.ConfigOpts:
-        return self.conf(
+        return self._conf(
             hosts,
             driver,
             transport_url=self._url,
@@ -172,10 +175,10 @@ class BrokerCloud(Cloud):
     def _bus(self, conf: cfg.ConfigOpts) -> Bus:
         return AMQPBus(read_settings(conf))
 
-    def _listen(self, hear: Hear) -> None:
+    def _listen(self, receive: Receive) -> None:
         class Endpoint:
             def info(self, ctxt: Any, publisher: str, event_type: str, payload: Any, metadata: Any) -> None:
-                hear({"event_type": event_type, "payload": payload, "message_id": metadata["message_id"]})
+                receive({"event_type": event_type, "payload": payload, "message_id": metadata["message_id"]})
 
             warn = info
 
@@ -184,7 +187,7 @@ class BrokerCloud(Cloud):
         self._listener = oslo_messaging.get_notification_listener(
             transport, [oslo_messaging.Target(topic=self._name)], [Endpoint()], executor="threading"
         )
-        # One at a time: the order is part of what is shown.
+        # One thread: billing checks the order of the notifications.
         self._listener.start(override_pool_size=1)
 
     def _api(self) -> TrackerAPI:
@@ -196,9 +199,9 @@ class BrokerCloud(Cloud):
             self._listener.stop()
             self._listener.wait()
             self._listener = None
-            self._clean()
+            self._delete_queues()
 
-    def _clean(self) -> None:
+    def _delete_queues(self) -> None:
         conf = self._worker_conf(self.hosts, "static")
         settings = read_settings(conf)
         connection = settings.connection(settings.urls[0]).transport.establish_connection()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``tracker-worker demo``: the whole system in one command, and the proof that billing and ledger agree."""
+"""``tracker-worker demo``: run the whole system in one command, and compare billing with the ledger."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from tracker_worker.bus.settings import address
 from tracker_worker.cli.context import Settings, start_logging
 from tracker_worker.cli.demo.billing import Billing
 from tracker_worker.cli.demo.cloud import BrokerCloud, Cloud, MemoryCloud
@@ -31,16 +32,29 @@ _CONTEXT = {"project_id": "admin", "user_id": "demo"}
 
 
 @click.command()
-@click.option("--transport-url", help="Use this broker, e.g. rabbit://user:password@host:5672// (default: in memory).")
-@click.option("--hosts", default=4, show_default=True, type=click.IntRange(1, 200), help="Hosts of the fleet.")
-@click.option("--instances", default=400, show_default=True, type=click.IntRange(1), help="Instances to place.")
+@click.option(
+    "--transport-url",
+    metavar="URL",
+    help="Use this broker, e.g. rabbit://user:password@host:5672//  [default: a bus in memory]",
+)
+@click.option(
+    "--hosts",
+    default=4,
+    show_default=True,
+    type=click.IntRange(1, 200),
+    help="Number of simulated hosts; this machine is served too.",
+)
+@click.option(
+    "--instances", default=400, show_default=True, type=click.IntRange(1), help="Number of instances to place."
+)
 @click.pass_obj
 def demo(settings: Settings, transport_url: str | None, hosts: int, instances: int) -> None:
-    """Run workers, a scheduler and a billing consumer together for a few seconds.
+    """Run workers, a scheduler and a billing consumer together.
 
-    The scheduler places instances by asking for node views and claiming with limits; some claims are refused, some builds
-    fail, some are lost and expire; instances are updated, resized and deleted. Billing hears notifications only. At the end
-    what it added up is compared with the ledger; the exit code is 1 if they differ.
+    It takes a few seconds. The scheduler places instances by asking for node views and claiming with limits. Some
+    claims are refused, some builds fail, and some are lost, so that their claims expire; instances are updated, resized
+    and deleted. Billing receives only notifications. At the end, the sums of billing are compared with the ledger,
+    which is a temporary SQLite database. The exit code is 1 when they differ or a notification is missing.
     """
     console = Console()
     conf = settings.load()
@@ -65,17 +79,16 @@ def demo(settings: Settings, transport_url: str | None, hosts: int, instances: i
 
 def _run(console: Console, cloud: Cloud, instances: int, transport_url: str | None, reserved: Resources) -> bool:
     billing = Billing()
-    where = "in memory" if transport_url is None else "over " + transport_url.rpartition("@")[2]
+    where = "in memory" if transport_url is None else "over " + address(transport_url)
     console.print(f"[bold]tracker-worker[/bold]: two workers, {len(cloud.hosts)} hosts, {where}; the ledger is SQLite")
-    api = cloud.start(billing.hear)
+    api = cloud.start(billing.receive)
     scheduler = Scheduler(api, cloud.hosts, _SEED)
     began = time.monotonic()
     _place(console, scheduler, instances)
     elapsed = time.monotonic() - began
-    # What was lost is overdue by now; an audit of every host finds it.
-    time.sleep(LOST_BUILD_SECONDS)
+    time.sleep(LOST_BUILD_SECONDS)  # now every claim of a lost build is overdue, and the audit of its host expires it
     views = [view for host in cloud.hosts for view in api.update_available_resource(_CONTEXT, host)]
-    complete = billing.wait_for({(v["host"], v["node"]): v["sequence"] for v in views}, _BILLING_SECONDS)
+    complete = billing.wait_for({(view["host"], view["node"]): view["sequence"] for view in views}, _BILLING_SECONDS)
     _show_events(console, scheduler, billing, instances, elapsed)
     nodes_agree = _show_nodes(console, views, billing, reserved)
     projects_agree = _show_projects(console, _usage(api, cloud.hosts), billing)
@@ -95,26 +108,26 @@ def _place(console: Console, scheduler: Scheduler, instances: int) -> None:
 
 
 def _usage(api: TrackerAPI, hosts: Sequence[str]) -> dict[str, dict[str, int]]:
-    """Per project over all hosts, from the ledgers."""
+    """The usage by project over all hosts, from the ledgers."""
     total: dict[str, dict[str, int]] = {}
     for host in hosts:
-        for project, held in api.get_usage(_CONTEXT, host).items():
-            sums = total.setdefault(project, dict.fromkeys(held, 0))
-            for key, amount in held.items():
+        for project, usage in api.get_usage(_CONTEXT, host).items():
+            sums = total.setdefault(project, dict.fromkeys(usage, 0))
+            for key, amount in usage.items():
                 sums[key] += amount
     return total
 
 
 def _show_events(console: Console, scheduler: Scheduler, billing: Billing, instances: int, elapsed: float) -> None:
-    ended = ", ".join(f"{count} {what}" for what, count in scheduler.counts.most_common())
-    console.print(f"{instances} instances in {elapsed:.1f} s: {ended}")
-    heard = ", ".join(f"{count} {kind.removeprefix('tracker.')}" for kind, count in billing.events.most_common())
+    results = ", ".join(f"{count} {result}" for result, count in scheduler.counts.most_common())
+    console.print(f"{instances} instances in {elapsed:.1f} s: {results}")
+    events = ", ".join(f"{count} {kind.removeprefix('tracker.')}" for kind, count in billing.events.most_common())
     total = sum(billing.events.values())
-    console.print(f"{total} notifications, {total / elapsed:.0f} changes of the ledger per second: {heard}")
+    console.print(f"{total} notifications, {total / elapsed:.0f} changes of the ledger per second: {events}")
 
 
 def _show_nodes(console: Console, views: Sequence[Mapping[str, Any]], billing: Billing, reserved: Resources) -> bool:
-    """Used includes the host's reserve, which billing adds to its own sum."""
+    """Print the nodes; return whether billing agrees. The ledger's used includes the reserve, which billing's sums do not."""
     table = Table(
         box=box.SIMPLE_HEAD, title="Nodes: used / total", title_justify="left", padding=(0, 1), collapse_padding=True
     )
@@ -124,11 +137,11 @@ def _show_nodes(console: Console, views: Sequence[Mapping[str, Any]], billing: B
     table.add_column("billing", justify="center")
     agree = True
     for view in sorted(views, key=lambda view: (view["host"], view["node"])):
-        added = billing.of_node(view["host"], view["node"])
-        same = added["instances"] == view["running_vms"]
+        billed = billing.of_node(view["host"], view["node"])
+        same = billed["instances"] == view["running_vms"]
         cells = []
         for klass in CLASSES:
-            same = same and added[klass.name] + reserved[klass.name] == view[klass.used]
+            same = same and billed[klass.name] + reserved[klass.name] == view[klass.used]
             cells.append(f"{view[klass.used]}/{view[klass.total]}")
         agree = agree and same
         name = f"{view['host']} {view['node']}"
@@ -138,6 +151,7 @@ def _show_nodes(console: Console, views: Sequence[Mapping[str, Any]], billing: B
 
 
 def _show_projects(console: Console, usage: dict[str, dict[str, int]], billing: Billing) -> bool:
+    """Print the usage of projects; return whether billing agrees."""
     table = Table(
         "project",
         box=box.SIMPLE_HEAD,
@@ -151,9 +165,9 @@ def _show_projects(console: Console, usage: dict[str, dict[str, int]], billing: 
     table.add_column("billing", justify="center")
     billed = billing.of_projects()
     for project in sorted(usage.keys() | billed.keys()):
-        held = usage.get(project, {})
-        same = held == billed.get(project)
-        cells = [str(held.get(key, 0)) for key in ("instances", "VCPU", "MEMORY_MB", "DISK_GB")]
+        charged = usage.get(project, {})
+        same = charged == billed.get(project)
+        cells = [str(charged.get(key, 0)) for key in ("instances", "VCPU", "MEMORY_MB", "DISK_GB")]
         table.add_row(project, *cells, _agrees(same))
     console.print(table)
     return usage == billed
@@ -164,15 +178,16 @@ def _agrees(same: bool) -> str:
 
 
 def _verdict(console: Console, complete: bool, agree: bool, billing: Billing) -> bool:
+    """Print the result; return whether no notification is missing and billing agrees."""
     gapless = complete and not billing.gaps
     console.print(
         "[green]Sequence numbers are gapless on every node[/green]"
         if gapless
-        else f"[red]Notifications are missing: {'; '.join(billing.gaps) or 'the last ones have not come'}[/red]"
+        else f"[red]Notifications are missing: {'; '.join(billing.gaps) or 'the last ones have not arrived'}[/red]"
     )
     console.print(
-        "[green]What billing added up from notifications alone equals the ledger[/green]"
+        "[green]The sums that billing makes from notifications alone equal the ledger[/green]"
         if agree
-        else "[red]What billing added up from notifications alone differs from the ledger[/red]"
+        else "[red]The sums that billing makes from notifications alone differ from the ledger[/red]"
     )
     return gapless and agree
