@@ -75,7 +75,7 @@ class NodeLedger:
 
     @property
     def disabled(self) -> bool:
-        """Whether the node has no inventory, because no driver has reported one. Its claims are then not tracked."""
+        """Whether the node has no inventory, because its driver reports none. Claims on the node are then not tracked."""
         return self.inventory is None
 
     @property

@@ -56,7 +56,7 @@ def _read_number(field: str, value: Any, most: int) -> int | float:
 
 
 def read_text(field: str, value: Any) -> str:
-    """A ``str`` (no subclass) of at most 255 characters that every store and every JSON reader can keep."""
+    """A text of at most 255 characters that every store and every JSON reader can keep, as a plain ``str``."""
     if not isinstance(value, str):
         raise InvalidInput(field=field, reason=f"must be a string, not {_kind(value)}")
     if len(value) > MAX_TEXT:
