@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every error that can cross the wire, and the error that ends a start.
 
-All errors that cross the wire derive from ``TrackerError``, and each has a stable ``code``; a code is never reused. The
-caller's process rebuilds an error as ``cls(*args, **kwargs)`` (oslo.messaging's ``deserialize_remote_exception``), so every
-class takes its facts as keyword arguments, keeps them in ``kwargs``, and accepts facts that a newer worker adds.
+All errors of this module that cross the wire derive from ``TrackerError``, and each has a stable ``code``; a code is never
+reused. The caller's process rebuilds an error as ``cls(*args, **kwargs)`` (oslo.messaging's
+``deserialize_remote_exception``), so every class takes its facts as keyword arguments, keeps them in ``kwargs``, and
+accepts facts that a newer worker adds.
 """
 
 from __future__ import annotations
