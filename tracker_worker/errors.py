@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every error that can cross the wire, and those that end a start.
+"""Every error that can cross the wire, and the error that ends a start.
 
-One root, one stable ``code`` each; a code is never reused. An error is rebuilt in the caller's process as
-``cls(*args, **kwargs)`` (oslo.messaging's ``deserialize_remote_exception``), so every class takes its facts as keyword
-arguments, keeps them in ``kwargs``, and accepts facts that a newer worker adds.
+All errors of this module that cross the wire derive from ``TrackerError``, and each has a stable ``code``; a code is never
+reused. The caller's process rebuilds an error as ``cls(*args, **kwargs)`` (oslo.messaging's
+``deserialize_remote_exception``), so every class takes its facts as keyword arguments, keeps them in ``kwargs``, and
+accepts facts that a newer worker adds.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any, ClassVar
 
 
 class TrackerError(Exception):
-    """Root of what a caller may get. ``kwargs`` holds the facts, JSON types only."""
+    """The root of the errors that a caller may get. ``kwargs`` holds the facts, made of JSON types."""
 
     code: ClassVar[str] = "tracker_error"
     retryable: ClassVar[bool] = False
@@ -30,7 +31,7 @@ class TrackerError(Exception):
 
 
 class ComputeResourcesUnavailable(TrackerError):
-    """The claim does not fit. ``shortfalls``: every resource that lacks, each with resource, requested, used, limit."""
+    """The claim does not fit. Facts: ``shortfalls``, every resource that does not fit: resource, requested, used, limit."""
 
     code = "insufficient_resources"
 
@@ -43,7 +44,7 @@ class ComputeResourcesUnavailable(TrackerError):
 
 
 class ClaimConflict(TrackerError):
-    """The instance has another claim, with another vector or on another node. Facts: instance_uuid, node, reason."""
+    """The instance already has a claim with another vector or on another node. Facts: instance_uuid, node, reason."""
 
     code = "claim_conflict"
     template = "Instance {instance_uuid} has a claim on node {node}: {reason}"
@@ -64,14 +65,14 @@ class NodeNotFound(TrackerError):
 
 
 class HostNotServed(TrackerError):
-    """A request on the shared topic for a host that this worker does not serve. Facts: host."""
+    """A request on the shared topic names a host that this worker does not serve. Facts: host."""
 
     code = "host_not_served"
     template = "This worker does not serve host {host}"
 
 
 class StoreUnavailable(TrackerError):
-    """The ledger cannot be reached now; nothing was changed as far as is known. Safe to send again."""
+    """The worker cannot reach the ledger now, and nothing was changed as far as it knows. The request may be sent again."""
 
     code = "store_unavailable"
     retryable = True
@@ -79,4 +80,4 @@ class StoreUnavailable(TrackerError):
 
 
 class ConfigurationError(Exception):
-    """What ends a start: one sentence for the operator that says what to change. Never crosses the wire."""
+    """The error that ends a start: one sentence that says what the operator must change. It never crosses the wire."""

@@ -70,7 +70,7 @@ def test_a_start_with_a_wrong_option_names_it_in_one_line(tmp_path: Path, wrong:
         (lambda path: (path.unlink(), path.mkdir()), "directory"),
         (lambda path: path.write_text("nodes: {n1: [", encoding="utf-8"), "line 1"),
         (lambda path: path.write_text("nodes: {n1: {vcpus: 1}}", encoding="utf-8"), "memory_mb"),
-        (lambda path: path.write_text("hosts: {h2: {nodes: {n: {}}}}", encoding="utf-8"), "lacks"),
+        (lambda path: path.write_text("hosts: {h2: {nodes: {n: {}}}}", encoding="utf-8"), "does not have"),
         (lambda path: path.write_bytes(b"\xff\xfe\x80"), "inventory.yaml"),
     ],
     ids=["missing", "a directory", "no YAML", "incomplete", "incomplete host", "no text"],

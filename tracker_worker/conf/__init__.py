@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Configuration. The ConfigOpts object is passed in, never imported."""
+"""The configuration options. Callers pass the ConfigOpts object in; no module imports a global one."""
 
 from tracker_worker.conf.opts import list_opts, register_opts
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""[bus]: the worker's own queues. How to reach the broker is in oslo.messaging's options."""
+"""[bus]: the worker's own queues. The options of oslo.messaging say how to reach the broker."""
 
 from oslo_config import cfg
 
@@ -11,27 +11,30 @@ OPTIONS = [
         default="quorum",
         choices=[
             ("quorum", "replicated over the cluster; survives the loss of a broker node"),
-            ("classic", "on one broker node; about a quarter faster, for single brokers"),
+            ("classic", "on one broker node; answers a single request about a quarter sooner"),
         ],
-        help="Type of the worker's queues. A queue's type cannot be changed: delete the old queues when they are drained.",
+        help="The type of the worker's queues. Choose classic if the broker is a single node. The type of an existing queue "
+        "cannot be changed: after a change of this option, drain and delete the old queues.",
     ),
     cfg.IntOpt(
         "prefetch",
         default=256,
         min=1,
         max=65535,
-        help="How many messages the worker holds at most, shared out over the hosts it serves (at least one each). More "
-        "makes larger batches under load, and more to deliver again after a crash.",
+        help="The largest number of messages that the worker holds, divided among its hosts (at least one each). Raise it if "
+        "the worker serves hundreds of hosts. A larger number makes larger batches under load, and more messages are "
+        "redelivered after a crash.",
     ),
     cfg.StrOpt(
         "dead_letter_queue",
         default="tracker.dead",
-        help="Where casts go that cannot be processed, with the reason in their headers. Watch its length.",
+        help="The queue for casts that cannot be processed. Each message has the reason in its headers. Monitor its length.",
     ),
     cfg.IntOpt(
         "max_body_bytes",
         default=1048576,
         min=1024,
-        help="Larger messages are refused. Each may be held in memory several times while it is processed.",
+        help="The largest message body in bytes; larger messages are refused. Raise it if valid requests are larger. The "
+        "worker may hold a body in memory several times while it processes the message.",
     ),
 ]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""[database]: where the ledgers are kept."""
+"""[database]: the database that keeps the ledgers."""
 
 from oslo_config import cfg
 
@@ -10,20 +10,22 @@ OPTIONS = [
         "connection",
         secret=True,
         sample_default="sqlite:///<state_path>/tracker.sqlite",
-        help="SQLAlchemy URL. The default is an SQLite file under [tracker] state_path. For production, or for several "
-        "workers on several machines: postgresql+psycopg://user:password@host/name, with `tracker-worker[postgresql]`.",
+        help="The SQLAlchemy URL of the database. The default is an SQLite file in [tracker] state_path. For production, or "
+        "for workers on several machines, set postgresql+psycopg://user:password@host/name and install "
+        "`tracker-worker[postgresql]`.",
     ),
     cfg.IntOpt(
         "conflict_retries",
         default=10,
         min=1,
-        help="How often a commit is decided again at once after another worker was first, before it waits a little.",
+        help="How often the worker immediately decides a batch again after another worker has committed first, before the "
+        "worker waits a little. After the wait the count starts again.",
     ),
     cfg.IntOpt(
         "inbox_retention_seconds",
         default=3600,
         min=60,
-        help="How long a copy of a message that was processed is recognised. Must be longer than a client or the broker "
-        "may take to deliver one again; each message costs a row for that long.",
+        help="Seconds for which the worker recognises copies of a message that it has processed. Must be longer than the time "
+        "in which a client or the broker may deliver a message again. Each message costs a row for that time.",
     ),
 ]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""[inventory]: what the inventory drivers need."""
+"""[inventory]: options of the inventory drivers."""
 
 from oslo_config import cfg
 
@@ -8,7 +8,7 @@ GROUP = "inventory"
 OPTIONS = [
     cfg.StrOpt(
         "static_file",
-        help="For inventory_driver = static: a YAML file with `nodes: {<node>: {vcpus:, memory_mb:, local_gb:, ...}}`, or "
-        "the same per host under `hosts: {<host>: ...}`. Read at start and on HUP.",
+        help="The YAML file for inventory_driver = static. It contains `nodes: {<node>: {vcpus:, memory_mb:, local_gb:, "
+        "...}}`, or the same per host under `hosts: {<host>: ...}`. The worker reads it at the start and on HUP.",
     ),
 ]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""[notifications]: what billing hears."""
+"""[notifications]: the notifications for billing."""
 
 from oslo_config import cfg
 
@@ -10,20 +10,23 @@ OPTIONS = [
         "driver",
         default="messaging",
         choices=[
-            ("messaging", "kept in the outbox and published to RabbitMQ"),
-            ("noop", "neither kept nor published; nothing can be billed"),
+            ("messaging", "notifications are kept in the outbox and published to RabbitMQ"),
+            ("noop", "notifications are neither kept nor published; nothing can be billed"),
         ],
-        help="Choose noop where nobody listens: a queue without a consumer grows without bound.",
+        help="What the worker does with notifications. Choose noop if no consumer exists, because a queue without a consumer "
+        "grows without bound.",
     ),
     cfg.ListOpt(
         "topics",
         default=["notifications"],
-        help="Each notification goes to the queue <topic>.<priority> of each of these topics. One per independent consumer.",
+        help="The worker publishes each notification to the queue <topic>.<priority> of every topic in this list. Give each "
+        "independent consumer a topic of its own.",
     ),
     cfg.IntOpt(
         "retention_hours",
         default=168,
         min=1,
-        help="How long published notifications are kept for sending them again.",
+        help="Hours for which published notifications stay in the outbox, so that `outbox replay` can publish them again. Each "
+        "notification costs a row for that time.",
     ),
 ]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every option, registered on the object that the caller passes."""
+"""The registration of every option on the ConfigOpts object that the caller passes."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ _GROUPS = (tracker, inventory, bus, database, notifications)
 
 
 def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
-    """Group and options of our own, for oslo-config-generator."""
+    """The groups and options of this package, for oslo-config-generator."""
     return [(module.GROUP, list(module.OPTIONS)) for module in _GROUPS]
 
 
 def register_opts(conf: cfg.ConfigOpts) -> None:
-    """Our options, and those of oslo.messaging that say how to reach the broker."""
+    """Register the options of this package, and the options of oslo.messaging that say how to reach the broker."""
     for group, options in list_opts():
         conf.register_opts(options, group=group)
     register_messaging_opts(conf)
 
 
 def register_messaging_opts(conf: cfg.ConfigOpts) -> None:
-    """What oslo.messaging reads from ``conf``.
+    """Register the options that oslo.messaging reads from ``conf``.
 
-    oslo.messaging 18.3 registers its tracing and metrics options on ``cfg.CONF`` alone, and reads them with every
-    call from the object that its transport was given; its list_opts() does not name them.
+    oslo.messaging 18.3 registers its tracing and metrics options only on ``cfg.CONF``, but reads them at every call from
+    the object that its transport was given; its list_opts() does not name them.
     """
-    import oslo_messaging.opts  # here: importing it takes a while, and a reader of list_opts() need not
+    import oslo_messaging.opts  # here, because the import is slow and callers of list_opts() do not need it
 
     for group, options in oslo_messaging.opts.list_opts():
         if group in (None, "oslo_messaging_rabbit", "oslo_messaging_notifications"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a node is charged for one instance, and the claim it was charged by."""
+"""The allocation of one instance on a node, and the claim that charged it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ UNLIMITED = "unlimited"
 
 
 class Allocation(msgspec.Struct, frozen=True, kw_only=True):
-    """``resources`` is the vector exactly as charged, whatever ``instance`` says later.
+    """The resources that a node is charged for one instance.
 
-    ``claim_state`` is begun until the build is finished or assumed to be (expired and kept). Times in microseconds.
+    ``resources`` is the vector exactly as it was charged, whatever ``instance`` says later. ``claim_state`` is begun until
+    the build is finished, or is assumed to be finished because the claim expired and the allocation was kept. Times are in
+    microseconds.
     """
 
     instance: Instance
@@ -32,5 +34,5 @@ class Allocation(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def uuid(self) -> str:
-        """The instance's, which is also the claim_id."""
+        """The uuid of the instance, which is also the claim_id."""
         return self.instance.uuid

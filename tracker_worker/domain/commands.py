@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What may be asked of a host's ledgers. ``node`` None stands for the host's only node."""
+"""The commands that change a host's ledgers. ``node`` None stands for the host's only node."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tracker_worker.domain.inventory import Inventory
 
 
 class BeginClaim(msgspec.Struct, frozen=True, kw_only=True):
-    """Charge ``instance`` within ``limits``. ``timeout`` in microseconds. With ``capacity_limits`` a resource without a
-    limit is limited by the node's total."""
+    """Charge ``instance`` to the node if it fits within ``limits``. ``timeout`` is in microseconds. With
+    ``capacity_limits`` a resource without a limit is limited by the node's total."""
 
     instance: Instance
     limits: Limits
@@ -25,26 +25,26 @@ class BeginClaim(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FinishClaim(msgspec.Struct, frozen=True, kw_only=True):
-    """The build is done: the claim ends, the allocation stays."""
+    """End a claim after the build is done; the allocation stays."""
 
     claim_id: str
 
 
 class AbortClaim(msgspec.Struct, frozen=True, kw_only=True):
-    """The build failed: release what the claim was charged."""
+    """End a claim after the build failed, and release its allocation."""
 
     claim_id: str
 
 
 class ExpireClaims(msgspec.Struct, frozen=True, kw_only=True):
-    """End the claims of a node that are past their time; with ``release`` their allocations too."""
+    """End the claims of a node that are overdue. With ``release`` their allocations are released too."""
 
     node: str
     release: bool = False
 
 
 class UpdateUsage(msgspec.Struct, frozen=True, kw_only=True):
-    """New facts of a tracked instance: ``changes`` holds the checked fields that the caller sent."""
+    """Change the facts of a tracked instance. ``changes`` holds the checked fields that the caller sent."""
 
     uuid: str
     changes: Mapping[str, Any]
@@ -52,7 +52,7 @@ class UpdateUsage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReportInventory(msgspec.Struct, frozen=True, kw_only=True):
-    """What a node's driver says it has; None: it cannot say, the node is disabled."""
+    """Replace a node's inventory with the one that its driver reports. None disables the node: the driver reports none."""
 
     node: str
     inventory: Inventory | None

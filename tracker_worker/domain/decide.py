@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a command does to a host's ledgers: reads, never writes.
+"""The decision on a command: which events it causes in a host's ledgers. This module reads ledgers and changes none.
 
-A refusal is a value: ``Decision.error``. Decisions are meant to be made one after the other, each on the ledgers as the
-events of the one before left them; that order is what makes the capacity rule hold without locks around it.
+A refusal is a value: ``Decision.error``. The caller makes decisions one after the other, each on the ledgers to which the
+events of the decision before have been applied; because of this order the capacity rule holds without locks.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from tracker_worker.errors import ClaimConflict, ComputeResourcesUnavailable, In
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """``events`` are to be applied to ``node`` in order, in one commit, before ``reply`` or ``error`` is told."""
+    """The outcome of a command. The caller applies ``events`` to ``node`` in order and in one commit, and sends ``reply`` or
+    ``error`` after the commit."""
 
     node: NodeLedger | None = None
     events: tuple[events.Event, ...] = ()
@@ -35,7 +36,7 @@ _NOTHING = Decision()
 
 
 def decide(host: HostLedger, command: commands.Command, now: int) -> Decision:
-    """The decision on ``command`` at ``now`` (microseconds). Changes nothing and raises nothing for a refusal."""
+    """The decision on ``command`` at ``now`` (microseconds). Changes no ledger. A refusal is returned, never raised."""
     try:
         match command:
             case commands.BeginClaim():

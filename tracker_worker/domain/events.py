@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happened to a node's ledger. Each event is one notification; ``at`` is its time in microseconds."""
+"""The events of a node's ledger. Each event becomes one notification; ``at`` is the time of the event in microseconds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ClaimBegun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClaimRejected(msgspec.Struct, frozen=True, kw_only=True):
-    """Refused for resources: nothing was charged."""
+    """A claim was refused because resources were insufficient. Nothing was charged."""
 
     at: int
     instance: Instance
@@ -32,14 +32,14 @@ class ClaimFinished(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClaimAborted(msgspec.Struct, frozen=True, kw_only=True):
-    """``allocation`` is what was released."""
+    """A claim was aborted. ``allocation`` was released."""
 
     at: int
     allocation: Allocation
 
 
 class ClaimExpired(msgspec.Struct, frozen=True, kw_only=True):
-    """``allocation`` stays, the instance is assumed to be built, or is what was ``released``."""
+    """A claim expired. ``allocation`` was ``released``, or it stays and the instance is assumed to be built."""
 
     at: int
     allocation: Allocation
@@ -55,8 +55,8 @@ class UsageUpdated(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UsageReleased(msgspec.Struct, frozen=True, kw_only=True):
-    """The instance is gone. ``before`` is what was charged, and exactly that is released; ``allocation`` has the last
-    states."""
+    """An instance released its resources. ``before`` is the allocation that was charged, and exactly its resources are
+    released; ``allocation`` has the instance's last states."""
 
     at: int
     before: Allocation
@@ -64,14 +64,14 @@ class UsageReleased(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NodeUpdated(msgspec.Struct, frozen=True, kw_only=True):
-    """The inventory changed; None: the node is disabled now."""
+    """The inventory of a node changed. None means that the node is disabled now."""
 
     at: int
     inventory: Inventory | None
 
 
 class NodeDrift(msgspec.Struct, frozen=True, kw_only=True):
-    """What was stored as the node's usage differs from the sum over its allocations, which holds."""
+    """The stored usage of a node differs from the sum over its allocations. The ledger uses the sum."""
 
     at: int
     stored: Resources

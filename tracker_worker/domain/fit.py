@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The capacity rule, the only one: a request fits a limit iff ``requested <= limit - used``.
+"""The one capacity rule: a request fits a limit if and only if ``requested <= limit - used``.
 
-The limit is a ceiling on total usage, and ``used`` includes the host's reserve. The physical total is not enforced,
-free may be negative. A request for nothing makes nothing worse and always fits.
+The limit is a ceiling on total usage, and ``used`` includes the host's reserve. The physical total is not enforced, so
+the free amount may be negative. A request for 0 of a resource does not raise its usage and always fits.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ _LIMIT_KEYS = {klass.limit: index for index, klass in enumerate(CLASSES)}
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """Ceilings in the order of the resource classes; None is no ceiling."""
+    """The ceilings of a claim in the order of the resource classes; None means no ceiling."""
 
     ceilings: tuple[int | None, ...]
 
     @property
     def given(self) -> bool:
-        """Whether there is a ceiling at all."""
+        """Whether at least one resource class has a ceiling."""
         return any(ceiling is not None for ceiling in self.ceilings)
 
     def completed(self, totals: Resources) -> Limits:
-        """With ``totals`` where there is no ceiling."""
+        """These limits, with the amount in ``totals`` as the ceiling of each class that has none."""
         return Limits(
             tuple(
                 total if ceiling is None else ceiling
@@ -43,9 +43,9 @@ UNLIMITED = Limits((None,) * len(CLASSES))
 
 
 def read_limits(limits: Any) -> Limits:
-    """From a caller's limits (``memory_mb``, ``disk_gb``, ``vcpu``) or None.
+    """The limits that a caller sent: a mapping with ``memory_mb``, ``disk_gb`` and ``vcpu``, or None for no limit.
 
-    Raises InvalidInput: no mapping, an unknown key, NaN, infinity, a negative or absurd number.
+    Raises InvalidInput: ``limits`` is not a mapping, a key is unknown, or a limit is not a number from 0 to 2**53.
     """
     if limits is None:
         return UNLIMITED
@@ -61,7 +61,7 @@ def read_limits(limits: Any) -> Limits:
 
 
 class Shortfall(msgspec.Struct, frozen=True):
-    """One resource that lacks, with the figures of the decision."""
+    """One resource that does not fit its limit, with the figures of the decision."""
 
     resource: str
     requested: int
@@ -75,7 +75,7 @@ class Shortfall(msgspec.Struct, frozen=True):
 def fits(requested: Resources, used: Resources, limits: Limits) -> tuple[Shortfall, ...]:
     """Every shortfall, in the order of the resource classes; empty when the request fits.
 
-    Where there is no ceiling it is 2**62, beyond which no store could keep the sum.
+    A class without a ceiling is limited to 2**62, because stores cannot keep larger sums.
     """
     short: tuple[Shortfall, ...] = ()
     for klass, want, have, ceiling in zip(CLASSES, requested.amounts, used.amounts, limits.ceilings, strict=True):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What consumes: an instance as its callers describe it. Fields that nothing here or in billing reads are not kept."""
+"""An instance as callers describe it. Fields that neither this package nor billing reads are not kept."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tracker_worker.errors import InvalidInput
 
 
 class Instance(msgspec.Struct, frozen=True, kw_only=True):
-    """A snapshot. Memory in MB, disk in GB; dates are ISO 8601 text, '' where there is none."""
+    """A snapshot of an instance. Memory is in MB, disk in GB; a date is ISO 8601 text, or '' if it is not known."""
 
     uuid: str
     memory_mb: int
@@ -48,7 +48,7 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def resources(self) -> Resources:
-        """The vector that a claim for this instance is charged."""
+        """The vector that a claim charges for this instance."""
         return shared(tuple(sum(getattr(self, size) for size in klass.sizes) for klass in CLASSES))
 
     @property
@@ -58,7 +58,7 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
         return keeps is not None and self.task_state not in keeps
 
     def changed(self, changes: Mapping[str, Any]) -> Instance:
-        """This instance with ``changes`` (as ``read_changes`` returns them); itself if they change nothing."""
+        """This instance with ``changes`` (a result of ``read_changes``); the same object if the changes change nothing."""
         if all(same(getattr(self, name), value) for name, value in changes.items()):
             return self
         return replace(self, **changes)
@@ -71,7 +71,7 @@ def _read_vm_state(path: str, value: Any) -> str | None:
     return None if value is None else str.__str__(value)
 
 
-# Every field that is read, with its reader. The path given to a reader is 'instance.<field>'.
+# Every field that is read, with its reader. The reader gets the path 'instance.<field>'.
 _READERS: dict[str, Callable[[str, Any], Any]] = {
     "uuid": read_name,
     **dict.fromkeys(SIZES, read_amount),
@@ -95,9 +95,9 @@ _READ = tuple((name, f"instance.{name}", reader) for name, reader in _READERS.it
 
 
 def read_changes(fields: Any) -> dict[str, Any]:
-    """The known fields among ``fields``, checked and copied. Always holds ``uuid``.
+    """The known fields among ``fields``, checked and copied. The result always holds ``uuid``.
 
-    Raises InvalidInput: no mapping, no uuid, or a field of a wrong type or value.
+    Raises InvalidInput: ``fields`` is not a mapping, has no uuid, or has a field with a wrong type or value.
     """
     if not isinstance(fields, Mapping):
         raise InvalidInput(field="instance", reason="must be an object")
@@ -107,7 +107,7 @@ def read_changes(fields: Any) -> dict[str, Any]:
 
 
 def read_instance(fields: Any) -> Instance:
-    """A whole instance. Raises InvalidInput like ``read_changes``, and for a size that is missing."""
+    """A complete instance. Raises InvalidInput: the situations of ``read_changes``, and a size is missing."""
     changes = read_changes(fields)
     for size in SIZES:
         if size not in changes:
@@ -116,7 +116,7 @@ def read_instance(fields: Any) -> Instance:
 
 
 def read_node(fields: Any) -> str | None:
-    """The node that ``fields`` of an instance name; None where they name none."""
+    """The node that the ``fields`` of an instance name, or None. Raises InvalidInput: the name is not text, or is empty."""
     node = fields.get("node")
     return None if node is None else read_name("instance.node", node)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a node has, as its driver reported it."""
+"""The inventory of a node, as its driver reports it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from tracker_worker.domain.resources import DISK_GB, MEMORY_MB, Resources
 from tracker_worker.domain.values import plain, read_amount
 from tracker_worker.errors import InvalidInput
 
-# What a driver must return, by presence; its own *_used figures are not used (an instance that the hypervisor has
-# already realised would be counted twice).
+# The keys that a driver's answer must contain. The ledger does not use the driver's *_used figures, because it would
+# count twice an instance that the hypervisor has already built.
 REQUIRED = ("vcpus", "memory_mb", "local_gb", "cpu_info", "vcpus_used", "memory_mb_used", "local_gb_used")
 OPTIONAL = ("hypervisor_type", "hypervisor_version", "hypervisor_hostname", "disk_available_least")
 FACTS = ("cpu_info", *OPTIONAL)
 
 
 class Inventory(msgspec.Struct, frozen=True, kw_only=True):
-    """Totals and the host's reserve per resource class, and what else the driver says of the node (``FACTS``)."""
+    """The totals and the host's reserve per resource class, and the other facts that the driver reports (``FACTS``)."""
 
     total: Resources
     reserved: Resources
@@ -28,14 +28,14 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def reserve(*, memory_mb: int, disk_mb: int) -> Resources:
-    """The host's reserve; disk is given in MB and rounded up to GB."""
+    """The host's reserve as a vector. ``disk_mb`` is rounded up to GB."""
     return Resources.of({MEMORY_MB.name: memory_mb, DISK_GB.name: -(-disk_mb // 1024)})
 
 
 def read_inventory(resource: Mapping[str, Any] | None, reserved: Resources) -> Inventory | None:
-    """From what a driver returned; a falsy answer means "not supported" and is None.
+    """The inventory in a driver's answer. A falsy answer means "not supported" and gives None.
 
-    Raises InvalidInput: keys that are missing, all of them named in ``field``; a total that is no size.
+    Raises InvalidInput: keys are missing (``field`` names all of them), a total is not a size, a fact is not JSON.
     """
     if not resource:
         return None

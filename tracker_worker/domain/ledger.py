@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ledger of a node, and the ledgers of a host. ``NodeLedger.apply(event)`` is the only thing that changes one.
+"""The ledger of a node, and the ledgers of a host. Every change to a ledger is an event that ``NodeLedger.apply`` applies.
 
-Usage is defined as reserve + the sum over allocations. The running totals here are a cache of that sum: what is
-subtracted is exactly the vector that was charged.
+Usage is defined as the reserve plus the sum over the allocations. The running totals here are a cache of that sum: a
+release subtracts exactly the vector that was charged.
 
-Not thread-safe: whoever serialises the node (the engine loop, or a tracker's lock) owns the ledger.
+Not thread-safe: the engine loop, or the thread that holds a tracker's lock, owns the ledger.
 """
 
 from __future__ import annotations
@@ -22,16 +22,19 @@ from tracker_worker.errors import InvalidInput, NodeNotFound
 
 @dataclass(slots=True)
 class ProjectUsage:
-    """What one project holds on one node."""
+    """The usage of one project on one node."""
 
     instances: int = 0
     resources: Resources = ZERO
 
 
 class NodeLedger:
-    """``stored_generation`` is the version this ledger was read at or last committed as. The first event after that
-    makes ``generation`` the next one, and the events of one commit share it. ``touched`` names the instances whose
-    allocation the coming commit writes or deletes."""
+    """The ledger of one node.
+
+    ``stored_generation`` is the generation at which this ledger was read or last committed. The first event after that
+    makes ``generation`` the next number, and all events of one commit share it. ``touched`` names the instances whose
+    allocation the next commit writes or deletes.
+    """
 
     __slots__ = (
         "allocations",
@@ -72,27 +75,27 @@ class NodeLedger:
 
     @property
     def disabled(self) -> bool:
-        """No driver has said what the node has: claims are not tracked."""
+        """Whether the node has no inventory, because its driver reports none. Claims on the node are then not tracked."""
         return self.inventory is None
 
     @property
     def usage(self) -> Resources:
-        """Reserve + the sum of allocations."""
+        """The reserve plus the sum over the allocations."""
         return self.charged if self.inventory is None else self.inventory.reserved + self.charged
 
     @property
     def next_generation(self) -> int:
-        """The version that the coming commit gives to the node."""
+        """The generation that the next commit gives to the node."""
         return self.stored_generation + 1
 
     @property
     def dirty(self) -> bool:
-        """Whether there is something to commit."""
+        """Whether the ledger has changes to commit."""
         return self.generation != self.stored_generation
 
     def restore(self, allocation: Allocation) -> None:
-        """Put back an allocation that was read from a store. One whose instance has released everything is dropped, and
-        its row with the next commit."""
+        """Put back an allocation that was read from a store. If its instance holds nothing any more, drop the allocation; the
+        next commit deletes its row."""
         if allocation.instance.releases:
             self.touched.add(allocation.uuid)
         else:
@@ -100,7 +103,7 @@ class NodeLedger:
             self.touched.discard(allocation.uuid)
 
     def apply(self, event: events.Event) -> None:
-        """Make ``event`` true: it has been decided against exactly this ledger. Takes the next sequence number."""
+        """Apply ``event``, which was decided on exactly this ledger. The event takes the next sequence number."""
         match event:
             case events.ClaimBegun(allocation=new):
                 self._charge(new)
@@ -123,7 +126,7 @@ class NodeLedger:
         self.generation = self.next_generation
 
     def committed(self) -> None:
-        """The store has taken everything up to now."""
+        """Note that the store has committed all changes up to now."""
         self.stored_generation = self.generation
         self.touched.clear()
 
@@ -153,7 +156,7 @@ class NodeLedger:
 
 
 class HostLedger:
-    """The nodes of one host, by name."""
+    """The ledgers of one host's nodes, by node name."""
 
     __slots__ = ("id", "name", "nodes")
 
@@ -166,16 +169,17 @@ class HostLedger:
         return iter(self.nodes.values())
 
     def node(self, name: str) -> NodeLedger:
-        """Raises NodeNotFound."""
+        """The node of that name. Raises NodeNotFound: the host has no such node."""
         try:
             return self.nodes[name]
         except KeyError:
             raise NodeNotFound(host=self.name, node=name) from None
 
     def node_or_only(self, name: str | None, field: str) -> NodeLedger:
-        """The node of that name, or the host's only one when ``name`` is None.
+        """The node of that name, or the host's only node when ``name`` is None.
 
-        Raises NodeNotFound, and InvalidInput for ``field`` when the host has several nodes and none is named.
+        Raises NodeNotFound: the host has no such node, or no node at all. Raises InvalidInput (for ``field``): ``name`` is
+        None and the host has several nodes.
         """
         if name is not None:
             return self.node(name)
@@ -186,7 +190,7 @@ class HostLedger:
         raise InvalidInput(field=field, reason=f"must name a node: host {self.name} has {len(self.nodes)}")
 
     def holding(self, uuid: str) -> NodeLedger | None:
-        """The node that is charged for this instance."""
+        """The node that is charged for this instance, or None."""
         for ledger in self.nodes.values():
             if uuid in ledger.allocations:
                 return ledger

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Resource classes and vectors of them. A new class is one line in ``CLASSES``."""
+"""Resource classes, and vectors with an amount of each class. A new class is one line in ``CLASSES``."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from operator import add, sub
 
 import msgspec
 
-# Largest integer that every JSON reader keeps exact (RFC 8259, section 6: IEEE 754 doubles).
+# The largest integer that every JSON reader keeps exact (RFC 8259, section 6: IEEE 754 doubles).
 MAX_AMOUNT = 2**53
-# Largest sum of them that is granted; databases keep 64 bits with a sign.
+# The largest sum of such amounts that is granted; databases keep signed integers of 64 bits.
 MAX_USAGE = 2**62
 
 
 class ResourceClass(msgspec.Struct, frozen=True, kw_only=True):
-    """One kind of resource and what it is called where it enters and leaves.
+    """One kind of resource, and its names in requests and answers.
 
-    ``sizes`` are the instance fields whose sum is requested; ``limit`` the key in a caller's limits; ``total``,
-    ``used`` and ``free`` the keys of a node view (``free`` is empty where the view has none).
+    ``sizes`` are the instance fields whose sum is requested; ``limit`` is the key in a caller's limits; ``total``,
+    ``used`` and ``free`` are the keys of a node view (``free`` is empty if the view has no such key).
     """
 
     name: str
@@ -63,12 +63,12 @@ class Resources(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, amounts: Mapping[str, int]) -> Resources:
-        """From class name -> amount; what is not named is 0."""
+        """A vector from amounts by class name. A class that ``amounts`` does not name has the amount 0."""
         return cls(tuple(amounts.get(klass.name, 0) for klass in CLASSES))
 
     @classmethod
     def collect(cls, amount_of: Callable[[ResourceClass], int]) -> Resources:
-        """The vector of ``amount_of`` each class."""
+        """A vector with ``amount_of(klass)`` for each class."""
         return cls(tuple(amount_of(klass) for klass in CLASSES))
 
     def __add__(self, other: Resources) -> Resources:
@@ -81,13 +81,13 @@ class Resources(msgspec.Struct, frozen=True):
         return self.amounts[_INDEX[name]]
 
     def to_dict(self) -> dict[str, int]:
-        """Class name -> amount."""
+        """The amounts by class name."""
         return {klass.name: amount for klass, amount in zip(CLASSES, self.amounts, strict=True)}
 
 
 @lru_cache(maxsize=4096)
 def shared(amounts: tuple[int, ...]) -> Resources:
-    """The vector of these amounts, the same object for the same amounts: instances come in few sizes."""
+    """A vector of these amounts. Equal amounts share one object, because instances come in few sizes."""
     return Resources(amounts)
 
 

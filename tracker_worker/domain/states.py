@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Instance states as data: which there are, which release what was charged, which are heavy on I/O.
+"""Instance states as data: which states exist, which states release the allocation, which states mean heavy I/O.
 
-The names are those of the compute service of 2012 (``compute.vm_states``, ``compute.task_states``), and ``shelved`` and
-``shelved_offloaded``, which came later.
+The names are those of the compute service of 2012 (``compute.vm_states``, ``compute.task_states``), and the newer names
+``shelved`` and ``shelved_offloaded``.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ TASK_STATES = frozenset(
     }
 )
 
-# vm state -> task states in which it nevertheless keeps what it was charged.
+# Each vm state that releases the allocation -> the task states in which the instance nevertheless keeps it.
 RELEASING: dict[str, frozenset[str]] = {
     "deleted": frozenset(),
     "shelved_offloaded": frozenset({"spawning"}),

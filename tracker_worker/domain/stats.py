@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counters of a node's workload, under the names of the original tracker's statistics."""
+"""Counters of a node's workload, with the names that the original tracker's statistics have."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _TASK = "num_task_"
 
 
 class Stats:
-    """Counters over the instances added and not removed. A counter that falls to 0 is not kept.
+    """Counters over the instances that were added and not removed. A counter that falls to 0 is deleted.
 
-    Not thread-safe: it belongs to a ledger.
+    Not thread-safe: the counters belong to a ledger.
     """
 
     __slots__ = ("_counts",)
@@ -48,7 +48,7 @@ class Stats:
                 counts.pop(key, None)
 
     def to_dict(self) -> dict[str, int]:
-        """A copy: every counter that is not 0, and the three totals in any case."""
+        """A copy of the counters: every counter that is not 0, and always the three totals."""
         return {**_ALWAYS, **self._counts}
 
     @property
@@ -65,7 +65,7 @@ class Stats:
 
     @property
     def current_workload(self) -> int:
-        """Instances with a task in hand."""
+        """The number of instances that have a task state."""
         return sum(count for key, count in self._counts.items() if key.startswith(_TASK) and key != _IDLE)
 
     def num_instances_for_project(self, project_id: str | None) -> int:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading single values that come from outside. Each reader returns the value to keep, or raises InvalidInput with the
-path of the field; none of them changes or keeps what it was given."""
+"""Readers of single values that come from outside. Each reader returns the value to keep, or raises InvalidInput with the
+path of the field. No reader changes or keeps the object that it was given."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tracker_worker.errors import InvalidInput
 
 MAX_TEXT = 255
 MAX_DEPTH = 100
-# A claim that waits for longer than 68 years is a mistake, and keeps a date inside the calendar.
+# A timeout of more than 68 years is a mistake. This maximum also keeps the expiry date inside the calendar.
 MAX_TIMEOUT_SECONDS = 2**31
 _INT64 = 2**63
 
 
 def read_amount(field: str, value: Any) -> int:
-    """A size: an integer from 0 to 2**53; no bool, no float."""
+    """A size: an integer from 0 to 2**53. A bool or a float is refused."""
     if type(value) is not int:
         raise InvalidInput(field=field, reason=f"must be an integer, not {_kind(value)}")
     if not 0 <= value <= MAX_AMOUNT:
@@ -30,18 +30,18 @@ def read_amount(field: str, value: Any) -> int:
 
 
 def read_limit(field: str, value: Any) -> int | None:
-    """A ceiling: a number from 0 to 2**53, rounded down; None is no ceiling."""
+    """A ceiling: a number from 0 to 2**53, rounded down. None means no ceiling."""
     if value is None:
         return None
     return math.floor(_read_number(field, value, MAX_AMOUNT))
 
 
 def read_timeout(field: str, value: Any) -> int | None:
-    """Seconds, fractions allowed, as microseconds; None and 0 are None: the default holds."""
+    """Seconds, with fractions, as microseconds. None and 0 give None, which stands for the default."""
     if value is None:
         return None
     seconds = _read_number(field, value, MAX_TIMEOUT_SECONDS)
-    # Only 0 itself stands for the default, not what is rounded to it.
+    # Only 0 itself stands for the default, not a fraction that rounds to 0.
     return max(1, round(seconds * 1_000_000)) if seconds else None
 
 
@@ -56,7 +56,7 @@ def _read_number(field: str, value: Any, most: int) -> int | float:
 
 
 def read_text(field: str, value: Any) -> str:
-    """A string of at most 255 characters that every store and every JSON reader can keep; of ``str`` itself."""
+    """A text of at most 255 characters that every store and every JSON reader can keep, as a plain ``str``."""
     if not isinstance(value, str):
         raise InvalidInput(field=field, reason=f"must be a string, not {_kind(value)}")
     if len(value) > MAX_TEXT:
@@ -67,12 +67,12 @@ def read_text(field: str, value: Any) -> str:
 
 
 def read_optional_text(field: str, value: Any) -> str | None:
-    """The text is shared with equal ones: a ledger holds the same few projects, users and states many times over."""
+    """A text as ``read_text`` returns it, or None. Equal texts share one object: a ledger repeats few projects and states."""
     return None if value is None else sys.intern(read_text(field, value))
 
 
 def read_name(field: str, value: Any) -> str:
-    """A string that names something: not empty."""
+    """A text as ``read_text`` returns it. An empty text is refused."""
     text = read_text(field, value)
     if not text:
         raise InvalidInput(field=field, reason="must not be empty")
@@ -80,7 +80,7 @@ def read_name(field: str, value: Any) -> str:
 
 
 def read_date(field: str, value: Any) -> str:
-    """An ISO 8601 date as given; None and '' are ''."""
+    """An ISO 8601 date as the caller gave it. None and '' give ''."""
     if value is None or value == "":
         return ""
     text = read_text(field, value)
@@ -92,7 +92,7 @@ def read_date(field: str, value: Any) -> str:
 
 
 def read_mapping(field: str, value: Any) -> dict[str, Any]:
-    """A copy of a mapping that holds JSON values only; None is {}."""
+    """A copy of a mapping that holds only JSON values. None gives {}."""
     if value is None:
         return {}
     if not isinstance(value, Mapping):
@@ -103,10 +103,10 @@ def read_mapping(field: str, value: Any) -> dict[str, Any]:
 
 
 def plain(field: str, value: Any, depth: int = 0) -> Any:
-    """A deep copy made of JSON types, and of nothing that is derived from them: no store and no encoder knows more.
+    """A deep copy made of JSON types and not of their subclasses, which stores and encoders do not know.
 
-    Raises InvalidInput for anything else: other types, keys that are no strings, numbers that are not finite or not
-    in 64 bits, nesting over 100 levels.
+    Raises InvalidInput: the value has another type, a key that is not a string, a number that is not finite or does not
+    fit 64 bits, or more than 100 levels of nesting.
     """
     if value is None or isinstance(value, bool):
         return value
@@ -137,7 +137,7 @@ def plain(field: str, value: Any, depth: int = 0) -> Any:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two values that ``plain`` returned are the same JSON: unlike ``==``, true is not 1 at any depth."""
+    """Whether two results of ``plain`` are the same JSON. Unlike ``==``, true differs from 1 at any depth."""
     if one != other or isinstance(one, bool) is not isinstance(other, bool):
         return False
     if isinstance(one, dict):
@@ -148,7 +148,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def _storable(text: str) -> bool:
-    # PostgreSQL text holds no NUL; UTF-8 holds no lone surrogate.
+    # PostgreSQL text cannot hold NUL; UTF-8 cannot hold a lone surrogate.
     if "\0" in text:
         return False
     return text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What callers see of a ledger. Everything returned is a copy, made of JSON types."""
+"""The views of a ledger that callers get. Each view is a copy made of JSON types."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tracker_worker.domain.times import iso
 def claim_view(
     ledger: NodeLedger, allocation: Allocation, *, generation: int, state: str | None = None
 ) -> dict[str, Any]:
-    """A claim as the RPC API gives it; ``state`` None: the allocation's own."""
+    """A claim as the RPC API returns it. ``state`` None stands for the state of the allocation's claim."""
     return {
         "claim_id": allocation.uuid,
         "instance_uuid": allocation.uuid,
@@ -33,15 +33,15 @@ def claim_view(
 
 
 def claim_views(ledger: NodeLedger) -> list[dict[str, Any]]:
-    """The claims that are begun and not yet ended, oldest first."""
+    """The claims that have begun and not ended, oldest first."""
     begun = sorted((ledger.allocations[uuid] for uuid in ledger.begun), key=lambda a: (a.begun_at, a.uuid))
     return [claim_view(ledger, allocation, generation=ledger.generation) for allocation in begun]
 
 
 def node_view(ledger: NodeLedger) -> dict[str, Any]:
-    """A node: its driver's keys, what is used and free, and its statistics.
+    """A node: the keys of its driver, its used and free amounts, and its statistics.
 
-    Memory in MB, disk in GB. Free may be negative. Totals and free are None while the node is disabled.
+    Memory is in MB, disk in GB. A free amount may be negative. Totals and free amounts are None while the node is disabled.
     """
     inventory, usage, stats = ledger.inventory, ledger.usage, ledger.stats
     view: dict[str, Any] = {
@@ -67,8 +67,8 @@ def node_view(ledger: NodeLedger) -> dict[str, Any]:
 
 
 def usage_view(ledgers: Iterable[NodeLedger], project_id: str | None = None) -> dict[str, dict[str, int]]:
-    """Per project: the number of instances and the sum of each resource class; ``project_id`` None: every project that
-    has instances. Instances without a project are under ''."""
+    """The number of instances and the sum of each resource class, per project. ``project_id`` None stands for every project
+    that has instances. Instances without a project are counted under ''."""
     total: dict[str, ProjectUsage] = {}
     for ledger in ledgers:
         for project, held in ledger.projects.items():

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the nodes of a host have: the driver port and the drivers that come with the worker."""
+"""The inventories of nodes: the interface of inventory drivers, and the drivers that come with the worker."""

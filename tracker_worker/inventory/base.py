@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The port behind which inventory drivers live, and the one way to load them."""
+"""The interface of inventory drivers, and the function that loads a driver."""
 
 from __future__ import annotations
 
@@ -13,79 +13,79 @@ from stevedore import named
 
 from tracker_worker.errors import ConfigurationError
 
-#: Where packages announce their drivers; the entry point's name is the value of ``[tracker] inventory_driver``.
+#: The entry point group of inventory drivers; the name of an entry point is the value of ``[tracker] inventory_driver``.
 ENTRY_POINT_GROUP = "tracker_worker.inventory"
 
 
 class InventoryDriver(abc.ABC):
-    """Says which nodes a host has and what each of them has. It decides nothing and keeps no ledger.
+    """Reports which nodes a host has, and the inventory of each node. A driver decides nothing and keeps no ledger.
 
-    One driver object serves one host. The constructor is called once, before anything is consumed, with exactly
-    ``(host, conf)``; it may read files but must not wait for a hypervisor.
+    One driver object serves one host. The worker calls the constructor once, before it consumes requests, with exactly
+    ``(host, conf)``. The constructor may read files but must not wait for a hypervisor.
 
-    Threads: the two ``get_`` methods are called from worker pool threads. There are never two calls at a time for
-    the same host and node; calls for different nodes may run at the same time, also with ``reload()``. A call may be
-    slow: claims are decided meanwhile, and no lock of the ledger is held.
+    Threads: the worker calls the two ``get_`` methods on threads of a pool. Two calls for the same host and node never
+    run at the same time; calls for different nodes may, also together with ``reload()``. A call may be slow: the worker
+    goes on deciding claims and holds no lock of the ledger during the call.
 
-    What a driver returns belongs to the caller, who may change it; the driver hands out copies. Whether it makes
-    sense (keys, types, ranges) is checked by the caller, so that one rule holds for every driver.
+    A returned object belongs to the caller, who may change it, so a driver returns copies. The caller checks keys, types
+    and ranges, so that the same rules hold for every driver.
     """
 
     def __init__(self, host: str, conf: cfg.ConfigOpts) -> None:
-        """``host`` is the host to report; ``conf`` is read, never written.
+        """``host`` is the host to report. The driver reads ``conf`` and never writes it.
 
-        Raises: ConfigurationError when the options cannot work, in one sentence for the operator.
+        Raises: ConfigurationError when the options cannot work, with one sentence for the operator.
         """
         self.host = host
 
     @abc.abstractmethod
     def get_available_nodes(self) -> Sequence[str]:
-        """The names of the host's nodes now, each once, in a stable order. Asked again at every audit.
+        """The names of the host's current nodes, each once, in a stable order. Every audit calls this method.
 
-        Raises: anything, when the nodes cannot be found out now. It is logged and tried again at the next audit.
+        Raises: any exception when the driver cannot list the nodes now. The worker logs it, and the next audit tries again.
         """
 
     @abc.abstractmethod
     def get_available_resource(self, nodename: str) -> Mapping[str, Any] | None:
-        """What the node has.
+        """The inventory of the node.
 
-        Required keys; they must be there, and may be 0 or ``""``:
+        Required keys, whose values may be 0 or ``""``:
 
-        - ``vcpus``, ``memory_mb`` (MiB), ``local_gb`` (GiB): the totals, integers of 0 or more. What the host keeps
-          for itself is not subtracted: the reserve options do that.
-        - ``vcpus_used``, ``memory_mb_used``, ``local_gb_used``: what is in use now, whoever uses it. For people to
-          read; the ledger counts its own usage, so that a claim which is already built is not counted twice.
+        - ``vcpus``, ``memory_mb`` (MiB), ``local_gb`` (GiB): the totals, integers of 0 or more. The driver does not
+          subtract the host's reserve: the reserve options do that.
+        - ``vcpus_used``, ``memory_mb_used``, ``local_gb_used``: the amounts in use now by any process, for people to
+          read. The ledger counts its own usage, so that an instance which is already built is not counted twice.
         - ``cpu_info``: text about the processors, JSON by convention.
 
         Optional keys: ``hypervisor_type`` (text), ``hypervisor_version`` (integer), ``hypervisor_hostname`` (text),
-        ``disk_available_least`` (GiB that can be written now, integer, may be negative). Others are ignored.
+        ``disk_available_least`` (GiB that can be written now, integer, may be negative). Other keys are ignored.
 
-        A falsy answer says that the node is not supported, or not any more: it is disabled, and builds on it are
-        neither charged nor stopped until an audit gets an answer again.
+        A falsy answer says that the driver does not support the node, or no longer supports it. The node is then
+        disabled: builds on it are neither charged nor stopped until an audit gets an inventory again.
 
-        Raises: anything, when the answer cannot be found out now. It is logged, what was known stays, and the next
-        audit tries again; in the first audit it ends the start.
+        Raises: any exception when the driver cannot read the inventory now. The worker logs it, keeps the last inventory,
+        and tries again at the next audit; an exception in the first audit ends the start.
         """
 
-    def reload(self) -> None:  # noqa: B027 - a hook: most drivers have nothing to read again
-        """Read again what was read at construction (SIGHUP). Answers change from the next call on.
+    def reload(self) -> None:  # noqa: B027 - a hook: most drivers have nothing to reload
+        """Read again what the constructor read (on SIGHUP). The next call of a ``get_`` method returns the new state.
 
-        Raises: ConfigurationError when the new state is bad; the driver then goes on with the old one, untouched.
+        Raises: ConfigurationError when the new state is bad; the driver then keeps the old state unchanged.
         """
 
 
 def load_driver(name: str, host: str, conf: cfg.ConfigOpts) -> InventoryDriver:
-    """The driver that an installed package announces under ``name``, constructed for ``host``.
+    """Construct the driver that an installed package registers under ``name``, for ``host``.
 
-    Raises: ConfigurationError for a name that nothing or more than one package announces, a driver that cannot be
-    imported (an optional dependency that is missing, say) or is no InventoryDriver, and for what the driver's own
-    constructor finds wrong with the options. Another exception of a constructor is a bug of the driver and passes.
+    Raises: ConfigurationError when no package or more than one package registers the name, when the driver cannot be
+    imported (an optional dependency is missing, for example) or is not an InventoryDriver, and when the constructor
+    refuses the options. Any other exception of the constructor is a bug of the driver and is raised unchanged.
     """
     manager: named.NamedExtensionManager[Any] = named.NamedExtensionManager(
         ENTRY_POINT_GROUP,
         [name],
         on_load_failure_callback=_refuse_unloadable,
-        # A name that is missing is ours to report, once, and not stevedore's to log.
+        # The code below reports a missing name once; stevedore must not log it too.
         on_missing_entrypoints_callback=None,
     )
     found = [extension.plugin for extension in manager.extensions]

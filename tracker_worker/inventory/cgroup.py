@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the control groups of Linux leave this process of the machine: memory and CPU time.
+"""The limits on memory and CPU time that the control groups of Linux set for this process.
 
-Both hierarchies are read, because a hybrid system has controllers in either: version 2 (the kernel's
+The functions read both hierarchies, because a hybrid system has controllers in either: version 2 (the kernel's
 Documentation/admin-guide/cgroup-v2.rst) and version 1 (admin-guide/cgroup-v1/memory.rst, scheduler/sched-bwc.rst).
-A group is bound by its own limit and by those of all groups above it, so the smallest one on the way to the root
-counts. Where nothing is mounted, nothing is limited.
+A group is bound by its own limit and by the limits of all groups above it, so the smallest limit on the way to the root
+counts. If no hierarchy is mounted, there is no limit.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-# Version 1 has no word for "no limit": it is the largest signed 64-bit number, rounded down to a page.
+# Version 1 writes "no limit" as the largest signed 64-bit number, rounded down to a page.
 _V1_UNLIMITED_BYTES = 2**62
 
 
@@ -22,14 +22,14 @@ class MemoryLimit:
     """The tightest memory limit above this process, in bytes."""
 
     limit_bytes: int
-    #: What the limited group has charged, page cache included; None when the kernel does not say.
+    #: The memory that the limited group uses, page cache included; None when the kernel does not report it.
     used_bytes: int | None
 
 
 def memory_limit(root: Path = Path("/")) -> MemoryLimit | None:
-    """The tightest memory limit, or None without one. ``root`` is where ``proc`` and ``sys`` are.
+    """The tightest memory limit, or None if there is no limit. ``root`` is the directory that holds ``proc`` and ``sys``.
 
-    Raises: OSError when a file is there and cannot be read.
+    Raises: OSError when a file exists and cannot be read.
     """
     limits = []
     for group in _groups(root, "memory"):
@@ -45,32 +45,33 @@ def memory_limit(root: Path = Path("/")) -> MemoryLimit | None:
 
 
 def cpu_limit(root: Path = Path("/")) -> int | None:
-    """Whole CPUs that the tightest quota pays for, at least 1, or None without a quota. ``root`` as above.
+    """The number of whole CPUs that the tightest quota allows, at least 1, or None if there is no quota. ``root`` is the
+    directory that holds ``proc`` and ``sys``.
 
-    Raises: OSError when a file is there and cannot be read.
+    Raises: OSError when a file exists and cannot be read.
     """
     limits = []
     for group in _groups(root, "cpu"):
         quota = _read_words(group / "cpu.max")
         if not quota:
             quota = _read_words(group / "cpu.cfs_quota_us") + _read_words(group / "cpu.cfs_period_us")
-        # A quota without a limit is "max" in version 2 and -1 in version 1.
+        # "No limit" is "max" in version 2 and -1 in version 1.
         if len(quota) == 2 and quota[0] != "max" and int(quota[0]) > 0:
             limits.append(max(1, int(quota[0]) // int(quota[1])))
     return min(limits, default=None)
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:
-    """The directories of this process's groups for one controller, in both hierarchies, each up to its mount point."""
+    """The directories of this process's groups for one controller in both hierarchies, each group up to its mount point."""
     mounts = root / "sys/fs/cgroup"
     for line in _read_text(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers == "":
-            # Version 2 is the mount itself, or beside version 1 on a hybrid system.
+            # Version 2 is mounted here, or, on a hybrid system with version 1, in "unified".
             yield from _up_to_mount(mounts, path)
             yield from _up_to_mount(mounts / "unified", path)
         elif controller in controllers.split(","):
-            # Controllers that share a mount ("cpu,cpuacct") usually have symbolic links of their own, but not always.
+            # Controllers that share a mount ("cpu,cpuacct") usually, but not always, have a symbolic link each.
             mount = mounts / controller
             yield from _up_to_mount(mount if mount.is_dir() else mounts / controllers, path)
 
@@ -78,10 +79,10 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
 def _up_to_mount(mount: Path, group: str) -> Iterator[Path]:
     parts = [part for part in group.split("/") if part]
     if ".." in parts:
-        # The group is outside of our cgroup namespace: of what is above us we only see the mount point.
+        # The group is outside our cgroup namespace; of the groups above, only the mount point is visible.
         parts = []
-    # In a container the path is often the host's while the mount point is already our group: the directories below
-    # then do not exist and read as nothing.
+    # In a container the path is often the host's, while the mount point is already our group. The directories below the
+    # mount point then do not exist, and their files read as empty.
     for depth in range(len(parts), -1, -1):
         yield mount.joinpath(*parts[:depth])
 
@@ -91,7 +92,7 @@ def _read_words(path: Path) -> list[str]:
 
 
 def _read_text(path: Path) -> str:
-    """The file's text, or nothing where there is no such file: a group need not have every controller."""
+    """The file's text, or "" if the file does not exist, because a group need not have every controller."""
     try:
         return path.read_text()
     except (FileNotFoundError, NotADirectoryError):

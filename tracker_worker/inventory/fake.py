@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A driver that says what it is told to say: for tests and demonstrations."""
+"""A driver whose answers the caller sets: for tests and demonstrations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from oslo_config import cfg
 
 from tracker_worker.inventory import base
 
-#: What a node does when it is asked: answer, answer nothing (not supported), or raise.
+#: How a node answers: with an inventory, with None (not supported), or with an exception.
 Script = Mapping[str, Any] | None | Exception
 
 
@@ -20,19 +20,19 @@ Script = Mapping[str, Any] | None | Exception
 class Hang:
     """A node that does not answer until it is released."""
 
-    #: Set once a call is waiting: what a test waits for instead of sleeping.
+    #: Set when a call waits; a test waits for this event instead of sleeping.
     entered: threading.Event = field(default_factory=threading.Event)
     released: threading.Event = field(default_factory=threading.Event)
 
     def release(self) -> None:
-        """Let the calls that wait, and those to come, go on."""
+        """Let the waiting calls and all later calls go on."""
         self.released.set()
 
 
 def fake_resource(
     *, vcpus: int = 16, memory_mb: int = 65536, local_gb: int = 1000, nodename: str = "fake"
 ) -> dict[str, Any]:
-    """A complete and valid answer, of a mid-sized machine unless told otherwise."""
+    """A complete and valid answer. The default sizes are those of a mid-sized machine."""
     return {
         "vcpus": vcpus,
         "vcpus_used": 0,
@@ -49,9 +49,9 @@ def fake_resource(
 
 
 class FakeDriver(base.InventoryDriver):
-    """Answers from ``nodes``, which the test changes at will, exactly and without completing anything.
+    """Returns the answers in ``nodes`` unchanged. A test may change ``nodes`` at any time.
 
-    Without ``nodes`` there is one, named as the host. All attributes may be changed while other threads call.
+    Without ``nodes`` the host has one node with the host's name. All attributes may be changed while other threads call.
     """
 
     def __init__(
@@ -59,17 +59,17 @@ class FakeDriver(base.InventoryDriver):
     ) -> None:
         super().__init__(host, cfg.ConfigOpts() if conf is None else conf)
         self.nodes: dict[str, Script] = {host: fake_resource(nodename=host)} if nodes is None else dict(nodes)
-        #: Raised instead of listing the nodes.
+        #: The exception that get_available_nodes() raises, if set.
         self.listing_error: Exception | None = None
-        #: Raised by reload().
+        #: The exception that reload() raises, if set.
         self.reload_error: Exception | None = None
-        #: The node of every call of get_available_resource, as they came.
+        #: The node of every call of get_available_resource(), in the order of the calls.
         self.calls: list[str] = []
         self.reloads = 0
         self._hangs: dict[str, Hang] = {}
 
     def hang(self, nodename: str) -> Hang:
-        """From now on calls for the node wait until the returned hang is released. Other nodes go on answering."""
+        """Make calls for the node wait until the returned hang is released. Other nodes go on answering."""
         hang = self._hangs[nodename] = Hang()
         return hang
 
@@ -80,20 +80,20 @@ class FakeDriver(base.InventoryDriver):
         return list(self.nodes)
 
     def get_available_resource(self, nodename: str) -> Mapping[str, Any] | None:
-        """What the node's script says, after its hang; None for an unknown node. Raises: the script's exception."""
+        """The node's script, after its hang; None for an unknown node. Raises: the exception that the script is."""
         self.calls.append(nodename)
         hang = self._hangs.get(nodename)
         if hang is not None:
             hang.entered.set()
             hang.released.wait()
-        # Read after the wait: what the node has by then.
+        # Read after the wait, so that a change made during the wait counts.
         script = self.nodes.get(nodename)
         if isinstance(script, Exception):
             raise script
         return None if script is None else dict(script)
 
     def reload(self) -> None:
-        """Counted. Raises: ``reload_error``, if set."""
+        """Count the call. Raises: ``reload_error``, if set."""
         self.reloads += 1
         if self.reload_error is not None:
             raise self.reload_error

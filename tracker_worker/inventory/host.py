@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The driver that reports the machine it runs on."""
+"""The driver that reports the machine on which the worker runs."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ _GIB = 2**30
 
 
 class HostDriver(base.InventoryDriver):
-    """One node, named as the host: this machine, as far as this process may use it.
+    """Reports one node with the host's name: the part of this machine that this process may use.
 
-    - ``vcpus``: the CPUs in the process's affinity mask, or fewer where a control group's quota pays for fewer.
-    - ``memory_mb``: the physical memory, or a control group's limit where that is less.
-    - ``local_gb``: the filesystem that holds ``[tracker] state_path``, or will hold it once it exists.
+    - ``vcpus``: the CPUs in the process's affinity mask, or fewer if a control group's quota allows fewer.
+    - ``memory_mb``: the physical memory, or a control group's limit if the limit is smaller.
+    - ``local_gb``: the filesystem that holds ``[tracker] state_path``, or will hold it when the directory exists.
 
-    Totals are rounded down and usage is rounded up, to whole units. There is no hypervisor to ask: no process owns a
-    CPU, so ``vcpus_used`` is 0, and memory and disk in use are the machine's. ``hypervisor_version`` is the kernel's,
-    as major * 1000000 + minor * 1000 + patch. Everything but the description of the processors is read at each call.
+    Totals are rounded down to whole units and usage is rounded up. No hypervisor is involved and no process owns a CPU, so
+    ``vcpus_used`` is 0; the used memory and disk are those of the machine. ``hypervisor_version`` is the version of the
+    kernel as major * 1000000 + minor * 1000 + patch. Each call reads everything except the description of the processors.
 
-    ``root`` is where ``proc`` and ``sys`` are.
+    ``root`` is the directory that holds ``proc`` and ``sys``.
     """
 
     def __init__(self, host: str, conf: cfg.ConfigOpts, *, root: Path = Path("/")) -> None:
         super().__init__(host, conf)
         self._conf = conf
         self._root = root
-        # Once: on machines with many processors the kernel takes its time over this file, and it does not change.
+        # Read once: on machines with many processors the kernel needs long for this file, and the content does not change.
         self._cpu_info = describe_cpu(root / "proc/cpuinfo")
 
     def get_available_nodes(self) -> Sequence[str]:
-        """The host itself."""
+        """The name of the host."""
         return [self.host]
 
     def get_available_resource(self, nodename: str) -> Mapping[str, Any] | None:
-        """What this machine has; None for a node other than the host.
+        """The inventory of this machine; None for a node with a name other than the host's.
 
         Raises: OSError when the kernel or the filesystem does not answer.
         """
@@ -69,13 +69,13 @@ class HostDriver(base.InventoryDriver):
         }
 
     def _vcpus(self) -> int:
-        # The affinity mask is a notion of Linux and a few others; elsewhere every CPU may be used.
+        # Only Linux and a few other systems have affinity masks; on any other system every CPU may be used.
         usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count() or 1
         paid_for = cgroup.cpu_limit(self._root)
         return usable if paid_for is None else min(usable, paid_for)
 
     def _memory(self) -> tuple[int, int]:
-        """Total and used, in bytes, both of the machine or both of the group that limits us."""
+        """Total and used memory in bytes: both of the machine, or both of the control group that limits this process."""
         machine = psutil.virtual_memory()
         total, used = int(machine.total), int(machine.total - machine.available)
         limit = cgroup.memory_limit(self._root)
@@ -87,12 +87,12 @@ class HostDriver(base.InventoryDriver):
 def describe_cpu(cpuinfo: Path) -> str:
     """The processors as a JSON object with sorted keys: arch, model and vendor (null if unknown), topology.
 
-    The topology is the machine's, whatever this process may use of it: sockets, cores per socket, threads per core.
-    Their product is always the number of logical CPUs; where the sockets or cores are not alike, or cannot be told,
-    every CPU is given as a core of one socket.
+    The topology describes the whole machine, even if this process may use only a part of it: sockets, cores per socket,
+    threads per core. Their product is always the number of logical CPUs. If sockets or cores differ from each other, or
+    are not known, every CPU is reported as a core of one socket.
     """
     fields: dict[str, set[str]] = {}
-    # Not every platform has the file, and only some architectures have these lines in it.
+    # Not every platform has the file, and only some architectures have these lines in the file.
     text = cpuinfo.read_text(errors="replace") if cpuinfo.exists() else ""
     for line in text.splitlines():
         key, _, value = line.partition(":")
@@ -113,13 +113,13 @@ def describe_cpu(cpuinfo: Path) -> str:
 
 
 def nearest_existing(path: Path) -> Path:
-    """The path itself, or the nearest directory above it that exists: the filesystem on which it would be created."""
+    """The path itself, or its nearest parent that exists, which is on the filesystem where the path would be created."""
     absolute = path.absolute()
     return next((candidate for candidate in (absolute, *absolute.parents) if os.path.exists(candidate)), Path("/"))
 
 
 def version_number(release: str) -> int:
-    """A kernel release such as ``6.1.0-18-amd64`` as one integer that sorts as versions do; 0 if it is no version."""
+    """A kernel release such as ``6.1.0-18-amd64`` as one integer that sorts as versions do; 0 for any other text."""
     match = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", release)
     if match is None:
         return 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The driver that reports what a YAML file says: for machines that cannot be asked, and for trials."""
+"""The driver that reports the content of a YAML file: for machines that no driver can query, and for trials."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tracker_worker.inventory import base, static_file
 
 
 class StaticDriver(base.InventoryDriver):
-    """The nodes that the file of ``[inventory] static_file`` lists for the host; its format is in static_file.py.
+    """Reports the nodes that the file of ``[inventory] static_file`` lists for the host (format: static_file.py).
 
-    The file is read at construction and at ``reload()``, never in between. Drivers of many hosts share one parsed copy.
+    Only the constructor and ``reload()`` read the file. The drivers of all hosts share one parsed copy.
     """
 
     def __init__(self, host: str, conf: cfg.ConfigOpts) -> None:
-        """Raises: ConfigurationError when the option is not set, the file is bad or does not list the host."""
+        """Raises: ConfigurationError when the option is not set, or the file is bad or does not list the host."""
         super().__init__(host, conf)
         self._conf = conf
         self._nodes = self._read()
@@ -29,13 +29,13 @@ class StaticDriver(base.InventoryDriver):
         return list(self._nodes)
 
     def get_available_resource(self, nodename: str) -> Mapping[str, Any] | None:
-        """What the file says of the node, completed with the defaults; None for a node that it does not list."""
+        """The inventory of the node in the file, completed with the defaults; None for a node that the file does not list."""
         resource = self._nodes.get(nodename)
         return None if resource is None else dict(resource)
 
     def reload(self) -> None:
-        """Read the file again. Raises: ConfigurationError as the constructor; the nodes then stay as they were."""
-        # One assignment: a call in another thread sees the old nodes or the new ones, never a mixture.
+        """Read the file again. Raises: ConfigurationError as the constructor; the nodes then stay unchanged."""
+        # One assignment: a call in another thread sees the old nodes or the new nodes, never a mixture.
         self._nodes = self._read()
 
     def _read(self) -> static_file.Nodes:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The static inventory file: YAML, checked as a whole before any of it is used.
+"""The static inventory file: YAML, checked as a whole before any part of it is used.
 
-Either ``nodes`` for any host, or ``hosts`` with nodes for each::
+The file has either ``nodes`` for any host, or ``hosts`` with nodes for each host::
 
     nodes:
       cn1: {vcpus: 64, memory_mb: 262144, local_gb: 2000}
@@ -24,7 +24,7 @@ import yaml
 
 from tracker_worker.errors import ConfigurationError
 
-#: Node name to what the driver returns for it.
+#: The driver's answers by node name.
 Nodes = Mapping[str, Mapping[str, Any]]
 
 _Entry = TypeVar("_Entry")
@@ -38,7 +38,7 @@ _KEYS = (*_COUNTS, *_TEXTS, *_INTEGERS)
 
 @dataclass(frozen=True, slots=True)
 class StaticFile:
-    """What a file says, complete with defaults. Shared between drivers: nobody changes it."""
+    """The content of a file, complete with defaults. Drivers share the object and must not change it."""
 
     path: str
     #: The nodes of any host, or None when the file lists hosts.
@@ -46,7 +46,7 @@ class StaticFile:
     hosts: Mapping[str, Nodes]
 
     def nodes_of(self, host: str) -> Nodes:
-        """The nodes of one host. Raises: ConfigurationError when the file lists hosts and not this one."""
+        """The nodes of one host. Raises: ConfigurationError when the file lists hosts, but not this host."""
         if self.any_host is not None:
             return self.any_host
         if host not in self.hosts:
@@ -55,13 +55,14 @@ class StaticFile:
 
 
 def load(path: str) -> StaticFile:
-    """The file's content; parsed once for as long as the file stays the same, whoever asks and how often. Thread-safe.
+    """The content of the file. The file is parsed again only after it has changed. Any thread may call this function.
 
-    Raises: ConfigurationError, one sentence with the file and the place in it, for whatever is wrong.
+    Raises: ConfigurationError when the file cannot be read or is wrong, with one sentence that names the file and the
+    place in the file.
     """
     try:
         status = os.stat(path)
-        # The change time and the inode also tell apart what was replaced by a file of the same age and size.
+        # The change time and the inode also detect a replacement by a file of the same age and size.
         version = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
         outcome = _parse_version(path, version)
     except OSError as error:
@@ -76,28 +77,28 @@ def load(path: str) -> StaticFile:
 
 @functools.lru_cache(maxsize=8)
 def _parse_version(path: str, version: tuple[int, ...]) -> StaticFile | str:
-    """The content, or what is wrong with it. A value in both cases, so that a bad file is not parsed for each host.
+    """The content, or a sentence about its fault. Both are values, so that a bad file is not parsed again for each host.
 
-    Should the file be replaced between stat and read, the new content is kept under the old version: nobody asks for
-    that again.
+    If the file is replaced between stat and read, the new content is cached under the old version, which no later call
+    asks for.
     """
     with open(path, "rb") as file:
         content = file.read()
     try:
         return _checked(path, _parse_yaml(content))
     except _Problem as problem:
-        # Names and values of the file may hold line ends; the operator gets one line.
+        # Names and values in the file may contain line ends; the operator gets one line.
         return " ".join(f"The inventory file {path} is wrong: {problem}.".split())
 
 
 class _Problem(Exception):
-    """What is wrong, with its place, without the file's name."""
+    """A fault of the file, with its place and without the file's name."""
 
 
 def _parse_yaml(content: bytes) -> Any:
     loader: Any = None
     try:
-        # yaml.safe_load in its steps: a key that is there twice can be seen in the nodes only, not in the result.
+        # The steps of yaml.safe_load, because a key that occurs twice is visible in the YAML nodes but not in the result.
         loader = yaml.SafeLoader(content)
         root = loader.get_single_node()
         if root is None:
@@ -107,10 +108,10 @@ def _parse_yaml(content: bytes) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
-        raise _Problem(f"{place}{error.problem or error.context or 'it is no YAML'}") from error
+        raise _Problem(f"{place}{error.problem or error.context or 'it is not YAML'}") from error
     except (yaml.YAMLError, ValueError) as error:
-        # A ValueError is a scalar that looks like a date or a number and is none.
-        raise _Problem(f"it is no YAML: {error}") from error
+        # A ValueError is a scalar that looks like a date or a number and is neither.
+        raise _Problem(f"it is not YAML: {error}") from error
     except RecursionError as error:
         raise _Problem("it is nested too deeply") from error
     finally:
@@ -132,7 +133,7 @@ def _refuse_duplicate_keys(node: yaml.Node, seen: set[int]) -> None:
                 if (key.tag, key.value) in keys:
                     mark = key.start_mark
                     raise _Problem(
-                        f"line {mark.line + 1}, column {mark.column + 1}: the key {key.value!r} is there twice"
+                        f"line {mark.line + 1}, column {mark.column + 1}: the key {key.value!r} occurs twice"
                     )
                 keys.add((key.tag, key.value))
             _refuse_duplicate_keys(value, seen)
@@ -142,7 +143,7 @@ def _checked(path: str, content: Any) -> StaticFile:
     _mapping(content, "its top level")
     _refuse_unknown(content, ("nodes", "hosts"), "at the top level")
     if "nodes" in content and "hosts" in content:
-        raise _Problem("it has both nodes and hosts at the top level, of which only one may be there")
+        raise _Problem("it has both nodes and hosts at the top level; only one of the two is allowed")
     if "nodes" in content:
         return StaticFile(path=path, any_host=_nodes(content["nodes"], "nodes"), hosts={})
     if "hosts" not in content:
@@ -167,9 +168,9 @@ def _node(content: Any, place: str, name: str) -> Mapping[str, Any]:
     _refuse_unknown(content, _KEYS, f"at {place}")
     missing = [key for key in _TOTALS if key not in content]
     if missing:
-        raise _Problem(f"{place} lacks {', '.join(missing)}")
+        raise _Problem(f"{place} does not have {', '.join(missing)}")
     for key, value in content.items():
-        # A bool is an int to Python; here it is a mistake.
+        # A bool is an int in Python, but a mistake in this file.
         integer = isinstance(value, int) and not isinstance(value, bool)
         if key in _COUNTS and not (integer and value >= 0):
             raise _Problem(f"{place}.{key} must be an integer of 0 or more, not {value!r}")
@@ -191,7 +192,7 @@ def _node(content: Any, place: str, name: str) -> Mapping[str, Any]:
 
 
 def _named(content: Any, place: str, check: Callable[[Any, str, str], _Entry]) -> dict[str, _Entry]:
-    """A mapping of names, hosts or nodes, that is not empty, with each entry checked."""
+    """A mapping of host names or node names that is not empty, with each entry checked."""
     if content is None or content == {}:
         raise _Problem(f"{place} is empty")
     _mapping(content, place)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What billing hears: an event type, a payload and its published schema for every event of the ledger."""
+"""Notifications for billing: every event of the ledger has an event type, a payload and a published schema."""

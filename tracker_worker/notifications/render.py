@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An event of the ledger -> its notification: event type, priority and payload.
+"""Rendering: an event of the ledger -> its notification with event type, priority and payload.
 
-The payload is flat; numbers are numbers, text that is not known is ''. It is checked against its published schema here,
-that is before it is stored: a wrong type from us can take a consumer down.
+The payload is flat; numbers are numbers, and a text that is not known is ''. This module checks the payload against its
+published schema before the payload is stored, because a value of a wrong type can crash a consumer.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _encode = msgspec.json.Encoder().encode
 
 
 def render(event: events.Event, ledger: NodeLedger) -> Notification:
-    """The notification of ``event``, which ``ledger`` has just applied: it carries the ledger's sequence.
+    """The notification of ``event``, which ``ledger`` has just applied. The notification carries the ledger's sequence.
 
-    Raises InvalidPayload.
+    Raises InvalidPayload: the payload does not match its schema.
     """
     event_type, priority, payload = _describe(event, ledger)
     payload["occurred_at"] = iso(event.at)

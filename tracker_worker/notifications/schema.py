@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The published JSON Schemas (draft 7), one per event type, and the check of a payload against its own."""
+"""The published JSON Schemas (draft 7), one per event type, and the check of a payload against its schema."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _FOLDER = resources.files(__package__).joinpath("schemas")
 
 
 class InvalidPayload(Exception):
-    """A payload of ours does not match its schema: a defect of this program, and nothing that may be published."""
+    """A payload of this worker does not match its schema. This is a defect of the worker; the payload must not be published."""
 
 
 def load(name: str) -> dict[str, Any]:
-    """The schema file of that name, as published."""
+    """The content of the schema file with that name, as published."""
     schema: dict[str, Any] = json.loads(_FOLDER.joinpath(name).read_text("utf-8"))
     return schema
 
@@ -33,7 +33,7 @@ def _validator(event_type: str) -> Callable[[dict[str, Any]], Any]:
 
 
 def validate(event_type: str, payload: dict[str, Any]) -> None:
-    """Raises InvalidPayload naming the field."""
+    """Check ``payload`` against the schema of ``event_type``. Raises InvalidPayload: a field, named in the text, is wrong."""
     try:
         _validator(event_type)(payload)
     except fastjsonschema.JsonSchemaValueException as error:

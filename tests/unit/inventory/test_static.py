@@ -122,11 +122,11 @@ class TestWhatIsWrong:
             ("nodes:\n  n1: a: b", "line 2, column 8: mapping values are not allowed here"),
             ("--- a\n--- b\n", "line 2, column 1: but found another document"),
             ("nodes: !!python/object:os.system {}", "line 1, column 8: could not determine a constructor"),
-            ("nodes: {n1: 2001-99-99}", "it is no YAML: month must be in 1..12"),
-            (b"nodes: \xff\xfe", "it is no YAML: "),
+            ("nodes: {n1: 2001-99-99}", "it is not YAML: month must be in 1..12"),
+            (b"nodes: \xff\xfe", "it is not YAML: "),
             ("[" * 5_000, "it is nested too deeply"),
-            (f"nodes:\n  n1: {NODE}\n  n1: {NODE}", "line 3, column 3: the key 'n1' is there twice"),
-            ("nodes:\n  n1: [{vcpus: 1, vcpus: 2}]", "line 2, column 19: the key 'vcpus' is there twice"),
+            (f"nodes:\n  n1: {NODE}\n  n1: {NODE}", "line 3, column 3: the key 'n1' occurs twice"),
+            ("nodes:\n  n1: [{vcpus: 1, vcpus: 2}]", "line 2, column 19: the key 'vcpus' occurs twice"),
             # The shape.
             ("[]", "its top level must be a mapping of keys to values, not []"),
             ("{}", "it has neither nodes nor hosts at the top level"),
@@ -145,7 +145,7 @@ class TestWhatIsWrong:
             (f"nodes: {{'': {NODE}}}", "the name '' in nodes must be text"),
             # A node.
             ("nodes: {n1: }", "nodes.n1 must be a mapping of keys to values, not None"),
-            ("nodes: {n1: {memory_mb: 1}}", "nodes.n1 lacks vcpus, local_gb"),
+            ("nodes: {n1: {memory_mb: 1}}", "nodes.n1 does not have vcpus, local_gb"),
             ("nodes: {n1: {vcpu: 1}}", "unknown vcpu at nodes.n1; known are vcpus, memory_mb"),
         ],
     )
@@ -172,7 +172,7 @@ class TestWhatIsWrong:
 
     def test_a_fault_at_another_host_is_found_as_well(self, tmp_path: Path) -> None:
         path = write(tmp_path, f"hosts: {{h1: {{nodes: {{n1: {NODE}}}}}, h2: {{nodes: {{n2: {{}}}}}}}}")
-        assert "hosts.h2.nodes.n2 lacks vcpus, memory_mb, local_gb" in refusal(path, host="h1")
+        assert "hosts.h2.nodes.n2 does not have vcpus, memory_mb, local_gb" in refusal(path, host="h1")
 
     def test_a_name_with_a_line_end_leaves_the_message_on_one_line(self, tmp_path: Path) -> None:
         assert "\n" not in refusal(write(tmp_path, 'nodes: {"a\\nb": {}}'))
@@ -250,6 +250,6 @@ class TestManyHosts:
         drivers = [driver_of(path, host=f"h{n}") for n in range(3)]
         write(tmp_path, "nodes: {n1: {vcpus: many}}")
         for driver in drivers:
-            with pytest.raises(ConfigurationError, match=r"nodes\.n1 lacks memory_mb, local_gb\.$"):
+            with pytest.raises(ConfigurationError, match=r"nodes\.n1 does not have memory_mb, local_gb\.$"):
                 driver.reload()
         assert len(parses) == 2
