@@ -169,6 +169,7 @@ UNREADABLE: dict[str, bytes] = {
 }
 
 
+@pytest.mark.behaviour("poison-message")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_a_call_that_is_wrong_gets_the_typed_error(amqp: raw.Raw, case: Case) -> None:
     request = amqp.request(case.method, case.arguments, call=True, keys=case.keys)
@@ -182,6 +183,7 @@ def test_a_call_that_is_wrong_gets_the_typed_error(amqp: raw.Raw, case: Case) ->
     assert case.facts.items() <= failure["kwargs"].items()
 
 
+@pytest.mark.behaviour("poison-message")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_a_cast_that_is_wrong_is_parked_with_the_reason(amqp: raw.Raw, case: Case) -> None:
     body = raw.packed(amqp.request(case.method, case.arguments, keys=case.keys))
@@ -195,6 +197,7 @@ def test_a_cast_that_is_wrong_is_parked_with_the_reason(amqp: raw.Raw, case: Cas
     assert str(case.facts.get("field", "")).removeprefix("body") in reason
 
 
+@pytest.mark.behaviour("poison-message")
 @pytest.mark.parametrize("name", UNREADABLE)
 def test_bytes_that_are_no_request_are_parked(amqp: raw.Raw, name: str) -> None:
     amqp.publish(HOST_TOPIC, UNREADABLE[name])

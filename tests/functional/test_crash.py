@@ -13,6 +13,7 @@ from tests.support.builders import instance_dict
 from tests.support.worker_process import NODE
 
 
+@pytest.mark.behaviour("acknowledge-after-commit")
 @pytest.mark.parametrize("queue_type", ["quorum", "classic"])
 def test_nothing_is_lost_done_twice_or_out_of_order_when_the_worker_is_killed(
     make_worker: MakeWorker, client: stock.Client, ear: stock.Ear, broker_vhost: str, queue_type: str
@@ -36,6 +37,7 @@ def test_nothing_is_lost_done_twice_or_out_of_order_when_the_worker_is_killed(
     flight.check(ear)
 
 
+@pytest.mark.behaviour("acknowledge-after-commit")
 def test_a_copy_of_a_message_gets_the_same_reply_before_and_after_a_crash(
     make_worker: MakeWorker, broker_vhost: str, ear: stock.Ear
 ) -> None:

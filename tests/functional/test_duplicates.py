@@ -70,6 +70,7 @@ def told_by(listening: Listener) -> list[str]:
     return [kind for _, kind in sorted({(one.sequence, one.event_type[8:]) for one in listening.heard})]
 
 
+@pytest.mark.behaviour("acknowledge-after-commit")
 def test_copies_of_calls_have_one_effect_and_one_answer_at_any_time_and_place(
     make_worker: MakeWorker, broker_vhost: str, database_url: str
 ) -> None:
@@ -122,6 +123,7 @@ def test_copies_of_calls_have_one_effect_and_one_answer_at_any_time_and_place(
         assert third.terminate() == 0
 
 
+@pytest.mark.behaviour("acknowledge-after-commit")
 def test_copies_of_casts_have_one_effect_however_late_they_come(
     make_worker: MakeWorker, broker_vhost: str, database_url: str
 ) -> None:

@@ -176,7 +176,8 @@ def test_a_claim_around_a_build_is_begun_and_finished(api: TrackerAPI, wire: Wir
     assert finish == Sent("call", "finish_resource_claim", {"claim_id": uuid(1)})
 
 
-def test_s13_a_build_on_a_disabled_node_gets_none_and_runs(api: TrackerAPI, wire: Wire) -> None:
+@pytest.mark.behaviour("disabled-does-not-block")
+def test_a_build_on_a_disabled_node_gets_none_as_its_claim_and_runs(api: TrackerAPI, wire: Wire) -> None:
     with api.resource_claim(CONTEXT, HOST, INSTANCE) as claim:
         assert claim is None
     assert wire.steps[0] == "call begin_resource_claim"

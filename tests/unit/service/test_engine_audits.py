@@ -133,6 +133,7 @@ def test_a_cast_is_done_with_before_the_driver_has_answered(house: House) -> Non
     assert house.hear(1) == [("node.updated", 2)]
 
 
+@pytest.mark.behaviour("claim-expiry")
 def test_an_audit_expires_what_is_due(house: House) -> None:
     house.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
     house.clock.forward(EXPIRY_SECONDS)
@@ -203,6 +204,7 @@ class TestPeriodic:
         house.engine.audit(HOST)
         assert house.hear(3) == [("claim.begun", 2), ("claim.expired", 3), ("node.updated", 4)]
 
+    @pytest.mark.behaviour("start-order")
     def test_a_driver_that_fails_is_asked_again_the_next_time(self, house: House) -> None:
         driver = house.drivers[HOST]
         driver.nodes[N1] = OSError("gone")

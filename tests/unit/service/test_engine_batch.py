@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import threading
 
+import pytest
+
 from tests.support.builders import HOST, instance_dict, node_name, sized, uuid
 from tests.support.deadline import SECONDS, wait_until
 from tests.support.engine import House, Refused
@@ -38,6 +40,7 @@ def test_the_events_of_one_commit_share_a_generation_and_number_on(house: House)
     assert house.notified() == [("claim.begun", 2), ("claim.begun", 3), ("claim.begun", 4)]
 
 
+@pytest.mark.behaviour("exclusion-per-node")
 def test_decisions_see_what_was_decided_before_them(house: House) -> None:
     limits = {"memory_mb": 512 + 2 * 4096}
     with house.busy():
@@ -104,6 +107,7 @@ def test_a_batch_in_which_nothing_happened_commits_nothing(house: House) -> None
     assert house.unsettled() == 0
 
 
+@pytest.mark.behaviour("acknowledge-after-commit")
 def test_nothing_is_told_or_settled_before_the_commit(house: House) -> None:
     committing, commit = threading.Event(), threading.Event()
     house.store.script["commit"] = [lambda: (committing.set(), commit.wait(SECONDS))]
@@ -125,6 +129,7 @@ def test_nothing_is_told_or_settled_before_the_commit(house: House) -> None:
     assert [parked.headers["x-tracker-reason"].split(":")[0] for parked in house.parked()] == ["NoSuchMethod"]
 
 
+@pytest.mark.behaviour("poison-message")
 def test_a_refusal_for_resources_is_committed_and_a_cast_is_not_parked(house: House) -> None:
     big = instance_dict(1, **sized(vcpus=1, memory_mb=10**6))
     limits = {"memory_mb": 131072}
@@ -135,6 +140,7 @@ def test_a_refusal_for_resources_is_committed_and_a_cast_is_not_parked(house: Ho
     assert house.parked() == []
 
 
+@pytest.mark.behaviour("poison-message")
 def test_a_cast_that_is_refused_otherwise_is_parked_with_code_and_text(house: House) -> None:
     house.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
     house.caller.cast("begin_resource_claim", instance=instance_dict(1, memory_mb=1))

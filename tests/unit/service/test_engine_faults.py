@@ -126,6 +126,7 @@ class TestStoreAway:
         assert house.store.script[method] == []
         assert house.charged() == ([uuid(1)] if method == "commit" else [])
 
+    @pytest.mark.behaviour("acknowledge-after-commit")
     def test_a_commit_that_happened_although_it_failed_has_one_effect(self, house: House) -> None:
         """The connection was lost before the answer to COMMIT came."""
         real = house.store.inner.commit
@@ -256,6 +257,7 @@ class TestUnexpected:
         assert "secret" not in str(house.caller.call("begin_resource_claim", instance=instance_dict(13)).reply())
         assert parked.headers["x-tracker-reason"].startswith("ZeroDivisionError")
 
+    @pytest.mark.behaviour("poison-message")
     def test_a_cast_is_tried_a_few_times_and_then_parked(self, house: House) -> None:
         with house.busy():
             house.caller.cast("begin_resource_claim", unique_id="u-13", instance=instance_dict(13))

@@ -22,6 +22,7 @@ N1 = node_name(1)
 
 
 class TestStart:
+    @pytest.mark.behaviour("start-order")
     def test_no_request_is_received_before_the_first_inventory_is_committed(self, case: Case) -> None:
         claim = case.caller.call("begin_resource_claim", instance=instance_dict(1))
         hang = case.driver.hang(N1)
@@ -50,6 +51,7 @@ class TestStart:
             ("host-2", N1, TOTAL["VCPU"]),
         ]
 
+    @pytest.mark.behaviour("start-order")
     @pytest.mark.parametrize(
         ("wrong", "named"),
         [
@@ -110,6 +112,7 @@ class TestStart:
         case.worker.start()
         assert case.caller.call("list_nodes").reply() == []
 
+    @pytest.mark.behaviour("disabled-until-audited")
     def test_a_node_that_is_not_supported_starts_disabled(self, case: Case) -> None:
         case.driver.nodes[N1] = None
         case.worker.start()
