@@ -161,11 +161,11 @@ def test_a_memory_alarm_holds_what_is_to_be_told_and_nothing_else(
     worker = start(**SHORT_HEARTBEAT)
     with run(broker_vhost, database_url) as working, ThreadPoolExecutor(20) as pool:
         instances = [instance_dict(number, node="n1", **sized(vcpus=1)) for number in range(20)]
-        with raw.raw(broker_vhost) as amqp, locked(worker.database):
+        with raw.connect(broker_vhost) as raw_connection, locked(worker.database):
             calls = [pool.submit(working.client.call, HOST, "begin_resource_claim", instance=i) for i in instances]
             # All are in the worker's hands when the alarm begins: a publisher is blocked when it publishes.
             worker.wait_for_log("messages wait")
-            wait_until(lambda: amqp.count(HOST_TOPIC) == 0, "all calls have arrived")
+            wait_until(lambda: raw_connection.count(HOST_TOPIC) == 0, "all calls have arrived")
             rabbitmq.ctl("set_vm_memory_high_watermark", "absolute", "1000000")
         try:
             worker.wait_for_log("ClaimBegun", times=20)
@@ -188,11 +188,15 @@ def test_what_is_in_hand_when_its_queue_is_deleted_is_done(
     start: Callable[..., WorkerProcess], broker_vhost: str, database_url: str
 ) -> None:
     worker = start()
-    with run(broker_vhost, database_url) as working, raw.raw(broker_vhost) as amqp, ThreadPoolExecutor(1) as pool:
+    with (
+        run(broker_vhost, database_url) as working,
+        raw.connect(broker_vhost) as raw_connection,
+        ThreadPoolExecutor(1) as pool,
+    ):
         with locked(worker.database):
             call = pool.submit(working.client.call, HOST, "begin_resource_claim", instance=instance_dict(node="n1"))
             worker.wait_for_log("messages wait")
-            amqp.channel.queue_delete(HOST_TOPIC)
+            raw_connection.channel.queue_delete(HOST_TOPIC)
             worker.wait_for_log("tracker-consumer: connected", times=2)
         assert call.result(30).reply["claim_id"] == instance_dict()["uuid"]
         with working.at_work():
@@ -205,21 +209,21 @@ def test_the_queues_that_the_worker_publishes_to_may_be_deleted_under_load(
     start: Callable[..., WorkerProcess], broker_vhost: str, database_url: str
 ) -> None:
     worker = start()
-    with run(broker_vhost, database_url) as working, raw.raw(broker_vhost) as amqp:
-        parked = raw.packed(amqp.request("destroy", {}))
+    with run(broker_vhost, database_url) as working, raw.connect(broker_vhost) as raw_connection:
+        parked = raw.packed(raw_connection.request("destroy", {}))
         with working.at_work():
-            amqp.channel.queue_delete(raw.DEAD_LETTERS)
-            amqp.publish(HOST_TOPIC, parked)
+            raw_connection.channel.queue_delete(raw.DEAD_LETTERS)
+            raw_connection.publish(HOST_TOPIC, parked)
             worker.wait_for_log(f"no queue for {raw.DEAD_LETTERS}")
             working.wait_answers(20)
-        raw.check_parked(amqp.take(raw.DEAD_LETTERS), parked, topic=HOST_TOPIC)
+        raw.check_parked(raw_connection.take(raw.DEAD_LETTERS), parked, topic=HOST_TOPIC)
 
 
 def test_notifications_are_in_order_though_their_queue_was_deleted_in_between(
     start: Callable[..., WorkerProcess], broker_vhost: str
 ) -> None:
     worker = start()
-    with raw.raw(broker_vhost) as amqp, stock.client(broker_vhost, timeout=TIMEOUT) as client:
+    with raw.connect(broker_vhost) as raw_connection, stock.client(broker_vhost, timeout=TIMEOUT) as client:
         client.call(HOST, "begin_resource_claim", instance=instance_dict(node="n1"))
         before = client.call(HOST, "get_node", node="n1")["sequence"]
 
@@ -229,13 +233,15 @@ def test_notifications_are_in_order_though_their_queue_was_deleted_in_between(
                 client.cast(HOST, "update_usage", instance=renamed)
 
         rename(*range(100))
-        amqp.channel.queue_delete("notifications.info")
+        raw_connection.channel.queue_delete("notifications.info")
         rename(*range(100, 400))
         worker.wait_for_log("no queue for notifications.info")
         last = before + 400
         sequences: list[int] = []
         while last not in sequences:
-            said = raw.unpacked(wait_until(lambda: taken(amqp), f"more than {sequences[-3:]}").body)["payload"]
+            said = raw.unpacked(wait_until(lambda: taken(raw_connection), f"more than {sequences[-3:]}").body)[
+                "payload"
+            ]
             if said["node"] == "n1" and said["sequence"] not in sequences:
                 sequences.append(said["sequence"])
         assert sequences == sorted(sequences)
@@ -243,34 +249,34 @@ def test_notifications_are_in_order_though_their_queue_was_deleted_in_between(
         assert sequences == list(range(sequences[0], last + 1))
 
 
-def taken(amqp: raw.Raw) -> Any:
+def taken(raw_connection: raw.RawConnection) -> Any:
     """The next notification, or nothing; also while the queue is not there."""
     try:
-        return amqp.channel.basic_get("notifications.info", no_ack=True)
+        return raw_connection.channel.basic_get("notifications.info", no_ack=True)
     except raw.NotFound:
-        amqp.channel = amqp.channel.connection.channel()
-        amqp.channel.auto_decode = False
+        raw_connection.channel = raw_connection.channel.connection.channel()
+        raw_connection.channel.auto_decode = False
         return None
 
 
 def test_dead_reply_queues_delay_nobody(start: Callable[..., WorkerProcess], broker_vhost: str) -> None:
     worker = start()
     dead = 300  # more than are delivered at once
-    with raw.raw(broker_vhost) as amqp, stock.client(broker_vhost, timeout=TIMEOUT) as client:
+    with raw.connect(broker_vhost) as raw_connection, stock.client(broker_vhost, timeout=TIMEOUT) as client:
         for number in range(dead):
-            request = amqp.request(
+            request = raw_connection.request(
                 "begin_resource_claim",
                 {"instance": instance_dict(number, node="n1", **sized(vcpus=1))},
                 call=True,
                 keys={"_reply_q": f"reply_of_a_client_that_died_{number}"},
             )
-            amqp.publish(HOST_TOPIC, raw.packed(request))
+            raw_connection.publish(HOST_TOPIC, raw.packed(request))
         # Behind them in the same queue.
         assert client.call(HOST, "get_node", node="n1")["running_vms"] == dead
         worker.wait_for_log("no queue for reply_of_a_client_that_died_299")
         assert client.call(HOST, "get_node", node="n1")["running_vms"] == dead
         assert worker.terminate(8) == 0
-        assert amqp.count(HOST_TOPIC) == 0
+        assert raw_connection.count(HOST_TOPIC) == 0
 
 
 def test_a_cluster_may_lose_the_node_that_the_worker_is_connected_to(tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ def test_nothing_is_lost_done_twice_or_out_of_order_when_the_worker_is_killed(
     flight.prepare()
     worker.kill()
 
-    with raw.raw(broker_vhost) as amqp, flight.running():
-        flight.wait_piled_up(amqp)
+    with raw.connect(broker_vhost) as raw_connection, flight.running():
+        flight.wait_piled_up(raw_connection)
         for answered in (1, 100, 200, 300):
             worker.start()
             flight.wait_answered(answered)
@@ -44,19 +44,23 @@ def test_a_copy_of_a_message_gets_the_same_reply_before_and_after_a_crash(
     worker = make_worker(hosts={HOST: {"n1": NODE}})
     worker.start()
     worker.wait_ready()
-    with raw.raw(broker_vhost) as amqp:
-        begin = amqp.request("begin_resource_claim", {"instance": instance_dict()}, call=True)
-        refused = amqp.request("begin_resource_claim", {"instance": instance_dict(2), "limits": {"vcpu": 1}}, call=True)
-        finish = amqp.request("finish_resource_claim", {"claim_id": begin["args"]["instance"]["uuid"]}, call=True)
+    with raw.connect(broker_vhost) as raw_connection:
+        begin = raw_connection.request("begin_resource_claim", {"instance": instance_dict()}, call=True)
+        refused = raw_connection.request(
+            "begin_resource_claim", {"instance": instance_dict(2), "limits": {"vcpu": 1}}, call=True
+        )
+        finish = raw_connection.request(
+            "finish_resource_claim", {"claim_id": begin["args"]["instance"]["uuid"]}, call=True
+        )
         requests = (begin, refused, finish)
-        first = [_answer(amqp, request) for request in requests]
+        first = [_answer(raw_connection, request) for request in requests]
 
-        assert [_answer(amqp, request) for request in requests] == first
+        assert [_answer(raw_connection, request) for request in requests] == first
         worker.kill()
         worker.start()
-        assert [_answer(amqp, request) for request in requests] == first
+        assert [_answer(raw_connection, request) for request in requests] == first
 
-        view = _answer(amqp, amqp.request("get_node", {}, call=True))["result"]
+        view = _answer(raw_connection, raw_connection.request("get_node", {}, call=True))["result"]
     # The inventory, and each of the three once.
     assert (view["sequence"], view["running_vms"]) == (4, 1)
     heard = load.once_in_order(ear.wait_for(HOST, "n1", 4))
@@ -68,9 +72,9 @@ def test_a_copy_of_a_message_gets_the_same_reply_before_and_after_a_crash(
     ]
 
 
-def _answer(amqp: raw.Raw, request: dict[str, Any]) -> dict[str, Any]:
+def _answer(raw_connection: raw.RawConnection, request: dict[str, Any]) -> dict[str, Any]:
     """The reply to a copy of ``request``, without what is each message's own."""
-    amqp.publish(HOST_TOPIC, raw.packed(request))
-    reply = amqp.reply(request["_msg_id"])
+    raw_connection.publish(HOST_TOPIC, raw.packed(request))
+    reply = raw_connection.reply(request["_msg_id"])
     del reply["_unique_id"]
     return reply

@@ -40,7 +40,7 @@ MANY = 60
 class Desk:
     """An operator at the dead-letter queue of a broker, and plain AMQP to the same. The worker need not run."""
 
-    def __init__(self, worker: WorkerProcess, amqp: raw.Raw) -> None:
+    def __init__(self, worker: WorkerProcess, amqp: raw.RawConnection) -> None:
         self.worker = worker
         self.operator = Operator(worker)
         self.amqp = amqp
@@ -103,7 +103,7 @@ def desk(make_worker: MakeWorker, broker_vhost: str, request: pytest.FixtureRequ
     queue_type = getattr(request, "param", "quorum")
     options = {"bus": {"queue_type": queue_type}, "tracker": {"audit_interval_seconds": 3600}}
     worker = make_worker(hosts={HOST: {"n1": NODE}}, options=options)
-    with raw.raw(broker_vhost) as amqp:
+    with raw.connect(broker_vhost) as amqp:
         yield Desk(worker, amqp)
 
 
@@ -224,7 +224,7 @@ def test_several_may_look_at_once_and_each_sees_everything(box: Desk, queue_type
 
 def test_whoever_stays_too_long_keeps_the_others_out(box: Desk, broker_vhost: str) -> None:
     box.fill(1)
-    with raw.raw(broker_vhost) as other:
+    with raw.connect(broker_vhost) as other:
         other.channel.queue_declare(f"{raw.DEAD_LETTERS}.operator", exclusive=True)
         assert "somebody else is at the dead letters" in box.operator.refuse("dead-letter", "list")
     assert len(box.list()) == 1

@@ -87,9 +87,9 @@ def test_what_a_full_queue_refuses_waits_in_the_outbox(
     for number in range(1, 11):
         claim(client, number)
     worker.wait_for_log(f"refused a message for {INFO}", times=2)
-    with raw.raw(broker_vhost) as amqp:
+    with raw.connect(broker_vhost) as raw_connection:
         # The inventories of four nodes, and two claims.
-        wait_until(lambda: amqp.count(INFO) == 6, "the queue is full")
+        wait_until(lambda: raw_connection.count(INFO) == 6, "the queue is full")
     wait_until(lambda: waiting(operator, "n1") == 8, "the other claims wait")
     assert client.call(HOST, "get_node", node="n1")["running_vms"] == 10
 
@@ -111,22 +111,22 @@ def test_a_host_queue_that_somebody_else_has_made_is_named_with_the_cure(
     worker = start()
     with (
         run(broker_vhost, f"sqlite:///{worker.database}") as working,
-        raw.raw(broker_vhost) as amqp,
+        raw.connect(broker_vhost) as raw_connection,
         stock.client(broker_vhost, timeout=1) as hasty,
     ):
         with working.at_work():
             working.wait_answers(20)
         working.settle()  # what waits in a queue that is deleted is lost
         # The worker misses it, and a stock server is quicker than the worker.
-        amqp.channel.queue_delete(HOST_TOPIC)
-        amqp.channel.queue_declare(HOST_TOPIC, durable=False, auto_delete=False)
-        amqp.channel.queue_bind(HOST_TOPIC, raw.EXCHANGE, HOST_TOPIC)
+        raw_connection.channel.queue_delete(HOST_TOPIC)
+        raw_connection.channel.queue_declare(HOST_TOPIC, durable=False, auto_delete=False)
+        raw_connection.channel.queue_bind(HOST_TOPIC, raw.EXCHANGE, HOST_TOPIC)
         worker.wait_for_log(f"rabbitmqctl delete_queue {HOST_TOPIC}", times=2)
         for host, nodes in HOSTS.items():
             with pytest.raises(oslo_messaging.MessagingTimeout):
                 hasty.call(host, "get_node", node=next(iter(nodes)))
 
-        amqp.channel.queue_delete(HOST_TOPIC)
+        raw_connection.channel.queue_delete(HOST_TOPIC)
         wait_until(lambda: served(broker_vhost), "the host is served again")
         with working.at_work():
             working.wait_answers(50)
@@ -136,8 +136,8 @@ def test_a_host_queue_that_somebody_else_has_made_is_named_with_the_cure(
 
 def served(url: str) -> bool:
     """Whether somebody consumes the host's queue."""
-    with raw.raw(url) as amqp:
+    with raw.connect(url) as raw_connection:
         try:
-            return bool(amqp.channel.queue_declare(HOST_TOPIC, passive=True).consumer_count)
+            return bool(raw_connection.channel.queue_declare(HOST_TOPIC, passive=True).consumer_count)
         except raw.NotFound:
             return False

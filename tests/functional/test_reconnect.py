@@ -70,21 +70,21 @@ def test_a_queue_that_is_deleted_is_declared_and_consumed_again(
     worker = make_worker(hosts=HOSTS)
     worker.start()
     worker.wait_ready()
-    with raw.raw(broker_vhost) as amqp:
+    with raw.connect(broker_vhost) as raw_connection:
         for times, queue in enumerate((HOST_TOPIC, "tracker"), 2):
-            amqp.channel.queue_delete(queue)
+            raw_connection.channel.queue_delete(queue)
             worker.wait_for_log("tracker-consumer: connected", times=times)
             # What is sent before has no queue to wait in.
             wait_until(lambda: _consumers(broker_vhost, "tracker"), "the queues are consumed again")
             for host in (HOST, None):
                 assert client.call(host, "oslo_rpc_server_ping") == "pong"
-        amqp.channel.queue_delete(raw.DEAD_LETTERS)
+        raw_connection.channel.queue_delete(raw.DEAD_LETTERS)
         # The dead letters' queue is nobody's to consume: it is missed when it is wanted.
-        body = raw.packed(amqp.request("destroy", {}))
-        amqp.publish(HOST_TOPIC, body)
+        body = raw.packed(raw_connection.request("destroy", {}))
+        raw_connection.publish(HOST_TOPIC, body)
         wait_until(lambda: "no queue for tracker.dead" in worker.log(), "the dead letter has no queue")
         wait_until(lambda: client.call(HOST, "oslo_rpc_server_ping"), "the worker goes on")
-        parked = amqp.take(raw.DEAD_LETTERS)
+        parked = raw_connection.take(raw.DEAD_LETTERS)
         raw.check_parked(parked, body, topic=HOST_TOPIC)
 
 
@@ -94,23 +94,23 @@ def test_a_notification_queue_that_is_deleted_is_declared_again(
     worker = make_worker(hosts=HOSTS)
     worker.start()
     worker.wait_ready()
-    with raw.raw(broker_vhost) as amqp:
-        amqp.take("notifications.info")
-        amqp.channel.queue_delete("notifications.info")
+    with raw.connect(broker_vhost) as raw_connection:
+        raw_connection.take("notifications.info")
+        raw_connection.channel.queue_delete("notifications.info")
 
         client.call(HOST, "begin_resource_claim", instance=instance_dict())
 
         worker.wait_for_log("no queue for notifications.info")
         wait_until(lambda: _consumers(broker_vhost, "notifications.info") is not None, "the queue is declared again")
-        heard = raw.unpacked(amqp.take("notifications.info").body)
+        heard = raw.unpacked(raw_connection.take("notifications.info").body)
     assert (heard["event_type"], heard["payload"]["sequence"]) == ("tracker.claim.begun", 2)
 
 
 def _consumers(url: str, queue: str) -> int | None:
     """How many a queue has; None: there is no such queue."""
-    with raw.raw(url) as amqp:
+    with raw.connect(url) as raw_connection:
         try:
-            return int(amqp.channel.queue_declare(queue, passive=True).consumer_count)
+            return int(raw_connection.channel.queue_declare(queue, passive=True).consumer_count)
         except raw.NotFound:
             return None
 
@@ -183,14 +183,14 @@ def test_a_queue_of_another_type_is_reported_with_the_cure_and_used_when_it_is_g
     make_worker: MakeWorker, client: stock.Client, broker_vhost: str
 ) -> None:
     worker = make_worker(hosts=HOSTS)
-    with raw.raw(broker_vhost) as amqp:
+    with raw.connect(broker_vhost) as raw_connection:
         # As a stock server leaves it behind.
-        amqp.channel.queue_declare(HOST_TOPIC, durable=False, auto_delete=False)
+        raw_connection.channel.queue_declare(HOST_TOPIC, durable=False, auto_delete=False)
         worker.start()
         worker.wait_for_log(f"rabbitmqctl delete_queue {HOST_TOPIC}")
         assert "ready" not in worker.log()
 
-        amqp.channel.queue_delete(HOST_TOPIC)
+        raw_connection.channel.queue_delete(HOST_TOPIC)
         worker.wait_ready()
 
     assert client.call(HOST, "oslo_rpc_server_ping") == "pong"

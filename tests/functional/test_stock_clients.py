@@ -305,7 +305,7 @@ def test_a_stock_listener_hears_everything_once_and_in_order(cloud: Deployment) 
 def test_a_notification_on_the_wire_is_as_a_stock_notifier_sends_it(cloud: Deployment) -> None:
     golden = {"warn": load_golden("notification_warn"), "info": load_golden("notification_info")}
     for priority, like in golden.items():
-        message = cloud.amqp.take(f"{COPIES}.{priority}")
+        message = cloud.raw_connection.take(f"{COPIES}.{priority}")
         body = raw.unpacked(message.body)
         stock_keys = {key for key in raw.unpacked(like.body) if not key.startswith("_context_")}
         assert set(body) == stock_keys

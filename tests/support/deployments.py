@@ -46,7 +46,7 @@ class Deployment:
     worker: WorkerProcess
     client: stock.Client
     ear: stock.Ear
-    amqp: raw.Raw
+    raw_connection: raw.RawConnection
 
 
 @contextmanager
@@ -66,5 +66,5 @@ def deployment(directory: Path, url: str, *, queue_type: str, rabbit: Mapping[st
             worker=worker,
             client=stack.enter_context(stock.client(url, **rabbit)),
             ear=stack.enter_context(stock.listener(url, **rabbit)),
-            amqp=stack.enter_context(raw.raw(url)),
+            raw_connection=stack.enter_context(raw.connect(url)),
         )

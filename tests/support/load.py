@@ -18,7 +18,7 @@ from typing import Any
 
 from tests.support.builders import RESERVED_MEMORY_MB, instance_dict, sized
 from tests.support.deadline import wait_until
-from tests.support.raw import Raw
+from tests.support.raw import RawConnection
 from tests.support.stock import UNANSWERED, Client, Ear, Heard
 from tests.support.worker_process import NODE, Nodes, Options
 from tracker_worker.errors import ComputeResourcesUnavailable
@@ -76,10 +76,12 @@ class Load:
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def wait_piled_up(self, amqp: Raw) -> None:
+    def wait_piled_up(self, raw_connection: RawConnection) -> None:
         """Wait until most of it is in the queues. Without a worker only, which would have taken it from there."""
         most = (len(self._calls) + sum(map(len, self._casts.values()))) * 3 // 4
-        wait_until(lambda: sum(amqp.count(f"tracker.{host}") for host in HOSTS) >= most, f"{most} messages pile up")
+        wait_until(
+            lambda: sum(raw_connection.count(f"tracker.{host}") for host in HOSTS) >= most, f"{most} messages pile up"
+        )
 
     def wait_answered(self, count: int) -> None:
         """Wait until so many calls have been answered."""
