@@ -41,7 +41,7 @@ def client(broker_vhost: str) -> Iterator[stock.Client]:
 
 
 @pytest.fixture
-def ear(broker_vhost: str) -> Iterator[stock.Ear]:
+def listener(broker_vhost: str) -> Iterator[stock.Listener]:
     """A stock listener with default options."""
     with stock.listener(broker_vhost) as listening:
         yield listening

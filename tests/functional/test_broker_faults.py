@@ -290,7 +290,7 @@ def test_a_cluster_may_lose_the_node_that_the_worker_is_connected_to(tmp_path: P
         with (
             closing(worker),
             stock.client(cluster.url, timeout=10, **rabbit) as client,
-            stock.listener(cluster.url, **rabbit) as ear,
+            stock.listener(cluster.url, **rabbit) as listener,
         ):
             worker.start()
             worker.wait_ready()
@@ -302,6 +302,6 @@ def test_a_cluster_may_lose_the_node_that_the_worker_is_connected_to(tmp_path: P
                 assert flight.answered < load.CALLS
                 cluster.kill_node(0)
 
-            flight.check(ear)
+            flight.check(listener)
             assert f"connected to 127.0.0.1:{cluster.ports[1]}" in worker.log()
             assert worker.terminate() == 0

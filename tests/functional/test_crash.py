@@ -16,7 +16,7 @@ from tests.support.worker_process import NODE
 @pytest.mark.behaviour("acknowledge-after-commit")
 @pytest.mark.parametrize("queue_type", ["quorum", "classic"])
 def test_nothing_is_lost_done_twice_or_out_of_order_when_the_worker_is_killed(
-    make_worker: MakeWorker, client: stock.Client, ear: stock.Ear, broker_vhost: str, queue_type: str
+    make_worker: MakeWorker, client: stock.Client, listener: stock.Listener, broker_vhost: str, queue_type: str
 ) -> None:
     worker = make_worker(hosts=load.HOSTS, options=load.options(queue_type))
     worker.start()
@@ -34,12 +34,12 @@ def test_nothing_is_lost_done_twice_or_out_of_order_when_the_worker_is_killed(
         assert flight.answered < load.CALLS
         worker.start()
 
-    flight.check(ear)
+    flight.check(listener)
 
 
 @pytest.mark.behaviour("acknowledge-after-commit")
 def test_a_copy_of_a_message_gets_the_same_reply_before_and_after_a_crash(
-    make_worker: MakeWorker, broker_vhost: str, ear: stock.Ear
+    make_worker: MakeWorker, broker_vhost: str, listener: stock.Listener
 ) -> None:
     worker = make_worker(hosts={HOST: {"n1": NODE}})
     worker.start()
@@ -63,7 +63,7 @@ def test_a_copy_of_a_message_gets_the_same_reply_before_and_after_a_crash(
         view = _answer(raw_connection, raw_connection.request("get_node", {}, call=True))["result"]
     # The inventory, and each of the three once.
     assert (view["sequence"], view["running_vms"]) == (4, 1)
-    heard = load.once_in_order(ear.wait_for(HOST, "n1", 4))
+    heard = load.once_in_order(listener.wait_for(HOST, "n1", 4))
     assert [one.event_type for one in heard] == [
         "tracker.node.updated",
         "tracker.claim.begun",

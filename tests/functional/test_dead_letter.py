@@ -135,7 +135,7 @@ def _add_node(worker: WorkerProcess) -> None:
 
 @both
 def test_casts_for_a_node_that_comes_later_are_replayed_and_take_effect_once_in_order(
-    desk: Desk, client: stock.Client, ear: stock.Ear
+    desk: Desk, client: stock.Client, listener: stock.Listener
 ) -> None:
     desk.worker.start()
     desk.worker.wait_ready()
@@ -156,14 +156,14 @@ def test_casts_for_a_node_that_comes_later_are_replayed_and_take_effect_once_in_
 
     _add_node(desk.worker)
     desk.replay_and_die()
-    ear.wait_for(HOST, "n2", 2)
+    listener.wait_for(HOST, "n2", 2)
     wait_until(lambda: desk.amqp.count(raw.DEAD_LETTERS) == 4, "all four are back")
 
     replayed = desk.json("replay", "--reason", "node_not_found")
 
     assert [row["id"] for row in replayed] == [row["id"] for row in rows[:3]]
     assert all(row["replayed"] and row["kept"] is None for row in replayed)
-    begun = [one for one in ear.wait_for(HOST, "n2", 4) if one.event_type == "tracker.claim.begun"]
+    begun = [one for one in listener.wait_for(HOST, "n2", 4) if one.event_type == "tracker.claim.begun"]
     assert [one.payload["instance_id"] for one in begun] == [uuid(1), uuid(2), uuid(3)]
     assert desk.unique_ids() == [rows[3]["unique_id"]]
     (_, n2) = client.call(HOST, "list_nodes")

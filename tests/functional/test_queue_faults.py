@@ -60,17 +60,17 @@ def test_what_a_queue_that_is_not_durable_forgets_is_replayed(
     worker.wait_for_log("tracker-publisher: connected", times=2)
     worker.wait_for_log("tracker-consumer: connected", times=2)
 
-    with stock.client(broker_vhost) as client, stock.listener(broker_vhost) as ear:
+    with stock.client(broker_vhost) as client, stock.listener(broker_vhost) as listener:
         claim(client, 3)
-        wait_until(lambda: ear.heard(HOST, "n1"), "the next notification is heard")
-        assert [one.sequence for one in ear.heard(HOST, "n1")] == [4], "before it is a gap"
+        wait_until(lambda: listener.heard(HOST, "n1"), "the next notification is heard")
+        assert [one.sequence for one in listener.heard(HOST, "n1")] == [4], "before it is a gap"
 
         replayed = operator.json(
             *("outbox", "replay", "--host", HOST, "--node", "n1", "--from-sequence", "1", "--to-sequence", "3")
         )
 
         assert (replayed["sent"], replayed["missing"]) == (3, [])
-        heard = ear.wait_for(HOST, "n1", 4)
+        heard = listener.wait_for(HOST, "n1", 4)
         assert [one.sequence for one in heard] == [4, 1, 2, 3]
         begun = [one.payload["instance_id"] for one in sorted(heard, key=lambda one: one.sequence)[1:]]
         assert begun == [instance_dict(number)["uuid"] for number in (1, 2, 3)]
@@ -95,8 +95,8 @@ def test_what_a_full_queue_refuses_waits_in_the_outbox(
 
     rabbitmq.ctl("clear_policy", *policy)
 
-    with stock.listener(broker_vhost) as ear:
-        heard = ear.wait_for(HOST, "n1", 11)
+    with stock.listener(broker_vhost) as listener:
+        heard = listener.wait_for(HOST, "n1", 11)
         wait_until(lambda: waiting(operator, "n1") == 0, "the outbox is done with")
     # What the broker has confirmed is not sent again.
     assert sorted(one.sequence for one in heard) == list(range(1, 12))

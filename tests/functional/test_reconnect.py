@@ -50,7 +50,10 @@ def test_nothing_is_lost_done_twice_or_out_of_order_when_the_broker(
     worker.start()
     worker.wait_ready()
     # A reply queue does not outlive the broker: what was in it is asked for again, after the timeout.
-    with stock.client(broker_vhost, timeout=10, **DURABLE) as client, stock.listener(broker_vhost, **DURABLE) as ear:
+    with (
+        stock.client(broker_vhost, timeout=10, **DURABLE) as client,
+        stock.listener(broker_vhost, **DURABLE) as listener,
+    ):
         flight = load.Load(client)
         flight.prepare()
 
@@ -59,7 +62,7 @@ def test_nothing_is_lost_done_twice_or_out_of_order_when_the_broker(
             disturb(rabbitmq, broker_vhost)
             assert worker.is_alive()
 
-        flight.check(ear)
+        flight.check(listener)
         assert worker.terminate(8) == 0
         assert "Traceback" not in worker.log()
 
@@ -116,7 +119,7 @@ def _consumers(url: str, queue: str) -> int | None:
 
 
 def test_a_notification_that_is_sent_again_is_no_copy_to_a_stock_listener(
-    make_worker: MakeWorker, client: stock.Client, ear: stock.Ear, rabbitmq: RabbitMQServer, broker_vhost: str
+    make_worker: MakeWorker, client: stock.Client, listener: stock.Listener, rabbitmq: RabbitMQServer, broker_vhost: str
 ) -> None:
     # A listener never acknowledges a message whose _unique_id is among its last sixteen.
     with closing(Proxy(rabbitmq.port)) as proxy:
@@ -124,13 +127,13 @@ def test_a_notification_that_is_sent_again_is_no_copy_to_a_stock_listener(
         worker = make_worker(hosts=HOSTS, transport_url=broker_vhost.replace(f":{rabbitmq.port}/", f":{proxy.port}/"))
         worker.start()
         worker.wait_ready()
-        ear.wait_for(HOST, "n1", 1)
+        listener.wait_for(HOST, "n1", 1)
         proxy.lose_answer_to(b"tracker.claim.begun")
 
         client.call(HOST, "begin_resource_claim", instance=instance_dict())
 
-        wait_until(lambda: len(ear.heard(HOST)) == 3, "it is heard again, since its confirm was lost")
-        begun = ear.heard(HOST)[1:]
+        wait_until(lambda: len(listener.heard(HOST)) == 3, "it is heard again, since its confirm was lost")
+        begun = listener.heard(HOST)[1:]
         assert len({one.message_id for one in begun}) == 1
         assert worker.terminate() == 0
 
@@ -140,9 +143,9 @@ def test_a_listener_of_several_topics_hears_each(make_worker: MakeWorker, broker
     worker.start()
     worker.wait_ready()
 
-    with stock.listener(broker_vhost, topics=("billing", "notifications")) as ear:
-        wait_until(lambda: len(ear.heard(HOST)) == 2, "both are heard")
-    assert len({one.message_id for one in ear.heard(HOST)}) == 1
+    with stock.listener(broker_vhost, topics=("billing", "notifications")) as listener:
+        wait_until(lambda: len(listener.heard(HOST)) == 2, "both are heard")
+    assert len({one.message_id for one in listener.heard(HOST)}) == 1
 
 
 def test_a_fanout_works_again_after_the_connections_were_closed(
@@ -213,6 +216,6 @@ def test_a_worker_stops_while_the_broker_is_away_and_its_successor_tells_the_res
 
     rabbitmq.start_app()
     worker.start()
-    with stock.listener(broker_vhost, **DURABLE) as ear:
-        heard = load.once_in_order(ear.wait_for(HOST, "n1", 2))
+    with stock.listener(broker_vhost, **DURABLE) as listener:
+        heard = load.once_in_order(listener.wait_for(HOST, "n1", 2))
     assert [one.payload["vcpus"] for one in heard] == [NODE["vcpus"], 3]

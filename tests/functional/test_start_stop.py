@@ -72,7 +72,7 @@ def test_systemd_is_told_when_the_worker_is_ready_and_when_it_stops(make_worker:
 
 @pytest.mark.parametrize("queue_type", ["quorum", "classic"])
 def test_a_worker_that_is_terminated_under_load_stops_soon_and_loses_nothing(
-    make_worker: MakeWorker, client: stock.Client, ear: stock.Ear, broker_vhost: str, queue_type: str
+    make_worker: MakeWorker, client: stock.Client, listener: stock.Listener, broker_vhost: str, queue_type: str
 ) -> None:
     # So little at a time that it is not done with everything before it says that it is ready.
     worker = make_worker(hosts=load.HOSTS, options={"bus": {"queue_type": queue_type, "prefetch": 6}})
@@ -93,9 +93,9 @@ def test_a_worker_that_is_terminated_under_load_stops_soon_and_loses_nothing(
         assert flight.answered < load.CALLS
         worker.start()
 
-    flight.check(ear)
+    flight.check(listener)
     # Stopped in good order, nothing was told twice.
-    assert len(ear.heard()) == len({one.message_id for one in ear.heard()})
+    assert len(listener.heard()) == len({one.message_id for one in listener.heard()})
     assert worker.terminate(8) == 0
 
 
@@ -180,7 +180,7 @@ def test_a_hangup_with_bad_files_changes_nothing(make_worker: MakeWorker, client
 
 @pytest.mark.parametrize("queue_type", ["quorum", "classic"])
 def test_a_second_worker_stands_by_and_takes_over_at_once_after_a_kill(
-    make_worker: MakeWorker, client: stock.Client, ear: stock.Ear, queue_type: str
+    make_worker: MakeWorker, client: stock.Client, listener: stock.Listener, queue_type: str
 ) -> None:
     options = {"bus": {"queue_type": queue_type}}
     first, second = (make_worker(hosts=load.HOSTS, options=options, name=name) for name in ("first", "second"))
@@ -197,7 +197,7 @@ def test_a_second_worker_stands_by_and_takes_over_at_once_after_a_kill(
         flight.wait_answered(100)
         first.kill()
 
-    flight.check(ear)
+    flight.check(listener)
     for host in load.HOSTS:
         second.wait_for_log(f"does the chores of host {host}")
     assert second.terminate(8) == 0

@@ -282,10 +282,10 @@ def test_a_stock_listener_hears_everything_once_and_in_order(cloud: Deployment) 
     story.tell(cloud.client)
     view = cloud.client.call(story.HOST, "get_node")
 
-    heard = once_in_order(cloud.ear.wait_for(story.HOST, story.NODE, view["sequence"]))
+    heard = once_in_order(cloud.listener.wait_for(story.HOST, story.NODE, view["sequence"]))
 
     assert [(one.event_type, one.priority) for one in heard] == [told[:2] for told in story.TOLD]
-    assert len(cloud.ear.heard(story.HOST)) == len(story.TOLD)
+    assert len(cloud.listener.heard(story.HOST)) == len(story.TOLD)
     for sequence, (one, (event_type, _, facts)) in enumerate(zip(heard, story.TOLD, strict=True), 1):
         story.check_payload(event_type, one.payload)
         assert one.payload.items() >= {"host": story.HOST, "node": story.NODE, "sequence": sequence, **facts}.items()

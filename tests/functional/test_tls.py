@@ -39,7 +39,7 @@ def test_nothing_is_lost_done_twice_or_out_of_order(
         worker.wait_ready()
         with (
             stock.client(broker_vhost, timeout=10, **DURABLE) as client,
-            stock.listener(broker_vhost, **DURABLE) as ear,
+            stock.listener(broker_vhost, **DURABLE) as listener,
         ):
             flight = load.Load(client)
             flight.prepare()
@@ -49,8 +49,8 @@ def test_nothing_is_lost_done_twice_or_out_of_order(
                 large = instance_dict(1, metadata={f"key-{number}": "ž" * 200 for number in range(100)})
                 client.call("h3", "begin_resource_claim", instance=large)
                 rabbitmq.ctl("close_all_connections", "--vhost", broker_vhost.rpartition("/")[2], "a test")
-            flight.check(ear)
-            held = ear.wait_for("h3", "n5", 2)[-1]
+            flight.check(listener)
+            held = listener.wait_for("h3", "n5", 2)[-1]
             assert held.payload["metadata"] == large["metadata"]
         assert worker.terminate(8) == 0
         assert "Traceback" not in worker.log()

@@ -45,7 +45,7 @@ class Deployment:
 
     worker: WorkerProcess
     client: stock.Client
-    ear: stock.Ear
+    listener: stock.Listener
     raw_connection: raw.RawConnection
 
 
@@ -65,6 +65,6 @@ def deployment(directory: Path, url: str, *, queue_type: str, rabbit: Mapping[st
         yield Deployment(
             worker=worker,
             client=stack.enter_context(stock.client(url, **rabbit)),
-            ear=stack.enter_context(stock.listener(url, **rabbit)),
+            listener=stack.enter_context(stock.listener(url, **rabbit)),
             raw_connection=stack.enter_context(raw.connect(url)),
         )
