@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.invariants.check import check, proved
-from tests.invariants.record import RESULT, SENT, Evidence, Held, Parked
+from tests.invariants.record import RESULT, SENT, Evidence, Parked, StoredAllocation
 from tests.invariants.scene import PLACE, Scene, changed
 from tests.support.builders import instance_dict, uuid
 
@@ -288,7 +288,7 @@ def test_usage_columns_that_are_not_the_sum(scene: Scene) -> None:
 def test_an_allocation_that_no_notification_knows(scene: Scene) -> None:
     held = {
         **scene.books()[PLACE].held,
-        "ghost": Held(resources={"VCPU": 0, "MEMORY_MB": 0, "DISK_GB": 0}, claim_state="begun"),
+        "ghost": StoredAllocation(resources={"VCPU": 0, "MEMORY_MB": 0, "DISK_GB": 0}, claim_state="begun"),
     }
 
     assert "of which the notifications know nothing" in only(in_store(scene, held=held))
@@ -303,7 +303,7 @@ def test_an_allocation_that_is_gone_from_the_store(scene: Scene) -> None:
 
 def test_an_allocation_with_another_vector(scene: Scene) -> None:
     books = scene.books()[PLACE]
-    other = Held(resources={"VCPU": 1, "MEMORY_MB": 1, "DISK_GB": 1}, claim_state="begun")
+    other = StoredAllocation(resources={"VCPU": 1, "MEMORY_MB": 1, "DISK_GB": 1}, claim_state="begun")
 
     assert any("holds instance" in v for v in check(in_store(scene, held={**books.held, uuid(2): other})))
 
