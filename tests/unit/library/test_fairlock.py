@@ -94,7 +94,7 @@ def test_an_exception_lets_go_of_it() -> None:
         pass
 
 
-class Turn:
+class InterruptedTurn:
     """A waiter's turn that is interrupted in its wait, after ``before`` has happened."""
 
     before: Callable[[], None]
@@ -134,8 +134,8 @@ def test_a_waiter_that_is_interrupted_leaves_the_others_their_turn(
             lock.__exit__()
 
     lock.__enter__()
-    monkeypatch.setattr(fairlock, "threading", SimpleNamespace(Lock=Turn))
-    Turn.before = meanwhile
+    monkeypatch.setattr(fairlock, "threading", SimpleNamespace(Lock=InterruptedTurn))
+    InterruptedTurn.before = meanwhile
     with pytest.raises(Interrupted):
         lock.__enter__()
     if not handed_over:

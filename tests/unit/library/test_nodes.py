@@ -130,17 +130,17 @@ def test_a_node_that_one_tracker_disables_or_enables_is_so_for_all_its_trackers(
     assert one.begin_resource_claim(CONTEXT, instance) is not None
 
 
-class Meddler(MemoryStore):
-    """Lets something happen right before the commit of somebody who has decided already."""
+class InterferingStore(MemoryStore):
+    """Makes other trackers audit between the decision and the commit of a tracker, or refuses every commit."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.meddling: list[ResourceTracker] = []
+        self.interfering: list[ResourceTracker] = []
         self.busy = False
 
     def commit(self, commit: Commit) -> None:
-        if self.meddling:
-            self.meddling.pop().update_available_resource(CONTEXT)
+        if self.interfering:
+            self.interfering.pop().update_available_resource(CONTEXT)
         if self.busy:
             raise Conflict("always somebody else")
         super().commit(commit)
@@ -148,11 +148,11 @@ class Meddler(MemoryStore):
 
 @pytest.mark.behaviour("disabled-does-not-block")
 def test_a_node_that_is_disabled_while_a_claim_is_decided_blocks_no_build() -> None:
-    store = Meddler()
+    store = InterferingStore()
     driven = driver()
     one, other = audited(driven, store=store), audited(driven, store=store)
     driven.nodes["node-1"] = None
-    store.meddling = [other]
+    store.interfering = [other]
     instance = instance_dict(1)
     assert one.begin_resource_claim(CONTEXT, instance) is None
     assert (instance["host"], one.disabled) == (HOST, True)
@@ -161,7 +161,7 @@ def test_a_node_that_is_disabled_while_a_claim_is_decided_blocks_no_build() -> N
 
 @pytest.mark.behaviour("exclusion-per-node")
 def test_a_claim_whose_commit_always_conflicts_raises_store_unavailable() -> None:
-    store = Meddler()
+    store = InterferingStore()
     tracker = audited(store=store)
     before = picture(tracker)
     store.busy = True

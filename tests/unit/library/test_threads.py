@@ -128,7 +128,7 @@ def test_one_of_two_nodes_that_claim_an_instance_at_the_same_time_gets_it(store:
     assert sorted(charged) == [uuid(number) for number in range(EACH)]
 
 
-class Gate(MemoryStore):
+class GatedStore(MemoryStore):
     """Holds the commit that ``closed`` says, and remembers whose instances were charged in which order."""
 
     def __init__(self) -> None:
@@ -148,7 +148,7 @@ class Gate(MemoryStore):
 
 @pytest.mark.behaviour("exclusion-per-node")
 def test_claims_are_served_in_order_of_arrival() -> None:
-    store = Gate()
+    store = GatedStore()
     tracker = audited(store=store)
     arrivals = tracker._lock._waiting = Arrivals()
     store.closed = True
@@ -174,7 +174,7 @@ def test_claims_are_served_in_order_of_arrival() -> None:
 
 @pytest.mark.behaviour("exclusion-per-node")
 def test_a_commit_that_hangs_on_one_node_delays_no_other_node() -> None:
-    store = Gate()
+    store = GatedStore()
     driven = driver("node-1", "node-2")
     first, second = (audited(driven, node=name, store=store) for name in driven.nodes)
     store.closed = True
