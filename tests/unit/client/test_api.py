@@ -346,7 +346,8 @@ def test_a_stock_server_gets_it_and_its_answers_and_errors_come_back(tmp_path: P
     ids=lambda error: error.code,
 )
 def test_errors_are_rebuilt_on_the_client_s_side_with_code_and_kwargs(error: errors.TrackerError) -> None:
-    common = oslo_messaging._drivers.common
+    from oslo_messaging._drivers import common  # after tests.support.messaging
+
     sent = common.serialize_remote_exception((type(error), error, None))
     rebuilt = common.deserialize_remote_exception(sent, ALLOWED_REMOTE_EXMODS)
     assert isinstance(rebuilt, type(error))
