@@ -19,7 +19,7 @@ from tests.servers.proxy import Proxy
 from tests.support import load, raw, stock
 from tests.support.builders import instance_dict, sized
 from tests.support.deadline import wait_until
-from tests.support.run import DURABLE, HOSTS, SHORT_HEARTBEAT, connections, run
+from tests.support.run import DURABLE, HOSTS, SHORT_HEARTBEAT, connections, scheduler_run
 from tests.support.worker_process import WorkerProcess
 
 # Stock clients leave sockets open when they connect again.
@@ -43,17 +43,17 @@ def proxy(rabbitmq: RabbitMQServer) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def start(make_worker: MakeWorker, broker_vhost: str, rabbitmq: RabbitMQServer) -> Callable[..., WorkerProcess]:
+def start_worker(make_worker: MakeWorker, broker_vhost: str, rabbitmq: RabbitMQServer) -> Callable[..., WorkerProcess]:
     """Start a worker and wait until it is ready."""
 
-    def start(*, through: Proxy | None = None, **rabbit: object) -> WorkerProcess:
+    def start_worker(*, through: Proxy | None = None, **rabbit: object) -> WorkerProcess:
         url = broker_vhost if through is None else broker_vhost.replace(f":{rabbitmq.port}/", f":{through.port}/")
         worker = make_worker(transport_url=url, hosts=HOSTS, options={"oslo_messaging_rabbit": rabbit})
         worker.start()
         worker.wait_ready()
         return worker
 
-    return start
+    return start_worker
 
 
 def _kill(rabbitmq: RabbitMQServer) -> None:
@@ -68,14 +68,14 @@ def _stop(rabbitmq: RabbitMQServer) -> None:
 
 @pytest.mark.parametrize("fault", [_kill, _stop])
 def test_a_broker_may_be_killed_or_stopped_under_load(
-    start: Callable[..., WorkerProcess],
+    start_worker: Callable[..., WorkerProcess],
     rabbitmq: RabbitMQServer,
     broker_vhost: str,
     database_url: str,
     fault: Callable[[RabbitMQServer], None],
 ) -> None:
-    worker = start(**DURABLE)
-    with run(broker_vhost, database_url, rabbit=DURABLE, timeout=TIMEOUT) as working:
+    worker = start_worker(**DURABLE)
+    with scheduler_run(broker_vhost, database_url, rabbit=DURABLE, timeout=TIMEOUT) as working:
         with working.at_work():
             fault(rabbitmq)
             working.wait_answers(50)
@@ -84,10 +84,10 @@ def test_a_broker_may_be_killed_or_stopped_under_load(
 
 
 def test_a_connection_may_be_cut_under_load(
-    start: Callable[..., WorkerProcess], proxy: Proxy, broker_vhost: str, database_url: str
+    start_worker: Callable[..., WorkerProcess], proxy: Proxy, broker_vhost: str, database_url: str
 ) -> None:
-    worker = start(through=proxy)
-    with run(broker_vhost, database_url) as working:
+    worker = start_worker(through=proxy)
+    with scheduler_run(broker_vhost, database_url) as working:
         with working.at_work():
             for times in (2, 3, 4):
                 proxy.cut()
@@ -98,10 +98,10 @@ def test_a_connection_may_be_cut_under_load(
 
 
 def test_a_broker_may_be_out_of_reach_for_a_while_under_load(
-    start: Callable[..., WorkerProcess], proxy: Proxy, broker_vhost: str, database_url: str
+    start_worker: Callable[..., WorkerProcess], proxy: Proxy, broker_vhost: str, database_url: str
 ) -> None:
-    worker = start(through=proxy)
-    with run(broker_vhost, database_url) as working:
+    worker = start_worker(through=proxy)
+    with scheduler_run(broker_vhost, database_url) as working:
         with working.at_work():
             proxy.cut(refuse=True)
             worker.wait_for_log("tracker-consumer: no connection", times=3)
@@ -112,10 +112,10 @@ def test_a_broker_may_be_out_of_reach_for_a_while_under_load(
 
 
 def test_a_half_open_connection_is_given_up_by_both_sides(
-    start: Callable[..., WorkerProcess], proxy: Proxy, broker_vhost: str, database_url: str
+    start_worker: Callable[..., WorkerProcess], proxy: Proxy, broker_vhost: str, database_url: str
 ) -> None:
-    worker = start(through=proxy, **SHORT_HEARTBEAT)
-    with run(broker_vhost, database_url) as working:
+    worker = start_worker(through=proxy, **SHORT_HEARTBEAT)
+    with scheduler_run(broker_vhost, database_url) as working:
         with working.at_work():
             proxy.stall()
             worker.wait_for_log("heartbeats missed")
@@ -127,10 +127,10 @@ def test_a_half_open_connection_is_given_up_by_both_sides(
 
 
 def test_a_slow_connection_is_only_slow(
-    start: Callable[..., WorkerProcess], proxy: Proxy, broker_vhost: str, database_url: str
+    start_worker: Callable[..., WorkerProcess], proxy: Proxy, broker_vhost: str, database_url: str
 ) -> None:
-    worker = start(through=proxy)
-    with run(broker_vhost, database_url) as working:
+    worker = start_worker(through=proxy)
+    with scheduler_run(broker_vhost, database_url) as working:
         with working.at_work():
             proxy.delay(0.05)
             working.wait_answers(100)
@@ -141,11 +141,11 @@ def test_a_slow_connection_is_only_slow(
 
 
 def test_confirms_may_be_lost(
-    start: Callable[..., WorkerProcess], proxy: Proxy, broker_vhost: str, database_url: str
+    start_worker: Callable[..., WorkerProcess], proxy: Proxy, broker_vhost: str, database_url: str
 ) -> None:
     # What was published is published again, since nobody knows: with the same id, and the client drops the second reply.
-    worker = start(through=proxy)
-    with run(broker_vhost, database_url) as working:
+    worker = start_worker(through=proxy)
+    with scheduler_run(broker_vhost, database_url) as working:
         with working.at_work():
             for times, published in enumerate((b"tracker.claim.begun", b"limit_source"), 2):
                 proxy.lose_answer_to(published)
@@ -156,10 +156,10 @@ def test_confirms_may_be_lost(
 
 
 def test_a_memory_alarm_holds_what_is_to_be_told_and_nothing_else(
-    start: Callable[..., WorkerProcess], rabbitmq: RabbitMQServer, broker_vhost: str, database_url: str
+    start_worker: Callable[..., WorkerProcess], rabbitmq: RabbitMQServer, broker_vhost: str, database_url: str
 ) -> None:
-    worker = start(**SHORT_HEARTBEAT)
-    with run(broker_vhost, database_url) as working, ThreadPoolExecutor(20) as pool:
+    worker = start_worker(**SHORT_HEARTBEAT)
+    with scheduler_run(broker_vhost, database_url) as working, ThreadPoolExecutor(20) as pool:
         instances = [instance_dict(number, node="n1", **sized(vcpus=1)) for number in range(20)]
         with raw.connect(broker_vhost) as raw_connection, locked(worker.database):
             calls = [pool.submit(working.client.call, HOST, "begin_resource_claim", instance=i) for i in instances]
@@ -185,11 +185,11 @@ def test_a_memory_alarm_holds_what_is_to_be_told_and_nothing_else(
 
 
 def test_what_is_in_hand_when_its_queue_is_deleted_is_done(
-    start: Callable[..., WorkerProcess], broker_vhost: str, database_url: str
+    start_worker: Callable[..., WorkerProcess], broker_vhost: str, database_url: str
 ) -> None:
-    worker = start()
+    worker = start_worker()
     with (
-        run(broker_vhost, database_url) as working,
+        scheduler_run(broker_vhost, database_url) as working,
         raw.connect(broker_vhost) as raw_connection,
         ThreadPoolExecutor(1) as pool,
     ):
@@ -206,10 +206,10 @@ def test_what_is_in_hand_when_its_queue_is_deleted_is_done(
 
 
 def test_the_queues_that_the_worker_publishes_to_may_be_deleted_under_load(
-    start: Callable[..., WorkerProcess], broker_vhost: str, database_url: str
+    start_worker: Callable[..., WorkerProcess], broker_vhost: str, database_url: str
 ) -> None:
-    worker = start()
-    with run(broker_vhost, database_url) as working, raw.connect(broker_vhost) as raw_connection:
+    worker = start_worker()
+    with scheduler_run(broker_vhost, database_url) as working, raw.connect(broker_vhost) as raw_connection:
         parked = raw.packed(raw_connection.request("destroy", {}))
         with working.at_work():
             raw_connection.channel.queue_delete(raw.DEAD_LETTERS)
@@ -220,9 +220,9 @@ def test_the_queues_that_the_worker_publishes_to_may_be_deleted_under_load(
 
 
 def test_notifications_are_in_order_though_their_queue_was_deleted_in_between(
-    start: Callable[..., WorkerProcess], broker_vhost: str
+    start_worker: Callable[..., WorkerProcess], broker_vhost: str
 ) -> None:
-    worker = start()
+    worker = start_worker()
     with raw.connect(broker_vhost) as raw_connection, stock.client(broker_vhost, timeout=TIMEOUT) as client:
         client.call(HOST, "begin_resource_claim", instance=instance_dict(node="n1"))
         before = client.call(HOST, "get_node", node="n1")["sequence"]
@@ -259,8 +259,8 @@ def taken(raw_connection: raw.RawConnection) -> Any:
         return None
 
 
-def test_dead_reply_queues_delay_nobody(start: Callable[..., WorkerProcess], broker_vhost: str) -> None:
-    worker = start()
+def test_dead_reply_queues_delay_nobody(start_worker: Callable[..., WorkerProcess], broker_vhost: str) -> None:
+    worker = start_worker()
     dead = 300  # more than are delivered at once
     with raw.connect(broker_vhost) as raw_connection, stock.client(broker_vhost, timeout=TIMEOUT) as client:
         for number in range(dead):

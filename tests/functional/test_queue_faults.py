@@ -15,7 +15,7 @@ from tests.support import raw, stock
 from tests.support.builders import instance_dict, sized
 from tests.support.deadline import wait_until
 from tests.support.messaging import oslo_messaging
-from tests.support.run import HOSTS, run
+from tests.support.run import HOSTS, scheduler_run
 from tests.support.worker_process import WorkerProcess
 
 # Stock clients leave sockets open when they connect again.
@@ -25,16 +25,16 @@ INFO = "notifications.info"
 
 
 @pytest.fixture
-def start(make_worker: MakeWorker) -> Callable[[], WorkerProcess]:
+def start_worker(make_worker: MakeWorker) -> Callable[[], WorkerProcess]:
     """Start a worker with default options and wait until it is ready."""
 
-    def start() -> WorkerProcess:
+    def start_worker() -> WorkerProcess:
         worker = make_worker(hosts=HOSTS)
         worker.start()
         worker.wait_ready()
         return worker
 
-    return start
+    return start_worker
 
 
 def claim(client: stock.Client, number: int) -> None:
@@ -48,9 +48,9 @@ def waiting(operator: Operator, node: str) -> int:
 
 
 def test_what_a_queue_that_is_not_durable_forgets_is_replayed(
-    start: Callable[[], WorkerProcess], rabbitmq: RabbitMQServer, broker_vhost: str
+    start_worker: Callable[[], WorkerProcess], rabbitmq: RabbitMQServer, broker_vhost: str
 ) -> None:
-    worker = start()
+    worker = start_worker()
     operator = Operator(worker)
     with stock.client(broker_vhost) as client:
         claim(client, 1)
@@ -77,12 +77,12 @@ def test_what_a_queue_that_is_not_durable_forgets_is_replayed(
 
 
 def test_what_a_full_queue_refuses_waits_in_the_outbox(
-    start: Callable[[], WorkerProcess], rabbitmq: RabbitMQServer, client: stock.Client, broker_vhost: str
+    start_worker: Callable[[], WorkerProcess], rabbitmq: RabbitMQServer, client: stock.Client, broker_vhost: str
 ) -> None:
     policy = ("-p", broker_vhost.rpartition("/")[2], "full")
     limit = json.dumps({"max-length": 6, "overflow": "reject-publish"})
     rabbitmq.ctl("set_policy", *policy, f"^{INFO}$", limit, "--apply-to", "queues")
-    worker = start()
+    worker = start_worker()
     operator = Operator(worker)
     for number in range(1, 11):
         claim(client, number)
@@ -106,11 +106,11 @@ def test_what_a_full_queue_refuses_waits_in_the_outbox(
 
 
 def test_a_host_queue_that_somebody_else_has_made_is_named_with_the_cure(
-    start: Callable[[], WorkerProcess], broker_vhost: str
+    start_worker: Callable[[], WorkerProcess], broker_vhost: str
 ) -> None:
-    worker = start()
+    worker = start_worker()
     with (
-        run(broker_vhost, f"sqlite:///{worker.database}") as working,
+        scheduler_run(broker_vhost, f"sqlite:///{worker.database}") as working,
         raw.connect(broker_vhost) as raw_connection,
         stock.client(broker_vhost, timeout=1) as hasty,
     ):

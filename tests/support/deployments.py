@@ -50,7 +50,7 @@ class Deployment:
 
 
 @contextmanager
-def deployment(directory: Path, url: str, *, queue_type: str, rabbit: Mapping[str, Any]) -> Iterator[Deployment]:
+def deployed(directory: Path, url: str, *, queue_type: str, rabbit: Mapping[str, Any]) -> Iterator[Deployment]:
     """``rabbit``: what everybody in this cloud has in [oslo_messaging_rabbit]."""
     options = {
         "bus": {"queue_type": queue_type},
