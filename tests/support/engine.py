@@ -106,7 +106,7 @@ class Committed:
         )
 
 
-class Monitor:
+class ManualTimer:
     """A timer that a test fires by hand."""
 
     def __init__(self, interval_seconds: float, action: Callable[[], None]) -> None:
@@ -235,7 +235,7 @@ class House:
         self.auditor = Auditor(self.drivers, RESERVED)
         self.relay = Relay(self.store, self.bus) if notify else None
         self.policy = POLICY
-        self.monitors: list[Monitor] = []
+        self.monitors: list[ManualTimer] = []
         self.deaths: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
         self.engine = Engine(
             store=self.store,
@@ -284,8 +284,8 @@ class House:
             Listener(received=intake.received, confirmed=self.engine.confirmed, died=self.deaths.put),
         )
 
-    def _every(self, interval_seconds: float, action: Callable[[], None]) -> Monitor:
-        self.monitors.append(Monitor(interval_seconds, action))
+    def _every(self, interval_seconds: float, action: Callable[[], None]) -> ManualTimer:
+        self.monitors.append(ManualTimer(interval_seconds, action))
         return self.monitors[-1]
 
     def stop(self, *, release: bool = True) -> None:

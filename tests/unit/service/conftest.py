@@ -13,7 +13,7 @@ from oslo_config import cfg
 
 from tests.support.builders import HOST, driver_resource_dict, node_name
 from tests.support.engine import House
-from tests.support.worker import Case
+from tests.support.worker import WorkerHarness
 from tracker_worker.conf import register_opts
 from tracker_worker.inventory.fake import FakeDriver
 from tracker_worker.service import worker
@@ -21,10 +21,10 @@ from tracker_worker.service.loop import engine
 from tracker_worker.service.requests import pending as work
 
 MakeHouse = Callable[..., House]
-MakeWorker = Callable[[], Case]
+MakeWorker = Callable[[], WorkerHarness]
 
 
-class WaitClock:
+class DeadlineClock:
     """The monotonic clock by which callers' deadlines are judged, in seconds."""
 
     def __init__(self) -> None:
@@ -43,9 +43,9 @@ def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def wait_clock(monkeypatch: pytest.MonkeyPatch) -> WaitClock:
+def deadline_clock(monkeypatch: pytest.MonkeyPatch) -> DeadlineClock:
     """Stands still."""
-    clock = WaitClock()
+    clock = DeadlineClock()
     monkeypatch.setattr(work, "time", SimpleNamespace(monotonic=lambda: clock.now))
     return clock
 
@@ -95,28 +95,28 @@ def drivers(monkeypatch: pytest.MonkeyPatch) -> dict[str, FakeDriver]:
 
 @pytest.fixture
 def make_worker(configuration: Path, drivers: dict[str, FakeDriver]) -> Iterator[MakeWorker]:
-    made: list[Case] = []
+    made: list[WorkerHarness] = []
 
-    def make_case() -> Case:
+    def make() -> WorkerHarness:
         conf = cfg.ConfigOpts()
         register_opts(conf)
         conf([f"--config-file={configuration}"], default_config_dirs=[])
-        made.append(Case(conf, drivers))
+        made.append(WorkerHarness(conf, drivers))
         return made[-1]
 
-    yield make_case
-    for case in made:
-        case.worker.stop()
-        assert case.deaths.empty()
+    yield make
+    for worker_harness in made:
+        worker_harness.worker.stop()
+        assert worker_harness.deaths.empty()
 
 
 @pytest.fixture
-def case(make_worker: MakeWorker) -> Case:
+def worker_harness(make_worker: MakeWorker) -> WorkerHarness:
     """Not started."""
     return make_worker()
 
 
 @pytest.fixture
-def started(case: Case) -> Case:
-    case.worker.start()
-    return case
+def started_worker(worker_harness: WorkerHarness) -> WorkerHarness:
+    worker_harness.worker.start()
+    return worker_harness

@@ -11,7 +11,7 @@ import pytest
 from tests.support.builders import HOST, TIMEOUT, TOTAL, driver_resource_dict, instance_dict, node_name, uuid
 from tests.support.deadline import SECONDS, wait_until
 from tests.support.engine import House, Refused
-from tests.unit.service.conftest import MakeHouse, WaitClock
+from tests.unit.service.conftest import DeadlineClock, MakeHouse
 from tracker_worker.bus.base import FANOUT
 from tracker_worker.domain.times import SECOND
 from tracker_worker.service.loop import batch
@@ -159,11 +159,11 @@ def test_a_fanout_is_for_all_hosts_and_a_call_of_it_waits_for_all(make_house: Ma
     assert sorted((view["host"], view["vcpus"]) for view in call.reply()) == [("host-1", 64), ("host-2", 64)]
 
 
-def test_a_call_whose_caller_is_gone_by_then_is_dropped(house: House, wait_clock: WaitClock) -> None:
+def test_a_call_whose_caller_is_gone_by_then_is_dropped(house: House, deadline_clock: DeadlineClock) -> None:
     hang = house.drivers[HOST].hang(N1)
-    call = house.caller.call("update_available_resource", deadline=wait_clock.now + 60)
+    call = house.caller.call("update_available_resource", deadline=deadline_clock.now + 60)
     assert hang.entered.wait(SECONDS)
-    wait_clock.forward(60)
+    deadline_clock.forward(60)
     hang.release()
     wait_until(lambda: house.unsettled() == 0, "the call settled")
     assert not call.replied()

@@ -10,7 +10,7 @@ import pytest
 from tests.support.builders import HOST, instance_dict, node_name, sized, uuid
 from tests.support.deadline import SECONDS, wait_until
 from tests.support.engine import House, Refused
-from tests.unit.service.conftest import MakeHouse, WaitClock
+from tests.unit.service.conftest import DeadlineClock, MakeHouse
 from tracker_worker.bus.base import FANOUT, SHARED
 
 
@@ -171,10 +171,10 @@ def test_a_fanout_for_another_host_is_nobodys_dead_letter(house: House) -> None:
     assert house.unsettled() == 0
 
 
-def test_a_call_that_nobody_waits_for_any_more_is_skipped(house: House, wait_clock: WaitClock) -> None:
-    late = house.caller.call("begin_resource_claim", instance=instance_dict(1), deadline=wait_clock.now)
-    read = house.caller.call("get_node", deadline=wait_clock.now - 1)
-    in_time = house.caller.call("begin_resource_claim", instance=instance_dict(2), deadline=wait_clock.now + 1)
+def test_a_call_that_nobody_waits_for_any_more_is_skipped(house: House, deadline_clock: DeadlineClock) -> None:
+    late = house.caller.call("begin_resource_claim", instance=instance_dict(1), deadline=deadline_clock.now)
+    read = house.caller.call("get_node", deadline=deadline_clock.now - 1)
+    in_time = house.caller.call("begin_resource_claim", instance=instance_dict(2), deadline=deadline_clock.now + 1)
     assert in_time.reply()["claim_id"] == uuid(2)
     house.finish()
     assert not late.replied()
@@ -184,10 +184,10 @@ def test_a_call_that_nobody_waits_for_any_more_is_skipped(house: House, wait_clo
 
 
 def test_a_call_that_expires_during_the_commit_has_its_effect_and_gets_no_reply(
-    house: House, wait_clock: WaitClock
+    house: House, deadline_clock: DeadlineClock
 ) -> None:
-    house.store.script["commit"] = [lambda: wait_clock.forward(60)]
-    late = house.caller.call("begin_resource_claim", instance=instance_dict(1), deadline=wait_clock.now + 60)
+    house.store.script["commit"] = [lambda: deadline_clock.forward(60)]
+    late = house.caller.call("begin_resource_claim", instance=instance_dict(1), deadline=deadline_clock.now + 60)
     house.finish()
     assert house.charged() == [uuid(1)]
     assert not late.replied()

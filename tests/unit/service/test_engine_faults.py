@@ -14,7 +14,7 @@ from tests.support.builders import HOST, NOW, begin, instance_dict, node_name, u
 from tests.support.deadline import SECONDS, wait_until
 from tests.support.engine import House, Refused
 from tests.support.store import Writer
-from tests.unit.service.conftest import MakeHouse, WaitClock
+from tests.unit.service.conftest import DeadlineClock, MakeHouse
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.service.loop import batch, engine
 from tracker_worker.service.loop.batch import Chore
@@ -160,11 +160,15 @@ class TestStoreAway:
         house.finish()
         assert house.ledger().node(N1).allocations[uuid(1)].instance.vcpus == 7
 
-    def test_a_call_that_would_not_be_answered_in_time_is_told(self, house: House, wait_clock: WaitClock) -> None:
+    def test_a_call_that_would_not_be_answered_in_time_is_told(
+        self, house: House, deadline_clock: DeadlineClock
+    ) -> None:
         house.store.script["commit"] = [AWAY]
         with house.busy():
-            near = house.caller.call("begin_resource_claim", instance=instance_dict(1), deadline=wait_clock.now + 0.4)
-            far = house.caller.call("begin_resource_claim", instance=instance_dict(2), deadline=wait_clock.now + 60)
+            near = house.caller.call(
+                "begin_resource_claim", instance=instance_dict(1), deadline=deadline_clock.now + 0.4
+            )
+            far = house.caller.call("begin_resource_claim", instance=instance_dict(2), deadline=deadline_clock.now + 60)
             house.caller.cast("begin_resource_claim", instance=instance_dict(3))
         assert near.reply() == Refused("StoreUnavailable", {"reason": "the database is restarting"})
         assert far.reply()["claim_id"] == uuid(2)
@@ -172,23 +176,25 @@ class TestStoreAway:
         assert house.charged() == [uuid(2), uuid(3)]
         assert house.unsettled() == 0
 
-    def test_a_call_that_expires_meanwhile_is_dropped(self, house: House, wait_clock: WaitClock) -> None:
+    def test_a_call_that_expires_meanwhile_is_dropped(self, house: House, deadline_clock: DeadlineClock) -> None:
         def away() -> None:
-            wait_clock.forward(60)
+            deadline_clock.forward(60)
             raise AWAY
 
         house.store.script["commit"] = [away]
-        gone = house.caller.call("begin_resource_claim", instance=instance_dict(1), deadline=wait_clock.now + 60)
+        gone = house.caller.call("begin_resource_claim", instance=instance_dict(1), deadline=deadline_clock.now + 60)
         house.finish()
         assert not gone.replied()
         assert house.charged() == []
         assert house.unsettled() == 0
 
-    def test_a_read_waits_too_and_is_told_when_it_would_be_late(self, house: House, wait_clock: WaitClock) -> None:
+    def test_a_read_waits_too_and_is_told_when_it_would_be_late(
+        self, house: House, deadline_clock: DeadlineClock
+    ) -> None:
         with house.busy():
             house.store.script["generations"] = [AWAY]
-            near = house.caller.call("get_node", deadline=wait_clock.now + 0.4)
-            far = house.caller.call("get_node", deadline=wait_clock.now + 60)
+            near = house.caller.call("get_node", deadline=deadline_clock.now + 0.4)
+            far = house.caller.call("get_node", deadline=deadline_clock.now + 60)
         assert near.reply().error == "StoreUnavailable"
         assert far.reply()["generation"] == 1
 

@@ -11,7 +11,7 @@ import pytest
 from tests.support.builders import HOST, instance_dict, node_name, uuid
 from tests.support.deadline import SECONDS, wait_until
 from tests.support.engine import House
-from tests.unit.service.conftest import MakeHouse, WaitClock
+from tests.unit.service.conftest import DeadlineClock, MakeHouse
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.service.loop import batch
 
@@ -92,10 +92,10 @@ def test_they_end_when_deciding_fails(house: House, monkeypatch: pytest.MonkeyPa
     assert [monitor.cancelled for monitor in house.monitors] == [True]
 
 
-def test_they_end_when_the_store_is_away_for_too_long(house: House, wait_clock: WaitClock) -> None:
+def test_they_end_when_the_store_is_away_for_too_long(house: House, deadline_clock: DeadlineClock) -> None:
     house.store.script["commit"] = [AWAY]
     call = house.caller.call(
-        "begin_resource_claim", instance=instance_dict(1), deadline=wait_clock.now + 0.1, **MONITORED
+        "begin_resource_claim", instance=instance_dict(1), deadline=deadline_clock.now + 0.1, **MONITORED
     )
     assert call.reply().error == "StoreUnavailable"
     assert [monitor.cancelled for monitor in house.monitors] == [True]
@@ -115,29 +115,31 @@ def test_they_go_on_while_the_store_is_away(house: House) -> None:
 
 
 @pytest.mark.parametrize("method", ["get_node", "begin_resource_claim"])
-def test_they_end_when_the_call_expires_before_it_is_decided(house: House, wait_clock: WaitClock, method: str) -> None:
+def test_they_end_when_the_call_expires_before_it_is_decided(
+    house: House, deadline_clock: DeadlineClock, method: str
+) -> None:
     args = {} if method == "get_node" else {"instance": instance_dict(1)}
-    house.caller.call(method, deadline=wait_clock.now - 1, **MONITORED, **args)
+    house.caller.call(method, deadline=deadline_clock.now - 1, **MONITORED, **args)
     house.finish()
     assert [monitor.cancelled for monitor in house.monitors] == [True]
 
 
-def test_they_end_when_the_call_expires_while_the_store_is_away(house: House, wait_clock: WaitClock) -> None:
+def test_they_end_when_the_call_expires_while_the_store_is_away(house: House, deadline_clock: DeadlineClock) -> None:
     def away() -> None:
-        wait_clock.forward(60)
+        deadline_clock.forward(60)
         raise AWAY
 
     house.store.script["commit"] = [away]
-    house.caller.call("begin_resource_claim", instance=instance_dict(1), deadline=wait_clock.now + 60, **MONITORED)
+    house.caller.call("begin_resource_claim", instance=instance_dict(1), deadline=deadline_clock.now + 60, **MONITORED)
     house.finish()
     assert [monitor.cancelled for monitor in house.monitors] == [True]
 
 
-def test_they_end_when_an_audit_outlives_its_caller(house: House, wait_clock: WaitClock) -> None:
+def test_they_end_when_an_audit_outlives_its_caller(house: House, deadline_clock: DeadlineClock) -> None:
     hang = house.drivers[HOST].hang(node_name(1))
-    house.caller.call("update_available_resource", deadline=wait_clock.now + 60, **MONITORED)
+    house.caller.call("update_available_resource", deadline=deadline_clock.now + 60, **MONITORED)
     assert hang.entered.wait(SECONDS)
-    wait_clock.forward(60)
+    deadline_clock.forward(60)
     hang.release()
     wait_until(lambda: house.monitors[0].cancelled, "the end of the heartbeats")
 

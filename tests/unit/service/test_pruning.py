@@ -12,7 +12,7 @@ import pytest
 from tests.support.builders import instance_dict, uuid
 from tests.support.deadline import SECONDS, wait_until
 from tests.support.engine import House
-from tests.support.worker import Case
+from tests.support.worker import WorkerHarness
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.service import worker as module
 
@@ -30,33 +30,33 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.Timers, "every", every)
 
 
-def pruned(case: Case) -> None:
+def pruned(worker_harness: WorkerHarness) -> None:
     """Return when it has been done on what holds now."""
-    before = case.store.calls.count("prune")
-    wait_until(lambda: case.store.calls.count("prune") >= before + 3, "it is pruned")
+    before = worker_harness.store.calls.count("prune")
+    wait_until(lambda: worker_harness.store.calls.count("prune") >= before + 3, "it is pruned")
 
 
 @pytest.mark.usefixtures("quick")
 def test_a_message_is_recognised_for_the_whole_retention_after_the_worker_was_cut_off(
-    case: Case, monkeypatch: pytest.MonkeyPatch
+    worker_harness: WorkerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    case.worker.start()
-    case.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
-    [unique_id] = case.store.commits[-1].answered
+    worker_harness.worker.start()
+    worker_harness.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
+    [unique_id] = worker_harness.store.commits[-1].answered
 
     def known() -> bool:
-        pruned(case)
-        return bool(case.store.inner.answered([unique_id]))
+        pruned(worker_harness)
+        return bool(worker_harness.store.inner.answered([unique_id]))
 
     with monkeypatch.context() as cut_off:
-        cut_off.setattr(case.bus, "connected", lambda: False)
-        pruned(case)
-        case.clock.forward(5 * HOUR)
+        cut_off.setattr(worker_harness.bus, "connected", lambda: False)
+        pruned(worker_harness)
+        worker_harness.clock.forward(5 * HOUR)
         assert known()
     assert known()
-    case.clock.forward(HOUR - 1)
+    worker_harness.clock.forward(HOUR - 1)
     assert known()
-    case.clock.forward(1)
+    worker_harness.clock.forward(1)
     assert not known()
 
 

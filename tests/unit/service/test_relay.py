@@ -21,8 +21,8 @@ from tracker_worker.wire.envelope import decode_message
 N1, N2 = node_name(1), node_name(2)
 
 
-class Sent:
-    """The bus as far as a relay uses it."""
+class RecordingBus:
+    """The bus as far as a relay uses it: records every call."""
 
     def __init__(self) -> None:
         self.calls: list[list[Outgoing]] = []
@@ -44,7 +44,7 @@ class Case:
         self.store = ScriptedStore()
         self.writer = settle(self.store, nodes=nodes)
         self.ids = [ledger.id for ledger in self.writer.host]
-        self.sent = Sent()
+        self.sent = RecordingBus()
         self.relay = Relay(self.store, cast(Bus, self.sent))
         self.numbers = iter(range(1, 10000))
 
