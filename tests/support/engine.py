@@ -207,7 +207,7 @@ class Caller:
         self._broker.publish(source, body, content_type=content_type, deadline=deadline)
 
 
-class House:
+class EngineHarness:
     """One worker without its timers. Stores and brokers may be shared by several. Hosts have nodes ``node-1`` ..., whose
     inventory is in the store before it starts unless ``settled`` is False."""
 
@@ -262,7 +262,7 @@ class House:
         assert loaded is not None
         self.store.inner.commit(Commit(cursors={ledger.id: ledger.sequence for ledger in loaded}))
 
-    def start(self, *, relaying: bool = True) -> House:
+    def start(self, *, relaying: bool = True) -> EngineHarness:
         self.engine.start()
         self.auditor.start()
         self.connect()

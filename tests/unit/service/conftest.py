@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Houses that are stopped with their test, and in which nothing waits for longer than it must."""
+"""Harnesses of engine and worker that are stopped with their test, and in which nothing waits for longer than it must."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from oslo_config import cfg
 
 from tests.support.builders import HOST, driver_resource_dict, node_name
-from tests.support.engine import House
+from tests.support.engine import EngineHarness
 from tests.support.worker import WorkerHarness
 from tracker_worker.conf import register_opts
 from tracker_worker.inventory.fake import FakeDriver
@@ -20,7 +20,7 @@ from tracker_worker.service import worker
 from tracker_worker.service.loop import engine
 from tracker_worker.service.requests import pending as work
 
-MakeHouse = Callable[..., House]
+MakeHarness = Callable[..., EngineHarness]
 MakeWorker = Callable[[], WorkerHarness]
 
 
@@ -51,24 +51,24 @@ def deadline_clock(monkeypatch: pytest.MonkeyPatch) -> DeadlineClock:
 
 
 @pytest.fixture
-def make_house() -> Iterator[MakeHouse]:
+def make_harness() -> Iterator[MakeHarness]:
     """Not yet started."""
-    made: list[House] = []
+    made: list[EngineHarness] = []
 
-    def make(**arguments: Any) -> House:
-        made.append(House(**arguments))
+    def make(**arguments: Any) -> EngineHarness:
+        made.append(EngineHarness(**arguments))
         return made[-1]
 
     yield make
-    for house in made:
-        house.stop()
-        assert house.deaths.empty()
+    for harness in made:
+        harness.stop()
+        assert harness.deaths.empty()
 
 
 @pytest.fixture
-def house(make_house: MakeHouse) -> House:
+def harness(make_harness: MakeHarness) -> EngineHarness:
     """Started, with one node on one host."""
-    return make_house().start()
+    return make_harness().start()
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.builders import instance_dict, uuid
 from tests.support.deadline import SECONDS, wait_until
-from tests.support.engine import House
+from tests.support.engine import EngineHarness
 from tests.support.worker import WorkerHarness
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.service import worker as module
@@ -60,21 +60,21 @@ def test_a_message_is_recognised_for_the_whole_retention_after_the_worker_was_cu
     assert not known()
 
 
-def test_nothing_is_forgotten_while_messages_wait_for_the_store(house: House) -> None:
+def test_nothing_is_forgotten_while_messages_wait_for_the_store(harness: EngineHarness) -> None:
     # A commit whose answer was lost may have been made, and what waits is looked up when the store is back.
     tried: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def away() -> None:
-        house.engine.prune(inbox_seconds=HOUR, outbox_seconds=HOUR)
+        harness.engine.prune(inbox_seconds=HOUR, outbox_seconds=HOUR)
         tried.put(None)
         raise StoreUnavailable(reason="the connection is lost")
 
-    house.store.script["commit"] = [away]
-    house.caller.cast("begin_resource_claim", instance=instance_dict(1))
+    harness.store.script["commit"] = [away]
+    harness.caller.cast("begin_resource_claim", instance=instance_dict(1))
     tried.get(timeout=SECONDS)
-    house.finish()
-    assert house.charged() == [uuid(1)]
-    assert house.store.calls.count("prune") == 0
-    house.engine.prune(inbox_seconds=HOUR, outbox_seconds=HOUR)
-    house.finish()
-    assert house.store.calls.count("prune") == 1
+    harness.finish()
+    assert harness.charged() == [uuid(1)]
+    assert harness.store.calls.count("prune") == 0
+    harness.engine.prune(inbox_seconds=HOUR, outbox_seconds=HOUR)
+    harness.finish()
+    assert harness.store.calls.count("prune") == 1
