@@ -38,7 +38,7 @@ def close_all_connections(rabbitmq: RabbitMQServer, url: str) -> None:
     [close_all_connections, lambda rabbitmq, _: rabbitmq.restart()],
     ids=["connections closed", "broker restarted"],
 )
-def test_nothing_is_lost_done_twice_or_out_of_order_when_the_broker(
+def test_nothing_is_lost_done_twice_or_out_of_order_when_the_connections_are_lost(
     make_worker: MakeWorker,
     rabbitmq: RabbitMQServer,
     broker_vhost: str,

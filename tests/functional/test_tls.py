@@ -26,7 +26,7 @@ def through(port: int, rabbitmq: RabbitMQServer, url: str) -> str:
     return url.replace(f":{rabbitmq.port}/", f":{port}/")
 
 
-def test_nothing_is_lost_done_twice_or_out_of_order(
+def test_nothing_is_lost_done_twice_or_out_of_order_over_tls(
     make_worker: MakeWorker, rabbitmq: RabbitMQServer, broker_vhost: str, tmp_path: Path
 ) -> None:
     with tls_front(rabbitmq.port, tmp_path) as (port, certificate):
@@ -56,7 +56,7 @@ def test_nothing_is_lost_done_twice_or_out_of_order(
         assert "Traceback" not in worker.log()
 
 
-def test_a_certificate_that_nobody_vouches_for_is_refused(
+def test_a_certificate_of_an_unknown_authority_is_refused(
     make_worker: MakeWorker, rabbitmq: RabbitMQServer, broker_vhost: str, tmp_path: Path
 ) -> None:
     other = tmp_path / "other"

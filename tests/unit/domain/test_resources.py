@@ -29,7 +29,7 @@ def test_vectors_add_and_subtract_by_class_and_may_go_below_zero():
     assert resources(1, 20, 300) - resources(2, 5, 7) == resources(-1, 15, 293)
 
 
-def test_of_takes_what_is_not_named_as_0():
+def test_resources_that_are_not_named_are_0():
     assert Resources.of({}) == ZERO
     assert Resources.of({"DISK_GB": 4})["DISK_GB"] == 4
 

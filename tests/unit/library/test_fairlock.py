@@ -25,7 +25,7 @@ def waiting(lock: FairLock) -> Arrivals:
     return arrivals
 
 
-def test_it_excludes() -> None:
+def test_only_one_thread_holds_the_lock() -> None:
     lock = FairLock()
     inside = 0
     worst = 0
@@ -86,7 +86,7 @@ def test_nobody_overtakes_between_release_and_wake_up() -> None:
     assert served == ["waiter", "newcomer"]
 
 
-def test_an_exception_lets_go_of_it() -> None:
+def test_an_exception_in_the_block_releases_the_lock() -> None:
     lock = FairLock()
     with pytest.raises(ZeroDivisionError), lock:
         raise ZeroDivisionError

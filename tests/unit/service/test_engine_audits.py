@@ -197,7 +197,7 @@ def test_a_call_that_still_waits_when_the_worker_stops_comes_again(make_harness:
 
 
 class TestPeriodic:
-    def test_it_expires_and_reports(self, harness: EngineHarness) -> None:
+    def test_a_periodic_audit_expires_claims_and_reports_inventory(self, harness: EngineHarness) -> None:
         harness.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
         harness.clock.forward(EXPIRY_SECONDS + 1)
         harness.drivers[HOST].nodes[N1] = driver_resource_dict(vcpus=64)

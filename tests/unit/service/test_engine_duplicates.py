@@ -170,7 +170,9 @@ def test_messages_without_an_id_are_all_decided(harness: EngineHarness) -> None:
 class TestWhatChangedNothing:
     """Its row rides with the next commit: a copy that came later could change something."""
 
-    def test_its_row_is_written_with_the_next_commit(self, harness: EngineHarness) -> None:
+    def test_the_inbox_row_of_a_message_without_effect_is_written_with_the_next_commit(
+        self, harness: EngineHarness
+    ) -> None:
         harness.caller.call("finish_resource_claim", unique_id="u-1", claim_id=uuid(1)).reply()
         harness.caller.cast("update_usage", unique_id="u-2", instance={"uuid": uuid(1)})
         harness.finish()
@@ -181,7 +183,7 @@ class TestWhatChangedNothing:
         with_nodes = [commit for commit in harness.store.commits if commit.nodes]
         assert with_nodes[1].answered == ["u-4"]
 
-    def test_a_late_copy_of_it_still_changes_nothing(self, make_harness: MakeHarness) -> None:
+    def test_a_late_copy_of_a_message_without_effect_still_changes_nothing(self, make_harness: MakeHarness) -> None:
         harness = make_harness().start()
         assert harness.caller.call("abort_resource_claim", unique_id="u-1", claim_id=uuid(1)).reply() is None
         harness.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
@@ -191,7 +193,7 @@ class TestWhatChangedNothing:
         assert harness.caller.call("abort_resource_claim", unique_id="u-1", claim_id=uuid(1)).reply() is None
         assert harness.charged() == [uuid(1)]
 
-    def test_many_rows_want_a_commit_of_their_own(
+    def test_many_waiting_inbox_rows_get_a_commit_of_their_own(
         self, harness: EngineHarness, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(inbox, "_MOST_RIDING", 3)

@@ -59,7 +59,7 @@ class TestConflict:
         assert harness.notified() == [("claim.begun", 2)]
         assert len([commit for commit in harness.store.commits if commit.nodes]) == 1
 
-    def test_it_goes_on_for_as_long_as_it_takes_and_waits_now_and_then(
+    def test_a_batch_in_conflict_is_repeated_until_it_succeeds_with_pauses(
         self, make_harness: MakeHarness, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         waits: list[float] = []
@@ -70,7 +70,7 @@ class TestConflict:
         assert harness.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()["generation"] == 2
         assert len(waits) == 3
 
-    def test_a_conflict_while_deciding_is_one_too(self, harness: EngineHarness) -> None:
+    def test_a_conflict_while_deciding_repeats_the_batch_too(self, harness: EngineHarness) -> None:
         harness.store.script["answered"] = [Conflict("a snapshot that is too old")]
         assert harness.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()["generation"] == 2
 
@@ -83,7 +83,7 @@ class TestConflict:
 
 
 class TestStoreAway:
-    def test_nothing_is_told_or_settled_until_it_is_back(self, harness: EngineHarness) -> None:
+    def test_nothing_is_answered_or_settled_until_the_store_is_back(self, harness: EngineHarness) -> None:
         asked: queue.SimpleQueue[int] = queue.SimpleQueue()
         back = threading.Event()
 
@@ -112,7 +112,9 @@ class TestStoreAway:
         assert harness.unsettled() == 0
 
     @pytest.mark.parametrize("method", ["answered", "generations", "load_host", "commit"])
-    def test_whatever_fails_is_done_again(self, make_harness: MakeHarness, method: str) -> None:
+    def test_a_batch_is_repeated_whichever_call_of_the_store_fails(
+        self, make_harness: MakeHarness, method: str
+    ) -> None:
         harness = make_harness().start(relaying=False)
         harness.finish()
         harness.store.script[method] = [AWAY, AWAY]
@@ -202,7 +204,7 @@ class TestStoreAway:
         assert near.reply().error == "StoreUnavailable"
         assert far.reply()["generation"] == 1
 
-    def test_a_stop_does_not_wait_for_it_and_everything_comes_again(self, make_harness: MakeHarness) -> None:
+    def test_a_stop_does_not_wait_for_the_store_and_everything_is_redelivered(self, make_harness: MakeHarness) -> None:
         harness = make_harness().start()
         tried: queue.SimpleQueue[None] = queue.SimpleQueue()
 
@@ -219,7 +221,7 @@ class TestStoreAway:
         after.finish()
         assert after.charged() == [uuid(1)]
 
-    def test_chores_are_put_off(self, make_harness: MakeHarness) -> None:
+    def test_chores_are_put_off_while_the_store_is_away(self, make_harness: MakeHarness) -> None:
         harness = make_harness().start()
         harness.finish()
         harness.store.script.update(take_lease=[AWAY], prune=[AWAY], cursors=[AWAY], release_lease=[AWAY])
@@ -301,7 +303,7 @@ class TestUnexpected:
         assert len(harness.parked()) == 1
         assert "count_attempt" not in harness.store.calls
 
-    def test_it_may_be_sent_again_when_it_is_repaired(
+    def test_a_parked_cast_may_be_sent_again_after_the_repair(
         self, harness: EngineHarness, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         harness.caller.cast("begin_resource_claim", unique_id="u-13", instance=instance_dict(13))
@@ -311,7 +313,7 @@ class TestUnexpected:
         assert harness.parked() == []
         assert harness.charged() == [uuid(13)]
 
-    def test_a_chore_is_told(self, harness: EngineHarness) -> None:
+    def test_a_chore_that_fails_unexpectedly_gets_the_error(self, harness: EngineHarness) -> None:
         told: queue.SimpleQueue[Exception] = queue.SimpleQueue()
         command = begin(13, node=N1)
         harness.engine.submit(Chore(host=HOST, commands=[command], failed=told.put))

@@ -25,11 +25,11 @@ def test_starting_and_stopping_leaves_nothing_behind(work: bool) -> None:
     stress(make)
 
 
-def test_a_house_keeps_it_as_a_whole() -> None:
+def test_an_engine_harness_keeps_the_contract_of_start_and_stop_as_a_whole() -> None:
     stress(EngineHarness)
 
 
-def test_letting_go_without_a_start_is_harmless() -> None:
+def test_releasing_the_leases_without_a_start_is_harmless() -> None:
     harness = EngineHarness()
     harness.engine.release()
     assert harness.store.calls == []

@@ -19,7 +19,7 @@ MONITORED: dict[str, Any] = {"timeout": 60}
 AWAY = StoreUnavailable(reason="away")
 
 
-def test_they_are_sent_twice_as_often_as_asked_for(harness: EngineHarness) -> None:
+def test_heartbeats_are_sent_twice_per_timeout_of_the_caller(harness: EngineHarness) -> None:
     hang = harness.drivers[HOST].hang(node_name(1))
     call = harness.caller.call("update_available_resource", timeout=10)
     assert hang.entered.wait(SECONDS)
@@ -34,7 +34,7 @@ def test_they_are_sent_twice_as_often_as_asked_for(harness: EngineHarness) -> No
 
 
 @pytest.mark.parametrize("timeout", [None, 0, 1, -5, True, 2.5, "60"])
-def test_nobody_gets_them_who_has_not_asked_for_them(harness: EngineHarness, timeout: Any) -> None:
+def test_a_call_that_does_not_ask_for_heartbeats_gets_none(harness: EngineHarness, timeout: Any) -> None:
     assert harness.caller.call("oslo_rpc_server_ping", timeout=timeout).reply() == "pong"
     assert harness.monitors == []
 
@@ -78,12 +78,12 @@ def audit_of_an_unknown_node(harness: EngineHarness) -> None:
     [answered, read, refused, not_understood, known, audited, audited_in_vain, audit_of_an_unknown_node],
     ids=lambda ends: ends.__name__,
 )
-def test_they_end_with_the_reply(harness: EngineHarness, ends: Callable[[EngineHarness], None]) -> None:
+def test_heartbeats_end_with_the_reply(harness: EngineHarness, ends: Callable[[EngineHarness], None]) -> None:
     ends(harness)
     assert [monitor.cancelled for monitor in harness.monitors] == [True]
 
 
-def test_they_end_when_deciding_fails(harness: EngineHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heartbeats_end_when_deciding_fails(harness: EngineHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_arguments: Any) -> Any:
         raise ZeroDivisionError
 
@@ -92,7 +92,9 @@ def test_they_end_when_deciding_fails(harness: EngineHarness, monkeypatch: pytes
     assert [monitor.cancelled for monitor in harness.monitors] == [True]
 
 
-def test_they_end_when_the_store_is_away_for_too_long(harness: EngineHarness, deadline_clock: DeadlineClock) -> None:
+def test_heartbeats_end_when_the_store_is_away_for_too_long(
+    harness: EngineHarness, deadline_clock: DeadlineClock
+) -> None:
     harness.store.script["commit"] = [AWAY]
     call = harness.caller.call(
         "begin_resource_claim", instance=instance_dict(1), deadline=deadline_clock.now + 0.1, **MONITORED
@@ -101,7 +103,7 @@ def test_they_end_when_the_store_is_away_for_too_long(harness: EngineHarness, de
     assert [monitor.cancelled for monitor in harness.monitors] == [True]
 
 
-def test_they_go_on_while_the_store_is_away(harness: EngineHarness) -> None:
+def test_heartbeats_go_on_while_the_store_is_away(harness: EngineHarness) -> None:
     seen: list[bool] = []
 
     def away() -> None:
@@ -115,7 +117,7 @@ def test_they_go_on_while_the_store_is_away(harness: EngineHarness) -> None:
 
 
 @pytest.mark.parametrize("method", ["get_node", "begin_resource_claim"])
-def test_they_end_when_the_call_expires_before_it_is_decided(
+def test_heartbeats_end_when_the_call_expires_before_it_is_decided(
     harness: EngineHarness, deadline_clock: DeadlineClock, method: str
 ) -> None:
     args = {} if method == "get_node" else {"instance": instance_dict(1)}
@@ -124,7 +126,7 @@ def test_they_end_when_the_call_expires_before_it_is_decided(
     assert [monitor.cancelled for monitor in harness.monitors] == [True]
 
 
-def test_they_end_when_the_call_expires_while_the_store_is_away(
+def test_heartbeats_end_when_the_call_expires_while_the_store_is_away(
     harness: EngineHarness, deadline_clock: DeadlineClock
 ) -> None:
     def away() -> None:
@@ -139,7 +141,9 @@ def test_they_end_when_the_call_expires_while_the_store_is_away(
     assert [monitor.cancelled for monitor in harness.monitors] == [True]
 
 
-def test_they_end_when_an_audit_outlives_its_caller(harness: EngineHarness, deadline_clock: DeadlineClock) -> None:
+def test_heartbeats_end_when_an_audit_outlives_its_caller(
+    harness: EngineHarness, deadline_clock: DeadlineClock
+) -> None:
     hang = harness.drivers[HOST].hang(node_name(1))
     harness.caller.call("update_available_resource", deadline=deadline_clock.now + 60, **MONITORED)
     assert hang.entered.wait(SECONDS)
@@ -148,7 +152,7 @@ def test_they_end_when_an_audit_outlives_its_caller(harness: EngineHarness, dead
     wait_until(lambda: harness.monitors[0].cancelled, "the end of the heartbeats")
 
 
-def test_those_of_many_calls_end_each_with_its_own(make_harness: MakeHarness) -> None:
+def test_heartbeats_of_many_calls_end_each_with_its_own_call(make_harness: MakeHarness) -> None:
     harness = make_harness().start()
     hang = harness.drivers[HOST].hang(node_name(1))
     waiting = harness.caller.call("update_available_resource", **MONITORED)

@@ -115,7 +115,7 @@ def test_a_notification_is_the_row_of_the_outbox(case: Case) -> None:
     assert message["timestamp"] == "2026-01-15 12:00:00.000000"
 
 
-def test_sent_again_it_is_the_same_but_for_the_id_of_the_message(case: Case) -> None:
+def test_a_notification_that_is_sent_again_differs_only_in_its_unique_id(case: Case) -> None:
     row = case.commit(1)
     messages = []
     for _ in range(2):

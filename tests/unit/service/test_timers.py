@@ -71,7 +71,7 @@ def test_a_shorter_interval_that_is_added_later_does_not_wait_for_the_longer_one
     counted.wait(3)
 
 
-def test_a_cancelled_one_is_not_called(timers: Timers) -> None:
+def test_a_cancelled_action_is_not_called(timers: Timers) -> None:
     cancelled, counted = CountingAction(), CountingAction()
     timers.every(SOON, cancelled).cancel()
     timers.every(SOON, counted)
@@ -80,7 +80,7 @@ def test_a_cancelled_one_is_not_called(timers: Timers) -> None:
     assert cancelled.silent()
 
 
-def test_one_that_cancels_itself_is_called_once(timers: Timers) -> None:
+def test_an_action_that_cancels_itself_is_called_once(timers: Timers) -> None:
     once, counted = CountingAction(), CountingAction()
 
     def action() -> None:
@@ -95,7 +95,7 @@ def test_one_that_cancels_itself_is_called_once(timers: Timers) -> None:
     assert once.silent()
 
 
-def test_cancelled_ones_are_forgotten_when_their_time_has_come(timers: Timers) -> None:
+def test_cancelled_actions_are_dropped_when_they_become_due(timers: Timers) -> None:
     for _ in range(100):
         timers.every(0, CountingAction()).cancel()
     counted = CountingAction()

@@ -156,7 +156,7 @@ class TestStart:
 
 
 class TestStop:
-    def test_it_stops_in_order(self, started_worker: WorkerHarness) -> None:
+    def test_the_parts_of_a_worker_stop_in_order(self, started_worker: WorkerHarness) -> None:
         started_worker.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
         started_worker.worker.stop()
         assert in_order(started_worker.store.calls, "bus.pause", "bus.stop", "release_lease", "stop")
@@ -190,7 +190,7 @@ class TestStop:
         worker_harness.worker.stop()
         worker_harness.worker.stop()
 
-    def test_a_driver_that_hangs_does_not_hold_it(self, started_worker: WorkerHarness) -> None:
+    def test_a_driver_that_hangs_does_not_delay_the_stop(self, started_worker: WorkerHarness) -> None:
         hang = started_worker.driver.hang(N1)
         started_worker.caller.cast("update_available_resource")
         assert hang.entered.wait(SECONDS)
