@@ -18,9 +18,9 @@ from tests.support.bus import (
     HOSTS,
     STOP_SECONDS,
     BusCase,
-    Ear,
     MakeWorker,
     Outside,
+    RecordingListener,
     Worker,
     bodies,
     keys,
@@ -40,7 +40,7 @@ class ReceiveContract(BusCase):
     def test_deliveries_come_in_order_and_say_where_from(self, outside: Outside, worker: Worker) -> None:
         for body in numbered(50):
             outside.publish(HOST_1, body)
-        received = worker.ear.receive(50)
+        received = worker.listener.receive(50)
         assert bodies(received) == numbered(50)
         assert {delivery.source for delivery in received} == {HOST_1}
         assert {delivery.content_type for delivery in received} == {"application/json"}
@@ -49,22 +49,22 @@ class ReceiveContract(BusCase):
         for body in numbered(3):
             outside.publish(HOST_1, body)
         worker = make_worker()
-        worker.ear.receive(3)
+        worker.listener.receive(3)
         outside.publish(HOST_1, b"3")
-        assert bodies(worker.ear.receive(4)) == numbered(4)
+        assert bodies(worker.listener.receive(4)) == numbered(4)
 
     def test_a_body_is_any_bytes(self, outside: Outside, worker: Worker) -> None:
         every = [bytes(range(256)), b"", "Žofie".encode(), b"\xff\xfe"]
         for body in every:
             outside.publish(HOST_1, body)
-        received = bodies(worker.ear.receive(len(every)))
+        received = bodies(worker.listener.receive(len(every)))
         assert received == every
         assert {type(body) for body in received} == {bytes}
 
     def test_a_delivery_has_the_headers_of_its_message(self, outside: Outside, worker: Worker) -> None:
         outside.publish(HOST_1, b"0", headers={"compression": "application/x-gzip", "number": 7})
         outside.publish(HOST_1, b"1")
-        first, second = worker.ear.receive(2)
+        first, second = worker.listener.receive(2)
         assert dict(first.headers) == {"compression": "application/x-gzip", "number": 7}
         assert dict(second.headers) == {}
 
@@ -72,7 +72,7 @@ class ReceiveContract(BusCase):
         before = time.monotonic()
         outside.publish(HOST_1, b"0", expires_seconds=100)
         outside.publish(HOST_1, b"1")
-        first, second = worker.ear.receive(2)
+        first, second = worker.listener.receive(2)
         assert first.deadline is not None
         assert before + 99 <= first.deadline <= time.monotonic() + 100
         assert second.deadline is None
@@ -85,9 +85,9 @@ class ReceiveContract(BusCase):
         for source in (*HOSTS, SHARED, FANOUT):
             for number in range(3):
                 outside.publish(source, f"{source}-{number}".encode())
-        worker.ear.receive(12)
+        worker.listener.receive(12)
         for source in (*HOSTS, SHARED, FANOUT):
-            assert bodies(worker.ear.receive(3, source=source)) == [f"{source}-{n}".encode() for n in range(3)]
+            assert bodies(worker.listener.receive(3, source=source)) == [f"{source}-{n}".encode() for n in range(3)]
 
     def test_the_messages_of_another_host_wait_for_whoever_serves_it(
         self, outside: Outside, make_worker: MakeWorker
@@ -95,9 +95,9 @@ class ReceiveContract(BusCase):
         first = make_worker([HOST_1])
         outside.publish(HOST_2, b"for 2")
         outside.publish(HOST_1, b"for 1")
-        assert bodies(first.ear.receive(1)) == [b"for 1"]
-        assert bodies(make_worker([HOST_2]).ear.receive(1)) == [b"for 2"]
-        assert len(first.ear.deliveries) == 1
+        assert bodies(first.listener.receive(1)) == [b"for 1"]
+        assert bodies(make_worker([HOST_2]).listener.receive(1)) == [b"for 2"]
+        assert len(first.listener.deliveries) == 1
 
 
 class SettleContract(BusCase):
@@ -107,11 +107,11 @@ class SettleContract(BusCase):
         first = make_worker()
         for body in numbered(20):
             outside.publish(HOST_1, body)
-        received = first.ear.receive(20)
+        received = first.listener.receive(20)
         first.bus.receiver.settle(received[:5])
         first.stop()
         outside.publish(HOST_1, b"20")
-        assert bodies(make_worker().ear.receive(16)) == numbered(16, first=5)
+        assert bodies(make_worker().listener.receive(16)) == numbered(16, first=5)
 
     def test_what_is_settled_out_of_order_leaves_the_others_in_order(
         self, outside: Outside, make_worker: MakeWorker
@@ -119,36 +119,36 @@ class SettleContract(BusCase):
         first = make_worker()
         for body in numbered(10):
             outside.publish(HOST_1, body)
-        received = first.ear.receive(10)
+        received = first.listener.receive(10)
         for number in (8, 1, 6, 0, 9):
             first.bus.receiver.settle([received[number]])
         first.stop()
-        assert bodies(make_worker().ear.receive(5)) == [b"2", b"3", b"4", b"5", b"7"]
+        assert bodies(make_worker().listener.receive(5)) == [b"2", b"3", b"4", b"5", b"7"]
 
     def test_settling_twice_settles_nothing_else(self, outside: Outside, make_worker: MakeWorker) -> None:
         first = make_worker()
         for body in numbered(3):
             outside.publish(HOST_1, body)
-        received = first.ear.receive(3)
+        received = first.listener.receive(3)
         for _ in range(2):
             first.bus.receiver.settle(received[:1])
         first.bus.receiver.settle([])
         first.stop()
-        assert bodies(make_worker().ear.receive(2)) == [b"1", b"2"]
+        assert bodies(make_worker().listener.receive(2)) == [b"1", b"2"]
 
     def test_a_delivery_from_before_a_stop_settles_nothing_after_it(
         self, outside: Outside, make_worker: MakeWorker
     ) -> None:
         first = make_worker()
         outside.publish(HOST_1, b"0")
-        old = first.ear.receive(1)
+        old = first.listener.receive(1)
         first.stop()
         first.bus.receiver.settle(old)
         again = make_worker(bus=first.bus)
-        again.ear.receive(1)
+        again.listener.receive(1)
         first.bus.receiver.settle(old)
         again.stop()
-        assert bodies(make_worker().ear.receive(1)) == [b"0"]
+        assert bodies(make_worker().listener.receive(1)) == [b"0"]
 
     def test_what_is_paused_goes_back_and_what_was_received_may_still_be_settled(
         self, outside: Outside, make_worker: MakeWorker
@@ -158,14 +158,14 @@ class SettleContract(BusCase):
         second = make_worker()
         for body in numbered(3):
             outside.publish(HOST_1, body)
-        received = first.ear.receive(3)
+        received = first.listener.receive(3)
         first.bus.pause()
         for body in numbered(3, first=3):
             outside.publish(HOST_1, body)
         first.bus.receiver.settle(received[:2])
         first.stop()
-        assert bodies(second.ear.receive(4)) == numbered(4, first=2)
-        assert bodies(first.ear.deliveries) == numbered(3)
+        assert bodies(second.listener.receive(4)) == numbered(4, first=2)
+        assert bodies(first.listener.deliveries) == numbered(3)
 
 
 class TellContract(BusCase):
@@ -174,10 +174,10 @@ class TellContract(BusCase):
         reply_to = outside.open_replies()
         for body in numbered(2):
             outside.publish(HOST_1, body)
-        first.bus.sender.send([Reply(delivery=first.ear.receive(2)[0], reply_to=reply_to, body=b"the reply")])
+        first.bus.sender.send([Reply(delivery=first.listener.receive(2)[0], reply_to=reply_to, body=b"the reply")])
         assert outside.take_reply(reply_to) == b"the reply"
         first.stop()
-        assert bodies(make_worker().ear.receive(1)) == [b"1"]
+        assert bodies(make_worker().listener.receive(1)) == [b"1"]
 
     def test_replies_come_in_order_also_those_given_just_before_the_stop(
         self, outside: Outside, make_worker: MakeWorker
@@ -186,22 +186,22 @@ class TellContract(BusCase):
         reply_to = outside.open_replies()
         for body in numbered(30):
             outside.publish(HOST_1, body)
-        for delivery in first.ear.receive(30):
+        for delivery in first.listener.receive(30):
             first.bus.sender.send([Reply(delivery=delivery, reply_to=reply_to, body=b"re " + delivery.body)])
         first.stop()
         assert [outside.take_reply(reply_to) for _ in range(30)] == [b"re " + body for body in numbered(30)]
         outside.publish(HOST_1, b"last")
-        assert bodies(make_worker().ear.receive(1)) == [b"last"]
+        assert bodies(make_worker().listener.receive(1)) == [b"last"]
 
     def test_a_heartbeat_settles_nothing(self, outside: Outside, make_worker: MakeWorker) -> None:
         first = make_worker()
         reply_to = outside.open_replies()
         outside.publish(HOST_1, b"0")
-        first.ear.receive(1)
+        first.listener.receive(1)
         first.bus.sender.heartbeat(reply_to, b"still at it")
         assert outside.take_reply(reply_to) == b"still at it"
         first.stop()
-        assert bodies(make_worker().ear.receive(1)) == [b"0"]
+        assert bodies(make_worker().listener.receive(1)) == [b"0"]
 
     def test_a_reply_queue_that_is_gone_delays_no_other_and_settles(
         self, outside: Outside, make_worker: MakeWorker
@@ -210,7 +210,7 @@ class TellContract(BusCase):
         reply_to = outside.open_replies()
         for body in numbered(20):
             outside.publish(HOST_1, body)
-        for number, delivery in enumerate(first.ear.receive(20)):
+        for number, delivery in enumerate(first.listener.receive(20)):
             first.bus.sender.heartbeat(NOBODY, b"lost")
             first.bus.sender.send(
                 [Reply(delivery=delivery, reply_to=reply_to if number % 2 else NOBODY, body=delivery.body)]
@@ -218,7 +218,7 @@ class TellContract(BusCase):
         assert [outside.take_reply(reply_to) for _ in range(10)] == numbered(20)[1::2]
         first.stop()
         outside.publish(HOST_1, b"last")
-        assert bodies(make_worker().ear.receive(1)) == [b"last"]
+        assert bodies(make_worker().listener.receive(1)) == [b"last"]
 
     def test_a_parked_message_is_whole_has_the_reason_and_is_settled(
         self, outside: Outside, make_worker: MakeWorker
@@ -226,22 +226,24 @@ class TellContract(BusCase):
         first = make_worker()
         outside.publish(HOST_1, b"\xff no request", headers={"x-from": "a scheduler"}, expires_seconds=100)
         outside.publish(HOST_1, b"1")
-        first.bus.sender.send([DeadLetter(delivery=first.ear.receive(2)[0], reason="invalid_input: it is none: ž")])
+        first.bus.sender.send(
+            [DeadLetter(delivery=first.listener.receive(2)[0], reason="invalid_input: it is none: ž")]
+        )
         parked = outside.take_parked()
         assert parked.body == b"\xff no request"
         assert parked.headers["x-from"] == "a scheduler"
         assert parked.headers["x-tracker-reason"] == "invalid_input: it is none: ž"
         first.stop()
-        assert bodies(make_worker().ear.receive(1)) == [b"1"]
+        assert bodies(make_worker().listener.receive(1)) == [b"1"]
 
     def test_notifications_come_in_order_and_each_is_confirmed_once(self, outside: Outside, worker: Worker) -> None:
         worker.bus.sender.send([])
         for first in range(0, 100, 10):
             worker.bus.sender.send(outgoing(numbered(10, first=first)))
         assert [outside.take_notification() for _ in range(100)] == numbered(100)
-        assert worker.ear.confirm(100) == keys(numbered(100))
+        assert worker.listener.confirm(100) == keys(numbered(100))
         worker.stop()
-        assert len(worker.ear.confirmed) == 100
+        assert len(worker.listener.confirmed) == 100
 
     def test_what_is_notified_just_before_the_stop_is_published_and_confirmed(
         self, outside: Outside, worker: Worker
@@ -249,14 +251,14 @@ class TellContract(BusCase):
         wait_until(worker.bus.connected, "connected")
         worker.bus.sender.send(outgoing(numbered(50)))
         worker.stop()
-        assert worker.ear.confirmed == keys(numbered(50))
+        assert worker.listener.confirmed == keys(numbered(50))
         assert [outside.take_notification() for _ in range(50)] == numbered(50)
 
     def test_several_threads_may_tell_at_once(self, outside: Outside, worker: Worker) -> None:
         reply_to = outside.open_replies()
         for body in numbered(40):
             outside.publish(HOST_1, body)
-        received = worker.ear.receive(40)
+        received = worker.listener.receive(40)
 
         def tell(number: int) -> None:
             for index in range(number, 40, 4):
@@ -264,7 +266,7 @@ class TellContract(BusCase):
                 worker.bus.sender.send([Reply(delivery=received[index], reply_to=reply_to, body=received[index].body)])
 
         at_once(*(lambda number=number: tell(number) for number in range(4)))  # type: ignore[misc]
-        assert sorted(worker.ear.confirm(40)) == sorted(keys(numbered(40)))
+        assert sorted(worker.listener.confirm(40)) == sorted(keys(numbered(40)))
         told = [outside.take_notification() for _ in range(40)]
         replies = [outside.take_reply(reply_to) for _ in range(40)]
         for number in range(4):
@@ -281,7 +283,7 @@ class TwoWorkersContract(BusCase):
         for body in numbered(3):
             outside.publish(FANOUT, body)
         for worker in workers:
-            assert bodies(worker.ear.receive(3, source=FANOUT)) == numbered(3)
+            assert bodies(worker.listener.receive(3, source=FANOUT)) == numbered(3)
 
     def test_a_shared_request_reaches_one(self, outside: Outside, make_worker: MakeWorker) -> None:
         workers = [make_worker([HOST_1]), make_worker([HOST_2])]
@@ -291,7 +293,7 @@ class TwoWorkersContract(BusCase):
             outside.publish(SHARED, body)
 
         def everything() -> list[bytes]:
-            return sorted(body for worker in workers for body in bodies(worker.ear.deliveries))
+            return sorted(body for worker in workers for body in bodies(worker.listener.deliveries))
 
         wait_until(lambda: len(everything()) >= 20, lambda: f"20 deliveries: {everything()}")
         assert everything() == sorted(numbered(20))
@@ -305,12 +307,12 @@ class TwoWorkersContract(BusCase):
         wait_until(standby.bus.connected, "connected")
         for body in numbered(10):
             outside.publish(HOST_1, body)
-        active.bus.receiver.settle(active.ear.receive(10)[:4])
-        assert standby.ear.deliveries == []
+        active.bus.receiver.settle(active.listener.receive(10)[:4])
+        assert standby.listener.deliveries == []
         active.stop()
         for body in numbered(5, first=10):
             outside.publish(HOST_1, body)
-        assert bodies(standby.ear.receive(11)) == numbered(11, first=4)
+        assert bodies(standby.listener.receive(11)) == numbered(11, first=4)
 
 
 class StartStopContract(BusCase):
@@ -327,8 +329,8 @@ class StartStopContract(BusCase):
         for number in range(3):
             worker = make_worker(bus=bus)
             outside.publish(HOST_1, b"%d" % number)
-            assert bodies(worker.ear.receive(1)) == [b"%d" % number]
-            bus.receiver.settle(worker.ear.deliveries)
+            assert bodies(worker.listener.receive(1)) == [b"%d" % number]
+            bus.receiver.settle(worker.listener.deliveries)
             worker.stop()
 
     @pytest.mark.parametrize("connected", [False, True], ids=["at once", "when connected"])
@@ -337,7 +339,7 @@ class StartStopContract(BusCase):
             bus = outside.bus()
 
             def start() -> None:
-                bus.start([HOST_1], Ear().listener())
+                bus.start([HOST_1], RecordingListener().as_listener())
                 if connected:
                     wait_until(bus.connected, "connected")
 

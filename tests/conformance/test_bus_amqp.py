@@ -55,13 +55,13 @@ class TestLostConnection(AMQPCase):
     def test_what_is_unsettled_comes_again_in_order(self, broker: Broker, worker: Worker) -> None:
         for body in numbered(10):
             broker.publish(HOST_1, body)
-        received = worker.ear.receive(10)
+        received = worker.listener.receive(10)
         worker.bus.receiver.settle(received[:3])
         wait_until_acknowledged(broker, worker, received[3:])
 
         lose_connections(broker, worker)
 
-        again = worker.ear.receive(17, source=HOST_1)[10:]
+        again = worker.listener.receive(17, source=HOST_1)[10:]
         assert bodies(again) == numbered(7, first=3)
         worker.bus.receiver.settle(again)
         worker.stop()
@@ -73,31 +73,31 @@ class TestLostConnection(AMQPCase):
         worker = make_worker()
         for body in numbered(3):
             broker.publish(HOST_1, body)
-        old = worker.ear.receive(3)
+        old = worker.listener.receive(3)
         lose_connections(broker, worker)
-        worker.ear.receive(6)
+        worker.listener.receive(6)
         worker.bus.receiver.settle(old)
         worker.stop()
-        assert bodies(make_worker().ear.receive(3)) == numbered(3)
+        assert bodies(make_worker().listener.receive(3)) == numbered(3)
 
     def test_what_is_notified_meanwhile_is_sent_later_in_order(self, broker: Broker, worker: Worker) -> None:
         wait_until(worker.bus.connected, "connected")
         worker.bus.sender.send(outgoing(numbered(5)))
-        worker.ear.confirm(5)
+        worker.listener.confirm(5)
         broker.lines.cut()
         wait_until(lambda: not worker.bus.connected(), "disconnected")
         for first in (5, 10):
             worker.bus.sender.send(outgoing(numbered(5, first=first)))
-        assert len(worker.ear.confirmed) == 5
+        assert len(worker.listener.confirmed) == 5
         broker.lines.mend()
-        assert worker.ear.confirm(15) == keys(numbered(15))
+        assert worker.listener.confirm(15) == keys(numbered(15))
         assert broker.take_all("notifications.info", b"14") == numbered(15)
 
     def test_replies_and_dead_letters_of_meanwhile_are_sent_later(self, broker: Broker, worker: Worker) -> None:
         reply_to = broker.open_replies()
         for body in numbered(2):
             broker.publish(HOST_1, body)
-        called, cast = worker.ear.receive(2)
+        called, cast = worker.listener.receive(2)
         broker.lines.cut()
         wait_until(lambda: not worker.bus.connected(), "disconnected")
         worker.bus.sender.send([Reply(delivery=called, reply_to=reply_to, body=b"late")])
@@ -106,7 +106,7 @@ class TestLostConnection(AMQPCase):
         assert broker.take_reply(reply_to) == b"late"
         assert broker.take_parked().body == b"1"
         # Settled on a connection that is gone: they come again, and are known by then.
-        assert bodies(worker.ear.receive(4)[2:]) == numbered(2)
+        assert bodies(worker.listener.receive(4)[2:]) == numbered(2)
 
     def test_nothing_is_lost_and_order_is_kept_when_it_happens_in_the_middle(
         self, broker: Broker, worker: Worker
@@ -116,8 +116,8 @@ class TestLostConnection(AMQPCase):
         for _ in range(3):
             worker.bus.sender.send(list(itertools.islice(sent, 100)))
             lose_connections(broker, worker)
-        assert sorted(set(worker.ear.confirm(300))) == sorted(keys(numbered(300)))
-        assert len(worker.ear.confirmed) == 300
+        assert sorted(set(worker.listener.confirm(300))) == sorted(keys(numbered(300)))
+        assert len(worker.listener.confirmed) == 300
         found = broker.take_all("notifications.info", b"299")
         first_times = list(dict.fromkeys(found))
         assert first_times == numbered(300)
@@ -132,8 +132,8 @@ class TestLostConnection(AMQPCase):
         wait_until(lambda: broker.lines.attempts > 2, "attempts to connect")
         assert not worker.bus.connected()
         broker.lines.mend()
-        assert bodies(worker.ear.receive(1)) == [b"0"]
-        assert worker.ear.confirm(1) == keys([b"n"])
+        assert bodies(worker.listener.receive(1)) == [b"0"]
+        assert worker.listener.confirm(1) == keys([b"n"])
 
     def test_a_stop_without_a_broker_ends_in_time(self, broker: Broker, worker: Worker) -> None:
         wait_until(worker.bus.connected, "connected")
@@ -141,7 +141,7 @@ class TestLostConnection(AMQPCase):
         wait_until(lambda: not worker.bus.connected(), "disconnected")
         worker.bus.sender.send(outgoing([b"n"]))
         worker.bus.stop(0.1)
-        assert worker.ear.confirmed == []
+        assert worker.listener.confirmed == []
 
     def test_a_host_queue_that_was_deleted_is_declared_again(self, broker: Broker, worker: Worker) -> None:
         wait_until(worker.bus.connected, "connected")
@@ -149,7 +149,7 @@ class TestLostConnection(AMQPCase):
         wait_until(lambda: broker.lines.attempts == 3, "a new connection")
         wait_until(worker.bus.connected, "connected")
         broker.publish(HOST_1, b"0")
-        assert bodies(worker.ear.receive(1)) == [b"0"]
+        assert bodies(worker.listener.receive(1)) == [b"0"]
 
 
 class TestQueuesThatAreGone(AMQPCase):
@@ -160,23 +160,23 @@ class TestQueuesThatAreGone(AMQPCase):
 
     def test_a_client_that_declares_its_reply_queue_late_gets_its_reply(self, broker: Broker, worker: Worker) -> None:
         broker.publish(HOST_1, b"0")
-        (delivery,) = worker.ear.receive(1)
+        (delivery,) = worker.listener.receive(1)
         worker.bus.sender.send([Reply(delivery=delivery, reply_to=ReplyTo("reply_late", "m-1"), body=b"the reply")])
         # Behind it on the same channel: the first attempt has been returned when this is confirmed.
         worker.bus.sender.send(outgoing([b"n"]))
-        worker.ear.confirm(1)
+        worker.listener.confirm(1)
         assert broker.take_reply(broker.open_replies("reply_late")) == b"the reply"
 
     def test_the_notification_queue_is_declared_again(self, broker: Broker, worker: Worker) -> None:
         wait_until(worker.bus.connected, "connected")
         broker.channel.queue_delete("notifications.info")
         worker.bus.sender.send(outgoing([b"0"]))
-        assert worker.ear.confirm(1) == keys([b"0"])
+        assert worker.listener.confirm(1) == keys([b"0"])
         assert broker.take_notification() == b"0"
 
     def test_the_dead_letter_queue_is_declared_again(self, broker: Broker, worker: Worker) -> None:
         broker.publish(HOST_1, b"0")
-        delivery = worker.ear.receive(1)[0]
+        delivery = worker.listener.receive(1)[0]
         broker.channel.queue_delete("tracker.dead")
         worker.bus.sender.send([DeadLetter(delivery=delivery, reason="no good")])
         wait_until(lambda: not unsettled(worker), "the parked message settled")
@@ -184,7 +184,7 @@ class TestQueuesThatAreGone(AMQPCase):
 
     def test_a_dead_reply_queue_settles_at_the_first_return(self, broker: Broker, worker: Worker) -> None:
         broker.publish(HOST_1, b"0")
-        worker.bus.sender.send([Reply(delivery=worker.ear.receive(1)[0], reply_to=NOBODY, body=b"the reply")])
+        worker.bus.sender.send([Reply(delivery=worker.listener.receive(1)[0], reply_to=NOBODY, body=b"the reply")])
         wait_until(lambda: not unsettled(worker), "the request settled")
 
 
@@ -199,17 +199,17 @@ class TestPrefetch(AMQPCase):
         worker = make_worker(HOSTS)
         for host, body in itertools.product(HOSTS, numbered(10)):
             broker.publish(host, body)
-        first = {host: worker.ear.receive(4, source=host) for host in HOSTS}
+        first = {host: worker.listener.receive(4, source=host) for host in HOSTS}
         # What comes later on the same connection shows that no more came before it.
         broker.publish(SHARED, b"behind")
-        worker.ear.receive(1, source=SHARED)
-        assert len(worker.ear.deliveries) == 9
+        worker.listener.receive(1, source=SHARED)
+        assert len(worker.listener.deliveries) == 9
         worker.bus.receiver.settle(first[HOST_2])
-        assert bodies(worker.ear.receive(8, source=HOST_2)) == numbered(8)
+        assert bodies(worker.listener.receive(8, source=HOST_2)) == numbered(8)
         broker.publish(FANOUT, b"behind")
-        worker.ear.receive(1, source=FANOUT)
-        assert bodies(worker.ear.receive(4, source=HOST_1)) == numbered(4)
-        assert len(worker.ear.deliveries) == 14
+        worker.listener.receive(1, source=FANOUT)
+        assert bodies(worker.listener.receive(4, source=HOST_1)) == numbered(4)
+        assert len(worker.listener.deliveries) == 14
 
 
 class TestNotificationTopics(AMQPCase):
@@ -225,17 +225,17 @@ class TestNotificationTopics(AMQPCase):
 
     def test_each_gets_everything_and_a_key_is_confirmed_when_all_have_it(self, broker: Broker, worker: Worker) -> None:
         worker.bus.sender.send([*outgoing(numbered(5)), *outgoing([b"5"], priority="WARN")])
-        assert sorted(worker.ear.confirm(6)) == keys(numbered(6))
+        assert sorted(worker.listener.confirm(6)) == keys(numbered(6))
         for topic in ("billing", "metering"):
             assert [bytes(broker.take(f"{topic}.info").body) for _ in range(5)] == numbered(5)
             assert bytes(broker.take(f"{topic}.warn").body) == b"5"
         worker.stop()
-        assert len(worker.ear.confirmed) == 6
+        assert len(worker.listener.confirmed) == 6
 
     def test_without_topics_nothing_is_published(self, broker: Broker, make_worker: MakeWorker) -> None:
         worker = make_worker(bus=AMQPBus(replace(broker.settings, notification_topics=())))
         broker.publish(HOST_1, b"0")
-        assert bodies(worker.ear.receive(1)) == [b"0"]
+        assert bodies(worker.listener.receive(1)) == [b"0"]
 
 
 def lose_connections(broker: Broker, worker: Worker) -> None:
@@ -257,4 +257,4 @@ def wait_until_acknowledged(broker: Broker, worker: Worker, others: list[object]
     """All but ``others`` are settled at the broker too: it has answered something behind the acknowledgements."""
     wait_until(lambda: unsettled(worker) == len(others), "acknowledgements")
     broker.publish(SHARED, b"behind")
-    worker.ear.receive(1, source=SHARED)
+    worker.listener.receive(1, source=SHARED)

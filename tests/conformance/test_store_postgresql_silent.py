@@ -37,7 +37,7 @@ def store(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[SQLStore]:
 
 
 @pytest.mark.parametrize("name", ["commit", "load_host"])
-def test_who_has_a_connection_gives_up_and_so_does_who_makes_one(
+def test_existing_and_new_connections_to_a_silent_server_are_given_up(
     store: SQLStore, postgresql: PostgreSQLServer, name: str
 ) -> None:
     call = every_method(store, settle(store)[N1].id)[name]
@@ -49,7 +49,9 @@ def test_who_has_a_connection_gives_up_and_so_does_who_makes_one(
     assert uuids(list(load(store))) == []
 
 
-def test_what_it_did_when_it_went_on_is_found_and_not_done_again(store: SQLStore, postgresql: PostgreSQLServer) -> None:
+def test_a_commit_that_a_silent_server_makes_later_is_found_and_not_repeated(
+    store: SQLStore, postgresql: PostgreSQLServer
+) -> None:
     """The statement waits in the socket of a session that the client has left."""
     settle(store)
     lost, again = Writer(store).put(begin(1, node=N1)), Writer(store).put(begin(1, node=N1))
@@ -63,7 +65,7 @@ def test_what_it_did_when_it_went_on_is_found_and_not_done_again(store: SQLStore
     assert load(store).node(N1).sequence == 2
 
 
-def test_one_that_is_slow_and_says_something_is_waited_for(store: SQLStore, url: str) -> None:
+def test_a_slow_server_that_answers_at_times_is_waited_for(store: SQLStore, url: str) -> None:
     """Ten rows of 64 kB, one every 0.2 s, take longer than the answer timeout, without such a silence."""
     engine = engines.create_engine(url, patient=False)
     with engine.connect() as connection:

@@ -41,24 +41,24 @@ def client(broker_vhost: str) -> Iterator[stock.Client]:
 
 
 @pytest.fixture
-def ear(broker_vhost: str) -> Iterator[stock.Ear]:
+def listener(broker_vhost: str) -> Iterator[stock.Listener]:
     """A stock listener with default options."""
     with stock.listener(broker_vhost) as listening:
         yield listening
 
 
 @pytest.fixture(scope="module")
-def hardy_url(rabbitmq: RabbitMQServer) -> str:
-    """The transport URL of ``hardy_worker``."""
+def module_worker_url(rabbitmq: RabbitMQServer) -> str:
+    """The transport URL of ``module_worker``."""
     rabbitmq.ensure_running()
     return rabbitmq.virtual_host_url()
 
 
 @pytest.fixture(scope="module")
-def hardy_worker(hardy_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerProcess]:
+def module_worker(module_worker_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerProcess]:
     """One worker of ``HOST`` for all tests of a module: that it survives each of them is what they claim."""
     directory = tmp_path_factory.mktemp("worker")
-    process = WorkerProcess(directory, transport_url=hardy_url, hosts={HOST: {"n1": NODE}})
+    process = WorkerProcess(directory, transport_url=module_worker_url, hosts={HOST: {"n1": NODE}})
     process.start()
     try:
         process.wait_ready()
@@ -68,9 +68,9 @@ def hardy_worker(hardy_url: str, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 @pytest.fixture
-def amqp(hardy_worker: WorkerProcess, hardy_url: str) -> Iterator[raw.Raw]:
-    """Plain AMQP to ``hardy_worker``. Afterwards that still answers, and its ledger is as it was at its start."""
-    with raw.raw(hardy_url) as connected:
+def raw_connection(module_worker: WorkerProcess, module_worker_url: str) -> Iterator[raw.RawConnection]:
+    """Plain AMQP to ``module_worker``. Afterwards that still answers, and its ledger is as it was at its start."""
+    with raw.connect(module_worker_url) as connected:
         yield connected
         request = connected.request("get_node", {}, call=True)
         connected.publish(HOST_TOPIC, raw.packed(request))
@@ -79,4 +79,4 @@ def amqp(hardy_worker: WorkerProcess, hardy_url: str) -> Iterator[raw.Raw]:
         assert (view["generation"], view["sequence"]) == (1, 1)
         assert (view["vcpus_used"], view["running_vms"]) == (0, 0)
         assert connected.count(raw.DEAD_LETTERS) == 0
-        assert hardy_worker.is_alive()
+        assert module_worker.is_alive()

@@ -169,12 +169,13 @@ UNREADABLE: dict[str, bytes] = {
 }
 
 
+@pytest.mark.behaviour("poison-message")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
-def test_a_call_that_is_wrong_gets_the_typed_error(amqp: raw.Raw, case: Case) -> None:
-    request = amqp.request(case.method, case.arguments, call=True, keys=case.keys)
-    amqp.publish(case.topic, raw.packed(request), expiration="60000")
+def test_a_call_that_is_wrong_gets_the_typed_error(raw_connection: raw.RawConnection, case: Case) -> None:
+    request = raw_connection.request(case.method, case.arguments, call=True, keys=case.keys)
+    raw_connection.publish(case.topic, raw.packed(request), expiration="60000")
 
-    reply = amqp.reply(request["_msg_id"])
+    reply = raw_connection.reply(request["_msg_id"])
 
     failure = json.loads(reply["failure"])
     assert reply["result"] is None
@@ -182,12 +183,13 @@ def test_a_call_that_is_wrong_gets_the_typed_error(amqp: raw.Raw, case: Case) ->
     assert case.facts.items() <= failure["kwargs"].items()
 
 
+@pytest.mark.behaviour("poison-message")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
-def test_a_cast_that_is_wrong_is_parked_with_the_reason(amqp: raw.Raw, case: Case) -> None:
-    body = raw.packed(amqp.request(case.method, case.arguments, keys=case.keys))
-    amqp.publish(case.topic, body, headers={"x-from": "a scheduler"})
+def test_a_cast_that_is_wrong_is_parked_with_the_reason(raw_connection: raw.RawConnection, case: Case) -> None:
+    body = raw.packed(raw_connection.request(case.method, case.arguments, keys=case.keys))
+    raw_connection.publish(case.topic, body, headers={"x-from": "a scheduler"})
 
-    parked = amqp.take(raw.DEAD_LETTERS)
+    parked = raw_connection.take(raw.DEAD_LETTERS)
 
     raw.check_parked(parked, body, topic=case.topic, headers={"x-from": "a scheduler"})
     reason = parked.headers["x-tracker-reason"]
@@ -195,11 +197,12 @@ def test_a_cast_that_is_wrong_is_parked_with_the_reason(amqp: raw.Raw, case: Cas
     assert str(case.facts.get("field", "")).removeprefix("body") in reason
 
 
+@pytest.mark.behaviour("poison-message")
 @pytest.mark.parametrize("name", UNREADABLE)
-def test_bytes_that_are_no_request_are_parked(amqp: raw.Raw, name: str) -> None:
-    amqp.publish(HOST_TOPIC, UNREADABLE[name])
+def test_bytes_that_are_no_request_are_parked(raw_connection: raw.RawConnection, name: str) -> None:
+    raw_connection.publish(HOST_TOPIC, UNREADABLE[name])
 
-    parked = amqp.take(raw.DEAD_LETTERS)
+    parked = raw_connection.take(raw.DEAD_LETTERS)
 
     raw.check_parked(parked, UNREADABLE[name], topic=HOST_TOPIC)
     assert parked.headers["x-tracker-reason"].startswith("invalid_input: ")
@@ -215,43 +218,45 @@ def test_bytes_that_are_no_request_are_parked(amqp: raw.Raw, name: str) -> None:
     ],
     ids=["pickle", "unknown compression", "not compressed as it says", "not msgpack as it says"],
 )
-def test_what_the_properties_misdescribe_is_parked_with_them(amqp: raw.Raw, properties: dict[str, Any]) -> None:
-    body = raw.packed(amqp.request("get_node", {}))
-    amqp.publish(HOST_TOPIC, body, **properties)
+def test_what_the_properties_misdescribe_is_parked_with_them(
+    raw_connection: raw.RawConnection, properties: dict[str, Any]
+) -> None:
+    body = raw.packed(raw_connection.request("get_node", {}))
+    raw_connection.publish(HOST_TOPIC, body, **properties)
 
-    parked = amqp.take(raw.DEAD_LETTERS)
+    parked = raw_connection.take(raw.DEAD_LETTERS)
 
     raw.check_parked(parked, body, topic=HOST_TOPIC, **properties)
 
 
 @pytest.mark.parametrize("levels", [150, 100_000])
-def test_a_call_nested_too_deeply_is_told_however_deep(amqp: raw.Raw, levels: int) -> None:
-    request = amqp.request("get_node", {"node": None}, call=True)
+def test_a_call_nested_too_deeply_is_told_however_deep(raw_connection: raw.RawConnection, levels: int) -> None:
+    request = raw_connection.request("get_node", {"node": None}, call=True)
     # json.dumps would not nest as deep.
     text = json.dumps(request).replace("null", '{"a":' * levels + "1" + "}" * levels, 1)
-    amqp.publish(HOST_TOPIC, json.dumps({"oslo.version": "2.0", "oslo.message": text}).encode())
+    raw_connection.publish(HOST_TOPIC, json.dumps({"oslo.version": "2.0", "oslo.message": text}).encode())
 
-    failure = json.loads(amqp.reply(request["_msg_id"])["failure"])
+    failure = json.loads(raw_connection.reply(request["_msg_id"])["failure"])
 
     assert failure["class"] == "InvalidInput"
     assert "100 levels" in failure["kwargs"]["reason"]
 
 
-def test_a_parked_message_does_not_expire_in_the_dead_letter_queue(amqp: raw.Raw) -> None:
-    amqp.publish(HOST_TOPIC, b"{", expiration="60000", message_id="m-1", app_id="scheduler")
+def test_a_parked_message_does_not_expire_in_the_dead_letter_queue(raw_connection: raw.RawConnection) -> None:
+    raw_connection.publish(HOST_TOPIC, b"{", expiration="60000", message_id="m-1", app_id="scheduler")
 
-    parked = amqp.take(raw.DEAD_LETTERS)
+    parked = raw_connection.take(raw.DEAD_LETTERS)
 
     raw.check_parked(parked, b"{", topic=HOST_TOPIC, message_id="m-1", app_id="scheduler")
 
 
-def test_a_fanout_for_a_host_of_another_worker_is_left_to_that_worker(amqp: raw.Raw) -> None:
-    body = raw.packed(amqp.request("update_available_resource", {"host": "h9"}))
-    amqp.publish("", body, exchange="tracker_fanout")
+def test_a_fanout_for_a_host_of_another_worker_is_left_to_that_worker(raw_connection: raw.RawConnection) -> None:
+    body = raw.packed(raw_connection.request("update_available_resource", {"host": "h9"}))
+    raw_connection.publish("", body, exchange="tracker_fanout")
     # Behind it in the same queue, so that it has been looked at when this one is parked.
-    behind = raw.packed(amqp.request("destroy", {}))
-    amqp.publish("", behind, exchange="tracker_fanout")
+    behind = raw.packed(raw_connection.request("destroy", {}))
+    raw_connection.publish("", behind, exchange="tracker_fanout")
 
-    parked = amqp.take(raw.DEAD_LETTERS)
+    parked = raw_connection.take(raw.DEAD_LETTERS)
 
     raw.check_parked(parked, behind, topic="", exchange="tracker_fanout")

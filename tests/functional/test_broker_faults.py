@@ -19,7 +19,7 @@ from tests.servers.proxy import Proxy
 from tests.support import load, raw, stock
 from tests.support.builders import instance_dict, sized
 from tests.support.deadline import wait_until
-from tests.support.run import DURABLE, HOSTS, SHORT_HEARTBEAT, connections, run
+from tests.support.run import DURABLE, HOSTS, SHORT_HEARTBEAT, connections, scheduler_run
 from tests.support.worker_process import WorkerProcess
 
 # Stock clients leave sockets open when they connect again.
@@ -43,17 +43,17 @@ def proxy(rabbitmq: RabbitMQServer) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def start(make_worker: MakeWorker, broker_vhost: str, rabbitmq: RabbitMQServer) -> Callable[..., WorkerProcess]:
+def start_worker(make_worker: MakeWorker, broker_vhost: str, rabbitmq: RabbitMQServer) -> Callable[..., WorkerProcess]:
     """Start a worker and wait until it is ready."""
 
-    def start(*, through: Proxy | None = None, **rabbit: object) -> WorkerProcess:
+    def start_worker(*, through: Proxy | None = None, **rabbit: object) -> WorkerProcess:
         url = broker_vhost if through is None else broker_vhost.replace(f":{rabbitmq.port}/", f":{through.port}/")
         worker = make_worker(transport_url=url, hosts=HOSTS, options={"oslo_messaging_rabbit": rabbit})
         worker.start()
         worker.wait_ready()
         return worker
 
-    return start
+    return start_worker
 
 
 def _kill(rabbitmq: RabbitMQServer) -> None:
@@ -68,14 +68,14 @@ def _stop(rabbitmq: RabbitMQServer) -> None:
 
 @pytest.mark.parametrize("fault", [_kill, _stop])
 def test_a_broker_may_be_killed_or_stopped_under_load(
-    start: Callable[..., WorkerProcess],
+    start_worker: Callable[..., WorkerProcess],
     rabbitmq: RabbitMQServer,
     broker_vhost: str,
     database_url: str,
     fault: Callable[[RabbitMQServer], None],
 ) -> None:
-    worker = start(**DURABLE)
-    with run(broker_vhost, database_url, rabbit=DURABLE, timeout=TIMEOUT) as working:
+    worker = start_worker(**DURABLE)
+    with scheduler_run(broker_vhost, database_url, rabbit=DURABLE, timeout=TIMEOUT) as working:
         with working.at_work():
             fault(rabbitmq)
             working.wait_answers(50)
@@ -84,10 +84,10 @@ def test_a_broker_may_be_killed_or_stopped_under_load(
 
 
 def test_a_connection_may_be_cut_under_load(
-    start: Callable[..., WorkerProcess], proxy: Proxy, broker_vhost: str, database_url: str
+    start_worker: Callable[..., WorkerProcess], proxy: Proxy, broker_vhost: str, database_url: str
 ) -> None:
-    worker = start(through=proxy)
-    with run(broker_vhost, database_url) as working:
+    worker = start_worker(through=proxy)
+    with scheduler_run(broker_vhost, database_url) as working:
         with working.at_work():
             for times in (2, 3, 4):
                 proxy.cut()
@@ -98,10 +98,10 @@ def test_a_connection_may_be_cut_under_load(
 
 
 def test_a_broker_may_be_out_of_reach_for_a_while_under_load(
-    start: Callable[..., WorkerProcess], proxy: Proxy, broker_vhost: str, database_url: str
+    start_worker: Callable[..., WorkerProcess], proxy: Proxy, broker_vhost: str, database_url: str
 ) -> None:
-    worker = start(through=proxy)
-    with run(broker_vhost, database_url) as working:
+    worker = start_worker(through=proxy)
+    with scheduler_run(broker_vhost, database_url) as working:
         with working.at_work():
             proxy.cut(refuse=True)
             worker.wait_for_log("tracker-consumer: no connection", times=3)
@@ -112,10 +112,10 @@ def test_a_broker_may_be_out_of_reach_for_a_while_under_load(
 
 
 def test_a_half_open_connection_is_given_up_by_both_sides(
-    start: Callable[..., WorkerProcess], proxy: Proxy, broker_vhost: str, database_url: str
+    start_worker: Callable[..., WorkerProcess], proxy: Proxy, broker_vhost: str, database_url: str
 ) -> None:
-    worker = start(through=proxy, **SHORT_HEARTBEAT)
-    with run(broker_vhost, database_url) as working:
+    worker = start_worker(through=proxy, **SHORT_HEARTBEAT)
+    with scheduler_run(broker_vhost, database_url) as working:
         with working.at_work():
             proxy.stall()
             worker.wait_for_log("heartbeats missed")
@@ -127,10 +127,10 @@ def test_a_half_open_connection_is_given_up_by_both_sides(
 
 
 def test_a_slow_connection_is_only_slow(
-    start: Callable[..., WorkerProcess], proxy: Proxy, broker_vhost: str, database_url: str
+    start_worker: Callable[..., WorkerProcess], proxy: Proxy, broker_vhost: str, database_url: str
 ) -> None:
-    worker = start(through=proxy)
-    with run(broker_vhost, database_url) as working:
+    worker = start_worker(through=proxy)
+    with scheduler_run(broker_vhost, database_url) as working:
         with working.at_work():
             proxy.delay(0.05)
             working.wait_answers(100)
@@ -141,11 +141,11 @@ def test_a_slow_connection_is_only_slow(
 
 
 def test_confirms_may_be_lost(
-    start: Callable[..., WorkerProcess], proxy: Proxy, broker_vhost: str, database_url: str
+    start_worker: Callable[..., WorkerProcess], proxy: Proxy, broker_vhost: str, database_url: str
 ) -> None:
     # What was published is published again, since nobody knows: with the same id, and the client drops the second reply.
-    worker = start(through=proxy)
-    with run(broker_vhost, database_url) as working:
+    worker = start_worker(through=proxy)
+    with scheduler_run(broker_vhost, database_url) as working:
         with working.at_work():
             for times, published in enumerate((b"tracker.claim.begun", b"limit_source"), 2):
                 proxy.lose_answer_to(published)
@@ -156,16 +156,16 @@ def test_confirms_may_be_lost(
 
 
 def test_a_memory_alarm_holds_what_is_to_be_told_and_nothing_else(
-    start: Callable[..., WorkerProcess], rabbitmq: RabbitMQServer, broker_vhost: str, database_url: str
+    start_worker: Callable[..., WorkerProcess], rabbitmq: RabbitMQServer, broker_vhost: str, database_url: str
 ) -> None:
-    worker = start(**SHORT_HEARTBEAT)
-    with run(broker_vhost, database_url) as working, ThreadPoolExecutor(20) as pool:
+    worker = start_worker(**SHORT_HEARTBEAT)
+    with scheduler_run(broker_vhost, database_url) as working, ThreadPoolExecutor(20) as pool:
         instances = [instance_dict(number, node="n1", **sized(vcpus=1)) for number in range(20)]
-        with raw.raw(broker_vhost) as amqp, locked(worker.database):
+        with raw.connect(broker_vhost) as raw_connection, locked(worker.database):
             calls = [pool.submit(working.client.call, HOST, "begin_resource_claim", instance=i) for i in instances]
             # All are in the worker's hands when the alarm begins: a publisher is blocked when it publishes.
             worker.wait_for_log("messages wait")
-            wait_until(lambda: amqp.count(HOST_TOPIC) == 0, "all calls have arrived")
+            wait_until(lambda: raw_connection.count(HOST_TOPIC) == 0, "all calls have arrived")
             rabbitmq.ctl("set_vm_memory_high_watermark", "absolute", "1000000")
         try:
             worker.wait_for_log("ClaimBegun", times=20)
@@ -185,14 +185,18 @@ def test_a_memory_alarm_holds_what_is_to_be_told_and_nothing_else(
 
 
 def test_what_is_in_hand_when_its_queue_is_deleted_is_done(
-    start: Callable[..., WorkerProcess], broker_vhost: str, database_url: str
+    start_worker: Callable[..., WorkerProcess], broker_vhost: str, database_url: str
 ) -> None:
-    worker = start()
-    with run(broker_vhost, database_url) as working, raw.raw(broker_vhost) as amqp, ThreadPoolExecutor(1) as pool:
+    worker = start_worker()
+    with (
+        scheduler_run(broker_vhost, database_url) as working,
+        raw.connect(broker_vhost) as raw_connection,
+        ThreadPoolExecutor(1) as pool,
+    ):
         with locked(worker.database):
             call = pool.submit(working.client.call, HOST, "begin_resource_claim", instance=instance_dict(node="n1"))
             worker.wait_for_log("messages wait")
-            amqp.channel.queue_delete(HOST_TOPIC)
+            raw_connection.channel.queue_delete(HOST_TOPIC)
             worker.wait_for_log("tracker-consumer: connected", times=2)
         assert call.result(30).reply["claim_id"] == instance_dict()["uuid"]
         with working.at_work():
@@ -202,24 +206,24 @@ def test_what_is_in_hand_when_its_queue_is_deleted_is_done(
 
 
 def test_the_queues_that_the_worker_publishes_to_may_be_deleted_under_load(
-    start: Callable[..., WorkerProcess], broker_vhost: str, database_url: str
+    start_worker: Callable[..., WorkerProcess], broker_vhost: str, database_url: str
 ) -> None:
-    worker = start()
-    with run(broker_vhost, database_url) as working, raw.raw(broker_vhost) as amqp:
-        parked = raw.packed(amqp.request("destroy", {}))
+    worker = start_worker()
+    with scheduler_run(broker_vhost, database_url) as working, raw.connect(broker_vhost) as raw_connection:
+        parked = raw.packed(raw_connection.request("destroy", {}))
         with working.at_work():
-            amqp.channel.queue_delete(raw.DEAD_LETTERS)
-            amqp.publish(HOST_TOPIC, parked)
+            raw_connection.channel.queue_delete(raw.DEAD_LETTERS)
+            raw_connection.publish(HOST_TOPIC, parked)
             worker.wait_for_log(f"no queue for {raw.DEAD_LETTERS}")
             working.wait_answers(20)
-        raw.check_parked(amqp.take(raw.DEAD_LETTERS), parked, topic=HOST_TOPIC)
+        raw.check_parked(raw_connection.take(raw.DEAD_LETTERS), parked, topic=HOST_TOPIC)
 
 
 def test_notifications_are_in_order_though_their_queue_was_deleted_in_between(
-    start: Callable[..., WorkerProcess], broker_vhost: str
+    start_worker: Callable[..., WorkerProcess], broker_vhost: str
 ) -> None:
-    worker = start()
-    with raw.raw(broker_vhost) as amqp, stock.client(broker_vhost, timeout=TIMEOUT) as client:
+    worker = start_worker()
+    with raw.connect(broker_vhost) as raw_connection, stock.client(broker_vhost, timeout=TIMEOUT) as client:
         client.call(HOST, "begin_resource_claim", instance=instance_dict(node="n1"))
         before = client.call(HOST, "get_node", node="n1")["sequence"]
 
@@ -229,13 +233,15 @@ def test_notifications_are_in_order_though_their_queue_was_deleted_in_between(
                 client.cast(HOST, "update_usage", instance=renamed)
 
         rename(*range(100))
-        amqp.channel.queue_delete("notifications.info")
+        raw_connection.channel.queue_delete("notifications.info")
         rename(*range(100, 400))
         worker.wait_for_log("no queue for notifications.info")
         last = before + 400
         sequences: list[int] = []
         while last not in sequences:
-            said = raw.unpacked(wait_until(lambda: taken(amqp), f"more than {sequences[-3:]}").body)["payload"]
+            said = raw.unpacked(wait_until(lambda: taken(raw_connection), f"more than {sequences[-3:]}").body)[
+                "payload"
+            ]
             if said["node"] == "n1" and said["sequence"] not in sequences:
                 sequences.append(said["sequence"])
         assert sequences == sorted(sequences)
@@ -243,34 +249,34 @@ def test_notifications_are_in_order_though_their_queue_was_deleted_in_between(
         assert sequences == list(range(sequences[0], last + 1))
 
 
-def taken(amqp: raw.Raw) -> Any:
+def taken(raw_connection: raw.RawConnection) -> Any:
     """The next notification, or nothing; also while the queue is not there."""
     try:
-        return amqp.channel.basic_get("notifications.info", no_ack=True)
+        return raw_connection.channel.basic_get("notifications.info", no_ack=True)
     except raw.NotFound:
-        amqp.channel = amqp.channel.connection.channel()
-        amqp.channel.auto_decode = False
+        raw_connection.channel = raw_connection.channel.connection.channel()
+        raw_connection.channel.auto_decode = False
         return None
 
 
-def test_dead_reply_queues_delay_nobody(start: Callable[..., WorkerProcess], broker_vhost: str) -> None:
-    worker = start()
+def test_dead_reply_queues_delay_nobody(start_worker: Callable[..., WorkerProcess], broker_vhost: str) -> None:
+    worker = start_worker()
     dead = 300  # more than are delivered at once
-    with raw.raw(broker_vhost) as amqp, stock.client(broker_vhost, timeout=TIMEOUT) as client:
+    with raw.connect(broker_vhost) as raw_connection, stock.client(broker_vhost, timeout=TIMEOUT) as client:
         for number in range(dead):
-            request = amqp.request(
+            request = raw_connection.request(
                 "begin_resource_claim",
                 {"instance": instance_dict(number, node="n1", **sized(vcpus=1))},
                 call=True,
                 keys={"_reply_q": f"reply_of_a_client_that_died_{number}"},
             )
-            amqp.publish(HOST_TOPIC, raw.packed(request))
+            raw_connection.publish(HOST_TOPIC, raw.packed(request))
         # Behind them in the same queue.
         assert client.call(HOST, "get_node", node="n1")["running_vms"] == dead
         worker.wait_for_log("no queue for reply_of_a_client_that_died_299")
         assert client.call(HOST, "get_node", node="n1")["running_vms"] == dead
         assert worker.terminate(8) == 0
-        assert amqp.count(HOST_TOPIC) == 0
+        assert raw_connection.count(HOST_TOPIC) == 0
 
 
 def test_a_cluster_may_lose_the_node_that_the_worker_is_connected_to(tmp_path: Path) -> None:
@@ -284,7 +290,7 @@ def test_a_cluster_may_lose_the_node_that_the_worker_is_connected_to(tmp_path: P
         with (
             closing(worker),
             stock.client(cluster.url, timeout=10, **rabbit) as client,
-            stock.listener(cluster.url, **rabbit) as ear,
+            stock.listener(cluster.url, **rabbit) as listener,
         ):
             worker.start()
             worker.wait_ready()
@@ -296,6 +302,6 @@ def test_a_cluster_may_lose_the_node_that_the_worker_is_connected_to(tmp_path: P
                 assert flight.answered < load.CALLS
                 cluster.kill_node(0)
 
-            flight.check(ear)
+            flight.check(listener)
             assert f"connected to 127.0.0.1:{cluster.ports[1]}" in worker.log()
             assert worker.terminate() == 0

@@ -197,7 +197,7 @@ def test_an_audit_of_all_reaches_the_worker(operator: Operator) -> None:
 # --- notifications ---------------------------------------------------------------------------------------------------
 
 
-def test_watching_takes_nothing_from_billing(operator: Operator, ear: stock.Ear, tmp_path: Path) -> None:
+def test_watching_takes_nothing_from_billing(operator: Operator, listener: stock.Listener, tmp_path: Path) -> None:
     with operator.watching(tmp_path) as watch:
         operator.json("claim", "begin", "--host", "h1", "--uuid", "i-1", *SMALL)
         operator.refuse("claim", "begin", "--host", "h1", "--uuid", "i-2", *SMALL, "--limit-vcpu", "1")
@@ -217,7 +217,7 @@ def test_watching_takes_nothing_from_billing(operator: Operator, ear: stock.Ear,
         assert watch.process.wait(30) == 0
         assert watch.errors().splitlines() == ["watching notifications; end with Ctrl-C"]
 
-    assert [one.sequence for one in ear.wait_for("h1", "n1", 3)] == [1, 2, 3]
+    assert [one.sequence for one in listener.wait_for("h1", "n1", 3)] == [1, 2, 3]
 
 
 def test_watching_ends_after_as_many_as_are_asked_for(operator: Operator, tmp_path: Path) -> None:
@@ -248,33 +248,33 @@ def _published(operator: Operator, sequence: int) -> None:
     wait_until(done, f"all of {sequence} notifications are published")
 
 
-def test_a_replay_sends_the_same_messages_again_in_order(operator: Operator, ear: stock.Ear) -> None:
+def test_a_replay_sends_the_same_messages_again_in_order(operator: Operator, listener: stock.Listener) -> None:
     for uuid in ("i-1", "i-2", "i-3"):
         operator.json("claim", "begin", "--host", "h1", "--uuid", uuid, *SMALL)
     operator.refuse("claim", "begin", "--host", "h1", "--uuid", "i-4", *SMALL, "--limit-vcpu", "1")
-    first = ear.wait_for("h1", "n1", 5)
+    first = listener.wait_for("h1", "n1", 5)
     _published(operator, 5)
     replay = ("outbox", "replay", "--host", "h1", "--node", "n1")
 
     done = operator.json(*replay, "--from-sequence", "2", "--to-sequence", "4")
 
     assert done == {"host": "h1", "node": "n1", "sent": 3, "missing": []}
-    wait_until(lambda: len(ear.heard()) == 8, "three more notifications")
-    again = ear.heard()[5:]
+    wait_until(lambda: len(listener.heard()) == 8, "three more notifications")
+    again = listener.heard()[5:]
     assert [one.sequence for one in again] == [2, 3, 4]
     sent = {one.sequence: (one.message_id, one.metadata["timestamp"], one.payload) for one in first}
     assert all((one.message_id, one.metadata["timestamp"], one.payload) == sent[one.sequence] for one in again)
 
     assert operator.json(*replay, "--from-sequence", "5")["sent"] == 1
-    wait_until(lambda: len(ear.heard()) == 9, "one more notification")
-    assert (ear.heard()[8].priority, ear.heard()[8].message_id) == ("warn", sent[5][0])
+    wait_until(lambda: len(listener.heard()) == 9, "one more notification")
+    assert (listener.heard()[8].priority, listener.heard()[8].message_id) == ("warn", sent[5][0])
     assert "up to 5, not 6" in operator.refuse(*replay, "--from-sequence", "6")
 
 
-def test_a_replay_says_what_has_been_pruned(operator: Operator, ear: stock.Ear) -> None:
+def test_a_replay_says_what_has_been_pruned(operator: Operator, listener: stock.Listener) -> None:
     for uuid in ("i-1", "i-2", "i-3"):
         operator.json("claim", "begin", "--host", "h1", "--uuid", uuid, *SMALL)
-    ear.wait_for("h1", "n1", 4)
+    listener.wait_for("h1", "n1", 4)
     _published(operator, 4)
     operator.worker.terminate()
     with closing(sqlite3.connect(operator.worker.database)) as connection, connection:
@@ -288,7 +288,7 @@ def test_a_replay_says_what_has_been_pruned(operator: Operator, ear: stock.Ear) 
     assert json.loads(done.stdout) == {"host": "h1", "node": "n1", "sent": 1, "missing": [[1, 2], [4, 4]]}
     (sentence,) = done.stderr.splitlines()
     assert "sequences 1 to 2, 4 of h1/n1" in sentence
-    wait_until(lambda: [one.sequence for one in ear.heard()] == [1, 2, 3, 4, 3], "the third once more")
+    wait_until(lambda: [one.sequence for one in listener.heard()] == [1, 2, 3, 4, 3], "the third once more")
 
 
 # --- the database ----------------------------------------------------------------------------------------------------

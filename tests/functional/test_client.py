@@ -41,7 +41,7 @@ def tracker(broker_vhost: str) -> Iterator[TrackerClient]:
         yield client
 
 
-def test_many_are_decided_in_their_order(worker: WorkerProcess, tracker: TrackerClient) -> None:
+def test_many_pipelined_claims_are_decided_in_order(worker: WorkerProcess, tracker: TrackerClient) -> None:
     requests = [(instance_dict(number, vcpus=1), {"vcpu": MANY - 10}) for number in range(MANY)]
     begun = tracker.begin_many(CONTEXT, HOST, requests)
     granted = [future.result() for future in begun[:-10]]
@@ -63,7 +63,7 @@ def _raised(error: BaseException | None) -> errors.ComputeResourcesUnavailable:
     return error
 
 
-def test_it_is_a_tracker_api(worker: WorkerProcess, tracker: TrackerClient) -> None:
+def test_the_pipelined_client_has_the_methods_of_tracker_api(worker: WorkerProcess, tracker: TrackerClient) -> None:
     with tracker.resource_claim(CONTEXT, HOST, instance_dict(1)) as claim:
         assert claim is not None
         assert tracker.list_claims(CONTEXT, HOST) == [claim]
@@ -82,7 +82,7 @@ def test_a_host_that_nobody_serves_is_told_at_once(worker: WorkerProcess, tracke
             send(CONTEXT, "nowhere", uuid(1))
 
 
-def test_what_has_no_answer_when_the_connection_is_lost_is_done_once(
+def test_a_request_without_an_answer_when_the_connection_is_lost_is_done_once(
     worker: WorkerProcess, tracker: TrackerClient, rabbitmq: RabbitMQServer
 ) -> None:
     tracker.get_node(CONTEXT, HOST)  # connected

@@ -13,9 +13,10 @@ from tests.support.builders import instance_dict
 from tests.support.worker_process import NODE
 
 
+@pytest.mark.behaviour("acknowledge-after-commit")
 @pytest.mark.parametrize("queue_type", ["quorum", "classic"])
 def test_nothing_is_lost_done_twice_or_out_of_order_when_the_worker_is_killed(
-    make_worker: MakeWorker, client: stock.Client, ear: stock.Ear, broker_vhost: str, queue_type: str
+    make_worker: MakeWorker, client: stock.Client, listener: stock.Listener, broker_vhost: str, queue_type: str
 ) -> None:
     worker = make_worker(hosts=load.HOSTS, options=load.options(queue_type))
     worker.start()
@@ -24,8 +25,8 @@ def test_nothing_is_lost_done_twice_or_out_of_order_when_the_worker_is_killed(
     flight.prepare()
     worker.kill()
 
-    with raw.raw(broker_vhost) as amqp, flight.running():
-        flight.wait_piled_up(amqp)
+    with raw.connect(broker_vhost) as raw_connection, flight.running():
+        flight.wait_piled_up(raw_connection)
         for answered in (1, 100, 200, 300):
             worker.start()
             flight.wait_answered(answered)
@@ -33,31 +34,36 @@ def test_nothing_is_lost_done_twice_or_out_of_order_when_the_worker_is_killed(
         assert flight.answered < load.CALLS
         worker.start()
 
-    flight.check(ear)
+    flight.check(listener)
 
 
+@pytest.mark.behaviour("acknowledge-after-commit")
 def test_a_copy_of_a_message_gets_the_same_reply_before_and_after_a_crash(
-    make_worker: MakeWorker, broker_vhost: str, ear: stock.Ear
+    make_worker: MakeWorker, broker_vhost: str, listener: stock.Listener
 ) -> None:
     worker = make_worker(hosts={HOST: {"n1": NODE}})
     worker.start()
     worker.wait_ready()
-    with raw.raw(broker_vhost) as amqp:
-        begin = amqp.request("begin_resource_claim", {"instance": instance_dict()}, call=True)
-        refused = amqp.request("begin_resource_claim", {"instance": instance_dict(2), "limits": {"vcpu": 1}}, call=True)
-        finish = amqp.request("finish_resource_claim", {"claim_id": begin["args"]["instance"]["uuid"]}, call=True)
+    with raw.connect(broker_vhost) as raw_connection:
+        begin = raw_connection.request("begin_resource_claim", {"instance": instance_dict()}, call=True)
+        refused = raw_connection.request(
+            "begin_resource_claim", {"instance": instance_dict(2), "limits": {"vcpu": 1}}, call=True
+        )
+        finish = raw_connection.request(
+            "finish_resource_claim", {"claim_id": begin["args"]["instance"]["uuid"]}, call=True
+        )
         requests = (begin, refused, finish)
-        first = [_answer(amqp, request) for request in requests]
+        first = [_answer(raw_connection, request) for request in requests]
 
-        assert [_answer(amqp, request) for request in requests] == first
+        assert [_answer(raw_connection, request) for request in requests] == first
         worker.kill()
         worker.start()
-        assert [_answer(amqp, request) for request in requests] == first
+        assert [_answer(raw_connection, request) for request in requests] == first
 
-        view = _answer(amqp, amqp.request("get_node", {}, call=True))["result"]
+        view = _answer(raw_connection, raw_connection.request("get_node", {}, call=True))["result"]
     # The inventory, and each of the three once.
     assert (view["sequence"], view["running_vms"]) == (4, 1)
-    heard = load.once_in_order(ear.wait_for(HOST, "n1", 4))
+    heard = load.once_in_order(listener.wait_for(HOST, "n1", 4))
     assert [one.event_type for one in heard] == [
         "tracker.node.updated",
         "tracker.claim.begun",
@@ -66,9 +72,9 @@ def test_a_copy_of_a_message_gets_the_same_reply_before_and_after_a_crash(
     ]
 
 
-def _answer(amqp: raw.Raw, request: dict[str, Any]) -> dict[str, Any]:
+def _answer(raw_connection: raw.RawConnection, request: dict[str, Any]) -> dict[str, Any]:
     """The reply to a copy of ``request``, without what is each message's own."""
-    amqp.publish(HOST_TOPIC, raw.packed(request))
-    reply = amqp.reply(request["_msg_id"])
+    raw_connection.publish(HOST_TOPIC, raw.packed(request))
+    reply = raw_connection.reply(request["_msg_id"])
     del reply["_unique_id"]
     return reply

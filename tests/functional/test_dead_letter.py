@@ -40,7 +40,7 @@ MANY = 60
 class Desk:
     """An operator at the dead-letter queue of a broker, and plain AMQP to the same. The worker need not run."""
 
-    def __init__(self, worker: WorkerProcess, amqp: raw.Raw) -> None:
+    def __init__(self, worker: WorkerProcess, amqp: raw.RawConnection) -> None:
         self.worker = worker
         self.operator = Operator(worker)
         self.amqp = amqp
@@ -103,7 +103,7 @@ def desk(make_worker: MakeWorker, broker_vhost: str, request: pytest.FixtureRequ
     queue_type = getattr(request, "param", "quorum")
     options = {"bus": {"queue_type": queue_type}, "tracker": {"audit_interval_seconds": 3600}}
     worker = make_worker(hosts={HOST: {"n1": NODE}}, options=options)
-    with raw.raw(broker_vhost) as amqp:
+    with raw.connect(broker_vhost) as amqp:
         yield Desk(worker, amqp)
 
 
@@ -135,7 +135,7 @@ def _add_node(worker: WorkerProcess) -> None:
 
 @both
 def test_casts_for_a_node_that_comes_later_are_replayed_and_take_effect_once_in_order(
-    desk: Desk, client: stock.Client, ear: stock.Ear
+    desk: Desk, client: stock.Client, listener: stock.Listener
 ) -> None:
     desk.worker.start()
     desk.worker.wait_ready()
@@ -156,14 +156,14 @@ def test_casts_for_a_node_that_comes_later_are_replayed_and_take_effect_once_in_
 
     _add_node(desk.worker)
     desk.replay_and_die()
-    ear.wait_for(HOST, "n2", 2)
+    listener.wait_for(HOST, "n2", 2)
     wait_until(lambda: desk.amqp.count(raw.DEAD_LETTERS) == 4, "all four are back")
 
     replayed = desk.json("replay", "--reason", "node_not_found")
 
     assert [row["id"] for row in replayed] == [row["id"] for row in rows[:3]]
     assert all(row["replayed"] and row["kept"] is None for row in replayed)
-    begun = [one for one in ear.wait_for(HOST, "n2", 4) if one.event_type == "tracker.claim.begun"]
+    begun = [one for one in listener.wait_for(HOST, "n2", 4) if one.event_type == "tracker.claim.begun"]
     assert [one.payload["instance_id"] for one in begun] == [uuid(1), uuid(2), uuid(3)]
     assert desk.unique_ids() == [rows[3]["unique_id"]]
     (_, n2) = client.call(HOST, "list_nodes")
@@ -224,7 +224,7 @@ def test_several_may_look_at_once_and_each_sees_everything(box: Desk, queue_type
 
 def test_whoever_stays_too_long_keeps_the_others_out(box: Desk, broker_vhost: str) -> None:
     box.fill(1)
-    with raw.raw(broker_vhost) as other:
+    with raw.connect(broker_vhost) as other:
         other.channel.queue_declare(f"{raw.DEAD_LETTERS}.operator", exclusive=True)
         assert "another operator's command uses the dead-letter queue" in box.operator.refuse("dead-letter", "list")
     assert len(box.list()) == 1

@@ -50,14 +50,14 @@ def make_worker(tmp_path: Path, broker_vhost: str, database_url: str) -> Iterato
         yield make
 
 
-def answers(amqp: raw.Raw, *requests: dict[str, Any], copies: int = 1) -> list[dict[str, Any]]:
+def answers(raw_connection: raw.RawConnection, *requests: dict[str, Any], copies: int = 1) -> list[dict[str, Any]]:
     """What each of ``requests`` is told, the same for each of its ``copies``, which are sent in turn."""
     for _ in range(copies):
         for request in requests:
-            amqp.publish(HOST_TOPIC, raw.packed(request))
+            raw_connection.publish(HOST_TOPIC, raw.packed(request))
     told: dict[str, list[dict[str, Any]]] = {request["_msg_id"]: [] for request in requests}
     for _ in range(copies * len(requests)):
-        reply = raw.unpacked(amqp.take(amqp.reply_queue).body)
+        reply = raw.unpacked(raw_connection.take(raw_connection.reply_queue).body)
         told[reply["_msg_id"]].append({name: reply[name] for name in ("result", "failure")})
     for replies in told.values():
         assert len(replies) == copies
@@ -70,18 +70,19 @@ def told_by(listening: Listener) -> list[str]:
     return [kind for _, kind in sorted({(one.sequence, one.event_type[8:]) for one in listening.heard})]
 
 
+@pytest.mark.behaviour("acknowledge-after-commit")
 def test_copies_of_calls_have_one_effect_and_one_answer_at_any_time_and_place(
     make_worker: MakeWorker, broker_vhost: str, database_url: str
 ) -> None:
     first = make_worker("first")
-    with listener(broker_vhost) as listening, raw.raw(broker_vhost) as amqp:
+    with listener(broker_vhost) as listening, raw.connect(broker_vhost) as raw_connection:
 
         def begin(number: int, **arguments: Any) -> dict[str, Any]:
             instance = instance_dict(number, **sized(vcpus=1, memory_mb=100, disk_gb=1))
-            return amqp.request("begin_resource_claim", {"instance": instance, **arguments}, call=True)
+            return raw_connection.request("begin_resource_claim", {"instance": instance, **arguments}, call=True)
 
         def ask(method: str, **arguments: Any) -> dict[str, Any]:
-            return amqp.request(method, arguments, call=True)
+            return raw_connection.request(method, arguments, call=True)
 
         uuid = instance_dict(1)["uuid"]
         requests = [
@@ -94,19 +95,19 @@ def test_copies_of_calls_have_one_effect_and_one_answer_at_any_time_and_place(
             ask("abort_resource_claim", claim_id=instance_dict(3)["uuid"]),
             ask("abort_resource_claim", claim_id="unknown"),
         ]
-        told = answers(amqp, *requests, copies=COPIES)
+        told = answers(raw_connection, *requests, copies=COPIES)
         assert [reply["failure"] is None for reply in told] == [True, False, True, True, True, True, True, True]
         assert json.loads(told[1]["failure"])["class"] == "ComputeResourcesUnavailable"
         wait_relayed(database_url, listening)
 
-        assert answers(amqp, *requests) == told
+        assert answers(raw_connection, *requests) == told
         assert first.terminate() == 0
         second = make_worker("second")
-        assert answers(amqp, *requests) == told
+        assert answers(raw_connection, *requests) == told
         third = make_worker("third")
         second.kill()
         # The other way round: nothing is decided by the order in which copies come.
-        assert answers(amqp, *reversed(requests)) == told[::-1]
+        assert answers(raw_connection, *reversed(requests)) == told[::-1]
 
         wait_relayed(database_url, listening)
         assert told_by(listening) == [
@@ -122,26 +123,32 @@ def test_copies_of_calls_have_one_effect_and_one_answer_at_any_time_and_place(
         assert third.terminate() == 0
 
 
+@pytest.mark.behaviour("acknowledge-after-commit")
 def test_copies_of_casts_have_one_effect_however_late_they_come(
     make_worker: MakeWorker, broker_vhost: str, database_url: str
 ) -> None:
     first = make_worker("first")
-    with listener(broker_vhost) as listening, raw.raw(broker_vhost) as amqp:
+    with listener(broker_vhost) as listening, raw.connect(broker_vhost) as raw_connection:
 
         def renamed(name: str) -> bytes:
             instance = {"uuid": instance_dict()["uuid"], "display_name": name}
-            return raw.packed(amqp.request("update_usage", {"instance": instance}))
+            return raw.packed(raw_connection.request("update_usage", {"instance": instance}))
 
-        begin = raw.packed(amqp.request("begin_resource_claim", {"instance": instance_dict()}))
+        begin = raw.packed(raw_connection.request("begin_resource_claim", {"instance": instance_dict()}))
         released = {"uuid": instance_dict()["uuid"], "vm_state": "deleted"}
-        casts = [begin, renamed("a"), renamed("b"), raw.packed(amqp.request("update_usage", {"instance": released}))]
+        casts = [
+            begin,
+            renamed("a"),
+            renamed("b"),
+            raw.packed(raw_connection.request("update_usage", {"instance": released})),
+        ]
 
         def send(copies: int) -> None:
             for _ in range(copies):
                 for cast in casts:
-                    amqp.publish(HOST_TOPIC, cast)
+                    raw_connection.publish(HOST_TOPIC, cast)
             # Behind them in the same queue.
-            [view] = answers(amqp, amqp.request("get_node", {}, call=True))
+            [view] = answers(raw_connection, raw_connection.request("get_node", {}, call=True))
             assert (view["result"]["sequence"], view["result"]["running_vms"]) == (5, 0)
 
         send(COPIES)
@@ -159,7 +166,7 @@ def test_copies_of_casts_have_one_effect_however_late_they_come(
             "usage.updated",
             "usage.released",
         ]
-        assert amqp.count(raw.DEAD_LETTERS) == 0
+        assert raw_connection.count(raw.DEAD_LETTERS) == 0
         assert second.terminate() == 0
         with opened(database_url) as store:
             ids = [raw.unpacked(cast)["_unique_id"] for cast in casts]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.faulty import FAILURE, FaultyWorker
-from tests.support.run import HOSTS, run
+from tests.support.run import HOSTS, scheduler_run
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_a_worker_that_has_lost_a_part_ends_and_what_is_started_instead_goes_on(
     faulty_worker.ail(point, 4, 0)
     faulty_worker.start()
     faulty_worker.wait_ready()
-    with run(broker_vhost, f"sqlite:///{faulty_worker.database}") as working:
+    with scheduler_run(broker_vhost, f"sqlite:///{faulty_worker.database}") as working:
         with working.at_work():
             faulty_worker.arm()
             assert faulty_worker.wait() == 1

@@ -55,7 +55,7 @@ def test_a_worker_killed_at_a_point_loses_nothing_and_does_nothing_twice(
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("point", ["before_commit", "after_reply"])
-def test_nor_does_it_on_classic_queues(
+def test_a_worker_killed_at_a_point_loses_nothing_on_classic_queues_either(
     faulty_worker: FaultyWorker, broker_vhost: str, database_url: str, point: str
 ) -> None:
     faulty_worker.configure({"bus": {"queue_type": "classic"}})

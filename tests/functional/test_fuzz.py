@@ -90,13 +90,13 @@ def _parsed(body: bytes) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_every_mangled_message_has_an_end(amqp: raw.Raw, seed: int) -> None:
+def test_every_mangled_message_has_an_end(raw_connection: raw.RawConnection, seed: int) -> None:
     """The fixture checks the rest: the worker lives, answers, and its ledger is what it was."""
     draw = random.Random(seed)
     sent: list[bytes] = []
     for number in range(MESSAGES):
         method, arguments = draw.choice(REQUESTS)
-        request = amqp.request(method, arguments, call=number % 2 == 0)
+        request = raw_connection.request(method, arguments, call=number % 2 == 0)
         if draw.random() < 0.5:
             body = bytearray(raw.packed(_mangle(draw, request)))
         else:
@@ -104,20 +104,20 @@ def test_every_mangled_message_has_an_end(amqp: raw.Raw, seed: int) -> None:
             draw.choice(MUTATIONS)(draw, body)
             body = body or bytearray(b"{")
         properties = draw.choice(PROPERTIES) if draw.random() < 0.1 else {}
-        amqp.publish(HOST_TOPIC, bytes(body), **properties)
+        raw_connection.publish(HOST_TOPIC, bytes(body), **properties)
         sent.append(bytes(body))
-    last = amqp.request("get_node", {}, call=True)
-    amqp.publish(HOST_TOPIC, raw.packed(last))
+    last = raw_connection.request("get_node", {}, call=True)
+    raw_connection.publish(HOST_TOPIC, raw.packed(last))
 
     told: set[str] = set()
     while last["_msg_id"] not in told:
-        told.add(raw.unpacked(amqp.take(amqp.reply_queue).body)["_msg_id"])
+        told.add(raw.unpacked(raw_connection.take(raw_connection.reply_queue).body)["_msg_id"])
     parked: list[bytes] = []
 
     def ended() -> bool:
-        while (message := amqp.channel.basic_get(raw.DEAD_LETTERS, no_ack=True)) is not None:
+        while (message := raw_connection.channel.basic_get(raw.DEAD_LETTERS, no_ack=True)) is not None:
             parked.append(bytes(message.body or b""))
-        while (message := amqp.channel.basic_get(amqp.reply_queue, no_ack=True)) is not None:
+        while (message := raw_connection.channel.basic_get(raw_connection.reply_queue, no_ack=True)) is not None:
             told.add(raw.unpacked(message.body)["_msg_id"])
         return not lost()
 
@@ -126,7 +126,7 @@ def test_every_mangled_message_has_an_end(amqp: raw.Raw, seed: int) -> None:
 
     def _told_or_done(body: bytes) -> bool:
         request = _parsed(body)
-        if request.get("_reply_q") == amqp.reply_queue and isinstance(request.get("_msg_id"), str):
+        if request.get("_reply_q") == raw_connection.reply_queue and isinstance(request.get("_msg_id"), str):
             return request["_msg_id"] in told
         # A cast that still is one is done; so is a call whose answer goes to a queue that is not there.
         return bool(request)

@@ -46,15 +46,15 @@ def quoting(what: str, text: str) -> tuple[str, Any, Any]:
 
 @pytest.mark.parametrize("text", [LONG, SURROGATE, "\0"], ids=["long", "surrogate", "NUL"])
 @pytest.mark.parametrize("what", QUOTED)
-def test_an_error_may_quote_anything(amqp: raw.Raw, what: str, text: str) -> None:
+def test_an_error_may_quote_anything(raw_connection: raw.RawConnection, what: str, text: str) -> None:
     method, arguments, keys = quoting(what, text)
-    request = amqp.request(method, arguments, call=True, keys=keys)
-    cast = raw.packed(amqp.request(method, arguments, keys=keys))
-    amqp.publish(HOST_TOPIC, raw.packed(request))
-    amqp.publish(HOST_TOPIC, cast)
+    request = raw_connection.request(method, arguments, call=True, keys=keys)
+    cast = raw.packed(raw_connection.request(method, arguments, keys=keys))
+    raw_connection.publish(HOST_TOPIC, raw.packed(request))
+    raw_connection.publish(HOST_TOPIC, cast)
 
-    failure = json.loads(amqp.reply(request["_msg_id"])["failure"])
-    parked = amqp.take(raw.DEAD_LETTERS)
+    failure = json.loads(raw_connection.reply(request["_msg_id"])["failure"])
+    parked = raw_connection.take(raw.DEAD_LETTERS)
 
     assert failure["class"] in ("InvalidInput", "NodeNotFound", "NoSuchMethod", "UnsupportedVersion")
     raw.check_parked(parked, cast, topic=HOST_TOPIC)
@@ -62,49 +62,55 @@ def test_an_error_may_quote_anything(amqp: raw.Raw, what: str, text: str) -> Non
 
 @pytest.mark.parametrize("value", ["ü" * 200, SURROGATE, "a\0b", "x" * 256, "", 5])
 @pytest.mark.parametrize("key", ["_reply_q", "_msg_id"])
-def test_a_call_that_cannot_be_answered_is_parked(amqp: raw.Raw, key: str, value: Any) -> None:
-    body = raw.packed(amqp.request("get_node", {}, call=True, keys={key: value}))
-    amqp.publish(HOST_TOPIC, body)
+def test_a_call_that_cannot_be_answered_is_parked(raw_connection: raw.RawConnection, key: str, value: Any) -> None:
+    body = raw.packed(raw_connection.request("get_node", {}, call=True, keys={key: value}))
+    raw_connection.publish(HOST_TOPIC, body)
 
-    raw.check_parked(amqp.take(raw.DEAD_LETTERS), body, topic=HOST_TOPIC)
+    raw.check_parked(raw_connection.take(raw.DEAD_LETTERS), body, topic=HOST_TOPIC)
 
 
 @pytest.mark.parametrize("call", [True, False], ids=["call", "cast"])
 @pytest.mark.parametrize("unique_id", [SURROGATE, "a\0b", "x" * 256, "", 5, {}])
-def test_a_unique_id_that_no_store_can_keep_is_refused(amqp: raw.Raw, unique_id: Any, call: bool) -> None:
-    request = amqp.request(
+def test_a_unique_id_that_no_store_can_keep_is_refused(
+    raw_connection: raw.RawConnection, unique_id: Any, call: bool
+) -> None:
+    request = raw_connection.request(
         "begin_resource_claim", {"instance": instance_dict()}, call=call, keys={"_unique_id": unique_id}
     )
     body = raw.packed(request)
-    amqp.publish(HOST_TOPIC, body)
+    raw_connection.publish(HOST_TOPIC, body)
 
     if call:
-        failure = json.loads(amqp.reply(request["_msg_id"])["failure"])
+        failure = json.loads(raw_connection.reply(request["_msg_id"])["failure"])
         assert (failure["class"], failure["kwargs"]["field"]) == ("InvalidInput", "body")
     else:
-        raw.check_parked(amqp.take(raw.DEAD_LETTERS), body, topic=HOST_TOPIC)
+        raw.check_parked(raw_connection.take(raw.DEAD_LETTERS), body, topic=HOST_TOPIC)
 
 
 @pytest.mark.parametrize("seconds", [10**400, 2**70, 2**40, -1, 0, 1, True, 1.5, "10", {}], ids=str)
-def test_a_call_is_answered_however_odd_its_wish_for_heartbeats(amqp: raw.Raw, seconds: Any) -> None:
-    request = amqp.request("get_node", {}, call=True, keys={"_timeout": seconds})
-    amqp.publish(HOST_TOPIC, raw.packed(request))
+def test_a_call_is_answered_however_odd_its_wish_for_heartbeats(
+    raw_connection: raw.RawConnection, seconds: Any
+) -> None:
+    request = raw_connection.request("get_node", {}, call=True, keys={"_timeout": seconds})
+    raw_connection.publish(HOST_TOPIC, raw.packed(request))
 
-    reply = amqp.reply(request["_msg_id"])
+    reply = raw_connection.reply(request["_msg_id"])
 
     assert reply["ending"] is True
     assert reply["result"]["node"] == "n1"
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "latin-1", "utf-7", "idna", "hex", "no such"])
-def test_a_body_is_parked_byte_by_byte_whatever_its_encoding_is_said_to_be(amqp: raw.Raw, encoding: str) -> None:
+def test_a_body_is_parked_byte_by_byte_whatever_its_encoding_is_said_to_be(
+    raw_connection: raw.RawConnection, encoding: str
+) -> None:
     body = b"\xff\xfe+AGE-\x00\x80"
-    amqp.publish(HOST_TOPIC, body, content_encoding=encoding)
+    raw_connection.publish(HOST_TOPIC, body, content_encoding=encoding)
 
-    raw.check_parked(amqp.take(raw.DEAD_LETTERS), body, topic=HOST_TOPIC, content_encoding=encoding)
+    raw.check_parked(raw_connection.take(raw.DEAD_LETTERS), body, topic=HOST_TOPIC, content_encoding=encoding)
 
 
-def test_every_property_is_kept(amqp: raw.Raw) -> None:
+def test_every_property_is_kept(raw_connection: raw.RawConnection) -> None:
     properties = {
         "priority": 7,
         "correlation_id": "c-1",
@@ -115,12 +121,12 @@ def test_every_property_is_kept(amqp: raw.Raw) -> None:
         "app_id": "scheduler",
         "headers": {"table": {"a": [1, True, None, 1.5]}, "text": "wëb", "big": 2**40},
     }
-    amqp.publish(HOST_TOPIC, b"{", **properties)
+    raw_connection.publish(HOST_TOPIC, b"{", **properties)
 
-    raw.check_parked(amqp.take(raw.DEAD_LETTERS), b"{", topic=HOST_TOPIC, **properties)
+    raw.check_parked(raw_connection.take(raw.DEAD_LETTERS), b"{", topic=HOST_TOPIC, **properties)
 
 
-def test_headers_that_fill_a_frame_give_way_to_the_reason(amqp: raw.Raw) -> None:
-    amqp.publish(HOST_TOPIC, b"{", headers={"x-large": "x" * 130_900})
+def test_headers_that_fill_a_frame_give_way_to_the_reason(raw_connection: raw.RawConnection) -> None:
+    raw_connection.publish(HOST_TOPIC, b"{", headers={"x-large": "x" * 130_900})
 
-    raw.check_parked(amqp.take(raw.DEAD_LETTERS), b"{", topic=HOST_TOPIC)
+    raw.check_parked(raw_connection.take(raw.DEAD_LETTERS), b"{", topic=HOST_TOPIC)

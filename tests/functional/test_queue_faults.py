@@ -15,7 +15,7 @@ from tests.support import raw, stock
 from tests.support.builders import instance_dict, sized
 from tests.support.deadline import wait_until
 from tests.support.messaging import oslo_messaging
-from tests.support.run import HOSTS, run
+from tests.support.run import HOSTS, scheduler_run
 from tests.support.worker_process import WorkerProcess
 
 # Stock clients leave sockets open when they connect again.
@@ -25,16 +25,16 @@ INFO = "notifications.info"
 
 
 @pytest.fixture
-def start(make_worker: MakeWorker) -> Callable[[], WorkerProcess]:
+def start_worker(make_worker: MakeWorker) -> Callable[[], WorkerProcess]:
     """Start a worker with default options and wait until it is ready."""
 
-    def start() -> WorkerProcess:
+    def start_worker() -> WorkerProcess:
         worker = make_worker(hosts=HOSTS)
         worker.start()
         worker.wait_ready()
         return worker
 
-    return start
+    return start_worker
 
 
 def claim(client: stock.Client, number: int) -> None:
@@ -48,9 +48,9 @@ def waiting(operator: Operator, node: str) -> int:
 
 
 def test_what_a_queue_that_is_not_durable_forgets_is_replayed(
-    start: Callable[[], WorkerProcess], rabbitmq: RabbitMQServer, broker_vhost: str
+    start_worker: Callable[[], WorkerProcess], rabbitmq: RabbitMQServer, broker_vhost: str
 ) -> None:
-    worker = start()
+    worker = start_worker()
     operator = Operator(worker)
     with stock.client(broker_vhost) as client:
         claim(client, 1)
@@ -60,43 +60,43 @@ def test_what_a_queue_that_is_not_durable_forgets_is_replayed(
     worker.wait_for_log("tracker-publisher: connected", times=2)
     worker.wait_for_log("tracker-consumer: connected", times=2)
 
-    with stock.client(broker_vhost) as client, stock.listener(broker_vhost) as ear:
+    with stock.client(broker_vhost) as client, stock.listener(broker_vhost) as listener:
         claim(client, 3)
-        wait_until(lambda: ear.heard(HOST, "n1"), "the next notification is heard")
-        assert [one.sequence for one in ear.heard(HOST, "n1")] == [4], "before it is a gap"
+        wait_until(lambda: listener.heard(HOST, "n1"), "the next notification is heard")
+        assert [one.sequence for one in listener.heard(HOST, "n1")] == [4], "before it is a gap"
 
         replayed = operator.json(
             *("outbox", "replay", "--host", HOST, "--node", "n1", "--from-sequence", "1", "--to-sequence", "3")
         )
 
         assert (replayed["sent"], replayed["missing"]) == (3, [])
-        heard = ear.wait_for(HOST, "n1", 4)
+        heard = listener.wait_for(HOST, "n1", 4)
         assert [one.sequence for one in heard] == [4, 1, 2, 3]
         begun = [one.payload["instance_id"] for one in sorted(heard, key=lambda one: one.sequence)[1:]]
         assert begun == [instance_dict(number)["uuid"] for number in (1, 2, 3)]
 
 
 def test_what_a_full_queue_refuses_waits_in_the_outbox(
-    start: Callable[[], WorkerProcess], rabbitmq: RabbitMQServer, client: stock.Client, broker_vhost: str
+    start_worker: Callable[[], WorkerProcess], rabbitmq: RabbitMQServer, client: stock.Client, broker_vhost: str
 ) -> None:
     policy = ("-p", broker_vhost.rpartition("/")[2], "full")
     limit = json.dumps({"max-length": 6, "overflow": "reject-publish"})
     rabbitmq.ctl("set_policy", *policy, f"^{INFO}$", limit, "--apply-to", "queues")
-    worker = start()
+    worker = start_worker()
     operator = Operator(worker)
     for number in range(1, 11):
         claim(client, number)
     worker.wait_for_log(f"refused a message for {INFO}", times=2)
-    with raw.raw(broker_vhost) as amqp:
+    with raw.connect(broker_vhost) as raw_connection:
         # The inventories of four nodes, and two claims.
-        wait_until(lambda: amqp.count(INFO) == 6, "the queue is full")
+        wait_until(lambda: raw_connection.count(INFO) == 6, "the queue is full")
     wait_until(lambda: waiting(operator, "n1") == 8, "the other claims wait")
     assert client.call(HOST, "get_node", node="n1")["running_vms"] == 10
 
     rabbitmq.ctl("clear_policy", *policy)
 
-    with stock.listener(broker_vhost) as ear:
-        heard = ear.wait_for(HOST, "n1", 11)
+    with stock.listener(broker_vhost) as listener:
+        heard = listener.wait_for(HOST, "n1", 11)
         wait_until(lambda: waiting(operator, "n1") == 0, "the outbox is done with")
     # What the broker has confirmed is not sent again.
     assert sorted(one.sequence for one in heard) == list(range(1, 12))
@@ -106,27 +106,27 @@ def test_what_a_full_queue_refuses_waits_in_the_outbox(
 
 
 def test_a_host_queue_that_somebody_else_has_made_is_named_with_the_cure(
-    start: Callable[[], WorkerProcess], broker_vhost: str
+    start_worker: Callable[[], WorkerProcess], broker_vhost: str
 ) -> None:
-    worker = start()
+    worker = start_worker()
     with (
-        run(broker_vhost, f"sqlite:///{worker.database}") as working,
-        raw.raw(broker_vhost) as amqp,
+        scheduler_run(broker_vhost, f"sqlite:///{worker.database}") as working,
+        raw.connect(broker_vhost) as raw_connection,
         stock.client(broker_vhost, timeout=1) as hasty,
     ):
         with working.at_work():
             working.wait_answers(20)
         working.settle()  # what waits in a queue that is deleted is lost
         # The worker misses it, and a stock server is quicker than the worker.
-        amqp.channel.queue_delete(HOST_TOPIC)
-        amqp.channel.queue_declare(HOST_TOPIC, durable=False, auto_delete=False)
-        amqp.channel.queue_bind(HOST_TOPIC, raw.EXCHANGE, HOST_TOPIC)
+        raw_connection.channel.queue_delete(HOST_TOPIC)
+        raw_connection.channel.queue_declare(HOST_TOPIC, durable=False, auto_delete=False)
+        raw_connection.channel.queue_bind(HOST_TOPIC, raw.EXCHANGE, HOST_TOPIC)
         worker.wait_for_log(f"rabbitmqctl delete_queue {HOST_TOPIC}", times=2)
         for host, nodes in HOSTS.items():
             with pytest.raises(oslo_messaging.MessagingTimeout):
                 hasty.call(host, "get_node", node=next(iter(nodes)))
 
-        amqp.channel.queue_delete(HOST_TOPIC)
+        raw_connection.channel.queue_delete(HOST_TOPIC)
         wait_until(lambda: served(broker_vhost), "the host is served again")
         with working.at_work():
             working.wait_answers(50)
@@ -136,8 +136,8 @@ def test_a_host_queue_that_somebody_else_has_made_is_named_with_the_cure(
 
 def served(url: str) -> bool:
     """Whether somebody consumes the host's queue."""
-    with raw.raw(url) as amqp:
+    with raw.connect(url) as raw_connection:
         try:
-            return bool(amqp.channel.queue_declare(HOST_TOPIC, passive=True).consumer_count)
+            return bool(raw_connection.channel.queue_declare(HOST_TOPIC, passive=True).consumer_count)
         except raw.NotFound:
             return False

@@ -38,7 +38,7 @@ def close_all_connections(rabbitmq: RabbitMQServer, url: str) -> None:
     [close_all_connections, lambda rabbitmq, _: rabbitmq.restart()],
     ids=["connections closed", "broker restarted"],
 )
-def test_nothing_is_lost_done_twice_or_out_of_order_when_the_broker(
+def test_nothing_is_lost_done_twice_or_out_of_order_when_the_connections_are_lost(
     make_worker: MakeWorker,
     rabbitmq: RabbitMQServer,
     broker_vhost: str,
@@ -50,7 +50,10 @@ def test_nothing_is_lost_done_twice_or_out_of_order_when_the_broker(
     worker.start()
     worker.wait_ready()
     # A reply queue does not outlive the broker: what was in it is asked for again, after the timeout.
-    with stock.client(broker_vhost, timeout=10, **DURABLE) as client, stock.listener(broker_vhost, **DURABLE) as ear:
+    with (
+        stock.client(broker_vhost, timeout=10, **DURABLE) as client,
+        stock.listener(broker_vhost, **DURABLE) as listener,
+    ):
         flight = load.Load(client)
         flight.prepare()
 
@@ -59,7 +62,7 @@ def test_nothing_is_lost_done_twice_or_out_of_order_when_the_broker(
             disturb(rabbitmq, broker_vhost)
             assert worker.is_alive()
 
-        flight.check(ear)
+        flight.check(listener)
         assert worker.terminate(8) == 0
         assert "Traceback" not in worker.log()
 
@@ -70,21 +73,21 @@ def test_a_queue_that_is_deleted_is_declared_and_consumed_again(
     worker = make_worker(hosts=HOSTS)
     worker.start()
     worker.wait_ready()
-    with raw.raw(broker_vhost) as amqp:
+    with raw.connect(broker_vhost) as raw_connection:
         for times, queue in enumerate((HOST_TOPIC, "tracker"), 2):
-            amqp.channel.queue_delete(queue)
+            raw_connection.channel.queue_delete(queue)
             worker.wait_for_log("tracker-consumer: connected", times=times)
             # What is sent before has no queue to wait in.
             wait_until(lambda: _consumers(broker_vhost, "tracker"), "the queues are consumed again")
             for host in (HOST, None):
                 assert client.call(host, "oslo_rpc_server_ping") == "pong"
-        amqp.channel.queue_delete(raw.DEAD_LETTERS)
+        raw_connection.channel.queue_delete(raw.DEAD_LETTERS)
         # The dead letters' queue is nobody's to consume: it is missed when it is wanted.
-        body = raw.packed(amqp.request("destroy", {}))
-        amqp.publish(HOST_TOPIC, body)
+        body = raw.packed(raw_connection.request("destroy", {}))
+        raw_connection.publish(HOST_TOPIC, body)
         wait_until(lambda: "no queue for tracker.dead" in worker.log(), "the dead letter has no queue")
         wait_until(lambda: client.call(HOST, "oslo_rpc_server_ping"), "the worker goes on")
-        parked = amqp.take(raw.DEAD_LETTERS)
+        parked = raw_connection.take(raw.DEAD_LETTERS)
         raw.check_parked(parked, body, topic=HOST_TOPIC)
 
 
@@ -94,29 +97,29 @@ def test_a_notification_queue_that_is_deleted_is_declared_again(
     worker = make_worker(hosts=HOSTS)
     worker.start()
     worker.wait_ready()
-    with raw.raw(broker_vhost) as amqp:
-        amqp.take("notifications.info")
-        amqp.channel.queue_delete("notifications.info")
+    with raw.connect(broker_vhost) as raw_connection:
+        raw_connection.take("notifications.info")
+        raw_connection.channel.queue_delete("notifications.info")
 
         client.call(HOST, "begin_resource_claim", instance=instance_dict())
 
         worker.wait_for_log("no queue for notifications.info")
         wait_until(lambda: _consumers(broker_vhost, "notifications.info") is not None, "the queue is declared again")
-        heard = raw.unpacked(amqp.take("notifications.info").body)
+        heard = raw.unpacked(raw_connection.take("notifications.info").body)
     assert (heard["event_type"], heard["payload"]["sequence"]) == ("tracker.claim.begun", 2)
 
 
 def _consumers(url: str, queue: str) -> int | None:
     """How many a queue has; None: there is no such queue."""
-    with raw.raw(url) as amqp:
+    with raw.connect(url) as raw_connection:
         try:
-            return int(amqp.channel.queue_declare(queue, passive=True).consumer_count)
+            return int(raw_connection.channel.queue_declare(queue, passive=True).consumer_count)
         except raw.NotFound:
             return None
 
 
 def test_a_notification_that_is_sent_again_is_no_copy_to_a_stock_listener(
-    make_worker: MakeWorker, client: stock.Client, ear: stock.Ear, rabbitmq: RabbitMQServer, broker_vhost: str
+    make_worker: MakeWorker, client: stock.Client, listener: stock.Listener, rabbitmq: RabbitMQServer, broker_vhost: str
 ) -> None:
     # A listener never acknowledges a message whose _unique_id is among its last sixteen.
     with closing(Proxy(rabbitmq.port)) as proxy:
@@ -124,13 +127,13 @@ def test_a_notification_that_is_sent_again_is_no_copy_to_a_stock_listener(
         worker = make_worker(hosts=HOSTS, transport_url=broker_vhost.replace(f":{rabbitmq.port}/", f":{proxy.port}/"))
         worker.start()
         worker.wait_ready()
-        ear.wait_for(HOST, "n1", 1)
+        listener.wait_for(HOST, "n1", 1)
         proxy.lose_answer_to(b"tracker.claim.begun")
 
         client.call(HOST, "begin_resource_claim", instance=instance_dict())
 
-        wait_until(lambda: len(ear.heard(HOST)) == 3, "it is heard again, since its confirm was lost")
-        begun = ear.heard(HOST)[1:]
+        wait_until(lambda: len(listener.heard(HOST)) == 3, "it is heard again, since its confirm was lost")
+        begun = listener.heard(HOST)[1:]
         assert len({one.message_id for one in begun}) == 1
         assert worker.terminate() == 0
 
@@ -140,9 +143,9 @@ def test_a_listener_of_several_topics_hears_each(make_worker: MakeWorker, broker
     worker.start()
     worker.wait_ready()
 
-    with stock.listener(broker_vhost, topics=("billing", "notifications")) as ear:
-        wait_until(lambda: len(ear.heard(HOST)) == 2, "both are heard")
-    assert len({one.message_id for one in ear.heard(HOST)}) == 1
+    with stock.listener(broker_vhost, topics=("billing", "notifications")) as listener:
+        wait_until(lambda: len(listener.heard(HOST)) == 2, "both are heard")
+    assert len({one.message_id for one in listener.heard(HOST)}) == 1
 
 
 def test_a_fanout_works_again_after_the_connections_were_closed(
@@ -183,14 +186,14 @@ def test_a_queue_of_another_type_is_reported_with_the_cure_and_used_when_it_is_g
     make_worker: MakeWorker, client: stock.Client, broker_vhost: str
 ) -> None:
     worker = make_worker(hosts=HOSTS)
-    with raw.raw(broker_vhost) as amqp:
+    with raw.connect(broker_vhost) as raw_connection:
         # As a stock server leaves it behind.
-        amqp.channel.queue_declare(HOST_TOPIC, durable=False, auto_delete=False)
+        raw_connection.channel.queue_declare(HOST_TOPIC, durable=False, auto_delete=False)
         worker.start()
         worker.wait_for_log(f"rabbitmqctl delete_queue {HOST_TOPIC}")
         assert "ready" not in worker.log()
 
-        amqp.channel.queue_delete(HOST_TOPIC)
+        raw_connection.channel.queue_delete(HOST_TOPIC)
         worker.wait_ready()
 
     assert client.call(HOST, "oslo_rpc_server_ping") == "pong"
@@ -213,6 +216,6 @@ def test_a_worker_stops_while_the_broker_is_away_and_its_successor_tells_the_res
 
     rabbitmq.start_app()
     worker.start()
-    with stock.listener(broker_vhost, **DURABLE) as ear:
-        heard = load.once_in_order(ear.wait_for(HOST, "n1", 2))
+    with stock.listener(broker_vhost, **DURABLE) as listener:
+        heard = load.once_in_order(listener.wait_for(HOST, "n1", 2))
     assert [one.payload["vcpus"] for one in heard] == [NODE["vcpus"], 3]

@@ -22,22 +22,22 @@ def test_a_monitored_call_gets_heartbeats_until_its_audit_ends(
     worker.wait_ready()
     hold.touch()
 
-    with ThreadPoolExecutor(1) as pool, raw.raw(broker_vhost) as amqp:
+    with ThreadPoolExecutor(1) as pool, raw.connect(broker_vhost) as raw_connection:
         # A stock client gives up after two seconds without a sign of life.
         prepared = client.prepare(HOST, call_monitor_timeout=2)
         monitored = pool.submit(prepared.call, stock.CONTEXT, "update_available_resource")
         try:
-            request = amqp.request("update_available_resource", {}, call=True, keys={"_timeout": 2})
-            amqp.publish(HOST_TOPIC, raw.packed(request))
+            request = raw_connection.request("update_available_resource", {}, call=True, keys={"_timeout": 2})
+            raw_connection.publish(HOST_TOPIC, raw.packed(request))
             # One for every second.
-            beats = [raw.unpacked(amqp.take(amqp.reply_queue).body) for _ in range(3)]
+            beats = [raw.unpacked(raw_connection.take(raw_connection.reply_queue).body) for _ in range(3)]
             # In the meantime the same node goes on.
             claim = client.call(HOST, "begin_resource_claim", instance=instance_dict())
             assert not monitored.done()
         finally:
             hold.unlink()
         views = monitored.result(30)
-        ended = amqp.reply(request["_msg_id"])
+        ended = raw_connection.reply(request["_msg_id"])
 
     assert claim["node"] == f"{HOST}-node"
     assert [view["running_vms"] for view in views] == [1]
@@ -56,9 +56,9 @@ def test_a_worker_stops_although_a_driver_hangs(
     worker.start()
     worker.wait_ready()
     hold.touch()
-    with raw.raw(broker_vhost) as amqp:
-        request = amqp.request("update_available_resource", {}, call=True)
-        amqp.publish(HOST_TOPIC, raw.packed(request))
+    with raw.connect(broker_vhost) as raw_connection:
+        request = raw_connection.request("update_available_resource", {}, call=True)
+        raw_connection.publish(HOST_TOPIC, raw.packed(request))
         client.call(HOST, "oslo_rpc_server_ping")
 
         assert worker.terminate(10) == 0
@@ -66,4 +66,4 @@ def test_a_worker_stops_although_a_driver_hangs(
         # The call was not answered, so it is still there for the next worker.
         hold.unlink()
         worker.start()
-        assert amqp.reply(request["_msg_id"])["result"][0]["node"] == f"{HOST}-node"
+        assert raw_connection.reply(request["_msg_id"])["result"][0]["node"] == f"{HOST}-node"

@@ -72,7 +72,7 @@ def test_systemd_is_told_when_the_worker_is_ready_and_when_it_stops(make_worker:
 
 @pytest.mark.parametrize("queue_type", ["quorum", "classic"])
 def test_a_worker_that_is_terminated_under_load_stops_soon_and_loses_nothing(
-    make_worker: MakeWorker, client: stock.Client, ear: stock.Ear, broker_vhost: str, queue_type: str
+    make_worker: MakeWorker, client: stock.Client, listener: stock.Listener, broker_vhost: str, queue_type: str
 ) -> None:
     # So little at a time that it is not done with everything before it says that it is ready.
     worker = make_worker(hosts=load.HOSTS, options={"bus": {"queue_type": queue_type, "prefetch": 6}})
@@ -82,8 +82,8 @@ def test_a_worker_that_is_terminated_under_load_stops_soon_and_loses_nothing(
     flight.prepare()
     assert worker.terminate(8) == 0
 
-    with raw.raw(broker_vhost) as amqp, flight.running():
-        flight.wait_piled_up(amqp)
+    with raw.connect(broker_vhost) as raw_connection, flight.running():
+        flight.wait_piled_up(raw_connection)
         for answered in (10, 60, 110):
             worker.start()
             worker.wait_ready()
@@ -93,9 +93,9 @@ def test_a_worker_that_is_terminated_under_load_stops_soon_and_loses_nothing(
         assert flight.answered < load.CALLS
         worker.start()
 
-    flight.check(ear)
+    flight.check(listener)
     # Stopped in good order, nothing was told twice.
-    assert len(ear.heard()) == len({one.message_id for one in ear.heard()})
+    assert len(listener.heard()) == len({one.message_id for one in listener.heard()})
     assert worker.terminate(8) == 0
 
 
@@ -105,12 +105,12 @@ def test_a_second_signal_ends_at_once_what_waits_for_the_store(
     worker = make_worker(hosts=HOSTS)
     worker.start()
     worker.wait_ready()
-    with raw.raw(broker_vhost) as amqp:
+    with raw.connect(broker_vhost) as raw_connection:
         with locked(worker.database):
-            request = amqp.request("begin_resource_claim", {"instance": instance_dict()}, call=True)
-            amqp.publish(HOST_TOPIC, raw.packed(request))
+            request = raw_connection.request("begin_resource_claim", {"instance": instance_dict()}, call=True)
+            raw_connection.publish(HOST_TOPIC, raw.packed(request))
             # Taken from the queue, and not acknowledged before a commit that cannot be made.
-            wait_until(lambda: amqp.count(HOST_TOPIC) == 0, "the worker takes the request")
+            wait_until(lambda: raw_connection.count(HOST_TOPIC) == 0, "the worker takes the request")
             worker.signal(signal.SIGTERM)
             worker.wait_for_log("stopping on signal")
 
@@ -118,7 +118,7 @@ def test_a_second_signal_ends_at_once_what_waits_for_the_store(
 
             assert worker.wait(2) == 1
         worker.start()
-        assert amqp.reply(request["_msg_id"])["result"]["state"] == "begun"
+        assert raw_connection.reply(request["_msg_id"])["result"]["state"] == "begun"
 
 
 def test_what_waits_for_the_store_is_done_when_it_is_back(
@@ -128,12 +128,12 @@ def test_what_waits_for_the_store_is_done_when_it_is_back(
     worker.start()
     worker.wait_ready()
 
-    with ThreadPoolExecutor(1) as pool, raw.raw(broker_vhost) as amqp:
+    with ThreadPoolExecutor(1) as pool, raw.connect(broker_vhost) as raw_connection:
         with locked(worker.database):
             waiting = pool.submit(claim, client)
             for number in range(2, 50):
                 client.cast(HOST, "begin_resource_claim", instance=instance_dict(number))
-            wait_until(lambda: amqp.count(HOST_TOPIC) == 0, "the worker takes all of them")
+            wait_until(lambda: raw_connection.count(HOST_TOPIC) == 0, "the worker takes all of them")
             assert not waiting.done()
         assert waiting.result(30)["state"] == "begun"
     assert client.call(HOST, "get_node")["running_vms"] == 49
@@ -180,7 +180,7 @@ def test_a_hangup_with_bad_files_changes_nothing(make_worker: MakeWorker, client
 
 @pytest.mark.parametrize("queue_type", ["quorum", "classic"])
 def test_a_second_worker_stands_by_and_takes_over_at_once_after_a_kill(
-    make_worker: MakeWorker, client: stock.Client, ear: stock.Ear, queue_type: str
+    make_worker: MakeWorker, client: stock.Client, listener: stock.Listener, queue_type: str
 ) -> None:
     options = {"bus": {"queue_type": queue_type}}
     first, second = (make_worker(hosts=load.HOSTS, options=options, name=name) for name in ("first", "second"))
@@ -197,7 +197,7 @@ def test_a_second_worker_stands_by_and_takes_over_at_once_after_a_kill(
         flight.wait_answered(100)
         first.kill()
 
-    flight.check(ear)
+    flight.check(listener)
     for host in load.HOSTS:
         second.wait_for_log(f"does the chores of host {host}")
     assert second.terminate(8) == 0

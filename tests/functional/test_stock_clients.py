@@ -15,7 +15,7 @@ from tests.servers import RabbitMQServer
 from tests.support import raw, story
 from tests.support.builders import RESERVED_MEMORY_MB, instance_dict, sized
 from tests.support.deadline import wait_until
-from tests.support.deployments import CLIENT_OPTIONS, CLOUDS, COPIES, HOSTS, Deployment, deployment
+from tests.support.deployments import CLIENT_OPTIONS, CLOUDS, COPIES, HOSTS, Deployment, deployed
 from tests.support.load import once_in_order
 from tests.support.stock import CONTEXT, Client, oslo_messaging
 from tests.support.worker_process import NODE
@@ -29,20 +29,20 @@ RESOURCES = {"VCPU": 1, "MEMORY_MB": 1024, "DISK_GB": 10}
 
 
 @pytest.fixture(scope="module", params=CLOUDS, ids="-".join)
-def cloud(
+def deployment(
     request: pytest.FixtureRequest, rabbitmq: RabbitMQServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Deployment]:
     queue_type, options = request.param
     rabbitmq.ensure_running()
     directory = tmp_path_factory.mktemp("cloud")
     url = rabbitmq.virtual_host_url()
-    with deployment(directory, url, queue_type=queue_type, rabbit=CLIENT_OPTIONS[options]) as running:
+    with deployed(directory, url, queue_type=queue_type, rabbit=CLIENT_OPTIONS[options]) as running:
         yield running
 
 
 @pytest.fixture
-def client(cloud: Deployment) -> Client:
-    return cloud.client
+def client(deployment: Deployment) -> Client:
+    return deployment.client
 
 
 def small(uuid: str, **fields: Any) -> dict[str, Any]:
@@ -278,15 +278,15 @@ def test_what_is_not_served_is_told_as_a_stock_server_would(client: Client) -> N
     assert len(client.prepare("errors", version="1.0").call(CONTEXT, "list_nodes")) == 2
 
 
-def test_a_stock_listener_hears_everything_once_and_in_order(cloud: Deployment) -> None:
-    story.tell(cloud.client)
-    view = cloud.client.call(story.HOST, "get_node")
+def test_a_stock_listener_hears_everything_once_and_in_order(deployment: Deployment) -> None:
+    story.play(deployment.client)
+    view = deployment.client.call(story.HOST, "get_node")
 
-    heard = once_in_order(cloud.ear.wait_for(story.HOST, story.NODE, view["sequence"]))
+    heard = once_in_order(deployment.listener.wait_for(story.HOST, story.NODE, view["sequence"]))
 
-    assert [(one.event_type, one.priority) for one in heard] == [told[:2] for told in story.TOLD]
-    assert len(cloud.ear.heard(story.HOST)) == len(story.TOLD)
-    for sequence, (one, (event_type, _, facts)) in enumerate(zip(heard, story.TOLD, strict=True), 1):
+    assert [(one.event_type, one.priority) for one in heard] == [told[:2] for told in story.EXPECTED_NOTIFICATIONS]
+    assert len(deployment.listener.heard(story.HOST)) == len(story.EXPECTED_NOTIFICATIONS)
+    for sequence, (one, (event_type, _, facts)) in enumerate(zip(heard, story.EXPECTED_NOTIFICATIONS, strict=True), 1):
         story.check_payload(event_type, one.payload)
         assert one.payload.items() >= {"host": story.HOST, "node": story.NODE, "sequence": sequence, **facts}.items()
         assert one.publisher_id == f"tracker.{story.HOST}"
@@ -302,10 +302,10 @@ def test_a_stock_listener_hears_everything_once_and_in_order(cloud: Deployment) 
         assert first[name] == described[name]
 
 
-def test_a_notification_on_the_wire_is_as_a_stock_notifier_sends_it(cloud: Deployment) -> None:
+def test_a_notification_on_the_wire_is_as_a_stock_notifier_sends_it(deployment: Deployment) -> None:
     golden = {"warn": load_golden("notification_warn"), "info": load_golden("notification_info")}
     for priority, like in golden.items():
-        message = cloud.amqp.take(f"{COPIES}.{priority}")
+        message = deployment.raw_connection.take(f"{COPIES}.{priority}")
         body = raw.unpacked(message.body)
         stock_keys = {key for key in raw.unpacked(like.body) if not key.startswith("_context_")}
         assert set(body) == stock_keys

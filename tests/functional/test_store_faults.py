@@ -21,7 +21,7 @@ from tests.support.builders import instance_dict, sized
 from tests.support.deadline import wait_until
 from tests.support.disk import small_disk
 from tests.support.migrated import migrated
-from tests.support.run import HOSTS, SHORT_HEARTBEAT, connections, run
+from tests.support.run import HOSTS, SHORT_HEARTBEAT, connections, scheduler_run
 from tests.support.worker_process import WorkerProcess
 from tracker_worker.errors import StoreUnavailable
 
@@ -42,24 +42,24 @@ def database_url(postgresql_url: str) -> str:
 
 
 @pytest.fixture
-def start(make_worker: MakeWorker) -> Callable[..., WorkerProcess]:
+def start_worker(make_worker: MakeWorker) -> Callable[..., WorkerProcess]:
     """Start a worker that keeps its ledgers there, and wait until it is ready."""
 
-    def start(database_url: str, **arguments: Any) -> WorkerProcess:
+    def start_worker(database_url: str, **arguments: Any) -> WorkerProcess:
         options = {"database": {"connection": database_url}, "oslo_messaging_rabbit": {**SHORT_HEARTBEAT}}
         worker = make_worker(**{"hosts": HOSTS, "options": options, **arguments})
         worker.start()
         worker.wait_ready()
         return worker
 
-    return start
+    return start_worker
 
 
 def test_postgresql_may_be_stopped_and_started_under_load(
-    start: Callable[..., WorkerProcess], postgresql: PostgreSQLServer, broker_vhost: str, database_url: str
+    start_worker: Callable[..., WorkerProcess], postgresql: PostgreSQLServer, broker_vhost: str, database_url: str
 ) -> None:
-    worker = start(database_url)
-    with run(broker_vhost, database_url) as working:
+    worker = start_worker(database_url)
+    with scheduler_run(broker_vhost, database_url) as working:
         with working.at_work():
             postgresql.stop(mode="immediate")
             # By now a heartbeat of the broker has gone by, and with the next one another.
@@ -75,10 +75,10 @@ def test_postgresql_may_be_stopped_and_started_under_load(
 
 
 def test_sessions_may_be_ended_under_load(
-    start: Callable[..., WorkerProcess], broker_vhost: str, database_url: str
+    start_worker: Callable[..., WorkerProcess], broker_vhost: str, database_url: str
 ) -> None:
-    worker = start(database_url)
-    with run(broker_vhost, database_url) as working, session(database_url, autocommit=True) as admin:
+    worker = start_worker(database_url)
+    with scheduler_run(broker_vhost, database_url) as working, session(database_url, autocommit=True) as admin:
         with working.at_work():
             for times in range(1, 6):
                 wait_until(lambda: end_sessions(admin), "the worker has a session")
@@ -108,11 +108,11 @@ def wait_for_a_lock_queue(admin: Session) -> None:
 
 
 def test_a_session_may_be_ended_in_the_middle_of_a_transaction(
-    start: Callable[..., WorkerProcess], broker_vhost: str, database_url: str
+    start_worker: Callable[..., WorkerProcess], broker_vhost: str, database_url: str
 ) -> None:
-    worker = start(database_url)
+    worker = start_worker(database_url)
     with (
-        run(broker_vhost, database_url) as working,
+        scheduler_run(broker_vhost, database_url) as working,
         session(database_url, autocommit=True) as admin,
         session(database_url) as other,
     ):
@@ -128,12 +128,12 @@ def test_a_session_may_be_ended_in_the_middle_of_a_transaction(
 
 
 def test_a_commit_whose_answer_is_lost_has_its_effect_once(
-    start: Callable[..., WorkerProcess], postgresql: PostgreSQLServer, broker_vhost: str, database_url: str
+    start_worker: Callable[..., WorkerProcess], postgresql: PostgreSQLServer, broker_vhost: str, database_url: str
 ) -> None:
     with closing(Proxy(postgresql.port)) as proxy:
         proxy.open()
-        worker = start(database_url.replace(f":{postgresql.port}/", f":{proxy.port}/"))
-        with run(broker_vhost, database_url) as working:
+        worker = start_worker(database_url.replace(f":{postgresql.port}/", f":{proxy.port}/"))
+        with scheduler_run(broker_vhost, database_url) as working:
             with working.at_work():
                 for times in range(1, 4):
                     proxy.lose_answer_to(b"COMMIT")
@@ -144,10 +144,10 @@ def test_a_commit_whose_answer_is_lost_has_its_effect_once(
 
 
 def test_a_server_that_accepts_and_never_answers_is_given_up_and_found_again(
-    start: Callable[..., WorkerProcess], postgresql: PostgreSQLServer, broker_vhost: str, database_url: str
+    start_worker: Callable[..., WorkerProcess], postgresql: PostgreSQLServer, broker_vhost: str, database_url: str
 ) -> None:
-    worker = start(database_url)
-    with run(broker_vhost, database_url) as working:
+    worker = start_worker(database_url)
+    with scheduler_run(broker_vhost, database_url) as working:
         with working.at_work():
             with postgresql.frozen():
                 worker.wait_for_log("the server has been silent")
@@ -161,12 +161,12 @@ def test_a_server_that_accepts_and_never_answers_is_given_up_and_found_again(
 
 
 def test_a_connection_that_is_half_open_is_given_up_and_made_again(
-    start: Callable[..., WorkerProcess], postgresql: PostgreSQLServer, broker_vhost: str, database_url: str
+    start_worker: Callable[..., WorkerProcess], postgresql: PostgreSQLServer, broker_vhost: str, database_url: str
 ) -> None:
     with closing(Proxy(postgresql.port)) as proxy:
         proxy.open()
-        worker = start(database_url.replace(f":{postgresql.port}/", f":{proxy.port}/"))
-        with run(broker_vhost, database_url) as working:
+        worker = start_worker(database_url.replace(f":{postgresql.port}/", f":{proxy.port}/"))
+        with scheduler_run(broker_vhost, database_url) as working:
             with working.at_work():
                 proxy.stall()
                 worker.wait_for_log("the server has been silent")
@@ -177,10 +177,10 @@ def test_a_connection_that_is_half_open_is_given_up_and_made_again(
 
 
 def test_rows_that_somebody_holds_are_waited_for(
-    start: Callable[..., WorkerProcess], broker_vhost: str, database_url: str
+    start_worker: Callable[..., WorkerProcess], broker_vhost: str, database_url: str
 ) -> None:
-    worker = start(database_url)
-    with run(broker_vhost, database_url) as working, session(database_url) as other:
+    worker = start_worker(database_url)
+    with scheduler_run(broker_vhost, database_url) as working, session(database_url) as other:
         with working.at_work():
             other.execute("SELECT 1 FROM nodes FOR UPDATE")
             worker.wait_for_log("lock timeout", times=2)
@@ -195,11 +195,11 @@ def test_rows_that_somebody_holds_are_waited_for(
 
 
 def test_a_worker_undone_for_a_deadlock_decides_again(
-    start: Callable[..., WorkerProcess], broker_vhost: str, database_url: str
+    start_worker: Callable[..., WorkerProcess], broker_vhost: str, database_url: str
 ) -> None:
-    worker = start(database_url)
+    worker = start_worker(database_url)
     with (
-        run(broker_vhost, database_url) as working,
+        scheduler_run(broker_vhost, database_url) as working,
         session(database_url, autocommit=True) as admin,
         session(database_url) as other,
     ):
@@ -218,13 +218,13 @@ def test_a_worker_undone_for_a_deadlock_decides_again(
 
 
 def test_a_worker_that_cannot_be_serialized_decides_again(
-    start: Callable[..., WorkerProcess], broker_vhost: str, database_url: str
+    start_worker: Callable[..., WorkerProcess], broker_vhost: str, database_url: str
 ) -> None:
     with session(database_url, autocommit=True) as admin, session(database_url) as other:
         name = database_url.rpartition("/")[2]
         admin.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'")
-        worker = start(database_url)
-        with run(broker_vhost, database_url) as working:
+        worker = start_worker(database_url)
+        with scheduler_run(broker_vhost, database_url) as working:
             with working.at_work():
                 other.execute("UPDATE nodes SET disabled = disabled")
                 wait_for_a_lock_queue(admin)
@@ -236,9 +236,9 @@ def test_a_worker_that_cannot_be_serialized_decides_again(
 
 
 def test_a_call_that_would_expire_waiting_for_a_lock_is_told(
-    start: Callable[..., WorkerProcess], broker_vhost: str, database_url: str
+    start_worker: Callable[..., WorkerProcess], broker_vhost: str, database_url: str
 ) -> None:
-    worker = start(database_url)
+    worker = start_worker(database_url)
     with session(database_url) as other:
         other.execute("SELECT 1 FROM nodes FOR UPDATE")
         check_told(worker, broker_vhost, other.rollback)
@@ -266,11 +266,11 @@ def check_told(worker: WorkerProcess, url: str, free: Callable[[], Any]) -> None
 
 
 def test_an_sqlite_file_that_another_process_holds_is_waited_for(
-    start: Callable[..., WorkerProcess], broker_vhost: str, tmp_path: Path
+    start_worker: Callable[..., WorkerProcess], broker_vhost: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "tracker.sqlite"
-    worker = start(f"sqlite:///{path}")
-    with run(broker_vhost, f"sqlite:///{path}") as working:
+    worker = start_worker(f"sqlite:///{path}")
+    with scheduler_run(broker_vhost, f"sqlite:///{path}") as working:
         with working.at_work():
             with locked(path):
                 worker.wait_for_log("database is locked", times=2)
@@ -284,22 +284,22 @@ def test_an_sqlite_file_that_another_process_holds_is_waited_for(
 
 
 def test_a_call_that_would_expire_waiting_for_an_sqlite_file_is_told(
-    start: Callable[..., WorkerProcess], broker_vhost: str, tmp_path: Path
+    start_worker: Callable[..., WorkerProcess], broker_vhost: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "tracker.sqlite"
-    worker = start(f"sqlite:///{path}")
+    worker = start_worker(f"sqlite:///{path}")
     with closing(locked(path).gen) as holding:
         next(holding)
         check_told(worker, broker_vhost, lambda: next(holding, None))
 
 
 def test_a_disk_that_is_full_is_waited_for(
-    start: Callable[..., WorkerProcess], broker_vhost: str, tmp_path: Path
+    start_worker: Callable[..., WorkerProcess], broker_vhost: str, tmp_path: Path
 ) -> None:
     with small_disk(tmp_path) as disk:
         url = f"sqlite:///{disk.path / 'tracker.sqlite'}"
-        worker = start(url, environment=disk.environment)
-        with closing(worker), run(broker_vhost, url) as working:
+        worker = start_worker(url, environment=disk.environment)
+        with closing(worker), scheduler_run(broker_vhost, url) as working:
             with working.at_work():
                 disk.fill()
                 worker.wait_for_log("disk is full")

@@ -26,7 +26,7 @@ def through(port: int, rabbitmq: RabbitMQServer, url: str) -> str:
     return url.replace(f":{rabbitmq.port}/", f":{port}/")
 
 
-def test_nothing_is_lost_done_twice_or_out_of_order(
+def test_nothing_is_lost_done_twice_or_out_of_order_over_tls(
     make_worker: MakeWorker, rabbitmq: RabbitMQServer, broker_vhost: str, tmp_path: Path
 ) -> None:
     with tls_front(rabbitmq.port, tmp_path) as (port, certificate):
@@ -39,7 +39,7 @@ def test_nothing_is_lost_done_twice_or_out_of_order(
         worker.wait_ready()
         with (
             stock.client(broker_vhost, timeout=10, **DURABLE) as client,
-            stock.listener(broker_vhost, **DURABLE) as ear,
+            stock.listener(broker_vhost, **DURABLE) as listener,
         ):
             flight = load.Load(client)
             flight.prepare()
@@ -49,14 +49,14 @@ def test_nothing_is_lost_done_twice_or_out_of_order(
                 large = instance_dict(1, metadata={f"key-{number}": "ž" * 200 for number in range(100)})
                 client.call("h3", "begin_resource_claim", instance=large)
                 rabbitmq.ctl("close_all_connections", "--vhost", broker_vhost.rpartition("/")[2], "a test")
-            flight.check(ear)
-            held = ear.wait_for("h3", "n5", 2)[-1]
+            flight.check(listener)
+            held = listener.wait_for("h3", "n5", 2)[-1]
             assert held.payload["metadata"] == large["metadata"]
         assert worker.terminate(8) == 0
         assert "Traceback" not in worker.log()
 
 
-def test_a_certificate_that_nobody_vouches_for_is_refused(
+def test_a_certificate_of_an_unknown_authority_is_refused(
     make_worker: MakeWorker, rabbitmq: RabbitMQServer, broker_vhost: str, tmp_path: Path
 ) -> None:
     other = tmp_path / "other"

@@ -17,7 +17,7 @@ from tests.support.builders import instance_dict, sized
 from tests.support.deadline import wait_until
 from tests.support.faulty import FaultyWorker
 from tests.support.migrated import migrated
-from tests.support.run import HOSTS, SHORT_HEARTBEAT, run
+from tests.support.run import HOSTS, SHORT_HEARTBEAT, scheduler_run
 from tests.support.worker_process import NODE, Nodes, WorkerProcess
 
 CHORES = "this worker does the chores of host"
@@ -71,7 +71,7 @@ def test_the_second_stands_by_and_takes_over_at_once_when_the_first_is_killed(
 ) -> None:
     first, second = make_worker("first"), make_worker("second")
     start(first, second)
-    with run(broker_vhost, database_url, shared_topic=False) as working:
+    with scheduler_run(broker_vhost, database_url, shared_topic=False) as working:
         with working.at_work():
             working.wait_answers(50)
             assert first.log().count(CHORES) == len(HOSTS)
@@ -92,7 +92,7 @@ def test_a_worker_that_stalls_before_a_commit_decides_again_what_another_has_don
     first, second = pair
     first.ail("before_commit", 5, signal.SIGSTOP)
     start(first, second)
-    with run(broker_vhost, database_url) as working:
+    with scheduler_run(broker_vhost, database_url) as working:
         with working.at_work():
             first.arm()
             first.wait_stopped()
@@ -116,7 +116,7 @@ def test_a_worker_that_comes_back_answers_nothing_from_what_it_knew(
 ) -> None:
     first, second = pair
     start(first, second)
-    with run(broker_vhost, database_url) as working:
+    with scheduler_run(broker_vhost, database_url) as working:
         instances = [instance_dict(number, node="n1", **sized(vcpus=1)) for number in (1, 2)]
         working.client.call("h1", "begin_resource_claim", instance=instances[0])
         first.signal(signal.SIGSTOP)
@@ -144,7 +144,7 @@ def test_a_worker_that_stalls_in_a_transaction_does_not_hold_its_successor(
     waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     with (
         # What comes on the shared topic the second does too, and would be the one that waits.
-        run(broker_vhost, database_url, timeout=60, shared_topic=False) as working,
+        scheduler_run(broker_vhost, database_url, timeout=60, shared_topic=False) as working,
         psycopg.connect(url) as other,
         psycopg.connect(url, autocommit=True) as admin,
     ):
@@ -170,7 +170,7 @@ def test_a_rolling_restart_under_load_fails_no_call(
 ) -> None:
     first, second = make_worker("first"), make_worker("second")
     start(first, second)
-    with run(broker_vhost, database_url, shared_topic=False) as working:
+    with scheduler_run(broker_vhost, database_url, shared_topic=False) as working:
         with working.at_work():
             for worker in (first, second, first):
                 assert worker.terminate(10) == 0
@@ -195,7 +195,7 @@ def test_one_worker_does_the_chores_and_hands_them_over(
     chores = {"tracker": {"audit_interval_seconds": 1}}
     first, second = make_worker("first", **chores), make_worker("second", **chores)
     start(first, second)
-    with run(broker_vhost, database_url) as working:
+    with scheduler_run(broker_vhost, database_url) as working:
         for number, active in enumerate((first, second)):
             active.wait_for_log(CHORES, times=len(HOSTS))
             instance = instance_dict(number, node="n1")
@@ -219,7 +219,7 @@ def test_fifty_hosts_are_one_workers_or_the_others(
 ) -> None:
     first, second = make_worker("first", hosts=MANY), make_worker("second", hosts=MANY)
     start(first, second)
-    with run(broker_vhost, database_url, hosts=MANY) as working:
+    with scheduler_run(broker_vhost, database_url, hosts=MANY) as working:
         with working.at_work():
             working.wait_answers(50)
             first.kill()

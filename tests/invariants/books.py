@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.invariants.record import Books, Heard, Held, Place, Vector
+from tests.invariants.record import Heard, Place, StoredAllocation, StoredNode, Vector
 
 CLASSES = {"VCPU": "vcpus_used", "MEMORY_MB": "memory_mb_used", "DISK_GB": "local_gb_used"}
 """Resource class -> its key in a node's view."""
@@ -30,7 +30,7 @@ NODE_DRIFT = "tracker.node.drift"
 class Replay:
     """``usage``: sequence -> reserve + sum over allocations after it; 0 is the beginning. ``instances`` likewise."""
 
-    held: dict[str, Held] = field(default_factory=dict)
+    held: dict[str, StoredAllocation] = field(default_factory=dict)
     usage: dict[int, Vector] = field(default_factory=dict)
     instances: dict[int, int] = field(default_factory=dict)
 
@@ -54,7 +54,7 @@ def replay(place: Place, story: Sequence[Heard], reserved: Vector) -> tuple[Repl
     return result, violations
 
 
-def compare(place: Place, replayed: Replay, books: Books) -> Iterator[str]:
+def compare(place: Place, replayed: Replay, books: StoredNode) -> Iterator[str]:
     """The store holds what the notifications add up to, and its columns are the sum of what it holds."""
     name = f"Node {place[0]}/{place[1]}"
     for uuid in sorted(replayed.held.keys() | books.held.keys()):
@@ -77,7 +77,7 @@ def _note(result: Replay, sequence: int, reserved: Vector, charged: Vector) -> N
     result.instances[sequence] = len(result.held)
 
 
-def _apply(place: Place, held: dict[str, Held], charged: dict[str, int], one: Heard) -> Iterator[str]:
+def _apply(place: Place, held: dict[str, StoredAllocation], charged: dict[str, int], one: Heard) -> Iterator[str]:
     kind, payload = one.event_type, one.payload
     if kind in (NODE_UPDATED, NODE_DRIFT, REJECTED):
         return
@@ -86,7 +86,7 @@ def _apply(place: Place, held: dict[str, Held], charged: dict[str, int], one: He
     if kind == BEGUN:
         if before is not None:
             yield f"Node {_at(place, one)} charges instance {uuid}, which is charged already."
-        _put(held, charged, uuid, Held(resources=resources, claim_state="begun"))
+        _put(held, charged, uuid, StoredAllocation(resources=resources, claim_state="begun"))
         return
     if before is None:
         yield f"Node {_at(place, one)} says {kind} of instance {uuid}, which is not charged."
@@ -100,10 +100,10 @@ def _apply(place: Place, held: dict[str, Held], charged: dict[str, int], one: He
         _put(held, charged, uuid, None)
     else:
         state = before.claim_state if kind == UPDATED else "finished"
-        _put(held, charged, uuid, Held(resources=resources, claim_state=state))
+        _put(held, charged, uuid, StoredAllocation(resources=resources, claim_state=state))
 
 
-def _put(held: dict[str, Held], charged: dict[str, int], uuid: str, new: Held | None) -> None:
+def _put(held: dict[str, StoredAllocation], charged: dict[str, int], uuid: str, new: StoredAllocation | None) -> None:
     old = held.pop(uuid, None)
     for name in CLASSES:
         charged[name] += (new.resources[name] if new else 0) - (old.resources[name] if old else 0)

@@ -22,14 +22,14 @@ from tests.invariants.record import (
     RESULT,
     SENT,
     UNKNOWN,
-    Books,
     Evidence,
     Heard,
-    Held,
-    Issued,
+    OutboxRow,
     Parked,
     Place,
     Request,
+    StoredAllocation,
+    StoredNode,
     line,
 )
 from tests.support import stock
@@ -232,27 +232,27 @@ def _unique_id(body: bytes | str) -> str | None:
     return str(unique_id)
 
 
-def books(store: SQLStore) -> dict[Place, Books]:
+def books(store: SQLStore) -> dict[Place, StoredNode]:
     """Every node of the store."""
-    found: dict[Place, Books] = {}
+    found: dict[Place, StoredNode] = {}
     for name in store.host_names():
         host = store.load_host(name)
         assert host is not None
         cursors = store.cursors(host.id)
         for ledger in host:
             zero = dict.fromkeys(ledger.charged.to_dict(), 0)
-            found[name, ledger.name] = Books(
+            found[name, ledger.name] = StoredNode(
                 generation=ledger.generation,
                 sequence=ledger.sequence,
                 reserved=ledger.inventory.reserved.to_dict() if ledger.inventory is not None else zero,
                 # The store says when its columns differ from the sum, and then what they are.
                 usage=(ledger.drift or ledger.usage).to_dict(),
                 held={
-                    uuid: Held(resources=held.resources.to_dict(), claim_state=held.claim_state)
+                    uuid: StoredAllocation(resources=held.resources.to_dict(), claim_state=held.claim_state)
                     for uuid, held in ledger.allocations.items()
                 },
                 issued=[
-                    Issued(
+                    OutboxRow(
                         sequence=row.sequence,
                         message_id=row.message_id,
                         event_type=row.event_type,

@@ -19,7 +19,7 @@ from tests.invariants import books, rules
 from tests.invariants.books import Replay
 from tests.invariants.messages import Message
 from tests.invariants.record import RESULT, Heard, Place
-from tests.invariants.rules import Allocation, Forgiven
+from tests.invariants.rules import Allocation, Overlooked
 from tests.invariants.stream import Streams
 
 _MOST_STATES = 200_000
@@ -76,7 +76,7 @@ class _Case:
 
     def violation(self) -> str | None:
         try:
-            if self._possible(Forgiven()):
+            if self._possible(Overlooked()):
                 return None
             return self._why()
         except _TooMany:
@@ -84,25 +84,25 @@ class _Case:
 
     def _why(self) -> str:
         """The one thing without which everything could be explained."""
-        if self._possible(Forgiven(limits=True)):
+        if self._possible(Overlooked(limits=True)):
             return f"Instance {self.uuid} on {self.host} was granted or refused against its limits: {self._limits()}."
         for message in self.messages:
-            if message.request.outcome == RESULT and self._possible(Forgiven(reply=message.request.unique_id)):
+            if message.request.outcome == RESULT and self._possible(Overlooked(reply=message.request.unique_id)):
                 return f"{message} was told {message.request.reply}, which is not what happened."
         for message in self.messages:
-            if self._possible(Forgiven(loss=message.request.unique_id)):
+            if self._possible(Overlooked(loss=message.request.unique_id)):
                 if message.request.call:
                     return f"{message} was told {self._told(message)}, but its effect is missing."
                 return f"{message} has had no effect and is not in the dead-letter queue."
         for node in self._order:
             for one in self.events[node]:
-                if self._possible(Forgiven(event=one.message_id)):
+                if self._possible(Overlooked(event=one.message_id)):
                     return (
                         f"{one.event_type} of instance {self.uuid} at {self.host}/{node} sequence {one.sequence} is "
                         "the effect of no request, or of one that had its effect before."
                     )
         for message in self.messages:
-            if self._possible(Forgiven(place=message.request.unique_id)):
+            if self._possible(Overlooked(place=message.request.unique_id)):
                 return (
                     f"{message} took effect out of its turn: another message that came before it in time came after it."
                 )
@@ -134,13 +134,13 @@ class _Case:
         ]
         return f"{', '.join(decided)}; asked by {', '.join(asked)}"
 
-    def _possible(self, forgiven: Forgiven) -> bool:
+    def _possible(self, overlooked: Overlooked) -> bool:
         """Depth first over (messages done, events explained on each node)."""
         must = self._mask(
             lambda i: (
                 self.messages[i].definite
                 and not self.messages[i].parked
-                and self.messages[i].request.unique_id != forgiven.loss
+                and self.messages[i].request.unique_id != overlooked.loss
             )
         )
         ends = tuple(len(self.events[node]) for node in self._order)
@@ -150,7 +150,7 @@ class _Case:
             done, positions, held = stack.pop()
             if positions == ends and done & must == must:
                 return True
-            for following in self._following(done, positions, held, must, forgiven):
+            for following in self._following(done, positions, held, must, overlooked):
                 if (key := self._key(following)) not in seen:
                     seen.add(key)
                     stack.append(following)
@@ -164,16 +164,16 @@ class _Case:
         return done, positions, "" if held is None else f"{held.facts.get('os_type')}"
 
     def _following(
-        self, done: int, positions: tuple[int, ...], held: Allocation | None, must: int, forgiven: Forgiven
+        self, done: int, positions: tuple[int, ...], held: Allocation | None, must: int, overlooked: Overlooked
     ) -> Iterator[tuple[int, tuple[int, ...], Allocation | None]]:
-        free = self._mask(lambda i: self.messages[i].request.unique_id == forgiven.place)
+        free = self._mask(lambda i: self.messages[i].request.unique_id == overlooked.place)
         waiting = {
             node: self.events[node][position]
             for node, position in zip(self._order, positions, strict=True)
             if position < len(self.events[node])
         }
         for node, one in waiting.items():
-            if one.event_type in _FREE or one.message_id == forgiven.event:
+            if one.event_type in _FREE or one.message_id == overlooked.event:
                 yield done, self._moved(positions, node), rules.after(one, held)
         for index, message in enumerate(self.messages):
             bit = 1 << index
@@ -182,7 +182,7 @@ class _Case:
                 continue
             node = rules.node_of(message, self.nodes)
             replayed = self.replays.get((self.host, node)) if node is not None else None
-            for event, after in rules.effects(message, held, node, waiting, replayed, forgiven):
+            for event, after in rules.effects(message, held, node, waiting, replayed, overlooked):
                 moved = positions if event is None else self._moved(positions, str(event.payload["node"]))
                 yield done | bit, moved, after
 

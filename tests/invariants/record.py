@@ -87,7 +87,7 @@ class Parked:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
+class StoredAllocation:
     """One allocation of the store."""
 
     resources: Vector
@@ -95,7 +95,7 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Issued:
+class OutboxRow:
     """One row of the outbox."""
 
     sequence: int
@@ -106,15 +106,15 @@ class Issued:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Books:
+class StoredNode:
     """One node of the store. ``usage`` are its columns, as a scheduler reads them with SQL."""
 
     generation: int
     sequence: int
     reserved: Vector
     usage: Vector
-    held: Mapping[str, Held]
-    issued: Sequence[Issued]
+    held: Mapping[str, StoredAllocation]
+    issued: Sequence[OutboxRow]
     cursor: int
 
 
@@ -126,7 +126,7 @@ class Evidence:
     requests: Sequence[Request]
     heard: Sequence[Heard]
     parked: Sequence[Parked]
-    nodes: Mapping[Place, Books]
+    nodes: Mapping[Place, StoredNode]
     inbox: Mapping[str, Mapping[str, Any] | None]
 
 

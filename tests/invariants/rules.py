@@ -38,7 +38,7 @@ _UNSEEN = "os_type"
 
 
 @dataclass(frozen=True, slots=True)
-class Forgiven:
+class Overlooked:
     """What a search overlooks: the limits; when a message was sent; the reply to a message; that a message had no
     effect; an event without a cause."""
 
@@ -91,18 +91,18 @@ def effects(
     node: str | None,
     waiting: Mapping[str, Heard],
     replayed: Replay | None,
-    forgiven: Forgiven,
+    overlooked: Overlooked,
 ) -> Iterator[Effect]:
     """What ``message`` may have done now, if that agrees with what its caller was told. ``waiting``: of each node the
     next notification about this instance."""
     request = message.request
-    told = _Told(request, forgiven)
+    told = _Told(request, overlooked)
     if request.outcome == ERROR and request.error not in ("insufficient_resources", "claim_conflict"):
         yield None, held  # refused for what it says, or because it could not be handled
         return
     match request.method:
         case "begin_resource_claim":
-            yield from _begin(request, told, held, node, waiting.get(node or ""), replayed, forgiven)
+            yield from _begin(request, told, held, node, waiting.get(node or ""), replayed, overlooked)
         case "finish_resource_claim":
             yield from _end(told, held, waiting, books.FINISHED, "finished")
         case "abort_resource_claim":
@@ -114,9 +114,9 @@ def effects(
 class _Told:
     """What the caller was told, as far as it was told and is to be believed."""
 
-    def __init__(self, request: Request, forgiven: Forgiven) -> None:
+    def __init__(self, request: Request, overlooked: Overlooked) -> None:
         self._request = request
-        self._open = request.outcome not in (RESULT, ERROR) or forgiven.reply == request.unique_id
+        self._open = request.outcome not in (RESULT, ERROR) or overlooked.reply == request.unique_id
 
     def result(self, **expected: Any) -> bool:
         """Whether it may have been told an object with these values."""
@@ -143,7 +143,7 @@ def _begin(
     node: str | None,
     event: Heard | None,
     replayed: Replay | None,
-    forgiven: Forgiven,
+    overlooked: Overlooked,
 ) -> Iterator[Effect]:
     instance = request.args["instance"]
     resources = vector(instance)
@@ -158,11 +158,11 @@ def _begin(
     if event is None or replayed is None or dict(event.payload["resources"]) != resources:
         return
     lacks = shortfalls(resources, replayed.usage.get(event.sequence - 1, {}), request.args.get("limits"))
-    if event.event_type == books.BEGUN and (forgiven.limits or not lacks):
+    if event.event_type == books.BEGUN and (overlooked.limits or not lacks):
         claim = {"begun_at": event.payload["begun_at"], "generation": event.generation, "resources": resources}
         if _agrees(event, instance) and told.result(**claim, state="begun", node=node, claim_id=instance["uuid"]):
             yield event, after(event, None, instance.get(_UNSEEN))
-    if event.event_type == books.REJECTED and (forgiven.limits or event.payload["shortfalls"] == lacks):
+    if event.event_type == books.REJECTED and (overlooked.limits or event.payload["shortfalls"] == lacks):
         said = event.payload["shortfalls"]
         if said and told.error("insufficient_resources", shortfalls=said):
             yield event, None

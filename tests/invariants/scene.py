@@ -13,14 +13,14 @@ from tests.invariants.record import (
     RESULT,
     SENT,
     UNKNOWN,
-    Books,
     Evidence,
     Heard,
-    Held,
-    Issued,
+    OutboxRow,
     Parked,
     Place,
     Request,
+    StoredAllocation,
+    StoredNode,
 )
 from tests.support.builders import HOST, NOW, TIMEOUT, host_ledger, instance_dict, node_name
 from tracker_worker.domain.commands import (
@@ -54,7 +54,7 @@ class Scene:
         self.heard: list[Heard] = []
         self.parked: list[Parked] = []
         self.inbox: dict[str, Mapping[str, Any] | None] = {}
-        self._issued: dict[Place, list[Issued]] = {(HOST, ledger.name): [] for ledger in self._host}
+        self._issued: dict[Place, list[OutboxRow]] = {(HOST, ledger.name): [] for ledger in self._host}
         reported = host_ledger(nodes)
         for ledger in self._host:
             self.decide(ReportInventory(node=ledger.name, inventory=reported.nodes[ledger.name].inventory))
@@ -124,7 +124,7 @@ class Scene:
     def _notify(self, event: Event, ledger: NodeLedger) -> None:
         row = render(event, ledger)
         self._issued[HOST, ledger.name].append(
-            Issued(
+            OutboxRow(
                 sequence=row.sequence,
                 message_id=row.message_id,
                 event_type=row.event_type,
@@ -144,15 +144,15 @@ class Scene:
             )
         )
 
-    def books(self) -> dict[Place, Books]:
+    def books(self) -> dict[Place, StoredNode]:
         return {
-            (HOST, ledger.name): Books(
+            (HOST, ledger.name): StoredNode(
                 generation=ledger.generation,
                 sequence=ledger.sequence,
                 reserved=ledger.inventory.reserved.to_dict() if ledger.inventory else {},
                 usage=ledger.usage.to_dict(),
                 held={
-                    uuid: Held(resources=held.resources.to_dict(), claim_state=held.claim_state)
+                    uuid: StoredAllocation(resources=held.resources.to_dict(), claim_state=held.claim_state)
                     for uuid, held in ledger.allocations.items()
                 },
                 issued=self._issued[HOST, ledger.name],

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from tests.invariants.record import Books, Evidence, Heard, Place
+from tests.invariants.record import Evidence, Heard, Place, StoredNode
 
 Streams = Mapping[Place, Sequence[Heard]]
 """Of each node its notifications by sequence, each once."""
@@ -65,7 +65,7 @@ def _generations(place: Place, story: Sequence[Heard]) -> Iterator[str]:
             )
 
 
-def _complete(place: Place, first: Mapping[int, Heard], books: Books) -> Iterator[str]:
+def _complete(place: Place, first: Mapping[int, Heard], books: StoredNode) -> Iterator[str]:
     missing = sorted(set(range(1, books.sequence + 1)) - first.keys())
     if missing:
         yield f"{_name(place)} issued {books.sequence} notifications; {len(missing)} never arrived: {_some(missing)}."
@@ -78,7 +78,7 @@ def _complete(place: Place, first: Mapping[int, Heard], books: Books) -> Iterato
         yield f"{_name(place)} has its relay's cursor at {books.cursor}, not at the last sequence {books.sequence}."
 
 
-def _outbox(place: Place, first: Mapping[int, Heard], books: Books) -> Iterator[str]:
+def _outbox(place: Place, first: Mapping[int, Heard], books: StoredNode) -> Iterator[str]:
     issued = {row.sequence: row for row in books.issued}
     lacking = sorted(set(range(1, books.sequence + 1)) - issued.keys())
     if lacking:

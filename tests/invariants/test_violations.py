@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.invariants.check import check, proved
-from tests.invariants.record import RESULT, SENT, Evidence, Held, Parked
+from tests.invariants.record import RESULT, SENT, Evidence, Parked, StoredAllocation
 from tests.invariants.scene import PLACE, Scene, changed
 from tests.support.builders import instance_dict, uuid
 
@@ -45,21 +45,21 @@ def test_the_scene_itself_is_right(scene: Scene) -> None:
 # --- effects ---------------------------------------------------------------------------------------------------------
 
 
-def test_an_acknowledged_call_without_an_effect(scene: Scene) -> None:
+def test_an_acknowledged_call_without_an_effect_is_found(scene: Scene) -> None:
     rename(scene, "lost", call=True, outcome=RESULT, reply={"tracked": True, "changed": True})
     scene.inbox["u-5"] = {"result": {"tracked": True, "changed": True}, "failure": None}
 
     assert only(scene.evidence()).endswith("but its effect is missing.")
 
 
-def test_an_acknowledged_claim_that_is_not_held(scene: Scene) -> None:
+def test_an_acknowledged_claim_that_is_not_held_is_found(scene: Scene) -> None:
     scene.call("abort_resource_claim", claim_id=uuid(2))
     scene.requests.pop()
 
     assert "is the effect of no request" in only(scene.evidence())
 
 
-def test_a_cast_without_an_effect(scene: Scene) -> None:
+def test_a_cast_without_an_effect_is_found(scene: Scene) -> None:
     rename(scene, "lost", call=False, outcome=SENT)
 
     assert only(scene.evidence()).endswith("has had no effect and is not in the dead-letter queue.")
@@ -71,7 +71,7 @@ def test_a_cast_without_an_effect_that_is_parked_is_no_violation(scene: Scene) -
     assert check(scene.evidence(parked=[Parked(unique_id="u-5", reason="invalid_input: field")])) == []
 
 
-def test_a_cast_that_was_overtaken_by_a_later_one(scene: Scene) -> None:
+def test_a_cast_that_was_overtaken_by_a_later_one_is_found(scene: Scene) -> None:
     later = {"uuid": uuid(2), "node": NODE, "display_name": "later"}
     scene.cast("update_usage", instance=later)
     scene.cast("update_usage", instance={**later, "display_name": "first"})
@@ -84,7 +84,7 @@ def test_a_cast_that_was_overtaken_by_a_later_one(scene: Scene) -> None:
     assert "took effect out of its turn" in only(scene.evidence())
 
 
-def test_a_call_that_took_effect_twice(scene: Scene) -> None:
+def test_a_call_that_took_effect_twice_is_found(scene: Scene) -> None:
     scene.call("abort_resource_claim", claim_id=uuid(2))
     scene.begin(2)
     scene.requests.pop()
@@ -92,7 +92,7 @@ def test_a_call_that_took_effect_twice(scene: Scene) -> None:
     assert "or of one that had its effect before" in only(scene.evidence())
 
 
-def test_a_cast_that_took_effect_twice(scene: Scene) -> None:
+def test_a_cast_that_took_effect_twice_is_found(scene: Scene) -> None:
     for name in ("one", "two", "one"):
         scene.cast("update_usage", instance={"uuid": uuid(2), "node": NODE, "display_name": name})
     scene.requests.pop()
@@ -100,7 +100,7 @@ def test_a_cast_that_took_effect_twice(scene: Scene) -> None:
     assert "or of one that had its effect before" in only(scene.evidence())
 
 
-def test_a_refusal_that_was_counted_twice(scene: Scene) -> None:
+def test_a_refusal_that_was_counted_twice_is_found(scene: Scene) -> None:
     scene.begin(3, limits={"vcpu": 1})
     scene.begin(3, limits={"vcpu": 1})
     scene.requests.pop()
@@ -108,7 +108,7 @@ def test_a_refusal_that_was_counted_twice(scene: Scene) -> None:
     assert "tracker.claim.rejected" in only(scene.evidence())
 
 
-def test_two_claims_beyond_the_limits(scene: Scene) -> None:
+def test_two_claims_beyond_the_limits_are_found(scene: Scene) -> None:
     scene.begin(3)
     limited = replace(scene.requests[-1], args={**scene.requests[-1].args, "limits": {"vcpu": 5}})
     scene.requests[-1] = limited
@@ -116,7 +116,7 @@ def test_two_claims_beyond_the_limits(scene: Scene) -> None:
     assert "against its limits" in only(scene.evidence())
 
 
-def test_a_refusal_of_what_would_have_fitted(scene: Scene) -> None:
+def test_a_refusal_of_what_would_have_fitted_is_found(scene: Scene) -> None:
     scene.begin(3, limits={"vcpu": 5})
     scene.requests[-1] = replace(scene.requests[-1], args={**scene.requests[-1].args, "limits": {"vcpu": 50}})
 
@@ -126,7 +126,7 @@ def test_a_refusal_of_what_would_have_fitted(scene: Scene) -> None:
 # --- replies ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_reply_that_is_not_what_happened(scene: Scene) -> None:
+def test_a_reply_that_is_not_what_happened_is_found(scene: Scene) -> None:
     told = scene.call("update_usage", instance={"uuid": uuid(2), "node": NODE, "display_name": "renamed"})
     wrong = {"tracked": True, "changed": False}
     scene.requests[-1] = replace(told, reply=wrong)
@@ -135,7 +135,7 @@ def test_a_reply_that_is_not_what_happened(scene: Scene) -> None:
     assert only(scene.evidence()).endswith("which is not what happened.")
 
 
-def test_a_reply_of_another_generation(scene: Scene) -> None:
+def test_a_reply_of_another_generation_is_found(scene: Scene) -> None:
     told = scene.requests[-1]
     scene.requests[-1] = replace(told, reply={**told.reply, "generation": told.reply["generation"] + 1})
     scene.inbox[told.unique_id] = {"result": scene.requests[-1].reply, "failure": None}
@@ -143,28 +143,28 @@ def test_a_reply_of_another_generation(scene: Scene) -> None:
     assert only(scene.evidence()).endswith("which is not what happened.")
 
 
-def test_copies_that_are_told_different_things(scene: Scene) -> None:
+def test_copies_with_different_answers_are_found(scene: Scene) -> None:
     told = scene.requests[-1]
     other = replace(told, reply={**told.reply, "expires_at": "2026-01-15T13:00:00.000000Z"}, sent_at=9, ended_at=10)
 
     assert only(scene.evidence(requests=[*scene.requests, other])).startswith("Copies of message u-4")
 
 
-def test_a_view_that_shows_another_usage(scene: Scene) -> None:
+def test_a_view_that_shows_another_usage_is_found(scene: Scene) -> None:
     told = scene.view()
     scene.requests[-1] = replace(told, reply={**told.reply, "vcpus_used": 3})
 
     assert "with usage" in only(scene.evidence())
 
 
-def test_a_view_of_a_sequence_that_was_never_issued(scene: Scene) -> None:
+def test_a_view_of_a_sequence_that_was_never_issued_is_found(scene: Scene) -> None:
     told = scene.view()
     scene.requests[-1] = replace(told, reply={**told.reply, "sequence": 77, "generation": 77})
 
     assert "which was never issued" in only(scene.evidence())
 
 
-def test_an_answer_from_an_old_state() -> None:
+def test_an_answer_from_an_old_state_is_found() -> None:
     scene = Scene()
     old = scene.view()
     scene.begin(1)
@@ -174,13 +174,13 @@ def test_an_answer_from_an_old_state() -> None:
     assert "was asked for after reply" in only(scene.evidence(requests=[*scene.requests, late]))
 
 
-def test_an_inbox_that_would_tell_copies_another_thing(scene: Scene) -> None:
+def test_an_inbox_that_would_tell_copies_another_thing_is_found(scene: Scene) -> None:
     kept = {**scene.inbox, "u-4": {"result": None, "failure": None}}
 
     assert "recorded is" in only(scene.evidence(inbox=kept))
 
 
-def test_an_effect_that_is_not_in_the_inbox(scene: Scene) -> None:
+def test_an_effect_that_is_not_in_the_inbox_is_found(scene: Scene) -> None:
     kept = {name: reply for name, reply in scene.inbox.items() if name != "u-4"}
 
     assert "not recorded in the inbox" in only(scene.evidence(inbox=kept))
@@ -189,7 +189,7 @@ def test_an_effect_that_is_not_in_the_inbox(scene: Scene) -> None:
 # --- dead letters ----------------------------------------------------------------------------------------------------
 
 
-def test_a_parked_cast_that_had_its_effect(scene: Scene) -> None:
+def test_a_parked_cast_that_had_its_effect_is_found(scene: Scene) -> None:
     parked = [Parked(unique_id="u-2", reason="invalid_input: no")]
 
     assert "tracker.usage.updated" in only(scene.evidence(parked=parked))
@@ -204,7 +204,9 @@ def test_a_parked_cast_that_had_its_effect(scene: Scene) -> None:
         ("u-6", "", "without a reason"),
     ],
 )
-def test_a_dead_letter_that_should_not_be_there(scene: Scene, unique_id: str | None, reason: str, said: str) -> None:
+def test_a_dead_letter_that_should_not_be_there_is_found(
+    scene: Scene, unique_id: str | None, reason: str, said: str
+) -> None:
     scene.call("begin_resource_claim", instance=instance_dict(2, node=NODE, vcpus=7))
     scene.sent("update_usage", {"instance": {"uuid": "other", "memory_mb": "much"}}, call=False, outcome=SENT)
     parked = [Parked(unique_id=unique_id, reason=reason)]
@@ -217,55 +219,55 @@ def test_a_dead_letter_that_should_not_be_there(scene: Scene, unique_id: str | N
 # --- notifications ---------------------------------------------------------------------------------------------------
 
 
-def test_a_gap(scene: Scene) -> None:
+def test_a_gap_in_the_sequence_numbers_is_found(scene: Scene) -> None:
     heard = [one for one in scene.heard if one.sequence != 3]
 
     assert "1 never arrived: 3" in check(scene.evidence(heard=heard))[0]
 
 
-def test_the_last_notification_lost(scene: Scene) -> None:
+def test_a_loss_of_the_last_notification_is_found(scene: Scene) -> None:
     assert "1 never arrived: 5" in check(scene.evidence(heard=scene.heard[:-1]))[0]
 
 
-def test_a_notification_of_what_was_never_committed(scene: Scene) -> None:
+def test_a_notification_of_what_was_never_committed_is_found(scene: Scene) -> None:
     last = scene.heard[-1]
     extra = replace(changed(last, sequence=6, instance_id="ghost"), message_id="ghost")
 
     assert "was heard to say more: 6" in check(scene.evidence(heard=[*scene.heard, extra]))[0]
 
 
-def test_notifications_out_of_order(scene: Scene) -> None:
+def test_notifications_out_of_order_are_found(scene: Scene) -> None:
     heard = list(scene.heard)
     heard[2], heard[3] = heard[3], heard[2]
 
     assert "first arrived after" in only(scene.evidence(heard=heard))
 
 
-def test_a_copy_with_another_message_id(scene: Scene) -> None:
+def test_a_copy_with_another_message_id_is_found(scene: Scene) -> None:
     copy = replace(scene.heard[-1], message_id="another")
 
     assert "and again with another" in only(scene.evidence(heard=[*scene.heard, copy]))
 
 
-def test_a_copy_with_other_contents(scene: Scene) -> None:
+def test_a_copy_with_other_contents_is_found(scene: Scene) -> None:
     copy = changed(scene.heard[-1], vcpus=99)
 
     assert "twice with different contents" in only(scene.evidence(heard=[*scene.heard, copy]))
 
 
-def test_a_message_id_used_twice(scene: Scene) -> None:
+def test_a_message_id_of_two_notifications_is_found(scene: Scene) -> None:
     heard = [*scene.heard[:-1], replace(scene.heard[-1], message_id=scene.heard[0].message_id)]
 
     assert any("stands for" in violation for violation in check(scene.evidence(heard=heard)))
 
 
-def test_a_generation_that_falls(scene: Scene) -> None:
+def test_a_generation_that_falls_is_found(scene: Scene) -> None:
     heard = [*scene.heard[:-1], changed(scene.heard[-1], generation=1)]
 
     assert any("falls from generation" in violation for violation in check(scene.evidence(heard=heard)))
 
 
-def test_a_notification_that_differs_from_the_outbox(scene: Scene) -> None:
+def test_a_notification_that_differs_from_the_outbox_is_found(scene: Scene) -> None:
     heard = [*scene.heard[:-1], changed(scene.heard[-1], image_meta={}, metadata={"role": "db"})]
 
     assert any("other contents than the outbox" in violation for violation in check(scene.evidence(heard=heard)))
@@ -279,44 +281,44 @@ def in_store(scene: Scene, **doctored: Any) -> Evidence:
     return scene.evidence(nodes={PLACE: replace(books[PLACE], **doctored)})
 
 
-def test_usage_columns_that_are_not_the_sum(scene: Scene) -> None:
+def test_usage_columns_that_are_not_the_sum_are_found(scene: Scene) -> None:
     usage = {**scene.books()[PLACE].usage, "VCPU": 99}
 
     assert "has usage columns" in only(in_store(scene, usage=usage))
 
 
-def test_an_allocation_that_no_notification_knows(scene: Scene) -> None:
+def test_an_allocation_that_no_notification_knows_is_found(scene: Scene) -> None:
     held = {
         **scene.books()[PLACE].held,
-        "ghost": Held(resources={"VCPU": 0, "MEMORY_MB": 0, "DISK_GB": 0}, claim_state="begun"),
+        "ghost": StoredAllocation(resources={"VCPU": 0, "MEMORY_MB": 0, "DISK_GB": 0}, claim_state="begun"),
     }
 
     assert "of which the notifications know nothing" in only(in_store(scene, held=held))
 
 
-def test_an_allocation_that_is_gone_from_the_store(scene: Scene) -> None:
+def test_an_allocation_that_the_store_has_lost_is_found(scene: Scene) -> None:
     books = scene.books()[PLACE]
     held = {name: one for name, one in books.held.items() if name != uuid(2)}
 
     assert any("is not charged for instance" in violation for violation in check(in_store(scene, held=held)))
 
 
-def test_an_allocation_with_another_vector(scene: Scene) -> None:
+def test_an_allocation_with_another_vector_is_found(scene: Scene) -> None:
     books = scene.books()[PLACE]
-    other = Held(resources={"VCPU": 1, "MEMORY_MB": 1, "DISK_GB": 1}, claim_state="begun")
+    other = StoredAllocation(resources={"VCPU": 1, "MEMORY_MB": 1, "DISK_GB": 1}, claim_state="begun")
 
     assert any("holds instance" in v for v in check(in_store(scene, held={**books.held, uuid(2): other})))
 
 
-def test_an_outbox_with_a_hole(scene: Scene) -> None:
+def test_an_outbox_with_a_hole_is_found(scene: Scene) -> None:
     assert "lacks rows in the outbox: 1" in only(in_store(scene, issued=scene.books()[PLACE].issued[1:]))
 
 
-def test_a_cursor_that_stayed_behind(scene: Scene) -> None:
+def test_a_cursor_that_stayed_behind_is_found(scene: Scene) -> None:
     assert "cursor at 2" in only(in_store(scene, cursor=2))
 
 
-def test_a_node_that_the_store_does_not_have(scene: Scene) -> None:
+def test_a_node_that_the_store_does_not_have_is_found(scene: Scene) -> None:
     assert "not in the store" in check(scene.evidence(nodes={}))[0]
 
 
@@ -330,14 +332,16 @@ def test_a_node_that_the_store_does_not_have(scene: Scene) -> None:
         (2, {"old_resources": {"VCPU": 9, "MEMORY_MB": 9, "DISK_GB": 9}}, "goes from"),
     ],
 )
-def test_notifications_that_contradict_each_other(scene: Scene, index: int, payload: dict[str, Any], said: str) -> None:
+def test_notifications_that_contradict_each_other_are_found(
+    scene: Scene, index: int, payload: dict[str, Any], said: str
+) -> None:
     heard = list(scene.heard)
     heard[index] = changed(heard[index], **payload)
 
     assert any(said in violation for violation in check(scene.evidence(heard=heard)))
 
 
-def test_an_instance_that_is_charged_twice(scene: Scene) -> None:
+def test_an_instance_that_is_charged_twice_is_found(scene: Scene) -> None:
     heard = list(scene.heard)
     heard[-1] = changed(heard[-1], instance_id=uuid(1))
 

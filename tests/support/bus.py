@@ -20,8 +20,8 @@ HOSTS = (HOST_1, HOST_2)
 STOP_SECONDS = 10.0
 
 
-class Ear:
-    """Remembers what a bus tells, and waits for it."""
+class RecordingListener:
+    """Records what a bus hands over, confirms and reports as its end, and waits for it."""
 
     def __init__(self) -> None:
         self._told = threading.Condition()
@@ -29,7 +29,7 @@ class Ear:
         self.confirmed: list[Any] = []
         self.deaths: list[BaseException] = []
 
-    def listener(self) -> Listener:
+    def as_listener(self) -> Listener:
         return Listener(received=self._adder(self.deliveries), confirmed=self._adder(self.confirmed), died=self._died)
 
     def _adder(self, kept: list[Any]) -> Callable[[Sequence[Any]], None]:
@@ -111,11 +111,11 @@ class Worker:
     """A started bus and what it tells."""
 
     bus: Bus
-    ear: Ear
+    listener: RecordingListener
 
     def stop(self) -> None:
         self.bus.stop(STOP_SECONDS)
-        assert not self.ear.deaths
+        assert not self.listener.deaths
 
 
 MakeWorker = Callable[..., Worker]
@@ -135,9 +135,9 @@ class BusCase(abc.ABC):
         made: list[Worker] = []
 
         def make(hosts: Sequence[str] = (HOST_1,), bus: Bus | None = None) -> Worker:
-            worker = Worker(bus or outside.bus(), Ear())
+            worker = Worker(bus or outside.bus(), RecordingListener())
             made.append(worker)
-            worker.bus.start(hosts, worker.ear.listener())
+            worker.bus.start(hosts, worker.listener.as_listener())
             return worker
 
         yield make

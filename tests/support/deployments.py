@@ -45,12 +45,12 @@ class Deployment:
 
     worker: WorkerProcess
     client: stock.Client
-    ear: stock.Ear
-    amqp: raw.Raw
+    listener: stock.Listener
+    raw_connection: raw.RawConnection
 
 
 @contextmanager
-def deployment(directory: Path, url: str, *, queue_type: str, rabbit: Mapping[str, Any]) -> Iterator[Deployment]:
+def deployed(directory: Path, url: str, *, queue_type: str, rabbit: Mapping[str, Any]) -> Iterator[Deployment]:
     """``rabbit``: what everybody in this cloud has in [oslo_messaging_rabbit]."""
     options = {
         "bus": {"queue_type": queue_type},
@@ -65,6 +65,6 @@ def deployment(directory: Path, url: str, *, queue_type: str, rabbit: Mapping[st
         yield Deployment(
             worker=worker,
             client=stack.enter_context(stock.client(url, **rabbit)),
-            ear=stack.enter_context(stock.listener(url, **rabbit)),
-            amqp=stack.enter_context(raw.raw(url)),
+            listener=stack.enter_context(stock.listener(url, **rabbit)),
+            raw_connection=stack.enter_context(raw.connect(url)),
         )

@@ -105,7 +105,7 @@ class Committed:
         )
 
 
-class Monitor:
+class ManualTimer:
     """A timer that a test fires by hand."""
 
     def __init__(self, interval_seconds: float, action: Callable[[], None]) -> None:
@@ -206,7 +206,7 @@ class Caller:
         self._broker.publish(source, body, content_type=content_type, deadline=deadline)
 
 
-class House:
+class EngineHarness:
     """One worker without its timers. Stores and brokers may be shared by several. Hosts have nodes ``node-1`` ..., whose
     inventory is in the store before it starts unless ``settled`` is False."""
 
@@ -234,7 +234,7 @@ class House:
         self.drivers = {host: FakeDriver(host, nodes={n: driver_resource_dict() for n in names}) for host in hosts}
         self.inventories = Inventories(self.drivers, RESERVED)
         self.policy = POLICY
-        self.monitors: list[Monitor] = []
+        self.monitors: list[ManualTimer] = []
         self.deaths: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
         self.engine = Loop(
             store=self.store,
@@ -263,7 +263,7 @@ class House:
         assert loaded is not None
         self.store.inner.commit(Commit(cursors={ledger.id: ledger.sequence for ledger in loaded}))
 
-    def start(self, *, relaying: bool = True) -> House:
+    def start(self, *, relaying: bool = True) -> EngineHarness:
         self.engine.start()
         self.running = True
         self.inventories.start()
@@ -286,8 +286,8 @@ class House:
             Listener(received=reader.received, confirmed=self.engine.confirmed, died=self.deaths.put),
         )
 
-    def _every(self, interval_seconds: float, action: Callable[[], None]) -> Monitor:
-        self.monitors.append(Monitor(interval_seconds, action))
+    def _every(self, interval_seconds: float, action: Callable[[], None]) -> ManualTimer:
+        self.monitors.append(ManualTimer(interval_seconds, action))
         return self.monitors[-1]
 
     def stop(self, *, release: bool = True) -> None:

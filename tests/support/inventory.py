@@ -41,7 +41,8 @@ class DriverContract(abc.ABC):
         assert all(isinstance(node, str) and node for node in nodes)
         assert nodes == list(driver.get_available_nodes())
 
-    def test_every_node_has_all_keys_of_s5_with_the_right_types(self, driver: InventoryDriver) -> None:
+    @pytest.mark.behaviour("driver-answer")
+    def test_every_node_has_every_required_key_with_the_right_type(self, driver: InventoryDriver) -> None:
         for node in driver.get_available_nodes():
             resource = driver.get_available_resource(node)
             assert resource is not None

@@ -18,8 +18,8 @@ from typing import Any
 
 from tests.support.builders import RESERVED_MEMORY_MB, instance_dict, sized
 from tests.support.deadline import wait_until
-from tests.support.raw import Raw
-from tests.support.stock import UNANSWERED, Client, Ear, Heard
+from tests.support.raw import RawConnection
+from tests.support.stock import UNANSWERED, Client, Heard, Listener
 from tests.support.worker_process import NODE, Nodes, Options
 from tracker_worker.errors import ComputeResourcesUnavailable
 
@@ -76,10 +76,12 @@ class Load:
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def wait_piled_up(self, amqp: Raw) -> None:
+    def wait_piled_up(self, raw_connection: RawConnection) -> None:
         """Wait until most of it is in the queues. Without a worker only, which would have taken it from there."""
         most = (len(self._calls) + sum(map(len, self._casts.values()))) * 3 // 4
-        wait_until(lambda: sum(amqp.count(f"tracker.{host}") for host in HOSTS) >= most, f"{most} messages pile up")
+        wait_until(
+            lambda: sum(raw_connection.count(f"tracker.{host}") for host in HOSTS) >= most, f"{most} messages pile up"
+        )
 
     def wait_answered(self, count: int) -> None:
         """Wait until so many calls have been answered."""
@@ -129,13 +131,13 @@ class Load:
     def _instance(uuid: str, node: str) -> dict[str, Any]:
         return instance_dict(uuid=uuid, node=node, **sized(vcpus=1, memory_mb=100, disk_gb=2))
 
-    def check(self, ear: Ear) -> None:
+    def check(self, listener: Listener) -> None:
         """The ledgers are what the answers say, and the notifications tell the same story: whole, once, in order."""
         assert self.answered == len(self._calls)
         for place in _PLACES:
-            self._check_node(place, ear)
+            self._check_node(place, listener)
 
-    def _check_node(self, place: Place, ear: Ear) -> None:
+    def _check_node(self, place: Place, listener: Listener) -> None:
         host, node = place
         # Behind all casts in the same queue: what it shows is the end of the story.
         view = self._client.call(host, "get_node", node=node)
@@ -151,7 +153,7 @@ class Load:
             assert self._refused[place]
         else:
             assert not self._refused[place]
-        heard = once_in_order(ear.wait_for(host, node, view["sequence"]))
+        heard = once_in_order(listener.wait_for(host, node, view["sequence"]))
         assert [one.sequence for one in heard] == list(range(1, view["sequence"] + 1))
         begun = [one.payload["instance_id"] for one in heard if one.event_type == "tracker.claim.begun"]
         assert sorted(begun) == sorted(held)

@@ -16,14 +16,24 @@ from amqp.exceptions import NotFound
 
 from tests.support.deadline import wait_until
 
-__all__ = ["DEAD_LETTERS", "EXCHANGE", "JSON", "NotFound", "Raw", "check_parked", "packed", "raw", "unpacked"]
+__all__ = [
+    "DEAD_LETTERS",
+    "EXCHANGE",
+    "JSON",
+    "NotFound",
+    "RawConnection",
+    "check_parked",
+    "connect",
+    "packed",
+    "unpacked",
+]
 
 EXCHANGE = "openstack"
 DEAD_LETTERS = "tracker.dead"
 JSON = {"content_type": "application/json", "content_encoding": "utf-8", "delivery_mode": 2, "priority": 0}
 
 
-class Raw:
+class RawConnection:
     """One channel and one reply queue. Not thread-safe."""
 
     def __init__(self, connection: Any) -> None:
@@ -74,10 +84,10 @@ class Raw:
 
 
 @contextmanager
-def raw(transport_url: str) -> Iterator[Raw]:
+def connect(transport_url: str) -> Iterator[RawConnection]:
     """Connect to the broker of an oslo.messaging transport URL."""
     with kombu.Connection(transport_url.replace("rabbit://", "amqp://", 1), connect_timeout=5) as connection:
-        yield Raw(connection)
+        yield RawConnection(connection)
 
 
 def packed(message: Any) -> bytes:

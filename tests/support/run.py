@@ -30,7 +30,7 @@ _SCHEDULERS = 6
 _PAUSE_SECONDS = 0.02
 
 
-class Run:
+class SchedulerRun:
     """One broker, one store, one listener, and schedulers that work on every node of ``hosts``. Not thread-safe."""
 
     def __init__(
@@ -133,7 +133,7 @@ class Run:
 
 
 @contextmanager
-def run(
+def scheduler_run(
     url: str,
     database_url: str,
     *,
@@ -141,13 +141,13 @@ def run(
     rabbit: Mapping[str, Any] | None = None,
     timeout: float = 30,
     shared_topic: bool = True,
-) -> Iterator[Run]:
+) -> Iterator[SchedulerRun]:
     """``rabbit``: what clients and listener have in [oslo_messaging_rabbit]; ``timeout`` of their calls, in seconds. What is
     asked on the shared topic is done by any worker, also by one that stands by."""
     rabbit = rabbit or {}
     durable = bool(rabbit.get("amqp_durable_queues"))
     with listener(url, durable=durable) as listening, stock.client(url, timeout=timeout, **rabbit) as client:
-        yield Run(
+        yield SchedulerRun(
             client=client,
             listening=listening,
             url=url,

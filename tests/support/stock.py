@@ -86,8 +86,8 @@ class Heard:
         return str(self.metadata["message_id"])
 
 
-class Ear:
-    """The endpoint of a listener: remembers what it is told, in that order, for each priority there may be."""
+class Listener:
+    """The endpoint of a notification listener: records every notification of every priority, in order of arrival."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -123,27 +123,27 @@ class Ear:
         def complete() -> bool:
             return wanted <= {one.sequence for one in self.heard(host, node)}
 
-        def lacks() -> str:
+        def missing_notifications() -> str:
             missing = sorted(wanted - {one.sequence for one in self.heard(host, node)})
             return f"all of {sequence} notifications of {host}/{node}; {len(missing)} lack: {missing[:20]}"
 
-        wait_until(complete, lacks)
+        wait_until(complete, missing_notifications)
         return self.heard(host, node)
 
 
 @contextmanager
-def listener(url: str, *, topics: Sequence[str] = ("notifications",), **rabbit_options: Any) -> Iterator[Ear]:
+def listener(url: str, *, topics: Sequence[str] = ("notifications",), **rabbit_options: Any) -> Iterator[Listener]:
     """A running listener on every priority of these topics. One thread: with more, they would mix the order up themselves."""
     conf = configuration(url, **{"rabbit_interval_max": 1, **rabbit_options})
     transport = oslo_messaging.get_notification_transport(conf)
-    ear = Ear()
+    endpoint = Listener()
     running = oslo_messaging.get_notification_listener(
-        transport, [oslo_messaging.Target(topic=topic) for topic in topics], [ear], executor="threading"
+        transport, [oslo_messaging.Target(topic=topic) for topic in topics], [endpoint], executor="threading"
     )
     conf.set_override("executor_thread_pool_size", 1)
     running.start()
     try:
-        yield ear
+        yield endpoint
     finally:
         running.stop()
         running.wait()

@@ -22,7 +22,7 @@ RESOURCES = {"VCPU": 2, "MEMORY_MB": 2048, "DISK_GB": 20}
 LARGER = {"VCPU": 4, "MEMORY_MB": 2048, "DISK_GB": 20}
 
 # Event type, priority, and of the payload what this step gives it.
-TOLD: list[tuple[str, str, Mapping[str, Any]]] = [
+EXPECTED_NOTIFICATIONS: list[tuple[str, str, Mapping[str, Any]]] = [
     ("tracker.node.updated", "info", {"disabled": False, "vcpus": 64, "vcpus_used": 0}),
     ("tracker.claim.begun", "info", {"instance_id": "i1", "resources": RESOURCES, "limit_source": "caller"}),
     (
@@ -61,8 +61,8 @@ TOLD: list[tuple[str, str, Mapping[str, Any]]] = [
 ]  # fmt: skip
 
 
-def tell(client: Client) -> None:
-    """Make happen what ``TOLD`` tells, and between it what nobody must hear of."""
+def play(client: Client) -> None:
+    """Make happen what ``EXPECTED_NOTIFICATIONS`` tells, and between it what nobody must hear of."""
     first = instance_dict(uuid="i1", task_state="spawning", **SIZE)
     client.call(HOST, "begin_resource_claim", instance=first, limits={"vcpu": 64})
     client.call(HOST, "begin_resource_claim", instance=first, limits={"vcpu": 64})

@@ -21,7 +21,7 @@ _MOST_HELD = 12
 
 
 @dataclass(slots=True)
-class _Held:
+class _HeldInstance:
     place: Place
     fields: dict[str, Any]
     building: bool = True
@@ -51,7 +51,7 @@ class Scheduler:
         self._calls_only = frozenset(calls_only)
         self._shared_topic = shared_topic
         self._numbers = 0
-        self._held: dict[str, _Held] = {}
+        self._held: dict[str, _HeldInstance] = {}
 
     def step(self) -> None:
         """One question, or one thing said."""
@@ -87,7 +87,7 @@ class Scheduler:
         limits = {"vcpu": 40.5} if place in self._tight else self._random.choice((None, {"memory_mb": 262144}))
         said = self._say(place[0], "begin_resource_claim", casts=0.2, insist=True, instance=fields, limits=limits)
         if said is None or said.outcome == RESULT:
-            self._held[uuid] = _Held(place, fields)
+            self._held[uuid] = _HeldInstance(place, fields)
 
     def _change(self) -> None:
         uuid = self._any()

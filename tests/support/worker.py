@@ -17,7 +17,7 @@ from tracker_worker.inventory.fake import FakeDriver
 from tracker_worker.service.worker import Worker
 
 
-class LoggingBus(MemoryBus):
+class RecordingBus(MemoryBus):
     """Notes in the store's log when it is started, paused and stopped."""
 
     def __init__(self, broker: MemoryBroker, log: list[str]) -> None:
@@ -39,7 +39,7 @@ class LoggingBus(MemoryBus):
         super().stop(timeout_seconds)
 
 
-class Case:
+class WorkerHarness:
     """A worker of one host with a driver that says what it is told to say."""
 
     def __init__(self, conf: cfg.ConfigOpts, drivers: dict[str, FakeDriver]) -> None:
@@ -47,7 +47,7 @@ class Case:
         self.drivers = drivers
         self.store = ScriptedStore()
         self.broker = MemoryBroker()
-        self.bus = LoggingBus(self.broker, self.store.calls)
+        self.bus = RecordingBus(self.broker, self.store.calls)
         self.caller = Caller(self.broker)
         self.deaths: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
         self.clock = Clock()

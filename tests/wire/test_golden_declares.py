@@ -94,7 +94,7 @@ def test_a_client_declares_no_queue_but_its_own_reply_queue(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SHARED)
-def test_what_a_stock_server_leaves_behind_on_a_host(name: str) -> None:
+def test_a_stock_server_leaves_queues_and_bindings_on_the_broker(name: str) -> None:
     durable = name == "transient_quorum"
     assert declared(name, "rpc_server", "queue_declare") == [
         queue("tracker", *SHARED[name]),

@@ -172,7 +172,7 @@ def test_arguments_arrive_by_name_with_their_types() -> None:
     assert isinstance(arguments["limits"]["disk_gb"], int)
 
 
-def test_where_a_request_is_published() -> None:
+def test_a_request_is_published_to_the_exchange_and_routing_key_of_its_target() -> None:
     routes = {name: (load(name).exchange, load(name).routing_key) for name in [*CALLS, *CASTS]}
     fanout = routes.pop("cast_fanout_update_available_resource")
     shared = routes.pop("call_without_server")

@@ -117,7 +117,9 @@ class TestLaziness:
         monkeypatch.setattr(case.consumer, "wake", lambda: woken.append(self.now))
         return woken
 
-    def test_one_waits_for_what_else_there_is_to_do_and_not_for_long(self, case: Case, woken: list[float]) -> None:
+    def test_a_lone_acknowledgement_waits_for_other_work_for_a_limited_time(
+        self, case: Case, woken: list[float]
+    ) -> None:
         case.arrive(1)
         case.consumer.settle(case.received)
         assert woken == []
@@ -125,14 +127,16 @@ class TestLaziness:
         case.arrive(1)
         assert case.channel.acks == [(1, True)]
 
-    def test_when_the_moment_is_over_it_goes_out_at_once(self, case: Case, woken: list[float]) -> None:
+    def test_an_acknowledgement_long_after_the_last_delivery_is_sent_immediately(
+        self, case: Case, woken: list[float]
+    ) -> None:
         case.arrive(1)
         self.now += module._ACK_SECONDS
         assert case.consumer.due_in() > module._ACK_SECONDS
         case.consumer.settle(case.received)
         assert woken == [self.now]
 
-    def test_one_that_came_when_the_moment_was_nearly_over_does_not_wait_for_another(
+    def test_an_acknowledgement_waits_only_for_the_rest_of_the_time_after_the_last_delivery(
         self, case: Case, woken: list[float]
     ) -> None:
         case.arrive(1)
@@ -142,14 +146,14 @@ class TestLaziness:
         assert woken == []
         assert case.consumer.due_in() == 0.0
 
-    def test_a_queue_never_runs_dry_for_it(self, case: Case, woken: list[float]) -> None:
+    def test_acknowledgements_do_not_wait_when_the_prefetch_would_run_dry(self, case: Case, woken: list[float]) -> None:
         case.arrive(4)
         case.consumer.settle(case.received[:3])
         assert woken == []
         case.consumer.settle(case.received[3:])
         assert woken == [self.now]
 
-    def test_hosts_with_little_prefetch_wait_for_nothing(
+    def test_acknowledgements_do_not_wait_on_hosts_with_little_prefetch(
         self, make: Callable[..., Case], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         case = make(hosts=["host-1", "host-2"], prefetch=2)

@@ -196,7 +196,7 @@ def test_what_has_not_arrived_whole_is_left_to_the_library(body: bytes, before: 
         assert read_delivery(before + data[:cut], len(before), CHANNEL) is None
 
 
-def test_the_next_one_begins_where_the_first_ends() -> None:
+def test_a_delivery_begins_where_the_delivery_before_it_ends() -> None:
     data = deliver(b"1", tag=1) + deliver(b"", tag=2) + deliver(b"3" * 300, tag=3)
     found, position = [], 0
     while delivery := read_delivery(data, position, CHANNEL):
@@ -239,13 +239,13 @@ def other(part: bytes, *, kind: int | None = None, channel: int = CHANNEL, end: 
     }.items(),
     ids=lambda named: named[0],
 )
-def test_what_is_something_else_is_left_to_the_library(parts: tuple[str, list[bytes]]) -> None:
+def test_frames_that_are_no_delivery_are_left_to_the_library(parts: tuple[str, list[bytes]]) -> None:
     assert read_delivery(METHOD + HEADER + FIRST + LAST, 0, CHANNEL) is not None
     # Even though something follows that would do.
     assert read_delivery(b"".join(parts[1]) + deliver(), 0, CHANNEL) is None
 
 
-def test_the_same_delivery_on_another_channel_is_none() -> None:
+def test_a_delivery_on_another_channel_is_not_read() -> None:
     assert read_delivery(deliver(), 0, CHANNEL + 1) is None
 
 
@@ -354,7 +354,9 @@ def test_all_that_is_whole_is_read_without_the_library_and_nothing_else(case: Ca
 
 @pytest.mark.parametrize("properties", [{}, PLAIN, EVERY], ids=["none", "plain", "every"])
 @pytest.mark.parametrize("body", [b"", b"\xff{}", b"x" * 600], ids=["empty", "short", "long"])
-def test_either_way_it_is_the_same_delivery(case: Case, body: bytes, properties: dict[str, Any]) -> None:
+def test_a_delivery_is_the_same_with_and_without_the_library(
+    case: Case, body: bytes, properties: dict[str, Any]
+) -> None:
     data = deliver(body, properties, tag=5, exchange="", key="quéue")
     case.broker.sendall(data)
     (at_once,) = case.read()

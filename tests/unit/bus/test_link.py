@@ -229,7 +229,7 @@ class TestFlushSoon:
         return link
 
     @pytest.mark.parametrize("pause_seconds", [0, 3600])
-    def test_who_calls_writes_while_the_link_sleeps_and_wakes_nobody(
+    def test_the_calling_thread_writes_while_the_link_sleeps_and_does_not_wake_it(
         self, link: _Writing, monkeypatch: pytest.MonkeyPatch, pause_seconds: float
     ) -> None:
         link.paused_until = time.monotonic() + pause_seconds
@@ -243,7 +243,7 @@ class TestFlushSoon:
         assert link.writers == [threading.get_ident()]
         assert not link.working.is_set()
 
-    def test_a_link_at_work_is_not_waited_for(self, resting: _Writing) -> None:
+    def test_a_caller_does_not_wait_for_a_link_at_work(self, resting: _Writing) -> None:
         resting.hold.clear()
         resting.wake()
         assert resting.working.wait(_SECONDS)
@@ -253,7 +253,7 @@ class TestFlushSoon:
         assert resting.peer.hear(19) == b"written by the link"
         assert resting.writers == [resting._thread.ident]
 
-    def test_what_is_hastened_after_it_has_looked_is_not_left_behind(
+    def test_a_message_that_is_submitted_after_the_last_look_of_the_link_is_written(
         self, resting: _Writing, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         looked, go_on = threading.Event(), threading.Event()
@@ -271,7 +271,7 @@ class TestFlushSoon:
         go_on.set()
         assert resting.peer.hear(13) == b"just too late"
 
-    def test_without_a_connection_it_is_written_as_soon_as_there_is_one(self, link: _Writing) -> None:
+    def test_messages_without_a_connection_are_written_as_soon_as_it_exists(self, link: _Writing) -> None:
         link.send(b"first")
         link.start()
         link.send(b"second")
@@ -301,7 +301,7 @@ class TestFlushSoon:
         resting.send(b"too late")
         assert resting.writers == []
 
-    def test_many_at_once_mix_up_nothing(self, resting: _Writing) -> None:
+    def test_messages_of_many_threads_are_not_mixed_up(self, resting: _Writing) -> None:
         count, each = 4, 500
 
         def submit(number: int, most: int = each) -> None:

@@ -17,7 +17,7 @@ def case(monkeypatch: pytest.MonkeyPatch) -> Iterator[Case]:
         yield case
 
 
-def test_it_is_told_once_of_all_that_was_confirmed_at_a_time(case: Case) -> None:
+def test_confirms_that_are_read_together_are_reported_together(case: Case) -> None:
     case.submit(b"1", b"2", b"3")
     case.ack(1)
     case.ack(2)

@@ -23,23 +23,25 @@ def case(monkeypatch: pytest.MonkeyPatch) -> Iterator[Case]:
 class TestConfirmsAreReadAMomentLate:
     """While few messages wait for theirs."""
 
-    def test_the_first_one_is_not(self, case: Case) -> None:
+    def test_the_first_confirm_is_read_immediately(self, case: Case) -> None:
         assert case.publisher.read_pause() <= 0
         case.submit(b"1")
         assert case.publisher.read_pause() <= 0
 
     @pytest.mark.parametrize("answer", [Case.ack, Case.nack])
-    def test_after_any_answer_the_next_may_be(self, case: Case, answer: Callable[[Case, int], None]) -> None:
+    def test_after_any_confirm_the_next_confirm_may_be_read_late(
+        self, case: Case, answer: Callable[[Case, int], None]
+    ) -> None:
         case.submit(b"1", b"2")
         answer(case, 1)
         assert case.publisher.read_pause() == pytest.approx(DEAF)
 
-    def test_it_may_be_when_none_is_left_to_wait_for(self, case: Case) -> None:
+    def test_reading_may_be_late_when_no_message_waits_for_its_confirm(self, case: Case) -> None:
         case.submit(b"1", b"2")
         case.ack(2, multiple=True)
         assert case.publisher.read_pause() == pytest.approx(DEAF)
 
-    def test_and_not_for_long(self, case: Case) -> None:
+    def test_reading_is_late_by_a_limited_time_only(self, case: Case) -> None:
         case.submit(b"1", b"2")
         case.ack(1)
         case.now += DEAF * 0.75
@@ -51,7 +53,7 @@ class TestConfirmsAreReadAMomentLate:
         case.ack(2)
         assert case.publisher.read_pause() == pytest.approx(DEAF)
 
-    def test_it_is_not_when_more_than_a_few_wait(self, case: Case) -> None:
+    def test_reading_is_not_late_when_more_than_a_few_messages_wait(self, case: Case) -> None:
         case.submit(*(b"%d" % number for number in range(FEW + 1)))
         case.ack(1)
         assert case.publisher.read_pause() == 0.0
@@ -60,7 +62,7 @@ class TestConfirmsAreReadAMomentLate:
         case.submit(b"one more")
         assert case.publisher.read_pause() == 0.0
 
-    def test_it_is_not_while_one_waits_that_is_prompt(self, case: Case) -> None:
+    def test_reading_is_not_late_while_a_prompt_message_waits(self, case: Case) -> None:
         case.submit(b"1", b"2")
         case.ack(1)
         urgent = case.message(b"3")
@@ -77,7 +79,7 @@ class TestConfirmsAreReadAMomentLate:
         case.ack(2, multiple=True)
         assert case.publisher.read_pause() == pytest.approx(DEAF)
 
-    def test_with_a_full_window_it_is_not(self) -> None:
+    def test_reading_is_not_late_when_the_window_is_full(self) -> None:
         case = Case(confirm_threshold=WINDOW + 1)
         case.submit(*(b"%d" % number for number in range(WINDOW + 1)))
         case.ack(1)
@@ -88,7 +90,7 @@ class TestConfirmsAreReadAMomentLate:
 class TestWhoSubmitsWrites:
     """While the link's thread sleeps. The rules of order are the same."""
 
-    def test_at_once_and_once(self, case: Case) -> None:
+    def test_the_submitting_thread_writes_immediately_and_once(self, case: Case) -> None:
         case.rest()
         case.publisher.submit(case.message(b"1"), case.message(b"2"))
         case.publisher.submit(case.message(b"3"))
@@ -98,7 +100,7 @@ class TestWhoSubmitsWrites:
         case.ack(3, multiple=True)
         assert case.done == [(b"1", True), (b"2", True), (b"3", True)]
 
-    def test_not_more_than_the_window(self, case: Case) -> None:
+    def test_the_submitting_thread_writes_no_more_than_the_window(self, case: Case) -> None:
         case.rest()
         case.publisher.submit(*(case.message(b"%d" % number) for number in range(WINDOW + 1)))
         case.publisher.submit(case.message(b"last"))
@@ -107,7 +109,7 @@ class TestWhoSubmitsWrites:
         case.publisher.work()
         assert case.published()[WINDOW:] == [b"%d" % WINDOW, b"last"]
 
-    def test_not_what_must_wait_behind_others_for_its_queue(self, case: Case) -> None:
+    def test_the_submitting_thread_leaves_messages_that_wait_for_their_queue_to_the_link(self, case: Case) -> None:
         case.submit(b"1", retry_before=FOREVER)
         case.give_back(b"1")
         case.ack(1)
@@ -124,7 +126,9 @@ class TestWhoSubmitsWrites:
         assert len(case.connection.declared()) > len(declared)
         assert case.published() == [b"1", b"may overtake", b"other", b"1", b"2", b"3"]
 
-    def test_not_what_waits_for_its_next_attempt(self, case: Case) -> None:
+    def test_the_submitting_thread_leaves_messages_that_wait_for_their_next_attempt_to_the_link(
+        self, case: Case
+    ) -> None:
         case.submit(b"1")
         case.nack(1)
         case.rest()
@@ -134,7 +138,7 @@ class TestWhoSubmitsWrites:
         case.publisher.work()
         assert case.published() == [b"1", b"2", b"1"]
 
-    def test_and_tells_of_no_confirm(self, case: Case) -> None:
+    def test_the_submitting_thread_reports_no_confirm(self, case: Case) -> None:
         """Whoever is told is called on the publisher's thread."""
         case.submit(b"1")
         case.ack(1)
@@ -142,7 +146,7 @@ class TestWhoSubmitsWrites:
         case.publisher.submit(case.message(b"2"))
         assert (case.done, case.told) == ([(b"1", True)], 0)
 
-    def test_not_what_is_submitted_while_it_is_sent(self, case: Case) -> None:
+    def test_a_message_that_is_submitted_during_a_send_is_written_next(self, case: Case) -> None:
         """As ``renewed`` might: it is next, and nobody waits for himself."""
 
         def renewed(body: bytes) -> bytes:

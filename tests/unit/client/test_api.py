@@ -46,7 +46,7 @@ class Sent:
     context: Mapping[str, Any] = field(default_factory=lambda: dict(CONTEXT))
 
 
-class Wire:
+class ScriptedTransport:
     """Stands where a transport's driver sends: records, and answers from a script of replies and errors."""
 
     def __init__(self) -> None:
@@ -78,16 +78,16 @@ def scheduler_conf(path: Path, **tracker: str) -> cfg.ConfigOpts:
 
 
 @pytest.fixture
-def wire(monkeypatch: pytest.MonkeyPatch) -> Wire:
+def scripted_transport(monkeypatch: pytest.MonkeyPatch) -> ScriptedTransport:
     """In the place of what every fake:// transport of this test sends to."""
-    recorder = Wire()
+    recorder = ScriptedTransport()
     send = "oslo_messaging._drivers.impl_fake.FakeDriver.send"
     monkeypatch.setattr(send, lambda _, *args, **options: recorder.send(*args, **options))
     return recorder
 
 
 @pytest.fixture
-def api(wire: Wire, tmp_path: Path) -> TrackerAPI:
+def api(scripted_transport: ScriptedTransport, tmp_path: Path) -> TrackerAPI:
     return TrackerAPI(scheduler_conf(tmp_path))
 
 
@@ -115,19 +115,21 @@ def test_there_is_one_method_per_rpc_method() -> None:
 
 @pytest.mark.parametrize("method", CALLS)
 def test_a_call_sends_the_method_and_its_arguments_to_the_host_and_returns_the_answer(
-    api: TrackerAPI, wire: Wire, method: str
+    api: TrackerAPI, scripted_transport: ScriptedTransport, method: str
 ) -> None:
     given, sent = CALLS[method]
-    answer = wire.script["call", method] = {"answer": method}
+    answer = scripted_transport.script["call", method] = {"answer": method}
     assert getattr(api, method)(CONTEXT, HOST, *given) == answer
-    assert wire.sent == [Sent("call", method, sent)]
+    assert scripted_transport.sent == [Sent("call", method, sent)]
 
 
 @pytest.mark.parametrize("method", CASTS)
-def test_a_cast_sends_the_same_and_returns_none(api: TrackerAPI, wire: Wire, method: str) -> None:
+def test_a_cast_sends_the_same_and_returns_none(
+    api: TrackerAPI, scripted_transport: ScriptedTransport, method: str
+) -> None:
     given, sent = CALLS[method]
     assert getattr(api, f"cast_{method}")(CONTEXT, HOST, *given) is None
-    assert wire.sent == [Sent("cast", method, sent)]
+    assert scripted_transport.sent == [Sent("cast", method, sent)]
 
 
 @pytest.mark.parametrize(
@@ -140,60 +142,65 @@ def test_a_cast_sends_the_same_and_returns_none(api: TrackerAPI, wire: Wire, met
         ("get_usage", {"project_id": None}),
     ],
 )
-def test_what_is_left_out_is_sent_as_null(api: TrackerAPI, wire: Wire, method: str, defaults: Any) -> None:
+def test_what_is_left_out_is_sent_as_null(
+    api: TrackerAPI, scripted_transport: ScriptedTransport, method: str, defaults: Any
+) -> None:
     required = [INSTANCE] if "instance" in defaults else []
     getattr(api, method)(CONTEXT, HOST, *required)
-    assert wire.sent == [Sent("call", method, defaults)]
+    assert scripted_transport.sent == [Sent("call", method, defaults)]
 
 
-def test_mappings_of_any_kind_are_sent_as_objects(api: TrackerAPI, wire: Wire) -> None:
+def test_mappings_of_any_kind_are_sent_as_objects(api: TrackerAPI, scripted_transport: ScriptedTransport) -> None:
     frozen: Any = MappingProxyType
     api.begin_resource_claim(frozen(CONTEXT), HOST, frozen(INSTANCE), frozen(LIMITS))
-    [sent] = wire.sent
+    [sent] = scripted_transport.sent
     assert [type(value) for value in (sent.context, sent.args["instance"], sent.args["limits"])] == [dict] * 3
 
 
-def test_the_topic_is_the_scheduler_s_option(wire: Wire, tmp_path: Path) -> None:
+def test_the_topic_is_the_scheduler_s_option(scripted_transport: ScriptedTransport, tmp_path: Path) -> None:
     TrackerAPI(scheduler_conf(tmp_path, topic="ledger")).list_nodes(CONTEXT, HOST)
-    assert [sent.topic for sent in wire.sent] == ["ledger"]
+    assert [sent.topic for sent in scripted_transport.sent] == ["ledger"]
 
 
-def test_it_works_with_a_transport_of_another_conf(wire: Wire, tmp_path: Path) -> None:
+def test_it_works_with_a_transport_of_another_conf(scripted_transport: ScriptedTransport, tmp_path: Path) -> None:
     for name in ("scheduler", "transport"):
         (tmp_path / name).mkdir()
     transport = oslo_messaging.get_rpc_transport(scheduler_conf(tmp_path / "transport"))
     TrackerAPI(scheduler_conf(tmp_path / "scheduler"), transport).list_nodes(CONTEXT, HOST)
-    assert wire.steps == ["call list_nodes"]
+    assert scripted_transport.steps == ["call list_nodes"]
 
 
-def test_a_claim_around_a_build_is_begun_and_finished(api: TrackerAPI, wire: Wire) -> None:
-    wire.script["call", "begin_resource_claim"] = CLAIM
+def test_a_claim_around_a_build_is_begun_and_finished(api: TrackerAPI, scripted_transport: ScriptedTransport) -> None:
+    scripted_transport.script["call", "begin_resource_claim"] = CLAIM
     with api.resource_claim(CONTEXT, HOST, INSTANCE, LIMITS) as claim:
         assert claim == CLAIM
-        assert wire.steps == ["call begin_resource_claim"]
-    begin, finish = wire.sent
+        assert scripted_transport.steps == ["call begin_resource_claim"]
+    begin, finish = scripted_transport.sent
     assert begin.args == {"instance": INSTANCE, "limits": LIMITS, "timeout": None}
     assert finish == Sent("call", "finish_resource_claim", {"claim_id": uuid(1)})
 
 
-def test_s13_a_build_on_a_disabled_node_gets_none_and_runs(api: TrackerAPI, wire: Wire) -> None:
+@pytest.mark.behaviour("disabled-does-not-block")
+def test_a_build_on_a_disabled_node_gets_none_as_its_claim_and_runs(
+    api: TrackerAPI, scripted_transport: ScriptedTransport
+) -> None:
     with api.resource_claim(CONTEXT, HOST, INSTANCE) as claim:
         assert claim is None
-    assert wire.steps[0] == "call begin_resource_claim"
+    assert scripted_transport.steps[0] == "call begin_resource_claim"
 
 
 @pytest.mark.parametrize("error", [BuildFailed, KeyboardInterrupt, GeneratorExit])
 def test_a_build_that_fails_aborts_and_its_exception_propagates(
-    api: TrackerAPI, wire: Wire, error: type[BaseException]
+    api: TrackerAPI, scripted_transport: ScriptedTransport, error: type[BaseException]
 ) -> None:
     with pytest.raises(error), api.resource_claim(CONTEXT, HOST, INSTANCE):
         raise error
-    assert wire.sent[1:] == [Sent("call", "abort_resource_claim", {"claim_id": uuid(1)})]
+    assert scripted_transport.sent[1:] == [Sent("call", "abort_resource_claim", {"claim_id": uuid(1)})]
 
 
-def test_a_refused_claim_runs_nothing_and_ends_nothing(api: TrackerAPI, wire: Wire) -> None:
+def test_a_refused_claim_runs_nothing_and_ends_nothing(api: TrackerAPI, scripted_transport: ScriptedTransport) -> None:
     refusal = errors.ComputeResourcesUnavailable(shortfalls=[])
-    wire.script["call", "begin_resource_claim"] = refusal
+    scripted_transport.script["call", "begin_resource_claim"] = refusal
     ran = []
     with (
         pytest.raises(errors.ComputeResourcesUnavailable) as raised,
@@ -202,66 +209,78 @@ def test_a_refused_claim_runs_nothing_and_ends_nothing(api: TrackerAPI, wire: Wi
         ran.append(1)
     assert raised.value is refusal
     assert ran == []
-    assert wire.steps == ["call begin_resource_claim"]
+    assert scripted_transport.steps == ["call begin_resource_claim"]
 
 
 def test_a_begin_that_is_not_answered_is_aborted_by_a_cast_and_the_timeout_propagates(
-    api: TrackerAPI, wire: Wire
+    api: TrackerAPI, scripted_transport: ScriptedTransport
 ) -> None:
-    wire.script["call", "begin_resource_claim"] = oslo_messaging.MessagingTimeout()
+    scripted_transport.script["call", "begin_resource_claim"] = oslo_messaging.MessagingTimeout()
     ran = []
     with pytest.raises(oslo_messaging.MessagingTimeout), api.resource_claim(CONTEXT, HOST, INSTANCE):
         ran.append(1)
     assert ran == []
-    assert wire.sent[1:] == [Sent("cast", "abort_resource_claim", {"claim_id": uuid(1)})]
+    assert scripted_transport.sent[1:] == [Sent("cast", "abort_resource_claim", {"claim_id": uuid(1)})]
 
 
-def test_a_finish_that_is_not_answered_is_sent_again_as_a_cast(api: TrackerAPI, wire: Wire) -> None:
-    wire.script["call", "finish_resource_claim"] = oslo_messaging.MessagingTimeout()
+def test_a_finish_that_is_not_answered_is_sent_again_as_a_cast(
+    api: TrackerAPI, scripted_transport: ScriptedTransport
+) -> None:
+    scripted_transport.script["call", "finish_resource_claim"] = oslo_messaging.MessagingTimeout()
     with api.resource_claim(CONTEXT, HOST, INSTANCE):
         pass
-    assert wire.sent[1:] == [
+    assert scripted_transport.sent[1:] == [
         Sent("call", "finish_resource_claim", {"claim_id": uuid(1)}),
         Sent("cast", "finish_resource_claim", {"claim_id": uuid(1)}),
     ]
 
 
-def test_an_abort_that_is_not_answered_is_sent_again_as_a_cast(api: TrackerAPI, wire: Wire) -> None:
-    wire.script["call", "abort_resource_claim"] = oslo_messaging.MessagingTimeout()
+def test_an_abort_that_is_not_answered_is_sent_again_as_a_cast(
+    api: TrackerAPI, scripted_transport: ScriptedTransport
+) -> None:
+    scripted_transport.script["call", "abort_resource_claim"] = oslo_messaging.MessagingTimeout()
     with pytest.raises(BuildFailed), api.resource_claim(CONTEXT, HOST, INSTANCE):
         raise BuildFailed
-    assert wire.steps == ["call begin_resource_claim", "call abort_resource_claim", "cast abort_resource_claim"]
+    assert scripted_transport.steps == [
+        "call begin_resource_claim",
+        "call abort_resource_claim",
+        "cast abort_resource_claim",
+    ]
 
 
-def test_a_timeout_of_the_build_itself_is_an_exception_like_any_other(api: TrackerAPI, wire: Wire) -> None:
+def test_a_timeout_of_the_build_itself_is_an_exception_like_any_other(
+    api: TrackerAPI, scripted_transport: ScriptedTransport
+) -> None:
     with pytest.raises(oslo_messaging.MessagingTimeout), api.resource_claim(CONTEXT, HOST, INSTANCE):
         raise oslo_messaging.MessagingTimeout
-    assert wire.steps == ["call begin_resource_claim", "call abort_resource_claim"]
+    assert scripted_transport.steps == ["call begin_resource_claim", "call abort_resource_claim"]
 
 
 @pytest.mark.parametrize(
     "failure", [errors.StoreUnavailable(reason="away"), oslo_messaging.MessageDeliveryFailure("no broker")]
 )
 def test_an_abort_that_fails_is_not_in_the_way_of_the_exception(
-    api: TrackerAPI, wire: Wire, failure: Exception
+    api: TrackerAPI, scripted_transport: ScriptedTransport, failure: Exception
 ) -> None:
-    wire.script["call", "abort_resource_claim"] = failure
+    scripted_transport.script["call", "abort_resource_claim"] = failure
     with pytest.raises(BuildFailed), api.resource_claim(CONTEXT, HOST, INSTANCE):
         raise BuildFailed
 
 
-def test_an_abort_that_cannot_even_be_cast_is_not_in_the_way_either(api: TrackerAPI, wire: Wire) -> None:
-    wire.script["cast", "abort_resource_claim"] = oslo_messaging.MessageDeliveryFailure("no broker")
-    wire.script["call", "abort_resource_claim"] = oslo_messaging.MessagingTimeout()
+def test_an_abort_that_cannot_even_be_cast_is_not_in_the_way_either(
+    api: TrackerAPI, scripted_transport: ScriptedTransport
+) -> None:
+    scripted_transport.script["cast", "abort_resource_claim"] = oslo_messaging.MessageDeliveryFailure("no broker")
+    scripted_transport.script["call", "abort_resource_claim"] = oslo_messaging.MessagingTimeout()
     with pytest.raises(BuildFailed), api.resource_claim(CONTEXT, HOST, INSTANCE):
         raise BuildFailed
-    wire.script["call", "begin_resource_claim"] = oslo_messaging.MessagingTimeout()
+    scripted_transport.script["call", "begin_resource_claim"] = oslo_messaging.MessagingTimeout()
     with pytest.raises(oslo_messaging.MessagingTimeout), api.resource_claim(CONTEXT, HOST, INSTANCE):
         pass
 
 
-def test_a_finish_that_fails_is_raised(api: TrackerAPI, wire: Wire) -> None:
-    wire.script["call", "finish_resource_claim"] = errors.StoreUnavailable(reason="away")
+def test_a_finish_that_fails_is_raised(api: TrackerAPI, scripted_transport: ScriptedTransport) -> None:
+    scripted_transport.script["call", "finish_resource_claim"] = errors.StoreUnavailable(reason="away")
     with pytest.raises(errors.StoreUnavailable), api.resource_claim(CONTEXT, HOST, INSTANCE):
         pass
 

@@ -49,7 +49,8 @@ def shortfalls(decision):
     return decision.error.kwargs["shortfalls"]
 
 
-def test_s11_a_claim_that_fits_is_one_event_and_a_claim():
+@pytest.mark.behaviour("limit-rule")
+def test_a_claim_that_fits_makes_one_event_and_returns_the_claim():
     host = host_ledger()
     decision = play(host, begin(1, limits={"memory_mb": 8192, "disk_gb": 100, "vcpu": 4}))
     assert [type(event) for event in decision.events] == [ClaimBegun]
@@ -68,29 +69,33 @@ def test_s11_a_claim_that_fits_is_one_event_and_a_claim():
     }
 
 
+@pytest.mark.behaviour("limit-rule")
 @pytest.mark.parametrize(("limit", "fit"), [(4607, False), (4608, True)])
-def test_s11_the_reserve_counts_as_used_and_the_limit_is_inclusive(limit, fit):
+def test_the_reserve_counts_as_used_and_the_limit_is_inclusive(limit, fit):
     decision = play(host_ledger(), begin(1, memory_mb=4096, limits={"memory_mb": limit}))
     assert (decision.error is None) is fit
     if not fit:
         assert shortfalls(decision) == [{"resource": "MEMORY_MB", "requested": 4096, "used": 512, "limit": limit}]
 
 
-def test_s11_the_limit_is_a_ceiling_on_total_usage_and_not_per_claim():
+@pytest.mark.behaviour("limit-rule")
+def test_the_limit_is_a_ceiling_on_total_usage_and_not_per_claim():
     host = host_ledger()
     limits = {"vcpu": 5, "disk_gb": 1000}
     assert [play(host, begin(number, limits=limits)).error is None for number in (1, 2, 3)] == [True, True, False]
     assert play(host, begin(3, vcpus=1, limits=limits)).error is None
 
 
-def test_s11_a_limit_of_0_refuses_everything_but_nothing():
+@pytest.mark.behaviour("limit-rule")
+def test_a_limit_of_0_refuses_every_request_but_a_request_for_nothing():
     host = host_ledger()
     limits = {"memory_mb": 0, "disk_gb": 0, "vcpu": 0}
     assert len(shortfalls(play(host, begin(1, limits=limits)))) == 3
     assert play(host, begin(2, **sized(0, 0, 0), limits=limits)).reply["claim_id"] == uuid(2)
 
 
-def test_s11_a_request_for_nothing_is_accepted_on_a_node_that_is_over_its_limits():
+@pytest.mark.behaviour("limit-rule")
+def test_a_request_for_nothing_is_accepted_on_a_node_that_is_over_its_limits():
     host = host_ledger()
     play(host, begin(1, **sized(99, 999_999, 9999)))
     limits = {"memory_mb": 1, "disk_gb": 1, "vcpu": 1}
@@ -100,13 +105,15 @@ def test_s11_a_request_for_nothing_is_accepted_on_a_node_that_is_over_its_limits
     ]
 
 
-def test_s11_the_physical_total_is_not_enforced():
+@pytest.mark.behaviour("limit-rule")
+def test_the_physical_total_is_not_enforced():
     host = host_ledger()
     limits = {"memory_mb": 2 * TOTAL["MEMORY_MB"], "disk_gb": 2 * TOTAL["DISK_GB"], "vcpu": 16 * TOTAL["VCPU"]}
     assert play(host, begin(1, **sized(500, 200_000, 3900), limits=limits)).error is None
 
 
-def test_s11_d6_a_refusal_tells_every_shortfall_in_the_error_and_in_its_one_event():
+@pytest.mark.behaviour("limit-rule", "true-figures")
+def test_a_refusal_has_every_shortfall_in_its_error_and_in_its_one_event():
     host = host_ledger()
     play(host, begin(1))
     decision = play(host, begin(2, limits={"memory_mb": 4096.9, "disk_gb": 60, "vcpu": 3}))
@@ -124,7 +131,8 @@ def test_s11_d6_a_refusal_tells_every_shortfall_in_the_error_and_in_its_one_even
     assert all(str(lack[figure]) in str(decision.error) for lack in told for figure in ("requested", "used", "limit"))
 
 
-def test_s11_a_refusal_charges_nothing_and_takes_a_sequence_number():
+@pytest.mark.behaviour("limit-rule")
+def test_a_refusal_charges_nothing_and_takes_a_sequence_number():
     host = host_ledger()
     before = snapshot(host.node("node-1"))
     play(host, begin(1, limits={"vcpu": 1}))
@@ -135,6 +143,7 @@ def test_s11_a_refusal_charges_nothing_and_takes_a_sequence_number():
     assert after == before
 
 
+@pytest.mark.behaviour("limit-keys")
 @pytest.mark.parametrize(
     ("limits", "capacity", "source"),
     [
@@ -147,23 +156,26 @@ def test_s11_a_refusal_charges_nothing_and_takes_a_sequence_number():
         ({"vcpu": 99}, True, "caller"),
     ],
 )
-def test_s4_every_decision_records_which_limit_source_it_used(limits, capacity, source):
+def test_every_decision_records_which_limit_source_it_used(limits, capacity, source):
     decision = play(host_ledger(), begin(1, limits=limits, capacity_limits=capacity))
     assert decision.reply["limit_source"] == source
     assert decision.events[0].allocation.limit_source == source
 
 
+@pytest.mark.behaviour("limit-keys")
 @pytest.mark.parametrize(("limits", "source"), [(None, "capacity"), ({"disk_gb": 1}, "caller")])
-def test_s4_a_refusal_records_its_limit_source_too(limits, source):
+def test_a_refusal_records_its_limit_source_too(limits, source):
     decision = play(host_ledger(), begin(1, vcpus=999, limits=limits, capacity_limits=True))
     assert [event.limit_source for event in decision.events] == [source]
 
 
-def test_s4_without_limits_anything_fits():
+@pytest.mark.behaviour("limit-keys")
+def test_a_claim_without_limits_always_fits():
     assert play(host_ledger(), begin(1, **sized(10**6, 10**9, 10**6))).error is None
 
 
-def test_s4_missing_limit_capacity_limits_by_the_total_what_the_caller_left_open():
+@pytest.mark.behaviour("limit-keys")
+def test_missing_limit_capacity_limits_by_the_total_each_resource_without_a_limit():
     too_much = sized(TOTAL["VCPU"] + 1, TOTAL["MEMORY_MB"] - 511, TOTAL["DISK_GB"] + 1)
     told = shortfalls(play(host_ledger(), begin(1, **too_much, capacity_limits=True)))
     assert {lack["resource"]: lack["limit"] for lack in told} == TOTAL
@@ -173,14 +185,16 @@ def test_s4_missing_limit_capacity_limits_by_the_total_what_the_caller_left_open
     assert play(host_ledger(), begin(1, **exact, capacity_limits=True)).error is None
 
 
-def test_d5_nothing_that_came_from_a_float_limit_is_a_float():
+@pytest.mark.behaviour("limit-values")
+def test_a_float_limit_leaves_no_float_in_usage_or_reply():
     host = host_ledger()
     decision = play(host, begin(1, limits={"memory_mb": 1.5 * 4096, "disk_gb": 1e3, "vcpu": 16.0}))
     assert all(type(amount) is int for amount in decision.node.usage.amounts)
     assert all(type(amount) is int for amount in decision.reply["resources"].values())
 
 
-def test_s13_a_begin_on_a_disabled_node_is_null_and_charges_nothing():
+@pytest.mark.behaviour("disabled-does-not-block")
+def test_a_begin_on_a_disabled_node_returns_null_and_charges_nothing():
     host = host_ledger(disabled=True)
     before = snapshot(host.node("node-1"))
     decision = play(host, begin(1, limits={"vcpu": 0}))
@@ -188,23 +202,27 @@ def test_s13_a_begin_on_a_disabled_node_is_null_and_charges_nothing():
     assert snapshot(host.node("node-1")) == before
 
 
+@pytest.mark.behaviour("disabled-does-not-block")
 @pytest.mark.parametrize("disabled", [True, False])
-def test_s13_an_unknown_node_is_node_not_found_and_never_null(disabled):
+def test_an_unknown_node_is_node_not_found_and_never_null(disabled):
     error = refused(host_ledger(disabled=disabled), begin(1, node="elsewhere"), NodeNotFound)
     assert error.kwargs == {"host": HOST, "node": "elsewhere"}
 
 
-def test_s8_on_a_host_with_several_nodes_a_claim_must_name_its_node():
+@pytest.mark.behaviour("disabled-until-audited")
+def test_on_a_host_with_several_nodes_a_claim_must_name_its_node():
     host = host_ledger(nodes=2)
     refused(host, begin(1), InvalidInput, field="instance.node")
     assert play(host, begin(1, node="node-2")).reply["node"] == "node-2"
 
 
-def test_s14_an_instance_that_already_has_a_host_is_claimed_all_the_same():
+@pytest.mark.behaviour("host-already-set")
+def test_an_instance_that_already_has_a_host_is_claimed_all_the_same():
     assert play(host_ledger(), begin(1, host="elsewhere", launched_at="2026-01-01T00:00:00Z")).reply["host"] == HOST
 
 
-def test_s15_a_claim_is_a_snapshot_with_id_sizes_and_expiry():
+@pytest.mark.behaviour("claim-snapshot")
+def test_a_claim_is_a_snapshot_with_id_sizes_and_expiry():
     host = host_ledger()
     allocation = play(host, begin(1, timeout=1)).events[0].allocation
     assert allocation.uuid == uuid(1)
@@ -213,23 +231,27 @@ def test_s15_a_claim_is_a_snapshot_with_id_sizes_and_expiry():
     assert (allocation.begun_at, allocation.expires_at) == (NOW, NOW + 1)
 
 
-def test_s16_a_claim_needs_no_more_than_an_id_and_sizes():
+@pytest.mark.behaviour("claim-context-manager")
+def test_a_claim_needs_only_an_id_and_sizes():
     bare = dict.fromkeys(("vm_state", "task_state", "os_type", "project_id", "user_id", "metadata", "image_meta"))
     assert play(host_ledger(), begin(1, **bare)).reply["resources"] == {"VCPU": 2, "MEMORY_MB": 4096, "DISK_GB": 50}
 
 
+@pytest.mark.behaviour("release-exactly-once")
 @pytest.mark.parametrize(("vm_state", "task_state"), [("deleted", None), ("deleted", "x"), ("shelved_offloaded", None)])
 @pytest.mark.parametrize("disabled", [True, False])
-def test_d1_a_claim_for_an_instance_that_is_gone_is_invalid(vm_state, task_state, disabled):
+def test_a_claim_for_an_instance_in_a_releasing_state_is_invalid(vm_state, task_state, disabled):
     claim = begin(1, vm_state=vm_state, task_state=task_state)
     refused(host_ledger(disabled=disabled), claim, InvalidInput, field="instance.vm_state")
 
 
-def test_s1_an_offloaded_instance_that_spawns_again_can_be_claimed():
+@pytest.mark.behaviour("release-states")
+def test_an_offloaded_instance_that_is_spawning_can_be_claimed():
     assert play(host_ledger(), begin(1, vm_state="shelved_offloaded", task_state="spawning")).error is None
 
 
-def test_d3_the_same_claim_again_is_the_same_claim_and_nothing_happens():
+@pytest.mark.behaviour("repeated-claim")
+def test_a_repeated_begin_returns_the_same_claim_and_changes_nothing():
     host = host_ledger()
     first = play(host, begin(1, limits={"vcpu": 2}))
     before = snapshot(host.node("node-1"))
@@ -239,14 +261,16 @@ def test_d3_the_same_claim_again_is_the_same_claim_and_nothing_happens():
     assert snapshot(host.node("node-1")) == before
 
 
-def test_d3_a_repetition_within_one_commit_is_the_same_claim():
+@pytest.mark.behaviour("repeated-claim")
+def test_a_repeated_begin_within_one_commit_returns_the_same_claim():
     host = host_ledger()
     first, again = put(host, begin(1)), put(host, begin(1))
     assert again.reply == first.reply
     assert again.events == ()
 
 
-def test_d3_a_repetition_is_not_measured_against_limits_and_changes_no_time():
+@pytest.mark.behaviour("repeated-claim")
+def test_a_repeated_begin_ignores_limits_and_keeps_the_expiry():
     host = host_ledger()
     first = play(host, begin(1))
     again = play(host, begin(1, limits={"vcpu": 0, "memory_mb": 0}, timeout=1, display_name="other"))
@@ -254,13 +278,15 @@ def test_d3_a_repetition_is_not_measured_against_limits_and_changes_no_time():
     assert host.node("node-1").allocations[uuid(1)].instance.display_name == "web-1"
 
 
-def test_d3_the_same_disk_from_other_parts_is_the_same_vector():
+@pytest.mark.behaviour("repeated-claim")
+def test_a_repeated_begin_may_make_up_the_same_disk_from_other_sizes():
     host = host_ledger()
     first = play(host, begin(1, root_gb=40, ephemeral_gb=10))
     assert play(host, begin(1, root_gb=50, ephemeral_gb=0)).reply == first.reply
 
 
-def test_d3_a_repetition_of_a_finished_claim_is_that_claim_and_charges_nothing():
+@pytest.mark.behaviour("repeated-claim")
+def test_a_repeated_begin_of_a_finished_claim_returns_that_claim_and_charges_nothing():
     host = host_ledger()
     first = play(host, begin(1))
     play(host, FinishClaim(claim_id=uuid(1)))
@@ -271,9 +297,10 @@ def test_d3_a_repetition_of_a_finished_claim_is_that_claim_and_charges_nothing()
     assert snapshot(host.node("node-1")) == before
 
 
+@pytest.mark.behaviour("repeated-claim")
 @pytest.mark.parametrize("size", ["vcpus", "memory_mb", "root_gb", "ephemeral_gb"])
 @pytest.mark.parametrize("finished", [True, False])
-def test_d3_another_vector_is_a_claim_conflict(size, finished):
+def test_a_begin_with_other_sizes_is_a_claim_conflict(size, finished):
     host = host_ledger()
     play(host, begin(1))
     if finished:
@@ -281,8 +308,9 @@ def test_d3_another_vector_is_a_claim_conflict(size, finished):
     refused(host, begin(1, **{size: 1}), ClaimConflict, instance_uuid=uuid(1), node="node-1")
 
 
+@pytest.mark.behaviour("repeated-claim")
 @pytest.mark.parametrize("finished", [True, False])
-def test_d3_a_claim_on_another_node_of_the_host_is_a_claim_conflict(finished):
+def test_a_begin_on_another_node_of_the_host_is_a_claim_conflict(finished):
     host = host_ledger(nodes=2)
     play(host, begin(1, node="node-1"))
     if finished:
@@ -290,7 +318,8 @@ def test_d3_a_claim_on_another_node_of_the_host_is_a_claim_conflict(finished):
     refused(host, begin(1, node="node-2"), ClaimConflict, instance_uuid=uuid(1), node="node-1")
 
 
-def test_d3_after_an_abort_the_instance_may_be_claimed_anew_anywhere():
+@pytest.mark.behaviour("repeated-claim")
+def test_an_instance_may_be_claimed_on_any_node_after_an_abort():
     host = host_ledger(nodes=2)
     play(host, begin(1, node="node-1"))
     play(host, AbortClaim(claim_id=uuid(1)))
@@ -334,7 +363,8 @@ def test_a_decision_changes_nothing_and_is_the_same_when_it_is_made_again(comman
     assert not first.events or first.node is ledger
 
 
-def test_d7_what_a_decision_hands_out_is_no_part_of_the_ledger():
+@pytest.mark.behaviour("copies-only")
+def test_the_reply_and_the_error_of_a_decision_are_no_part_of_the_ledger():
     host = host_ledger()
     decision = play(host, begin(1))
     before = snapshot(host.node("node-1"))

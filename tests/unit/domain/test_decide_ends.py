@@ -41,10 +41,11 @@ def nothing_happens(host, command, now=NOW):
     assert [snapshot(ledger) for ledger in host] == before
 
 
+@pytest.mark.behaviour("finish-keeps-usage", "abort-releases")
 @pytest.mark.parametrize(
     ("command", "event", "state"), [(FINISH, ClaimFinished, "finished"), (ABORT, ClaimAborted, "aborted")]
 )
-def test_s17_s18_the_end_of_a_claim_is_one_event_and_the_claim_in_its_last_state(command, event, state):
+def test_ending_a_claim_makes_one_event_and_returns_the_claim_in_its_last_state(command, event, state):
     host = host_ledger()
     begun = play(host, begin(1)).reply
     decision = play(host, command, NOW + 1)
@@ -54,8 +55,9 @@ def test_s17_s18_the_end_of_a_claim_is_one_event_and_the_claim_in_its_last_state
     assert decision.reply["generation"] == decision.node.generation
 
 
+@pytest.mark.behaviour("finish-keeps-usage", "abort-releases")
 @pytest.mark.parametrize("command", [FINISH, ABORT])
-def test_s17_s18_the_end_of_an_unknown_claim_is_null_and_nothing_happens(command):
+def test_ending_an_unknown_claim_returns_null_and_changes_nothing(command):
     nothing_happens(host_ledger(), command)
     nothing_happens(host_ledger(nodes=2), command)
     nothing_happens(host_ledger(disabled=True), command)
@@ -81,17 +83,19 @@ def delete(host):
     play(host, update(1, vm_state="deleted"))
 
 
+@pytest.mark.behaviour("finish-keeps-usage", "abort-releases", "release-exactly-once")
 @pytest.mark.parametrize("command", [FINISH, ABORT])
 @pytest.mark.parametrize("end", [finish, abort, expire_and_keep, expire_and_release, delete])
-def test_s17_s18_d1_a_claim_that_has_ended_cannot_be_ended_again(end, command):
+def test_a_claim_that_has_ended_cannot_be_ended_again(end, command):
     host = claimed()
     end(host)
     nothing_happens(host, command, LATE)
     nothing_happens(host, ExpireClaims(node="node-1", release=True), LATE)
 
 
+@pytest.mark.behaviour("release-exactly-once")
 @pytest.mark.parametrize("end", [abort, expire_and_release, delete])
-def test_d1_a_release_brings_usage_back_to_the_reserve_and_never_below(end):
+def test_a_release_brings_usage_back_to_the_reserve_and_never_below(end):
     host = claimed()
     for _ in range(2):
         end(host)
@@ -99,7 +103,8 @@ def test_d1_a_release_brings_usage_back_to_the_reserve_and_never_below(end):
         assert host.node("node-1").stats.num_instances == 0
 
 
-def test_d1_a_delete_and_then_an_abort_release_once():
+@pytest.mark.behaviour("release-exactly-once")
+def test_an_abort_after_a_deletion_releases_nothing_more():
     host = claimed()
     play(host, begin(2))
     play(host, update(1, vm_state="deleted"))
@@ -107,13 +112,15 @@ def test_d1_a_delete_and_then_an_abort_release_once():
     assert host.node("node-1").usage == instance(2).resources + RESERVE
 
 
-def test_d1_an_abort_of_a_claim_that_the_ledger_no_longer_lists_subtracts_nothing():
+@pytest.mark.behaviour("release-exactly-once")
+def test_an_abort_of_a_claim_that_the_ledger_no_longer_lists_subtracts_nothing():
     host = host_ledger()
     play(host, begin(2))
     nothing_happens(host, ABORT)
 
 
-def test_d2_an_abort_after_a_resize_releases_the_new_vector():
+@pytest.mark.behaviour("size-change")
+def test_an_abort_after_a_resize_releases_the_new_vector():
     host = claimed()
     play(host, update(1, memory_mb=8192, vcpus=1))
     decision = play(host, ABORT)
@@ -145,12 +152,14 @@ def test_begin_and_end_in_one_commit_are_two_events_of_one_generation():
     assert ledger.sequence == sequence + 2
 
 
+@pytest.mark.behaviour("claim-snapshot", "claim-expiry")
 @pytest.mark.parametrize(("now", "expired"), [(NOW + TIMEOUT - 1, 0), (NOW + TIMEOUT, 0), (LATE, 1)])
-def test_s15_s19_a_claim_has_expired_strictly_after_its_time(now, expired):
+def test_a_claim_expires_strictly_after_its_expiry(now, expired):
     assert len(decide(claimed(), ExpireClaims(node="node-1"), now).events) == expired
 
 
-def test_s19_an_expired_claim_that_is_kept_leaves_its_usage_and_an_event_says_so():
+@pytest.mark.behaviour("claim-expiry")
+def test_an_expired_claim_that_is_kept_leaves_its_usage_and_makes_an_event():
     host = claimed()
     (event,) = play(host, ExpireClaims(node="node-1"), LATE).events
     assert type(event) is ClaimExpired
@@ -161,7 +170,8 @@ def test_s19_an_expired_claim_that_is_kept_leaves_its_usage_and_an_event_says_so
     assert ledger.allocations[uuid(1)].claim_state == "finished"
 
 
-def test_s19_an_expired_claim_that_is_released_takes_its_usage_along_and_an_event_says_so():
+@pytest.mark.behaviour("claim-expiry")
+def test_an_expired_claim_that_is_released_ends_its_usage_and_makes_an_event():
     host = claimed()
     (event,) = play(host, ExpireClaims(node="node-1", release=True), LATE).events
     assert (type(event), event.released) == (ClaimExpired, True)
@@ -170,8 +180,9 @@ def test_s19_an_expired_claim_that_is_released_takes_its_usage_along_and_an_even
     assert host.node("node-1").allocations == {}
 
 
+@pytest.mark.behaviour("claim-expiry")
 @pytest.mark.parametrize("release", [True, False])
-def test_s19_each_expired_claim_is_one_event_in_the_order_of_their_times(release):
+def test_expired_claims_make_one_event_each_in_the_order_of_their_expiry(release):
     host = host_ledger(nodes=2)
     for number, timeout in ((1, 30), (2, 10), (3, 20), (4, 10), (5, 40)):
         play(host, begin(number, node="node-1", timeout=timeout))
@@ -184,23 +195,27 @@ def test_s19_each_expired_claim_is_one_event_in_the_order_of_their_times(release
     assert host.node("node-2").begun == {uuid(6)}
 
 
-def test_s19_a_finished_claim_never_expires():
+@pytest.mark.behaviour("claim-expiry")
+def test_a_finished_claim_never_expires():
     host = claimed()
     play(host, FINISH)
     nothing_happens(host, ExpireClaims(node="node-1", release=True), LATE + 10**15)
 
 
-def test_s19_expiry_of_an_unknown_node_is_node_not_found():
+@pytest.mark.behaviour("claim-expiry")
+def test_expiring_the_claims_of_an_unknown_node_is_node_not_found():
     assert type(decide(host_ledger(), ExpireClaims(node="elsewhere"), NOW).error) is NodeNotFound
 
 
-def test_s19_claims_expire_on_a_disabled_node_too():
+@pytest.mark.behaviour("claim-expiry")
+def test_claims_expire_on_a_disabled_node_too():
     host = claimed()
     play(host, ReportInventory(node="node-1", inventory=None))
     assert len(play(host, ExpireClaims(node="node-1"), LATE).events) == 1
 
 
-def test_d3_after_an_expiry_that_kept_it_the_same_claim_is_the_finished_one():
+@pytest.mark.behaviour("repeated-claim")
+def test_a_repeated_begin_after_an_expiry_that_kept_the_charge_returns_the_finished_claim():
     host = claimed()
     expire_and_keep(host)
     decision = play(host, begin(1), LATE)

@@ -46,27 +46,31 @@ def nothing_happens(host, command, reply):
     assert [snapshot(ledger) for ledger in host] == before
 
 
+@pytest.mark.behaviour("usage-update")
 @pytest.mark.parametrize("fields", [{"vm_state": "active"}, {"vm_state": "deleted"}, {"memory_mb": 1}, {}])
-def test_s20_an_update_of_an_instance_that_is_not_tracked_is_ignored(fields):
+def test_an_update_of_an_instance_that_is_not_tracked_is_ignored(fields):
     nothing_happens(host_ledger(), update(1, **fields), IGNORED)
     nothing_happens(host_ledger(disabled=True), update(1, **fields), IGNORED)
 
 
+@pytest.mark.behaviour("usage-update")
 @pytest.mark.parametrize(
     "fields", [instance_dict(), {}, {"unread": 1}, {"vm_state": "building"}, {"metadata": {"role": "web"}}]
 )
-def test_s20_an_update_that_changes_nothing_writes_nothing_and_notifies_nobody(fields):
+def test_an_update_that_changes_nothing_writes_nothing_and_notifies_nobody(fields):
     fields = {name: value for name, value in fields.items() if name != "uuid"}
     nothing_happens(tracked(), update(1, **fields), UNCHANGED)
 
 
-def test_s20_the_same_update_twice_is_a_change_once():
+@pytest.mark.behaviour("usage-update")
+def test_a_repeated_update_changes_nothing():
     host = tracked()
     assert play(host, update(1, vm_state="active", task_state=None)).reply == CHANGED
     nothing_happens(host, update(1, vm_state="active", task_state=None), UNCHANGED)
 
 
-def test_s20_s22_new_states_take_effect_and_the_counters_follow():
+@pytest.mark.behaviour("usage-update", "workload-counters")
+def test_an_update_of_states_takes_effect_and_the_counters_follow():
     host = tracked(vm_state="building", task_state="spawning")
     decision = play(host, update(1, vm_state="active", task_state=None))
     (event,) = decision.events
@@ -78,27 +82,30 @@ def test_s20_s22_new_states_take_effect_and_the_counters_follow():
     assert decision.node.usage == instance(1).resources + RESERVE
 
 
+@pytest.mark.behaviour("usage-update")
 @pytest.mark.parametrize(
     ("field", "value"),
     [("display_name", "db"), ("metadata", {"role": "db"}), ("image_meta", {}), ("launched_at", "2026-01-15T12:00:01Z"),
      ("user_id", "u"), ("instance_type", "m1.small"), ("instance_flavor_id", "2"), ("availability_zone", None),
      ("project_id", "q"), ("os_type", None)],
 )  # fmt: skip
-def test_s20_a_change_of_what_billing_reads_is_a_change(field, value):
+def test_an_update_of_a_field_that_billing_reads_is_a_change(field, value):
     decision = play(tracked(), update(1, **{field: value}))
     assert decision.reply == CHANGED
     assert [getattr(event.allocation.instance, field) for event in decision.events] == [value]
 
 
+@pytest.mark.behaviour("release-states")
 @pytest.mark.parametrize("vm_state", ["soft-delete", "error", "stopped", "suspended", "paused", "shelved", None])
-def test_s1_states_other_than_deleted_keep_counting(vm_state):
+def test_an_update_to_a_state_other_than_deleted_keeps_the_charge(vm_state):
     host = tracked()
     play(host, update(1, vm_state=vm_state))
     assert host.node("node-1").usage == instance(1).resources + RESERVE
 
 
+@pytest.mark.behaviour("usage-update")
 @pytest.mark.parametrize("finished", [True, False])
-def test_s20_deleted_releases_the_allocation_and_the_claim_with_one_event(finished):
+def test_an_update_to_deleted_releases_allocation_and_claim_with_one_event(finished):
     host = host_ledger()
     play(host, begin(1))
     if finished:
@@ -117,7 +124,8 @@ def test_s20_deleted_releases_the_allocation_and_the_claim_with_one_event(finish
     nothing_happens(host, update(1, vm_state="deleted"), IGNORED)
 
 
-def test_s1_an_offloaded_instance_is_released_unless_it_spawns():
+@pytest.mark.behaviour("release-states")
+def test_an_offloaded_instance_is_released_unless_it_is_spawning():
     host = tracked()
     play(host, update(1, vm_state="shelved_offloaded", task_state="spawning"))
     assert host.node("node-1").usage == instance(1).resources + RESERVE
@@ -125,8 +133,9 @@ def test_s1_an_offloaded_instance_is_released_unless_it_spawns():
     assert host.node("node-1").usage == RESERVE
 
 
+@pytest.mark.behaviour("size-change")
 @pytest.mark.parametrize("finished", [True, False])
-def test_d2_a_change_of_size_takes_the_old_vector_out_and_the_new_one_in_with_one_event(finished):
+def test_a_change_of_size_takes_the_old_vector_out_and_the_new_vector_in_with_one_event(finished):
     host = host_ledger()
     play(host, begin(1, **sized(2, 4096, 50)))
     if finished:
@@ -142,7 +151,8 @@ def test_d2_a_change_of_size_takes_the_old_vector_out_and_the_new_one_in_with_on
     assert (view["memory_mb_used"], view["local_gb_used"], view["vcpus_used"]) == (1536, 500, 4)
 
 
-def test_d2_a_deletion_that_carries_new_sizes_releases_what_was_charged():
+@pytest.mark.behaviour("size-change")
+def test_a_deletion_that_carries_new_sizes_releases_the_charge():
     host = tracked(**sized(2, 4096, 50))
     play(host, begin(2))
     (event,) = play(host, update(1, vm_state="deleted", **sized(64, 99999, 999))).events
@@ -151,31 +161,36 @@ def test_d2_a_deletion_that_carries_new_sizes_releases_what_was_charged():
     assert host.node("node-1").usage == instance(2).resources + RESERVE
 
 
-def test_d2_grow_then_delete_ends_at_the_reserve():
+@pytest.mark.behaviour("size-change")
+def test_an_instance_that_grows_and_is_deleted_leaves_usage_at_the_reserve():
     host = tracked()
     play(host, update(1, memory_mb=9999, ephemeral_gb=99))
     play(host, update(1, vm_state="deleted"))
     assert host.node("node-1").usage == RESERVE
 
 
-def test_d2_a_size_that_is_not_sent_stays():
+@pytest.mark.behaviour("size-change")
+def test_a_size_that_an_update_does_not_send_stays():
     host = tracked(**sized(2, 4096, 50))
     assert play(host, update(1, memory_mb=1)).node.usage == resources(2, 1, 50) + RESERVE
 
 
-def test_d2_a_change_of_size_is_not_measured_against_limits():
+@pytest.mark.behaviour("size-change")
+def test_a_change_of_size_is_not_checked_against_limits():
     host = host_ledger()
     play(host, begin(1, vcpus=2, limits={"vcpu": 2}, capacity_limits=True))
     assert play(host, update(1, vcpus=2000)).reply == CHANGED
 
 
-def test_d4_an_update_with_an_absurd_size_changes_nothing():
+@pytest.mark.behaviour("size-values")
+def test_an_update_with_an_invalid_size_is_refused():
     with pytest.raises(InvalidInput) as caught:
         update(1, memory_mb=-1)
     assert caught.value.kwargs["field"] == "instance.memory_mb"
 
 
-def test_s20_an_update_reaches_the_node_that_it_names():
+@pytest.mark.behaviour("usage-update")
+def test_an_update_concerns_only_the_node_that_it_names():
     host = host_ledger(nodes=2)
     play(host, begin(1, node="node-2"))
     assert play(host, update(1, node="node-2", vm_state="active")).reply == CHANGED
@@ -193,7 +208,8 @@ def test_a_node_that_was_disabled_since_still_takes_updates(fields, left):
     assert host.node("node-1").stats.num_instances == left
 
 
-def test_s21_a_first_and_a_changed_inventory_are_one_event_each_and_the_same_again_is_none():
+@pytest.mark.behaviour("audit")
+def test_a_new_or_changed_inventory_makes_one_event_and_an_unchanged_one_makes_none():
     host = host_ledger(disabled=True)
     seen = []
     for reported in (None, inventory(), inventory(), inventory(vcpus=1), inventory(vcpus=1), None, None, inventory()):
@@ -202,6 +218,7 @@ def test_s21_a_first_and_a_changed_inventory_are_one_event_each_and_the_same_aga
     assert seen == [[], one, [], one, [], one, [], one]
 
 
+@pytest.mark.behaviour("audit")
 @pytest.mark.parametrize(
     "change",
     [
@@ -212,17 +229,19 @@ def test_s21_a_first_and_a_changed_inventory_are_one_event_each_and_the_same_aga
         {"reserved_disk_mb": 1},
     ],
 )
-def test_s21_totals_facts_and_reserve_are_inventory(change):
+def test_a_change_of_totals_facts_or_reserve_is_a_change_of_inventory(change):
     decision = play(host_ledger(), ReportInventory(node="node-1", inventory=inventory(**change)))
     assert [type(event) for event in decision.events] == [NodeUpdated]
 
 
-def test_s21_the_drivers_figures_of_use_are_no_change_so_nothing_is_counted_twice():
+@pytest.mark.behaviour("audit")
+def test_the_used_figures_of_the_driver_are_no_change_of_inventory():
     host = tracked()
     nothing_happens(host, ReportInventory(node="node-1", inventory=inventory(memory_mb_used=9999, vcpus_used=30)), None)
 
 
-def test_s21_an_inventory_changes_no_allocation():
+@pytest.mark.behaviour("audit")
+def test_an_inventory_changes_no_allocation():
     host = tracked()
     play(host, begin(2))
     before = snapshot(host.node("node-1"))
@@ -233,7 +252,8 @@ def test_s21_an_inventory_changes_no_allocation():
     assert {name: after[name] for name in same} == {name: before[name] for name in same}
 
 
-def test_s21_drift_is_reported_once_with_both_figures_and_the_sum_holds():
+@pytest.mark.behaviour("audit")
+def test_drift_is_reported_once_with_both_figures_and_the_sum_holds():
     host = tracked()
     ledger = host.node("node-1")
     ledger.drift = resources(9, 9, 9)
@@ -246,5 +266,6 @@ def test_s21_drift_is_reported_once_with_both_figures_and_the_sum_holds():
     nothing_happens(host, ReportInventory(node="node-1", inventory=inventory(vcpus=1)), None)
 
 
-def test_s21_an_audit_of_an_unknown_node_is_node_not_found():
+@pytest.mark.behaviour("audit")
+def test_an_audit_of_an_unknown_node_is_node_not_found():
     assert type(decide(host_ledger(), ReportInventory(node="elsewhere", inventory=None), NOW).error) is NodeNotFound

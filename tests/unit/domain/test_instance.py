@@ -24,17 +24,20 @@ def refusal(read, fields):
     return caught.value.kwargs["field"]
 
 
-def test_s3_memory_is_memory_mb_disk_is_root_and_ephemeral_cpu_is_vcpus():
+@pytest.mark.behaviour("instance-fields")
+def test_memory_is_memory_mb_disk_is_root_gb_plus_ephemeral_gb_and_cpu_is_vcpus():
     read = instance(memory_mb=4096, root_gb=40, ephemeral_gb=10, vcpus=2)
     assert read.resources == resources(vcpu=2, memory_mb=4096, disk_gb=50)
 
 
-def test_s3_unknown_fields_are_accepted_and_not_kept():
+@pytest.mark.behaviour("instance-fields")
+def test_unknown_fields_are_accepted_and_not_kept():
     described = instance_dict(kernel_id="k", fault={"code": 500, "oops": object()}, host="host-9", node="node-1")
     assert read_instance(described) == instance()
 
 
-def test_s3_what_billing_reads_is_kept():
+@pytest.mark.behaviour("instance-fields")
+def test_fields_that_billing_reads_are_kept():
     kept = {
         "display_name": "web",
         "user_id": "u",
@@ -58,31 +61,35 @@ def test_s3_what_billing_reads_is_kept():
     assert {name: getattr(read, name) for name in kept} == kept
 
 
-def test_s3_sizes_alone_and_a_uuid_make_an_instance():
+@pytest.mark.behaviour("instance-fields")
+def test_a_uuid_and_sizes_are_enough_for_an_instance():
     read = read_instance({"uuid": "u", "memory_mb": 1, "root_gb": 2, "ephemeral_gb": 3, "vcpus": 4})
     assert read.resources == resources(4, 1, 5)
     assert (read.vm_state, read.task_state, read.os_type, read.project_id) == (None, None, None, None)
     assert (read.created_at, read.metadata) == ("", {})
 
 
+@pytest.mark.behaviour("size-values")
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("value", ABSURD, ids=lambda value: repr(value)[:12])
-def test_d4_a_size_that_is_no_sane_integer_is_invalid_and_named(size, value):
+def test_a_size_that_is_no_integer_from_0_to_2_53_is_invalid_and_named(size, value):
     assert refusal(read_instance, instance_dict(**{size: value})) == f"instance.{size}"
     assert refusal(read_changes, {"uuid": "u", size: value}) == f"instance.{size}"
 
 
+@pytest.mark.behaviour("size-values")
 @pytest.mark.parametrize("size", SIZES)
-def test_d4_a_size_that_is_missing_is_invalid_and_named(size):
+def test_a_missing_size_is_invalid_and_named(size):
     described = instance_dict()
     del described[size]
     assert refusal(read_instance, described) == f"instance.{size}"
     read_changes(described)
 
 
+@pytest.mark.behaviour("size-values")
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("amount", [0, 2**53])
-def test_d4_0_and_2_53_are_sizes(size, amount):
+def test_the_sizes_0_and_2_53_are_accepted(size, amount):
     assert getattr(instance(**{size: amount}), size) == amount
 
 
@@ -102,23 +109,27 @@ def test_what_is_no_object_is_no_instance(described):
     assert refusal(read_changes, described) == "instance"
 
 
+@pytest.mark.behaviour("release-states")
 @pytest.mark.parametrize("vm_state", [None, *sorted(VM_STATES)])
-def test_s1_every_known_vm_state_is_taken(vm_state):
+def test_every_known_vm_state_is_accepted(vm_state):
     assert instance(vm_state=vm_state).vm_state == vm_state
 
 
+@pytest.mark.behaviour("release-states")
 @pytest.mark.parametrize("vm_state", ["ACTIVE", "", "unknown", "None", 1, True, ["active"], {"active": 1}])
-def test_s1_an_unknown_vm_state_is_invalid(vm_state):
+def test_an_unknown_vm_state_is_invalid(vm_state):
     assert refusal(read_instance, instance_dict(vm_state=vm_state)) == "instance.vm_state"
 
 
+@pytest.mark.behaviour("task-states")
 @pytest.mark.parametrize("task_state", [None, *sorted(TASK_STATES)])
-def test_s2_every_task_state_is_taken(task_state):
+def test_every_task_state_of_the_original_is_accepted(task_state):
     assert instance(task_state=task_state).task_state == task_state
 
 
+@pytest.mark.behaviour("task-states")
 @pytest.mark.parametrize("task_state", [1, True, ["spawning"], {}, b"spawning"])
-def test_s2_a_task_state_that_is_no_text_is_invalid(task_state):
+def test_a_task_state_that_is_no_text_is_invalid(task_state):
     assert refusal(read_instance, instance_dict(task_state=task_state)) == "instance.task_state"
 
 
@@ -138,37 +149,43 @@ def test_a_node_may_be_absent_or_none():
     assert read_node(instance_dict(node="node-1")) == "node-1"
 
 
-def test_s20_changes_hold_what_was_sent_and_no_more():
+@pytest.mark.behaviour("usage-update")
+def test_changes_hold_exactly_the_known_fields_that_were_sent():
     sent = {"uuid": uuid(), "vm_state": "active", "task_state": None, "unread": 1}
     assert read_changes(sent) == {"uuid": uuid(), "vm_state": "active", "task_state": None}
 
 
-def test_s20_changes_that_change_nothing_give_the_same_instance():
+@pytest.mark.behaviour("usage-update")
+def test_changes_without_a_difference_return_the_same_instance():
     before = instance()
     assert before.changed(read_changes(instance_dict())) is before
     assert before.changed(read_changes({"uuid": uuid()})) is before
     assert before.changed(read_changes(instance_dict(kernel_id="unread", host="other"))) is before
 
 
-def test_s20_a_field_that_is_not_sent_stays_and_none_is_a_value():
+@pytest.mark.behaviour("usage-update")
+def test_a_field_that_is_not_sent_stays_and_none_is_a_value():
     after = instance().changed(read_changes({"uuid": uuid(), "task_state": None, "memory_mb": 8192}))
     assert after == instance(task_state=None, memory_mb=8192)
 
 
+@pytest.mark.behaviour("usage-update")
 @pytest.mark.parametrize("value", [True, "1", {"a": 1}, [1], None])
-def test_s20_metadata_that_changes_its_type_changes(value):
+def test_metadata_whose_value_changes_its_type_is_a_change(value):
     before = instance(metadata={"k": {"n": [1]}})
     after = before.changed(read_changes({"uuid": uuid(), "metadata": {"k": {"n": [value]}}}))
     assert after is not before
     assert repr(after.metadata) == repr({"k": {"n": [value]}})
 
 
-def test_s20_the_order_of_metadata_is_no_change():
+@pytest.mark.behaviour("usage-update")
+def test_metadata_in_another_order_is_no_change():
     before = instance(metadata={"a": 1, "b": {"c": 1, "d": 2}})
     assert before.changed({"metadata": {"b": {"d": 2, "c": 1}, "a": 1}}) is before
 
 
-def test_s15_an_instance_is_a_snapshot():
+@pytest.mark.behaviour("claim-snapshot")
+def test_an_instance_is_a_snapshot():
     described = instance_dict(metadata={"deep": {"er": [1]}})
     read = read_instance(MappingProxyType(described))
     described["metadata"]["deep"]["er"].append(2)
@@ -179,6 +196,7 @@ def test_s15_an_instance_is_a_snapshot():
         read.memory_mb = 1
 
 
+@pytest.mark.behaviour("release-states")
 @pytest.mark.parametrize(
     ("vm_state", "task_state", "gone"),
     [
@@ -188,5 +206,5 @@ def test_s15_an_instance_is_a_snapshot():
         ("soft-delete", "deleting", False),
     ],
 )
-def test_s1_the_states_of_an_instance_say_whether_it_holds_anything(vm_state, task_state, gone):
+def test_the_states_of_an_instance_decide_whether_it_releases_its_charge(vm_state, task_state, gone):
     assert instance(vm_state=vm_state, task_state=task_state).releases is gone

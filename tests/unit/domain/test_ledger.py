@@ -50,7 +50,8 @@ def new_ledger():
     return NodeLedger(id=7, host=HOST, name="node-1", generation=4, sequence=9)
 
 
-def test_s8_a_node_is_disabled_until_its_first_inventory_and_after_one_that_says_nothing():
+@pytest.mark.behaviour("disabled-until-audited")
+def test_a_node_is_disabled_until_its_first_inventory_and_after_an_inventory_of_none():
     ledger = new_ledger()
     seen = [ledger.disabled]
     for reported in (inventory(), None, inventory()):
@@ -59,7 +60,8 @@ def test_s8_a_node_is_disabled_until_its_first_inventory_and_after_one_that_says
     assert seen == [True, False, True, False]
 
 
-def test_s21_usage_is_the_reserve_and_the_sum_of_allocations():
+@pytest.mark.behaviour("audit")
+def test_usage_is_the_reserve_and_the_sum_of_allocations():
     ledger = new_ledger()
     ledger.restore(allocation(1, **sized(1, 1024, 10)))
     ledger.restore(allocation(2, **sized(2, 2048, 20)))
@@ -70,8 +72,9 @@ def test_s21_usage_is_the_reserve_and_the_sum_of_allocations():
     assert ledger.usage == resources(3, 3172, 30)
 
 
+@pytest.mark.behaviour("release-exactly-once")
 @pytest.mark.parametrize(("vm_state", "task_state"), [("deleted", None), ("shelved_offloaded", None)])
-def test_d1_a_stored_row_that_is_already_deleted_is_not_charged_and_goes_with_the_next_commit(vm_state, task_state):
+def test_a_stored_row_in_a_releasing_state_is_not_charged_and_dropped_with_the_next_commit(vm_state, task_state):
     ledger = new_ledger()
     ledger.restore(allocation(1))
     ledger.restore(allocation(2, vm_state=vm_state, task_state=task_state))
@@ -82,7 +85,8 @@ def test_d1_a_stored_row_that_is_already_deleted_is_not_charged_and_goes_with_th
     assert not ledger.dirty
 
 
-def test_d1_what_is_released_is_what_was_charged_whatever_the_instance_says():
+@pytest.mark.behaviour("release-exactly-once")
+def test_a_release_subtracts_the_charge_whatever_sizes_the_instance_has_since():
     ledger = new_ledger()
     charged = allocation(1, resources=resources(1, 100, 10))
     ledger.restore(charged)
@@ -92,7 +96,8 @@ def test_d1_what_is_released_is_what_was_charged_whatever_the_instance_says():
     assert ledger.stats.to_dict() == {"num_instances": 0, "num_vcpus_used": 0, "io_workload": 0}
 
 
-def test_s12_a_claim_charges_usage_counters_and_project_and_opens_the_claim_in_one_step():
+@pytest.mark.behaviour("atomic-claim")
+def test_a_claim_charges_usage_counters_and_project_and_opens_the_claim_in_one_step():
     host = host_ledger()
     ledger = put(host, begin(1, vcpus=2, memory_mb=4096, root_gb=40, ephemeral_gb=10, project_id="p")).node
     assert ledger.usage == resources(2, 4096, 50) + RESERVE
@@ -102,7 +107,8 @@ def test_s12_a_claim_charges_usage_counters_and_project_and_opens_the_claim_in_o
     assert ledger.touched == {uuid(1)}
 
 
-def test_s17_finish_ends_the_claim_and_leaves_the_usage():
+@pytest.mark.behaviour("finish-keeps-usage")
+def test_a_finish_ends_the_claim_and_keeps_the_usage():
     host = host_ledger()
     play(host, begin(1))
     ledger = play(host, FinishClaim(claim_id=uuid(1))).node
@@ -111,7 +117,8 @@ def test_s17_finish_ends_the_claim_and_leaves_the_usage():
     assert ledger.stats.num_instances == 1
 
 
-def test_s18_abort_leaves_the_ledger_as_if_there_had_been_no_claim():
+@pytest.mark.behaviour("abort-releases")
+def test_an_abort_leaves_the_ledger_as_if_there_had_been_no_claim():
     host = host_ledger()
     before = snapshot(host.node("node-1"))
     play(host, begin(1))
@@ -204,7 +211,8 @@ def test_restore_keeps_open_claims_open_and_ended_ones_ended():
     assert (ledger.generation, ledger.sequence, ledger.dirty) == (4, 9, False)
 
 
-def test_d7_an_allocation_in_the_ledger_cannot_be_changed_in_place():
+@pytest.mark.behaviour("copies-only")
+def test_an_allocation_in_the_ledger_cannot_be_changed_in_place():
     ledger = new_ledger()
     charged = allocation(1)
     ledger.restore(charged)
@@ -214,7 +222,8 @@ def test_d7_an_allocation_in_the_ledger_cannot_be_changed_in_place():
     assert ledger.allocations[uuid(1)].resources == instance(1).resources
 
 
-def test_s8_the_nodes_of_a_host_share_nothing():
+@pytest.mark.behaviour("disabled-until-audited")
+def test_the_nodes_of_a_host_share_nothing():
     host = host_ledger(nodes=2)
     other = snapshot(host.node("node-2"))
     play(host, begin(1, node="node-1"))

@@ -9,7 +9,8 @@ from tests.support.builders import resources
 from tracker_worker.domain.resources import CLASSES, SIZES, ZERO, Resources
 
 
-def test_s3_memory_disk_and_cpu_are_made_of_these_sizes():
+@pytest.mark.behaviour("instance-fields")
+def test_memory_disk_and_cpu_are_the_sums_of_their_instance_fields():
     assert {klass.name: klass.sizes for klass in CLASSES} == {
         "VCPU": ("vcpus",),
         "MEMORY_MB": ("memory_mb",),
@@ -18,7 +19,8 @@ def test_s3_memory_disk_and_cpu_are_made_of_these_sizes():
     assert set(SIZES) == {"vcpus", "memory_mb", "root_gb", "ephemeral_gb"}
 
 
-def test_s4_the_limit_keys_are_memory_disk_and_vcpu_in_the_singular():
+@pytest.mark.behaviour("limit-keys")
+def test_the_limit_keys_are_memory_mb_disk_gb_and_vcpu_in_the_singular():
     assert {klass.limit for klass in CLASSES} == {"memory_mb", "disk_gb", "vcpu"}
 
 
@@ -27,7 +29,7 @@ def test_vectors_add_and_subtract_by_class_and_may_go_below_zero():
     assert resources(1, 20, 300) - resources(2, 5, 7) == resources(-1, 15, 293)
 
 
-def test_of_takes_what_is_not_named_as_0():
+def test_resources_that_are_not_named_are_0():
     assert Resources.of({}) == ZERO
     assert Resources.of({"DISK_GB": 4})["DISK_GB"] == 4
 
@@ -36,7 +38,8 @@ def test_to_dict_names_every_class_in_order():
     assert list(resources(1, 2, 3).to_dict().items()) == [("VCPU", 1), ("MEMORY_MB", 2), ("DISK_GB", 3)]
 
 
-def test_d7_a_vector_cannot_be_changed_nor_through_its_dict():
+@pytest.mark.behaviour("copies-only")
+def test_a_vector_can_be_changed_neither_itself_nor_through_its_dict():
     vector = resources(1, 2, 3)
     vector.to_dict()["VCPU"] = 99
     with pytest.raises(AttributeError):

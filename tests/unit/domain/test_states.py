@@ -27,41 +27,49 @@ SEED_TASK_STATES = [
 ]  # fmt: skip
 
 
-def test_s1_every_vm_state_of_the_original_is_known():
+@pytest.mark.behaviour("release-states")
+def test_every_vm_state_of_the_original_is_known():
     assert set(SEED_VM_STATES) <= VM_STATES
     assert VM_STATES - set(SEED_VM_STATES) == {"shelved", "shelved_offloaded"}
 
 
+@pytest.mark.behaviour("release-states")
 @pytest.mark.parametrize("vm_state", [state for state in SEED_VM_STATES if state != "deleted"] + ["shelved", None])
 @pytest.mark.parametrize("task_state", [None, "deleting", "spawning"])
-def test_s1_no_state_but_deleted_releases(vm_state, task_state):
+def test_no_state_of_the_original_but_deleted_releases(vm_state, task_state):
     assert instance(vm_state=vm_state, task_state=task_state).releases is False
 
 
+@pytest.mark.behaviour("release-states")
 @pytest.mark.parametrize("task_state", [None, *SEED_TASK_STATES])
-def test_s1_deleted_releases_whatever_the_task(task_state):
+def test_deleted_releases_with_every_task_state(task_state):
     assert instance(vm_state="deleted", task_state=task_state).releases is True
 
 
+@pytest.mark.behaviour("release-states")
 @pytest.mark.parametrize("task_state", [None, *SEED_TASK_STATES])
-def test_s1_shelved_offloaded_releases_unless_it_is_spawning(task_state):
+def test_shelved_offloaded_releases_unless_the_task_state_is_spawning(task_state):
     assert instance(vm_state="shelved_offloaded", task_state=task_state).releases is (task_state != "spawning")
 
 
-def test_s1_the_release_rule_is_a_table_over_known_states():
+@pytest.mark.behaviour("release-states")
+def test_the_release_rule_is_a_table_over_known_states():
     assert set(RELEASING) <= VM_STATES
     assert all(kept <= TASK_STATES for kept in RELEASING.values())
 
 
-def test_s2_the_task_states_are_those_of_the_original():
+@pytest.mark.behaviour("task-states")
+def test_the_task_states_are_those_of_the_original():
     assert set(SEED_TASK_STATES) == TASK_STATES
 
 
-def test_s22_io_heavy_states_are_building_and_five_tasks():
+@pytest.mark.behaviour("workload-counters")
+def test_the_io_heavy_states_are_building_and_five_task_states():
     assert sorted(IO_VM_STATES) == ["building"]
     assert sorted(IO_TASK_STATES) == ["image_backup", "image_snapshot", "rebuilding", "resize_migrating", "resize_prep"]
 
 
+@pytest.mark.behaviour("workload-counters")
 @pytest.mark.parametrize(
     ("vm_state", "task_state", "load"),
     [
@@ -73,7 +81,7 @@ def test_s22_io_heavy_states_are_building_and_five_tasks():
         ("active", "resize_migrated", 0),
     ],
 )
-def test_s22_an_instance_may_count_twice_in_the_io_workload(vm_state, task_state, load):
+def test_an_instance_may_count_twice_in_the_io_workload(vm_state, task_state, load):
     counted = Stats()
     counted.add(instance(vm_state=vm_state, task_state=task_state))
     assert counted.io_workload == load

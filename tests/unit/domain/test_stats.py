@@ -18,11 +18,13 @@ def counted(*instances):
     return stats
 
 
-def test_s22_without_instances_the_three_totals_are_0_and_nothing_else_is_there():
+@pytest.mark.behaviour("workload-counters")
+def test_the_counters_without_instances_are_three_totals_of_0():
     assert counted().to_dict() == EMPTY
 
 
-def test_s22_an_instance_counts_in_every_counter():
+@pytest.mark.behaviour("workload-counters")
+def test_an_instance_counts_in_every_counter():
     stats = counted(instance(vm_state="building", task_state="spawning", os_type="linux", project_id="p", vcpus=3))
     assert stats.to_dict() == {
         "num_instances": 1,
@@ -35,7 +37,8 @@ def test_s22_an_instance_counts_in_every_counter():
     }
 
 
-def test_s22_none_counts_as_the_word_none():
+@pytest.mark.behaviour("workload-counters")
+def test_null_fields_are_counted_under_the_word_none():
     stats = counted(instance(vm_state=None, task_state=None, os_type=None, project_id=None))
     assert {key for key, count in stats.to_dict().items() if count == 1} == {
         "num_instances", "num_vm_None", "num_task_None", "num_os_type_None", "num_proj_None",
@@ -44,7 +47,8 @@ def test_s22_none_counts_as_the_word_none():
     assert stats.num_os_type(None) == 1
 
 
-def test_s22_current_workload_is_every_task_but_none():
+@pytest.mark.behaviour("workload-counters")
+def test_current_workload_counts_every_task_state_but_none():
     stats = counted(
         instance(1, task_state=None),
         instance(2, task_state=None),
@@ -56,18 +60,21 @@ def test_s22_current_workload_is_every_task_but_none():
     assert stats.to_dict()["num_task_None"] == 2
 
 
+@pytest.mark.behaviour("workload-counters")
 @pytest.mark.parametrize("task", ["resize_migrating", "rebuilding", "resize_prep", "image_snapshot", "image_backup"])
-def test_s22_an_instance_that_builds_and_has_a_heavy_task_counts_twice(task):
+def test_a_building_instance_with_an_io_heavy_task_state_counts_twice(task):
     assert counted(instance(vm_state="building", task_state=task)).io_workload == 2
     assert counted(instance(vm_state="active", task_state=task)).io_workload == 1
 
 
+@pytest.mark.behaviour("workload-counters")
 @pytest.mark.parametrize("task", [None, "spawning", "resize_migrated", "rebuild_spawning", "migrating"])
-def test_s22_other_tasks_are_no_io_workload(task):
+def test_other_task_states_are_no_io_workload(task):
     assert counted(instance(vm_state="active", task_state=task)).io_workload == 0
 
 
-def test_s22_the_accessors_answer_for_projects_and_systems_that_are_not_there():
+@pytest.mark.behaviour("workload-counters")
+def test_the_accessors_return_0_for_an_unknown_project_or_os_type():
     stats = counted(instance(1, project_id="p", os_type="linux", vcpus=2), instance(2, project_id="q", vcpus=5))
     assert stats.num_instances == 2
     assert stats.num_vcpus_used == 7
@@ -76,7 +83,8 @@ def test_s22_the_accessors_answer_for_projects_and_systems_that_are_not_there():
     assert "num_proj_nobody" not in stats.to_dict()
 
 
-def test_s22_old_counters_go_down_and_new_ones_go_up():
+@pytest.mark.behaviour("workload-counters")
+def test_an_update_takes_the_old_counters_down_and_the_new_ones_up():
     old, new = instance(vm_state="building", task_state="spawning"), instance(vm_state="active", task_state=None)
     stats = counted(old)
     stats.remove(old)
@@ -85,7 +93,8 @@ def test_s22_old_counters_go_down_and_new_ones_go_up():
     assert "num_vm_building" not in stats.to_dict()
 
 
-def test_s22_a_deleted_instance_is_gone_from_every_counter():
+@pytest.mark.behaviour("workload-counters")
+def test_a_deleted_instance_is_in_no_counter():
     one, other = instance(1, project_id="p", vcpus=0), instance(2, project_id="q")
     stats = counted(one, other)
     stats.remove(one)
@@ -94,7 +103,8 @@ def test_s22_a_deleted_instance_is_gone_from_every_counter():
     assert stats.to_dict() == EMPTY
 
 
-def test_d7_the_counters_that_are_handed_out_are_a_copy():
+@pytest.mark.behaviour("copies-only")
+def test_the_dict_of_counters_is_a_copy():
     stats = counted(instance())
     handed = stats.to_dict()
     handed["num_instances"] = 99

@@ -28,57 +28,65 @@ def refused(reader, value, field="instance.memory_mb"):
     return facts
 
 
+@pytest.mark.behaviour("size-values")
 @pytest.mark.parametrize("amount", [0, 1, 2**31, 2**53])
-def test_d4_a_size_is_an_integer_from_0_to_2_53(amount):
+def test_a_size_is_an_integer_from_0_to_2_53(amount):
     assert values.read_amount("instance.vcpus", amount) == amount
 
 
+@pytest.mark.behaviour("size-values")
 @pytest.mark.parametrize(
     "amount",
     [-1, None, 1.0, 0.5, -0.0, NAN, INFINITY, -INFINITY, True, False, "4096", "", b"1", [], {}, Decimal(1), 1 + 0j,
      2**53 + 1, -(2**70), 10**5000],
     ids=lambda value: str(type(value)) if isinstance(value, int) and abs(value) > 2**60 else repr(value),
 )  # fmt: skip
-def test_d4_no_other_size_is_taken(amount):
+def test_any_value_but_an_integer_from_0_to_2_53_is_no_size(amount):
     assert refused(values.read_amount, amount)["field"] == "instance.memory_mb"
 
 
+@pytest.mark.behaviour("limit-values")
 @pytest.mark.parametrize(
     ("limit", "ceiling"),
     [(None, None), (0, 0), (0.0, 0), (-0.0, 0), (0.99, 0), (1.5 * 2047, 3070), (2049.0, 2049), (2**53, 2**53)],
 )
-def test_d5_a_limit_may_be_a_float_and_is_floored_to_an_integer(limit, ceiling):
+def test_a_limit_may_be_a_float_and_is_rounded_down_to_an_integer(limit, ceiling):
     read = values.read_limit("limits.memory_mb", limit)
     assert read == ceiling
     assert type(read) is type(ceiling)
 
 
+@pytest.mark.behaviour("limit-values")
 @pytest.mark.parametrize("limit", [NAN, INFINITY, -INFINITY, -1, -0.5, True, "100", [], Decimal(5), 1e300, 10**400])
-def test_d5_nan_infinity_and_what_is_no_number_are_no_limits(limit):
+def test_nan_infinity_negative_numbers_and_other_types_are_no_limits(limit):
     assert refused(values.read_limit, limit, "limits.memory_mb")["field"] == "limits.memory_mb"
 
 
+@pytest.mark.behaviour("option-defaults")
 @pytest.mark.parametrize("timeout", [None, 0, 0.0, -0.0])
-def test_s7_a_timeout_of_null_or_0_stands_for_the_default(timeout):
+def test_a_timeout_of_none_or_0_means_the_default(timeout):
     assert values.read_timeout("timeout", timeout) is None
 
 
+@pytest.mark.behaviour("claim-snapshot")
 @pytest.mark.parametrize(
     ("timeout", "microseconds"),
     [(1, 1_000_000), (0.5, 500_000), (1.000001, 1_000_001), (600, 600_000_000), (2**31, 2**31 * 1_000_000)],
 )
-def test_s15_a_timeout_is_in_seconds_and_may_have_a_fraction(timeout, microseconds):
+def test_a_timeout_is_in_seconds_and_may_have_a_fraction(timeout, microseconds):
     read = values.read_timeout("timeout", timeout)
     assert read == microseconds
     assert type(read) is int
 
 
-def test_s7_a_timeout_that_is_tiny_is_not_the_default():
+@pytest.mark.behaviour("option-defaults")
+def test_a_timeout_just_above_0_does_not_mean_the_default():
     assert values.read_timeout("timeout", 1e-9) == 1
 
 
+@pytest.mark.behaviour("claim-snapshot")
 @pytest.mark.parametrize("timeout", [-1, -1e-9, NAN, INFINITY, True, "600", 2**31 + 1, 1e300, 10**400])
-def test_s15_a_timeout_that_is_negative_or_no_number_is_invalid(timeout):
+def test_a_timeout_that_is_negative_or_no_number_is_invalid(timeout):
     assert refused(values.read_timeout, timeout, "timeout")["field"] == "timeout"
 
 
@@ -115,7 +123,8 @@ def test_a_date_that_is_none_is_invalid(date):
     refused(values.read_date, date, "instance.launched_at")
 
 
-def test_d7_a_mapping_is_copied_to_every_depth():
+@pytest.mark.behaviour("copies-only")
+def test_a_mapping_is_copied_to_every_depth():
     given = {"a": {"b": [1, {"c": "d"}]}}
     read = values.read_mapping("instance.metadata", given)
     given["a"]["b"][1]["c"] = "changed"

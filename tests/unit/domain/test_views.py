@@ -26,7 +26,7 @@ from tracker_worker.domain.commands import AbortClaim, ExpireClaims, FinishClaim
 from tracker_worker.domain.inventory import read_inventory
 from tracker_worker.domain.views import claim_views, node_view, usage_view
 
-S6_KEYS = {
+NODE_VIEW_KEYS = {
     "vcpus", "vcpus_used", "memory_mb", "memory_mb_used", "free_ram_mb", "local_gb", "local_gb_used", "free_disk_gb",
     "cpu_info", "hypervisor_type", "hypervisor_version", "hypervisor_hostname", "disk_available_least",
     "current_workload", "running_vms", "stats", "id",
@@ -34,17 +34,19 @@ S6_KEYS = {
 RPC_KEYS = {"host", "node", "generation", "sequence", "disabled"}
 
 
-def test_s6_a_node_view_has_the_drivers_keys_and_those_of_the_ledger():
+@pytest.mark.behaviour("node-view")
+def test_a_node_view_has_the_keys_of_the_driver_and_of_the_ledger():
     host = host_ledger(nodes=2)
     view = node_view(host.node("node-2"))
-    assert set(view) == S6_KEYS | RPC_KEYS
+    assert set(view) == NODE_VIEW_KEYS | RPC_KEYS
     assert (view["id"], view["host"], view["node"], view["disabled"]) == (2, HOST, "node-2", False)
     assert (view["generation"], view["sequence"]) == (1, 1)
     assert view["hypervisor_hostname"] == "host-1.example.org"
     assert view["cpu_info"]["topology"]["cores"] == 8
 
 
-def test_s6_an_optional_fact_that_the_driver_left_out_is_none():
+@pytest.mark.behaviour("node-view")
+def test_an_optional_fact_that_the_driver_left_out_is_none():
     host = host_ledger(disabled=True)
     answer = driver_resource_dict()
     del answer["hypervisor_type"]
@@ -52,7 +54,8 @@ def test_s6_an_optional_fact_that_the_driver_left_out_is_none():
     assert node_view(host.node("node-1"))["hypervisor_type"] is None
 
 
-def test_s23_free_is_total_minus_used_and_used_is_reserve_plus_claims():
+@pytest.mark.behaviour("free-amounts")
+def test_free_is_total_minus_used_and_used_is_reserve_plus_charges():
     host = host_ledger(reported=inventory(vcpus=8, memory_mb=10_000, local_gb=100, reserved_disk_mb=1025))
     play(host, begin(1, **sized(2, 4096, 50)))
     play(host, begin(2, **sized(1, 1024, 10)))
@@ -62,7 +65,8 @@ def test_s23_free_is_total_minus_used_and_used_is_reserve_plus_claims():
     assert (view["vcpus"], view["vcpus_used"]) == (8, 3)
 
 
-def test_s11_negative_free_is_reported_and_not_clamped():
+@pytest.mark.behaviour("limit-rule")
+def test_a_negative_free_amount_is_reported_and_not_clamped():
     host = host_ledger(reported=inventory(vcpus=1, memory_mb=100, local_gb=10))
     assert node_view(host.node("node-1"))["free_ram_mb"] == -412
     play(host, begin(1, **sized(2, 1000, 50)))
@@ -70,7 +74,8 @@ def test_s11_negative_free_is_reported_and_not_clamped():
     assert (view["free_ram_mb"], view["free_disk_gb"], view["vcpus_used"]) == (-1412, -40, 2)
 
 
-def test_s22_running_vms_current_workload_and_stats_are_in_the_view():
+@pytest.mark.behaviour("workload-counters")
+def test_running_vms_current_workload_and_stats_are_in_the_view():
     host = host_ledger()
     play(host, begin(1, vm_state="active", task_state=None))
     play(host, begin(2, vm_state="building", task_state="spawning"))
@@ -81,7 +86,8 @@ def test_s22_running_vms_current_workload_and_stats_are_in_the_view():
     assert view["stats"]["num_vm_active"] == 1
 
 
-def test_s8_a_disabled_node_says_so_and_has_neither_total_nor_free():
+@pytest.mark.behaviour("disabled-until-audited")
+def test_the_view_of_a_disabled_node_has_neither_totals_nor_free_amounts():
     host = host_ledger(disabled=True)
     view = node_view(host.node("node-1"))
     assert view["disabled"] is True
@@ -107,7 +113,8 @@ def test_the_sequence_of_a_view_is_the_last_one_issued():
     assert node_view(host.node("node-1"))["sequence"] == 3
 
 
-def test_d7_a_node_view_is_a_copy_to_every_depth():
+@pytest.mark.behaviour("copies-only")
+def test_a_node_view_is_a_copy_to_every_depth():
     host = host_ledger()
     play(host, begin(1))
     ledger = host.node("node-1")
@@ -139,7 +146,8 @@ def test_a_listed_claim_is_the_claim_that_begin_returned():
     assert claim_views(host.node("node-1")) == [reply]
 
 
-def test_d7_a_listed_claim_is_a_copy():
+@pytest.mark.behaviour("copies-only")
+def test_a_listed_claim_is_a_copy():
     host = host_ledger()
     play(host, begin(1))
     (view,) = claim_views(host.node("node-1"))
@@ -187,14 +195,16 @@ def test_usage_of_instances_without_a_project_stands_under_the_empty_name():
     assert usage_view(host) == usage_view(host, "") == expected
 
 
-def test_d7_usage_is_a_copy():
+@pytest.mark.behaviour("copies-only")
+def test_a_usage_view_is_a_copy():
     host = two_projects()
     usage_view(host)["p"]["VCPU"] = 99
     assert usage_view(host) == {"p": P, "q": Q}
     assert host.node("node-1").projects["p"].resources == resources(1, 10, 100)
 
 
-def test_d5_every_view_is_json_without_floats():
+@pytest.mark.behaviour("limit-values")
+def test_every_view_is_json_without_floats():
     host = two_projects()
     play(host, begin(4, node="node-1", limits={"memory_mb": 1.5 * 131072, "vcpu": 512.0}))
 

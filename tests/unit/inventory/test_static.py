@@ -149,7 +149,9 @@ class TestWhatIsWrong:
             ("nodes: {n1: {vcpu: 1}}", "unknown vcpu at nodes.n1; known are vcpus, memory_mb"),
         ],
     )
-    def test_the_file(self, tmp_path: Path, text: str | bytes, expected: str) -> None:
+    def test_a_wrong_file_is_refused_with_the_place_in_it(
+        self, tmp_path: Path, text: str | bytes, expected: str
+    ) -> None:
         path = write(tmp_path, text)
         message = refusal(path)
         assert message.startswith(f"The inventory file {path} is wrong: {expected}")
@@ -158,7 +160,7 @@ class TestWhatIsWrong:
 
     @pytest.mark.parametrize("value", ["true", "4.0", ".nan", ".inf", "-1", "'4'", "null", "[4]"])
     @pytest.mark.parametrize("key", ["vcpus", "memory_mb", "local_gb", "vcpus_used", "hypervisor_version"])
-    def test_a_count_that_is_no_integer_of_0_or_more(self, tmp_path: Path, key: str, value: str) -> None:
+    def test_a_count_that_is_no_integer_of_0_or_more_is_refused(self, tmp_path: Path, key: str, value: str) -> None:
         path = write(tmp_path, f"hosts: {{h1: {{nodes: {{n1: {{<<: {NODE}, {key}: {value}}}}}}}}}")
         expected = f"hosts.h1.nodes.n1.{key} must be an integer of 0 or more, not {yaml.safe_load(value)!r}."
         assert refusal(path) == f"The inventory file {path} is wrong: {expected}"
@@ -166,7 +168,7 @@ class TestWhatIsWrong:
     @pytest.mark.parametrize(
         ("entry", "kind"), [("cpu_info: {}", "text"), ("hypervisor_type: 1", "text"), ("disk_available_least: a", "an")]
     )
-    def test_an_optional_key_of_the_wrong_type(self, tmp_path: Path, entry: str, kind: str) -> None:
+    def test_an_optional_key_of_the_wrong_type_is_refused(self, tmp_path: Path, entry: str, kind: str) -> None:
         path = write(tmp_path, f"nodes: {{n1: {{<<: {NODE}, {entry}}}}}")
         assert f"nodes.n1.{entry.split(':')[0]} must be {kind}" in refusal(path)
 
@@ -177,15 +179,15 @@ class TestWhatIsWrong:
     def test_a_name_with_a_line_end_leaves_the_message_on_one_line(self, tmp_path: Path) -> None:
         assert "\n" not in refusal(write(tmp_path, 'nodes: {"a\\nb": {}}'))
 
-    def test_a_host_that_the_file_does_not_list(self, tmp_path: Path) -> None:
+    def test_a_host_that_the_file_does_not_list_is_refused(self, tmp_path: Path) -> None:
         path = write(tmp_path, f"hosts: {{h1: {{nodes: {{n1: {NODE}}}}}}}")
         assert refusal(path, host="h9") == f"The inventory file {path} does not list the host 'h9' under hosts."
 
     @pytest.mark.parametrize("unset", [None, ""])
-    def test_an_option_that_is_not_set(self, unset: str | None) -> None:
+    def test_an_option_that_is_not_set_is_named(self, unset: str | None) -> None:
         assert "set the option static_file in the section [inventory]" in refusal(unset)
 
-    def test_a_file_that_is_not_there_or_is_a_directory(self, tmp_path: Path) -> None:
+    def test_a_missing_file_or_a_directory_is_refused(self, tmp_path: Path) -> None:
         missing = tmp_path / "missing.yaml"
         for path, reason in ((missing, "No such file or directory"), (tmp_path, "Is a directory")):
             where = f"{path} (option static_file in the section [inventory])"

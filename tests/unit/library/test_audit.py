@@ -27,7 +27,8 @@ from tracker_worker.library.tracker import ResourceTracker
 from tracker_worker.store.memory import MemoryStore
 
 
-def test_s6_s23_the_node_view_has_the_driver_s_keys_and_what_is_used_and_free() -> None:
+@pytest.mark.behaviour("node-view", "free-amounts")
+def test_a_node_view_has_the_keys_of_the_driver_and_the_used_and_free_amounts() -> None:
     tracker = audited()
     tracker.begin_resource_claim(CONTEXT, instance_dict(1))
     view = tracker.compute_node
@@ -43,20 +44,23 @@ def test_s6_s23_the_node_view_has_the_driver_s_keys_and_what_is_used_and_free() 
     assert (view["host"], view["node"], type(view["id"])) == (HOST, NODE, int)
 
 
-def test_s7_the_reserve_counts_as_used_and_disk_is_rounded_up() -> None:
+@pytest.mark.behaviour("option-defaults")
+def test_the_reserve_counts_as_used_and_its_disk_is_rounded_up_to_gb() -> None:
     tracker = audited(reserved_host_memory_mb=1000, reserved_host_disk_mb=1025)
     assert used(tracker) == (0, 1000, 2)
     assert used(audited(reserved_host_disk_mb=1024)) == (0, 512, 1)
 
 
-def test_s7_without_conf_the_defaults_hold_whatever_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.behaviour("option-defaults")
+def test_a_tracker_without_conf_has_the_defaults_whatever_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OS_TRACKER__RESERVED_HOST_MEMORY_MB", "7")
     tracker = ResourceTracker(HOST, driver())
     tracker.update_available_resource(CONTEXT)
     assert used(tracker) == (0, 512, 0)
 
 
-def test_s21_the_driver_s_own_figures_of_use_are_not_counted() -> None:
+@pytest.mark.behaviour("audit")
+def test_an_audit_ignores_the_used_figures_of_the_driver() -> None:
     driven = driver()
     tracker = audited(driven)
     tracker.begin_resource_claim(CONTEXT, instance_dict(1))
@@ -65,7 +69,8 @@ def test_s21_the_driver_s_own_figures_of_use_are_not_counted() -> None:
     assert used(tracker) == (2, 4608, 50)
 
 
-def test_s21_an_audit_that_finds_nothing_new_writes_nothing() -> None:
+@pytest.mark.behaviour("audit")
+def test_an_audit_that_finds_nothing_new_writes_nothing() -> None:
     store = MemoryStore()
     tracker = audited(store=store)
     tracker.begin_resource_claim(CONTEXT, instance_dict(1))
@@ -74,7 +79,8 @@ def test_s21_an_audit_that_finds_nothing_new_writes_nothing() -> None:
     assert (picture(tracker), event_types(store)) == before
 
 
-def test_s21_an_audit_takes_over_what_changed_and_leaves_the_instances() -> None:
+@pytest.mark.behaviour("audit")
+def test_an_audit_takes_over_a_changed_inventory_and_leaves_the_instances() -> None:
     driven = driver()
     store = MemoryStore()
     tracker = audited(driven, store=store)
@@ -87,7 +93,8 @@ def test_s21_an_audit_takes_over_what_changed_and_leaves_the_instances() -> None
     assert event_types(store)[-1] == "tracker.node.updated"
 
 
-def test_s5_all_keys_that_are_missing_are_named_and_what_was_there_stays() -> None:
+@pytest.mark.behaviour("driver-answer")
+def test_an_audit_names_all_missing_keys_and_the_previous_inventory_stays() -> None:
     driven = driver()
     store = MemoryStore()
     tracker = audited(driven, store=store)
@@ -101,6 +108,7 @@ def test_s5_all_keys_that_are_missing_are_named_and_what_was_there_stays() -> No
     assert (picture(tracker), event_types(store)) == before
 
 
+@pytest.mark.behaviour("start-order")
 @pytest.mark.parametrize(
     "resource",
     [
@@ -111,7 +119,7 @@ def test_s5_all_keys_that_are_missing_are_named_and_what_was_there_stays() -> No
         OSError("libvirt is away"),
     ],
 )
-def test_s9_a_failing_audit_leaves_everything_and_the_next_one_runs(resource: Any) -> None:
+def test_an_audit_that_fails_changes_nothing_and_the_next_audit_runs(resource: Any) -> None:
     driven = driver()
     clock = Clock()
     tracker = audited(driven, clock=clock)
@@ -130,7 +138,8 @@ def test_s9_a_failing_audit_leaves_everything_and_the_next_one_runs(resource: An
     assert tracker.compute_node["memory_mb"] == 99_999
 
 
-def test_s9_a_listing_that_fails_leaves_everything() -> None:
+@pytest.mark.behaviour("start-order")
+def test_an_audit_changes_nothing_when_the_driver_cannot_list_its_nodes() -> None:
     driven = driver()
     tracker = audited(driven)
     before = picture(tracker)
@@ -140,7 +149,8 @@ def test_s9_a_listing_that_fails_leaves_everything() -> None:
     assert picture(tracker) == before
 
 
-def test_s21_the_audit_is_atomic(failing_store: FailingMemoryStore | FailingSQLStore) -> None:
+@pytest.mark.behaviour("audit")
+def test_an_audit_whose_commit_fails_changes_nothing(failing_store: FailingMemoryStore | FailingSQLStore) -> None:
     driven = driver()
     clock = Clock()
     tracker = audited(driven, store=failing_store, clock=clock)
@@ -157,7 +167,8 @@ def test_s21_the_audit_is_atomic(failing_store: FailingMemoryStore | FailingSQLS
     assert event_types(failing_store)[-2:] == ["tracker.claim.expired", "tracker.node.updated"]
 
 
-def test_s8_a_first_audit_that_cannot_be_stored_is_no_successful_one(
+@pytest.mark.behaviour("disabled-until-audited")
+def test_a_first_audit_that_cannot_be_stored_leaves_the_tracker_disabled(
     failing_store: FailingMemoryStore | FailingSQLStore,
 ) -> None:
     audited(store=failing_store).begin_resource_claim(CONTEXT, instance_dict(1))
@@ -173,8 +184,9 @@ def test_s8_a_first_audit_that_cannot_be_stored_is_no_successful_one(
     assert list(again.tracked_instances) == [uuid(1)]
 
 
+@pytest.mark.behaviour("claim-expiry")
 @pytest.mark.parametrize(("policy", "left"), [("keep", (2, 4608, 50)), ("release", (0, 512, 0))])
-def test_s19_an_audit_drops_claims_past_their_time_and_the_option_says_what_becomes_of_the_usage(
+def test_an_audit_ends_overdue_claims_and_keeps_or_releases_their_usage_as_the_option_says(
     policy: str, left: tuple[int, int, int]
 ) -> None:
     clock = Clock()
@@ -192,7 +204,8 @@ def test_s19_an_audit_drops_claims_past_their_time_and_the_option_says_what_beco
     assert event_types(store)[-1] == "tracker.claim.expired"
 
 
-def test_s19_the_option_may_change_while_the_tracker_runs() -> None:
+@pytest.mark.behaviour("claim-expiry")
+def test_the_option_expired_claims_may_change_while_the_tracker_runs() -> None:
     clock = Clock()
     options = conf()
     tracker = ResourceTracker(HOST, driver(), conf=options, clock=clock)
@@ -204,7 +217,8 @@ def test_s19_the_option_may_change_while_the_tracker_runs() -> None:
     assert used(tracker) == (0, 512, 0)
 
 
-def test_s19_only_the_claims_that_are_due_expire_and_finished_ones_never() -> None:
+@pytest.mark.behaviour("claim-expiry")
+def test_an_audit_expires_overdue_claims_only_and_never_a_finished_claim() -> None:
     clock = Clock()
     tracker = audited(clock=clock, expired_claims="release")
     for number, timeout in ((1, 10), (2, 20), (3, 5)):
@@ -216,7 +230,8 @@ def test_s19_only_the_claims_that_are_due_expire_and_finished_ones_never() -> No
     assert sorted(tracker.tracked_instances) == [uuid(2), uuid(3)]
 
 
-def test_d1_an_audit_neither_charges_what_is_deleted_nor_releases_it_again() -> None:
+@pytest.mark.behaviour("release-exactly-once")
+def test_an_audit_neither_charges_a_deleted_instance_nor_releases_it_again() -> None:
     tracker = audited()
     instance = instance_dict(1)
     claim = tracker.begin_resource_claim(CONTEXT, instance)
@@ -227,7 +242,8 @@ def test_d1_an_audit_neither_charges_what_is_deleted_nor_releases_it_again() -> 
     assert used(tracker) == (0, 512, 0)
 
 
-def test_s21_an_instance_that_the_driver_does_not_know_of_keeps_what_it_was_charged() -> None:
+@pytest.mark.behaviour("audit")
+def test_an_instance_that_the_driver_does_not_know_keeps_its_charge() -> None:
     tracker = audited()
     tracker.begin_resource_claim(CONTEXT, instance_dict(1, **sized(TOTAL["VCPU"])))
     for _ in range(3):
@@ -235,7 +251,8 @@ def test_s21_an_instance_that_the_driver_does_not_know_of_keeps_what_it_was_char
     assert used(tracker) == (TOTAL["VCPU"], 512, 0)
 
 
-def test_s21_the_only_node_is_remembered_when_others_join_it(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.behaviour("audit")
+def test_a_tracker_keeps_auditing_its_only_node_when_the_host_gets_more_nodes(caplog: pytest.LogCaptureFixture) -> None:
     driven = driver()
     tracker = audited(driven)
     driven.nodes["node-2"] = driver_resource_dict()

@@ -27,20 +27,23 @@ def begun(tracker: ResourceTracker, instance: dict[str, Any] | None = None, **ar
     return claim
 
 
-def test_s11_a_claim_up_to_the_limit_fits_and_one_beyond_does_not() -> None:
+@pytest.mark.behaviour("limit-rule")
+def test_a_claim_up_to_the_limit_fits_and_a_claim_beyond_it_does_not() -> None:
     tracker = audited()
     assert tracker.begin_resource_claim(CONTEXT, instance_dict(1), {"memory_mb": 4607}) is None
     assert begun(tracker, instance_dict(1), limits={"memory_mb": 4608}).memory_mb == 4096
     assert used(tracker) == FULL
 
 
-def test_s11_a_limit_of_0_is_a_limit_and_no_limit_is_none() -> None:
+@pytest.mark.behaviour("limit-rule")
+def test_a_limit_of_0_refuses_and_a_limit_of_none_does_not() -> None:
     tracker = audited()
     assert tracker.begin_resource_claim(CONTEXT, instance_dict(1), {"vcpu": 0}) is None
     begun(tracker, instance_dict(1, **sized(4000, 10**9, 10**9)), limits={"vcpu": None})
 
 
-def test_s11_the_total_is_not_enforced_and_free_is_negative() -> None:
+@pytest.mark.behaviour("limit-rule")
+def test_a_claim_beyond_the_physical_total_fits_and_makes_free_amounts_negative() -> None:
     tracker = audited()
     begun(tracker, instance_dict(1, **sized(33, 200_000, 2500)))
     node = tracker.compute_node
@@ -48,20 +51,23 @@ def test_s11_the_total_is_not_enforced_and_free_is_negative() -> None:
     assert (node["free_ram_mb"], node["free_disk_gb"]) == (131072 - 512 - 200_000, -500)
 
 
-def test_s4_with_capacity_a_missing_limit_is_what_the_node_has() -> None:
+@pytest.mark.behaviour("limit-keys")
+def test_a_missing_limit_is_the_total_of_the_node_with_missing_limit_capacity() -> None:
     tracker = audited(missing_limit="capacity")
     assert tracker.begin_resource_claim(CONTEXT, instance_dict(1, **sized(33))) is None
     begun(tracker, instance_dict(1, **sized(32)))
 
 
-def test_s11_a_request_for_nothing_is_always_accepted() -> None:
+@pytest.mark.behaviour("limit-rule")
+def test_a_request_for_nothing_is_always_accepted() -> None:
     tracker = audited()
     begun(tracker, instance_dict(1), limits=None)
     begun(tracker, instance_dict(2, **sized()), limits={"memory_mb": 0, "disk_gb": 0, "vcpu": 0})
     assert used(tracker) == FULL
 
 
-def test_s11_a_refusal_changes_neither_the_ledger_nor_the_instance_and_is_one_event() -> None:
+@pytest.mark.behaviour("limit-rule")
+def test_a_refusal_changes_neither_ledger_nor_instance_and_makes_one_event() -> None:
     store = MemoryStore()
     tracker = audited(store=store)
     before = picture(tracker)
@@ -75,7 +81,8 @@ def test_s11_a_refusal_changes_neither_the_ledger_nor_the_instance_and_is_one_ev
     assert after == before
 
 
-def test_s11_d6_a_refusal_raised_or_logged_has_every_shortfall_with_the_true_figures(
+@pytest.mark.behaviour("limit-rule", "true-figures")
+def test_a_refusal_names_every_shortfall_with_the_true_figures_in_error_and_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     tracker = audited()
@@ -98,7 +105,8 @@ def test_s11_d6_a_refusal_raised_or_logged_has_every_shortfall_with_the_true_fig
         assert figures in line
 
 
-def test_s12_a_claim_sets_host_node_and_launched_on_and_is_in_all_views_at_once() -> None:
+@pytest.mark.behaviour("atomic-claim")
+def test_a_claim_sets_host_node_and_launched_on_and_is_in_all_views_immediately() -> None:
     store = MemoryStore()
     tracker = audited(store=store)
     instance = instance_dict(1)
@@ -110,7 +118,8 @@ def test_s12_a_claim_sets_host_node_and_launched_on_and_is_in_all_views_at_once(
     assert event_types(store) == ["tracker.node.updated", "tracker.claim.begun"]
 
 
-def test_s14_an_instance_that_has_a_host_is_warned_about_and_claimed(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.behaviour("host-already-set")
+def test_an_instance_that_already_has_a_host_is_claimed_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     tracker = audited()
     instance = instance_dict(1, host="host-9", node="node-9")
     with caplog.at_level(logging.WARNING):
@@ -124,7 +133,8 @@ def test_s14_an_instance_that_has_a_host_is_warned_about_and_claimed(caplog: pyt
     assert (instance["host"], instance["node"]) == (HOST, NODE)
 
 
-def test_s15_a_claim_says_what_was_charged_and_until_when() -> None:
+@pytest.mark.behaviour("claim-snapshot")
+def test_a_claim_has_the_charged_amounts_and_its_expiry() -> None:
     clock = Clock()
     claim = begun(audited(clock=clock))
     assert (claim.claim_id, claim.vcpus, claim.memory_mb, claim.disk_gb) == (uuid(1), *SIZE)
@@ -133,7 +143,8 @@ def test_s15_a_claim_says_what_was_charged_and_until_when() -> None:
     assert str(claim) == f"[Claim {uuid(1)}: 4096 MB memory, 50 GB disk, 2 VCPUs]"
 
 
-def test_s15_a_claim_is_expired_strictly_after_its_time() -> None:
+@pytest.mark.behaviour("claim-snapshot")
+def test_a_claim_is_expired_strictly_after_its_expiry() -> None:
     clock = Clock()
     claim = begun(audited(clock=clock), timeout=5)
     states = []
@@ -143,14 +154,16 @@ def test_s15_a_claim_is_expired_strictly_after_its_time() -> None:
     assert states == [False, False, False, True]
 
 
+@pytest.mark.behaviour("option-defaults")
 @pytest.mark.parametrize(("timeout", "seconds"), [(None, 77), (0, 77), (0.0, 77), (0.25, 0.25), (1.5, 1.5), (3, 3)])
-def test_s7_a_timeout_may_have_fractions_and_none_and_0_are_the_option(timeout: float | None, seconds: float) -> None:
+def test_a_timeout_may_have_fractions_and_none_and_0_mean_the_option(timeout: float | None, seconds: float) -> None:
     clock = Clock()
     claim = begun(audited(clock=clock, claim_timeout_seconds=77), timeout=timeout)
     assert claim.expire_ts == clock.at + seconds
 
 
-def test_s17_finish_drops_the_claim_and_keeps_the_usage() -> None:
+@pytest.mark.behaviour("finish-keeps-usage")
+def test_a_finish_drops_the_claim_and_keeps_the_usage() -> None:
     store = MemoryStore()
     tracker = audited(store=store)
     claim = begun(tracker)
@@ -161,7 +174,8 @@ def test_s17_finish_drops_the_claim_and_keeps_the_usage() -> None:
     assert event_types(store)[1:] == ["tracker.claim.begun", "tracker.claim.finished"]
 
 
-def test_s17_finish_and_abort_take_the_id_as_well() -> None:
+@pytest.mark.behaviour("finish-keeps-usage")
+def test_finish_and_abort_accept_a_claim_id_in_place_of_a_claim() -> None:
     tracker = audited()
     begun(tracker, instance_dict(1))
     begun(tracker, instance_dict(2))
@@ -171,9 +185,10 @@ def test_s17_finish_and_abort_take_the_id_as_well() -> None:
     assert list(tracker.tracked_instances) == [uuid(1)]
 
 
+@pytest.mark.behaviour("finish-keeps-usage", "abort-releases")
 @pytest.mark.parametrize("end", ["finish", "abort"])
 @pytest.mark.parametrize("ended", ["finished", "aborted", "expired", "never begun"])
-def test_s17_s18_the_end_of_an_unknown_claim_changes_nothing_and_is_logged(
+def test_ending_an_unknown_claim_changes_nothing_and_is_logged(
     end: str, ended: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = MemoryStore()
@@ -199,7 +214,8 @@ def test_s17_s18_the_end_of_an_unknown_claim_changes_nothing_and_is_logged(
     assert [record.levelname for record in caplog.records] == ["INFO"]
 
 
-def test_s17_s18_none_is_no_claim() -> None:
+@pytest.mark.behaviour("finish-keeps-usage", "abort-releases")
+def test_ending_the_claim_none_changes_nothing() -> None:
     tracker = audited()
     begun(tracker)
     before = picture(tracker)
@@ -208,7 +224,8 @@ def test_s17_s18_none_is_no_claim() -> None:
     assert picture(tracker) == before
 
 
-def test_s18_abort_releases_what_was_charged_and_clears_the_instance() -> None:
+@pytest.mark.behaviour("abort-releases")
+def test_an_abort_releases_the_charge_and_clears_the_instance() -> None:
     store = MemoryStore()
     tracker = audited(store=store)
     instance = instance_dict(1)
@@ -222,7 +239,8 @@ def test_s18_abort_releases_what_was_charged_and_clears_the_instance() -> None:
     assert used(tracker) == EMPTY
 
 
-def test_d3_the_same_claim_again_is_the_same_claim() -> None:
+@pytest.mark.behaviour("repeated-claim")
+def test_a_repeated_begin_returns_the_same_claim() -> None:
     store = MemoryStore()
     clock = Clock()
     tracker = audited(store=store, clock=clock)
@@ -237,7 +255,8 @@ def test_d3_the_same_claim_again_is_the_same_claim() -> None:
     assert (picture(tracker), event_types(store)) == before
 
 
-def test_d3_another_vector_is_a_conflict_and_leaves_the_instance_alone() -> None:
+@pytest.mark.behaviour("repeated-claim")
+def test_a_begin_with_other_sizes_is_a_conflict_and_leaves_the_instance_unchanged() -> None:
     store = MemoryStore()
     tracker = audited(store=store)
     begun(tracker)
@@ -249,7 +268,8 @@ def test_d3_another_vector_is_a_conflict_and_leaves_the_instance_alone() -> None
     assert (picture(tracker), event_types(store)) == before
 
 
-def test_d1_an_instance_that_is_deleted_cannot_be_claimed() -> None:
+@pytest.mark.behaviour("release-exactly-once")
+def test_a_deleted_instance_cannot_be_claimed() -> None:
     tracker = audited()
     before = picture(tracker)
     instance = instance_dict(1, vm_state="deleted")
@@ -259,7 +279,8 @@ def test_d1_an_instance_that_is_deleted_cannot_be_claimed() -> None:
     assert picture(tracker) == before
 
 
-def test_s12_the_owner_of_an_instance_that_names_none_is_the_context_s() -> None:
+@pytest.mark.behaviour("atomic-claim")
+def test_an_instance_without_an_owner_gets_the_owner_of_the_context() -> None:
     tracker = audited()
     begun(tracker, instance_dict(1, project_id=None, user_id=None))
     begun(tracker, instance_dict(2))
@@ -268,7 +289,8 @@ def test_s12_the_owner_of_an_instance_that_names_none_is_the_context_s() -> None
     assert tracker.tracked_instances[uuid(2)].user_id == instance_dict(2)["user_id"]
 
 
-def test_s12_a_context_may_be_an_object_or_none() -> None:
+@pytest.mark.behaviour("atomic-claim")
+def test_a_context_may_be_an_object_or_none() -> None:
     class RequestContext:
         def to_dict(self) -> dict[str, str]:
             return {"tenant": "project-of-object", "user": "user-of-object"}

@@ -26,7 +26,8 @@ class BuildFailed(Exception):
     pass
 
 
-def test_s16_the_block_has_the_claim_and_leaving_it_finishes() -> None:
+@pytest.mark.behaviour("claim-context-manager")
+def test_the_block_gets_the_claim_and_finishes_it_on_exit() -> None:
     tracker = audited()
     instance = instance_dict(1)
     with tracker.resource_claim(CONTEXT, instance) as claim:
@@ -38,8 +39,11 @@ def test_s16_the_block_has_the_claim_and_leaving_it_finishes() -> None:
     assert instance["host"] == HOST
 
 
+@pytest.mark.behaviour("claim-context-manager", "abort-releases")
 @pytest.mark.parametrize("error", [BuildFailed, KeyboardInterrupt, GeneratorExit, SystemExit])
-def test_s16_s18_any_exception_aborts_clears_the_instance_and_propagates(error: type[BaseException]) -> None:
+def test_any_exception_in_the_block_aborts_the_claim_clears_the_instance_and_propagates(
+    error: type[BaseException],
+) -> None:
     tracker = audited()
     instance = instance_dict(1)
     with pytest.raises(error), tracker.resource_claim(CONTEXT, instance):
@@ -48,7 +52,8 @@ def test_s16_s18_any_exception_aborts_clears_the_instance_and_propagates(error: 
     assert (instance["host"], instance["node"], instance["launched_on"]) == (None, None, None)
 
 
-def test_s16_the_claim_is_taken_at_the_call_and_not_at_entering() -> None:
+@pytest.mark.behaviour("claim-context-manager")
+def test_the_claim_is_taken_at_the_call_and_not_on_entry() -> None:
     tracker = audited()
     manager = tracker.resource_claim(CONTEXT, instance_dict(1))
     assert list(tracker.claims) == [uuid(1)]
@@ -57,7 +62,8 @@ def test_s16_the_claim_is_taken_at_the_call_and_not_at_entering() -> None:
         assert claim is not None
 
 
-def test_s16_a_refusal_is_decided_at_the_call_and_raised_at_entering() -> None:
+@pytest.mark.behaviour("claim-context-manager")
+def test_a_refusal_is_decided_at_the_call_and_raised_on_entry() -> None:
     store = MemoryStore()
     tracker = audited(store=store)
     tracker.begin_resource_claim(CONTEXT, instance_dict(1))
@@ -72,7 +78,8 @@ def test_s16_a_refusal_is_decided_at_the_call_and_raised_at_entering() -> None:
     assert tracker.tracked_instances == {}
 
 
-def test_s16_a_tracker_that_is_disabled_within_the_block_neither_finishes_nor_aborts() -> None:
+@pytest.mark.behaviour("claim-context-manager")
+def test_a_tracker_that_is_disabled_within_the_block_neither_finishes_nor_aborts() -> None:
     driven = driver()
     tracker = audited(driven)
     answer = driven.nodes["node-1"]
@@ -84,7 +91,8 @@ def test_s16_a_tracker_that_is_disabled_within_the_block_neither_finishes_nor_ab
     assert list(tracker.claims) == [uuid(1)]
 
 
-def test_s16_without_an_instance_the_sizes_are_claimed_under_a_generated_id() -> None:
+@pytest.mark.behaviour("claim-context-manager")
+def test_sizes_without_an_instance_are_claimed_under_a_generated_id() -> None:
     tracker = audited()
     with (
         tracker.resource_claim(CONTEXT, memory_mb=100, disk_gb=7, vcpus=3) as first,
@@ -102,16 +110,18 @@ def test_s16_without_an_instance_the_sizes_are_claimed_under_a_generated_id() ->
     assert used(tracker) == (3, 613, 7)
 
 
-def test_s16_sizes_are_limited_like_an_instance() -> None:
+@pytest.mark.behaviour("claim-context-manager")
+def test_sizes_without_an_instance_are_limited_like_an_instance() -> None:
     tracker = audited()
     with pytest.raises(ComputeResourcesUnavailable), tracker.resource_claim(CONTEXT, None, {"vcpu": 2}, vcpus=3):
         pass
     assert used(tracker) == (0, 512, 0)
 
 
+@pytest.mark.behaviour("size-values")
 @pytest.mark.parametrize("field", ["memory_mb", "disk_gb", "vcpus"])
 @pytest.mark.parametrize("value", [-1, None, 1.0, True, float("nan"), 2**53 + 1, "1"])
-def test_d4_a_size_that_is_none_is_invalid_and_named_as_it_was_given(field: str, value: Any) -> None:
+def test_an_invalid_size_is_named_as_the_caller_passed_it(field: str, value: Any) -> None:
     tracker = audited()
     with pytest.raises(InvalidInput) as raised:
         tracker.resource_claim(CONTEXT, **{field: value})
@@ -119,14 +129,16 @@ def test_d4_a_size_that_is_none_is_invalid_and_named_as_it_was_given(field: str,
     assert tracker.claims == {}
 
 
-def test_s16_what_is_invalid_or_in_conflict_is_raised_at_the_call() -> None:
+@pytest.mark.behaviour("claim-context-manager")
+def test_an_invalid_limit_is_raised_at_the_call() -> None:
     tracker = audited()
     with pytest.raises(InvalidInput):
         tracker.resource_claim(CONTEXT, instance_dict(1), {"memory": 1})
     assert tracker.claims == {}
 
 
-def test_s16_a_block_that_outlives_its_claim_ends_nothing_twice() -> None:
+@pytest.mark.behaviour("claim-context-manager")
+def test_a_block_that_outlives_its_claim_ends_nothing_a_second_time() -> None:
     clock = Clock()
     store = MemoryStore()
     tracker = audited(clock=clock, store=store)
@@ -147,7 +159,8 @@ def test_s16_a_block_that_outlives_its_claim_ends_nothing_twice() -> None:
     assert instance["host"] == HOST
 
 
-def test_s16_an_abort_that_fails_is_not_in_the_way_of_the_exception(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.behaviour("claim-context-manager")
+def test_an_abort_that_fails_does_not_replace_the_exception_of_the_block(caplog: pytest.LogCaptureFixture) -> None:
     store = FailingMemoryStore()
     tracker = audited(store=store)
     manager = tracker.resource_claim(CONTEXT, instance_dict(1))
@@ -158,7 +171,8 @@ def test_s16_an_abort_that_fails_is_not_in_the_way_of_the_exception(caplog: pyte
     assert list(tracker.claims) == [uuid(1)]
 
 
-def test_s16_a_finish_that_fails_is_raised() -> None:
+@pytest.mark.behaviour("claim-context-manager")
+def test_a_finish_that_fails_raises_on_exit() -> None:
     store = FailingMemoryStore()
     tracker = audited(store=store)
     with pytest.raises(StoreUnavailable), tracker.resource_claim(CONTEXT, instance_dict(1)):

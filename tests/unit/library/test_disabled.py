@@ -31,7 +31,8 @@ class HostWithoutRecord(MemoryStore):
         return None
 
 
-def test_s8_a_tracker_is_disabled_until_its_first_audit() -> None:
+@pytest.mark.behaviour("disabled-until-audited")
+def test_a_tracker_is_disabled_until_its_first_audit() -> None:
     driven = driver()
     tracker = ResourceTracker(HOST, driven)
     assert (tracker.host, tracker.driver) == (HOST, driven)
@@ -43,7 +44,8 @@ def test_s8_a_tracker_is_disabled_until_its_first_audit() -> None:
     assert driven.calls == [NODE]
 
 
-def test_s8_an_audit_whose_driver_answers_nothing_disables_the_tracker_until_one_gets_an_answer() -> None:
+@pytest.mark.behaviour("disabled-until-audited")
+def test_an_audit_with_a_falsy_answer_disables_the_tracker_until_an_audit_gets_an_answer() -> None:
     driven = driver()
     tracker = audited(driven)
     tracker.begin_resource_claim(CONTEXT, instance_dict(1))
@@ -58,8 +60,9 @@ def test_s8_an_audit_whose_driver_answers_nothing_disables_the_tracker_until_one
     assert after["compute_node"]["memory_mb_used"] == before["compute_node"]["memory_mb_used"]
 
 
+@pytest.mark.behaviour("disabled-until-audited")
 @pytest.mark.parametrize("answer", [None, {}])
-def test_s8_a_first_audit_without_an_answer_leaves_the_tracker_disabled_and_no_node(answer: Any) -> None:
+def test_a_first_audit_with_a_falsy_answer_leaves_the_tracker_disabled_and_creates_no_node(answer: Any) -> None:
     store = MemoryStore()
     tracker = audited(FakeDriver(HOST, nodes={NODE: answer}), store=store)
     assert picture(tracker) == NOTHING
@@ -68,20 +71,23 @@ def test_s8_a_first_audit_without_an_answer_leaves_the_tracker_disabled_and_no_n
     assert loaded.nodes == {}
 
 
-def test_s9_the_service_record_is_there_before_the_first_audit() -> None:
+@pytest.mark.behaviour("start-order")
+def test_the_service_record_exists_before_the_first_audit() -> None:
     store = MemoryStore()
     ResourceTracker(HOST, driver(), store=store)
     assert store.host_names() == [HOST]
 
 
-def test_s9_a_failing_first_audit_tells_why_and_leaves_the_tracker_disabled() -> None:
+@pytest.mark.behaviour("start-order")
+def test_a_first_audit_that_fails_raises_the_cause_and_leaves_the_tracker_disabled() -> None:
     tracker = ResourceTracker(HOST, FakeDriver(HOST, nodes={NODE: OSError("libvirt is away")}))
     with pytest.raises(OSError, match="libvirt is away"):
         tracker.update_available_resource(CONTEXT)
     assert picture(tracker) == NOTHING
 
 
-def test_s13_begin_on_a_disabled_tracker_sets_the_host_charges_nothing_and_says_none() -> None:
+@pytest.mark.behaviour("disabled-does-not-block")
+def test_begin_on_a_disabled_tracker_sets_the_host_charges_nothing_and_returns_none() -> None:
     store = MemoryStore()
     tracker = ResourceTracker(HOST, driver(), store=store)
     instance = instance_dict(1, host=None)
@@ -92,14 +98,16 @@ def test_s13_begin_on_a_disabled_tracker_sets_the_host_charges_nothing_and_says_
     assert event_types(store) == ["tracker.node.updated"]
 
 
-def test_s13_a_disabled_tracker_names_the_node_only_if_it_knows_it() -> None:
+@pytest.mark.behaviour("disabled-does-not-block")
+def test_a_disabled_tracker_sets_the_node_of_an_instance_only_if_it_knows_its_own() -> None:
     unknown, known = instance_dict(1, node="node-9"), instance_dict(2)
     ResourceTracker(HOST, driver()).begin_resource_claim(CONTEXT, unknown)
     ResourceTracker(HOST, driver(), node=NODE).begin_resource_claim(CONTEXT, known)
     assert (unknown["node"], known["node"]) == ("node-9", NODE)
 
 
-def test_s13_the_context_manager_of_a_disabled_tracker_runs_its_body() -> None:
+@pytest.mark.behaviour("disabled-does-not-block")
+def test_the_context_manager_of_a_disabled_tracker_runs_its_body() -> None:
     tracker = ResourceTracker(HOST, driver())
     ran = []
     with tracker.resource_claim(CONTEXT, instance_dict(1), {"memory_mb": 0}) as claim:
@@ -109,13 +117,15 @@ def test_s13_the_context_manager_of_a_disabled_tracker_runs_its_body() -> None:
     assert ran == [None, None]
 
 
-def test_s13_an_exception_leaves_the_context_manager_of_a_disabled_tracker() -> None:
+@pytest.mark.behaviour("disabled-does-not-block")
+def test_an_exception_propagates_from_the_context_manager_of_a_disabled_tracker() -> None:
     tracker = ResourceTracker(HOST, driver())
     with pytest.raises(ZeroDivisionError), tracker.resource_claim(CONTEXT, instance_dict(1)):
         raise ZeroDivisionError
 
 
-def test_s13_on_a_disabled_tracker_finish_abort_and_update_do_nothing() -> None:
+@pytest.mark.behaviour("disabled-does-not-block")
+def test_finish_abort_and_update_do_nothing_on_a_disabled_tracker() -> None:
     driven = driver()
     clock = Clock()
     store = MemoryStore()
@@ -138,21 +148,24 @@ def test_s13_on_a_disabled_tracker_finish_abort_and_update_do_nothing() -> None:
     assert tracker.tracked_instances == begun["tracked_instances"]
 
 
-def test_s13_what_is_no_instance_is_invalid_for_a_disabled_tracker_too() -> None:
+@pytest.mark.behaviour("disabled-does-not-block")
+def test_an_invalid_instance_is_invalid_for_a_disabled_tracker_too() -> None:
     instance = instance_dict(1, vcpus=-1)
     with pytest.raises(InvalidInput):
         ResourceTracker(HOST, driver()).begin_resource_claim(CONTEXT, instance)
     assert "host" not in instance
 
 
-def test_s13_a_node_that_the_driver_does_not_have_is_not_found_and_not_disabled() -> None:
+@pytest.mark.behaviour("disabled-does-not-block")
+def test_a_node_that_the_driver_does_not_list_is_not_found_rather_than_disabled() -> None:
     tracker = ResourceTracker(HOST, driver("node-1", "node-2"), node="node-3")
     with pytest.raises(NodeNotFound) as raised:
         tracker.update_available_resource(CONTEXT)
     assert raised.value.kwargs == {"host": HOST, "node": "node-3"}
 
 
-def test_s13_a_node_that_the_driver_loses_is_not_found_and_keeps_what_it_had() -> None:
+@pytest.mark.behaviour("disabled-does-not-block")
+def test_a_node_that_the_driver_no_longer_lists_is_not_found_and_keeps_its_ledger() -> None:
     driven = driver("node-1", "node-2")
     tracker = audited(driven, node=NODE)
     before = picture(tracker)
@@ -162,7 +175,8 @@ def test_s13_a_node_that_the_driver_loses_is_not_found_and_keeps_what_it_had() -
     assert picture(tracker) == before
 
 
-def test_s8_without_a_node_the_driver_must_have_exactly_one() -> None:
+@pytest.mark.behaviour("disabled-until-audited")
+def test_a_tracker_that_names_no_node_needs_a_driver_with_exactly_one() -> None:
     with pytest.raises(NodeNotFound):
         audited(FakeDriver(HOST, nodes={}))
     with pytest.raises(InvalidInput) as raised:
@@ -170,7 +184,8 @@ def test_s8_without_a_node_the_driver_must_have_exactly_one() -> None:
     assert raised.value.kwargs["field"] == "node"
 
 
-def test_s21_a_host_without_a_service_record_stays_disabled_with_a_warning(
+@pytest.mark.behaviour("audit")
+def test_a_host_without_a_service_record_stays_disabled_with_a_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     tracker = ResourceTracker(HOST, driver(), store=HostWithoutRecord())

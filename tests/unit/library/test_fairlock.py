@@ -25,7 +25,7 @@ def waiting(lock: FairLock) -> Arrivals:
     return arrivals
 
 
-def test_it_excludes() -> None:
+def test_only_one_thread_holds_the_lock() -> None:
     lock = FairLock()
     inside = 0
     worst = 0
@@ -86,7 +86,7 @@ def test_nobody_overtakes_between_release_and_wake_up() -> None:
     assert served == ["waiter", "newcomer"]
 
 
-def test_an_exception_lets_go_of_it() -> None:
+def test_an_exception_in_the_block_releases_the_lock() -> None:
     lock = FairLock()
     with pytest.raises(ZeroDivisionError), lock:
         raise ZeroDivisionError
@@ -94,7 +94,7 @@ def test_an_exception_lets_go_of_it() -> None:
         pass
 
 
-class Turn:
+class InterruptedTurn:
     """A waiter's turn that is interrupted in its wait, after ``before`` has happened."""
 
     before: Callable[[], None]
@@ -134,8 +134,8 @@ def test_a_waiter_that_is_interrupted_leaves_the_others_their_turn(
             lock.__exit__()
 
     lock.__enter__()
-    monkeypatch.setattr(fairlock, "threading", SimpleNamespace(Lock=Turn))
-    Turn.before = meanwhile
+    monkeypatch.setattr(fairlock, "threading", SimpleNamespace(Lock=InterruptedTurn))
+    InterruptedTurn.before = meanwhile
     with pytest.raises(Interrupted):
         lock.__enter__()
     if not handed_over:

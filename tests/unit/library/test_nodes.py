@@ -24,7 +24,8 @@ def second(first: ResourceTracker, store: Store) -> ResourceTracker:
     return audited(first.driver, node="node-2", store=store)  # type: ignore[arg-type]
 
 
-def test_s8_each_node_has_its_own_view_claims_instances_and_counters(
+@pytest.mark.behaviour("disabled-until-audited")
+def test_each_node_has_its_own_view_claims_instances_and_counters(
     first: ResourceTracker, second: ResourceTracker
 ) -> None:
     mine, other = instance_dict(1), instance_dict(2, vcpus=7)
@@ -37,7 +38,8 @@ def test_s8_each_node_has_its_own_view_claims_instances_and_counters(
     assert (first.stats.num_vcpus_used, second.stats.num_vcpus_used) == (2, 7)
 
 
-def test_s8_disabling_one_node_leaves_the_others(first: ResourceTracker, second: ResourceTracker) -> None:
+@pytest.mark.behaviour("disabled-until-audited")
+def test_disabling_one_node_leaves_the_other_nodes_enabled(first: ResourceTracker, second: ResourceTracker) -> None:
     driven = first.driver
     assert isinstance(driven, FakeDriver)
     driven.nodes["node-2"] = None
@@ -46,7 +48,8 @@ def test_s8_disabling_one_node_leaves_the_others(first: ResourceTracker, second:
     assert (first.disabled, second.disabled) == (False, True)
 
 
-def test_d3_an_instance_is_charged_to_one_node_of_a_host_only(first: ResourceTracker, second: ResourceTracker) -> None:
+@pytest.mark.behaviour("repeated-claim")
+def test_an_instance_is_charged_to_only_one_node_of_a_host(first: ResourceTracker, second: ResourceTracker) -> None:
     first.begin_resource_claim(CONTEXT, instance_dict(1))
     before = picture(first), picture(second)
     instance = instance_dict(1)
@@ -57,7 +60,8 @@ def test_d3_an_instance_is_charged_to_one_node_of_a_host_only(first: ResourceTra
     assert (picture(first), picture(second)) == before
 
 
-def test_d3_what_one_node_has_released_another_may_claim_at_once(
+@pytest.mark.behaviour("repeated-claim")
+def test_an_instance_that_one_node_has_released_may_be_claimed_on_another_node_immediately(
     first: ResourceTracker, second: ResourceTracker
 ) -> None:
     first.begin_resource_claim(CONTEXT, instance_dict(1))
@@ -67,7 +71,8 @@ def test_d3_what_one_node_has_released_another_may_claim_at_once(
     assert second.begin_resource_claim(CONTEXT, instance_dict(1)) is not None
 
 
-def test_s8_hosts_of_one_name_of_node_share_nothing(store: Store) -> None:
+@pytest.mark.behaviour("disabled-until-audited")
+def test_two_hosts_whose_nodes_have_the_same_name_share_nothing(store: Store) -> None:
     trackers = []
     for host in ("host-1", "host-2"):
         tracker = ResourceTracker(
@@ -80,8 +85,9 @@ def test_s8_hosts_of_one_name_of_node_share_nothing(store: Store) -> None:
     assert [list(tracker.claims) for tracker in trackers] == [[], [uuid(1)]]
 
 
+@pytest.mark.behaviour("exclusion-per-node")
 @pytest.mark.parametrize("end", ["finish", "abort", "delete"])
-def test_s10_a_claim_of_another_node_is_unknown_here(first: ResourceTracker, store: Store, end: str) -> None:
+def test_a_claim_is_unknown_to_the_tracker_of_another_node(first: ResourceTracker, store: Store, end: str) -> None:
     first.begin_resource_claim(CONTEXT, instance_dict(1))
     # It has read of the claim.
     second = audited(driver("node-1", "node-2"), node="node-2", store=store)
@@ -95,7 +101,8 @@ def test_s10_a_claim_of_another_node_is_unknown_here(first: ResourceTracker, sto
     assert (picture(first), picture(second)) == before
 
 
-def test_s10_what_another_tracker_of_the_node_has_done_is_seen_at_once(store: Store) -> None:
+@pytest.mark.behaviour("exclusion-per-node")
+def test_a_tracker_sees_immediately_what_another_tracker_of_its_node_has_done(store: Store) -> None:
     one, other = audited(store=store), audited(store=store)
     one.begin_resource_claim(CONTEXT, instance_dict(1))
     assert picture(other) == picture(one)
@@ -108,7 +115,8 @@ def test_s10_what_another_tracker_of_the_node_has_done_is_seen_at_once(store: St
     assert one.begin_resource_claim(CONTEXT, instance_dict(3), {"vcpu": 4}) is not None
 
 
-def test_s10_a_node_that_another_tracker_disables_and_enables_is_so_for_both(store: Store) -> None:
+@pytest.mark.behaviour("exclusion-per-node")
+def test_a_node_that_one_tracker_disables_or_enables_is_so_for_all_its_trackers(store: Store) -> None:
     driven = driver()
     one, other = audited(driven, store=store), audited(driven, store=store)
     driven.nodes["node-1"] = None
@@ -122,36 +130,38 @@ def test_s10_a_node_that_another_tracker_disables_and_enables_is_so_for_both(sto
     assert one.begin_resource_claim(CONTEXT, instance) is not None
 
 
-class Meddler(MemoryStore):
-    """Lets something happen right before the commit of somebody who has decided already."""
+class InterferingStore(MemoryStore):
+    """Makes other trackers audit between the decision and the commit of a tracker, or refuses every commit."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.meddling: list[ResourceTracker] = []
+        self.interfering: list[ResourceTracker] = []
         self.busy = False
 
     def commit(self, commit: Commit) -> None:
-        if self.meddling:
-            self.meddling.pop().update_available_resource(CONTEXT)
+        if self.interfering:
+            self.interfering.pop().update_available_resource(CONTEXT)
         if self.busy:
             raise Conflict("always somebody else")
         super().commit(commit)
 
 
-def test_s13_a_node_that_is_disabled_while_a_claim_is_decided_blocks_no_build() -> None:
-    store = Meddler()
+@pytest.mark.behaviour("disabled-does-not-block")
+def test_a_node_that_is_disabled_while_a_claim_is_decided_blocks_no_build() -> None:
+    store = InterferingStore()
     driven = driver()
     one, other = audited(driven, store=store), audited(driven, store=store)
     driven.nodes["node-1"] = None
-    store.meddling = [other]
+    store.interfering = [other]
     instance = instance_dict(1)
     assert one.begin_resource_claim(CONTEXT, instance) is None
     assert (instance["host"], one.disabled) == (HOST, True)
     assert event_types(store) == ["tracker.node.updated", "tracker.node.updated"]
 
 
-def test_s10_who_is_overtaken_every_time_is_told_that_the_store_is_unavailable() -> None:
-    store = Meddler()
+@pytest.mark.behaviour("exclusion-per-node")
+def test_a_claim_whose_commit_always_conflicts_raises_store_unavailable() -> None:
+    store = InterferingStore()
     tracker = audited(store=store)
     before = picture(tracker)
     store.busy = True

@@ -42,8 +42,9 @@ WORK: dict[str, Work] = {
 }
 
 
+@pytest.mark.behaviour("atomic-claim")
 @pytest.mark.parametrize("work", WORK)
-def test_s12_if_persisting_fails_nothing_happened_and_it_can_be_done_again(failing_store: Failing, work: str) -> None:
+def test_nothing_happens_when_a_commit_fails_and_the_work_can_be_repeated(failing_store: Failing, work: str) -> None:
     tracker = audited(store=failing_store)
     instance = instance_dict(1)
     tracker.begin_resource_claim(CONTEXT, instance)
@@ -57,7 +58,8 @@ def test_s12_if_persisting_fails_nothing_happened_and_it_can_be_done_again(faili
     assert len(event_types(failing_store)) == len(before[1]["outbox"][1]) + 1
 
 
-def test_s12_if_persisting_fails_the_instance_has_no_host(failing_store: Failing) -> None:
+@pytest.mark.behaviour("atomic-claim")
+def test_an_instance_gets_no_host_when_the_commit_of_its_claim_fails(failing_store: Failing) -> None:
     tracker = audited(store=failing_store)
     instance = instance_dict(1)
     failing_store.failing = True
@@ -66,7 +68,8 @@ def test_s12_if_persisting_fails_the_instance_has_no_host(failing_store: Failing
     assert instance == instance_dict(1)
 
 
-def test_s12_a_commit_that_was_done_though_it_failed_is_seen_and_may_be_repeated(failing_store: Failing) -> None:
+@pytest.mark.behaviour("atomic-claim")
+def test_a_commit_that_was_made_although_it_raised_is_seen_and_may_be_repeated(failing_store: Failing) -> None:
     tracker = audited(store=failing_store)
     instance = instance_dict(1)
     failing_store.failing = failing_store.too_late = True
@@ -80,7 +83,8 @@ def test_s12_a_commit_that_was_done_though_it_failed_is_seen_and_may_be_repeated
     assert event_types(failing_store)[1:] == ["tracker.claim.begun"]
 
 
-def test_s12_a_restart_on_the_same_store_finds_everything(tmp_path: Path) -> None:
+@pytest.mark.behaviour("atomic-claim")
+def test_a_tracker_that_restarts_on_the_same_store_finds_its_whole_ledger(tmp_path: Path) -> None:
     clock = Clock()
     store = sqlite(tmp_path)
     tracker = audited(store=store, clock=clock)
@@ -101,7 +105,8 @@ def test_s12_a_restart_on_the_same_store_finds_everything(tmp_path: Path) -> Non
     store.stop()
 
 
-def test_s19_claims_that_came_due_while_nothing_ran_expire_at_the_first_audit(tmp_path: Path) -> None:
+@pytest.mark.behaviour("claim-expiry")
+def test_claims_that_became_overdue_while_no_tracker_ran_expire_at_the_first_audit(tmp_path: Path) -> None:
     clock = Clock()
     store = sqlite(tmp_path)
     audited(store=store, clock=clock).begin_resource_claim(CONTEXT, instance_dict(1))
@@ -113,7 +118,8 @@ def test_s19_claims_that_came_due_while_nothing_ran_expire_at_the_first_audit(tm
     store.stop()
 
 
-def test_s12_without_a_store_of_its_own_the_tracker_keeps_no_notifications() -> None:
+@pytest.mark.behaviour("atomic-claim")
+def test_a_tracker_without_a_store_of_its_own_keeps_no_notifications() -> None:
     tracker = audited()
     for number in range(5):
         tracker.begin_resource_claim(CONTEXT, instance_dict(number))

@@ -6,6 +6,8 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import pytest
+
 from tests.support.builders import instance_dict, sized, uuid
 from tests.support.deadline import SECONDS
 from tests.support.store import at_once
@@ -19,7 +21,8 @@ THREADS = 8
 EACH = 8
 
 
-def test_s10_threads_on_one_tracker_get_exactly_what_fits(store: Store) -> None:
+@pytest.mark.behaviour("exclusion-per-node")
+def test_threads_on_one_tracker_are_granted_exactly_the_claims_that_fit(store: Store) -> None:
     tracker = audited(store=store)
     limits = {"memory_mb": 512 + 40 * 100}
     accepted: list[str] = []
@@ -38,7 +41,8 @@ def test_s10_threads_on_one_tracker_get_exactly_what_fits(store: Store) -> None:
     assert len(event_types(store)) == 1 + THREADS * EACH
 
 
-def test_s10_threads_that_do_everything_leave_exact_totals_and_never_exceed_a_limit(store: Store) -> None:
+@pytest.mark.behaviour("exclusion-per-node")
+def test_threads_that_mix_all_operations_leave_exact_totals_and_never_exceed_a_limit(store: Store) -> None:
     names = ("node-1", "node-2", "node-3")
     driven = driver(*names)
     trackers = [audited(driven, node=name, store=store) for name in names]
@@ -89,7 +93,8 @@ def test_s10_threads_that_do_everything_leave_exact_totals_and_never_exceed_a_li
     assert [used(tracker) for tracker in again] == [used(tracker) for tracker in trackers]
 
 
-def test_s10_trackers_of_one_node_keep_its_limit_together(store: Store) -> None:
+@pytest.mark.behaviour("exclusion-per-node")
+def test_several_trackers_of_one_node_keep_its_limit_together(store: Store) -> None:
     trackers = [audited(store=store) for _ in range(3)]
     limits = {"vcpu": 10}
 
@@ -105,7 +110,8 @@ def test_s10_trackers_of_one_node_keep_its_limit_together(store: Store) -> None:
     assert [used(tracker)[0] for tracker in trackers] == [10, 10, 10]
 
 
-def test_d3_of_two_nodes_that_claim_one_instance_at_once_one_gets_it(store: Store) -> None:
+@pytest.mark.behaviour("repeated-claim")
+def test_one_of_two_nodes_that_claim_an_instance_at_the_same_time_gets_it(store: Store) -> None:
     driven = driver("node-1", "node-2")
     trackers = [audited(driven, node=name, store=store) for name in driven.nodes]
 
@@ -122,7 +128,7 @@ def test_d3_of_two_nodes_that_claim_one_instance_at_once_one_gets_it(store: Stor
     assert sorted(charged) == [uuid(number) for number in range(EACH)]
 
 
-class Gate(MemoryStore):
+class GatedStore(MemoryStore):
     """Holds the commit that ``closed`` says, and remembers whose instances were charged in which order."""
 
     def __init__(self) -> None:
@@ -140,8 +146,9 @@ class Gate(MemoryStore):
         self.charged += [uuid for ledger in commit.ledgers for uuid in ledger.touched]
 
 
-def test_s10_who_comes_first_is_served_first() -> None:
-    store = Gate()
+@pytest.mark.behaviour("exclusion-per-node")
+def test_claims_are_served_in_order_of_arrival() -> None:
+    store = GatedStore()
     tracker = audited(store=store)
     arrivals = tracker._lock._waiting = Arrivals()
     store.closed = True
@@ -165,8 +172,9 @@ def test_s10_who_comes_first_is_served_first() -> None:
     assert store.charged == [uuid(number) for number in numbers]
 
 
-def test_s10_a_commit_that_hangs_on_one_node_holds_no_other_node() -> None:
-    store = Gate()
+@pytest.mark.behaviour("exclusion-per-node")
+def test_a_commit_that_hangs_on_one_node_delays_no_other_node() -> None:
+    store = GatedStore()
     driven = driver("node-1", "node-2")
     first, second = (audited(driven, node=name, store=store) for name in driven.nodes)
     store.closed = True
@@ -183,7 +191,8 @@ def test_s10_a_commit_that_hangs_on_one_node_holds_no_other_node() -> None:
     assert list(first.claims) == [uuid(1)]
 
 
-def test_s10_a_driver_that_hangs_holds_no_claims_of_its_node_or_of_others(store: Store) -> None:
+@pytest.mark.behaviour("exclusion-per-node")
+def test_a_driver_that_hangs_delays_no_claim_of_any_node(store: Store) -> None:
     driven = driver("node-1", "node-2")
     first, second = (audited(driven, node=name, store=store) for name in driven.nodes)
     hang = driven.hang("node-1")
@@ -206,7 +215,8 @@ def test_s10_a_driver_that_hangs_holds_no_claims_of_its_node_or_of_others(store:
     assert used(first) == (2, 4608, 50)
 
 
-def test_s10_a_driver_is_asked_one_question_about_a_node_at_a_time_and_the_last_answer_holds() -> None:
+@pytest.mark.behaviour("exclusion-per-node")
+def test_a_driver_is_asked_once_at_a_time_about_a_node_and_its_last_answer_holds() -> None:
     driven = driver()
     tracker = audited(driven)
     waiting = tracker._auditing._waiting = Arrivals()
@@ -227,7 +237,8 @@ def test_s10_a_driver_is_asked_one_question_about_a_node_at_a_time_and_the_last_
     assert driven.calls == ["node-1"] * 4
 
 
-def test_s10_claims_that_expire_while_they_are_finished_end_once(store: Store) -> None:
+@pytest.mark.behaviour("exclusion-per-node")
+def test_claims_that_are_finished_while_they_expire_end_once(store: Store) -> None:
     clock = Clock()
     tracker = audited(store=store, clock=clock, expired_claims="release")
     numbers = range(THREADS)

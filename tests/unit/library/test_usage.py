@@ -14,7 +14,8 @@ from tracker_worker.errors import InvalidInput
 from tracker_worker.store.memory import MemoryStore
 
 
-def test_s20_an_instance_that_is_not_tracked_is_ignored_and_counted() -> None:
+@pytest.mark.behaviour("usage-update")
+def test_an_update_of_an_instance_that_is_not_tracked_is_ignored_and_counted() -> None:
     store = MemoryStore()
     tracker = audited(store=store)
     tracker.begin_resource_claim(CONTEXT, instance_dict(1))
@@ -25,7 +26,8 @@ def test_s20_an_instance_that_is_not_tracked_is_ignored_and_counted() -> None:
     assert tracker.ignored_updates == 2
 
 
-def test_s20_an_update_that_changes_nothing_writes_nothing() -> None:
+@pytest.mark.behaviour("usage-update")
+def test_an_update_that_changes_nothing_writes_nothing() -> None:
     store = MemoryStore()
     tracker = audited(store=store)
     tracker.begin_resource_claim(CONTEXT, instance_dict(1))
@@ -36,7 +38,8 @@ def test_s20_an_update_that_changes_nothing_writes_nothing() -> None:
     assert tracker.ignored_updates == 0
 
 
-def test_s20_new_states_take_effect() -> None:
+@pytest.mark.behaviour("usage-update")
+def test_an_update_of_states_takes_effect() -> None:
     store = MemoryStore()
     tracker = audited(store=store)
     tracker.begin_resource_claim(CONTEXT, instance_dict(1))
@@ -51,15 +54,17 @@ def test_s20_new_states_take_effect() -> None:
     assert event_types(store)[-1] == "tracker.usage.updated"
 
 
+@pytest.mark.behaviour("release-states")
 @pytest.mark.parametrize("state", sorted(VM_STATES - {"deleted", "shelved_offloaded"}))
-def test_s1_only_deleted_releases(state: str) -> None:
+def test_a_state_that_does_not_release_keeps_the_charge(state: str) -> None:
     tracker = audited()
     tracker.begin_resource_claim(CONTEXT, instance_dict(1))
     tracker.update_usage(CONTEXT, instance_dict(1, vm_state=state, task_state=None))
     assert used(tracker) == (2, 4608, 50)
 
 
-def test_s20_deleted_releases_the_instance_and_its_claim() -> None:
+@pytest.mark.behaviour("usage-update")
+def test_an_update_to_deleted_releases_the_instance_and_its_claim() -> None:
     store = MemoryStore()
     tracker = audited(store=store)
     tracker.begin_resource_claim(CONTEXT, instance_dict(1))
@@ -69,8 +74,9 @@ def test_s20_deleted_releases_the_instance_and_its_claim() -> None:
     assert event_types(store)[1:] == ["tracker.claim.begun", "tracker.usage.released"]
 
 
+@pytest.mark.behaviour("release-exactly-once")
 @pytest.mark.parametrize("order", ["delete, abort", "abort, delete", "delete, delete", "delete, finish"])
-def test_d1_what_was_charged_is_released_once(order: str) -> None:
+def test_a_charge_is_released_once_whatever_ends_it_twice(order: str) -> None:
     tracker = audited()
     instance = instance_dict(1)
     tracker.begin_resource_claim(CONTEXT, instance)
@@ -84,7 +90,8 @@ def test_d1_what_was_charged_is_released_once(order: str) -> None:
         assert used(tracker) == (0, 512, 0)
 
 
-def test_d2_a_size_that_changes_is_charged_anew_and_its_deletion_releases_exactly_that() -> None:
+@pytest.mark.behaviour("size-change")
+def test_a_changed_size_is_charged_anew_and_a_deletion_releases_exactly_that_charge() -> None:
     store = MemoryStore()
     tracker = audited(store=store)
     tracker.begin_resource_claim(CONTEXT, instance_dict(1))
@@ -100,14 +107,16 @@ def test_d2_a_size_that_changes_is_charged_anew_and_its_deletion_releases_exactl
     assert used(tracker) == (2, 4608, 50)
 
 
-def test_s20_a_size_is_not_limited_by_an_update() -> None:
+@pytest.mark.behaviour("usage-update")
+def test_an_update_may_charge_more_than_the_node_has() -> None:
     tracker = audited(missing_limit="capacity")
     tracker.begin_resource_claim(CONTEXT, instance_dict(1))
     tracker.update_usage(CONTEXT, instance_dict(1, **sized(33, 200_000, 3000)))
     assert used(tracker) == (33, 200_512, 3000)
 
 
-def test_d4_an_update_that_is_invalid_changes_nothing() -> None:
+@pytest.mark.behaviour("size-values")
+def test_an_invalid_update_changes_nothing() -> None:
     tracker = audited()
     tracker.begin_resource_claim(CONTEXT, instance_dict(1))
     before = picture(tracker)
@@ -118,7 +127,8 @@ def test_d4_an_update_that_is_invalid_changes_nothing() -> None:
     assert picture(tracker) == before
 
 
-def test_s22_the_counters_and_their_accessors() -> None:
+@pytest.mark.behaviour("workload-counters")
+def test_the_counters_and_their_accessors_count_the_claimed_instances() -> None:
     tracker = audited()
     instances: list[dict[str, Any]] = [
         {"vm_state": "building", "task_state": "image_snapshot", "os_type": "linux", "project_id": "p"},

@@ -19,9 +19,10 @@ from tracker_worker.store.memory import MemoryStore
 NO_SIZES: list[Any] = [-1, None, 1.0, True, float("nan"), float("inf"), 2**53 + 1, "1", []]
 
 
+@pytest.mark.behaviour("size-values")
 @pytest.mark.parametrize("size", ["memory_mb", "root_gb", "ephemeral_gb", "vcpus"])
 @pytest.mark.parametrize("value", NO_SIZES)
-def test_d4_what_is_no_size_is_named_and_changes_nothing(size: str, value: Any) -> None:
+def test_an_invalid_size_is_named_and_changes_nothing(size: str, value: Any) -> None:
     store = MemoryStore()
     tracker = audited(store=store)
     before = picture(tracker), event_types(store)
@@ -33,6 +34,7 @@ def test_d4_what_is_no_size_is_named_and_changes_nothing(size: str, value: Any) 
     assert (picture(tracker), event_types(store)) == before
 
 
+@pytest.mark.behaviour("limit-values", "limit-keys")
 @pytest.mark.parametrize(
     ("limits", "field"),
     [
@@ -45,7 +47,7 @@ def test_d4_what_is_no_size_is_named_and_changes_nothing(size: str, value: Any) 
         ([], "limits"),
     ],
 )
-def test_d5_s4_what_is_no_limit_is_named_and_changes_nothing(limits: Any, field: str) -> None:
+def test_an_invalid_limit_is_named_and_changes_nothing(limits: Any, field: str) -> None:
     tracker = audited()
     before = copy.deepcopy(picture(tracker))
     with pytest.raises(InvalidInput) as raised:
@@ -54,14 +56,16 @@ def test_d5_s4_what_is_no_limit_is_named_and_changes_nothing(limits: Any, field:
     assert picture(tracker) == before
 
 
-def test_d5_a_limit_is_floored() -> None:
+@pytest.mark.behaviour("limit-values")
+def test_a_float_limit_is_rounded_down() -> None:
     tracker = audited()
     assert tracker.begin_resource_claim(CONTEXT, instance_dict(1), {"memory_mb": 4607.999}) is None
     assert tracker.begin_resource_claim(CONTEXT, instance_dict(1), {"memory_mb": 4608.001}) is not None
 
 
+@pytest.mark.behaviour("option-defaults")
 @pytest.mark.parametrize("timeout", [-1, -0.5, float("nan"), float("inf"), True, "1", 2**31 + 1])
-def test_s7_what_is_no_timeout_is_invalid(timeout: Any) -> None:
+def test_a_timeout_that_is_negative_or_no_finite_number_is_invalid(timeout: Any) -> None:
     tracker = audited()
     with pytest.raises(InvalidInput) as raised:
         tracker.begin_resource_claim(CONTEXT, instance_dict(1), timeout=timeout)
@@ -69,8 +73,9 @@ def test_s7_what_is_no_timeout_is_invalid(timeout: Any) -> None:
     assert tracker.claims == {}
 
 
+@pytest.mark.behaviour("atomic-claim")
 @pytest.mark.parametrize("instance", [None, "uuid", [], {}, {"uuid": ""}, MappingProxyType(instance_dict(1))])
-def test_s12_what_is_no_instance_or_cannot_take_a_host_is_not_charged(instance: Any) -> None:
+def test_an_object_that_is_no_instance_or_cannot_take_a_host_is_not_charged(instance: Any) -> None:
     tracker = audited()
     before = copy.deepcopy(picture(tracker))
     with pytest.raises(InvalidInput) as raised:
@@ -79,7 +84,8 @@ def test_s12_what_is_no_instance_or_cannot_take_a_host_is_not_charged(instance: 
     assert picture(tracker) == before
 
 
-def test_d7_what_comes_out_is_a_copy(store: Store) -> None:
+@pytest.mark.behaviour("copies-only")
+def test_everything_that_a_tracker_returns_is_a_copy(store: Store) -> None:
     tracker = audited(store=store)
     instance = instance_dict(1, metadata={"nested": {"deep": [1]}})
     claim = tracker.begin_resource_claim(CONTEXT, instance)
@@ -105,7 +111,8 @@ def test_d7_what_comes_out_is_a_copy(store: Store) -> None:
     assert picture(audited(store=store)) == before
 
 
-def test_d7_what_went_in_may_be_changed_afterwards(store: Store) -> None:
+@pytest.mark.behaviour("copies-only")
+def test_everything_that_a_caller_passed_in_may_be_changed_afterwards(store: Store) -> None:
     reported = driver_resource_dict()
     tracker = audited(FakeDriver("host-1", nodes={NODE: reported}), store=store)
     instance = instance_dict(1, metadata={"nested": {"deep": [1]}})
@@ -127,7 +134,8 @@ def test_d7_what_went_in_may_be_changed_afterwards(store: Store) -> None:
     assert tracker.tracked_instances == {}
 
 
-def test_d7_the_driver_is_not_told_what_the_ledger_says() -> None:
+@pytest.mark.behaviour("copies-only")
+def test_a_tracker_does_not_change_the_answers_of_its_driver() -> None:
     driven = driver()
     tracker = audited(driven)
     tracker.begin_resource_claim(CONTEXT, instance_dict(1))

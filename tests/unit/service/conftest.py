@@ -12,19 +12,19 @@ import pytest
 from oslo_config import cfg
 
 from tests.support.builders import HOST, driver_resource_dict, node_name
-from tests.support.engine import House
-from tests.support.worker import Case
+from tests.support.engine import EngineHarness
+from tests.support.worker import WorkerHarness
 from tracker_worker.conf import register_opts
 from tracker_worker.inventory.fake import FakeDriver
 from tracker_worker.service import worker
 from tracker_worker.service.chores import relay
 from tracker_worker.service.loop import backlog
 
-MakeHouse = Callable[..., House]
-MakeWorker = Callable[[], Case]
+MakeHarness = Callable[..., EngineHarness]
+MakeWorker = Callable[[], WorkerHarness]
 
 
-class WaitClock:
+class DeadlineClock:
     """The monotonic clock by which callers' deadlines are judged, in seconds. It goes on, and ``forward`` makes it jump."""
 
     def __init__(self) -> None:
@@ -51,30 +51,30 @@ def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def wait_clock() -> WaitClock:
-    """The clock of ``house``."""
-    return WaitClock()
+def deadline_clock() -> DeadlineClock:
+    """The clock of ``harness``."""
+    return DeadlineClock()
 
 
 @pytest.fixture
-def make_house() -> Iterator[MakeHouse]:
+def make_harness() -> Iterator[MakeHarness]:
     """Not yet started."""
-    made: list[House] = []
+    made: list[EngineHarness] = []
 
-    def make(**arguments: Any) -> House:
-        made.append(House(**arguments))
+    def make(**arguments: Any) -> EngineHarness:
+        made.append(EngineHarness(**arguments))
         return made[-1]
 
     yield make
-    for house in made:
-        house.stop()
-        assert house.deaths.empty()
+    for harness in made:
+        harness.stop()
+        assert harness.deaths.empty()
 
 
 @pytest.fixture
-def house(make_house: MakeHouse, wait_clock: WaitClock) -> House:
+def harness(make_harness: MakeHarness, deadline_clock: DeadlineClock) -> EngineHarness:
     """Started, with one node on one host."""
-    return make_house(monotonic=wait_clock).start()
+    return make_harness(monotonic=deadline_clock).start()
 
 
 @pytest.fixture
@@ -101,28 +101,28 @@ def drivers(monkeypatch: pytest.MonkeyPatch) -> dict[str, FakeDriver]:
 
 @pytest.fixture
 def make_worker(configuration: Path, drivers: dict[str, FakeDriver]) -> Iterator[MakeWorker]:
-    made: list[Case] = []
+    made: list[WorkerHarness] = []
 
-    def make_case() -> Case:
+    def make_case() -> WorkerHarness:
         conf = cfg.ConfigOpts()
         register_opts(conf)
         conf([f"--config-file={configuration}"], default_config_dirs=[])
-        made.append(Case(conf, drivers))
+        made.append(WorkerHarness(conf, drivers))
         return made[-1]
 
     yield make_case
-    for case in made:
-        case.worker.stop()
-        assert case.deaths.empty()
+    for worker_harness in made:
+        worker_harness.worker.stop()
+        assert worker_harness.deaths.empty()
 
 
 @pytest.fixture
-def case(make_worker: MakeWorker) -> Case:
+def worker_harness(make_worker: MakeWorker) -> WorkerHarness:
     """Not started."""
     return make_worker()
 
 
 @pytest.fixture
-def started(case: Case) -> Case:
-    case.worker.start()
-    return case
+def started_worker(worker_harness: WorkerHarness) -> WorkerHarness:
+    worker_harness.worker.start()
+    return worker_harness

@@ -6,49 +6,49 @@ from __future__ import annotations
 import pytest
 
 from tests.support.builders import HOST, NOW, begin, instance_dict, node_name, uuid
-from tests.support.engine import House, Refused
+from tests.support.engine import EngineHarness, Refused
 from tests.support.store import Writer
 from tests.support.store import answer as recorded
-from tests.unit.service.conftest import MakeHouse
+from tests.unit.service.conftest import MakeHarness
 from tracker_worker.service.loop import inbox
 from tracker_worker.store.base import Answered, Commit
 from tracker_worker.wire.message import MSGPACK
 from tracker_worker.wire.reply import encode_answer
 
 
-def test_copies_in_the_same_batch_have_one_effect_and_one_reply(house: House) -> None:
-    with house.busy():
+def test_copies_in_the_same_batch_have_one_effect_and_one_reply(harness: EngineHarness) -> None:
+    with harness.busy():
         calls = [
-            house.caller.call("begin_resource_claim", unique_id="u-1", instance=instance_dict(1)),
-            house.caller.call("abort_resource_claim", claim_id=uuid(1)),
-            house.caller.call("begin_resource_claim", unique_id="u-1", instance=instance_dict(1)),
+            harness.caller.call("begin_resource_claim", unique_id="u-1", instance=instance_dict(1)),
+            harness.caller.call("abort_resource_claim", claim_id=uuid(1)),
+            harness.caller.call("begin_resource_claim", unique_id="u-1", instance=instance_dict(1)),
         ]
     first, aborted, copy = (call.reply() for call in calls)
     assert first == copy
     assert aborted["state"] == "aborted"
-    house.finish()
-    assert house.charged() == []
-    assert house.notified() == [("claim.begun", 2), ("claim.aborted", 3)]
-    assert house.unsettled() == 0
+    harness.finish()
+    assert harness.charged() == []
+    assert harness.notified() == [("claim.begun", 2), ("claim.aborted", 3)]
+    assert harness.unsettled() == 0
 
 
-def test_a_copy_in_a_later_batch_is_known_without_the_store(house: House) -> None:
-    first = house.caller.call("begin_resource_claim", unique_id="u-1", instance=instance_dict(1)).reply()
-    house.caller.call("finish_resource_claim", claim_id=uuid(1)).reply()
-    house.finish()
-    house.store.calls.clear()
-    assert house.caller.call("begin_resource_claim", unique_id="u-1", instance=instance_dict(1)).reply() == first
-    house.finish()
-    assert "answered" not in house.store.calls
-    assert house.notified() == [("claim.begun", 2), ("claim.finished", 3)]
+def test_a_copy_in_a_later_batch_is_known_without_the_store(harness: EngineHarness) -> None:
+    first = harness.caller.call("begin_resource_claim", unique_id="u-1", instance=instance_dict(1)).reply()
+    harness.caller.call("finish_resource_claim", claim_id=uuid(1)).reply()
+    harness.finish()
+    harness.store.calls.clear()
+    assert harness.caller.call("begin_resource_claim", unique_id="u-1", instance=instance_dict(1)).reply() == first
+    harness.finish()
+    assert "answered" not in harness.store.calls
+    assert harness.notified() == [("claim.begun", 2), ("claim.finished", 3)]
 
 
-def test_a_copy_after_a_restart_is_known_from_the_store(make_house: MakeHouse) -> None:
-    before = make_house().start()
+def test_a_copy_after_a_restart_is_known_from_the_store(make_harness: MakeHarness) -> None:
+    before = make_harness().start()
     first = before.caller.call("begin_resource_claim", unique_id="u-1", instance=instance_dict(1)).reply()
     before.caller.call("abort_resource_claim", unique_id="u-2", claim_id=uuid(1)).reply()
     before.stop()
-    after = make_house(store=before.store.inner).start()
+    after = make_harness(store=before.store.inner).start()
     with after.busy():
         calls = [
             after.caller.call("begin_resource_claim", unique_id="u-1", instance=instance_dict(1)),
@@ -64,178 +64,188 @@ def test_a_copy_after_a_restart_is_known_from_the_store(make_house: MakeHouse) -
     assert after.notified() == []
 
 
-def test_refusals_are_told_again_too(make_house: MakeHouse) -> None:
-    house = make_house().start()
+def test_refusals_are_told_again_too(make_harness: MakeHarness) -> None:
+    harness = make_harness().start()
     limits = {"memory_mb": 0}
-    first = house.caller.call("begin_resource_claim", unique_id="u-1", instance=instance_dict(1), limits=limits).reply()
-    house.stop()
-    house = make_house(store=house.store.inner).start()
-    again = house.caller.call("begin_resource_claim", unique_id="u-1", instance=instance_dict(1), limits=limits).reply()
+    first = harness.caller.call(
+        "begin_resource_claim", unique_id="u-1", instance=instance_dict(1), limits=limits
+    ).reply()
+    harness.stop()
+    harness = make_harness(store=harness.store.inner).start()
+    again = harness.caller.call(
+        "begin_resource_claim", unique_id="u-1", instance=instance_dict(1), limits=limits
+    ).reply()
     assert isinstance(first, Refused)
     assert first == again
-    house.finish()
-    assert house.notified() == []
+    harness.finish()
+    assert harness.notified() == []
 
 
-def test_another_message_under_a_known_id_is_taken_for_a_copy(house: House) -> None:
-    first = house.caller.call("begin_resource_claim", unique_id="u-1", instance=instance_dict(1)).reply()
-    assert house.caller.call("begin_resource_claim", unique_id="u-1", instance=instance_dict(2)).reply() == first
-    assert house.caller.call("abort_resource_claim", unique_id="u-1", claim_id=uuid(1)).reply() == first
-    house.caller.cast("abort_resource_claim", unique_id="u-1", claim_id=uuid(1))
-    house.finish()
-    assert house.charged() == [uuid(1)]
-    assert house.parked() == []
-    assert house.unsettled() == 0
+def test_another_message_under_a_known_id_is_taken_for_a_copy(harness: EngineHarness) -> None:
+    first = harness.caller.call("begin_resource_claim", unique_id="u-1", instance=instance_dict(1)).reply()
+    assert harness.caller.call("begin_resource_claim", unique_id="u-1", instance=instance_dict(2)).reply() == first
+    assert harness.caller.call("abort_resource_claim", unique_id="u-1", claim_id=uuid(1)).reply() == first
+    harness.caller.cast("abort_resource_claim", unique_id="u-1", claim_id=uuid(1))
+    harness.finish()
+    assert harness.charged() == [uuid(1)]
+    assert harness.parked() == []
+    assert harness.unsettled() == 0
 
 
 @pytest.mark.parametrize("restart", [False, True], ids=["from memory", "from the store"])
-def test_a_copy_that_wants_its_reply_in_another_format_can_read_it(make_house: MakeHouse, restart: bool) -> None:
-    house = make_house().start()
+def test_a_copy_that_wants_its_reply_in_another_format_can_read_it(make_harness: MakeHarness, restart: bool) -> None:
+    harness = make_harness().start()
     begin_1 = {"unique_id": "u-1", "instance": instance_dict(1)}
     begin_2 = {"unique_id": "u-2", "instance": instance_dict(2), "limits": {"vcpu": 0}}
     begin_3 = {"unique_id": "u-3", "instance": instance_dict(3)}
-    json_first = house.caller.call("begin_resource_claim", **begin_1).reply()
-    msgpack_first = house.caller.call("begin_resource_claim", content_type=MSGPACK, **begin_2).reply()
-    house.caller.cast("begin_resource_claim", **begin_3)
-    house.finish()
+    json_first = harness.caller.call("begin_resource_claim", **begin_1).reply()
+    msgpack_first = harness.caller.call("begin_resource_claim", content_type=MSGPACK, **begin_2).reply()
+    harness.caller.cast("begin_resource_claim", **begin_3)
+    harness.finish()
     if restart:
-        house.stop()
-        house = make_house(store=house.store.inner).start()
-    assert house.caller.call("begin_resource_claim", content_type=MSGPACK, **begin_1).reply() == json_first
-    assert house.caller.call("begin_resource_claim", **begin_2).reply() == msgpack_first
-    assert house.caller.call("begin_resource_claim", **begin_3).reply() is None
-    assert house.caller.call("begin_resource_claim", content_type=MSGPACK, **begin_3).reply() is None
-    assert house.charged() == [uuid(1), uuid(3)]
+        harness.stop()
+        harness = make_harness(store=harness.store.inner).start()
+    assert harness.caller.call("begin_resource_claim", content_type=MSGPACK, **begin_1).reply() == json_first
+    assert harness.caller.call("begin_resource_claim", **begin_2).reply() == msgpack_first
+    assert harness.caller.call("begin_resource_claim", **begin_3).reply() is None
+    assert harness.caller.call("begin_resource_claim", content_type=MSGPACK, **begin_3).reply() is None
+    assert harness.charged() == [uuid(1), uuid(3)]
 
 
-def test_a_copy_of_a_call_that_is_a_cast_goes_where_the_refusal_of_a_cast_goes(house: House) -> None:
-    house.caller.call("begin_resource_claim", unique_id="u-1", instance=instance_dict(1)).reply()
+def test_a_copy_of_a_call_that_is_a_cast_goes_where_the_refusal_of_a_cast_goes(harness: EngineHarness) -> None:
+    harness.caller.call("begin_resource_claim", unique_id="u-1", instance=instance_dict(1)).reply()
     conflict = {"unique_id": "u-2", "instance": instance_dict(1, memory_mb=1)}
-    assert house.caller.call("begin_resource_claim", content_type=MSGPACK, **conflict).reply().error == "ClaimConflict"
-    house.caller.cast("begin_resource_claim", unique_id="u-1", instance=instance_dict(1))
-    house.caller.cast("begin_resource_claim", **conflict)
-    house.finish()
-    (parked,) = house.parked()
+    assert (
+        harness.caller.call("begin_resource_claim", content_type=MSGPACK, **conflict).reply().error == "ClaimConflict"
+    )
+    harness.caller.cast("begin_resource_claim", unique_id="u-1", instance=instance_dict(1))
+    harness.caller.cast("begin_resource_claim", **conflict)
+    harness.finish()
+    (parked,) = harness.parked()
     assert parked.headers["x-tracker-reason"].startswith("claim_conflict: ")
-    assert house.unsettled() == 0
+    assert harness.unsettled() == 0
 
 
-def test_a_parked_cast_leaves_no_record_and_is_decided_again(house: House) -> None:
-    house.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
+def test_a_parked_cast_leaves_no_record_and_is_decided_again(harness: EngineHarness) -> None:
+    harness.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
     conflict = {"unique_id": "u-1", "instance": instance_dict(1, memory_mb=1)}
     for _ in range(2):
-        house.caller.cast("begin_resource_claim", **conflict)
-    house.caller.call("abort_resource_claim", claim_id=uuid(1)).reply()
-    assert len(house.parked()) == 2
-    assert house.store.inner.answered(["u-1"]) == {}
-    house.caller.cast("begin_resource_claim", **conflict)
-    house.finish()
-    assert house.parked() == []
-    assert house.charged() == [uuid(1)]
+        harness.caller.cast("begin_resource_claim", **conflict)
+    harness.caller.call("abort_resource_claim", claim_id=uuid(1)).reply()
+    assert len(harness.parked()) == 2
+    assert harness.store.inner.answered(["u-1"]) == {}
+    harness.caller.cast("begin_resource_claim", **conflict)
+    harness.finish()
+    assert harness.parked() == []
+    assert harness.charged() == [uuid(1)]
 
 
-def test_a_copy_that_would_be_refused_by_now_is_a_copy_all_the_same(make_house: MakeHouse) -> None:
+def test_a_copy_that_would_be_refused_by_now_is_a_copy_all_the_same(make_harness: MakeHarness) -> None:
     """Its worker was killed before it could acknowledge; what came behind it has changed the ledger since."""
     first = {"unique_id": "u-1", "instance": instance_dict(1)}
-    house = make_house().start()
-    house.caller.cast("begin_resource_claim", **first)
-    house.caller.cast("update_usage", unique_id="u-2", instance={"uuid": uuid(1), "vcpus": 7})
-    house.finish()
-    house.stop()
-    house = make_house(store=house.store.inner).start()
-    house.caller.cast("begin_resource_claim", **first)
-    assert house.parked() == []
-    with house.busy():
-        house.caller.cast("begin_resource_claim", **first)
-        house.caller.cast("begin_resource_claim", instance=instance_dict(2))
-    assert house.parked() == []
-    assert house.unsettled() == 0
-    assert house.charged() == [uuid(1), uuid(2)]
+    harness = make_harness().start()
+    harness.caller.cast("begin_resource_claim", **first)
+    harness.caller.cast("update_usage", unique_id="u-2", instance={"uuid": uuid(1), "vcpus": 7})
+    harness.finish()
+    harness.stop()
+    harness = make_harness(store=harness.store.inner).start()
+    harness.caller.cast("begin_resource_claim", **first)
+    assert harness.parked() == []
+    with harness.busy():
+        harness.caller.cast("begin_resource_claim", **first)
+        harness.caller.cast("begin_resource_claim", instance=instance_dict(2))
+    assert harness.parked() == []
+    assert harness.unsettled() == 0
+    assert harness.charged() == [uuid(1), uuid(2)]
 
 
-def test_messages_without_an_id_are_all_decided(house: House) -> None:
-    with house.busy():
+def test_messages_without_an_id_are_all_decided(harness: EngineHarness) -> None:
+    with harness.busy():
         for _ in range(2):
-            house.broker.publish(HOST, b'{"method": "update_usage", "args": {"instance": {"uuid": "i-1"}}}')
-    house.finish()
-    assert house.unsettled() == 0
-    assert house.parked() == []
+            harness.broker.publish(HOST, b'{"method": "update_usage", "args": {"instance": {"uuid": "i-1"}}}')
+    harness.finish()
+    assert harness.unsettled() == 0
+    assert harness.parked() == []
 
 
 class TestWhatChangedNothing:
     """Its row rides with the next commit: a copy that came later could change something."""
 
-    def test_its_row_is_written_with_the_next_commit(self, house: House) -> None:
-        house.caller.call("finish_resource_claim", unique_id="u-1", claim_id=uuid(1)).reply()
-        house.caller.cast("update_usage", unique_id="u-2", instance={"uuid": uuid(1)})
-        house.finish()
-        assert house.store.commits == []
-        house.caller.call("begin_resource_claim", unique_id="u-3", instance=instance_dict(1)).reply()
-        assert house.store.commits[0].answered == ["u-1", "u-2", "u-3"]
-        house.caller.call("begin_resource_claim", unique_id="u-4", instance=instance_dict(2)).reply()
-        with_nodes = [commit for commit in house.store.commits if commit.nodes]
+    def test_the_inbox_row_of_a_message_without_effect_is_written_with_the_next_commit(
+        self, harness: EngineHarness
+    ) -> None:
+        harness.caller.call("finish_resource_claim", unique_id="u-1", claim_id=uuid(1)).reply()
+        harness.caller.cast("update_usage", unique_id="u-2", instance={"uuid": uuid(1)})
+        harness.finish()
+        assert harness.store.commits == []
+        harness.caller.call("begin_resource_claim", unique_id="u-3", instance=instance_dict(1)).reply()
+        assert harness.store.commits[0].answered == ["u-1", "u-2", "u-3"]
+        harness.caller.call("begin_resource_claim", unique_id="u-4", instance=instance_dict(2)).reply()
+        with_nodes = [commit for commit in harness.store.commits if commit.nodes]
         assert with_nodes[1].answered == ["u-4"]
 
-    def test_a_late_copy_of_it_still_changes_nothing(self, make_house: MakeHouse) -> None:
-        house = make_house().start()
-        assert house.caller.call("abort_resource_claim", unique_id="u-1", claim_id=uuid(1)).reply() is None
-        house.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
-        assert house.caller.call("abort_resource_claim", unique_id="u-1", claim_id=uuid(1)).reply() is None
-        house.stop()
-        house = make_house(store=house.store.inner).start()
-        assert house.caller.call("abort_resource_claim", unique_id="u-1", claim_id=uuid(1)).reply() is None
-        assert house.charged() == [uuid(1)]
+    def test_a_late_copy_of_a_message_without_effect_still_changes_nothing(self, make_harness: MakeHarness) -> None:
+        harness = make_harness().start()
+        assert harness.caller.call("abort_resource_claim", unique_id="u-1", claim_id=uuid(1)).reply() is None
+        harness.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
+        assert harness.caller.call("abort_resource_claim", unique_id="u-1", claim_id=uuid(1)).reply() is None
+        harness.stop()
+        harness = make_harness(store=harness.store.inner).start()
+        assert harness.caller.call("abort_resource_claim", unique_id="u-1", claim_id=uuid(1)).reply() is None
+        assert harness.charged() == [uuid(1)]
 
-    def test_many_rows_want_a_commit_of_their_own(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_many_waiting_inbox_rows_get_a_commit_of_their_own(
+        self, harness: EngineHarness, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(inbox, "_MOST_UNWRITTEN", 3)
         for number in range(4):
-            assert house.store.commits == []
-            house.caller.call("finish_resource_claim", unique_id=f"u-{number}", claim_id=uuid(1)).reply()
-        assert house.store.commits[0].answered == [f"u-{number}" for number in range(4)]
-        house.caller.call("finish_resource_claim", unique_id="u-4", claim_id=uuid(1)).reply()
-        assert len(house.store.commits) == 1
+            assert harness.store.commits == []
+            harness.caller.call("finish_resource_claim", unique_id=f"u-{number}", claim_id=uuid(1)).reply()
+        assert harness.store.commits[0].answered == [f"u-{number}" for number in range(4)]
+        harness.caller.call("finish_resource_claim", unique_id="u-4", claim_id=uuid(1)).reply()
+        assert len(harness.store.commits) == 1
 
-    def test_reads_and_errors_of_form_leave_no_row(self, house: House) -> None:
-        house.caller.call("get_node", unique_id="u-1").reply()
-        house.caller.call("begin_resource_claim", unique_id="u-2").reply()
-        house.caller.call("begin_resource_claim", unique_id="u-3", instance=instance_dict(1)).reply()
-        assert house.store.commits[0].answered == ["u-3"]
+    def test_reads_and_errors_of_form_leave_no_row(self, harness: EngineHarness) -> None:
+        harness.caller.call("get_node", unique_id="u-1").reply()
+        harness.caller.call("begin_resource_claim", unique_id="u-2").reply()
+        harness.caller.call("begin_resource_claim", unique_id="u-3", instance=instance_dict(1)).reply()
+        assert harness.store.commits[0].answered == ["u-3"]
 
-    def test_a_row_that_another_worker_has_written_meanwhile_is_dropped(self, house: House) -> None:
-        house.caller.call("finish_resource_claim", unique_id="u-1", claim_id=uuid(1)).reply()
-        house.caller.call("finish_resource_claim", unique_id="u-2", claim_id=uuid(1)).reply()
-        house.store.inner.commit(Commit(answered=[recorded("u-1", at=NOW)]))
-        reply = house.caller.call("begin_resource_claim", unique_id="u-3", instance=instance_dict(1)).reply()
+    def test_a_row_that_another_worker_has_written_meanwhile_is_dropped(self, harness: EngineHarness) -> None:
+        harness.caller.call("finish_resource_claim", unique_id="u-1", claim_id=uuid(1)).reply()
+        harness.caller.call("finish_resource_claim", unique_id="u-2", claim_id=uuid(1)).reply()
+        harness.store.inner.commit(Commit(answered=[recorded("u-1", at=NOW)]))
+        reply = harness.caller.call("begin_resource_claim", unique_id="u-3", instance=instance_dict(1)).reply()
         assert reply["claim_id"] == uuid(1)
-        assert house.store.commits[0].answered == ["u-2", "u-3"]
+        assert harness.store.commits[0].answered == ["u-2", "u-3"]
 
 
-def test_what_another_worker_has_answered_meanwhile_is_told_as_it_was_there(house: House) -> None:
+def test_what_another_worker_has_answered_meanwhile_is_told_as_it_was_there(harness: EngineHarness) -> None:
     def other_worker() -> None:
-        other = Writer(house.store.inner).put(begin(1, node=node_name(1)))
+        other = Writer(harness.store.inner).put(begin(1, node=node_name(1)))
         told = encode_answer("application/json", result="as the other said")
         other.commit(Answered(unique_id="u-1", host_id=1, reply=told, received_at=NOW))
 
-    house.store.script["commit"] = [other_worker]
-    with house.busy():
-        copy = house.caller.call("begin_resource_claim", unique_id="u-1", instance=instance_dict(1))
-        own = house.caller.call("begin_resource_claim", unique_id="u-2", instance=instance_dict(2))
+    harness.store.script["commit"] = [other_worker]
+    with harness.busy():
+        copy = harness.caller.call("begin_resource_claim", unique_id="u-1", instance=instance_dict(1))
+        own = harness.caller.call("begin_resource_claim", unique_id="u-2", instance=instance_dict(2))
     assert copy.reply() == "as the other said"
     assert own.reply()["claim_id"] == uuid(2)
-    assert house.charged() == [uuid(1), uuid(2)]
-    assert house.ledger().node(node_name(1)).sequence == 3
+    assert harness.charged() == [uuid(1), uuid(2)]
+    assert harness.ledger().node(node_name(1)).sequence == 3
 
 
-def test_only_so_many_replies_are_kept_in_memory(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_so_many_replies_are_kept_in_memory(harness: EngineHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inbox, "_MOST_RECENT", 3)
     for number in range(5):
-        house.caller.call("begin_resource_claim", unique_id=f"u-{number}", instance=instance_dict(number)).reply()
-    house.finish()
-    house.store.calls.clear()
+        harness.caller.call("begin_resource_claim", unique_id=f"u-{number}", instance=instance_dict(number)).reply()
+    harness.finish()
+    harness.store.calls.clear()
     copies = [
-        house.caller.call("begin_resource_claim", unique_id=f"u-{number}", instance=instance_dict(number))
+        harness.caller.call("begin_resource_claim", unique_id=f"u-{number}", instance=instance_dict(number))
         for number in range(5)
     ]
     assert [copy.reply()["claim_id"] for copy in copies] == [uuid(number) for number in range(5)]
-    assert "answered" in house.store.calls
-    assert house.ledger().node(node_name(1)).sequence == 6
+    assert "answered" in harness.store.calls
+    assert harness.ledger().node(node_name(1)).sequence == 6

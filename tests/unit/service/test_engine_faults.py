@@ -12,9 +12,9 @@ import pytest
 
 from tests.support.builders import HOST, NOW, begin, instance_dict, node_name, uuid
 from tests.support.deadline import SECONDS, wait_until
-from tests.support.engine import House, Refused
+from tests.support.engine import EngineHarness, Refused
 from tests.support.store import Writer
-from tests.unit.service.conftest import MakeHouse, WaitClock
+from tests.unit.service.conftest import DeadlineClock, MakeHarness
 from tracker_worker import unit_of_work
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.service.loop import backlog, engine
@@ -25,11 +25,11 @@ N1 = node_name(1)
 AWAY = StoreUnavailable(reason="the database is restarting")
 
 
-def overtaken(house: House, *numbers: int) -> Callable[[], None]:
+def overtaken(harness: EngineHarness, *numbers: int) -> Callable[[], None]:
     """Another worker's commit in front of this one's."""
 
     def commit() -> None:
-        writer = Writer(house.store.inner)
+        writer = Writer(harness.store.inner)
         for number in numbers:
             writer.put(begin(number, node=N1))
         writer.commit()
@@ -38,189 +38,202 @@ def overtaken(house: House, *numbers: int) -> Callable[[], None]:
 
 
 class TestConflict:
-    def test_what_was_decided_on_an_old_ledger_is_decided_again(self, house: House) -> None:
+    def test_what_was_decided_on_an_old_ledger_is_decided_again(self, harness: EngineHarness) -> None:
         limits = {"vcpu": 4}
-        house.store.script["commit"] = [overtaken(house, 8, 9)]
-        with house.busy():
+        harness.store.script["commit"] = [overtaken(harness, 8, 9)]
+        with harness.busy():
             calls = [
-                house.caller.call("begin_resource_claim", instance=instance_dict(1), limits=limits),
-                house.caller.call("begin_resource_claim", instance=instance_dict(2)),
+                harness.caller.call("begin_resource_claim", instance=instance_dict(1), limits=limits),
+                harness.caller.call("begin_resource_claim", instance=instance_dict(2)),
             ]
         refused, granted = (call.reply() for call in calls)
         assert refused.kwargs["shortfalls"] == [{"resource": "VCPU", "requested": 2, "used": 4, "limit": 4}]
         assert granted["generation"] == 3
-        assert house.charged() == [uuid(2), uuid(8), uuid(9)]
-        assert house.notified()[-2:] == [("claim.rejected", 4), ("claim.begun", 5)]
-        assert house.unsettled() == 0
+        assert harness.charged() == [uuid(2), uuid(8), uuid(9)]
+        assert harness.notified()[-2:] == [("claim.rejected", 4), ("claim.begun", 5)]
+        assert harness.unsettled() == 0
 
-    def test_nothing_of_the_failed_attempt_is_told(self, house: House) -> None:
-        house.store.script["commit"] = [Conflict("once"), Conflict("twice")]
-        house.caller.cast("begin_resource_claim", instance=instance_dict(1))
-        house.finish()
-        assert house.notified() == [("claim.begun", 2)]
-        assert len([commit for commit in house.store.commits if commit.nodes]) == 1
+    def test_nothing_of_the_failed_attempt_is_told(self, harness: EngineHarness) -> None:
+        harness.store.script["commit"] = [Conflict("once"), Conflict("twice")]
+        harness.caller.cast("begin_resource_claim", instance=instance_dict(1))
+        harness.finish()
+        assert harness.notified() == [("claim.begun", 2)]
+        assert len([commit for commit in harness.store.commits if commit.nodes]) == 1
 
-    def test_it_goes_on_for_as_long_as_it_takes_and_waits_now_and_then(
-        self, make_house: MakeHouse, monkeypatch: pytest.MonkeyPatch
+    def test_a_batch_in_conflict_is_repeated_until_it_succeeds_with_pauses(
+        self, make_harness: MakeHarness, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         waits: list[float] = []
         real = backlog._delays
         monkeypatch.setattr(backlog, "_delays", lambda: (waits.append(delay) or delay for delay in real()))
-        house = make_house(conflict_retries=3).start()
-        house.store.script["commit"] = [Conflict("again") for _ in range(10)]
-        assert house.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()["generation"] == 2
+        harness = make_harness(conflict_retries=3).start()
+        harness.store.script["commit"] = [Conflict("again") for _ in range(10)]
+        assert harness.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()["generation"] == 2
         assert len(waits) == 3
 
-    def test_a_conflict_while_deciding_is_one_too(self, house: House) -> None:
-        house.store.script["answered"] = [Conflict("a snapshot that is too old")]
-        assert house.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()["generation"] == 2
+    def test_a_conflict_while_deciding_repeats_the_batch_too(self, harness: EngineHarness) -> None:
+        harness.store.script["answered"] = [Conflict("a snapshot that is too old")]
+        assert harness.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()["generation"] == 2
 
-    def test_a_cursor_that_meets_another_writer_is_put_off(self, house: House) -> None:
-        with house.busy():
-            claim = house.caller.call("begin_resource_claim", instance=instance_dict(1))
-            house.store.script["commit"] = [lambda: None, Conflict("in the way"), Conflict("still")]
+    def test_a_cursor_that_meets_another_writer_is_put_off(self, harness: EngineHarness) -> None:
+        with harness.busy():
+            claim = harness.caller.call("begin_resource_claim", instance=instance_dict(1))
+            harness.store.script["commit"] = [lambda: None, Conflict("in the way"), Conflict("still")]
         claim.reply()
-        wait_until(lambda: house.store.inner.cursors(house.ledger().id) == {1: 2}, "the cursor")
+        wait_until(lambda: harness.store.inner.cursors(harness.ledger().id) == {1: 2}, "the cursor")
 
 
 class TestStoreAway:
-    def test_nothing_is_told_or_settled_until_it_is_back(self, house: House) -> None:
+    def test_nothing_is_answered_or_settled_until_the_store_is_back(self, harness: EngineHarness) -> None:
         asked: queue.SimpleQueue[int] = queue.SimpleQueue()
         back = threading.Event()
 
         def away() -> None:
-            asked.put(house.unsettled())
+            asked.put(harness.unsettled())
             if not back.is_set():
-                house.store.script["commit"] = [away]
+                harness.store.script["commit"] = [away]
                 raise AWAY
 
-        house.store.script["commit"] = [away]
-        claim = house.caller.call("begin_resource_claim", instance=instance_dict(1))
-        house.caller.cast("nonsense")
+        harness.store.script["commit"] = [away]
+        claim = harness.caller.call("begin_resource_claim", instance=instance_dict(1))
+        harness.caller.cast("nonsense")
         for _ in range(3):
             assert asked.get(timeout=SECONDS) >= 1
-        house.caller.cast("begin_resource_claim", instance=instance_dict(2))
+        harness.caller.cast("begin_resource_claim", instance=instance_dict(2))
         while asked.get(timeout=SECONDS) < 3:
             pass
         assert not claim.replied()
-        assert house.broker.parked.empty()
+        assert harness.broker.parked.empty()
         back.set()
         assert claim.reply()["generation"] == 2
-        house.finish()
-        assert house.charged() == [uuid(1), uuid(2)]
-        assert house.notified() == [("claim.begun", 2), ("claim.begun", 3)]
-        assert len(house.parked()) == 1
-        assert house.unsettled() == 0
+        harness.finish()
+        assert harness.charged() == [uuid(1), uuid(2)]
+        assert harness.notified() == [("claim.begun", 2), ("claim.begun", 3)]
+        assert len(harness.parked()) == 1
+        assert harness.unsettled() == 0
 
     @pytest.mark.parametrize("method", ["answered", "generations", "load_host", "commit"])
-    def test_whatever_fails_is_done_again(self, make_house: MakeHouse, method: str) -> None:
-        house = make_house().start(relaying=False)
-        house.finish()
-        house.store.script[method] = [AWAY, AWAY]
+    def test_a_batch_is_repeated_whichever_call_of_the_store_fails(
+        self, make_harness: MakeHarness, method: str
+    ) -> None:
+        harness = make_harness().start(relaying=False)
+        harness.finish()
+        harness.store.script[method] = [AWAY, AWAY]
         if method == "load_host":  # nothing is read again before something was forgotten
-            house.store.script["generations"] = [AWAY]
+            harness.store.script["generations"] = [AWAY]
         if method == "commit":
-            assert house.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()["generation"] == 2
+            assert harness.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()["generation"] == 2
         else:  # what is not committed is checked by reading
-            assert house.caller.call("finish_resource_claim", claim_id=uuid(1)).reply() is None
-        house.finish()
-        assert house.store.script[method] == []
-        assert house.charged() == ([uuid(1)] if method == "commit" else [])
+            assert harness.caller.call("finish_resource_claim", claim_id=uuid(1)).reply() is None
+        harness.finish()
+        assert harness.store.script[method] == []
+        assert harness.charged() == ([uuid(1)] if method == "commit" else [])
 
-    def test_a_commit_that_happened_although_it_failed_has_one_effect(self, house: House) -> None:
+    @pytest.mark.behaviour("acknowledge-after-commit")
+    def test_a_commit_that_happened_although_it_failed_has_one_effect(self, harness: EngineHarness) -> None:
         """The connection was lost before the answer to COMMIT came."""
-        real = house.store.inner.commit
+        real = harness.store.inner.commit
 
         def committed_and_lost(commit: Any) -> None:
-            house.store.inner.commit = real  # type: ignore[method-assign]
+            harness.store.inner.commit = real  # type: ignore[method-assign]
             real(commit)
             raise AWAY
 
-        house.store.inner.commit = committed_and_lost  # type: ignore[method-assign]
-        with house.busy():
-            claim = house.caller.call("begin_resource_claim", unique_id="u-1", instance=instance_dict(1))
-            abort = house.caller.call("abort_resource_claim", unique_id="u-2", claim_id=uuid(1))
+        harness.store.inner.commit = committed_and_lost  # type: ignore[method-assign]
+        with harness.busy():
+            claim = harness.caller.call("begin_resource_claim", unique_id="u-1", instance=instance_dict(1))
+            abort = harness.caller.call("abort_resource_claim", unique_id="u-2", claim_id=uuid(1))
         assert claim.reply()["state"] == "begun"
         assert abort.reply()["state"] == "aborted"
-        house.finish()
-        assert house.charged() == []
-        assert house.ledger().node(N1).sequence == 3
+        harness.finish()
+        assert harness.charged() == []
+        assert harness.ledger().node(N1).sequence == 3
         # Known again only from the outbox, with the next renewal of the lease.
-        house.engine.renew_leases()
-        assert house.hear(2) == [("claim.begun", 2), ("claim.aborted", 3)]
+        harness.engine.renew_leases()
+        assert harness.hear(2) == [("claim.begun", 2), ("claim.aborted", 3)]
 
-    def test_the_order_of_what_comes_meanwhile_is_kept(self, house: House) -> None:
+    def test_the_order_of_what_comes_meanwhile_is_kept(self, harness: EngineHarness) -> None:
         def more() -> None:
-            house.caller.cast("abort_resource_claim", claim_id=uuid(1))
-            house.caller.cast("begin_resource_claim", instance=instance_dict(1, vcpus=7))
+            harness.caller.cast("abort_resource_claim", claim_id=uuid(1))
+            harness.caller.cast("begin_resource_claim", instance=instance_dict(1, vcpus=7))
             raise AWAY
 
-        house.store.script["commit"] = [more]
-        house.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
-        house.finish()
-        assert house.ledger().node(N1).allocations[uuid(1)].instance.vcpus == 7
+        harness.store.script["commit"] = [more]
+        harness.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
+        harness.finish()
+        assert harness.ledger().node(N1).allocations[uuid(1)].instance.vcpus == 7
 
-    def test_a_call_that_would_not_be_answered_in_time_is_told(self, house: House, wait_clock: WaitClock) -> None:
-        house.store.script["commit"] = [AWAY]
-        with house.busy():
-            near = house.caller.call("begin_resource_claim", instance=instance_dict(1), deadline=wait_clock.now + 0.4)
-            far = house.caller.call("begin_resource_claim", instance=instance_dict(2), deadline=wait_clock.now + 60)
-            house.caller.cast("begin_resource_claim", instance=instance_dict(3))
+    def test_a_call_that_would_not_be_answered_in_time_is_told(
+        self, harness: EngineHarness, deadline_clock: DeadlineClock
+    ) -> None:
+        harness.store.script["commit"] = [AWAY]
+        with harness.busy():
+            near = harness.caller.call(
+                "begin_resource_claim", instance=instance_dict(1), deadline=deadline_clock.now + 0.4
+            )
+            far = harness.caller.call(
+                "begin_resource_claim", instance=instance_dict(2), deadline=deadline_clock.now + 60
+            )
+            harness.caller.cast("begin_resource_claim", instance=instance_dict(3))
         assert near.reply() == Refused("StoreUnavailable", {"reason": "the database is restarting"})
         assert far.reply()["claim_id"] == uuid(2)
-        house.finish()
-        assert house.charged() == [uuid(2), uuid(3)]
-        assert house.unsettled() == 0
+        harness.finish()
+        assert harness.charged() == [uuid(2), uuid(3)]
+        assert harness.unsettled() == 0
 
-    def test_a_call_that_expires_meanwhile_is_dropped(self, house: House, wait_clock: WaitClock) -> None:
+    def test_a_call_that_expires_meanwhile_is_dropped(
+        self, harness: EngineHarness, deadline_clock: DeadlineClock
+    ) -> None:
         def away() -> None:
-            wait_clock.forward(60)
+            deadline_clock.forward(60)
             raise AWAY
 
-        house.store.script["commit"] = [away]
-        gone = house.caller.call("begin_resource_claim", instance=instance_dict(1), deadline=wait_clock.now + 60)
-        house.finish()
+        harness.store.script["commit"] = [away]
+        gone = harness.caller.call("begin_resource_claim", instance=instance_dict(1), deadline=deadline_clock.now + 60)
+        harness.finish()
         assert not gone.replied()
-        assert house.charged() == []
-        assert house.unsettled() == 0
+        assert harness.charged() == []
+        assert harness.unsettled() == 0
 
-    def test_a_read_waits_too_and_is_told_when_it_would_be_late(self, house: House, wait_clock: WaitClock) -> None:
-        with house.busy():
-            house.store.script["generations"] = [AWAY]
-            near = house.caller.call("get_node", deadline=wait_clock.now + 0.4)
-            far = house.caller.call("get_node", deadline=wait_clock.now + 60)
+    def test_a_read_waits_too_and_is_told_when_it_would_be_late(
+        self, harness: EngineHarness, deadline_clock: DeadlineClock
+    ) -> None:
+        with harness.busy():
+            harness.store.script["generations"] = [AWAY]
+            near = harness.caller.call("get_node", deadline=deadline_clock.now + 0.4)
+            far = harness.caller.call("get_node", deadline=deadline_clock.now + 60)
         assert near.reply().error == "StoreUnavailable"
         assert far.reply()["generation"] == 1
 
-    def test_a_stop_does_not_wait_for_it_and_everything_comes_again(self, make_house: MakeHouse) -> None:
-        house = make_house().start()
+    def test_a_stop_does_not_wait_for_the_store_and_everything_is_redelivered(self, make_harness: MakeHarness) -> None:
+        harness = make_harness().start()
         tried: queue.SimpleQueue[None] = queue.SimpleQueue()
 
         def away() -> None:
             tried.put(None)
-            house.store.script["commit"] = [away]
+            harness.store.script["commit"] = [away]
             raise AWAY
 
-        house.store.script["commit"] = [away]
-        house.caller.cast("begin_resource_claim", instance=instance_dict(1))
+        harness.store.script["commit"] = [away]
+        harness.caller.cast("begin_resource_claim", instance=instance_dict(1))
         tried.get(timeout=SECONDS)
-        house.stop()
-        after = make_house(store=house.store.inner, broker=house.broker).start()
+        harness.stop()
+        after = make_harness(store=harness.store.inner, broker=harness.broker).start()
         after.finish()
         assert after.charged() == [uuid(1)]
 
-    def test_chores_are_put_off(self, make_house: MakeHouse) -> None:
-        house = make_house().start()
-        house.finish()
-        house.store.script.update(take_lease=[AWAY], prune=[AWAY], cursors=[AWAY], release_lease=[AWAY])
-        house.engine.renew_leases()
-        house.engine.prune(inbox_seconds=60, outbox_seconds=60)
-        house.engine.renew_leases()
-        house.finish()
-        assert house.store.calls.count("prune") == 1
-        house.stop()
-        assert house.store.calls.count("release_lease") <= 1
-        assert house.deaths.empty()
+    def test_chores_are_put_off_while_the_store_is_away(self, make_harness: MakeHarness) -> None:
+        harness = make_harness().start()
+        harness.finish()
+        harness.store.script.update(take_lease=[AWAY], prune=[AWAY], cursors=[AWAY], release_lease=[AWAY])
+        harness.engine.renew_leases()
+        harness.engine.prune(inbox_seconds=60, outbox_seconds=60)
+        harness.engine.renew_leases()
+        harness.finish()
+        assert harness.store.calls.count("prune") == 1
+        harness.stop()
+        assert harness.store.calls.count("release_lease") <= 1
+        assert harness.deaths.empty()
 
 
 class TestUnexpected:
@@ -239,98 +252,101 @@ class TestUnexpected:
 
         monkeypatch.setattr(unit_of_work, "render", render)
 
-    def test_a_call_is_told_and_the_others_are_decided(self, house: House) -> None:
-        with house.busy():
+    def test_a_call_is_told_and_the_others_are_decided(self, harness: EngineHarness) -> None:
+        with harness.busy():
             before, broken, after = (
-                house.caller.call("begin_resource_claim", instance=instance_dict(number)) for number in (1, 13, 2)
+                harness.caller.call("begin_resource_claim", instance=instance_dict(number)) for number in (1, 13, 2)
             )
         refused = broken.reply()
         assert refused.error == "RuntimeError"
         assert (before.reply()["generation"], after.reply()["generation"]) == (2, 2)
-        assert house.charged() == [uuid(1), uuid(2)]
-        assert house.notified() == [("claim.begun", 2), ("claim.begun", 3)]
-        assert house.unsettled() == 0
+        assert harness.charged() == [uuid(1), uuid(2)]
+        assert harness.notified() == [("claim.begun", 2), ("claim.begun", 3)]
+        assert harness.unsettled() == 0
 
-    def test_what_went_wrong_is_not_told_to_callers(self, house: House) -> None:
-        house.caller.cast("begin_resource_claim", instance=instance_dict(13))
-        (parked,) = house.parked()
-        assert "secret" not in str(house.caller.call("begin_resource_claim", instance=instance_dict(13)).reply())
+    def test_what_went_wrong_is_not_told_to_callers(self, harness: EngineHarness) -> None:
+        harness.caller.cast("begin_resource_claim", instance=instance_dict(13))
+        (parked,) = harness.parked()
+        assert "secret" not in str(harness.caller.call("begin_resource_claim", instance=instance_dict(13)).reply())
         assert parked.headers["x-tracker-reason"].startswith("ZeroDivisionError")
 
-    def test_a_cast_is_tried_a_few_times_and_then_parked(self, house: House) -> None:
-        with house.busy():
-            house.caller.cast("begin_resource_claim", unique_id="u-13", instance=instance_dict(13))
-            other = house.caller.call("begin_resource_claim", instance=instance_dict(1))
+    @pytest.mark.behaviour("poison-message")
+    def test_a_cast_is_tried_a_few_times_and_then_parked(self, harness: EngineHarness) -> None:
+        with harness.busy():
+            harness.caller.cast("begin_resource_claim", unique_id="u-13", instance=instance_dict(13))
+            other = harness.caller.call("begin_resource_claim", instance=instance_dict(1))
         assert other.reply()["generation"] == 2
-        (parked,) = house.parked()
+        (parked,) = harness.parked()
         assert parked.headers["x-tracker-reason"].startswith("ZeroDivisionError")
-        assert house.store.calls.count("count_attempt") == 3
-        assert house.charged() == [uuid(1)]
-        assert house.unsettled() == 0
+        assert harness.store.calls.count("count_attempt") == 3
+        assert harness.charged() == [uuid(1)]
+        assert harness.unsettled() == 0
 
-    def test_the_attempts_before_a_restart_count(self, house: House) -> None:
+    def test_the_attempts_before_a_restart_count(self, harness: EngineHarness) -> None:
         for _ in range(2):
-            house.store.inner.count_attempt("u-13", NOW)
-        house.caller.cast("begin_resource_claim", unique_id="u-13", instance=instance_dict(13))
-        assert len(house.parked()) == 1
-        assert house.store.calls.count("count_attempt") == 1
+            harness.store.inner.count_attempt("u-13", NOW)
+        harness.caller.cast("begin_resource_claim", unique_id="u-13", instance=instance_dict(13))
+        assert len(harness.parked()) == 1
+        assert harness.store.calls.count("count_attempt") == 1
 
-    def test_a_cast_that_cannot_be_counted_now_waits(self, house: House) -> None:
-        house.store.script["count_attempt"] = [AWAY, AWAY]
-        house.caller.cast("begin_resource_claim", instance=instance_dict(13))
-        assert len(house.parked()) == 1
-        assert house.store.calls.count("count_attempt") == 5
+    def test_a_cast_that_cannot_be_counted_now_waits(self, harness: EngineHarness) -> None:
+        harness.store.script["count_attempt"] = [AWAY, AWAY]
+        harness.caller.cast("begin_resource_claim", instance=instance_dict(13))
+        assert len(harness.parked()) == 1
+        assert harness.store.calls.count("count_attempt") == 5
 
-    def test_a_cast_without_an_id_is_parked_at_once(self, house: House) -> None:
-        house.broker.publish(
+    def test_a_cast_without_an_id_is_parked_at_once(self, harness: EngineHarness) -> None:
+        harness.broker.publish(
             HOST,
             b'{"method": "begin_resource_claim", "args": {"instance": {"uuid": "%s", "memory_mb": 1, '
             b'"root_gb": 0, "ephemeral_gb": 0, "vcpus": 1}}}' % uuid(13).encode(),
         )
-        assert len(house.parked()) == 1
-        assert "count_attempt" not in house.store.calls
+        assert len(harness.parked()) == 1
+        assert "count_attempt" not in harness.store.calls
 
-    def test_it_may_be_sent_again_when_it_is_repaired(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-        house.caller.cast("begin_resource_claim", unique_id="u-13", instance=instance_dict(13))
-        assert len(house.parked()) == 1
+    def test_a_parked_cast_may_be_sent_again_after_the_repair(
+        self, harness: EngineHarness, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        harness.caller.cast("begin_resource_claim", unique_id="u-13", instance=instance_dict(13))
+        assert len(harness.parked()) == 1
         monkeypatch.undo()
-        house.caller.cast("begin_resource_claim", unique_id="u-13", instance=instance_dict(13))
-        assert house.parked() == []
-        assert house.charged() == [uuid(13)]
+        harness.caller.cast("begin_resource_claim", unique_id="u-13", instance=instance_dict(13))
+        assert harness.parked() == []
+        assert harness.charged() == [uuid(13)]
 
-    def test_a_chore_is_told(self, house: House) -> None:
+    def test_a_chore_that_fails_unexpectedly_gets_the_error(self, harness: EngineHarness) -> None:
         told: queue.SimpleQueue[Exception] = queue.SimpleQueue()
         command = begin(13, node=N1)
-        house.engine.submit(Chore(host=HOST, commands=[command], failed=told.put))
-        house.engine.submit(Chore(host=HOST, commands=[begin(2, node="node-9")], failed=told.put))
-        house.engine.submit(Chore(host=HOST, commands=[command]))
+        harness.engine.submit(Chore(host=HOST, commands=[command], failed=told.put))
+        harness.engine.submit(Chore(host=HOST, commands=[begin(2, node="node-9")], failed=told.put))
+        harness.engine.submit(Chore(host=HOST, commands=[command]))
         assert [type(told.get(timeout=SECONDS)).__name__ for _ in range(2)] == ["ZeroDivisionError", "NodeNotFound"]
-        house.finish()
-        assert house.charged() == []
+        harness.finish()
+        assert harness.charged() == []
 
 
 class TestUnstorable:
-    def test_a_call_that_cannot_be_kept_is_told_and_the_others_are_decided(self, house: House) -> None:
-        house.store.script["commit"] = [Unstorable("all of them"), Unstorable("the first")]
-        with house.busy():
-            calls = [house.caller.call("begin_resource_claim", instance=instance_dict(number)) for number in (1, 2)]
+    def test_a_call_that_cannot_be_kept_is_told_and_the_others_are_decided(self, harness: EngineHarness) -> None:
+        harness.store.script["commit"] = [Unstorable("all of them"), Unstorable("the first")]
+        with harness.busy():
+            calls = [harness.caller.call("begin_resource_claim", instance=instance_dict(number)) for number in (1, 2)]
         refused, granted = (call.reply() for call in calls)
         assert refused.error == "RuntimeError"
         assert granted["claim_id"] == uuid(2)
-        assert house.charged() == [uuid(2)]
-        assert house.unsettled() == 0
+        assert harness.charged() == [uuid(2)]
+        assert harness.unsettled() == 0
 
-    def test_a_cast_that_cannot_be_kept_is_parked_in_the_end(self, house: House) -> None:
-        house.store.script["commit"] = [Unstorable("this one")] * engine._MOST_ATTEMPTS
-        house.caller.cast("begin_resource_claim", instance=instance_dict(1))
-        wait_until(lambda: not house.store.script["commit"], "all attempts")
-        assert len(house.parked()) == 1
-        assert house.charged() == []
-        assert house.unsettled() == 0
+    def test_a_cast_that_cannot_be_kept_is_parked_in_the_end(self, harness: EngineHarness) -> None:
+        harness.store.script["commit"] = [Unstorable("this one")] * engine._MOST_ATTEMPTS
+        harness.caller.cast("begin_resource_claim", instance=instance_dict(1))
+        wait_until(lambda: not harness.store.script["commit"], "all attempts")
+        assert len(harness.parked()) == 1
+        assert harness.charged() == []
+        assert harness.unsettled() == 0
 
 
-def test_what_ends_the_engine_is_told_to_whoever_restarts_it(house: House) -> None:
-    house.store.script["commit"] = [ZeroDivisionError("a store that breaks its contract")]
-    house.caller.cast("begin_resource_claim", instance=instance_dict(1))
-    assert isinstance(house.deaths.get(timeout=SECONDS), ZeroDivisionError)
-    assert house.unsettled() == 1
+def test_what_ends_the_engine_is_told_to_whoever_restarts_it(harness: EngineHarness) -> None:
+    harness.store.script["commit"] = [ZeroDivisionError("a store that breaks its contract")]
+    harness.caller.cast("begin_resource_claim", instance=instance_dict(1))
+    assert isinstance(harness.deaths.get(timeout=SECONDS), ZeroDivisionError)
+    assert harness.unsettled() == 1

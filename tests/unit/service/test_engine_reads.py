@@ -6,29 +6,31 @@ from __future__ import annotations
 import pytest
 
 from tests.support.builders import HOST, begin, instance_dict, node_name, uuid
-from tests.support.engine import House, Refused
+from tests.support.engine import EngineHarness, Refused
 from tests.support.store import Writer, settle
-from tests.unit.service.conftest import MakeHouse
+from tests.unit.service.conftest import MakeHarness
 from tracker_worker.bus.base import SHARED
 
 N1, N2 = node_name(1), node_name(2)
 
 
 @pytest.fixture
-def standby(house: House, make_house: MakeHouse) -> House:
+def standby(harness: EngineHarness, make_harness: MakeHarness) -> EngineHarness:
     """Has read everything when nothing had happened yet; its requests come to it alone."""
-    standby = make_house(store=house.store.inner, owner="worker-2").start(relaying=False)
+    standby = make_harness(store=harness.store.inner, owner="worker-2").start(relaying=False)
     assert standby.caller.call("get_node").reply()["generation"] == 1
-    house.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
+    harness.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
     return standby
 
 
 @pytest.mark.parametrize("method", ["get_node", "list_nodes", "list_claims", "get_usage"])
-def test_a_standby_that_becomes_active_answers_from_the_store(house: House, standby: House, method: str) -> None:
-    assert standby.caller.call(method).reply() == house.caller.call(method).reply()
+def test_a_standby_that_becomes_active_answers_from_the_store(
+    harness: EngineHarness, standby: EngineHarness, method: str
+) -> None:
+    assert standby.caller.call(method).reply() == harness.caller.call(method).reply()
 
 
-def test_a_command_that_changes_nothing_is_answered_from_the_store_too(standby: House) -> None:
+def test_a_command_that_changes_nothing_is_answered_from_the_store_too(standby: EngineHarness) -> None:
     again = standby.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
     assert (again["claim_id"], again["generation"]) == (uuid(1), 2)
     assert standby.caller.call("update_usage", instance={"uuid": uuid(1)}).reply() == {
@@ -41,23 +43,23 @@ def test_a_command_that_changes_nothing_is_answered_from_the_store_too(standby: 
     assert standby.caller.call("finish_resource_claim", claim_id=uuid(1)).reply()["generation"] == 3
 
 
-def test_a_node_that_another_worker_has_added_is_seen(house: House, standby: House) -> None:
-    host = house.ledger()
-    house.store.inner.create_node(host.id, "node-new")
+def test_a_node_that_another_worker_has_added_is_seen(harness: EngineHarness, standby: EngineHarness) -> None:
+    host = harness.ledger()
+    harness.store.inner.create_node(host.id, "node-new")
     assert [view["node"] for view in standby.caller.call("list_nodes").reply()] == [N1, "node-new"]
     assert standby.caller.call("get_node").reply().error == "InvalidInput"
     assert standby.caller.call("get_node", node="node-new").reply()["disabled"] is True
 
 
-def test_a_batch_asks_once_for_all_hosts_that_it_reads(make_house: MakeHouse) -> None:
-    house = make_house(hosts=["host-1", "host-2"], nodes=2).start()
-    house.caller.call("list_nodes", source=SHARED).reply()
-    with house.busy():
+def test_a_batch_asks_once_for_all_hosts_that_it_reads(make_harness: MakeHarness) -> None:
+    harness = make_harness(hosts=["host-1", "host-2"], nodes=2).start()
+    harness.caller.call("list_nodes", source=SHARED).reply()
+    with harness.busy():
         calls = [
-            house.caller.call("list_nodes", source=SHARED),
-            *(house.caller.call("get_node", source=host, node=N2) for host in house.hosts),
+            harness.caller.call("list_nodes", source=SHARED),
+            *(harness.caller.call("get_node", source=host, node=N2) for host in harness.hosts),
         ]
-        house.store.calls.clear()
+        harness.store.calls.clear()
     everything, first, second = (call.reply() for call in calls)
     assert [(view["host"], view["node"]) for view in everything] == [
         ("host-1", N1),
@@ -67,61 +69,61 @@ def test_a_batch_asks_once_for_all_hosts_that_it_reads(make_house: MakeHouse) ->
     ]
     assert [first, second] == [everything[1], everything[3]]
     # The one of the batch, before that of whatever renews the lease.
-    assert house.store.calls[0] == "generations"
-    assert "generations" not in house.store.calls[1:2]
+    assert harness.store.calls[0] == "generations"
+    assert "generations" not in harness.store.calls[1:2]
 
 
-def test_a_read_behind_a_command_of_its_batch_sees_it(house: House) -> None:
-    with house.busy():
-        before = house.caller.call("get_node")
-        house.caller.cast("begin_resource_claim", instance=instance_dict(1))
-        after = house.caller.call("get_node")
-        claims = house.caller.call("list_claims")
+def test_a_read_behind_a_command_of_its_batch_sees_it(harness: EngineHarness) -> None:
+    with harness.busy():
+        before = harness.caller.call("get_node")
+        harness.caller.cast("begin_resource_claim", instance=instance_dict(1))
+        after = harness.caller.call("get_node")
+        claims = harness.caller.call("list_claims")
     assert before.reply()["generation"] == 1
     view = after.reply()
     assert (view["generation"], view["sequence"], view["running_vms"]) == (2, 2, 1)
     assert [claim["claim_id"] for claim in claims.reply()] == [uuid(1)]
 
 
-def test_usage_is_that_of_all_hosts_on_the_shared_topic_and_of_one_on_its_own(make_house: MakeHouse) -> None:
-    house = make_house(hosts=["host-1", "host-2"]).start()
-    for number, host in enumerate(house.hosts, start=1):
+def test_usage_is_that_of_all_hosts_on_the_shared_topic_and_of_one_on_its_own(make_harness: MakeHarness) -> None:
+    harness = make_harness(hosts=["host-1", "host-2"]).start()
+    for number, host in enumerate(harness.hosts, start=1):
         described = instance_dict(number, project_id="p-1" if number == 1 else None, user_id=None)
-        house.caller.call("begin_resource_claim", source=host, instance=described).reply()
+        harness.caller.call("begin_resource_claim", source=host, instance=described).reply()
     one = {"instances": 1, "VCPU": 2, "MEMORY_MB": 4096, "DISK_GB": 50}
-    assert house.caller.call("get_usage", source=SHARED).reply() == {"p-1": one, "": one}
-    assert house.caller.call("get_usage", source="host-1").reply() == {"p-1": one}
-    assert house.caller.call("get_usage", source=SHARED, host="host-2").reply() == {"": one}
-    assert house.caller.call("get_usage", source=SHARED, project_id="p-1").reply() == {"p-1": one}
-    assert house.caller.call("get_usage", source=SHARED, project_id="p-9").reply() == {}
+    assert harness.caller.call("get_usage", source=SHARED).reply() == {"p-1": one, "": one}
+    assert harness.caller.call("get_usage", source="host-1").reply() == {"p-1": one}
+    assert harness.caller.call("get_usage", source=SHARED, host="host-2").reply() == {"": one}
+    assert harness.caller.call("get_usage", source=SHARED, project_id="p-1").reply() == {"p-1": one}
+    assert harness.caller.call("get_usage", source=SHARED, project_id="p-9").reply() == {}
 
 
-def test_a_node_must_be_named_where_there_are_several_and_exist(make_house: MakeHouse) -> None:
-    house = make_house(nodes=2).start()
-    ambiguous = house.caller.call("get_node").reply()
+def test_a_node_must_be_named_where_there_are_several_and_exist(make_harness: MakeHarness) -> None:
+    harness = make_harness(nodes=2).start()
+    ambiguous = harness.caller.call("get_node").reply()
     assert isinstance(ambiguous, Refused)
     assert (ambiguous.error, ambiguous.kwargs["field"]) == ("InvalidInput", "node")
     for method in ("get_node", "list_claims"):
-        unknown = house.caller.call(method, node="node-9").reply()
+        unknown = harness.caller.call(method, node="node-9").reply()
         assert unknown == Refused("NodeNotFound", {"host": HOST, "node": "node-9"})
-    assert house.caller.call("list_claims").reply() == []
+    assert harness.caller.call("list_claims").reply() == []
 
 
-def test_a_host_without_nodes_has_none(make_house: MakeHouse) -> None:
-    house = make_house(nodes=0).start()
-    assert house.caller.call("list_nodes").reply() == []
-    assert house.caller.call("get_node").reply().error == "NodeNotFound"
-    assert house.caller.call("begin_resource_claim", instance=instance_dict(1)).reply().error == "NodeNotFound"
+def test_a_host_without_nodes_has_none(make_harness: MakeHarness) -> None:
+    harness = make_harness(nodes=0).start()
+    assert harness.caller.call("list_nodes").reply() == []
+    assert harness.caller.call("get_node").reply().error == "NodeNotFound"
+    assert harness.caller.call("begin_resource_claim", instance=instance_dict(1)).reply().error == "NodeNotFound"
 
 
-def test_a_decision_of_a_stale_worker_is_made_on_the_store(house: House, standby: House) -> None:
-    Writer(house.store.inner).put(begin(2, node=N1)).commit()
+def test_a_decision_of_a_stale_worker_is_made_on_the_store(harness: EngineHarness, standby: EngineHarness) -> None:
+    Writer(harness.store.inner).put(begin(2, node=N1)).commit()
     limits = {"vcpu": 5}
     refused = standby.caller.call("begin_resource_claim", instance=instance_dict(3), limits=limits).reply()
     assert refused.kwargs["shortfalls"][0]["used"] == 4
 
 
-def test_hosts_do_not_see_each_other(make_house: MakeHouse) -> None:
-    house = make_house(hosts=["host-1"]).start()
-    settle(house.store.inner, host="host-2")
-    assert {view["host"] for view in house.caller.call("list_nodes", source=SHARED).reply()} == {"host-1"}
+def test_hosts_do_not_see_each_other(make_harness: MakeHarness) -> None:
+    harness = make_harness(hosts=["host-1"]).start()
+    settle(harness.store.inner, host="host-2")
+    assert {view["host"] for view in harness.caller.call("list_nodes", source=SHARED).reply()} == {"host-1"}

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from tests.support.builders import instance_dict
-from tests.support.engine import House
+from tests.support.engine import EngineHarness
 from tests.support.startstop import stress
 from tracker_worker.service.loop.engine import Engine
 
@@ -14,22 +14,22 @@ from tracker_worker.service.loop.engine import Engine
 @pytest.mark.parametrize("work", [False, True], ids=["idle", "with work"])
 def test_starting_and_stopping_leaves_nothing_behind(work: bool) -> None:
     def make() -> Engine:
-        house = House()
+        harness = EngineHarness()
         if work:
-            house.connect()
+            harness.connect()
             for number in range(5):
-                house.caller.cast("begin_resource_claim", instance=instance_dict(number))
-            house.engine.renew_leases()
-        return house.engine
+                harness.caller.cast("begin_resource_claim", instance=instance_dict(number))
+            harness.engine.renew_leases()
+        return harness.engine
 
     stress(make)
 
 
-def test_a_house_keeps_it_as_a_whole() -> None:
-    stress(House)
+def test_an_engine_harness_keeps_the_contract_of_start_and_stop_as_a_whole() -> None:
+    stress(EngineHarness)
 
 
-def test_letting_go_without_a_start_is_harmless() -> None:
-    house = House()
-    house.engine.release()
-    assert house.store.calls == []
+def test_releasing_the_leases_without_a_start_is_harmless() -> None:
+    harness = EngineHarness()
+    harness.engine.release()
+    assert harness.store.calls == []

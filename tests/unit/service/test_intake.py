@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.builders import HOST
-from tests.support.engine import POLICY, Monitor
+from tests.support.engine import POLICY, ManualTimer
 from tracker_worker.bus.base import Delivery
 from tracker_worker.bus.memory import MemoryBroker, MemoryBus
 from tracker_worker.domain.queries import GetNode
@@ -35,7 +35,7 @@ def read(body: bytes, content_type: str | None = JSON, headers: dict[str, Any] |
         served=[HOST],
         policy=lambda: POLICY,
         max_body_bytes=10_000,
-        every=Monitor,
+        every=ManualTimer,
         submit=submitted.extend,
     )
     reader.received([Delivery(body=body, source=HOST, content_type=content_type, headers=headers or {})])
@@ -69,7 +69,7 @@ def test_a_request_is_decoded_checked_and_handed_on() -> None:
     assert (work.operation.hosts, work.operation.action) == ((HOST,), GetNode(node=None))
     assert (work.refusal, work.unique_id, work.context) == (None, "u-1", {"request_id": "req-1"})
     assert work.reply_to == ReplyTo("reply_1", "m-1")
-    assert isinstance(work.heartbeat, Monitor)
+    assert isinstance(work.heartbeat, ManualTimer)
     assert work.heartbeat.interval_seconds == 15
 
 
@@ -80,7 +80,7 @@ def test_deliveries_that_came_together_are_handed_on_together_and_in_order() -> 
         served=[HOST],
         policy=lambda: POLICY,
         max_body_bytes=10_000,
-        every=Monitor,
+        every=ManualTimer,
         submit=batches.append,
     )
     bodies = [enveloped(CALL), b"no request", enveloped({**CALL, "method": "nonsense"})]

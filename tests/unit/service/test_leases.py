@@ -7,9 +7,9 @@ import pytest
 
 from tests.support.builders import HOST, begin, driver_resource_dict, instance_dict, node_name, uuid
 from tests.support.deadline import wait_until
-from tests.support.engine import Clock, House
+from tests.support.engine import Clock, EngineHarness
 from tests.support.store import Writer, note
-from tests.unit.service.conftest import MakeHouse
+from tests.unit.service.conftest import MakeHarness
 from tracker_worker.bus.base import FANOUT, SHARED
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.service.chores.leases import LEASE_SECONDS
@@ -24,22 +24,22 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def store(house: House) -> Store:
-    return house.store.inner
+def store(harness: EngineHarness) -> Store:
+    return harness.store.inner
 
 
 @pytest.fixture
-def house(make_house: MakeHouse, clock: Clock) -> House:
+def harness(make_harness: MakeHarness, clock: Clock) -> EngineHarness:
     """Holds the lease."""
-    house = make_house(clock=clock).start()
-    house.finish()
-    return house
+    harness = make_harness(clock=clock).start()
+    harness.finish()
+    return harness
 
 
 @pytest.fixture
-def standby(house: House, make_house: MakeHouse, clock: Clock) -> House:
+def standby(harness: EngineHarness, make_harness: MakeHarness, clock: Clock) -> EngineHarness:
     """On the same store, on a bus of its own; the lease is not its."""
-    standby = make_house(store=house.store.inner, clock=clock, owner="worker-2").start()
+    standby = make_harness(store=harness.store.inner, clock=clock, owner="worker-2").start()
     standby.finish()
     return standby
 
@@ -48,143 +48,149 @@ def owner_of(store: Store) -> str | None:
     return store._hosts[HOST].lease_owner  # type: ignore[attr-defined]
 
 
-def cursor_of(house: House) -> int:
-    return house.store.inner.cursors(house.ledger().id)[house.ledger().node(N1).id]
+def cursor_of(harness: EngineHarness) -> int:
+    return harness.store.inner.cursors(harness.ledger().id)[harness.ledger().node(N1).id]
 
 
-def lost_notification(house: House) -> None:
+def lost_notification(harness: EngineHarness) -> None:
     """One that was committed and never published: its worker was killed in between."""
-    writer = Writer(house.store.inner).put(begin(7, node=N1))
+    writer = Writer(harness.store.inner).put(begin(7, node=N1))
     writer.notifications[0] = note(writer[N1], writer[N1].sequence, event_type="tracker.claim.begun")
     writer.commit()
 
 
-def test_only_its_owner_relays(house: House, standby: House, store: Store) -> None:
-    house.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
-    assert house.hear(1) == [("claim.begun", 2)]
-    wait_until(lambda: cursor_of(house) == 2, "the cursor")
+def test_only_its_owner_relays(harness: EngineHarness, standby: EngineHarness, store: Store) -> None:
+    harness.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
+    assert harness.hear(1) == [("claim.begun", 2)]
+    wait_until(lambda: cursor_of(harness) == 2, "the cursor")
     standby.engine.renew_leases()
     assert standby.notified() == []
     assert owner_of(store) == "worker-1"
 
 
-def test_only_its_owner_audits(house: House, standby: House) -> None:
-    for each in (standby, house):
+def test_only_its_owner_audits(harness: EngineHarness, standby: EngineHarness) -> None:
+    for each in (standby, harness):
         each.drivers[HOST].nodes[N1] = driver_resource_dict(vcpus=64)
         each.engine.audit(HOST)
-    assert house.hear(1) == [("node.updated", 2)]
+    assert harness.hear(1) == [("node.updated", 2)]
     standby.finish()
     assert standby.drivers[HOST].calls == []
 
 
-def test_a_standby_audits_when_it_is_called(standby: House) -> None:
+def test_a_standby_audits_when_it_is_called(standby: EngineHarness) -> None:
     standby.drivers[HOST].nodes[N1] = driver_resource_dict(vcpus=64)
     assert standby.caller.call("update_available_resource").reply()[0]["vcpus"] == 64
 
 
-def test_nothing_is_relayed_and_no_chore_done_before_leases_are_taken(make_house: MakeHouse) -> None:
+def test_nothing_is_relayed_and_no_chore_done_before_leases_are_taken(make_harness: MakeHarness) -> None:
     """The first inventory is committed before the bus is there."""
-    house = make_house().start(relaying=False)
-    house.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
-    house.engine.audit(HOST)
-    assert house.notified() == []
-    assert house.drivers[HOST].calls == []
-    assert owner_of(house.store.inner) is None
-    house.engine.renew_leases()
-    assert house.hear(1) == [("claim.begun", 2)]
+    harness = make_harness().start(relaying=False)
+    harness.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
+    harness.engine.audit(HOST)
+    assert harness.notified() == []
+    assert harness.drivers[HOST].calls == []
+    assert owner_of(harness.store.inner) is None
+    harness.engine.renew_leases()
+    assert harness.hear(1) == [("claim.begun", 2)]
 
 
-def test_whoever_commits_for_a_host_takes_over_its_chores(house: House, standby: House, store: Store) -> None:
+def test_whoever_commits_for_a_host_takes_over_its_chores(
+    harness: EngineHarness, standby: EngineHarness, store: Store
+) -> None:
     standby.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
     assert standby.hear(1) == [("claim.begun", 2)]
     assert owner_of(store) == "worker-2"
-    house.engine.renew_leases()
-    house.drivers[HOST].nodes[N1] = driver_resource_dict(vcpus=64)
-    house.engine.audit(HOST)
-    assert house.notified() == []
-    assert house.drivers[HOST].calls == []
+    harness.engine.renew_leases()
+    harness.drivers[HOST].nodes[N1] = driver_resource_dict(vcpus=64)
+    harness.engine.audit(HOST)
+    assert harness.notified() == []
+    assert harness.drivers[HOST].calls == []
 
 
 @pytest.mark.parametrize("source", [SHARED, FANOUT])
 def test_what_reaches_a_standby_past_the_queue_of_the_host_takes_over_nothing(
-    house: House, standby: House, store: Store, source: str
+    harness: EngineHarness, standby: EngineHarness, store: Store, source: str
 ) -> None:
     standby.caller.cast("begin_resource_claim", source=source, host=HOST, instance=instance_dict(1))
     standby.finish()
     assert standby.charged() == [uuid(1)]
     assert owner_of(store) == "worker-1"
-    house.engine.renew_leases()
-    assert house.hear(1) == [("claim.begun", 2)]
+    harness.engine.renew_leases()
+    assert harness.hear(1) == [("claim.begun", 2)]
     assert standby.notified() == []
 
 
-def test_a_commit_of_nothing_takes_over_nothing(standby: House, store: Store) -> None:
+def test_a_commit_of_nothing_takes_over_nothing(standby: EngineHarness, store: Store) -> None:
     standby.caller.call("finish_resource_claim", claim_id=uuid(1)).reply()
     standby.caller.call("get_node").reply()
     standby.finish()
     assert owner_of(store) == "worker-1"
 
 
-def test_a_lease_that_is_renewed_is_kept(house: House, standby: House, clock: Clock, store: Store) -> None:
+def test_a_lease_that_is_renewed_is_kept(
+    harness: EngineHarness, standby: EngineHarness, clock: Clock, store: Store
+) -> None:
     for _ in range(4):
         clock.forward(LEASE_SECONDS - 1)
-        house.engine.renew_leases()
-        house.finish()
+        harness.engine.renew_leases()
+        harness.finish()
         standby.engine.renew_leases()
         standby.finish()
     assert owner_of(store) == "worker-1"
 
 
-def test_an_expired_lease_is_taken_and_what_was_not_relayed_is(house: House, standby: House, clock: Clock) -> None:
-    house.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
-    assert house.hear(1) == [("claim.begun", 2)]
-    wait_until(lambda: cursor_of(house) == 2, "the cursor")
-    house.stop(release=False)
-    lost_notification(house)
+def test_an_expired_lease_is_taken_and_what_was_not_relayed_is(
+    harness: EngineHarness, standby: EngineHarness, clock: Clock
+) -> None:
+    harness.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
+    assert harness.hear(1) == [("claim.begun", 2)]
+    wait_until(lambda: cursor_of(harness) == 2, "the cursor")
+    harness.stop(release=False)
+    lost_notification(harness)
     clock.forward(LEASE_SECONDS + 1)
     standby.engine.renew_leases()
     assert standby.broker.notifications.get(timeout=30)
     wait_until(lambda: cursor_of(standby) == 3, "the cursor")
 
 
-def test_what_another_worker_has_left_in_the_meantime_is_relayed_by_an_owner_too(house: House) -> None:
+def test_what_another_worker_has_left_in_the_meantime_is_relayed_by_an_owner_too(harness: EngineHarness) -> None:
     """It had the lease between two renewals, and let go of it again."""
-    lost_notification(house)
-    house.engine.renew_leases()
-    assert house.broker.notifications.get(timeout=30)
+    lost_notification(harness)
+    harness.engine.renew_leases()
+    assert harness.broker.notifications.get(timeout=30)
 
 
 def test_a_lease_is_free_at_once_after_a_stop_and_nothing_is_relayed_again(
-    house: House, standby: House, store: Store
+    harness: EngineHarness, standby: EngineHarness, store: Store
 ) -> None:
-    house.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
-    house.stop()
+    harness.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
+    harness.stop()
     assert owner_of(store) is None
-    assert cursor_of(house) == 2
+    assert cursor_of(harness) == 2
     standby.engine.renew_leases()
     assert standby.notified() == []
     assert owner_of(store) == "worker-2"
 
 
 @pytest.mark.parametrize("error", [StoreUnavailable(reason="away"), Conflict("in the way")], ids=["away", "conflict"])
-def test_a_stop_that_cannot_let_go_is_a_stop_all_the_same(house: House, error: Exception) -> None:
-    house.store.script["release_lease"] = [error]
-    house.stop()
-    assert house.store.script["release_lease"] == []
-    house.stop()
+def test_a_stop_that_cannot_let_go_is_a_stop_all_the_same(harness: EngineHarness, error: Exception) -> None:
+    harness.store.script["release_lease"] = [error]
+    harness.stop()
+    assert harness.store.script["release_lease"] == []
+    harness.stop()
 
 
-def test_a_new_node_of_a_held_host_is_relayed_too(house: House) -> None:
-    house.drivers[HOST].nodes["node-2"] = driver_resource_dict()
-    house.caller.call("update_available_resource").reply()
-    house.engine.renew_leases()
-    assert house.hear(1) == [("node.updated", 1)]
+def test_a_new_node_of_a_held_host_is_relayed_too(harness: EngineHarness) -> None:
+    harness.drivers[HOST].nodes["node-2"] = driver_resource_dict()
+    harness.caller.call("update_available_resource").reply()
+    harness.engine.renew_leases()
+    assert harness.hear(1) == [("node.updated", 1)]
 
 
-def test_each_host_has_a_lease_of_its_own(make_house: MakeHouse, clock: Clock) -> None:
-    first = make_house(hosts=["host-1", "host-2"], clock=clock).start()
+def test_each_host_has_a_lease_of_its_own(make_harness: MakeHarness, clock: Clock) -> None:
+    first = make_harness(hosts=["host-1", "host-2"], clock=clock).start()
     first.finish()
-    second = make_house(hosts=["host-1", "host-2"], store=first.store.inner, clock=clock, owner="worker-2").start()
+    second = make_harness(hosts=["host-1", "host-2"], store=first.store.inner, clock=clock, owner="worker-2").start()
     second.caller.call("begin_resource_claim", source="host-2", instance=instance_dict(1)).reply()
     assert second.hear(1) == [("claim.begun", 2)]
     first.engine.renew_leases()
@@ -199,18 +205,18 @@ def test_each_host_has_a_lease_of_its_own(make_house: MakeHouse, clock: Clock) -
 
 class TestPrune:
     @pytest.fixture
-    def relayed(self, house: House) -> House:
+    def relayed(self, harness: EngineHarness) -> EngineHarness:
         """Three notifications, confirmed and noted as that."""
         for number in range(1, 4):
-            house.caller.call("begin_resource_claim", unique_id=f"u-{number}", instance=instance_dict(number)).reply()
-        wait_until(lambda: cursor_of(house) == 4, "the cursor")
-        house.notified()
-        return house
+            harness.caller.call("begin_resource_claim", unique_id=f"u-{number}", instance=instance_dict(number)).reply()
+        wait_until(lambda: cursor_of(harness) == 4, "the cursor")
+        harness.notified()
+        return harness
 
-    def rows(self, house: House) -> int:
-        return len(house.store.inner.outbox(house.ledger().node(N1).id, after=0, limit=100))
+    def rows(self, harness: EngineHarness) -> int:
+        return len(harness.store.inner.outbox(harness.ledger().node(N1).id, after=0, limit=100))
 
-    def test_what_is_old_is_dropped(self, relayed: House, clock: Clock) -> None:
+    def test_what_is_old_is_dropped(self, relayed: EngineHarness, clock: Clock) -> None:
         clock.forward(100)
         relayed.caller.call("begin_resource_claim", unique_id="u-4", instance=instance_dict(4)).reply()
         wait_until(lambda: cursor_of(relayed) == 5, "the cursor")
@@ -219,7 +225,7 @@ class TestPrune:
         assert self.rows(relayed) == 1
         assert list(relayed.store.inner.answered(["u-1", "u-2", "u-3", "u-4"])) == ["u-4"]
 
-    def test_what_is_young_or_not_confirmed_stays(self, relayed: House, clock: Clock) -> None:
+    def test_what_is_young_or_not_confirmed_stays(self, relayed: EngineHarness, clock: Clock) -> None:
         lost_notification(relayed)
         relayed.engine.prune(inbox_seconds=0, outbox_seconds=0)
         relayed.finish()
@@ -230,7 +236,7 @@ class TestPrune:
         assert self.rows(relayed) == 1
 
     def test_nothing_is_dropped_for_a_host_whose_chores_are_anothers(
-        self, relayed: House, standby: House, clock: Clock
+        self, relayed: EngineHarness, standby: EngineHarness, clock: Clock
     ) -> None:
         clock.forward(1)
         standby.engine.prune(inbox_seconds=0, outbox_seconds=0)
@@ -238,17 +244,17 @@ class TestPrune:
         assert "prune" not in standby.store.calls
         assert self.rows(relayed) == 4
 
-    def test_every_host_has_its_turn(self, make_house: MakeHouse, clock: Clock) -> None:
+    def test_every_host_has_its_turn(self, make_harness: MakeHarness, clock: Clock) -> None:
         hosts = ["host-1", "host-2", "host-3"]
-        house = make_house(hosts=hosts, clock=clock).start()
+        harness = make_harness(hosts=hosts, clock=clock).start()
         for host in hosts:
-            house.caller.call("begin_resource_claim", source=host, unique_id=host, instance=instance_dict(1)).reply()
+            harness.caller.call("begin_resource_claim", source=host, unique_id=host, instance=instance_dict(1)).reply()
         clock.forward(1)
-        house.engine.prune(inbox_seconds=0, outbox_seconds=0)
-        wait_until(lambda: not house.store.inner.answered(hosts), "the rows dropped")
+        harness.engine.prune(inbox_seconds=0, outbox_seconds=0)
+        wait_until(lambda: not harness.store.inner.answered(hosts), "the rows dropped")
 
     def test_a_lot_is_dropped_little_by_little(
-        self, relayed: House, clock: Clock, monkeypatch: pytest.MonkeyPatch
+        self, relayed: EngineHarness, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("tracker_worker.service.chores.pruning._ROWS", 1)
         clock.forward(1)

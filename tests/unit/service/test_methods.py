@@ -107,7 +107,7 @@ def test_the_table_is_the_api() -> None:
         ("oslo_rpc_server_ping", {}, Ping()),
     ],
 )
-def test_what_a_method_asks(method: str, args: dict[str, Any], asked: Any) -> None:
+def test_each_method_becomes_its_command_or_query(method: str, args: dict[str, Any], asked: Any) -> None:
     assert ask(method, args) == Operation((OWN,), asked)
 
 
@@ -117,7 +117,7 @@ class TestBegin:
             "begin_resource_claim", {"instance": instance_dict(1), **args}, policy=policy, context=context
         ).action
 
-    def test_it_has_the_instance_the_node_and_the_defaults(self) -> None:
+    def test_a_begin_has_the_instance_the_node_and_the_defaults(self) -> None:
         asked = self.begin(instance=instance_dict(1, node="n"))
         assert isinstance(asked, commands.BeginClaim)
         assert (asked.instance.uuid, asked.node) == (uuid(1), "n")
@@ -144,7 +144,7 @@ class TestBegin:
         assert self.begin(timeout=timeout).timeout == microseconds
 
     @pytest.mark.parametrize("timeout", [-1, -0.1, True, "60", [], float("nan"), float("inf"), 2**31 + 1])
-    def test_another_timeout_is_refused(self, timeout: Any) -> None:
+    def test_an_invalid_timeout_is_refused(self, timeout: Any) -> None:
         assert refused("begin_resource_claim", {"instance": instance_dict(1), "timeout": timeout}) == "timeout"
 
     def test_limits_are_read(self) -> None:
@@ -172,14 +172,14 @@ class TestArguments:
         ("method", "missing"),
         [(name, required) for name, method in METHODS.items() for required in method.required],
     )
-    def test_one_that_is_missing_is_named(self, method: str, missing: str) -> None:
+    def test_a_missing_argument_is_named(self, method: str, missing: str) -> None:
         assert refused(method, {}) == missing
 
     @pytest.mark.parametrize("method", METHODS)
-    def test_one_that_is_unknown_is_named(self, method: str) -> None:
+    def test_an_unknown_argument_is_named(self, method: str) -> None:
         assert refused(method, {**VALID[method], "colour": "blue"}) == "colour"
 
-    def test_a_misspelt_one_is_not_taken_for_left_out(self) -> None:
+    def test_a_misspelt_argument_is_not_taken_for_an_absent_one(self) -> None:
         assert refused("begin_resource_claim", {"instance": instance_dict(1), "limit": {}}) == "limit"
         limits = {"memory": 1}
         assert refused("begin_resource_claim", {"instance": instance_dict(1), "limits": limits}) == "limits.memory"
@@ -224,7 +224,7 @@ class TestArguments:
 
 class TestHosts:
     @pytest.mark.parametrize("method", METHODS)
-    def test_on_its_own_topic_a_host_may_be_left_out_or_be_that_one(self, method: str) -> None:
+    def test_on_the_topic_of_a_host_the_argument_host_may_be_absent_or_name_that_host(self, method: str) -> None:
         assert ask(method).hosts == (OWN,)
         assert ask(method, {**VALID[method], "host": OWN}).hosts == (OWN,)
         assert ask(method, {**VALID[method], "host": None}).hosts == (OWN,)
@@ -233,7 +233,7 @@ class TestHosts:
 
     @pytest.mark.parametrize("source", [SHARED, FANOUT])
     @pytest.mark.parametrize("method", METHODS)
-    def test_elsewhere_it_is_named_and_served(self, method: str, source: str) -> None:
+    def test_on_a_shared_topic_the_argument_host_must_name_a_served_host(self, method: str, source: str) -> None:
         assert ask(method, {**VALID[method], "host": "host-2"}, source=source).hosts == ("host-2",)
         with pytest.raises(HostNotServed) as caught:
             ask(method, {**VALID[method], "host": "host-9"}, source=source)
@@ -241,7 +241,9 @@ class TestHosts:
 
     @pytest.mark.parametrize("source", [SHARED, FANOUT])
     @pytest.mark.parametrize("method", METHODS)
-    def test_elsewhere_without_one_it_is_for_all_or_refused(self, method: str, source: str) -> None:
+    def test_on_a_shared_topic_a_request_without_host_is_for_all_hosts_or_refused(
+        self, method: str, source: str
+    ) -> None:
         if method in ANY_HOST or (source, method) == (FANOUT, "update_available_resource"):
             assert ask(method, source=source).hosts == SERVED
         else:
@@ -250,12 +252,12 @@ class TestHosts:
     @pytest.mark.parametrize("source", [OWN, SHARED, FANOUT])
     @pytest.mark.parametrize("value", ["", 7, True, [], {}])
     @pytest.mark.parametrize("method", METHODS)
-    def test_one_that_is_no_name_is_refused(self, method: str, value: Any, source: str) -> None:
+    def test_a_host_that_is_no_name_is_refused(self, method: str, value: Any, source: str) -> None:
         assert refused(method, {**VALID[method], "host": value}, source=source) == "host"
 
 
 class TestVersions:
-    def test_ours_is_served(self) -> None:
+    def test_our_version_is_served(self) -> None:
         assert ask("get_node", version="1.0").action == GetNode(node=None)
 
     @pytest.mark.parametrize(
@@ -278,7 +280,7 @@ class TestVersions:
         ],
     )
     @pytest.mark.parametrize("method", ["get_node", "nonsense", "_private"])
-    def test_others_are_not_whatever_the_method(self, version: str, method: str) -> None:
+    def test_another_version_is_not_served_whatever_the_method(self, version: str, method: str) -> None:
         with pytest.raises(UnsupportedVersion) as caught:
             ask(method, version=version)
         assert (caught.value.version, caught.value.method) == (version, method)

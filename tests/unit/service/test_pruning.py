@@ -11,8 +11,8 @@ import pytest
 
 from tests.support.builders import instance_dict, uuid
 from tests.support.deadline import SECONDS, wait_until
-from tests.support.engine import House
-from tests.support.worker import Case
+from tests.support.engine import EngineHarness
+from tests.support.worker import WorkerHarness
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.service import worker as module
 
@@ -30,51 +30,51 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.Timers, "every", every)
 
 
-def pruned(case: Case) -> None:
+def pruned(worker_harness: WorkerHarness) -> None:
     """Return when it has been done on what holds now."""
-    before = case.store.calls.count("prune")
-    wait_until(lambda: case.store.calls.count("prune") >= before + 3, "it is pruned")
+    before = worker_harness.store.calls.count("prune")
+    wait_until(lambda: worker_harness.store.calls.count("prune") >= before + 3, "it is pruned")
 
 
 @pytest.mark.usefixtures("quick")
 def test_a_message_is_recognised_for_the_whole_retention_after_the_worker_was_cut_off(
-    case: Case, monkeypatch: pytest.MonkeyPatch
+    worker_harness: WorkerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    case.worker.start()
-    case.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
-    [unique_id] = case.store.commits[-1].answered
+    worker_harness.worker.start()
+    worker_harness.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
+    [unique_id] = worker_harness.store.commits[-1].answered
 
     def known() -> bool:
-        pruned(case)
-        return bool(case.store.inner.answered([unique_id]))
+        pruned(worker_harness)
+        return bool(worker_harness.store.inner.answered([unique_id]))
 
     with monkeypatch.context() as cut_off:
-        cut_off.setattr(case.bus, "connected", lambda: False)
-        pruned(case)
-        case.clock.forward(5 * HOUR)
+        cut_off.setattr(worker_harness.bus, "connected", lambda: False)
+        pruned(worker_harness)
+        worker_harness.clock.forward(5 * HOUR)
         assert known()
     assert known()
-    case.clock.forward(HOUR - 1)
+    worker_harness.clock.forward(HOUR - 1)
     assert known()
-    case.clock.forward(1)
+    worker_harness.clock.forward(1)
     assert not known()
 
 
-def test_nothing_is_forgotten_while_messages_wait_for_the_store(house: House) -> None:
+def test_nothing_is_forgotten_while_messages_wait_for_the_store(harness: EngineHarness) -> None:
     # A commit whose answer was lost may have been made, and what waits is looked up when the store is back.
     tried: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def away() -> None:
-        house.engine.prune(inbox_seconds=HOUR, outbox_seconds=HOUR)
+        harness.engine.prune(inbox_seconds=HOUR, outbox_seconds=HOUR)
         tried.put(None)
         raise StoreUnavailable(reason="the connection is lost")
 
-    house.store.script["commit"] = [away]
-    house.caller.cast("begin_resource_claim", instance=instance_dict(1))
+    harness.store.script["commit"] = [away]
+    harness.caller.cast("begin_resource_claim", instance=instance_dict(1))
     tried.get(timeout=SECONDS)
-    house.finish()
-    assert house.charged() == [uuid(1)]
-    assert house.store.calls.count("prune") == 0
-    house.engine.prune(inbox_seconds=HOUR, outbox_seconds=HOUR)
-    house.finish()
-    assert house.store.calls.count("prune") == 1
+    harness.finish()
+    assert harness.charged() == [uuid(1)]
+    assert harness.store.calls.count("prune") == 0
+    harness.engine.prune(inbox_seconds=HOUR, outbox_seconds=HOUR)
+    harness.finish()
+    assert harness.store.calls.count("prune") == 1

@@ -22,7 +22,7 @@ from tracker_worker.wire.message import decode_message
 N1, N2 = node_name(1), node_name(2)
 
 
-class Sent:
+class RecordingBus:
     """The bus as far as a relay uses it."""
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Case:
         self.store = ScriptedStore()
         self.writer = settle(self.store, nodes=nodes)
         self.ids = [ledger.id for ledger in self.writer.host]
-        self.sent = Sent()
+        self.sent = RecordingBus()
         self.relay = Relay(self.store, cast(Bus, self.sent), wake=lambda: None)
         self.numbers = iter(range(1, 10000))
 
@@ -131,7 +131,7 @@ def test_a_notification_is_the_row_of_the_outbox(case: Case) -> None:
     assert message["timestamp"] == "2026-01-15 12:00:00.000000"
 
 
-def test_sent_again_it_is_the_same_but_for_the_id_of_the_message(case: Case) -> None:
+def test_a_notification_that_is_sent_again_differs_only_in_its_unique_id(case: Case) -> None:
     row = case.commit(1)
     messages = []
     for _ in range(2):

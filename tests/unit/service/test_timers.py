@@ -30,7 +30,7 @@ def timers(deaths: queue.SimpleQueue[BaseException]) -> Iterator[Timers]:
     timers.stop()
 
 
-class Bell:
+class CountingAction:
     """An action that counts its calls and can be waited for."""
 
     def __init__(self) -> None:
@@ -48,75 +48,75 @@ class Bell:
 
 
 def test_an_action_is_called_again_and_again_on_one_thread(timers: Timers) -> None:
-    bell, other = Bell(), Bell()
-    timers.every(SOON, bell)
+    counted, other = CountingAction(), CountingAction()
+    timers.every(SOON, counted)
     timers.every(SOON, other)
     timers.start()
-    assert set(bell.wait(5) + other.wait(5)) == {"tracker-timers"}
+    assert set(counted.wait(5) + other.wait(5)) == {"tracker-timers"}
 
 
 def test_nothing_is_called_before_the_start(timers: Timers) -> None:
-    bell = Bell()
-    timers.every(0, bell)
-    assert bell.silent()
+    counted = CountingAction()
+    timers.every(0, counted)
+    assert counted.silent()
     timers.start()
-    bell.wait()
+    counted.wait()
 
 
 def test_a_shorter_interval_that_is_added_later_does_not_wait_for_the_longer_one(timers: Timers) -> None:
-    timers.every(NEVER, Bell())
+    timers.every(NEVER, CountingAction())
     timers.start()
-    bell = Bell()
-    timers.every(SOON, bell)
-    bell.wait(3)
+    counted = CountingAction()
+    timers.every(SOON, counted)
+    counted.wait(3)
 
 
-def test_a_cancelled_one_is_not_called(timers: Timers) -> None:
-    cancelled, bell = Bell(), Bell()
+def test_a_cancelled_action_is_not_called(timers: Timers) -> None:
+    cancelled, counted = CountingAction(), CountingAction()
     timers.every(SOON, cancelled).cancel()
-    timers.every(SOON, bell)
+    timers.every(SOON, counted)
     timers.start()
-    bell.wait(3)
+    counted.wait(3)
     assert cancelled.silent()
 
 
-def test_one_that_cancels_itself_is_called_once(timers: Timers) -> None:
-    once, bell = Bell(), Bell()
+def test_an_action_that_cancels_itself_is_called_once(timers: Timers) -> None:
+    once, counted = CountingAction(), CountingAction()
 
     def action() -> None:
         once()
         timer.cancel()
 
     timer = timers.every(SOON, action)
-    timers.every(SOON, bell)
+    timers.every(SOON, counted)
     timers.start()
-    bell.wait(5)
+    counted.wait(5)
     once.wait()
     assert once.silent()
 
 
-def test_cancelled_ones_are_forgotten_when_their_time_has_come(timers: Timers) -> None:
+def test_cancelled_actions_are_dropped_when_they_become_due(timers: Timers) -> None:
     for _ in range(100):
-        timers.every(0, Bell()).cancel()
-    bell = Bell()
-    timers.every(SOON, bell)
+        timers.every(0, CountingAction()).cancel()
+    counted = CountingAction()
+    timers.every(SOON, counted)
     timers.start()
-    bell.wait()
+    counted.wait()
     assert len(timers._heap) <= 1
 
 
 def test_an_action_may_add_and_cancel_others(timers: Timers) -> None:
-    bell = Bell()
-    never = timers.every(NEVER, Bell())
+    counted = CountingAction()
+    never = timers.every(NEVER, CountingAction())
 
     def action() -> None:
         never.cancel()
-        timers.every(SOON, bell)
+        timers.every(SOON, counted)
         first.cancel()
 
     first = timers.every(SOON, action)
     timers.start()
-    bell.wait(2)
+    counted.wait(2)
 
 
 def test_an_action_that_fails_is_told_and_nothing_goes_on(
@@ -152,17 +152,17 @@ def test_a_stop_waits_for_the_action_that_runs(timers: Timers) -> None:
 def test_a_stop_from_an_action_does_not_wait_for_itself(
     timers: Timers, deaths: queue.SimpleQueue[BaseException]
 ) -> None:
-    bell = Bell()
+    counted = CountingAction()
 
     def action() -> None:
         timers.stop()
-        bell()
+        counted()
 
     timers.every(SOON, action)
     timers.start()
-    bell.wait()
+    counted.wait()
     timers.stop()
-    assert bell.silent()
+    assert counted.silent()
     assert deaths.empty()
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.builders import HOST, TOTAL, driver_resource_dict, instance_dict, node_name, uuid
 from tests.support.deadline import SECONDS, wait_until
-from tests.support.worker import Case
+from tests.support.worker import WorkerHarness
 from tests.unit.service.conftest import MakeWorker
 from tracker_worker.errors import ConfigurationError
 from tracker_worker.service import worker as module
@@ -24,55 +24,57 @@ class TestReload:
     def options(self, configuration: Path, text: str) -> None:
         configuration.write_text(f"[tracker]\nhosts = {HOST}\ninventory_driver = fake\n{text}")
 
-    def claim(self, case: Case, number: int, **args: Any) -> Any:
-        return case.caller.call("begin_resource_claim", instance=instance_dict(number), **args).reply()
+    def claim(self, worker_harness: WorkerHarness, number: int, **args: Any) -> Any:
+        return worker_harness.caller.call("begin_resource_claim", instance=instance_dict(number), **args).reply()
 
-    def test_the_mutable_options_hold_for_what_comes_then(self, started: Case, configuration: Path) -> None:
-        assert self.claim(started, 1)["expires_at"] == "2026-01-15T12:10:00.000000Z"
-        assert self.claim(started, 1)["limit_source"] == "unlimited"
+    def test_the_mutable_options_hold_for_what_comes_then(
+        self, started_worker: WorkerHarness, configuration: Path
+    ) -> None:
+        assert self.claim(started_worker, 1)["expires_at"] == "2026-01-15T12:10:00.000000Z"
+        assert self.claim(started_worker, 1)["limit_source"] == "unlimited"
         self.options(configuration, "claim_timeout_seconds = 60\nmissing_limit = capacity\nexpired_claims = release\n")
-        started.worker.reload()
-        claim = self.claim(started, 2)
+        started_worker.worker.reload()
+        claim = self.claim(started_worker, 2)
         assert (claim["expires_at"], claim["limit_source"]) == ("2026-01-15T12:01:00.000000Z", "capacity")
-        started.clock.forward(61)
-        started.caller.call("update_available_resource").reply()
-        assert [claim["claim_id"] for claim in started.caller.call("list_claims").reply()] == [uuid(1)]
-        assert started.caller.call("get_node").reply()["running_vms"] == 1
+        started_worker.clock.forward(61)
+        started_worker.caller.call("update_available_resource").reply()
+        assert [claim["claim_id"] for claim in started_worker.caller.call("list_claims").reply()] == [uuid(1)]
+        assert started_worker.caller.call("get_node").reply()["running_vms"] == 1
 
     @pytest.mark.parametrize("text", ["claim_timeout_seconds = soon\n", "missing_limit = bogus\n", "no option\n"])
     def test_what_is_wrong_is_logged_and_what_held_holds(
-        self, started: Case, configuration: Path, caplog: pytest.LogCaptureFixture, text: str
+        self, started_worker: WorkerHarness, configuration: Path, caplog: pytest.LogCaptureFixture, text: str
     ) -> None:
         self.options(configuration, text)
-        started.worker.reload()
+        started_worker.worker.reload()
         assert "the configuration is not reloaded" in caplog.text
-        assert self.claim(started, 1)["expires_at"] == "2026-01-15T12:10:00.000000Z"
+        assert self.claim(started_worker, 1)["expires_at"] == "2026-01-15T12:10:00.000000Z"
         self.options(configuration, "claim_timeout_seconds = 60\n")
-        started.worker.reload()
-        assert self.claim(started, 2)["expires_at"] == "2026-01-15T12:01:00.000000Z"
+        started_worker.worker.reload()
+        assert self.claim(started_worker, 2)["expires_at"] == "2026-01-15T12:01:00.000000Z"
 
     def test_a_configuration_that_is_gone_is_logged_too(
-        self, started: Case, configuration: Path, caplog: pytest.LogCaptureFixture
+        self, started_worker: WorkerHarness, configuration: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         configuration.unlink()
-        started.worker.reload()
+        started_worker.worker.reload()
         assert "the configuration is not reloaded" in caplog.text
-        assert self.claim(started, 1)["limit_source"] == "unlimited"
+        assert self.claim(started_worker, 1)["limit_source"] == "unlimited"
 
-    def test_the_drivers_are_reloaded_and_asked(self, started: Case) -> None:
-        started.driver.nodes[N1] = driver_resource_dict(vcpus=64)
-        started.worker.reload()
-        wait_until(lambda: len(started.store.commits) >= 2, "the new inventory")
-        assert started.driver.reloads == 1
-        assert started.caller.call("get_node").reply()["vcpus"] == 64
+    def test_the_drivers_are_reloaded_and_asked(self, started_worker: WorkerHarness) -> None:
+        started_worker.driver.nodes[N1] = driver_resource_dict(vcpus=64)
+        started_worker.worker.reload()
+        wait_until(lambda: len(started_worker.store.commits) >= 2, "the new inventory")
+        assert started_worker.driver.reloads == 1
+        assert started_worker.caller.call("get_node").reply()["vcpus"] == 64
 
     def test_a_driver_that_cannot_be_reloaded_goes_on_as_it_was(
-        self, started: Case, caplog: pytest.LogCaptureFixture
+        self, started_worker: WorkerHarness, caplog: pytest.LogCaptureFixture
     ) -> None:
-        started.driver.reload_error = ConfigurationError("no such file")
-        started.worker.reload()
+        started_worker.driver.reload_error = ConfigurationError("no such file")
+        started_worker.worker.reload()
         assert f"the inventory of host {HOST} is not reloaded: no such file" in caplog.text
-        assert started.caller.call("get_node").reply()["vcpus"] == TOTAL["VCPU"]
+        assert started_worker.caller.call("get_node").reply()["vcpus"] == TOTAL["VCPU"]
 
     def test_a_static_file_is_read_again(
         self, make_worker: MakeWorker, configuration: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -86,28 +88,28 @@ class TestReload:
             f"[tracker]\nhosts = {HOST}\ninventory_driver = static\n[inventory]\nstatic_file = {static}\n"
         )
         write(one=8)
-        case = make_worker()
-        case.worker.start()
-        assert case.caller.call("get_node").reply()["vcpus"] == 8
+        worker_harness = make_worker()
+        worker_harness.worker.start()
+        assert worker_harness.caller.call("get_node").reply()["vcpus"] == 8
 
         static.write_text("nodes: [")
-        case.worker.reload()
+        worker_harness.worker.reload()
         assert f"the inventory of host {HOST} is not reloaded" in caplog.text
-        assert case.caller.call("get_node").reply()["vcpus"] == 8
+        assert worker_harness.caller.call("get_node").reply()["vcpus"] == 8
 
         write(one=16, two=4)
-        case.worker.reload()
+        worker_harness.worker.reload()
 
         def nodes() -> list[tuple[str, int]]:
-            return [(view["node"], view["vcpus"]) for view in case.caller.call("list_nodes").reply()]
+            return [(view["node"], view["vcpus"]) for view in worker_harness.caller.call("list_nodes").reply()]
 
         wait_until(lambda: nodes() == [("one", 16), ("two", 4)], lambda: f"the new inventory: {nodes()}")
 
-    def test_it_is_harmless_without_a_start_and_after_a_stop(self, case: Case) -> None:
-        case.worker.reload()
-        case.worker.start()
-        case.worker.stop()
-        case.worker.reload()
+    def test_it_is_harmless_without_a_start_and_after_a_stop(self, worker_harness: WorkerHarness) -> None:
+        worker_harness.worker.reload()
+        worker_harness.worker.start()
+        worker_harness.worker.stop()
+        worker_harness.worker.reload()
 
 
 class TestChores:
@@ -122,27 +124,29 @@ class TestChores:
         monkeypatch.setattr(module.Timers, "every", every)
 
     @pytest.mark.usefixtures("quick")
-    def test_inventories_are_read_leases_renewed_and_old_rows_dropped_again_and_again(self, started: Case) -> None:
-        started.driver.nodes[N1] = driver_resource_dict(vcpus=64)
-        wait_until(lambda: len(started.store.commits) >= 2, "the new inventory")
+    def test_inventories_are_read_leases_renewed_and_old_rows_dropped_again_and_again(
+        self, started_worker: WorkerHarness
+    ) -> None:
+        started_worker.driver.nodes[N1] = driver_resource_dict(vcpus=64)
+        wait_until(lambda: len(started_worker.store.commits) >= 2, "the new inventory")
         for method in ("take_lease", "prune"):
-            wait_until(lambda method=method: started.store.calls.count(method) >= 3, method)  # type: ignore[misc]
-        assert started.caller.call("get_node").reply()["vcpus"] == 64
+            wait_until(lambda method=method: started_worker.store.calls.count(method) >= 3, method)  # type: ignore[misc]
+        assert started_worker.caller.call("get_node").reply()["vcpus"] == 64
 
-    def test_callers_that_want_heartbeats_get_them_from_the_workers_timers(self, started: Case) -> None:
-        hang = started.driver.hang(N1)
-        call = started.caller.call("update_available_resource", timeout=2)
+    def test_callers_that_want_heartbeats_get_them_from_the_workers_timers(self, started_worker: WorkerHarness) -> None:
+        hang = started_worker.driver.hang(N1)
+        call = started_worker.caller.call("update_available_resource", timeout=2)
         assert hang.entered.wait(SECONDS)
-        wait_until(lambda: started.caller.heartbeats, "a heartbeat")
+        wait_until(lambda: started_worker.caller.heartbeats, "a heartbeat")
         assert not call.replied()
         hang.release()
         call.reply()
 
     def test_without_notifications_nothing_is_kept(self, make_worker: MakeWorker, configuration: Path) -> None:
         configuration.write_text(configuration.read_text() + "[notifications]\ndriver = noop\n")
-        case = make_worker()
-        case.worker.start()
-        case.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
-        case.worker.stop()
-        assert [commit.events for commit in case.store.commits if commit.nodes] == [[], []]
-        assert case.broker.notifications.empty()
+        worker_harness = make_worker()
+        worker_harness.worker.start()
+        worker_harness.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
+        worker_harness.worker.stop()
+        assert [commit.events for commit in worker_harness.store.commits if commit.nodes] == [[], []]
+        assert worker_harness.broker.notifications.empty()

@@ -106,7 +106,7 @@ class MigrationContract(abc.ABC):
             found = compare_metadata(MigrationContext.configure(connection), metadata)
         assert {difference[0] for difference in found} == {"add_index", "remove_column"}
 
-    def test_down_to_nothing_and_up_again(self, engine: sa.Engine) -> None:
+    def test_a_database_can_be_downgraded_to_nothing_and_upgraded_again(self, engine: sa.Engine) -> None:
         migration.upgrade(engine)
         migration.downgrade(engine, "base")
         assert migration.current(engine) is None
@@ -126,7 +126,7 @@ class MigrationContract(abc.ABC):
         assert tables(engine) == {"outbox"}
         assert migration.current(engine) is None
 
-    def test_upgrades_at_once_queue(self, url: str) -> None:
+    def test_upgrades_at_the_same_time_wait_for_each_other(self, url: str) -> None:
         several = [engines.create_engine(url) for _ in range(4)]
         at_once(*(partial(migration.upgrade, engine) for engine in several))
         assert {migration.current(engine) for engine in several} == {migration.head()}

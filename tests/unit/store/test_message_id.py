@@ -14,6 +14,6 @@ NAMESPACE = UUID("5c0d1b0e-6f0c-5b52-9f9b-3d6f0f3c7f11")
 
 
 @pytest.mark.parametrize("host", ["host-1", "höst", ""])
-def test_it_is_a_name_based_uuid(host: str) -> None:
+def test_a_message_id_is_a_name_based_uuid(host: str) -> None:
     for sequence in range(1, 200):
         assert message_id(host, "node-1", sequence) == str(uuid5(NAMESPACE, f"{host}\0node-1\0{sequence}"))
