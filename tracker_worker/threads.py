@@ -9,6 +9,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 from uuid import uuid4
 
@@ -58,16 +59,13 @@ class StepThread:
         self._part = part
         self._died = died
         self._wakeups: queue.SimpleQueue[None] = queue.SimpleQueue()
+        # Have the next step done soon. Any thread may call this; it costs no Python function.
+        self.wake: Callable[[], None] = partial(self._wakeups.put, None)
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
         self._thread.start()
-
-    def wake(self) -> None:
-        """Have the next step done soon. Any thread may call this."""
-        if self._wakeups.empty():  # a step that is about to begin sees everything that was handed over before
-            self._wakeups.put(None)
 
     def stop(self) -> None:
         """Let the step in hand end, and return then. Harmless when stopped, not started, or called on the thread itself."""
@@ -83,6 +81,8 @@ class StepThread:
                 wait = self._part.step(self._monotonic())
                 try:
                     wakeups.get(timeout=wait)
+                    while not wakeups.empty():  # the next step sees everything that was handed over before it
+                        wakeups.get_nowait()
                 except queue.Empty:
                     continue
         except BaseException as error:

@@ -16,7 +16,7 @@ from tracker_worker.domain.decide import Decision, decide
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
 from tracker_worker.notifications.notification import Notification
 from tracker_worker.notifications.render import render
-from tracker_worker.store.base import Answered, Commit, Store
+from tracker_worker.store.base import Commit, InboxRow, Store
 from tracker_worker.store.ledgers import Ledgers
 
 
@@ -62,7 +62,7 @@ class UnitOfWork:
             ]
         )
 
-    def commit(self, *, inbox_rows: Sequence[Answered] = (), cursors: Mapping[int, int] | None = None) -> None:
+    def commit(self, *, inbox_rows: Sequence[InboxRow] = (), cursors: Mapping[int, int] | None = None) -> None:
         """Write everything that was decided, with these rows of the inbox and these cursors of the relay.
 
         Raises Conflict, Unstorable, StoreUnavailable (then it is unknown whether the commit happened).
@@ -70,7 +70,7 @@ class UnitOfWork:
         commit = Commit(
             ledgers=list(self.changed.values()),
             notifications=self.notifications,
-            answered=inbox_rows,
+            inbox_rows=inbox_rows,
             cursors=cursors or {},
         )
         if faults.hook is not None:

@@ -100,12 +100,12 @@ class InboxContract(StoreCase):
     def test_a_reply_may_be_empty_and_may_be_any_bytes(self, store: Store) -> None:
         everything = bytes(range(256)) * 4096
         for unique_id, reply in (("u-1", b""), ("u-2", everything)):
-            store.commit(Commit(answered=[replace(answer(unique_id), reply=reply)]))
+            store.commit(Commit(inbox_rows=[replace(answer(unique_id), reply=reply)]))
         assert store.answered(["u-1", "u-2"]) == {"u-1": b"", "u-2": everything}
 
     def test_many_messages_are_asked_for_at_once(self, store: Store) -> None:
         many = [f"{number:032x}" for number in range(2000)]
-        store.commit(Commit(answered=[answer(unique_id) for unique_id in many]))
+        store.commit(Commit(inbox_rows=[answer(unique_id) for unique_id in many]))
         assert store.answered(many).keys() == set(many)
 
 
@@ -172,7 +172,7 @@ class PruneContract(StoreCase):
 
     def test_old_answers_go_and_young_ones_stay(self, store: Store) -> None:
         times = {"u-1": OLD, "u-2": NOW - 1, "u-3": NOW, "u-4": YOUNG}
-        store.commit(Commit(answered=[answer(unique_id, at=at) for unique_id, at in times.items()]))
+        store.commit(Commit(inbox_rows=[answer(unique_id, at=at) for unique_id, at in times.items()]))
         assert self.prune(store) == 2
         assert store.answered(times).keys() == {"u-3", "u-4"}
         assert self.prune(store) == 0
@@ -185,7 +185,10 @@ class PruneContract(StoreCase):
             Commit(
                 notifications=[note(other[N1], 2, at=OLD)],
                 cursors={other[N1].id: 2},
-                answered=[answer("u-1", host_id=writer.host.id, at=OLD), answer("u-2", host_id=other.host.id, at=OLD)],
+                inbox_rows=[
+                    answer("u-1", host_id=writer.host.id, at=OLD),
+                    answer("u-2", host_id=other.host.id, at=OLD),
+                ],
             )
         )
         assert self.prune(store, host_id=other.host.id) == 2
@@ -193,9 +196,9 @@ class PruneContract(StoreCase):
         assert (self.left(store, writer), self.left(store, other)) == ([1, 2], [1])
 
     def test_a_pruned_answer_may_be_given_again(self, store: Store) -> None:
-        store.commit(Commit(answered=[answer("u-1", at=OLD)]))
+        store.commit(Commit(inbox_rows=[answer("u-1", at=OLD)]))
         self.prune(store)
-        store.commit(Commit(answered=[answer("u-1")]))
+        store.commit(Commit(inbox_rows=[answer("u-1")]))
 
     def test_old_confirmed_notifications_go_and_young_ones_stay(self, store: Store) -> None:
         writer = self.filled(store, (2, YOUNG), (3, YOUNG), cursor=3)
@@ -220,7 +223,7 @@ class PruneContract(StoreCase):
 
     def test_the_limit_holds_for_each_kind_and_what_is_left_goes_later(self, store: Store) -> None:
         writer = self.filled(store, *((sequence, OLD) for sequence in range(2, 9)), cursor=8)
-        store.commit(Commit(answered=[answer(f"u-{number}", at=OLD) for number in range(7)]))
+        store.commit(Commit(inbox_rows=[answer(f"u-{number}", at=OLD) for number in range(7)]))
         before = len(self.left(store, writer)), len(store.answered([f"u-{number}" for number in range(7)]))
         dropped = self.prune(store, limit=3)
         after = len(self.left(store, writer)), len(store.answered([f"u-{number}" for number in range(7)]))

@@ -25,7 +25,7 @@ from tracker_worker.domain.commands import AbortClaim, ExpireClaims, FinishClaim
 from tracker_worker.domain.events import ClaimBegun
 from tracker_worker.domain.resources import MAX_AMOUNT
 from tracker_worker.domain.states import TASK_STATES, VM_STATES
-from tracker_worker.domain.times import SECOND
+from tracker_worker.domain.values import SECOND
 from tracker_worker.store.base import Commit, Conflict, Store
 
 N1, N2 = node_name(1), node_name(2)
@@ -173,7 +173,7 @@ class ConflictContract(StoreCase):
                 Commit(
                     ledgers=parts.get("ledgers", list(writer.host)),
                     notifications=parts.get("notifications", writer.notifications),
-                    answered=parts.get("answered", [answer("u-2")]),
+                    inbox_rows=parts.get("inbox_rows", [answer("u-2")]),
                     cursors={ledger.id: 1 for ledger in writer.host},
                 )
             )
@@ -219,11 +219,11 @@ class ConflictContract(StoreCase):
     def test_an_answered_message_changes_nothing(self, store: Store, second: Store) -> None:
         settle(second).commit(answer("u-1"))
         writer = Writer(store).put(begin(1, node=N1))
-        self.refused(store, writer, answered=[answer("u-2"), answer("u-1"), answer("u-3")])
+        self.refused(store, writer, inbox_rows=[answer("u-2"), answer("u-1"), answer("u-3")])
 
     def test_a_message_answered_twice_in_a_commit_changes_nothing(self, store: Store) -> None:
         writer = settle(store).put(begin(1, node=N1))
-        self.refused(store, writer, answered=[answer("u-2"), answer("u-2")])
+        self.refused(store, writer, inbox_rows=[answer("u-2"), answer("u-2")])
 
     def test_a_taken_sequence_number_changes_nothing(self, store: Store) -> None:
         writer = settle(store).put(begin(1, node=N1))

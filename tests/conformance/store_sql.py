@@ -36,7 +36,7 @@ def every_method(store: Store, node_id: int) -> dict[str, partial]:
         "create_node": partial(store.create_node, 1, "node-9"),
         "generations": partial(store.generations, [1]),
         "answered": partial(store.answered, ["u-1"]),
-        "commit": partial(store.commit, Commit(answered=[answer("u-9")])),
+        "commit": partial(store.commit, Commit(inbox_rows=[answer("u-9")])),
         "cursors": partial(store.cursors, 1),
         "outbox": partial(store.outbox, node_id, after=0, limit=1),
         "backlog": store.backlog,

@@ -17,7 +17,7 @@ from tracker_worker.domain.instance import Instance, read_changes, read_instance
 from tracker_worker.domain.inventory import Inventory, read_inventory, reserve
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
 from tracker_worker.domain.resources import Resources
-from tracker_worker.domain.times import SECOND
+from tracker_worker.domain.values import SECOND
 
 # 2026-01-15T12:00:00Z, in microseconds.
 NOW = 1_768_478_400 * SECOND

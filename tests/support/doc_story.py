@@ -15,7 +15,7 @@ from tracker_worker.bus.memory import MemoryBroker, MemoryBus
 from tracker_worker.domain.commands import AbortClaim, Command, ExpireClaims, FinishClaim, ReportInventory
 from tracker_worker.domain.decide import Decision, decide
 from tracker_worker.domain.ledger import NodeLedger
-from tracker_worker.domain.times import SECOND
+from tracker_worker.domain.values import SECOND
 from tracker_worker.domain.views import claim_views, node_view, usage_view
 from tracker_worker.notifications.render import render
 from tracker_worker.service.chores.relay import Relay

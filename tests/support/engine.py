@@ -25,7 +25,7 @@ from tracker_worker.bus.memory import MemoryBroker, MemoryBus, Parked
 from tracker_worker.domain.inventory import reserve
 from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.domain.policy import Policy
-from tracker_worker.domain.times import SECOND
+from tracker_worker.domain.values import SECOND
 from tracker_worker.inventory.fake import FakeDriver
 from tracker_worker.service.chores.inventories import Inventories
 from tracker_worker.service.loop.loop import Loop
@@ -100,7 +100,7 @@ class Committed:
         return cls(
             nodes=[ledger.name for ledger in commit.ledgers],
             events=[notification.event_type for notification in commit.notifications],
-            answered=[message.unique_id for message in commit.answered],
+            answered=[message.unique_id for message in commit.inbox_rows],
             cursors=dict(commit.cursors),
         )
 

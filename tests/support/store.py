@@ -14,8 +14,9 @@ import pytest
 from tests.support.builders import HOST, NOW, inventory, node_name, put, snapshot
 from tracker_worker.domain.commands import Command, ReportInventory
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
-from tracker_worker.notifications.notification import Notification, message_id
-from tracker_worker.store.base import Answered, Commit, Store
+from tracker_worker.notifications.notification import Notification
+from tracker_worker.notifications.render import message_id
+from tracker_worker.store.base import Commit, InboxRow, Store
 
 ALL = 10**9
 
@@ -55,13 +56,13 @@ class Writer:
             self.notifications.append(row)
         return self
 
-    def commit(self, *answered: Answered, cursors: dict[int, int] | None = None) -> Writer:
+    def commit(self, *answered: InboxRow, cursors: dict[int, int] | None = None) -> Writer:
         changed = [ledger for ledger in self.host if ledger.dirty]
         self.store.commit(
             Commit(
                 ledgers=changed,
                 notifications=self.notifications,
-                answered=answered,
+                inbox_rows=answered,
                 cursors=cursors or {},
             )
         )
@@ -107,9 +108,9 @@ def note(ledger: NodeLedger, sequence: int, *, at: int = NOW, event_type: str = 
     )
 
 
-def answer(unique_id: str = "u-1", *, host_id: int = 1, at: int = NOW) -> Answered:
+def answer(unique_id: str = "u-1", *, host_id: int = 1, at: int = NOW) -> InboxRow:
     reply = b'{"to": "' + unique_id.encode() + b'", "\xc3\xa9": null}'
-    return Answered(unique_id=unique_id, host_id=host_id, reply=reply, received_at=at)
+    return InboxRow(unique_id=unique_id, host_id=host_id, reply=reply, received_at=at)
 
 
 def snapshots(host: HostLedger) -> dict[str, dict[str, Any]]:

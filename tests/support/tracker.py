@@ -13,7 +13,7 @@ from oslo_config import cfg
 from tests.support.builders import HOST, NODE, NOW, driver_resource_dict
 from tests.support.deadline import SECONDS
 from tracker_worker.conf import tracker as options
-from tracker_worker.domain.times import SECOND
+from tracker_worker.domain.values import SECOND
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.inventory.fake import FakeDriver
 from tracker_worker.library.fairlock import FairLock

@@ -34,7 +34,8 @@ def status(settings: Settings, style: str) -> None:
     import time
 
     from tracker_worker.cli.ledgers import opened_store
-    from tracker_worker.domain.times import SECOND, iso
+    from tracker_worker.domain.values import SECOND
+    from tracker_worker.domain.views import iso
 
     with opened_store(settings.load(messaging=False)) as store:
         backlog = store.backlog()

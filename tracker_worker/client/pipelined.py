@@ -26,8 +26,7 @@ from tracker_worker.client.transport import VERSION, oslo_messaging, remote_erro
 from tracker_worker.client.types import Claim, Context, InstanceLike, LimitsLike, Update
 from tracker_worker.conf import tracker as options
 from tracker_worker.conf.opts import register_messaging_opts
-from tracker_worker.wire.ids import fresh_id
-from tracker_worker.wire.message import MSGPACK, ReplyTo
+from tracker_worker.wire.message import MSGPACK, ReplyTo, fresh_id
 from tracker_worker.wire.request import encode_request
 
 

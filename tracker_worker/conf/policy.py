@@ -7,7 +7,7 @@ from oslo_config import cfg
 
 from tracker_worker.domain.inventory import reserve
 from tracker_worker.domain.policy import Policy
-from tracker_worker.domain.times import SECOND
+from tracker_worker.domain.values import SECOND
 
 
 def read_policy(conf: cfg.ConfigOpts) -> Policy:

@@ -131,7 +131,7 @@ class NodeLedger:
         self.touched.clear()
 
     def _charge(self, new: Allocation) -> None:
-        uuid = new.uuid
+        uuid = new.instance.uuid
         self.allocations[uuid] = new
         if new.claim_state == BEGUN:
             self.begun.add(uuid)

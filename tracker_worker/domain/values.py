@@ -13,6 +13,8 @@ from typing import Any
 from tracker_worker.domain.resources import MAX_AMOUNT
 from tracker_worker.errors import InvalidInput
 
+SECOND = 1_000_000
+"""One second in microseconds, the unit of all times in the ledger."""
 MAX_TEXT = 255
 MAX_DEPTH = 100
 # A timeout of more than 68 years is a mistake. This maximum also keeps the expiry date inside the calendar.
@@ -42,7 +44,7 @@ def read_timeout(field: str, value: Any) -> int | None:
         return None
     seconds = _read_number(field, value, MAX_TIMEOUT_SECONDS)
     # Only 0 itself stands for the default, not a fraction that rounds to 0.
-    return max(1, round(seconds * 1_000_000)) if seconds else None
+    return max(1, round(seconds * SECOND)) if seconds else None
 
 
 def _read_number(field: str, value: Any, most: int) -> int | float:

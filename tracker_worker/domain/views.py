@@ -5,22 +5,32 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from tracker_worker.domain.allocation import Allocation
 from tracker_worker.domain.inventory import FACTS
 from tracker_worker.domain.ledger import NodeLedger, ProjectUsage
 from tracker_worker.domain.resources import CLASSES
-from tracker_worker.domain.times import iso
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@lru_cache(maxsize=256)  # commands that are decided together have the same times
+def iso(at: int) -> str:
+    """The time ``at`` (microseconds) as ISO 8601 text in UTC with 'Z', always with microseconds."""
+    return (_EPOCH + timedelta(microseconds=at)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def claim_view(
     ledger: NodeLedger, allocation: Allocation, *, generation: int, state: str | None = None
 ) -> dict[str, Any]:
     """A claim as the RPC API returns it. ``state`` None stands for the state of the allocation's claim."""
+    uuid = allocation.instance.uuid
     return {
-        "claim_id": allocation.uuid,
-        "instance_uuid": allocation.uuid,
+        "claim_id": uuid,
+        "instance_uuid": uuid,
         "host": ledger.host,
         "node": ledger.name,
         "resources": allocation.resources.to_dict(),

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from tracker_worker import threads
 from tracker_worker.domain.allocation import Allocation
 from tracker_worker.domain.instance import Instance
-from tracker_worker.domain.times import SECOND
+from tracker_worker.domain.values import SECOND
 from tracker_worker.errors import ComputeResourcesUnavailable, TrackerError
 
 LOG = logging.getLogger(__name__)

@@ -22,8 +22,7 @@ from tracker_worker.domain.inventory import read_inventory
 from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.domain.policy import Policy
 from tracker_worker.domain.stats import Stats
-from tracker_worker.domain.times import SECOND
-from tracker_worker.domain.values import read_amount, read_timeout
+from tracker_worker.domain.values import SECOND, read_amount, read_timeout
 from tracker_worker.errors import ComputeResourcesUnavailable, InvalidInput, NodeNotFound
 from tracker_worker.inventory.base import InventoryDriver
 from tracker_worker.library.claim import Claim, ResourceClaim, copied

@@ -7,7 +7,9 @@ published schema before the payload is stored, because a value of a wrong type c
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
+from uuid import UUID
 
 import msgspec
 
@@ -16,14 +18,14 @@ from tracker_worker.domain.allocation import Allocation
 from tracker_worker.domain.instance import Instance
 from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.domain.resources import Resources
-from tracker_worker.domain.times import iso
-from tracker_worker.domain.views import node_view
-from tracker_worker.notifications.notification import INFO, WARN, Notification, message_id
-from tracker_worker.notifications.schema import validate
+from tracker_worker.domain.views import iso, node_view
+from tracker_worker.notifications.notification import INFO, WARN, Notification
+from tracker_worker.notifications.schema import InvalidPayload, ValidationError, validator
 
 _TEXTS = ("display_name", "instance_type", "instance_flavor_id", "availability_zone")
 _SAME = ("memory_mb", "root_gb", "ephemeral_gb", "vcpus", "created_at", "launched_at", "deleted_at", "terminated_at")
 
+_NAMESPACE = UUID("5c0d1b0e-6f0c-5b52-9f9b-3d6f0f3c7f11").bytes
 _encode = msgspec.json.Encoder().encode
 
 
@@ -34,7 +36,10 @@ def render(event: events.Event, ledger: NodeLedger) -> Notification:
     """
     event_type, priority, payload = _describe(event, ledger)
     payload["occurred_at"] = iso(event.at)
-    validate(event_type, payload)
+    try:
+        validator(event_type)(payload)
+    except ValidationError as error:
+        raise InvalidPayload(f"{event_type}: {error.message}") from error
     return Notification(
         node_id=ledger.id,
         host=ledger.host,
@@ -46,6 +51,18 @@ def render(event: events.Event, ledger: NodeLedger) -> Notification:
         occurred_at=event.at,
         message_id=message_id(ledger.host, ledger.name, ledger.sequence),
     )
+
+
+def message_id(host: str, node: str, sequence: int) -> str:
+    """The message_id of the notification with this number of this node, as the text of a UUID of version 5.
+
+    It is what ``uuid.uuid5`` returns, made without UUID objects, which cost more than the hash. The version's digit is 5, the
+    variant's two bits are 10: RFC 9562, sections 4 and 5.5.
+    """
+    name = f"{host}\0{node}\0{sequence}".encode()
+    digest = hashlib.sha1(_NAMESPACE + name, usedforsecurity=False).hexdigest()
+    variant = "89ab"[int(digest[16], 16) & 3]
+    return f"{digest[:8]}-{digest[8:12]}-5{digest[13:16]}-{variant}{digest[17:20]}-{digest[20:32]}"
 
 
 def _describe(event: events.Event, ledger: NodeLedger) -> tuple[str, str, dict[str, Any]]:

@@ -11,6 +11,8 @@ from typing import Any
 
 import fastjsonschema
 
+ValidationError = fastjsonschema.JsonSchemaValueException
+
 _FOLDER = resources.files(__package__).joinpath("schemas")
 
 
@@ -25,16 +27,9 @@ def load(name: str) -> dict[str, Any]:
 
 
 @functools.cache
-def _validator(event_type: str) -> Callable[[dict[str, Any]], Any]:
+def validator(event_type: str) -> Callable[[dict[str, Any]], Any]:
+    """The check of a payload of that event type. It raises ValidationError."""
     check: Callable[[dict[str, Any]], Any] = fastjsonschema.compile(
         load(f"{event_type}.json"), handlers={"": load}, use_default=False
     )
     return check
-
-
-def validate(event_type: str, payload: dict[str, Any]) -> None:
-    """Check ``payload`` against the schema of ``event_type``. Raises InvalidPayload: a field, named in the text, is wrong."""
-    try:
-        _validator(event_type)(payload)
-    except fastjsonschema.JsonSchemaValueException as error:
-        raise InvalidPayload(f"{event_type}: {error.message}") from error

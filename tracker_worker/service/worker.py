@@ -27,7 +27,7 @@ from tracker_worker.bus.base import Bus, Listener
 from tracker_worker.bus.settings import read_settings
 from tracker_worker.conf.policy import read_policy
 from tracker_worker.domain.policy import Policy
-from tracker_worker.domain.times import SECOND
+from tracker_worker.domain.values import SECOND
 from tracker_worker.errors import ConfigurationError, TrackerError
 from tracker_worker.inventory.base import InventoryDriver, load_driver
 from tracker_worker.service.chores.inventories import Inventories

@@ -28,7 +28,7 @@ class Unstorable(Exception):
     """The store cannot keep a value of this commit. Nothing was written, and the same commit would fail again."""
 
 
-class Answered(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class InboxRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One inbox row: a message about a host whose effect is committed, and the reply to each copy of the message.
     ``received_at`` in microseconds."""
 
@@ -45,7 +45,7 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True):
 
     ledgers: Sequence[NodeLedger] = ()
     notifications: Sequence[Notification] = ()
-    answered: Sequence[Answered] = ()
+    inbox_rows: Sequence[InboxRow] = ()
     cursors: Mapping[int, int] = msgspec.field(default_factory=dict)
 
 

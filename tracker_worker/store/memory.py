@@ -11,7 +11,7 @@ from tracker_worker.domain.allocation import Allocation
 from tracker_worker.domain.inventory import Inventory
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
 from tracker_worker.notifications.notification import Notification
-from tracker_worker.store.base import Answered, Backlog, Commit, Conflict, Store
+from tracker_worker.store.base import Backlog, Commit, Conflict, InboxRow, Store
 
 
 @dataclass(slots=True)
@@ -44,7 +44,7 @@ class MemoryStore(Store):
         self._lock = threading.Lock()
         self._hosts: dict[str, _Host] = {}
         self._nodes: dict[int, _Node] = {}
-        self._inbox: dict[str, Answered] = {}
+        self._inbox: dict[str, InboxRow] = {}
         self._attempts: dict[str, tuple[int, int]] = {}
 
     def start(self) -> None:
@@ -111,16 +111,16 @@ class MemoryStore(Store):
                 self._write_locked(ledger)
             for notification in commit.notifications:
                 self._nodes[notification.node_id].outbox[notification.sequence] = notification
-            for message in commit.answered:
+            for message in commit.inbox_rows:
                 self._inbox[message.unique_id] = message
             for node_id, sequence in commit.cursors.items():
                 node = self._nodes[node_id]
                 node.cursor = max(node.cursor, sequence)
 
     def _check_locked(self, commit: Commit) -> None:
-        if any(message.unique_id in self._inbox for message in commit.answered):
+        if any(message.unique_id in self._inbox for message in commit.inbox_rows):
             raise Conflict("a message is answered already")
-        if len({message.unique_id for message in commit.answered}) != len(commit.answered):
+        if len({message.unique_id for message in commit.inbox_rows}) != len(commit.inbox_rows):
             raise Conflict("a message is answered twice")
         released: set[tuple[int, str]] = set()
         for ledger in commit.ledgers:

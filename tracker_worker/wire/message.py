@@ -8,12 +8,15 @@ reply as msgpack too.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
+
+from tracker_worker import threads
 
 JSON = "application/json"
 MSGPACK = "application/x-msgpack"
@@ -25,6 +28,9 @@ ENVELOPE = b'{"oslo.version":"2.0","oslo.message":'
 """How an envelope begins; the inner message as a JSON text and a closing brace follow."""
 
 _MAX_QUOTED_CHARACTERS = 1000
+
+_series = threads.random_bytes(10).hex()
+_numbers = itertools.count(1)
 
 to_json = msgspec.json.Encoder().encode
 to_msgpack = msgspec.msgpack.Encoder().encode
@@ -45,6 +51,17 @@ class Malformed(Exception):
     def __init__(self, reason: str, reply_to: ReplyTo | None = None) -> None:
         super().__init__(reason)
         self.reply_to = reply_to
+
+
+def fresh_id() -> str:
+    """An id that no other message has, 32 hexadecimal digits: 80 random bits of this process, and a number."""
+    return f"{_series}{next(_numbers):012x}"
+
+
+def begin_series(series: str) -> None:
+    """Make the ids that follow from ``series`` (20 hexadecimal digits), numbered from 1: for runs that are to be repeatable."""
+    global _series, _numbers
+    _series, _numbers = series, itertools.count(1)
 
 
 def in_envelope(message: bytes) -> bytes:

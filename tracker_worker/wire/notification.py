@@ -7,8 +7,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
-from tracker_worker.wire.ids import fresh_id
-from tracker_worker.wire.message import in_envelope, to_json
+from tracker_worker.wire.message import fresh_id, in_envelope, to_json
 
 # Inside the text of the message, whose quotes are escaped once. No value can look like this: quotes in values are escaped more.
 _UNIQUE_ID = re.compile(rb'((?<!\\)\\"_unique_id\\":\\")[0-9a-f]{32}')

@@ -13,8 +13,17 @@ import msgspec
 from oslo_messaging.rpc.dispatcher import NoSuchMethod, UnsupportedVersion
 
 from tracker_worker.errors import ComputeResourcesUnavailable, InvalidInput, TrackerError
-from tracker_worker.wire.ids import fresh_id
-from tracker_worker.wire.message import JSON, MSGPACK, Malformed, ReplyTo, in_envelope, sendable, to_json, to_msgpack
+from tracker_worker.wire.message import (
+    JSON,
+    MSGPACK,
+    Malformed,
+    ReplyTo,
+    fresh_id,
+    in_envelope,
+    sendable,
+    to_json,
+    to_msgpack,
+)
 
 _ERRORS_MODULE = "tracker_worker.errors"
 

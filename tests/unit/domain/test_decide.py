@@ -28,7 +28,7 @@ from tests.support.builders import (
 from tracker_worker.domain.commands import AbortClaim, ExpireClaims, FinishClaim, ReportInventory
 from tracker_worker.domain.decide import decide
 from tracker_worker.domain.events import ClaimBegun, ClaimRejected
-from tracker_worker.domain.times import iso
+from tracker_worker.domain.views import iso
 from tracker_worker.errors import ClaimConflict, ComputeResourcesUnavailable, InvalidInput, NodeNotFound
 
 

@@ -17,8 +17,7 @@ from tests.support.naive import NaiveHost
 from tracker_worker.domain.commands import AbortClaim, ExpireClaims, FinishClaim, ReportInventory
 from tracker_worker.domain.decide import decide
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
-from tracker_worker.domain.times import iso
-from tracker_worker.domain.views import claim_views, node_view, usage_view
+from tracker_worker.domain.views import claim_views, iso, node_view, usage_view
 
 NODES = [node_name(1), node_name(2)]
 NODE = st.sampled_from(NODES)

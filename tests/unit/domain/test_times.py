@@ -6,7 +6,8 @@ from __future__ import annotations
 import pytest
 
 from tests.support.builders import NOW
-from tracker_worker.domain.times import SECOND, iso
+from tracker_worker.domain.values import SECOND
+from tracker_worker.domain.views import iso
 
 
 @pytest.mark.parametrize(

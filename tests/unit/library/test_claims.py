@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.builders import HOST, NODE, NOW, instance_dict, sized, uuid
 from tests.support.tracker import CONTEXT, Clock, audited, event_types, picture, used
-from tracker_worker.domain.times import SECOND
+from tracker_worker.domain.values import SECOND
 from tracker_worker.errors import ClaimConflict, ComputeResourcesUnavailable, InvalidInput
 from tracker_worker.library.tracker import Claim, ResourceTracker
 from tracker_worker.store.memory import MemoryStore

@@ -14,7 +14,7 @@ from tests.support.engine import EngineHarness, Refused
 from tests.unit.service.conftest import DeadlineClock, MakeHarness
 from tracker_worker import unit_of_work
 from tracker_worker.bus.base import FANOUT
-from tracker_worker.domain.times import SECOND
+from tracker_worker.domain.values import SECOND
 
 N1, N2 = node_name(1), node_name(2)
 EXPIRY_SECONDS = TIMEOUT // SECOND

@@ -11,7 +11,7 @@ from tests.support.store import Writer
 from tests.support.store import answer as recorded
 from tests.unit.service.conftest import MakeHarness
 from tracker_worker.service.loop import inbox
-from tracker_worker.store.base import Answered, Commit
+from tracker_worker.store.base import Commit, InboxRow
 from tracker_worker.wire.message import MSGPACK
 from tracker_worker.wire.reply import encode_answer
 
@@ -214,7 +214,7 @@ class TestWhatChangedNothing:
     def test_a_row_that_another_worker_has_written_meanwhile_is_dropped(self, harness: EngineHarness) -> None:
         harness.caller.call("finish_resource_claim", unique_id="u-1", claim_id=uuid(1)).reply()
         harness.caller.call("finish_resource_claim", unique_id="u-2", claim_id=uuid(1)).reply()
-        harness.store.inner.commit(Commit(answered=[recorded("u-1", at=NOW)]))
+        harness.store.inner.commit(Commit(inbox_rows=[recorded("u-1", at=NOW)]))
         reply = harness.caller.call("begin_resource_claim", unique_id="u-3", instance=instance_dict(1)).reply()
         assert reply["claim_id"] == uuid(1)
         assert harness.store.commits[0].answered == ["u-2", "u-3"]
@@ -224,7 +224,7 @@ def test_what_another_worker_has_answered_meanwhile_is_told_as_it_was_there(harn
     def other_worker() -> None:
         other = Writer(harness.store.inner).put(begin(1, node=node_name(1)))
         told = encode_answer("application/json", result="as the other said")
-        other.commit(Answered(unique_id="u-1", host_id=1, reply=told, received_at=NOW))
+        other.commit(InboxRow(unique_id="u-1", host_id=1, reply=told, received_at=NOW))
 
     harness.store.script["commit"] = [other_worker]
     with harness.busy():

@@ -19,7 +19,7 @@ from tracker_worker.domain import commands
 from tracker_worker.domain.fit import UNLIMITED, Limits
 from tracker_worker.domain.policy import Policy
 from tracker_worker.domain.queries import GetNode, GetUsage, ListClaims, ListNodes
-from tracker_worker.domain.times import SECOND
+from tracker_worker.domain.values import SECOND
 from tracker_worker.errors import HostNotServed, InvalidInput
 from tracker_worker.service.requests.methods import (
     METHODS,

@@ -85,7 +85,7 @@ class Case:
 
     def cursors(self) -> dict[int, int]:
         """Those that moved since this was last asked; they are written then."""
-        moved = self.relay.moved_cursors()
+        moved = dict(self.relay.moved)
         self.store.commit(Commit(cursors=moved))
         self.relay.written(moved)
         return moved
@@ -162,7 +162,7 @@ def test_what_is_not_relayed_here_is_not_sent() -> None:
     assert not case.behind()
     case.confirm((1, 2))
     assert case.sent.take() == []
-    assert case.relay.moved_cursors() == {}
+    assert dict(case.relay.moved) == {}
 
 
 def test_the_cursor_follows_what_is_confirmed_without_a_gap(case: Case) -> None:
@@ -181,7 +181,7 @@ def test_a_cursor_that_moved_on_while_it_was_written_is_written_again(case: Case
     case.offer(2)
     case.cursors()
     case.confirm((1, 2))
-    writing = case.relay.moved_cursors()
+    writing = dict(case.relay.moved)
     case.confirm((1, 3))
     case.relay.written(writing)
     assert case.cursors() == {1: 3}
@@ -294,10 +294,10 @@ def test_a_host_that_is_dropped_is_not_relayed_and_its_window_is_free(case: Case
     case.relay.drop(case.writer.host)
     case.relay.drop(case.writer.host)
     assert case.relay._in_flight == 0
-    assert case.relay.moved_cursors() == {}
+    assert dict(case.relay.moved) == {}
     assert case.offer(1) == []
     case.confirm((1, 2))
-    assert case.relay.moved_cursors() == {}
+    assert dict(case.relay.moved) == {}
 
 
 def test_a_host_that_is_taken_again_goes_on_from_its_cursor(case: Case) -> None:

@@ -7,7 +7,7 @@ from uuid import UUID, uuid5
 
 import pytest
 
-from tracker_worker.notifications.notification import message_id
+from tracker_worker.notifications.render import message_id
 
 # Published with the first release: another one would make each notification that is sent again a new one.
 NAMESPACE = UUID("5c0d1b0e-6f0c-5b52-9f9b-3d6f0f3c7f11")

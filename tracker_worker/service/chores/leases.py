@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence, Set
 
-from tracker_worker.domain.times import SECOND
+from tracker_worker.domain.values import SECOND
 from tracker_worker.service.chores.relay import Relay
 from tracker_worker.store.base import Store
 from tracker_worker.store.ledgers import Ledgers

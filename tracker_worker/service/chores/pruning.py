@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tracker_worker.domain.times import SECOND
+from tracker_worker.domain.values import SECOND
 from tracker_worker.service.chores.leases import Leases
 from tracker_worker.store.base import Store
 from tracker_worker.store.ledgers import Ledgers

@@ -61,7 +61,8 @@ class Relay:
         self._tracks: dict[int, _Track] = {}
         self._lagging: dict[int, _Track] = {}  # those with sent < known
         self._in_flight = 0
-        self._moved: dict[int, int] = {}
+        # Node id -> cursor, of the cursors that have moved since ``written``.
+        self.moved: dict[int, int] = {}
         self._flush_at: float | None = None
         self._delay = _FLUSH_SECONDS
 
@@ -92,7 +93,7 @@ class Relay:
             track = self._tracks.pop(ledger.id, None)
             if track is not None:
                 self._in_flight -= track.sent - track.confirmed - len(track.ahead)
-            self._moved.pop(ledger.id, None)
+            self.moved.pop(ledger.id, None)
             self._lagging.pop(ledger.id, None)
 
     def offer(self, notifications: Iterable[Notification]) -> list[Publication]:
@@ -128,7 +129,7 @@ class Relay:
         return None if self._flush_at is None else max(0.0, self._flush_at - now)
 
     def _flush_when_due(self, now: float) -> None:
-        if not self._moved and self._in_flight <= 0 and not self._lagging:
+        if not self.moved and self._in_flight <= 0 and not self._lagging:
             self._flush_at = None
         elif self._flush_at is None:
             self._flush_at = now + self._delay
@@ -139,22 +140,18 @@ class Relay:
 
     def flush(self) -> None:
         """Write the cursors that have moved, in a commit of their own. Raises StoreUnavailable, Conflict."""
-        if cursors := self.moved_cursors():
+        self._take_confirms()
+        if cursors := dict(self.moved):
             if faults.hook is not None:
                 faults.hook("before_cursor")
             self._store.commit(Commit(cursors=cursors))
             self.written(cursors)
 
-    def moved_cursors(self) -> dict[int, int]:
-        """Node id -> cursor, of the cursors that have moved since ``written``."""
-        self._take_confirms()
-        return dict(self._moved)
-
     def written(self, cursors: dict[int, int]) -> None:
         """The store has these cursors."""
         for node_id, cursor in cursors.items():
-            if self._moved.get(node_id) == cursor:
-                del self._moved[node_id]
+            if self.moved.get(node_id) == cursor:
+                del self.moved[node_id]
         if cursors:
             self._flush_at = None
 
@@ -173,7 +170,7 @@ class Relay:
         while track.confirmed + 1 in track.ahead:
             track.confirmed += 1
             track.ahead.discard(track.confirmed)
-            self._moved[track.node_id] = track.confirmed
+            self.moved[track.node_id] = track.confirmed
 
     def _note(self, track: _Track) -> None:
         if track.sent < track.known:

@@ -16,7 +16,7 @@ from tracker_worker.service.loop.inbox import Inbox
 from tracker_worker.service.requests.items import Chore, Item
 from tracker_worker.service.requests.methods import Audit, Operation, Ping
 from tracker_worker.service.requests.pending import PendingRequest
-from tracker_worker.store.base import Answered, Conflict
+from tracker_worker.store.base import Conflict, InboxRow
 from tracker_worker.store.ledgers import Ledgers
 from tracker_worker.unit_of_work import UnitOfWork
 from tracker_worker.wire.reply import answer, parking_reason, parks
@@ -42,7 +42,7 @@ class Batch:
     now: int
     unit: UnitOfWork
     known: dict[str, bytes]
-    inbox_rows: list[Answered] = field(default_factory=list)
+    inbox_rows: list[InboxRow] = field(default_factory=list)
     unrecorded: list[str] = field(default_factory=list)
     active: set[str] = field(default_factory=set)
     outgoing: list[Outgoing] = field(default_factory=list)
@@ -156,7 +156,7 @@ class Decider:
         else:
             batch.known[unique_id] = answered
             batch.inbox_rows.append(
-                Answered(unique_id=unique_id, host_id=host.id, reply=answered, received_at=batch.now)
+                InboxRow(unique_id=unique_id, host_id=host.id, reply=answered, received_at=batch.now)
             )
 
     def _audit(self, batch: Batch, request: PendingRequest, hosts: Sequence[HostLedger], audit: Audit) -> None:

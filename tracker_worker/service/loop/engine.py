@@ -33,7 +33,7 @@ from tracker_worker.service.loop.decision_log import log_decisions
 from tracker_worker.service.loop.inbox import Inbox
 from tracker_worker.service.requests.items import Chore, Item, hosts_of
 from tracker_worker.service.requests.pending import PendingRequest
-from tracker_worker.store.base import Answered, Conflict, Store, Unstorable
+from tracker_worker.store.base import Conflict, InboxRow, Store, Unstorable
 from tracker_worker.store.ledgers import Ledgers
 from tracker_worker.wire.reply import answer, parking_reason, parks
 
@@ -176,7 +176,7 @@ class Engine:
         self._verify(batch, commits)
         cursors: dict[int, int] = {}
         if commits:
-            cursors = {} if self._relay is None else self._relay.moved_cursors()
+            cursors = {} if self._relay is None else dict(self._relay.moved)
             try:
                 batch.unit.commit(inbox_rows=rows, cursors=cursors)
             except Conflict:
@@ -200,7 +200,7 @@ class Engine:
         if unrecorded and self._inbox.look_up(unrecorded):
             raise Conflict("a message is answered already")
 
-    def _conclude(self, batch: Batch, rows: list[Answered], cursors: dict[int, int], committed: bool) -> None:
+    def _conclude(self, batch: Batch, rows: list[InboxRow], cursors: dict[int, int], committed: bool) -> None:
         """The batch holds and its replies are on their way: the bookkeeping, the notifications, and what follows from them."""
         batch.unit.committed()
         self._inbox.keep(rows, committed=committed)

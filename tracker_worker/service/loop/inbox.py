@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
-from tracker_worker.store.base import Answered, Store
+from tracker_worker.store.base import InboxRow, Store
 
 # Answers kept in memory: more than can be in flight, and more than can be unwritten.
 _MOST_RECENT = 4096
@@ -24,7 +24,7 @@ class Inbox:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._recent: OrderedDict[str, bytes] = OrderedDict()
-        self._unwritten: list[Answered] = []
+        self._unwritten: list[InboxRow] = []
 
     def recall(self, unique_ids: Iterable[str]) -> dict[str, bytes]:
         """unique_id -> recorded answer, of the messages that this worker has answered lately."""
@@ -40,15 +40,15 @@ class Inbox:
             known.update(self._store.answered(unseen))
         return known
 
-    def rows(self, new: Sequence[Answered]) -> list[Answered]:
+    def rows(self, new: Sequence[InboxRow]) -> list[InboxRow]:
         """The rows that a commit made now has to write."""
         return [*self._unwritten, *new]
 
-    def full(self, rows: Sequence[Answered]) -> bool:
+    def full(self, rows: Sequence[InboxRow]) -> bool:
         """Whether so many rows are unwritten that they get a commit of their own."""
         return len(rows) > _MOST_UNWRITTEN
 
-    def keep(self, rows: Sequence[Answered], *, committed: bool) -> None:
+    def keep(self, rows: Sequence[InboxRow], *, committed: bool) -> None:
         """These rows are written, or wait for the next commit."""
         self._unwritten = [] if committed else list(rows)
         for message in rows:

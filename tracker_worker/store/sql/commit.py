@@ -82,8 +82,8 @@ class CommitWriter:
         ledgers = sorted(commit.ledgers, key=lambda ledger: ledger.id)
         if ledgers:
             self._write_ledgers(cursor, ledgers)
-        if commit.answered:
-            answered = sorted(commit.answered, key=lambda message: message.unique_id)
+        if commit.inbox_rows:
+            answered = sorted(commit.inbox_rows, key=lambda message: message.unique_id)
             self._answered.execute(cursor, [rows.inbox_row(message) for message in answered])
         if commit.notifications:
             notifications = [rows.notification_row(notification) for notification in commit.notifications]

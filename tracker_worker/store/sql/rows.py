@@ -16,7 +16,7 @@ from tracker_worker.domain.inventory import Inventory
 from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.domain.resources import CLASSES, Resources, shared
 from tracker_worker.notifications.notification import Notification
-from tracker_worker.store.base import Answered
+from tracker_worker.store.base import InboxRow
 
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -142,7 +142,7 @@ def _unpack_inventory(packed: bytes) -> Inventory:
     )
 
 
-def inbox_row(message: Answered) -> dict[str, Any]:
+def inbox_row(message: InboxRow) -> dict[str, Any]:
     """Return the row of an answered message: every column of ``inbox``."""
     return {
         "unique_id": message.unique_id,
