@@ -22,8 +22,8 @@ def faulty_worker(tmp_path: Path, broker_vhost: str) -> Iterator[FaultyWorker]:
 @pytest.mark.parametrize(
     ("point", "says"),
     [
-        ("before_commit", "the engine's thread ends"),
-        ("after_commit", "the engine's thread ends"),
+        ("before_commit", "the thread tracker-engine ends"),
+        ("after_commit", "the thread tracker-engine ends"),
         ("after_reply", "tracker-publisher: the connection's thread ends"),
         ("after_publish", "tracker-publisher: the connection's thread ends"),
         ("after_ack", "tracker-consumer: the connection's thread ends"),

@@ -14,10 +14,10 @@ from urllib.parse import quote
 
 import amqp
 import kombu
-import oslo_messaging
 from oslo_config import cfg
 
 from tracker_worker.errors import ConfigurationError
+from tracker_worker.oslo import opts, oslo_messaging
 
 LOST = (*amqp.Connection.connection_errors, *amqp.Connection.channel_errors)
 """What py-amqp raises when a connection or a channel is lost, or the broker refuses something."""
@@ -162,9 +162,7 @@ class _Rabbit:
 
     def __init__(self, conf: cfg.ConfigOpts, url: oslo_messaging.TransportURL) -> None:
         self._group = conf[_GROUP]
-        import oslo_messaging.opts
-
-        options = dict(oslo_messaging.opts.list_opts())[_GROUP]
+        options = dict(opts.list_opts())[_GROUP]
         types = {option.name: option.type for option in options}
         unknown = set(url.query) - set(types)
         if unknown:

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
 
-import oslo_messaging
 from amqp.exceptions import AccessRefused, NotFound
 from oslo_config import cfg
 
@@ -19,6 +18,7 @@ from tracker_worker.bus.settings import read_settings
 from tracker_worker.cli.broker import connected
 from tracker_worker.cli.context import CommandFailed, Settings, keep_logs_quiet
 from tracker_worker.client.api import ALLOWED_REMOTE_EXMODS, VERSION, TrackerAPI
+from tracker_worker.oslo import oslo_messaging
 
 
 @contextmanager

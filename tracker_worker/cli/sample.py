@@ -14,10 +14,10 @@ import io
 from collections.abc import Iterable
 from importlib.metadata import entry_points
 
-import oslo_messaging.opts
 from oslo_config import cfg, generator
 
 from tracker_worker.conf import list_opts
+from tracker_worker.oslo import opts as messaging_opts
 
 _HELP_WIDTH = 100
 _BROKER_OPTIONS = ("transport_url", "control_exchange", "rpc_response_timeout")
@@ -52,7 +52,7 @@ def sample_configuration() -> str:
 
 def _groups() -> dict[str, list[tuple[str, list[cfg.Opt]]]]:
     """Option group -> pairs of a library's name and the options that it defines in the group."""
-    messaging = dict(oslo_messaging.opts.list_opts())
+    messaging = dict(messaging_opts.list_opts())
     named = {option.name: option for option in messaging[None]}
     groups = {
         "DEFAULT": [("oslo.messaging", [named[name] for name in _BROKER_OPTIONS]), ("oslo.log", list(_log_options()))]

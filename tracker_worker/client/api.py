@@ -17,11 +17,11 @@ from tracker_worker.client.transport import (
     VERSION,
     StockTransport,
     Transport,
-    oslo_messaging,
 )
 from tracker_worker.client.types import Claim, Context, InstanceLike, LimitsLike, Node, Update, Usage
 from tracker_worker.conf import tracker as options
 from tracker_worker.conf.opts import register_messaging_opts
+from tracker_worker.oslo import oslo_messaging
 
 __all__ = ["ALLOWED_REMOTE_EXMODS", "VERSION", "TrackerAPI"]
 

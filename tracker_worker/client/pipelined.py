@@ -22,10 +22,11 @@ from oslo_config import cfg
 from tracker_worker.bus.settings import read_connection
 from tracker_worker.client.api import TrackerAPI
 from tracker_worker.client.requester import NoReply, OutgoingRequest, Requester
-from tracker_worker.client.transport import VERSION, oslo_messaging, remote_error
+from tracker_worker.client.transport import VERSION, remote_error
 from tracker_worker.client.types import Claim, Context, InstanceLike, LimitsLike, Update
 from tracker_worker.conf import tracker as options
 from tracker_worker.conf.opts import register_messaging_opts
+from tracker_worker.oslo import oslo_messaging
 from tracker_worker.wire.message import MSGPACK, ReplyTo, fresh_id
 from tracker_worker.wire.request import encode_request
 

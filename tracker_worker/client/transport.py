@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,11 +12,7 @@ from oslo_config import cfg
 from tracker_worker import errors
 from tracker_worker.client.types import Context
 from tracker_worker.conf.opts import register_messaging_opts
-
-with warnings.catch_warnings():
-    # A library of oslo.messaging's looks whether eventlet is installed, and eventlet warns on stderr that nobody should use it.
-    warnings.filterwarnings("ignore", message=r"\s*Eventlet is deprecated")
-    import oslo_messaging
+from tracker_worker.oslo import oslo_messaging
 
 VERSION = "1.0"
 """The newest version of the RPC API that these clients use."""

@@ -31,9 +31,10 @@ def register_messaging_opts(conf: cfg.ConfigOpts) -> None:
     oslo.messaging 18.3 registers its tracing and metrics options only on ``cfg.CONF``, but reads them at every call from
     the object that its transport was given; its list_opts() does not name them.
     """
-    import oslo_messaging.opts  # here, because the import is slow and callers of list_opts() do not need it
+    # Imported here, because the import is slow and callers of list_opts() do not need it.
+    from tracker_worker.oslo import opts as messaging_opts
 
-    for group, options in oslo_messaging.opts.list_opts():
+    for group, options in messaging_opts.list_opts():
         if group in (None, "oslo_messaging_rabbit", "oslo_messaging_notifications"):
             conf.register_opts(options, group=group)
     for module, name in (("_tracing", "oslo_messaging_tracing"), ("_metrics", "oslo_messaging_metrics")):

@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from oslo_messaging.rpc.dispatcher import NoSuchMethod, UnsupportedVersion
 
 from tracker_worker.errors import ComputeResourcesUnavailable, InvalidInput, TrackerError
+from tracker_worker.oslo import NoSuchMethod, UnsupportedVersion
 from tracker_worker.wire.message import (
     JSON,
     MSGPACK,

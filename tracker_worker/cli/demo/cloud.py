@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import oslo_messaging
 import yaml
 from oslo_config import cfg
 
@@ -27,6 +26,7 @@ from tracker_worker.cli.context import Settings
 from tracker_worker.client.api import TrackerAPI
 from tracker_worker.client.transport import remote_error
 from tracker_worker.notifications.notification import PRIORITIES
+from tracker_worker.oslo import oslo_messaging
 from tracker_worker.service.worker import Worker
 from tracker_worker.store.sql.location import sqlite_url
 from tracker_worker.wire.message import decode_message

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from oslo_messaging.rpc.dispatcher import NoSuchMethod, UnsupportedVersion
 
 from tracker_worker.bus.base import FANOUT, SHARED
 from tracker_worker.domain import commands
@@ -19,6 +18,7 @@ from tracker_worker.domain.policy import Policy
 from tracker_worker.domain.queries import GetNode, GetUsage, ListClaims, ListNodes, Query
 from tracker_worker.domain.values import read_name, read_optional_text, read_timeout
 from tracker_worker.errors import HostNotServed, InvalidInput
+from tracker_worker.oslo import NoSuchMethod, UnsupportedVersion
 from tracker_worker.wire.request import Request
 
 # An addition raises the minor version; a client may ask for any minor version up to this one.

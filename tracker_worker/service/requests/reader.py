@@ -6,11 +6,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from math import inf
 
-from oslo_messaging.rpc.dispatcher import NoSuchMethod, UnsupportedVersion
-
 from tracker_worker.bus.base import Bus, Delivery
 from tracker_worker.domain.policy import Policy
 from tracker_worker.errors import TrackerError
+from tracker_worker.oslo import NoSuchMethod, UnsupportedVersion
 from tracker_worker.service.requests.methods import resolve
 from tracker_worker.service.requests.pending import PendingRequest, Timer
 from tracker_worker.wire.message import Malformed, ReplyTo

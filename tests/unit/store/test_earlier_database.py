@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A database that an earlier commit has written: everything in it is read as it was meant, and the worker goes on with it.
+
+``earlier/<commit>.sql`` is the dump of the database, ``.json`` what that commit itself answered about it.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.builders import begin
+from tracker_worker.domain import views
+from tracker_worker.domain.ledger import HostLedger
+from tracker_worker.store.ledgers import Ledgers
+from tracker_worker.store.sql.location import sqlite_url
+from tracker_worker.store.sql.store import SQLStore
+from tracker_worker.unit_of_work import UnitOfWork
+
+EARLIER = sorted(Path(__file__).with_name("earlier").glob("*.sql"))
+HOST = "h1"
+
+
+@pytest.fixture(params=EARLIER, ids=lambda path: path.stem)
+def dump(request: pytest.FixtureRequest) -> Path:
+    return request.param
+
+
+@pytest.fixture
+def expected(dump: Path) -> dict[str, Any]:
+    return json.loads(dump.with_suffix(".json").read_text("utf-8"))
+
+
+@pytest.fixture
+def store(dump: Path, tmp_path: Path) -> Iterator[SQLStore]:
+    path = tmp_path / "tracker.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.executescript(dump.read_text("utf-8"))
+    connection.close()
+    store = SQLStore(sqlite_url(path))
+    store.start()
+    yield store
+    store.stop()
+
+
+@pytest.fixture
+def host(store: SQLStore) -> HostLedger:
+    host = store.load_host(HOST)
+    assert host is not None
+    return host
+
+
+def test_nodes_claims_and_usage_are_what_the_earlier_worker_answered(
+    host: HostLedger, expected: dict[str, Any]
+) -> None:
+    assert [views.node_view(ledger) for ledger in host] == expected["nodes"]
+    assert [claim for ledger in host for claim in views.claim_views(ledger)] == expected["claims"]
+    assert views.usage_view(host) == expected["usage"]
+    assert [ledger.drift for ledger in host] == [None, None]
+
+
+def test_outbox_cursors_and_inbox_are_what_the_earlier_worker_wrote(
+    store: SQLStore, host: HostLedger, expected: dict[str, Any]
+) -> None:
+    outbox = [
+        [row.node, row.sequence, row.event_type, row.message_id, json.loads(row.payload)]
+        for ledger in host
+        for row in store.outbox(ledger.id, after=0, limit=100)
+    ]
+    assert outbox == expected["outbox"]
+    assert {ledger.name: store.cursors(host.id)[ledger.id] for ledger in host} == expected["cursors"]
+    answers = {unique_id: answer.encode() for unique_id, answer in expected["answers"].items()}
+    assert store.answered(list(answers)) == answers
+
+
+def test_the_next_decision_goes_on_where_the_earlier_worker_stopped(store: SQLStore, expected: dict[str, Any]) -> None:
+    ledgers = Ledgers(store)
+    unit = UnitOfWork(store, ledgers, notify=True)
+    before = {view["node"]: view for view in expected["nodes"]}["n1"]
+    decision = unit.decide(ledgers.get(HOST), begin(7, node="n1"), 1_800_000_000_000_000)
+    unit.commit()
+    assert decision.reply["generation"] == before["generation"] + 1
+    host = store.load_host(HOST)
+    assert host is not None
+    assert host.node("n1").sequence == before["sequence"] + 1
+    (row,) = store.outbox(host.node("n1").id, after=before["sequence"], limit=10)
+    assert row.event_type == "tracker.claim.begun"
