@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from oslo_config import cfg
 
+from tracker_worker import threads
 from tracker_worker.inventory import base
 
 #: How a node answers: with an inventory, with None (not supported), or with an exception.
@@ -21,8 +21,8 @@ class Hang:
     """A node that does not answer until it is released."""
 
     #: Set when a call waits; a test waits for this event instead of sleeping.
-    entered: threading.Event = field(default_factory=threading.Event)
-    released: threading.Event = field(default_factory=threading.Event)
+    entered: threads.Event = field(default_factory=threads.Event)
+    released: threads.Event = field(default_factory=threads.Event)
 
     def release(self) -> None:
         """Let the waiting calls and all later calls go on."""

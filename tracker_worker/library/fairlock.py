@@ -24,9 +24,9 @@ class FairLock:
             turn.acquire()
             self._waiting.append(turn)
         try:
-            turn.acquire()  # released by whoever leaves, who hands the mutex over
+            turn.acquire()  # released by the thread that leaves, which hands the mutex over
         except BaseException:
-            # A signal's handler raised: give up the place in the queue, or the mutex if it has been handed over already.
+            # A signal handler raised: give up the place in the queue, or the mutex if it has been handed over already.
             with self._guard:
                 if turn in self._waiting:
                     self._waiting.remove(turn)

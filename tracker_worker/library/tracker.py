@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The resource tracker as a library: in one process, without a bus, on the same ledger and stores as the worker.
+"""The resource tracker as a library: in one process, without a bus, on the same ledgers and stores as the worker.
 
 The names and the behaviour are those of the compute resource tracker of 2012, whose manager held one tracker per node.
 """
@@ -38,16 +38,18 @@ Context = Any
 
 
 class ResourceTracker:
-    """Keeps the ledger of one node. Any method may be called from any thread; operations on the node exclude each other and
-    are served in order of arrival, and the driver is asked outside of that.
+    """Keeps the ledger of one node.
+
+    Any thread may call any method. Operations on the node exclude each other and are served in order of arrival; the driver is
+    asked outside of this order.
 
     :param host: the compute host.
-    :param driver: what says what the node has.
+    :param driver: the inventory driver, which reports what the node has.
     :param node: the node of that host; None: the driver's only node.
-    :param store: where the ledger is kept, started; None: in memory, and notifications, which nobody could read there, are
-        not kept. The host gets its service record there.
-    :param conf: options of ``[tracker]``, registered on it; None: the defaults.
-    :param clock: seconds since the epoch.
+    :param store: the store that keeps the ledger; it must be started, and the host gets its service record there. None: the
+        ledger is kept in memory, and notifications, which nobody could read there, are not kept.
+    :param conf: the ConfigOpts with the options of ``[tracker]``, which are registered on it; None: the defaults.
+    :param clock: gives seconds since the epoch.
     """
 
     def __init__(
@@ -67,7 +69,7 @@ class ResourceTracker:
         self._conf = _defaults() if conf is None else conf
         self._conf.register_opts(options.OPTIONS, group=options.GROUP)
         self._lock = FairLock()
-        # The driver is asked under this one alone, so that it is never asked twice at a time, nor an old answer put last.
+        # The driver is asked under this lock alone: never twice at a time, and an older answer never replaces a newer one.
         self._auditing = FairLock()
         self._audited = False
         self._ignored_updates = 0
@@ -75,17 +77,17 @@ class ResourceTracker:
         kept.register_host(host, topic=self._conf.tracker.topic, version="library", now=self._now())
         self._decisions = Decisions(kept, host, now=self._now, notify=store is not None)
 
-    # --- what is known -----------------------------------------------------------------------------------------------
+    # --- reading -----------------------------------------------------------------------------------------------------
 
     @property
     def disabled(self) -> bool:
-        """Until the first successful audit, and when the driver answers nothing: claims are not tracked then."""
+        """Whether claims are not tracked: until the first successful audit, and after an audit whose driver reports nothing."""
         with self._lock:
             return self._ledger_locked() is None
 
     @property
     def compute_node(self) -> dict[str, Any] | None:
-        """The node view, a copy; None while disabled."""
+        """A copy of the node view; None while the tracker is disabled."""
         with self._lock:
             ledger = self._ledger_locked()
             return None if ledger is None else views.node_view(ledger)
@@ -103,14 +105,14 @@ class ResourceTracker:
 
     @property
     def tracked_instances(self) -> dict[str, Instance]:
-        """The instances that are charged to the node, by uuid."""
+        """Copies of the instances that are charged to the node, by uuid."""
         with self._lock:
             ledger = self._ledger_locked()
             return {} if ledger is None else {uuid: copied(held.instance) for uuid, held in ledger.allocations.items()}
 
     @property
     def stats(self) -> Stats:
-        """The node's counters, a copy."""
+        """A copy of the node's counters."""
         with self._lock:
             counted = Stats()
             ledger = self._ledger_locked()
@@ -120,7 +122,7 @@ class ResourceTracker:
 
     @property
     def ignored_updates(self) -> int:
-        """How many updates there were for instances that are not tracked."""
+        """The number of updates for instances that are not tracked."""
         with self._lock:
             return self._ignored_updates
 
@@ -133,8 +135,12 @@ class ResourceTracker:
         limits: Mapping[str, float | None] | None = None,
         timeout: float | None = None,
     ) -> Claim | None:
-        """Charge the instance within ``limits``, and set its host, node and launched_on. None: it does not fit, or the
-        tracker is disabled (then the host is set all the same, so that a build is not blocked).
+        """Charge the instance within ``limits`` (ceilings on total usage), and set its host, node and launched_on. The claim
+        expires after ``timeout`` seconds; None: as ``[tracker] claim_timeout_seconds`` says.
+
+        Returns None when the instance does not fit, and when the tracker is disabled; in the second case the host is set
+        all the same, so that a build is not blocked. (The clients' method of this name raises ComputeResourcesUnavailable
+        for an instance that does not fit; so does ``resource_claim`` here, on entry.)
 
         Raises InvalidInput, ClaimConflict, StoreUnavailable; nothing has changed then.
         """
@@ -173,7 +179,7 @@ class ResourceTracker:
                     return None, decision.error
                 if decision.error is not None:
                     raise decision.error
-                # Without a reply another writer has disabled the node in the meantime.
+                # There is no reply when another writer has disabled the node in the meantime.
                 if decision.reply is not None:
                     assert decision.node is not None
                     self._place(instance)
@@ -187,14 +193,14 @@ class ResourceTracker:
             instance["node"] = self._node
 
     def finish_resource_claim(self, claim: Claim | str | None) -> None:
-        """The build is done: the claim ends, the usage stays. One that is unknown is left alone."""
+        """The build succeeded: the claim ends, the instance stays charged. An unknown claim changes nothing."""
         self._end(claim, commands.FinishClaim)
 
     def abort_resource_claim(
         self, context: Context, claim: Claim | str | None, instance: MutableMapping[str, Any] | None = None
     ) -> None:
-        """The build failed: release what was charged, and clear the instance's host, node and launched_on where it is given,
-        so that no later audit charges it again. One that is unknown is left alone."""
+        """The build failed: release what the claim was charged, and clear host, node and launched_on of ``instance``, if it is
+        given, so that no later audit charges it again. An unknown claim changes nothing."""
         ended = self._end(claim, commands.AbortClaim)
         if ended and instance is not None:
             instance["host"] = instance["launched_on"] = instance["node"] = None
@@ -205,7 +211,7 @@ class ResourceTracker:
             ledger = self._ledger_locked()
             if claim_id is None or ledger is None:
                 return False
-            # A claim of another node of the host is unknown here: it is that node's tracker's.
+            # A claim of another node of the host is unknown here: it belongs to that node's tracker.
             ended = claim_id in ledger.begun and self._decisions.commit(command(claim_id=claim_id))[0].reply is not None
         if not ended:
             LOG.info("claim %s is unknown: finished, aborted or expired", claim_id)
@@ -221,7 +227,8 @@ class ResourceTracker:
         disk_gb: int = 0,
         vcpus: int = 0,
     ) -> ResourceClaim:
-        """A claim as a context manager, begun now; without an instance it is one of these sizes under a generated id."""
+        """A claim as a context manager. The claim is begun by this call, not on entry. Without an instance it is a claim of
+        these sizes under a generated id."""
         if instance is None:
             sizes = {"memory_mb": memory_mb, "root_gb": disk_gb, "vcpus": vcpus}
             for name, value in (("memory_mb", memory_mb), ("disk_gb", disk_gb), ("vcpus", vcpus)):
@@ -233,7 +240,8 @@ class ResourceTracker:
     # --- usage -------------------------------------------------------------------------------------------------------
 
     def update_usage(self, context: Context, instance: Mapping[str, Any]) -> None:
-        """New states, sizes and facts of an instance; ``deleted`` releases it. Ignored for one that is not tracked."""
+        """Report new states, sizes and facts of an instance; the vm state ``deleted`` releases it. An update of an instance
+        that is not tracked is counted and otherwise ignored."""
         changes = read_changes(instance)
         with self._lock:
             ledger = self._ledger_locked()
@@ -245,11 +253,10 @@ class ResourceTracker:
                 self._ignored_updates += not decision.reply["tracked"]
 
     def update_available_resource(self, context: Context) -> None:
-        """The audit: ask the driver, end overdue claims, and take usage from the instances that are charged.
+        """The audit: ask the driver, expire overdue claims, and take usage from the instances that are charged.
 
-        Raises what the driver raises; InvalidInput naming every key that it left out, or that the node has to be named;
-        NodeNotFound: the driver does not have the node; StoreUnavailable. What was there before stays.
-        """
+        Raises any exception of the driver; InvalidInput: the driver left out keys, all of which are named, or the node has
+        to be named; NodeNotFound: the driver does not have the node; StoreUnavailable. Nothing has changed then."""
         with self._auditing:
             policy = self._policy()
             node = self._listed_node()
@@ -284,7 +291,7 @@ class ResourceTracker:
     # --- the ledger --------------------------------------------------------------------------------------------------
 
     def _ledger_locked(self) -> NodeLedger | None:
-        """The node's ledger; None while disabled."""
+        """The node's ledger; None while the tracker is disabled."""
         if not self._audited or self._node is None:
             return None
         ledger = self._decisions.ledger(self._node)
