@@ -15,7 +15,6 @@ from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.notifications.notification import Notification
 from tracker_worker.store.base import Store
 from tracker_worker.wire.message import JSON
-from tracker_worker.wire.notification import encode_notification
 
 _PAGE = 200
 
@@ -101,14 +100,7 @@ def _send(publisher: ConfirmedPublisher, settings: BrokerSettings, page: Sequenc
 def _publish(
     publisher: ConfirmedPublisher, settings: BrokerSettings, notification: Notification
 ) -> Iterator[Published]:
-    body = encode_notification(
-        message_id=notification.message_id,
-        publisher_id=f"tracker.{notification.host}",
-        event_type=notification.event_type,
-        priority=notification.priority,
-        payload=notification.payload,
-        occurred_at=notification.occurred_at,
-    )
+    body = notification.encode()
     for topic in settings.notification_topics:
         yield publisher.publish(
             body,

@@ -19,8 +19,7 @@ from tracker_worker.client.transport import (
     Transport,
 )
 from tracker_worker.client.types import Claim, Context, InstanceLike, LimitsLike, Node, Update, Usage
-from tracker_worker.conf import tracker as options
-from tracker_worker.conf.opts import register_messaging_opts
+from tracker_worker.conf.opts import register_client_opts
 from tracker_worker.oslo import oslo_messaging
 
 __all__ = ["ALLOWED_REMOTE_EXMODS", "VERSION", "TrackerAPI"]
@@ -42,8 +41,7 @@ class TrackerAPI:
     """
 
     def __init__(self, conf: cfg.ConfigOpts, transport: Any = None) -> None:
-        register_messaging_opts(conf)
-        conf.register_opts([option for option in options.OPTIONS if option.name == "topic"], group=options.GROUP)
+        register_client_opts(conf)
         self._transport: Transport = transport if isinstance(transport, Transport) else StockTransport(conf, transport)
 
     # --- calls -------------------------------------------------------------------------------------------------------

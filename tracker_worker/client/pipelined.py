@@ -24,8 +24,7 @@ from tracker_worker.client.api import TrackerAPI
 from tracker_worker.client.requester import NoReply, OutgoingRequest, Requester
 from tracker_worker.client.transport import VERSION, remote_error
 from tracker_worker.client.types import Claim, Context, InstanceLike, LimitsLike, Update
-from tracker_worker.conf import tracker as options
-from tracker_worker.conf.opts import register_messaging_opts
+from tracker_worker.conf.opts import register_client_opts
 from tracker_worker.oslo import oslo_messaging
 from tracker_worker.wire.message import MSGPACK, ReplyTo, fresh_id
 from tracker_worker.wire.request import encode_request
@@ -43,8 +42,7 @@ class TrackerClient(TrackerAPI):
     """
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
-        register_messaging_opts(conf)
-        conf.register_opts([option for option in options.OPTIONS if option.name == "topic"], group=options.GROUP)
+        register_client_opts(conf)
         self._requester = Requester(read_connection(conf))
         self._pipeline = PipelinedTransport(self._requester, conf.rpc_response_timeout)
         self._requester.start()

@@ -25,6 +25,12 @@ def register_opts(conf: cfg.ConfigOpts) -> None:
     register_messaging_opts(conf)
 
 
+def register_client_opts(conf: cfg.ConfigOpts) -> None:
+    """Register the options that a client for schedulers reads: those of oslo.messaging, and ``[tracker] topic``."""
+    register_messaging_opts(conf)
+    conf.register_opts([option for option in tracker.OPTIONS if option.name == "topic"], group=tracker.GROUP)
+
+
 def register_messaging_opts(conf: cfg.ConfigOpts) -> None:
     """Register the options that oslo.messaging reads from ``conf``.
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import msgspec
 
+from tracker_worker.wire.notification import encode_notification
+
 INFO = "INFO"
 WARN = "WARN"
 PRIORITIES = (INFO, WARN)
@@ -27,3 +29,14 @@ class Notification(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     payload: bytes
     occurred_at: int
     message_id: str
+
+    def encode(self) -> bytes:
+        """The message to publish, with a fresh ``_unique_id`` each time."""
+        return encode_notification(
+            message_id=self.message_id,
+            publisher_id=f"tracker.{self.host}",
+            event_type=self.event_type,
+            priority=self.priority,
+            payload=self.payload,
+            occurred_at=self.occurred_at,
+        )

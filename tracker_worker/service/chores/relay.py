@@ -23,7 +23,6 @@ from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.notifications.notification import Notification
 from tracker_worker.store.base import Commit, Conflict, Store
-from tracker_worker.wire.notification import encode_notification
 
 LOG = logging.getLogger(__name__)
 
@@ -210,12 +209,5 @@ class Relay:
         return Publication(
             key=(notification.node_id, notification.sequence),
             priority=notification.priority,
-            body=encode_notification(
-                message_id=notification.message_id,
-                publisher_id=f"tracker.{notification.host}",
-                event_type=notification.event_type,
-                priority=notification.priority,
-                payload=notification.payload,
-                occurred_at=notification.occurred_at,
-            ),
+            body=notification.encode(),
         )
