@@ -109,11 +109,10 @@ class Engine:
         """One pass of the loop. Returns after how many seconds the next one is due; None: when something arrives."""
         self._take()
         due = self._work(now)
-        if self._relay is not None:
-            relay_due = self._relay.step(now)
-            if relay_due is not None:
-                due = relay_due if due is None else min(due, relay_due)
-        return due
+        if self._relay is None or self._retry.away is not None:
+            return due  # the relay would block on the store while calls wait to be answered
+        relay_due = self._relay.step(now)
+        return min((wait for wait in (due, relay_due) if wait is not None), default=None)
 
     def _take(self) -> None:
         """Everything that has arrived, but not what its tasks submit: a chore in many steps must not delay the requests."""
