@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decisions that become true together: decide, apply, render, collect, and one commit. For the worker's loop and the library.
+"""The decisions of one commit: decide, apply, render, collect, commit. The worker's loop and the library use it.
 
-Nothing that a unit decides is true before its commit. Until then the decisions exist only here and in ledgers that are
-forgotten
-if the commit fails.
+A decision is valid only after the commit of its unit. Until then it exists in the unit and in the ledgers in memory, which the
+caller forgets if the commit fails.
 """
 
 from __future__ import annotations
@@ -21,22 +20,22 @@ from tracker_worker.store.ledgers import Ledgers
 
 
 class UnitOfWork:
-    """Belongs to one thread at a time, that which owns the ledgers. After an error the ledgers of the hosts in question are
-    worthless: ``Ledgers.forget`` them, and decide everything again in a new unit."""
+    """The thread that owns the ledgers uses it, and no other. After an error the ledgers of the unit's hosts are no longer
+    valid: call ``Ledgers.forget`` for them, and decide everything again in a new unit."""
 
     def __init__(self, store: Store, ledgers: Ledgers, *, notify: bool) -> None:
-        """``notify`` False: notifications are switched off, and not even made."""
+        """``notify`` False: notifications are switched off; the unit makes none."""
         self._store = store
         self._ledgers = ledgers
         self._notify = notify
         self.changed: dict[int, NodeLedger] = {}
         self.notifications: list[Notification] = []
-        # Hosts about which something is answered that the commit does not verify.
+        # The hosts with an answer that the commit does not verify: it checks the generations of changed nodes only.
         self.unverified: set[str] = set()
 
     def decide(self, host: HostLedger, command: Command, now: int) -> Decision:
-        """The decision on ``command`` at ``now`` (microseconds), on the ledgers as the decisions before it left them; its
-        events are applied and their notifications made."""
+        """Decide ``command`` at ``now`` (microseconds) on the ledgers as the earlier decisions of this unit left them,
+        apply the events, and make their notifications."""
         decision = decide(host, command, now)
         ledger = decision.node
         if not decision.events:
@@ -50,7 +49,7 @@ class UnitOfWork:
         return decision
 
     def verify(self) -> None:
-        """Check what the commit does not: that answers which change nothing rest on ledgers at the store's generations.
+        """Check what the commit does not check: answers without a change were made from ledgers at the store's generations.
 
         Raises Conflict: a ledger in memory is older. Raises StoreUnavailable.
         """
@@ -63,7 +62,7 @@ class UnitOfWork:
         )
 
     def commit(self, *, inbox_rows: Sequence[InboxRow] = (), cursors: Mapping[int, int] | None = None) -> None:
-        """Write everything that was decided, with these rows of the inbox and these cursors of the relay.
+        """Write all decisions with these rows of the inbox and these cursors of the relay, in one transaction.
 
         Raises Conflict, Unstorable, StoreUnavailable (then it is unknown whether the commit happened).
         """
@@ -80,6 +79,6 @@ class UnitOfWork:
             faults.hook("after_commit")
 
     def committed(self) -> None:
-        """The commit has returned: the ledgers in memory are what the store has."""
+        """Note in the changed ledgers that the store has them now."""
         for ledger in self.changed.values():
             ledger.committed()

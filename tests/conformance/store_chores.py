@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from tests.support.builders import NOW, begin, node_name
 from tests.support.store import ALL, StoreCase, Writer, answer, note, register, settle
 from tracker_worker.notifications.notification import Notification
-from tracker_worker.store.base import Backlog, Commit, Store
+from tracker_worker.store.base import Commit, OutboxBacklog, Store
 
 N1, N2 = node_name(1), node_name(2)
 OLD, YOUNG = NOW - 1000, NOW + 1000
@@ -78,13 +78,13 @@ class OutboxContract(StoreCase):
         store.commit(Commit(notifications=extra, cursors={first[N1].id: 3, other[N1].id: 1}))
         figures = {row.node_id: row for row in store.backlog()}
         assert figures == {
-            first[N1].id: Backlog(
+            first[N1].id: OutboxBacklog(
                 node_id=first[N1].id, host="host-1", node=N1, sequence=2, cursor=3, rows=2, oldest_at=NOW + 4
             ),
-            first[N2].id: Backlog(
+            first[N2].id: OutboxBacklog(
                 node_id=first[N2].id, host="host-1", node=N2, sequence=1, cursor=0, rows=1, oldest_at=NOW
             ),
-            other[N1].id: Backlog(
+            other[N1].id: OutboxBacklog(
                 node_id=other[N1].id, host="host-2", node=N1, sequence=1, cursor=1, rows=0, oldest_at=None
             ),
         }

@@ -28,7 +28,7 @@ from tracker_worker.domain.policy import Policy
 from tracker_worker.domain.values import SECOND
 from tracker_worker.inventory.fake import FakeDriver
 from tracker_worker.service.chores.inventories import Inventories
-from tracker_worker.service.loop.loop import Loop
+from tracker_worker.service.loop.thread import EngineThread
 from tracker_worker.service.requests.items import Chore
 from tracker_worker.service.requests.reader import RequestReader
 from tracker_worker.store.base import Commit, Store
@@ -236,7 +236,7 @@ class EngineHarness:
         self.policy = POLICY
         self.monitors: list[ManualTimer] = []
         self.deaths: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
-        self.engine = Loop(
+        self.engine = EngineThread(
             store=self.store,
             bus=self.bus,
             inventories=self.inventories,

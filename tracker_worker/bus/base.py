@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bus port: what the worker needs of something that carries messages. It has two sides, a Receiver and a Sender.
+"""The bus port: what the worker needs from a message bus. A Bus has two sides, a Receiver and a Sender.
 
 A delivery belongs to the bus until it is received, then to the worker until it is settled, once, by exactly one outgoing item
 (Reply, DeadLetter or Settlement). A delivery that was received and not settled is delivered again, in order, to the worker that
@@ -32,7 +32,8 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """One message as it arrived.
 
     ``source`` is the host whose queue the message came from, SHARED or FANOUT. ``deadline`` is the time on the monotonic
-    clock, in seconds, from which no caller waits for a reply; None: the message has no expiration. ``token`` is the bus's own.
+    clock, in seconds, from which no caller waits for a reply; None: the message has no expiration. ``token`` is for the bus
+    itself.
     """
 
     body: bytes
@@ -47,8 +48,8 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """Publish the reply to a call. The delivery is settled when the reply is safe in its queue, or has no queue to go to. A
-    reply whose delivery is past its deadline is not published."""
+    """Publish the reply to a call. The bus settles the delivery when the broker has confirmed the reply, or has returned it
+    because it has no queue. If the deadline of the delivery has passed, the bus does not publish the reply."""
 
     delivery: Delivery
     reply_to: ReplyTo
@@ -70,8 +71,8 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
 
 class Publication(msgspec.Struct, frozen=True, kw_only=True):
-    """Publish a notification to every topic. ``key`` is reported to ``Listener.confirmed`` when every queue has it; after a
-    loss the notification is published again."""
+    """Publish a notification to every topic. The bus reports ``key`` to ``Listener.confirmed`` when the broker has confirmed
+    the notification for every topic. After a lost connection it publishes the notification again."""
 
     key: Any
     priority: str
@@ -83,7 +84,7 @@ Outgoing = Reply | DeadLetter | Settlement | Publication
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listener:
-    """What the bus calls, on its own threads. Each must return immediately and never raise."""
+    """The functions that the bus calls on its own threads. They return immediately and never raise."""
 
     received: Callable[[Sequence[Delivery]], None]
     confirmed: Callable[[Sequence[Any]], None]
@@ -103,7 +104,7 @@ class Sender(ABC):
 
     @abstractmethod
     def send(self, outgoing: Sequence[Outgoing]) -> None:
-        """Publish and settle these items in this order, as one. The engine's thread only; returns immediately."""
+        """Publish and settle these items in this order. The engine's thread only; returns immediately."""
 
     @abstractmethod
     def heartbeat(self, reply_to: ReplyTo, body: bytes) -> None:
@@ -111,14 +112,14 @@ class Sender(ABC):
 
 
 class Bus(ABC):
-    """Both sides and their common life. ``receiver`` and ``sender`` are those of the last ``start``."""
+    """Starts and stops both sides. ``receiver`` and ``sender`` belong to the last ``start``."""
 
     receiver: Receiver
     sender: Sender
 
     @abstractmethod
     def start(self, hosts: Sequence[str], listener: Listener) -> None:
-        """Begin to serve the hosts' queues, in the background; a broker that is not there is waited for. One thread."""
+        """Begin to serve the hosts' queues in the background. The bus waits for a broker that cannot be reached. One thread."""
 
     @abstractmethod
     def pause(self) -> None:
@@ -131,4 +132,4 @@ class Bus(ABC):
 
     @abstractmethod
     def connected(self) -> bool:
-        """Whether the hosts' queues are being consumed and notifications can be published, now. Any thread."""
+        """Whether the bus consumes the hosts' queues and can publish notifications at this moment. Any thread."""

@@ -8,21 +8,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from tracker_worker.bus.amqp import internals
 from tracker_worker.bus.settings import LOST, BrokerSettings, address
 from tracker_worker.cli.context import CommandFailed
 
 
 def connect(settings: BrokerSettings) -> Any:
-    """Return a py-amqp connection to the first broker of the transport URL that answers.
+    """Return a py-amqp connection to the first broker of the transport URL that answers. It can read every message: the
+    content type of a message whose properties are unreadable is ``internals.UNREADABLE``.
 
     Raises CommandFailed: no broker answers; the text names each broker, without passwords, and its error.
     """
     problems = []
     for url in settings.urls:
         try:
-            return settings.connection(url).transport.establish_connection()
+            connection = settings.connection(url).transport.establish_connection()
         except LOST as error:
             problems.append(f"{address(url)} ({' '.join(str(error).split())})")
+        else:
+            internals.tolerate_unreadable_properties(connection)
+            return connection
     raise CommandFailed(f"no broker can be reached: {', '.join(problems)}")
 
 

@@ -155,8 +155,8 @@ class Requester(BrokerConnection):
 
     def _on_confirmed(self, requests: list[OutgoingRequest]) -> None:
         for request in requests:
-            if request.msg_id is None and not request.ended:
-                request.done(NoReply.ACCEPTED)
+            if request.msg_id is None:
+                self._end([request], NoReply.ACCEPTED)
 
     def _on_refused(self, _requests: list[OutgoingRequest]) -> None:
         # Every request without an answer is sent again, on a new connection.

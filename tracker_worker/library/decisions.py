@@ -56,14 +56,15 @@ class Decisions:
 
     def _attempt(self, commands: tuple[Command, ...]) -> list[Decision]:
         unit = UnitOfWork(self._store, self._ledgers, notify=self._notify)
+        may_be_old = self._ledgers.holds(self._name)
         try:
             host = self._ledgers.get(self._name)
             decisions = [unit.decide(host, command, self._now()) for command in commands]
             if unit.changed:
                 unit.commit()
                 unit.committed()
-            elif any(decision.error is not None for decision in decisions):
-                # A refusal may rest on another node, as an instance can be on one node only: that ledger must not be old.
+            elif may_be_old and any(decision.error is not None for decision in decisions):
+                # A refusal may be due to another node, because an instance can be on one node only.
                 unit.verify()
             return decisions
         except BaseException:

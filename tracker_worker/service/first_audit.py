@@ -9,15 +9,15 @@ from tracker_worker import threads
 from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.errors import ConfigurationError
 from tracker_worker.service.chores.inventories import Inventories, InventoryReport
-from tracker_worker.service.loop.loop import Loop
+from tracker_worker.service.loop.thread import EngineThread
 from tracker_worker.service.requests.items import Chore
 
 
 class FirstAudit:
     """Waits until the inventory of every host is committed, or one has failed."""
 
-    def __init__(self, loop: Loop, inventories: Inventories, hosts: Sequence[str]) -> None:
-        self._loop = loop
+    def __init__(self, engine: EngineThread, inventories: Inventories, hosts: Sequence[str]) -> None:
+        self._engine = engine
         self._inventories = inventories
         self._hosts = hosts
         self._condition = threads.Condition()
@@ -40,7 +40,9 @@ class FirstAudit:
         if report.errors:
             self._failed(report.errors[0])
         else:
-            self._loop.submit(Chore(host=report.host, commands=report.found, done=self._committed, failed=self._failed))
+            self._engine.submit(
+                Chore(host=report.host, commands=report.found, done=self._committed, failed=self._failed)
+            )
 
     def _committed(self, host: HostLedger) -> None:
         with self._condition:

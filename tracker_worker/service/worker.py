@@ -2,7 +2,7 @@
 """The worker: builds its parts, starts them in order, and stops them in order. The only module of the service that chooses
 drivers.
 
-Start: store and its schema -> service records -> loop -> one inventory report of every host, committed -> bus. No claim is
+Start: store and its schema -> service records -> engine -> one inventory report of every host, committed -> bus. No claim is
 received before the first inventory.
 
 Stop: receive nothing new -> finish and commit the batch in hand -> publish replies and notifications until they are
@@ -34,7 +34,7 @@ from tracker_worker.service.chores.inventories import Inventories
 from tracker_worker.service.chores.leases import LEASE_SECONDS
 from tracker_worker.service.chores.timers import Timers
 from tracker_worker.service.first_audit import FirstAudit
-from tracker_worker.service.loop.loop import Loop
+from tracker_worker.service.loop.thread import EngineThread
 from tracker_worker.service.requests.reader import RequestReader
 from tracker_worker.store.base import Store
 from tracker_worker.store.sql.location import prepared_url
@@ -78,7 +78,7 @@ class Worker:
         self._inventories = Inventories(self._drivers, self._policy.reserved)
         # The policy of the moment: ``reload`` replaces it.
         self._current_policy: Callable[[], Policy] = partial(attrgetter("_policy"), self)
-        self._loop = Loop(
+        self._engine = EngineThread(
             store=self._store,
             bus=self._bus,
             inventories=self._inventories,
@@ -108,30 +108,30 @@ class Worker:
             self._store.register_host(
                 host, topic=self._conf.tracker.topic, version=version("tracker-worker"), now=self._clock()
             )
-        self._loop.start()
+        self._engine.start()
         self._inventories.start()
-        FirstAudit(self._loop, self._inventories, self._hosts).run(_FIRST_AUDIT_SECONDS)
+        FirstAudit(self._engine, self._inventories, self._hosts).run(_FIRST_AUDIT_SECONDS)
         reader = RequestReader(
             bus=self._bus,
             served=self._hosts,
             policy=self._current_policy,
             max_body_bytes=self._conf.bus.max_body_bytes,
             every=self._timers.every,
-            submit=self._loop.submit,
+            submit=self._engine.submit,
         )
         self._bus.start(
             self._hosts,
-            Listener(received=reader.received, confirmed=self._loop.confirmed, died=self._died),
+            Listener(received=reader.received, confirmed=self._engine.confirmed, died=self._died),
         )
-        self._loop.renew_leases()
-        self._timers.every(LEASE_SECONDS / 3, self._loop.renew_leases)
+        self._engine.renew_leases()
+        self._timers.every(LEASE_SECONDS / 3, self._engine.renew_leases)
         self._timers.every(self._conf.tracker.audit_interval_seconds, self._audit_all)
         self._timers.every(_PRUNE_SECONDS, self._prune)
         self._timers.start()
 
     def _audit_all(self) -> None:
         for host in self._hosts:
-            self._loop.audit(host)
+            self._engine.audit(host)
 
     def _prune(self) -> None:
         # Copies wait while this worker is disconnected or does not run, and arrive when it is back. However old they are by
@@ -142,7 +142,7 @@ class Worker:
         elif self._connected_at is None:
             self._connected_at = now
         settled = self._connected_at is not None and now - self._connected_at >= retention * SECOND
-        self._loop.prune(
+        self._engine.prune(
             inbox_seconds=retention if settled else _NO_ROW_SECONDS,
             outbox_seconds=self._conf.notifications.retention_hours * 3600,
         )
@@ -170,9 +170,9 @@ class Worker:
         self._timers.stop()
         self._inventories.stop()
         self._bus.pause()
-        self._loop.stop()
+        self._engine.stop()
         self._bus.stop(_STOP_SECONDS)
-        self._loop.release()
+        self._engine.release()
         self._store.stop()
 
 

@@ -50,7 +50,7 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Backlog:
+class OutboxBacklog:
     """The unconfirmed part of a node's outbox: the number of ``rows``, and ``oldest_at``, the time of the first row
     (microseconds; None: no row)."""
 
@@ -125,7 +125,7 @@ class Store(ABC):
         """Return at most ``limit`` notifications of a node with a sequence greater than ``after``, in order. Any thread."""
 
     @abstractmethod
-    def backlog(self) -> list[Backlog]:
+    def backlog(self) -> list[OutboxBacklog]:
         """Return the backlog of every node. Any thread."""
 
     @abstractmethod

@@ -31,6 +31,10 @@ class Ledgers:
         assert host is not None, f"host {name} has no service record"
         return host
 
+    def holds(self, name: str) -> bool:
+        """Whether a host's ledgers are in memory, so that they may be old."""
+        return name in self._hosts
+
     def current(self, name: str, node: str) -> NodeLedger | None:
         """A node's ledger at the store's generation; None: there is no such node."""
         host = self._hosts.get(name)

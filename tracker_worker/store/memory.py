@@ -11,7 +11,7 @@ from tracker_worker.domain.allocation import Allocation
 from tracker_worker.domain.inventory import Inventory
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
 from tracker_worker.notifications.notification import Notification
-from tracker_worker.store.base import Backlog, Commit, Conflict, InboxRow, Store
+from tracker_worker.store.base import Commit, Conflict, InboxRow, OutboxBacklog, Store
 
 
 @dataclass(slots=True)
@@ -164,7 +164,7 @@ class MemoryStore(Store):
             rows = self._nodes[node_id].outbox
             return [rows[sequence] for sequence in sorted(rows) if sequence > after][:limit]
 
-    def backlog(self) -> list[Backlog]:
+    def backlog(self) -> list[OutboxBacklog]:
         with self._lock:
             return [_backlog(node) for node in self._nodes.values()]
 
@@ -200,9 +200,9 @@ class MemoryStore(Store):
             return dropped
 
 
-def _backlog(node: _Node) -> Backlog:
+def _backlog(node: _Node) -> OutboxBacklog:
     waiting = [notification for sequence, notification in sorted(node.outbox.items()) if sequence > node.cursor]
-    return Backlog(
+    return OutboxBacklog(
         node_id=node.id,
         host=node.host.name,
         node=node.name,

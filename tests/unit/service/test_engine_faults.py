@@ -64,8 +64,8 @@ class TestConflict:
         self, make_harness: MakeHarness, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         waits: list[float] = []
-        real = backlog._delays
-        monkeypatch.setattr(backlog, "_delays", lambda: (waits.append(delay) or delay for delay in real()))
+        pause = backlog.Retry.pause
+        monkeypatch.setattr(backlog.Retry, "pause", lambda retry, now: waits.append(now) or pause(retry, now))
         harness = make_harness(conflict_retries=3).start()
         harness.store.script["commit"] = [Conflict("again") for _ in range(10)]
         assert harness.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()["generation"] == 2

@@ -34,8 +34,9 @@ _HEARTBEAT_CHECK_SECONDS = 1
 
 
 class BrokerConnection(ABC):
-    """Methods without an underscore in front may be called from any thread; the hooks, which subclasses define, are called
-    on the connection's thread."""
+    """``start``, ``wake``, ``flush_soon``, ``stop`` and ``is_open`` may be called from any thread. The other methods without an
+    underscore are hooks for subclasses. They are called on the thread that has the write turn (``stream.WriteTurn``): ``write``
+    and ``read_pause`` also on a thread that calls ``flush_soon``, the others on the connection's thread only."""
 
     def __init__(self, name: str, settings: ConnectionSettings, died: Callable[[BaseException], None]) -> None:
         self.name = name
@@ -58,16 +59,16 @@ class BrokerConnection(ABC):
         self._thread.start()
 
     def wake(self) -> None:
-        """Have ``work`` called soon."""
+        """Cause a call of ``work`` soon."""
         if self._woken:
-            return  # the thread looks once more in any case
+            return  # the thread has not yet read the last wake-up, and calls ``work`` after it
         with self._pipe_lock, contextlib.suppress(BlockingIOError):
             if self._pipe_open:
                 self._woken = True
                 os.write(self._wake_writer, b"\0")
 
     def flush_soon(self) -> None:
-        """Have ``write`` called: immediately, on this thread, if the connection's thread sleeps; else ``work`` soon. Never
+        """Call ``write`` now, on this thread, if the connection's thread sleeps; otherwise cause a call of ``work`` soon. Never
         waits."""
         self._turn.flush_soon()
 
@@ -103,14 +104,14 @@ class BrokerConnection(ABC):
         """``wake`` was called, frames were read, or ``due_in`` has passed."""
 
     def write(self) -> None:  # noqa: B027 most connections write in ``work``
-        """Put what waits into the stream. May be called on the thread that calls ``flush_soon``."""
+        """Write the waiting messages into the stream."""
 
     def sent(self) -> None:  # noqa: B027 a hook
         """What ``work`` wrote has gone to the socket."""
 
     def read(self, data: bytes, position: int) -> int:
-        """Use the frames in ``data`` that need no library, from a frame's beginning at ``position``. Returns the position
-        behind the last one used."""
+        """Use frames in ``data`` without py-amqp, from the beginning of a frame at ``position``. Returns the position after the
+        last frame that was used."""
         return position
 
     def read_pause(self) -> float:
@@ -152,9 +153,7 @@ class BrokerConnection(ABC):
                 finally:
                     self._open.clear()
                     try:
-                        _close(
-                            connection
-                        )  # frames that arrive until the broker has closed still belong to this connection
+                        _close(connection)  # before ``lost``: frames may arrive until the broker has closed
                     finally:
                         self.lost()
                 if not self._stopping.is_set():

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The publishing connection: messages out, confirms in.
+"""The publishing connection: it publishes messages and reads their confirms.
 
-It is a connection of its own because a broker's alarm blocks a publishing connection as a whole. Confirms are pipelined: no
-message waits for the confirm of the one before. After a lost connection every unconfirmed message is sent again, in the same
-order.
-"""
+It is separate from the consuming connection because an alarm of the broker blocks a publishing connection as a whole.
+Confirms are pipelined: a message does not wait for the confirm of an earlier message. After a lost connection the publisher
+sends every unconfirmed message again, in the same order."""
 
 from __future__ import annotations
 
@@ -27,27 +26,28 @@ LOG = logging.getLogger(__name__)
 # Unconfirmed messages on the wire; further ones wait in memory.
 _WINDOW = 1024
 _RETRY_SECONDS = 0.5
-# While few messages wait for their confirms, confirms are read only this often: nobody waits for them, and each would be a
-# wake-up of its own that takes the interpreter from the threads that decide.
+# While few messages wait for their confirms, the publisher reads confirms only this often. Nothing waits for them, and each
+# read would wake this thread and take the interpreter from the engine.
 _CONFIRM_SECONDS = 0.02
 FOREVER = float("inf")
 
 
 class Done(Protocol):
-    """Called on the publisher's thread when the message is safe in its queue, or (``routed`` False) when there is no queue."""
+    """Called on the publisher's thread when the broker has confirmed the message, or (``routed`` False) when no queue takes
+    it."""
 
     def __call__(self, routed: bool) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
 class Message:
-    """One message to publish. ``properties`` are as ``internals.encode_properties`` makes them.
+    """One message to publish. ``properties`` are a result of ``internals.encode_properties``.
 
-    ``renewed`` makes the body of each further attempt from the one before; None: the body stays the same. ``retry_before``
-    (monotonic clock, seconds): until then a message that no queue takes is tried again; the first such return is reported
-    as ``done(False)``, and no later outcome is. None: the message is not tried again. FOREVER: it is tried until a queue
-    takes it, and later messages for the same queue wait until then, so that they stay in order. ``urgent``: the confirm is
-    read without delay."""
+    ``renewed`` makes the body of the next attempt from the body of the last one; None: the body stays the same.
+    ``retry_before`` (monotonic clock, seconds) says how long the publisher tries a message again that no queue takes. It
+    reports the first return as ``done(False)``, and no later result. None: it does not try again. FOREVER: it tries until a
+    queue takes the message, and later messages for the same queue wait until then, so that they stay in order. ``urgent``: the
+    publisher reads the confirm without delay."""
 
     exchange: str
     routing_key: str
@@ -64,9 +64,9 @@ class Message:
 
 
 class Publisher(BrokerConnection):
-    """``submit`` may be called from any thread. ``confirmed`` is called after messages were ``done``, once for all that the
-    broker has confirmed at a time. While fewer than ``confirm_threshold`` messages wait for their confirms, confirms may be
-    read late."""
+    """``submit`` may be called from any thread. The publisher calls ``confirmed`` after it has called ``done`` for all
+    messages that the broker has confirmed at a time. While fewer than ``confirm_threshold`` messages wait for their
+    confirms, it may read confirms late."""
 
     _settings: BrokerSettings
 
@@ -190,7 +190,7 @@ class Publisher(BrokerConnection):
         self._urgent -= sum(message.urgent for message in messages)
 
     def _on_returned(self, exchange: str, routing_key: str, body: bytes) -> None:
-        # A return comes before its confirm and carries no number. It is rare: look for the message that it is about.
+        # A return comes before its confirm and carries no delivery tag, so that the message has to be searched. It is rare.
         for message in self._confirms.pending.values():
             same_place = (message.exchange, message.routing_key) == (exchange, routing_key)
             if same_place and not message.returned and message.body == body:

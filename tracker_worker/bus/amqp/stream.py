@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fewer system calls on an AMQP connection, and which thread makes them.
 
-py-amqp 5.4 asks the socket three times for every frame that it reads, and writes every frame by itself. Each of these calls
-also hands the interpreter to another thread. Here bytes are read in large pieces, and written when the connection's loop
-has nothing more to say or waits for an answer."""
+py-amqp 5.4 reads each frame with three system calls, and writes each frame with one. Each system call also lets another thread
+take the interpreter. A Stream reads bytes in large pieces, and collects what is written until the connection's loop is done or
+waits for an answer.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ _PIECE_BYTES = 65536
 
 
 class Stream:
-    """Stands between a connected py-amqp connection and its socket. Only the thread that has the write turn may use it."""
+    """Reads and writes the socket of a connected py-amqp connection. Only the thread that has the write turn may use it."""
 
     def __init__(self, connection: Any) -> None:
         transport = connection.transport
@@ -31,7 +32,7 @@ class Stream:
         internals.replace_socket_calls(transport, read=self._receive, write=self.written.extend)
 
     def _receive(self, size: int) -> bytes:
-        """At most ``size`` bytes, from the socket where no bytes are left. Raises TimeoutError, OSError."""
+        """Return at most ``size`` bytes; read from the socket if no bytes are left. Raises TimeoutError, OSError."""
         self._fill()
         piece = self._read[self._position : self._position + size]
         self._position += len(piece)
@@ -43,24 +44,24 @@ class Stream:
             self._read, self._position = self.sock.recv(_PIECE_BYTES), 0
 
     def take(self, read: Callable[[bytes, int], int]) -> bool:
-        """Offer ``read`` the bytes that the connection has not seen, from the socket where none are left.
+        """Offer ``read`` the bytes that py-amqp has not seen; read from the socket if there are none.
 
-        ``read`` gets bytes and a position, and returns the position up to which it used them. Returns whether it used any. Only
-        where no frame has been begun. Raises TimeoutError, OSError.
+        ``read`` gets bytes and a position, and returns the position up to which it used them. Returns whether it used any. May
+        only be called at the beginning of a frame. Raises TimeoutError, OSError.
         """
         self._fill()
         began, self._position = self._position, read(self._read, self._position)
         return self._position > began
 
     def unread(self) -> bool:
-        """Whether bytes were read that the connection has not seen, or TLS holds bytes that the socket does not show."""
+        """Whether bytes were read that py-amqp has not seen, or TLS holds bytes that ``poll`` does not report."""
         if self._position < len(self._read):
             return True
         pending = getattr(self.sock, "pending", None)
         return pending is not None and pending() > 0
 
     def flush(self) -> None:
-        """Send what was written. Raises TimeoutError when the peer takes nothing, OSError."""
+        """Send what was written. Raises TimeoutError when the peer accepts no bytes, OSError."""
         if self.written:
             out = bytes(self.written)
             self.written.clear()
@@ -68,10 +69,11 @@ class Stream:
 
 
 class WriteTurn:
-    """Which thread may write to a connection: the connection's own, or, while that one sleeps, a thread that submits.
+    """Decides which thread may write to a connection: the connection's own thread, or, while that thread sleeps, a thread that
+    submits.
 
-    Waking the connection's thread costs a hand-over of the interpreter for each submission. A thread that submits while the
-    connection's thread sleeps writes to the socket itself; nobody ever waits for the turn.
+    To wake the connection's thread, a submission has to hand over the interpreter. A thread that submits while the connection's
+    thread sleeps therefore writes to the socket itself. No thread waits for the turn.
 
                           begin_sleep                     flush_soon
         own thread works -------------> own thread sleeps ----------> submitting thread writes
@@ -80,14 +82,14 @@ class WriteTurn:
                ^                                                                |
                +------- woken: the socket, TLS or a full window left a rest ----+
 
-    While the own thread works, ``flush_soon`` only wakes it: it looks for submissions once more before it sleeps.
+    While the own thread works, ``flush_soon`` only calls ``wake``; the own thread looks for submissions again before it sleeps.
     """
 
     def __init__(
         self, *, write: Callable[[], None], wake: Callable[[], None], reads_in_time: Callable[[], bool]
     ) -> None:
-        """``write`` puts what waits into the stream. ``reads_in_time``: whether the own thread will read soon enough without
-        being woken."""
+        """``write`` writes the waiting messages into the stream. ``reads_in_time`` returns whether the own thread reads soon
+        enough without being woken."""
         self._write = write
         self._wake = wake
         self._reads_in_time = reads_in_time
@@ -106,16 +108,17 @@ class WriteTurn:
         self._lock.acquire()
 
     def flush_soon(self) -> None:
-        """Have what waits written: immediately if the own thread sleeps, or by the own thread soon. Any thread; never waits."""
+        """Write the waiting messages now if the own thread sleeps; otherwise wake the own thread, which writes them. Any
+        thread; never waits."""
         if self._lock.acquire(blocking=False):
             try:
                 stream = self._stream
                 assert stream is not None
                 self._write()
-                # TLS cannot say what it takes without waiting. Errors are raised where the own thread flushes.
+                # A TLS socket cannot be written without waiting. An error here is raised again when the own thread flushes.
                 if not isinstance(stream.sock, ssl.SSLSocket):
                     with contextlib.suppress(OSError):
-                        # Past the socket object, whose timeout would make it wait for room.
+                        # os.write instead of the socket object, which would wait for room up to its timeout.
                         del stream.written[: os.write(stream.sock.fileno(), stream.written)]
                     if not stream.written and self._reads_in_time():
                         return

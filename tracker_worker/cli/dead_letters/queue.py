@@ -170,11 +170,6 @@ def exclusive_connection(settings: BrokerSettings) -> Iterator[Any]:
             yield connection
         except ChannelError as error:
             raise CommandFailed(f"the broker refuses: {error}") from error
-        except UnicodeDecodeError as error:
-            raise CommandFailed(
-                f"a property of a dead-lettered message is not text ({error}); only 'purge --all' works, "
-                "which removes every message"
-            ) from error
 
 
 def _lock(connection: Any, name: str) -> None:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Outbox -> bus: every notification at least once, in order per node.
+"""The relay publishes the outbox: every notification at least once, and the notifications of a node in order.
 
-The cursor of a node is the last sequence up to which the bus has confirmed everything. It is per node and on ``sequence``,
-never on an order of the table's own: two writers may commit in another order than they numbered, and a row that becomes
-visible late would be skipped for good.
+The cursor of a node is the sequence up to which the bus has confirmed every notification. There is one cursor per node, and
+not one for the table: two writers may commit rows in another order than the table numbers them, and one cursor for all would
+skip a row that becomes visible late.
 
-Notifications that were just committed are handed over in memory. When the bus is slow, or after a start, rows are read from the
-outbox instead, a limited number at a time, so that memory is bounded however long the broker was away.
+The engine hands over in memory what it has just committed. After a start, and when the bus is slow, the relay reads rows
+from the outbox instead. It reads a limited number at a time, which bounds memory also after a long outage of the broker.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from tracker_worker.store.base import Commit, Conflict, Store
 LOG = logging.getLogger(__name__)
 
 WINDOW = 1000
-"""Most notifications between the relay and the bus's confirms."""
-# Cursors are written with the next commit, or by themselves after so long without one. Confirms are looked at as often, since
-# nobody wakes the engine for them.
+"""The most notifications that are published and not confirmed."""
+# The relay writes cursors with the next commit, or in a commit of their own after this time without one. It also reads confirms
+# this often, because a confirm usually does not wake the engine.
 _FLUSH_SECONDS = 0.2
 _LONGEST_DELAY_SECONDS = 2.0
 
 
 @dataclass(slots=True)
 class _Track:
-    """One node: ``sent`` up to this sequence, ``confirmed`` up to this one without a gap, and ``known`` to be in the outbox
-    up to this one."""
+    """The progress of one node, as sequences: notifications up to ``sent`` were handed to the bus, all up to ``confirmed`` are
+    confirmed, and the outbox is known to reach up to ``known``."""
 
     node_id: int
     sent: int
     confirmed: int
     known: int
-    ahead: set[int] = field(default_factory=set)  # confirmed after a gap
+    ahead: set[int] = field(default_factory=set)  # the confirmed sequences above ``confirmed`` + 1
 
 
 class Relay:
@@ -51,7 +51,7 @@ class Relay:
     ``take`` to ``drop``."""
 
     def __init__(self, store: Store, bus: Bus, *, wake: Callable[[], None]) -> None:
-        """``wake`` has the engine's next step done soon."""
+        """``wake`` causes the engine's next step soon."""
         self._store = store
         self._bus = bus
         self._wake = wake
@@ -63,16 +63,17 @@ class Relay:
         # Node id -> cursor, of the cursors that have moved since ``written``.
         self.moved: dict[int, int] = {}
         self._flush_at: float | None = None
+        self._resume_at = 0.0  # after an error of the store, nothing is read before this time
         self._delay = _FLUSH_SECONDS
 
     def confirmed(self, keys: Sequence[Any]) -> None:
-        """The bus has these notifications, by (node id, sequence)."""
+        """The bus has confirmed these notifications; a key is (node id, sequence)."""
         self._confirms.extend(keys)
         if self._confirms_wanted:
             self._wake()
 
     def take(self, host: HostLedger) -> None:
-        """Relay this host's nodes, from their cursors on. A node that is relayed already goes on, with the notifications that
+        """Relay this host's nodes from their cursors on. For a node that is relayed already, include the notifications that
         another worker may have added. Raises StoreUnavailable."""
         new = any(ledger.id not in self._tracks for ledger in host)
         cursors = self._store.cursors(host.id) if new else {}
@@ -87,7 +88,7 @@ class Relay:
             self._note(track)
 
     def drop(self, host: HostLedger) -> None:
-        """Another worker relays this host."""
+        """Stop relaying this host: another worker relays it."""
         for ledger in host:
             track = self._tracks.pop(ledger.id, None)
             if track is not None:
@@ -96,8 +97,8 @@ class Relay:
             self._lagging.pop(ledger.id, None)
 
     def offer(self, notifications: Iterable[Notification]) -> list[Publication]:
-        """These notifications have been committed. Returns those that are to be published now; the relay reads the others from
-        the outbox later."""
+        """Take over notifications that were committed. Returns those that the caller publishes now; the relay reads the others
+        from the outbox later."""
         ready = []
         for notification in notifications:
             track = self._tracks.get(notification.node_id)
@@ -111,19 +112,22 @@ class Relay:
         return ready
 
     def step(self, now: float) -> float | None:
-        """Take the confirms, read what lags, and write the cursors when it is time. ``now`` in seconds on the monotonic clock.
+        """Take the confirms, read what was not handed over, and write the cursors if that is due. ``now`` is in seconds on the
+        monotonic clock.
 
-        Returns the seconds until the next step is due; None: nothing is on its way. An unavailable store puts the work off.
+        Returns the seconds until the next step is due; None: every notification is confirmed and every cursor written. If the
+        store is unavailable, the step logs a warning, and a later step tries again.
         """
         self._take_confirms()
         try:
-            if self._lagging and self._in_flight < WINDOW // 2:
-                self._catch_up()
             self._flush_when_due(now)
+            if self._lagging and self._in_flight < WINDOW // 2 and now >= self._resume_at:
+                self._catch_up()
+                self._delay = _FLUSH_SECONDS
         except (StoreUnavailable, Conflict) as error:
             LOG.warning("the relay is put off: %s", error)
             self._delay = min(self._delay * 2, _LONGEST_DELAY_SECONDS)
-            self._flush_at = now + self._delay
+            self._resume_at = self._flush_at = now + self._delay
         self._confirms_wanted = bool(self._lagging)
         return None if self._flush_at is None else max(0.0, self._flush_at - now)
 
@@ -134,7 +138,6 @@ class Relay:
             self._flush_at = now + self._delay
         elif now >= self._flush_at:
             self.flush()
-            self._delay = _FLUSH_SECONDS
             self._flush_at = now + self._delay if self._in_flight > 0 or self._lagging else None
 
     def flush(self) -> None:
@@ -147,12 +150,13 @@ class Relay:
             self.written(cursors)
 
     def written(self, cursors: dict[int, int]) -> None:
-        """The store has these cursors."""
+        """Note that the store has these cursors."""
         for node_id, cursor in cursors.items():
             if self.moved.get(node_id) == cursor:
                 del self.moved[node_id]
         if cursors:
             self._flush_at = None
+            self._delay = _FLUSH_SECONDS
 
     def _take_confirms(self) -> None:
         confirms = self._confirms
@@ -178,7 +182,8 @@ class Relay:
             self._lagging.pop(track.node_id, None)
 
     def _catch_up(self) -> None:
-        """Read from the outbox what was not handed over, as far as the window has room. Raises StoreUnavailable."""
+        """Read notifications from the outbox that were not handed over, as many as the window admits. Raises
+        StoreUnavailable."""
         for track in list(self._lagging.values()):
             room = WINDOW - self._in_flight
             if room <= 0:
@@ -190,13 +195,14 @@ class Relay:
                 ready.append(self._publication(track, notification))
             if not found:
                 self._skip(track, track.known)
-            self._lagging.pop(track.node_id)  # and to the end where more is left: the other nodes have their turn first
-            self._note(track)
+            self._lagging.pop(track.node_id)
+            self._note(track)  # at the end if more is left: the other nodes come first
             if ready:
                 self._bus.sender.send(ready)
 
     def _skip(self, track: _Track, sequence: int) -> None:
-        """The outbox has no rows up to this sequence: notifications were switched off when these were issued."""
+        """Count as confirmed what the outbox does not have up to this sequence: the notifications of a time when notifications
+        were switched off."""
         if track.sent >= sequence:
             return
         track.ahead.update(range(track.sent + 1, sequence + 1))

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is to be decided, in order, and when the next attempt at it is due."""
+"""The items that are to be decided, in order, and the time of the next attempt."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.service.requests.items import Item
@@ -55,42 +55,47 @@ class Backlog:
 
 
 class Retry:
-    """When the next attempt is due, after failures in a row. Times in seconds on the monotonic clock."""
+    """When the next attempt is due, after failed attempts in a row. Times are in seconds on the monotonic clock.
+
+    ``in_doubt``: an attempt has begun, and what it was made for has neither succeeded nor been dropped. A commit that
+    failed may have reached the store without the worker's knowledge. ``unavailable``: the error of the last attempt, if the
+    store was unavailable. ``attempt_seconds``: how long that attempt took. """
 
     def __init__(self, conflict_retries: int) -> None:
         """After so many conflicts in a row there is a pause."""
         self._conflict_retries = conflict_retries
-        self.succeeded()
+        self.reset()
 
-    def succeeded(self) -> None:
+    def reset(self) -> None:
+        """The attempt succeeded, or nothing is left to try."""
+        self.in_doubt = False
         self.conflicts = 0
         self.resume_at = 0.0
         self.attempt_seconds = 0.0
-        self.away: StoreUnavailable | None = None
-        self._delays = _delays()
+        self.unavailable: StoreUnavailable | None = None
+        self._delay = _FIRST_DELAY_SECONDS
+
+    def begin(self, now: float) -> None:
+        """An attempt begins."""
+        self._began = now
+        self.in_doubt = True
+        self.unavailable = None
 
     def conflict(self, now: float) -> None:
-        """Another writer was first: try again immediately, but for a pause now and then."""
+        """Another writer was first: try again immediately; after every ``conflict_retries`` conflicts in a row, pause first."""
         self.conflicts += 1
-        self.away = None
         if self.conflicts % self._conflict_retries == 0:
             self.pause(now)
 
-    def store_away(self, error: StoreUnavailable, *, began: float, now: float) -> float:
-        """The store is unavailable: pause. The next attempt may take as long as this one has. Returns the seconds."""
-        self.away = error
-        self.attempt_seconds = now - began
+    def store_unavailable(self, error: StoreUnavailable, now: float) -> float:
+        """The store is unavailable: pause. Returns the seconds of the pause."""
+        self.unavailable = error
+        self.attempt_seconds = now - self._began
         return self.pause(now)
 
     def pause(self, now: float) -> float:
-        """Try again after a moment, longer each time. Returns the seconds."""
-        delay = next(self._delays)
+        """Try again after a pause, which is longer each time. Returns the seconds."""
+        delay = self._delay
+        self._delay = min(delay * 2, _LONGEST_DELAY_SECONDS)
         self.resume_at = now + delay
         return delay
-
-
-def _delays() -> Iterator[float]:
-    delay = _FIRST_DELAY_SECONDS
-    while True:
-        yield delay
-        delay = min(delay * 2, _LONGEST_DELAY_SECONDS)

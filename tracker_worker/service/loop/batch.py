@@ -37,7 +37,9 @@ class Batch:
 
     ``known``: the recorded answers of copies. ``inbox_rows``: the answers to record. ``unrecorded``: the ids of casts that
     will be parked, which no commit records. ``active``: the hosts that were changed by a message from their own queue,
-    which has one active consumer. ``audits``: the requests whose inventories are still to be read."""
+    which has one active consumer. ``audits``: the requests whose inventories are still to be read.
+    ``heartbeats_to_end``: the requests that end here and whose callers get heartbeats. ``commits``: whether there is anything
+    to commit; ``rows`` and ``cursors``: the rows of the inbox and the relay's cursors that go into the commit."""
 
     now: int
     unit: UnitOfWork
@@ -46,16 +48,19 @@ class Batch:
     unrecorded: list[str] = field(default_factory=list)
     active: set[str] = field(default_factory=set)
     outgoing: list[Outgoing] = field(default_factory=list)
-    concluded: list[PendingRequest] = field(default_factory=list)
+    heartbeats_to_end: list[PendingRequest] = field(default_factory=list)
     decisions: list[tuple[commands.Command, Decision, PendingRequest | None]] = field(default_factory=list)
     audits: list[PendingRequest] = field(default_factory=list)
     chores: list[Chore] = field(default_factory=list)
+    commits: bool = False
+    rows: list[InboxRow] = field(default_factory=list)
+    cursors: dict[int, int] = field(default_factory=dict)
 
     def conclude(self, request: PendingRequest, outgoing: Outgoing) -> None:
         """``outgoing`` ends the request."""
         self.outgoing.append(outgoing)
         if request.heartbeat is not None:
-            self.concluded.append(request)
+            self.heartbeats_to_end.append(request)
 
 
 class Decider:
@@ -69,15 +74,15 @@ class Decider:
         policy: Callable[[], Policy],
         clock: Callable[[], int],
         monotonic: Callable[[], float],
-        begin: Callable[[], UnitOfWork],
+        new_unit: Callable[[], UnitOfWork],
     ) -> None:
-        """``clock`` gives microseconds, ``monotonic`` seconds. ``begin`` makes the unit of work of a batch."""
+        """``clock`` gives microseconds, ``monotonic`` seconds. ``new_unit`` makes the unit of work of a batch."""
         self._ledgers = ledgers
         self._inbox = inbox
         self._policy = policy
         self._clock = clock
         self._monotonic = monotonic
-        self._begin = begin
+        self._new_unit = new_unit
 
     def decide(self, items: Sequence[Item], *, after_conflict: bool) -> Batch:
         """Raises StoreUnavailable, Conflict and Unexpected; the ledgers of ``hosts_of(items)`` are then worthless.
@@ -87,7 +92,7 @@ class Decider:
         """
         ids = [item.unique_id for item in items if isinstance(item, PendingRequest) and item.unique_id is not None]
         known = self._inbox.look_up(ids) if after_conflict else self._inbox.recall(ids)
-        batch = Batch(self._clock(), self._begin(), known)
+        batch = Batch(self._clock(), self._new_unit(), known)
         for item in items:
             if isinstance(item, Chore):
                 reported = [c.node for c in item.commands if isinstance(c, commands.ReportInventory)]
@@ -142,7 +147,7 @@ class Decider:
             self._command(batch, request, hosts[0], action)
 
     def _command(self, batch: Batch, request: PendingRequest, host: HostLedger, command: commands.Command) -> None:
-        decision = self._decide(batch, host, command, request)
+        decision = self._decide_command(batch, host, command, request)
         error, unique_id = decision.error, request.unique_id
         answered = answer(request.reply_to, decision.reply, error)
         parked = request.reply_to is None and parks(error)
@@ -165,7 +170,7 @@ class Decider:
         audited = [(host, ledger) for host in hosts for ledger in queries.nodes(host, audit.node)]
         for host, ledger in audited:
             expire = commands.ExpireClaims(node=ledger.name, release=self._policy().release_expired)
-            self._decide(batch, host, expire, request)
+            self._decide_command(batch, host, expire, request)
         batch.audits.append(request)
         if request.reply_to is None:
             batch.conclude(request, Settlement(delivery=request.delivery))
@@ -173,12 +178,12 @@ class Decider:
     def _chore(self, batch: Batch, chore: Chore) -> None:
         host = self._ledgers.get(chore.host)
         for command in chore.commands:
-            error = self._decide(batch, host, command, None).error
+            error = self._decide_command(batch, host, command, None).error
             if error is not None:
                 raise error
         batch.chores.append(chore)
 
-    def _decide(
+    def _decide_command(
         self, batch: Batch, host: HostLedger, command: commands.Command, request: PendingRequest | None
     ) -> Decision:
         decision = batch.unit.decide(host, command, batch.now)

@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The serial loop: everything that changes a ledger happens here, in order, with one commit for all that has arrived.
+"""The serial loop: it decides every change of a ledger, in the order of arrival, with one commit for everything that has
+arrived.
 
-The naive worker takes a lock per node in a pool of threads. In Python those threads share one interpreter anyway; each message
-would pay its own commit and its own confirm, the order of two messages for a node would be decided by the thread that wakes
-first, and a slow holder would starve the others. One loop has the order by construction and pays one commit for many messages,
-while an idle worker's latency stays at one commit. What could block the loop is kept out of it: drivers run on threads of their
-own and come back as commands, and publishing is another thread's.
+A worker with a lock per node and a pool of threads would be the usual design. In Python those threads share one
+interpreter, so they do not decide faster. Each message would need a commit and a confirm of its own, and the thread that
+wakes first would decide the order of two messages for a node. The loop keeps the order and needs one commit for many
+messages; a single message still waits
+for one commit only. The loop does nothing that could block it except the commit: drivers run on threads of their own and their
+reports come back as commands, and the publisher's thread publishes.
 
-The unhappy path is a commit that failed, because another worker was first or because the store is unavailable. Then the touched
-ledgers are forgotten, read again, and the batch is decided again. Ledgers are never patched. No reply is sent and no message is
-acknowledged before the commit, so a crash anywhere leaves either a message that is redelivered, or its row in the inbox and its
-reply to be sent once more.
+A commit fails if another worker was first or if the store is unavailable. Then the loop forgets the ledgers of the batch,
+reads them again, and decides the batch again; it never repairs a ledger in memory. The loop sends no reply and acknowledges
+no message before the commit. After a crash at any point, either the broker delivers the message again, or the inbox has its
+row and the worker sends the recorded reply once more.
 
-The loop is ``step``: it never sleeps and never reads a clock by itself. A batch that waits is state.
+``step`` is one pass of the loop. It never sleeps. A batch that waits for the store is kept in ``_backlog``.
 """
 
 from __future__ import annotations
@@ -33,17 +35,17 @@ from tracker_worker.service.loop.decision_log import log_decisions
 from tracker_worker.service.loop.inbox import Inbox
 from tracker_worker.service.requests.items import Chore, Item, hosts_of
 from tracker_worker.service.requests.pending import PendingRequest
-from tracker_worker.store.base import Conflict, InboxRow, Store, Unstorable
+from tracker_worker.store.base import Conflict, Store, Unstorable
 from tracker_worker.store.ledgers import Ledgers
 from tracker_worker.wire.reply import answer, parking_reason, parks
 
 LOG = logging.getLogger(__name__)
 
-# While the store is away, calls that are about to expire are looked for this often.
+# While the store is unavailable, the engine looks this often for calls that are about to expire.
 _CHECK_SECONDS = 0.25
-# A call that would be answered later than this before its deadline gets StoreUnavailable.
+# A call gets StoreUnavailable if its answer could come later than this time before its deadline.
 _MARGIN_SECONDS = 0.5
-# A cast whose handling fails unexpectedly is tried this often.
+# The engine makes this many attempts at a cast whose handling fails unexpectedly; then it parks the cast.
 _MOST_ATTEMPTS = 3
 
 Task = Callable[[], None]
@@ -68,8 +70,8 @@ class Engine:
         monotonic: Callable[[], float],
         wake: Callable[[], None],
     ) -> None:
-        """``relay`` None: notifications are switched off, neither kept nor published. ``clock`` gives microseconds,
-        ``monotonic`` seconds. ``wake`` has ``step`` called soon."""
+        """``relay`` None: notifications are switched off; they are neither stored nor published. ``clock`` returns
+        microseconds, ``monotonic`` seconds. ``wake`` causes a call of ``step`` soon."""
         self._store = store
         self._bus = bus
         self._ledgers = ledgers
@@ -93,8 +95,8 @@ class Engine:
         self._wake()
 
     def run(self, task: Task) -> None:
-        """Call ``task`` between two batches. A task that meets an unavailable store or another writer is put off: a warning is
-        logged, and whoever runs it periodically runs it again."""
+        """Call ``task`` between two batches. If the task raises StoreUnavailable or Conflict, a warning is logged; the caller
+        that runs the task periodically runs it again."""
         self._arrivals.append(task)
         self._wake()
 
@@ -102,20 +104,21 @@ class Engine:
 
     @property
     def waiting(self) -> bool:
-        """Whether a batch waits for the store: it may have been committed, unnoticed."""
-        return len(self._backlog) > 0
+        """Whether a batch waits for the store. The commit of such a batch may have succeeded without the worker's knowledge."""
+        return self._retry.in_doubt
 
     def step(self, now: float) -> float | None:
         """One pass of the loop. Returns after how many seconds the next one is due; None: when something arrives."""
         self._take()
         due = self._work(now)
-        if self._relay is None or self._retry.away is not None:
-            return due  # the relay would block on the store while calls wait to be answered
+        if self._relay is None or self._retry.unavailable is not None:
+            return due  # the relay would wait for the store too, and calls would not be answered in time
         relay_due = self._relay.step(now)
         return min((wait for wait in (due, relay_due) if wait is not None), default=None)
 
     def _take(self) -> None:
-        """Everything that has arrived, but not what its tasks submit: a chore in many steps must not delay the requests."""
+        """Take everything that has arrived. What a task submits here is taken in the next step, so that a chore of many steps
+        does not delay requests."""
         for _ in range(len(self._arrivals)):
             arrival = self._arrivals.popleft()
             if isinstance(arrival, Chore):
@@ -129,28 +132,27 @@ class Engine:
     def _work(self, now: float) -> float | None:
         """Make the attempt that is due. Returns the seconds until the next one; None: nothing is left to decide."""
         retry = self._retry
-        if retry.away is not None:
-            self._end_late_calls(retry.away, max(0.0, retry.resume_at - now) + retry.attempt_seconds)
-        items = self._backlog.next()
-        if not items:
-            return None
-        if now >= retry.resume_at:
+        if retry.unavailable is not None:
+            self._end_late_calls(retry.unavailable, max(0.0, retry.resume_at - now) + retry.attempt_seconds)
+        if now >= retry.resume_at and (items := self._backlog.next()):
             self._try(items)
-            if not self._backlog.next():
-                return None
+        if not self._backlog:
+            retry.reset()
+            return None
         return min(max(0.0, retry.resume_at - self._monotonic()), _CHECK_SECONDS)
 
     def _try(self, items: list[Item]) -> None:
-        retry, began = self._retry, self._monotonic()
+        retry = self._retry
+        retry.begin(self._monotonic())
         try:
-            self._process(items)
+            batch = self._process(items)
         except Conflict as conflict:
             LOG.info("another worker was first (%s); deciding again", conflict)
             self._ledgers.forget(hosts_of(items))
             retry.conflict(self._monotonic())
         except StoreUnavailable as error:
             self._ledgers.forget(hosts_of(items))
-            delay = retry.store_away(error, began=began, now=self._monotonic())
+            delay = retry.store_unavailable(error, self._monotonic())
             LOG.warning("%s; %d messages wait, again in %g s", error, len(self._backlog), delay)
         except Unstorable as error:
             self._ledgers.forget(hosts_of(items))
@@ -165,46 +167,48 @@ class Engine:
             self._fail(unexpected.item, unexpected.error)
         else:
             self._backlog.finish()
-            retry.succeeded()
+            retry.reset()
+            self._after_commit(batch)
 
-    def _process(self, items: list[Item]) -> None:
-        """Decide, commit, and send. Raises Conflict, StoreUnavailable, Unstorable, Unexpected; nothing has been sent then."""
+    def _process(self, items: list[Item]) -> Batch:
+        """Decide, commit, and send. Raises Conflict, StoreUnavailable, Unstorable, Unexpected; in these cases nothing was
+        sent."""
         batch = self._decider.decide(items, after_conflict=self._retry.conflicts > 0)
-        rows = self._inbox.rows(batch.inbox_rows)
-        commits = bool(batch.unit.changed) or self._inbox.full(rows)
-        self._verify(batch, commits)
-        cursors: dict[int, int] = {}
-        if commits:
-            cursors = {} if self._relay is None else dict(self._relay.moved)
+        batch.rows = self._inbox.rows(batch.inbox_rows)
+        batch.commits = bool(batch.unit.changed) or self._inbox.full(batch.rows)
+        self._verify(batch)
+        if batch.commits:
+            if self._relay is not None:
+                batch.cursors = dict(self._relay.moved)
             try:
-                batch.unit.commit(inbox_rows=rows, cursors=cursors)
+                batch.unit.commit(inbox_rows=batch.rows, cursors=batch.cursors)
             except Conflict:
                 self._inbox.recheck()
                 raise
-        for request in batch.concluded:
+        for request in batch.heartbeats_to_end:
             request.end_heartbeat()
         if batch.outgoing:
             self._bus.sender.send(batch.outgoing)
-        self._conclude(batch, rows, cursors, commits)
+        return batch
 
-    def _verify(self, batch: Batch, commits: bool) -> None:
-        """Check what the commit does not: that answers without a change rest on ledgers as the store has them, and that
-        messages which no commit records are new. Raises Conflict, StoreUnavailable."""
+    def _verify(self, batch: Batch) -> None:
+        """Check what the commit does not check: answers without a change were made from ledgers at the store's generations, and
+        messages that no commit records are new. Raises Conflict, StoreUnavailable."""
         batch.unit.verify()
         if self._retry.conflicts:
-            return  # copies were looked up in the store before they were decided
+            return  # after a conflict the decider has looked up the copies in the store
         unrecorded = list(batch.unrecorded)
-        if not commits:
+        if not batch.commits:
             unrecorded += [message.unique_id for message in batch.inbox_rows]
         if unrecorded and self._inbox.look_up(unrecorded):
             raise Conflict("a message is answered already")
 
-    def _conclude(self, batch: Batch, rows: list[InboxRow], cursors: dict[int, int], committed: bool) -> None:
-        """The batch holds and its replies are on their way: the bookkeeping, the notifications, and what follows from them."""
+    def _after_commit(self, batch: Batch) -> None:
+        """Do what follows a commit, after the replies were sent: bookkeeping, notifications, leases, the log and audits."""
         batch.unit.committed()
-        self._inbox.keep(rows, committed=committed)
+        self._inbox.keep(batch.rows, committed=batch.commits)
         if self._relay is not None:
-            self._relay.written(cursors)
+            self._relay.written(batch.cursors)
             publications = self._relay.offer(batch.unit.notifications)
             if publications:
                 self._bus.sender.send(publications)
@@ -218,10 +222,10 @@ class Engine:
         for request in batch.audits:
             self._audits.begin(request)
 
-    # --- what does not go well ---------------------------------------------------------------------------------------
+    # --- failures of single items ---------------------------------------------------------------------------------------
 
     def _end_late_calls(self, error: StoreUnavailable, seconds: float) -> None:
-        """Answer the calls that cannot wait for so long."""
+        """Answer the calls that cannot wait for ``seconds``."""
 
         def waits(item: Item) -> bool:
             if isinstance(item, Chore) or item.deadline - now > seconds + _MARGIN_SECONDS:
@@ -237,15 +241,16 @@ class Engine:
         self._backlog.keep(waits)
 
     def _fail(self, item: Item, error: Exception) -> None:
-        """Deciding or storing this item failed unexpectedly. A call gets the error immediately. A cast is tried a few times,
-        counted in the store so that a restart does not begin anew, and then parked."""
+        """Handle an item whose decision or storage failed unexpectedly. A call gets the error immediately. A cast gets several
+        attempts and is then parked; the store counts the attempts, so that a restart does not start the count again."""
         if isinstance(item, PendingRequest) and item.reply_to is None and item.unique_id is not None:
             try:
-                again = self._store.count_attempt(item.unique_id, self._clock()) < _MOST_ATTEMPTS
-            except StoreUnavailable as away:
-                LOG.warning("%s", away)
-                again = True
-            if again:
+                attempts = self._store.count_attempt(item.unique_id, self._clock())
+            except StoreUnavailable as unavailable:
+                LOG.warning("%s", unavailable)
+                self._retry.store_unavailable(unavailable, self._monotonic())
+                return
+            if attempts < _MOST_ATTEMPTS:
                 self._retry.pause(self._monotonic())
                 return
         self._backlog.keep(lambda other: other is not item)
@@ -262,7 +267,7 @@ class Engine:
 
 @contextmanager
 def put_off() -> Iterator[None]:
-    """A chore that meets an unavailable store or another writer is done the next time."""
+    """Log StoreUnavailable and Conflict as a warning: the chore is done the next time."""
     try:
         yield
     except (StoreUnavailable, Conflict) as error:

@@ -14,7 +14,7 @@ from tracker_worker.wire.message import ReplyTo
 from tracker_worker.wire.reply import encode_reply, recorded_reason
 
 
-class Timer(Protocol):
+class Heartbeat(Protocol):
     def cancel(self) -> None: ...
 
 
@@ -32,7 +32,7 @@ class PendingRequest:
     unique_id: str | None = None
     context: Context | None = None
     deadline: float = inf
-    heartbeat: Timer | None = None
+    heartbeat: Heartbeat | None = None
 
     @property
     def is_anothers(self) -> bool:

@@ -11,7 +11,7 @@ from tracker_worker.domain.policy import Policy
 from tracker_worker.errors import TrackerError
 from tracker_worker.oslo import NoSuchMethod, UnsupportedVersion
 from tracker_worker.service.requests.methods import resolve
-from tracker_worker.service.requests.pending import PendingRequest, Timer
+from tracker_worker.service.requests.pending import Heartbeat, PendingRequest
 from tracker_worker.wire.message import Malformed, ReplyTo
 from tracker_worker.wire.reply import encode_heartbeat
 from tracker_worker.wire.request import decode_request
@@ -27,7 +27,7 @@ class RequestReader:
         served: Sequence[str],
         policy: Callable[[], Policy],
         max_body_bytes: int,
-        every: Callable[[float, Callable[[], None]], Timer],
+        every: Callable[[float, Callable[[], None]], Heartbeat],
         submit: Callable[[Sequence[PendingRequest]], None],
     ) -> None:
         """``every(seconds, action)`` starts a timer; ``submit`` gets the requests that arrived together, in order."""
@@ -71,7 +71,7 @@ class RequestReader:
             pending.refusal = refusal
         return pending
 
-    def _heartbeat(self, reply_to: ReplyTo, seconds: int) -> Timer:
+    def _heartbeat(self, reply_to: ReplyTo, seconds: int) -> Heartbeat:
         return self._every(seconds / 2, lambda: self._bus.sender.heartbeat(reply_to, encode_heartbeat(reply_to)))
 
 

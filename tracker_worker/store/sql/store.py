@@ -13,9 +13,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from tracker_worker.domain.ledger import HostLedger
+from tracker_worker.domain.resources import CLASSES
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.notifications.notification import Notification
-from tracker_worker.store.base import Backlog, Commit, Conflict, Store, Unstorable
+from tracker_worker.store.base import Commit, Conflict, OutboxBacklog, Store, Unstorable
 from tracker_worker.store.sql import rows
 from tracker_worker.store.sql.commit import CommitWriter
 from tracker_worker.store.sql.engines import LOCK_TIMEOUT_SECONDS, create_engine
@@ -112,9 +113,8 @@ class SQLStore(Store):
         return host
 
     def create_node(self, host_id: int, name: str) -> None:
-        zeros = dict.fromkeys(
-            ("vcpus_used", "memory_mb_used", "local_gb_used", "running_vms", "current_workload", "io_workload"), 0
-        )
+        counters = ("running_vms", "current_workload", "io_workload")
+        zeros = dict.fromkeys((*(klass.used for klass in CLASSES), *counters), 0)
         with self._write() as connection:
             connection.execute(
                 self._insert(nodes)
@@ -200,7 +200,7 @@ class SQLStore(Store):
             found = connection.execute(following).mappings()
             return [rows.notification_from(row, host=host, node=node) for row in found]
 
-    def backlog(self) -> list[Backlog]:
+    def backlog(self) -> list[OutboxBacklog]:
         waiting = sa.and_(outbox.c.node_id == nodes.c.id, outbox.c.sequence > relay_cursor.c.sequence)
         query = (
             sa.select(
@@ -217,7 +217,7 @@ class SQLStore(Store):
             .order_by(hosts.c.name, nodes.c.name)
         )
         with self._read() as connection:
-            return [Backlog(**row) for row in connection.execute(query).mappings()]
+            return [OutboxBacklog(**row) for row in connection.execute(query).mappings()]
 
     def take_lease(self, host_ids: Iterable[int], owner: str, *, now: int, until: int, force: bool = False) -> set[int]:
         wanted = sorted(host_ids)

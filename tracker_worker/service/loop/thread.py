@@ -26,7 +26,7 @@ from tracker_worker.store.ledgers import Ledgers
 from tracker_worker.unit_of_work import UnitOfWork
 
 
-class Loop:
+class EngineThread:
     """Every method may be called from any thread, but ``start``, ``stop`` and ``release`` from one only."""
 
     def __init__(
@@ -59,7 +59,7 @@ class Loop:
             ledgers=ledgers,
             leases=self._leases,
             policy=policy,
-            submit=lambda chore: self.submit(chore),
+            submit=self.submit,
         )
         self._engine = Engine(
             store=store,
@@ -72,7 +72,7 @@ class Loop:
                 policy=policy,
                 clock=clock,
                 monotonic=monotonic,
-                begin=partial(UnitOfWork, store, ledgers, notify=notify),
+                new_unit=partial(UnitOfWork, store, ledgers, notify=notify),
             ),
             relay=self._relay,
             leases=self._leases,
@@ -82,9 +82,6 @@ class Loop:
             monotonic=monotonic,
             wake=wake,
         )
-        self.step = self._engine.step
-        # Decide an item after everything that was submitted before.
-        self.submit: Callable[[Sequence[PendingRequest] | Chore], None] = self._engine.submit
 
     def start(self) -> None:
         """Begin to work. The hosts must be registered in the store."""
@@ -101,6 +98,14 @@ class Loop:
             if self._relay is not None:
                 self._relay.flush()
             self._leases.release()
+
+    def submit(self, item: Sequence[PendingRequest] | Chore) -> None:
+        """Decide this after everything that was submitted before."""
+        self._engine.submit(item)
+
+    def step(self, now: float) -> float | None:
+        """See ``Engine.step``. The thread calls it; without ``start``, the caller does."""
+        return self._engine.step(now)
 
     def confirmed(self, keys: Sequence[Any]) -> None:
         """The bus has these notifications."""
