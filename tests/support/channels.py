@@ -129,7 +129,7 @@ class RecordingChannel:
 
 
 class RecordingConnection:
-    """A connection that opens recording channels. ``last`` is the most recent channel, which is not the one for declarations."""
+    """Opens recording channels. ``last`` is the most recent channel, which is not the one for declarations."""
 
     frame_max = 131072
 

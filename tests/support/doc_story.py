@@ -62,7 +62,7 @@ class Story:
         return decision
 
     def notifications(self) -> list[dict[str, Any]]:
-        """The notifications since the last call, in order, as the bus carries them, without the id that each sending generates."""
+        """The notifications since the last call, in order, as on the bus but without the id that each sending generates."""
         messages = []
         while not self._broker.notifications.empty():
             messages.append(decode_message(self._broker.notifications.get()))

@@ -77,7 +77,7 @@ class Load:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def wait_piled_up(self, raw_connection: RawConnection) -> None:
-        """Wait until three quarters of the messages are in the queues. No worker may be running, because it would consume them."""
+        """Wait until three quarters of the messages are queued. No worker may run, because it would consume them."""
         most = (len(self._calls) + sum(map(len, self._casts.values()))) * 3 // 4
         wait_until(
             lambda: sum(raw_connection.count(f"tracker.{host}") for host in HOSTS) >= most, f"{most} messages pile up"
