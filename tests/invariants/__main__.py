@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m tests.invariants``: check what a run has left behind. Exit code 1 on a violation."""
+"""``python -m tests.invariants``: checks the records of a run. Exit code 1 on a violation."""
 
 from __future__ import annotations
 
