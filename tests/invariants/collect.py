@@ -38,7 +38,7 @@ from tracker_worker.errors import TrackerError
 from tracker_worker.store.sql.store import SQLStore
 
 # isort: split
-# After tests.support.stock, which has chosen threads for oslo.messaging.
+# Import these after tests.support.stock, which selects threads for oslo.messaging.
 import oslo_messaging
 from oslo_messaging._drivers import amqp as driver
 

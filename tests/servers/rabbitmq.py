@@ -103,7 +103,8 @@ class RabbitMQServer:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,  # like the node: Ctrl-C must not end it, because this process may have to start the node again
+            # Like the node, epmd must not get Ctrl-C, because this process may have to start the node again.
+            start_new_session=True,
         )
         (self.directory / "rabbitmq.conf").write_text(f"default_pass = {secrets.token_hex(8)}\n", encoding="utf-8")
         self._driver = _Driver(

@@ -299,7 +299,7 @@ class EngineHarness:
         return self.monitors[-1]
 
     def stop(self, *, release: bool = True) -> None:
-        """Stop as the worker does. Without ``release``, keep the leases as a killed worker would; the threads end either way."""
+        """Stop as the worker does. Without ``release``, keep the leases as a killed worker does; the threads end anyway."""
         self.inventories.stop()
         self.bus.pause()
         self.engine.stop()
