@@ -163,7 +163,7 @@ def test_a_message_that_waits_for_a_retry_delays_no_other_message(case: Case) ->
     case.submit(b"2")
     assert case.published() == [b"1", b"2"]
     case.ack(2)
-    # The message does not delay a stop either: nobody retries it then.
+    # The message does not delay a stop either: the publisher does not retry it then.
     assert case.publisher.idle()
 
 
