@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m benchmarks``: the comparison, unless another subcommand is named."""
+"""``python -m benchmarks``: runs the comparison unless the command line names another subcommand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _COMMANDS = ("compare", "growth", "clients", "profile")
 
 
 class _Group(click.Group):
-    """``compare`` is what is meant when only options are given."""
+    """Run ``compare`` when the command line has options only."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not args or args[0] not in (*_COMMANDS, "--help"):
@@ -30,7 +30,7 @@ class _Group(click.Group):
 
 @click.command(cls=_Group)
 def main() -> None:
-    """Side-by-side measurements of the worker. See benchmarks/README.md."""
+    """Measure the worker and other servers side by side. See benchmarks/README.md."""
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A scheduler of one thread: with the stock client one call after the other, with TrackerClient many under way.
+"""A scheduler of one thread: the stock client makes one call after the other, TrackerClient keeps many calls in flight.
 
-Run as ``python -m benchmarks.client_load``: reads a ClientJob as JSON from stdin and writes a ClientFigures as JSON to stdout.
+``python -m benchmarks.client_load`` reads a ClientJob as JSON from stdin and writes a ClientFigures as JSON to stdout.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from benchmarks.workload import CONTEXT, LIMITS, instance
 
 STOCK_CLIENT, TRACKER_CLIENT = "oslo.messaging RPCClient", "TrackerClient"
 CLIENTS = (STOCK_CLIENT, TRACKER_CLIENT)
-# TrackerClient: so many with each begin_many, and so many of these under way.
+# TrackerClient: the number of claims in each begin_many, and the number of these groups in flight.
 _CHUNK, _CHUNKS = 64, 2
 _TIMEOUT_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientJob:
-    """``server``: the process id of the worker."""
+    """One run of one client. ``server`` is the process id of the worker."""
 
     client: str
     url: str
@@ -46,7 +46,7 @@ class ClientJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientFigures:
-    """``client_us``, ``server_us``: microseconds of CPU per call."""
+    """The figures of one run. ``client_us`` and ``server_us`` are microseconds of CPU per call."""
 
     calls_per_second: float
     p50_ms: float
@@ -55,7 +55,10 @@ class ClientFigures:
 
 
 def run(job: ClientJob) -> ClientFigures:
-    """In a process of its own. Raises RuntimeError with what went wrong."""
+    """Run the client in a process of its own and return its figures.
+
+    Raises RuntimeError: the client failed; the message holds the end of its stderr.
+    """
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.client_load"],
         cwd=ROOT,
@@ -68,13 +71,13 @@ def run(job: ClientJob) -> ClientFigures:
 
 
 def medians(measured: Sequence[ClientFigures]) -> ClientFigures:
-    """Figure by figure."""
+    """The median of each figure."""
     dicts = [asdict(one) for one in measured]
     return ClientFigures(**{name: median(one[name] for one in dicts) for name in dicts[0]})
 
 
 Claims = Callable[[Sequence[Mapping[str, Any]]], list[float]]
-"""Claims each instance. Returns the latencies, in seconds."""
+"""Claims each instance and returns the latencies in seconds."""
 
 
 def _measure(job: ClientJob, claims: Claims) -> ClientFigures:

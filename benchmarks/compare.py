@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All sides in turn on the same broker, again and again: rounds are interleaved so that a machine that gets slower gets
-slower for everybody."""
+"""Measure all sides in turn on the same broker, in interleaved rounds: a machine that gets slower then gets slower for every
+side.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +20,10 @@ Key = tuple[str, str, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """``others``: the share of calls that end or update a claim. ``warmup``: calls before each measurement."""
+    """The measurements of a comparison. ``others`` is the share of calls that finish or update a claim, ``warmup`` the number
+    of
+    calls before each measurement.
+    """
 
     calls: int = 5000
     rounds: int = 3
@@ -51,7 +55,7 @@ class Sample:
 
 
 def compare(plan: Plan, stage: Stage, tell: Callable[[str], None]) -> Iterator[Sample]:
-    """One sample after the other; ``tell`` is told what is being done."""
+    """Yield one sample after the other and pass a description of each step to ``tell``."""
     for number in range(plan.rounds):
         sides = plan.sides if number % 2 == 0 else tuple(reversed(plan.sides))
         for queue_type in plan.queue_types:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bodies picked out of AMQP 0-9-1 frames.
+"""Extract message bodies from AMQP 0-9-1 frames.
 
-A client library costs about as much per call as the server that is to be measured; on two cores that would be measured
-with it. Frame layout: AMQP 0-9-1 specification, section 4.2.3.
+A client library costs about as much per call as the measured server; on two cores the measurement would include that cost.
+Frame layout: AMQP 0-9-1 specification, section 4.2.3.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _DELIVER = struct.pack(">HH", 60, 60)
 
 
 def bodies(buffer: bytearray) -> Iterator[bytearray]:
-    """The bodies of the deliveries that are complete in ``buffer``, which is left with the rest.
+    """Yield the bodies of the complete deliveries in ``buffer`` and leave the incomplete rest in it.
 
     Raises RuntimeError: the broker returned a message, or closed the channel or the connection.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the load generator is asked and what it answers; and how it is run."""
+"""The load generator's input and output, and the function that runs it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,12 @@ NOTIFICATIONS = "notifications.info"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """``watched``: what a process is called in the figures -> its id; ``server`` must be among them. ``notifications``:
-    the queue that gets one notification for each call, '' where there are none."""
+    """The input of the load generator.
+
+    ``watched`` maps a process's name in the figures to its id and must contain ``server``. ``notifications`` is the queue
+    that
+    gets one notification for each call, or '' if the side sends no notifications.
+    """
 
     address: str
     user: str
@@ -41,8 +45,9 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """One measurement. ``cpu_us``: microseconds of CPU per call, by process. ``notified_after_ms``: from the last reply
-    until the last notification was in its queue."""
+    """One measurement. ``cpu_us`` is microseconds of CPU per call, by process. ``notified_after_ms`` is the time from the last
+    reply until the last notification was in its queue.
+    """
 
     calls_per_second: float
     p50_ms: float
@@ -55,7 +60,10 @@ class Figures:
 
 
 def run(url: str, **job: object) -> Figures:
-    """Generate load on the broker of an oslo.messaging transport URL. Raises RuntimeError with what went wrong."""
+    """Generate load on the broker of an oslo.messaging transport URL.
+
+    Raises RuntimeError: the load generator failed; the message holds the end of its stderr.
+    """
     parts = urlsplit(url)
     whole = {
         "address": f"{parts.hostname}:{parts.port}",
@@ -73,7 +81,7 @@ def run(url: str, **job: object) -> Figures:
 
 
 def medians(measured: Sequence[Figures]) -> Figures:
-    """Figure by figure."""
+    """The median of each figure."""
     found: dict[str, object] = {}
     for field in fields(Figures):
         values = [getattr(one, field.name) for one in measured]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The load generator: one process, one connection, so many calls in flight, every reply checked.
+"""The load generator: one process and one connection keep a fixed number of calls in flight and check every reply.
 
-Run as ``python -m benchmarks.load``: reads a Job as JSON from stdin and writes a Figures as JSON to stdout.
+``python -m benchmarks.load`` reads a Job as JSON from stdin and writes a Figures as JSON to stdout.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tracker_worker.bus.amqp.internals import encode_properties
 
 _CHANNEL = 1
 _TIMEOUT_SECONDS = 120
-# What is still at work when the last reply is there is part of the costs: acknowledgements, cursors.
+# The costs include the work that a server does after the last reply: acknowledgements, cursors.
 _SETTLE_SECONDS = 0.3
 _POLL_SECONDS = 0.005
 _PROPERTIES = {
@@ -37,7 +37,7 @@ _PROPERTIES = {
     "priority": 0,
     "expiration": "120000",
 }
-# The failure of a reply is null; stock servers write a space before it. Both are inside the envelope's JSON text.
+# A successful reply has a null failure; stock servers write a space before null. Both are inside the envelope's JSON text.
 _FINE = (b'failure\\":null', b'failure\\": null')
 _INDEX_DIGITS = 8
 
@@ -50,7 +50,7 @@ class Generator:
         )
         self._connection.connect()
         self._channel = self._connection.channel(_CHANNEL)
-        # Of another channel: this one's must not be read by anybody but the loop.
+        # Notification counts use another channel: only the loop may read this one.
         self._side = self._connection.channel()
         self._replies = self._channel.queue_declare(f"reply_{uuid4().hex}", exclusive=True).queue
         self._channel.basic_consume(self._replies, no_ack=True)
@@ -82,7 +82,9 @@ class Generator:
         )
 
     def _fly(self, part: str, calls: int) -> tuple[float, float, list[float]]:
-        """Seconds, own CPU seconds, and the latency of each of ``calls`` calls."""
+        """Make ``calls`` calls; return the seconds they took, the generator's own CPU seconds, and each call's latency in
+        seconds.
+        """
         job = self._job
         prefix = uuid4().hex[:-_INDEX_DIGITS]
         load = Workload(
@@ -132,13 +134,16 @@ class Generator:
         return latencies
 
     def _notified(self) -> int:
-        """The notifications that wait in their queue, which nobody consumes."""
+        """The number of notifications in their queue, which has no consumer."""
         if not self._job.notifications:
             return 0
         return int(self._side.queue_declare(self._job.notifications, passive=True).message_count)
 
     def _wait_notified(self, count: int) -> float:
-        """Seconds until so many notifications are in their queue. Raises TimeoutError."""
+        """Wait until ``count`` notifications are in their queue; return the seconds that took.
+
+        Raises TimeoutError: the queue stays shorter for _TIMEOUT_SECONDS.
+        """
         begun = time.perf_counter()
         while (found := self._notified()) < count:
             if time.perf_counter() - begun > _TIMEOUT_SECONDS:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The figures over the number of calls in flight."""
+"""The plot of the figures over the number of calls in flight."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _ROWS: tuple[tuple[str, Callable[[Figures], float]], ...] = (
 
 
 def write(found: Mapping[Key, Figures], path: Path) -> None:
-    """A column for each queue type; a row each for throughput, p50 and p99; a line for each side."""
-    import matplotlib as mpl  # here: it takes a while
+    """Plot a column for each queue type, a row each for throughput, p50 and p99, and a line for each side."""
+    import matplotlib as mpl  # imported here because the import is slow
 
     mpl.use("agg")
     from matplotlib import pyplot as plt
@@ -42,7 +42,7 @@ def write(found: Mapping[Key, Figures], path: Path) -> None:
             axes.grid(alpha=0.3)
         grid[0][column].set_title(f"{queue_type} queues")
         grid[-1][column].set_xlabel("calls in flight")
-    grid[0][0].set_ylim(bottom=0)  # at last: it ends the scaling of the whole row
+    grid[0][0].set_ylim(bottom=0)  # last, because it ends the scaling of the whole row
     grid[0][0].legend()
     figure.tight_layout()
     figure.savefig(path, dpi=110)

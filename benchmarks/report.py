@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables on the terminal."""
+"""The tables that a run prints."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.targets import Outcome
 
 
 def comparison(found: Mapping[Key, Figures]) -> Table:
-    """All figures, a section for each queue type."""
+    """Build a table of all figures with a section for each queue type."""
     table = Table(title="Claims; medians over the rounds; CPU in microseconds per call")
     for column in ("queue", "side"):
         table.add_column(column)
@@ -55,7 +55,7 @@ def _cells(figures: Figures) -> list[str]:
 
 
 def targets(outcomes: Sequence[Outcome]) -> Table:
-    """Ratios, and whether they are met."""
+    """Build a table of the ratios with the verdict on each target."""
     table = Table(title="Targets")
     table.add_column("figure")
     for column in ("target", "ratio"):

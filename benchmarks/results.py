@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run leaves behind, and where it was run."""
+"""The files that a run writes, and the description of the machine."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ _LIBRARIES = ("tracker-worker", "oslo.messaging", "kombu", "amqp", "SQLAlchemy",
 
 
 def path(directory: Path, name: str) -> Path:
-    """``<directory>/<name>-<time of day>``, without a suffix; the directory is made."""
+    """Return ``<directory>/<name>-<date>-<time>`` without a suffix; create the directory."""
     directory.mkdir(parents=True, exist_ok=True)
     return directory / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def machine(**more: Any) -> dict[str, Any]:
-    """What figures depend on. ``load_average`` is of the minutes before: what else the machine was doing."""
+    """The properties of the machine that figures depend on. ``load_average`` shows the machine's other work in the minutes
+    before.
+    """
     return {
         "python": platform.python_version(),
         "system": platform.platform(),
@@ -37,5 +39,5 @@ def machine(**more: Any) -> dict[str, Any]:
 
 
 def write_json(target: Path, content: Any) -> None:
-    """Dataclasses, mappings and sequences of them."""
+    """Write dataclasses, mappings and sequences of them as JSON."""
     target.write_bytes(msgspec.json.format(msgspec.json.encode(content)) + b"\n")

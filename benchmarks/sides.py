@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sides of the comparison, and how each is started: the same broker, the same configuration file, a virtual host and a
-database of its own."""
+"""The sides of the comparison and their start. All use the same broker and the same configuration file; each has a virtual
+host and a database of its own.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ SIDES = (OURS, OURS_POSTGRESQL, STOCK, EQUAL, LIMIT)
 
 _MODULES = {STOCK: "stock", EQUAL: "equal", LIMIT: "limit"}
 _NOTIFYING = (OURS, OURS_POSTGRESQL, EQUAL)
-# What makes every queue of a cloud durable, with the worker's own queues of the same type.
+# The options that make all queues durable, with the worker's own queues of the same type.
 QUEUE_TYPES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "classic": {"bus": {"queue_type": "classic"}, "oslo_messaging_rabbit": {"amqp_durable_queues": True}},
     "quorum": {"bus": {"queue_type": "quorum"}, "oslo_messaging_rabbit": {"rabbit_quorum_queue": True}},
@@ -40,8 +41,11 @@ _READY_SECONDS = 60
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A server that consumes: where, its processes by name in the figures, the queue that it notifies, its database, and how
-    long its start took."""
+    """A server that consumes.
+
+    ``url`` is its broker, ``watched`` its process ids by name in the figures, ``notifications`` the queue that gets its
+    notifications ('' for none), ``database`` the SQLAlchemy URL of its database.
+    """
 
     url: str
     watched: Mapping[str, int]
@@ -61,9 +65,10 @@ def running(
     environment: Mapping[str, str] | None = None,
     prepare: Callable[[str], None] | None = None,
 ) -> Iterator[Running]:
-    """One side, started on an empty broker and ended afterwards; ``prepare`` gets its database, an SQLAlchemy URL, before.
+    """Start one side on an empty broker and end it afterwards.
 
-    Raises AssertionError with its log if it does not come up.
+    ``prepare`` gets the SQLAlchemy URL of the side's database before the start.
+    Raises AssertionError: the server does not start; the message holds its log.
     """
     with ExitStack() as stack:
         url = stack.enter_context(stage.virtual_host())
@@ -96,7 +101,7 @@ def running(
 
 @contextmanager
 def _worker(worker: WorkerProcess) -> Iterator[int]:
-    """The process id of ``tracker-worker serve``, which is ready."""
+    """Run ``tracker-worker serve`` and yield its process id once it is ready."""
     worker.start()
     try:
         worker.wait_ready()

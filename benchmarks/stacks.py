@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""py-spy's raw stacks, added up by thread and function."""
+"""Sums of py-spy's raw stacks, by thread and function."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ _FRAME = re.compile(r"(.*) \((.*?)(?::\d+)?\)$")
 
 @dataclass(slots=True)
 class Thread:
-    """``own``: samples with that function on top; ``total``: with that function anywhere. ``samples`` of all of them."""
+    """The samples of one thread. ``own`` counts samples with a function on top, ``total`` samples with it anywhere in the
+    stack.
+    """
 
     samples: int = 0
     own: Counter[str] = field(default_factory=Counter)
@@ -22,7 +24,7 @@ class Thread:
 
 
 def read(lines: Iterable[str]) -> Mapping[str, Thread]:
-    """Thread name -> its counts; the busiest thread first. A line is ``thread;outermost;...;innermost count``."""
+    """Return the counts by thread name, the busiest thread first. A line is ``thread;outermost;...;innermost count``."""
     threads: defaultdict[str, Thread] = defaultdict(Thread)
     for line in lines:
         stack, _, count = line.rstrip("\n").rpartition(" ")

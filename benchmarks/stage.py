@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The servers that all sides share: one private RabbitMQ, one private PostgreSQL."""
+"""The servers that all sides share: one private RabbitMQ and one private PostgreSQL."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tracker_worker.store.sql.migration import upgrade
 
 
 class Stage:
-    """A context manager. Started when they are first wanted; gone when it is left."""
+    """A context manager that starts PostgreSQL on first use and stops both servers on exit."""
 
     def __init__(self) -> None:
         self._rabbitmq = RabbitMQServer()
@@ -26,7 +26,7 @@ class Stage:
 
     def __enter__(self) -> Stage:
         ensure_binaries()
-        # It warns of every process that has ended by itself when the node is stopped.
+        # pifpaf warns of every process that has already ended when it stops the node.
         logging.getLogger("pifpaf").setLevel(logging.ERROR)
         try:
             self._rabbitmq.open()
@@ -52,7 +52,7 @@ class Stage:
 
     @contextmanager
     def virtual_host(self) -> Iterator[str]:
-        """The transport URL of an empty virtual host, which is deleted afterwards with all it holds."""
+        """Yield the transport URL of an empty virtual host and delete the virtual host, with its queues, afterwards."""
         url = self._rabbitmq.virtual_host_url()
         yield url
         self._rabbitmq.ctl("delete_vhost", url.rpartition("/")[2])
@@ -61,7 +61,7 @@ class Stage:
     def _database(self) -> PostgreSQLServer:
         self._postgresql = server = PostgreSQLServer()
         server.open()
-        # The tests go without; here a commit has to cost what it costs.
+        # The tests switch fsync off; here a commit must have its real cost.
         with psycopg.connect(server.url.replace("+psycopg", ""), autocommit=True) as connection:
             connection.execute("ALTER SYSTEM SET fsync = on")
         server.restart()
@@ -73,7 +73,7 @@ class Stage:
 
     @contextmanager
     def database(self) -> Iterator[str]:
-        """The SQLAlchemy URL of a PostgreSQL database with the schema and nothing in it, which is dropped afterwards."""
+        """Yield the SQLAlchemy URL of a PostgreSQL database with the schema and no rows, and drop the database afterwards."""
         url = self._database.create_database()
         engine = create_engine(url)
         upgrade(engine)

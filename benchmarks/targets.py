@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run is held against: ratios of two figures of the same run, met or not."""
+"""The targets of a run: bounds for the ratio of two figures of the same run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Read = Callable[[Figures], float]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """``ratio`` None: the run lacks one of the two."""
+    """A target and the measured ratio. ``ratio`` is None if the run did not measure both figures."""
 
     figure: str
     wanted: str
@@ -36,7 +36,7 @@ def _server_cpu(figures: Figures) -> float:
     return figures.cpu_us["server"]
 
 
-# What, of which queue type, in flight, against whom, and the bound.
+# Figure, its reader, queue type, calls in flight, the other side, relation and bound.
 _TARGETS: tuple[tuple[str, Read, str, int, str, str, float], ...] = (
     ("throughput", _throughput, "classic", 64, STOCK, ">=", 4.0),
     ("throughput", _throughput, "quorum", 64, STOCK, ">=", 2.5),
@@ -52,7 +52,7 @@ _TARGETS: tuple[tuple[str, Read, str, int, str, str, float], ...] = (
 
 
 def held_against(found: Mapping[Key, Figures]) -> list[Outcome]:
-    """Ours on SQLite against the others."""
+    """Compare the worker on SQLite with the sides named by the targets."""
     outcomes = []
     for name, read, queue_type, in_flight, other, relation, bound in _TARGETS:
         ours, theirs = found.get((queue_type, OURS, in_flight)), found.get((queue_type, other, in_flight))
@@ -62,6 +62,6 @@ def held_against(found: Mapping[Key, Figures]) -> list[Outcome]:
 
 
 def outcome(figure: str, relation: str, bound: float, ratio: float | None) -> Outcome:
-    """``relation`` is >= or <=."""
+    """Judge ``ratio`` by ``bound``; ``relation`` is >= or <=."""
     holds = {">=": operator.ge, "<=": operator.le}[relation]
     return Outcome(figure, f"{relation} {bound:.3g}", ratio, ratio is not None and bool(holds(ratio, bound)))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a program and everything it has started have used of the machine."""
+"""CPU and memory used by a process and its descendants."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ import psutil
 
 
 def cpu_seconds(root: int) -> float:
-    """CPU time, user and system, of a process with all its threads and of its descendants, ended ones included."""
+    """CPU time, user and system, of a process with all its threads and of its descendants, including ended ones."""
     process = psutil.Process(root)
     seconds = 0.0
     for one in (process, *process.children(recursive=True)):
         try:
             times = one.cpu_times()
         except psutil.NoSuchProcess:
-            continue  # its parent has its time now
+            continue  # ended: its parent's times include its time
         seconds += times.user + times.system + times.children_user + times.children_system
     return seconds
 
 
 def peak_mb(pid: int) -> float:
-    """The most memory that a process has had resident (VmHWM of proc(5)), in MiB."""
+    """The peak resident memory of a process (VmHWM of proc(5)), in MiB."""
     return _status(pid, "VmHWM")
 
 
 def resident_mb(pid: int) -> float:
-    """The memory that a process has resident now, in MiB."""
+    """The present resident memory of a process, in MiB."""
     return _status(pid, "VmRSS")
 
 
@@ -39,7 +39,7 @@ def _status(pid: int, field: str) -> float:
 
 
 def listening(port: int) -> int:
-    """The process that listens on a local TCP port."""
+    """The id of the process that listens on a local TCP port."""
     return next(
         found.pid
         for found in psutil.net_connections("tcp")
@@ -48,5 +48,5 @@ def listening(port: int) -> int:
 
 
 def child(argument: str) -> int:
-    """This process's child that has ``argument`` within its command line."""
+    """The id of this process's child that has ``argument`` in its command line."""
     return next(one.pid for one in psutil.Process().children() if argument in " ".join(one.cmdline()))

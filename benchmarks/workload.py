@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the generator sends: requests as stock clients write them, the same ones for the same seed."""
+"""The generator's requests, as stock clients write them; the same seed gives the same requests."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tracker_worker.wire.message import ReplyTo
 from tracker_worker.wire.request import encode_request
 
 NODE = "node-1"
-# Room for every claim that any run could make.
+# The capacity holds every claim that a run can make.
 CAPACITY = {"vcpus": 2**40, "memory_mb": 2**50, "local_gb": 2**50}
-# The same as an inventory driver returns it.
+# The same capacity as an inventory driver returns it.
 RESOURCE = {**CAPACITY, "vcpus_used": 0, "memory_mb_used": 0, "local_gb_used": 0, "cpu_info": ""}
 LIMITS = {"memory_mb": 1.5 * 2**49, "disk_gb": 2.0**49, "vcpu": 16.0 * 2**35}
 _PROJECTS = 50
@@ -41,9 +41,14 @@ CONTEXT = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """``calls`` requests over ``hosts`` in turn. Of them ``others`` (0 to 1) end or update what was claimed before;
-    that at least ``distance`` calls earlier, so that its claim is answered by then also by servers that do not keep the
-    order. ``method`` other than begin_resource_claim sends that one alone, without arguments."""
+    """``calls`` requests, distributed over ``hosts`` in turn.
+
+    ``others`` (0 to 1) is the share that finish or update an earlier claim. Such a request is at least ``distance`` calls
+    later
+    than its claim, so that servers that do not keep the order have answered the claim by then as well. A ``method`` other
+    than
+    begin_resource_claim is sent alone, without arguments.
+    """
 
     hosts: Sequence[str]
     calls: int
@@ -81,7 +86,7 @@ def instance(rng: random.Random, number: int) -> dict[str, Any]:
 
 
 def requests(load: Workload, reply_queue: str, message_prefix: str) -> Iterator[tuple[str, bytes]]:
-    """Host and body of each request. Message ids are ``message_prefix`` and the request's number, 8 hex digits."""
+    """Yield host and body of each request. A message id is ``message_prefix`` and the request's number as 8 hex digits."""
     rng = random.Random(load.seed)
     claimed: deque[tuple[int, str, str]] = deque()
     for number in range(load.calls):

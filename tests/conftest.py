@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The servers of a session, and the mark of the tests that need one."""
+"""The servers of a session, and the mark of the tests that need a server."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ _SERVER_FIXTURES = {"rabbitmq", "postgresql"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark `server` on all of tests/functional, and elsewhere on what uses a server's fixture, directly or not."""
+    """Mark all tests of tests/functional with `server`, and elsewhere the tests that use a server's fixture, directly or
+    indirectly.
+    """
     for item in items:
         if _FUNCTIONAL in item.path.parents or _SERVER_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker("server")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Before the first test rather than in the middle: the programs are there, or the session ends."""
+    """Ensure before the first test, rather than during the session, that the programs exist; otherwise end the session."""
     if session.config.option.collectonly:
         return
     if not any(item.get_closest_marker("server") for item in session.items):
@@ -32,13 +34,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     except pytest.exit.Exception as ended:
         if not _is_one_of_several(session):
             raise
-        # The end of one of pytest-xdist's processes would look like a crash: the first one hears this, and ends the run.
+        # The end of one of pytest-xdist's processes would look like a crash; the controlling process reads this and ends the
+        # run.
         session.shouldstop = ended.msg
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
-    """One of several processes runs nothing after `pytest_collection_finish` has found the programs missing."""
+    """Let a process of pytest-xdist run no test after `pytest_collection_finish` has found that programs are missing."""
     return True if session.shouldstop and _is_one_of_several(session) else None
 
 
@@ -48,7 +51,7 @@ def _is_one_of_several(session: pytest.Session) -> bool:
 
 @pytest.fixture(scope="session")
 def guard() -> Iterator[Guard]:
-    """Ends the session's servers, and the workers of the test that runs, when this process is killed."""
+    """Ends the session's servers, and the workers of the running test, when this process is killed."""
     guard = Guard()
     try:
         guard.open()
@@ -59,7 +62,7 @@ def guard() -> Iterator[Guard]:
 
 @pytest.fixture(scope="session")
 def rabbitmq(guard: Guard) -> Iterator[RabbitMQServer]:
-    """The session's RabbitMQ. A test that stops it need not start it again: `broker_vhost` does."""
+    """The session's RabbitMQ. A test that stops it need not start it again, because `broker_vhost` does."""
     server = RabbitMQServer()
     guard.remove(server.directory)
     try:
@@ -71,14 +74,14 @@ def rabbitmq(guard: Guard) -> Iterator[RabbitMQServer]:
 
 @pytest.fixture
 def broker_vhost(rabbitmq: RabbitMQServer) -> str:
-    """The oslo.messaging transport URL of a virtual host of one's own on the session's RabbitMQ."""
+    """The oslo.messaging transport URL of a new virtual host on the session's RabbitMQ."""
     rabbitmq.ensure_running()
     return rabbitmq.virtual_host_url()
 
 
 @pytest.fixture(scope="session")
 def postgresql(guard: Guard) -> Iterator[PostgreSQLServer]:
-    """The session's PostgreSQL. A test that stops it need not start it again: `postgresql_url` does."""
+    """The session's PostgreSQL. A test that stops it need not start it again, because `postgresql_url` does."""
     server = PostgreSQLServer()
     guard.remove(server.directory)
     try:
@@ -90,7 +93,7 @@ def postgresql(guard: Guard) -> Iterator[PostgreSQLServer]:
 
 @pytest.fixture
 def postgresql_url(postgresql: PostgreSQLServer) -> Iterator[str]:
-    """The SQLAlchemy URL of an empty database of one's own, dropped afterwards."""
+    """The SQLAlchemy URL of a new, empty database, which is dropped afterwards."""
     postgresql.ensure_running()
     url = postgresql.create_database()
     yield url

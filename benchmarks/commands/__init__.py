@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The subcommands."""
+"""The subcommands of ``python -m benchmarks``."""

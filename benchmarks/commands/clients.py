@@ -22,10 +22,13 @@ from benchmarks.targets import outcome
 @click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True)
 @click.option("--queue", type=click.Choice(list(QUEUE_TYPES)), default="classic", show_default=True)
 @click.option(
-    "--output", type=click.Path(file_okay=False, path_type=Path), default=results.DIRECTORY, help="For the JSON."
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=results.DIRECTORY,
+    help="Directory of the JSON file.",
 )
 def command(calls: int, rounds: int, queue: str, output: Path) -> None:
-    """A scheduler of one thread with the stock client, and with TrackerClient, on the same worker."""
+    """Compare the stock client and TrackerClient in a scheduler of one thread, on the same worker."""
     measured: defaultdict[str, list[ClientFigures]] = defaultdict(list)
     with progress() as shown, Stage() as stage, running(stage, OURS, queue) as server:
         machine = results.machine(rabbitmq=stage.broker_version)

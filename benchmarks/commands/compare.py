@@ -17,19 +17,31 @@ from benchmarks.stage import Stage
 
 @click.command()
 @click.option(
-    "--quick", is_flag=True, help="A first figure in a few minutes: one round of 1000 calls at 1, 64 and 256."
+    "--quick",
+    is_flag=True,
+    help="First figures in a few minutes: one round of 1000 calls with 1, 64 and 256 in flight.",
 )
-@click.option("--calls", type=click.IntRange(min=100), help="Calls of each measurement.  [default: 5000]")
-@click.option("--rounds", type=click.IntRange(min=1), help="Times that everything is measured.  [default: 3]")
-@click.option("--in-flight", type=click.IntRange(min=1), multiple=True, help="Repeatable.  [default: 1, 16, 64, 256]")
-@click.option("--queue", type=click.Choice(list(QUEUE_TYPES)), multiple=True, help="Repeatable.  [default: both]")
-@click.option("--side", type=click.Choice(SIDES), multiple=True, help="Repeatable.  [default: all]")
+@click.option("--calls", type=click.IntRange(min=100), help="Calls in each measurement.  [default: 5000]")
+@click.option("--rounds", type=click.IntRange(min=1), help="Rounds of all measurements.  [default: 3]")
+@click.option(
+    "--in-flight",
+    type=click.IntRange(min=1),
+    multiple=True,
+    help="Calls in flight; repeatable.  [default: 1, 16, 64, 256]",
+)
+@click.option(
+    "--queue", type=click.Choice(list(QUEUE_TYPES)), multiple=True, help="Queue type; repeatable.  [default: both]"
+)
+@click.option("--side", type=click.Choice(SIDES), multiple=True, help="Side; repeatable.  [default: all]")
 @click.option(
     "--others", type=click.FloatRange(0, 1), default=0.0, help="Share of calls that finish or update a claim."
 )
 @click.option("--seed", type=int, default=1, show_default=True)
 @click.option(
-    "--output", type=click.Path(file_okay=False, path_type=Path), default=results.DIRECTORY, help="For JSON and plot."
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=results.DIRECTORY,
+    help="Directory of JSON and plot.",
 )
 def command(
     quick: bool,
@@ -42,7 +54,7 @@ def command(
     seed: int,
     output: Path,
 ) -> None:
-    """The worker, stock servers and the limit, on the same broker."""
+    """Compare the worker with stock servers and with the limit, on the same broker."""
     plan = Plan(
         calls=calls or (1000 if quick else 5000),
         rounds=rounds or (1 if quick else 3),

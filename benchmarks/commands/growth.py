@@ -19,16 +19,19 @@ _QUICK = Plan(calls=1000, rounds=1, allocations=(10, 10_000), hosts=(1, 100), ba
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="A first figure: one round, a tenth of the sizes.")
-@click.option("--calls", type=click.IntRange(min=100), help="Calls of each measurement.  [default: 5000]")
-@click.option("--rounds", type=click.IntRange(min=1), help="Times that everything is measured.  [default: 3]")
+@click.option("--quick", is_flag=True, help="First figures: one round, a tenth of the sizes or less.")
+@click.option("--calls", type=click.IntRange(min=100), help="Calls in each measurement.  [default: 5000]")
+@click.option("--rounds", type=click.IntRange(min=1), help="Rounds of all measurements.  [default: 3]")
 @click.option("--queue", type=click.Choice(list(QUEUE_TYPES)), default="classic", show_default=True)
 @click.option("--side", type=click.Choice([OURS, OURS_POSTGRESQL]), default=OURS, show_default=True)
 @click.option(
-    "--output", type=click.Path(file_okay=False, path_type=Path), default=results.DIRECTORY, help="For JSON and plot."
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=results.DIRECTORY,
+    help="Directory of JSON and plot.",
 )
 def command(quick: bool, calls: int | None, rounds: int | None, queue: str, side: str, output: Path) -> None:
-    """Larger nodes, more hosts, audits, a long outbox, a slow driver."""
+    """Measure larger nodes, more hosts, audits, a long outbox and a slow driver."""
     base = _QUICK if quick else Plan()
     plan = Plan(
         calls=calls or base.calls,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m benchmarks profile``: where the worker's time goes under load, by thread."""
+"""``python -m benchmarks profile``: shows how the worker spends its time under load, by thread."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.commands.terminal import console
 from benchmarks.sides import HOST, OURS, OURS_POSTGRESQL, QUEUE_TYPES, running
 from benchmarks.stage import Stage
 
-# The outermost functions of a thread have all of its time: they say nothing.
+# The table leaves out the outermost functions of a thread: each has all of the thread's time.
 _ROOTS = 6
 
 
@@ -26,13 +26,16 @@ _ROOTS = 6
 @click.option("--in-flight", type=click.IntRange(min=1), default=64, show_default=True)
 @click.option("--calls", type=click.IntRange(min=100), default=10000, show_default=True)
 @click.option("--rate", type=click.IntRange(min=1), default=400, show_default=True, help="Samples per second.")
-@click.option("--idle", is_flag=True, help="Count threads that wait, too: where an idle core could have been used.")
-@click.option("--top", type=click.IntRange(min=1), default=15, show_default=True, help="Functions per thread.")
+@click.option("--idle", is_flag=True, help="Count waiting threads too: they show where an idle core could have worked.")
+@click.option("--top", type=click.IntRange(min=1), default=15, show_default=True, help="Functions listed per thread.")
 @click.option(
-    "--output", type=click.Path(file_okay=False, path_type=Path), default=results.DIRECTORY, help="For the raw stacks."
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=results.DIRECTORY,
+    help="Directory of the raw stacks.",
 )
 def command(queue: str, side: str, in_flight: int, calls: int, rate: int, idle: bool, top: int, output: Path) -> None:
-    """Functions by own and by total time, in percent of the samples of all threads."""
+    """Rank functions by own and by total time, in percent of the samples of all threads."""
     raw = results.path(output, "profile").with_suffix(".raw")
     with Stage() as stage, running(stage, side, queue) as server:
         load = {"hosts": [HOST], "in_flight": in_flight, "watched": server.watched, "notifications": ""}
@@ -53,7 +56,7 @@ def command(queue: str, side: str, in_flight: int, calls: int, rate: int, idle: 
             stderr=subprocess.DEVNULL,
         )
         figures = job.run(server.url, calls=calls, warmup=500, seed="profile", **load)
-        spy.send_signal(2)  # as Ctrl-C: it writes what it has
+        spy.send_signal(2)  # SIGINT, as from Ctrl-C, makes py-spy write its samples
         spy.wait()
     threads = stacks.read(raw.read_text(encoding="utf-8").splitlines())
     out = console()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the subcommands write to."""
+"""The terminal output of the subcommands."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-# Of the widest table: a file has no width of its own.
+# The width of the widest table, because a file has no width of its own.
 _WIDTH = 165
 
 
@@ -17,6 +17,6 @@ def console() -> Console:
 
 
 def progress() -> Progress:
-    """A bar, and above it what is being measured."""
+    """A progress bar with the current measurement above it."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, console=console())

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What becomes of cost and latency as the ledger, the hosts and the outbox grow."""
+"""Cost and latency as the ledger, the number of hosts and the outbox grow."""

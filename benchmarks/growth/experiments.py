@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The experiments. Each starts a worker on a prepared database and measures claims beside what has grown."""
+"""The experiments. Each starts a worker on a prepared database and measures claims while one quantity is large."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """``resident_mb`` is right after the start. ``more``: what only this experiment has, by name."""
+    """One measurement. ``resident_mb`` is taken right after the start; ``more`` holds this experiment's own figures by name."""
 
     experiment: str
     size: int
@@ -56,7 +56,7 @@ class Sample:
 
 
 class Growth:
-    """Runs a plan on a stage."""
+    """Run a plan on a stage."""
 
     def __init__(self, plan: Plan, stage: Stage) -> None:
         self._plan = plan
@@ -103,7 +103,8 @@ class Growth:
         with self._worker(prepare=partial(preload.backlog, host=HOST, count=size)) as server:
             resident = resident_mb(server.watched["server"])
             before, begun = preload.published(server.database, HOST), time.perf_counter()
-            # What waits in the outbox comes first: there is no waiting for the notifications of these calls.
+            # The relay publishes the outbox in order, so the notifications of these calls come last; the load does not wait
+            # for them.
             figures = self._load(server, in_flight=IN_FLIGHT, calls=self._plan.calls)
             rate = (preload.published(server.database, HOST) - before) / (time.perf_counter() - begun)
             return self._made(BACKLOG, size, number, server, resident, figures, {"published/s": rate})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cost over size."""
+"""The plot of cost over size."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from benchmarks.growth.summary import Found
 
 
 def write(found: Found, path: Path) -> None:
-    """Throughput and the server's CPU per call, over allocations and over hosts."""
-    import matplotlib as mpl  # here: it takes a while
+    """Plot throughput and the server's CPU per call, over allocations and over hosts."""
+    import matplotlib as mpl  # imported here because the import is slow
 
     mpl.use("agg")
     from matplotlib import pyplot as plt

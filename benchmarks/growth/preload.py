@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Databases that look as if a worker had run on them for long, written through the store."""
+"""Databases as a worker leaves them after a long run, written through the store."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _CHUNK = 2000
 
 
 def allocations(database: str, hosts: Sequence[str], count: int) -> None:
-    """One node on each host, with ``count`` finished claims whose notifications are sent and pruned."""
+    """Write one node on each host, with ``count`` finished claims whose notifications are sent and pruned."""
     with _nodes(database, hosts) as (store, ledgers):
         rng = random.Random(count)
         for ledger in ledgers:
@@ -38,7 +38,7 @@ def allocations(database: str, hosts: Sequence[str], count: int) -> None:
 
 
 def backlog(database: str, host: str, count: int) -> None:
-    """A node with one finished claim and ``count`` notifications of it that nobody has published."""
+    """Write a node with one finished claim and ``count`` unpublished notifications of that claim."""
     with _nodes(database, [host]) as (store, (ledger,)):
         claimed = events.ClaimBegun(at=_NOW, allocation=_allocation(random.Random(1), 1))
         ledger.apply(claimed)
@@ -52,7 +52,7 @@ def backlog(database: str, host: str, count: int) -> None:
 
 
 def published(database: str, host: str) -> int:
-    """The sequence up to which the bus has confirmed the notifications of a host's only node, as the store knows it."""
+    """The sequence up to which the broker has confirmed the notifications of a host's only node, as the store records it."""
     store = SQLStore(database)
     try:
         ledger = store.load_host(host)

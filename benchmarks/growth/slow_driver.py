@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An inventory driver that takes its time with one node, and how a worker is made to find it."""
+"""An inventory driver that is slow for one node, and its installation as a plug-in."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SECONDS = "BENCHMARK_DRIVER_SECONDS"
 
 
 class SlowDriver(StaticDriver):
-    """The static driver, as slow with SLOW_NODE as a hypervisor that hangs."""
+    """The static driver, except that SLOW_NODE is as slow as on a hypervisor that hangs."""
 
     def get_available_resource(self, nodename: str) -> Mapping[str, Any] | None:
         if nodename == SLOW_NODE:
@@ -27,7 +27,11 @@ class SlowDriver(StaticDriver):
 
 
 def installed(directory: Path, seconds: float) -> Mapping[str, str]:
-    """The environment of a worker that has this driver, as the plug-in of another distribution under ``directory``."""
+    """Install this driver as the plug-in of another distribution in ``directory``; return the environment of a worker that
+    uses it.
+
+    The driver delays SLOW_NODE by ``seconds``.
+    """
     info = directory / f"{NAME}-1.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {NAME}\nVersion: 1\n", encoding="ascii")

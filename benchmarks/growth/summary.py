@@ -36,7 +36,7 @@ def _median(measured: Sequence[Sample]) -> Sample:
 
 
 def targets(found: Found, plan: Plan) -> list[Outcome]:
-    """The largest of each against the smallest."""
+    """Compare the largest size of each experiment with the smallest."""
     few, many = min(plan.allocations), max(plan.allocations)
     one, crowd = min(plan.hosts), max(plan.hosts)
 
@@ -61,7 +61,7 @@ def targets(found: Found, plan: Plan) -> list[Outcome]:
 
 
 def table(found: Found) -> Table:
-    """A row for each experiment and size."""
+    """Build a table with one row for each experiment and size."""
     made = Table(title="Growth; 64 claims in flight; medians over the rounds; CPU in microseconds per call")
     for column in ("what grows", "to", "start s", "MB then", "calls/s", "p50 ms", "p99 ms", "server", "broker"):
         made.add_column(column, justify="left" if column == "what grows" else "right")

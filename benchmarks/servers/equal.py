@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stock oslo.messaging server that does what the worker does: the library's ResourceTracker on SQLite, and a stock
-Notifier. Each call is committed with synchronous=FULL and its notification is confirmed before the reply, as stock
-programs do it: one after the other. It has no inbox and no relay: what a crash loses or repeats is not its matter."""
+"""A stock oslo.messaging server that does the worker's work with the library's ResourceTracker on SQLite and a stock Notifier.
+
+The handler commits each call with synchronous=FULL and has its notification confirmed before the reply, one after the other,
+as stock programs do. The server has no inbox and no relay: a crash may lose or repeat messages.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ from tracker_worker.store.sql.store import SQLStore
 
 
 class Tracking:
-    """The endpoint."""
+    """The RPC endpoint."""
 
     def __init__(self, tracker: ResourceTracker, notifier: Any) -> None:
         self._tracker = tracker
@@ -63,7 +65,7 @@ def serve(conf: cfg.ConfigOpts) -> Iterator[None]:
     notifier = oslo_messaging.Notifier(
         transport, f"tracker.{host}", driver="messagingv2", topics=conf.notifications.topics
     )
-    # The queue must be there before it is counted; the worker's first inventory is a notification too.
+    # The queue must exist before the generator counts its messages; the worker's first inventory is a notification too.
     notifier.info({}, "tracker.node.updated", {})
     with stock.serve(conf, Tracking(tracker, notifier)):
         yield

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What broker and client library allow: a batch consumer on the worker's queues that finds the ids of a request and
-sends a constant reply. Nothing else is decoded, nothing stored, nothing confirmed; a batch is acknowledged at once."""
+"""The limit set by the broker and the client library: a batch consumer on the worker's queues that finds the ids of a request
+and sends a constant reply. It decodes nothing else, stores and confirms nothing, and acknowledges a batch immediately.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ _PROPERTIES = {"content_type": "application/json", "content_encoding": "utf-8", 
 
 
 class Echo:
-    """Owns the connection. ``run`` belongs to a thread of its own."""
+    """A consumer that owns the connection. ``run`` belongs to a thread of its own."""
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
         settings = read_settings(conf)
@@ -72,7 +73,7 @@ class Echo:
 
 
 def _template() -> list[bytes]:
-    """A reply around its two ids: _msg_id and _unique_id."""
+    """The parts of a reply before, between and after its two ids, _msg_id and _unique_id."""
     reply = encode_reply(encode_answer("application/json", result=CLAIM), ReplyTo("", "@"))
     return reply.replace(decode_message(reply)["_unique_id"].encode(), b"@").split(b"@")
 

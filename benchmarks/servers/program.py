@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What these programs have in common: configuration, readiness, the end."""
+"""The common part of these programs: configuration, readiness, termination."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tracker_worker.cli.context import Settings
 
 
 def run(serving: Callable[[cfg.ConfigOpts], AbstractContextManager[None]]) -> None:
-    """Serve, as the context manager does, until TERM."""
+    """Hold the context manager open until SIGTERM, and write ``ready`` once it is entered."""
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda number, frame: ended.set())
     conf = Settings((sys.argv[1],), ()).load()

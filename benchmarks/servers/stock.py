@@ -32,7 +32,7 @@ CLAIM = {
 
 
 class Constant:
-    """The endpoint."""
+    """The RPC endpoint."""
 
     def begin_resource_claim(self, context: Any, instance: Any, limits: Any = None, timeout: Any = None) -> Any:
         return CLAIM
@@ -46,7 +46,7 @@ class Constant:
 
 @contextmanager
 def serve(conf: cfg.ConfigOpts, endpoint: object) -> Iterator[None]:
-    """A running server of the first of [tracker] hosts."""
+    """Run a server for the first of [tracker] hosts."""
     transport = oslo_messaging.get_rpc_transport(conf)
     target = oslo_messaging.Target(topic=conf.tracker.topic, server=conf.tracker.hosts[0], version="1.0")
     server = oslo_messaging.get_rpc_server(transport, target, [endpoint], executor="threading")

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m tests.chaos``: random faults under load for minutes, and the proof at the end that the books balance."""
+"""``python -m tests.chaos``: random faults under load for minutes, and then the proof that the books balance."""

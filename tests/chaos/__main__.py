@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m tests.chaos``, which ``tox -e chaos`` runs. Exit code 1 on a violation; its seed repeats the same faults."""
+"""``python -m tests.chaos``, which ``tox -e chaos`` runs. Exit code 1 on a violation. A seed repeats the same faults."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _STORES = ("sqlite", "postgresql")
 @click.option("--store", "stores", type=click.Choice(_STORES), multiple=True, default=_STORES, show_default=True)
 @click.option("--only", help="Only faults whose name contains this.")
 def main(minutes: float, seed: int | None, stores: tuple[str, ...], only: str | None) -> None:
-    """Random faults under load, and at the end the proof that nothing was lost and nothing done twice."""
+    """Inject random faults under load, then prove that nothing was lost and nothing was done twice."""
     seed = random.SystemRandom().randrange(2**32) if seed is None else seed
     ensure_binaries()
     signal.signal(signal.SIGTERM, _end)
@@ -77,11 +77,11 @@ def _run(store: str, seed: int, seconds: float, only: str | None) -> Run:
 
 
 def _inject(arena: Arena, seconds: float, only: str | None, injected: list[Injected]) -> None:
-    """One fault after the other, each of which must be over before the next."""
+    """Inject one fault after the other; each fault must be over before the next."""
     draw = random.Random(f"{arena.seed}-{arena.store}")
     possible = [fault for fault in FAULTS if arena.store in fault.stores and (only is None or only in fault.name)]
     started = time.monotonic()
-    # Each once, in any order, and then by chance: the rare ones would otherwise be missing from a short run.
+    # Each fault happens once, in any order, and later faults are drawn by weight: otherwise a short run would miss rare faults.
     queue: list[Fault] = draw.sample(possible, len(possible))
     while time.monotonic() < started + seconds:
         fault = queue.pop() if queue else draw.choices(possible, [fault.weight for fault in possible])[0]
@@ -96,7 +96,7 @@ def _inject(arena: Arena, seconds: float, only: str | None, injected: list[Injec
 
 
 def _end(_number: int, _frame: object) -> None:
-    """Servers and workers are stopped on the way out, which a second signal shall not cut short."""
+    """End the run. Servers and workers are stopped on the way out, and a second signal must not interrupt that."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.exit(1)
 

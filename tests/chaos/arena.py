@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run of chaos happens to: servers, two workers for the same hosts, clients in processes of their own."""
+"""The target of a chaos run: servers, two workers for the same hosts, and clients in processes of their own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.faulty import FaultyWorker
 from tests.support.migrated import migrated
 from tests.support.worker_process import NODE, Nodes
 
-# Its queue is deleted now and then, with what is in it; what is cast there would be lost to whoever deletes it.
+# Faults delete the queue of this host with its messages, so casts to it would be lost.
 FRAGILE = "h3"
 HOSTS: dict[str, Nodes] = {"h1": {"n1": NODE, "n2": NODE}, "h2": {"n3": NODE, "tight": NODE}, FRAGILE: {"n4": NODE}}
 PLACES: list[Place] = [(host, node) for host, nodes in HOSTS.items() for node in nodes]
@@ -31,13 +31,16 @@ _ROOT = Path(__file__).parents[2]
 _CLIENT_PROCESSES = 2
 _OPTIONS: dict[str, dict[str, Any]] = {
     "tracker": {"audit_interval_seconds": 5, "claim_timeout_seconds": 30},
-    # Durable: the broker is restarted. The heartbeat decides how long a stalled worker keeps its place.
+    # Queues are durable because the broker is restarted. The heartbeat decides how long a stalled worker stays the active one.
     "oslo_messaging_rabbit": {"amqp_durable_queues": True, "heartbeat_timeout_threshold": 5},
 }
 
 
 class Arena:
-    """``store`` is sqlite or postgresql. ``stop`` ends everything that was started; harmless at any time."""
+    """The servers, workers and clients of one run. ``store`` is sqlite or postgresql.
+
+    ``stop`` ends everything that was started, at any time.
+    """
 
     def __init__(self, directory: Path, store: str, seed: int) -> None:
         self.directory = directory
@@ -100,12 +103,12 @@ class Arena:
         self._clients.append(client)
 
     def heal(self) -> None:
-        """Everything runs that should. Raises AssertionError when a worker has ended by itself."""
+        """Assert that both workers run. Raises AssertionError: a worker has ended by itself."""
         for worker in self.workers:
             assert worker.is_alive(), f"{worker.log_path} tells of an end that nobody asked for"
 
     def drain(self) -> Evidence:
-        """End the load, let everything be done that was asked for, and stop the workers."""
+        """End the load, wait until all requests are processed, and stop the workers."""
         for client in self._clients:
             assert client.stdin is not None
             client.stdin.close()
@@ -115,7 +118,7 @@ class Arena:
         with stock.client(self.transport_url, amqp_durable_queues=True) as last:
             for host in HOSTS:
                 assert RecordingClient(last, log).insist(host, "list_nodes").outcome == RESULT
-            # What came by the shared topic has a queue of its own.
+            # The shared topic has a queue of its own.
             assert RecordingClient(last, log).insist(None, "list_nodes").outcome == RESULT
         assert self._listening is not None
         wait_relayed(self.database_url, self._listening)
@@ -129,12 +132,12 @@ class Arena:
         )
 
     def requests(self) -> list[Request]:
-        """What the clients have been told so far."""
+        """The recorded requests of the clients so far."""
         logs = sorted(self.directory.glob("*.jsonl"))
         return [request for log in logs for request in read_lines(log, Request)]
 
     def wait_answered(self) -> None:
-        """Wait until every host has answered a client from now on."""
+        """Wait until every host has answered a call that ended after this moment."""
         began_at = time.monotonic()
 
         def unanswered() -> list[str]:
@@ -148,7 +151,7 @@ class Arena:
 
 
 class _Answers:
-    """When each host has answered a call last, read from the clients' logs as they grow."""
+    """The time of each host's latest answer to a call, read from the growing logs of the clients."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A client that sends every message more than once, byte by byte the same, as a client does that has lost a confirm."""
+"""A client that sends every message more than once, byte by byte equal, like a client that has lost a confirm."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from tests.support.raw import EXCHANGE, JSON, packed, unpacked
 from tests.support.stock import TOPIC
 
 _REPLY_SECONDS = 15
-# By the name of the class, as a client that has none of ours sees them.
+# The codes by class name, because a client without this package sees only the names.
 _CODES = {"ComputeResourcesUnavailable": "insufficient_resources", "StoreUnavailable": "store_unavailable"}
 
 
 class Duplicator:
-    """Claims, changes and deletes instances of its own, one after the other. Not thread-safe."""
+    """Claims, updates and deletes instances of its own, one after the other. Not thread-safe."""
 
     def __init__(self, amqp_url: str, log: Log, *, name: str, seed: int, places: Sequence[Place]) -> None:
         self._url = amqp_url
@@ -38,7 +38,7 @@ class Duplicator:
         self._numbers = 0
 
     def run(self, stopped: Callable[[], bool], pause: Callable[[], None]) -> None:
-        """Until ``stopped``; a lost connection is made again."""
+        """Work until ``stopped`` returns True; reconnect after a lost connection."""
         while not stopped():
             with contextlib.suppress(*LOST, TimeoutError), self._connected() as line:
                 while not stopped():
@@ -60,7 +60,7 @@ class Duplicator:
             self._send(line, host, "update_usage", {"instance": {"uuid": name, "node": node, **fields}}, call=call)
 
     def _send(self, line: _Line, host: str, method: str, args: Mapping[str, Any], *, call: bool) -> None:
-        """All copies, and a record of each; also of what was on its way when the connection was lost."""
+        """Send all copies and record each, including copies that were in flight when the connection was lost."""
         message = {"method": method, "args": args, "version": "1.0", "_unique_id": uuid.uuid4().hex}
         if call:
             message |= {"_msg_id": uuid.uuid4().hex, "_reply_q": line.reply_queue, "_timeout": None}
@@ -104,12 +104,12 @@ class _Line:
         self._channel.basic_consume(self.reply_queue, no_ack=True, callback=self._replied)
 
     def publish(self, key: str, body: bytes, copies: int) -> None:
-        """Returns when the broker has confirmed them all."""
+        """Publish ``copies`` copies. Returns when the broker has confirmed all of them."""
         for _ in range(copies):
             self._channel.basic_publish(amqp.Message(body, **JSON), exchange=EXCHANGE, routing_key=key, timeout=20)
 
     def replies(self, msg_id: str, count: int) -> list[dict[str, Any]]:
-        """The first ``count`` of them, or those that come in time, as outcomes."""
+        """The outcomes of the first ``count`` replies, or of the replies that arrive in time."""
         deadline = time.monotonic() + _REPLY_SECONDS
         while len(self._replies.get(msg_id, ())) < count and time.monotonic() < deadline:
             with contextlib.suppress(TimeoutError):

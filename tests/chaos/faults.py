@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can happen. Each fault returns when its cause is gone; what it has done to the worker may last longer."""
+"""The faults. Each returns when its cause is over; its effect on the worker may last longer."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from tracker_worker import faults
 Inject = Callable[[Arena, random.Random], None]
 
 _POINT_SECONDS = 15
-# The point that is hardly passed under load.
+# Under load, a worker rarely passes this point.
 _RARE = "before_cursor"
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """``stores``: where it can happen."""
+    """One kind of fault. ``stores`` names the stores on which it is possible."""
 
     name: str
     inject: Inject
@@ -37,7 +37,7 @@ class Fault:
 
 
 def _passes(seconds: float) -> None:
-    """Let time pass: how long a fault lasts is part of it."""
+    """Let time pass: the duration is part of a fault."""
     threading.Event().wait(seconds)
 
 
@@ -65,7 +65,7 @@ def _kill_both(arena: Arena, draw: random.Random) -> None:
 
 
 def _kill_at_point(arena: Arena, draw: random.Random) -> None:
-    """One worker is restarted with the fault and becomes the active one when the other ends; then it dies."""
+    """Restart one worker with a fault point and terminate the other, so that the first becomes active and dies at the point."""
     doomed, other = draw.sample(arena.workers, 2)
     assert doomed.terminate() == 0
     doomed.ail(draw.choice(faults.POINTS), draw.randint(1, 60))
@@ -76,7 +76,7 @@ def _kill_at_point(arena: Arena, draw: random.Random) -> None:
     try:
         assert doomed.wait(_POINT_SECONDS) == -signal.SIGKILL
     except subprocess.TimeoutExpired:
-        doomed.kill()  # it was to be the rare point
+        doomed.kill()  # the point was the rare one
     doomed.heal()
     for worker in (doomed, other):
         worker.start()
@@ -85,7 +85,7 @@ def _kill_at_point(arena: Arena, draw: random.Random) -> None:
 
 
 def _stall_at_point(arena: Arena, draw: random.Random) -> None:
-    """The active worker stops in the middle of things, until the standby serves."""
+    """Stop the active worker at a fault point until the standby serves."""
     doomed, standby = draw.sample(arena.workers, 2)
     assert doomed.terminate() == 0
     doomed.ail(draw.choice([point for point in faults.POINTS if point != _RARE]), draw.randint(1, 60), signal.SIGSTOP)
@@ -98,7 +98,7 @@ def _stall_at_point(arena: Arena, draw: random.Random) -> None:
     if arena.postgresql is not None:
         arena.wait_answered()
     else:
-        # One that stops within a commit holds the lock on the file, and nobody can take it away.
+        # A worker that stops within a commit holds the lock on the file, and no other process can take the lock away.
         _passes(draw.uniform(3, 15))
     doomed.signal(signal.SIGCONT)
     doomed.heal()
@@ -152,7 +152,7 @@ def _stop_postgresql(arena: Arena, draw: random.Random) -> None:
 
 
 def _terminate_sessions(arena: Arena, draw: random.Random) -> None:
-    """A few times in a row, to meet transactions in the middle."""
+    """Terminate sessions several times in a row, so that some are in the middle of a transaction."""
     for _ in range(draw.randint(1, 20)):
         with psycopg.connect(arena.database_url.replace("+psycopg", "", 1), autocommit=True) as connection:
             connection.execute(
@@ -165,14 +165,14 @@ def _lock_sqlite(arena: Arena, draw: random.Random) -> None:
     connection = sqlite3.connect(arena.sqlite, timeout=30, isolation_level=None)
     try:
         connection.execute("BEGIN IMMEDIATE")
-        _passes(draw.choice((0.5, 3, 12)))  # the last is longer than a worker waits
+        _passes(draw.choice((0.5, 3, 12)))  # 12 s is longer than a worker waits
         connection.execute("ROLLBACK")
     finally:
         connection.close()
 
 
 def _meanwhile(worker_fault: Inject) -> Inject:
-    """The broker or the store is away, and in the middle of that something happens to the workers."""
+    """Make the broker or the store unavailable, and inject ``worker_fault`` during the outage."""
 
     def inject(arena: Arena, draw: random.Random) -> None:
         away = draw.choice([fault for fault in _AWAY if arena.store in fault.stores])
@@ -189,7 +189,7 @@ def _meanwhile(worker_fault: Inject) -> Inject:
 
 
 def _kill_some(arena: Arena, draw: random.Random) -> None:
-    """And leave them dead: a start needs broker and store."""
+    """Kill workers without a restart, because a start needs broker and store."""
     for worker in draw.sample(arena.workers, draw.randint(1, len(arena.workers))):
         worker.kill()
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A process full of clients: ``python -m tests.chaos.load``. It goes on until its standard input is closed.
+"""A process with many clients: ``python -m tests.chaos.load``. It runs until its standard input is closed.
 
-What the clients are told goes to a file of JSON lines. The exit code is 1 when a client met what it must never meet.
+The clients' requests and answers go to a file of JSON lines. The exit code is 1 if a client had an unexpected error.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.support.traffic import Scheduler
 
 LOG = logging.getLogger(__name__)
 
-# Calls that an outage outlives are told so, or time out; most outages are shorter.
+# A call that lasts longer than this gets StoreUnavailable or times out; most outages are shorter.
 _CALL_SECONDS = 20
 _LONGEST_PAUSE_SECONDS = 0.12
 
@@ -35,7 +35,7 @@ _LONGEST_PAUSE_SECONDS = 0.12
 @click.option("--seed", type=int, required=True)
 @click.option("--threads", type=int, default=4)
 def main(url: str, path: Path, name: str, seed: int, threads: int) -> None:
-    """Clients of one process, sharing one stock client as the threads of a scheduler do."""
+    """Run the clients of one process, which share one stock client as the threads of a scheduler do."""
     logging.basicConfig(format="%(asctime)s %(threadName)s %(name)s %(levelname)s %(message)s", level=logging.WARNING)
     stopping, failed = threading.Event(), threading.Event()
     log = Log(path)

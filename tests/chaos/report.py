@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long nobody was answered, and the table at the end."""
+"""The longest times without an answer, and the table at the end of a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.invariants.record import RESULT, Request
 
 @dataclass(frozen=True, slots=True)
 class Injected:
-    """One fault, from its cause to the time at which every host was answered again, in seconds of the monotonic clock."""
+    """One fault. It lasts from its cause until every host has answered again, in seconds of the monotonic clock."""
 
     name: str
     began_at: float
@@ -22,7 +22,7 @@ class Injected:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One store's run."""
+    """The run on one store."""
 
     store: str
     requests: Sequence[Request]
@@ -32,14 +32,17 @@ class Run:
 
 
 def longest_silence(answers: Sequence[float], began_at: float, ended_at: float) -> float:
-    """The longest time between two successive of ``answers``, which are sorted, that overlaps this span; 0 without two."""
+    """The longest time between two successive ``answers`` that overlaps this span; 0 with fewer than two answers.
+
+    ``answers`` is sorted.
+    """
     first = max(0, bisect.bisect_right(answers, began_at) - 1)
     last = bisect.bisect_left(answers, ended_at) + 1
     return max((after - before for before, after in itertools.pairwise(answers[first:last])), default=0.0)
 
 
 def unavailability(requests: Iterable[Request], injected: Iterable[Injected]) -> dict[str, float]:
-    """Fault -> the longest silence of any one host."""
+    """Fault -> the longest silence of any host."""
     answers: dict[str, list[float]] = {}
     for request in requests:
         if request.call and request.host is not None and request.outcome == RESULT:
@@ -54,7 +57,7 @@ def unavailability(requests: Iterable[Request], injected: Iterable[Injected]) ->
 
 
 def lines(runs: Sequence[Run]) -> Iterable[str]:
-    """The table: one row per kind of fault, then what was sent and what was found."""
+    """The lines of the table: one for each kind of fault, then one for each store with the counts."""
     yield f"{'fault':<40}" + "".join(f"{run.store:>12} {'longest':>8}" for run in runs)
     yield f"{'':<40}" + "".join(f"{'injected':>12} {'silence':>8}" for _ in runs)
     silences = [unavailability(run.requests, run.injected) for run in runs]

@@ -26,11 +26,13 @@ def answer(host: str, at: float, outcome: str = RESULT) -> Request:
     ("span", "silence"),
     [((2.5, 4), 6), ((0.5, 1.5), 1), ((8, 9), 6), ((9.2, 9.5), 1), ((20, 30), 0), ((0, 0.5), 0)],
 )
-def test_a_silence_is_between_the_answers_around_it(span: tuple[float, float], silence: float) -> None:
+def test_a_silence_lasts_from_the_answer_before_the_span_to_the_answer_after_it(
+    span: tuple[float, float], silence: float
+) -> None:
     assert longest_silence([1, 2, 3, 9, 10], *span) == silence
 
 
-def test_the_host_that_was_silent_longest_counts() -> None:
+def test_the_unavailability_is_the_longest_silence_of_any_host() -> None:
     answers = [answer("h1", at) for at in (1, 2, 3, 4, 5)] + [answer("h2", at) for at in (1, 5)]
     lost = [answer("h2", 3, UNKNOWN)]
 

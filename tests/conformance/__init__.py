@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One suite per port, and each implementation of the port as a subclass of it."""
+"""One suite for each port. Each implementation of the port is tested by a subclass of the suite."""
 
 import pytest
 
-# The suites are no test modules themselves; a claim that fails there shall say as much as one in a test module.
+# The suites are not test modules, so pytest rewrites their assertions only if they are registered here.
 pytest.register_assert_rewrite(
     *(
         f"{__name__}.{module}"

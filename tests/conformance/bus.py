@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The claims that every bus keeps. An implementation is a subclass of ``BusContract`` that provides the fixture ``outside``.
+"""The contract of every bus. An implementation is tested by a subclass of ``BusContract`` that provides the fixture
+``outside``.
 
-What must not happen is shown by what does happen behind it: a message is not waited for to stay away, but another one that
-comes after it in the same queue is waited for.
+To show that a message does not arrive, a test waits for a later message of the same queue.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ NOBODY = ReplyTo("reply_of_nobody", "m-1")
 
 
 class ReceiveContract(BusCase):
-    def test_deliveries_come_in_order_and_say_where_from(self, outside: Outside, worker: Worker) -> None:
+    def test_deliveries_are_in_order_and_name_their_source(self, outside: Outside, worker: Worker) -> None:
         for body in numbered(50):
             outside.publish(HOST_1, body)
         received = worker.listener.receive(50)
@@ -45,7 +45,9 @@ class ReceiveContract(BusCase):
         assert {delivery.source for delivery in received} == {HOST_1}
         assert {delivery.content_type for delivery in received} == {"application/json"}
 
-    def test_what_was_sent_before_the_start_comes_first(self, outside: Outside, make_worker: MakeWorker) -> None:
+    def test_messages_from_before_the_start_are_delivered_first(
+        self, outside: Outside, make_worker: MakeWorker
+    ) -> None:
         for body in numbered(3):
             outside.publish(HOST_1, body)
         worker = make_worker()
@@ -53,7 +55,7 @@ class ReceiveContract(BusCase):
         outside.publish(HOST_1, b"3")
         assert bodies(worker.listener.receive(4)) == numbered(4)
 
-    def test_a_body_is_any_bytes(self, outside: Outside, worker: Worker) -> None:
+    def test_a_body_may_be_any_bytes(self, outside: Outside, worker: Worker) -> None:
         every = [bytes(range(256)), b"", "Žofie".encode(), b"\xff\xfe"]
         for body in every:
             outside.publish(HOST_1, body)
@@ -77,7 +79,7 @@ class ReceiveContract(BusCase):
         assert before + 99 <= first.deadline <= time.monotonic() + 100
         assert second.deadline is None
 
-    def test_several_hosts_the_shared_queue_and_fanout_are_told_apart(
+    def test_a_delivery_names_its_host_the_shared_queue_or_fanout_as_its_source(
         self, outside: Outside, make_worker: MakeWorker
     ) -> None:
         worker = make_worker(HOSTS)
@@ -89,7 +91,7 @@ class ReceiveContract(BusCase):
         for source in (*HOSTS, SHARED, FANOUT):
             assert bodies(worker.listener.receive(3, source=source)) == [f"{source}-{n}".encode() for n in range(3)]
 
-    def test_the_messages_of_another_host_wait_for_whoever_serves_it(
+    def test_the_messages_of_another_host_wait_for_the_worker_of_that_host(
         self, outside: Outside, make_worker: MakeWorker
     ) -> None:
         first = make_worker([HOST_1])
@@ -101,7 +103,7 @@ class ReceiveContract(BusCase):
 
 
 class SettleContract(BusCase):
-    def test_what_is_unsettled_comes_again_in_order_after_a_stop(
+    def test_unsettled_deliveries_are_redelivered_in_order_after_a_stop(
         self, outside: Outside, make_worker: MakeWorker
     ) -> None:
         first = make_worker()
@@ -113,7 +115,7 @@ class SettleContract(BusCase):
         outside.publish(HOST_1, b"20")
         assert bodies(make_worker().listener.receive(16)) == numbered(16, first=5)
 
-    def test_what_is_settled_out_of_order_leaves_the_others_in_order(
+    def test_settling_out_of_order_keeps_the_order_of_the_unsettled_deliveries(
         self, outside: Outside, make_worker: MakeWorker
     ) -> None:
         first = make_worker()
@@ -125,7 +127,9 @@ class SettleContract(BusCase):
         first.stop()
         assert bodies(make_worker().listener.receive(5)) == [b"2", b"3", b"4", b"5", b"7"]
 
-    def test_settling_twice_settles_nothing_else(self, outside: Outside, make_worker: MakeWorker) -> None:
+    def test_settling_a_delivery_twice_settles_no_other_delivery(
+        self, outside: Outside, make_worker: MakeWorker
+    ) -> None:
         first = make_worker()
         for body in numbered(3):
             outside.publish(HOST_1, body)
@@ -136,7 +140,7 @@ class SettleContract(BusCase):
         first.stop()
         assert bodies(make_worker().listener.receive(2)) == [b"1", b"2"]
 
-    def test_a_delivery_from_before_a_stop_settles_nothing_after_it(
+    def test_settling_a_delivery_from_before_a_stop_settles_no_later_delivery(
         self, outside: Outside, make_worker: MakeWorker
     ) -> None:
         first = make_worker()
@@ -150,7 +154,7 @@ class SettleContract(BusCase):
         again.stop()
         assert bodies(make_worker().listener.receive(1)) == [b"0"]
 
-    def test_what_is_paused_goes_back_and_what_was_received_may_still_be_settled(
+    def test_a_paused_bus_takes_no_more_deliveries_and_still_settles_earlier_ones(
         self, outside: Outside, make_worker: MakeWorker
     ) -> None:
         first = make_worker()
@@ -169,7 +173,9 @@ class SettleContract(BusCase):
 
 
 class TellContract(BusCase):
-    def test_a_reply_reaches_its_queue_and_settles(self, outside: Outside, make_worker: MakeWorker) -> None:
+    def test_a_reply_reaches_its_queue_and_settles_its_delivery(
+        self, outside: Outside, make_worker: MakeWorker
+    ) -> None:
         first = make_worker()
         reply_to = outside.open_replies()
         for body in numbered(2):
@@ -179,7 +185,7 @@ class TellContract(BusCase):
         first.stop()
         assert bodies(make_worker().listener.receive(1)) == [b"1"]
 
-    def test_replies_come_in_order_also_those_given_just_before_the_stop(
+    def test_replies_are_in_order_including_those_sent_just_before_the_stop(
         self, outside: Outside, make_worker: MakeWorker
     ) -> None:
         first = make_worker()
@@ -193,7 +199,7 @@ class TellContract(BusCase):
         outside.publish(HOST_1, b"last")
         assert bodies(make_worker().listener.receive(1)) == [b"last"]
 
-    def test_a_heartbeat_settles_nothing(self, outside: Outside, make_worker: MakeWorker) -> None:
+    def test_a_heartbeat_settles_no_delivery(self, outside: Outside, make_worker: MakeWorker) -> None:
         first = make_worker()
         reply_to = outside.open_replies()
         outside.publish(HOST_1, b"0")
@@ -203,7 +209,7 @@ class TellContract(BusCase):
         first.stop()
         assert bodies(make_worker().listener.receive(1)) == [b"0"]
 
-    def test_a_reply_queue_that_is_gone_delays_no_other_and_settles(
+    def test_a_reply_to_a_missing_queue_delays_no_other_reply_and_is_settled(
         self, outside: Outside, make_worker: MakeWorker
     ) -> None:
         first = make_worker()
@@ -220,7 +226,7 @@ class TellContract(BusCase):
         outside.publish(HOST_1, b"last")
         assert bodies(make_worker().listener.receive(1)) == [b"last"]
 
-    def test_a_parked_message_is_whole_has_the_reason_and_is_settled(
+    def test_a_parked_message_is_unchanged_has_the_reason_and_is_settled(
         self, outside: Outside, make_worker: MakeWorker
     ) -> None:
         first = make_worker()
@@ -236,7 +242,7 @@ class TellContract(BusCase):
         first.stop()
         assert bodies(make_worker().listener.receive(1)) == [b"1"]
 
-    def test_notifications_come_in_order_and_each_is_confirmed_once(self, outside: Outside, worker: Worker) -> None:
+    def test_notifications_are_in_order_and_each_is_confirmed_once(self, outside: Outside, worker: Worker) -> None:
         worker.bus.sender.send([])
         for first in range(0, 100, 10):
             worker.bus.sender.send(outgoing(numbered(10, first=first)))
@@ -245,7 +251,7 @@ class TellContract(BusCase):
         worker.stop()
         assert len(worker.listener.confirmed) == 100
 
-    def test_what_is_notified_just_before_the_stop_is_published_and_confirmed(
+    def test_a_notification_sent_just_before_the_stop_is_published_and_confirmed(
         self, outside: Outside, worker: Worker
     ) -> None:
         wait_until(worker.bus.connected, "connected")
@@ -254,7 +260,7 @@ class TellContract(BusCase):
         assert worker.listener.confirmed == keys(numbered(50))
         assert [outside.take_notification() for _ in range(50)] == numbered(50)
 
-    def test_several_threads_may_tell_at_once(self, outside: Outside, worker: Worker) -> None:
+    def test_several_threads_may_send_at_the_same_time(self, outside: Outside, worker: Worker) -> None:
         reply_to = outside.open_replies()
         for body in numbered(40):
             outside.publish(HOST_1, body)
@@ -285,7 +291,7 @@ class TwoWorkersContract(BusCase):
         for worker in workers:
             assert bodies(worker.listener.receive(3, source=FANOUT)) == numbered(3)
 
-    def test_a_shared_request_reaches_one(self, outside: Outside, make_worker: MakeWorker) -> None:
+    def test_a_shared_request_reaches_exactly_one_bus(self, outside: Outside, make_worker: MakeWorker) -> None:
         workers = [make_worker([HOST_1]), make_worker([HOST_2])]
         for worker in workers:
             wait_until(worker.bus.connected, "connected")
@@ -298,7 +304,7 @@ class TwoWorkersContract(BusCase):
         wait_until(lambda: len(everything()) >= 20, lambda: f"20 deliveries: {everything()}")
         assert everything() == sorted(numbered(20))
 
-    def test_a_standby_gets_nothing_until_the_active_one_stops_and_then_all_in_order(
+    def test_a_standby_gets_no_delivery_until_the_active_bus_stops_and_then_all_in_order(
         self, outside: Outside, make_worker: MakeWorker
     ) -> None:
         active = make_worker()
@@ -316,7 +322,7 @@ class TwoWorkersContract(BusCase):
 
 
 class StartStopContract(BusCase):
-    def test_it_is_connected_from_the_start_to_the_stop(self, outside: Outside, make_worker: MakeWorker) -> None:
+    def test_a_bus_is_connected_from_its_start_to_its_stop(self, outside: Outside, make_worker: MakeWorker) -> None:
         bus = outside.bus()
         assert not bus.connected()
         worker = make_worker(bus=bus)
@@ -324,7 +330,7 @@ class StartStopContract(BusCase):
         worker.stop()
         assert not bus.connected()
 
-    def test_a_bus_that_is_started_again_serves_again(self, outside: Outside, make_worker: MakeWorker) -> None:
+    def test_a_bus_may_be_started_again_after_a_stop(self, outside: Outside, make_worker: MakeWorker) -> None:
         bus = outside.bus()
         for number in range(3):
             worker = make_worker(bus=bus)
@@ -334,7 +340,7 @@ class StartStopContract(BusCase):
             worker.stop()
 
     @pytest.mark.parametrize("connected", [False, True], ids=["at once", "when connected"])
-    def test_starting_and_stopping_leaves_nothing_behind(self, outside: Outside, connected: bool) -> None:
+    def test_start_and_stop_leave_no_thread_and_no_open_file(self, outside: Outside, connected: bool) -> None:
         def make() -> SimpleNamespace:
             bus = outside.bus()
 
@@ -349,4 +355,4 @@ class StartStopContract(BusCase):
 
 
 class BusContract(ReceiveContract, SettleContract, TellContract, TwoWorkersContract, StartStopContract):
-    """Every claim."""
+    """The whole contract."""

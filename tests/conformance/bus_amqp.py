@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the claims of the bus on RabbitMQ are made with: the broker's other side, and lines to it that can be cut."""
+"""The fixtures of the suite for the bus on RabbitMQ: the clients' side of the broker, and connections that a test can cut."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tracker_worker.wire.message import JSON, ReplyTo
 
 
 class Lines:
-    """The connections of buses. ``cut`` ends them as a broken network does, and refuses new ones until ``mend``."""
+    """The connections of buses. ``cut`` ends them as a broken network does, and refuses new connections until ``mend``."""
 
     def __init__(self, *, down: bool = False) -> None:
         self._lock = threading.Lock()
@@ -36,7 +36,7 @@ class Lines:
         self.attempts = 0
 
     def connect(self, connection: kombu.Connection) -> kombu.Connection:
-        """``connection``, which will tell when it is made."""
+        """Watch ``connection``: record its attempts to connect, and refuse them while the lines are cut."""
         transport = connection.transport
         establish = transport.establish_connection
 
@@ -57,7 +57,7 @@ class Lines:
         with self._lock:
             self._down = True
             for line in self._sockets:
-                with contextlib.suppress(OSError):  # closed already
+                with contextlib.suppress(OSError):  # already closed
                     line.shutdown(socket.SHUT_RDWR)
             self._sockets.clear()
 
@@ -68,7 +68,7 @@ class Lines:
 
 @dataclass(frozen=True, kw_only=True)
 class LinedSettings(BrokerSettings):
-    """Settings whose connections are ``lines``."""
+    """Settings whose connections go through ``lines``."""
 
     lines: Lines
 
@@ -77,7 +77,7 @@ class LinedSettings(BrokerSettings):
 
 
 def broker_settings(url: str, *, lines: Lines, **options: Any) -> LinedSettings:
-    """As a worker reads them. ``options``: ``group__option``, as everywhere."""
+    """The settings as a worker reads them. ``options`` are named ``group__option``."""
     conf = cfg.ConfigOpts()
     register_opts(conf)
     conf([], default_config_files=[], default_config_dirs=[])
@@ -87,13 +87,13 @@ def broker_settings(url: str, *, lines: Lines, **options: Any) -> LinedSettings:
         conf.set_override(option, value, group=group)
     read = read_settings(conf)
     values = {field.name: getattr(read, field.name) for field in fields(BrokerSettings)}
-    # At once: nobody learns anything from waiting for a broker that is there.
+    # The broker is available, so a longer pause before a retry would only slow the tests.
     quick = {"retry_start_seconds": 0.01, "retry_step_seconds": 0.0}
     return LinedSettings(**{**values, **quick}, lines=lines)
 
 
 class Broker(Outside):
-    """One virtual host of RabbitMQ, with a connection of its own. Not thread-safe."""
+    """One virtual host of RabbitMQ, with a separate connection. Not thread-safe."""
 
     def __init__(self, url: str, **options: Any) -> None:
         self.lines = Lines()
@@ -141,11 +141,11 @@ class Broker(Outside):
         return ReplyTo(queue, uuid4().hex)
 
     def take(self, queue: str) -> Any:
-        """The next message of a queue. Waits for one."""
+        """Wait for the next message of a queue and return it."""
         return wait_until(lambda: self.channel.basic_get(queue, no_ack=True), f"a message in {queue}")
 
     def count(self, queue: str) -> int:
-        """The messages that are ready in a queue."""
+        """The number of ready messages in a queue."""
         return int(self.channel.queue_declare(queue, passive=True).message_count)
 
     def take_reply(self, reply_to: ReplyTo) -> bytes:
@@ -159,7 +159,7 @@ class Broker(Outside):
         return Letter(bytes(parked.body), parked.headers)
 
     def take_all(self, queue: str, last: bytes) -> Sequence[bytes]:
-        """The bodies in a queue up to ``last``. Waits for it."""
+        """Wait for ``last`` and return the bodies in a queue up to it."""
         bodies = [bytes(self.take(queue).body)]
         while bodies[-1] != last:
             bodies.append(bytes(self.take(queue).body))
@@ -167,5 +167,5 @@ class Broker(Outside):
 
 
 def amqp_connection(settings: BrokerSettings) -> Any:
-    """py-amqp's, for whoever is neither a bus nor cut off."""
+    """A py-amqp connection that belongs to no bus and that ``cut`` does not end."""
     return BrokerSettings.connection(settings, settings.urls[0]).transport.establish_connection()

@@ -19,7 +19,7 @@ N1 = node_name(1)
 
 
 class HostContract(StoreCase):
-    def test_an_empty_store_has_nothing(self, store: Store) -> None:
+    def test_an_empty_store_has_no_hosts_nodes_or_cursors(self, store: Store) -> None:
         assert store.host_names() == []
         assert store.backlog() == []
         assert store.generations([1]) == {}
@@ -34,18 +34,18 @@ class HostContract(StoreCase):
         host = load(second)
         assert (host.id, host.name, host.nodes) == (host_id, HOST, {})
 
-    def test_registering_a_host_again_keeps_what_it_has(self, store: Store, second: Store) -> None:
+    def test_registering_a_host_again_keeps_its_nodes_and_allocations(self, store: Store, second: Store) -> None:
         writer = settle(store).put(begin(1, node=N1)).commit()
         before = picture(store)
         assert second.register_host(HOST, topic="other", version="2.0", now=NOW + 1) == writer.host.id
         assert picture(store) == before
 
-    def test_hosts_have_ids_of_their_own_and_are_listed_by_name(self, store: Store) -> None:
+    def test_hosts_have_different_ids_and_are_listed_by_name(self, store: Store) -> None:
         names = ["host-b", "Host-a", "host-a", "hôte", "host_a", "host-a.example.org"]
         assert len({register(store, name) for name in names}) == len(names)
         assert store.host_names() == sorted(names)
 
-    def test_a_new_node_is_disabled_and_has_nothing(self, store: Store) -> None:
+    def test_a_new_node_is_disabled_and_empty(self, store: Store) -> None:
         host_id = register(store)
         store.create_node(host_id, N1)
         ledger = load(store).node(N1)
@@ -58,20 +58,22 @@ class HostContract(StoreCase):
         assert store.cursors(host_id) == {ledger.id: 0}
         assert [(row.sequence, row.cursor, row.rows) for row in store.backlog()] == [(0, 0, 0)]
 
-    def test_a_node_that_exists_is_left_alone(self, store: Store, second: Store) -> None:
+    def test_creating_an_existing_node_changes_nothing(self, store: Store, second: Store) -> None:
         writer = settle(store).put(begin(1, node=N1))
         writer.commit(cursors={writer[N1].id: 1})
         before = picture(store)
         second.create_node(writer.host.id, N1)
         assert picture(store) == before
 
-    def test_nodes_of_one_name_on_two_hosts_are_two_nodes(self, store: Store) -> None:
+    def test_two_hosts_may_each_have_a_node_of_the_same_name(self, store: Store) -> None:
         first, other = settle(store, host="host-1"), settle(store, host="host-2")
         first.put(begin(1, node=N1)).commit()
         assert first[N1].id != other[N1].id
         assert snapshots(load(store, "host-2")) == snapshots(other.host)
 
-    def test_generations_are_those_of_all_nodes_of_the_hosts_asked_for(self, store: Store, second: Store) -> None:
+    def test_generations_returns_the_generation_of_every_node_of_the_given_hosts(
+        self, store: Store, second: Store
+    ) -> None:
         first, other = settle(store, host="host-1"), settle(store, host="host-2", nodes=1)
         first.put(begin(1, node=N1)).put(begin(2, node=N1)).commit()
         of_first = {first[N1].id: 2, first[node_name(2)].id: 1}
@@ -79,7 +81,7 @@ class HostContract(StoreCase):
         assert second.generations({first.host.id, other.host.id}) == {**of_first, other[N1].id: 1}
         assert second.generations([]) == {}
 
-    def test_stopping_is_harmless_whenever_and_however_often(self, store: Store) -> None:
+    def test_a_store_may_be_stopped_twice_and_started_again(self, store: Store) -> None:
         settle(store)
         store.stop()
         store.stop()
@@ -102,11 +104,11 @@ class ValueContract(StoreCase):
         longest = "🦊" * 255
         self.kept(store, uuid=longest, project_id=longest, user_id=longest, task_state=longest, os_type=longest)
 
-    def test_empty_text_is_not_taken_for_none(self, store: Store) -> None:
+    def test_empty_text_stays_empty_text(self, store: Store) -> None:
         names = ("project_id", "user_id", "task_state", "os_type", "display_name", "instance_type", "availability_zone")
         self.kept(store, **dict.fromkeys(names, ""))
 
-    def test_what_is_none_stays_none(self, store: Store) -> None:
+    def test_none_stays_none(self, store: Store) -> None:
         names = ("vm_state", "project_id", "user_id", "task_state", "os_type", "display_name", "metadata", "created_at")
         self.kept(store, **dict.fromkeys(names))
 

@@ -24,7 +24,7 @@ class AttemptsContract(StoreCase):
         assert [store.count_attempt("a", NOW) for _ in range(3)] == [1, 2, 3]
         assert store.count_attempt("b", NOW) == 1
 
-    def test_attempts_are_forgotten_with_age(self, store: Store) -> None:
+    def test_old_attempts_are_pruned(self, store: Store) -> None:
         store.count_attempt("old", OLD)
         store.count_attempt("young", YOUNG)
         store.prune(1, answered_before=NOW, occurred_before=NOW, limit=ALL)
@@ -35,13 +35,13 @@ class AttemptsContract(StoreCase):
 class OutboxContract(StoreCase):
     """``settle`` leaves one notification, sequence 1, in the outbox of each node."""
 
-    def test_a_notification_comes_back_as_it_was_written(self, store: Store) -> None:
+    def test_a_notification_is_read_as_it_was_written(self, store: Store) -> None:
         writer = settle(store)
         written = [note(writer[N1], 3, at=NOW + 1), note(writer[N1], 2)]
         store.commit(Commit(notifications=written))
         assert store.outbox(writer[N1].id, after=1, limit=ALL) == written[::-1]
 
-    def test_notifications_come_in_order_from_behind_a_number_and_no_more_than_asked_for(self, store: Store) -> None:
+    def test_the_outbox_returns_notifications_in_order_after_a_sequence_up_to_the_limit(self, store: Store) -> None:
         writer = settle(store)
         for batch in ([11, 9], [2, 10], [3]):
             store.commit(Commit(notifications=[note(writer[N1], sequence) for sequence in batch]))
@@ -65,13 +65,13 @@ class OutboxContract(StoreCase):
             store.commit(Commit(cursors=moved))
             assert store.cursors(writer.host.id) == {one: expected, two: 0}
 
-    def test_the_cursors_of_several_hosts_move_together_and_are_read_apart(self, store: Store) -> None:
+    def test_one_commit_moves_the_cursors_of_several_hosts(self, store: Store) -> None:
         first, other = settle(store, host="host-1", nodes=1), settle(store, host="host-2", nodes=1)
         store.commit(Commit(cursors={first[N1].id: 1, other[N1].id: 7}))
         assert store.cursors(first.host.id) == {first[N1].id: 1}
         assert store.cursors(other.host.id) == {other[N1].id: 7}
 
-    def test_the_backlog_of_every_node_is_what_its_cursor_has_not_passed(self, store: Store) -> None:
+    def test_the_backlog_of_a_node_counts_the_rows_after_its_cursor(self, store: Store) -> None:
         first, other = settle(store, host="host-1", nodes=2), settle(store, host="host-2", nodes=1)
         first.put(begin(1, node=N1), NOW + 1).commit()
         extra = [note(first[N1], sequence, at=NOW + sequence) for sequence in (3, 4, 5)]
@@ -91,7 +91,7 @@ class OutboxContract(StoreCase):
 
 
 class InboxContract(StoreCase):
-    def test_the_inbox_gives_the_replies_it_knows(self, store: Store, second: Store) -> None:
+    def test_the_inbox_returns_the_replies_of_recorded_messages(self, store: Store, second: Store) -> None:
         settle(store).commit(answer("u-1"), answer("u-2"))
         assert second.answered(["u-2", "u-3", "u-1"]) == {"u-1": answer("u-1").reply, "u-2": answer("u-2").reply}
         assert second.answered({"u-3"}) == {}
@@ -103,7 +103,7 @@ class InboxContract(StoreCase):
             store.commit(Commit(inbox_rows=[replace(answer(unique_id), reply=reply)]))
         assert store.answered(["u-1", "u-2"]) == {"u-1": b"", "u-2": everything}
 
-    def test_many_messages_are_asked_for_at_once(self, store: Store) -> None:
+    def test_the_inbox_can_be_read_for_2000_messages_in_one_call(self, store: Store) -> None:
         many = [f"{number:032x}" for number in range(2000)]
         store.commit(Commit(inbox_rows=[answer(unique_id) for unique_id in many]))
         assert store.answered(many).keys() == set(many)
@@ -114,7 +114,9 @@ class LeaseContract(StoreCase):
     def hosts(self, store: Store) -> list[int]:
         return [register(store, f"host-{number}") for number in (1, 2, 3)]
 
-    def test_a_free_lease_is_taken_and_refused_to_others(self, store: Store, second: Store, hosts: list[int]) -> None:
+    def test_a_free_lease_is_taken_and_refused_to_other_owners(
+        self, store: Store, second: Store, hosts: list[int]
+    ) -> None:
         assert store.take_lease(hosts[:2], "a", now=0, until=10) == set(hosts[:2])
         assert second.take_lease(hosts, "b", now=5, until=15) == {hosts[2]}
 
@@ -131,11 +133,11 @@ class LeaseContract(StoreCase):
         assert second.take_lease(hosts[:1], "b", now=11, until=21) == {hosts[0]}
         assert store.take_lease(hosts[:1], "a", now=12, until=22) == set()
 
-    def test_its_owner_may_take_an_expired_lease_again(self, store: Store, hosts: list[int]) -> None:
+    def test_the_owner_of_an_expired_lease_may_take_it_again(self, store: Store, hosts: list[int]) -> None:
         store.take_lease(hosts[:1], "a", now=0, until=10)
         assert store.take_lease(hosts[:1], "a", now=100, until=110) == {hosts[0]}
 
-    def test_a_released_lease_is_free_and_those_of_others_are_not(
+    def test_releasing_a_lease_frees_only_the_leases_of_its_owner(
         self, store: Store, second: Store, hosts: list[int]
     ) -> None:
         store.take_lease(hosts[:2], "a", now=0, until=10)
@@ -144,12 +146,12 @@ class LeaseContract(StoreCase):
         store.release_lease("nobody")
         assert second.take_lease(hosts, "b", now=1, until=11) == set(hosts[:2])
 
-    def test_registering_a_host_again_leaves_its_lease(self, store: Store, hosts: list[int]) -> None:
+    def test_registering_a_host_again_keeps_its_lease(self, store: Store, hosts: list[int]) -> None:
         store.take_lease(hosts[:1], "a", now=0, until=10)
         register(store, "host-1")
         assert store.take_lease(hosts[:1], "b", now=5, until=15) == set()
 
-    def test_nobody_holds_what_is_not_registered(self, store: Store, hosts: list[int]) -> None:
+    def test_an_unregistered_host_has_no_lease(self, store: Store, hosts: list[int]) -> None:
         assert store.take_lease([max(hosts) + 1], "a", now=0, until=10) == set()
         assert store.take_lease(iter(()), "a", now=0, until=10) == set()
 
@@ -170,14 +172,14 @@ class PruneContract(StoreCase):
     def left(self, store: Store, writer: Writer, node: str = N1) -> list[int]:
         return sequences(store.outbox(writer[node].id, after=0, limit=ALL))
 
-    def test_old_answers_go_and_young_ones_stay(self, store: Store) -> None:
+    def test_old_inbox_rows_are_pruned_and_young_ones_stay(self, store: Store) -> None:
         times = {"u-1": OLD, "u-2": NOW - 1, "u-3": NOW, "u-4": YOUNG}
         store.commit(Commit(inbox_rows=[answer(unique_id, at=at) for unique_id, at in times.items()]))
         assert self.prune(store) == 2
         assert store.answered(times).keys() == {"u-3", "u-4"}
         assert self.prune(store) == 0
 
-    def test_what_another_host_has_answered_and_notified_stays(self, store: Store) -> None:
+    def test_pruning_a_host_keeps_the_inbox_and_outbox_of_another_host(self, store: Store) -> None:
         """Copies of a request may wait for the other host's worker while that worker does not run."""
         writer = self.filled(store, (2, OLD), cursor=2)
         other = settle(store, host="other")
@@ -195,12 +197,12 @@ class PruneContract(StoreCase):
         assert store.answered(["u-1", "u-2"]).keys() == {"u-1"}
         assert (self.left(store, writer), self.left(store, other)) == ([1, 2], [1])
 
-    def test_a_pruned_answer_may_be_given_again(self, store: Store) -> None:
+    def test_the_inbox_row_of_a_pruned_message_may_be_written_again(self, store: Store) -> None:
         store.commit(Commit(inbox_rows=[answer("u-1", at=OLD)]))
         self.prune(store)
         store.commit(Commit(inbox_rows=[answer("u-1")]))
 
-    def test_old_confirmed_notifications_go_and_young_ones_stay(self, store: Store) -> None:
+    def test_old_confirmed_notifications_are_pruned_and_young_ones_stay(self, store: Store) -> None:
         writer = self.filled(store, (2, YOUNG), (3, YOUNG), cursor=3)
         assert self.prune(store) == 0
         writer = Writer(store)
@@ -209,7 +211,7 @@ class PruneContract(StoreCase):
         assert self.left(store, writer) == [1, 2, 3]
         assert self.left(store, writer, N2) == [1]
 
-    def test_unconfirmed_notifications_stay_however_old(self, store: Store) -> None:
+    def test_unconfirmed_notifications_are_never_pruned(self, store: Store) -> None:
         writer = self.filled(store, (2, OLD), (3, OLD), (4, OLD), cursor=2)
         assert self.prune(store) == 1
         assert self.left(store, writer) == [1, 3, 4]
@@ -221,7 +223,7 @@ class PruneContract(StoreCase):
         assert self.prune(store) == 2
         assert self.left(store, writer) == [1, 3]
 
-    def test_the_limit_holds_for_each_kind_and_what_is_left_goes_later(self, store: Store) -> None:
+    def test_the_limit_applies_to_each_kind_of_row_and_the_rest_is_pruned_later(self, store: Store) -> None:
         writer = self.filled(store, *((sequence, OLD) for sequence in range(2, 9)), cursor=8)
         store.commit(Commit(inbox_rows=[answer(f"u-{number}", at=OLD) for number in range(7)]))
         before = len(self.left(store, writer)), len(store.answered([f"u-{number}" for number in range(7)]))
@@ -233,7 +235,7 @@ class PruneContract(StoreCase):
             pass
         assert self.left(store, writer) == [1]
 
-    def test_pruning_leaves_ledgers_and_cursors(self, store: Store) -> None:
+    def test_pruning_changes_no_generation_and_no_cursor(self, store: Store) -> None:
         writer = self.filled(store, (2, OLD), cursor=2)
         generations = store.generations([writer.host.id])
         self.prune(store)

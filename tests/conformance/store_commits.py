@@ -93,7 +93,7 @@ class CommitContract(StoreCase):
         ],
     )
     @given(batches=_batches)
-    def test_whatever_is_committed_is_loaded_again(self, store: Store, batches) -> None:
+    def test_a_loaded_ledger_equals_the_committed_ledger(self, store: Store, batches) -> None:
         writer = settle(store, host=f"host-{len(store.host_names())}")
         now = NOW
         for seconds, commands in batches:
@@ -103,13 +103,13 @@ class CommitContract(StoreCase):
             writer.commit()
             assert snapshots(load(store, writer.host.name)) == snapshots(writer.host)
 
-    def test_an_empty_commit_is_harmless(self, store: Store) -> None:
+    def test_an_empty_commit_changes_nothing(self, store: Store) -> None:
         settle(store)
         before = picture(store)
         store.commit(Commit())
         assert picture(store) == before
 
-    def test_of_the_allocations_only_those_touched_are_written(self, store: Store) -> None:
+    def test_a_commit_writes_only_touched_allocations(self, store: Store) -> None:
         writer = settle(store).put(begin(1, node=N1)).put(begin(2, node=N1))
         writer[N1].touched.remove(uuid(1))
         writer.commit()
@@ -143,7 +143,7 @@ class CommitContract(StoreCase):
         for host in ("host-1", "host-2"):
             assert uuids(list(load(store, host))) == [uuid(1)]
 
-    def test_the_row_of_an_instance_that_released_is_dropped_and_deleted_by_the_next_commit(self, store: Store) -> None:
+    def test_the_row_of_a_released_instance_is_ignored_and_deleted_by_the_next_commit(self, store: Store) -> None:
         writer = settle(store).put(begin(1, node=N1))
         gone = Allocation(
             instance=instance(2, vm_state="deleted"),
@@ -164,7 +164,7 @@ class CommitContract(StoreCase):
 
 
 class ConflictContract(StoreCase):
-    """The refused commit of each case has rows for every table, and one error."""
+    """The refused commit of each test has rows for every table, and one error."""
 
     def refused(self, store: Store, writer: Writer, **parts) -> None:
         before = picture(store, "u-1", "u-2", "u-3")
@@ -202,7 +202,7 @@ class ConflictContract(StoreCase):
         faster.put(FinishClaim(claim_id=uuid(1))).commit()
         self.refused(store, stale.put(AbortClaim(claim_id=uuid(1))), notifications=[note(stale[N1], FREE)])
 
-    def test_a_generation_that_is_yet_to_come_changes_nothing(self, store: Store) -> None:
+    def test_a_generation_newer_than_the_stored_one_changes_nothing(self, store: Store) -> None:
         writer = settle(store).put(begin(1, node=N1))
         writer[N1].stored_generation += 1
         self.refused(store, writer, notifications=[note(writer[N1], FREE)])
@@ -216,20 +216,20 @@ class ConflictContract(StoreCase):
         assert uuids(list(load(second))) == [uuid(1), uuid(2)]
         assert second.answered(["u-2"]) == {"u-2": answer("u-2").reply}
 
-    def test_an_answered_message_changes_nothing(self, store: Store, second: Store) -> None:
+    def test_a_second_inbox_row_of_an_answered_message_changes_nothing(self, store: Store, second: Store) -> None:
         settle(second).commit(answer("u-1"))
         writer = Writer(store).put(begin(1, node=N1))
         self.refused(store, writer, inbox_rows=[answer("u-2"), answer("u-1"), answer("u-3")])
 
-    def test_a_message_answered_twice_in_a_commit_changes_nothing(self, store: Store) -> None:
+    def test_two_inbox_rows_of_one_message_in_a_commit_change_nothing(self, store: Store) -> None:
         writer = settle(store).put(begin(1, node=N1))
         self.refused(store, writer, inbox_rows=[answer("u-2"), answer("u-2")])
 
-    def test_a_taken_sequence_number_changes_nothing(self, store: Store) -> None:
+    def test_a_sequence_that_exists_already_changes_nothing(self, store: Store) -> None:
         writer = settle(store).put(begin(1, node=N1))
         self.refused(store, writer, notifications=[note(writer[N1], 2), note(writer[N1], 1)])
 
-    def test_a_sequence_number_that_is_given_twice_changes_nothing(self, store: Store) -> None:
+    def test_two_notifications_with_one_sequence_in_a_commit_change_nothing(self, store: Store) -> None:
         writer = settle(store).put(begin(1, node=N1))
         self.refused(store, writer, notifications=[note(writer[N1], 2), note(writer[N1], 2)])
 
@@ -238,7 +238,7 @@ class ConflictContract(StoreCase):
         for ledger in writer.host:
             assert [row.sequence for row in store.outbox(ledger.id, after=0, limit=ALL)] == [1, 2]
 
-    def test_an_instance_on_another_node_changes_nothing(self, store: Store, second: Store) -> None:
+    def test_a_claim_for_an_instance_that_another_node_holds_changes_nothing(self, store: Store, second: Store) -> None:
         settle(store)
         stale, faster = Writer(store), Writer(second)
         faster.put(begin(1, node=N1, display_name="first")).commit()
@@ -253,7 +253,7 @@ class ConflictContract(StoreCase):
         other.put(begin(1, node=N2))
         self.refused(store, writer, ledgers=[writer[N1], other[N2]])
 
-    def test_another_nodes_row_is_not_deleted(self, store: Store) -> None:
+    def test_a_commit_of_one_node_does_not_delete_the_row_of_another_node(self, store: Store) -> None:
         writer = settle(store).put(begin(1, node=N1)).commit()
         writer.put(begin(2, node=N2))
         writer[N2].touched.add(uuid(1))

@@ -71,7 +71,7 @@ class ConcurrencyContract(StoreCase):
         yield
         sys.setswitchinterval(usual)
 
-    def test_writers_of_one_node_lose_nothing(self, store: Store, second: Store) -> None:
+    def test_concurrent_writers_of_one_node_lose_no_claim(self, store: Store, second: Store) -> None:
         settle(store)
         at_once(
             *(partial(claim_each, (store, second)[thread % 2], numbers_of(thread), N1) for thread in range(THREADS))
@@ -82,7 +82,7 @@ class ConcurrencyContract(StoreCase):
         assert host.node(N1).generation == host.node(N1).sequence == 1 + THREADS * CLAIMS
         check_totals(host, store)
 
-    def test_writers_of_different_nodes_are_not_in_each_others_way(self, store: Store, second: Store) -> None:
+    def test_concurrent_writers_of_different_nodes_have_no_conflicts(self, store: Store, second: Store) -> None:
         settle(store, nodes=THREADS)
         conflicts = at_once(
             *(
@@ -96,7 +96,7 @@ class ConcurrencyContract(StoreCase):
             assert uuids([host.node(node_name(thread + 1))]) == [uuid(number) for number in numbers_of(thread)]
         check_totals(host, store)
 
-    def test_a_message_is_answered_once(self, store: Store, second: Store) -> None:
+    def test_only_one_of_several_writers_answers_a_message(self, store: Store, second: Store) -> None:
         settle(store, nodes=THREADS)
         for attempt in range(5):
             writers = [
@@ -108,7 +108,7 @@ class ConcurrencyContract(StoreCase):
             assert sum(won) == 1
             assert len(uuids(list(load(store)))) == attempt + 1
 
-    def test_an_instance_is_charged_to_one_node(self, store: Store, second: Store) -> None:
+    def test_only_one_of_several_writers_claims_for_an_instance(self, store: Store, second: Store) -> None:
         settle(store, nodes=THREADS)
         for attempt in range(1, 6):
             writers = [
@@ -120,8 +120,8 @@ class ConcurrencyContract(StoreCase):
             assert len(uuids(list(load(store)))) == attempt
         check_totals(load(store), store)
 
-    def test_a_host_is_never_seen_half_written(self, store: Store, second: Store) -> None:
-        """A writer moves instances to and fro between two nodes, both in one commit; the nodes always have five instances."""
+    def test_a_reader_never_sees_a_part_of_a_commit(self, store: Store, second: Store) -> None:
+        """A writer moves instances between two nodes, both in one commit; the nodes always have five instances."""
         writer = settle(store)
         for number in range(1, 5):
             writer.put(begin(number, node=N1))
@@ -156,7 +156,7 @@ class ConcurrencyContract(StoreCase):
         at_once(write, read, read)
         check_totals(load(second), second)
 
-    def test_a_lease_has_one_holder(self, store: Store, second: Store) -> None:
+    def test_only_one_of_several_workers_takes_a_lease(self, store: Store, second: Store) -> None:
         hosts = [register(store, f"host-{number}") for number in range(3)]
         for now in range(0, 100, 20):
             held = at_once(
@@ -167,7 +167,7 @@ class ConcurrencyContract(StoreCase):
             )
             assert sorted(host for each in held for host in each) == hosts
 
-    def test_whoever_comes_at_once_registers_the_same_host_and_node(self, store: Store, second: Store) -> None:
+    def test_concurrent_registrations_create_one_host_and_one_node(self, store: Store, second: Store) -> None:
         def come(which: Store) -> int:
             host_id = register(which)
             which.create_node(host_id, N1)

@@ -81,12 +81,12 @@ class SQLStoreContract(StoreContract):
 
     @pytest.fixture
     def database(self, store: Store, url: str) -> Iterator[sa.Engine]:
-        """An engine of the test's own on the store's database."""
+        """A separate engine on the store's database."""
         engine = engines.create_engine(url)
         yield engine
         engine.dispose()
 
-    def test_what_was_committed_is_there_for_a_store_that_is_opened_later(self, store: Store, url: str) -> None:
+    def test_a_store_that_is_opened_later_has_the_committed_data(self, store: Store, url: str) -> None:
         writer = settle(store).put(begin(1, node=N1)).commit(answer("u-1"))
         store.stop()
         later = SQLStore(url)
@@ -123,9 +123,7 @@ class SQLStoreContract(StoreContract):
             row = connection.execute(sa.select(*columns).where(nodes.c.name == N1)).one()
         assert tuple(row) == (True, None, None, None, None)
 
-    def test_usage_that_was_edited_is_reported_as_drift_and_does_not_hold(
-        self, store: Store, database: sa.Engine
-    ) -> None:
+    def test_edited_usage_is_reported_as_drift_and_replaced(self, store: Store, database: sa.Engine) -> None:
         settle(store).put(begin(1, node=N1)).commit()
         with database.begin() as connection:
             connection.execute(sa.update(nodes).where(nodes.c.name == N1).values(vcpus_used=7, local_gb_used=0))
@@ -138,7 +136,7 @@ class SQLStoreContract(StoreContract):
         assert [row.event_type for row in store.outbox(again[N1].id, after=2, limit=10)] == ["NodeDrift"]
         assert load(store).node(N1).drift is None
 
-    def test_an_allocation_that_was_removed_is_reported_as_drift(self, store: Store, database: sa.Engine) -> None:
+    def test_a_removed_allocation_is_reported_as_drift(self, store: Store, database: sa.Engine) -> None:
         settle(store).put(begin(1, node=N1)).commit()
         with database.begin() as connection:
             connection.execute(sa.delete(allocations))
@@ -146,7 +144,7 @@ class SQLStoreContract(StoreContract):
         assert ledger.drift == resources(vcpu=2, memory_mb=4096 + 512, disk_gb=50)
         assert ledger.usage == resources(memory_mb=512)
 
-    def test_a_fact_that_a_newer_release_has_written_is_passed_over(self, store: Store, database: sa.Engine) -> None:
+    def test_a_fact_written_by_a_newer_release_is_ignored(self, store: Store, database: sa.Engine) -> None:
         writer = settle(store).put(begin(1, node=N1)).commit()
         with database.begin() as connection:
             facts = msgpack.unpackb(connection.execute(sa.select(allocations.c.facts)).scalar_one())
@@ -154,7 +152,7 @@ class SQLStoreContract(StoreContract):
             connection.execute(sa.update(allocations).values(facts=newer))
         assert load(store).node(N1).allocations[uuid(1)] == writer[N1].allocations[uuid(1)]
 
-    def test_a_notification_keeps_the_id_that_it_is_sent_with(self, store: Store, database: sa.Engine) -> None:
+    def test_the_outbox_holds_the_message_id_of_each_notification(self, store: Store, database: sa.Engine) -> None:
         writer = settle(store)
         with database.begin() as connection:
             stored = connection.execute(

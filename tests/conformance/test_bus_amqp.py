@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bus on RabbitMQ keeps the contract on queues of both types, and outlives its connections."""
+"""The bus on RabbitMQ keeps the contract on queues of both types, and survives the loss of its connections."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ class AMQPCase(BusCase):
 
 
 class TestAMQPBus(BusContract, AMQPCase):
-    """Every claim, on both types of queues."""
+    """The whole contract, on both types of queues."""
 
 
 class TestLostConnection(AMQPCase):
-    def test_what_is_unsettled_comes_again_in_order(self, broker: Broker, worker: Worker) -> None:
+    def test_unsettled_deliveries_are_redelivered_in_order(self, broker: Broker, worker: Worker) -> None:
         for body in numbered(10):
             broker.publish(HOST_1, body)
         received = worker.listener.receive(10)
@@ -67,7 +67,7 @@ class TestLostConnection(AMQPCase):
         worker.stop()
         assert broker.count(f"tracker.{HOST_1}") == 0
 
-    def test_a_delivery_of_the_old_connection_settles_nothing_on_the_new_one(
+    def test_settling_a_delivery_of_the_old_connection_settles_none_of_the_new_connection(
         self, broker: Broker, make_worker: MakeWorker
     ) -> None:
         worker = make_worker()
@@ -80,7 +80,9 @@ class TestLostConnection(AMQPCase):
         worker.stop()
         assert bodies(make_worker().listener.receive(3)) == numbered(3)
 
-    def test_what_is_notified_meanwhile_is_sent_later_in_order(self, broker: Broker, worker: Worker) -> None:
+    def test_notifications_sent_without_a_connection_are_published_later_in_order(
+        self, broker: Broker, worker: Worker
+    ) -> None:
         wait_until(worker.bus.connected, "connected")
         worker.bus.sender.send(outgoing(numbered(5)))
         worker.listener.confirm(5)
@@ -93,7 +95,9 @@ class TestLostConnection(AMQPCase):
         assert worker.listener.confirm(15) == keys(numbered(15))
         assert broker.take_all("notifications.info", b"14") == numbered(15)
 
-    def test_replies_and_dead_letters_of_meanwhile_are_sent_later(self, broker: Broker, worker: Worker) -> None:
+    def test_replies_and_dead_letters_sent_without_a_connection_are_published_later(
+        self, broker: Broker, worker: Worker
+    ) -> None:
         reply_to = broker.open_replies()
         for body in numbered(2):
             broker.publish(HOST_1, body)
@@ -105,10 +109,10 @@ class TestLostConnection(AMQPCase):
         broker.lines.mend()
         assert broker.take_reply(reply_to) == b"late"
         assert broker.take_parked().body == b"1"
-        # Settled on a connection that is gone: they come again, and are known by then.
+        # Both deliveries belong to the lost connection, so the broker redelivers them.
         assert bodies(worker.listener.receive(4)[2:]) == numbered(2)
 
-    def test_nothing_is_lost_and_order_is_kept_when_it_happens_in_the_middle(
+    def test_a_connection_lost_during_a_publish_loses_no_notification_and_keeps_their_order(
         self, broker: Broker, worker: Worker
     ) -> None:
         wait_until(worker.bus.connected, "connected")
@@ -122,7 +126,7 @@ class TestLostConnection(AMQPCase):
         first_times = list(dict.fromkeys(found))
         assert first_times == numbered(300)
 
-    def test_a_broker_that_is_not_there_at_the_start_is_waited_for(
+    def test_a_bus_waits_for_a_broker_that_is_unavailable_at_the_start(
         self, broker: Broker, make_worker: MakeWorker
     ) -> None:
         broker.lines.cut()
@@ -135,7 +139,7 @@ class TestLostConnection(AMQPCase):
         assert bodies(worker.listener.receive(1)) == [b"0"]
         assert worker.listener.confirm(1) == keys([b"n"])
 
-    def test_a_stop_without_a_broker_ends_in_time(self, broker: Broker, worker: Worker) -> None:
+    def test_a_stop_without_a_broker_ends_within_its_timeout(self, broker: Broker, worker: Worker) -> None:
         wait_until(worker.bus.connected, "connected")
         broker.lines.cut()
         wait_until(lambda: not worker.bus.connected(), "disconnected")
@@ -155,14 +159,14 @@ class TestLostConnection(AMQPCase):
 class TestQueuesThatAreGone(AMQPCase):
     @pytest.fixture(params=["classic"])
     def queue_type(self, request: pytest.FixtureRequest) -> str:
-        """What is gone has no type."""
+        """The tests of deleted queues need only one queue type."""
         return str(request.param)
 
     def test_a_client_that_declares_its_reply_queue_late_gets_its_reply(self, broker: Broker, worker: Worker) -> None:
         broker.publish(HOST_1, b"0")
         (delivery,) = worker.listener.receive(1)
         worker.bus.sender.send([Reply(delivery=delivery, reply_to=ReplyTo("reply_late", "m-1"), body=b"the reply")])
-        # Behind it on the same channel: the first attempt has been returned when this is confirmed.
+        # The notification is after the reply on the same channel: when it is confirmed, the broker has returned the reply once.
         worker.bus.sender.send(outgoing([b"n"]))
         worker.listener.confirm(1)
         assert broker.take_reply(broker.open_replies("reply_late")) == b"the reply"
@@ -182,7 +186,9 @@ class TestQueuesThatAreGone(AMQPCase):
         wait_until(lambda: not unsettled(worker), "the parked message settled")
         assert broker.take_parked().body == b"0"
 
-    def test_a_dead_reply_queue_settles_at_the_first_return(self, broker: Broker, worker: Worker) -> None:
+    def test_a_reply_to_a_missing_queue_is_settled_when_the_broker_returns_it(
+        self, broker: Broker, worker: Worker
+    ) -> None:
         broker.publish(HOST_1, b"0")
         worker.bus.sender.send([Reply(delivery=worker.listener.receive(1)[0], reply_to=NOBODY, body=b"the reply")])
         wait_until(lambda: not unsettled(worker), "the request settled")
@@ -195,12 +201,12 @@ class TestPrefetch(AMQPCase):
         yield broker
         broker.close()
 
-    def test_it_is_shared_out_over_the_hosts(self, broker: Broker, make_worker: MakeWorker) -> None:
+    def test_the_prefetch_is_divided_among_the_hosts(self, broker: Broker, make_worker: MakeWorker) -> None:
         worker = make_worker(HOSTS)
         for host, body in itertools.product(HOSTS, numbered(10)):
             broker.publish(host, body)
         first = {host: worker.listener.receive(4, source=host) for host in HOSTS}
-        # What comes later on the same connection shows that no more came before it.
+        # A later delivery on the same connection shows that no other delivery came before it.
         broker.publish(SHARED, b"behind")
         worker.listener.receive(1, source=SHARED)
         assert len(worker.listener.deliveries) == 9
@@ -223,7 +229,9 @@ class TestNotificationTopics(AMQPCase):
     def worker(self, make_worker: MakeWorker) -> Worker:
         return make_worker()
 
-    def test_each_gets_everything_and_a_key_is_confirmed_when_all_have_it(self, broker: Broker, worker: Worker) -> None:
+    def test_every_topic_gets_each_notification_and_a_key_is_confirmed_after_the_last_topic(
+        self, broker: Broker, worker: Worker
+    ) -> None:
         worker.bus.sender.send([*outgoing(numbered(5)), *outgoing([b"5"], priority="WARN")])
         assert sorted(worker.listener.confirm(6)) == keys(numbered(6))
         for topic in ("billing", "metering"):
@@ -232,14 +240,14 @@ class TestNotificationTopics(AMQPCase):
         worker.stop()
         assert len(worker.listener.confirmed) == 6
 
-    def test_without_topics_nothing_is_published(self, broker: Broker, make_worker: MakeWorker) -> None:
+    def test_without_topics_the_bus_still_delivers_requests(self, broker: Broker, make_worker: MakeWorker) -> None:
         worker = make_worker(bus=AMQPBus(replace(broker.settings, notification_topics=())))
         broker.publish(HOST_1, b"0")
         assert bodies(worker.listener.receive(1)) == [b"0"]
 
 
 def lose_connections(broker: Broker, worker: Worker) -> None:
-    """Break both, and let them be made again."""
+    """Cut both connections and wait until the bus has connected again."""
     attempts = broker.lines.attempts
     broker.lines.cut()
     wait_until(lambda: not worker.bus.connected(), "disconnected")
@@ -248,13 +256,16 @@ def lose_connections(broker: Broker, worker: Worker) -> None:
 
 
 def unsettled(worker: Worker) -> int:
-    """How many deliveries the bus still waits for."""
+    """The number of deliveries that are not settled."""
     consumer = worker.bus.receiver  # type: ignore[attr-defined]
     return len(consumer._unsettled)
 
 
 def wait_until_acknowledged(broker: Broker, worker: Worker, others: list[object]) -> None:
-    """All but ``others`` are settled at the broker too: it has answered something behind the acknowledgements."""
+    """Wait until the broker has processed the acknowledgements of all deliveries except ``others``.
+
+    The bus receives a message that was published after the acknowledgements.
+    """
     wait_until(lambda: unsettled(worker) == len(others), "acknowledgements")
     broker.publish(SHARED, b"behind")
     worker.listener.receive(1, source=SHARED)

@@ -49,7 +49,7 @@ def opened(url: str, *, lock_timeout_seconds: float = 10) -> Iterator[SQLStore]:
 
 @contextmanager
 def session(url: str) -> Iterator[psycopg.Connection]:
-    """A transaction of another session, which is rolled back in the end."""
+    """A transaction of another session, which is rolled back at the end."""
     with psycopg.connect(url.replace("+psycopg", "", 1)) as connection:
         yield connection
         connection.rollback()
@@ -68,7 +68,7 @@ def wait_for_a_lock_queue(connection: psycopg.Connection) -> None:
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
-def test_while_the_server_is_away_everything_is_unavailable_and_afterwards_all_is_there(
+def test_every_method_is_unavailable_while_the_server_is_stopped_and_works_after_its_start(
     postgresql: PostgreSQLServer, url: str, mode: Literal["fast", "immediate"]
 ) -> None:
     with opened(url) as store:
@@ -86,7 +86,7 @@ def test_while_the_server_is_away_everything_is_unavailable_and_afterwards_all_i
 
 
 @pytest.mark.parametrize("first", ["load_host", "commit"])
-def test_a_restart_that_nobody_noticed_costs_one_call_and_nothing_else(
+def test_a_restart_of_the_server_fails_one_call_and_no_later_call(
     postgresql: PostgreSQLServer, url: str, first: str
 ) -> None:
     with opened(url) as store:
@@ -98,7 +98,7 @@ def test_a_restart_that_nobody_noticed_costs_one_call_and_nothing_else(
             call()
 
 
-def test_unavailable_says_why_and_not_the_password(postgresql: PostgreSQLServer, url: str) -> None:
+def test_the_unavailable_error_names_the_reason_and_not_the_password(postgresql: PostgreSQLServer, url: str) -> None:
     with opened(url) as store:
         settle(store)
         postgresql.stop()
@@ -110,7 +110,7 @@ def test_unavailable_says_why_and_not_the_password(postgresql: PostgreSQLServer,
         postgresql.start()
 
 
-def test_a_commit_gives_up_behind_a_lock_and_has_done_nothing(url: str) -> None:
+def test_a_commit_that_times_out_on_a_lock_has_written_nothing(url: str) -> None:
     with opened(url, lock_timeout_seconds=0.05) as store:
         settle(store, nodes=2)
         before = picture(store, "u-1")
@@ -124,11 +124,11 @@ def test_a_commit_gives_up_behind_a_lock_and_has_done_nothing(url: str) -> None:
         assert uuids(list(load(store))) == [uuid(1), uuid(2)]
 
 
-def test_whoever_is_undone_for_a_deadlock_gets_a_conflict(url: str) -> None:
+def test_a_commit_that_a_deadlock_rolls_back_is_a_conflict(url: str) -> None:
     with opened(url) as store, session(url) as other, ThreadPoolExecutor(max_workers=1) as pool:
         writer = settle(store)
         before = picture(store, "u-1", "u-2")
-        # The store's session is to find the deadlock.
+        # The deadlock check of the store's session must be the first to run.
         other.execute("SET deadlock_timeout = '60s'")
         insert = "INSERT INTO inbox (unique_id, host_id, reply, received_at) VALUES (%s, 1, '', 0)"
         other.execute(insert, ["u-2"])
@@ -141,7 +141,7 @@ def test_whoever_is_undone_for_a_deadlock_gets_a_conflict(url: str) -> None:
         assert picture(store, "u-1", "u-2") == before
 
 
-def test_a_session_does_not_wait_or_idle_for_ever(url: str) -> None:
+def test_a_session_has_timeouts_for_locks_and_idle_transactions(url: str) -> None:
     engine = engines.create_engine(url, lock_timeout_seconds=1.5)
     with engine.connect() as connection:
         for setting, value in (

@@ -37,7 +37,7 @@ def store(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[SQLStore]:
 
 
 @pytest.mark.parametrize("name", ["commit", "load_host"])
-def test_existing_and_new_connections_to_a_silent_server_are_given_up(
+def test_calls_on_existing_and_new_connections_to_a_silent_server_time_out(
     store: SQLStore, postgresql: PostgreSQLServer, name: str
 ) -> None:
     call = every_method(store, settle(store)[N1].id)[name]
@@ -49,7 +49,7 @@ def test_existing_and_new_connections_to_a_silent_server_are_given_up(
     assert uuids(list(load(store))) == []
 
 
-def test_a_commit_that_a_silent_server_makes_later_is_found_and_not_repeated(
+def test_a_commit_that_a_silent_server_executes_later_is_not_repeated(
     store: SQLStore, postgresql: PostgreSQLServer
 ) -> None:
     """The statement waits in the socket of a session that the client has left."""
@@ -65,8 +65,8 @@ def test_a_commit_that_a_silent_server_makes_later_is_found_and_not_repeated(
     assert load(store).node(N1).sequence == 2
 
 
-def test_a_slow_server_that_answers_at_times_is_waited_for(store: SQLStore, url: str) -> None:
-    """Ten rows of 64 kB, one every 0.2 s, take longer than the answer timeout, without such a silence."""
+def test_a_slow_server_that_keeps_answering_does_not_time_out(store: SQLStore, url: str) -> None:
+    """Ten rows of 64 kB, one every 0.2 s, take longer than the answer timeout, but no single pause does."""
     engine = engines.create_engine(url, patient=False)
     with engine.connect() as connection:
         rows = connection.exec_driver_sql(

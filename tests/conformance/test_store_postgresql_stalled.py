@@ -21,7 +21,7 @@ from tracker_worker.store.sql.store import SQLStore
 _ROOT = Path(__file__).parents[2]
 
 
-def test_a_writer_that_stalls_between_rows_is_cut_off_and_its_successor_goes_on(postgresql_url: str) -> None:
+def test_the_session_of_a_writer_that_stalls_is_ended_and_another_writer_commits(postgresql_url: str) -> None:
     store = SQLStore(migrated(postgresql_url), lock_timeout_seconds=0.2)
     store.start()
     settle(store)

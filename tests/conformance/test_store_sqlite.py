@@ -42,7 +42,9 @@ def impatient(tmp_path: Path) -> Iterator[SQLStore]:
     store.stop()
 
 
-def test_behind_a_lock_writers_give_up_and_readers_go_on(impatient: SQLStore, tmp_path: Path) -> None:
+def test_while_another_process_holds_the_lock_writes_time_out_and_reads_work(
+    impatient: SQLStore, tmp_path: Path
+) -> None:
     writer = settle(impatient)
     before = picture(impatient)
     with locked(tmp_path / "ledger.sqlite"):
@@ -50,7 +52,7 @@ def test_behind_a_lock_writers_give_up_and_readers_go_on(impatient: SQLStore, tm
         assert picture(impatient) == before
 
 
-def test_a_commit_that_gave_up_succeeds_when_the_lock_is_gone(impatient: SQLStore, tmp_path: Path) -> None:
+def test_a_commit_that_timed_out_succeeds_after_the_lock_is_released(impatient: SQLStore, tmp_path: Path) -> None:
     writer = settle(impatient)
     with locked(tmp_path / "ledger.sqlite"):
         assert_unavailable(impatient, writer[node_name(1)].id, but=READERS)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The worker as operators run it, on real servers. Its clients are stock, or raw AMQP."""
+"""The worker as operators run it, on real servers. Its clients are stock programs or use raw AMQP."""

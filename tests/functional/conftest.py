@@ -22,7 +22,7 @@ HOST_TOPIC = f"tracker.{HOST}"
 
 @pytest.fixture
 def make_worker(tmp_path: Path, broker_vhost: str) -> Iterator[MakeWorker]:
-    """Workers with ``WorkerProcess``'s arguments, on a broker of one's own unless told otherwise; not yet started."""
+    """Makes workers with ``WorkerProcess``'s arguments, on a virtual host of the test by default; they are not started."""
     with ExitStack() as stack:
 
         def make(**arguments: Any) -> WorkerProcess:
@@ -56,7 +56,7 @@ def module_worker_url(rabbitmq: RabbitMQServer) -> str:
 
 @pytest.fixture(scope="module")
 def module_worker(module_worker_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerProcess]:
-    """One worker of ``HOST`` for all tests of a module: that it survives each of them is what they claim."""
+    """One worker of ``HOST`` for all tests of a module: each test shows that the worker survives it."""
     directory = tmp_path_factory.mktemp("worker")
     process = WorkerProcess(directory, transport_url=module_worker_url, hosts={HOST: {"n1": NODE}})
     process.start()
@@ -69,13 +69,13 @@ def module_worker(module_worker_url: str, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture
 def raw_connection(module_worker: WorkerProcess, module_worker_url: str) -> Iterator[raw.RawConnection]:
-    """Plain AMQP to ``module_worker``. Afterwards that still answers, and its ledger is as it was at its start."""
+    """Plain AMQP to ``module_worker``. After the test, the worker must answer and its ledger must be as at its start."""
     with raw.connect(module_worker_url) as connected:
         yield connected
         request = connected.request("get_node", {}, call=True)
         connected.publish(HOST_TOPIC, raw.packed(request))
         view = connected.reply(request["_msg_id"])["result"]
-        # 1: the inventory that it found at its start.
+        # The inventory that the worker read at its start is generation and sequence 1.
         assert (view["generation"], view["sequence"]) == (1, 1)
         assert (view["vcpus_used"], view["running_vms"]) == (0, 0)
         assert connected.count(raw.DEAD_LETTERS) == 0

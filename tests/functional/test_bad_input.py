@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever is sent, the worker goes on: a call is told what is wrong, a cast is parked with the reason."""
+"""The worker survives every input: a wrong call gets an error, and a wrong cast is parked with the reason."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DISPATCHER = "oslo_messaging.rpc.dispatcher"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """A request that is wrong. ``facts`` are those of the error's kwargs that matter."""
+    """A wrong request. ``facts`` are the error's kwargs that the test checks."""
 
     id: str
     error: str
@@ -152,7 +152,7 @@ CASES = [
     ),
 ]
 
-# Nobody can be told: these are parked, whatever they were meant to be.
+# These bodies name no reply address: the worker parks them, whether they were calls or casts.
 UNREADABLE: dict[str, bytes] = {
     "empty": b"",
     "no UTF-8": b"\xff\xfe\x00\x80",
@@ -171,7 +171,7 @@ UNREADABLE: dict[str, bytes] = {
 
 @pytest.mark.behaviour("poison-message")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
-def test_a_call_that_is_wrong_gets_the_typed_error(raw_connection: raw.RawConnection, case: Case) -> None:
+def test_a_wrong_call_gets_the_typed_error(raw_connection: raw.RawConnection, case: Case) -> None:
     request = raw_connection.request(case.method, case.arguments, call=True, keys=case.keys)
     raw_connection.publish(case.topic, raw.packed(request), expiration="60000")
 
@@ -185,7 +185,7 @@ def test_a_call_that_is_wrong_gets_the_typed_error(raw_connection: raw.RawConnec
 
 @pytest.mark.behaviour("poison-message")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
-def test_a_cast_that_is_wrong_is_parked_with_the_reason(raw_connection: raw.RawConnection, case: Case) -> None:
+def test_a_wrong_cast_is_parked_with_the_reason(raw_connection: raw.RawConnection, case: Case) -> None:
     body = raw.packed(raw_connection.request(case.method, case.arguments, keys=case.keys))
     raw_connection.publish(case.topic, body, headers={"x-from": "a scheduler"})
 
@@ -199,7 +199,7 @@ def test_a_cast_that_is_wrong_is_parked_with_the_reason(raw_connection: raw.RawC
 
 @pytest.mark.behaviour("poison-message")
 @pytest.mark.parametrize("name", UNREADABLE)
-def test_bytes_that_are_no_request_are_parked(raw_connection: raw.RawConnection, name: str) -> None:
+def test_a_body_that_is_not_a_request_is_parked(raw_connection: raw.RawConnection, name: str) -> None:
     raw_connection.publish(HOST_TOPIC, UNREADABLE[name])
 
     parked = raw_connection.take(raw.DEAD_LETTERS)
@@ -218,7 +218,7 @@ def test_bytes_that_are_no_request_are_parked(raw_connection: raw.RawConnection,
     ],
     ids=["pickle", "unknown compression", "not compressed as it says", "not msgpack as it says"],
 )
-def test_what_the_properties_misdescribe_is_parked_with_them(
+def test_a_body_that_contradicts_its_properties_is_parked_with_them(
     raw_connection: raw.RawConnection, properties: dict[str, Any]
 ) -> None:
     body = raw.packed(raw_connection.request("get_node", {}))
@@ -230,9 +230,9 @@ def test_what_the_properties_misdescribe_is_parked_with_them(
 
 
 @pytest.mark.parametrize("levels", [150, 100_000])
-def test_a_call_nested_too_deeply_is_told_however_deep(raw_connection: raw.RawConnection, levels: int) -> None:
+def test_a_call_that_is_nested_too_deeply_gets_an_error(raw_connection: raw.RawConnection, levels: int) -> None:
     request = raw_connection.request("get_node", {"node": None}, call=True)
-    # json.dumps would not nest as deep.
+    # json.dumps cannot nest this deep.
     text = json.dumps(request).replace("null", '{"a":' * levels + "1" + "}" * levels, 1)
     raw_connection.publish(HOST_TOPIC, json.dumps({"oslo.version": "2.0", "oslo.message": text}).encode())
 
@@ -250,10 +250,10 @@ def test_a_parked_message_does_not_expire_in_the_dead_letter_queue(raw_connectio
     raw.check_parked(parked, b"{", topic=HOST_TOPIC, message_id="m-1", app_id="scheduler")
 
 
-def test_a_fanout_for_a_host_of_another_worker_is_left_to_that_worker(raw_connection: raw.RawConnection) -> None:
+def test_a_fanout_for_a_host_of_another_worker_is_ignored(raw_connection: raw.RawConnection) -> None:
     body = raw.packed(raw_connection.request("update_available_resource", {"host": "h9"}))
     raw_connection.publish("", body, exchange="tracker_fanout")
-    # Behind it in the same queue, so that it has been looked at when this one is parked.
+    # The second message is after the first in the same queue, so the worker has read the first when it parks the second.
     behind = raw.packed(raw_connection.request("destroy", {}))
     raw_connection.publish("", behind, exchange="tracker_fanout")
 

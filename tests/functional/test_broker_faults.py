@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The broker dies, is cut off, falls silent, or has no memory left; queues vanish. Nothing that was accepted is lost."""
+"""The broker is killed, unreachable, silent or out of memory; queues are deleted. No accepted request is lost."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from tests.support.deadline import wait_until
 from tests.support.run import DURABLE, HOSTS, SHORT_HEARTBEAT, connections, scheduler_run
 from tests.support.worker_process import WorkerProcess
 
-# Stock clients leave sockets open when they connect again.
+# Stock clients leave sockets open when they reconnect.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 
-# Short, and shorter than the outages here: whoever waits for a lost reply asks again soon.
+# The timeout is shorter than the outages here: a client that waits for a lost reply soon repeats its request.
 TIMEOUT = 5
 
 
@@ -36,7 +36,7 @@ def database_url(tmp_path: Path) -> str:
 
 @pytest.fixture
 def proxy(rabbitmq: RabbitMQServer) -> Iterator[Proxy]:
-    """Between the worker, and nobody else, and the broker."""
+    """A proxy between the worker alone and the broker."""
     with closing(Proxy(rabbitmq.port)) as proxy:
         proxy.open()
         yield proxy
@@ -120,13 +120,13 @@ def test_a_half_open_connection_is_given_up_by_both_sides(
             proxy.stall()
             worker.wait_for_log("heartbeats missed")
             worker.wait_for_log("tracker-consumer: connected", times=2)
-            # The broker takes the queue from the connection that says nothing any more.
+            # The broker takes the queue away from the silent connection.
             working.wait_answers(50)
 
         working.prove(worker)
 
 
-def test_a_slow_connection_is_only_slow(
+def test_a_slow_connection_is_not_closed(
     start_worker: Callable[..., WorkerProcess], proxy: Proxy, broker_vhost: str, database_url: str
 ) -> None:
     worker = start_worker(through=proxy)
@@ -140,10 +140,11 @@ def test_a_slow_connection_is_only_slow(
         working.prove(worker)
 
 
-def test_confirms_may_be_lost(
+def test_a_publisher_may_lose_confirms(
     start_worker: Callable[..., WorkerProcess], proxy: Proxy, broker_vhost: str, database_url: str
 ) -> None:
-    # What was published is published again, since nobody knows: with the same id, and the client drops the second reply.
+    # The publisher cannot know whether the broker has the messages, so it publishes them again: notifications have the same id,
+    # and the client drops the second reply.
     worker = start_worker(through=proxy)
     with scheduler_run(broker_vhost, database_url) as working:
         with working.at_work():
@@ -155,7 +156,7 @@ def test_confirms_may_be_lost(
         working.prove(worker)
 
 
-def test_a_memory_alarm_holds_what_is_to_be_told_and_nothing_else(
+def test_a_memory_alarm_delays_publishing_and_nothing_else(
     start_worker: Callable[..., WorkerProcess], rabbitmq: RabbitMQServer, broker_vhost: str, database_url: str
 ) -> None:
     worker = start_worker(**SHORT_HEARTBEAT)
@@ -163,14 +164,15 @@ def test_a_memory_alarm_holds_what_is_to_be_told_and_nothing_else(
         instances = [instance_dict(number, node="n1", **sized(vcpus=1)) for number in range(20)]
         with raw.connect(broker_vhost) as raw_connection, locked(worker.database):
             calls = [pool.submit(working.client.call, HOST, "begin_resource_claim", instance=i) for i in instances]
-            # All are in the worker's hands when the alarm begins: a publisher is blocked when it publishes.
+            # The broker blocks a publisher when it publishes, so the worker must have received all calls before the alarm
+            # begins.
             worker.wait_for_log("messages wait")
             wait_until(lambda: raw_connection.count(HOST_TOPIC) == 0, "all calls have arrived")
             rabbitmq.ctl("set_vm_memory_high_watermark", "absolute", "1000000")
         try:
             worker.wait_for_log("ClaimBegun", times=20)
             wait_until(lambda: "blocked" in rabbitmq.ctl("list_connections", "state"), "the alarm blocks the publisher")
-            # Longer than the broker waits for a heartbeat of one whom it listens to.
+            # This takes longer than the broker's heartbeat timeout for a connection that it reads.
             for _ in range(3):
                 rabbitmq.ctl("list_connections", "state")
             assert not any(call.done() for call in calls)
@@ -184,7 +186,7 @@ def test_a_memory_alarm_holds_what_is_to_be_told_and_nothing_else(
         working.prove(worker)
 
 
-def test_what_is_in_hand_when_its_queue_is_deleted_is_done(
+def test_a_request_whose_queue_is_deleted_after_its_delivery_is_processed(
     start_worker: Callable[..., WorkerProcess], broker_vhost: str, database_url: str
 ) -> None:
     worker = start_worker()
@@ -205,7 +207,7 @@ def test_what_is_in_hand_when_its_queue_is_deleted_is_done(
         working.prove(worker)
 
 
-def test_the_queues_that_the_worker_publishes_to_may_be_deleted_under_load(
+def test_the_dead_letter_queue_may_be_deleted_under_load(
     start_worker: Callable[..., WorkerProcess], broker_vhost: str, database_url: str
 ) -> None:
     worker = start_worker()
@@ -219,7 +221,7 @@ def test_the_queues_that_the_worker_publishes_to_may_be_deleted_under_load(
         raw.check_parked(raw_connection.take(raw.DEAD_LETTERS), parked, topic=HOST_TOPIC)
 
 
-def test_notifications_are_in_order_though_their_queue_was_deleted_in_between(
+def test_notifications_stay_in_order_when_their_queue_is_deleted_during_the_load(
     start_worker: Callable[..., WorkerProcess], broker_vhost: str
 ) -> None:
     worker = start_worker()
@@ -245,12 +247,13 @@ def test_notifications_are_in_order_though_their_queue_was_deleted_in_between(
             if said["node"] == "n1" and said["sequence"] not in sequences:
                 sequences.append(said["sequence"])
         assert sequences == sorted(sequences)
-        # What came after the first that had no queue is all there; before it, what the deleted queue held is not.
+        # All notifications from the first unroutable one on are in the new queue; the earlier ones were lost with the deleted
+        # queue.
         assert sequences == list(range(sequences[0], last + 1))
 
 
 def taken(raw_connection: raw.RawConnection) -> Any:
-    """The next notification, or nothing; also while the queue is not there."""
+    """The next notification, or None, also while the queue does not exist."""
     try:
         return raw_connection.channel.basic_get("notifications.info", no_ack=True)
     except raw.NotFound:
@@ -259,9 +262,11 @@ def taken(raw_connection: raw.RawConnection) -> Any:
         return None
 
 
-def test_dead_reply_queues_delay_nobody(start_worker: Callable[..., WorkerProcess], broker_vhost: str) -> None:
+def test_missing_reply_queues_delay_no_other_call(
+    start_worker: Callable[..., WorkerProcess], broker_vhost: str
+) -> None:
     worker = start_worker()
-    dead = 300  # more than are delivered at once
+    dead = 300  # more than the prefetch
     with raw.connect(broker_vhost) as raw_connection, stock.client(broker_vhost, timeout=TIMEOUT) as client:
         for number in range(dead):
             request = raw_connection.request(
@@ -271,7 +276,7 @@ def test_dead_reply_queues_delay_nobody(start_worker: Callable[..., WorkerProces
                 keys={"_reply_q": f"reply_of_a_client_that_died_{number}"},
             )
             raw_connection.publish(HOST_TOPIC, raw.packed(request))
-        # Behind them in the same queue.
+        # This call is after all requests in the same queue.
         assert client.call(HOST, "get_node", node="n1")["running_vms"] == dead
         worker.wait_for_log("no queue for reply_of_a_client_that_died_299")
         assert client.call(HOST, "get_node", node="n1")["running_vms"] == dead

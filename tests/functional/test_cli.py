@@ -25,7 +25,7 @@ SMALL = ("--vcpus", "1", "--memory-mb", "1024", "--root-gb", "10")
 
 
 class Operator:
-    """Runs subcommands with a worker's configuration."""
+    """Runs subcommands with the configuration of a worker."""
 
     def __init__(self, worker: WorkerProcess) -> None:
         self.worker = worker
@@ -39,13 +39,13 @@ class Operator:
         )
 
     def json(self, *arguments: str) -> Any:
-        """The document that it prints, and no error."""
+        """Run a subcommand that must succeed, and return its JSON document."""
         done = self.run(*arguments, "--format", "json")
         assert (done.returncode, done.stderr) == (0, ""), done
         return json.loads(done.stdout)
 
     def refuse(self, *arguments: str) -> str:
-        """The one sentence with which it fails, having printed nothing."""
+        """Run a subcommand that must fail and print nothing, and return its one line on stderr."""
         done = self.run(*arguments)
         assert (done.returncode, done.stdout) == (1, ""), done
         (sentence,) = done.stderr.splitlines()
@@ -53,7 +53,7 @@ class Operator:
 
     @contextmanager
     def watching(self, directory: Path, *arguments: str) -> Iterator[Watch]:
-        """``watch``, once it hears."""
+        """Run ``watch``; the body starts once it receives notifications."""
         out, err = directory / "watch.out", directory / "watch.err"
         with out.open("wb") as stdout, err.open("wb") as stderr:
             process = subprocess.Popen(
@@ -75,7 +75,7 @@ class Watch:
         self._err = err
 
     def lines(self) -> list[str]:
-        """Whole lines only."""
+        """The complete lines on stdout."""
         return self._out.read_text(encoding="utf-8").split("\n")[:-1]
 
     def errors(self) -> str:
@@ -91,7 +91,7 @@ class Watch:
 
 @pytest.fixture
 def operator(make_worker: MakeWorker) -> Operator:
-    """Of a worker that serves host h1."""
+    """The operator of a worker that serves host h1."""
     worker = make_worker(hosts=HOSTS, options={"tracker": {"audit_interval_seconds": 3600}})
     worker.start()
     worker.wait_ready()
@@ -119,7 +119,7 @@ def test_a_claim_is_begun_listed_and_finished_once(operator: Operator) -> None:
     )
 
 
-def test_an_aborted_claim_releases_what_it_was_charged(operator: Operator) -> None:
+def test_an_aborted_claim_releases_its_resources(operator: Operator) -> None:
     operator.json("claim", "begin", "--host", "h1", "--uuid", "i-1", *SMALL)
     assert operator.json("claim", "abort", "i-1", "--host", "h1")["state"] == "aborted"
     assert operator.json("node", "show", "n1")["vcpus_used"] == 0
@@ -143,16 +143,18 @@ def test_a_refusal_names_every_shortfall_in_one_sentence(operator: Operator) -> 
         (("--uuid", ""), "instance.uuid: "),
     ],
 )
-def test_what_the_worker_refuses_is_one_sentence(operator: Operator, arguments: tuple[str, ...], says: str) -> None:
+def test_an_error_of_the_worker_is_printed_as_one_sentence(
+    operator: Operator, arguments: tuple[str, ...], says: str
+) -> None:
     assert says in operator.refuse("claim", "begin", "--host", "h1", *SMALL, *arguments)
 
 
-def test_a_host_that_nobody_serves_is_said_at_once(operator: Operator) -> None:
+def test_a_command_for_a_host_without_a_worker_fails_immediately(operator: Operator) -> None:
     for arguments in (("claim", "abort", "i-1", "--host", "h9"), ("audit", "--host", "h9")):
         assert "no worker serves host h9" in operator.refuse(*arguments)
 
 
-def test_a_worker_that_is_away_is_waited_for_as_long_as_is_asked(operator: Operator) -> None:
+def test_a_command_for_a_stopped_worker_fails_after_the_requested_wait(operator: Operator) -> None:
     operator.worker.kill()
     assert "no answer from host h1 within 1 s" in operator.refuse(
         "claim", "begin", "--host", "h1", *SMALL, "--wait", "1"
@@ -160,7 +162,9 @@ def test_a_worker_that_is_away_is_waited_for_as_long_as_is_asked(operator: Opera
     assert "no worker is connected" in operator.refuse("audit", "--all")
 
 
-def test_a_broker_that_is_away_is_said(operator: Operator, rabbitmq: RabbitMQServer) -> None:
+def test_a_command_without_a_broker_names_the_broker_as_unreachable(
+    operator: Operator, rabbitmq: RabbitMQServer
+) -> None:
     rabbitmq.stop_app()
     for arguments in (
         ("claim", "begin", "--host", "h1", *SMALL),
@@ -174,7 +178,7 @@ def test_a_broker_that_is_away_is_said(operator: Operator, rabbitmq: RabbitMQSer
     assert operator.json("node", "list")[0]["node"] == "n1"
 
 
-def test_an_audit_shows_the_nodes_as_they_are_then(operator: Operator) -> None:
+def test_an_audit_shows_the_nodes_after_the_audit(operator: Operator) -> None:
     operator.worker.write_inventory({"h1": {"n1": {"vcpus": 16, "memory_mb": 16384, "local_gb": 100}}})
     operator.worker.signal(signal.SIGHUP)
     operator.worker.wait_for_log("reloaded")
@@ -197,7 +201,9 @@ def test_an_audit_of_all_reaches_the_worker(operator: Operator) -> None:
 # --- notifications ---------------------------------------------------------------------------------------------------
 
 
-def test_watching_takes_nothing_from_billing(operator: Operator, listener: stock.Listener, tmp_path: Path) -> None:
+def test_watch_takes_no_notification_from_the_queue_of_billing(
+    operator: Operator, listener: stock.Listener, tmp_path: Path
+) -> None:
     with operator.watching(tmp_path) as watch:
         operator.json("claim", "begin", "--host", "h1", "--uuid", "i-1", *SMALL)
         operator.refuse("claim", "begin", "--host", "h1", "--uuid", "i-2", *SMALL, "--limit-vcpu", "1")
@@ -220,7 +226,7 @@ def test_watching_takes_nothing_from_billing(operator: Operator, listener: stock
     assert [one.sequence for one in listener.wait_for("h1", "n1", 3)] == [1, 2, 3]
 
 
-def test_watching_ends_after_as_many_as_are_asked_for(operator: Operator, tmp_path: Path) -> None:
+def test_watch_ends_after_the_requested_number_of_notifications(operator: Operator, tmp_path: Path) -> None:
     with operator.watching(tmp_path, "--count", "2", "--format", "json") as watch:
         for uuid in ("i-1", "i-2", "i-3"):
             operator.json("claim", "begin", "--host", "h1", "--uuid", uuid, *SMALL)
@@ -230,7 +236,9 @@ def test_watching_ends_after_as_many_as_are_asked_for(operator: Operator, tmp_pa
     assert [message["event_type"] for message in messages] == ["tracker.claim.begun"] * 2
 
 
-def test_watching_goes_on_when_the_broker_is_back(operator: Operator, rabbitmq: RabbitMQServer, tmp_path: Path) -> None:
+def test_watch_continues_after_the_broker_restarts(
+    operator: Operator, rabbitmq: RabbitMQServer, tmp_path: Path
+) -> None:
     with operator.watching(tmp_path) as watch:
         rabbitmq.stop_app()
         watch.wait_said("connecting again")
@@ -271,7 +279,7 @@ def test_a_replay_sends_the_same_messages_again_in_order(operator: Operator, lis
     assert "up to 5, not 6" in operator.refuse(*replay, "--from-sequence", "6")
 
 
-def test_a_replay_says_what_has_been_pruned(operator: Operator, listener: stock.Listener) -> None:
+def test_a_replay_lists_the_pruned_sequences(operator: Operator, listener: stock.Listener) -> None:
     for uuid in ("i-1", "i-2", "i-3"):
         operator.json("claim", "begin", "--host", "h1", "--uuid", uuid, *SMALL)
     listener.wait_for("h1", "n1", 4)
@@ -294,7 +302,7 @@ def test_a_replay_says_what_has_been_pruned(operator: Operator, listener: stock.
 # --- the database ----------------------------------------------------------------------------------------------------
 
 
-def test_a_schema_on_postgresql_is_made_by_the_upgrade_alone(
+def test_only_db_upgrade_creates_the_schema_on_postgresql(
     make_worker: MakeWorker, broker_vhost: str, postgresql_url: str
 ) -> None:
     operator = Operator(make_worker(hosts=HOSTS, options={"database": {"connection": postgresql_url}}))

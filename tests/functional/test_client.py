@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TrackerClient: TrackerAPI, with many requests under way at once."""
+"""TrackerClient: the methods of TrackerAPI with many requests in flight."""
 
 from __future__ import annotations
 
@@ -76,16 +76,16 @@ def test_the_pipelined_client_has_the_methods_of_tracker_api(worker: WorkerProce
     assert tracker.oslo_rpc_server_ping(CONTEXT, HOST) == "pong"
 
 
-def test_a_host_that_nobody_serves_is_told_at_once(worker: WorkerProcess, tracker: TrackerClient) -> None:
+def test_a_request_for_a_host_without_a_worker_fails_immediately(worker: WorkerProcess, tracker: TrackerClient) -> None:
     for send in (tracker.finish_resource_claim, tracker.cast_finish_resource_claim):
         with pytest.raises(oslo_messaging.MessageDeliveryFailure):
             send(CONTEXT, "nowhere", uuid(1))
 
 
-def test_a_request_without_an_answer_when_the_connection_is_lost_is_done_once(
+def test_a_request_in_flight_when_the_connection_is_lost_is_done_once(
     worker: WorkerProcess, tracker: TrackerClient, rabbitmq: RabbitMQServer
 ) -> None:
-    tracker.get_node(CONTEXT, HOST)  # connected
+    tracker.get_node(CONTEXT, HOST)  # connects the client
     worker.kill()
     begun = tracker.begin_many(CONTEXT, HOST, [(instance_dict(number), None) for number in range(MANY)])
     rabbitmq.ctl("close_all_connections", "a test")
@@ -96,7 +96,7 @@ def test_a_request_without_an_answer_when_the_connection_is_lost_is_done_once(
     assert tracker.get_node(CONTEXT, HOST)["running_vms"] == MANY
 
 
-def test_a_request_that_is_not_answered_in_time_says_so(
+def test_a_request_without_an_answer_in_time_fails_with_messaging_timeout(
     worker: WorkerProcess, tracker: TrackerClient, broker_vhost: str
 ) -> None:
     worker.kill()

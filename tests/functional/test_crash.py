@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``kill -9`` costs: nothing."""
+"""``kill -9`` of the worker loses no request and repeats no effect."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_copy_of_a_message_gets_the_same_reply_before_and_after_a_crash(
         assert [_answer(raw_connection, request) for request in requests] == first
 
         view = _answer(raw_connection, raw_connection.request("get_node", {}, call=True))["result"]
-    # The inventory, and each of the three once.
+    # The inventory, and each of the three requests once.
     assert (view["sequence"], view["running_vms"]) == (4, 1)
     heard = load.once_in_order(listener.wait_for(HOST, "n1", 4))
     assert [one.event_type for one in heard] == [
@@ -73,7 +73,7 @@ def test_a_copy_of_a_message_gets_the_same_reply_before_and_after_a_crash(
 
 
 def _answer(raw_connection: raw.RawConnection, request: dict[str, Any]) -> dict[str, Any]:
-    """The reply to a copy of ``request``, without what is each message's own."""
+    """Publish a copy of ``request`` and return its reply without the message's own id."""
     raw_connection.publish(HOST_TOPIC, raw.packed(request))
     reply = raw_connection.reply(request["_msg_id"])
     del reply["_unique_id"]

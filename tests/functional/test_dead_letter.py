@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dead letters as an operator sees them, sends them again and removes them, on a real queue and with a real worker."""
+"""An operator lists, replays and purges dead letters, on a real queue and with a real worker."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.worker_process import NODE, WorkerProcess
 
 SMALL = sized(vcpus=1, memory_mb=1024, disk_gb=10)
 ARGUMENTS = {"quorum": {"x-queue-type": "quorum", "x-delivery-limit": 1_000_000}, "classic": {}}
-# tracker-worker, killed when it is about to remove a letter that it has sent again.
+# A tracker-worker that is killed before it removes a replayed message from the dead-letter queue.
 _DYING = """
 import os, signal
 import tracker_worker.cli.threading_backend
@@ -33,12 +33,12 @@ from tracker_worker.cli.dead_letters.queue import DeadLetterQueue
 DeadLetterQueue.remove = lambda queue, message: os.kill(os.getpid(), signal.SIGKILL)
 main()
 """
-# More than a quorum queue keeps in order by accident.
+# With fewer messages, a quorum queue may keep the order by accident.
 MANY = 60
 
 
 class Desk:
-    """An operator at the dead-letter queue of a broker, and plain AMQP to the same. The worker need not run."""
+    """An operator at the dead-letter queue of a broker, and plain AMQP to the same broker. The worker may be stopped."""
 
     def __init__(self, worker: WorkerProcess, amqp: raw.RawConnection) -> None:
         self.worker = worker
@@ -46,13 +46,13 @@ class Desk:
         self.amqp = amqp
 
     def declare(self, queue_type: str) -> None:
-        """The queue, as a worker would."""
+        """Declare the dead-letter queue as a worker does."""
         self.amqp.channel.queue_declare(
             raw.DEAD_LETTERS, durable=True, auto_delete=False, arguments=ARGUMENTS[queue_type]
         )
 
     def put(self, body: bytes, *, to: str, exchange: str = raw.EXCHANGE, age: int = 0, **properties: Any) -> None:
-        """A letter as a worker parks it, ``age`` seconds ago."""
+        """Publish a dead letter as a worker does, with a time ``age`` seconds ago."""
         parked = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - age))
         headers = {
             **properties.pop("headers", {}),
@@ -64,7 +64,7 @@ class Desk:
         self.amqp.publish(raw.DEAD_LETTERS, body, exchange="", headers=headers, **properties)
 
     def fill(self, count: int, *, to: str = HOST_TOPIC, **arguments: Any) -> list[str]:
-        """So many requests; their unique ids."""
+        """Publish ``count`` dead letters that hold requests; return the unique ids of the requests."""
         requests = [self.amqp.request("get_node", {}) for _ in range(count)]
         for request in requests:
             self.put(raw.packed(request), to=to, **arguments)
@@ -72,7 +72,7 @@ class Desk:
         return [request["_unique_id"] for request in requests]
 
     def mailbox(self, name: str) -> str:
-        """A host's queue without a worker."""
+        """Declare a host's queue without a worker."""
         self.amqp.channel.exchange_declare(raw.EXCHANGE, "topic", durable=False, auto_delete=False)
         self.amqp.channel.queue_declare(name, durable=True, auto_delete=False)
         self.amqp.channel.queue_bind(name, raw.EXCHANGE, name)
@@ -86,7 +86,7 @@ class Desk:
         return [row["unique_id"] for row in self.list()]
 
     def replay_and_die(self) -> None:
-        """The first letter is sent again, and stays."""
+        """Replay the first dead letter with a command that is killed before it removes the dead letter."""
         arguments = self.operator.command("dead-letter", "replay", "1")[1:]
         died = subprocess.run([sys.executable, "-c", _DYING, *arguments], stdin=subprocess.DEVNULL, timeout=60)
         assert died.returncode == -signal.SIGKILL
@@ -99,7 +99,7 @@ class Desk:
 
 @pytest.fixture
 def desk(make_worker: MakeWorker, broker_vhost: str, request: pytest.FixtureRequest) -> Iterator[Desk]:
-    """Of host ``HOST`` with node n1, with the parameter's queue type, quorum where there is none."""
+    """A desk for host ``HOST`` with node n1, with the parameter's queue type, quorum by default."""
     queue_type = getattr(request, "param", "quorum")
     options = {"bus": {"queue_type": queue_type}, "tracker": {"audit_interval_seconds": 3600}}
     worker = make_worker(hosts={HOST: {"n1": NODE}}, options=options)
@@ -109,7 +109,7 @@ def desk(make_worker: MakeWorker, broker_vhost: str, request: pytest.FixtureRequ
 
 @pytest.fixture
 def box(desk: Desk, request: pytest.FixtureRequest) -> Desk:
-    """Its queue is there, without a worker."""
+    """A desk whose dead-letter queue exists; the worker does not run."""
     desk.declare(request.getfixturevalue("queue_type") if "queue_type" in request.fixturenames else "quorum")
     return desk
 
@@ -134,7 +134,7 @@ def _add_node(worker: WorkerProcess) -> None:
 
 
 @both
-def test_casts_for_a_node_that_comes_later_are_replayed_and_take_effect_once_in_order(
+def test_casts_for_a_missing_node_are_replayed_in_order_once_the_node_exists(
     desk: Desk, client: stock.Client, listener: stock.Listener
 ) -> None:
     desk.worker.start()
@@ -170,7 +170,7 @@ def test_casts_for_a_node_that_comes_later_are_replayed_and_take_effect_once_in_
     assert (n2["vcpus_used"], n2["sequence"]) == (3, 4)
 
 
-def test_what_the_worker_cannot_read_comes_back_and_that_is_said(desk: Desk) -> None:
+def test_replaying_an_undecodable_message_warns_and_parks_it_again(desk: Desk) -> None:
     desk.worker.start()
     desk.worker.wait_ready()
     desk.amqp.publish(HOST_TOPIC, b"\xff\xfe\x00\x80")
@@ -189,7 +189,7 @@ def test_what_the_worker_cannot_read_comes_back_and_that_is_said(desk: Desk) -> 
 # --- looking ---------------------------------------------------------------------------------------------------------
 
 
-def test_where_there_is_no_queue_there_are_no_letters(desk: Desk) -> None:
+def test_a_missing_dead_letter_queue_is_listed_as_empty(desk: Desk) -> None:
     assert desk.list() == []
     assert desk.operator.run("dead-letter", "list").stdout == "There are no dead-lettered messages.\n"
     assert desk.json("replay", "--all") == []
@@ -198,7 +198,7 @@ def test_where_there_is_no_queue_there_are_no_letters(desk: Desk) -> None:
 
 
 @each_type
-def test_looking_changes_neither_what_is_there_nor_its_order(box: Desk, queue_type: str) -> None:
+def test_list_and_show_change_neither_the_dead_letters_nor_their_order(box: Desk, queue_type: str) -> None:
     unique_ids = box.fill(MANY)
     everything = box.list()
     assert [row["unique_id"] for row in everything] == unique_ids
@@ -215,14 +215,14 @@ def test_looking_changes_neither_what_is_there_nor_its_order(box: Desk, queue_ty
 
 
 @each_type
-def test_several_may_look_at_once_and_each_sees_everything(box: Desk, queue_type: str) -> None:
+def test_concurrent_lists_each_show_every_dead_letter(box: Desk, queue_type: str) -> None:
     unique_ids = box.fill(MANY)
     with ThreadPoolExecutor(3) as pool:
         seen = list(pool.map(lambda _: box.unique_ids(), range(3)))
     assert seen == [unique_ids] * 3
 
 
-def test_whoever_stays_too_long_keeps_the_others_out(box: Desk, broker_vhost: str) -> None:
+def test_a_command_fails_while_another_command_uses_the_dead_letter_queue(box: Desk, broker_vhost: str) -> None:
     box.fill(1)
     with raw.connect(broker_vhost) as other:
         other.channel.queue_declare(f"{raw.DEAD_LETTERS}.operator", exclusive=True)
@@ -230,7 +230,7 @@ def test_whoever_stays_too_long_keeps_the_others_out(box: Desk, broker_vhost: st
     assert len(box.list()) == 1
 
 
-def test_letters_are_listed_by_age_whoever_has_upset_their_order(box: Desk) -> None:
+def test_dead_letters_are_listed_by_age_whatever_their_order_in_the_queue(box: Desk) -> None:
     ages = (20, 40, 30, 10)
     unique_ids = {age: box.fill(1, age=age)[0] for age in ages}
     wait_until(lambda: box.amqp.count(raw.DEAD_LETTERS) == 4, "all of them")
@@ -241,13 +241,13 @@ def test_letters_are_listed_by_age_whoever_has_upset_their_order(box: Desk) -> N
 
 
 @each_type
-def test_a_letter_is_sent_as_it_was(box: Desk, queue_type: str) -> None:
+def test_a_replayed_message_is_identical_to_the_original(box: Desk, queue_type: str) -> None:
     mailbox = box.mailbox("tracker.h7")
     body = b'\x00\xff{"no": request}'
     kept = {"headers": {"x-from": "a scheduler", "n": {"a": [1, True]}}, "message_id": "m-1", "priority": 4}
     added = {"CC": [raw.DEAD_LETTERS], "x-death": [{"count": 1}], "x-delivery-count": 3}
     box.put(body, to=mailbox, **{**kept, "headers": {**kept["headers"], **added}})
-    # RabbitMQ has taken CC at its word.
+    # RabbitMQ has also routed the message by its CC header.
     wait_until(lambda: box.amqp.count(raw.DEAD_LETTERS) == 1, "the letter")
 
     assert box.json("replay", "1")[0]["replayed"] is True
@@ -263,7 +263,7 @@ def test_a_letter_is_sent_as_it_was(box: Desk, queue_type: str) -> None:
 
 
 @each_type
-def test_only_what_is_meant_is_sent_and_the_rest_stays_in_order(box: Desk, queue_type: str) -> None:
+def test_a_replay_sends_only_the_selected_messages_and_keeps_the_order_of_the_rest(box: Desk, queue_type: str) -> None:
     mailbox = box.mailbox("tracker.h7")
     unique_ids = box.fill(MANY, to=mailbox)
     rows = box.list()
@@ -282,7 +282,7 @@ def test_only_what_is_meant_is_sent_and_the_rest_stays_in_order(box: Desk, queue
     assert box.amqp.count(mailbox) == 0
 
 
-def test_what_nobody_takes_is_kept_and_that_is_said(box: Desk) -> None:
+def test_a_replay_keeps_unroutable_messages_and_reports_them(box: Desk) -> None:
     mailbox = box.mailbox("tracker.h7")
     lost = box.fill(2, to="tracker.h9")
     (nowhere,) = box.fill(1, exchange="nowhere")
@@ -303,7 +303,7 @@ def test_what_nobody_takes_is_kept_and_that_is_said(box: Desk) -> None:
     assert [row["replayed"] for row in box.json("replay", "--all", code=1)] == [False] * 4
 
 
-def test_what_rabbitmq_dead_letters_can_be_replayed_but_a_call_only_by_name(box: Desk) -> None:
+def test_messages_dead_lettered_by_rabbitmq_are_replayed_and_calls_only_by_number(box: Desk) -> None:
     arguments = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": raw.DEAD_LETTERS}
     box.amqp.channel.queue_declare("elsewhere", durable=True, auto_delete=False, arguments=arguments)
     call = raw.packed(box.amqp.request("get_node", {}, call=True))
@@ -329,7 +329,7 @@ def test_what_rabbitmq_dead_letters_can_be_replayed_but_a_call_only_by_name(box:
 
 
 @each_type
-def test_letters_are_removed_when_it_is_said_twice(box: Desk, queue_type: str) -> None:
+def test_purge_removes_dead_letters_only_with_yes(box: Desk, queue_type: str) -> None:
     old = box.fill(2, age=3600)
     new = box.fill(2, code="claim_conflict")
     wait_until(lambda: box.amqp.count(raw.DEAD_LETTERS) == 4, "all of them")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the README and the user pages tell people to type works, and gives what they show."""
+"""The commands and examples in the README and the user pages work and give the output that the pages show."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _URL = "rabbit://guest:guest@127.0.0.1:5672/"
 
 @pytest.fixture
 def worker(make_worker: MakeWorker, broker_vhost: str) -> Iterator[WorkerProcess]:
-    """A worker with the README's configuration, on another broker; clients' configurations beside it."""
+    """A worker with the README's configuration on another broker, and the configurations of clients in the same directory."""
     process = make_worker(hosts={HOST: {}})
     configuration = blocks(README, "ini")[0].text
     assert _URL in configuration
@@ -38,13 +38,13 @@ def worker(make_worker: MakeWorker, broker_vhost: str) -> Iterator[WorkerProcess
 
 
 def scripts(page: Path) -> list[tuple[str, str]]:
-    """Each Python block that is followed by its output, with that."""
+    """Each Python block that is followed by its output, with the output."""
     found: list[Block] = blocks(page, "python", "text")
     return [(code.text, out.text) for code, out in itertools.pairwise(found) if out.language == "text"]
 
 
 def run(code: str, directory: Path) -> str:
-    """What the code writes to stdout, in a process of its own. It must write nothing to stderr: no warning of a library."""
+    """Run ``code`` in a separate process and return its stdout. Its stderr must be empty, so that no library warns."""
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=directory, capture_output=True, text=True, timeout=60, check=False
     )
@@ -52,7 +52,7 @@ def run(code: str, directory: Path) -> str:
     return done.stdout
 
 
-def test_the_examples_of_a_schedulers_calls_give_what_the_pages_show(worker: WorkerProcess) -> None:
+def test_the_examples_of_a_scheduler_give_the_output_that_the_pages_show(worker: WorkerProcess) -> None:
     examples = scripts(README) + scripts(LIBRARY)
     assert len(examples) == 3
 
@@ -62,7 +62,7 @@ def test_the_examples_of_a_schedulers_calls_give_what_the_pages_show(worker: Wor
     assert worker.database.is_file()
 
 
-def test_the_example_of_a_consumer_hears_what_happens(worker: WorkerProcess) -> None:
+def test_the_example_of_a_consumer_receives_every_notification(worker: WorkerProcess) -> None:
     [code] = [block.text for block in blocks(NOTIFICATIONS, "python") if "get_notification_listener" in block.text]
     until_told = "\ninput()\nlistener.stop()\nlistener.wait()\n"
     billing = subprocess.Popen(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The same message more than once, at once or much later, over a restart and at another worker: one effect, one answer."""
+"""Copies of a message, at the same time or later, after a restart and at another worker: one effect and one answer."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def make_worker(tmp_path: Path, broker_vhost: str, database_url: str) -> Iterator[MakeWorker]:
-    """Workers by name, ready, one after the other."""
+    """Makes ready workers by name, one after the other."""
     with ExitStack() as stack:
 
         def make(name: str) -> WorkerProcess:
@@ -51,7 +51,7 @@ def make_worker(tmp_path: Path, broker_vhost: str, database_url: str) -> Iterato
 
 
 def answers(raw_connection: raw.RawConnection, *requests: dict[str, Any], copies: int = 1) -> list[dict[str, Any]]:
-    """What each of ``requests`` is told, the same for each of its ``copies``, which are sent in turn."""
+    """Send ``copies`` copies of each request in turn; return the answer to each request, which all its copies must get."""
     for _ in range(copies):
         for request in requests:
             raw_connection.publish(HOST_TOPIC, raw.packed(request))
@@ -66,7 +66,7 @@ def answers(raw_connection: raw.RawConnection, *requests: dict[str, Any], copies
 
 
 def told_by(listening: Listener) -> list[str]:
-    """What happened to the node, in order; a notification may have come twice, and there are two queues."""
+    """The node's event types by sequence. A notification may have arrived twice, and two queues deliver notifications."""
     return [kind for _, kind in sorted({(one.sequence, one.event_type[8:]) for one in listening.heard})]
 
 
@@ -106,7 +106,7 @@ def test_copies_of_calls_have_one_effect_and_one_answer_at_any_time_and_place(
         assert answers(raw_connection, *requests) == told
         third = make_worker("third")
         second.kill()
-        # The other way round: nothing is decided by the order in which copies come.
+        # The reverse order shows that the order of the copies decides nothing.
         assert answers(raw_connection, *reversed(requests)) == told[::-1]
 
         wait_relayed(database_url, listening)
@@ -124,7 +124,7 @@ def test_copies_of_calls_have_one_effect_and_one_answer_at_any_time_and_place(
 
 
 @pytest.mark.behaviour("acknowledge-after-commit")
-def test_copies_of_casts_have_one_effect_however_late_they_come(
+def test_copies_of_casts_have_one_effect_even_after_the_instance_is_deleted(
     make_worker: MakeWorker, broker_vhost: str, database_url: str
 ) -> None:
     first = make_worker("first")
@@ -147,7 +147,7 @@ def test_copies_of_casts_have_one_effect_however_late_they_come(
             for _ in range(copies):
                 for cast in casts:
                     raw_connection.publish(HOST_TOPIC, cast)
-            # Behind them in the same queue.
+            # This call is after the casts in the same queue.
             [view] = answers(raw_connection, raw_connection.request("get_node", {}, call=True))
             assert (view["result"]["sequence"], view["result"]["running_vms"]) == (5, 0)
 
@@ -155,7 +155,7 @@ def test_copies_of_casts_have_one_effect_however_late_they_come(
         wait_relayed(database_url, listening)
         first.kill()
         second = make_worker("second")
-        # What was deleted is not claimed again.
+        # The deleted instance gets no second claim.
         send(COPIES)
 
         wait_relayed(database_url, listening)

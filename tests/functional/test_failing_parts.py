@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A thread of the worker ends with an error: the process ends with it, so that the service manager starts it again."""
+"""If a thread of the worker ends with an error, the process ends too, so that the service manager restarts it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def faulty_worker(tmp_path: Path, broker_vhost: str) -> Iterator[FaultyWorker]:
         ("after_ack", "tracker-consumer: the connection's thread ends"),
     ],
 )
-def test_a_worker_that_has_lost_a_part_ends_and_what_is_started_instead_goes_on(
+def test_a_worker_with_a_failed_thread_ends_and_its_successor_continues(
     faulty_worker: FaultyWorker, broker_vhost: str, point: str, says: str
 ) -> None:
     faulty_worker.ail(point, 4, 0)
@@ -42,11 +42,11 @@ def test_a_worker_that_has_lost_a_part_ends_and_what_is_started_instead_goes_on(
             said = faulty_worker.log()
             assert says in said
             assert f"a part of the worker failed: {FAILURE}" in said
-            # What was in hand is given up in good order: one traceback, and the parts that are sound stop.
+            # The other parts stop cleanly and the log has one traceback.
             assert said.count("Traceback") == 1
             assert said.rstrip().endswith("stopped")
 
-            # As the service manager does.
+            # The service manager would restart the worker.
             faulty_worker.heal()
             faulty_worker.start()
             working.wait_answers(50)

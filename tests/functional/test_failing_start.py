@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A start that cannot succeed ends at once, with one line that says what to change."""
+"""A start that cannot succeed ends immediately, with one line that names the necessary change."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 
 from tests.support.worker_process import NODE, Options, WorkerProcess
 
-# Nothing is there, and nothing is needed: each of these fails before it would connect.
+# No broker listens on this port. Each start fails before it would connect.
 NOWHERE = "rabbit://user:secret@127.0.0.1:1//"
-# Case -> the options that are wrong and what the line names.
+# Test case -> the wrong options and the text in the line.
 WRONG: dict[str, tuple[dict[str, dict[str, Any]], str]] = {
     "transport URL without a broker": ({"DEFAULT": {"transport_url": "rabbit://"}}, "transport_url"),
     "transport URL of something else": ({"DEFAULT": {"transport_url": "kafka://u:p@h/"}}, "transport_url"),
@@ -44,7 +44,7 @@ def start_of(directory: Path, options: Options, *, environment: dict[str, str] |
 
 
 def only_line(worker: WorkerProcess) -> str:
-    """Run a worker to its end, which must be a failed start; the line that says why."""
+    """Run a worker whose start must fail, and return the line with the reason."""
     try:
         assert worker.run() == 1
     finally:
@@ -85,8 +85,8 @@ def test_a_start_with_a_bad_inventory_file_names_it(tmp_path: Path, spoil: Calla
     assert named in line
 
 
-def test_a_state_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
-    # Under a file: root may write anywhere else.
+def test_a_start_names_a_state_directory_that_it_cannot_create(tmp_path: Path) -> None:
+    # The path is below a file because root may write to every directory.
     occupied = tmp_path / "file"
     occupied.touch()
 
@@ -95,34 +95,34 @@ def test_a_state_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     assert f"state_path {occupied / 'state'}" in line
 
 
-def test_a_database_that_is_none_is_named(tmp_path: Path) -> None:
+def test_a_start_names_a_database_file_that_is_not_a_database(tmp_path: Path) -> None:
     file = tmp_path / "tracker.sqlite"
     file.write_bytes(b"this is no database" * 1000)
 
     assert str(file) in only_line(start_of(tmp_path, {"database": {"connection": f"sqlite:///{file}"}}))
 
 
-def test_an_option_may_also_be_wrong_in_the_environment(tmp_path: Path) -> None:
+def test_a_start_names_a_wrong_option_from_the_environment(tmp_path: Path) -> None:
     worker = start_of(tmp_path, {}, environment={"OS_BUS__QUEUE_TYPE": "stream"})
 
     assert "stream" in only_line(worker)
 
 
-def test_a_configuration_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_start_names_a_missing_configuration_file(tmp_path: Path) -> None:
     worker = start_of(tmp_path, {})
     worker.configuration.unlink()
 
     assert str(worker.configuration) in only_line(worker)
 
 
-def test_a_configuration_file_that_is_none_is_named(tmp_path: Path) -> None:
+def test_a_start_names_a_configuration_file_that_it_cannot_parse(tmp_path: Path) -> None:
     worker = start_of(tmp_path, {})
     worker.configuration.write_text("[tracker\nhosts", encoding="utf-8")
 
     assert str(worker.configuration) in only_line(worker)
 
 
-def test_a_postgresql_without_a_schema_is_told_how_to_get_one(tmp_path: Path, postgresql_url: str) -> None:
+def test_a_start_on_postgresql_without_a_schema_names_the_upgrade_command(tmp_path: Path, postgresql_url: str) -> None:
     line = only_line(start_of(tmp_path, {"database": {"connection": postgresql_url}}))
 
     assert "tracker-worker db upgrade" in line

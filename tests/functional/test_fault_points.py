@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The crash table: whatever point the worker is killed at, under load, it costs nothing."""
+"""The crash table: a kill of the worker under load at any fault point loses no request and repeats no effect."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SCHEDULERS = 6
 _STEPS = 10
 _PLACES = [(host, node) for host, nodes in load.HOSTS.items() for node in nodes]
 _TIGHT = [place for place in _PLACES if place[1] == load.TIGHT]
-# Each scheduler waits for its answers: so many batches there are at least. Cursors are written alone only when it is quiet.
+# Each scheduler waits for its answers, so at least this many batches pass. A commit of cursors alone happens only without load.
 _PASSAGES = dict.fromkeys(faults.POINTS, 4) | {"before_cursor": 1}
 
 
@@ -90,7 +90,7 @@ def _kill_at(point: str, worker: FaultyWorker, transport_url: str, database_url:
         for steps in [pool.submit(_steps, scheduler) for scheduler in schedulers]:
             steps.result(60)
 
-        # Behind all casts in the same queues.
+        # These calls are after all casts in the same queues.
         for host in load.HOSTS:
             assert RecordingClient(client, log).call(host, "list_nodes").outcome == RESULT
         wait_relayed(database_url, listening)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hundreds of requests with bytes changed at random over the real bus: whatever arrives, each message has an end."""
+"""Hundreds of requests with random changes in their bytes over the real bus: each is answered, executed or parked."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.builders import instance_dict
 from tests.support.deadline import wait_until
 
 MESSAGES = 400
-# Wrong in more ways than a few changed bytes could put right: none of these can become a claim.
+# These fields have more errors than a few changed bytes could correct: no request can become a claim.
 WRONG = {"memory_mb": -1, "vcpus": "many", "root_gb": None, "vm_state": "imagined"}
 REQUESTS: list[tuple[str, Mapping[str, Any]]] = [
     ("begin_resource_claim", {"instance": instance_dict(**WRONG), "limits": {"memory": 1}, "timeout": -1}),
@@ -27,7 +27,7 @@ REQUESTS: list[tuple[str, Mapping[str, Any]]] = [
     ("list_claims", {}),
     ("get_usage", {"project_id": "p"}),
 ]
-# Properties and headers that say something else about a body than is true.
+# Properties and headers that contradict the body.
 PROPERTIES: list[Mapping[str, Any]] = [
     {"content_type": "application/x-msgpack"},
     {"content_type": "application/\ud7ff"},
@@ -68,7 +68,7 @@ ODD: list[Any] = [None, True, -1, 2**70, 1.5, "", "\0", "\ud800", "x" * 5000, []
 
 
 def _mangle(draw: random.Random, value: Any) -> Any:
-    """One place in ``value`` is something else, or is not there; it is JSON all the same."""
+    """``value`` with one part replaced, added or removed; the result is still JSON."""
     if isinstance(value, dict) and value and draw.random() < 0.9:
         key = draw.choice(list(value))
         chance = draw.random()
@@ -81,7 +81,7 @@ def _mangle(draw: random.Random, value: Any) -> Any:
 
 
 def _parsed(body: bytes) -> dict[str, Any]:
-    """The request in ``body``, as an independent reader sees it; nothing where there is none."""
+    """The request in ``body``, as an independent reader decodes it, or {}."""
     try:
         inner = json.loads(json.loads(body)["oslo.message"])
         return inner if isinstance(inner, dict) else {}
@@ -90,8 +90,8 @@ def _parsed(body: bytes) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_every_mangled_message_has_an_end(raw_connection: raw.RawConnection, seed: int) -> None:
-    """The fixture checks the rest: the worker lives, answers, and its ledger is what it was."""
+def test_every_mangled_message_is_answered_executed_or_parked(raw_connection: raw.RawConnection, seed: int) -> None:
+    """The fixture checks that the worker still runs and answers and that its ledger is unchanged."""
     draw = random.Random(seed)
     sent: list[bytes] = []
     for number in range(MESSAGES):
@@ -128,11 +128,11 @@ def test_every_mangled_message_has_an_end(raw_connection: raw.RawConnection, see
         request = _parsed(body)
         if request.get("_reply_q") == raw_connection.reply_queue and isinstance(request.get("_msg_id"), str):
             return request["_msg_id"] in told
-        # A cast that still is one is done; so is a call whose answer goes to a queue that is not there.
+        # A cast that is still decodable is executed; so is a call whose reply queue does not exist.
         return bool(request)
 
     wait_until(ended, lambda: f"each has an end; {len(lost())} have none, such as {lost()[0]!r}")
     assert set(parked) <= set(sent)
-    # Both ends, and not only one kind of message.
+    # Both outcomes must occur often.
     assert len(parked) > MESSAGES // 4
     assert len(told) > MESSAGES // 8

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What could stop a worker for good if it came again after each restart: none of it does."""
+"""Input that could stop a worker permanently, because it is redelivered after each restart; none of it stops the worker."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tests.functional.conftest import HOST_TOPIC
 from tests.support import raw
 from tests.support.builders import instance_dict
 
-# Longer than a frame (128 KiB), shorter than the largest body that is served.
+# Longer than a frame (128 KiB), shorter than the largest accepted body.
 LONG = "x" * 300_000
-# Text in JSON and in Python; in UTF-8, and so in an AMQP header, it is not.
+# JSON and Python strings may hold a surrogate; UTF-8, and therefore an AMQP header, may not.
 SURROGATE = "\ud800"
 
-# Each ends up in the text of an error, which goes into a reply and into the header of a parked message.
+# Each text becomes part of an error's text, which goes into a reply and into the header of a parked message.
 QUOTED: dict[str, tuple[str, Mapping[str, Any], Mapping[str, Any]]] = {
     "method": ("{}", {}, {}),
     "version": ("get_node", {}, {"version": "{}"}),
@@ -33,7 +33,7 @@ QUOTED: dict[str, tuple[str, Mapping[str, Any], Mapping[str, Any]]] = {
 
 
 def quoting(what: str, text: str) -> tuple[str, Any, Any]:
-    """Method, arguments and other keys of the request that is wrong at ``what``."""
+    """Method, arguments and other keys of the request that holds ``text`` at ``what``."""
 
     def put(value: Any) -> Any:
         if isinstance(value, dict):
@@ -46,7 +46,7 @@ def quoting(what: str, text: str) -> tuple[str, Any, Any]:
 
 @pytest.mark.parametrize("text", [LONG, SURROGATE, "\0"], ids=["long", "surrogate", "NUL"])
 @pytest.mark.parametrize("what", QUOTED)
-def test_an_error_may_quote_anything(raw_connection: raw.RawConnection, what: str, text: str) -> None:
+def test_an_error_may_quote_any_text_of_the_request(raw_connection: raw.RawConnection, what: str, text: str) -> None:
     method, arguments, keys = quoting(what, text)
     request = raw_connection.request(method, arguments, call=True, keys=keys)
     cast = raw.packed(raw_connection.request(method, arguments, keys=keys))
@@ -71,7 +71,7 @@ def test_a_call_that_cannot_be_answered_is_parked(raw_connection: raw.RawConnect
 
 @pytest.mark.parametrize("call", [True, False], ids=["call", "cast"])
 @pytest.mark.parametrize("unique_id", [SURROGATE, "a\0b", "x" * 256, "", 5, {}])
-def test_a_unique_id_that_no_store_can_keep_is_refused(
+def test_a_unique_id_that_a_store_cannot_hold_is_refused(
     raw_connection: raw.RawConnection, unique_id: Any, call: bool
 ) -> None:
     request = raw_connection.request(
@@ -88,9 +88,7 @@ def test_a_unique_id_that_no_store_can_keep_is_refused(
 
 
 @pytest.mark.parametrize("seconds", [10**400, 2**70, 2**40, -1, 0, 1, True, 1.5, "10", {}], ids=str)
-def test_a_call_is_answered_however_odd_its_wish_for_heartbeats(
-    raw_connection: raw.RawConnection, seconds: Any
-) -> None:
+def test_a_call_with_any_heartbeat_timeout_is_answered(raw_connection: raw.RawConnection, seconds: Any) -> None:
     request = raw_connection.request("get_node", {}, call=True, keys={"_timeout": seconds})
     raw_connection.publish(HOST_TOPIC, raw.packed(request))
 
@@ -101,7 +99,7 @@ def test_a_call_is_answered_however_odd_its_wish_for_heartbeats(
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "latin-1", "utf-7", "idna", "hex", "no such"])
-def test_a_body_is_parked_byte_by_byte_whatever_its_encoding_is_said_to_be(
+def test_a_body_is_parked_byte_by_byte_whatever_its_content_encoding(
     raw_connection: raw.RawConnection, encoding: str
 ) -> None:
     body = b"\xff\xfe+AGE-\x00\x80"
@@ -110,7 +108,7 @@ def test_a_body_is_parked_byte_by_byte_whatever_its_encoding_is_said_to_be(
     raw.check_parked(raw_connection.take(raw.DEAD_LETTERS), body, topic=HOST_TOPIC, content_encoding=encoding)
 
 
-def test_every_property_is_kept(raw_connection: raw.RawConnection) -> None:
+def test_a_parked_message_keeps_every_property(raw_connection: raw.RawConnection) -> None:
     properties = {
         "priority": 7,
         "correlation_id": "c-1",
@@ -126,7 +124,7 @@ def test_every_property_is_kept(raw_connection: raw.RawConnection) -> None:
     raw.check_parked(raw_connection.take(raw.DEAD_LETTERS), b"{", topic=HOST_TOPIC, **properties)
 
 
-def test_headers_that_fill_a_frame_give_way_to_the_reason(raw_connection: raw.RawConnection) -> None:
+def test_headers_that_fill_a_frame_are_dropped_in_favour_of_the_reason(raw_connection: raw.RawConnection) -> None:
     raw_connection.publish(HOST_TOPIC, b"{", headers={"x-large": "x" * 130_900})
 
     raw.check_parked(raw_connection.take(raw.DEAD_LETTERS), b"{", topic=HOST_TOPIC)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The way of one claim through the worker, counted with a profiler's hook: few functions, few files, so that it can be read."""
+"""The path of one claim through the worker, counted with a profiler's hook: few functions and few files keep it readable."""
 
 from __future__ import annotations
 
@@ -25,13 +25,15 @@ from tracker_worker.conf import register_opts
 from tracker_worker.service.worker import Worker
 
 PACKAGE = str(Path(tracker_worker.__file__).parent) + os.sep
-# What reads from and writes to a socket, called by a function of the package.
+# The socket functions that the package calls to read and to write.
 READS = {"recv"}
 WRITES = {"write", "sendall", "send"}
 
 
 class PathRecorder:
-    """Notes the calls of the package's functions, and its reads and writes, on threads that start while it is installed."""
+    """Records calls of the package's functions, and its reads and writes, on threads that start while the recorder is
+    installed.
+    """
 
     def __init__(self) -> None:
         self.recording = False
@@ -52,7 +54,7 @@ class PathRecorder:
         self.seen.append((time.perf_counter(), kind, file.removeprefix(PACKAGE), name))
 
     def between(self, begin: int, end: int) -> list[tuple[str, str]]:
-        """File and name of the functions that were called."""
+        """File and name of the called functions."""
         return [(file, name) for _, kind, file, name in self.seen[begin:end] if kind == "call"]
 
     def find(self, kind: str, names: set[str], *, file: str = "", after: int = 0) -> int:
@@ -103,7 +105,7 @@ def test_a_claim_passes_few_files_and_its_reply_few_functions(
 
         for number in range(1, 4):
             claim(number)
-            time.sleep(0.5)  # no confirm and no cursor of an earlier claim is on its way
+            time.sleep(0.5)  # no confirm and no cursor of an earlier claim is in flight
         recorder.recording = True
         claim(4)
         recorder.recording = False

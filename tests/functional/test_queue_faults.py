@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Queues that forget, that are full, or that somebody else has made: what becomes of what was for them."""
+"""Queues that lose their messages, that are full, or that another program has declared, and the effect on their messages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.messaging import oslo_messaging
 from tests.support.run import HOSTS, scheduler_run
 from tests.support.worker_process import WorkerProcess
 
-# Stock clients leave sockets open when they connect again.
+# Stock clients leave sockets open when they reconnect.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 
 INFO = "notifications.info"
@@ -42,12 +42,12 @@ def claim(client: stock.Client, number: int) -> None:
 
 
 def waiting(operator: Operator, node: str) -> int:
-    """How many notifications of a node the broker has not confirmed."""
+    """The number of a node's notifications that the broker has not confirmed."""
     (row,) = [row for row in operator.json("outbox", "status") if row["node"] == node]
     return int(row["rows"])
 
 
-def test_what_a_queue_that_is_not_durable_forgets_is_replayed(
+def test_notifications_lost_with_a_queue_that_is_not_durable_can_be_replayed(
     start_worker: Callable[[], WorkerProcess], rabbitmq: RabbitMQServer, broker_vhost: str
 ) -> None:
     worker = start_worker()
@@ -76,7 +76,7 @@ def test_what_a_queue_that_is_not_durable_forgets_is_replayed(
         assert begun == [instance_dict(number)["uuid"] for number in (1, 2, 3)]
 
 
-def test_what_a_full_queue_refuses_waits_in_the_outbox(
+def test_notifications_refused_by_a_full_queue_wait_in_the_outbox(
     start_worker: Callable[[], WorkerProcess], rabbitmq: RabbitMQServer, client: stock.Client, broker_vhost: str
 ) -> None:
     policy = ("-p", broker_vhost.rpartition("/")[2], "full")
@@ -98,14 +98,14 @@ def test_what_a_full_queue_refuses_waits_in_the_outbox(
     with stock.listener(broker_vhost) as listener:
         heard = listener.wait_for(HOST, "n1", 11)
         wait_until(lambda: waiting(operator, "n1") == 0, "the outbox is done with")
-    # What the broker has confirmed is not sent again.
+    # The worker sends no confirmed notification again.
     assert sorted(one.sequence for one in heard) == list(range(1, 12))
     assert len({one.message_id for one in heard}) == 11
     assert worker.terminate() == 0
     assert "Traceback" not in worker.log()
 
 
-def test_a_host_queue_that_somebody_else_has_made_is_named_with_the_cure(
+def test_the_log_names_a_host_queue_with_wrong_properties_and_the_command_that_deletes_it(
     start_worker: Callable[[], WorkerProcess], broker_vhost: str
 ) -> None:
     worker = start_worker()
@@ -116,8 +116,8 @@ def test_a_host_queue_that_somebody_else_has_made_is_named_with_the_cure(
     ):
         with working.at_work():
             working.wait_answers(20)
-        working.settle()  # what waits in a queue that is deleted is lost
-        # The worker misses it, and a stock server is quicker than the worker.
+        working.settle()  # deleting a queue loses its messages
+        # The deletion disconnects the worker, and a stock server declares the queue before the worker does.
         raw_connection.channel.queue_delete(HOST_TOPIC)
         raw_connection.channel.queue_declare(HOST_TOPIC, durable=False, auto_delete=False)
         raw_connection.channel.queue_bind(HOST_TOPIC, raw.EXCHANGE, HOST_TOPIC)
@@ -135,7 +135,7 @@ def test_a_host_queue_that_somebody_else_has_made_is_named_with_the_cure(
 
 
 def served(url: str) -> bool:
-    """Whether somebody consumes the host's queue."""
+    """Whether the host's queue has a consumer."""
     with raw.connect(url) as raw_connection:
         try:
             return bool(raw_connection.channel.queue_declare(HOST_TOPIC, passive=True).consumer_count)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Connections, queues and brokers go away and come back; nothing that was promised goes with them."""
+"""Connections, queues and brokers disappear and return without the loss of an accepted request."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tests.support.builders import instance_dict
 from tests.support.deadline import wait_until
 from tests.support.worker_process import NODE
 
-# Stock clients leave sockets open when they connect again.
+# Stock clients leave sockets open when they reconnect.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 
 HOSTS = {HOST: {"n1": NODE}}
-# What keeps queues and messages over a restart of the broker, for everybody in the cloud.
+# With this option in all programs, queues and messages survive a restart of the broker.
 DURABLE = {"amqp_durable_queues": True}
 
 
@@ -49,7 +49,7 @@ def test_nothing_is_lost_done_twice_or_out_of_order_when_the_connections_are_los
     worker = make_worker(hosts=load.HOSTS, options=options)
     worker.start()
     worker.wait_ready()
-    # A reply queue does not outlive the broker: what was in it is asked for again, after the timeout.
+    # A reply queue does not survive the broker: the client repeats a call whose reply is lost, after the timeout.
     with (
         stock.client(broker_vhost, timeout=10, **DURABLE) as client,
         stock.listener(broker_vhost, **DURABLE) as listener,
@@ -77,12 +77,12 @@ def test_a_queue_that_is_deleted_is_declared_and_consumed_again(
         for times, queue in enumerate((HOST_TOPIC, "tracker"), 2):
             raw_connection.channel.queue_delete(queue)
             worker.wait_for_log("tracker-consumer: connected", times=times)
-            # What is sent before has no queue to wait in.
+            # A message that is sent before has no queue.
             wait_until(lambda: _consumers(broker_vhost, "tracker"), "the queues are consumed again")
             for host in (HOST, None):
                 assert client.call(host, "oslo_rpc_server_ping") == "pong"
         raw_connection.channel.queue_delete(raw.DEAD_LETTERS)
-        # The dead letters' queue is nobody's to consume: it is missed when it is wanted.
+        # The dead-letter queue has no consumer: the worker notices its absence only when it parks a message.
         body = raw.packed(raw_connection.request("destroy", {}))
         raw_connection.publish(HOST_TOPIC, body)
         wait_until(lambda: "no queue for tracker.dead" in worker.log(), "the dead letter has no queue")
@@ -110,7 +110,7 @@ def test_a_notification_queue_that_is_deleted_is_declared_again(
 
 
 def _consumers(url: str, queue: str) -> int | None:
-    """How many a queue has; None: there is no such queue."""
+    """The number of a queue's consumers. None: the queue does not exist."""
     with raw.connect(url) as raw_connection:
         try:
             return int(raw_connection.channel.queue_declare(queue, passive=True).consumer_count)
@@ -118,7 +118,7 @@ def _consumers(url: str, queue: str) -> int | None:
             return None
 
 
-def test_a_notification_that_is_sent_again_is_no_copy_to_a_stock_listener(
+def test_a_stock_listener_accepts_a_notification_that_is_published_again(
     make_worker: MakeWorker, client: stock.Client, listener: stock.Listener, rabbitmq: RabbitMQServer, broker_vhost: str
 ) -> None:
     # A listener never acknowledges a message whose _unique_id is among its last sixteen.
@@ -138,7 +138,7 @@ def test_a_notification_that_is_sent_again_is_no_copy_to_a_stock_listener(
         assert worker.terminate() == 0
 
 
-def test_a_listener_of_several_topics_hears_each(make_worker: MakeWorker, broker_vhost: str) -> None:
+def test_every_notification_topic_gets_each_notification(make_worker: MakeWorker, broker_vhost: str) -> None:
     worker = make_worker(hosts=HOSTS, options={"notifications": {"topics": "billing, notifications"}})
     worker.start()
     worker.wait_ready()
@@ -158,7 +158,8 @@ def test_a_fanout_works_again_after_the_connections_were_closed(
     close_all_connections(rabbitmq, broker_vhost)
     worker.wait_for_log("tracker-consumer: connected", times=2)
 
-    # Its exchange was deleted with its last queue; a client makes it again, and without a queue nobody gets this.
+    # The broker deleted the fanout exchange with its last queue; a client declares it again, and without a queue the cast is
+    # lost.
     wait_until(lambda: _expired(client), "a fanout reaches the worker")
 
 
@@ -167,7 +168,7 @@ def _expired(client: stock.Client) -> bool:
     return client.call(HOST, "list_claims") == []
 
 
-def test_the_next_broker_of_the_url_is_tried_when_the_first_is_dead(
+def test_a_worker_connects_to_the_next_broker_of_the_url_if_the_first_is_unavailable(
     make_worker: MakeWorker, client: stock.Client, rabbitmq: RabbitMQServer, broker_vhost: str
 ) -> None:
     account, _, place = broker_vhost.removeprefix("rabbit://").rpartition("@")
@@ -182,12 +183,12 @@ def test_the_next_broker_of_the_url_is_tried_when_the_first_is_dead(
     assert client.call(HOST, "get_node")["running_vms"] == 1
 
 
-def test_a_queue_of_another_type_is_reported_with_the_cure_and_used_when_it_is_gone(
+def test_a_queue_of_another_type_is_reported_with_the_command_that_deletes_it(
     make_worker: MakeWorker, client: stock.Client, broker_vhost: str
 ) -> None:
     worker = make_worker(hosts=HOSTS)
     with raw.connect(broker_vhost) as raw_connection:
-        # As a stock server leaves it behind.
+        # A stock server leaves such a queue on the broker.
         raw_connection.channel.queue_declare(HOST_TOPIC, durable=False, auto_delete=False)
         worker.start()
         worker.wait_for_log(f"rabbitmqctl delete_queue {HOST_TOPIC}")
@@ -199,7 +200,7 @@ def test_a_queue_of_another_type_is_reported_with_the_cure_and_used_when_it_is_g
     assert client.call(HOST, "oslo_rpc_server_ping") == "pong"
 
 
-def test_a_worker_stops_while_the_broker_is_away_and_its_successor_tells_the_rest(
+def test_a_worker_stops_without_a_broker_and_its_successor_publishes_the_rest(
     make_worker: MakeWorker, rabbitmq: RabbitMQServer, broker_vhost: str
 ) -> None:
     worker = make_worker(hosts=HOSTS, options={"oslo_messaging_rabbit": DURABLE})
@@ -207,7 +208,7 @@ def test_a_worker_stops_while_the_broker_is_away_and_its_successor_tells_the_res
     worker.wait_ready()
     rabbitmq.stop_app()
     worker.wait_for_log("tracker-consumer: no connection")
-    # Something to tell, while there is nobody to tell it to.
+    # This creates a notification while no broker is available.
     worker.write_inventory({HOST: {"n1": {**NODE, "vcpus": 3}}})
     worker.reload()
     worker.wait_for_log("NodeUpdated", times=2)

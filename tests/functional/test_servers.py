@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The servers that every other functional test leans on do what their fixtures say."""
+"""The server fixtures of the functional tests work as their docstrings say."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.servers.ports import is_listening
 
 @contextmanager
 def _channel(transport_url: str, **options: object) -> Iterator[Any]:
-    # With a limit on reads: a queue without a leader answers nothing for a minute.
+    # Without a limit on reads, a queue without a leader blocks for a minute.
     options = {"read_timeout": 20, **options}
     url = transport_url.replace("rabbit://", "amqp://", 1)
     with kombu.Connection(url, connect_timeout=5, transport_options=options) as connection:
@@ -40,7 +40,7 @@ def _select_one(url: str) -> object:
         return connection.execute("SELECT 1").fetchone()
 
 
-def test_a_message_goes_through_rabbitmq(rabbitmq: RabbitMQServer, broker_vhost: str) -> None:
+def test_rabbitmq_delivers_a_message(rabbitmq: RabbitMQServer, broker_vhost: str) -> None:
     with _channel(broker_vhost) as channel:
         queue = _queue(channel)
         _publish(channel, "hello")
@@ -51,7 +51,7 @@ def test_a_message_goes_through_rabbitmq(rabbitmq: RabbitMQServer, broker_vhost:
     assert message.payload == "hello"
 
 
-def test_each_virtual_host_is_alone(rabbitmq: RabbitMQServer, broker_vhost: str) -> None:
+def test_virtual_hosts_are_separate(rabbitmq: RabbitMQServer, broker_vhost: str) -> None:
     with _channel(broker_vhost) as channel, _channel(rabbitmq.virtual_host_url()) as other:
         queue, others_queue = _queue(channel), _queue(other)
         _publish(channel, "mine")
@@ -60,7 +60,7 @@ def test_each_virtual_host_is_alone(rabbitmq: RabbitMQServer, broker_vhost: str)
         assert queue.get(no_ack=True) is not None
 
 
-def test_rabbitmqctl_speaks_to_our_node(rabbitmq: RabbitMQServer, broker_vhost: str) -> None:
+def test_rabbitmqctl_reaches_the_node_of_the_tests(rabbitmq: RabbitMQServer, broker_vhost: str) -> None:
     with _channel(broker_vhost) as channel:
         _queue(channel)
         listing = rabbitmq.ctl("list_queues", "--vhost", broker_vhost.rpartition("/")[2], "name")
@@ -68,7 +68,9 @@ def test_rabbitmqctl_speaks_to_our_node(rabbitmq: RabbitMQServer, broker_vhost: 
     assert "letters" in listing
 
 
-def test_a_stopped_application_refuses_and_comes_back(rabbitmq: RabbitMQServer, broker_vhost: str) -> None:
+def test_a_stopped_application_refuses_connections_until_it_is_started(
+    rabbitmq: RabbitMQServer, broker_vhost: str
+) -> None:
     rabbitmq.stop_app()
     assert not is_listening(rabbitmq.port)
 
@@ -78,7 +80,7 @@ def test_a_stopped_application_refuses_and_comes_back(rabbitmq: RabbitMQServer, 
 
 
 @pytest.mark.parametrize("queue_type", ["classic", "quorum"])
-def test_a_killed_node_comes_back_with_queues_and_confirmed_messages(
+def test_a_killed_node_has_its_queues_and_confirmed_messages_after_a_start(
     rabbitmq: RabbitMQServer, broker_vhost: str, queue_type: str
 ) -> None:
     with _channel(broker_vhost, confirm_publish=True) as channel:
@@ -89,7 +91,7 @@ def test_a_killed_node_comes_back_with_queues_and_confirmed_messages(
 
     rabbitmq.start()
     with _channel(broker_vhost) as channel:
-        # Passive: a queue that is gone is another fault than a message that is gone.
+        # A passive declaration distinguishes a lost queue from a lost message.
         channel.queue_declare("letters", passive=True)
         message = channel.basic_get("letters", no_ack=True)
 
@@ -108,14 +110,14 @@ def test_postgresql_answers(postgresql: PostgreSQLServer) -> None:
     assert _select_one(postgresql.url) == (1,)
 
 
-def test_each_database_is_empty(postgresql: PostgreSQLServer, postgresql_url: str) -> None:
+def test_each_new_database_is_empty(postgresql: PostgreSQLServer, postgresql_url: str) -> None:
     for url in (postgresql_url, postgresql.create_database()):
         with psycopg.connect(url.replace("+psycopg", "", 1)) as connection:
             connection.execute("CREATE TABLE letters (body text)")
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
-def test_postgresql_comes_back_with_what_was_committed(
+def test_postgresql_has_the_committed_data_after_a_start(
     postgresql: PostgreSQLServer, postgresql_url: str, mode: str
 ) -> None:
     with psycopg.connect(postgresql_url.replace("+psycopg", "", 1)) as connection:

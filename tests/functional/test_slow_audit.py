@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An inventory driver that hangs holds nobody up but those who asked for it, and those hear that it goes on."""
+"""An inventory driver that hangs delays only calls for its audit, and monitored calls get heartbeats."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def test_a_monitored_call_gets_heartbeats_until_its_audit_ends(
     hold.touch()
 
     with ThreadPoolExecutor(1) as pool, raw.connect(broker_vhost) as raw_connection:
-        # A stock client gives up after two seconds without a sign of life.
+        # A stock client gives up after two seconds without a heartbeat.
         prepared = client.prepare(HOST, call_monitor_timeout=2)
         monitored = pool.submit(prepared.call, stock.CONTEXT, "update_available_resource")
         try:
             request = raw_connection.request("update_available_resource", {}, call=True, keys={"_timeout": 2})
             raw_connection.publish(HOST_TOPIC, raw.packed(request))
-            # One for every second.
+            # The worker sends one heartbeat per second.
             beats = [raw.unpacked(raw_connection.take(raw_connection.reply_queue).body) for _ in range(3)]
-            # In the meantime the same node goes on.
+            # The node still accepts claims during the audit.
             claim = client.call(HOST, "begin_resource_claim", instance=instance_dict())
             assert not monitored.done()
         finally:
@@ -63,7 +63,7 @@ def test_a_worker_stops_although_a_driver_hangs(
 
         assert worker.terminate(10) == 0
 
-        # The call was not answered, so it is still there for the next worker.
+        # The call was not answered, so the broker redelivers it to the next worker.
         hold.unlink()
         worker.start()
         assert raw_connection.reply(request["_msg_id"])["result"][0]["node"] == f"{HOST}-node"

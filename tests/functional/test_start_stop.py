@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A worker starts when it can, stops in good order, is reloaded while it serves, and is succeeded by another."""
+"""A worker starts, stops cleanly, reloads its configuration while it serves, and is succeeded by another worker."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HOSTS = {HOST: {"n1": NODE}}
 
 @contextmanager
 def locked(database: Path) -> Iterator[None]:
-    """Nobody else writes to the SQLite file meanwhile."""
+    """Hold the write lock of the SQLite file."""
     with closing(sqlite3.connect(database, timeout=10, isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         yield
@@ -40,7 +40,7 @@ def claim(client: stock.Client, number: int = 1, **arguments: Any) -> dict[str, 
     return begun
 
 
-def test_a_worker_waits_for_a_broker_that_is_not_there_yet(tmp_path: Path) -> None:
+def test_a_worker_waits_for_a_broker_that_starts_later(tmp_path: Path) -> None:
     server = RabbitMQServer()
     with closing(server):
         worker = WorkerProcess(tmp_path, transport_url=server.url, hosts=HOSTS)
@@ -56,9 +56,11 @@ def test_a_worker_waits_for_a_broker_that_is_not_there_yet(tmp_path: Path) -> No
                 assert claim(client)["state"] == "begun"
 
 
-def test_systemd_is_told_when_the_worker_is_ready_and_when_it_stops(make_worker: MakeWorker, tmp_path: Path) -> None:
+def test_the_worker_notifies_systemd_when_it_is_ready_and_when_it_stops(
+    make_worker: MakeWorker, tmp_path: Path
+) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
-        # Relative: a socket's path is short, and a test's directory may not be.
+        # A socket's path must be short.
         notified.bind(str(tmp_path / "s"))
         notified.settimeout(30)
         worker = make_worker(hosts=HOSTS, environment={"NOTIFY_SOCKET": str(tmp_path / "s")})
@@ -71,10 +73,10 @@ def test_systemd_is_told_when_the_worker_is_ready_and_when_it_stops(make_worker:
 
 
 @pytest.mark.parametrize("queue_type", ["quorum", "classic"])
-def test_a_worker_that_is_terminated_under_load_stops_soon_and_loses_nothing(
+def test_a_worker_that_is_terminated_under_load_stops_in_time_and_loses_nothing(
     make_worker: MakeWorker, client: stock.Client, listener: stock.Listener, broker_vhost: str, queue_type: str
 ) -> None:
-    # So little at a time that it is not done with everything before it says that it is ready.
+    # The small prefetch keeps the worker from processing all requests before it is ready.
     worker = make_worker(hosts=load.HOSTS, options={"bus": {"queue_type": queue_type, "prefetch": 6}})
     worker.start()
     worker.wait_ready()
@@ -94,12 +96,12 @@ def test_a_worker_that_is_terminated_under_load_stops_soon_and_loses_nothing(
         worker.start()
 
     flight.check(listener)
-    # Stopped in good order, nothing was told twice.
+    # A clean stop publishes no notification twice.
     assert len(listener.heard()) == len({one.message_id for one in listener.heard()})
     assert worker.terminate(8) == 0
 
 
-def test_a_second_signal_ends_at_once_what_waits_for_the_store(
+def test_a_second_signal_ends_a_worker_that_waits_for_the_store(
     make_worker: MakeWorker, client: stock.Client, broker_vhost: str
 ) -> None:
     worker = make_worker(hosts=HOSTS)
@@ -109,7 +111,7 @@ def test_a_second_signal_ends_at_once_what_waits_for_the_store(
         with locked(worker.database):
             request = raw_connection.request("begin_resource_claim", {"instance": instance_dict()}, call=True)
             raw_connection.publish(HOST_TOPIC, raw.packed(request))
-            # Taken from the queue, and not acknowledged before a commit that cannot be made.
+            # The worker has received the request and cannot acknowledge it before a commit, which the lock prevents.
             wait_until(lambda: raw_connection.count(HOST_TOPIC) == 0, "the worker takes the request")
             worker.signal(signal.SIGTERM)
             worker.wait_for_log("stopping on signal")
@@ -121,7 +123,7 @@ def test_a_second_signal_ends_at_once_what_waits_for_the_store(
         assert raw_connection.reply(request["_msg_id"])["result"]["state"] == "begun"
 
 
-def test_what_waits_for_the_store_is_done_when_it_is_back(
+def test_requests_that_wait_for_the_store_are_done_when_it_is_available(
     make_worker: MakeWorker, client: stock.Client, broker_vhost: str
 ) -> None:
     worker = make_worker(hosts=HOSTS)
@@ -139,7 +141,9 @@ def test_what_waits_for_the_store_is_done_when_it_is_back(
     assert client.call(HOST, "get_node")["running_vms"] == 49
 
 
-def test_a_hangup_reloads_options_and_inventory_and_serves_on(make_worker: MakeWorker, client: stock.Client) -> None:
+def test_a_sighup_reloads_options_and_inventory_without_a_restart(
+    make_worker: MakeWorker, client: stock.Client
+) -> None:
     worker = make_worker(hosts=HOSTS)
     worker.start()
     worker.wait_ready()
@@ -155,11 +159,11 @@ def test_a_hangup_reloads_options_and_inventory_and_serves_on(make_worker: MakeW
     lifetime = datetime.fromisoformat(begun["expires_at"]) - datetime.fromisoformat(begun["begun_at"])
     assert lifetime == timedelta(seconds=33)
     assert begun["limit_source"] == "capacity"
-    # What was there before is still there.
+    # The earlier claim still exists.
     assert client.call(HOST, "get_node", node="n1")["running_vms"] == 2
 
 
-def test_a_hangup_with_bad_files_changes_nothing(make_worker: MakeWorker, client: stock.Client) -> None:
+def test_a_sighup_with_invalid_files_changes_nothing(make_worker: MakeWorker, client: stock.Client) -> None:
     worker = make_worker(hosts=HOSTS)
     worker.start()
     worker.wait_ready()
@@ -179,7 +183,7 @@ def test_a_hangup_with_bad_files_changes_nothing(make_worker: MakeWorker, client
 
 
 @pytest.mark.parametrize("queue_type", ["quorum", "classic"])
-def test_a_second_worker_stands_by_and_takes_over_at_once_after_a_kill(
+def test_a_standby_takes_over_when_the_active_worker_is_killed(
     make_worker: MakeWorker, client: stock.Client, listener: stock.Listener, queue_type: str
 ) -> None:
     options = {"bus": {"queue_type": queue_type}}
@@ -203,7 +207,7 @@ def test_a_second_worker_stands_by_and_takes_over_at_once_after_a_kill(
     assert second.terminate(8) == 0
 
 
-def test_a_worker_starts_again_on_what_it_left(make_worker: MakeWorker, client: stock.Client) -> None:
+def test_a_restarted_worker_has_its_claims_and_usage(make_worker: MakeWorker, client: stock.Client) -> None:
     worker = make_worker(hosts=HOSTS)
     worker.start()
     worker.wait_ready()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stock clients get what interfaces promise them, however the cloud has configured its queues."""
+"""Stock clients get the documented interfaces under every configuration of the cloud's queues."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_every_method_answers_a_call_on_a_host(client: Client) -> None:
     second = client.call("alone", "begin_resource_claim", instance=small("a2"), limits=None, timeout=0, host="alone")
     assert (first["state"], first["limit_source"], lifetime(first)) == ("begun", "unlimited", timedelta(seconds=600))
     assert second["generation"] == first["generation"] + 1
-    # The same again is the same claim, and nothing happens.
+    # The same request again returns the same claim and changes nothing.
     assert client.call("alone", "begin_resource_claim", instance=small("a1")) == {
         **first,
         "generation": second["generation"],
@@ -124,7 +124,7 @@ def test_every_method_answers_a_call_on_a_host(client: Client) -> None:
 
 
 def check_view(view: dict[str, Any]) -> None:
-    """Of ``alone`` with one instance, at the end of the test above."""
+    """Check the view of ``alone`` with one instance, at the end of test_every_method_answers_a_call_on_a_host."""
     expected = {
         "host": "alone",
         "node": "alone-1",
@@ -169,26 +169,26 @@ def test_the_shared_topic_reaches_every_host_by_name(client: Client) -> None:
     assert client.call(None, "list_nodes", host="shared") == [view]
 
 
-def test_casts_are_done_in_the_order_of_sending(client: Client) -> None:
+def test_casts_are_executed_in_the_order_of_sending(client: Client) -> None:
     client.cast("casts", "begin_resource_claim", instance=small("c1"))
     client.cast("casts", "finish_resource_claim", claim_id="c1")
     client.cast("casts", "begin_resource_claim", instance=small("c2"))
     client.cast("casts", "abort_resource_claim", claim_id="c2")
     client.cast("casts", "update_usage", instance={"uuid": "c1", "vm_state": "active", "project_id": "pc"})
     client.cast("casts", "update_available_resource")
-    # Casts of what only reads: nobody hears the answer, nothing is parked.
+    # Casts of methods that only read: the reply is dropped and nothing is parked.
     for method in ("get_node", "list_nodes", "list_claims", "get_usage", "oslo_rpc_server_ping"):
         client.cast("casts", method)
     client.cast("casts", "begin_resource_claim", instance=small("c3"))
 
-    # In the same queue, behind all of them.
+    # This call is after all casts in the same queue.
     claims = client.call("casts", "list_claims")
 
     assert [claim["claim_id"] for claim in claims] == ["c3"]
     assert client.call("casts", "get_usage")["pc"] == {"instances": 1, **RESOURCES}
 
 
-def test_a_fanout_audits_everywhere_and_expires_what_is_due(client: Client) -> None:
+def test_a_fanout_audit_reaches_every_host_and_expires_claims(client: Client) -> None:
     client.call("fanout", "begin_resource_claim", instance=small("f1"), timeout=0.001)
 
     client.fanout("update_available_resource")
@@ -197,7 +197,7 @@ def test_a_fanout_audits_everywhere_and_expires_what_is_due(client: Client) -> N
     assert client.call("fanout", "get_node")["running_vms"] == 1
 
 
-def test_a_fanout_that_names_a_host_is_done_by_its_worker(client: Client) -> None:
+def test_a_fanout_that_names_a_host_is_executed_by_the_worker_of_that_host(client: Client) -> None:
     client.fanout("begin_resource_claim", instance=small("f2"), host="fanout", timeout=600)
     wait_until(lambda: client.call("fanout", "list_claims"), "the claim begins")
     client.fanout("finish_resource_claim", claim_id="f2", host="fanout")
@@ -211,7 +211,7 @@ def test_a_fanout_that_names_a_host_is_done_by_its_worker(client: Client) -> Non
     assert client.call("fanout", "list_claims") == []
 
 
-def test_a_lack_of_resources_names_every_shortfall(client: Client) -> None:
+def test_a_refused_claim_names_every_shortfall(client: Client) -> None:
     asked = instance_dict(uuid="e1", node="errors-1", **sized(vcpus=3, memory_mb=2048, disk_gb=50))
     limits = {"vcpu": 2.9, "memory_mb": 2559.5, "disk_gb": 49}
 
@@ -268,7 +268,7 @@ def test_an_error_arrives_with_its_class_code_and_facts(
     assert str(caught.value).strip()
 
 
-def test_what_is_not_served_is_told_as_a_stock_server_would(client: Client) -> None:
+def test_an_unknown_method_or_version_gets_the_error_of_a_stock_server(client: Client) -> None:
     dispatcher = oslo_messaging.rpc.dispatcher
     with pytest.raises(dispatcher.NoSuchMethod, match="destroy"):
         client.call("errors", "destroy")
@@ -278,7 +278,7 @@ def test_what_is_not_served_is_told_as_a_stock_server_would(client: Client) -> N
     assert len(client.prepare("errors", version="1.0").call(CONTEXT, "list_nodes")) == 2
 
 
-def test_a_stock_listener_hears_everything_once_and_in_order(deployment: Deployment) -> None:
+def test_a_stock_listener_gets_every_notification_once_and_in_order(deployment: Deployment) -> None:
     story.play(deployment.client)
     view = deployment.client.call(story.HOST, "get_node")
 
@@ -302,7 +302,7 @@ def test_a_stock_listener_hears_everything_once_and_in_order(deployment: Deploym
         assert first[name] == described[name]
 
 
-def test_a_notification_on_the_wire_is_as_a_stock_notifier_sends_it(deployment: Deployment) -> None:
+def test_a_notification_has_the_wire_format_of_a_stock_notifier(deployment: Deployment) -> None:
     golden = {"warn": load_golden("notification_warn"), "info": load_golden("notification_info")}
     for priority, like in golden.items():
         message = deployment.raw_connection.take(f"{COPIES}.{priority}")
@@ -316,5 +316,5 @@ def test_a_notification_on_the_wire_is_as_a_stock_notifier_sends_it(deployment: 
         expected = {**like.properties, "content_type": like.content_type, "content_encoding": like.content_encoding}
         properties = dict(message.properties)
         headers = dict(properties.pop("application_headers", {}))
-        headers.pop("x-delivery-count", None)  # the broker's own, of a quorum queue
+        headers.pop("x-delivery-count", None)  # set by the broker for a quorum queue
         assert (properties, headers) == (expected, {})

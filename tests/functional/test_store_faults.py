@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The store goes away, is in somebody's hands, or is full: everything waits, nothing is lost, and the broker never notices."""
+"""The store is unavailable, locked by another session, or full: requests wait, none is lost, and the broker connections
+stay open.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ Session = psycopg.Connection[Any]
 
 @contextmanager
 def session(url: str, *, autocommit: bool = False) -> Iterator[Session]:
-    """A session of somebody else's. Undone at the end."""
+    """A session of another program, rolled back at the end."""
     with psycopg.connect(url.replace("+psycopg", "", 1), autocommit=autocommit) as connection:
         yield connection
         connection.rollback()
@@ -43,7 +45,7 @@ def database_url(postgresql_url: str) -> str:
 
 @pytest.fixture
 def start_worker(make_worker: MakeWorker) -> Callable[..., WorkerProcess]:
-    """Start a worker that keeps its ledgers there, and wait until it is ready."""
+    """Start a worker with its ledgers in ``database_url``, and wait until it is ready."""
 
     def start_worker(database_url: str, **arguments: Any) -> WorkerProcess:
         options = {"database": {"connection": database_url}, "oslo_messaging_rabbit": {**SHORT_HEARTBEAT}}
@@ -62,7 +64,7 @@ def test_postgresql_may_be_stopped_and_started_under_load(
     with scheduler_run(broker_vhost, database_url) as working:
         with working.at_work():
             postgresql.stop(mode="immediate")
-            # By now a heartbeat of the broker has gone by, and with the next one another.
+            # One heartbeat of the broker has passed by now, and another one passes before the next log line.
             worker.wait_for_log("again in 2 s")
             before = working.results
             worker.wait_for_log("again in 2 s", times=2)
@@ -89,7 +91,7 @@ def test_sessions_may_be_ended_under_load(
 
 
 def end_sessions(admin: Session, *, waiting: bool = False) -> int:
-    """End every session of workers, or those that wait for a lock. Returns how many there were."""
+    """End every session of the workers, or only sessions that wait for a lock. Return the number of ended sessions."""
     found = admin.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'tracker-worker' "
         "AND datname = current_database() AND (wait_event_type = 'Lock' OR NOT %s)",
@@ -99,7 +101,7 @@ def end_sessions(admin: Session, *, waiting: bool = False) -> int:
 
 
 def wait_for_a_lock_queue(admin: Session) -> None:
-    """Wait until a worker waits for somebody's lock."""
+    """Wait until a worker waits for another session's lock."""
     query = (
         "SELECT 1 FROM pg_stat_activity WHERE application_name = 'tracker-worker' AND datname = current_database() "
         "AND wait_event_type = 'Lock'"
@@ -117,7 +119,7 @@ def test_a_session_may_be_ended_in_the_middle_of_a_transaction(
         session(database_url) as other,
     ):
         with working.at_work():
-            # The worker has written its nodes when it comes to the inbox.
+            # The worker has written its nodes when it waits for the inbox.
             other.execute("LOCK TABLE inbox IN SHARE MODE")
             wait_until(lambda: end_sessions(admin, waiting=True), "a transaction is ended half way")
             worker.wait_for_log("messages wait")
@@ -143,7 +145,7 @@ def test_a_commit_whose_answer_is_lost_has_its_effect_once(
             working.prove(worker)
 
 
-def test_a_server_that_accepts_and_never_answers_is_given_up_and_found_again(
+def test_a_silent_server_times_out_and_is_used_again_once_it_answers(
     start_worker: Callable[..., WorkerProcess], postgresql: PostgreSQLServer, broker_vhost: str, database_url: str
 ) -> None:
     worker = start_worker(database_url)
@@ -160,7 +162,7 @@ def test_a_server_that_accepts_and_never_answers_is_given_up_and_found_again(
         working.prove(worker)
 
 
-def test_a_connection_that_is_half_open_is_given_up_and_made_again(
+def test_a_half_open_connection_times_out_and_is_opened_again(
     start_worker: Callable[..., WorkerProcess], postgresql: PostgreSQLServer, broker_vhost: str, database_url: str
 ) -> None:
     with closing(Proxy(postgresql.port)) as proxy:
@@ -176,7 +178,7 @@ def test_a_connection_that_is_half_open_is_given_up_and_made_again(
             working.prove(worker)
 
 
-def test_rows_that_somebody_holds_are_waited_for(
+def test_a_worker_waits_for_rows_that_another_session_locks(
     start_worker: Callable[..., WorkerProcess], broker_vhost: str, database_url: str
 ) -> None:
     worker = start_worker(database_url)
@@ -194,7 +196,7 @@ def test_rows_that_somebody_holds_are_waited_for(
         working.prove(worker)
 
 
-def test_a_worker_undone_for_a_deadlock_decides_again(
+def test_a_worker_rolled_back_by_a_deadlock_decides_again(
     start_worker: Callable[..., WorkerProcess], broker_vhost: str, database_url: str
 ) -> None:
     worker = start_worker(database_url)
@@ -204,7 +206,7 @@ def test_a_worker_undone_for_a_deadlock_decides_again(
         session(database_url) as other,
     ):
         with working.at_work():
-            # Left to the worker's session to find out, one second after it began to wait.
+            # The worker's session then detects the deadlock, one second after it began to wait.
             other.execute("SET deadlock_timeout = '60s'")
             other.commit()
             other.execute("LOCK TABLE inbox IN SHARE MODE")
@@ -217,7 +219,7 @@ def test_a_worker_undone_for_a_deadlock_decides_again(
         working.prove(worker)
 
 
-def test_a_worker_that_cannot_be_serialized_decides_again(
+def test_a_worker_with_a_serialization_failure_decides_again(
     start_worker: Callable[..., WorkerProcess], broker_vhost: str, database_url: str
 ) -> None:
     with session(database_url, autocommit=True) as admin, session(database_url) as other:
@@ -235,7 +237,7 @@ def test_a_worker_that_cannot_be_serialized_decides_again(
             working.prove(worker)
 
 
-def test_a_call_that_would_expire_waiting_for_a_lock_is_told(
+def test_a_call_that_would_expire_waiting_for_a_lock_gets_store_unavailable(
     start_worker: Callable[..., WorkerProcess], broker_vhost: str, database_url: str
 ) -> None:
     worker = start_worker(database_url)
@@ -245,7 +247,9 @@ def test_a_call_that_would_expire_waiting_for_a_lock_is_told(
 
 
 def check_told(worker: WorkerProcess, url: str, free: Callable[[], Any]) -> None:
-    """The store cannot be written until ``free`` is called: calls that would expire are told, and casts are not lost."""
+    """Check a store that cannot be written until ``free`` is called: calls that would expire get StoreUnavailable, casts
+    wait.
+    """
     instances = [instance_dict(number, node="n1", **sized(vcpus=1, memory_mb=100, disk_gb=1)) for number in (1, 2, 3)]
     with stock.client(url, timeout=4) as hasty, stock.client(url, timeout=60) as patient, ThreadPoolExecutor(1) as pool:
         patient.cast(HOST, "begin_resource_claim", instance=instances[0])
@@ -256,7 +260,7 @@ def check_told(worker: WorkerProcess, url: str, free: Callable[[], Any]) -> None
         free()
         assert waiting.result(30)["claim_id"] == instances[1]["uuid"]
         held = patient.call(HOST, "list_claims", node="n1")
-        # Nothing was told of the third: it may be held, or not.
+        # The outcome of the third call is unknown to its caller: the instance may or may not have an allocation.
         assert {instances[0]["uuid"], instances[1]["uuid"]} <= {claim["claim_id"] for claim in held}
         assert patient.call(HOST, "begin_resource_claim", instance=instances[2])["claim_id"] == instances[2]["uuid"]
         view = patient.call(HOST, "get_node", node="n1")
@@ -265,7 +269,7 @@ def check_told(worker: WorkerProcess, url: str, free: Callable[[], Any]) -> None
     assert connections(worker) == 2
 
 
-def test_an_sqlite_file_that_another_process_holds_is_waited_for(
+def test_a_worker_waits_for_an_sqlite_file_that_another_process_locks(
     start_worker: Callable[..., WorkerProcess], broker_vhost: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "tracker.sqlite"
@@ -283,7 +287,7 @@ def test_an_sqlite_file_that_another_process_holds_is_waited_for(
         working.prove(worker)
 
 
-def test_a_call_that_would_expire_waiting_for_an_sqlite_file_is_told(
+def test_a_call_that_would_expire_waiting_for_an_sqlite_file_gets_store_unavailable(
     start_worker: Callable[..., WorkerProcess], broker_vhost: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "tracker.sqlite"
@@ -293,7 +297,7 @@ def test_a_call_that_would_expire_waiting_for_an_sqlite_file_is_told(
         check_told(worker, broker_vhost, lambda: next(holding, None))
 
 
-def test_a_disk_that_is_full_is_waited_for(
+def test_a_worker_waits_for_space_on_a_full_disk(
     start_worker: Callable[..., WorkerProcess], broker_vhost: str, tmp_path: Path
 ) -> None:
     with small_disk(tmp_path) as disk:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A worker whose connections to the broker are encrypted: what they carry comes in other pieces."""
+"""A worker with TLS connections to the broker: reads return data in different pieces than without TLS."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support import load, stock
 from tests.support.builders import instance_dict
 from tests.support.worker_process import NODE
 
-# Stock clients leave sockets open when they connect again.
+# Stock clients leave sockets open when they reconnect.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 
 TLS = {"ssl": True, "rabbit_interval_max": 1, "amqp_durable_queues": True}
@@ -45,7 +45,7 @@ def test_nothing_is_lost_done_twice_or_out_of_order_over_tls(
             flight.prepare()
             with flight.running():
                 flight.wait_answered(50)
-                # More than TLS, or the worker, reads at a time.
+                # The request is longer than one TLS record and one read of the worker.
                 large = instance_dict(1, metadata={f"key-{number}": "ž" * 200 for number in range(100)})
                 client.call("h3", "begin_resource_claim", instance=large)
                 rabbitmq.ctl("close_all_connections", "--vhost", broker_vhost.rpartition("/")[2], "a test")

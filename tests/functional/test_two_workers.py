@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two workers on the same hosts: one works and one stands by, and whatever becomes of the one, the books balance."""
+"""Two workers on the same hosts, one active and one standby: the books balance whatever happens to the active worker."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def make_worker(tmp_path: Path, broker_vhost: str, database_url: str) -> Iterator[MakeWorker]:
-    """Workers on one store and one broker, by name; not yet started."""
+    """Makes workers by name on one store and one broker; they are not started."""
     with ExitStack() as stack:
 
         def make(name: str, **options: Any) -> FaultyWorker:
@@ -54,19 +54,21 @@ def make_worker(tmp_path: Path, broker_vhost: str, database_url: str) -> Iterato
 
 @pytest.fixture
 def pair(make_worker: MakeWorker) -> tuple[FaultyWorker, FaultyWorker]:
-    """The active one and the one that stands by, and the broker soon misses one that says nothing. Not yet started."""
+    """The active worker and the standby. The short heartbeat lets the broker notice a silent worker soon. They are not
+    started.
+    """
     first, second = (make_worker(name, oslo_messaging_rabbit=SHORT_HEARTBEAT) for name in ("first", "second"))
     return first, second
 
 
 def start(*workers: WorkerProcess) -> None:
-    """One after the other, so that the first is the active one."""
+    """Start the workers one after the other, so that the first becomes the active worker."""
     for worker in workers:
         worker.start()
         worker.wait_ready()
 
 
-def test_the_second_stands_by_and_takes_over_at_once_when_the_first_is_killed(
+def test_the_standby_takes_over_within_seconds_when_the_active_worker_is_killed(
     make_worker: MakeWorker, broker_vhost: str, database_url: str
 ) -> None:
     first, second = make_worker("first"), make_worker("second")
@@ -79,14 +81,14 @@ def test_the_second_stands_by_and_takes_over_at_once_when_the_first_is_killed(
 
             first.kill()
 
-            # Sooner than the broker would miss a heartbeat.
+            # This is sooner than the broker would miss a heartbeat.
             working.wait_answers(20, seconds=10)
             second.wait_for_log(CHORES, times=len(HOSTS))
 
         working.prove(second)
 
 
-def test_a_worker_that_stalls_before_a_commit_decides_again_what_another_has_done_meanwhile(
+def test_a_worker_that_stalls_before_a_commit_decides_again_after_a_takeover(
     pair: tuple[FaultyWorker, FaultyWorker], broker_vhost: str, database_url: str
 ) -> None:
     first, second = pair
@@ -96,7 +98,7 @@ def test_a_worker_that_stalls_before_a_commit_decides_again_what_another_has_don
         with working.at_work():
             first.arm()
             first.wait_stopped()
-            # What was in its hands is delivered to the other.
+            # The broker redelivers the unacknowledged messages of the first worker to the second.
             working.wait_answers(50)
 
             first.signal(signal.SIGCONT)
@@ -104,14 +106,14 @@ def test_a_worker_that_stalls_before_a_commit_decides_again_what_another_has_don
             first.wait_for_log("another worker was first")
             first.wait_for_log("tracker-consumer: connected", times=2)
             second.kill()
-            # And it works on what the other has left.
+            # The first worker continues on the second worker's state.
             working.wait_answers(50, seconds=10)
 
         working.prove(first)
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_a_worker_that_comes_back_answers_nothing_from_what_it_knew(
+def test_a_worker_that_resumes_after_a_takeover_answers_from_the_stored_state(
     pair: tuple[FaultyWorker, FaultyWorker], broker_vhost: str, database_url: str
 ) -> None:
     first, second = pair
@@ -135,7 +137,7 @@ def test_a_worker_that_comes_back_answers_nothing_from_what_it_knew(
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_a_worker_that_stalls_in_a_transaction_does_not_hold_its_successor(
+def test_a_worker_that_stalls_in_a_transaction_does_not_block_its_successor(
     pair: tuple[FaultyWorker, FaultyWorker], broker_vhost: str, database_url: str
 ) -> None:
     first, second = pair
@@ -143,7 +145,7 @@ def test_a_worker_that_stalls_in_a_transaction_does_not_hold_its_successor(
     url = database_url.replace("+psycopg", "", 1)
     waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     with (
-        # What comes on the shared topic the second does too, and would be the one that waits.
+        # The second worker also serves the shared topic and might then be the worker that waits for the rows.
         scheduler_run(broker_vhost, database_url, timeout=60, shared_topic=False) as working,
         psycopg.connect(url) as other,
         psycopg.connect(url, autocommit=True) as admin,
@@ -152,7 +154,7 @@ def test_a_worker_that_stalls_in_a_transaction_does_not_hold_its_successor(
             other.execute("SELECT 1 FROM nodes FOR UPDATE")
             wait_until(lambda: admin.execute(waiting).fetchall(), "the worker waits for the rows")
             first.signal(signal.SIGSTOP)
-            # Its session has them now, and nobody there to go on with it.
+            # The first worker's session now holds the rows, and the worker is stopped.
             other.rollback()
             second.wait_for_log("lock timeout")
 
@@ -177,19 +179,19 @@ def test_a_rolling_restart_under_load_fails_no_call(
                 working.wait_answers(20)
                 start(worker)
 
-        # Refused are only claims for which there was no room, and what no worker would have done.
+        # Only claims beyond the limits and invalid requests may be refused.
         business = {"insufficient_resources", "claim_conflict", "invalid_input"}
         failed = [one for one in working.requests if one.outcome not in (RESULT, SENT) and one.error not in business]
         assert failed == []
         assert {one.outcome for one in working.requests} == {RESULT, SENT, ERROR}
         working.settle()
-        # In good order nothing is told twice either.
+        # A clean stop publishes no notification twice.
         assert len({one.message_id for one in working.heard}) == len(working.heard)
         working.prove(first, second)
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_one_worker_does_the_chores_and_hands_them_over(
+def test_only_the_active_worker_does_the_chores_and_a_stop_hands_them_over(
     make_worker: MakeWorker, broker_vhost: str, database_url: str
 ) -> None:
     chores = {"tracker": {"audit_interval_seconds": 1}}
@@ -214,9 +216,7 @@ def test_one_worker_does_the_chores_and_hands_them_over(
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_fifty_hosts_are_one_workers_or_the_others(
-    make_worker: MakeWorker, broker_vhost: str, database_url: str
-) -> None:
+def test_a_standby_takes_over_fifty_hosts(make_worker: MakeWorker, broker_vhost: str, database_url: str) -> None:
     first, second = make_worker("first", hosts=MANY), make_worker("second", hosts=MANY)
     start(first, second)
     with scheduler_run(broker_vhost, database_url, hosts=MANY) as working:

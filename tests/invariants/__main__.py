@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m tests.invariants``: check what a run has left behind. Exit code 1 on a violation."""
+"""``python -m tests.invariants``: checks the records of a run. Exit code 1 on a violation."""
 
 from __future__ import annotations
 
@@ -16,11 +16,16 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @click.command()
 @click.option(
-    "--requests", "requests", type=_FILE, multiple=True, required=True, help="What clients were told; repeatable."
+    "--requests",
+    "requests",
+    type=_FILE,
+    multiple=True,
+    required=True,
+    help="Requests and answers of clients; repeatable.",
 )
 @click.option("--heard", type=_FILE, required=True, help="Notifications in order of arrival.")
-@click.option("--parked", type=_FILE, help="The dead-letter queue.")
-@click.option("--database", required=True, metavar="URL", help="The store, with the worker stopped.")
+@click.option("--parked", type=_FILE, help="Messages in the dead-letter queue.")
+@click.option("--database", required=True, metavar="URL", help="The store; the worker must be stopped.")
 def main(requests: tuple[Path, ...], heard: Path, parked: Path | None, database: str) -> None:
     """Check the invariants on files of JSON lines (tests/invariants/record.py has their fields) and a store."""
     from tests.invariants.collect import books, opened, recorded

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Replies agree with the notifications, with the inbox, and with the order in which they were given."""
+"""Replies agree with the notifications, with the inbox, and with the order of the replies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.invariants.stream import Streams
 
 
 def views(sent: Sequence[Message], told: Streams, replays: Mapping[Place, Replay]) -> Iterator[str]:
-    """A node's view shows exactly the state after the sequence number that it carries."""
+    """A node's view shows exactly the state after its sequence number."""
     generations = {place: {one.sequence: one.generation for one in story} for place, story in told.items()}
     for message in sent:
         for view in _views(message):
@@ -42,7 +42,7 @@ def _views(message: Message) -> list[Mapping[str, Any]]:
 
 
 def order(sent: Sequence[Message]) -> Iterator[str]:
-    """Whoever asks after somebody was answered is not answered from an older state."""
+    """A request that was sent after another request was answered is not answered from an older state."""
     shown = [
         (message, (view["host"], view["node"]), int(view["generation"]))
         for message in sent
@@ -75,7 +75,7 @@ def _place(claim: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def inbox(sent: Sequence[Message], recorded: Mapping[str, Mapping[str, Any] | None]) -> Iterator[str]:
-    """What a copy of a call would be told is what the call was told."""
+    """The inbox holds the reply that the call received, so a copy of the call would receive the same reply."""
     for message in sent:
         request = message.request
         if request.method not in COMMANDS or not request.call or request.unique_id not in recorded:
@@ -90,15 +90,16 @@ def inbox(sent: Sequence[Message], recorded: Mapping[str, Mapping[str, Any] | No
 def unrecorded(
     sent: Sequence[Message], told: Streams, recorded: Mapping[str, Mapping[str, Any] | None]
 ) -> Iterator[str]:
-    """A call that has changed something is recorded, so that no copy of it does so again."""
+    """A call that has changed something is in the inbox, so that no copy of it changes anything again."""
     changes = {
         (*place, one.payload["instance_id"], one.generation)
         for place, story in told.items()
         for one in story
         if "instance_id" in one.payload
     }
-    # A repetition that changed nothing rides with a later commit, and may be lost with the worker. It was told the claim as it
-    # was begun by another request, which is recorded.
+    # A repetition that changed nothing is recorded with a later commit, and the worker may lose its record. The repetition's
+    # reply
+    # is the claim as another request began it, and that request is recorded.
     results = [kept["result"] for kept in recorded.values() if kept is not None]
     begun = {_place(result) for result in results if isinstance(result, Mapping) and "claim_id" in result}
     cast = {

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A node's notifications added up, as a billing consumer would: they must come to what the store holds.
+"""A node's notifications, added up as a billing consumer would, must give the state that the store holds.
 
-The reserve is the store's and does not change during a run; a node that was disabled for a while is not followed.
+The reserve comes from the store and does not change during a run. Nodes that were disabled for a while are not supported.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ NODE_DRIFT = "tracker.node.drift"
 
 @dataclass(slots=True)
 class Replay:
-    """``usage``: sequence -> reserve + sum over allocations after it; 0 is the beginning. ``instances`` likewise."""
+    """The state after each notification. ``usage``: sequence -> reserve + sum over allocations; 0 is the beginning.
+
+    ``instances``: sequence -> number of allocations.
+    """
 
     held: dict[str, StoredAllocation] = field(default_factory=dict)
     usage: dict[int, Vector] = field(default_factory=dict)
@@ -36,7 +39,7 @@ class Replay:
 
 
 def replay(place: Place, story: Sequence[Heard], reserved: Vector) -> tuple[Replay, list[str]]:
-    """What the notifications add up to, and where they contradict themselves."""
+    """Add up the notifications; return the result and the contradictions among them."""
     result = Replay()
     violations: list[str] = []
     charged = dict.fromkeys(CLASSES, 0)
@@ -55,7 +58,7 @@ def replay(place: Place, story: Sequence[Heard], reserved: Vector) -> tuple[Repl
 
 
 def compare(place: Place, replayed: Replay, books: StoredNode) -> Iterator[str]:
-    """The store holds what the notifications add up to, and its columns are the sum of what it holds."""
+    """The store holds the sum of the notifications, and its usage columns are the sum of its allocations."""
     name = f"Node {place[0]}/{place[1]}"
     for uuid in sorted(replayed.held.keys() | books.held.keys()):
         told, kept = replayed.held.get(uuid), books.held.get(uuid)
@@ -117,7 +120,7 @@ def _view(place: Place, one: Heard, usage: Vector) -> Iterator[str]:
 
 
 def used_in(view: Mapping[str, Any]) -> Vector:
-    """What a node's view says is used."""
+    """The usage in a node's view."""
     return {name: view[key] for name, key in CLASSES.items()}
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All invariants together."""
+"""All invariants in one function."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from tests.invariants.record import Evidence
 
 
 def check(evidence: Evidence) -> list[str]:
-    """What contradicts the promise that nothing is lost and nothing done twice: one sentence each; none: it was kept."""
+    """Return the violations of the promise that nothing is lost and nothing is done twice, one sentence each."""
     told, violations = stream.streams(evidence)
     replays = {}
     for place, story in told.items():
         kept = evidence.nodes.get(place)
         if kept is None:
-            continue  # reported already
+            continue  # already reported
         replays[place], contradictions = books.replay(place, story, kept.reserved)
         violations += contradictions
         violations += books.compare(place, replays[place], kept)
@@ -31,6 +31,6 @@ def check(evidence: Evidence) -> list[str]:
 
 
 def proved(evidence: Evidence) -> None:
-    """For tests. Raises AssertionError with every violation."""
+    """Check in a test. Raises AssertionError with every violation."""
     violations = check(evidence)
     assert not violations, f"{len(violations)} violations:\n" + "\n".join(violations)

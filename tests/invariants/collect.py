@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the evidence comes from: stock clients that write down what they are told, a listener, the queues, the store."""
+"""Collect the evidence: from stock clients that record their answers, a listener, the queues and the store."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from tracker_worker.errors import TrackerError
 from tracker_worker.store.sql.store import SQLStore
 
 # isort: split
-# After tests.support.stock, which has chosen threads for oslo.messaging.
+# Import these after tests.support.stock, which selects threads for oslo.messaging.
 import oslo_messaging
 from oslo_messaging._drivers import amqp as driver
 
@@ -55,12 +55,12 @@ def _note_unique_id(message: dict[str, Any]) -> None:
     _sending.unique_id = message[driver.UNIQUE_ID]
 
 
-# The only place that knows the id under which a stock client sends: oslo.messaging gives it to nobody.
+# Only this function knows the id that a stock client sends: oslo.messaging does not return it.
 driver._add_unique_id = _note_unique_id
 
 
 class Log:
-    """What clients were told, in memory and (with ``path``) as JSON lines. Thread-safe."""
+    """The recorded requests of clients, in memory and (with ``path``) as JSON lines. Thread-safe."""
 
     def __init__(self, path: Path | None = None) -> None:
         self._lock = threading.Lock()
@@ -86,8 +86,10 @@ class Log:
 
 
 class RecordingClient:
-    """A stock client whose every request is in ``log``. Returns what was written down instead of raising what the worker
-    or the broker may answer. Thread-safe, as the client is."""
+    """A stock client that records every request in ``log``.
+
+    Its methods return the record instead of raising the errors of the worker or the broker. Thread-safe, as the client is.
+    """
 
     def __init__(self, client: stock.Client, log: Log, name: str = "") -> None:
         self._client = client
@@ -95,14 +97,14 @@ class RecordingClient:
         self._name = name
 
     def call(self, host: str | None, method: str, /, **arguments: Any) -> Request:
-        """A call to a host's topic, or (None) to the shared one."""
+        """Call a host's topic, or (None) the shared topic."""
         return self._send(host, method, arguments, call=True)
 
     def cast(self, host: str | None, method: str, /, **arguments: Any) -> Request:
         return self._send(host, method, arguments, call=False)
 
     def insist(self, host: str | None, method: str, /, **arguments: Any) -> Request:
-        """What a scheduler does with a call that got no answer: ask again, which is another message each time."""
+        """Repeat a call that gets no answer, as a scheduler would. Each repetition is another message."""
         for _ in range(9):
             request = self.call(host, method, **arguments)
             if request.outcome != UNKNOWN and request.error != "store_unavailable":
@@ -131,7 +133,7 @@ class RecordingClient:
         except (RuntimeError, oslo_messaging.NoSuchMethod, oslo_messaging.UnsupportedVersion) as error:
             outcome = {"outcome": ERROR, "error": type(error).__name__}
         request = Request(
-            # None: it failed before it had one, so it was not sent.
+            # None: the request failed before it had an id, so it was not sent.
             unique_id=_sending.unique_id or "",
             host=host,
             method=method,
@@ -146,8 +148,10 @@ class RecordingClient:
 
 
 class Listener:
-    """A consumer of the notification queues that forgets nothing and goes on after a lost connection. ``heard`` is in
-    order of arrival. Harmless to stop twice."""
+    """A consumer of the notification queues that keeps every notification and continues after a lost connection.
+
+    ``heard`` is in order of arrival. A second stop has no effect.
+    """
 
     def __init__(self, transport_url: str, *, durable: bool = False) -> None:
         self._url = _amqp_url(transport_url)
@@ -204,7 +208,7 @@ class Listener:
 
 @contextmanager
 def listener(transport_url: str, *, durable: bool = False) -> Iterator[Listener]:
-    """``durable`` as the worker's clients declare it: ``amqp_durable_queues``."""
+    """Run a listener. ``durable`` is the clients' ``amqp_durable_queues``."""
     listening = Listener(transport_url, durable=durable)
     listening.start()
     try:
@@ -214,7 +218,7 @@ def listener(transport_url: str, *, durable: bool = False) -> Iterator[Listener]
 
 
 def dead_letters(transport_url: str) -> list[Parked]:
-    """Everything in the dead-letter queue, which stays there."""
+    """All messages in the dead-letter queue; they stay in the queue."""
     parked = []
     with kombu.Connection(_amqp_url(transport_url), connect_timeout=5) as connection:
         channel = connection.default_channel
@@ -245,7 +249,7 @@ def books(store: SQLStore) -> dict[Place, StoredNode]:
                 generation=ledger.generation,
                 sequence=ledger.sequence,
                 reserved=ledger.inventory.reserved.to_dict() if ledger.inventory is not None else zero,
-                # The store says when its columns differ from the sum, and then what they are.
+                # The store reports columns that differ from the sum, with their values.
                 usage=(ledger.drift or ledger.usage).to_dict(),
                 held={
                     uuid: StoredAllocation(resources=held.resources.to_dict(), claim_state=held.claim_state)
@@ -267,7 +271,7 @@ def books(store: SQLStore) -> dict[Place, StoredNode]:
 
 
 def recorded(store: SQLStore, unique_ids: Sequence[str]) -> dict[str, Mapping[str, Any] | None]:
-    """What the inbox has of these messages."""
+    """The inbox rows of these messages."""
     found: dict[str, Mapping[str, Any] | None] = {}
     for start in range(0, len(unique_ids), 500):
         for unique_id, reply in store.answered(unique_ids[start : start + 500]).items():
@@ -289,7 +293,10 @@ def opened(database_url: str) -> Iterator[SQLStore]:
 
 
 def wait_relayed(database_url: str, listening: Listener) -> None:
-    """Wait until every notification has arrived and the relay knows it; the worker runs, and nobody asks for anything."""
+    """Wait until every notification has arrived and the relay has stored its confirm.
+
+    The worker must be running, and no client may send requests.
+    """
     with opened(database_url) as store:
 
         def lacks() -> list[str]:
@@ -305,7 +312,7 @@ def wait_relayed(database_url: str, listening: Listener) -> None:
 
 
 def evidence(*, requests: Sequence[Request], listening: Listener, transport_url: str, database_url: str) -> Evidence:
-    """All of it, with the worker stopped and everything relayed."""
+    """Collect all evidence. The worker must be stopped and every notification relayed."""
     with opened(database_url) as store:
         return Evidence(
             requests=requests,

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Is there an order of the requests for an instance that explains everything that was said of it?
+"""Search an order of the requests for an instance that explains its replies and notifications.
 
-For each instance of a host there are the messages that were sent, of which most must have had their effect exactly once,
-and the notifications, each of which must be the effect of exactly one message (or of time, for a claim that expired). A
-message that was sent after another one was answered, or behind it in the same queue, comes after it. The search puts the
-messages in an order in which each is told what it was told and causes what was heard; the rules (``rules.py``) are written
-anew here from the interfaces, and share no code with the worker. No such order: something was lost, done twice, granted
-beyond its limits, or told wrongly; the search is then repeated with one of these forgiven, to say which.
+For each instance of a host, most of the sent messages must have had their effect exactly once, and each notification must be
+the effect of exactly one message (or of time, for a claim that expired). A message that was sent after another message was
+answered, or after it in the same queue, takes effect later. The search orders the messages so that each message gets its
+recorded reply and causes its recorded notification. The rules (``rules.py``) are written from the interfaces and share no
+code with the worker. If no such order exists, an effect was lost, done twice, granted beyond its limits, or answered
+wrongly;
+the search then ignores one of these at a time, to name the violation.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _ABOUT_INSTANCES = frozenset(
 
 
 def explain(sent: Sequence[Message], told: Streams, replays: Mapping[Place, Replay]) -> Iterator[str]:
-    """What cannot be explained, one sentence for each instance that has such a thing."""
+    """Yield one sentence for each instance whose history has no explanation."""
     asked: dict[tuple[str | None, str], list[Message]] = defaultdict(list)
     for message in sent:
         if message.instance is not None and (not message.parked or message.copies > 1):
@@ -49,7 +50,7 @@ def explain(sent: Sequence[Message], told: Streams, replays: Mapping[Place, Repl
 
 
 class _TooMany(Exception):
-    """States to search."""
+    """The search has too many states."""
 
 
 @dataclass(slots=True)
@@ -83,7 +84,7 @@ class _Case:
             return f"Instance {self.uuid} on {self.host} has too many requests at the same time to be explained."
 
     def _why(self) -> str:
-        """The one thing without which everything could be explained."""
+        """Name the one violation without which an order exists."""
         if self._possible(Overlooked(limits=True)):
             return f"Instance {self.uuid} on {self.host} was granted or refused against its limits: {self._limits()}."
         for message in self.messages:
@@ -135,7 +136,7 @@ class _Case:
         return f"{', '.join(decided)}; asked by {', '.join(asked)}"
 
     def _possible(self, overlooked: Overlooked) -> bool:
-        """Depth first over (messages done, events explained on each node)."""
+        """Search depth first over (processed messages, explained events on each node)."""
         must = self._mask(
             lambda i: (
                 self.messages[i].definite

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests as messages: copies of one message are one, and what was told about them is one thing."""
+"""Requests as messages: copies of one message have one effect and one reply."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ COMMANDS = ("begin_resource_claim", "finish_resource_claim", "abort_resource_cla
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """``request`` is the message with its best known end, its first sending and its first end. ``definite``: it is in a
-    queue or done with, so it must have had its effect. ``copies``: how often it was sent."""
+    """A message that was sent once or more. ``request`` has its best known outcome, its first sending and its first end.
+
+    ``definite``: the message is in a queue or settled, so it must have had its effect. ``copies``: how often it was sent.
+    """
 
     request: Request
     definite: bool
@@ -24,7 +26,7 @@ class Message:
 
     @property
     def instance(self) -> str | None:
-        """The uuid of the instance that a command is about."""
+        """The uuid of the instance of a command, or None."""
         args = self.request.args
         if self.request.method not in COMMANDS:
             return None
@@ -32,7 +34,9 @@ class Message:
         return uuid if isinstance(uuid, str) else None
 
     def precedes(self, other: Message) -> bool:
-        """Whether it must take effect first, if it does at all: it was answered, or was ahead in the same queue."""
+        """Whether this message must take effect before ``other``: it was answered first, or it was earlier in the same
+        queue.
+        """
         mine, others = self.request, other.request
         if mine.ended_at >= others.sent_at:
             return False
@@ -45,7 +49,7 @@ class Message:
 
 
 def messages(requests: Iterable[Request], parked: Sequence[Parked]) -> tuple[list[Message], list[str]]:
-    """Every message that was sent, and what is wrong with its copies or its place in the dead-letter queue."""
+    """Return every message that was sent, and the violations by its copies or by its place in the dead-letter queue."""
     reasons = {one.unique_id: one.reason for one in parked}
     grouped: dict[str, list[Request]] = defaultdict(list)
     for request in requests:
@@ -57,7 +61,7 @@ def messages(requests: Iterable[Request], parked: Sequence[Parked]) -> tuple[lis
 
 
 def _settled(request: Request) -> Request:
-    """Whoever is told that the store is away knows nothing: the commit may have reached it."""
+    """The error that the store is unavailable leaves the outcome unknown: the commit may have reached the store."""
     if request.outcome == ERROR and request.error == "store_unavailable":
         return replace(request, outcome=UNKNOWN, error="", facts={})
     return request

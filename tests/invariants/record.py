@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known after a run: what clients were told, what a listener received, what was parked, what the store holds.
+"""The evidence after a run: clients' answers, received notifications, parked messages, and the contents of the store.
 
-All of it is plain data: it can be written down as JSON lines, read by another process, and doctored by a test. Times are
-seconds of the machine's monotonic clock, which all processes of a machine share.
+All of it is plain data that can be written as JSON lines, read by another process, and altered by a test. Times are seconds
+of the machine's monotonic clock, which all processes of a machine share.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-# How a request ended for the one who sent it.
+# The outcome of a request for its sender.
 RESULT = "result"  # a call was answered
 ERROR = "error"  # a call was refused
 SENT = "sent"  # the broker has confirmed a cast
-UNKNOWN = "unknown"  # no answer in time, or a connection was lost while it was sent
+UNKNOWN = "unknown"  # no answer in time, or the connection was lost while the request was sent
 
 Place = tuple[str, str]
 """Host and node."""
@@ -28,10 +28,11 @@ Vector = Mapping[str, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One message that was sent, and how that ended. Requests with the same ``unique_id`` are copies of one message.
+    """One sent message and its outcome. Requests with the same ``unique_id`` are copies of one message.
 
-    ``host`` is whose topic it was sent to, None for the shared topic. ``error`` is the stable code, or the name of the
-    class for an error that has none; ``facts`` are what the error carried.
+    ``host`` is the host whose topic the message was sent to, None for the shared topic. ``error`` is the stable code,
+    or the name
+    of the class if the error has no code; ``facts`` are the error's arguments.
     """
 
     unique_id: str
@@ -49,13 +50,15 @@ class Request:
 
     @property
     def about(self) -> str | None:
-        """The host that it is about."""
+        """The host whose state the request concerns."""
         return self.host if self.host is not None else self.args.get("host")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heard:
-    """One notification as it arrived in a queue. Its place among those of the same queue is its order of arrival."""
+    """One notification as it arrived in a queue. Its place among the notifications of the same queue is its order of
+    arrival.
+    """
 
     queue: str
     message_id: str
@@ -80,7 +83,7 @@ class Heard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parked:
-    """One message of the dead-letter queue."""
+    """One message in the dead-letter queue."""
 
     unique_id: str | None
     reason: str
@@ -88,7 +91,7 @@ class Parked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredAllocation:
-    """One allocation of the store."""
+    """One allocation in the store."""
 
     resources: Vector
     claim_state: str
@@ -107,7 +110,7 @@ class OutboxRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredNode:
-    """One node of the store. ``usage`` are its columns, as a scheduler reads them with SQL."""
+    """One node in the store. ``usage`` holds its columns, as a scheduler reads them with SQL."""
 
     generation: int
     sequence: int
@@ -120,8 +123,9 @@ class StoredNode:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """``inbox``: unique_id -> what the store has recorded for its copies, ``{"result", "failure"}`` for a call and None
-    for a cast."""
+    """All evidence of a run. ``inbox``: unique_id -> the stored reply, ``{"result", "failure"}`` for a call and None for a
+    cast.
+    """
 
     requests: Sequence[Request]
     heard: Sequence[Heard]
@@ -134,7 +138,7 @@ _Line = TypeVar("_Line", Request, Heard, Parked)
 
 
 def line(value: Request | Heard | Parked) -> str:
-    """One line of JSON, without its end."""
+    """One line of JSON without the newline."""
     return json.dumps(asdict(value))
 
 

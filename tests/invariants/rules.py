@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a request may do to an instance that is held like this, and what its caller is then told (interfaces, section 1).
+"""The possible effects of a request on an instance in a given state, with the reply to each (interfaces, section 1).
 
-Written from the description of the interfaces alone: nothing here is the worker's.
+Written from the description of the interfaces alone; no code comes from the worker.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.invariants.record import ERROR, RESULT, Heard, Request, Vector
 
 LIMITS = {"VCPU": "vcpu", "MEMORY_MB": "memory_mb", "DISK_GB": "disk_gb"}
 SIZES = ("vcpus", "memory_mb", "root_gb", "ephemeral_gb")
-# Instance field -> payload key, and what stands for None there.
+# Instance field -> payload key. The payload has '' for None.
 _TEXTS = {
     "display_name": "display_name",
     "instance_type": "instance_type",
@@ -33,14 +33,16 @@ _TEXTS = {
     "user_id": "user_id",
 }
 _MAPPINGS = ("image_meta", "metadata")
-# In no payload, but a change of it is a change.
+# This field is in no payload, but its change is a change of the instance.
 _UNSEEN = "os_type"
 
 
 @dataclass(frozen=True, slots=True)
 class Overlooked:
-    """What a search overlooks: the limits; when a message was sent; the reply to a message; that a message had no
-    effect; an event without a cause."""
+    """The single violation that a search ignores: the limits, the time of a message (``place``), the reply to a message, a
+    message
+    without an effect (``loss``), or an event without a cause.
+    """
 
     limits: bool = False
     place: str | None = None
@@ -51,7 +53,7 @@ class Overlooked:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Allocation:
-    """``facts``: what billing reads, by payload key."""
+    """An instance that has an allocation. ``facts`` are the fields that billing reads, by payload key."""
 
     node: str
     resources: Vector
@@ -61,11 +63,11 @@ class Allocation:
 
 
 Effect = tuple[Heard | None, Allocation | None]
-"""The notification that it is, and how the instance is held after it."""
+"""The notification that a request caused, and the allocation after it."""
 
 
 def node_of(message: Message, nodes: Collection[str]) -> str | None:
-    """The node that a request names, or its host's only one."""
+    """The node that a request names, or the only node of its host."""
     named = (message.request.args.get("instance") or {}).get("node")
     if named is not None:
         return str(named)
@@ -73,7 +75,7 @@ def node_of(message: Message, nodes: Collection[str]) -> str | None:
 
 
 def after(event: Heard, held: Allocation | None, unseen: Any = None) -> Allocation | None:
-    """How the instance is held after ``event``."""
+    """The allocation after ``event``."""
     kind, payload = event.event_type, event.payload
     if kind == books.REJECTED:
         return held
@@ -93,12 +95,13 @@ def effects(
     replayed: Replay | None,
     overlooked: Overlooked,
 ) -> Iterator[Effect]:
-    """What ``message`` may have done now, if that agrees with what its caller was told. ``waiting``: of each node the
-    next notification about this instance."""
+    """Yield the possible effects of ``message`` that agree with its reply. ``waiting``: node -> the instance's next
+    notification.
+    """
     request = message.request
     told = _Told(request, overlooked)
     if request.outcome == ERROR and request.error not in ("insufficient_resources", "claim_conflict"):
-        yield None, held  # refused for what it says, or because it could not be handled
+        yield None, held  # refused as invalid, or could not be handled
         return
     match request.method:
         case "begin_resource_claim":
@@ -112,14 +115,14 @@ def effects(
 
 
 class _Told:
-    """What the caller was told, as far as it was told and is to be believed."""
+    """The reply that the caller received, if it received one and the search does not ignore it."""
 
     def __init__(self, request: Request, overlooked: Overlooked) -> None:
         self._request = request
         self._open = request.outcome not in (RESULT, ERROR) or overlooked.reply == request.unique_id
 
     def result(self, **expected: Any) -> bool:
-        """Whether it may have been told an object with these values."""
+        """Whether the reply may be an object with these values."""
         reply = self._request.reply
         if self._open:
             return True
@@ -129,7 +132,7 @@ class _Told:
         return self._open or (self._request.outcome == RESULT and self._request.reply is None)
 
     def error(self, code: str, **facts: Any) -> bool:
-        """Whether a call may have been told this. A cast would have been parked for it, but for a lack of resources."""
+        """Whether a call may have received this error. A cast with it would be parked, except for insufficient resources."""
         if self._open:
             return self._request.call or code == "insufficient_resources"
         told = self._request.facts
@@ -195,7 +198,7 @@ def _update(
     new = {**held.facts, **fields}
     gone = new["state"] == "deleted" or (new["state"] == "shelved_offloaded" and new["state_description"] != "spawning")
     if gone:
-        new |= {size: held.facts[size] for size in SIZES}  # the last figures are those that were charged
+        new |= {size: held.facts[size] for size in SIZES}  # the last figures are those of the charge
     if event is None or event.event_type != (books.RELEASED if gone else books.UPDATED):
         return
     if any(event.payload[key] != value for key, value in new.items() if key != _UNSEEN):
@@ -208,7 +211,7 @@ def _update(
 
 
 def _agrees(event: Heard, instance: Mapping[str, Any]) -> bool:
-    """Whether a charge is for what was asked. Who is billed may come from the request's context instead."""
+    """Whether a notification charges for the requested instance. Its project and user may come from the request's context."""
     fields = _facts(instance)
     fields.pop(_UNSEEN, None)
     for owner in ("tenant_id", "user_id"):
@@ -218,7 +221,7 @@ def _agrees(event: Heard, instance: Mapping[str, Any]) -> bool:
 
 
 def _facts(instance: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that are given, by payload key."""
+    """The given fields of ``instance``, by payload key."""
     facts = {size: instance[size] for size in SIZES if size in instance}
     facts |= {key: instance[name] or "" for name, key in _TEXTS.items() if name in instance}
     facts |= {name: instance[name] or {} for name in _MAPPINGS if name in instance}
@@ -228,7 +231,7 @@ def _facts(instance: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def vector(instance: Mapping[str, Any]) -> dict[str, int]:
-    """What a claim for this instance is charged."""
+    """The resources that a claim for this instance reserves."""
     return {
         "VCPU": instance["vcpus"],
         "MEMORY_MB": instance["memory_mb"],
@@ -237,7 +240,7 @@ def vector(instance: Mapping[str, Any]) -> dict[str, int]:
 
 
 def shortfalls(requested: Vector, used: Vector, limits: Mapping[str, float] | None) -> list[dict[str, Any]]:
-    """Of which resources more is requested than the limits leave."""
+    """The resources whose requested amount exceeds the limits' remainder."""
     lacks = []
     for name, key in LIMITS.items():
         limit = (limits or {}).get(key)

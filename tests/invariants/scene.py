@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run as it should be, made by the ledger itself without any server, for tests to doctor."""
+"""A correct run, made by the ledger itself without any server, for tests to alter."""
 
 from __future__ import annotations
 
@@ -44,8 +44,10 @@ PLACE: Place = (HOST, node_name(1))
 
 
 class Scene:
-    """One request after the other on a host with ``nodes`` nodes, each a commit of its own. Request N is sent at N seconds
-    and ended half a second later; its unique_id is ``u-N``."""
+    """One request after the other on a host with ``nodes`` nodes, each in its own commit.
+
+    Request N is sent at N seconds and ends half a second later; its unique_id is ``u-N``.
+    """
 
     def __init__(self, nodes: int = 1) -> None:
         self._host = host_ledger(nodes, disabled=True)
@@ -60,7 +62,7 @@ class Scene:
             self.decide(ReportInventory(node=ledger.name, inventory=reported.nodes[ledger.name].inventory))
 
     def call(self, method: str, *, outcome: str | None = None, **args: Any) -> Request:
-        """A call that is decided and answered; with ``outcome`` unknown it is decided, and the answer is lost."""
+        """A call that is decided and answered. With ``outcome`` UNKNOWN it is decided, and the answer is lost."""
         decision = self.decide(_command(method, args))
         if decision.error is not None:
             told: dict[str, Any] = {"outcome": ERROR, "error": decision.error.code, "facts": decision.error.kwargs}
@@ -75,7 +77,7 @@ class Scene:
         return request
 
     def cast(self, method: str, **args: Any) -> Request:
-        """A cast that is decided, and parked if that is refused but for resources."""
+        """A cast that is decided, and parked if it is refused for another reason than resources."""
         error = self.decide(_command(method, args)).error
         request = self.sent(method, args, call=False, outcome=SENT)
         if error is not None and error.code != "insufficient_resources":
@@ -85,22 +87,24 @@ class Scene:
         return request
 
     def begin(self, number: int = 1, *, limits: Mapping[str, Any] | None = None, **fields: Any) -> Request:
-        """A call for ``instance_dict(number, **fields)`` on the first node unless ``node`` says another."""
+        """A call that begins a claim for ``instance_dict(number, **fields)``, on the first node unless ``node`` names
+        another node.
+        """
         instance = instance_dict(number, **{"node": PLACE[1], **fields})
         return self.call("begin_resource_claim", instance=instance, limits=limits)
 
     def view(self, node: str = PLACE[1]) -> Request:
-        """A call that reads."""
+        """A call that reads a node's view."""
         return self.sent("get_node", {"node": node}, call=True, outcome=RESULT, reply=node_view(self._host.nodes[node]))
 
     def expire(self) -> None:
-        """Every claim's time is over."""
+        """Move the time beyond the end of every claim."""
         self._now += 2 * TIMEOUT
         for ledger in self._host:
             self.decide(ExpireClaims(node=ledger.name))
 
     def sent(self, method: str, args: Mapping[str, Any], **told: Any) -> Request:
-        """A request that nobody has decided."""
+        """A request that the ledger does not decide."""
         number = len(self.requests) + 1
         request = Request(
             unique_id=f"u-{number}", host=HOST, method=method, args=args, sent_at=number, ended_at=number + 0.5, **told
@@ -109,7 +113,7 @@ class Scene:
         return request
 
     def decide(self, command: Command) -> Decision:
-        """Decide, apply, commit, notify."""
+        """Decide ``command``, apply its events, commit and notify."""
         self._now += 1_000_000
         decision = decide(self._host, command, self._now)
         ledger = decision.node
@@ -162,7 +166,7 @@ class Scene:
         }
 
     def evidence(self, **doctored: Any) -> Evidence:
-        """The evidence as it is, but for what is ``doctored``."""
+        """The evidence of this run, with the fields in ``doctored`` replaced."""
         whole = Evidence(
             requests=self.requests, heard=self.heard, parked=self.parked, nodes=self.books(), inbox=self.inbox
         )

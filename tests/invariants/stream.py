@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The notifications: complete, gapless and in order per node; every copy is the same; the outbox says no other thing."""
+"""A node's notifications are complete, without gaps and in order; copies are equal; the outbox has the same notifications."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from dataclasses import replace
 from tests.invariants.record import Evidence, Heard, Place, StoredNode
 
 Streams = Mapping[Place, Sequence[Heard]]
-"""Of each node its notifications by sequence, each once."""
+"""Node -> its notifications by sequence, each once."""
 
 
 def streams(evidence: Evidence) -> tuple[dict[Place, list[Heard]], list[str]]:
-    """Each node's story, and what is wrong with how it was told."""
+    """Return each node's notifications, and the violations in their transmission."""
     heard: dict[Place, list[Heard]] = defaultdict(list)
     for one in evidence.heard:
         heard[one.place].append(one)
@@ -48,7 +48,7 @@ def _copy(place: Place, known: Heard, one: Heard) -> Iterator[str]:
 
 
 def _order(place: Place, first: Mapping[int, Heard]) -> Iterator[str]:
-    """Within a queue, copies apart. ``first`` is in order of arrival."""
+    """Check the order within each queue, without copies. ``first`` is in order of arrival."""
     latest: dict[str, int] = {}
     for sequence, one in first.items():
         if sequence < latest.get(one.queue, 0):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs in which everything is right have no violations, whatever the clients learned of them."""
+"""Correct runs have no violations, whatever the clients learned."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.builders import instance_dict, uuid
 NODE = PLACE[1]
 
 
-def test_a_life_of_an_instance_is_explained() -> None:
+def test_the_life_of_an_instance_is_explained() -> None:
     scene = Scene()
     scene.begin()
     scene.view()
@@ -68,7 +68,7 @@ def test_a_lost_answer_is_explained_whether_or_not_there_was_an_effect() -> None
     assert check(scene.evidence()) == []
 
 
-def test_whoever_is_told_that_the_store_is_away_may_have_been_served() -> None:
+def test_a_call_that_fails_because_the_store_is_unavailable_may_have_had_its_effect() -> None:
     scene = Scene()
     told = scene.begin(1)
     scene.requests[0] = replace(told, outcome="error", reply=None, error="store_unavailable", facts={})
@@ -76,7 +76,7 @@ def test_whoever_is_told_that_the_store_is_away_may_have_been_served() -> None:
     assert check(scene.evidence()) == []
 
 
-def test_copies_have_one_effect_between_them() -> None:
+def test_copies_of_a_request_have_one_effect() -> None:
     scene = Scene()
     told = scene.begin(1)
     scene.call("abort_resource_claim", claim_id=uuid(1))
@@ -94,7 +94,7 @@ def test_copies_of_notifications_may_arrive_at_any_time() -> None:
     assert check(scene.evidence(heard=copied)) == []
 
 
-def test_concurrent_requests_may_have_come_in_any_order() -> None:
+def test_concurrent_requests_may_take_effect_in_any_order() -> None:
     scene = Scene()
     scene.begin(1)
     first = scene.cast("update_usage", instance={"uuid": uuid(), "node": NODE, "display_name": "one"})
@@ -108,7 +108,7 @@ def test_concurrent_requests_may_have_come_in_any_order() -> None:
     assert check(scene.evidence(requests=exchanged)) == []
 
 
-def test_lines_of_json_hold_everything(tmp_path) -> None:
+def test_json_lines_keep_every_field(tmp_path) -> None:
     scene = Scene()
     scene.begin(1)
     scene.sent("update_usage", {"instance": {"uuid": uuid()}}, call=False, outcome=SENT)

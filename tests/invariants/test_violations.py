@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each kind of violation is caught, by its name and once."""
+"""The checker reports each kind of violation once, by its name."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def only(evidence: Evidence) -> str:
 
 @pytest.fixture
 def scene() -> Scene:
-    """Two instances: the first finished and updated, the second begun."""
+    """Two instances: the first claim is finished and its instance updated, the second claim is begun."""
     scene = Scene()
     scene.begin(1, limits={"vcpu": 8})
     scene.cast("update_usage", instance={"uuid": uuid(1), "node": NODE, "display_name": "renamed"})
@@ -34,11 +34,11 @@ def scene() -> Scene:
 
 
 def rename(scene: Scene, name: str, **told: Any) -> None:
-    """A request that nobody has decided."""
+    """Add a request that the ledger does not decide."""
     scene.sent("update_usage", {"instance": {"uuid": uuid(2), "node": NODE, "display_name": name}}, **told)
 
 
-def test_the_scene_itself_is_right(scene: Scene) -> None:
+def test_the_unaltered_scene_has_no_violations(scene: Scene) -> None:
     proved(scene.evidence())
 
 
@@ -71,7 +71,7 @@ def test_a_cast_without_an_effect_that_is_parked_is_no_violation(scene: Scene) -
     assert check(scene.evidence(parked=[Parked(unique_id="u-5", reason="invalid_input: field")])) == []
 
 
-def test_a_cast_that_was_overtaken_by_a_later_one_is_found(scene: Scene) -> None:
+def test_a_cast_that_a_later_cast_overtook_is_found(scene: Scene) -> None:
     later = {"uuid": uuid(2), "node": NODE, "display_name": "later"}
     scene.cast("update_usage", instance=later)
     scene.cast("update_usage", instance={**later, "display_name": "first"})
@@ -100,7 +100,7 @@ def test_a_cast_that_took_effect_twice_is_found(scene: Scene) -> None:
     assert "or of one that had its effect before" in only(scene.evidence())
 
 
-def test_a_refusal_that_was_counted_twice_is_found(scene: Scene) -> None:
+def test_a_refusal_that_was_notified_twice_is_found(scene: Scene) -> None:
     scene.begin(3, limits={"vcpu": 1})
     scene.begin(3, limits={"vcpu": 1})
     scene.requests.pop()
@@ -116,7 +116,7 @@ def test_two_claims_beyond_the_limits_are_found(scene: Scene) -> None:
     assert "against its limits" in only(scene.evidence())
 
 
-def test_a_refusal_of_what_would_have_fitted_is_found(scene: Scene) -> None:
+def test_a_refusal_of_a_claim_within_its_limits_is_found(scene: Scene) -> None:
     scene.begin(3, limits={"vcpu": 5})
     scene.requests[-1] = replace(scene.requests[-1], args={**scene.requests[-1].args, "limits": {"vcpu": 50}})
 
@@ -126,7 +126,7 @@ def test_a_refusal_of_what_would_have_fitted_is_found(scene: Scene) -> None:
 # --- replies ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_reply_that_is_not_what_happened_is_found(scene: Scene) -> None:
+def test_a_reply_that_contradicts_the_effect_is_found(scene: Scene) -> None:
     told = scene.call("update_usage", instance={"uuid": uuid(2), "node": NODE, "display_name": "renamed"})
     wrong = {"tracked": True, "changed": False}
     scene.requests[-1] = replace(told, reply=wrong)
@@ -174,7 +174,7 @@ def test_an_answer_from_an_old_state_is_found() -> None:
     assert "was asked for after reply" in only(scene.evidence(requests=[*scene.requests, late]))
 
 
-def test_an_inbox_that_would_tell_copies_another_thing_is_found(scene: Scene) -> None:
+def test_an_inbox_row_that_differs_from_the_reply_is_found(scene: Scene) -> None:
     kept = {**scene.inbox, "u-4": {"result": None, "failure": None}}
 
     assert "recorded is" in only(scene.evidence(inbox=kept))
@@ -204,9 +204,7 @@ def test_a_parked_cast_that_had_its_effect_is_found(scene: Scene) -> None:
         ("u-6", "", "without a reason"),
     ],
 )
-def test_a_dead_letter_that_should_not_be_there_is_found(
-    scene: Scene, unique_id: str | None, reason: str, said: str
-) -> None:
+def test_an_unexpected_dead_letter_is_found(scene: Scene, unique_id: str | None, reason: str, said: str) -> None:
     scene.call("begin_resource_claim", instance=instance_dict(2, node=NODE, vcpus=7))
     scene.sent("update_usage", {"instance": {"uuid": "other", "memory_mb": "much"}}, call=False, outcome=SENT)
     parked = [Parked(unique_id=unique_id, reason=reason)]
@@ -229,7 +227,7 @@ def test_a_loss_of_the_last_notification_is_found(scene: Scene) -> None:
     assert "1 never arrived: 5" in check(scene.evidence(heard=scene.heard[:-1]))[0]
 
 
-def test_a_notification_of_what_was_never_committed_is_found(scene: Scene) -> None:
+def test_a_notification_that_was_never_committed_is_found(scene: Scene) -> None:
     last = scene.heard[-1]
     extra = replace(changed(last, sequence=6, instance_id="ghost"), message_id="ghost")
 
@@ -287,7 +285,7 @@ def test_usage_columns_that_are_not_the_sum_are_found(scene: Scene) -> None:
     assert "has usage columns" in only(in_store(scene, usage=usage))
 
 
-def test_an_allocation_that_no_notification_knows_is_found(scene: Scene) -> None:
+def test_an_allocation_without_a_notification_is_found(scene: Scene) -> None:
     held = {
         **scene.books()[PLACE].held,
         "ghost": StoredAllocation(resources={"VCPU": 0, "MEMORY_MB": 0, "DISK_GB": 0}, claim_state="begun"),
@@ -314,7 +312,7 @@ def test_an_outbox_with_a_hole_is_found(scene: Scene) -> None:
     assert "lacks rows in the outbox: 1" in only(in_store(scene, issued=scene.books()[PLACE].issued[1:]))
 
 
-def test_a_cursor_that_stayed_behind_is_found(scene: Scene) -> None:
+def test_a_cursor_before_the_last_sequence_is_found(scene: Scene) -> None:
     assert "cursor at 2" in only(in_store(scene, cursor=2))
 
 
@@ -322,7 +320,7 @@ def test_a_node_that_the_store_does_not_have_is_found(scene: Scene) -> None:
     assert "not in the store" in check(scene.evidence(nodes={}))[0]
 
 
-# --- what notifications say of themselves ----------------------------------------------------------------------------
+# --- contradictions between notifications -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -348,6 +346,6 @@ def test_an_instance_that_is_charged_twice_is_found(scene: Scene) -> None:
     assert any("which is charged already" in violation for violation in check(scene.evidence(heard=heard)))
 
 
-def test_a_proof_that_fails_says_everything(scene: Scene) -> None:
+def test_a_failed_proof_lists_every_violation(scene: Scene) -> None:
     with pytest.raises(AssertionError, match=r"(?s)2 violations:.*cursor at 2.*lacks rows"):
         proved(in_store(scene, cursor=2, issued=scene.books()[PLACE].issued[1:]))

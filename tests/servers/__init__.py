@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The real servers that tests run against: private, on free local ports, in a temporary directory, gone afterwards."""
+"""The real servers that tests run against: private, on free local ports, in a temporary directory, removed afterwards."""
 
 from .binaries import ensure_binaries
 from .guard import Guard

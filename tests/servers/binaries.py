@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the programs of RabbitMQ, PostgreSQL and OpenSSL are, and what happens when they are not there.
+"""Find the programs of RabbitMQ, PostgreSQL and OpenSSL, and install them if they are missing.
 
-A test that needs a server gets a real one or the session fails: never a skip.
+A test that needs a server gets a real server or the session fails; it is never skipped.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pytest
 
 BINDEP = Path(__file__).parents[2] / "bindep.txt"
 
-# Distributions keep the server's scripts off the PATH of ordinary users; Debian's wrappers in /usr/sbin insist on root.
+# Distributions keep the server's scripts off the PATH of ordinary users; Debian's wrappers in /usr/sbin require root.
 _RABBITMQ_DIRECTORIES = ("/usr/lib/rabbitmq/bin", "/usr/local/sbin", "/usr/sbin")
 _RABBITMQ_PROGRAMS = ("rabbitmq-server", "rabbitmqctl", "epmd")
 _OTHER_PROGRAMS = ("openssl",)
@@ -26,12 +26,12 @@ _SERVICES = ("rabbitmq-server", "postgresql")
 
 
 def find_rabbitmq(program: str) -> str | None:
-    """The path of a program of RabbitMQ or Erlang."""
+    """The path of a program of RabbitMQ or Erlang, or None."""
     return shutil.which(program, path=os.pathsep.join((*_RABBITMQ_DIRECTORIES, os.environ.get("PATH", os.defpath))))
 
 
 def find_postgresql() -> Path | None:
-    """The directory of a PostgreSQL server's programs: pg_config's, or the newest that Debian has installed."""
+    """The directory of a PostgreSQL server's programs: pg_config's directory, or the newest version installed by Debian."""
     candidates: list[Path] = []
     pg_config = shutil.which("pg_config")
     if pg_config is not None:
@@ -44,7 +44,7 @@ def find_postgresql() -> Path | None:
 
 
 def missing() -> list[str]:
-    """What cannot be found, in words for whoever has to install it."""
+    """The names of the missing programs, for an error message."""
     lacks = [name for name in _RABBITMQ_PROGRAMS if find_rabbitmq(name) is None]
     lacks += [name for name in _OTHER_PROGRAMS if shutil.which(name) is None]
     if find_postgresql() is None:
@@ -53,13 +53,13 @@ def missing() -> list[str]:
 
 
 def packages(bindep: Path = BINDEP) -> list[str]:
-    """The names that bindep.txt lists for Debian."""
+    """The package names that bindep.txt lists for Debian."""
     lines = (line.partition("#")[0].strip() for line in bindep.read_text(encoding="utf-8").splitlines())
     return [line.split()[0] for line in lines if "platform:dpkg" in line]
 
 
 def ensure_binaries() -> None:
-    """Return when every program is there; install the packages first where this process may.
+    """Return when every program exists; install the packages first if this process may.
 
     Raises: pytest's Exit, which ends the session with status 1, when programs are missing and cannot be installed.
     """
@@ -72,7 +72,7 @@ def ensure_binaries() -> None:
             _advice(lacks, names, "they can only be installed for you by a run as root on Debian"), returncode=1
         )
     with Path(tempfile.gettempdir(), "tracker-worker-tests.lock").open("w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # one of several processes of a run installs, the others wait for it
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one process of a run installs while its other processes wait
         problem = _install(names) if missing() else ""
     lacks = missing()
     if problem or lacks:
@@ -80,7 +80,7 @@ def ensure_binaries() -> None:
 
 
 def _install(names: list[str]) -> str:
-    """Install with apt-get, leave no service running that was not running before; what went wrong, or nothing."""
+    """Install with apt-get and stop the services that the packages started. Return the error text, or '' for success."""
     were_running = {service for service in _SERVICES if _is_running(service)}
     # A package starts its service once it is installed. RUNLEVEL=1 (single user) prevents that with System V scripts.
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}

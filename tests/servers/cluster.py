@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Three private RabbitMQ nodes in one cluster, of which a test may kill any."""
+"""Three private RabbitMQ nodes in one cluster. A test may kill any of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from .rabbitmq import RabbitMQServer
 
 
 class RabbitMQCluster(RabbitMQServer):
-    """The nodes are numbered from 0. ``ctl`` asks node 0. Not thread-safe; what it starts is gone after ``close()``."""
+    """The nodes are numbered from 0. ``ctl`` calls node 0. Not thread-safe; ``close()`` ends every process and removes
+    every file.
+    """
 
     nodes = 3
 
@@ -24,16 +26,16 @@ class RabbitMQCluster(RabbitMQServer):
         return self.url_from(0)
 
     def url_from(self, first: int) -> str:
-        """The same, beginning with that node, which is where clients try first."""
+        """A transport URL with every node that begins with node ``first``; clients connect to the first node first."""
         ports = self.ports[first:] + self.ports[:first]
         return "rabbit://" + ",".join(f"{self.user}:{self.password}@127.0.0.1:{port}" for port in ports) + "//"
 
     def kill_node(self, number: int) -> None:
-        """SIGKILL one node. Returns when its processes are gone."""
+        """Send SIGKILL to one node. Returns when its processes have ended."""
         self._end(signal.SIGKILL, self._names[number])
 
     def close(self) -> None:
-        """Stop everything and remove the directory. Harmless when nothing was started."""
+        """Stop everything and remove the directory. No effect if nothing was started."""
         try:
             if self._driver is not None:
                 for number in range(self.nodes):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The end of everything that a run of tests has started, when the run itself cannot see to it.
+"""Ends every process that a test run has started, when the run itself cannot.
 
 As a program: ``guard.py TOKEN``. It waits for the end of its standard input, which its owner holds open.
 """
@@ -21,11 +21,13 @@ _SECONDS = 30
 
 
 class Guard:
-    """From ``open`` on, what this process starts ends with it at the latest, even when it is killed. Linux only.
+    """From ``open`` on, every process that this process starts ends with it at the latest, even when it is killed. Linux only.
 
-    What is started carries a mark in its environment, and a process of its own, which no Ctrl-C reaches, ends all that has
-    the mark. pytest-xdist gives its processes ten seconds after Ctrl-C, then kills them; a test in the middle of a fault
-    needs longer.
+    Started processes carry a mark in their environment, and a separate process, which no Ctrl-C reaches, ends all
+    processes with
+    the mark. pytest-xdist gives its processes ten seconds after Ctrl-C, then kills them; a test in the middle of a
+    fault needs
+    longer.
     """
 
     def __init__(self) -> None:
@@ -39,13 +41,13 @@ class Guard:
         os.environ[_NAME] = token
 
     def remove(self, directory: Path) -> None:
-        """Also that is gone in the end."""
+        """Remove ``directory`` too at the end."""
         assert self._process is not None
         assert self._process.stdin is not None
         self._process.stdin.write(f"{directory}\n".encode())
 
     def close(self) -> None:
-        """Returns when everything has ended. Harmless when nothing was opened."""
+        """Returns when all marked processes have ended. No effect if the guard was not opened."""
         if self._process is not None:
             del os.environ[_NAME]
             self._process.communicate(timeout=_SECONDS)
@@ -69,13 +71,13 @@ def main() -> None:
 
 
 def _marked(mark: bytes) -> list[int]:
-    """The processes that were started with that in their environment. One that has ended has none."""
+    """The processes that were started with ``mark`` in their environment. An ended process has no environment."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             environment = (entry / "environ").read_bytes()
         except OSError:
-            continue  # gone, or somebody else's
+            continue  # the process has ended or belongs to another user
         if mark in environment.split(b"\0"):
             found.append(int(entry.name))
     return found

@@ -26,9 +26,10 @@ _USER = "tracker"
 
 
 class PostgreSQLServer:
-    """One cluster on 127.0.0.1. Not thread-safe; what it starts is gone after ``close()``.
+    """One cluster on 127.0.0.1. Not thread-safe; ``close()`` ends every process and removes every file.
 
-    PostgreSQL refuses to run as root; a run as root hands it to the user ``postgres``, or ``nobody`` without one.
+    PostgreSQL refuses to run as root; under root, it runs as the user ``postgres``, or ``nobody`` if that user does not
+    exist.
     """
 
     def __init__(self) -> None:
@@ -44,11 +45,11 @@ class PostgreSQLServer:
 
     @property
     def url(self) -> str:
-        """The SQLAlchemy URL of the database that every cluster has."""
+        """The SQLAlchemy URL of the database ``postgres``, which every cluster has."""
         return self._url("postgres", driver="postgresql+psycopg")
 
     def open(self) -> None:
-        """Make the cluster and start it. Raises: RuntimeError with the program's output when that fails."""
+        """Create the cluster and start it. Raises: RuntimeError with the program's output when a program fails."""
         secret = self.directory / "password"
         secret.write_text(self.password, encoding="utf-8")
         if self._account is not None:
@@ -67,13 +68,13 @@ class PostgreSQLServer:
                 f"port = {self.port}\n"
                 "listen_addresses = '127.0.0.1'\n"
                 "unix_socket_directories = ''\n"
-                # The tests kill processes, never the machine: what the kernel was given survives them.
+                # The tests kill processes but never the machine: data that the kernel has received survives.
                 "fsync = off\n"
             )
         self.start()
 
     def close(self) -> None:
-        """Stop at once and remove the directory. Harmless when nothing was started."""
+        """Stop immediately and remove the directory. No effect if nothing was started."""
         try:
             self.stop(mode="immediate")
         finally:
@@ -81,24 +82,26 @@ class PostgreSQLServer:
             self._held.close()
 
     def start(self) -> None:
-        """Undo ``stop()``. Returns when connections are accepted."""
+        """Start the server after ``stop()``. Returns when it accepts connections."""
         self._run("pg_ctl", "start", "--wait", "--silent", f"--log={self.directory / 'log'}")
 
     def stop(self, *, mode: Literal["fast", "immediate"] = "fast") -> None:
-        """End every session and the server: ``fast`` in good order, ``immediate`` as a crash. Harmless when stopped."""
+        """End every session and the server: ``fast`` shuts down cleanly, ``immediate`` acts like a crash. No effect if
+        stopped.
+        """
         if (self._data / "postmaster.pid").exists():
             self._run("pg_ctl", "stop", "--wait", "--silent", f"--mode={mode}")
 
     def restart(self) -> None:
-        """Stop if it runs, and start on the same data."""
+        """Stop the server if it runs, and start it on the same data."""
         self.stop()
         self.start()
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """None of its processes runs: connections stay and new ones are accepted by the kernel, and nothing is answered."""
+        """Suspend all server processes: connections stay open, the kernel accepts new ones, and the server answers nothing."""
         postmaster = psutil.Process(int((self._data / "postmaster.pid").read_text().split()[0]))
-        postmaster.suspend()  # first, so that it has no new children
+        postmaster.suspend()  # first, so that it forks no new children
         children = postmaster.children()
         try:
             for child in children:
@@ -109,18 +112,18 @@ class PostgreSQLServer:
                 process.resume()
 
     def ensure_running(self) -> None:
-        """Bring the server back when a test has left it stopped."""
+        """Start the server if a test has stopped it."""
         if not is_listening(self.port):
             self.start()
 
     def create_database(self) -> str:
-        """The SQLAlchemy URL of a new, empty database."""
+        """Create an empty database and return its SQLAlchemy URL."""
         name = next(self._names)
         self._execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         return self._url(name, driver="postgresql+psycopg")
 
     def drop_database(self, url: str) -> None:
-        """Remove what ``create_database()`` made, ending the sessions that still use it."""
+        """Drop a database made by ``create_database()`` and end the sessions that still use it."""
         name = url.rpartition("/")[2]
         self._execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
@@ -143,7 +146,7 @@ class PostgreSQLServer:
         identity: dict[str, Any] = {}
         if self._account is not None:
             identity = {"user": self._account.pw_uid, "group": self._account.pw_gid, "extra_groups": []}
-        # A file and not a pipe: the server inherits it and would keep a pipe open.
+        # Use a file instead of a pipe: the server inherits the output and would keep a pipe open.
         with output.open("wb") as sink:
             done = subprocess.run(
                 [str(directory / program), *arguments, "-D", str(self._data)],

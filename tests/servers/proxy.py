@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A TCP relay to a server on this machine, for what happens on networks: connections cut, half open, slow."""
+"""A TCP relay to a server on this machine that simulates network faults: connections that are cut, half open or slow."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Proxy:
         self._thread.start()
 
     def close(self) -> None:
-        """Cut everything and listen no more."""
+        """Cut every connection and stop listening."""
         self._closed.set()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
@@ -38,7 +38,7 @@ class Proxy:
         self.cut()
 
     def cut(self, *, refuse: bool = False) -> None:
-        """End every connection. ``refuse`` also those to come, until ``resume``."""
+        """End every connection. With ``refuse``, also refuse new connections until ``resume``."""
         with self._lock:
             self._refusing = refuse
             pairs = list(self._pairs)
@@ -46,24 +46,29 @@ class Proxy:
             pair.cut()
 
     def stall(self) -> None:
-        """Whatever is connected now stays so, and nothing passes on it any more in either direction, not even its end: it
-        is half open. New connections are sound."""
+        """Make every present connection half open: it stays connected, but nothing passes in either direction, not even
+        its end.
+
+        New connections work.
+        """
         with self._lock:
             for pair in self._pairs:
                 pair.stalled = True
 
     def delay(self, seconds: float) -> None:
-        """Hold everything that passes for so long, in each direction."""
+        """Delay all data by ``seconds`` in each direction."""
         self._delay_seconds = seconds
 
     def resume(self) -> None:
-        """New connections are sound again."""
+        """Let new connections work without refusal or delay."""
         self._refusing = False
         self._delay_seconds = 0.0
 
     def lose_answer_to(self, text: bytes) -> None:
-        """The next connection on which a client says ``text`` is cut once the server has answered that, and the answer is
-        lost: the server has done it, and the client does not know."""
+        """Cut the next connection on which a client sends ``text`` when the server answers, and drop the answer.
+
+        The server has then executed the request and the client does not know it.
+        """
         self._fatal = text
 
     def _accept(self) -> None:
@@ -86,7 +91,7 @@ class Proxy:
                 self._pairs.add(pair)
                 pair.start()
 
-    # --- for the pairs ----------------------------------------------------------------------------------------------
+    # --- for _Pair ----------------------------------------------------------------------------------------------------
 
     def _hold(self) -> None:
         if self._delay_seconds:
@@ -105,7 +110,7 @@ class Proxy:
 
 
 class _Pair:
-    """One client's connection and ours to the server, with a thread for each direction."""
+    """One client's connection and the proxy's connection to the server, with a thread for each direction."""
 
     def __init__(self, proxy: Proxy, client: socket.socket, server: socket.socket) -> None:
         self._proxy = proxy
@@ -148,7 +153,7 @@ class _Pair:
                     self._doomed = True
                 sink.sendall(data)
         except OSError:
-            pass  # either end has gone: so does the other
+            pass  # one end has closed, so the other is closed too
         if self.stalled:
             self._ended.wait()
         self._end()

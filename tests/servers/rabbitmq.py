@@ -22,20 +22,20 @@ from .binaries import find_rabbitmq
 from .ports import Ports, is_listening
 
 _USER = "tracker"
-# One call of rabbitmqctl costs more than a second whatever it does: virtual hosts are made by the batch.
+# Every call of rabbitmqctl takes more than a second, so virtual hosts are created in batches.
 _VIRTUAL_HOSTS_PER_BATCH = 20
 _STOP_SECONDS = 30
-# rabbitmqctl is a node too, with a port for others to reach it by; spares for one that has not quite ended.
+# rabbitmqctl is a node too and needs a port; the additional ports are for a call that starts while another is ending.
 _CTL_PORTS = 5
-# What the node keeps about its queues (Mnesia's log, the Raft library's dets tables) is written out with a delay.
+# The node writes the metadata of its queues (Mnesia's log, the Raft library's dets tables) to disk with a delay.
 _SETTLE = "ok = mnesia:sync_log(), [ok = dets:sync(Table) || Table <- dets:all()], ok."
 
 
 class _Driver(RabbitMQDriver):
-    """pifpaf's driver with our environment in everything it runs."""
+    """pifpaf's driver with this project's environment for every command."""
 
     def __init__(self, *, environment: dict[str, str], distribution_ports: Mapping[int, int], **kwargs: Any) -> None:
-        """``distribution_ports``: where the other nodes reach the one that has that port for clients."""
+        """``distribution_ports`` maps a node's client port to the port for the other nodes."""
         super().__init__(**kwargs)
         self._environment = environment
         self._distribution_ports = distribution_ports
@@ -45,19 +45,19 @@ class _Driver(RabbitMQDriver):
         if (port := environment.get("RABBITMQ_NODE_PORT")) is not None:
             environment["RABBITMQ_DIST_PORT"] = str(self._distribution_ports[int(port)])
         kwargs["env"] = environment
-        # In its own directory: Erlang dumps what it had in mind, when it crashes, to where it was started.
+        # Erlang writes crash dumps to the directory in which it was started.
         return super()._exec(["env", f"--chdir={self.tempdir}", *command], **kwargs)
 
     def server_process(self, node: str) -> psutil.Popen | None:
-        """The root of the node's processes, or None while it is killed."""
+        """The root of the node's processes, or None while the node is killed."""
         return self._process.get(node)
 
 
 class RabbitMQServer:
-    """One node. Not thread-safe; what it starts is gone after ``close()``.
+    """One node. Not thread-safe; ``close()`` ends every process and removes every file.
 
     ``running -stop_app()-> no listeners -start_app()-> running``; ``running -kill()-> dead -start()-> running``.
-    Queues, messages and virtual hosts outlive each of these as RabbitMQ promises.
+    Queues, messages and virtual hosts survive each of these transitions as RabbitMQ promises.
     """
 
     nodes = 1
@@ -78,8 +78,8 @@ class RabbitMQServer:
 
     @property
     def ports(self) -> list[int]:
-        """Where clients reach the nodes."""
-        # pifpaf counts them up from the first.
+        """The ports of the nodes for clients."""
+        # pifpaf counts the ports up from the first.
         return [self.port + number for number in range(self.nodes)]
 
     @property
@@ -89,12 +89,12 @@ class RabbitMQServer:
 
     @property
     def amqp_url(self) -> str:
-        """The same for kombu and amqp."""
+        """The URL of the default virtual host for kombu and amqp."""
         return f"amqp://{self.user}:{self.password}@127.0.0.1:{self.port}//"
 
     def open(self) -> None:
-        """Start the port mapper and the node. Raises: RuntimeError with the node's output when it does not come up."""
-        # In the foreground as our child: a node that finds none would leave a daemon of its own behind.
+        """Start the port mapper and the node. Raises: RuntimeError with the node's output when the node does not start."""
+        # The port mapper runs in the foreground as a child process: a node without one starts a daemon that outlives the tests.
         program = find_rabbitmq("epmd")
         if program is None:
             raise RuntimeError("epmd cannot be found")
@@ -103,7 +103,8 @@ class RabbitMQServer:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,  # as the node has: Ctrl-C is for us, who may still have to start the node again
+            # Like the node, epmd must not get Ctrl-C, because this process may have to start the node again.
+            start_new_session=True,
         )
         (self.directory / "rabbitmq.conf").write_text(f"default_pass = {secrets.token_hex(8)}\n", encoding="utf-8")
         self._driver = _Driver(
@@ -119,10 +120,10 @@ class RabbitMQServer:
         self._driver.setUp()
 
     def close(self) -> None:
-        """Stop everything and remove the directory. Harmless when nothing was started."""
+        """Stop everything and remove the directory. No effect if nothing was started."""
         try:
             if self._driver is not None:
-                # At once: nothing of what the node would write on its way out is kept.
+                # The directory is removed, so the node need not write anything before it ends.
                 self.kill(settle=False)
                 self._driver.cleanUp()
         finally:
@@ -133,7 +134,7 @@ class RabbitMQServer:
             self._held.close()
 
     def ctl(self, *arguments: str) -> str:
-        """What ``rabbitmqctl`` prints. Raises: subprocess.CalledProcessError when it fails."""
+        """Run ``rabbitmqctl`` and return its output. Raises: subprocess.CalledProcessError when it fails."""
         driver = self._started()
         program = find_rabbitmq("rabbitmqctl")
         assert program is not None
@@ -147,40 +148,40 @@ class RabbitMQServer:
         ).stdout
 
     def stop_app(self) -> None:
-        """Close every connection and listener; Erlang goes on."""
+        """Close every connection and listener; Erlang keeps running."""
         self._started().stop_node(self.node)
 
     def start_app(self) -> None:
-        """Undo ``stop_app()``. Returns when connections are accepted."""
+        """Start the application after ``stop_app()``. Returns when the node accepts connections."""
         self._started().start_node(self.node)
 
     def kill(self, *, settle: bool = True) -> None:
-        """SIGKILL. Returns when every process is gone.
+        """Send SIGKILL. Returns when every process has ended.
 
-        ``settle`` first writes out what was declared. Without it a quorum queue that was declared within the last two
-        or three seconds never gets a leader again (RabbitMQ 3.10.8, a single node; measured, and not after a stop in
-        good order).
+        ``settle`` first writes declarations to disk. Without it, a quorum queue that was declared within the last two
+        or three
+        seconds never gets a leader again (RabbitMQ 3.10.8, a single node; measured; does not happen after a clean stop).
         """
         if settle and is_listening(self.port):
             self.ctl("eval", _SETTLE)
         self._end(signal.SIGKILL)
 
     def start(self) -> None:
-        """Undo ``kill()``. Returns when connections are accepted."""
+        """Start the node after ``kill()``. Returns when it accepts connections."""
         self._started().start_node(self.node)
 
     def restart(self) -> None:
-        """Stop in good order if it runs, and start on the same data."""
+        """Stop the node cleanly if it runs, and start it on the same data."""
         self._end(signal.SIGTERM)
         self.start()
 
     def ensure_running(self) -> None:
-        """Bring the node back when a test has left it stopped or dead."""
+        """Start the node if a test has stopped or killed it."""
         if not is_listening(self.port):
             self._started().start_node(self.node)
 
     def virtual_host(self) -> str:
-        """The name of a virtual host that nobody has used, with all permissions. Takes a second every twenty calls."""
+        """The name of an unused virtual host with all permissions. Every twentieth call takes a second."""
         if not self._virtual_hosts:
             self._virtual_hosts = list(itertools.islice(self._virtual_host_names, _VIRTUAL_HOSTS_PER_BATCH))
             rights = {"user": self.user, "configure": ".*", "write": ".*", "read": ".*"}
@@ -194,7 +195,7 @@ class RabbitMQServer:
         return self._virtual_hosts.pop(0)
 
     def virtual_host_url(self) -> str:
-        """An oslo.messaging transport URL of a fresh virtual host; with ``amqp://`` for ``rabbit://`` it is kombu's."""
+        """An oslo.messaging transport URL of an unused virtual host; with ``amqp://`` for ``rabbit://`` it is kombu's."""
         return f"rabbit://{self.user}:{self.password}@127.0.0.1:{self.port}/{self.virtual_host()}"
 
     def _end(self, number: signal.Signals, node: str | None = None) -> None:
@@ -204,8 +205,8 @@ class RabbitMQServer:
             return
         family = process.children(recursive=True)
         driver.kill_node(node or self.node, signal=number)
-        process.poll()  # for its exit code, without which Python warns that it still runs
-        # The shell that pifpaf has waited for is not the virtual machine that holds ports and files.
+        process.poll()  # gets its exit code, without which Python warns that it still runs
+        # pifpaf has waited for a shell; the virtual machine that holds ports and files is another process.
         _, alive = psutil.wait_procs(family, timeout=_STOP_SECONDS)
         if alive:
             raise RuntimeError(f"RabbitMQ did not end within {_STOP_SECONDS} s: {alive}")
@@ -216,7 +217,7 @@ class RabbitMQServer:
         return self._driver
 
     def _environment(self) -> dict[str, str]:
-        """Nothing of the machine's own RabbitMQ (ports, port mapper, files in /etc) is shared."""
+        """An environment that shares nothing with the machine's own RabbitMQ (ports, port mapper, files in /etc)."""
         return {
             "ERL_EPMD_PORT": str(self._epmd_port),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
@@ -225,7 +226,7 @@ class RabbitMQServer:
             "RABBITMQ_CONF_ENV_FILE": str(self.directory / "no-environment"),
             "RABBITMQ_CONFIG_FILE": str(self.directory / "rabbitmq.conf"),
             "RABBITMQ_ADVANCED_CONFIG_FILE": str(self.directory / "no-advanced.config"),
-            # The node is only reached from here, and its idle schedulers leave the cores to the tests.
+            # Only this machine can reach the node, and its idle schedulers leave the cores to the tests.
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1} "
             "+sbwt none +sbwtdcpu none +sbwtdio none",
         }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TLS in front of a server on this machine that speaks in the clear."""
+"""A TLS front for a server on this machine that uses no TLS."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SELF_SIGNED = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=broker -adde
 
 @contextmanager
 def tls_front(target_port: int, directory: Path) -> Iterator[tuple[int, Path]]:
-    """Its port on 127.0.0.1, and the file with the certificate by which clients know it; both are good for the body."""
+    """Run a TLS front during the body. Yields its port on 127.0.0.1 and the file with the certificate that clients trust."""
     certificate, key = directory / "certificate.pem", directory / "key.pem"
     subprocess.run(
         ("openssl", *_SELF_SIGNED.split(), "-keyout", key, "-out", certificate),
@@ -37,7 +37,7 @@ def tls_front(target_port: int, directory: Path) -> Iterator[tuple[int, Path]]:
 
 
 class _Front:
-    """One thread for all connections: a TLS connection must not be read and written by two at once."""
+    """One thread serves all connections: two threads must not read and write one TLS connection at the same time."""
 
     def __init__(self, target_port: int, context: ssl.SSLContext) -> None:
         self._target_port = target_port
@@ -74,7 +74,7 @@ class _Front:
 
 
 async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):  # either end has gone: so does the other
+    with contextlib.suppress(OSError):  # one end has closed, so the other is closed too
         while data := await reader.read(_PIECE):
             writer.write(data)
             await writer.drain()

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tests build their cases from: realistic defaults, every one of them overridable, nothing random, no clock.
+"""Builders of test data with realistic defaults. Every default can be overridden; nothing is random and nothing reads a clock.
 
-``*_dict`` functions return what comes from outside (a new dict at each call); the others return domain values.
+``*_dict`` functions return data as it comes from outside (a new dict for each call); the other functions return domain
+values.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ TIMEOUT = 600 * SECOND
 HOST = "host-1"
 NODE = "node-1"
 RESERVED_MEMORY_MB = 512
-# What one node of ``driver_resource_dict`` has.
+# The capacity of one node of ``driver_resource_dict``.
 TOTAL = {"VCPU": 32, "MEMORY_MB": 131072, "DISK_GB": 2000}
 
 
@@ -79,7 +80,7 @@ def resources(vcpu: int = 0, memory_mb: int = 0, disk_gb: int = 0) -> Resources:
 
 
 def driver_resource_dict(**keys: Any) -> dict[str, Any]:
-    """What an inventory driver returns for a node: 32 VCPU, 128 GiB, 2000 GB, and its own figures of use."""
+    """An inventory driver's answer for a node: 32 VCPU, 128 GiB, 2000 GB, and the driver's own usage figures."""
     return {
         "vcpus": TOTAL["VCPU"],
         "memory_mb": TOTAL["MEMORY_MB"],
@@ -97,7 +98,7 @@ def driver_resource_dict(**keys: Any) -> dict[str, Any]:
 
 
 def inventory(*, reserved_memory_mb: int = RESERVED_MEMORY_MB, reserved_disk_mb: int = 0, **keys: Any) -> Inventory:
-    """What ``driver_resource_dict(**keys)`` becomes."""
+    """The inventory that the domain reads from ``driver_resource_dict(**keys)``."""
     read = read_inventory(driver_resource_dict(**keys), reserve(memory_mb=reserved_memory_mb, disk_mb=reserved_disk_mb))
     assert read is not None
     return read
@@ -111,7 +112,7 @@ def begin(
     capacity_limits: bool = False,
     **fields: Any,
 ) -> BeginClaim:
-    """A claim for ``instance_dict(number, **fields)``; ``node`` among the fields names the node."""
+    """A command that begins a claim for ``instance_dict(number, **fields)``; the field ``node`` names the node."""
     described = instance_dict(number, **fields)
     return BeginClaim(
         instance=read_instance(described),
@@ -129,7 +130,7 @@ def update(number: int = 1, **fields: Any) -> UpdateUsage:
 
 
 def host_ledger(nodes: int = 1, *, disabled: bool = False, reported: Inventory | None = None) -> HostLedger:
-    """A host with nodes ``node-1`` ... that have reported their inventory, unless ``disabled``, and committed it."""
+    """A host with nodes ``node-1`` ... that have reported and committed their inventory, unless ``disabled``."""
     host = HostLedger(id=1, name=HOST)
     for number in range(1, nodes + 1):
         name = node_name(number)
@@ -140,7 +141,7 @@ def host_ledger(nodes: int = 1, *, disabled: bool = False, reported: Inventory |
 
 
 def play(host: HostLedger, command: Command, now: int = NOW) -> Decision:
-    """Decide ``command``, apply what follows from it and take it as committed."""
+    """Decide ``command``, apply its events and mark them as committed."""
     decision = put(host, command, now)
     if decision.node is not None:
         decision.node.committed()
@@ -148,7 +149,7 @@ def play(host: HostLedger, command: Command, now: int = NOW) -> Decision:
 
 
 def put(host: HostLedger, command: Command, now: int = NOW) -> Decision:
-    """Decide ``command`` and apply what follows from it; the commit is yet to come."""
+    """Decide ``command`` and apply its events without a commit."""
     decision = decide(host, command, now)
     for event in decision.events:
         assert decision.node is not None
@@ -157,13 +158,13 @@ def put(host: HostLedger, command: Command, now: int = NOW) -> Decision:
 
 
 def snapshot(ledger: NodeLedger) -> dict[str, Any]:
-    """Everything that a ledger holds; nothing that can be changed in place is shared with it."""
+    """The whole state of a ledger. The returned dict shares no mutable object with the ledger."""
     state = {name: getattr(ledger, name) for name in NodeLedger.__slots__}
     for name in ("allocations", "begun", "touched"):
         state[name] = copy.copy(state[name])
     state["stats"] = ledger.stats.to_dict()
     state["projects"] = {project: (held.instances, held.resources) for project, held in ledger.projects.items()}
-    # What is inside frozen values and can be changed all the same.
+    # These parts of frozen values are mutable.
     state["facts"] = copy.deepcopy(ledger.inventory and ledger.inventory.facts)
     state["described"] = copy.deepcopy(
         [(held.uuid, held.instance.image_meta, held.instance.metadata) for held in ledger.allocations.values()]
@@ -173,7 +174,7 @@ def snapshot(ledger: NodeLedger) -> dict[str, Any]:
 
 
 def rebuilt(ledger: NodeLedger) -> NodeLedger:
-    """The ledger that a store would give back after everything in ``ledger`` was committed."""
+    """The ledger that a store would load after everything in ``ledger`` was committed."""
     again = NodeLedger(
         id=ledger.id,
         host=ledger.host,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the claims of the bus's suite are made with: somebody on the worker's side of a bus, and somebody on the other."""
+"""The fixtures of the bus suite: the worker's side of a bus, and the clients' side of its broker."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STOP_SECONDS = 10.0
 
 
 class RecordingListener:
-    """Records what a bus hands over, confirms and reports as its end, and waits for it."""
+    """Records deliveries, confirmed keys and the failure of a bus, and waits for them."""
 
     def __init__(self) -> None:
         self._told = threading.Condition()
@@ -46,7 +46,7 @@ class RecordingListener:
             self._told.notify_all()
 
     def receive(self, count: int, *, source: str | None = None) -> list[Delivery]:
-        """The first ``count`` deliveries, of ``source`` or of all. Waits for them."""
+        """Wait for ``count`` deliveries, from ``source`` or from any source, and return the first ``count``."""
         self._wait(lambda: len(self._from(source)) >= count, lambda: f"{count} deliveries: {self._from(source)}")
         return self._from(source)[:count]
 
@@ -54,7 +54,7 @@ class RecordingListener:
         return [delivery for delivery in self.deliveries if source is None or delivery.source == source]
 
     def confirm(self, count: int) -> list[Any]:
-        """The first ``count`` keys that were confirmed. Waits for them."""
+        """Wait for ``count`` confirmed keys and return the first ``count``."""
         self._wait(lambda: len(self.confirmed) >= count, lambda: f"{count} confirmed keys: {self.confirmed}")
         return self.confirmed[:count]
 
@@ -67,19 +67,21 @@ class RecordingListener:
 
 @dataclass(frozen=True)
 class Letter:
-    """A message as somebody outside finds it."""
+    """A message as a program other than the worker reads it."""
 
     body: bytes
     headers: Mapping[str, Any]
 
 
 class Outside(abc.ABC):
-    """The other side of buses: clients, listeners, and whoever looks into the dead-letter queue. The queues of ``HOSTS`` and
-    the shared one are there before any bus. ``take_...`` wait for one message."""
+    """The programs around a bus: clients, notification listeners, and the reader of the dead-letter queue.
+
+    The queues of ``HOSTS`` and the shared queue exist before any bus. The ``take_...`` methods wait for one message.
+    """
 
     @abc.abstractmethod
     def bus(self) -> Bus:
-        """One that is not started."""
+        """A bus that is not started."""
 
     @abc.abstractmethod
     def publish(
@@ -90,11 +92,11 @@ class Outside(abc.ABC):
         headers: Mapping[str, Any] | None = None,
         expires_seconds: float | None = None,
     ) -> None:
-        """A request into a host's queue, SHARED or FANOUT. ``headers`` and expiration as a client sets them."""
+        """Publish a request to a host's queue, SHARED or FANOUT, with ``headers`` and expiration as a client sets them."""
 
     @abc.abstractmethod
     def open_replies(self) -> ReplyTo:
-        """A reply queue of one's own."""
+        """Create a reply queue and return its address."""
 
     @abc.abstractmethod
     def take_reply(self, reply_to: ReplyTo) -> bytes: ...
@@ -108,7 +110,7 @@ class Outside(abc.ABC):
 
 @dataclass(frozen=True)
 class Worker:
-    """A started bus and what it tells."""
+    """A started bus and its recording listener."""
 
     bus: Bus
     listener: RecordingListener
@@ -122,16 +124,16 @@ MakeWorker = Callable[..., Worker]
 
 
 class BusCase(abc.ABC):
-    """What an implementation provides: ``outside``."""
+    """The base of the bus suite. An implementation provides ``outside``."""
 
     @pytest.fixture
     @abc.abstractmethod
     def outside(self) -> Outside:
-        """Nothing in it, nobody there."""
+        """An empty broker without consumers."""
 
     @pytest.fixture
     def make_worker(self, outside: Outside) -> Iterator[MakeWorker]:
-        """Started buses, of HOST_1 unless told otherwise; what still runs is stopped afterwards."""
+        """Makes started buses, of HOST_1 by default, and stops those that still run afterwards."""
         made: list[Worker] = []
 
         def make(hosts: Sequence[str] = (HOST_1,), bus: Bus | None = None) -> Worker:
@@ -146,7 +148,7 @@ class BusCase(abc.ABC):
 
     @pytest.fixture
     def worker(self, make_worker: MakeWorker) -> Worker:
-        """The one worker of most cases."""
+        """The only worker of most tests."""
         return make_worker()
 
 
@@ -155,12 +157,12 @@ def bodies(deliveries: Sequence[Delivery]) -> list[bytes]:
 
 
 def numbered(count: int, first: int = 0) -> list[bytes]:
-    """Bodies that tell their order."""
+    """Numbered bodies, which show their order."""
     return [b"%d" % number for number in range(first, first + count)]
 
 
 def outgoing(bodies: Sequence[bytes], *, priority: str = "INFO") -> list[Publication]:
-    """Notifications whose keys are their bodies with a letter in front."""
+    """Notifications whose keys are their bodies with the prefix k."""
     return [Publication(key=f"k{body.decode()}", priority=priority, body=body) for body in bodies]
 
 

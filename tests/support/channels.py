@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A connection that only remembers, in place of a broker that answers when the test says so."""
+"""A connection that records its calls, in place of a broker; a test sends the broker's answers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SETTINGS = BrokerSettings(
 
 @dataclass(frozen=True)
 class Published:
-    """One message as it was written."""
+    """One message as it was written to the connection."""
 
     channel: int
     exchange: str
@@ -51,7 +51,7 @@ class Published:
 
 
 def read_publish(frames: bytes) -> Published:
-    """The frames of one basic.publish. Asserts their form."""
+    """Read the frames of one basic.publish and assert their form."""
     payloads: list[tuple[int, bytes]] = []
     numbers: set[int] = set()
     while frames:
@@ -75,7 +75,7 @@ def read_publish(frames: bytes) -> Published:
 
 
 class RecordingChannel:
-    """Declares nothing, delivers nothing, and remembers what it was asked."""
+    """A channel that records its calls; it declares and delivers nothing by itself."""
 
     def __init__(self, connection: Any, channel_id: int) -> None:
         self.connection = connection
@@ -97,10 +97,10 @@ class RecordingChannel:
         self.declared.append(name)
 
     def queue_bind(self, *_arguments: Any, **_options: Any) -> None:
-        """Nothing to remember."""
+        """Bindings are not recorded."""
 
     def close(self) -> None:
-        """Nothing to do."""
+        """The channel has nothing to close."""
 
     def basic_qos(self, size: int, count: int, a_global: bool) -> None:
         self.qos.append((size, count, a_global))
@@ -116,7 +116,7 @@ class RecordingChannel:
         self.confirms = True
 
     def tell(self, event: str, *arguments: Any) -> None:
-        """What the broker says."""
+        """Send ``event`` to its handlers, as the broker would."""
         for handler in self.events[event]:
             handler(*arguments)
 
@@ -129,12 +129,12 @@ class RecordingChannel:
 
 
 class RecordingConnection:
-    """Gives recording channels. ``last`` is the one that was opened last: the one that is not for declarations."""
+    """Opens recording channels. ``last`` is the most recent channel, which is not the one for declarations."""
 
     frame_max = 131072
 
     def __init__(self) -> None:
-        self.bytes_recv = 0  # frames, in truth: py-amqp's name
+        self.bytes_recv = 0  # py-amqp counts frames under this name
         self.channels: list[RecordingChannel] = []
         self.transport = SimpleNamespace(write=self._written)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Waiting for what must become true, instead of for time to pass."""
+"""Waits for a condition instead of a fixed time."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from typing import TypeVar
 
 _Value = TypeVar("_Value")
 
-# Generous: it is only ever used up by a failure, and machines that test are busy.
+# The deadline is generous: only a failure uses it up, and test machines are busy.
 SECONDS = 30.0
 _POLL_SECONDS = 0.02
 
 
 def wait_until(condition: Callable[[], _Value], what: str | Callable[[], str], *, seconds: float = SECONDS) -> _Value:
-    """The first value of ``condition`` that is true. Raises AssertionError with ``what`` when there is none in time."""
+    """Return the first true value of ``condition``.
+
+    Raises AssertionError: no value was true within ``seconds``; the message holds ``what``.
+    """
     deadline = time.monotonic() + seconds
     pause = threading.Event()
     while not (value := condition()):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A worker with its clients as one cloud would configure them, for each way of doing so."""
+"""A worker with its clients, as one cloud would configure them, for each supported configuration."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from tests.support import raw, stock
 from tests.support.worker_process import NODE, Nodes, WorkerProcess
 
-# A host for each test: what one does to its ledger is not in another's way.
+# Each test has a host of its own, so that tests do not share a ledger.
 HOSTS: Mapping[str, Nodes] = {
     "alone": {"alone-1": NODE},
     "pair": {"pair-1": NODE, "pair-2": NODE},
@@ -22,7 +22,7 @@ HOSTS: Mapping[str, Nodes] = {
     "fanout": {"fanout-1": NODE},
     "story": {"story-1": NODE},
 }
-# The same notifications once more, for whoever wants the bytes.
+# The topic of a second copy of the notifications, for tests that read the bytes.
 COPIES = "copies"
 
 QUEUE_TYPES = ("quorum", "classic")
@@ -32,7 +32,7 @@ CLIENT_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "quorum": {"rabbit_quorum_queue": True},
     "auto_delete": {"amqp_auto_delete": True},
 }
-# Each with each of those that are in use, and once what hardly anybody sets.
+# Both queue types with each common set of client options, and one combination that is rare.
 CLOUDS = (
     *((queue_type, options) for queue_type in QUEUE_TYPES for options in ("default", "durable", "quorum")),
     ("quorum", "auto_delete"),
@@ -41,7 +41,7 @@ CLOUDS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deployment:
-    """One running worker of ``HOSTS``, one client, one listener that was there from the start."""
+    """One running worker of ``HOSTS``, one client, and one listener that has run since the start."""
 
     worker: WorkerProcess
     client: stock.Client
@@ -51,7 +51,7 @@ class Deployment:
 
 @contextmanager
 def deployed(directory: Path, url: str, *, queue_type: str, rabbit: Mapping[str, Any]) -> Iterator[Deployment]:
-    """``rabbit``: what everybody in this cloud has in [oslo_messaging_rabbit]."""
+    """Run a deployment. ``rabbit`` holds the [oslo_messaging_rabbit] options of the worker, the client and the listener."""
     options = {
         "bus": {"queue_type": queue_type},
         "oslo_messaging_rabbit": rabbit,

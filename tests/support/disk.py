@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A disk that a test can fill to the last byte, for a worker's SQLite file."""
+"""A disk for a worker's SQLite file that a test can fill to the last byte."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MEBIBYTES = 4
 
 
 class Disk(ABC):
-    """``path``: the directory to put the file in. ``environment``: what its users are started with."""
+    """A small disk. ``path`` is the directory for the file; processes that use it must be started with ``environment``."""
 
     def __init__(self, path: Path, environment: Mapping[str, str]) -> None:
         self.path = path
@@ -27,7 +27,7 @@ class Disk(ABC):
 
     @abstractmethod
     def fill(self) -> None:
-        """Leave no room."""
+        """Fill the disk completely."""
 
     @abstractmethod
     def free(self) -> None:
@@ -52,7 +52,7 @@ class _Mounted(Disk):
 
 
 class _Limited(Disk):
-    """For whoever may not mount: SQLite itself is told that its file cannot grow, and raises the same SQLITE_FULL."""
+    """A disk for test runs that may not mount: SQLite limits the size of its file and raises the same SQLITE_FULL."""
 
     def fill(self) -> None:
         Path(self.environment[_FULL]).touch()
@@ -63,13 +63,13 @@ class _Limited(Disk):
 
 @contextmanager
 def small_disk(directory: Path) -> Iterator[Disk]:
-    """A disk of a few MiB below ``directory``. Its users must have ended when the body ends."""
+    """Make a disk of a few MiB below ``directory``. The processes that use it must end before the body ends."""
     path = directory / "disk"
     path.mkdir()
-    # Root may not do it in every container.
+    # Some containers do not let root mount.
     mount = ["mount", "-t", "tmpfs", "-o", f"size={_MEBIBYTES}m", "tmpfs", str(path)]
     if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
-        # What Python imports at its start, if it is there.
+        # Python imports this module at its start, if it exists.
         (directory / "sitecustomize.py").write_text(f"from {__name__} import limit\nlimit()\n", encoding="utf-8")
         python_path = os.pathsep.join([str(directory), str(_ROOT)])
         yield _Limited(path, {"PYTHONPATH": python_path, _FULL: str(directory / "full")})
@@ -81,10 +81,10 @@ def small_disk(directory: Path) -> Iterator[Disk]:
 
 
 def limit() -> None:
-    """In the worker's process: no SQLite file grows while the file of the environment's _FULL exists."""
+    """Keep every SQLite file of this process from growing while the file named by the environment's _FULL exists."""
 
     @sa.event.listens_for(sa.Engine, "begin")
     def begin(connection: sa.Connection) -> None:
-        # Less than there is means: as much as there is.
+        # SQLite raises a maximum below the present size to the present size.
         pages = 1 if Path(os.environ[_FULL]).exists() else 2**30
         connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}").all()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading the Markdown pages: their fenced blocks, headings and links."""
+"""Readers of the Markdown pages: their fenced blocks, headings and links."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LINK = re.compile(r"\[[^\]\[]*\]\(([^)\s]+)\)")
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """What stands between two fences, in which language, and the line in front of its first one."""
+    """The text between two fences, its language, and the number of the line before the text."""
 
     language: str
     text: str
@@ -25,12 +25,12 @@ class Block:
 
 
 def pages() -> list[Path]:
-    """Every page that we wrote."""
+    """Every Markdown page of the project."""
     return sorted([*ROOT.glob("*.md"), *DOC.rglob("*.md")])
 
 
 def blocks(page: Path, *languages: str) -> list[Block]:
-    """The page's blocks in these languages, or all, in order."""
+    """The page's blocks in these languages, or all its blocks, in order."""
     text = page.read_text(encoding="utf-8")
     found = [Block(match[1], match[2], text.count("\n", 0, match.start())) for match in _FENCE.finditer(text)]
     return [block for block in found if not languages or block.language in languages]
@@ -42,7 +42,7 @@ def prose(page: Path) -> str:
 
 
 def section(page: Path, heading: str) -> str:
-    """From a heading to the next one of its level or above. Raises AssertionError: there is no such heading."""
+    """The text from a heading to the next heading of its level or above. Raises AssertionError: there is no such heading."""
     text = page.read_text(encoding="utf-8")
     begin = re.search(rf"^(#+) {re.escape(heading)}$", text, re.MULTILINE)
     assert begin is not None, f"{page.name} has no section {heading!r}"
@@ -55,7 +55,7 @@ def headings(page: Path) -> list[str]:
 
 
 def anchors(page: Path) -> set[str]:
-    """What a link to a heading of the page may be: lower case, without punctuation, blanks as hyphens."""
+    """The valid anchors of the page: its headings in lower case, without punctuation, blanks as hyphens."""
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings(page)}
 
 

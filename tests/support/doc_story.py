@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One story, with every kind of event in it, for the examples in doc/user: the pages show what this really gives.
+"""One story with every kind of event. The examples in doc/user show the messages that it really produces.
 
-``python -m tests.support.doc_story`` writes the sample notifications anew; read the difference before it is committed.
+``python -m tests.support.doc_story`` rewrites the sample notifications; read the difference before the commit.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TIGHT = {"memory_mb": 6144, "vcpu": 3}
 
 
 class Story:
-    """A node's life, ten seconds from one command to the next."""
+    """The life of a node. Commands are ten seconds apart."""
 
     def __init__(self) -> None:
         self.now = NOW
@@ -49,7 +49,7 @@ class Story:
         return self.host.node(NODE)
 
     def tell(self, command: Command, *, after_seconds: int = 10) -> Decision:
-        """Decide, commit, publish."""
+        """Decide ``command``, commit its events and publish their notifications."""
         self.now += after_seconds * SECOND
         decision = decide(self.host, command, self.now)
         told = []
@@ -62,7 +62,7 @@ class Story:
         return decision
 
     def notifications(self) -> list[dict[str, Any]]:
-        """Those since the last time, in order, as the bus carries them but for the id that each sending has anew."""
+        """The notifications since the last call, in order, as on the bus but without the id that each sending generates."""
         messages = []
         while not self._broker.notifications.empty():
             messages.append(decode_message(self._broker.notifications.get()))
@@ -71,7 +71,7 @@ class Story:
 
 
 def answers() -> dict[str, Any]:
-    """RPC method -> what a call of it is told in the story."""
+    """RPC method -> the reply to a call of it in the story."""
     story = Story()
     story.tell(ReportInventory(node=NODE, inventory=inventory()))
     begun = story.tell(begin(1, limits=LIMITS)).reply
@@ -95,7 +95,7 @@ def answers() -> dict[str, Any]:
 
 
 def notifications() -> list[dict[str, Any]]:
-    """Every type of event at least once, in order."""
+    """The notifications of the story, in order, at least one of every event type."""
     story = Story()
     story.tell(ReportInventory(node=NODE, inventory=inventory()))
     story.tell(begin(1, limits=LIMITS))
@@ -109,7 +109,7 @@ def notifications() -> list[dict[str, Any]]:
     story.tell(AbortClaim(claim_id=uuid(3)))
     story.tell(begin(4))
     story.tell(ExpireClaims(node=NODE), after_seconds=660)
-    # As if somebody had written to the table.
+    # This simulates a manual change of the table.
     story.node.drift = resources(vcpu=5, memory_mb=8704, disk_gb=100)
     story.tell(ReportInventory(node=NODE, inventory=inventory()))
     return story.notifications()
@@ -124,7 +124,7 @@ def samples() -> dict[str, dict[str, Any]]:
 
 
 def text(value: Any) -> str:
-    """As the pages show it."""
+    """JSON as the pages show it."""
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An engine and everything around it in one process: a store that fails when it is told to, a bus in memory, drivers that say
-what they are told to say, a clock that stands still."""
+"""An engine and its surroundings in one process: a store with scripted failures, a bus in memory, drivers with set answers, and
+a clock that stands still.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +41,7 @@ POLICY = Policy(claim_timeout=TIMEOUT, capacity_limits=False, release_expired=Fa
 
 
 class Clock:
-    """The time of day, in microseconds, which only ``forward`` moves."""
+    """The time of day in microseconds. Only ``forward`` changes it."""
 
     def __init__(self, now: int = NOW) -> None:
         self.now = now
@@ -53,8 +54,11 @@ class Clock:
 
 
 class ScriptedStore(Store):
-    """A store in memory that notes every call, and does first what it is told to do. ``script["commit"]`` holds what happens
-    in the coming commits, one for each: raise an exception, or call something."""
+    """A store in memory that records every call and can fail.
+
+    ``script["commit"]`` holds one entry for each coming commit: an exception to raise or a callable to call before it. Every
+    other method has a script of its own.
+    """
 
     def __init__(self, inner: Store | None = None) -> None:
         self.inner = MemoryStore() if inner is None else inner
@@ -88,7 +92,7 @@ ScriptedStore.__abstractmethods__ = frozenset()
 
 @dataclass(frozen=True)
 class Committed:
-    """What a commit wrote, in short."""
+    """A summary of one commit."""
 
     nodes: list[str]
     events: list[str]
@@ -119,7 +123,7 @@ class ManualTimer:
 
 @dataclass(frozen=True)
 class Refused:
-    """An error as a caller gets it."""
+    """An error as a caller receives it."""
 
     error: str
     kwargs: dict[str, Any] = field(hash=False)
@@ -132,7 +136,7 @@ class Call:
     replies: queue.SimpleQueue[Any]
 
     def reply(self) -> Any:
-        """The result, or a Refused. Waits for it."""
+        """Wait for the reply and return its result or a Refused."""
         return self.replies.get(timeout=SECONDS)
 
     def replied(self) -> bool:
@@ -140,7 +144,7 @@ class Call:
 
 
 class Caller:
-    """Schedulers, as many as needed."""
+    """The clients of a worker: sends requests and collects replies."""
 
     def __init__(self, broker: MemoryBroker) -> None:
         self._broker = broker
@@ -175,7 +179,7 @@ class Caller:
         content_type: str = JSON,
         **args: Any,
     ) -> Call:
-        """``deadline`` on the monotonic clock; ``timeout``: heartbeats are wanted."""
+        """Send a call. ``deadline`` is on the monotonic clock; ``timeout`` in seconds asks for heartbeats."""
         reply_to = ReplyTo(content_type, uuid4().hex, content_type)
         call = Call(queue.SimpleQueue())
         with self._lock:
@@ -207,8 +211,12 @@ class Caller:
 
 
 class EngineHarness:
-    """One worker without its timers. Stores and brokers may be shared by several. Hosts have nodes ``node-1`` ..., whose
-    inventory is in the store before it starts unless ``settled`` is False."""
+    """One worker without its timers.
+
+    Several harnesses may share a store or a broker. Hosts have nodes ``node-1`` ..., whose inventory is in the store before
+    the
+    start unless ``settled`` is False.
+    """
 
     def __init__(
         self,
@@ -258,7 +266,7 @@ class EngineHarness:
                 self.store.inner.register_host(host, topic="tracker", version="1.0", now=NOW)
 
     def _relayed(self, host: str) -> None:
-        """The notifications so far are old news."""
+        """Mark all notifications so far as published."""
         loaded = self.store.inner.load_host(host)
         assert loaded is not None
         self.store.inner.commit(Commit(cursors={ledger.id: ledger.sequence for ledger in loaded}))
@@ -291,7 +299,7 @@ class EngineHarness:
         return self.monitors[-1]
 
     def stop(self, *, release: bool = True) -> None:
-        """As the worker does; without ``release`` as if it was killed, but for its threads."""
+        """Stop as the worker does. Without ``release``, keep the leases as a killed worker does; the threads end anyway."""
         self.inventories.stop()
         self.bus.pause()
         self.engine.stop()
@@ -305,7 +313,7 @@ class EngineHarness:
 
     @contextmanager
     def busy(self) -> Iterator[None]:
-        """The engine is busy inside of this; what is sent meanwhile is one batch."""
+        """Keep the engine busy during the body, so that all requests sent in it become one batch."""
         entered, release = threading.Event(), threading.Event()
 
         def wait(_ledgers: HostLedger) -> None:
@@ -320,7 +328,7 @@ class EngineHarness:
             release.set()
 
     def finish(self) -> None:
-        """Wait until everything is done that was sent before. Harmless when stopped."""
+        """Wait until the engine has processed everything submitted so far. Returns immediately if the engine is stopped."""
         if not self.running:
             return
         done = threading.Event()
@@ -328,31 +336,31 @@ class EngineHarness:
         assert done.wait(SECONDS)
 
     def ledger(self, host: str = HOST) -> HostLedger:
-        """As it is in the store."""
+        """The host's ledger as the store holds it."""
         loaded = self.store.inner.load_host(host)
         assert loaded is not None
         return loaded
 
     def charged(self, host: str = HOST) -> list[str]:
-        """The instances that are charged, in order of their numbers."""
+        """The sorted uuids of the instances that have an allocation."""
         return sorted(uuid for ledger in self.ledger(host) for uuid in ledger.allocations)
 
     def unsettled(self) -> int:
-        """How many deliveries the bus still waits for."""
+        """The number of deliveries that are not settled."""
         return len(self.bus._unsettled)
 
     def parked(self) -> list[Parked]:
-        """What was parked since this was last asked."""
+        """The messages parked since the last call."""
         self.finish()
         return _drained(self.broker.parked)
 
     def notified(self) -> list[tuple[str, int]]:
-        """(event type, sequence) of what was published since this was last asked."""
+        """(event type, sequence) of the notifications published since the last call."""
         self.finish()
         return [_event(body) for body in _drained(self.broker.notifications)]
 
     def hear(self, count: int) -> list[tuple[str, int]]:
-        """The same of the next ``count`` notifications. Waits for them."""
+        """Wait for the next ``count`` notifications and return (event type, sequence) of each."""
         return [_event(self.broker.notifications.get(timeout=SECONDS)) for _ in range(count)]
 
 

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A worker that kills itself: ``tracker-worker`` with a hook at a fault point.
 
-As a program: ``faulty.py POINT PASSAGE SIGNAL <arguments of tracker-worker>``. From SIGUSR1 on it counts the passages of
-POINT, and at the PASSAGE-th it is gone, by SIGKILL, before anything behind the point has happened; or stopped, by SIGSTOP;
-or, with SIGNAL 0, an error is raised there that nobody expects.
+As a program: ``faulty.py POINT PASSAGE SIGNAL <arguments of tracker-worker>``. From SIGUSR1 on, the program counts the
+passages
+of POINT. At number PASSAGE, SIGKILL ends it before any code after the point runs, SIGSTOP stops it there, and SIGNAL 0
+raises
+an unexpected error there.
 """
 
 from __future__ import annotations
@@ -24,21 +26,23 @@ from tests.support.worker_process import WorkerProcess
 _ROOT = Path(__file__).parents[2]
 _ARMED = "faulty: armed"
 FAILURE = "faulty: a defect"
-"""What the error says that is raised with SIGNAL 0."""
+"""The text of the error that SIGNAL 0 raises."""
 
 
 class FaultyWorker(WorkerProcess):
-    """A worker whose next starts are with a fault, until ``heal``."""
+    """A worker that starts with a fault after ``ail``, until ``heal``."""
 
     _fault: tuple[str, int, int] | None = None
 
     def ail(self, point: str, passage: int, number: int = signal.SIGKILL) -> None:
-        """The next start is one that dies (or gets that signal; 0: whose thread there gets an error) at the ``passage``-th
-        passage of ``point`` after ``arm``."""
+        """Let later starts set a fault: at the ``passage``-th passage of ``point`` after ``arm``, the worker gets this signal.
+
+        With 0, the thread at ``point`` gets an error instead.
+        """
         self._fault = (point, passage, number)
 
     def heal(self) -> None:
-        """The next start is a sound one."""
+        """Let later starts run without a fault."""
         self._fault = None
 
     def start(self) -> None:
@@ -60,12 +64,12 @@ class FaultyWorker(WorkerProcess):
             )
 
     def arm(self) -> None:
-        """Passages count from now on. The worker must be ready."""
+        """Start counting passages. The worker must be ready."""
         self.signal(signal.SIGUSR1)
         self.wait_for_log(_ARMED)
 
     def wait_stopped(self) -> None:
-        """Wait for the effect of SIGSTOP."""
+        """Wait until SIGSTOP has stopped the worker."""
         assert self._process is not None
         process = psutil.Process(self._process.pid)
         wait_until(lambda: process.status() == psutil.STATUS_STOPPED, "the worker is stopped")
@@ -89,7 +93,7 @@ def main() -> None:
         if armed and name == point and next(passages) == int(passage):
             if number == "0":
                 raise RuntimeError(FAILURE)
-            # This very thread: one for the process might let it run on for a moment.
+            # The signal goes to this thread: a signal to the process might let the thread run on for a moment.
             signal.pthread_kill(threading.get_ident(), int(number))
 
     signal.signal(signal.SIGUSR1, arm)

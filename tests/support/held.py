@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An inventory driver that answers when it is let, installed for one worker as a package of its own would be."""
+"""An inventory driver whose answers a test can hold back, installed for one worker like a separate package."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ROOT = Path(__file__).parents[2]
 
 
 class HeldDriver(InventoryDriver):
-    """Runs in the worker's process. Holds every question for as long as the file of the environment's _HOLD exists."""
+    """Runs in the worker's process. Holds every answer for as long as the file named by the environment's _HOLD exists."""
 
     def get_available_nodes(self) -> Sequence[str]:
         return [f"{self.host}-node"]
@@ -30,9 +30,9 @@ class HeldDriver(InventoryDriver):
 
 
 def install(directory: Path) -> tuple[Path, dict[str, str]]:
-    """Make the driver ``held`` known to a worker that is started with the returned environment.
+    """Install the driver ``held`` for a worker that is started with the returned environment.
 
-    The first of the pair is the file to make and to remove.
+    The first item of the returned pair is the file that holds the answers while it exists.
     """
     metadata = directory / "held_driver-1.0.dist-info"
     metadata.mkdir()

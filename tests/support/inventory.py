@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the inventory tests share: a configuration object and the contract that every driver keeps."""
+"""The common part of the inventory tests: a configuration object and the contract of every driver."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TEXTS = {"cpu_info", "hypervisor_type", "hypervisor_hostname"}
 
 
 def make_conf(*, state_path: Path | str = "/", static_file: Path | str | None = None) -> cfg.ConfigOpts:
-    """The options that drivers read, and nothing else of the worker's configuration."""
+    """A configuration with only the options that drivers read."""
     conf = cfg.ConfigOpts()
     conf.register_opt(cfg.StrOpt("state_path", default=str(state_path)), group="tracker")
     default = None if static_file is None else str(static_file)
@@ -27,7 +27,7 @@ def make_conf(*, state_path: Path | str = "/", static_file: Path | str | None = 
 
 
 class DriverContract(abc.ABC):
-    """One suite for every driver: a subclass says how to make one that serves the host ``h1``."""
+    """One suite for every driver. A subclass provides a driver that serves the host ``h1``."""
 
     @pytest.fixture
     @abc.abstractmethod
@@ -51,14 +51,14 @@ class DriverContract(abc.ABC):
                 if key in TEXTS:
                     assert type(value) is str, key
                 else:
-                    # Not isinstance: a bool is no figure.
+                    # isinstance would accept a bool.
                     assert type(value) is int, key
                     assert value >= 0, key
 
     def test_an_unknown_node_is_not_supported(self, driver: InventoryDriver) -> None:
         assert not driver.get_available_resource("no-such-node")
 
-    def test_what_is_handed_out_is_a_copy(self, driver: InventoryDriver) -> None:
+    def test_an_answer_is_a_copy(self, driver: InventoryDriver) -> None:
         node = driver.get_available_nodes()[0]
         first = driver.get_available_resource(node)
         assert isinstance(first, dict)

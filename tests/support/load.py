@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hundreds of calls and casts in flight at once, and the proof afterwards that each was done exactly once, in order.
+"""Hundreds of calls and casts in flight at the same time, and the proof that each was processed exactly once, in order.
 
-A call begins a claim of an instance of its own. A cast renames an instance that the same node has held from the start, so
-that every cast is one notification and their order can be read off the names. On the nodes that are ``TIGHT`` more is asked
-for than fits.
+A call begins a claim for an instance of its own. A cast renames an instance that the same node has held from the start, so
+every cast gives one notification and the names show the order of the casts. The claims on ``TIGHT`` nodes exceed their
+limit.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ HOSTS: Mapping[str, Nodes] = {
     "h2": {"n3": NODE, TIGHT: NODE},
 }
 _PLACES = tuple((host, node) for host, nodes in HOSTS.items() for node in nodes)
-# Of each node: what is held from the start and renamed, and the ceiling on the tight one's total usage.
+# For each node: the number of instances held from the start and renamed; and the limit on the tight node's total usage.
 _BASE = 5
 _TIGHT_VCPUS = 30
 
@@ -38,7 +38,7 @@ Place = tuple[str, str]
 
 
 def options(queue_type: str) -> Options:
-    """For a worker that takes little at a time, so that it can be stopped in the middle."""
+    """Options for a worker with a small prefetch, so that a test can stop it in the middle."""
     return {"bus": {"queue_type": queue_type, "prefetch": 64}}
 
 
@@ -58,14 +58,14 @@ class Load:
         self._retries = 0
 
     def prepare(self) -> None:
-        """Claim what the casts rename."""
+        """Claim the instances that the casts rename."""
         for host, node in _PLACES:
             for uuid in self._base((host, node)):
                 self._client.call(host, "begin_resource_claim", instance=self._instance(uuid, node))
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Everything is sent while the body runs. Returns when every call has its answer and every cast is sent."""
+        """Send everything while the body runs. Returns when every call is answered and every cast is sent."""
         pool = ThreadPoolExecutor(len(self._calls) + len(_PLACES))
         work: list[Future[None]] = [pool.submit(self._rename, place) for place in _PLACES]
         work += [pool.submit(self._claim, place, uuid) for place, uuid in self._calls]
@@ -77,14 +77,14 @@ class Load:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def wait_piled_up(self, raw_connection: RawConnection) -> None:
-        """Wait until most of it is in the queues. Without a worker only, which would have taken it from there."""
+        """Wait until three quarters of the messages are queued. No worker may run, because it would consume them."""
         most = (len(self._calls) + sum(map(len, self._casts.values()))) * 3 // 4
         wait_until(
             lambda: sum(raw_connection.count(f"tracker.{host}") for host in HOSTS) >= most, f"{most} messages pile up"
         )
 
     def wait_answered(self, count: int) -> None:
-        """Wait until so many calls have been answered."""
+        """Wait until ``count`` calls have been answered."""
         wait_until(lambda: self.answered >= count, lambda: f"{count} answers; there are {self.answered}")
 
     @property
@@ -109,7 +109,7 @@ class Load:
             outcome[place].add(uuid)
 
     def _insist(self, call: Callable[[], Any]) -> Any:
-        """What a scheduler does with a call that was not answered: ask again."""
+        """Make the call, and repeat it up to three times while it gets no answer, as a scheduler would."""
         for _ in range(3):
             try:
                 return call()
@@ -132,14 +132,16 @@ class Load:
         return instance_dict(uuid=uuid, node=node, **sized(vcpus=1, memory_mb=100, disk_gb=2))
 
     def check(self, listener: Listener) -> None:
-        """The ledgers are what the answers say, and the notifications tell the same story: whole, once, in order."""
+        """Check that the ledgers match the answers, and that the notifications match the ledgers: complete, once each, in
+        order.
+        """
         assert self.answered == len(self._calls)
         for place in _PLACES:
             self._check_node(place, listener)
 
     def _check_node(self, place: Place, listener: Listener) -> None:
         host, node = place
-        # Behind all casts in the same queue: what it shows is the end of the story.
+        # This call is after all casts in the same queue, so the view shows the final state.
         view = self._client.call(host, "get_node", node=node)
         held = self._granted[place] | set(self._base(place))
         claims = self._client.call(host, "list_claims", node=node)
@@ -168,9 +170,10 @@ class Load:
 
 
 def once_in_order(heard: list[Heard]) -> list[Heard]:
-    """One node's notifications by sequence, each once.
+    """Return one node's notifications by sequence, each once.
 
-    Copies must be the same notification; and leaving copies away, each priority, which is a queue, must be in order.
+    Asserts that copies are the same notification and that, without copies, each priority, which has its own queue, is in
+    order.
     """
     first: dict[int, Heard] = {}
     for one in heard:

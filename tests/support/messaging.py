@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""To be imported before anything that imports oslo.messaging: whoever is first chooses between threads and eventlet for the
-whole process."""
+"""Import this module before any module that imports oslo.messaging: the first import chooses between threads and eventlet for
+the whole process.
+"""
 
 from __future__ import annotations
 
 import sys
 import warnings
 
-# Whatever looks whether eventlet is there shall not find it: once imported, it warns at every fork.
+# Libraries that probe for eventlet must not find it: once imported, it warns at every fork.
 sys.modules.setdefault("eventlet", None)  # type: ignore[arg-type]
 
 with warnings.catch_warnings():
-    # Some of what oslo.messaging imports is deprecated; that is its matter.
+    # Some modules that oslo.messaging imports are deprecated; the warnings are not about this project.
     warnings.simplefilter("ignore")
     from oslo_service import backend
 

@@ -8,7 +8,7 @@ from tracker_worker.store.sql.migration import upgrade
 
 
 def migrated(url: str) -> str:
-    """``url``, of a database that has its schema now."""
+    """Create the schema in the database of ``url`` and return ``url``."""
     engine = create_engine(url)
     upgrade(engine)
     engine.dispose()

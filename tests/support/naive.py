@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ledger of a host as plainly as it can be said: dicts of what was asked for, all else counted from scratch.
+"""A simple model of a host's ledger: dicts of the requested fields; all other values are counted anew each time.
 
-Shares no code with the package. It takes what callers send (dicts of fields, limits) and answers what must follow:
+The model shares no code with the package. It takes callers' input (dicts of fields, limits) and returns the expected
+outcome:
 a tuple of the names of the events and the essence of the reply.
 """
 

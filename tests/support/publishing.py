@@ -23,12 +23,12 @@ FEW = 3
 
 
 class Case:
-    """A publisher without its thread, on a connection that remembers and a clock that stands still."""
+    """A publisher without its thread, on a recording connection and a clock that stands still."""
 
     def __init__(self, confirm_threshold: int = FEW) -> None:
         self.now = 1000.0
         self.done: list[tuple[bytes, bool]] = []
-        self.told = 0  # of ``done``, when it was last told that there are some
+        self.told = 0  # len(done) at the last call of ``confirmed``
         self.publisher = Publisher(
             SETTINGS, confirm_threshold=confirm_threshold, confirmed=self._confirmed, died=self._died
         )
@@ -59,14 +59,14 @@ class Case:
         self.publisher.work()
 
     def rest(self) -> None:
-        """From here on it is as if its thread slept: who submits has the turn."""
+        """Act as if the publisher's thread slept from here on: the submitting thread then has the write turn."""
         self.publisher._turn.serve(
             cast(Stream, SimpleNamespace(sock=SimpleNamespace(fileno=lambda: -1), written=bytearray()))
         )
         self.publisher._turn.begin_sleep()
 
     def published(self) -> list[bytes]:
-        """On the present connection."""
+        """The bodies published on the present connection."""
         return [message.body for message in self.channel.published]
 
     def ack(self, tag: int, multiple: bool = False) -> None:
@@ -85,7 +85,7 @@ class Case:
 
 @contextmanager
 def clocked(monkeypatch: pytest.MonkeyPatch) -> Iterator[Case]:
-    """A case whose publisher goes by the case's clock; stopped at the end."""
+    """Yield a case whose publisher uses the case's clock, and stop the publisher afterwards."""
     case = Case()
     with monkeypatch.context() as patch:
         patch.setattr(module, "time", SimpleNamespace(monotonic=lambda: case.now))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plain AMQP, for what no stock client would send and for looking at the bytes."""
+"""Plain AMQP, to send messages that no stock client would send and to read the bytes."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class RawConnection:
 
     def __init__(self, connection: Any) -> None:
         self.channel = connection.channel()
-        self.channel.auto_decode = False  # bytes as they are
+        self.channel.auto_decode = False  # deliver bodies as bytes
         self.reply_queue = self.channel.queue_declare(f"reply_{uuid.uuid4().hex}", exclusive=True).queue
         self._replies: dict[str, dict[str, Any]] = {}
 
     def request(
         self, method: str, arguments: Mapping[str, Any], *, call: bool = False, keys: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
-        """A request as oslo.messaging 18.3 sends it; ``keys`` override its own."""
+        """A request as oslo.messaging 18.3 sends it; ``keys`` override its keys."""
         message: dict[str, Any] = {
             "method": method,
             "args": arguments,
@@ -63,7 +63,7 @@ class RawConnection:
         self.channel.basic_publish(message, exchange=exchange, routing_key=key)
 
     def reply(self, msg_id: str) -> dict[str, Any]:
-        """The message that ends the call, out of its envelope. Waits for it."""
+        """Wait for the message that ends the call and return it without its envelope."""
 
         def arrived() -> bool:
             while (message := self.channel.basic_get(self.reply_queue, no_ack=True)) is not None:
@@ -75,11 +75,11 @@ class RawConnection:
         return self._replies.pop(msg_id)
 
     def take(self, queue: str) -> Any:
-        """The next message of a queue. Waits for one."""
+        """Wait for the next message of a queue and return it."""
         return wait_until(lambda: self.channel.basic_get(queue, no_ack=True), f"a message in {queue}")
 
     def count(self, queue: str) -> int:
-        """The messages that are ready in a queue."""
+        """The number of ready messages in a queue."""
         return int(self.channel.queue_declare(queue, passive=True).message_count)
 
 
@@ -91,12 +91,12 @@ def connect(transport_url: str) -> Iterator[RawConnection]:
 
 
 def packed(message: Any) -> bytes:
-    """In the envelope, version 2.0."""
+    """Put ``message`` into the envelope, version 2.0."""
     return json.dumps({"oslo.version": "2.0", "oslo.message": json.dumps(message)}).encode()
 
 
 def unpacked(body: bytes | str) -> dict[str, Any]:
-    """Out of the envelope, which must be of version 2.0 and hold nothing else."""
+    """Take a message out of its envelope, which must be of version 2.0 and hold nothing else."""
     outer = json.loads(body)
     assert set(outer) == {"oslo.version", "oslo.message"}
     assert outer["oslo.version"] == "2.0"
@@ -105,10 +105,10 @@ def unpacked(body: bytes | str) -> dict[str, Any]:
 
 
 def check_parked(parked: Any, body: bytes, *, topic: str, exchange: str = EXCHANGE, **properties: Any) -> None:
-    """The body byte by byte, the properties as they were (``JSON`` and these), and where it came from."""
-    assert (parked.body or b"") == body  # py-amqp has a text where there are no bytes
+    """Check a parked message: the body byte by byte, the original properties (``JSON`` and ``properties``), and its origin."""
+    assert (parked.body or b"") == body  # py-amqp gives a text if there are no bytes
     headers = dict(parked.properties["application_headers"])
-    headers.pop("x-delivery-count", None)  # the broker's own, of a quorum queue
+    headers.pop("x-delivery-count", None)  # set by the broker for a quorum queue
     assert headers.pop("x-tracker-reason")
     assert headers.pop("x-tracker-exchange") == exchange
     assert headers.pop("x-tracker-routing-key") == topic

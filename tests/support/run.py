@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Schedulers at work while a test causes a fault, and the proof afterwards that nothing was lost and nothing done twice."""
+"""Schedulers at work while a test causes a fault, and the proof that nothing was lost and nothing was done twice."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tests.support.worker_process import NODE, Nodes, WorkerProcess
 TIGHT = "tight"
 HOSTS: Mapping[str, Nodes] = {"h1": {"n1": NODE, "n2": NODE}, "h2": {"n3": NODE, TIGHT: NODE}}
 
-# What everybody has in [oslo_messaging_rabbit] where a broker restarts: else its queues would forget.
+# The [oslo_messaging_rabbit] options of all programs when a broker restarts: without them, the broker drops their queues.
 DURABLE: Mapping[str, Any] = {"amqp_durable_queues": True}
-# The shortest that there is: an outage of a few seconds is longer than what the broker puts up with.
+# The shortest possible heartbeat: an outage of a few seconds is longer than the broker tolerates.
 SHORT_HEARTBEAT: Mapping[str, Any] = {"heartbeat_timeout_threshold": 2}
 
 _SCHEDULERS = 6
-# Between two questions of a scheduler, so that an outage of seconds leaves a record that is quickly judged.
+# The pause between two requests of a scheduler keeps the record of an outage of seconds short enough to judge quickly.
 _PAUSE_SECONDS = 0.02
 
 
@@ -64,7 +64,7 @@ class SchedulerRun:
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """The schedulers work while the body runs, and end what they are at."""
+        """Run the schedulers while the body runs; on exit, wait until they have finished their current requests."""
         stopping = threading.Event()
 
         def work(scheduler: Scheduler) -> None:
@@ -88,21 +88,21 @@ class SchedulerRun:
 
     @property
     def requests(self) -> Sequence[Request]:
-        """Everything that was sent and has ended."""
+        """Every request that was sent and has ended."""
         return self._log.requests
 
     @property
     def answered(self) -> int:
-        """The calls that the worker has answered."""
+        """The number of calls that the worker has answered."""
         return sum(request.call and request.outcome in (RESULT, ERROR) for request in self._log.requests)
 
     @property
     def results(self) -> int:
-        """Of these, those that were done: during an outage that lasts, calls are told that the store is away."""
+        """The number of answered calls with a result: in a long outage, calls get the error that the store is unavailable."""
         return sum(request.call and request.outcome == RESULT for request in self._log.requests)
 
     def wait_answers(self, more: int, *, seconds: float = SECONDS) -> None:
-        """Wait until so many more calls have been answered than now."""
+        """Wait until ``more`` further calls have been answered."""
         before = self.answered
         wait_until(
             lambda: self.answered >= before + more,
@@ -111,13 +111,13 @@ class SchedulerRun:
         )
 
     def settle(self) -> None:
-        """Wait until everything that was sent has been processed, and every notification has arrived."""
+        """Wait until every sent request has been processed and every notification has arrived."""
         for host in self._hosts:
             self.client.insist(host, "list_nodes")
         wait_relayed(self._database_url, self._listening)
 
     def prove(self, *workers: WorkerProcess) -> None:
-        """End the workers, and judge everything that clients were told."""
+        """End the workers and judge all answers that clients received."""
         self.settle()
         for worker in workers:
             assert "Traceback" not in worker.log(), worker.log().partition("Traceback")[2][:4000]
@@ -142,8 +142,12 @@ def scheduler_run(
     timeout: float = 30,
     shared_topic: bool = True,
 ) -> Iterator[SchedulerRun]:
-    """``rabbit``: what clients and listener have in [oslo_messaging_rabbit]; ``timeout`` of their calls, in seconds. What is
-    asked on the shared topic is done by any worker, also by one that stands by."""
+    """Run schedulers against ``url``.
+
+    ``rabbit`` holds the [oslo_messaging_rabbit] options of clients and listener; ``timeout`` of their calls is in seconds.
+    With
+    ``shared_topic``, some calls go to the shared topic, which any worker serves, including a standby.
+    """
     rabbit = rabbit or {}
     durable = bool(rabbit.get("amqp_durable_queues"))
     with listener(url, durable=durable) as listening, stock.client(url, timeout=timeout, **rabbit) as client:
@@ -158,5 +162,5 @@ def scheduler_run(
 
 
 def connections(worker: WorkerProcess) -> int:
-    """How often this worker has connected to the broker since it was started: twice is once for each connection."""
+    """The number of this worker's connects to the broker since its start. Each connection of the worker counts separately."""
     return worker.log().count(": connected to ")

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one contract of every part that starts and stops: ``start`` is synchronous and may fail, ``stop`` returns when the part
-has fully stopped, and is harmless without a start and a second time."""
+"""The contract of every part that starts and stops: ``start`` is synchronous and may fail; ``stop`` returns when the part has
+fully
+stopped, and has no effect without a start or a second time.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +24,8 @@ class Part(Protocol):
 
 
 def stress(make: Callable[[], Part], *, rounds: int = _ROUNDS) -> None:
-    """Start and stop parts that ``make`` gives, in every order that is allowed. Afterwards there are no more threads and no
-    more open files than before."""
-    # Whatever is made only once per process shall not count.
+    """Start and stop parts from ``make`` in every allowed order; assert that no thread and no open file is left over."""
+    # Objects that are created only once per process must not count.
     _start_and_stop(make())
     threads, files = set(threading.enumerate()), _open_files()
 

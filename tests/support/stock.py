@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stock oslo.messaging programs as schedulers and billing use them: nothing of ours but the names of the errors."""
+"""Stock oslo.messaging programs as schedulers and billing use them. From this project they use only the names of the errors."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from tests.support.deadline import wait_until
 from tests.support.messaging import oslo_messaging
 from tests.wire.stock import configuration
 
-# Its pool says so for every call that has to wait for a connection.
+# The pool logs this for every call that waits for a connection.
 logging.getLogger("oslo.messaging._drivers.pool").setLevel(logging.ERROR)
 
-# How a call ends that has no answer. ConnectionError: the connection is lost while a channel is opened on it, which
+# The exceptions of a call without an answer. ConnectionError: the connection is lost while a channel is opened on it, which
 # ensure_connection of oslo.messaging 18.3.1 does not expect.
 UNANSWERED = (oslo_messaging.MessagingTimeout, oslo_messaging.MessageDeliveryFailure, ConnectionError)
 
 TOPIC = "tracker"
 CONTEXT = {"project_id": "project-of-context", "user_id": "user-of-context", "request_id": "req-1"}
-# What TrackerAPI lists too.
+# TrackerAPI lists these modules too.
 EXMODS = ["tracker_worker.errors", "oslo_messaging.rpc.dispatcher"]
 
 
@@ -37,7 +37,7 @@ class Client:
         )
 
     def prepare(self, host: str | None = None, **options: Any) -> Any:
-        """A call context: of a host's topic, or (None) of the shared one."""
+        """A call context for a host's topic, or (None) for the shared topic."""
         return self._client.prepare(**({"server": host} if host else {}), **options)
 
     def call(self, host: str | None, method: str, /, **arguments: Any) -> Any:
@@ -59,12 +59,12 @@ def client(url: str, *, timeout: float = 30, **rabbit_options: Any) -> Iterator[
         yield Client(transport, timeout)
     finally:
         transport.cleanup()
-        gc.collect()  # what it leaves open is dropped here, and not in somebody else's test
+        gc.collect()  # closes its leftovers here and not during another test
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heard:
-    """One notification as a listener's endpoint gets it."""
+    """One notification as a listener's endpoint receives it."""
 
     priority: str
     context: Mapping[str, Any]
@@ -87,7 +87,7 @@ class Heard:
 
 
 class Listener:
-    """The endpoint of a notification listener: records every notification of every priority, in order of arrival."""
+    """The endpoint of a notification listener. It records every notification of every priority, in order of arrival."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -111,13 +111,13 @@ class Listener:
         return hear
 
     def heard(self, host: str | None = None, node: str | None = None) -> list[Heard]:
-        """Everything so far, of everybody, a host or a node."""
+        """The notifications so far: all, those of a host or those of a node."""
         with self._lock:
             heard = list(self._heard)
         return [one for one in heard if (host is None or one.node[0] == host) and (node is None or one.node[1] == node)]
 
     def wait_for(self, host: str, node: str, sequence: int) -> list[Heard]:
-        """What the node said, once every sequence up to this one is there."""
+        """Wait until every sequence up to ``sequence`` has arrived, and return the node's notifications."""
         wanted = set(range(1, sequence + 1))
 
         def complete() -> bool:
@@ -133,7 +133,7 @@ class Listener:
 
 @contextmanager
 def listener(url: str, *, topics: Sequence[str] = ("notifications",), **rabbit_options: Any) -> Iterator[Listener]:
-    """A running listener on every priority of these topics. One thread: with more, they would mix the order up themselves."""
+    """Run a listener on every priority of these topics. It has one thread, because several threads would mix up the order."""
     conf = configuration(url, **{"rabbit_interval_max": 1, **rabbit_options})
     transport = oslo_messaging.get_notification_transport(conf)
     endpoint = Listener()

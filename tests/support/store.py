@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the claims of the store's suite are made with."""
+"""The fixtures and helpers of the store suite."""
 
 from __future__ import annotations
 
@@ -22,22 +22,21 @@ ALL = 10**9
 
 
 class StoreCase(abc.ABC):
-    """What an implementation provides: a started, empty store, and another one on the same data."""
+    """The base of the store suite. An implementation provides a started, empty store, and a second one on the same data."""
 
     @pytest.fixture
     @abc.abstractmethod
     def store(self) -> Store:
-        """Started, with nothing in it."""
+        """A started, empty store."""
 
     @pytest.fixture
     @abc.abstractmethod
     def second(self, store: Store) -> Store:
-        """A store that shares nothing with ``store`` but the data."""
+        """A store that shares only the data with ``store``."""
 
 
 class Writer:
-    """What the engine does with a store, in small: ledgers are read, changed and committed with one notification per
-    event."""
+    """Uses a store as the engine does: reads, changes and commits ledgers with one notification for each event."""
 
     def __init__(self, store: Store, host: str = HOST) -> None:
         self.store = store
@@ -48,7 +47,7 @@ class Writer:
         return self.host.node(node)
 
     def put(self, command: Command, now: int = NOW) -> Writer:
-        """Decide and apply; the commit is yet to come."""
+        """Decide and apply ``command`` without a commit."""
         decision = put(self.host, command, now)
         for back, event in enumerate(reversed(decision.events)):
             assert decision.node is not None
@@ -73,7 +72,7 @@ class Writer:
 
 
 def settle(store: Store, *, host: str = HOST, nodes: int = 2) -> Writer:
-    """A host whose nodes ``node-1`` ... have reported their inventory: generation 1, sequence 1."""
+    """Create a host whose nodes ``node-1`` ... have reported their inventory: generation 1, sequence 1."""
     host_id = register(store, host)
     names = [node_name(number) for number in range(1, nodes + 1)]
     for name in names:
@@ -118,7 +117,7 @@ def snapshots(host: HostLedger) -> dict[str, dict[str, Any]]:
 
 
 def picture(store: Store, *unique_ids: str) -> dict[str, Any]:
-    """All that can be read from a store; of the inbox, what it knows of these messages."""
+    """Everything that can be read from a store; from the inbox, the rows of these messages."""
     hosts = {name: load(store, name) for name in store.host_names()}
     return {
         "ledgers": {name: snapshots(host) for name, host in hosts.items()},
@@ -132,7 +131,10 @@ def picture(store: Store, *unique_ids: str) -> dict[str, Any]:
 
 
 def at_once(*works: Callable[[], Any]) -> list[Any]:
-    """Run each in its own thread, all from the same moment. Their results in order; raises what the first one raised."""
+    """Run each function in its own thread, all from the same moment, and return the results in order.
+
+    Raises the exception of the first function in order that raised.
+    """
     together = Barrier(len(works))
 
     def run(work: Callable[[], Any]) -> Any:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One instance's life and everything else that is worth a notification, and what billing must hear of it."""
+"""One instance's life with all other events that give a notification, and the notifications that billing must receive."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIZE = sized(vcpus=2, memory_mb=2048, disk_gb=20)
 RESOURCES = {"VCPU": 2, "MEMORY_MB": 2048, "DISK_GB": 20}
 LARGER = {"VCPU": 4, "MEMORY_MB": 2048, "DISK_GB": 20}
 
-# Event type, priority, and of the payload what this step gives it.
+# Event type, priority, and the part of the payload that this step determines.
 EXPECTED_NOTIFICATIONS: list[tuple[str, str, Mapping[str, Any]]] = [
     ("tracker.node.updated", "info", {"disabled": False, "vcpus": 64, "vcpus_used": 0}),
     ("tracker.claim.begun", "info", {"instance_id": "i1", "resources": RESOURCES, "limit_source": "caller"}),
@@ -62,7 +62,7 @@ EXPECTED_NOTIFICATIONS: list[tuple[str, str, Mapping[str, Any]]] = [
 
 
 def play(client: Client) -> None:
-    """Make happen what ``EXPECTED_NOTIFICATIONS`` tells, and between it what nobody must hear of."""
+    """Cause ``EXPECTED_NOTIFICATIONS`` and, in between, requests that must give no notification."""
     first = instance_dict(uuid="i1", task_state="spawning", **SIZE)
     client.call(HOST, "begin_resource_claim", instance=first, limits={"vcpu": 64})
     client.call(HOST, "begin_resource_claim", instance=first, limits={"vcpu": 64})
@@ -99,7 +99,7 @@ def _refused(client: Client, error: type[Exception], **arguments: Any) -> None:
 
 
 def check_payload(event_type: str, payload: Mapping[str, Any]) -> None:
-    """Against the published schema, with another validator than the worker's."""
+    """Validate a payload against the published schema, with another validator than the worker's."""
     registry: Registry[Any] = Registry().with_resources(
         (name, Resource.from_contents(load(name))) for name in ("instance.json", "node.json")
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tracker's tests are made with: a clock, drivers, trackers, and stores that fail when they are told to."""
+"""Helpers of the tracker's tests: a clock, drivers, trackers, and stores that fail on demand."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CONTEXT = {"project_id": "project-of-context", "user_id": "user-of-context"}
 
 
 class Clock:
-    """Seconds since the epoch, moved by hand."""
+    """Seconds since the epoch; a test sets the time."""
 
     def __init__(self) -> None:
         self.at = NOW / SECOND
@@ -36,7 +36,7 @@ class Clock:
 
 
 def conf(**values: Any) -> cfg.ConfigOpts:
-    """A ConfigOpts of its own with these options of [tracker]."""
+    """A separate ConfigOpts with these options of [tracker]."""
     made = cfg.ConfigOpts()
     made.register_opts(options.OPTIONS, group=options.GROUP)
     for name, value in values.items():
@@ -45,7 +45,7 @@ def conf(**values: Any) -> cfg.ConfigOpts:
 
 
 def driver(*nodes: str) -> FakeDriver:
-    """Each of the nodes has what ``driver_resource_dict`` says; without any, there is node-1."""
+    """A driver whose nodes, by default node-1, have the capacity of ``driver_resource_dict``."""
     return FakeDriver(HOST, conf(), nodes={node: driver_resource_dict() for node in nodes or (NODE,)})
 
 
@@ -57,7 +57,7 @@ def audited(
     clock: Clock | None = None,
     **values: Any,
 ) -> ResourceTracker:
-    """A tracker of node-1 that has seen its first audit; ``values`` are options."""
+    """A tracker of node-1 after its first audit; ``values`` are options."""
     tracker = ResourceTracker(
         HOST, driven or driver(), node=node, store=store, conf=conf(**values), clock=clock or Clock()
     )
@@ -66,7 +66,7 @@ def audited(
 
 
 def picture(tracker: ResourceTracker) -> dict[str, Any]:
-    """All that a tracker shows."""
+    """All public state of a tracker."""
     return {
         "disabled": tracker.disabled,
         "compute_node": tracker.compute_node,
@@ -77,21 +77,21 @@ def picture(tracker: ResourceTracker) -> dict[str, Any]:
 
 
 def used(tracker: ResourceTracker) -> tuple[int, int, int]:
-    """VCPU, MB, GB."""
+    """The used VCPU, MB and GB."""
     node = tracker.compute_node
     assert node is not None
     return node["vcpus_used"], node["memory_mb_used"], node["local_gb_used"]
 
 
 def event_types(store: Store, node: str = NODE) -> list[str]:
-    """What the node's outbox holds, in order."""
+    """The event types in the node's outbox, in order."""
     host = store.load_host(HOST)
     assert host is not None
     return [row.event_type for row in store.outbox(host.node(node).id, after=0, limit=10**9)]
 
 
 class FailingMemoryStore(MemoryStore):
-    """A commit fails while ``failing``; with ``too_late``, after it has been done all the same."""
+    """A store whose commit fails while ``failing``; with ``too_late``, the data is committed before the failure."""
 
     failing = False
     too_late = False
@@ -105,7 +105,7 @@ class FailingMemoryStore(MemoryStore):
 
 
 class FailingSQLStore(SQLStore):
-    """The same on SQLite."""
+    """A store on SQLite that fails like FailingMemoryStore."""
 
     failing = False
     too_late = False
@@ -126,7 +126,7 @@ def sqlite(path: Path) -> SQLStore:
 
 
 class Arrivals(deque[Any]):
-    """A queue of waiters that tells when somebody has joined it."""
+    """A queue of waiters that signals each arrival."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -137,12 +137,12 @@ class Arrivals(deque[Any]):
         self._joined.release()
 
     def next(self) -> None:
-        """Returns when one more has joined."""
+        """Wait until one more waiter has joined."""
         assert self._joined.acquire(timeout=SECONDS), "nobody came to wait"
 
 
 def joined(*threads: threading.Thread) -> None:
-    """They end by themselves, in time."""
+    """Wait until the threads end by themselves; assert that they end in time."""
     for thread in threads:
         thread.join(SECONDS)
     assert not [thread.name for thread in threads if thread.is_alive()]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Schedulers that do what schedulers do: claim, build, change, delete, ask. What they were told is judged afterwards.
+"""Schedulers that claim, build, change, delete and read. The answers that they receive are judged afterwards.
 
-Each scheduler works on instances of its own, one request after the other; many of them make the load. The same seed asks
-the same questions in the same order, as long as the answers are the same.
+Each scheduler works on instances of its own, one request after the other; many schedulers make the load. The same seed gives
+the same requests in the same order, as long as the answers are the same.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tests.invariants.collect import RecordingClient
 from tests.invariants.record import RESULT, Place, Request
 from tests.support.builders import instance_dict
 
-# What a scheduler holds at most; the oldest are deleted to make room.
+# The most instances that a scheduler holds; it deletes the oldest to make room.
 _MOST_HELD = 12
 
 
@@ -29,8 +29,11 @@ class _HeldInstance:
 
 
 class Scheduler:
-    """``tight``: the places on which all schedulers together ask for more than the limits they give. ``calls_only``: hosts
-    to which nothing is cast. Not thread-safe."""
+    """One scheduler. Not thread-safe.
+
+    ``tight`` holds the places where all schedulers together ask for more than the limits in their requests. Hosts in
+    ``calls_only`` get no casts.
+    """
 
     def __init__(
         self,
@@ -54,7 +57,7 @@ class Scheduler:
         self._held: dict[str, _HeldInstance] = {}
 
     def step(self) -> None:
-        """One question, or one thing said."""
+        """Send one request."""
         if len(self._held) >= _MOST_HELD:
             self._delete(next(iter(self._held)))
             return
@@ -99,7 +102,7 @@ class Scheduler:
         if self._random.random() < 0.5:
             fields["task_state"] = self._random.choice(("networking", "spawning", None))
         if self._random.random() < 0.1:
-            fields = {"uuid": uuid, "node": held.place[1]}  # no news
+            fields = {"uuid": uuid, "node": held.place[1]}  # nothing changes
         self._say(held.place[0], "update_usage", casts=0.8, instance=fields)
 
     def _finish(self) -> None:
@@ -120,7 +123,7 @@ class Scheduler:
         self._say(held.place[0], "update_usage", casts=0.8, instance=fields)
 
     def _repeat(self) -> None:
-        """A scheduler that has forgotten that it has asked already."""
+        """Repeat a claim, like a scheduler that has forgotten its first request."""
         held = self._held[self._any()]
         self._say(held.place[0], "begin_resource_claim", instance=held.fields)
 
@@ -147,7 +150,7 @@ class Scheduler:
     def _say(
         self, host: str, method: str, /, *, casts: float = 0, insist: bool = False, **arguments: Any
     ) -> Request | None:
-        """A call, or with a probability of ``casts`` a cast, which returns None."""
+        """Send a call, or with probability ``casts`` a cast. Returns None for a cast."""
         cast = self._random.random() < casts
         shared = self._random.random() < 0.1
         if cast and host not in self._calls_only:

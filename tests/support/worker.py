@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A worker in one process: on a bus in memory, with a driver that says what it is told to say."""
+"""A worker in this process, on a bus in memory, with a driver whose answers a test sets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tracker_worker.service.worker import Worker
 
 
 class RecordingBus(MemoryBus):
-    """Notes in the store's log when it is started, paused and stopped."""
+    """Records its start, pause and stop in the store's log."""
 
     def __init__(self, broker: MemoryBroker, log: list[str]) -> None:
         super().__init__(broker)
@@ -40,7 +40,7 @@ class RecordingBus(MemoryBus):
 
 
 class WorkerHarness:
-    """A worker of one host with a driver that says what it is told to say."""
+    """A worker of one host with a driver whose answers a test sets."""
 
     def __init__(self, conf: cfg.ConfigOpts, drivers: dict[str, FakeDriver]) -> None:
         self.conf = conf

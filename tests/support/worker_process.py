@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``tracker-worker serve`` as a process of its own: its configuration, its signals, its log."""
+"""``tracker-worker serve`` as a separate process: its configuration, its signals, its log."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ NODE = {"vcpus": 64, "memory_mb": 262144, "local_gb": 4000}
 
 
 class WorkerProcess:
-    """One worker. ``start`` again after its end continues on the same state, with the configuration as it is then.
+    """One worker. A second ``start`` after its end continues on the same state, with the configuration of that moment.
 
-    ``options`` override what is written by default, section by section. Not thread-safe.
+    ``options`` override the default configuration, section by section. Not thread-safe.
     """
 
     def __init__(
@@ -57,9 +57,9 @@ class WorkerProcess:
                 "inventory_driver": "static",
             },
             "inventory": {"static_file": self.inventory},
-            # Quick to find a broker again: that it waits longer each time is the unit tests' matter.
+            # A short maximum finds a restarted broker quickly; unit tests cover the growing interval.
             "oslo_messaging_rabbit": {"rabbit_interval_max": 1},
-            # Its port is the machine's: workers side by side would meet on it.
+            # The port belongs to the machine: two workers side by side would conflict.
             "health": {"listen": ""},
         }
         self.write_inventory(hosts)
@@ -81,11 +81,11 @@ class WorkerProcess:
 
     @property
     def database(self) -> Path:
-        """The SQLite file that it keeps by default."""
+        """The worker's default SQLite file."""
         return self.directory / "state" / "tracker.sqlite"
 
     def start(self) -> None:
-        """Start the process. Returns at once."""
+        """Start the process. Returns immediately."""
         assert self._process is None
         with self.log_path.open("ab") as log:
             self._read_from = log.tell()
@@ -99,24 +99,24 @@ class WorkerProcess:
             )
 
     def wait_ready(self) -> None:
-        """Wait for the line that says that it consumes."""
+        """Wait for the log line that says that the worker consumes."""
         self.wait_for_log(" ready: ")
 
     def run(self) -> int:
-        """Start it and wait for its end, as for one whose start fails; its exit code."""
+        """Start the worker, wait until it ends, and return its exit code. For a worker whose start fails."""
         self.start()
         return self.wait()
 
     def log(self) -> str:
-        """What it has written since it was last started, to stdout and stderr."""
+        """The output since the last start, on stdout and stderr."""
         return self.log_path.read_text(encoding="utf-8")[self._read_from :]
 
     def plain_lines(self) -> list[str]:
-        """The lines of ``log`` that are no log lines."""
+        """The lines of ``log`` that do not have the log format."""
         return [line for line in self.log().splitlines() if not _LOG_LINE.match(line)]
 
     def wait_for_log(self, text: str, *, times: int = 1) -> None:
-        """Wait until the log says ``text``. Raises AssertionError at once if the process ends before it does."""
+        """Wait until the log holds ``text``. Raises AssertionError: the process ends first, or the time is over."""
 
         def said() -> bool:
             ended = not self.is_alive()
@@ -135,30 +135,33 @@ class WorkerProcess:
         self._process.send_signal(number)
 
     def wait(self, seconds: float = 30) -> int:
-        """The exit code, negative for a signal. Raises: subprocess.TimeoutExpired when it does not end in time."""
+        """Wait for the end and return the exit code, negative for a signal.
+
+        Raises subprocess.TimeoutExpired: the process does not end in time.
+        """
         assert self._process is not None
         code = self._process.wait(seconds)
         self._process = None
         return code
 
     def kill(self) -> None:
-        """SIGKILL, and wait for the end."""
+        """Send SIGKILL and wait for the end."""
         self.signal(signal.SIGKILL)
         assert self.wait() == -signal.SIGKILL
 
     def terminate(self, seconds: float = 30) -> int:
-        """SIGTERM; the exit code."""
+        """Send SIGTERM, wait for the end and return the exit code."""
         self.signal(signal.SIGTERM)
         return self.wait(seconds)
 
     def reload(self) -> None:
-        """SIGHUP, and wait until it has done what that means to it."""
+        """Send SIGHUP and wait until the worker has reloaded its configuration."""
         times = self.log().count(" reloaded")
         self.signal(signal.SIGHUP)
         self.wait_for_log(" reloaded", times=times + 1)
 
     def close(self) -> None:
-        """End it if it runs. Harmless when it does not."""
+        """Kill the process if it runs."""
         if self._process is not None:
             self._process.kill()
             self.wait()

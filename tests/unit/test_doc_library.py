@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sessions of doc/user/library.md do what they show."""
+"""The sessions of doc/user/library.md give the output that the page shows."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from tests.support.doc_pages import DOC, blocks
 PAGE = DOC / "user" / "library.md"
 
 
-def test_the_sessions_of_the_library_page_do_what_they_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)  # one of them makes a database
+def test_the_sessions_of_the_library_page_give_the_output_that_it_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # one of the sessions creates a database
     names: dict[str, object] = {}
     said: list[str] = []
     runner = doctest.DocTestRunner(verbose=False)

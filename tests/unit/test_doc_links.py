@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the pages refer to is there."""
+"""The links and names in the pages lead to existing files, headings and tests."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_every_page_is_within_reach_of_the_readme() -> None:
     assert set(DOC.rglob("*.md")) <= reached
 
 
-def test_every_test_that_the_fault_table_names_is_there() -> None:
+def test_every_test_file_that_the_fault_table_names_exists() -> None:
     files = {path.name for path in (ROOT / "tests").rglob("*.py")}
     named = set(re.findall(r"`(\w+\.py)`", (DOC / "admin" / "faults.md").read_text(encoding="utf-8")))
     assert len(named) > 5

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nothing that users and operators can set, send or receive is missing in the reference pages."""
+"""The reference pages have everything that users and operators can set, send or receive."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ERRORS = errors.TrackerError.__subclasses__()
 
 
 def _rows(text: str) -> dict[str, list[str]]:
-    """The rows of the tables in ``text`` by each name in the first cell that is set as code."""
+    """The rows of the tables in ``text``, by each name in code format in the first cell."""
     rows: dict[str, list[str]] = {}
     for line in text.splitlines():
         if line.startswith("|"):
@@ -49,7 +49,7 @@ def test_every_option_is_in_the_configuration_page_with_its_default(group: str, 
         assert f"`{choice}`" in row[3]
 
 
-def test_the_configuration_page_has_no_option_that_is_not_there() -> None:
+def test_the_configuration_page_has_only_existing_options() -> None:
     for group, options in list_opts():
         named = {name for name, cells in _rows(section(CONFIGURATION, f"[{group}]")).items() if len(cells) == 4}
         assert named == {option.name for option in options}
@@ -62,7 +62,7 @@ def test_every_method_is_in_the_rpc_reference_with_its_arguments(name: str) -> N
     assert set(rows) == {*method.required, *method.optional}
 
 
-def test_the_rpc_reference_has_no_method_that_is_not_there_and_says_the_version() -> None:
+def test_the_rpc_reference_has_only_existing_methods_and_the_version() -> None:
     assert [name.strip("`") for name in headings(RPC) if name.startswith("`")] == list(METHODS)
     assert f"Version {MAJOR}.{MINOR}." in RPC.read_text(encoding="utf-8")
 
@@ -104,7 +104,7 @@ def test_every_key_of_a_payload_is_in_the_notifications_page(base: str, heading:
 def test_every_module_is_in_the_rooms_of_the_architecture_page() -> None:
     rooms = section(ARCHITECTURE, "Rooms")
     package = ROOT / "tracker_worker"
-    # What one finds by its name needs no line: an option group, a subcommand, a migration.
+    # A module that can be found by its name needs no line: an option group, a subcommand, a migration.
     apart = {"cli", "conf", "migrations"}
     modules = [path for path in package.rglob("*.py") if not apart & set(path.relative_to(package).parts)]
     assert [path.name for path in modules if path.name != "__init__.py" and path.name not in rooms] == []

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The examples of the reference pages are what the code really gives. ``python -m tests.support.doc_story`` writes the sample
-notifications anew."""
+"""The examples of the reference pages are the code's real output.
+
+``python -m tests.support.doc_story`` rewrites the sample notifications.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,7 @@ def test_a_sample_matches_its_published_schema_for_any_validator(event_type: str
     jsonschema.Draft7Validator(schema.load(f"{event_type}.json"), registry=registry).validate(sample["payload"])
 
 
-def test_there_is_one_sample_for_each_event_type_and_no_other() -> None:
+def test_each_event_type_has_one_sample() -> None:
     assert sorted(path.stem for path in doc_story.SAMPLES.iterdir()) == SCHEMAS
 
 
@@ -66,12 +68,12 @@ def test_the_shortfalls_in_the_rpc_reference_are_those_of_a_refusal() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_the_pages_inbox_hands_over_everything_once_and_in_order(seed: int) -> None:
+def test_the_inbox_of_the_page_passes_on_every_notification_once_and_in_order(seed: int) -> None:
     [code] = [block for block in blocks(NOTIFICATIONS, "python") if block.text.startswith("class Inbox")]
     names: dict[str, Any] = {}
     exec(compile(code.text, str(NOTIFICATIONS), "exec"), names)
     told = doc_story.notifications()
-    # Two queues, each in order, with copies.
+    # The notifications come from two queues, each in order, with copies.
     arriving = [[message for message in told if message["priority"] == priority] for priority in ("INFO", "WARN")]
     dice = random.Random(seed)
     order = dice.sample([0] * len(arriving[0]) + [1] * len(arriving[1]), len(told))

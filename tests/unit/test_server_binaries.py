@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A missing server is an error that names the packages, never a skip."""
+"""A missing server is an error that names the packages; the tests are never skipped."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from tests.servers import binaries
 
 
-def test_bindep_lists_the_servers_and_what_else_tests_start() -> None:
+def test_bindep_lists_every_program_that_tests_start() -> None:
     assert binaries.packages() == ["rabbitmq-server", "postgresql", "openssl"]
 
 
@@ -21,7 +21,7 @@ def test_comments_and_other_platforms_are_not_installed(tmp_path: Path) -> None:
     assert binaries.packages(bindep) == ["epmd"]
 
 
-def test_an_ordinary_user_is_told_the_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_for_an_ordinary_user_names_the_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(binaries, "missing", lambda: ["rabbitmqctl"])
     monkeypatch.setattr("os.geteuid", lambda: 1000)
 
@@ -43,7 +43,7 @@ def test_a_failed_installation_ends_the_session(monkeypatch: pytest.MonkeyPatch)
     assert ended.value.returncode == 1
 
 
-def test_what_was_installed_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_session_continues_after_an_installation(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = [["rabbitmqctl"], ["rabbitmqctl"], []]
     installed: list[list[str]] = []
     monkeypatch.setattr(binaries, "missing", lambda: answers.pop(0))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run of tests that is killed leaves nothing behind."""
+"""A killed test run leaves no process and no directory."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _pids(run: subprocess.Popen[str]) -> list[psutil.Process]:
     return [psutil.Process(int(pid)) for pid in run.stdout.readline().split()]
 
 
-def test_what_a_killed_run_has_started_ends_and_its_directory_is_removed(tmp_path: Path) -> None:
+def test_the_processes_of_a_killed_run_end_and_its_directory_is_removed(tmp_path: Path) -> None:
     with _run(tmp_path / "server", "kill") as run:
         started = _pids(run)
         run.kill()
@@ -55,7 +55,7 @@ def test_what_a_killed_run_has_started_ends_and_its_directory_is_removed(tmp_pat
     assert not (tmp_path / "server").exists()
 
 
-def test_what_a_run_has_forgotten_has_ended_when_the_guard_is_closed(tmp_path: Path) -> None:
+def test_closing_the_guard_ends_the_remaining_processes(tmp_path: Path) -> None:
     with _run(tmp_path / "server", "close") as run:
         assert run.stdout is not None
         run.stdout.readline()

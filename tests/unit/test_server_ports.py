@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs side by side, and the processes of one run, never start servers on each other's ports."""
+"""Simultaneous test runs, and the processes of one run, never start servers on each other's ports."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import closing
 from tests.servers.ports import Ports, hold, is_listening
 
 
-def test_a_port_is_nobody_elses_until_it_is_given_back() -> None:
+def test_a_port_is_reserved_until_it_is_released() -> None:
     with closing(Ports(2)) as held:
         both = range(held.first, held.first + 2)
         assert (hold(both[:1]), hold(both[1:])) == ([], [])
@@ -20,7 +20,7 @@ def test_a_port_is_nobody_elses_until_it_is_given_back() -> None:
         one.close()
 
 
-def test_a_port_stays_held_while_its_server_runs_and_when_it_has_stopped() -> None:
+def test_a_port_stays_reserved_while_its_server_runs_and_after_its_stop() -> None:
     with closing(Ports()) as held:
         for _ in range(2):
             with socket.create_server(("127.0.0.1", held.first)):
@@ -30,7 +30,7 @@ def test_a_port_stays_held_while_its_server_runs_and_when_it_has_stopped() -> No
             assert hold(range(held.first, held.first + 1)) == []
 
 
-def test_a_block_is_not_had_when_one_of_its_ports_is_in_use() -> None:
+def test_a_block_of_ports_is_not_reserved_if_one_of_its_ports_is_in_use() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         assert hold(range(port - 2, port + 1)) == []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The size of things, as far as a number can hold it: files that can be read at a sitting, and an engine that stays one."""
+"""Limits for the size of files and of the engine, which keep the code readable."""
 
 from __future__ import annotations
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Golden bytes of stock oslo.messaging programs, and what records them again (README.md)."""
+"""Golden bytes of stock oslo.messaging programs, and the programs that record them (README.md)."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Taking what stock programs put on the wire: raw messages from a broker, and declarations as they are made.
+"""Capture the traffic of stock programs: raw messages from a broker, and the declarations of the programs.
 
-One Capture at a time, and it must be open before the stock programs connect: it wraps methods of py-amqp's Channel for
-as long as it is open, so that it sees what every kombu connection of this process declares and publishes.
+Only one Capture may be open, and it must be open before the stock programs connect: while it is open, it wraps methods of
+py-amqp's Channel, so that it sees the declarations and publishes of every kombu connection of this process.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from tests.wire.golden import Golden
 
 WAIT_SECONDS = 30
 _DECLARES = ("exchange_declare", "queue_declare", "queue_bind")
-# Arguments of py-amqp's methods that are not the declaration's own.
+# These arguments of py-amqp's methods are not part of the declaration.
 _NOT_DECLARED = ("self", "nowait", "argsig")
 
 
 def neutral(body: bytes) -> bytes:
-    """``body`` without the directories of this machine, which a traceback quotes: the one edit a recording gets."""
+    """Remove the directories of this machine, which a traceback quotes, from ``body``. A recording has no other edit."""
     repository = Path(__file__).parents[2]
     places = [sysconfig.get_path(place) for place in ("purelib", "platlib", "stdlib")]
     for place in [*places, str(repository)]:
@@ -41,7 +41,7 @@ def neutral(body: bytes) -> bytes:
 
 
 class Capture:
-    """A raw connection of the recorder's own, and what the stock programs of this process declared and published.
+    """A raw connection of the recorder, and the declarations and publishes of the stock programs of this process.
 
     ``declared`` may be read at any time; everything else belongs to the thread that opened the capture.
     """
@@ -56,14 +56,16 @@ class Capture:
         self._mandatory: dict[tuple[str, str], bool] = {}
 
     def queue(self, name: str, exchange: str = "", routing_key: str = "") -> str:
-        """Declare a throw-away queue, bound unless ``exchange`` is the default one."""
+        """Declare a temporary queue, bound unless ``exchange`` is the default exchange."""
         self.channel.queue_declare(name, exclusive=True, auto_delete=False)
         if exchange:
             self.channel.queue_bind(name, exchange, routing_key)
         return name
 
     def take(self, queue: str, name: str, shows: str) -> Golden:
-        """The next message of ``queue``, waited for. Raises: TimeoutError if none comes within WAIT_SECONDS."""
+        """Wait for the next message of ``queue`` and return it. Raises: TimeoutError if no message arrives within
+        WAIT_SECONDS.
+        """
         taken: list[amqp.Message] = []
         tag = self.channel.basic_consume(queue, no_ack=True, callback=taken.append)
         while not taken:
@@ -108,12 +110,12 @@ class Capture:
         self.declared.clear()
 
     def note_declare(self, operation: str, arguments: dict[str, Any]) -> None:
-        """Called by the wrapped methods, on the thread of whoever declares."""
+        """Record a declaration. Called by the wrapped methods, on the thread that declares."""
         kept = {name: value for name, value in arguments.items() if name not in _NOT_DECLARED}
         self.declared.append({"op": operation, **kept})
 
     def note_publish(self, exchange: str, routing_key: str, mandatory: bool) -> None:
-        """Called by the wrapped method, on the thread of whoever publishes."""
+        """Record a publish. Called by the wrapped method, on the thread that publishes."""
         self._mandatory[exchange, routing_key] = bool(mandatory)
 
     def _golden(self, message: amqp.Message, name: str, shows: str) -> Golden:
@@ -136,7 +138,7 @@ class Capture:
 
 @contextmanager
 def capturing(conf: cfg.ConfigOpts) -> Iterator[Capture]:
-    """An open Capture on the broker of ``conf``'s transport URL; wraps Channel's methods while it is open."""
+    """Open a Capture on the broker of ``conf``'s transport URL; Channel's methods are wrapped while it is open."""
     url = oslo_messaging.TransportURL.parse(conf)
     host = url.hosts[0]
     connection = kombu.Connection(

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The golden files: raw messages and declarations of stock programs, as recorded by ``tests.wire.record``.
 
-One JSON file per shape in ``golden/``. A message's body stands there as text if it is UTF-8, else as base64; what comes
-out of ``load`` is the bytes that were on the wire, still compressed where the client compressed them.
+``golden/`` has one JSON file per shape. A file holds a message's body as text if it is UTF-8, else as base64. ``load``
+returns
+the bytes of the wire, still compressed if the client compressed them.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ _DECLARES = "declares_"
 class Golden:
     """One message as a broker delivered it.
 
-    ``properties`` holds every AMQP property but content type, content encoding and headers, which have their own
-    fields. ``mandatory`` is the flag of the publish, which a consumer cannot see. ``shows`` says what it is there for.
+    ``properties`` holds every AMQP property except content type, content encoding and headers, which have their own fields.
+    ``mandatory`` is the flag of the publish, which a consumer cannot see. ``shows`` states the purpose of the recording.
     """
 
     name: str
@@ -58,9 +59,9 @@ def load(name: str) -> Golden:
 
 
 def load_declares(name: str) -> dict[str, Any]:
-    """What each stock program declared: ``{"options": {...}, "programs": {program: [declaration, ...]}}``.
+    """The declarations of each stock program: ``{"options": {...}, "programs": {program: [declaration, ...]}}``.
 
-    A declaration is a dict with ``op`` (exchange_declare, queue_declare, queue_bind) and the arguments given to it.
+    A declaration is a dict with ``op`` (exchange_declare, queue_declare, queue_bind) and its arguments.
     Raises: FileNotFoundError for a name that was never recorded.
     """
     fields = _read(_DECLARES + name)
@@ -69,7 +70,7 @@ def load_declares(name: str) -> dict[str, Any]:
 
 
 def save(golden: Golden, made_with: Mapping[str, str]) -> None:
-    """Write ``golden`` over what was recorded before under its name."""
+    """Write ``golden`` over the earlier recording of its name."""
     try:
         body = {"body": golden.body.decode()}
     except UnicodeDecodeError:
@@ -91,7 +92,7 @@ def save(golden: Golden, made_with: Mapping[str, str]) -> None:
 def save_declares(
     name: str, options: Mapping[str, Any], programs: Mapping[str, list[dict[str, Any]]], made_with: Mapping[str, str]
 ) -> None:
-    """Write the declarations over what was recorded before under ``name``."""
+    """Write the declarations over the earlier recording of ``name``."""
     _write(_DECLARES + name, {"made_with": dict(made_with), "options": dict(options), "programs": dict(programs)})
 
 

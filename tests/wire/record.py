@@ -25,7 +25,7 @@ from tests.wire.record_requests import drop_worker_topology, record_notification
 
 
 def main() -> None:
-    """Record every shape. Ends with status 1 if the broker is somebody's."""
+    """Record every shape. Ends with status 1 if the broker is in use."""
     parser = argparse.ArgumentParser(prog="python -m tests.wire.record", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--transport-url", required=True, help="rabbit://user:password@host:port// of a private broker")
     transport_url = parser.parse_args().transport_url

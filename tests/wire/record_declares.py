@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each stock program declares, under each of the options that change it."""
+"""The declarations of each stock program, under each option that changes them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _RANDOM = re.compile(r"[0-9a-f]{32}")
 
 
 class _Endpoint:
-    """A server and a listener in one. Runs on their threads."""
+    """The endpoint of a server and of a listener. Runs on their threads."""
 
     def __init__(self) -> None:
         self.audited = threading.Event()
@@ -44,7 +44,7 @@ class _Endpoint:
 
 
 def record_declares(capture: Capture, conf: Any) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """(name, options, programs) per set of options; what was declared is deleted again before the next set."""
+    """Yield (name, options, programs) for each set of options; delete the declared objects before the next set."""
     for name, options in OPTIONS.items():
         programs: dict[str, list[dict[str, Any]]] = {}
         endpoint = _Endpoint()
@@ -71,7 +71,7 @@ def record_declares(capture: Capture, conf: Any) -> Iterator[tuple[str, dict[str
 
 
 def _declared_since(capture: Capture, start: int) -> list[dict[str, Any]]:
-    """The declarations from number ``start`` on, random names replaced so that two recordings are alike."""
+    """The declarations from number ``start`` on, with random names replaced so that two recordings are equal."""
     return [
         {key: _RANDOM.sub("<random>", value) if isinstance(value, str) else value for key, value in declared.items()}
         for declared in capture.declared[start:]

@@ -45,7 +45,7 @@ class Endpoint:
 
 
 def record_replies(capture: Capture, conf: Any) -> Iterator[Golden]:
-    """Every shape of reply, one golden each. ``conf(**rabbit_options)`` makes a configuration."""
+    """Every shape of reply, one Golden each. ``conf(**rabbit_options)`` makes a configuration."""
     endpoint = Endpoint()
     capture.queue(REPLY_QUEUE)
     with stock.rpc_server(conf(), endpoint):

@@ -19,7 +19,7 @@ Conf = Callable[..., Any]
 
 
 def record_requests(capture: Capture, conf: Conf) -> Iterator[Golden]:
-    """Every shape of call and cast, one golden each. ``conf(**rabbit_options)`` makes a configuration."""
+    """Every shape of call and cast, one Golden each. ``conf(**rabbit_options)`` makes a configuration."""
     _declare_worker_topology(capture)
     recorder = _CallRecorder(capture, conf)
     yield recorder.call("call_begin_resource_claim", "a call to a host", "begin_resource_claim", BEGIN)
@@ -46,7 +46,7 @@ def record_requests(capture: Capture, conf: Conf) -> Iterator[Golden]:
         client={"target": {"version": None}},
     )
     yield recorder.call("call_ping", "the liveness probe", "oslo_rpc_server_ping", {})
-    # kombu knows bz2 as bzip2 alone: with 'bz2', which oslo.messaging's help text offers, a client cannot send at all.
+    # kombu knows only the name bzip2: with 'bz2', which oslo.messaging's help text offers, a client cannot send.
     for compression, name in (("gzip", "call_gzip"), ("bzip2", "call_bz2")):
         yield recorder.call(
             name,
@@ -65,7 +65,7 @@ def record_requests(capture: Capture, conf: Conf) -> Iterator[Golden]:
 
 
 def record_notifications(capture: Capture, conf: Conf) -> Iterator[Golden]:
-    """What a stock Notifier sends; it declares the queues itself."""
+    """Yield the notifications of a stock Notifier, which declares the queues itself."""
     info, warn = (f"{stock.NOTIFICATION_TOPIC}.{priority}" for priority in ("info", "warn"))
     payload = {"instance_id": stock.INSTANCE["uuid"], "memory_mb": 2048, "host": stock.HOST, "sequence": 1}
     with stock.notifier(conf()) as notifier:
@@ -79,7 +79,7 @@ def record_notifications(capture: Capture, conf: Conf) -> Iterator[Golden]:
 
 
 class _CallRecorder:
-    """Calls as a stock client, on a thread of its own, and answers it as soon as the request has been taken."""
+    """Makes a call with a stock client on a separate thread, and answers the call when the request has been taken."""
 
     def __init__(self, capture: Capture, conf: Conf) -> None:
         self._capture = capture
@@ -97,7 +97,10 @@ class _CallRecorder:
         prepare: dict[str, Any] | None = None,
         rabbit: dict[str, Any] | None = None,
     ) -> Golden:
-        """The request of one call. ``client``, ``prepare``: arguments of the stock client's; ``rabbit``: options."""
+        """Make one call and return its request.
+
+        ``client`` and ``prepare`` are arguments of the stock client and of its ``prepare``; ``rabbit`` holds options.
+        """
         target = {"server": server} if server else {}
         with (
             stock.rpc_client(self._conf(**(rabbit or {})), **(client or {})) as stock_client,
@@ -112,7 +115,7 @@ class _CallRecorder:
 
 
 def _declare_worker_topology(capture: Capture) -> None:
-    """Throw-away queues bound as a worker's are: shared, per host, fanout."""
+    """Declare temporary queues with a worker's bindings: shared, per host, fanout."""
     channel = capture.channel
     channel.exchange_declare(stock.CONTROL_EXCHANGE, "topic", durable=False, auto_delete=False)
     channel.exchange_declare(FANOUT_EXCHANGE, "fanout", durable=False, auto_delete=True)
@@ -122,7 +125,7 @@ def _declare_worker_topology(capture: Capture) -> None:
 
 
 def drop_worker_topology(capture: Capture) -> None:
-    """Make room for a stock server, which declares queues of the same names."""
+    """Delete the queues whose names a stock server declares."""
     for queue in (stock.TOPIC, HOST_QUEUE, f"{FANOUT_EXCHANGE}_golden"):
         capture.channel.queue_delete(queue)
     capture.channel.exchange_delete(stock.CONTROL_EXCHANGE)

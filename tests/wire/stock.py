@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stock oslo.messaging programs as an operator would configure them, for the recorder."""
+"""Stock oslo.messaging programs with an operator's usual configuration, for the recorder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TOPIC = "tracker"
 HOST = "compute-1"
 CONTROL_EXCHANGE = "openstack"
 NOTIFICATION_TOPIC = "notifications"
-# What stock clients wait for at most; the recorder answers at once, so it only shows as the calls' expiration.
+# The recorder answers immediately, so this timeout only shows as the expiration of the calls.
 RESPONSE_TIMEOUT_SECONDS = 60
 
 INSTANCE: dict[str, Any] = {
@@ -44,7 +44,7 @@ LIMITS: dict[str, Any] = {"memory_mb": 24576.0, "disk_gb": 400, "vcpu": 64.0}
 
 
 def request_context() -> oslo_context.RequestContext:
-    """The context of one request, the same at every recording."""
+    """The context of one request, the same in every recording."""
     return oslo_context.RequestContext(
         user_id=INSTANCE["user_id"],
         project_id=INSTANCE["project_id"],
@@ -56,7 +56,7 @@ def request_context() -> oslo_context.RequestContext:
 
 
 def rpc_context() -> dict[str, Any]:
-    """That context as services send it: oslo.context calls the user ``user``, services add ``user_id`` and a trace."""
+    """``request_context`` as services send it: oslo.context has the key ``user``; services add ``user_id`` and a trace."""
     extra = {
         "user_id": INSTANCE["user_id"],
         "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
@@ -65,13 +65,13 @@ def rpc_context() -> dict[str, Any]:
 
 
 def configuration(transport_url: str, **rabbit_options: Any) -> cfg.ConfigOpts:
-    """A ConfigOpts of its own, with ``rabbit_options`` set in [oslo_messaging_rabbit]."""
+    """A separate ConfigOpts with ``rabbit_options`` set in [oslo_messaging_rabbit]."""
     conf = cfg.ConfigOpts()
     conf([], default_config_files=[], default_config_dirs=[])
-    # oslo.messaging registers these two groups on cfg.CONF alone and then reads them from the transport's conf.
+    # oslo.messaging registers these two groups on cfg.CONF only and then reads them from the transport's conf.
     conf.register_opts(tracing.oslo_messaging_tracing, group="oslo_messaging_tracing")
     conf.register_opts(metrics.oslo_messaging_metrics, group="oslo_messaging_metrics")
-    # Registers the rabbit driver's options; connects to nothing yet.
+    # This call registers the rabbit driver's options; it does not connect.
     oslo_messaging.get_rpc_transport(conf, transport_url).cleanup()
     conf.set_override("transport_url", transport_url)
     for option, value in rabbit_options.items():
@@ -81,7 +81,7 @@ def configuration(transport_url: str, **rabbit_options: Any) -> cfg.ConfigOpts:
 
 @contextmanager
 def rpc_client(conf: cfg.ConfigOpts, **kwargs: Any) -> Iterator[Any]:
-    """A stock client of TOPIC at version 1.0, with its connections closed at the end."""
+    """A stock client of TOPIC at version 1.0; its connections are closed afterwards."""
     transport = oslo_messaging.get_rpc_transport(conf)
     target = oslo_messaging.Target(topic=TOPIC, **({"version": "1.0"} | kwargs.pop("target", {})))
     try:
@@ -92,8 +92,8 @@ def rpc_client(conf: cfg.ConfigOpts, **kwargs: Any) -> Iterator[Any]:
 
 @contextmanager
 def rpc_server(conf: cfg.ConfigOpts, endpoint: object) -> Iterator[None]:
-    """A running stock server of HOST with the ping endpoint."""
-    # The dispatcher reads this one from cfg.CONF, whatever the transport's conf is.
+    """Run a stock server of HOST with the ping endpoint."""
+    # The dispatcher reads this option from cfg.CONF, whatever the transport's conf is.
     cfg.CONF.register_opts(dispatcher._dispatcher_opts)
     cfg.CONF.set_override("rpc_ping_enabled", True)
     transport = oslo_messaging.get_rpc_transport(conf)
@@ -120,7 +120,7 @@ def notifier(conf: cfg.ConfigOpts, driver: str = "messagingv2") -> Iterator[Any]
 
 @contextmanager
 def notification_listener(conf: cfg.ConfigOpts, endpoint: object) -> Iterator[None]:
-    """A running stock listener on NOTIFICATION_TOPIC, for the priorities that ``endpoint`` has methods for."""
+    """Run a stock listener on NOTIFICATION_TOPIC, for the priorities for which ``endpoint`` has a method."""
     transport = oslo_messaging.get_notification_transport(conf)
     targets = [oslo_messaging.Target(topic=NOTIFICATION_TOPIC)]
     listener = oslo_messaging.get_notification_listener(transport, targets, [endpoint])
@@ -134,6 +134,6 @@ def notification_listener(conf: cfg.ConfigOpts, endpoint: object) -> Iterator[No
 
 
 def versions(properties: Mapping[str, Any]) -> dict[str, str]:
-    """Which releases a recording was made with; ``properties`` are the broker's server properties."""
+    """The releases used for a recording; ``properties`` are the broker's server properties."""
     libraries = ("oslo.messaging", "oslo.context", "kombu", "amqp")
     return {name: version(name) for name in libraries} | {str(properties["product"]): str(properties["version"])}

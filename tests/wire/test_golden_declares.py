@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stock programs declare, and how the options change it: facts asserted on the recorded declarations."""
+"""The declarations of stock programs and the effect of the options, asserted on the recorded declarations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.wire.golden import declare_names, load_declares
 QUORUM = {"x-queue-type": "quorum"}
 LIMITED = QUORUM | {"x-delivery-limit": 3, "x-max-in-memory-length": 1000, "x-max-in-memory-bytes": 1000000}
 EXPIRES = {"x-expires": 1800000}
-# name -> durable, auto_delete, arguments of what outlives its program; durable, arguments of what does not.
+# Options -> durable, auto_delete and arguments of the queues and exchanges that outlive their program.
 SHARED: dict[str, tuple[bool, bool, dict[str, Any]]] = {
     "default": (False, False, {}),
     "durable": (True, False, {}),
@@ -30,7 +30,7 @@ def declared(name: str, program: str, operation: str) -> list[dict[str, Any]]:
 
 
 def queue(name: str, durable: bool, auto_delete: bool, arguments: dict[str, Any]) -> dict[str, Any]:
-    """A queue as stock programs declare theirs: never passive, never exclusive."""
+    """A queue as stock programs declare it: never passive, never exclusive."""
     return {
         "op": "queue_declare",
         "queue": name,
@@ -43,7 +43,7 @@ def queue(name: str, durable: bool, auto_delete: bool, arguments: dict[str, Any]
 
 
 def exchange(name: str, kind: str, durable: bool, auto_delete: bool) -> dict[str, Any]:
-    """An exchange as stock programs declare theirs: never passive, no arguments."""
+    """An exchange as stock programs declare it: never passive, no arguments."""
     return {
         "op": "exchange_declare",
         "exchange": name,
@@ -64,7 +64,7 @@ def test_every_set_of_options_is_recorded() -> None:
 
 
 @pytest.mark.parametrize("name", SHARED)
-def test_publisher_and_listener_declare_the_notification_queue_alike(name: str) -> None:
+def test_notifier_and_listener_declare_the_same_notification_queue(name: str) -> None:
     for program in ("notifier", "notification_listener"):
         assert declared(name, program, "queue_declare") == [queue("notifications.info", *SHARED[name])]
         assert declared(name, program, "queue_bind") == [bound("notifications.info", "openstack", "notifications.info")]
@@ -72,7 +72,7 @@ def test_publisher_and_listener_declare_the_notification_queue_alike(name: str) 
 
 @pytest.mark.parametrize("name", SHARED)
 @pytest.mark.parametrize("program", ["rpc_client", "notifier", "notification_listener"])
-def test_the_control_exchange_is_a_topic_exchange_as_durable_as_the_options_say(name: str, program: str) -> None:
+def test_the_control_exchange_is_a_topic_exchange_with_the_durability_of_the_options(name: str, program: str) -> None:
     durable, auto_delete, _ = SHARED[name]
     assert declared(name, program, "exchange_declare") == [exchange("openstack", "topic", durable, auto_delete)]
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Facts of the wire, asserted on the golden files with the standard library alone.
+"""Facts of the wire format, asserted on the golden files with the standard library alone.
 
-No code of the project decodes here: a recording of a changed oslo.messaging fails in this module first, and by name.
+No code of the project decodes here: a recording of a changed oslo.messaging fails first in this module, in the test of the
+changed fact.
 """
 
 from __future__ import annotations
@@ -37,14 +38,14 @@ DECOMPRESS: dict[str, Callable[[bytes], bytes]] = {
 
 
 def outer_of(golden: Golden) -> dict[str, Any]:
-    """The body, out of the compression."""
+    """The body after decompression."""
     compression = golden.headers.get("compression")
     outer: dict[str, Any] = json.loads(DECOMPRESS[compression](golden.body) if compression else golden.body)
     return outer
 
 
 def message_of(golden: Golden) -> dict[str, Any]:
-    """What the program sent: out of the compression, out of the envelope."""
+    """The message that the program sent, without compression and envelope."""
     outer = outer_of(golden)
     message: dict[str, Any] = json.loads(outer["oslo.message"]) if "oslo.message" in outer else outer
     return message
@@ -95,7 +96,7 @@ def test_the_envelope_is_version_2_around_a_json_string(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*CASTS, *NOTIFICATIONS, *REPLIES])
-def test_whatever_waits_for_nothing_has_no_expiration(name: str) -> None:
+def test_a_message_without_a_timeout_has_no_expiration(name: str) -> None:
     assert load(name).properties == {"delivery_mode": 2, "priority": 0}
 
 
@@ -120,7 +121,7 @@ def test_a_compressed_body_is_the_whole_envelope_and_not_base64(name: str) -> No
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_a_call_has_these_keys(name: str) -> None:
+def test_a_call_has_exactly_the_expected_keys(name: str) -> None:
     optional = {"call_namespace": {"namespace"}}.get(name, set())
     absent = {"version"} if name == "call_without_version" else set()
     keys = {"method", "args", "version", "_unique_id", "_msg_id", "_reply_q", "_timeout"}
@@ -138,7 +139,7 @@ def test_timeout_is_null_unless_the_client_monitors(name: str) -> None:
     assert timeout == (10 if name == "call_monitored" else None)
 
 
-def test_versions_and_namespace_are_the_targets() -> None:
+def test_a_request_has_the_version_and_namespace_of_its_target() -> None:
     assert message_of(load("call_begin_resource_claim"))["version"] == "1.0"
     assert message_of(load("call_version_1_7"))["version"] == "1.7"
     assert message_of(load("call_namespace"))["namespace"] == "baseapi"
@@ -159,7 +160,7 @@ def test_the_context_is_spread_over_prefixed_keys(name: str) -> None:
     message = message_of(load(name))
     assert message["_context_request_id"].startswith("req-")
     assert message["_context_traceparent"].startswith("00-")
-    # oslo.context itself sends the user as `user`; `user_id` is what services add.
+    # oslo.context itself sends the user as `user`; services add `user_id`.
     assert message["_context_user"] == message["_context_user_id"]
     assert message["_context_project"] == message["_context_project_id"]
 
@@ -187,14 +188,14 @@ def test_requests_and_notifications_are_not_mandatory(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", REPLIES)
-def test_a_reply_goes_mandatory_through_the_default_exchange(name: str) -> None:
+def test_a_reply_is_published_mandatory_to_the_default_exchange(name: str) -> None:
     golden = load(name)
     assert (golden.mandatory, golden.exchange) == (True, "")
     assert golden.routing_key.startswith("reply_")
 
 
 @pytest.mark.parametrize("name", REPLIES)
-def test_a_reply_has_exactly_these_keys(name: str) -> None:
+def test_a_reply_has_exactly_the_expected_keys(name: str) -> None:
     message = message_of(load(name))
     assert set(message) == {"result", "failure", "ending", "_msg_id", "_unique_id"}
     assert message["ending"] is (name != "reply_heartbeat")
@@ -202,7 +203,7 @@ def test_a_reply_has_exactly_these_keys(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", REPLIES)
-def test_failure_is_null_or_a_json_string_with_these_keys(name: str) -> None:
+def test_failure_is_null_or_a_json_string_with_the_expected_keys(name: str) -> None:
     message = message_of(load(name))
     if name not in FAILURES:
         assert message["failure"] is None
@@ -228,18 +229,18 @@ def test_a_builtin_exceptions_args_keep_their_types() -> None:
     assert (failure["args"], failure["kwargs"]) == (["no such thing", 42], {})
 
 
-def test_dispatch_failures_carry_the_whole_sentence_as_their_only_argument() -> None:
+def test_a_dispatch_failure_has_its_message_as_its_only_argument() -> None:
     method = json.loads(message_of(load("reply_no_such_method"))["failure"])
     version = json.loads(message_of(load("reply_unsupported_version"))["failure"])
     namespace = json.loads(message_of(load("reply_unsupported_namespace"))["failure"])
     assert method["args"] == ["Endpoint does not support RPC method unknown"]
     assert version["args"] == ["Endpoint does not support RPC version 1.7. Attempted method: result"]
-    # The refusal of a namespace names the version, which was not the trouble.
+    # The refusal of a namespace names the version, although the version is supported.
     assert namespace["args"] == ["Endpoint does not support RPC version 1.0. Attempted method: result"]
     assert method["kwargs"] == version["kwargs"] == namespace["kwargs"] == {}
 
 
-def test_a_heartbeat_and_the_final_reply_share_the_msg_id_alone() -> None:
+def test_a_heartbeat_and_the_final_reply_share_only_the_msg_id() -> None:
     assert message_of(load("reply_heartbeat"))["result"] is None
     assert message_of(load("reply_monitored"))["result"] == "done"
     assert message_of(load("reply_heartbeat"))["_unique_id"] != message_of(load("reply_monitored"))["_unique_id"]
@@ -247,12 +248,12 @@ def test_a_heartbeat_and_the_final_reply_share_the_msg_id_alone() -> None:
 
 
 @pytest.mark.parametrize("name", NOTIFICATIONS)
-def test_a_notification_has_these_keys(name: str) -> None:
+def test_a_notification_has_exactly_the_expected_keys(name: str) -> None:
     message = message_of(load(name))
     keys = {"message_id", "publisher_id", "event_type", "priority", "payload", "timestamp", "_unique_id"}
     assert without_context(message) == keys
     assert message["publisher_id"] == "tracker.compute-1"
-    # str() of a datetime: the fraction is left out in the one case in a million in which it is zero.
+    # str() of a datetime leaves out the fraction when it is zero, once in a million times.
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d{6})?", message["timestamp"])
     assert re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", message["message_id"])
 
@@ -264,17 +265,17 @@ def test_the_priority_is_upper_case_in_the_body_and_lower_case_in_the_routing_ke
         assert (golden.exchange, golden.routing_key) == ("openstack", f"notifications.{priority}")
 
 
-def test_a_notifier_given_a_plain_dict_context_sends_none() -> None:
+def test_a_notifier_sends_no_context_if_the_context_is_a_dict() -> None:
     assert "_context_request_id" in message_of(load("notification_info"))
     assert not [key for key in message_of(load("notification_warn")) if key.startswith("_context_")]
 
 
-def test_a_version_1_notification_is_bare() -> None:
+def test_a_version_1_notification_has_no_envelope() -> None:
     assert "message_id" in json.loads(load("notification_version_1").body)
 
 
 @pytest.mark.parametrize("name", names())
-def test_no_recording_names_a_directory_of_the_machine_it_was_made_on(name: str) -> None:
+def test_no_recording_names_a_directory_of_the_recording_machine(name: str) -> None:
     golden = load(name)
     if "compression" not in golden.headers:
         assert not re.search(rb'File \\*"/', golden.body)

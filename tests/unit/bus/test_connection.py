@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a link does with a connection that it gives up, and how others write on one that is at rest."""
+"""A link gives up a connection, and other threads write on a connection whose link sleeps."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ _SECONDS = 10
 
 
 class _Connection:
-    """Readable at once; reading fails as it does when a queue is deleted, and the connection is still there to be closed."""
+    """A connection that is readable immediately. Its read raises, as after the deletion of a queue, and it can still be
+    closed.
+    """
 
     connected = True
 
@@ -43,10 +45,10 @@ class _Connection:
         raise self._error
 
     def heartbeat_tick(self) -> None:
-        """None is due."""
+        """No heartbeat is due."""
 
     def close(self) -> None:
-        # Until the broker's answer everything is read that was on the way, and handed to the link's callbacks.
+        # Until the broker answers, py-amqp reads every frame in transit and passes it to the link's callbacks.
         self._said.append("a late frame")
         self.connected = False
 
@@ -65,7 +67,7 @@ class _Link(BrokerConnection):
         self._said.append("opened")
 
     def work(self) -> None:
-        """There is none."""
+        """The link has no work."""
 
     def idle(self) -> bool:
         return True
@@ -76,7 +78,7 @@ class _Link(BrokerConnection):
 
 
 class _Settings:
-    """Each connection is a ``_Connection``."""
+    """The settings of a link whose connections are ``_Connection`` objects."""
 
     urls: Sequence[str] = ("amqp://guest:guest@broker/",)
 
@@ -93,7 +95,7 @@ class _Settings:
 
 
 @pytest.mark.parametrize("error", [amqp.exceptions.ConsumerCancelled("a queue is gone"), RuntimeError("a defect")])
-def test_what_is_said_while_a_connection_is_closed_belongs_to_that_connection(error: BaseException) -> None:
+def test_a_frame_read_while_a_connection_is_closed_belongs_to_that_connection(error: BaseException) -> None:
     said: list[str] = []
     link = _Link(cast(ConnectionSettings, _Settings(said, error)), said, lambda error: None)
 
@@ -101,12 +103,12 @@ def test_what_is_said_while_a_connection_is_closed_belongs_to_that_connection(er
     with closing(SimpleNamespace(close=lambda: link.stop(_SECONDS))):
         assert link.given_up.wait(_SECONDS)
 
-    # What a subclass forgets when it is lost must not be followed by more of it.
+    # After a subclass has dropped its state in ``lost``, no frame of the old connection may follow.
     assert said == ["opened", "a late frame", "lost"]
 
 
 class _Peer:
-    """The settings of a connection whose other end is ``end``. There is none before ``accept`` is set."""
+    """The settings of a connection whose other end is ``end``. Connecting blocks until ``accept`` is set."""
 
     urls: Sequence[str] = ("amqp://guest:guest@broker/",)
 
@@ -133,7 +135,7 @@ class _Peer:
         raise ConnectionResetError("all that is sent is for the link")
 
     def heartbeat_tick(self) -> None:
-        """None is due."""
+        """No heartbeat is due."""
 
     def close(self) -> None:
         self.connected = False
@@ -149,7 +151,7 @@ class _Peer:
 
 
 class _Writing(BrokerConnection):
-    """Writes what is in ``waiting``, each in two pieces, and remembers who did. ``hold`` keeps it at work."""
+    """A link that writes each item of ``waiting`` in two pieces and records the writing threads. ``hold`` blocks it at work."""
 
     def __init__(self, peer: _Peer) -> None:
         super().__init__("link", cast(ConnectionSettings, peer), self._die)
@@ -168,7 +170,7 @@ class _Writing(BrokerConnection):
         self.errors.append(error)
 
     def opened(self, connection: Any) -> None:
-        """Nothing to declare."""
+        """The link declares nothing."""
 
     def work(self) -> None:
         self.working.set()
@@ -195,14 +197,14 @@ class _Writing(BrokerConnection):
         return True
 
     def lost(self) -> None:
-        """Nothing to forget."""
+        """The link has no state of a connection."""
 
     def send(self, data: bytes) -> None:
         self.waiting.append(data)
         self.flush_soon()
 
     def rest(self) -> None:
-        """Return when it sleeps; nothing wakes it but what the test does."""
+        """Return when the link sleeps; only the test wakes it."""
         assert self._turn._lock.acquire(timeout=_SECONDS)
         self._turn._lock.release()
 
@@ -253,7 +255,7 @@ class TestFlushSoon:
         assert resting.peer.hear(19) == b"written by the link"
         assert resting.writers == [resting._thread.ident]
 
-    def test_a_message_that_is_submitted_after_the_last_look_of_the_link_is_written(
+    def test_a_message_submitted_after_the_last_check_of_the_link_is_written(
         self, resting: _Writing, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         looked, go_on = threading.Event(), threading.Event()
@@ -280,13 +282,13 @@ class TestFlushSoon:
         assert link.peer.hear(11) == b"firstsecond"
         assert link.writers == [link._thread.ident]
 
-    def test_what_the_socket_does_not_take_is_sent_by_the_link(self, resting: _Writing) -> None:
+    def test_the_link_sends_the_bytes_that_the_socket_does_not_take(self, resting: _Writing) -> None:
         much = bytes(number % 251 for number in range(4_000_000))
         resting.send(much)
         assert resting.writers == [threading.get_ident()]
         assert resting.peer.hear(len(much)) == much
 
-    def test_nobody_waits_while_the_link_waits_for_the_peer(self, resting: _Writing) -> None:
+    def test_a_caller_does_not_wait_while_the_link_waits_for_the_peer(self, resting: _Writing) -> None:
         much = bytes(4_000_000)
         resting.send(much)
         assert resting.working.wait(_SECONDS)
@@ -301,7 +303,7 @@ class TestFlushSoon:
         resting.send(b"too late")
         assert resting.writers == []
 
-    def test_messages_of_many_threads_are_not_mixed_up(self, resting: _Writing) -> None:
+    def test_messages_of_many_threads_are_not_interleaved(self, resting: _Writing) -> None:
         count, each = 4, 500
 
         def submit(number: int, most: int = each) -> None:
@@ -311,7 +313,7 @@ class TestFlushSoon:
 
         def read() -> list[list[int]]:
             found: list[list[int]] = [[] for _ in range(count + 1)]
-            # In large pieces: a reader who waits for the interpreter too often would seem to be a peer that has stalled.
+            # The reader reads large pieces: if it waited for the interpreter too often, it would look like a stalled peer.
             with resting.peer.end.makefile("rb", 1 << 18) as heard:
                 for total in range(count * each + 1):
                     (size,) = struct.unpack(">I", heard.read(4))
@@ -319,10 +321,10 @@ class TestFlushSoon:
                     assert body[6:] == bytes([number]) * (index % 300)
                     found[number].append(index)
                     if total % 400 == 0:
-                        resting.peer.end.send(b".")  # the link wakes, and has something to do
+                        resting.peer.end.send(b".")  # wakes the link and gives it work
             return found
 
-        submit(count, most=1)  # while it rests, so by this thread, which writes nothing more
+        submit(count, most=1)  # written by this thread, because the link sleeps; this thread writes nothing more
         with ThreadPoolExecutor(count + 1) as pool:
             found = pool.submit(read)
             for submitted in [pool.submit(submit, number) for number in range(count)]:
@@ -330,13 +332,13 @@ class TestFlushSoon:
             assert found.result(6 * _SECONDS) == [list(range(each))] * count + [[0]]
         assert len(set(resting.writers)) > 1
 
-    def test_what_arrives_is_handed_over_without_the_library(self, resting: _Writing) -> None:
+    def test_the_link_reads_arriving_bytes_without_py_amqp(self, resting: _Writing) -> None:
         resting.peer.end.sendall(b"a delivery")
         assert resting.hearing.wait(_SECONDS)
         assert resting.working.wait(_SECONDS)
         assert [data for data, _ in resting.heard] == [b"a delivery"]
 
-    def test_a_deaf_link_that_is_hastened_hears_as_soon_as_it_need_not_be(self, link: _Writing) -> None:
+    def test_a_sleeping_link_reads_after_a_send_that_ends_its_read_pause(self, link: _Writing) -> None:
         link.paused_until = time.monotonic() + 3600
         link.peer.accept.set()
         link.start()
@@ -350,7 +352,7 @@ class TestFlushSoon:
         assert link.peer.hear(8) == b"somemore"
         assert link.writers == [threading.get_ident()] * 2
 
-    def test_a_deaf_link_reads_when_its_time_is_over_and_not_before(self, link: _Writing) -> None:
+    def test_a_link_reads_at_the_end_of_its_read_pause_and_not_before(self, link: _Writing) -> None:
         link.paused_until = time.monotonic() + 0.3
         link.peer.end.sendall(b"news")
         link.peer.accept.set()
@@ -360,7 +362,7 @@ class TestFlushSoon:
         assert data == b"news"
         assert at >= link.paused_until
 
-    def test_a_link_that_is_deaf_no_more_reads_when_it_is_woken(self, link: _Writing) -> None:
+    def test_a_link_whose_read_pause_was_ended_reads_when_it_is_woken(self, link: _Writing) -> None:
         link.paused_until = time.monotonic() + 3600
         link.peer.accept.set()
         link.start()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is acknowledged, and when: never more than what is settled, on no other connection than its own."""
+"""Acknowledgements: only of settled deliveries, and only on the connection of the delivery."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tracker_worker.bus.amqp import consumer as module
 from tracker_worker.bus.amqp.consumer import Consumer
 from tracker_worker.bus.base import FANOUT, SHARED, Delivery
 
-# The same cases each time; the first one pays for the tables of Unicode.
+# Derandomized examples are the same in each run; the first example takes longer because it loads the tables of Unicode.
 FUZZ = settings(derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 QUEUE = "tracker.host-1"
 
 
 class Case:
-    """A consumer without its thread, on a connection that remembers."""
+    """A consumer without its thread, on a recording connection."""
 
     def __init__(self, hosts: Sequence[str] = ("host-1",), prefetch: int = 256) -> None:
         self.received: list[Delivery] = []
@@ -51,14 +51,14 @@ class Case:
         return self.connection.last
 
     def arrive(self, count: int, queue: str = QUEUE) -> None:
-        """So many more deliveries, tagged on."""
+        """Deliver ``count`` more messages with consecutive tags."""
         for _ in range(count):
             self.tags += 1
             self.channel.deliver(queue, self.tags, b"%d" % self.tags)
         self.consumer.work()
 
     def settle(self, *tags: int) -> list[tuple[int, bool]]:
-        """Settle these of the last connection. Returns what was acknowledged for them."""
+        """Settle deliveries of the last connection by tag. Return the acknowledgements sent for them."""
         last = self.received[-self.tags :]
         before = len(self.channel.acks)
         self.consumer.settle([last[tag - 1] for tag in tags])
@@ -84,13 +84,13 @@ def case(make: Callable[..., Case]) -> Case:
     return make()
 
 
-def test_one_acknowledgement_is_for_all_that_is_settled_in_a_row(case: Case) -> None:
+def test_one_acknowledgement_covers_consecutive_settled_deliveries(case: Case) -> None:
     case.arrive(10)
     assert case.settle(3, 1, 2) == [(3, True)]
     assert case.settle(*range(4, 11)) == [(10, True)]
 
 
-def test_what_is_settled_behind_a_gap_is_acknowledged_one_by_one(case: Case) -> None:
+def test_settled_deliveries_after_a_gap_are_acknowledged_one_by_one(case: Case) -> None:
     case.arrive(6)
     assert case.settle(6, 4) == [(4, False), (6, False)]
     assert case.settle(1, 2) == [(2, True)]
@@ -98,7 +98,7 @@ def test_what_is_settled_behind_a_gap_is_acknowledged_one_by_one(case: Case) -> 
     assert case.settle(5) == [(5, True)]
 
 
-def test_what_has_arrived_and_is_not_handed_over_yet_is_a_gap_too(case: Case) -> None:
+def test_a_delivery_that_is_not_passed_on_yet_is_a_gap(case: Case) -> None:
     case.arrive(2)
     case.channel.deliver(QUEUE, 3, b"3")
     assert case.settle(2) == [(2, False)]
@@ -106,11 +106,11 @@ def test_what_has_arrived_and_is_not_handed_over_yet_is_a_gap_too(case: Case) ->
 
 
 class TestLaziness:
-    """A lone acknowledgement is not worth a wake-up of its own for a moment."""
+    """A single acknowledgement waits a moment for other work instead of waking the link."""
 
     @pytest.fixture
     def woken(self, case: Case, monkeypatch: pytest.MonkeyPatch) -> list[float]:
-        """When the link was woken, on a clock that stands still."""
+        """The times at which the link was woken, on a clock that stands still."""
         self.now = 1000.0
         woken: list[float] = []
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now))
@@ -185,7 +185,9 @@ def test_deliveries_of_a_lost_connection_are_not_acknowledged_on_the_next(case: 
     assert case.settle(1, 2, 3) == [(3, True)]
 
 
-def test_another_consumer_of_this_process_does_not_take_its_tags(case: Case, make: Callable[..., Case]) -> None:
+def test_a_consumer_does_not_acknowledge_the_deliveries_of_another_consumer(
+    case: Case, make: Callable[..., Case]
+) -> None:
     case.arrive(1)
     other = make()
     other.arrive(1)
@@ -194,7 +196,7 @@ def test_another_consumer_of_this_process_does_not_take_its_tags(case: Case, mak
     assert other.channel.acks == []
 
 
-def test_what_arrives_while_paused_is_not_handed_over_and_not_acknowledged(case: Case) -> None:
+def test_deliveries_during_a_pause_are_neither_passed_on_nor_acknowledged(case: Case) -> None:
     case.arrive(2)
     case.consumer.pause()
     case.arrive(2)
@@ -204,7 +206,7 @@ def test_what_arrives_while_paused_is_not_handed_over_and_not_acknowledged(case:
     assert case.channel.acks == [(2, True)]
 
 
-def test_all_that_arrived_together_is_handed_over_together(case: Case) -> None:
+def test_deliveries_that_arrive_together_are_passed_on_together(case: Case) -> None:
     case.arrive(1)
     for tag in range(2, 6):
         case.channel.deliver(QUEUE, tag, b"")
@@ -213,10 +215,10 @@ def test_all_that_arrived_together_is_handed_over_together(case: Case) -> None:
     assert case.batches == [1, 4]
 
 
-def test_what_arrives_while_the_consumers_are_declared_wakes_the_link(
+def test_a_delivery_that_arrives_while_the_consumers_are_declared_wakes_the_link(
     monkeypatch: pytest.MonkeyPatch, make: Callable[..., Case]
 ) -> None:
-    """Without that it would wait for the next heartbeat check."""
+    """Otherwise the delivery would wait for the next heartbeat check."""
     woken: list[Consumer] = []
     monkeypatch.setattr(Consumer, "wake", lambda consumer: woken.append(consumer))
     case = make()
@@ -224,17 +226,17 @@ def test_what_arrives_while_the_consumers_are_declared_wakes_the_link(
 
 
 @pytest.mark.parametrize(("prefetch", "hosts", "share"), [(256, 1, 256), (256, 3, 85), (8, 2, 4), (2, 5, 1)])
-def test_the_prefetch_is_shared_out_and_each_host_has_at_least_one(
+def test_the_prefetch_is_divided_and_each_host_has_at_least_one(
     make: Callable[..., Case], prefetch: int, hosts: int, share: int
 ) -> None:
     names = [f"host-{number}" for number in range(hosts)]
     case = make(hosts=names, prefetch=prefetch)
     limits = case.channel.limits
     assert [limits[f"tracker.{name}"] for name in names] == [share] * hosts
-    assert {a_global for _, _, a_global in case.channel.qos} == {False}  # quorum queues refuse the other
+    assert {a_global for _, _, a_global in case.channel.qos} == {False}  # quorum queues refuse a global prefetch
 
 
-def test_sources_are_told_apart(make: Callable[..., Case]) -> None:
+def test_a_delivery_has_the_source_of_its_queue(make: Callable[..., Case]) -> None:
     case = make(hosts=["host-1", "host-2"])
     fanout = next(queue for queue in case.channel.consumers if queue.startswith("tracker_fanout_"))
     for queue in ("tracker.host-2", "tracker.host-1", "tracker", fanout):
@@ -245,7 +247,7 @@ def test_sources_are_told_apart(make: Callable[..., Case]) -> None:
 @pytest.mark.parametrize(
     ("expiration", "seconds"), [("60000", 60.0), ("1", 0.001), ("0", 0.0), ("soon", None), ("", None), (None, None)]
 )
-def test_the_deadline_is_what_the_expiration_says(
+def test_the_deadline_follows_from_the_expiration(
     monkeypatch: pytest.MonkeyPatch, case: Case, expiration: str | None, seconds: float | None
 ) -> None:
     monkeypatch.setattr(module.time, "monotonic", lambda: 1000.0)
@@ -255,7 +257,7 @@ def test_the_deadline_is_what_the_expiration_says(
     assert case.received[0].deadline == (None if seconds is None else 1000.0 + seconds)
 
 
-def test_what_is_no_request_keeps_bytes_headers_and_properties(case: Case) -> None:
+def test_a_delivery_keeps_bytes_headers_and_properties_of_any_message(case: Case) -> None:
     headers = {"compression": "application/x-bz2"}
     properties = {"content_type": "text/plain", "message_id": "m", "application_headers": headers}
     case.channel.deliver(QUEUE, 1, b"\xff", properties)
@@ -269,7 +271,7 @@ def test_what_is_no_request_keeps_bytes_headers_and_properties(case: Case) -> No
 
 @FUZZ
 @given(st.permutations(range(1, 13)), st.lists(st.integers(0, 12), max_size=6), st.integers(0, 12))
-def test_whatever_the_order_exactly_what_is_settled_is_acknowledged(
+def test_exactly_the_settled_deliveries_are_acknowledged_in_any_order(
     order: list[int], cuts: list[int], settled: int
 ) -> None:
     case = Case()
@@ -287,7 +289,7 @@ def test_whatever_the_order_exactly_what_is_settled_is_acknowledged(
 
 
 def acknowledged(acks: Sequence[tuple[int, bool]]) -> set[int]:
-    """As the broker understands it; a tag that it does not know (any more) is an error that closes the channel."""
+    """The acknowledged tags, as the broker counts them. An unknown tag is an error that closes the channel."""
     open_tags = list(range(1, 13))
     for tag, multiple in acks:
         assert tag in open_tags

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A delivery that is read out of a buffer is, in everything, the one that py-amqp would have read."""
+"""A delivery that is read directly from a buffer equals the delivery that py-amqp reads."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from tracker_worker.bus.amqp.internals import UNREADABLE, tolerate_unreadable_pr
 from tracker_worker.bus.amqp.stream import Stream
 from tracker_worker.bus.base import Delivery
 
-# The same cases each time; the first one pays for the tables of Unicode.
+# Derandomized examples are the same in each run; the first example takes longer because it loads the tables of Unicode.
 FUZZ = settings(derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 CHANNEL = 7
 QUEUE = "tracker.host-1"
-FRAME_MAX = 256  # of the small frames in which bodies come here
+FRAME_MAX = 256  # small, so that bodies have several frames
 PLAIN = {"content_type": "application/json", "content_encoding": "utf-8", "delivery_mode": 2, "priority": 0}
 EVERY = {
     **PLAIN,
@@ -63,7 +63,7 @@ def deliver(
     key: str = QUEUE,
     redelivered: bool = False,
 ) -> bytes:
-    """The frames of one delivery, by py-amqp."""
+    """The frames of one delivery, written by py-amqp."""
     arguments = dumps("sLbss", (QUEUE, tag, redelivered, exchange, key))
     return write(spec.Basic.Deliver, arguments, amqp.Message(body, **(properties or {})))
 
@@ -80,7 +80,7 @@ def frame(kind: int, payload: bytes, *, channel: int = CHANNEL, end: int = 0xCE)
 
 
 def split(data: bytes) -> list[bytes]:
-    """Frame by frame."""
+    """The frames in ``data``."""
     found = []
     while data:
         size = 8 + struct.unpack_from(">I", data, 3)[0]
@@ -90,7 +90,7 @@ def split(data: bytes) -> list[bytes]:
 
 
 class Library:
-    """py-amqp's connection, with channel 7 on it, past connecting. ``read`` is where its bytes come from."""
+    """An open py-amqp connection with channel 7. ``read`` provides its bytes."""
 
     def __init__(self, read: Any) -> None:
         self.connection = amqp.Connection()
@@ -102,7 +102,7 @@ class Library:
 
 
 def by_library(data: bytes) -> Delivered:
-    """The one delivery that all of ``data`` is."""
+    """The one delivery in ``data``, read by py-amqp."""
     messages: list[amqp.Message] = []
     rest = io.BytesIO(data)
     library = Library(rest.read)
@@ -117,14 +117,14 @@ def by_library(data: bytes) -> Delivered:
         exchange=info["exchange"],
         routing_key=info["routing_key"],
         properties=message.properties,
-        body=message.body or b"",  # py-amqp's empty body is a str
+        body=message.body or b"",  # py-amqp gives a str for an empty body
         frames=library.connection.bytes_recv,
         end=len(data),
     )
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_each_property_is_what_the_library_makes_of_it(name: str) -> None:
+def test_each_property_equals_the_property_read_by_py_amqp(name: str) -> None:
     data = deliver(b"{}", {name: EVERY[name]})
     found = read_delivery(data, 0, CHANNEL)
     assert found is not None
@@ -134,7 +134,7 @@ def test_each_property_is_what_the_library_makes_of_it(name: str) -> None:
 
 @pytest.mark.parametrize("properties", [{}, PLAIN, EVERY], ids=["none", "plain", "every"])
 @pytest.mark.parametrize("size", [0, 1, 100, FRAME_MAX - 8, FRAME_MAX - 7, 4 * FRAME_MAX])
-def test_a_body_is_whole_however_many_its_frames(size: int, properties: dict[str, Any]) -> None:
+def test_a_body_is_complete_for_any_number_of_frames(size: int, properties: dict[str, Any]) -> None:
     body = bytes(number % 251 for number in range(size))
     data = deliver(body, properties)
     found = read_delivery(data, 0, CHANNEL)
@@ -146,7 +146,7 @@ def test_a_body_is_whole_however_many_its_frames(size: int, properties: dict[str
 @pytest.mark.parametrize("exchange", ["", "öffentlich"])
 @pytest.mark.parametrize("key", ["", "quéue", "ž" * 127])
 @pytest.mark.parametrize("tag", [1, 2**63])
-def test_names_and_tags_are_those_of_the_library(exchange: str, key: str, tag: int) -> None:
+def test_names_and_tags_equal_those_read_by_py_amqp(exchange: str, key: str, tag: int) -> None:
     data = deliver(exchange=exchange, key=key, tag=tag, redelivered=True)
     found = read_delivery(data, 0, CHANNEL)
     assert found is not None
@@ -177,7 +177,7 @@ _properties = st.fixed_dictionaries({}, optional={name: _kinds[kind] for name, k
 
 @FUZZ
 @given(_properties, st.binary(max_size=3 * FRAME_MAX), _text, _text, st.integers(0, 2**64 - 1), st.binary(max_size=20))
-def test_any_delivery_anywhere_in_a_buffer_is_that_of_the_library(
+def test_any_delivery_anywhere_in_a_buffer_equals_the_delivery_read_by_py_amqp(
     properties: dict[str, Any], body: bytes, exchange: str, key: str, tag: int, around: bytes
 ) -> None:
     data = deliver(body, properties, tag=tag, exchange=exchange, key=key)
@@ -189,7 +189,7 @@ def test_any_delivery_anywhere_in_a_buffer_is_that_of_the_library(
 
 @pytest.mark.parametrize("before", [b"", deliver(tag=3)], ids=["first", "second"])
 @pytest.mark.parametrize("body", [b"", b"{}", b"x" * (FRAME_MAX + 100)], ids=["empty", "short", "long"])
-def test_what_has_not_arrived_whole_is_left_to_the_library(body: bytes, before: bytes) -> None:
+def test_an_incomplete_delivery_is_left_to_py_amqp(body: bytes, before: bytes) -> None:
     data = deliver(body, EVERY)
     assert read_delivery(before + data, len(before), CHANNEL) is not None
     for cut in range(len(data)):
@@ -212,7 +212,7 @@ RETURNED = write(spec.Basic.Return, dumps("Bsss", (312, "NO_ROUTE", "", "q")), a
 
 
 def other(part: bytes, *, kind: int | None = None, channel: int = CHANNEL, end: int = 0xCE) -> bytes:
-    """The same frame, but for one thing."""
+    """The same frame with one difference."""
     return frame(part[0] if kind is None else kind, part[7:-1], channel=channel, end=end)
 
 
@@ -239,9 +239,9 @@ def other(part: bytes, *, kind: int | None = None, channel: int = CHANNEL, end: 
     }.items(),
     ids=lambda named: named[0],
 )
-def test_frames_that_are_no_delivery_are_left_to_the_library(parts: tuple[str, list[bytes]]) -> None:
+def test_frames_that_are_not_a_delivery_are_left_to_py_amqp(parts: tuple[str, list[bytes]]) -> None:
     assert read_delivery(METHOD + HEADER + FIRST + LAST, 0, CHANNEL) is not None
-    # Even though something follows that would do.
+    # A valid delivery follows; it must not be read either.
     assert read_delivery(b"".join(parts[1]) + deliver(), 0, CHANNEL) is None
 
 
@@ -249,8 +249,8 @@ def test_a_delivery_on_another_channel_is_not_read() -> None:
     assert read_delivery(deliver(), 0, CHANNEL + 1) is None
 
 
-def test_a_property_that_is_not_utf_8_makes_it_unreadable_as_through_the_library() -> None:
-    header = struct.pack(">HHQ", 60, 0, 1) + b"\x80\x00\x02\xff\xfe"  # a content type
+def test_a_property_that_is_not_utf_8_is_unreadable_as_in_py_amqp() -> None:
+    header = struct.pack(">HHQ", 60, 0, 1) + b"\x80\x00\x02\xff\xfe"  # a content type that is not UTF-8
     data = METHOD + frame(2, header) + frame(3, b"x")
     found = read_delivery(data, 0, CHANNEL)
     assert found is not None
@@ -263,7 +263,7 @@ def test_a_property_that_is_not_utf_8_makes_it_unreadable_as_through_the_library
     [b"?", b"T" + struct.pack(">Q", 2**38), b"T" + struct.pack(">Q", 2**60), b"S\0", NESTED],
     ids=["of no type", "after the year 9999", "no date at all", "cut off", "nested 5000 levels"],
 )
-def test_one_header_that_cannot_be_read_makes_it_unreadable_too(value: bytes) -> None:
+def test_an_unreadable_header_makes_the_properties_unreadable(value: bytes) -> None:
     table = b"\x01k" + value
     header = struct.pack(">HHQHI", 60, 0, 0, 0x2000, len(table)) + table
     found = read_delivery(METHOD + frame(2, header), 0, CHANNEL)
@@ -272,7 +272,7 @@ def test_one_header_that_cannot_be_read_makes_it_unreadable_too(value: bytes) ->
     assert found == by_library(METHOD + frame(2, header))
 
 
-def test_only_properties_of_a_usual_size_are_kept_for_the_next() -> None:
+def test_only_properties_of_a_usual_size_are_cached() -> None:
     frames._usual_properties.cache_clear()
     usual, large = deliver(b"", PLAIN), deliver(b"", {"application_headers": {"x": "y" * frames._MOST_KEPT_BYTES}})
     for _ in range(3):
@@ -284,7 +284,7 @@ def test_only_properties_of_a_usual_size_are_kept_for_the_next() -> None:
 
 
 class Case:
-    """A consumer without its thread, on py-amqp's own channel over a socket. The clock stands still."""
+    """A consumer without its thread, on a real py-amqp channel over a socket. The clock stands still."""
 
     def __init__(self) -> None:
         self.received: list[Delivery] = []
@@ -303,7 +303,7 @@ class Case:
         raise AssertionError from error
 
     def read(self) -> Sequence[Delivery]:
-        """All that has arrived, as the link does it. Returns what is handed over."""
+        """Read all arrived bytes as the link does. Return the deliveries that are passed on."""
         self.received.clear()
         while True:
             if not self.stream.take(self.consumer.read):
@@ -327,8 +327,8 @@ def case(monkeypatch: pytest.MonkeyPatch) -> Iterator[Case]:
     case.close()
 
 
-def test_deliveries_come_in_their_order_whoever_reads_them(case: Case) -> None:
-    # Given one that only the library can read, for the heartbeat within it, and one of which the end has yet to come.
+def test_deliveries_keep_their_order_between_the_fast_reader_and_py_amqp(case: Case) -> None:
+    # Only py-amqp can read the third delivery, because of the heartbeat within it; the end of the sixth has not arrived yet.
     third = split(deliver(b"3" * 300, tag=3))
     *sixth, end = split(deliver(b"6" * 300, tag=6))
     data = [deliver(b"1", tag=1), deliver(b"", tag=2), *third[:-1], HEARTBEAT, third[-1]]
@@ -336,14 +336,14 @@ def test_deliveries_come_in_their_order_whoever_reads_them(case: Case) -> None:
 
     case.broker.sendall(b"".join(data))
     assert [delivery.body for delivery in case.read()] == [b"1", b"", b"3" * 300, b"4", b"5"]
-    # Frame by frame: without them the broker would seem dead.
+    # Each frame must be counted: otherwise py-amqp's heartbeat check would consider the broker dead.
     assert case.connection.bytes_recv == sum(len(split(part)) for part in data)
 
     case.broker.sendall(end + deliver(b"7", tag=7))
     assert [(delivery.token[1], delivery.body) for delivery in case.read()] == [(6, b"6" * 300), (7, b"7")]
 
 
-def test_all_that_is_whole_is_read_without_the_library_and_nothing_else(case: Case) -> None:
+def test_the_fast_reader_reads_exactly_the_complete_deliveries(case: Case) -> None:
     whole = deliver(b"1" * 300, EVERY, tag=1) + deliver(b"", tag=2)
     for rest in (b"", HEARTBEAT, deliver(tag=3)[:-1]):
         before = case.connection.bytes_recv
@@ -354,13 +354,11 @@ def test_all_that_is_whole_is_read_without_the_library_and_nothing_else(case: Ca
 
 @pytest.mark.parametrize("properties", [{}, PLAIN, EVERY], ids=["none", "plain", "every"])
 @pytest.mark.parametrize("body", [b"", b"\xff{}", b"x" * 600], ids=["empty", "short", "long"])
-def test_a_delivery_is_the_same_with_and_without_the_library(
-    case: Case, body: bytes, properties: dict[str, Any]
-) -> None:
+def test_a_delivery_is_equal_with_and_without_py_amqp(case: Case, body: bytes, properties: dict[str, Any]) -> None:
     data = deliver(body, properties, tag=5, exchange="", key="quéue")
     case.broker.sendall(data)
     (at_once,) = case.read()
-    # Of a frame at a time the library makes one.
+    # A frame at a time is read by py-amqp.
     found: Sequence[Delivery] = ()
     for part in split(data):
         assert not found
@@ -375,8 +373,8 @@ def test_a_delivery_is_the_same_with_and_without_the_library(
 
 
 @pytest.mark.parametrize("name", [b"\xff", b"\xed\xa0\x80"], ids=["no UTF-8", "a lone surrogate"])
-def test_names_that_are_no_text_are_made_readable_either_way(case: Case, name: bytes) -> None:
-    """They are only told; py-amqp raises for the first, and nobody could send the second on."""
+def test_names_that_are_not_utf_8_are_replaced_with_and_without_py_amqp(case: Case, name: bytes) -> None:
+    """The names are only logged; py-amqp raises for the first name, and the second could not be encoded again."""
     _, header, *body = split(deliver(b"1"))
     method = frame(1, b"\0\x3c\0\x3c" + dumps("sLbs", (QUEUE, 1, False, "openstack")) + bytes([len(name)]) + name)
     case.broker.sendall(b"".join((method, header, *body)))
@@ -388,7 +386,7 @@ def test_names_that_are_no_text_are_made_readable_either_way(case: Case, name: b
     assert at_once.routing_key.replace("\ufffd", "") == ""
 
 
-def test_what_is_made_of_one_delivery_does_not_change_the_next_with_the_same_properties(case: Case) -> None:
+def test_changing_the_properties_of_a_delivery_does_not_change_a_later_delivery(case: Case) -> None:
     case.broker.sendall(deliver(b"1", EVERY, tag=1))
     (first,) = case.read()
     expected = dict(first.properties)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is published is, byte for byte, what py-amqp would have written."""
+"""Published frames equal, byte for byte, the frames that py-amqp writes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HEADERS = {"x-text": "Žofie", "x-number": 2**40, "x-table": {"a": [1, None, Tru
 
 
 def written(exchange: str, routing_key: str, properties: dict[str, Any], body: bytes, mandatory: bool) -> bytes:
-    """By py-amqp, on channel 7."""
+    """The frames of a publish, written by py-amqp, on channel 7."""
     out = bytearray()
     connection = SimpleNamespace(frame_max=FRAME_MAX, bytes_sent=0)
     writer = frame_writer(connection, SimpleNamespace(write=out.extend))
@@ -36,7 +36,7 @@ def written(exchange: str, routing_key: str, properties: dict[str, Any], body: b
     [{}, {"content_type": "text/plain", "delivery_mode": 2, "priority": 0}, {"application_headers": HEADERS}],
     ids=["none", "plain", "headers"],
 )
-def test_the_frames_are_those_of_the_library(properties: dict[str, Any], size: int, mandatory: bool) -> None:
+def test_the_frames_equal_those_of_py_amqp(properties: dict[str, Any], size: int, mandatory: bool) -> None:
     body = bytes(number % 251 for number in range(size))
     made = publish(
         7, "exchange", "quéue", encode_properties(properties), body, mandatory=mandatory, frame_max=FRAME_MAX

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The inner names of py-amqp that the bus uses: which of them a new release has changed, and that nothing else knows them."""
+"""The inner names of py-amqp that the bus uses: whether a new release has changed one, and that only the bus uses them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import tracker_worker
 from tracker_worker.bus.amqp import internals
 
 PACKAGE = Path(tracker_worker.__file__).parent
-# What no document of py-amqp names, or what starts with an underscore.
+# These names are not in py-amqp's documentation, or they start with an underscore.
 INNER = {
     "PROPERTY_CLASSES",
     "_on_inbound_frame",
@@ -32,22 +32,22 @@ INNER = {
 
 
 @pytest.mark.parametrize(("owner", "name"), internals.NAMES, ids=[name for _, name in internals.NAMES])
-def test_the_library_has_each_name(owner: Any, name: str) -> None:
+def test_py_amqp_has_each_inner_name(owner: Any, name: str) -> None:
     assert hasattr(owner, name)
 
 
 @pytest.mark.parametrize("kind", [transport.TCPTransport, transport.SSLTransport])
-def test_a_transport_reads_and_writes_with_the_two_names_that_are_replaced(kind: type) -> None:
+def test_a_transport_of_py_amqp_sets_the_two_names_that_the_bus_replaces(kind: type) -> None:
     source = inspect.getsource(kind._setup_transport)  # type: ignore[attr-defined]
     assert "self._quick_recv =" in source
     assert "self._write =" in source or "_write" in vars(kind)
 
 
-def test_the_library_is_of_the_minor_version_that_was_read() -> None:
+def test_py_amqp_has_the_minor_version_whose_source_was_read() -> None:
     assert importlib.metadata.version("amqp").startswith("5.4.")
 
 
-def test_nothing_outside_of_the_bus_uses_an_inner_name() -> None:
+def test_no_module_outside_of_the_bus_uses_an_inner_name() -> None:
     found = []
     for path in PACKAGE.rglob("*.py"):
         if path.parent == PACKAGE / "bus/amqp":
@@ -62,7 +62,7 @@ def test_nothing_outside_of_the_bus_uses_an_inner_name() -> None:
     assert found == []
 
 
-def test_the_tolerant_decoder_is_of_one_connection_alone() -> None:
+def test_the_tolerant_decoder_applies_to_one_connection_only() -> None:
     before = dict(serialization.PROPERTY_CLASSES)
     connection = amqp.Connection()
     connection.on_inbound_frame = seen = []  # type: ignore[var-annotated]

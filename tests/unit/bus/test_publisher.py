@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is done with what the broker says of a message: confirmed, refused, returned, or nothing because it is gone."""
+"""The publisher's reactions to the broker's answers: confirmed, refused, returned, or no answer because of a lost
+connection.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,7 @@ def test_messages_are_published_in_order_without_waiting_for_confirms(case: Case
     assert {message.mandatory for message in case.channel.published} == {True}
 
 
-def test_a_confirm_of_one_is_for_that_one(case: Case) -> None:
+def test_a_single_confirm_is_for_one_message(case: Case) -> None:
     case.submit(b"1", b"2", b"3")
     case.ack(2)
     assert case.done == [(b"2", True)]
@@ -46,7 +48,7 @@ def test_a_confirm_of_one_is_for_that_one(case: Case) -> None:
     assert case.done == [(b"2", True), (b"3", True), (b"1", True)]
 
 
-def test_a_confirm_of_many_is_for_all_up_to_it_in_order(case: Case) -> None:
+def test_a_multiple_confirm_is_for_all_messages_up_to_it_in_order(case: Case) -> None:
     case.submit(b"1", b"2", b"3", b"4")
     case.ack(2)
     case.ack(3, multiple=True)
@@ -56,7 +58,7 @@ def test_a_confirm_of_many_is_for_all_up_to_it_in_order(case: Case) -> None:
     assert case.publisher.idle()
 
 
-def test_what_is_refused_is_sent_again_after_a_while(case: Case) -> None:
+def test_a_refused_message_is_published_again_after_a_pause(case: Case) -> None:
     case.submit(b"1", b"2", b"3")
     case.nack(2, multiple=True)
     case.ack(3)
@@ -68,7 +70,7 @@ def test_what_is_refused_is_sent_again_after_a_while(case: Case) -> None:
     assert case.done == [(b"3", True), (b"1", True), (b"2", True)]
 
 
-def test_more_than_the_window_waits_for_confirms(case: Case) -> None:
+def test_messages_beyond_the_window_wait_for_confirms(case: Case) -> None:
     case.submit(*(b"%d" % number for number in range(WINDOW + 10)))
     assert len(case.published()) == WINDOW
     case.ack(4, multiple=True)
@@ -79,7 +81,7 @@ def test_more_than_the_window_waits_for_confirms(case: Case) -> None:
     assert case.published() == [b"%d" % number for number in range(WINDOW + 10)]
 
 
-def test_what_is_returned_and_not_to_be_tried_again_is_reported(case: Case) -> None:
+def test_a_returned_message_without_retries_is_reported(case: Case) -> None:
     case.submit(b"1", b"2")
     case.give_back(b"1")
     assert case.done == []
@@ -89,7 +91,7 @@ def test_what_is_returned_and_not_to_be_tried_again_is_reported(case: Case) -> N
     assert case.published() == [b"1", b"2"]
 
 
-def test_what_is_returned_is_reported_once_and_tried_until_its_time(case: Case) -> None:
+def test_a_returned_message_is_reported_once_and_retried_until_its_time_limit(case: Case) -> None:
     case.submit(b"1", retry_before=case.now + 2 * RETRY)
     for attempt in (1, 2, 3):
         case.give_back(b"1")
@@ -100,7 +102,7 @@ def test_what_is_returned_is_reported_once_and_tried_until_its_time(case: Case) 
     assert case.publisher.idle()
 
 
-def test_what_is_returned_and_then_taken_is_not_reported_again(case: Case) -> None:
+def test_a_returned_message_that_is_routed_later_is_not_reported_again(case: Case) -> None:
     case.submit(b"1", retry_before=case.now + 60)
     case.give_back(b"1")
     case.ack(1)
@@ -111,8 +113,8 @@ def test_what_is_returned_and_then_taken_is_not_reported_again(case: Case) -> No
     assert case.published() == [b"1", b"1"]
 
 
-def test_what_was_refused_before_it_is_returned_is_reported_too(case: Case) -> None:
-    """Its request would never be settled."""
+def test_a_message_that_is_refused_and_then_returned_is_reported(case: Case) -> None:
+    """Otherwise its request would never be settled."""
     case.submit(b"1", retry_before=case.now + 60)
     case.nack(1)
     case.later(RETRY)
@@ -121,7 +123,7 @@ def test_what_was_refused_before_it_is_returned_is_reported_too(case: Case) -> N
     assert case.done == [(b"1", False)]
 
 
-def test_what_is_refused_after_its_return_is_not_taken_for_returned_the_next_time(case: Case) -> None:
+def test_a_message_that_is_refused_after_a_return_may_be_routed_later(case: Case) -> None:
     case.submit(b"1")
     case.give_back(b"1")
     case.nack(1)
@@ -130,7 +132,7 @@ def test_what_is_refused_after_its_return_is_not_taken_for_returned_the_next_tim
     assert case.done == [(b"1", True)]
 
 
-def test_what_must_arrive_is_declared_for_and_tried_for_ever(case: Case) -> None:
+def test_a_message_without_a_time_limit_is_retried_with_a_declaration_each_time(case: Case) -> None:
     case.submit(b"1", retry_before=FOREVER)
     for attempt in range(1, 6):
         case.give_back(b"1")
@@ -143,7 +145,7 @@ def test_what_must_arrive_is_declared_for_and_tried_for_ever(case: Case) -> None
     assert case.done == [(b"1", True)]
 
 
-def test_a_return_is_for_the_message_with_its_body_and_place(case: Case) -> None:
+def test_a_return_is_matched_by_body_and_routing_key(case: Case) -> None:
     for body, key in ((b"1", "reply_1"), (b"1", "reply_2"), (b"2", "reply_1"), (b"1", "reply_1")):
         case.publisher.submit(case.message(body, key=key))
     case.publisher.work()
@@ -154,18 +156,18 @@ def test_a_return_is_for_the_message_with_its_body_and_place(case: Case) -> None
     assert case.channel.auto_decode is False
 
 
-def test_what_waits_for_its_next_attempt_delays_no_other(case: Case) -> None:
+def test_a_message_that_waits_for_a_retry_delays_no_other_message(case: Case) -> None:
     case.submit(b"1", retry_before=case.now + 60)
     case.give_back(b"1")
     case.ack(1)
     case.submit(b"2")
     assert case.published() == [b"1", b"2"]
     case.ack(2)
-    # Nor the stop: what is left is tried by nobody.
+    # The message does not delay a stop either: the publisher does not retry it then.
     assert case.publisher.idle()
 
 
-def test_after_a_loss_everything_unconfirmed_comes_first_and_in_order(case: Case) -> None:
+def test_after_a_lost_connection_unconfirmed_messages_are_published_first_in_order(case: Case) -> None:
     case.submit(b"1", b"2", b"3", b"4")
     case.ack(2)
     case.publisher.lost()
@@ -177,7 +179,7 @@ def test_after_a_loss_everything_unconfirmed_comes_first_and_in_order(case: Case
     assert case.done == [(b"2", True), (b"1", True), (b"3", True), (b"4", True), (b"5", True)]
 
 
-def test_a_return_that_was_not_confirmed_is_forgotten_with_the_connection(case: Case) -> None:
+def test_a_return_without_its_confirm_is_dropped_with_the_connection(case: Case) -> None:
     case.submit(b"1", b"2")
     case.give_back(b"1")
     case.publisher.lost()
@@ -187,8 +189,8 @@ def test_a_return_that_was_not_confirmed_is_forgotten_with_the_connection(case: 
     assert case.done == [(b"1", True), (b"2", True)]
 
 
-def test_a_loss_while_others_submit_loses_nothing(case: Case) -> None:
-    """Other threads add to what waits while it is put back."""
+def test_a_lost_connection_loses_no_message_that_is_submitted_at_the_same_time(case: Case) -> None:
+    """Other threads submit messages while unconfirmed messages are put back into the queue."""
     submitted: list[Message] = []
 
     class Submitting(Message):
@@ -209,7 +211,7 @@ def test_a_loss_while_others_submit_loses_nothing(case: Case) -> None:
     assert submitted
 
 
-def test_what_may_be_lost_is_not_mandatory(case: Case) -> None:
+def test_a_heartbeat_is_not_mandatory(case: Case) -> None:
     beat = Message(exchange="", routing_key="reply_1", body=b"beat", properties=PLAIN, mandatory=False)
     case.publisher.submit(beat)
     case.publisher.work()
@@ -218,7 +220,7 @@ def test_what_may_be_lost_is_not_mandatory(case: Case) -> None:
     assert case.publisher.idle()
 
 
-def test_what_must_arrive_waits_in_order_for_its_queue_and_delays_no_other(case: Case) -> None:
+def test_messages_wait_in_order_for_their_queue_and_delay_no_other_message(case: Case) -> None:
     case.submit(b"1", b"2", b"3", retry_before=FOREVER)
     case.give_back(b"1")
     case.ack(1)
@@ -226,7 +228,7 @@ def test_what_must_arrive_waits_in_order_for_its_queue_and_delays_no_other(case:
     case.publisher.submit(case.message(b"other", key="reply_2"))
     case.publisher.work()
     assert case.published() == [b"1", b"2", b"3", b"other"]
-    # What becomes of 3 is not known yet: it comes before 4.
+    # The answer for message 3 is unknown yet, and 3 must be published before 4.
     case.give_back(b"2")
     case.ack(2)
     case.later(RETRY)
@@ -240,7 +242,7 @@ def test_what_must_arrive_waits_in_order_for_its_queue_and_delays_no_other(case:
     assert case.done == [(b"other", True), (b"1", True), (b"2", True), (b"3", True), (b"4", True)]
 
 
-def test_what_waits_for_its_queue_is_sent_in_order_on_the_next_connection(case: Case) -> None:
+def test_messages_that_wait_for_their_queue_are_published_in_order_on_the_next_connection(case: Case) -> None:
     case.submit(b"1", b"2", retry_before=FOREVER)
     case.give_back(b"1")
     case.ack(1)

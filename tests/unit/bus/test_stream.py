@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a stream reads and writes, over a real socket: nothing lost, nothing doubled, nobody made to wait."""
+"""Reads and writes of a stream over a real socket: no byte is lost or repeated, and no caller waits."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ import pytest
 from tracker_worker.bus.amqp.stream import Stream, WriteTurn
 
 _SECONDS = 10
-# More than a socket takes while nobody reads at its other end.
+# This is more than a socket buffers while its other end does not read.
 _MUCH = random.Random(1).randbytes(4_000_000)
 
 
 class Case:
-    """A stream, as py-amqp reads and writes through it, and the broker's end of its socket."""
+    """A stream that py-amqp would read and write through, and the broker's end of its socket."""
 
     def __init__(self) -> None:
         self.sock, self.broker = socket.socketpair()
@@ -35,7 +35,7 @@ class Case:
         self.transport._write(data)
 
     def taken(self, size: int) -> tuple[bytes, bool]:
-        """What ``take`` offered when so much of it was used up, and what it returned."""
+        """Call ``take`` with a reader that uses ``size`` bytes. Return the offered bytes and the result of ``take``."""
         offered: list[bytes] = []
 
         def use(data: bytes, position: int) -> int:
@@ -47,7 +47,9 @@ class Case:
         return data, used
 
     def push(self) -> bool:
-        """Have what was written sent by a thread that has the turn while the connection's own sleeps. Whether that was all."""
+        """Flush from a thread with the write turn while the connection's own thread sleeps. Return whether all bytes were
+        sent.
+        """
         woken: list[None] = []
         turn = WriteTurn(write=lambda: None, wake=lambda: woken.append(None), reads_in_time=lambda: True)
         turn.serve(self.stream)
@@ -56,11 +58,11 @@ class Case:
         return not woken
 
     def nothing_to_read(self) -> None:
-        """From here on whoever reads from the socket fails at once."""
+        """Let every later read from the socket fail immediately."""
         self.sock.settimeout(0)
 
     def everything(self) -> bytes:
-        """What comes at the broker's end until this one is closed."""
+        """The bytes that arrive at the broker's end until the stream's end is closed."""
         found = bytearray()
         while piece := self.broker.recv(65536):
             found += piece
@@ -77,7 +79,7 @@ def case() -> Iterator[Case]:
         yield case
 
 
-def test_the_socket_is_read_only_when_nothing_is_left(case: Case) -> None:
+def test_the_socket_is_read_only_when_the_buffer_is_empty(case: Case) -> None:
     case.broker.sendall(b"abcdef")
     assert case.taken(2) == (b"abcdef", True)
     case.broker.sendall(b"ghi")
@@ -90,7 +92,7 @@ def test_the_socket_is_read_only_when_nothing_is_left(case: Case) -> None:
         case.taken(0)
 
 
-def test_what_is_not_taken_is_left_to_the_library_in_order(case: Case) -> None:
+def test_bytes_that_are_not_taken_are_left_to_py_amqp_in_order(case: Case) -> None:
     case.broker.sendall(b"abcdef")
     assert case.taken(1) == (b"abcdef", True)
     case.nothing_to_read()
@@ -101,8 +103,8 @@ def test_what_is_not_taken_is_left_to_the_library_in_order(case: Case) -> None:
     assert not case.stream.unread()
 
 
-def test_what_was_written_goes_out_before_anything_is_waited_for(case: Case) -> None:
-    """It may be what the bytes to come are the answer to."""
+def test_written_bytes_are_sent_before_the_stream_waits_for_a_read(case: Case) -> None:
+    """The expected bytes may be the answer to the written bytes."""
     case.write(b"question")
     case.nothing_to_read()
     with pytest.raises(BlockingIOError):
@@ -110,7 +112,7 @@ def test_what_was_written_goes_out_before_anything_is_waited_for(case: Case) -> 
     assert case.broker.recv(100) == b"question"
 
 
-def test_what_is_left_is_taken_without_sending_anything(case: Case) -> None:
+def test_taking_buffered_bytes_sends_nothing(case: Case) -> None:
     case.broker.sendall(b"abc")
     case.taken(1)
     case.write(b"later")
@@ -120,13 +122,13 @@ def test_what_is_left_is_taken_without_sending_anything(case: Case) -> None:
         case.broker.recv(100)
 
 
-def test_of_a_closed_connection_nothing_is_taken(case: Case) -> None:
+def test_a_closed_connection_gives_no_bytes(case: Case) -> None:
     case.broker.close()
     assert case.taken(0) == (b"", False)
     assert case.transport._quick_recv(1) == b""
 
 
-def test_what_is_pushed_is_sent_once(case: Case) -> None:
+def test_pushed_bytes_are_sent_once(case: Case) -> None:
     assert case.push()
     case.write(b"abc")
     assert case.push()
@@ -137,7 +139,7 @@ def test_what_is_pushed_is_sent_once(case: Case) -> None:
     assert case.everything() == b"abcdef"
 
 
-def test_what_the_socket_does_not_take_is_kept_in_order_for_whoever_flushes(case: Case) -> None:
+def test_bytes_that_the_socket_does_not_take_are_kept_in_order_for_a_flush(case: Case) -> None:
     case.write(_MUCH)
     assert not case.push()
     case.write(b"more")
@@ -151,7 +153,7 @@ def test_what_the_socket_does_not_take_is_kept_in_order_for_whoever_flushes(case
         assert arrived.result(_SECONDS) == _MUCH + b"more" + b"the last"
 
 
-def test_pushing_piece_by_piece_loses_and_doubles_nothing(case: Case) -> None:
+def test_pushing_piece_by_piece_loses_and_repeats_no_byte(case: Case) -> None:
     pieces = [_MUCH[start : start + 1000] for start in range(0, 1_000_000, 1000)]
     with ThreadPoolExecutor(1) as reader:
         arrived = reader.submit(case.everything)
@@ -163,7 +165,7 @@ def test_pushing_piece_by_piece_loses_and_doubles_nothing(case: Case) -> None:
         assert arrived.result(_SECONDS) == b"".join(pieces)
 
 
-def test_pushing_never_waits_for_room_although_the_socket_would(case: Case) -> None:
+def test_a_push_never_blocks_although_the_socket_would(case: Case) -> None:
     case.write(_MUCH)
     began = time.monotonic()
     assert not case.push()
@@ -187,8 +189,8 @@ def test_a_push_to_a_closed_socket_does_not_raise_and_a_flush_does(case: Case) -
         case.stream.flush()
 
 
-def test_with_tls_nothing_is_pushed() -> None:
-    """It would go out in the clear."""
+def test_a_push_sends_nothing_over_tls() -> None:
+    """The push would write the bytes to the socket unencrypted."""
     with closing(Case()) as case:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         with context.wrap_socket(case.sock, do_handshake_on_connect=False, server_hostname="broker") as wrapped:

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the worker declares, beside what stock programs declare with the same options (tests/wire/golden, declares_*)."""
+"""The worker's declarations, compared with the declarations of stock programs with the same options (tests/wire/golden,
+declares_*).
+"""
 
 from __future__ import annotations
 
@@ -19,13 +21,15 @@ from tracker_worker.bus.settings import BrokerSettings, read_settings
 from tracker_worker.conf import register_opts
 
 HOST = "compute-1"
-# Of the worker's own: stock programs never declare them.
+# Stock programs never declare these queues of the worker.
 OWN = {"tracker", f"tracker.{HOST}", "tracker.dead"}
 
 
 class Broker:
-    """A connection that keeps the declarations made on its channels. ``there``: exchanges that somebody has declared;
-    ``refused``: queues that exist with other arguments."""
+    """A connection that records the declarations on its channels.
+
+    ``there`` holds the exchanges that exist before; ``refused`` holds queues that exist with other arguments.
+    """
 
     def __init__(self, *, there: Mapping[str, Any] | None = None, refused: tuple[str, ...] = ()) -> None:
         self.exchanges: dict[str, Any] = dict(there or {})
@@ -38,7 +42,9 @@ class Broker:
 
 
 class _Channel:
-    """Closed by what the broker refuses, as AMQP has it; whoever does not wait learns of it from what comes next."""
+    """A channel that the broker closes when it refuses a declaration, as in AMQP. A caller with ``nowait`` gets the error from
+    its next synchronous call.
+    """
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
@@ -87,7 +93,7 @@ def settings_of(name: str) -> BrokerSettings:
 
 
 def recorded(name: str, operation: str) -> list[dict[str, Any]]:
-    """What any stock program but the server declares: those are the others that a worker meets."""
+    """The declarations of all recorded stock programs except the server: a worker runs together with these programs."""
     programs = load_declares(name)["programs"]
     return [
         one for program in programs if program != "rpc_server" for one in programs[program] if one["op"] == operation
@@ -102,7 +108,7 @@ def declared(settings: BrokerSettings) -> Broker:
 
 
 @pytest.mark.parametrize("name", declare_names())
-def test_an_exchange_of_ours_is_as_stock_programs_declare_it(name: str) -> None:
+def test_the_worker_declares_exchanges_as_stock_programs_do(name: str) -> None:
     ours = declared(settings_of(name)).exchanges
 
     for stock in recorded(name, "exchange_declare"):
@@ -110,7 +116,7 @@ def test_an_exchange_of_ours_is_as_stock_programs_declare_it(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", declare_names())
-def test_a_notification_queue_of_ours_is_as_stock_programs_declare_it(name: str) -> None:
+def test_the_worker_declares_notification_queues_as_stock_programs_do(name: str) -> None:
     broker = declared(settings_of(name))
     ours = {queue["queue"]: queue for queue in broker.queues}
 
@@ -126,14 +132,14 @@ def test_a_notification_queue_of_ours_is_as_stock_programs_declare_it(name: str)
 
 
 @pytest.mark.parametrize("name", declare_names())
-def test_no_stock_client_declares_a_queue_of_ours(name: str) -> None:
+def test_no_stock_client_declares_a_queue_of_the_worker(name: str) -> None:
     assert not OWN & {one["queue"] for one in recorded(name, "queue_declare")}
 
 
 @pytest.mark.parametrize("name", declare_names())
-def test_our_bindings_are_where_a_stock_server_has_its(name: str) -> None:
+def test_the_worker_has_the_bindings_of_a_stock_server(name: str) -> None:
     def neutral(bindings: set[tuple[str, str, str]]) -> set[tuple[str, str]]:
-        # A fanout exchange looks at no key.
+        # A fanout exchange ignores the routing key.
         return {
             (re.sub(r"_[0-9a-f]{32}$|_<random>$", "", queue), "" if exchange.endswith("_fanout") else key)
             for queue, exchange, key in bindings
@@ -150,7 +156,7 @@ def test_our_bindings_are_where_a_stock_server_has_its(name: str) -> None:
     ("queue_type", "typed"),
     [("quorum", {"x-queue-type": "quorum", "x-delivery-limit": 1_000_000}), ("classic", {})],
 )
-def test_queues_of_our_own_outlive_the_broker_and_a_hosts_has_one_active_consumer(
+def test_queues_of_the_worker_are_durable_and_a_host_queue_has_one_active_consumer(
     queue_type: str, typed: dict[str, Any]
 ) -> None:
     queues = {queue["queue"]: queue for queue in declared(replace(SETTINGS, queue_type=queue_type)).queues}
@@ -160,18 +166,18 @@ def test_queues_of_our_own_outlive_the_broker_and_a_hosts_has_one_active_consume
         assert not queues[name]["exclusive"]
         assert not queues[name]["auto_delete"]
     assert queues["tracker"]["arguments"] == queues["tracker.dead"]["arguments"] == typed
-    # Dead letters are the worker's to make: the broker would also make them of calls that have expired.
+    # The worker parks messages itself: a dead-letter exchange would also get calls that have expired.
     assert queues[f"tracker.{HOST}"]["arguments"] == {"x-single-active-consumer": True, **typed}
 
 
-def test_a_fanout_queue_is_its_connections_alone() -> None:
+def test_a_fanout_queue_is_exclusive_to_its_connection() -> None:
     first, second = (topology.fanout_queue(SETTINGS) for _ in range(2))
 
     assert first.name != second.name
     assert (first.exclusive, first.durable, first.auto_delete) == (True, False, True)
 
 
-def test_an_exchange_that_is_there_is_left_as_it_is() -> None:
+def test_an_existing_exchange_is_not_declared_again() -> None:
     there = {"openstack": "somebody's", "tracker_fanout": "somebody's"}
     broker = Broker(there=there)
 
@@ -180,7 +186,9 @@ def test_an_exchange_that_is_there_is_left_as_it_is() -> None:
     assert broker.exchanges == there
 
 
-def test_a_queue_in_the_way_is_reported_with_the_cure_and_not_deleted(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_queue_with_wrong_properties_is_logged_with_the_delete_command_and_kept(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     broker = Broker(refused=(f"tracker.{HOST}",))
 
     with pytest.raises(PreconditionFailed):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When a publisher reads its confirms, and who writes while it does not: the link's thread sleeps most of the time."""
+"""The times at which a publisher reads confirms, and the threads that write while the link's thread sleeps."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def case(monkeypatch: pytest.MonkeyPatch) -> Iterator[Case]:
 
 
 class TestConfirmsAreReadAMomentLate:
-    """While few messages wait for theirs."""
+    """Confirms are read late while few messages wait for a confirm."""
 
     def test_the_first_confirm_is_read_immediately(self, case: Case) -> None:
         assert case.publisher.read_pause() <= 0
@@ -70,7 +70,7 @@ class TestConfirmsAreReadAMomentLate:
         case.publisher.submit(urgent)
         case.publisher.work()
         assert case.publisher.read_pause() == 0.0
-        # Nor on another connection, where it goes again.
+        # The message is published again on the next connection, where reading must not be late either.
         case.publisher.lost()
         case.connect()
         assert case.publisher.read_pause() == pytest.approx(DEAF)
@@ -88,7 +88,7 @@ class TestConfirmsAreReadAMomentLate:
 
 
 class TestWhoSubmitsWrites:
-    """While the link's thread sleeps. The rules of order are the same."""
+    """The submitting thread writes while the link's thread sleeps. The rules of order are the same."""
 
     def test_the_submitting_thread_writes_immediately_and_once(self, case: Case) -> None:
         case.rest()
@@ -116,7 +116,7 @@ class TestWhoSubmitsWrites:
         case.rest()
         case.publisher.submit(case.message(b"2", retry_before=FOREVER), case.message(b"may overtake"))
         case.publisher.submit(case.message(b"other", retry_before=FOREVER, key="reply_2"))
-        # Even when it is time to declare and to release: that is the link's, on its own thread.
+        # Declarations and the release of waiting messages stay with the link's thread, even when they are due.
         case.now += RETRY
         case.publisher.submit(case.message(b"3", retry_before=FOREVER))
         declared = case.connection.declared()
@@ -139,7 +139,7 @@ class TestWhoSubmitsWrites:
         assert case.published() == [b"1", b"2", b"1"]
 
     def test_the_submitting_thread_reports_no_confirm(self, case: Case) -> None:
-        """Whoever is told is called on the publisher's thread."""
+        """``confirmed`` is called only on the publisher's thread."""
         case.submit(b"1")
         case.ack(1)
         case.rest()
@@ -147,7 +147,7 @@ class TestWhoSubmitsWrites:
         assert (case.done, case.told) == ([(b"1", True)], 0)
 
     def test_a_message_that_is_submitted_during_a_send_is_written_next(self, case: Case) -> None:
-        """As ``renewed`` might: it is next, and nobody waits for himself."""
+        """``renewed`` may submit a message: it is written next, and the thread does not wait for itself."""
 
         def renewed(body: bytes) -> bytes:
             case.publisher.submit(case.message(b"3"))

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 with warnings.catch_warnings():
-    # Some of what oslo.messaging imports is deprecated; that is its matter. And the program's choice of threads comes first.
+    # Some modules that oslo.messaging imports are deprecated; the warnings are not about this project. The program's choice of
+    # threads must be imported first.
     warnings.simplefilter("ignore")
     import tracker_worker.cli.threading_backend  # noqa: F401
 
@@ -27,7 +28,7 @@ from tracker_worker.store.sql.store import SQLStore
 
 
 class Cli:
-    """``tracker-worker`` with a configuration file of its own."""
+    """``tracker-worker`` with its own configuration file."""
 
     def __init__(self, directory: Path) -> None:
         self.state = directory / "state"
@@ -42,7 +43,7 @@ class Cli:
         return CliRunner().invoke(main, ["--config-file", str(self.configuration), *arguments])
 
     def succeed(self, *arguments: str) -> str:
-        """What it prints, which is not an error."""
+        """Run a subcommand that must succeed, and return its output."""
         done = self.run(*arguments)
         assert (done.exit_code, done.stderr) == (0, ""), done.output
         return done.stdout
@@ -51,7 +52,7 @@ class Cli:
         return json.loads(self.succeed(*arguments, "--format", "json"))
 
     def refuse(self, *arguments: str) -> str:
-        """The one sentence with which it fails."""
+        """Run a subcommand that must fail, and return its one line on stderr."""
         done = self.run(*arguments)
         assert done.exit_code == 1, done.output
         assert isinstance(done.exception, SystemExit), done.exception
@@ -62,13 +63,13 @@ class Cli:
 
 @pytest.fixture
 def cli(tmp_path: Path) -> Cli:
-    """No database yet."""
+    """The command line without a database."""
     return Cli(tmp_path)
 
 
 @pytest.fixture
 def store(cli: Cli) -> Iterator[SQLStore]:
-    """The database of ``cli``, in use by somebody else, with nothing in it."""
+    """The empty database of ``cli``, opened by another program."""
     cli.state.mkdir()
     opened = SQLStore(f"sqlite:///{cli.database}")
     opened.start()
@@ -78,7 +79,7 @@ def store(cli: Cli) -> Iterator[SQLStore]:
 
 @pytest.fixture
 def ledger(store: SQLStore) -> Writer:
-    """host-1 with node-1 and node-2; instance 1 is being built on node-1, instances 2 and 3 on node-2."""
+    """host-1 with node-1 and node-2; instance 1 is building on node-1, instances 2 and 3 on node-2."""
     writer = settle(store)
     for number, node in ((1, "node-1"), (2, "node-2"), (3, "node-2")):
         writer.put(begin(number, node=node))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``tracker-worker dead-letter``: what a letter says, which are meant, how they look. The queue itself is the functional
-tests' matter."""
+"""``tracker-worker dead-letter``: the fields, the selection and the display of messages. Functional tests cover the real
+queue.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ PARKED = {
     "x-tracker-time": "2026-01-15T12:00:00Z",
 }
 NOON = datetime(2026, 1, 15, 12, 0, tzinfo=UTC)
-# As py-amqp reads what RabbitMQ 3.10.8 wrote: the latest death is the first.
+# This is RabbitMQ 3.10.8's header as py-amqp reads it: the latest death is the first.
 DEATH = {
     "count": 1,
     "reason": "expired",
@@ -64,10 +65,10 @@ def letter(
     return replace(read, number=number)
 
 
-# --- what a letter says ----------------------------------------------------------------------------------------------
+# --- the fields of a message --------------------------------------------------------------------------------------------
 
 
-def test_a_parked_request_says_why_it_is_there_and_what_was_asked() -> None:
+def test_a_parked_request_has_its_reason_and_the_fields_of_the_request() -> None:
     read = letter(request(instance=instance_dict(node="n9")))
     assert (read.code, read.text, read.time) == ("node_not_found", "Host h1 has no node n9", NOON)
     assert (read.exchange, read.routing_key) == ("openstack", "tracker.h1")
@@ -75,17 +76,17 @@ def test_a_parked_request_says_why_it_is_there_and_what_was_asked() -> None:
     assert (read.unique_id, read.call, read.problem) == ("u-1", False, None)
 
 
-def test_the_host_is_the_one_that_the_request_names() -> None:
+def test_the_host_comes_from_the_request_or_its_topic() -> None:
     shared = {**PARKED, "x-tracker-routing-key": "tracker"}
     assert letter(request(host="h2"), shared).host == "h2"
     assert letter(request(), shared).host is None
 
 
-def test_a_claim_is_an_instance() -> None:
+def test_the_claim_id_is_the_instance() -> None:
     assert letter(request("finish_resource_claim", claim_id="i-1")).instance == "i-1"
 
 
-def test_what_rabbitmq_has_dead_lettered_is_read_from_its_own_header() -> None:
+def test_a_message_dead_lettered_by_rabbitmq_is_read_from_its_x_death_header() -> None:
     later = {**DEATH, "reason": "rejected", "queue": "elsewhere", "exchange": "", "routing-keys": ["elsewhere"]}
     reply_to = ReplyTo("reply_1", "m-1")
     body = encode_request("get_node", {}, context={}, unique_id="u-1", reply_to=reply_to)
@@ -110,7 +111,7 @@ def test_what_rabbitmq_has_dead_lettered_is_read_from_its_own_header() -> None:
     ],
 )
 @pytest.mark.parametrize("body", [b"", b"\xff", b"5", b"{}", b"[" * 100_000, request(), b'{"args": {"instance": 5}}'])
-def test_nothing_is_taken_for_granted(headers: Mapping[str, Any], body: bytes) -> None:
+def test_a_message_with_any_headers_and_any_body_can_be_described(headers: Mapping[str, Any], body: bytes) -> None:
     read = letter(body, headers, content_type=b"\xff")
     assert read.size == len(body)
     assert read.problem is not None
@@ -125,7 +126,7 @@ def test_nothing_is_taken_for_granted(headers: Mapping[str, Any], body: bytes) -
         (request(instance={"x": "y" * MAX_BYTES}), "at most 1048576 are served", "begin_resource_claim"),
     ],
 )
-def test_a_letter_that_the_worker_cannot_read_says_so_and_what_can_be_read(
+def test_an_invalid_message_has_its_problem_and_its_readable_fields(
     body: bytes, problem: str, method: str | None
 ) -> None:
     read = letter(body)
@@ -133,7 +134,7 @@ def test_a_letter_that_the_worker_cannot_read_says_so_and_what_can_be_read(
     assert read.method == method
 
 
-def test_packed_and_compressed_requests_are_read_too() -> None:
+def test_msgpack_and_compressed_requests_are_read() -> None:
     packed = encode_request("get_node", {"node": "n1"}, context={}, unique_id="u-1", content_type=MSGPACK)
     assert letter(packed, content_type=MSGPACK).node == "n1"
     compressed = letter(zlib.compress(request(node="n2")), {**PARKED, "compression": "application/x-gzip"})
@@ -141,7 +142,7 @@ def test_packed_and_compressed_requests_are_read_too() -> None:
     assert describe(compressed, MAX_BYTES)["message"]["_context_project_id"] == "p1"
 
 
-def test_an_id_is_of_the_message_and_its_time_and_cannot_be_a_number() -> None:
+def test_an_id_depends_on_message_and_time_and_has_letters_only() -> None:
     ids = {letter(request(node=str(number)), number=number).id for number in range(50)}
     ids.add(letter(request(node="1"), {**PARKED, "x-tracker-time": "2026-01-15T12:00:01Z"}).id)
     assert len(ids) == 51
@@ -149,10 +150,10 @@ def test_an_id_is_of_the_message_and_its_time_and_cannot_be_a_number() -> None:
     assert letter(request(node="1"), number=5).id == letter(request(node="1"), {**PARKED, "x-delivery-count": 9}).id
 
 
-# --- what is sent again ----------------------------------------------------------------------------------------------
+# --- the message that is replayed ----------------------------------------------------------------------------------------
 
 
-def test_properties_are_sent_as_they_were_without_what_was_added_on_the_way() -> None:
+def test_a_replay_sends_the_original_properties_only() -> None:
     headers = {**PARKED, **DEAD, "x-delivery-count": 3, "CC": ["tracker.h1"], "BCC": ["x"], "x-from": "a scheduler"}
     read = letter(request(), headers, priority=3, user_id="alice", message_id="m", content_type="application/json")
     assert sendable_properties(read) == {
@@ -163,23 +164,23 @@ def test_properties_are_sent_as_they_were_without_what_was_added_on_the_way() ->
     }
 
 
-def test_a_call_is_sent_again_only_when_it_is_meant_itself() -> None:
+def test_a_call_is_replayed_only_if_it_is_selected_itself() -> None:
     call = replace(letter(request()), call=True)
     assert "caller has given up" in str(objection(call, calls=False))
     assert objection(call, calls=True) is None
     assert objection(letter(request()), calls=False) is None
 
 
-def test_a_letter_from_nowhere_is_not_sent() -> None:
+def test_a_message_without_an_origin_is_not_replayed() -> None:
     assert objection(letter(request(), {}), calls=True) == "its headers do not say where it was first sent"
 
 
-# --- which are meant -------------------------------------------------------------------------------------------------
+# --- the selection ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def letters() -> list[DeadMessage]:
-    """Parked at noon, a minute later, never, and once more the first."""
+    """Four messages: parked at noon, parked a minute later, without a time, and a copy of the first."""
     minute = {**PARKED, "x-tracker-time": "2026-01-15T12:01:00Z", "x-tracker-reason": "claim_conflict: no"}
     second = encode_request("update_usage", {}, context={}, unique_id="u-2")
     return [
@@ -203,7 +204,7 @@ def letters() -> list[DeadMessage]:
         (Selection(older_than_seconds=59, code="claim_conflict"), [2]),
     ],
 )
-def test_letters_are_picked_in_their_order(
+def test_a_selection_returns_messages_in_their_order(
     letters: list[DeadMessage], selection: Selection, numbers: list[int]
 ) -> None:
     now = NOON.replace(minute=2)
@@ -211,12 +212,12 @@ def test_letters_are_picked_in_their_order(
     assert {*numbers} <= {one.number for one in letters if selection.may_want(one)}
 
 
-def test_an_id_or_its_beginning_means_all_copies(letters: list[DeadMessage]) -> None:
+def test_an_id_or_its_beginning_selects_all_copies(letters: list[DeadMessage]) -> None:
     for name in (letters[0].id, letters[0].id[:4]):
         assert [one.number for one in Selection(names=(name,)).pick(letters, NOON)] == [1, 4]
 
 
-def test_what_is_not_there_is_refused(letters: list[DeadMessage]) -> None:
+def test_a_selection_of_a_missing_message_is_refused(letters: list[DeadMessage]) -> None:
     for name in ("5", "0", "-1", "zzzz", letters[0].id[:3], "9" * 5000):
         with pytest.raises(CommandFailed, match="there is no dead-lettered message"):
             Selection(names=("1", name)).pick(letters, NOON)
@@ -224,19 +225,19 @@ def test_what_is_not_there_is_refused(letters: list[DeadMessage]) -> None:
         Selection(unique_id="u-9").pick(letters, NOON)
 
 
-def test_an_id_that_may_mean_several_is_refused(letters: list[DeadMessage]) -> None:
+def test_an_ambiguous_beginning_of_an_id_is_refused(letters: list[DeadMessage]) -> None:
     alike = [replace(letters[0], id="abcdefghijkl"), replace(letters[1], id="abcdponmlkji")]
     with pytest.raises(CommandFailed, match="abcd is the beginning of several ids: abcdefghijkl, abcdponmlkji"):
         Selection(names=("abcd",)).pick(alike, NOON)
 
 
-def test_one_way_of_saying_which_is_needed_and_no_second() -> None:
+def test_a_selection_needs_exactly_one_criterion() -> None:
     for arguments in ({}, {"names": ("1",), "everything": True}, {"everything": True, "code": "x"}):
         with pytest.raises(click.UsageError):
             Selection(**arguments)
 
 
-# --- how they look ---------------------------------------------------------------------------------------------------
+# --- the display --------------------------------------------------------------------------------------------------------
 
 
 def test_a_message_is_shown_as_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -247,7 +248,7 @@ def test_a_message_is_shown_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert ["headers.x-from", "\\xff"] in [[name, value.strip()] for name, value in shown]
 
 
-def test_a_text_is_shown_as_it_is_and_not_obeyed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_body_that_is_text_is_shown_unchanged(capsys: pytest.CaptureFixture[str]) -> None:
     show_described(describe(letter(b"{no json"), MAX_BYTES))
     assert capsys.readouterr().out.endswith("\n\n{no json\n")
 
@@ -259,7 +260,7 @@ def test_bytes_are_shown_in_hexadecimal(capsys: pytest.CaptureFixture[str]) -> N
     assert second.split() == ["00000010", "38", "39", "89"]
 
 
-def test_much_is_shown_in_part(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_long_body_is_shown_in_part(capsys: pytest.CaptureFixture[str]) -> None:
     for body in (b"x" * 5000, b"\xff" * 5000):
         show_described(describe(letter(body), MAX_BYTES))
         out = capsys.readouterr().out
@@ -267,7 +268,7 @@ def test_much_is_shown_in_part(capsys: pytest.CaptureFixture[str]) -> None:
         assert len(out) < 30_000
 
 
-def test_what_json_does_not_know_is_text() -> None:
+def test_values_that_json_does_not_have_are_shown_as_text() -> None:
     message = {"method": "x", "args": {"when": NOON, b"k": b"\xff", 1: float("inf")}, "deep": _nested(300)}
     described = describe(letter(msgspec.msgpack.encode(message), content_type=MSGPACK), MAX_BYTES)
     assert described["message"]["args"] == {"when": NOON.isoformat(), "k": "\\xff", "1": "inf"}
@@ -308,7 +309,7 @@ def test_a_usage_error_exits_with_2(cli: Cli, arguments: tuple[str, ...]) -> Non
 @pytest.mark.parametrize(
     "arguments", [("list",), ("show", "1"), ("replay", "--all"), ("purge", "--all", "--yes")], ids=" ".join
 )
-def test_a_broker_out_of_reach_is_one_sentence(cli: Cli, arguments: tuple[str, ...]) -> None:
+def test_an_unreachable_broker_is_an_error_of_one_sentence(cli: Cli, arguments: tuple[str, ...]) -> None:
     cli.configure("[DEFAULT]\ntransport_url = rabbit://tracker:s3cret@127.0.0.1:1//\n")
     sentence = cli.refuse("dead-letter", *arguments)
     assert sentence.startswith("no broker can be reached: 127.0.0.1:1/")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is read from the store: nodes, claims, usage."""
+"""The subcommands that read the store: nodes, claims, usage."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_nodes_are_listed_as_the_rpc_api_shows_them(cli: Cli, ledger: Writer) ->
     assert cli.json("node", "list") == [node_view(ledger["node-1"]), node_view(ledger["node-2"])]
 
 
-def test_a_table_of_nodes_has_a_line_each(cli: Cli, ledger: Writer) -> None:
+def test_a_table_of_nodes_has_one_line_per_node(cli: Cli, ledger: Writer) -> None:
     _, _, first, second = cli.succeed("node", "list").splitlines()
     assert first.split() == ["host-1", "node-1", "enabled", "2/32", "4608/131072", "50/2000", "1", "2", "2"]
     assert second.split()[:4] == ["host-1", "node-2", "enabled", "4/32"]
@@ -57,13 +57,13 @@ def test_claims_are_listed_oldest_first(cli: Cli, ledger: Writer) -> None:
     assert [view["claim_id"] for view in cli.json("claim", "list", "--node", "node-2")] == [uuid(2), uuid(3)]
 
 
-def test_a_table_of_claims_is_not_folded_where_nobody_looks(cli: Cli, ledger: Writer) -> None:
+def test_a_table_of_claims_is_not_folded_without_a_terminal(cli: Cli, ledger: Writer) -> None:
     lines = cli.succeed("claim", "list", "--host", "host-1").splitlines()[2:]
     assert [line.split()[0] for line in lines] == [uuid(1), uuid(2), uuid(3)]
     assert lines[0].split()[3:] == ["2", "4096", "50", "2026-01-15T12:00:00Z", "2026-01-15T12:10:00Z", "unlimited"]
 
 
-def test_usage_is_summed_up_by_project(cli: Cli, ledger: Writer) -> None:
+def test_usage_is_summed_by_project(cli: Cli, ledger: Writer) -> None:
     ledger.put(begin(4, node="node-1", project_id=None)).commit()
     assert cli.json("usage") == usage_view(ledger.host)
     assert cli.json("usage", "--project", PROJECT) == usage_view(ledger.host, PROJECT)
@@ -80,32 +80,32 @@ def test_an_empty_listing_is_a_sentence_or_an_empty_document(cli: Cli, store: SQ
 @pytest.mark.parametrize(
     "arguments", [("node", "list", "--host", "x"), ("claim", "list", "--host", "x"), ("usage", "--host", "x")]
 )
-def test_an_unknown_host_is_said(cli: Cli, ledger: Writer, arguments: tuple[str, ...]) -> None:
+def test_an_unknown_host_is_an_error(cli: Cli, ledger: Writer, arguments: tuple[str, ...]) -> None:
     assert cli.refuse(*arguments) == "the database has no host x"
 
 
 @pytest.mark.parametrize("arguments", [("node", "show", "x"), ("claim", "list", "--node", "x")])
-def test_an_unknown_node_is_said(cli: Cli, ledger: Writer, arguments: tuple[str, ...]) -> None:
+def test_an_unknown_node_is_an_error(cli: Cli, ledger: Writer, arguments: tuple[str, ...]) -> None:
     assert cli.refuse(*arguments) == "the database has no node x"
     assert cli.refuse(*arguments, "--host", "host-1") == "host host-1 has no node x"
 
 
-def test_a_terminal_is_shown_what_names_are_and_does_not_obey_them(cli: Cli, ledger: Writer) -> None:
+def test_control_characters_in_names_are_escaped(cli: Cli, ledger: Writer) -> None:
     ledger.put(begin(4, node="node-1", project_id="\x1b[2J[bold]x")).commit()
     assert "\\x1b[2J[bold]x " in cli.succeed("usage")
 
 
-# --- beside a worker, or without one ---------------------------------------------------------------------------------
+# --- with a worker or without -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("arguments", LISTINGS)
-def test_nothing_is_made_that_is_not_there(cli: Cli, arguments: tuple[str, ...]) -> None:
+def test_a_listing_does_not_create_a_database(cli: Cli, arguments: tuple[str, ...]) -> None:
     assert cli.refuse(*arguments).startswith(f"there is no database {cli.database}: ")
     assert not cli.state.exists()
 
 
 @pytest.mark.parametrize("arguments", LISTINGS)
-def test_a_writer_is_not_waited_for(cli: Cli, ledger: Writer, arguments: tuple[str, ...]) -> None:
+def test_a_listing_does_not_wait_for_a_writer(cli: Cli, ledger: Writer, arguments: tuple[str, ...]) -> None:
     engine = engines.create_engine(f"sqlite:///{cli.database}")
     with engine.connect().execution_options(tracker_writes=True) as writing, writing.begin():
         writing.execute(sa.text("UPDATE nodes SET generation = generation + 1"))
@@ -114,7 +114,7 @@ def test_a_writer_is_not_waited_for(cli: Cli, ledger: Writer, arguments: tuple[s
 
 
 @pytest.mark.parametrize("arguments", LISTINGS)
-def test_the_database_of_a_stopped_worker_is_left_as_it_was(
+def test_a_listing_does_not_change_the_database_of_a_stopped_worker(
     cli: Cli, ledger: Writer, store: SQLStore, arguments: tuple[str, ...]
 ) -> None:
     store.stop()
@@ -124,7 +124,7 @@ def test_the_database_of_a_stopped_worker_is_left_as_it_was(
     assert cli.database.read_bytes() == before
 
 
-def test_a_claim_that_ended_a_moment_ago_is_not_listed(cli: Cli, ledger: Writer) -> None:
+def test_a_released_instance_is_not_listed(cli: Cli, ledger: Writer) -> None:
     ledger.put(update(1, node="node-1", vm_state="deleted")).commit()
     assert uuid(1) not in cli.succeed("claim", "list")
 
@@ -132,14 +132,14 @@ def test_a_claim_that_ended_a_moment_ago_is_not_listed(cli: Cli, ledger: Writer)
 @pytest.mark.parametrize(
     ("content", "says"), [(b"", "is empty: run 'tracker-worker db upgrade'"), (b"x" * 4096, "not a database")]
 )
-def test_a_file_that_is_no_database_is_said(cli: Cli, content: bytes, says: str) -> None:
+def test_a_file_that_is_not_a_database_is_an_error(cli: Cli, content: bytes, says: str) -> None:
     cli.state.mkdir()
     cli.database.write_bytes(content)
     assert says in cli.refuse("node", "list")
     assert cli.database.read_bytes() == content
 
 
-def test_the_schema_is_never_upgraded_by_a_reader(cli: Cli) -> None:
+def test_a_listing_does_not_create_the_schema(cli: Cli) -> None:
     cli.state.mkdir()
     with sqlite3.connect(cli.database) as connection:
         connection.execute("CREATE TABLE letters (body TEXT)")
@@ -150,7 +150,7 @@ def test_the_schema_is_never_upgraded_by_a_reader(cli: Cli) -> None:
     connection.close()
 
 
-def test_a_path_with_unusual_characters_is_that_path(cli: Cli, tmp_path: Path) -> None:
+def test_a_path_with_unusual_characters_is_used_unchanged(cli: Cli, tmp_path: Path) -> None:
     path = tmp_path / "a #b" / "ledger%20.sqlite"
     path.parent.mkdir()
     cli.configure(f"[database]\nconnection = {sa.URL.create('sqlite', database=str(path))}\n")
@@ -160,7 +160,7 @@ def test_a_path_with_unusual_characters_is_that_path(cli: Cli, tmp_path: Path) -
     assert cli.json("node", "list") == []
 
 
-def test_a_database_out_of_reach_is_one_sentence_without_the_password(cli: Cli) -> None:
+def test_an_unreachable_database_is_an_error_of_one_sentence_without_the_password(cli: Cli) -> None:
     cli.configure("[database]\nconnection = postgresql+psycopg://tracker:s3cret@127.0.0.1:1/ledger\n")
     sentence = cli.refuse("node", "list")
     assert "cannot be used" in sentence
@@ -168,7 +168,7 @@ def test_a_database_out_of_reach_is_one_sentence_without_the_password(cli: Cli) 
 
 
 @pytest.mark.parametrize("arguments", [*LISTINGS, ("db", "check")])
-def test_reading_does_not_wait_for_oslo_messaging(cli: Cli, ledger: Writer, arguments: tuple[str, ...]) -> None:
+def test_a_listing_does_not_import_oslo_messaging(cli: Cli, ledger: Writer, arguments: tuple[str, ...]) -> None:
     program = (
         "import sys; from tracker_worker.cli.main import main; main(sys.argv[1:], standalone_mode=False); "
         "sys.exit({'oslo_messaging', 'oslo_log.log', 'kombu', 'amqp'} & set(sys.modules) or 0)"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line as a whole: help, usage errors, failures, and what a line of ``watch`` says."""
+"""The command line as a whole: help, usage errors, failures, and the lines of ``watch``."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _commands(group: click.Group, *path: str) -> Iterator[tuple[str, ...]]:
 COMMANDS = list(_commands(main))
 
 
-def test_every_subcommand_is_there() -> None:
+def test_every_subcommand_exists() -> None:
     assert {" ".join(command) for command in COMMANDS} >= {
         *("serve", "demo", "usage", "audit", "watch", "node list", "node show", "config sample"),
         *("claim list", "claim begin", "claim finish", "claim abort", "outbox status", "outbox replay"),
@@ -74,7 +74,7 @@ def test_a_usage_error_exits_with_2(cli: Cli, arguments: tuple[str, ...]) -> Non
         ("no section\n", "worker.conf"),
     ],
 )
-def test_a_bad_configuration_is_one_sentence(cli: Cli, text: str, says: str) -> None:
+def test_an_invalid_configuration_is_an_error_of_one_sentence(cli: Cli, text: str, says: str) -> None:
     cli.configure(text)
     sentence = cli.refuse("node", "list")
     assert says in sentence
@@ -92,7 +92,9 @@ def test_a_bad_configuration_is_one_sentence(cli: Cli, text: str, says: str) -> 
     ],
     ids=" ".join,
 )
-def test_a_broker_out_of_reach_is_one_sentence_without_the_password(cli: Cli, arguments: tuple[str, ...]) -> None:
+def test_an_unreachable_broker_is_an_error_of_one_sentence_without_the_password(
+    cli: Cli, arguments: tuple[str, ...]
+) -> None:
     cli.configure("[DEFAULT]\ntransport_url = rabbit://tracker:s3cret@127.0.0.1:1,tracker:s3cret@127.0.0.1:2//\n")
     sentence = cli.refuse(*arguments)
     assert sentence.startswith("no broker can be reached: 127.0.0.1:1/")

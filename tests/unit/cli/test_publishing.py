@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Publishing with confirms, on a connection whose broker answers what the test says."""
+"""Publishing with confirms, on a connection whose broker gives scripted answers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Event = Callable[["FakeChannel"], None]
 
 
 class FakeChannel:
-    """Keeps what is published, and the callbacks for the broker's answers."""
+    """A channel that records messages, and the callbacks for the broker's answers."""
 
     def __init__(self) -> None:
         self.auto_decode = True
@@ -39,7 +39,7 @@ class FakeChannel:
 
 
 class FakeConnection:
-    """One entry of ``answers`` is one event that ``drain_events`` reads; without an entry it times out."""
+    """Each entry of ``answers`` is one event that ``drain_events`` reads; without an entry, ``drain_events`` times out."""
 
     def __init__(self) -> None:
         self.channels: list[FakeChannel] = []
@@ -117,7 +117,7 @@ def test_each_message_gets_the_answer_of_the_broker(connection: FakeConnection, 
     assert len(connection.channels) == 1
 
 
-def test_equal_messages_that_are_returned_are_told_apart(
+def test_returns_of_equal_messages_are_matched_by_routing_key(
     connection: FakeConnection, publisher: ConfirmedPublisher
 ) -> None:
     sent = [publisher.publish(b"same", {}, exchange="e", routing_key=key) for key in ("k", "j", "k")]
@@ -149,7 +149,7 @@ def test_a_closed_channel_is_replaced_and_its_messages_stay_without_an_answer(
     connection.answers.append(close_channel)
     with pytest.raises(NotFound):
         publisher.wait()
-    publisher.wait()  # returns: nothing waits for an answer any more
+    publisher.wait()  # returns, because no message waits for an answer
 
     sent = publisher.publish(b"2", {}, exchange="e", routing_key="k")
     connection.answers.append(ack(1))

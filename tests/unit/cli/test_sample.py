@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``tracker-worker config sample`` and the other files of etc/."""
+"""``tracker-worker config sample`` and the other files in etc/."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ def test_the_sample_file_is_current(cli: Cli) -> None:
     )
 
 
-def test_the_sample_goes_to_the_file_that_is_named(cli: Cli, tmp_path: Path) -> None:
+def test_the_sample_is_written_to_the_given_file(cli: Cli, tmp_path: Path) -> None:
     assert cli.succeed("config", "sample", "--output", str(tmp_path / "sample")) == ""
     assert (tmp_path / "sample").read_text(encoding="utf-8") == SAMPLE.read_text(encoding="utf-8")
 
 
-def test_a_file_that_cannot_be_written_is_said(cli: Cli, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_an_error(cli: Cli, tmp_path: Path) -> None:
     assert "cannot be written" in cli.refuse("config", "sample", "--output", str(tmp_path / "none" / "sample"))
 
 
 @pytest.mark.parametrize("name", [option.name for _, options in list_opts() for option in options])
-def test_the_sample_has_each_of_our_options(name: str) -> None:
+def test_the_sample_has_each_option_of_the_worker(name: str) -> None:
     assert re.search(rf"^#{name} = ", SAMPLE.read_text(encoding="utf-8"), re.MULTILINE)
 
 
@@ -62,18 +62,18 @@ def test_the_sample_has_the_options_of_the_libraries(line: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["rpc_ping_enabled", "executor_thread_pool_size", "oslo_messaging_kafka"])
-def test_the_sample_has_nothing_that_a_worker_does_not_read(name: str) -> None:
+def test_the_sample_has_no_option_that_a_worker_does_not_read(name: str) -> None:
     assert name not in SAMPLE.read_text(encoding="utf-8")
 
 
-def test_the_sample_names_nothing_of_the_machine_that_made_it() -> None:
+def test_the_sample_has_no_name_of_the_machine_that_made_it() -> None:
     text = SAMPLE.read_text(encoding="utf-8")
     assert str(Path.home()) + "/" not in text
     assert not re.search(rf"= .*\b{re.escape(socket.gethostname())}\b", text)
 
 
-def test_the_sample_is_a_configuration(cli: Cli) -> None:
-    """With every option in it: only those without a sensible value are left out."""
+def test_the_sample_is_a_valid_configuration(cli: Cli) -> None:
+    """The test sets every option of the sample except options without a sensible value."""
     lines = SAMPLE.read_text(encoding="utf-8").splitlines()
     assigned = [
         re.sub(r"^#(\w+ = )", r"\1", line) for line in lines if not re.search(r"= (<.*|.*<state_path>.*)$", line)
@@ -90,6 +90,6 @@ def test_the_unit_waits_for_ready_and_restarts_after_a_failure() -> None:
     assert "-HUP" in service["ExecReload"]
 
 
-def test_the_unit_limits_nothing_that_the_inventory_would_take_for_the_machine() -> None:
+def test_the_unit_sets_no_limit_that_the_inventory_would_report_as_the_capacity() -> None:
     service = _unit(UNIT.read_text(encoding="utf-8"))["Service"]
     assert not [name for name in service if re.match(r"Memory(Max|High)|CPUQuota|CPUAffinity|AllowedCPUs", name)]

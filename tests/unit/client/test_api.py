@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The client API, on a stock oslo.messaging client: what it sends, and what it makes of the answers."""
+"""The client API on a stock oslo.messaging client: the requests that it sends, and its handling of the answers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class BuildFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """One request as the driver of a transport gets it."""
+    """One request as the driver of a transport receives it."""
 
     kind: str
     method: str
@@ -47,7 +47,7 @@ class Sent:
 
 
 class ScriptedTransport:
-    """Stands where a transport's driver sends: records, and answers from a script of replies and errors."""
+    """Takes the place of a transport's driver: records requests and answers from a script of replies and errors."""
 
     def __init__(self) -> None:
         self.sent: list[Sent] = []
@@ -68,7 +68,7 @@ class ScriptedTransport:
 
 
 def scheduler_conf(path: Path, **tracker: str) -> cfg.ConfigOpts:
-    """The ConfigOpts of a scheduler, from a file, on which nobody has registered anything; not cfg.CONF."""
+    """The ConfigOpts of a scheduler, read from a file, without registered options; it is not cfg.CONF."""
     lines = ["[DEFAULT]", "transport_url = fake://", "rpc_response_timeout = 30", "[tracker]"]
     lines += [f"{name} = {value}" for name, value in tracker.items()]
     (path / "scheduler.conf").write_text("\n".join(lines), encoding="utf-8")
@@ -79,7 +79,7 @@ def scheduler_conf(path: Path, **tracker: str) -> cfg.ConfigOpts:
 
 @pytest.fixture
 def scripted_transport(monkeypatch: pytest.MonkeyPatch) -> ScriptedTransport:
-    """In the place of what every fake:// transport of this test sends to."""
+    """Replace the driver of every fake:// transport of this test."""
     recorder = ScriptedTransport()
     send = "oslo_messaging._drivers.impl_fake.FakeDriver.send"
     monkeypatch.setattr(send, lambda _, *args, **options: recorder.send(*args, **options))
@@ -92,7 +92,7 @@ def api(scripted_transport: ScriptedTransport, tmp_path: Path) -> TrackerAPI:
 
 
 INSTANCE = instance_dict(1)
-# Every method: arguments here, arguments on the wire.
+# Method -> its arguments in the API and on the wire.
 CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "begin_resource_claim": ((INSTANCE, LIMITS, 2.5), {"instance": INSTANCE, "limits": LIMITS, "timeout": 2.5}),
     "finish_resource_claim": ((uuid(1),), {"claim_id": uuid(1)}),
@@ -142,7 +142,7 @@ def test_a_cast_sends_the_same_and_returns_none(
         ("get_usage", {"project_id": None}),
     ],
 )
-def test_what_is_left_out_is_sent_as_null(
+def test_an_omitted_argument_is_sent_as_null(
     api: TrackerAPI, scripted_transport: ScriptedTransport, method: str, defaults: Any
 ) -> None:
     required = [INSTANCE] if "instance" in defaults else []
@@ -157,12 +157,12 @@ def test_mappings_of_any_kind_are_sent_as_objects(api: TrackerAPI, scripted_tran
     assert [type(value) for value in (sent.context, sent.args["instance"], sent.args["limits"])] == [dict] * 3
 
 
-def test_the_topic_is_the_scheduler_s_option(scripted_transport: ScriptedTransport, tmp_path: Path) -> None:
+def test_the_topic_is_an_option_of_the_scheduler(scripted_transport: ScriptedTransport, tmp_path: Path) -> None:
     TrackerAPI(scheduler_conf(tmp_path, topic="ledger")).list_nodes(CONTEXT, HOST)
     assert [sent.topic for sent in scripted_transport.sent] == ["ledger"]
 
 
-def test_it_works_with_a_transport_of_another_conf(scripted_transport: ScriptedTransport, tmp_path: Path) -> None:
+def test_the_api_works_with_a_transport_of_another_conf(scripted_transport: ScriptedTransport, tmp_path: Path) -> None:
     for name in ("scheduler", "transport"):
         (tmp_path / name).mkdir()
     transport = oslo_messaging.get_rpc_transport(scheduler_conf(tmp_path / "transport"))
@@ -198,7 +198,9 @@ def test_a_build_that_fails_aborts_and_its_exception_propagates(
     assert scripted_transport.sent[1:] == [Sent("call", "abort_resource_claim", {"claim_id": uuid(1)})]
 
 
-def test_a_refused_claim_runs_nothing_and_ends_nothing(api: TrackerAPI, scripted_transport: ScriptedTransport) -> None:
+def test_a_refused_claim_runs_no_build_and_sends_no_abort(
+    api: TrackerAPI, scripted_transport: ScriptedTransport
+) -> None:
     refusal = errors.ComputeResourcesUnavailable(shortfalls=[])
     scripted_transport.script["call", "begin_resource_claim"] = refusal
     ran = []
@@ -212,7 +214,7 @@ def test_a_refused_claim_runs_nothing_and_ends_nothing(api: TrackerAPI, scripted
     assert scripted_transport.steps == ["call begin_resource_claim"]
 
 
-def test_a_begin_that_is_not_answered_is_aborted_by_a_cast_and_the_timeout_propagates(
+def test_a_begin_without_an_answer_is_aborted_by_a_cast_and_the_timeout_propagates(
     api: TrackerAPI, scripted_transport: ScriptedTransport
 ) -> None:
     scripted_transport.script["call", "begin_resource_claim"] = oslo_messaging.MessagingTimeout()
@@ -223,7 +225,7 @@ def test_a_begin_that_is_not_answered_is_aborted_by_a_cast_and_the_timeout_propa
     assert scripted_transport.sent[1:] == [Sent("cast", "abort_resource_claim", {"claim_id": uuid(1)})]
 
 
-def test_a_finish_that_is_not_answered_is_sent_again_as_a_cast(
+def test_a_finish_without_an_answer_is_sent_again_as_a_cast(
     api: TrackerAPI, scripted_transport: ScriptedTransport
 ) -> None:
     scripted_transport.script["call", "finish_resource_claim"] = oslo_messaging.MessagingTimeout()
@@ -235,7 +237,7 @@ def test_a_finish_that_is_not_answered_is_sent_again_as_a_cast(
     ]
 
 
-def test_an_abort_that_is_not_answered_is_sent_again_as_a_cast(
+def test_an_abort_without_an_answer_is_sent_again_as_a_cast(
     api: TrackerAPI, scripted_transport: ScriptedTransport
 ) -> None:
     scripted_transport.script["call", "abort_resource_claim"] = oslo_messaging.MessagingTimeout()
@@ -259,7 +261,7 @@ def test_a_timeout_of_the_build_itself_is_an_exception_like_any_other(
 @pytest.mark.parametrize(
     "failure", [errors.StoreUnavailable(reason="away"), oslo_messaging.MessageDeliveryFailure("no broker")]
 )
-def test_an_abort_that_fails_is_not_in_the_way_of_the_exception(
+def test_a_failed_abort_does_not_replace_the_exception_of_the_build(
     api: TrackerAPI, scripted_transport: ScriptedTransport, failure: Exception
 ) -> None:
     scripted_transport.script["call", "abort_resource_claim"] = failure
@@ -267,7 +269,7 @@ def test_an_abort_that_fails_is_not_in_the_way_of_the_exception(
         raise BuildFailed
 
 
-def test_an_abort_that_cannot_even_be_cast_is_not_in_the_way_either(
+def test_an_abort_that_cannot_be_cast_does_not_replace_the_exception(
     api: TrackerAPI, scripted_transport: ScriptedTransport
 ) -> None:
     scripted_transport.script["cast", "abort_resource_claim"] = oslo_messaging.MessageDeliveryFailure("no broker")
@@ -286,7 +288,7 @@ def test_a_finish_that_fails_is_raised(api: TrackerAPI, scripted_transport: Scri
 
 
 class Endpoint:
-    """A worker in the place of ours: answers, and hands on what it was asked."""
+    """A server in place of the worker: answers, and records the requests."""
 
     def __init__(self) -> None:
         self.asked: queue.Queue[tuple[str, Any, dict[str, Any]]] = queue.Queue()
@@ -306,7 +308,7 @@ class Endpoint:
 
 @contextmanager
 def stock_server(conf: cfg.ConfigOpts, endpoint: Endpoint) -> Iterator[None]:
-    """A running stock server of the host in this process."""
+    """Run a stock server of the host in this process."""
     transport = oslo_messaging.get_rpc_transport(conf)
     target = oslo_messaging.Target(topic="tracker", server=HOST, version="1.0")
     server = oslo_messaging.get_rpc_server(transport, target, [endpoint])
@@ -319,7 +321,7 @@ def stock_server(conf: cfg.ConfigOpts, endpoint: Endpoint) -> Iterator[None]:
         transport.cleanup()
 
 
-def test_a_stock_server_gets_it_and_its_answers_and_errors_come_back(tmp_path: Path) -> None:
+def test_a_stock_server_gets_the_requests_and_its_answers_and_errors_are_returned(tmp_path: Path) -> None:
     conf = scheduler_conf(tmp_path)
     endpoint = Endpoint()
     client = TrackerAPI(conf)
@@ -345,7 +347,7 @@ def test_a_stock_server_gets_it_and_its_answers_and_errors_come_back(tmp_path: P
     ],
     ids=lambda error: error.code,
 )
-def test_errors_are_rebuilt_on_the_client_s_side_with_code_and_kwargs(error: errors.TrackerError) -> None:
+def test_the_client_rebuilds_errors_with_code_and_kwargs(error: errors.TrackerError) -> None:
     common = oslo_messaging._drivers.common
     sent = common.serialize_remote_exception((type(error), error, None))
     rebuilt = common.deserialize_remote_exception(sent, ALLOWED_REMOTE_EXMODS)

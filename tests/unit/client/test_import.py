@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an import of the package does to the process: nothing that another library would notice, and no warning."""
+"""An import of the package changes no process-wide state of another library and gives no warning."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-# Everything that a library keeps for the whole process and that an import of ours has changed in the past, or could.
+# This is the process-wide state of libraries that an import of this package has changed in the past, or could change.
 _SNAPSHOT = """
 import json, logging, signal, socket, sys, threading, warnings
 import amqp, kombu, oslo_messaging
@@ -47,7 +47,7 @@ def test_an_import_of_the_clients_changes_no_other_library() -> None:
 
 
 @pytest.mark.parametrize("name", ["TrackerAPI", "TrackerClient", "ResourceTracker", "errors"])
-def test_what_users_import_is_imported_without_a_warning(name: str) -> None:
+def test_each_public_name_is_imported_without_a_warning(name: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", f"from tracker_worker import {name}; print({name}.__name__)"],
         capture_output=True,

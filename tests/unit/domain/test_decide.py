@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decisions on a begin, and what holds for every decision."""
+"""Decisions on a begin, and the properties of every decision."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tracker_worker.errors import ClaimConflict, ComputeResourcesUnavailable, In
 
 
 def refused(host, command, error, **facts):
-    """``command`` must be refused with ``error``, no event, and a ledger that is as before."""
+    """Assert that ``command`` is refused with ``error``, without an event and without a change of the ledger."""
     before = [snapshot(ledger) for ledger in host]
     decision = play(host, command)
     assert type(decision.error) is error
@@ -50,7 +50,7 @@ def shortfalls(decision):
 
 
 @pytest.mark.behaviour("limit-rule")
-def test_a_claim_that_fits_makes_one_event_and_returns_the_claim():
+def test_a_claim_that_fits_gives_one_event_and_returns_the_claim():
     host = host_ledger()
     decision = play(host, begin(1, limits={"memory_mb": 8192, "disk_gb": 100, "vcpu": 4}))
     assert [type(event) for event in decision.events] == [ClaimBegun]
@@ -87,7 +87,7 @@ def test_the_limit_is_a_ceiling_on_total_usage_and_not_per_claim():
 
 
 @pytest.mark.behaviour("limit-rule")
-def test_a_limit_of_0_refuses_every_request_but_a_request_for_nothing():
+def test_a_limit_of_0_refuses_every_request_except_a_request_for_nothing():
     host = host_ledger()
     limits = {"memory_mb": 0, "disk_gb": 0, "vcpu": 0}
     assert len(shortfalls(play(host, begin(1, limits=limits)))) == 3
@@ -132,7 +132,7 @@ def test_a_refusal_has_every_shortfall_in_its_error_and_in_its_one_event():
 
 
 @pytest.mark.behaviour("limit-rule")
-def test_a_refusal_charges_nothing_and_takes_a_sequence_number():
+def test_a_refusal_charges_nothing_and_has_a_sequence():
     host = host_ledger()
     before = snapshot(host.node("node-1"))
     play(host, begin(1, limits={"vcpu": 1}))
@@ -164,7 +164,7 @@ def test_every_decision_records_which_limit_source_it_used(limits, capacity, sou
 
 @pytest.mark.behaviour("limit-keys")
 @pytest.mark.parametrize(("limits", "source"), [(None, "capacity"), ({"disk_gb": 1}, "caller")])
-def test_a_refusal_records_its_limit_source_too(limits, source):
+def test_a_refusal_records_its_limit_source(limits, source):
     decision = play(host_ledger(), begin(1, vcpus=999, limits=limits, capacity_limits=True))
     assert [event.limit_source for event in decision.events] == [source]
 
@@ -217,7 +217,7 @@ def test_on_a_host_with_several_nodes_a_claim_must_name_its_node():
 
 
 @pytest.mark.behaviour("host-already-set")
-def test_an_instance_that_already_has_a_host_is_claimed_all_the_same():
+def test_an_instance_that_already_has_a_host_can_be_claimed():
     assert play(host_ledger(), begin(1, host="elsewhere", launched_at="2026-01-01T00:00:00Z")).reply["host"] == HOST
 
 
@@ -279,7 +279,7 @@ def test_a_repeated_begin_ignores_limits_and_keeps_the_expiry():
 
 
 @pytest.mark.behaviour("repeated-claim")
-def test_a_repeated_begin_may_make_up_the_same_disk_from_other_sizes():
+def test_a_repeated_begin_may_divide_the_same_disk_differently():
     host = host_ledger()
     first = play(host, begin(1, root_gb=40, ephemeral_gb=10))
     assert play(host, begin(1, root_gb=50, ephemeral_gb=0)).reply == first.reply
@@ -347,7 +347,7 @@ EVERY_COMMAND = [
 
 
 @pytest.mark.parametrize("command", EVERY_COMMAND, ids=lambda command: type(command).__name__)
-def test_a_decision_changes_nothing_and_is_the_same_when_it_is_made_again(command):
+def test_a_decision_changes_nothing_and_can_be_repeated_with_the_same_result(command):
     host = host_ledger()
     play(host, begin(1))
     ledger = host.node("node-1")
@@ -364,7 +364,7 @@ def test_a_decision_changes_nothing_and_is_the_same_when_it_is_made_again(comman
 
 
 @pytest.mark.behaviour("copies-only")
-def test_the_reply_and_the_error_of_a_decision_are_no_part_of_the_ledger():
+def test_the_reply_and_the_error_of_a_decision_share_nothing_with_the_ledger():
     host = host_ledger()
     decision = play(host, begin(1))
     before = snapshot(host.node("node-1"))

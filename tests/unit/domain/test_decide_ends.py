@@ -45,7 +45,7 @@ def nothing_happens(host, command, now=NOW):
 @pytest.mark.parametrize(
     ("command", "event", "state"), [(FINISH, ClaimFinished, "finished"), (ABORT, ClaimAborted, "aborted")]
 )
-def test_ending_a_claim_makes_one_event_and_returns_the_claim_in_its_last_state(command, event, state):
+def test_ending_a_claim_gives_one_event_and_returns_the_claim_in_its_last_state(command, event, state):
     host = host_ledger()
     begun = play(host, begin(1)).reply
     decision = play(host, command, NOW + 1)
@@ -95,7 +95,7 @@ def test_a_claim_that_has_ended_cannot_be_ended_again(end, command):
 
 @pytest.mark.behaviour("release-exactly-once")
 @pytest.mark.parametrize("end", [abort, expire_and_release, delete])
-def test_a_release_brings_usage_back_to_the_reserve_and_never_below(end):
+def test_a_release_reduces_usage_to_the_reserve_and_never_below(end):
     host = claimed()
     for _ in range(2):
         end(host)
@@ -130,7 +130,7 @@ def test_an_abort_after_a_resize_releases_the_new_vector():
 
 
 @pytest.mark.parametrize(("command", "left"), [(FINISH, 1), (ABORT, 0)])
-def test_a_node_that_was_disabled_since_still_ends_its_claims(command, left):
+def test_the_claims_of_a_disabled_node_can_end(command, left):
     host = claimed()
     play(host, ReportInventory(node="node-1", inventory=None))
     assert play(host, command).reply is not None
@@ -159,7 +159,7 @@ def test_a_claim_expires_strictly_after_its_expiry(now, expired):
 
 
 @pytest.mark.behaviour("claim-expiry")
-def test_an_expired_claim_that_is_kept_leaves_its_usage_and_makes_an_event():
+def test_an_expired_claim_that_is_kept_keeps_its_usage_and_gives_an_event():
     host = claimed()
     (event,) = play(host, ExpireClaims(node="node-1"), LATE).events
     assert type(event) is ClaimExpired
@@ -171,7 +171,7 @@ def test_an_expired_claim_that_is_kept_leaves_its_usage_and_makes_an_event():
 
 
 @pytest.mark.behaviour("claim-expiry")
-def test_an_expired_claim_that_is_released_ends_its_usage_and_makes_an_event():
+def test_an_expired_claim_that_is_released_ends_its_usage_and_gives_an_event():
     host = claimed()
     (event,) = play(host, ExpireClaims(node="node-1", release=True), LATE).events
     assert (type(event), event.released) == (ClaimExpired, True)
@@ -182,7 +182,7 @@ def test_an_expired_claim_that_is_released_ends_its_usage_and_makes_an_event():
 
 @pytest.mark.behaviour("claim-expiry")
 @pytest.mark.parametrize("release", [True, False])
-def test_expired_claims_make_one_event_each_in_the_order_of_their_expiry(release):
+def test_expired_claims_give_one_event_each_in_the_order_of_their_expiry(release):
     host = host_ledger(nodes=2)
     for number, timeout in ((1, 30), (2, 10), (3, 20), (4, 10), (5, 40)):
         play(host, begin(number, node="node-1", timeout=timeout))
@@ -208,7 +208,7 @@ def test_expiring_the_claims_of_an_unknown_node_is_node_not_found():
 
 
 @pytest.mark.behaviour("claim-expiry")
-def test_claims_expire_on_a_disabled_node_too():
+def test_claims_expire_on_a_disabled_node():
     host = claimed()
     play(host, ReportInventory(node="node-1", inventory=None))
     assert len(play(host, ExpireClaims(node="node-1"), LATE).events) == 1

@@ -32,7 +32,7 @@ IGNORED = {"tracked": False, "changed": False}
 
 
 def tracked(**fields):
-    """A host with the finished instance 1."""
+    """A host that holds instance 1, whose claim is finished."""
     host = host_ledger()
     play(host, begin(1, **fields))
     play(host, FinishClaim(claim_id=uuid(1)))
@@ -57,7 +57,7 @@ def test_an_update_of_an_instance_that_is_not_tracked_is_ignored(fields):
 @pytest.mark.parametrize(
     "fields", [instance_dict(), {}, {"unread": 1}, {"vm_state": "building"}, {"metadata": {"role": "web"}}]
 )
-def test_an_update_that_changes_nothing_writes_nothing_and_notifies_nobody(fields):
+def test_an_update_without_a_change_gives_no_event(fields):
     fields = {name: value for name, value in fields.items() if name != "uuid"}
     nothing_happens(tracked(), update(1, **fields), UNCHANGED)
 
@@ -135,7 +135,7 @@ def test_an_offloaded_instance_is_released_unless_it_is_spawning():
 
 @pytest.mark.behaviour("size-change")
 @pytest.mark.parametrize("finished", [True, False])
-def test_a_change_of_size_takes_the_old_vector_out_and_the_new_vector_in_with_one_event(finished):
+def test_a_change_of_size_replaces_the_old_vector_by_the_new_one_with_one_event(finished):
     host = host_ledger()
     play(host, begin(1, **sized(2, 4096, 50)))
     if finished:
@@ -170,7 +170,7 @@ def test_an_instance_that_grows_and_is_deleted_leaves_usage_at_the_reserve():
 
 
 @pytest.mark.behaviour("size-change")
-def test_a_size_that_an_update_does_not_send_stays():
+def test_a_size_that_an_update_does_not_carry_stays():
     host = tracked(**sized(2, 4096, 50))
     assert play(host, update(1, memory_mb=1)).node.usage == resources(2, 1, 50) + RESERVE
 
@@ -201,7 +201,7 @@ def test_an_update_concerns_only_the_node_that_it_names():
 
 
 @pytest.mark.parametrize(("fields", "left"), [({"vm_state": "deleted"}, 0), ({"vm_state": "active"}, 1)])
-def test_a_node_that_was_disabled_since_still_takes_updates(fields, left):
+def test_instances_on_a_disabled_node_can_be_updated(fields, left):
     host = tracked()
     play(host, ReportInventory(node="node-1", inventory=None))
     assert play(host, update(1, **fields)).reply == CHANGED
@@ -209,7 +209,7 @@ def test_a_node_that_was_disabled_since_still_takes_updates(fields, left):
 
 
 @pytest.mark.behaviour("audit")
-def test_a_new_or_changed_inventory_makes_one_event_and_an_unchanged_one_makes_none():
+def test_a_new_or_changed_inventory_gives_one_event_and_an_unchanged_one_gives_none():
     host = host_ledger(disabled=True)
     seen = []
     for reported in (None, inventory(), inventory(), inventory(vcpus=1), inventory(vcpus=1), None, None, inventory()):
@@ -235,7 +235,7 @@ def test_a_change_of_totals_facts_or_reserve_is_a_change_of_inventory(change):
 
 
 @pytest.mark.behaviour("audit")
-def test_the_used_figures_of_the_driver_are_no_change_of_inventory():
+def test_the_used_figures_of_the_driver_do_not_change_the_inventory():
     host = tracked()
     nothing_happens(host, ReportInventory(node="node-1", inventory=inventory(memory_mb_used=9999, vcpus_used=30)), None)
 
@@ -253,7 +253,7 @@ def test_an_inventory_changes_no_allocation():
 
 
 @pytest.mark.behaviour("audit")
-def test_drift_is_reported_once_with_both_figures_and_the_sum_holds():
+def test_drift_is_reported_once_with_both_figures_and_usage_stays_the_sum():
     host = tracked()
     ledger = host.node("node-1")
     ledger.drift = resources(9, 9, 9)

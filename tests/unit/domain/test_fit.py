@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The capacity rule and the limits it is held against."""
+"""The capacity rule and its limits."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def test_every_shortfall_is_returned_with_the_true_figures():
 
 
 @pytest.mark.behaviour("true-figures")
-def test_a_resource_that_fits_is_no_shortfall():
+def test_a_resource_that_fits_is_not_a_shortfall():
     assert [lack["resource"] for lack in lacks(resources(1, 1, 9), resources(), memory_mb=5, disk_gb=5, vcpu=5)] == [
         "DISK_GB"
     ]
 
 
 @pytest.mark.behaviour("limit-rule")
-def test_a_request_for_nothing_fits_even_where_usage_is_over_the_limit():
+def test_a_request_for_nothing_fits_even_if_usage_is_over_the_limit():
     assert lacks(resources(), resources(99, 99, 99), memory_mb=0, disk_gb=0, vcpu=0) == []
     assert [lack["resource"] for lack in lacks(resources(vcpu=1), resources(99, 99, 99), vcpu=0, memory_mb=0)] == [
         "VCPU"
@@ -85,7 +85,7 @@ def test_an_unknown_limit_key_is_invalid_even_when_its_value_is_none(key, value)
 
 @pytest.mark.behaviour("limit-keys")
 @pytest.mark.parametrize("limits", [[], "memory_mb", 5, True, [("memory_mb", 5)]])
-def test_limits_that_are_no_mapping_are_invalid(limits):
+def test_limits_that_are_not_a_mapping_are_invalid(limits):
     with pytest.raises(InvalidInput) as caught:
         read_limits(limits)
     assert caught.value.kwargs["field"] == "limits"
@@ -110,7 +110,7 @@ def test_nan_and_infinity_are_invalid_limits(key, value):
 
 
 @pytest.mark.behaviour("limit-keys")
-def test_capacity_completes_only_the_limits_that_the_caller_left_open():
+def test_capacity_completes_only_the_limits_that_the_caller_does_not_give():
     limits = read_limits({"memory_mb": 5, "vcpu": 0}).completed(resources(1, 2, 3))
     assert limits == read_limits({"memory_mb": 5, "vcpu": 0, "disk_gb": 3})
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading instances: which fields count, which are kept, which are invalid."""
+"""Reading instances: the fields that count, that are kept and that are invalid."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_uuid_and_sizes_are_enough_for_an_instance():
 @pytest.mark.behaviour("size-values")
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("value", ABSURD, ids=lambda value: repr(value)[:12])
-def test_a_size_that_is_no_integer_from_0_to_2_53_is_invalid_and_named(size, value):
+def test_a_size_that_is_not_an_integer_from_0_to_2_53_is_invalid_and_named(size, value):
     assert refusal(read_instance, instance_dict(**{size: value})) == f"instance.{size}"
     assert refusal(read_changes, {"uuid": "u", size: value}) == f"instance.{size}"
 
@@ -104,7 +104,7 @@ def test_a_missing_uuid_is_invalid():
 
 
 @pytest.mark.parametrize("described", [None, [], "instance", 1, [("uuid", "u")]])
-def test_what_is_no_object_is_no_instance(described):
+def test_an_instance_that_is_not_an_object_is_invalid(described):
     assert refusal(read_instance, described) == "instance"
     assert refusal(read_changes, described) == "instance"
 
@@ -129,17 +129,17 @@ def test_every_task_state_of_the_original_is_accepted(task_state):
 
 @pytest.mark.behaviour("task-states")
 @pytest.mark.parametrize("task_state", [1, True, ["spawning"], {}, b"spawning"])
-def test_a_task_state_that_is_no_text_is_invalid(task_state):
+def test_a_task_state_that_is_not_a_text_is_invalid(task_state):
     assert refusal(read_instance, instance_dict(task_state=task_state)) == "instance.task_state"
 
 
 @pytest.mark.parametrize("field", ["metadata", "image_meta"])
-def test_metadata_that_is_no_object_is_invalid(field):
+def test_metadata_that_is_not_an_object_is_invalid(field):
     assert refusal(read_instance, instance_dict(**{field: [{"key": "a"}]})) == f"instance.{field}"
 
 
 @pytest.mark.parametrize("node", ["", 1, True, ["node-1"], {}])
-def test_a_node_that_is_no_name_is_invalid(node):
+def test_a_node_that_is_not_a_name_is_invalid(node):
     assert refusal(read_node, instance_dict(node=node)) == "instance.node"
 
 
@@ -164,7 +164,7 @@ def test_changes_without_a_difference_return_the_same_instance():
 
 
 @pytest.mark.behaviour("usage-update")
-def test_a_field_that_is_not_sent_stays_and_none_is_a_value():
+def test_a_field_that_is_not_sent_keeps_its_value_and_none_is_a_value():
     after = instance().changed(read_changes({"uuid": uuid(), "task_state": None, "memory_mb": 8192}))
     assert after == instance(task_state=None, memory_mb=8192)
 
@@ -179,7 +179,7 @@ def test_metadata_whose_value_changes_its_type_is_a_change(value):
 
 
 @pytest.mark.behaviour("usage-update")
-def test_metadata_in_another_order_is_no_change():
+def test_metadata_in_another_order_is_not_a_change():
     before = instance(metadata={"a": 1, "b": {"c": 1, "d": 2}})
     assert before.changed({"metadata": {"b": {"d": 2, "c": 1}, "a": 1}}) is before
 

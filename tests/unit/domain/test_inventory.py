@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a driver returns, and the host's reserve."""
+"""Reading a driver's answer, and the host's reserve."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_every_missing_key_of_a_driver_answer_is_named(missing):
 
 @pytest.mark.behaviour("driver-answer")
 @pytest.mark.parametrize("key", ["cpu_info", "vcpus_used", "memory_mb_used", "local_gb_used"])
-def test_a_required_key_that_is_no_total_may_be_null(key):
+def test_a_required_key_that_is_not_a_total_may_be_null(key):
     assert read_inventory(driver_resource_dict(**{key: None}), NO_RESERVE) is not None
 
 
@@ -66,7 +66,7 @@ def test_an_invalid_total_is_named(key, value):
 
 
 @pytest.mark.behaviour("audit")
-def test_the_used_figures_of_the_driver_make_no_difference_to_the_inventory():
+def test_the_used_figures_of_the_driver_are_not_part_of_the_inventory():
     assert inventory(vcpus_used=0, memory_mb_used=0, local_gb_used=0) == inventory(
         vcpus_used=31, memory_mb_used=99999, local_gb_used=1999
     )

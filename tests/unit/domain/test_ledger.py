@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ledgers: what each event does to usage, counters, generation and sequence, and what a store gives back."""
+"""Ledgers: the effect of each event on usage, counters, generation and sequence, and the ledger that a store restores."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_stored_row_in_a_releasing_state_is_not_charged_and_dropped_with_the_n
 
 
 @pytest.mark.behaviour("release-exactly-once")
-def test_a_release_subtracts_the_charge_whatever_sizes_the_instance_has_since():
+def test_a_release_subtracts_the_charge_whatever_the_sizes_of_the_instance():
     ledger = new_ledger()
     charged = allocation(1, resources=resources(1, 100, 10))
     ledger.restore(charged)
@@ -138,7 +138,7 @@ def test_a_sequence_starts_at_1_and_grows_by_one_with_every_event():
     assert issued == [1, 2, 3]
 
 
-def test_warnings_share_the_sequence_and_the_generation():
+def test_warnings_count_in_the_sequence_and_the_generation():
     ledger = new_ledger()
     ledger.apply(events.ClaimRejected(at=NOW, instance=instance(), shortfalls=(), limit_source="caller"))
     assert (ledger.sequence, ledger.generation) == (10, 5)
@@ -181,7 +181,7 @@ def test_touched_names_every_allocation_that_the_commit_writes_or_deletes():
     assert host.node("node-1").touched == {uuid(1), uuid(2), uuid(3), uuid(5)}
 
 
-def test_a_change_of_project_moves_what_is_held():
+def test_a_change_of_project_moves_the_usage_to_the_new_project():
     host = host_ledger()
     play(host, begin(1, project_id="old", vcpus=2, memory_mb=1, root_gb=1, ephemeral_gb=0))
     play(host, begin(2, project_id="old", vcpus=3, memory_mb=1, root_gb=1, ephemeral_gb=0))
@@ -202,7 +202,7 @@ def test_a_rebuilt_ledger_equals_the_running_one():
     assert snapshot(rebuilt(ledger)) == snapshot(ledger)
 
 
-def test_restore_keeps_open_claims_open_and_ended_ones_ended():
+def test_restore_keeps_the_states_of_claims():
     ledger = new_ledger()
     ledger.restore(allocation(1, claim_state="begun"))
     ledger.restore(allocation(2, claim_state=FINISHED))
@@ -223,7 +223,7 @@ def test_an_allocation_in_the_ledger_cannot_be_changed_in_place():
 
 
 @pytest.mark.behaviour("disabled-until-audited")
-def test_the_nodes_of_a_host_share_nothing():
+def test_the_ledgers_of_two_nodes_are_independent():
     host = host_ledger(nodes=2)
     other = snapshot(host.node("node-2"))
     play(host, begin(1, node="node-1"))
@@ -237,7 +237,7 @@ def test_an_unknown_node_is_not_found():
     assert caught.value.kwargs == {"host": HOST, "node": "elsewhere"}
 
 
-def test_no_name_stands_for_the_only_node_and_for_no_other():
+def test_a_missing_name_means_the_only_node_of_the_host():
     assert host_ledger().node_or_only(None, "node").name == "node-1"
     with pytest.raises(InvalidInput) as caught:
         host_ledger(nodes=2).node_or_only(None, "instance.node")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Any commands in any order, with commits and lost commits between them, against the naive ledger.
+"""Any commands in any order, with successful and failed commits between them, compared with the naive ledger.
 
-Derandomized: the same run every time, so that a failure in CI is a failure here.
+Derandomized: every run is the same, so a failure in CI can be reproduced.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NUMBERS = 5
 NUMBER = st.integers(1, NUMBERS)
 PICK = st.integers(0, 4)
 MOSTLY = st.sampled_from([True, True, True, False])
-# Few values, so that vectors repeat and limits are met exactly; one that is large, so that no float could hold the sum.
+# The few values make vectors repeat and usage meet limits exactly; one value is so large that no float could hold the sum.
 AMOUNT = st.sampled_from([1, 2, 3, 0, 2**53])
 CEILING = st.none() | st.sampled_from([0, 1, 2, 3, 4, 5, 6, 8, 10, 520, 2.5, 5.99, 2.0**53])
 LIMITS = st.none() | st.fixed_dictionaries({}, optional={"memory_mb": CEILING, "disk_gb": CEILING, "vcpu": CEILING})
@@ -39,7 +39,7 @@ FACTS = {
     "unread": st.integers(0, 1),
 }
 ALIVE = {**SIZES, **FACTS, "vm_state": st.sampled_from(["building", "active", "error", None])}
-# Multiples of the steps of the clock, so that a claim is met at exactly its time.
+# The timeouts are multiples of the steps of the clock, so that the clock reaches the exact end of a claim.
 TIMEOUT = st.sampled_from([10, 20])
 PARAMETERS = settings(
     derandomize=True,
@@ -52,7 +52,9 @@ PARAMETERS = settings(
 
 
 class Ledgers(RuleBasedStateMachine):
-    """``host`` runs, ``naive`` says what is right, ``rows`` is what a store would hold after the last commit."""
+    """Compares ``host`` with ``naive``, which is right by definition. ``rows`` is the content of a store after the last
+    commit.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,7 +77,7 @@ class Ledgers(RuleBasedStateMachine):
         return [(name, key) for name, key in self._held() if self.naive.nodes[name].held[key]["open"]]
 
     def _one(self, pick, same_node=True, among=None):
-        """One of the tracked instances: its node, or another one, its number and its fields."""
+        """Pick a tracked instance; return its node, or with ``same_node`` False the other node, its number and its fields."""
         held = among or self._held()
         name, key = held[pick % len(held)]
         fields = dict(self.naive.nodes[name].held[key]["fields"])
@@ -84,7 +86,7 @@ class Ledgers(RuleBasedStateMachine):
         return name, int(key[-12:], 16), fields
 
     def _step(self, command, expected):
-        """Decide ``command``, compare with what was ``expected``, apply; returns the decision."""
+        """Decide ``command``, compare the decision with ``expected``, and apply and return it."""
         names, answer = expected
         before = {ledger.name: snapshot(ledger) for ledger in self.host}
         planned = decide(self.host, command, self.now)
@@ -160,7 +162,7 @@ class Ledgers(RuleBasedStateMachine):
 
     @rule(name=NODE, number=NUMBER, what=st.sampled_from(["finish", "abort", "update", "expire"]))
     def any_claim_is_meant(self, name, number, what):
-        """Most often one that is not there."""
+        """Most of these claims do not exist."""
         match what:
             case "finish":
                 self._finish(number)
@@ -248,7 +250,7 @@ class Ledgers(RuleBasedStateMachine):
 
     @rule(failed=st.sampled_from([False, False, False, True]))
     def a_commit(self, failed):
-        """What a commit that fails leads to: the ledgers are thrown away and read again."""
+        """Commit, or drop the ledgers and read them again, as after a failed commit."""
         if not failed:
             self._commit()
             return

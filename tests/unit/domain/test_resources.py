@@ -39,7 +39,7 @@ def test_to_dict_names_every_class_in_order():
 
 
 @pytest.mark.behaviour("copies-only")
-def test_a_vector_can_be_changed_neither_itself_nor_through_its_dict():
+def test_a_vector_cannot_be_changed():
     vector = resources(1, 2, 3)
     vector.to_dict()["VCPU"] = 99
     with pytest.raises(AttributeError):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The state tables: which states there are, what each of them means for the ledger."""
+"""The state tables: the known states and the meaning of each state for the ledger."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_every_vm_state_of_the_original_is_known():
 @pytest.mark.behaviour("release-states")
 @pytest.mark.parametrize("vm_state", [state for state in SEED_VM_STATES if state != "deleted"] + ["shelved", None])
 @pytest.mark.parametrize("task_state", [None, "deleting", "spawning"])
-def test_no_state_of_the_original_but_deleted_releases(vm_state, task_state):
+def test_of_the_states_of_the_original_only_deleted_releases(vm_state, task_state):
     assert instance(vm_state=vm_state, task_state=task_state).releases is False
 
 

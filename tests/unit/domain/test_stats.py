@@ -48,7 +48,7 @@ def test_null_fields_are_counted_under_the_word_none():
 
 
 @pytest.mark.behaviour("workload-counters")
-def test_current_workload_counts_every_task_state_but_none():
+def test_current_workload_counts_every_task_state_except_none():
     stats = counted(
         instance(1, task_state=None),
         instance(2, task_state=None),
@@ -69,7 +69,7 @@ def test_a_building_instance_with_an_io_heavy_task_state_counts_twice(task):
 
 @pytest.mark.behaviour("workload-counters")
 @pytest.mark.parametrize("task", [None, "spawning", "resize_migrated", "rebuild_spawning", "migrating"])
-def test_other_task_states_are_no_io_workload(task):
+def test_other_task_states_do_not_count_as_io_workload(task):
     assert counted(instance(vm_state="active", task_state=task)).io_workload == 0
 
 
@@ -84,7 +84,7 @@ def test_the_accessors_return_0_for_an_unknown_project_or_os_type():
 
 
 @pytest.mark.behaviour("workload-counters")
-def test_an_update_takes_the_old_counters_down_and_the_new_ones_up():
+def test_an_update_decreases_the_old_counters_and_increases_the_new_counters():
     old, new = instance(vm_state="building", task_state="spawning"), instance(vm_state="active", task_state=None)
     stats = counted(old)
     stats.remove(old)

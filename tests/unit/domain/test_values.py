@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Single values that come from outside: what is taken, what is InvalidInput, and under which field."""
+"""Single values from outside: the accepted values, and the values that are InvalidInput, with their field."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ NAN, INFINITY = float("nan"), float("inf")
 
 
 def refused(reader, value, field="instance.memory_mb"):
-    """The InvalidInput that ``reader`` raises for ``value``; it must name the field and be JSON."""
+    """Return the facts of the InvalidInput that ``reader`` raises for ``value``; assert that they name the field and are
+    JSON.
+    """
     with pytest.raises(InvalidInput) as caught:
         reader(field, value)
     facts = caught.value.kwargs
@@ -41,7 +43,7 @@ def test_a_size_is_an_integer_from_0_to_2_53(amount):
      2**53 + 1, -(2**70), 10**5000],
     ids=lambda value: str(type(value)) if isinstance(value, int) and abs(value) > 2**60 else repr(value),
 )  # fmt: skip
-def test_any_value_but_an_integer_from_0_to_2_53_is_no_size(amount):
+def test_a_value_other_than_an_integer_from_0_to_2_53_is_an_invalid_size(amount):
     assert refused(values.read_amount, amount)["field"] == "instance.memory_mb"
 
 
@@ -58,7 +60,7 @@ def test_a_limit_may_be_a_float_and_is_rounded_down_to_an_integer(limit, ceiling
 
 @pytest.mark.behaviour("limit-values")
 @pytest.mark.parametrize("limit", [NAN, INFINITY, -INFINITY, -1, -0.5, True, "100", [], Decimal(5), 1e300, 10**400])
-def test_nan_infinity_negative_numbers_and_other_types_are_no_limits(limit):
+def test_nan_infinity_negative_numbers_and_other_types_are_invalid_limits(limit):
     assert refused(values.read_limit, limit, "limits.memory_mb")["field"] == "limits.memory_mb"
 
 
@@ -86,7 +88,7 @@ def test_a_timeout_just_above_0_does_not_mean_the_default():
 
 @pytest.mark.behaviour("claim-snapshot")
 @pytest.mark.parametrize("timeout", [-1, -1e-9, NAN, INFINITY, True, "600", 2**31 + 1, 1e300, 10**400])
-def test_a_timeout_that_is_negative_or_no_number_is_invalid(timeout):
+def test_a_timeout_that_is_negative_or_not_a_number_is_invalid(timeout):
     assert refused(values.read_timeout, timeout, "timeout")["field"] == "timeout"
 
 
@@ -96,7 +98,7 @@ def test_a_name_is_text_of_at_most_255_characters(name):
 
 
 @pytest.mark.parametrize("name", ["", "x" * 256, None, 1, b"a", ["a"], {}, True, "a\0b", "\ud800", "a\udfffb"])
-def test_an_empty_an_endless_and_a_foreign_name_are_invalid(name):
+def test_an_empty_name_a_long_name_and_a_name_that_is_not_text_are_invalid(name):
     refused(values.read_name, name, "instance.uuid")
 
 
@@ -106,7 +108,7 @@ def test_optional_text_may_be_none_and_empty():
 
 
 @pytest.mark.parametrize("text", [1, b"x", ["x"], True, "a\0", "\udc00", "x" * 256])
-def test_optional_text_is_text_if_it_is_there(text):
+def test_optional_text_that_is_not_valid_text_is_invalid(text):
     refused(values.read_optional_text, text, "instance.os_type")
 
 
@@ -119,7 +121,7 @@ def test_a_date_is_kept_as_given_and_none_is_empty(date, kept):
 
 
 @pytest.mark.parametrize("date", ["yesterday", "2026-13-01", 0, 1768478400, False, [], {}])
-def test_a_date_that_is_none_is_invalid(date):
+def test_a_value_that_is_not_a_date_is_invalid(date):
     refused(values.read_date, date, "instance.launched_at")
 
 
@@ -144,7 +146,7 @@ def test_a_mapping_that_is_none_is_empty():
 
 
 @pytest.mark.parametrize("value", [[], [{"key": "a", "value": "b"}], "a", 1, True, set()])
-def test_what_is_no_mapping_is_invalid(value):
+def test_a_value_that_is_not_a_mapping_is_invalid(value):
     refused(values.read_mapping, value, "instance.metadata")
 
 
@@ -163,12 +165,12 @@ def test_what_is_no_mapping_is_invalid(value):
         ([0, {"b": NAN}], ".a[1].b"),
     ],
 )
-def test_what_json_or_a_store_cannot_keep_is_invalid_where_it_stands(item, where):
+def test_a_value_that_json_or_a_store_cannot_hold_is_invalid_and_named_by_its_path(item, where):
     assert refused(values.read_mapping, {"a": item}, "instance.metadata")["field"] == "instance.metadata" + where
 
 
 @pytest.mark.parametrize("make", [lambda inner: {"k": inner}, lambda inner: [inner]])
-def test_nesting_is_taken_to_100_levels_and_no_further(make):
+def test_nesting_is_accepted_up_to_100_levels(make):
     nested = make(1)
     for _ in range(99):
         nested = make(nested)
@@ -177,14 +179,14 @@ def test_nesting_is_taken_to_100_levels_and_no_further(make):
         values.plain("f", make(nested))
 
 
-def test_a_structure_that_contains_itself_is_invalid_and_no_endless_loop():
+def test_a_structure_that_contains_itself_is_invalid():
     ring: dict = {}
     ring["ring"] = ring
     refused(values.read_mapping, ring, "instance.metadata")
 
 
 class Text(str):
-    """As a template engine or a translation marks what is its own."""
+    """A str as template engines or translations derive it."""
 
     def __str__(self) -> str:
         return "something else"
@@ -195,10 +197,10 @@ class Level(IntEnum):
 
 
 class Share(float):
-    """As the scalars of a numeric library are."""
+    """A float as numeric libraries derive their scalars."""
 
 
-def test_what_is_derived_from_a_json_type_becomes_that_type():
+def test_a_value_of_a_derived_type_becomes_the_json_type():
     given = {Text("k"): [Text("v"), Level.HIGH, Share(0.5), OrderedDict(a=(True, None))]}
     copied = values.read_mapping("f", given)
     assert copied == {"k": ["v", 3, 0.5, {"a": [True, None]}]}
@@ -207,6 +209,6 @@ def test_what_is_derived_from_a_json_type_becomes_that_type():
 
 
 @pytest.mark.parametrize("reader", [values.read_text, values.read_optional_text, values.read_name, values.read_date])
-def test_text_is_taken_as_it_is_and_not_as_it_shows_itself(reader):
+def test_derived_text_keeps_its_characters_and_not_the_result_of_str(reader):
     read = reader("f", Text("2026-01-01"))
     assert (read, type(read)) == ("2026-01-01", str)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What callers see: nodes, claims, usage per project."""
+"""The views of nodes, claims and usage per project that callers get."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_the_view_of_a_disabled_node_has_neither_totals_nor_free_amounts():
     assert (view["generation"], view["sequence"]) == (0, 0)
 
 
-def test_a_node_that_is_disabled_later_still_shows_what_it_is_charged():
+def test_a_node_that_is_disabled_later_still_shows_its_usage():
     host = host_ledger()
     play(host, begin(1, **sized(2, 4096, 50)))
     play(host, ReportInventory(node="node-1", inventory=None))
@@ -126,7 +126,7 @@ def test_a_node_view_is_a_copy_to_every_depth():
     assert node_view(ledger)["cpu_info"]["topology"]["cores"] == 8
 
 
-def test_claims_are_those_begun_and_not_ended_oldest_first():
+def test_listed_claims_are_begun_and_not_ended_and_sorted_by_age():
     host = host_ledger()
     for number, now in ((1, NOW + 2), (3, NOW + 1), (2, NOW + 1), (4, NOW), (5, NOW), (6, NOW)):
         play(host, begin(number, timeout=100 if number < 6 else 1), now)
@@ -172,7 +172,7 @@ def test_usage_sums_begun_and_finished_claims_per_project_over_the_nodes():
     assert usage_view(two_projects()) == {"p": P, "q": Q}
 
 
-def test_usage_of_one_project_is_that_projects_alone_without_the_reserve():
+def test_usage_of_one_project_has_only_that_project_without_the_reserve():
     assert usage_view(two_projects(), "q") == {"q": Q}
 
 
@@ -181,13 +181,13 @@ def test_usage_has_no_entry_for_a_project_without_instances(project_id):
     assert usage_view(two_projects(), project_id) == {}
 
 
-def test_usage_forgets_a_project_with_its_last_instance():
+def test_usage_has_no_entry_for_a_project_after_its_last_instance():
     host = two_projects()
     play(host, update(3, node="node-1", vm_state="deleted"))
     assert usage_view(host) == {"p": P}
 
 
-def test_usage_of_instances_without_a_project_stands_under_the_empty_name():
+def test_usage_of_instances_without_a_project_has_the_empty_name():
     host = host_ledger()
     play(host, begin(1, project_id=None, **sized(1, 1, 1)))
     play(host, begin(2, project_id="", **sized(1, 1, 1)))

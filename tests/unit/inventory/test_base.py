@@ -34,7 +34,7 @@ class NoDriver:
 
 @pytest.fixture(autouse=True)
 def announced(monkeypatch: pytest.MonkeyPatch) -> list[EntryPoint]:
-    """What the installed packages announce, whether or not this one is installed."""
+    """The entry points that the test announces as those of installed packages, whether or not this package is installed."""
     drivers = {
         "fake": "tracker_worker.inventory.fake:FakeDriver",
         "host": "tracker_worker.inventory.host:HostDriver",
@@ -62,14 +62,14 @@ def test_each_name_gives_its_driver_for_the_host(tmp_path: Path) -> None:
         assert driver.host == "h1"
 
 
-def test_an_unknown_name_is_refused_with_the_names_there_are(announced: list[EntryPoint]) -> None:
+def test_an_unknown_name_is_refused_with_the_available_names(announced: list[EntryPoint]) -> None:
     del announced[3:]
     with pytest.raises(ConfigurationError) as caught:
         load_driver("hots", "h1", make_conf())
     assert str(caught.value) == "There is no inventory driver 'hots'; available: fake, host, static."
 
 
-def test_an_unknown_name_is_refused_where_nothing_is_installed(announced: list[EntryPoint]) -> None:
+def test_an_unknown_name_is_refused_if_no_driver_is_installed(announced: list[EntryPoint]) -> None:
     announced.clear()
     with pytest.raises(ConfigurationError, match=r"'host'; available: none\.$"):
         load_driver("host", "h1", make_conf())
@@ -82,7 +82,7 @@ def test_a_driver_that_cannot_be_imported_is_refused_with_the_reason(name: str) 
 
 
 @pytest.mark.parametrize("name", ["no-driver", "no-class"])
-def test_what_is_no_driver_class_is_refused(name: str) -> None:
+def test_an_entry_point_that_is_not_a_driver_class_is_refused(name: str) -> None:
     with pytest.raises(ConfigurationError, match=f"'{name}' is not a subclass of InventoryDriver"):
         load_driver(name, "h1", make_conf())
 
@@ -93,11 +93,11 @@ def test_a_name_that_two_packages_announce_is_refused(announced: list[EntryPoint
         load_driver("fake", "h1", make_conf())
 
 
-def test_what_a_constructor_finds_wrong_with_the_options_is_passed_on() -> None:
+def test_a_configuration_error_of_a_constructor_is_raised_unchanged() -> None:
     with pytest.raises(ConfigurationError, match=r"^Set the colour\.$"):
         load_driver("bad-options", "h1", make_conf())
 
 
-def test_a_bug_in_a_constructor_is_not_disguised_as_a_wrong_option() -> None:
+def test_another_error_of_a_constructor_is_raised_unchanged() -> None:
     with pytest.raises(ZeroDivisionError):
         load_driver("bad-code", "h1", make_conf())

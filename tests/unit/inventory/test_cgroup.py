@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Control group limits, read from trees laid out as the kernel lays them out."""
+"""Control group limits, read from directory trees with the kernel's layout."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ V1_UNLIMITED = "9223372036854771712"
 
 
 def lay(root: Path, files: dict[str, str], *, membership: str) -> None:
-    """Write ``files`` below sys/fs/cgroup, and the process's own groups."""
+    """Write ``files`` below sys/fs/cgroup, and the process's own groups to proc/self/cgroup."""
     for name, text in {**files, "../../../proc/self/cgroup": membership}.items():
         path = (root / "sys/fs/cgroup" / name).resolve()
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,7 +37,7 @@ class TestVersion2:
         assert memory_limit(tmp_path) is None
         assert cpu_limit(tmp_path) is None
 
-    def test_the_tightest_limit_on_the_way_to_the_root_counts(self, tmp_path: Path) -> None:
+    def test_the_lowest_limit_of_the_group_and_its_parents_counts(self, tmp_path: Path) -> None:
         files = {
             "a/memory.max": "3000",
             "a/memory.current": "30",
@@ -48,7 +48,7 @@ class TestVersion2:
             "a/cpu.max": "200000 100000",
             "a/b/cpu.max": "800000 100000",
             "a/b/c/cpu.max": "max 100000",
-            # A sibling is none of our business.
+            # The limits of a sibling group must not count.
             "a/x/memory.max": "1",
             "a/x/cpu.max": "100000 100000",
         }
@@ -74,7 +74,7 @@ class TestVersion2:
 
 
 class TestVersion1:
-    def test_the_words_for_no_limit_are_understood(self, tmp_path: Path) -> None:
+    def test_the_values_for_no_limit_are_read_as_no_limit(self, tmp_path: Path) -> None:
         files = {
             "memory/memory.limit_in_bytes": V1_UNLIMITED,
             "cpu/cpu.cfs_quota_us": "-1",
@@ -98,7 +98,7 @@ class TestVersion1:
         assert memory_limit(tmp_path) == MemoryLimit(limit_bytes=4000, used_bytes=40)
         assert cpu_limit(tmp_path) == 4
 
-    def test_hybrid_takes_each_controller_from_where_it_is(self, tmp_path: Path) -> None:
+    def test_a_hybrid_hierarchy_reads_each_controller_from_its_own_version(self, tmp_path: Path) -> None:
         files = {"memory/m/memory.limit_in_bytes": "4000", "unified/u/cpu.max": "200000 100000"}
         lay(tmp_path, files, membership="4:memory:/m\n0::/u")
         assert memory_limit(tmp_path) == MemoryLimit(limit_bytes=4000, used_bytes=None)

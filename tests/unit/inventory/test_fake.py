@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The driver that does what a test tells it to."""
+"""The driver whose answers a test sets."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def pool() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-def test_without_nodes_there_is_one_named_as_the_host() -> None:
+def test_without_nodes_the_driver_has_one_node_named_as_the_host() -> None:
     assert FakeDriver("h1").get_available_nodes() == ["h1"]
 
 
-def test_it_answers_exactly_what_it_was_given_even_if_that_is_incomplete() -> None:
+def test_the_driver_returns_its_given_answer_even_if_it_is_incomplete() -> None:
     driver = FakeDriver(host="h1", nodes={"n1": {"vcpus": 4}})
     assert driver.get_available_resource("n1") == {"vcpus": 4}
 
@@ -47,7 +47,7 @@ def test_nodes_may_change_at_any_time() -> None:
     assert driver.get_available_nodes() == []
 
 
-def test_a_node_can_answer_nothing_or_raise() -> None:
+def test_an_answer_may_be_none_or_an_exception() -> None:
     driver = FakeDriver(host="h1", nodes={"silent": None, "broken": OSError("gone")})
     assert driver.get_available_resource("silent") is None
     with pytest.raises(OSError, match="gone"):
@@ -66,7 +66,7 @@ def test_listing_and_reload_can_raise() -> None:
     assert driver.reloads == 1
 
 
-def test_a_hang_holds_one_node_until_it_is_released(pool: ThreadPoolExecutor) -> None:
+def test_a_hang_blocks_one_node_until_its_release(pool: ThreadPoolExecutor) -> None:
     driver = FakeDriver(host="h1", nodes={"slow": {"vcpus": 1}, "quick": {"vcpus": 2}})
     hang = driver.hang("slow")
     waiting = pool.submit(driver.get_available_resource, "slow")

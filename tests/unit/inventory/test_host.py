@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The driver that reports its own machine."""
+"""The driver that reports the machine on which it runs."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class TestContractOnThisMachine(DriverContract):
     def driver(self, tmp_path: Path) -> InventoryDriver:
         return HostDriver("h1", make_conf(state_path=tmp_path))
 
-    def test_this_machine_has_something_of_everything(self, driver: InventoryDriver) -> None:
+    def test_this_machine_has_cpus_and_memory(self, driver: InventoryDriver) -> None:
         resource = driver.get_available_resource("h1")
         assert resource is not None
         assert resource["vcpus"] >= 1
@@ -93,7 +93,7 @@ class TestProcessors:
         assert (resource["vcpus"], resource["vcpus_used"]) == (3, 0)
 
     @pytest.mark.parametrize(("quota", "vcpus"), [("350000 100000", 3), ("1600000 100000", 8), ("max 100000", 8)])
-    def test_a_quota_takes_away_and_never_adds(
+    def test_a_quota_only_reduces_the_number_of_cpus(
         self, machine: SimpleNamespace, tmp_path: Path, quota: str, vcpus: int
     ) -> None:
         lay_cgroup(tmp_path, cpu_max=quota)
@@ -114,7 +114,7 @@ class TestMemory:
         resource = resource_of(tmp_path)
         assert (resource["memory_mb"], resource["memory_mb_used"]) == (2048, 301)
 
-    def test_a_group_limit_above_the_physical_memory_is_none(self, machine: SimpleNamespace, tmp_path: Path) -> None:
+    def test_a_group_limit_above_the_physical_memory_is_ignored(self, machine: SimpleNamespace, tmp_path: Path) -> None:
         lay_cgroup(tmp_path, memory_max=str(64 * GIB), memory_current="1")
         resource = resource_of(tmp_path)
         assert (resource["memory_mb"], resource["memory_mb_used"]) == (16384, 4097)
@@ -129,13 +129,13 @@ class TestDisk:
         resource_of(tmp_path, state_path=tmp_path)
         assert machine.asked == [str(tmp_path)]
 
-    def test_a_state_path_that_is_not_there_yet_is_where_it_will_be(
+    def test_a_missing_state_path_is_measured_at_its_nearest_existing_parent(
         self, machine: SimpleNamespace, tmp_path: Path
     ) -> None:
         resource_of(tmp_path, state_path=tmp_path / "not" / "yet")
         assert machine.asked == [str(tmp_path)]
 
-    def test_a_relative_path_and_a_dangling_link_have_a_filesystem_too(
+    def test_a_relative_path_and_a_dangling_link_have_a_filesystem(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.chdir(tmp_path)
@@ -156,7 +156,9 @@ class TestDisk:
 
 
 class TestCpuInfo:
-    def test_it_is_json_with_arch_model_vendor_and_topology(self, machine: SimpleNamespace, tmp_path: Path) -> None:
+    def test_cpu_info_is_json_with_arch_model_vendor_and_topology(
+        self, machine: SimpleNamespace, tmp_path: Path
+    ) -> None:
         cpuinfo = tmp_path / "cpuinfo"
         cpus = [
             f"processor\t: {n}\nvendor_id\t: GenuineIntel\nmodel name\t: Xeon: A\nphysical id\t: {n % 2}\n"
@@ -170,7 +172,7 @@ class TestCpuInfo:
             "topology": {"sockets": 2, "cores": 2, "threads": 2},
         }
 
-    def test_what_is_not_known_is_null(self, machine: SimpleNamespace, tmp_path: Path) -> None:
+    def test_an_unknown_property_of_the_cpu_is_null(self, machine: SimpleNamespace, tmp_path: Path) -> None:
         machine.cpus = {True: 8, False: None}
         described = json.loads(describe_cpu(tmp_path / "no-such-file"))
         assert (described["model"], described["vendor"]) == (None, None)
@@ -179,7 +181,7 @@ class TestCpuInfo:
     def test_the_product_of_an_uneven_topology_is_still_the_number_of_cpus(
         self, machine: SimpleNamespace, tmp_path: Path
     ) -> None:
-        # 8 cores with two threads each and 8 with one.
+        # 8 cores with two threads each, and 8 cores with one thread each.
         machine.cpus = {True: 24, False: 16}
         described = json.loads(describe_cpu(tmp_path / "no-such-file"))
         assert described["topology"] == {"sockets": 1, "cores": 24, "threads": 1}

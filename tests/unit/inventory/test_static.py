@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The driver that reports a YAML file, and everything that can be wrong with the file."""
+"""The driver that reports the nodes of a YAML file, and the possible errors of the file."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def refusal(path: Path | str | None, *, host: str = "h1") -> str:
 
 @pytest.fixture
 def parses(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """Every content that was parsed."""
+    """The contents that were parsed."""
     contents: list[bytes] = []
     parse = static_file._parse_yaml
 
@@ -55,7 +55,7 @@ class TestContract(DriverContract):
 
 
 class TestWhatTheFileSays:
-    def test_what_is_left_out_has_defaults(self, tmp_path: Path) -> None:
+    def test_a_key_that_is_left_out_has_its_default(self, tmp_path: Path) -> None:
         driver = driver_of(write(tmp_path, f"nodes: {{n1: {NODE}}}"))
         assert driver.get_available_resource("n1") == {
             "vcpus": 4,
@@ -71,7 +71,7 @@ class TestWhatTheFileSays:
             "disk_available_least": 100,
         }
 
-    def test_what_is_there_is_taken(self, tmp_path: Path) -> None:
+    def test_a_key_in_the_file_overrides_its_default(self, tmp_path: Path) -> None:
         node = {
             "vcpus": 1,
             "memory_mb": 2,
@@ -98,7 +98,7 @@ class TestWhatTheFileSays:
         assert driver_of(path, host="h1").get_available_nodes() == ["a"]
         assert driver_of(path, host="h2").get_available_nodes() == ["b", "c"]
 
-    def test_anchors_and_merge_keys_are_no_duplicates(self, tmp_path: Path) -> None:
+    def test_anchors_and_merge_keys_are_not_duplicates(self, tmp_path: Path) -> None:
         path = write(tmp_path, f"nodes:\n  n1: &big {NODE}\n  n2:\n    <<: *big\n    vcpus: 8\n  n3: *big\n")
         driver = driver_of(path)
         seen = {}
@@ -110,12 +110,12 @@ class TestWhatTheFileSays:
 
 
 class TestWhatIsWrong:
-    """Each is one sentence on one line that names the file and the place in it."""
+    """Each error is one sentence on one line that names the file and the place in it."""
 
     @pytest.mark.parametrize(
         ("text", "expected"),
         [
-            # Not YAML, or not as expected.
+            # Not YAML, or not the expected YAML.
             ("", "it is empty"),
             ("# only a comment", "it is empty"),
             ("nodes: {n1: ", "line 1, column 13: expected the node content, but found '<stream end>'"),
@@ -160,7 +160,7 @@ class TestWhatIsWrong:
 
     @pytest.mark.parametrize("value", ["true", "4.0", ".nan", ".inf", "-1", "'4'", "null", "[4]"])
     @pytest.mark.parametrize("key", ["vcpus", "memory_mb", "local_gb", "vcpus_used", "hypervisor_version"])
-    def test_a_count_that_is_no_integer_of_0_or_more_is_refused(self, tmp_path: Path, key: str, value: str) -> None:
+    def test_a_count_that_is_not_an_integer_of_0_or_more_is_refused(self, tmp_path: Path, key: str, value: str) -> None:
         path = write(tmp_path, f"hosts: {{h1: {{nodes: {{n1: {{<<: {NODE}, {key}: {value}}}}}}}}}")
         expected = f"hosts.h1.nodes.n1.{key} must be an integer of 0 or more, not {yaml.safe_load(value)!r}."
         assert refusal(path) == f"The inventory file {path} is wrong: {expected}"
@@ -172,11 +172,11 @@ class TestWhatIsWrong:
         path = write(tmp_path, f"nodes: {{n1: {{<<: {NODE}, {entry}}}}}")
         assert f"nodes.n1.{entry.split(':')[0]} must be {kind}" in refusal(path)
 
-    def test_a_fault_at_another_host_is_found_as_well(self, tmp_path: Path) -> None:
+    def test_an_error_at_another_host_is_refused(self, tmp_path: Path) -> None:
         path = write(tmp_path, f"hosts: {{h1: {{nodes: {{n1: {NODE}}}}}, h2: {{nodes: {{n2: {{}}}}}}}}")
         assert "hosts.h2.nodes.n2 does not have vcpus, memory_mb, local_gb" in refusal(path, host="h1")
 
-    def test_a_name_with_a_line_end_leaves_the_message_on_one_line(self, tmp_path: Path) -> None:
+    def test_a_name_with_a_newline_keeps_the_error_on_one_line(self, tmp_path: Path) -> None:
         assert "\n" not in refusal(write(tmp_path, 'nodes: {"a\\nb": {}}'))
 
     def test_a_host_that_the_file_does_not_list_is_refused(self, tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ class TestWhatIsWrong:
         assert refusal(path, host="h9") == f"The inventory file {path} does not list the host 'h9' under hosts."
 
     @pytest.mark.parametrize("unset", [None, ""])
-    def test_an_option_that_is_not_set_is_named(self, unset: str | None) -> None:
+    def test_a_missing_option_is_named(self, unset: str | None) -> None:
         assert "set the option static_file in the section [inventory]" in refusal(unset)
 
     def test_a_missing_file_or_a_directory_is_refused(self, tmp_path: Path) -> None:
@@ -195,21 +195,21 @@ class TestWhatIsWrong:
 
 
 class TestReload:
-    def test_the_file_is_not_looked_at_in_between(self, tmp_path: Path) -> None:
+    def test_the_file_is_read_only_on_a_reload(self, tmp_path: Path) -> None:
         path = write(tmp_path, f"nodes: {{n1: {NODE}}}")
         driver = driver_of(path)
         path.unlink()
         assert driver.get_available_nodes() == ["n1"]
         assert driver.get_available_resource("n1")
 
-    def test_a_changed_file_is_taken(self, tmp_path: Path) -> None:
+    def test_a_reload_reads_a_changed_file(self, tmp_path: Path) -> None:
         driver = driver_of(write(tmp_path, f"nodes: {{n1: {NODE}}}"))
         write(tmp_path, f"nodes: {{n2: {NODE}, n3: {NODE}}}")
         driver.reload()
         assert driver.get_available_nodes() == ["n2", "n3"]
         assert driver.get_available_resource("n1") is None
 
-    def test_a_file_of_the_same_age_and_size_is_taken_when_it_replaces_the_old_one(self, tmp_path: Path) -> None:
+    def test_a_reload_reads_a_replaced_file_of_the_same_age_and_size(self, tmp_path: Path) -> None:
         path = write(tmp_path, f"nodes: {{n1: {NODE}}}")
         driver = driver_of(path)
         age = path.stat()
@@ -221,7 +221,9 @@ class TestReload:
         assert driver.get_available_nodes() == ["n2"]
 
     @pytest.mark.parametrize("bad", ["nodes: {", f"hosts: {{h2: {{nodes: {{n1: {NODE}}}}}}}", None])
-    def test_a_bad_file_leaves_the_old_nodes_and_a_repaired_one_is_taken(self, tmp_path: Path, bad: str | None) -> None:
+    def test_a_wrong_file_keeps_the_old_nodes_and_a_repaired_file_is_read(
+        self, tmp_path: Path, bad: str | None
+    ) -> None:
         path = write(tmp_path, f"nodes: {{n1: {NODE}}}")
         driver = driver_of(path)
         if bad is None:
@@ -247,7 +249,7 @@ class TestManyHosts:
         assert len(parses) == 1
         assert drivers[7].get_available_nodes() == ["n7"]
 
-    def test_a_bad_file_is_parsed_once_too(self, tmp_path: Path, parses: list[bytes]) -> None:
+    def test_a_wrong_file_is_parsed_once(self, tmp_path: Path, parses: list[bytes]) -> None:
         path = write(tmp_path, f"nodes: {{n1: {NODE}}}")
         drivers = [driver_of(path, host=f"h{n}") for n in range(3)]
         write(tmp_path, "nodes: {n1: {vcpus: many}}")

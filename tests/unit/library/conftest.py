@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The stores that the library is used with."""
+"""The stores for the tests of the library."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tracker_worker.store.memory import MemoryStore
 
 @pytest.fixture(params=["memory", "sqlite"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    """Each of them, started and empty."""
+    """A started, empty store of each kind."""
     kept = MemoryStore() if request.param == "memory" else sqlite(tmp_path)
     yield kept
     kept.stop()
@@ -23,7 +23,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
 
 @pytest.fixture(params=["memory", "sqlite"])
 def failing_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FailingMemoryStore | FailingSQLStore]:
-    """Each of them, with commits that fail when they are told to."""
+    """A store of each kind whose commits fail on demand."""
     kept: FailingMemoryStore | FailingSQLStore
     kept = FailingMemoryStore() if request.param == "memory" else FailingSQLStore(f"sqlite:///{tmp_path}/ledger.sqlite")
     kept.start()

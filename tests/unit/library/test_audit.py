@@ -52,7 +52,7 @@ def test_the_reserve_counts_as_used_and_its_disk_is_rounded_up_to_gb() -> None:
 
 
 @pytest.mark.behaviour("option-defaults")
-def test_a_tracker_without_conf_has_the_defaults_whatever_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tracker_without_conf_has_the_defaults_and_ignores_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OS_TRACKER__RESERVED_HOST_MEMORY_MB", "7")
     tracker = ResourceTracker(HOST, driver())
     tracker.update_available_resource(CONTEXT)
@@ -80,7 +80,7 @@ def test_an_audit_that_finds_nothing_new_writes_nothing() -> None:
 
 
 @pytest.mark.behaviour("audit")
-def test_an_audit_takes_over_a_changed_inventory_and_leaves_the_instances() -> None:
+def test_an_audit_stores_a_changed_inventory_and_keeps_the_instances() -> None:
     driven = driver()
     store = MemoryStore()
     tracker = audited(driven, store=store)
@@ -94,7 +94,7 @@ def test_an_audit_takes_over_a_changed_inventory_and_leaves_the_instances() -> N
 
 
 @pytest.mark.behaviour("driver-answer")
-def test_an_audit_names_all_missing_keys_and_the_previous_inventory_stays() -> None:
+def test_an_audit_names_all_missing_keys_and_keeps_the_previous_inventory() -> None:
     driven = driver()
     store = MemoryStore()
     tracker = audited(driven, store=store)
@@ -129,7 +129,7 @@ def test_an_audit_that_fails_changes_nothing_and_the_next_audit_runs(resource: A
     driven.nodes[NODE] = resource
     with pytest.raises((InvalidInput, OSError)):
         tracker.update_available_resource(CONTEXT)
-    # The claim is overdue, and not even that is half done.
+    # The claim is overdue and must not expire either.
     assert picture(tracker) == before
     driven.nodes[NODE] = driver_resource_dict(memory_mb=99_999)
     tracker.update_available_resource(CONTEXT)

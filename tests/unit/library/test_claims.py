@@ -15,7 +15,7 @@ from tracker_worker.errors import ClaimConflict, ComputeResourcesUnavailable, In
 from tracker_worker.library.tracker import Claim, ResourceTracker
 from tracker_worker.store.memory import MemoryStore
 
-# What instance_dict has, and what the node of the builders uses itself.
+# The size of instance_dict, and the usage without and with it; the reserve is 512 MB.
 SIZE = (2, 4096, 50)
 EMPTY = (0, 512, 0)
 FULL = (2, 4608, 50)
@@ -67,7 +67,7 @@ def test_a_request_for_nothing_is_always_accepted() -> None:
 
 
 @pytest.mark.behaviour("limit-rule")
-def test_a_refusal_changes_neither_ledger_nor_instance_and_makes_one_event() -> None:
+def test_a_refusal_changes_neither_ledger_nor_instance_and_gives_one_event() -> None:
     store = MemoryStore()
     tracker = audited(store=store)
     before = picture(tracker)
@@ -248,7 +248,7 @@ def test_a_repeated_begin_returns_the_same_claim() -> None:
     before = picture(tracker), event_types(store)
     clock.at += 100
     again = instance_dict(1, display_name="other", host=None)
-    # Of the same sum, and beyond the limit by now.
+    # The disk is the same in sum, and the claim would exceed this limit now.
     again.update(root_gb=10, ephemeral_gb=40)
     assert begun(tracker, again, limits={"memory_mb": 1}, timeout=1) == claim
     assert again["host"] == HOST

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tracker before its first audit, and one whose driver has nothing to say."""
+"""A tracker before its first audit, and a tracker whose driver returns no inventory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NOTHING: dict[str, Any] = {
 
 
 class HostWithoutRecord(MemoryStore):
-    """A store whose host records somebody removes at once."""
+    """A store that never finds the record of a host, as if it had been removed."""
 
     def load_host(self, name: str) -> None:
         return None
@@ -149,7 +149,7 @@ def test_finish_abort_and_update_do_nothing_on_a_disabled_tracker() -> None:
 
 
 @pytest.mark.behaviour("disabled-does-not-block")
-def test_an_invalid_instance_is_invalid_for_a_disabled_tracker_too() -> None:
+def test_an_invalid_instance_is_refused_by_a_disabled_tracker() -> None:
     instance = instance_dict(1, vcpus=-1)
     with pytest.raises(InvalidInput):
         ResourceTracker(HOST, driver()).begin_resource_claim(CONTEXT, instance)

@@ -16,11 +16,11 @@ from tracker_worker.library.fairlock import FairLock
 
 
 class Interrupted(BaseException):
-    """What a signal's handler raises."""
+    """The exception of a signal handler."""
 
 
 def waiting(lock: FairLock) -> Arrivals:
-    """Its queue, which tells of arrivals from now on."""
+    """Replace the queue of ``lock`` by a queue that signals arrivals."""
     arrivals = lock._waiting = Arrivals()
     return arrivals
 
@@ -66,7 +66,7 @@ def test_waiters_are_served_in_order_of_arrival() -> None:
     assert served == list(range(20))
 
 
-def test_nobody_overtakes_between_release_and_wake_up() -> None:
+def test_no_thread_overtakes_a_waiter_between_release_and_wake_up() -> None:
     lock = FairLock()
     arrivals = waiting(lock)
     served: list[str] = []
@@ -79,7 +79,7 @@ def test_nobody_overtakes_between_release_and_wake_up() -> None:
     with lock:
         waiter.start()
         arrivals.next()
-    # It was handed over: whoever comes now, be it before the waiter has woken up, is behind it.
+    # The release has handed the lock to the waiter: a newcomer waits behind it, even before the waiter wakes up.
     with lock:
         served.append("newcomer")
     joined(waiter)
@@ -95,7 +95,7 @@ def test_an_exception_in_the_block_releases_the_lock() -> None:
 
 
 class InterruptedTurn:
-    """A waiter's turn that is interrupted in its wait, after ``before`` has happened."""
+    """A waiter's turn whose wait is interrupted after a call of ``before``."""
 
     before: Callable[[], None]
 
@@ -109,11 +109,11 @@ class InterruptedTurn:
         self._waits = True
 
     def release(self) -> None:
-        """Too late: who has been waiting for this is being interrupted."""
+        """The release has no effect: the waiter has been interrupted."""
 
 
 @pytest.mark.parametrize("handed_over", [False, True])
-def test_a_waiter_that_is_interrupted_leaves_the_others_their_turn(
+def test_an_interrupted_waiter_does_not_block_the_next_waiter(
     handed_over: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lock = FairLock()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several trackers, of one node or of several, on one store."""
+"""Several trackers of one node or of several nodes, on one store."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_an_instance_that_one_node_has_released_may_be_claimed_on_another_node_i
 
 
 @pytest.mark.behaviour("disabled-until-audited")
-def test_two_hosts_whose_nodes_have_the_same_name_share_nothing(store: Store) -> None:
+def test_two_hosts_with_nodes_of_the_same_name_share_no_ledger(store: Store) -> None:
     trackers = []
     for host in ("host-1", "host-2"):
         tracker = ResourceTracker(
@@ -89,7 +89,7 @@ def test_two_hosts_whose_nodes_have_the_same_name_share_nothing(store: Store) ->
 @pytest.mark.parametrize("end", ["finish", "abort", "delete"])
 def test_a_claim_is_unknown_to_the_tracker_of_another_node(first: ResourceTracker, store: Store, end: str) -> None:
     first.begin_resource_claim(CONTEXT, instance_dict(1))
-    # It has read of the claim.
+    # This tracker has read the host after the claim.
     second = audited(driver("node-1", "node-2"), node="node-2", store=store)
     before = picture(first), picture(second)
     if end == "finish":
@@ -102,7 +102,7 @@ def test_a_claim_is_unknown_to_the_tracker_of_another_node(first: ResourceTracke
 
 
 @pytest.mark.behaviour("exclusion-per-node")
-def test_a_tracker_sees_immediately_what_another_tracker_of_its_node_has_done(store: Store) -> None:
+def test_a_tracker_immediately_sees_the_commits_of_another_tracker_of_its_node(store: Store) -> None:
     one, other = audited(store=store), audited(store=store)
     one.begin_resource_claim(CONTEXT, instance_dict(1))
     assert picture(other) == picture(one)
@@ -116,7 +116,7 @@ def test_a_tracker_sees_immediately_what_another_tracker_of_its_node_has_done(st
 
 
 @pytest.mark.behaviour("exclusion-per-node")
-def test_a_node_that_one_tracker_disables_or_enables_is_so_for_all_its_trackers(store: Store) -> None:
+def test_a_node_disabled_or_enabled_by_one_tracker_is_so_for_all_its_trackers(store: Store) -> None:
     driven = driver()
     one, other = audited(driven, store=store), audited(driven, store=store)
     driven.nodes["node-1"] = None
@@ -131,7 +131,7 @@ def test_a_node_that_one_tracker_disables_or_enables_is_so_for_all_its_trackers(
 
 
 class InterferingStore(MemoryStore):
-    """Makes other trackers audit between the decision and the commit of a tracker, or refuses every commit."""
+    """A store that lets another tracker audit between the decision and the commit of a tracker, or refuses every commit."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A commit that fails, and a process that starts again."""
+"""Commits that fail, and trackers that restart on the same store."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ WORK: dict[str, Work] = {
 
 @pytest.mark.behaviour("atomic-claim")
 @pytest.mark.parametrize("work", WORK)
-def test_nothing_happens_when_a_commit_fails_and_the_work_can_be_repeated(failing_store: Failing, work: str) -> None:
+def test_a_failed_commit_changes_nothing_and_the_operation_can_be_repeated(failing_store: Failing, work: str) -> None:
     tracker = audited(store=failing_store)
     instance = instance_dict(1)
     tracker.begin_resource_claim(CONTEXT, instance)
@@ -69,7 +69,7 @@ def test_an_instance_gets_no_host_when_the_commit_of_its_claim_fails(failing_sto
 
 
 @pytest.mark.behaviour("atomic-claim")
-def test_a_commit_that_was_made_although_it_raised_is_seen_and_may_be_repeated(failing_store: Failing) -> None:
+def test_a_claim_whose_commit_raised_after_it_was_made_exists_and_may_be_repeated(failing_store: Failing) -> None:
     tracker = audited(store=failing_store)
     instance = instance_dict(1)
     failing_store.failing = failing_store.too_late = True
@@ -129,7 +129,7 @@ def test_a_tracker_without_a_store_of_its_own_keeps_no_notifications() -> None:
     assert view["sequence"] == 6
 
 
-def test_the_library_brings_neither_a_bus_nor_a_database() -> None:
+def test_the_library_imports_neither_a_bus_nor_a_database() -> None:
     program = (
         "import sys, tracker_worker.library.tracker as t; from tracker_worker.inventory.fake import FakeDriver\n"
         "tracker = t.ResourceTracker('h', FakeDriver('h')); tracker.update_available_resource(None)\n"

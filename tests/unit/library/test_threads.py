@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many threads on one tracker, on several nodes of one store, and beside drivers that hang."""
+"""Many threads on one tracker, on several nodes of one store, and together with drivers that hang."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_threads_that_mix_all_operations_leave_exact_totals_and_never_exceed_a_l
     for tracker, kept in zip(trackers, held, strict=True):
         assert sorted(tracker.tracked_instances) == sorted(kept)
         assert used(tracker) == (len(kept), 512 + sum(kept.values()), len(kept))
-    # Nothing of it is in memory only.
+    # The store holds the whole state: new trackers read the same usage.
     again = [audited(driven, node=name, store=store) for name in names]
     assert [used(tracker) for tracker in again] == [used(tracker) for tracker in trackers]
 
@@ -129,7 +129,7 @@ def test_one_of_two_nodes_that_claim_an_instance_at_the_same_time_gets_it(store:
 
 
 class GatedStore(MemoryStore):
-    """Holds the commit that ``closed`` says, and remembers whose instances were charged in which order."""
+    """A store that blocks commits while ``closed`` until ``opened`` is set, and records the charged instances in order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -161,7 +161,7 @@ def test_claims_are_served_in_order_of_arrival() -> None:
             )
             threads.append(thread)
             thread.start()
-            # The first one is held in its commit, with the node in its hands; the others queue.
+            # The first thread is blocked in its commit and holds the lock of the node; the other threads queue for the lock.
             if number == numbers[0]:
                 assert store.entered.wait(SECONDS)
             else:
@@ -216,7 +216,7 @@ def test_a_driver_that_hangs_delays_no_claim_of_any_node(store: Store) -> None:
 
 
 @pytest.mark.behaviour("exclusion-per-node")
-def test_a_driver_is_asked_once_at_a_time_about_a_node_and_its_last_answer_holds() -> None:
+def test_a_driver_is_read_once_at_a_time_for_a_node_and_its_last_answer_counts() -> None:
     driven = driver()
     tracker = audited(driven)
     waiting = tracker._auditing._waiting = Arrivals()

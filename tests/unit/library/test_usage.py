@@ -76,7 +76,7 @@ def test_an_update_to_deleted_releases_the_instance_and_its_claim() -> None:
 
 @pytest.mark.behaviour("release-exactly-once")
 @pytest.mark.parametrize("order", ["delete, abort", "abort, delete", "delete, delete", "delete, finish"])
-def test_a_charge_is_released_once_whatever_ends_it_twice(order: str) -> None:
+def test_a_charge_is_released_once_even_if_it_ends_twice(order: str) -> None:
     tracker = audited()
     instance = instance_dict(1)
     tracker.begin_resource_claim(CONTEXT, instance)
@@ -102,7 +102,7 @@ def test_a_changed_size_is_charged_anew_and_a_deletion_releases_exactly_that_cha
     claim = tracker.claims[uuid(1)]
     assert (claim.vcpus, claim.memory_mb, claim.disk_gb) == (5, 1000, 7)
     assert event_types(store)[-1] == "tracker.usage.updated"
-    # The deletion itself says another size.
+    # The deletion carries other sizes, which must not count.
     tracker.update_usage(CONTEXT, instance_dict(1, vm_state="deleted", **sized(99, 99, 99)))
     assert used(tracker) == (2, 4608, 50)
 

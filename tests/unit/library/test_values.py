@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What goes in is checked before anything happens, and what comes out is a copy."""
+"""Arguments are checked before any change, and results are copies."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_float_limit_is_rounded_down() -> None:
 
 @pytest.mark.behaviour("option-defaults")
 @pytest.mark.parametrize("timeout", [-1, -0.5, float("nan"), float("inf"), True, "1", 2**31 + 1])
-def test_a_timeout_that_is_negative_or_no_finite_number_is_invalid(timeout: Any) -> None:
+def test_a_timeout_that_is_negative_or_not_a_finite_number_is_invalid(timeout: Any) -> None:
     tracker = audited()
     with pytest.raises(InvalidInput) as raised:
         tracker.begin_resource_claim(CONTEXT, instance_dict(1), timeout=timeout)
@@ -75,7 +75,7 @@ def test_a_timeout_that_is_negative_or_no_finite_number_is_invalid(timeout: Any)
 
 @pytest.mark.behaviour("atomic-claim")
 @pytest.mark.parametrize("instance", [None, "uuid", [], {}, {"uuid": ""}, MappingProxyType(instance_dict(1))])
-def test_an_object_that_is_no_instance_or_cannot_take_a_host_is_not_charged(instance: Any) -> None:
+def test_an_object_that_is_not_an_instance_or_cannot_take_a_host_is_not_charged(instance: Any) -> None:
     tracker = audited()
     before = copy.deepcopy(picture(tracker))
     with pytest.raises(InvalidInput) as raised:
@@ -107,12 +107,12 @@ def test_everything_that_a_tracker_returns_is_a_copy(store: Store) -> None:
     tracker.stats.add(held)
 
     assert picture(tracker) == before
-    # Nor is it in what is kept: another tracker, which reads all of it.
+    # The stored state is unchanged too: a new tracker reads all of it.
     assert picture(audited(store=store)) == before
 
 
 @pytest.mark.behaviour("copies-only")
-def test_everything_that_a_caller_passed_in_may_be_changed_afterwards(store: Store) -> None:
+def test_a_caller_may_change_its_arguments_afterwards_without_an_effect(store: Store) -> None:
     reported = driver_resource_dict()
     tracker = audited(FakeDriver("host-1", nodes={NODE: reported}), store=store)
     instance = instance_dict(1, metadata={"nested": {"deep": [1]}})

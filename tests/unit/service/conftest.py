@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Houses that are stopped with their test, and in which nothing waits for longer than it must."""
+"""Harnesses that are stopped after their test, with short delays before retries."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MakeWorker = Callable[[], WorkerHarness]
 
 
 class DeadlineClock:
-    """The monotonic clock by which callers' deadlines are judged, in seconds. It goes on, and ``forward`` makes it jump."""
+    """The monotonic clock for callers' deadlines, in seconds. It keeps running, and ``forward`` moves it ahead."""
 
     def __init__(self) -> None:
         self._ahead = 0.0
@@ -43,7 +43,7 @@ class DeadlineClock:
 
 @pytest.fixture(autouse=True)
 def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is tried again is tried at once."""
+    """Make retries immediate."""
     monkeypatch.setattr(backlog, "_FIRST_DELAY_SECONDS", 0.001)
     monkeypatch.setattr(backlog, "_LONGEST_DELAY_SECONDS", 0.001)
     monkeypatch.setattr(relay, "_FLUSH_SECONDS", 0.01)
@@ -58,7 +58,7 @@ def deadline_clock() -> DeadlineClock:
 
 @pytest.fixture
 def make_harness() -> Iterator[MakeHarness]:
-    """Not yet started."""
+    """Makes harnesses that are not started."""
     made: list[EngineHarness] = []
 
     def make(**arguments: Any) -> EngineHarness:
@@ -73,7 +73,7 @@ def make_harness() -> Iterator[MakeHarness]:
 
 @pytest.fixture
 def harness(make_harness: MakeHarness, deadline_clock: DeadlineClock) -> EngineHarness:
-    """Started, with one node on one host."""
+    """A started harness with one node on one host."""
     return make_harness(monotonic=deadline_clock).start()
 
 
@@ -86,7 +86,7 @@ def configuration(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def drivers(monkeypatch: pytest.MonkeyPatch) -> dict[str, FakeDriver]:
-    """Those of the hosts, as workers have loaded them."""
+    """The drivers by host, as workers have loaded them."""
     loaded: dict[str, FakeDriver] = {}
 
     def load(name: str, host: str, conf: cfg.ConfigOpts) -> Any:
@@ -118,7 +118,7 @@ def make_worker(configuration: Path, drivers: dict[str, FakeDriver]) -> Iterator
 
 @pytest.fixture
 def worker_harness(make_worker: MakeWorker) -> WorkerHarness:
-    """Not started."""
+    """A harness of a worker that is not started."""
     return make_worker()
 
 

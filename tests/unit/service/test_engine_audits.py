@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Audits: drivers are asked elsewhere, a call waits for them, and nobody else does."""
+"""Audits: drivers are read on other threads, and only calls for the audit wait for them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ N1, N2 = node_name(1), node_name(2)
 EXPIRY_SECONDS = TIMEOUT // SECOND
 
 
-def test_a_call_gets_the_nodes_as_they_are_afterwards(harness: EngineHarness) -> None:
+def test_an_audit_call_returns_the_nodes_after_the_audit(harness: EngineHarness) -> None:
     harness.drivers[HOST].nodes[N1] = driver_resource_dict(vcpus=64)
     (view,) = harness.caller.call("update_available_resource").reply()
     assert (view["node"], view["vcpus"], view["generation"]) == (N1, 64, 2)
@@ -28,13 +28,13 @@ def test_a_call_gets_the_nodes_as_they_are_afterwards(harness: EngineHarness) ->
     assert harness.unsettled() == 0
 
 
-def test_an_inventory_that_did_not_change_is_committed_and_told_to_nobody(harness: EngineHarness) -> None:
+def test_an_unchanged_inventory_gives_no_notification(harness: EngineHarness) -> None:
     (view,) = harness.caller.call("update_available_resource").reply()
     assert (view["vcpus"], view["generation"]) == (TOTAL["VCPU"], 1)
     assert harness.notified() == []
 
 
-def test_one_node_may_be_asked_for(make_harness: MakeHarness) -> None:
+def test_an_audit_may_be_for_one_node(make_harness: MakeHarness) -> None:
     harness = make_harness(nodes=2).start()
     views = harness.caller.call("update_available_resource", node=N2).reply()
     assert [view["node"] for view in views] == [N2]
@@ -45,17 +45,17 @@ def test_an_unknown_node_is_not_found(harness: EngineHarness) -> None:
     told = harness.caller.call("update_available_resource", node="node-9").reply()
     assert told == Refused("NodeNotFound", {"host": HOST, "node": "node-9"})
     del harness.drivers[HOST].nodes[N1]
-    # One that only the ledger knows.
+    # Only the ledger knows this node.
     assert harness.caller.call("update_available_resource", node=N1).reply().error == "NodeNotFound"
 
 
-def test_a_node_that_the_driver_has_got_is_created(harness: EngineHarness) -> None:
+def test_a_new_node_of_the_driver_is_created(harness: EngineHarness) -> None:
     harness.drivers[HOST].nodes[N2] = driver_resource_dict()
     views = harness.caller.call("update_available_resource").reply()
     assert [(view["node"], view["disabled"], view["sequence"]) for view in views] == [(N1, False, 1), (N2, False, 1)]
 
 
-def test_an_answer_of_nothing_disables_and_another_enables_again(harness: EngineHarness) -> None:
+def test_an_empty_answer_disables_a_node_and_an_inventory_enables_it(harness: EngineHarness) -> None:
     harness.drivers[HOST].nodes[N1] = None
     assert harness.caller.call("update_available_resource").reply()[0]["disabled"] is True
     assert harness.caller.call("begin_resource_claim", instance=instance_dict(1)).reply() is None
@@ -63,7 +63,7 @@ def test_an_answer_of_nothing_disables_and_another_enables_again(harness: Engine
     assert harness.caller.call("update_available_resource").reply()[0]["disabled"] is False
 
 
-def test_a_driver_that_hangs_for_a_node_delays_nobody_else(make_harness: MakeHarness) -> None:
+def test_a_driver_that_hangs_for_a_node_delays_only_the_audit_of_that_node(make_harness: MakeHarness) -> None:
     harness = make_harness(nodes=2).start()
     hang = harness.drivers[HOST].hang(N1)
     audit = harness.caller.call("update_available_resource")
@@ -81,7 +81,7 @@ def test_a_driver_that_hangs_for_a_node_delays_nobody_else(make_harness: MakeHar
     assert harness.unsettled() == 0
 
 
-def test_audits_of_a_node_that_is_being_asked_share_the_answer(harness: EngineHarness) -> None:
+def test_audits_of_a_node_during_a_read_of_the_node_share_the_answer(harness: EngineHarness) -> None:
     hang = harness.drivers[HOST].hang(N1)
     calls = [harness.caller.call("update_available_resource")]
     assert hang.entered.wait(SECONDS)
@@ -96,7 +96,7 @@ def test_audits_of_a_node_that_is_being_asked_share_the_answer(harness: EngineHa
 
 
 @pytest.mark.parametrize("where", ["node", "listing", "answer"])
-def test_what_is_wrong_with_a_driver_is_told_and_what_was_known_stays(harness: EngineHarness, where: str) -> None:
+def test_a_failed_audit_returns_the_error_and_keeps_the_inventory(harness: EngineHarness, where: str) -> None:
     driver = harness.drivers[HOST]
     if where == "node":
         driver.nodes[N1] = OSError("no connection to the hypervisor")
@@ -110,20 +110,20 @@ def test_what_is_wrong_with_a_driver_is_told_and_what_was_known_stays(harness: E
         assert told.error == "InvalidInput"
         assert "memory_mb" in told.kwargs["field"]
     else:
-        # Not its text: it may hold anything.
+        # The reply must not hold the text of the driver's error, which may contain any data.
         assert told.error == "RuntimeError"
     assert harness.caller.call("get_node").reply()["generation"] == 1
     assert harness.unsettled() == 0
 
 
-def test_of_two_nodes_the_healthy_one_is_reported_all_the_same(make_harness: MakeHarness) -> None:
+def test_an_audit_updates_one_node_although_another_node_fails(make_harness: MakeHarness) -> None:
     harness = make_harness(nodes=2).start()
     harness.drivers[HOST].nodes.update({N1: OSError("gone"), N2: driver_resource_dict(vcpus=64)})
     assert harness.caller.call("update_available_resource").reply().error == "RuntimeError"
     assert harness.caller.call("get_node", node=N2).reply()["vcpus"] == 64
 
 
-def test_a_cast_is_done_with_before_the_driver_has_answered(harness: EngineHarness) -> None:
+def test_an_audit_cast_is_settled_before_the_driver_has_answered(harness: EngineHarness) -> None:
     hang = harness.drivers[HOST].hang(N1)
     harness.caller.cast("update_available_resource")
     assert hang.entered.wait(SECONDS)
@@ -134,7 +134,7 @@ def test_a_cast_is_done_with_before_the_driver_has_answered(harness: EngineHarne
 
 
 @pytest.mark.behaviour("claim-expiry")
-def test_an_audit_expires_what_is_due(harness: EngineHarness) -> None:
+def test_an_audit_expires_claims_after_their_expiry_time(harness: EngineHarness) -> None:
     harness.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
     harness.clock.forward(EXPIRY_SECONDS)
     harness.caller.call("update_available_resource").reply()
@@ -146,7 +146,7 @@ def test_an_audit_expires_what_is_due(harness: EngineHarness) -> None:
     assert harness.charged() == [uuid(1)]
 
 
-def test_a_fanout_is_for_all_hosts_and_a_call_of_it_waits_for_all(make_harness: MakeHarness) -> None:
+def test_a_fanout_audit_is_for_all_hosts_and_its_call_waits_for_all(make_harness: MakeHarness) -> None:
     harness = make_harness(hosts=["host-1", "host-2"]).start()
     for driver in harness.drivers.values():
         driver.nodes[N1] = driver_resource_dict(vcpus=64)
@@ -159,7 +159,9 @@ def test_a_fanout_is_for_all_hosts_and_a_call_of_it_waits_for_all(make_harness: 
     assert sorted((view["host"], view["vcpus"]) for view in call.reply()) == [("host-1", 64), ("host-2", 64)]
 
 
-def test_a_call_whose_caller_is_gone_by_then_is_dropped(harness: EngineHarness, deadline_clock: DeadlineClock) -> None:
+def test_an_audit_call_that_has_expired_by_its_end_is_dropped(
+    harness: EngineHarness, deadline_clock: DeadlineClock
+) -> None:
     hang = harness.drivers[HOST].hang(N1)
     call = harness.caller.call("update_available_resource", deadline=deadline_clock.now + 60)
     assert hang.entered.wait(SECONDS)
@@ -169,8 +171,10 @@ def test_a_call_whose_caller_is_gone_by_then_is_dropped(harness: EngineHarness, 
     assert not call.replied()
 
 
-def test_a_report_that_cannot_be_decided_is_told(harness: EngineHarness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The caller would wait for ever, and so would its heartbeats."""
+def test_an_audit_whose_report_cannot_be_decided_returns_an_error(
+    harness: EngineHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the error, the caller would wait until its timeout and its heartbeats would not end."""
 
     def broken(*_arguments: Any) -> Any:
         raise ZeroDivisionError
@@ -184,7 +188,7 @@ def test_a_report_that_cannot_be_decided_is_told(harness: EngineHarness, monkeyp
     assert harness.unsettled() == 0
 
 
-def test_a_call_that_still_waits_when_the_worker_stops_comes_again(make_harness: MakeHarness) -> None:
+def test_an_audit_call_that_waits_when_the_worker_stops_is_redelivered(make_harness: MakeHarness) -> None:
     harness = make_harness().start()
     hang = harness.drivers[HOST].hang(N1)
     call = harness.caller.call("update_available_resource")
@@ -205,7 +209,7 @@ class TestPeriodic:
         assert harness.hear(3) == [("claim.begun", 2), ("claim.expired", 3), ("node.updated", 4)]
 
     @pytest.mark.behaviour("start-order")
-    def test_a_driver_that_fails_is_asked_again_the_next_time(self, harness: EngineHarness) -> None:
+    def test_a_driver_that_fails_is_read_again_by_the_next_audit(self, harness: EngineHarness) -> None:
         driver = harness.drivers[HOST]
         driver.nodes[N1] = OSError("gone")
         harness.engine.audit(HOST)
@@ -214,7 +218,7 @@ class TestPeriodic:
         harness.engine.audit(HOST)
         assert harness.hear(1) == [("node.updated", 2)]
 
-    def test_a_driver_that_hangs_is_asked_once(self, harness: EngineHarness) -> None:
+    def test_a_driver_that_hangs_is_read_once(self, harness: EngineHarness) -> None:
         hang = harness.drivers[HOST].hang(N1)
         for _ in range(20):
             harness.engine.audit(HOST)
@@ -223,9 +227,7 @@ class TestPeriodic:
         assert harness.drivers[HOST].calls == [N1]
         assert harness.caller.call("get_node").reply()["generation"] == 1
 
-    def test_a_list_of_nodes_that_hangs_is_asked_for_once_and_holds_its_host_only(
-        self, make_harness: MakeHarness
-    ) -> None:
+    def test_a_list_of_nodes_that_hangs_is_read_once_and_delays_only_its_host(self, make_harness: MakeHarness) -> None:
         harness = make_harness(hosts=["host-1", "host-2"]).start()
         asked: list[str] = []
         entered, released = threading.Event(), threading.Event()
@@ -247,7 +249,7 @@ class TestPeriodic:
         released.set()
         wait_until(lambda: driver.calls != [], "the node asked")
 
-    def test_expired_claims_are_released_where_the_policy_says_so(self, harness: EngineHarness) -> None:
+    def test_expired_claims_are_released_if_the_policy_says_so(self, harness: EngineHarness) -> None:
         harness.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
         harness.policy = type(harness.policy)(
             claim_timeout=TIMEOUT, capacity_limits=False, release_expired=True, reserved=harness.policy.reserved

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A batch: decided in order, committed once, and told to nobody before."""
+"""A batch is decided in order, committed once, and answered only after the commit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.unit.service.conftest import DeadlineClock, MakeHarness
 from tracker_worker.bus.base import FANOUT, SHARED
 
 
-def test_all_that_has_arrived_is_one_commit(harness: EngineHarness) -> None:
+def test_all_requests_that_have_arrived_are_one_commit(harness: EngineHarness) -> None:
     with harness.busy():
         calls = [harness.caller.call("begin_resource_claim", instance=instance_dict(number)) for number in range(1, 21)]
         harness.caller.cast("finish_resource_claim", claim_id=uuid(1))
@@ -31,7 +31,7 @@ def test_all_that_has_arrived_is_one_commit(harness: EngineHarness) -> None:
     assert harness.unsettled() == 0
 
 
-def test_the_events_of_one_commit_share_a_generation_and_number_on(harness: EngineHarness) -> None:
+def test_the_events_of_one_commit_have_one_generation_and_consecutive_sequences(harness: EngineHarness) -> None:
     with harness.busy():
         calls = [harness.caller.call("begin_resource_claim", instance=instance_dict(number)) for number in (1, 2, 3)]
     assert {call.reply()["generation"] for call in calls} == {2}
@@ -41,7 +41,7 @@ def test_the_events_of_one_commit_share_a_generation_and_number_on(harness: Engi
 
 
 @pytest.mark.behaviour("exclusion-per-node")
-def test_decisions_see_what_was_decided_before_them(harness: EngineHarness) -> None:
+def test_a_decision_sees_the_earlier_decisions_of_its_batch(harness: EngineHarness) -> None:
     limits = {"memory_mb": 512 + 2 * 4096}
     with harness.busy():
         calls = [
@@ -78,7 +78,7 @@ def test_one_commit_is_for_all_hosts(make_harness: MakeHarness) -> None:
     assert harness.store.commits[0].nodes == ["node-1", "node-2", "node-1", "node-2"]
 
 
-def test_a_batch_in_which_nothing_happened_commits_nothing(harness: EngineHarness) -> None:
+def test_a_batch_without_an_effect_commits_nothing(harness: EngineHarness) -> None:
     harness.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
     harness.finish()
     wait_until(lambda: harness.store.inner.cursors(harness.ledger().id) == {1: 2}, "the cursor")
@@ -108,7 +108,7 @@ def test_a_batch_in_which_nothing_happened_commits_nothing(harness: EngineHarnes
 
 
 @pytest.mark.behaviour("acknowledge-after-commit")
-def test_nothing_is_told_or_settled_before_the_commit(harness: EngineHarness) -> None:
+def test_no_reply_is_sent_and_no_delivery_settled_before_the_commit(harness: EngineHarness) -> None:
     committing, commit = threading.Event(), threading.Event()
     harness.store.script["commit"] = [lambda: (committing.set(), commit.wait(SECONDS))]
     with harness.busy():
@@ -130,7 +130,7 @@ def test_nothing_is_told_or_settled_before_the_commit(harness: EngineHarness) ->
 
 
 @pytest.mark.behaviour("poison-message")
-def test_a_refusal_for_resources_is_committed_and_a_cast_is_not_parked(harness: EngineHarness) -> None:
+def test_a_cast_refused_for_insufficient_resources_is_committed_and_not_parked(harness: EngineHarness) -> None:
     big = instance_dict(1, **sized(vcpus=1, memory_mb=10**6))
     limits = {"memory_mb": 131072}
     harness.caller.cast("begin_resource_claim", instance=big, limits=limits)
@@ -141,7 +141,7 @@ def test_a_refusal_for_resources_is_committed_and_a_cast_is_not_parked(harness: 
 
 
 @pytest.mark.behaviour("poison-message")
-def test_a_cast_that_is_refused_otherwise_is_parked_with_code_and_text(harness: EngineHarness) -> None:
+def test_a_cast_refused_for_another_reason_is_parked_with_code_and_text(harness: EngineHarness) -> None:
     harness.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
     harness.caller.cast("begin_resource_claim", instance=instance_dict(1, memory_mb=1))
     harness.caller.cast("begin_resource_claim", instance=instance_dict(2, node="node-9"))
@@ -161,9 +161,9 @@ def test_a_cast_that_is_refused_otherwise_is_parked_with_code_and_text(harness: 
     assert harness.unsettled() == 0
 
 
-def test_a_fanout_for_another_host_is_nobodys_dead_letter(harness: EngineHarness) -> None:
+def test_a_fanout_for_another_host_is_ignored_and_not_parked(harness: EngineHarness) -> None:
     harness.caller.cast("update_available_resource", host="host-9", source=FANOUT)
-    # Nobody fans out calls; should one come, it must not be what ends the worker.
+    # Clients do not send fanout calls; if a call arrives this way, it must not end the worker.
     told = harness.caller.call("update_available_resource", host="host-9", source=FANOUT)
     harness.finish()
     assert told.reply() is None
@@ -171,9 +171,7 @@ def test_a_fanout_for_another_host_is_nobodys_dead_letter(harness: EngineHarness
     assert harness.unsettled() == 0
 
 
-def test_a_call_that_nobody_waits_for_any_more_is_skipped(
-    harness: EngineHarness, deadline_clock: DeadlineClock
-) -> None:
+def test_an_expired_call_is_skipped(harness: EngineHarness, deadline_clock: DeadlineClock) -> None:
     late = harness.caller.call("begin_resource_claim", instance=instance_dict(1), deadline=deadline_clock.now)
     read = harness.caller.call("get_node", deadline=deadline_clock.now - 1)
     in_time = harness.caller.call("begin_resource_claim", instance=instance_dict(2), deadline=deadline_clock.now + 1)
@@ -196,7 +194,7 @@ def test_a_call_that_expires_during_the_commit_has_its_effect_and_gets_no_reply(
     assert harness.unsettled() == 0
 
 
-def test_without_notifications_none_is_kept_and_the_sequence_goes_on(make_harness: MakeHarness) -> None:
+def test_without_notifications_the_outbox_stays_empty_and_the_sequence_grows(make_harness: MakeHarness) -> None:
     harness = make_harness(notify=False).start()
     harness.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
     harness.finish()
@@ -206,7 +204,7 @@ def test_without_notifications_none_is_kept_and_the_sequence_goes_on(make_harnes
     assert harness.notified() == []
 
 
-def test_what_is_not_started_when_it_stops_comes_again(make_harness: MakeHarness) -> None:
+def test_requests_that_are_not_begun_at_a_stop_are_redelivered(make_harness: MakeHarness) -> None:
     first = make_harness().start()
     with first.busy():
         for number in range(1, 4):

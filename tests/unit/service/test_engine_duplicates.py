@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A copy of a message has no effect of its own and is told what the first one was told, however and whenever it comes."""
+"""A copy of a message has no effect and gets the reply of the first message, in any form and at any time."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_copies_in_the_same_batch_have_one_effect_and_one_reply(harness: EngineH
     assert harness.unsettled() == 0
 
 
-def test_a_copy_in_a_later_batch_is_known_without_the_store(harness: EngineHarness) -> None:
+def test_a_copy_in_a_later_batch_is_answered_without_reading_the_store(harness: EngineHarness) -> None:
     first = harness.caller.call("begin_resource_claim", unique_id="u-1", instance=instance_dict(1)).reply()
     harness.caller.call("finish_resource_claim", claim_id=uuid(1)).reply()
     harness.finish()
@@ -43,7 +43,7 @@ def test_a_copy_in_a_later_batch_is_known_without_the_store(harness: EngineHarne
     assert harness.notified() == [("claim.begun", 2), ("claim.finished", 3)]
 
 
-def test_a_copy_after_a_restart_is_known_from_the_store(make_harness: MakeHarness) -> None:
+def test_a_copy_after_a_restart_is_answered_from_the_store(make_harness: MakeHarness) -> None:
     before = make_harness().start()
     first = before.caller.call("begin_resource_claim", unique_id="u-1", instance=instance_dict(1)).reply()
     before.caller.call("abort_resource_claim", unique_id="u-2", claim_id=uuid(1)).reply()
@@ -64,7 +64,7 @@ def test_a_copy_after_a_restart_is_known_from_the_store(make_harness: MakeHarnes
     assert after.notified() == []
 
 
-def test_refusals_are_told_again_too(make_harness: MakeHarness) -> None:
+def test_a_copy_of_a_refused_claim_gets_the_same_error(make_harness: MakeHarness) -> None:
     harness = make_harness().start()
     limits = {"memory_mb": 0}
     first = harness.caller.call(
@@ -81,7 +81,7 @@ def test_refusals_are_told_again_too(make_harness: MakeHarness) -> None:
     assert harness.notified() == []
 
 
-def test_another_message_under_a_known_id_is_taken_for_a_copy(harness: EngineHarness) -> None:
+def test_another_message_with_a_known_id_is_treated_as_a_copy(harness: EngineHarness) -> None:
     first = harness.caller.call("begin_resource_claim", unique_id="u-1", instance=instance_dict(1)).reply()
     assert harness.caller.call("begin_resource_claim", unique_id="u-1", instance=instance_dict(2)).reply() == first
     assert harness.caller.call("abort_resource_claim", unique_id="u-1", claim_id=uuid(1)).reply() == first
@@ -93,7 +93,7 @@ def test_another_message_under_a_known_id_is_taken_for_a_copy(harness: EngineHar
 
 
 @pytest.mark.parametrize("restart", [False, True], ids=["from memory", "from the store"])
-def test_a_copy_that_wants_its_reply_in_another_format_can_read_it(make_harness: MakeHarness, restart: bool) -> None:
+def test_a_copy_in_another_format_gets_the_reply_in_its_own_format(make_harness: MakeHarness, restart: bool) -> None:
     harness = make_harness().start()
     begin_1 = {"unique_id": "u-1", "instance": instance_dict(1)}
     begin_2 = {"unique_id": "u-2", "instance": instance_dict(2), "limits": {"vcpu": 0}}
@@ -112,7 +112,7 @@ def test_a_copy_that_wants_its_reply_in_another_format_can_read_it(make_harness:
     assert harness.charged() == [uuid(1), uuid(3)]
 
 
-def test_a_copy_of_a_call_that_is_a_cast_goes_where_the_refusal_of_a_cast_goes(harness: EngineHarness) -> None:
+def test_a_cast_that_copies_a_refused_call_is_parked(harness: EngineHarness) -> None:
     harness.caller.call("begin_resource_claim", unique_id="u-1", instance=instance_dict(1)).reply()
     conflict = {"unique_id": "u-2", "instance": instance_dict(1, memory_mb=1)}
     assert (
@@ -126,7 +126,7 @@ def test_a_copy_of_a_call_that_is_a_cast_goes_where_the_refusal_of_a_cast_goes(h
     assert harness.unsettled() == 0
 
 
-def test_a_parked_cast_leaves_no_record_and_is_decided_again(harness: EngineHarness) -> None:
+def test_a_parked_cast_has_no_inbox_row_and_is_decided_again(harness: EngineHarness) -> None:
     harness.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
     conflict = {"unique_id": "u-1", "instance": instance_dict(1, memory_mb=1)}
     for _ in range(2):
@@ -140,8 +140,8 @@ def test_a_parked_cast_leaves_no_record_and_is_decided_again(harness: EngineHarn
     assert harness.charged() == [uuid(1)]
 
 
-def test_a_copy_that_would_be_refused_by_now_is_a_copy_all_the_same(make_harness: MakeHarness) -> None:
-    """Its worker was killed before it could acknowledge; what came behind it has changed the ledger since."""
+def test_a_copy_that_would_be_refused_now_is_still_a_copy(make_harness: MakeHarness) -> None:
+    """The worker was killed before it could acknowledge the first message, and a later message has changed the ledger."""
     first = {"unique_id": "u-1", "instance": instance_dict(1)}
     harness = make_harness().start()
     harness.caller.cast("begin_resource_claim", **first)
@@ -159,7 +159,7 @@ def test_a_copy_that_would_be_refused_by_now_is_a_copy_all_the_same(make_harness
     assert harness.charged() == [uuid(1), uuid(2)]
 
 
-def test_messages_without_an_id_are_all_decided(harness: EngineHarness) -> None:
+def test_every_message_without_an_id_is_decided(harness: EngineHarness) -> None:
     with harness.busy():
         for _ in range(2):
             harness.broker.publish(HOST, b'{"method": "update_usage", "args": {"instance": {"uuid": "i-1"}}}')
@@ -169,7 +169,7 @@ def test_messages_without_an_id_are_all_decided(harness: EngineHarness) -> None:
 
 
 class TestWhatChangedNothing:
-    """Its row rides with the next commit: a copy that came later could change something."""
+    """The inbox row of such a message is written with the next commit, because a late copy could change something."""
 
     def test_the_inbox_row_of_a_message_without_effect_is_written_with_the_next_commit(
         self, harness: EngineHarness
@@ -194,7 +194,7 @@ class TestWhatChangedNothing:
         assert harness.caller.call("abort_resource_claim", unique_id="u-1", claim_id=uuid(1)).reply() is None
         assert harness.charged() == [uuid(1)]
 
-    def test_many_waiting_inbox_rows_get_a_commit_of_their_own(
+    def test_many_waiting_inbox_rows_are_committed_separately(
         self, harness: EngineHarness, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(inbox, "_MOST_UNWRITTEN", 3)
@@ -205,13 +205,13 @@ class TestWhatChangedNothing:
         harness.caller.call("finish_resource_claim", unique_id="u-4", claim_id=uuid(1)).reply()
         assert len(harness.store.commits) == 1
 
-    def test_reads_and_errors_of_form_leave_no_row(self, harness: EngineHarness) -> None:
+    def test_reads_and_invalid_requests_have_no_inbox_row(self, harness: EngineHarness) -> None:
         harness.caller.call("get_node", unique_id="u-1").reply()
         harness.caller.call("begin_resource_claim", unique_id="u-2").reply()
         harness.caller.call("begin_resource_claim", unique_id="u-3", instance=instance_dict(1)).reply()
         assert harness.store.commits[0].answered == ["u-3"]
 
-    def test_a_row_that_another_worker_has_written_meanwhile_is_dropped(self, harness: EngineHarness) -> None:
+    def test_a_waiting_inbox_row_that_another_worker_has_written_is_dropped(self, harness: EngineHarness) -> None:
         harness.caller.call("finish_resource_claim", unique_id="u-1", claim_id=uuid(1)).reply()
         harness.caller.call("finish_resource_claim", unique_id="u-2", claim_id=uuid(1)).reply()
         harness.store.inner.commit(Commit(inbox_rows=[recorded("u-1", at=NOW)]))
@@ -220,7 +220,7 @@ class TestWhatChangedNothing:
         assert harness.store.commits[0].answered == ["u-2", "u-3"]
 
 
-def test_what_another_worker_has_answered_meanwhile_is_told_as_it_was_there(harness: EngineHarness) -> None:
+def test_a_message_that_another_worker_has_answered_gets_that_answer(harness: EngineHarness) -> None:
     def other_worker() -> None:
         other = Writer(harness.store.inner).put(begin(1, node=node_name(1)))
         told = encode_answer("application/json", result="as the other said")
@@ -236,7 +236,7 @@ def test_what_another_worker_has_answered_meanwhile_is_told_as_it_was_there(harn
     assert harness.ledger().node(node_name(1)).sequence == 3
 
 
-def test_only_so_many_replies_are_kept_in_memory(harness: EngineHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_replies_in_memory_is_limited(harness: EngineHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inbox, "_MOST_RECENT", 3)
     for number in range(5):
         harness.caller.call("begin_resource_claim", unique_id=f"u-{number}", instance=instance_dict(number)).reply()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When another worker was first, the store is away, or deciding itself fails."""
+"""Another worker has committed first, the store is unavailable, or a decision fails unexpectedly."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ AWAY = StoreUnavailable(reason="the database is restarting")
 
 
 def overtaken(harness: EngineHarness, *numbers: int) -> Callable[[], None]:
-    """Another worker's commit in front of this one's."""
+    """Another worker's commit before this worker's commit."""
 
     def commit() -> None:
         writer = Writer(harness.store.inner)
@@ -38,7 +38,7 @@ def overtaken(harness: EngineHarness, *numbers: int) -> Callable[[], None]:
 
 
 class TestConflict:
-    def test_what_was_decided_on_an_old_ledger_is_decided_again(self, harness: EngineHarness) -> None:
+    def test_a_batch_decided_on_a_stale_ledger_is_decided_again(self, harness: EngineHarness) -> None:
         limits = {"vcpu": 4}
         harness.store.script["commit"] = [overtaken(harness, 8, 9)]
         with harness.busy():
@@ -53,14 +53,14 @@ class TestConflict:
         assert harness.notified()[-2:] == [("claim.rejected", 4), ("claim.begun", 5)]
         assert harness.unsettled() == 0
 
-    def test_nothing_of_the_failed_attempt_is_told(self, harness: EngineHarness) -> None:
+    def test_a_failed_attempt_gives_no_notification(self, harness: EngineHarness) -> None:
         harness.store.script["commit"] = [Conflict("once"), Conflict("twice")]
         harness.caller.cast("begin_resource_claim", instance=instance_dict(1))
         harness.finish()
         assert harness.notified() == [("claim.begun", 2)]
         assert len([commit for commit in harness.store.commits if commit.nodes]) == 1
 
-    def test_a_batch_in_conflict_is_repeated_until_it_succeeds_with_pauses(
+    def test_a_batch_in_conflict_is_repeated_with_pauses_until_it_succeeds(
         self, make_harness: MakeHarness, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         waits: list[float] = []
@@ -75,7 +75,7 @@ class TestConflict:
         harness.store.script["answered"] = [Conflict("a snapshot that is too old")]
         assert harness.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()["generation"] == 2
 
-    def test_a_cursor_that_meets_another_writer_is_put_off(self, harness: EngineHarness) -> None:
+    def test_a_cursor_whose_commit_conflicts_is_written_later(self, harness: EngineHarness) -> None:
         with harness.busy():
             claim = harness.caller.call("begin_resource_claim", instance=instance_dict(1))
             harness.store.script["commit"] = [lambda: None, Conflict("in the way"), Conflict("still")]
@@ -84,7 +84,7 @@ class TestConflict:
 
 
 class TestStoreAway:
-    def test_nothing_is_answered_or_settled_until_the_store_is_back(self, harness: EngineHarness) -> None:
+    def test_nothing_is_answered_or_settled_until_the_store_is_available(self, harness: EngineHarness) -> None:
         asked: queue.SimpleQueue[int] = queue.SimpleQueue()
         back = threading.Event()
 
@@ -119,11 +119,11 @@ class TestStoreAway:
         harness = make_harness().start(relaying=False)
         harness.finish()
         harness.store.script[method] = [AWAY, AWAY]
-        if method == "load_host":  # nothing is read again before something was forgotten
+        if method == "load_host":  # the engine reads a host only after it has dropped its ledger
             harness.store.script["generations"] = [AWAY]
         if method == "commit":
             assert harness.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()["generation"] == 2
-        else:  # what is not committed is checked by reading
+        else:  # a batch without an effect is verified by a read
             assert harness.caller.call("finish_resource_claim", claim_id=uuid(1)).reply() is None
         harness.finish()
         assert harness.store.script[method] == []
@@ -131,7 +131,7 @@ class TestStoreAway:
 
     @pytest.mark.behaviour("acknowledge-after-commit")
     def test_a_commit_that_happened_although_it_failed_has_one_effect(self, harness: EngineHarness) -> None:
-        """The connection was lost before the answer to COMMIT came."""
+        """The connection was lost before the answer to COMMIT arrived."""
         real = harness.store.inner.commit
 
         def committed_and_lost(commit: Any) -> None:
@@ -148,11 +148,11 @@ class TestStoreAway:
         harness.finish()
         assert harness.charged() == []
         assert harness.ledger().node(N1).sequence == 3
-        # Known again only from the outbox, with the next renewal of the lease.
+        # Only the next renewal of the lease reads these notifications from the outbox.
         harness.engine.renew_leases()
         assert harness.hear(2) == [("claim.begun", 2), ("claim.aborted", 3)]
 
-    def test_the_order_of_what_comes_meanwhile_is_kept(self, harness: EngineHarness) -> None:
+    def test_requests_that_arrive_during_a_retry_keep_their_order(self, harness: EngineHarness) -> None:
         def more() -> None:
             harness.caller.cast("abort_resource_claim", claim_id=uuid(1))
             harness.caller.cast("begin_resource_claim", instance=instance_dict(1, vcpus=7))
@@ -163,7 +163,7 @@ class TestStoreAway:
         harness.finish()
         assert harness.ledger().node(N1).allocations[uuid(1)].instance.vcpus == 7
 
-    def test_a_call_that_would_not_be_answered_in_time_is_told(
+    def test_a_call_that_would_expire_before_a_retry_gets_store_unavailable(
         self, harness: EngineHarness, deadline_clock: DeadlineClock
     ) -> None:
         harness.store.script["commit"] = [AWAY]
@@ -181,7 +181,7 @@ class TestStoreAway:
         assert harness.charged() == [uuid(2), uuid(3)]
         assert harness.unsettled() == 0
 
-    def test_a_call_that_expires_meanwhile_is_dropped(
+    def test_a_call_that_expires_while_the_store_is_unavailable_is_dropped(
         self, harness: EngineHarness, deadline_clock: DeadlineClock
     ) -> None:
         def away() -> None:
@@ -195,7 +195,7 @@ class TestStoreAway:
         assert harness.charged() == []
         assert harness.unsettled() == 0
 
-    def test_a_read_waits_too_and_is_told_when_it_would_be_late(
+    def test_a_read_waits_for_the_store_and_fails_before_it_would_expire(
         self, harness: EngineHarness, deadline_clock: DeadlineClock
     ) -> None:
         with harness.busy():
@@ -222,7 +222,7 @@ class TestStoreAway:
         after.finish()
         assert after.charged() == [uuid(1)]
 
-    def test_chores_are_put_off_while_the_store_is_away(self, make_harness: MakeHarness) -> None:
+    def test_chores_are_postponed_while_the_store_is_unavailable(self, make_harness: MakeHarness) -> None:
         harness = make_harness().start()
         harness.finish()
         harness.store.script.update(take_lease=[AWAY], prune=[AWAY], cursors=[AWAY], release_lease=[AWAY])
@@ -237,11 +237,11 @@ class TestStoreAway:
 
 
 class TestUnexpected:
-    """A defect of ours in one message must not keep the others from being decided."""
+    """A defect of the worker in one message must not prevent the decision of other messages."""
 
     @pytest.fixture(autouse=True)
     def broken(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Whatever happens to the 13th instance cannot be described."""
+        """Rendering an event of the 13th instance fails."""
         real = unit_of_work.render
 
         def render(event: Any, ledger: Any) -> Any:
@@ -252,7 +252,7 @@ class TestUnexpected:
 
         monkeypatch.setattr(unit_of_work, "render", render)
 
-    def test_a_call_is_told_and_the_others_are_decided(self, harness: EngineHarness) -> None:
+    def test_a_call_whose_decision_fails_gets_an_error_and_other_calls_succeed(self, harness: EngineHarness) -> None:
         with harness.busy():
             before, broken, after = (
                 harness.caller.call("begin_resource_claim", instance=instance_dict(number)) for number in (1, 13, 2)
@@ -264,14 +264,14 @@ class TestUnexpected:
         assert harness.notified() == [("claim.begun", 2), ("claim.begun", 3)]
         assert harness.unsettled() == 0
 
-    def test_what_went_wrong_is_not_told_to_callers(self, harness: EngineHarness) -> None:
+    def test_the_text_of_an_unexpected_error_is_not_sent_to_callers(self, harness: EngineHarness) -> None:
         harness.caller.cast("begin_resource_claim", instance=instance_dict(13))
         (parked,) = harness.parked()
         assert "secret" not in str(harness.caller.call("begin_resource_claim", instance=instance_dict(13)).reply())
         assert parked.headers["x-tracker-reason"].startswith("ZeroDivisionError")
 
     @pytest.mark.behaviour("poison-message")
-    def test_a_cast_is_tried_a_few_times_and_then_parked(self, harness: EngineHarness) -> None:
+    def test_a_cast_that_fails_three_times_is_parked(self, harness: EngineHarness) -> None:
         with harness.busy():
             harness.caller.cast("begin_resource_claim", unique_id="u-13", instance=instance_dict(13))
             other = harness.caller.call("begin_resource_claim", instance=instance_dict(1))
@@ -282,20 +282,20 @@ class TestUnexpected:
         assert harness.charged() == [uuid(1)]
         assert harness.unsettled() == 0
 
-    def test_the_attempts_before_a_restart_count(self, harness: EngineHarness) -> None:
+    def test_attempts_before_a_restart_are_counted(self, harness: EngineHarness) -> None:
         for _ in range(2):
             harness.store.inner.count_attempt("u-13", NOW)
         harness.caller.cast("begin_resource_claim", unique_id="u-13", instance=instance_dict(13))
         assert len(harness.parked()) == 1
         assert harness.store.calls.count("count_attempt") == 1
 
-    def test_a_cast_that_cannot_be_counted_now_waits(self, harness: EngineHarness) -> None:
+    def test_a_cast_waits_while_its_attempt_cannot_be_counted(self, harness: EngineHarness) -> None:
         harness.store.script["count_attempt"] = [AWAY, AWAY]
         harness.caller.cast("begin_resource_claim", instance=instance_dict(13))
         assert len(harness.parked()) == 1
         assert harness.store.calls.count("count_attempt") == 5
 
-    def test_a_cast_without_an_id_is_parked_at_once(self, harness: EngineHarness) -> None:
+    def test_a_cast_without_an_id_is_parked_after_one_attempt(self, harness: EngineHarness) -> None:
         harness.broker.publish(
             HOST,
             b'{"method": "begin_resource_claim", "args": {"instance": {"uuid": "%s", "memory_mb": 1, '
@@ -326,7 +326,7 @@ class TestUnexpected:
 
 
 class TestUnstorable:
-    def test_a_call_that_cannot_be_kept_is_told_and_the_others_are_decided(self, harness: EngineHarness) -> None:
+    def test_a_call_that_cannot_be_stored_gets_an_error_and_other_calls_succeed(self, harness: EngineHarness) -> None:
         harness.store.script["commit"] = [Unstorable("all of them"), Unstorable("the first")]
         with harness.busy():
             calls = [harness.caller.call("begin_resource_claim", instance=instance_dict(number)) for number in (1, 2)]
@@ -336,7 +336,7 @@ class TestUnstorable:
         assert harness.charged() == [uuid(2)]
         assert harness.unsettled() == 0
 
-    def test_a_cast_that_cannot_be_kept_is_parked_in_the_end(self, harness: EngineHarness) -> None:
+    def test_a_cast_that_cannot_be_stored_is_parked_after_all_attempts(self, harness: EngineHarness) -> None:
         harness.store.script["commit"] = [Unstorable("this one")] * engine._MOST_ATTEMPTS
         harness.caller.cast("begin_resource_claim", instance=instance_dict(1))
         wait_until(lambda: not harness.store.script["commit"], "all attempts")
@@ -345,7 +345,7 @@ class TestUnstorable:
         assert harness.unsettled() == 0
 
 
-def test_what_ends_the_engine_is_told_to_whoever_restarts_it(harness: EngineHarness) -> None:
+def test_an_error_that_ends_the_engine_is_reported_to_the_worker(harness: EngineHarness) -> None:
     harness.store.script["commit"] = [ZeroDivisionError("a store that breaks its contract")]
     harness.caller.cast("begin_resource_claim", instance=instance_dict(1))
     assert isinstance(harness.deaths.get(timeout=SECONDS), ZeroDivisionError)

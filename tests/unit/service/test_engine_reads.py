@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers that change nothing: of the ledger as it is in the store, also from a worker that has long been standing by."""
+"""Reads and commands without an effect are answered from the stored state, also by a worker that was a standby for long."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ N1, N2 = node_name(1), node_name(2)
 
 @pytest.fixture
 def standby(harness: EngineHarness, make_harness: MakeHarness) -> EngineHarness:
-    """Has read everything when nothing had happened yet; its requests come to it alone."""
+    """A worker that has read everything before the first claim; its requests reach only this worker."""
     standby = make_harness(store=harness.store.inner, owner="worker-2").start(relaying=False)
     assert standby.caller.call("get_node").reply()["generation"] == 1
     harness.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
@@ -30,7 +30,7 @@ def test_a_standby_that_becomes_active_answers_from_the_store(
     assert standby.caller.call(method).reply() == harness.caller.call(method).reply()
 
 
-def test_a_command_that_changes_nothing_is_answered_from_the_store_too(standby: EngineHarness) -> None:
+def test_a_command_without_an_effect_is_answered_from_the_stored_state(standby: EngineHarness) -> None:
     again = standby.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
     assert (again["claim_id"], again["generation"]) == (uuid(1), 2)
     assert standby.caller.call("update_usage", instance={"uuid": uuid(1)}).reply() == {
@@ -51,7 +51,7 @@ def test_a_node_that_another_worker_has_added_is_seen(harness: EngineHarness, st
     assert standby.caller.call("get_node", node="node-new").reply()["disabled"] is True
 
 
-def test_a_batch_asks_once_for_all_hosts_that_it_reads(make_harness: MakeHarness) -> None:
+def test_a_batch_checks_the_generations_of_all_its_hosts_in_one_call(make_harness: MakeHarness) -> None:
     harness = make_harness(hosts=["host-1", "host-2"], nodes=2).start()
     harness.caller.call("list_nodes", source=SHARED).reply()
     with harness.busy():
@@ -68,12 +68,12 @@ def test_a_batch_asks_once_for_all_hosts_that_it_reads(make_harness: MakeHarness
         ("host-2", N2),
     ]
     assert [first, second] == [everything[1], everything[3]]
-    # The one of the batch, before that of whatever renews the lease.
+    # The batch calls first; a later call belongs to the renewal of the lease.
     assert harness.store.calls[0] == "generations"
     assert "generations" not in harness.store.calls[1:2]
 
 
-def test_a_read_behind_a_command_of_its_batch_sees_it(harness: EngineHarness) -> None:
+def test_a_read_sees_the_earlier_commands_of_its_batch(harness: EngineHarness) -> None:
     with harness.busy():
         before = harness.caller.call("get_node")
         harness.caller.cast("begin_resource_claim", instance=instance_dict(1))
@@ -85,7 +85,7 @@ def test_a_read_behind_a_command_of_its_batch_sees_it(harness: EngineHarness) ->
     assert [claim["claim_id"] for claim in claims.reply()] == [uuid(1)]
 
 
-def test_usage_is_that_of_all_hosts_on_the_shared_topic_and_of_one_on_its_own(make_harness: MakeHarness) -> None:
+def test_usage_covers_all_hosts_on_the_shared_topic_and_one_host_on_its_topic(make_harness: MakeHarness) -> None:
     harness = make_harness(hosts=["host-1", "host-2"]).start()
     for number, host in enumerate(harness.hosts, start=1):
         described = instance_dict(number, project_id="p-1" if number == 1 else None, user_id=None)
@@ -98,7 +98,7 @@ def test_usage_is_that_of_all_hosts_on_the_shared_topic_and_of_one_on_its_own(ma
     assert harness.caller.call("get_usage", source=SHARED, project_id="p-9").reply() == {}
 
 
-def test_a_node_must_be_named_where_there_are_several_and_exist(make_harness: MakeHarness) -> None:
+def test_a_request_must_name_an_existing_node_if_the_host_has_several(make_harness: MakeHarness) -> None:
     harness = make_harness(nodes=2).start()
     ambiguous = harness.caller.call("get_node").reply()
     assert isinstance(ambiguous, Refused)
@@ -109,21 +109,23 @@ def test_a_node_must_be_named_where_there_are_several_and_exist(make_harness: Ma
     assert harness.caller.call("list_claims").reply() == []
 
 
-def test_a_host_without_nodes_has_none(make_harness: MakeHarness) -> None:
+def test_a_request_for_a_host_without_nodes_is_node_not_found(make_harness: MakeHarness) -> None:
     harness = make_harness(nodes=0).start()
     assert harness.caller.call("list_nodes").reply() == []
     assert harness.caller.call("get_node").reply().error == "NodeNotFound"
     assert harness.caller.call("begin_resource_claim", instance=instance_dict(1)).reply().error == "NodeNotFound"
 
 
-def test_a_decision_of_a_stale_worker_is_made_on_the_store(harness: EngineHarness, standby: EngineHarness) -> None:
+def test_a_worker_with_a_stale_ledger_decides_on_the_stored_state(
+    harness: EngineHarness, standby: EngineHarness
+) -> None:
     Writer(harness.store.inner).put(begin(2, node=N1)).commit()
     limits = {"vcpu": 5}
     refused = standby.caller.call("begin_resource_claim", instance=instance_dict(3), limits=limits).reply()
     assert refused.kwargs["shortfalls"][0]["used"] == 4
 
 
-def test_hosts_do_not_see_each_other(make_harness: MakeHarness) -> None:
+def test_a_worker_lists_only_the_nodes_of_its_hosts(make_harness: MakeHarness) -> None:
     harness = make_harness(hosts=["host-1"]).start()
     settle(harness.store.inner, host="host-2")
     assert {view["host"] for view in harness.caller.call("list_nodes", source=SHARED).reply()} == {"host-1"}

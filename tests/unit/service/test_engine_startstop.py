@@ -12,7 +12,7 @@ from tracker_worker.service.loop.engine import Engine
 
 
 @pytest.mark.parametrize("work", [False, True], ids=["idle", "with work"])
-def test_starting_and_stopping_leaves_nothing_behind(work: bool) -> None:
+def test_start_and_stop_leave_no_thread_and_no_open_file(work: bool) -> None:
     def make() -> Engine:
         harness = EngineHarness()
         if work:
@@ -29,7 +29,7 @@ def test_an_engine_harness_keeps_the_contract_of_start_and_stop_as_a_whole() -> 
     stress(EngineHarness)
 
 
-def test_releasing_the_leases_without_a_start_is_harmless() -> None:
+def test_releasing_the_leases_without_a_start_has_no_effect() -> None:
     harness = EngineHarness()
     harness.engine.release()
     assert harness.store.calls == []

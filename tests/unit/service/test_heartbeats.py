@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A caller that asks for heartbeats gets them for as long as its call is worked on, and not for longer, however it ends."""
+"""A caller that asks for heartbeats gets them until its call ends, in whatever way the call ends."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_heartbeats_end_with_the_reply(harness: EngineHarness, ends: Callable[[E
     assert [monitor.cancelled for monitor in harness.monitors] == [True]
 
 
-def test_heartbeats_end_when_deciding_fails(harness: EngineHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heartbeats_end_when_the_decision_fails(harness: EngineHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_arguments: Any) -> Any:
         raise ZeroDivisionError
 
@@ -92,7 +92,7 @@ def test_heartbeats_end_when_deciding_fails(harness: EngineHarness, monkeypatch:
     assert [monitor.cancelled for monitor in harness.monitors] == [True]
 
 
-def test_heartbeats_end_when_the_store_is_away_for_too_long(
+def test_heartbeats_end_when_the_call_gets_store_unavailable(
     harness: EngineHarness, deadline_clock: DeadlineClock
 ) -> None:
     harness.store.script["commit"] = [AWAY]
@@ -103,7 +103,7 @@ def test_heartbeats_end_when_the_store_is_away_for_too_long(
     assert [monitor.cancelled for monitor in harness.monitors] == [True]
 
 
-def test_heartbeats_go_on_while_the_store_is_away(harness: EngineHarness) -> None:
+def test_heartbeats_continue_while_the_store_is_unavailable(harness: EngineHarness) -> None:
     seen: list[bool] = []
 
     def away() -> None:
@@ -126,7 +126,7 @@ def test_heartbeats_end_when_the_call_expires_before_it_is_decided(
     assert [monitor.cancelled for monitor in harness.monitors] == [True]
 
 
-def test_heartbeats_end_when_the_call_expires_while_the_store_is_away(
+def test_heartbeats_end_when_the_call_expires_while_the_store_is_unavailable(
     harness: EngineHarness, deadline_clock: DeadlineClock
 ) -> None:
     def away() -> None:
@@ -141,7 +141,7 @@ def test_heartbeats_end_when_the_call_expires_while_the_store_is_away(
     assert [monitor.cancelled for monitor in harness.monitors] == [True]
 
 
-def test_heartbeats_end_when_an_audit_outlives_its_caller(
+def test_heartbeats_end_when_an_audit_ends_after_its_call_has_expired(
     harness: EngineHarness, deadline_clock: DeadlineClock
 ) -> None:
     hang = harness.drivers[HOST].hang(node_name(1))
@@ -152,7 +152,7 @@ def test_heartbeats_end_when_an_audit_outlives_its_caller(
     wait_until(lambda: harness.monitors[0].cancelled, "the end of the heartbeats")
 
 
-def test_heartbeats_of_many_calls_end_each_with_its_own_call(make_harness: MakeHarness) -> None:
+def test_the_heartbeats_of_each_call_end_with_that_call(make_harness: MakeHarness) -> None:
     harness = make_harness().start()
     hang = harness.drivers[HOST].hang(node_name(1))
     waiting = harness.caller.call("update_available_resource", **MONITORED)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asking drivers: on threads of their own, no question twice at a time, every answer to whoever waits for it."""
+"""Reads of drivers: on separate threads, never the same read twice at a time, and with a report to every audit that waits."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def case() -> Iterator[Case]:
 
 
 def found(report: InventoryReport) -> dict[str, int | None]:
-    """Node -> the VCPUs that were reported."""
+    """Node -> the reported VCPUs."""
     return {
         command.node: None if command.inventory is None else command.inventory.total["VCPU"] for command in report.found
     }
@@ -57,13 +57,13 @@ def test_a_report_has_every_node_and_the_reserve(case: Case) -> None:
     assert {command.inventory.reserved for command in report.found if command.inventory} == {RESERVED}
 
 
-def test_a_report_of_one_node_has_that_one(case: Case) -> None:
+def test_a_report_of_one_node_has_only_that_node(case: Case) -> None:
     case.audit(N2)
     assert found(case.report()) == {N2: 64}
     assert case.driver.calls == [N2]
 
 
-def test_a_node_that_cannot_say_is_reported_as_disabled(case: Case) -> None:
+def test_a_node_without_an_inventory_is_reported_as_disabled(case: Case) -> None:
     case.driver.nodes[N1] = None
     case.audit()
     assert found(case.report()) == {N1: None, N2: 64}
@@ -83,7 +83,7 @@ def test_an_unknown_node_is_an_error_of_the_report(case: Case) -> None:
     assert [type(error) for error in report.errors] == [NodeNotFound]
 
 
-def test_what_a_driver_raises_is_an_error_of_the_report_beside_the_others(case: Case) -> None:
+def test_an_error_of_a_driver_is_in_the_report_with_the_inventories_of_other_nodes(case: Case) -> None:
     case.driver.nodes[N1] = OSError("gone")
     case.audit()
     report = case.report()
@@ -91,7 +91,7 @@ def test_what_a_driver_raises_is_an_error_of_the_report_beside_the_others(case: 
     assert [str(error) for error in report.errors] == ["gone"]
 
 
-def test_what_a_driver_answers_wrongly_is_an_error_of_the_report(case: Case) -> None:
+def test_an_invalid_answer_of_a_driver_is_an_error_of_the_report(case: Case) -> None:
     case.driver.nodes[N1] = {"vcpus": 1}
     case.audit(N1)
     (error,) = case.report().errors
@@ -100,7 +100,7 @@ def test_what_a_driver_answers_wrongly_is_an_error_of_the_report(case: Case) -> 
         assert key in error.kwargs["field"]
 
 
-def test_a_listing_that_fails_is_one_error(case: Case) -> None:
+def test_a_failed_listing_is_one_error_of_the_report(case: Case) -> None:
     case.driver.listing_error = OSError("gone")
     for node in (None, N1):
         case.audit(node)
@@ -111,7 +111,7 @@ def test_a_listing_that_fails_is_one_error(case: Case) -> None:
     assert found(case.report()) == {N1: 32, N2: 64}
 
 
-def test_a_node_is_asked_once_for_all_that_wait(case: Case) -> None:
+def test_one_read_of_a_node_answers_all_audits_that_wait_for_it(case: Case) -> None:
     hang = case.driver.hang(N1)
     case.audit()
     assert hang.entered.wait(SECONDS)
@@ -140,7 +140,7 @@ def test_a_node_that_hangs_delays_no_other_node_and_no_other_host(case: Case) ->
         assert found(case.report()) == {N1: 32, N2: 64}
 
 
-def test_a_listing_that_hangs_takes_one_thread(case: Case) -> None:
+def test_a_listing_that_hangs_occupies_one_thread(case: Case) -> None:
     entered, released = threading.Event(), threading.Event()
     listings: list[None] = []
     real = case.driver.get_available_nodes
@@ -164,7 +164,7 @@ def test_a_listing_that_hangs_takes_one_thread(case: Case) -> None:
     assert [len(report.errors) for report in reports].count(1) == module._THREADS
 
 
-def test_an_audit_before_the_start_is_made_then() -> None:
+def test_an_audit_requested_before_the_start_runs_after_it() -> None:
     case = Case()
     case.audit()
     case.inventories.start()
@@ -172,7 +172,7 @@ def test_an_audit_before_the_start_is_made_then() -> None:
     case.inventories.stop()
 
 
-def test_a_driver_that_hangs_does_not_hold_the_stop(case: Case) -> None:
+def test_a_driver_that_hangs_does_not_delay_the_stop(case: Case) -> None:
     hang = case.driver.hang(N1)
     case.audit()
     assert hang.entered.wait(SECONDS)
@@ -181,7 +181,7 @@ def test_a_driver_that_hangs_does_not_hold_the_stop(case: Case) -> None:
 
 
 @pytest.mark.parametrize("asked", [False, True], ids=["idle", "asked"])
-def test_starting_and_stopping_leaves_nothing_behind(asked: bool) -> None:
+def test_start_and_stop_leave_no_thread_and_no_open_file(asked: bool) -> None:
     def make() -> Inventories:
         case = Case()
         if asked:

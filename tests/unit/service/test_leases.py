@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The chores of a host have one owner: who it is, when that changes, and that nothing is left undone by it."""
+"""The chores of a host have one owner: which worker it is, when it changes, and that a change leaves no chore undone."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def store(harness: EngineHarness) -> Store:
 
 @pytest.fixture
 def harness(make_harness: MakeHarness, clock: Clock) -> EngineHarness:
-    """Holds the lease."""
+    """The worker that holds the lease."""
     harness = make_harness(clock=clock).start()
     harness.finish()
     return harness
@@ -38,7 +38,7 @@ def harness(make_harness: MakeHarness, clock: Clock) -> EngineHarness:
 
 @pytest.fixture
 def standby(harness: EngineHarness, make_harness: MakeHarness, clock: Clock) -> EngineHarness:
-    """On the same store, on a bus of its own; the lease is not its."""
+    """A worker on the same store, with a separate bus, that does not hold the lease."""
     standby = make_harness(store=harness.store.inner, clock=clock, owner="worker-2").start()
     standby.finish()
     return standby
@@ -53,13 +53,13 @@ def cursor_of(harness: EngineHarness) -> int:
 
 
 def lost_notification(harness: EngineHarness) -> None:
-    """One that was committed and never published: its worker was killed in between."""
+    """A notification that was committed and never published, because its worker was killed in between."""
     writer = Writer(harness.store.inner).put(begin(7, node=N1))
     writer.notifications[0] = note(writer[N1], writer[N1].sequence, event_type="tracker.claim.begun")
     writer.commit()
 
 
-def test_only_its_owner_relays(harness: EngineHarness, standby: EngineHarness, store: Store) -> None:
+def test_only_the_lease_owner_relays(harness: EngineHarness, standby: EngineHarness, store: Store) -> None:
     harness.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
     assert harness.hear(1) == [("claim.begun", 2)]
     wait_until(lambda: cursor_of(harness) == 2, "the cursor")
@@ -68,7 +68,7 @@ def test_only_its_owner_relays(harness: EngineHarness, standby: EngineHarness, s
     assert owner_of(store) == "worker-1"
 
 
-def test_only_its_owner_audits(harness: EngineHarness, standby: EngineHarness) -> None:
+def test_only_the_lease_owner_audits(harness: EngineHarness, standby: EngineHarness) -> None:
     for each in (standby, harness):
         each.drivers[HOST].nodes[N1] = driver_resource_dict(vcpus=64)
         each.engine.audit(HOST)
@@ -77,13 +77,13 @@ def test_only_its_owner_audits(harness: EngineHarness, standby: EngineHarness) -
     assert standby.drivers[HOST].calls == []
 
 
-def test_a_standby_audits_when_it_is_called(standby: EngineHarness) -> None:
+def test_a_standby_audits_for_a_call(standby: EngineHarness) -> None:
     standby.drivers[HOST].nodes[N1] = driver_resource_dict(vcpus=64)
     assert standby.caller.call("update_available_resource").reply()[0]["vcpus"] == 64
 
 
-def test_nothing_is_relayed_and_no_chore_done_before_leases_are_taken(make_harness: MakeHarness) -> None:
-    """The first inventory is committed before the bus is there."""
+def test_no_chore_is_done_before_a_lease_is_taken(make_harness: MakeHarness) -> None:
+    """The worker commits the first inventory before the bus starts."""
     harness = make_harness().start(relaying=False)
     harness.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
     harness.engine.audit(HOST)
@@ -94,7 +94,7 @@ def test_nothing_is_relayed_and_no_chore_done_before_leases_are_taken(make_harne
     assert harness.hear(1) == [("claim.begun", 2)]
 
 
-def test_whoever_commits_for_a_host_takes_over_its_chores(
+def test_a_worker_that_commits_for_a_host_takes_over_its_chores(
     harness: EngineHarness, standby: EngineHarness, store: Store
 ) -> None:
     standby.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
@@ -108,7 +108,7 @@ def test_whoever_commits_for_a_host_takes_over_its_chores(
 
 
 @pytest.mark.parametrize("source", [SHARED, FANOUT])
-def test_what_reaches_a_standby_past_the_queue_of_the_host_takes_over_nothing(
+def test_a_request_from_a_shared_topic_does_not_take_over_the_chores(
     harness: EngineHarness, standby: EngineHarness, store: Store, source: str
 ) -> None:
     standby.caller.cast("begin_resource_claim", source=source, host=HOST, instance=instance_dict(1))
@@ -120,14 +120,14 @@ def test_what_reaches_a_standby_past_the_queue_of_the_host_takes_over_nothing(
     assert standby.notified() == []
 
 
-def test_a_commit_of_nothing_takes_over_nothing(standby: EngineHarness, store: Store) -> None:
+def test_a_request_without_an_effect_does_not_take_over_the_chores(standby: EngineHarness, store: Store) -> None:
     standby.caller.call("finish_resource_claim", claim_id=uuid(1)).reply()
     standby.caller.call("get_node").reply()
     standby.finish()
     assert owner_of(store) == "worker-1"
 
 
-def test_a_lease_that_is_renewed_is_kept(
+def test_a_renewed_lease_keeps_its_owner(
     harness: EngineHarness, standby: EngineHarness, clock: Clock, store: Store
 ) -> None:
     for _ in range(4):
@@ -139,7 +139,7 @@ def test_a_lease_that_is_renewed_is_kept(
     assert owner_of(store) == "worker-1"
 
 
-def test_an_expired_lease_is_taken_and_what_was_not_relayed_is(
+def test_a_worker_that_takes_an_expired_lease_relays_the_rest(
     harness: EngineHarness, standby: EngineHarness, clock: Clock
 ) -> None:
     harness.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
@@ -153,14 +153,14 @@ def test_an_expired_lease_is_taken_and_what_was_not_relayed_is(
     wait_until(lambda: cursor_of(standby) == 3, "the cursor")
 
 
-def test_what_another_worker_has_left_in_the_meantime_is_relayed_by_an_owner_too(harness: EngineHarness) -> None:
-    """It had the lease between two renewals, and let go of it again."""
+def test_the_lease_owner_relays_what_another_worker_has_left_in_the_outbox(harness: EngineHarness) -> None:
+    """The other worker had the lease between two renewals and has released it."""
     lost_notification(harness)
     harness.engine.renew_leases()
     assert harness.broker.notifications.get(timeout=30)
 
 
-def test_a_lease_is_free_at_once_after_a_stop_and_nothing_is_relayed_again(
+def test_a_stop_releases_the_lease_and_the_next_owner_relays_nothing_twice(
     harness: EngineHarness, standby: EngineHarness, store: Store
 ) -> None:
     harness.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
@@ -173,21 +173,21 @@ def test_a_lease_is_free_at_once_after_a_stop_and_nothing_is_relayed_again(
 
 
 @pytest.mark.parametrize("error", [StoreUnavailable(reason="away"), Conflict("in the way")], ids=["away", "conflict"])
-def test_a_stop_that_cannot_let_go_is_a_stop_all_the_same(harness: EngineHarness, error: Exception) -> None:
+def test_a_stop_succeeds_although_the_lease_cannot_be_released(harness: EngineHarness, error: Exception) -> None:
     harness.store.script["release_lease"] = [error]
     harness.stop()
     assert harness.store.script["release_lease"] == []
     harness.stop()
 
 
-def test_a_new_node_of_a_held_host_is_relayed_too(harness: EngineHarness) -> None:
+def test_notifications_of_a_new_node_are_relayed(harness: EngineHarness) -> None:
     harness.drivers[HOST].nodes["node-2"] = driver_resource_dict()
     harness.caller.call("update_available_resource").reply()
     harness.engine.renew_leases()
     assert harness.hear(1) == [("node.updated", 1)]
 
 
-def test_each_host_has_a_lease_of_its_own(make_harness: MakeHarness, clock: Clock) -> None:
+def test_each_host_has_its_own_lease(make_harness: MakeHarness, clock: Clock) -> None:
     first = make_harness(hosts=["host-1", "host-2"], clock=clock).start()
     first.finish()
     second = make_harness(hosts=["host-1", "host-2"], store=first.store.inner, clock=clock, owner="worker-2").start()
@@ -206,7 +206,7 @@ def test_each_host_has_a_lease_of_its_own(make_harness: MakeHarness, clock: Cloc
 class TestPrune:
     @pytest.fixture
     def relayed(self, harness: EngineHarness) -> EngineHarness:
-        """Three notifications, confirmed and noted as that."""
+        """A worker with three notifications that are confirmed, and the cursor after them."""
         for number in range(1, 4):
             harness.caller.call("begin_resource_claim", unique_id=f"u-{number}", instance=instance_dict(number)).reply()
         wait_until(lambda: cursor_of(harness) == 4, "the cursor")
@@ -216,7 +216,7 @@ class TestPrune:
     def rows(self, harness: EngineHarness) -> int:
         return len(harness.store.inner.outbox(harness.ledger().node(N1).id, after=0, limit=100))
 
-    def test_what_is_old_is_dropped(self, relayed: EngineHarness, clock: Clock) -> None:
+    def test_old_rows_are_pruned(self, relayed: EngineHarness, clock: Clock) -> None:
         clock.forward(100)
         relayed.caller.call("begin_resource_claim", unique_id="u-4", instance=instance_dict(4)).reply()
         wait_until(lambda: cursor_of(relayed) == 5, "the cursor")
@@ -225,7 +225,7 @@ class TestPrune:
         assert self.rows(relayed) == 1
         assert list(relayed.store.inner.answered(["u-1", "u-2", "u-3", "u-4"])) == ["u-4"]
 
-    def test_what_is_young_or_not_confirmed_stays(self, relayed: EngineHarness, clock: Clock) -> None:
+    def test_young_and_unconfirmed_rows_are_not_pruned(self, relayed: EngineHarness, clock: Clock) -> None:
         lost_notification(relayed)
         relayed.engine.prune(inbox_seconds=0, outbox_seconds=0)
         relayed.finish()
@@ -235,16 +235,14 @@ class TestPrune:
         relayed.finish()
         assert self.rows(relayed) == 1
 
-    def test_nothing_is_dropped_for_a_host_whose_chores_are_anothers(
-        self, relayed: EngineHarness, standby: EngineHarness, clock: Clock
-    ) -> None:
+    def test_a_standby_prunes_nothing(self, relayed: EngineHarness, standby: EngineHarness, clock: Clock) -> None:
         clock.forward(1)
         standby.engine.prune(inbox_seconds=0, outbox_seconds=0)
         standby.finish()
         assert "prune" not in standby.store.calls
         assert self.rows(relayed) == 4
 
-    def test_every_host_has_its_turn(self, make_harness: MakeHarness, clock: Clock) -> None:
+    def test_every_host_is_pruned(self, make_harness: MakeHarness, clock: Clock) -> None:
         hosts = ["host-1", "host-2", "host-3"]
         harness = make_harness(hosts=hosts, clock=clock).start()
         for host in hosts:
@@ -253,7 +251,7 @@ class TestPrune:
         harness.engine.prune(inbox_seconds=0, outbox_seconds=0)
         wait_until(lambda: not harness.store.inner.answered(hosts), "the rows dropped")
 
-    def test_a_lot_is_dropped_little_by_little(
+    def test_many_rows_are_pruned_in_small_steps(
         self, relayed: EngineHarness, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("tracker_worker.service.chores.pruning._ROWS", 1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The RPC table: what each method asks, of which host, and what is wrong with what was sent."""
+"""The RPC table: the command or query of each method, its hosts, and the errors of wrong requests."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tracker_worker.service.requests.methods import (
 )
 from tracker_worker.wire.request import Request
 
-# The same cases each time; the first one pays for the tables of Unicode.
+# Derandomized examples are the same in each run; the first example takes longer because it loads the tables of Unicode.
 FUZZ = settings(derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 SERVED = ("host-1", "host-2")
 OWN = "host-1"
@@ -79,7 +79,7 @@ def refused(*arguments: Any, **options: Any) -> str:
     return str(caught.value.kwargs["field"])
 
 
-def test_the_table_is_the_api() -> None:
+def test_the_table_has_exactly_the_methods_of_the_interface() -> None:
     assert set(METHODS) == set(VALID)
 
 
@@ -123,7 +123,7 @@ class TestBegin:
         assert (asked.instance.uuid, asked.node) == (uuid(1), "n")
         assert (asked.limits, asked.timeout, asked.capacity_limits) == (UNLIMITED, TIMEOUT, False)
 
-    def test_the_policy_says_how_long_and_what_a_missing_limit_means(self) -> None:
+    def test_the_policy_sets_the_timeout_and_the_meaning_of_a_missing_limit(self) -> None:
         policy = Policy(claim_timeout=7, capacity_limits=True, release_expired=False, reserved=POLICY.reserved)
         asked = self.begin(policy)
         assert (asked.timeout, asked.capacity_limits) == (7, True)
@@ -140,7 +140,7 @@ class TestBegin:
             (2**31, 2**31 * SECOND),
         ],
     )
-    def test_a_timeout_is_in_seconds_and_nothing_is_the_default(self, timeout: Any, microseconds: int) -> None:
+    def test_a_timeout_is_in_seconds_and_zero_or_none_is_the_default(self, timeout: Any, microseconds: int) -> None:
         assert self.begin(timeout=timeout).timeout == microseconds
 
     @pytest.mark.parametrize("timeout", [-1, -0.1, True, "60", [], float("nan"), float("inf"), 2**31 + 1])
@@ -151,7 +151,7 @@ class TestBegin:
         asked = self.begin(limits={"vcpu": 4.9, "memory_mb": None})
         assert asked.limits == Limits((4, None, None))
 
-    def test_an_owner_that_the_instance_does_not_name_is_the_contexts(self) -> None:
+    def test_an_instance_without_an_owner_gets_the_owner_of_the_context(self) -> None:
         nobody = instance_dict(1, project_id=None, user_id=None)
         told = self.begin(context={"project_id": "p", "user_id": "u"}, instance=nobody).instance
         assert (told.project_id, told.user_id) == ("p", "u")
@@ -162,7 +162,7 @@ class TestBegin:
         assert self.begin(instance=nobody).instance.project_id is None
 
     @pytest.mark.parametrize("key", ["project_id", "user_id"])
-    def test_an_owner_in_the_context_that_is_no_text_is_refused(self, key: str) -> None:
+    def test_an_owner_in_the_context_that_is_not_a_text_is_refused(self, key: str) -> None:
         nobody = instance_dict(1, project_id=None, user_id=None)
         assert refused("begin_resource_claim", {"instance": nobody}, context={key: 7}) == f"context.{key}"
 
@@ -179,28 +179,28 @@ class TestArguments:
     def test_an_unknown_argument_is_named(self, method: str) -> None:
         assert refused(method, {**VALID[method], "colour": "blue"}) == "colour"
 
-    def test_a_misspelt_argument_is_not_taken_for_an_absent_one(self) -> None:
+    def test_a_misspelt_argument_is_refused(self) -> None:
         assert refused("begin_resource_claim", {"instance": instance_dict(1), "limit": {}}) == "limit"
         limits = {"memory": 1}
         assert refused("begin_resource_claim", {"instance": instance_dict(1), "limits": limits}) == "limits.memory"
 
     @pytest.mark.parametrize("value", ["", 7, True, [], {}, "n" * 256, "a\0b", "\ud800"])
     @pytest.mark.parametrize("method", ["update_available_resource", "get_node", "list_claims"])
-    def test_a_node_that_is_no_name_is_refused(self, method: str, value: Any) -> None:
+    def test_a_node_that_is_not_a_name_is_refused(self, method: str, value: Any) -> None:
         assert refused(method, {"node": value}) == "node"
 
     @pytest.mark.parametrize("value", ["", None, 7, True, [], {}])
     @pytest.mark.parametrize("method", ["finish_resource_claim", "abort_resource_claim"])
-    def test_a_claim_id_that_is_no_name_is_refused(self, method: str, value: Any) -> None:
+    def test_a_claim_id_that_is_not_a_name_is_refused(self, method: str, value: Any) -> None:
         assert refused(method, {"claim_id": value}) == "claim_id"
 
     @pytest.mark.parametrize("value", [7, True, [], {}])
-    def test_a_project_that_is_no_text_is_refused(self, value: Any) -> None:
+    def test_a_project_that_is_not_a_text_is_refused(self, value: Any) -> None:
         assert refused("get_usage", {"project_id": value}) == "project_id"
 
     @pytest.mark.parametrize("value", [None, "i", 7, []])
     @pytest.mark.parametrize("method", ["begin_resource_claim", "update_usage"])
-    def test_an_instance_that_is_no_object_is_refused(self, method: str, value: Any) -> None:
+    def test_an_instance_that_is_not_an_object_is_refused(self, method: str, value: Any) -> None:
         assert refused(method, {"instance": value}) == "instance"
 
     @pytest.mark.parametrize(
@@ -252,12 +252,12 @@ class TestHosts:
     @pytest.mark.parametrize("source", [OWN, SHARED, FANOUT])
     @pytest.mark.parametrize("value", ["", 7, True, [], {}])
     @pytest.mark.parametrize("method", METHODS)
-    def test_a_host_that_is_no_name_is_refused(self, method: str, value: Any, source: str) -> None:
+    def test_a_host_that_is_not_a_name_is_refused(self, method: str, value: Any, source: str) -> None:
         assert refused(method, {**VALID[method], "host": value}, source=source) == "host"
 
 
 class TestVersions:
-    def test_our_version_is_served(self) -> None:
+    def test_version_1_0_is_served(self) -> None:
         assert ask("get_node", version="1.0").action == GetNode(node=None)
 
     @pytest.mark.parametrize(
@@ -280,18 +280,18 @@ class TestVersions:
         ],
     )
     @pytest.mark.parametrize("method", ["get_node", "nonsense", "_private"])
-    def test_another_version_is_not_served_whatever_the_method(self, version: str, method: str) -> None:
+    def test_another_version_is_unsupported_for_every_method(self, version: str, method: str) -> None:
         with pytest.raises(UnsupportedVersion) as caught:
             ask(method, version=version)
         assert (caught.value.version, caught.value.method) == (version, method)
 
     @pytest.mark.parametrize("namespace", ["baseapi", ""])
-    def test_a_namespace_is_not_served(self, namespace: str) -> None:
+    def test_a_namespace_is_unsupported(self, namespace: str) -> None:
         with pytest.raises(UnsupportedVersion):
             ask("get_node", namespace=namespace)
 
     @pytest.mark.parametrize("method", ["", "nonsense", "_private", "__init__", "GET_NODE", "get_node ", "resolve"])
-    def test_an_unknown_method_of_our_version_is_named(self, method: str) -> None:
+    def test_an_unknown_method_is_named(self, method: str) -> None:
         with pytest.raises(NoSuchMethod) as caught:
             ask(method)
         assert caught.value.method == method
@@ -333,7 +333,7 @@ arguments = st.dictionaries(
     source=st.sampled_from([OWN, SHARED, FANOUT]),
     context=st.dictionaries(st.sampled_from(["project_id", "user_id", "tenant", "user"]), json, max_size=2),
 )
-def test_whatever_is_sent_it_is_understood_or_refused(
+def test_every_request_gives_an_operation_or_a_typed_error(
     method: str, args: dict[str, Any], valid: bool, source: str, context: dict[str, Any]
 ) -> None:
     args = {**VALID.get(method, {}), **args} if valid else args
@@ -357,7 +357,7 @@ def test_whatever_is_sent_it_is_understood_or_refused(
 
 @FUZZ
 @given(version=st.text(max_size=8) | st.from_regex(r"\d{1,3}\.\d{1,3}", fullmatch=True), method=st.text(max_size=8))
-def test_whatever_the_version_it_is_served_or_not(version: str, method: str) -> None:
+def test_only_versions_with_major_1_and_minor_0_are_served(version: str, method: str) -> None:
     with pytest.raises((UnsupportedVersion, NoSuchMethod)) as caught:
         ask(method, {}, version=version)
     served = re.fullmatch(r"0*1\.0+", version) is not None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the inbox forgets, and when it must not: a copy that waited while nobody took it is recognised all the same."""
+"""Pruning of the inbox: a copy that waited while no worker consumed it is still recognised."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HOUR = 3600
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Timers that would take seconds take none."""
+    """Timers with intervals of seconds fire almost immediately."""
     real = module.Timers.every
 
     def every(timers: Any, interval_seconds: float, action: Callable[[], None]) -> Any:
@@ -31,13 +31,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pruned(worker_harness: WorkerHarness) -> None:
-    """Return when it has been done on what holds now."""
+    """Wait until rows have been pruned under the present conditions."""
     before = worker_harness.store.calls.count("prune")
     wait_until(lambda: worker_harness.store.calls.count("prune") >= before + 3, "it is pruned")
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_message_is_recognised_for_the_whole_retention_after_the_worker_was_cut_off(
+def test_the_retention_of_inbox_rows_begins_again_after_a_lost_connection(
     worker_harness: WorkerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker_harness.worker.start()
@@ -60,8 +60,8 @@ def test_a_message_is_recognised_for_the_whole_retention_after_the_worker_was_cu
     assert not known()
 
 
-def test_nothing_is_forgotten_while_messages_wait_for_the_store(harness: EngineHarness) -> None:
-    # A commit whose answer was lost may have been made, and what waits is looked up when the store is back.
+def test_nothing_is_pruned_while_messages_wait_for_the_store(harness: EngineHarness) -> None:
+    # The commit whose answer was lost may have been made, and the waiting messages are looked up when the store is available.
     tried: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def away() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is made of bytes on the bus's thread: whatever they are, nothing is raised there, and whoever can be told is told."""
+"""Decoding on the bus's thread: no input raises there, and every caller with a readable reply address gets an error."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tracker_worker.service.requests.reader import RequestReader
 from tracker_worker.wire.message import JSON, MSGPACK, Malformed, ReplyTo, decode_message
 from tracker_worker.wire.reply import answer, parking_reason, parks
 
-# The same cases each time; the first one pays for the tables of Unicode.
+# Derandomized examples are the same in each run; the first example takes longer because it loads the tables of Unicode.
 FUZZ = settings(derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 CALL = {"method": "get_node", "args": {}, "_msg_id": "m-1", "_reply_q": "reply_1", "_unique_id": "u-1"}
 
@@ -44,7 +44,7 @@ def read(body: bytes, content_type: str | None = JSON, headers: dict[str, Any] |
 
 
 def told(work: PendingRequest) -> list[Any]:
-    """What becomes of it when it is refused: replies, or headers of dead letters."""
+    """The outcome of a refused request: its replies, or the reasons of its dead letters."""
     broker = MemoryBroker()
     replies: list[Any] = []
     bus = MemoryBus(broker)
@@ -63,7 +63,7 @@ def enveloped(message: Any) -> bytes:
     return json.dumps({"oslo.version": "2.0", "oslo.message": json.dumps(message)}).encode()
 
 
-def test_a_request_is_decoded_checked_and_handed_on() -> None:
+def test_a_request_is_decoded_checked_and_submitted() -> None:
     work = read(enveloped({**CALL, "_context_request_id": "req-1", "_timeout": 30}))
     assert work.operation is not None
     assert (work.operation.hosts, work.operation.action) == ((HOST,), GetNode(node=None))
@@ -73,7 +73,7 @@ def test_a_request_is_decoded_checked_and_handed_on() -> None:
     assert work.heartbeat.interval_seconds == 15
 
 
-def test_deliveries_that_came_together_are_handed_on_together_and_in_order() -> None:
+def test_deliveries_that_arrive_together_are_submitted_together_in_order() -> None:
     batches: list[Sequence[PendingRequest]] = []
     reader = RequestReader(
         bus=MemoryBus(MemoryBroker()),
@@ -88,7 +88,7 @@ def test_deliveries_that_came_together_are_handed_on_together_and_in_order() -> 
     assert [[work.delivery.body for work in batch] for batch in batches] == [bodies]
 
 
-def test_a_call_that_is_too_large_is_told_and_a_cast_is_parked() -> None:
+def test_a_call_that_is_too_large_gets_an_error_and_a_cast_is_parked() -> None:
     large = {**CALL, "args": {"node": "n" * 10_000}}
     (reply,) = told(read(enveloped(large)))
     assert json.loads(reply["failure"])["class"] == "InvalidInput"
@@ -97,8 +97,8 @@ def test_a_call_that_is_too_large_is_told_and_a_cast_is_parked() -> None:
 
 
 @pytest.mark.parametrize("where", ["message", "args", "context"])
-def test_keys_that_are_no_texts_are_an_error_of_the_caller(where: str) -> None:
-    """JSON knows no others; msgpack does."""
+def test_keys_that_are_not_texts_are_invalid_input(where: str) -> None:
+    """Only msgpack has such keys."""
     message: dict[Any, Any] = {**CALL}
     if where == "message":
         message[7] = 1
@@ -112,7 +112,7 @@ def test_keys_that_are_no_texts_are_an_error_of_the_caller(where: str) -> None:
     assert msgspec.json.decode(reply["failure"])["class"] == "InvalidInput"
 
 
-def test_values_that_only_msgpack_knows_are_refused_by_their_field() -> None:
+def test_values_that_only_msgpack_has_are_refused_by_their_field() -> None:
     for value in (b"bytes", msgspec.msgpack.Ext(5, b"x"), msgspec.msgpack.decode(b"\xd6\xff\x00\x00\x00\x01")):
         work = read(msgspec.msgpack.encode({**CALL, "args": {"node": value}}), MSGPACK)
         assert isinstance(work.refusal, InvalidInput)
@@ -148,7 +148,7 @@ def is_json(value: Any) -> bool:
 
 @FUZZ
 @given(st.binary(max_size=40), st.sampled_from([JSON, MSGPACK, None, "", "text/plain"]))
-def test_whatever_the_bytes_nothing_is_raised(body: bytes, content_type: str | None) -> None:
+def test_no_body_raises_on_the_thread_of_the_bus(body: bytes, content_type: str | None) -> None:
     work = read(body, content_type)
     assert work.refusal is not None
     assert len(told(work)) == 1
@@ -156,7 +156,7 @@ def test_whatever_the_bytes_nothing_is_raised(body: bytes, content_type: str | N
 
 @FUZZ
 @given(messages, st.booleans())
-def test_whatever_the_message_somebody_is_told_what_is_wrong_with_it(message: dict[Any, Any], packed: bool) -> None:
+def test_every_wrong_message_gives_one_reply_or_one_dead_letter(message: dict[Any, Any], packed: bool) -> None:
     if packed or not is_json(message):
         work = read(msgspec.msgpack.encode(message), MSGPACK)
     else:
@@ -169,7 +169,7 @@ def test_whatever_the_message_somebody_is_told_what_is_wrong_with_it(message: di
 
 @FUZZ
 @given(st.text(st.characters(), max_size=30))
-def test_whatever_an_argument_is_called_the_caller_can_read_the_refusal(name: str) -> None:
+def test_a_refusal_is_readable_for_every_name_of_an_argument(name: str) -> None:
     work = read(enveloped({**CALL, "args": {name: 1}}))
     if work.refusal is None:
         assert name in ("node", "host")
@@ -179,13 +179,13 @@ def test_whatever_an_argument_is_called_the_caller_can_read_the_refusal(name: st
 
 
 @pytest.mark.parametrize("behind", [b'"_reply_q": "\xff"', b'"_reply_q": "\xc3\xa9"', b'"_msg_id": "\xff"'])
-def test_what_is_nested_too_deeply_to_be_read_is_refused_whatever_is_behind_it(behind: bytes) -> None:
+def test_a_message_nested_too_deeply_is_refused_whatever_follows_the_nesting(behind: bytes) -> None:
     body = b'{"_msg_id": "0a", "args": ' + b"[" * 4000 + b"]" * 4000 + b", " + behind + b"}"
     assert isinstance(read(body).refusal, Malformed)
 
 
-def test_nesting_that_hides_behind_escapes_is_found_too() -> None:
-    """The envelope's text may spell its brackets otherwise."""
+def test_nesting_with_escaped_brackets_is_found() -> None:
+    """The envelope's text may escape its brackets."""
     inner = json.dumps({**CALL, "version": None}).replace("null", "[" * 600 + "]" * 600)
     escaped = json.dumps(inner).replace("[", "\\u005b").replace("]", "\\u005d")
     work = read(b'{"oslo.version": "2.0", "oslo.message": ' + escaped.encode() + b"}")

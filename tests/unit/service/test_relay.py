@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Outbox -> bus: everything, in order per node, a limited number at a time, and the cursor never past a gap."""
+"""Outbox -> bus: every notification, in order per node, a limited number at a time, and the cursor never past a gap."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ N1, N2 = node_name(1), node_name(2)
 
 
 class RecordingBus:
-    """The bus as far as a relay uses it."""
+    """The part of the bus that a relay uses."""
 
     def __init__(self) -> None:
         self.calls: list[list[Publication]] = []
@@ -33,14 +33,14 @@ class RecordingBus:
         self.calls.append(list(notifications))
 
     def take(self) -> list[tuple[int, int]]:
-        """The keys since this was last asked."""
+        """The keys sent since the last call."""
         keys = [outgoing.key for call in self.calls for outgoing in call]
         self.calls.clear()
         return keys
 
 
 class Case:
-    """A host whose nodes have one notification each, and a relay that is about to take it."""
+    """A host whose nodes have one notification each, and a relay that has not taken the host yet."""
 
     def __init__(self, nodes: int = 1) -> None:
         self.store = ScriptedStore()
@@ -51,14 +51,14 @@ class Case:
         self.numbers = iter(range(1, 10000))
 
     def taken(self) -> Case:
-        """With all of it relayed so far."""
+        """Let the relay take the host, with all its notifications sent and confirmed."""
         self.relay.take(self.writer.host)
         self.relay._catch_up()
         self.confirm(*self.sent.take())
         return self
 
     def commit(self, count: int, node: str = N1) -> list[Notification]:
-        """So many more notifications in the outbox."""
+        """Commit ``count`` more notifications to the outbox."""
         for _ in range(count):
             self.writer.put(begin(next(self.numbers), node=node))
         rows = list(self.writer.notifications)
@@ -66,17 +66,17 @@ class Case:
         return rows
 
     def offer(self, count: int, node: str = N1) -> list[tuple[int, int]]:
-        """So many more, handed over. Returns what was sent."""
+        """Commit and offer ``count`` more notifications. Return the sent keys."""
         self.offer_rows(self.commit(count, node))
         return self.sent.take()
 
     def offer_rows(self, rows: Sequence[Notification]) -> None:
-        """Hand them over, and send what is to be sent now, as the engine does."""
+        """Offer the rows to the relay and send the ready publications, as the engine does."""
         if ready := self.relay.offer(rows):
             self.sent.send(ready)
 
     def behind(self) -> bool:
-        """Whether there is something to read from the outbox, and room for it."""
+        """Whether the outbox has rows to read and the window has room for them."""
         return lagging(self.relay)
 
     def confirm(self, *keys: tuple[int, int]) -> None:
@@ -84,7 +84,7 @@ class Case:
         self.relay._take_confirms()
 
     def cursors(self) -> dict[int, int]:
-        """Those that moved since this was last asked; they are written then."""
+        """The cursors that moved since the last call; the call writes them."""
         moved = dict(self.relay.moved)
         self.store.commit(Commit(cursors=moved))
         self.relay.written(moved)
@@ -103,7 +103,7 @@ def small_window(monkeypatch: pytest.MonkeyPatch) -> int:
 
 
 def lagging(relay: Relay) -> bool:
-    """Whether there is something to read from the outbox, and room for it."""
+    """Whether the outbox has rows to read and the window has room for them."""
     return bool(relay._lagging) and relay._in_flight < module.WINDOW // 2
 
 
@@ -111,14 +111,14 @@ def keys(*sequences: int, node: int = 1) -> list[tuple[int, int]]:
     return [(node, sequence) for sequence in sequences]
 
 
-def test_what_is_committed_is_sent_from_memory(case: Case) -> None:
+def test_committed_notifications_are_sent_from_memory(case: Case) -> None:
     case.store.calls.clear()
     assert case.offer(3) == keys(2, 3, 4)
     assert not case.behind()
     assert "outbox" not in case.store.calls
 
 
-def test_a_notification_is_the_row_of_the_outbox(case: Case) -> None:
+def test_a_notification_has_the_fields_of_its_outbox_row(case: Case) -> None:
     (row,) = case.commit(1)
     case.offer_rows([row])
     ((outgoing,),) = case.sent.calls
@@ -131,7 +131,7 @@ def test_a_notification_is_the_row_of_the_outbox(case: Case) -> None:
     assert message["timestamp"] == "2026-01-15 12:00:00.000000"
 
 
-def test_a_notification_that_is_sent_again_differs_only_in_its_unique_id(case: Case) -> None:
+def test_two_sendings_of_a_notification_differ_only_in_the_unique_id(case: Case) -> None:
     row = case.commit(1)
     messages = []
     for _ in range(2):
@@ -145,7 +145,7 @@ def test_a_notification_that_is_sent_again_differs_only_in_its_unique_id(case: C
     assert messages[0]["message_id"] == row[0].message_id
 
 
-def test_after_a_start_it_begins_behind_the_cursor(case: Case) -> None:
+def test_a_new_relay_begins_after_the_cursor(case: Case) -> None:
     case.commit(5)
     case.store.commit(Commit(cursors={1: 3}))
     relay = Relay(case.store, cast(Bus, case.sent), wake=lambda: None)
@@ -156,7 +156,7 @@ def test_after_a_start_it_begins_behind_the_cursor(case: Case) -> None:
     assert not lagging(relay)
 
 
-def test_what_is_not_relayed_here_is_not_sent() -> None:
+def test_notifications_of_a_host_that_is_not_taken_are_not_sent() -> None:
     case = Case()
     case.offer_rows(case.commit(2))
     assert not case.behind()
@@ -165,7 +165,7 @@ def test_what_is_not_relayed_here_is_not_sent() -> None:
     assert dict(case.relay.moved) == {}
 
 
-def test_the_cursor_follows_what_is_confirmed_without_a_gap(case: Case) -> None:
+def test_the_cursor_moves_to_the_last_confirm_before_a_gap(case: Case) -> None:
     case.offer(4)
     case.cursors()
     case.confirm((1, 4), (1, 3))
@@ -187,7 +187,7 @@ def test_a_cursor_that_moved_on_while_it_was_written_is_written_again(case: Case
     assert case.cursors() == {1: 3}
 
 
-def test_a_confirm_counts_once_and_only_for_what_was_sent(case: Case) -> None:
+def test_a_confirm_counts_once_and_only_for_a_sent_notification(case: Case) -> None:
     case.offer(2)
     case.cursors()
     case.confirm((1, 3), (1, 3), (1, 1), (1, 99), (7, 2))
@@ -197,7 +197,7 @@ def test_a_confirm_counts_once_and_only_for_what_was_sent(case: Case) -> None:
     assert case.relay._in_flight == 0
 
 
-def test_nodes_are_independent() -> None:
+def test_the_cursors_of_nodes_are_independent() -> None:
     case = Case(nodes=2).taken()
     assert case.cursors() == {1: 1, 2: 1}
     assert case.offer(2, N1) == keys(2, 3)
@@ -206,12 +206,12 @@ def test_nodes_are_independent() -> None:
     assert case.cursors() == {2: 2}
 
 
-def test_no_more_than_the_window_is_on_its_way(case: Case, small_window: int) -> None:
+def test_no_more_notifications_than_the_window_are_in_flight(case: Case, small_window: int) -> None:
     assert case.offer(10) == keys(2, 3, 4, 5)
     assert not case.behind()
     case.confirm((1, 2), (1, 3))
     assert not case.behind()
-    # Only when half of the window is free: an outbox is not read row by row.
+    # The relay reads only when half of the window is free, so that it does not read the outbox row by row.
     case.confirm((1, 4))
     assert case.behind()
     case.relay._catch_up()
@@ -223,7 +223,7 @@ def test_no_more_than_the_window_is_on_its_way(case: Case, small_window: int) ->
     assert not case.behind()
 
 
-def test_what_is_offered_while_it_is_behind_waits_for_its_turn(case: Case, small_window: int) -> None:
+def test_a_notification_offered_while_the_relay_lags_waits_for_its_turn(case: Case, small_window: int) -> None:
     case.offer(6)
     case.confirm(*keys(2, 3, 4, 5))
     assert case.offer(1) == []
@@ -232,7 +232,7 @@ def test_what_is_offered_while_it_is_behind_waits_for_its_turn(case: Case, small
     assert case.offer(1) == keys(9)
 
 
-def test_the_window_is_for_all_nodes_together(small_window: int) -> None:
+def test_all_nodes_share_one_window(small_window: int) -> None:
     case = Case(nodes=2).taken()
     assert case.offer(3, N1) == keys(2, 3, 4)
     assert case.offer(3, N2) == keys(2, node=2)
@@ -242,7 +242,7 @@ def test_the_window_is_for_all_nodes_together(small_window: int) -> None:
     assert case.sent.take() == keys(3, 4, node=2)
 
 
-def test_numbers_that_are_not_in_the_outbox_are_passed_over() -> None:
+def test_sequences_without_an_outbox_row_are_skipped() -> None:
     """Notifications were switched off for a while."""
     case = Case().taken()
     case.cursors()
@@ -261,7 +261,7 @@ def test_numbers_that_are_not_in_the_outbox_are_passed_over() -> None:
     assert case.offer(1) == keys(7)
 
 
-def test_numbers_at_the_end_that_are_not_in_the_outbox_are_passed_over_too(case: Case) -> None:
+def test_sequences_without_an_outbox_row_at_the_end_are_skipped(case: Case) -> None:
     case.cursors()
     case.writer.put(begin(101, node=N1)).put(begin(102, node=N1))
     case.writer.notifications.clear()
@@ -277,7 +277,7 @@ def test_numbers_at_the_end_that_are_not_in_the_outbox_are_passed_over_too(case:
     assert case.cursors() == {1: 4}
 
 
-def test_a_store_that_is_away_while_it_catches_up_loses_nothing(case: Case) -> None:
+def test_a_relay_that_cannot_read_the_outbox_reads_it_later(case: Case) -> None:
     case.commit(2)
     case.relay.take(case.writer.host)
     case.store.script["outbox"] = [StoreUnavailable(reason="away")]
@@ -288,7 +288,7 @@ def test_a_store_that_is_away_while_it_catches_up_loses_nothing(case: Case) -> N
     assert case.sent.take() == keys(2, 3)
 
 
-def test_a_host_that_is_dropped_is_not_relayed_and_its_window_is_free(case: Case, small_window: int) -> None:
+def test_a_dropped_host_is_not_relayed_and_frees_its_window(case: Case, small_window: int) -> None:
     case.offer(4)
     case.confirm((1, 3))
     case.relay.drop(case.writer.host)
@@ -300,14 +300,14 @@ def test_a_host_that_is_dropped_is_not_relayed_and_its_window_is_free(case: Case
     assert dict(case.relay.moved) == {}
 
 
-def test_a_host_that_is_taken_again_goes_on_from_its_cursor(case: Case) -> None:
+def test_a_host_that_is_taken_again_continues_from_its_cursor(case: Case) -> None:
     case.cursors()
     case.offer(3)
     case.confirm((1, 2))
     case.cursors()
     case.relay.drop(case.writer.host)
     case.relay.take(case.writer.host)
-    # The bus confirms what was sent before: it has it, but it was not sent since.
+    # The confirm is for the sending before the drop; since then, the relay has not sent this notification.
     case.confirm((1, 3))
     assert case.cursors() == {}
     case.relay._catch_up()
@@ -317,7 +317,7 @@ def test_a_host_that_is_taken_again_goes_on_from_its_cursor(case: Case) -> None:
     assert case.relay._in_flight == 0
 
 
-def test_a_host_that_is_taken_twice_is_sent_once_with_what_others_added(case: Case) -> None:
+def test_taking_a_host_twice_sends_only_rows_that_another_worker_has_added(case: Case) -> None:
     case.offer(2)
     case.relay.take(case.writer.host)
     assert not case.behind()
@@ -327,7 +327,7 @@ def test_a_host_that_is_taken_twice_is_sent_once_with_what_others_added(case: Ca
     assert case.sent.take() == keys(4)
 
 
-def test_nodes_that_are_behind_take_turns(small_window: int) -> None:
+def test_lagging_nodes_take_turns(small_window: int) -> None:
     case = Case(nodes=2).taken()
     first, second = case.ids
     rows = case.commit(3 * small_window) + case.commit(small_window, node=N2)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Doing things again and again, until somebody says that it is enough."""
+"""Timers call their actions repeatedly until they are cancelled or stopped."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def deaths() -> queue.SimpleQueue[BaseException]:
 
 @pytest.fixture
 def timers(deaths: queue.SimpleQueue[BaseException]) -> Iterator[Timers]:
-    """Not yet started."""
+    """Timers that are not started."""
     timers = Timers(deaths.put)
     yield timers
     timers.stop()
@@ -40,14 +40,14 @@ class CountingAction:
         self._rung.put(threading.current_thread().name)
 
     def wait(self, times: int = 1) -> list[str]:
-        """The names of the threads that rang."""
+        """Wait for ``times`` calls; return the names of the calling threads."""
         return [self._rung.get(timeout=SECONDS) for _ in range(times)]
 
     def silent(self) -> bool:
         return self._rung.empty()
 
 
-def test_an_action_is_called_again_and_again_on_one_thread(timers: Timers) -> None:
+def test_an_action_is_called_repeatedly_on_one_thread(timers: Timers) -> None:
     counted, other = CountingAction(), CountingAction()
     timers.every(SOON, counted)
     timers.every(SOON, other)
@@ -63,7 +63,7 @@ def test_nothing_is_called_before_the_start(timers: Timers) -> None:
     counted.wait()
 
 
-def test_a_shorter_interval_that_is_added_later_does_not_wait_for_the_longer_one(timers: Timers) -> None:
+def test_a_shorter_interval_added_later_does_not_wait_for_a_longer_interval(timers: Timers) -> None:
     timers.every(NEVER, CountingAction())
     timers.start()
     counted = CountingAction()
@@ -119,7 +119,7 @@ def test_an_action_may_add_and_cancel_others(timers: Timers) -> None:
     counted.wait(2)
 
 
-def test_an_action_that_fails_is_told_and_nothing_goes_on(
+def test_an_action_that_fails_ends_the_timers_and_is_reported(
     timers: Timers, deaths: queue.SimpleQueue[BaseException]
 ) -> None:
     def broken() -> None:
@@ -130,7 +130,7 @@ def test_an_action_that_fails_is_told_and_nothing_goes_on(
     assert isinstance(deaths.get(timeout=SECONDS), ZeroDivisionError)
 
 
-def test_a_stop_waits_for_the_action_that_runs(timers: Timers) -> None:
+def test_a_stop_waits_for_a_running_action(timers: Timers) -> None:
     entered, release, finished = threading.Event(), threading.Event(), threading.Event()
 
     def slow() -> None:
@@ -167,7 +167,7 @@ def test_a_stop_from_an_action_does_not_wait_for_itself(
 
 
 @pytest.mark.parametrize("interval", [SOON, NEVER])
-def test_starting_and_stopping_leaves_nothing_behind(interval: float) -> None:
+def test_start_and_stop_leave_no_thread_and_no_open_file(interval: float) -> None:
     def make() -> Timers:
         timers = Timers(lambda error: None)
         timers.every(interval, lambda: None)

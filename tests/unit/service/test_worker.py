@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The worker as a whole, on a bus in memory: the order in which it starts and stops, and what ends a start."""
+"""The worker as a whole, on a bus in memory: the order of its start and stop, and the errors that end a start."""
 
 from __future__ import annotations
 
@@ -40,9 +40,7 @@ class TestStart:
         assert in_order(worker_harness.store.calls, "start", "register_host", "create_node", "commit", "bus.start")
         assert worker_harness.worker.ready()
 
-    def test_the_first_inventory_is_that_of_every_host_and_node(
-        self, make_worker: MakeWorker, configuration: Path
-    ) -> None:
+    def test_the_first_inventory_covers_every_host_and_node(self, make_worker: MakeWorker, configuration: Path) -> None:
         configuration.write_text("[tracker]\nhosts = host-1, host-2, host-1\ninventory_driver = fake\n")
         worker_harness = make_worker()
         worker_harness.worker.start()
@@ -97,7 +95,7 @@ class TestStart:
         assert "bus.start" not in worker_harness.store.calls
 
     @pytest.mark.parametrize("method", ["start", "register_host"])
-    def test_a_store_that_is_not_there_ends_the_start(self, worker_harness: WorkerHarness, method: str) -> None:
+    def test_an_unavailable_store_ends_the_start(self, worker_harness: WorkerHarness, method: str) -> None:
         worker_harness.store.script[method] = [StoreUnavailable(reason="connection refused")]
         with pytest.raises(ConfigurationError, match="connection refused"):
             worker_harness.worker.start()
@@ -126,7 +124,7 @@ class TestStart:
         worker_harness.worker.start()
         assert worker_harness.caller.call("get_node").reply()["disabled"] is True
 
-    def test_a_restart_finds_what_was_there_and_tells_it_to_nobody_again(
+    def test_a_restart_keeps_the_ledger_and_publishes_nothing_twice(
         self, make_worker: MakeWorker, started_worker: WorkerHarness
     ) -> None:
         started_worker.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
@@ -147,7 +145,7 @@ class TestStart:
             (f"hosts = {HOST}\ninventory_driver = nonsense\n", "nonsense"),
         ],
     )
-    def test_options_that_contradict_end_it_before_anything_is_started(
+    def test_contradicting_options_end_the_start_before_any_part_starts(
         self, make_worker: MakeWorker, configuration: Path, text: str, named: str
     ) -> None:
         configuration.write_text(f"[tracker]\n{text}")
@@ -163,7 +161,7 @@ class TestStop:
         assert started_worker.store.calls[-2:] == ["release_lease", "stop"]
         assert not started_worker.worker.ready()
 
-    def test_the_batch_in_hand_is_finished_and_told(self, started_worker: WorkerHarness) -> None:
+    def test_a_stop_finishes_and_answers_the_current_batch(self, started_worker: WorkerHarness) -> None:
         committing, commit = threading.Event(), threading.Event()
         started_worker.store.script["commit"] = [lambda: (committing.set(), commit.wait(SECONDS))]
         claim = started_worker.caller.call("begin_resource_claim", instance=instance_dict(1))
@@ -176,17 +174,17 @@ class TestStop:
         stopping.join(SECONDS)
         assert claim.reply()["claim_id"] == uuid(1)
         assert in_order(started_worker.store.calls, "bus.pause", "bus.stop", "stop")
-        # What had not begun waits for whoever comes next, and only that.
+        # Only the request that had not begun waits for the next worker.
         assert [delivery.source for delivery in started_worker.broker._waiting[HOST]] == [HOST]
 
-    def test_what_was_published_is_noted_at_the_end(self, started_worker: WorkerHarness) -> None:
+    def test_a_stop_writes_the_cursors(self, started_worker: WorkerHarness) -> None:
         started_worker.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
         started_worker.worker.stop()
         loaded = started_worker.store.inner.load_host(HOST)
         assert loaded is not None
         assert started_worker.store.inner.cursors(loaded.id) == {loaded.node(N1).id: 2}
 
-    def test_stopping_is_harmless_whenever_and_however_often(self, worker_harness: WorkerHarness) -> None:
+    def test_a_worker_may_be_stopped_twice_and_without_a_start(self, worker_harness: WorkerHarness) -> None:
         worker_harness.worker.stop()
         worker_harness.worker.stop()
 
@@ -197,17 +195,17 @@ class TestStop:
         started_worker.worker.stop()
         hang.release()
 
-    def test_starting_and_stopping_leaves_nothing_behind(self, make_worker: MakeWorker) -> None:
+    def test_start_and_stop_leave_no_thread_and_no_open_file(self, make_worker: MakeWorker) -> None:
         stress(lambda: make_worker().worker, rounds=3)
 
 
 def in_order(calls: Sequence[str], *wanted: str) -> bool:
-    """Whether these were called in this order, whatever else was called between them."""
+    """Whether ``wanted`` were called in this order, with any other calls between them."""
     rest = iter(calls)
     return all(name in rest for name in wanted)
 
 
-def test_the_part_that_fails_beyond_repair_is_told(started_worker: WorkerHarness) -> None:
+def test_an_error_that_ends_a_part_is_reported(started_worker: WorkerHarness) -> None:
     started_worker.store.script["commit"] = [ZeroDivisionError("a store that breaks its contract")]
     started_worker.caller.cast("begin_resource_claim", instance=instance_dict(1))
     assert isinstance(started_worker.deaths.get(timeout=SECONDS), ZeroDivisionError)

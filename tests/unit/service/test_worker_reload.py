@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a worker does from time to time, and when it is told to read its files again."""
+"""A worker's periodic chores, and the reload of its files."""
 
 from __future__ import annotations
 
@@ -27,9 +27,7 @@ class TestReload:
     def claim(self, worker_harness: WorkerHarness, number: int, **args: Any) -> Any:
         return worker_harness.caller.call("begin_resource_claim", instance=instance_dict(number), **args).reply()
 
-    def test_the_mutable_options_hold_for_what_comes_then(
-        self, started_worker: WorkerHarness, configuration: Path
-    ) -> None:
+    def test_reloaded_options_apply_to_later_requests(self, started_worker: WorkerHarness, configuration: Path) -> None:
         assert self.claim(started_worker, 1)["expires_at"] == "2026-01-15T12:10:00.000000Z"
         assert self.claim(started_worker, 1)["limit_source"] == "unlimited"
         self.options(configuration, "claim_timeout_seconds = 60\nmissing_limit = capacity\nexpired_claims = release\n")
@@ -42,7 +40,7 @@ class TestReload:
         assert started_worker.caller.call("get_node").reply()["running_vms"] == 1
 
     @pytest.mark.parametrize("text", ["claim_timeout_seconds = soon\n", "missing_limit = bogus\n", "no option\n"])
-    def test_what_is_wrong_is_logged_and_what_held_holds(
+    def test_an_invalid_configuration_is_logged_and_the_old_options_stay(
         self, started_worker: WorkerHarness, configuration: Path, caplog: pytest.LogCaptureFixture, text: str
     ) -> None:
         self.options(configuration, text)
@@ -53,7 +51,7 @@ class TestReload:
         started_worker.worker.reload()
         assert self.claim(started_worker, 2)["expires_at"] == "2026-01-15T12:01:00.000000Z"
 
-    def test_a_configuration_that_is_gone_is_logged_too(
+    def test_a_missing_configuration_file_is_logged_and_the_old_options_stay(
         self, started_worker: WorkerHarness, configuration: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         configuration.unlink()
@@ -61,14 +59,14 @@ class TestReload:
         assert "the configuration is not reloaded" in caplog.text
         assert self.claim(started_worker, 1)["limit_source"] == "unlimited"
 
-    def test_the_drivers_are_reloaded_and_asked(self, started_worker: WorkerHarness) -> None:
+    def test_a_reload_reloads_and_reads_the_drivers(self, started_worker: WorkerHarness) -> None:
         started_worker.driver.nodes[N1] = driver_resource_dict(vcpus=64)
         started_worker.worker.reload()
         wait_until(lambda: len(started_worker.store.commits) >= 2, "the new inventory")
         assert started_worker.driver.reloads == 1
         assert started_worker.caller.call("get_node").reply()["vcpus"] == 64
 
-    def test_a_driver_that_cannot_be_reloaded_goes_on_as_it_was(
+    def test_a_driver_that_cannot_be_reloaded_keeps_its_inventory(
         self, started_worker: WorkerHarness, caplog: pytest.LogCaptureFixture
     ) -> None:
         started_worker.driver.reload_error = ConfigurationError("no such file")
@@ -76,7 +74,7 @@ class TestReload:
         assert f"the inventory of host {HOST} is not reloaded: no such file" in caplog.text
         assert started_worker.caller.call("get_node").reply()["vcpus"] == TOTAL["VCPU"]
 
-    def test_a_static_file_is_read_again(
+    def test_a_reload_reads_the_static_file(
         self, make_worker: MakeWorker, configuration: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         def write(**nodes: int) -> None:
@@ -105,7 +103,7 @@ class TestReload:
 
         wait_until(lambda: nodes() == [("one", 16), ("two", 4)], lambda: f"the new inventory: {nodes()}")
 
-    def test_it_is_harmless_without_a_start_and_after_a_stop(self, worker_harness: WorkerHarness) -> None:
+    def test_a_reload_without_a_start_or_after_a_stop_has_no_effect(self, worker_harness: WorkerHarness) -> None:
         worker_harness.worker.reload()
         worker_harness.worker.start()
         worker_harness.worker.stop()
@@ -115,7 +113,7 @@ class TestReload:
 class TestChores:
     @pytest.fixture
     def quick(self, monkeypatch: pytest.MonkeyPatch, configuration: Path) -> None:
-        """Timers that would take seconds take none."""
+        """Timers with intervals of seconds fire almost immediately."""
         real = module.Timers.every
 
         def every(timers: Any, interval_seconds: float, action: Callable[[], None]) -> Any:
@@ -124,7 +122,7 @@ class TestChores:
         monkeypatch.setattr(module.Timers, "every", every)
 
     @pytest.mark.usefixtures("quick")
-    def test_inventories_are_read_leases_renewed_and_old_rows_dropped_again_and_again(
+    def test_a_worker_repeatedly_reads_inventories_renews_leases_and_prunes(
         self, started_worker: WorkerHarness
     ) -> None:
         started_worker.driver.nodes[N1] = driver_resource_dict(vcpus=64)
@@ -133,7 +131,7 @@ class TestChores:
             wait_until(lambda method=method: started_worker.store.calls.count(method) >= 3, method)  # type: ignore[misc]
         assert started_worker.caller.call("get_node").reply()["vcpus"] == 64
 
-    def test_callers_that_want_heartbeats_get_them_from_the_workers_timers(self, started_worker: WorkerHarness) -> None:
+    def test_the_timers_of_the_worker_send_heartbeats(self, started_worker: WorkerHarness) -> None:
         hang = started_worker.driver.hang(N1)
         call = started_worker.caller.call("update_available_resource", timeout=2)
         assert hang.entered.wait(SECONDS)
@@ -142,7 +140,7 @@ class TestChores:
         hang.release()
         call.reply()
 
-    def test_without_notifications_nothing_is_kept(self, make_worker: MakeWorker, configuration: Path) -> None:
+    def test_without_notifications_the_outbox_stays_empty(self, make_worker: MakeWorker, configuration: Path) -> None:
         configuration.write_text(configuration.read_text() + "[notifications]\ndriver = noop\n")
         worker_harness = make_worker()
         worker_harness.worker.start()

@@ -71,12 +71,12 @@ class MigrationContract(abc.ABC):
         assert migration.current(engine) is None
         assert tables(engine) == set()
 
-    def test_an_upgrade_makes_every_table_and_is_at_the_head(self, engine: sa.Engine) -> None:
+    def test_an_upgrade_creates_every_table_and_is_at_the_head(self, engine: sa.Engine) -> None:
         migration.upgrade(engine)
         assert tables(engine) == TABLES
         assert migration.current(engine) == migration.head()
 
-    def test_an_upgrade_of_what_is_at_the_head_changes_nothing(self, url: str, engine: sa.Engine) -> None:
+    def test_an_upgrade_of_a_database_at_the_head_changes_nothing(self, url: str, engine: sa.Engine) -> None:
         migration.upgrade(engine)
         store = SQLStore(url)
         writer = settle(store).put(begin(1, node=node_name(1))).commit()
@@ -84,7 +84,7 @@ class MigrationContract(abc.ABC):
         assert snapshots(load(store)) == snapshots(writer.host)
         store.stop()
 
-    def test_the_migrated_database_is_the_one_that_schema_py_describes(self, engine: sa.Engine) -> None:
+    def test_a_migrated_database_has_the_schema_of_schema_py(self, engine: sa.Engine) -> None:
         migration.upgrade(engine)
         with engine.connect() as connection:
             context = MigrationContext.configure(
@@ -92,13 +92,13 @@ class MigrationContract(abc.ABC):
             )
             assert compare_metadata(context, metadata) == []
 
-    def test_the_migrated_primary_keys_are_those_of_schema_py(self, engine: sa.Engine, other: sa.Engine) -> None:
+    def test_a_migrated_database_has_the_primary_keys_of_schema_py(self, engine: sa.Engine, other: sa.Engine) -> None:
         """Alembic does not compare primary keys."""
         migration.upgrade(engine)
         metadata.create_all(other)
         assert primary_keys(engine) == primary_keys(other)
 
-    def test_the_comparison_would_find_a_difference(self, engine: sa.Engine) -> None:
+    def test_the_schema_comparison_finds_a_difference(self, engine: sa.Engine) -> None:
         migration.upgrade(engine)
         with engine.begin() as connection:
             connection.exec_driver_sql("DROP INDEX ix_inbox_host_id_received_at")
@@ -115,25 +115,25 @@ class MigrationContract(abc.ABC):
         assert tables(engine) == TABLES
         assert migration.current(engine) == migration.head()
 
-    def test_an_upgrade_to_a_revision_goes_no_further(self, engine: sa.Engine) -> None:
+    def test_an_upgrade_to_a_revision_stops_there(self, engine: sa.Engine) -> None:
         migration.upgrade(engine, "0001")
         assert migration.current(engine) == "0001"
 
-    def test_an_upgrade_that_fails_leaves_the_database_as_it_was(self, engine: sa.Engine) -> None:
+    def test_a_failed_upgrade_changes_nothing(self, engine: sa.Engine) -> None:
         with engine.begin() as connection:
             connection.exec_driver_sql("CREATE TABLE outbox (theirs INTEGER)")
         assert "outbox" in refusal(partial(migration.upgrade, engine))
         assert tables(engine) == {"outbox"}
         assert migration.current(engine) is None
 
-    def test_upgrades_at_the_same_time_wait_for_each_other(self, url: str) -> None:
+    def test_concurrent_upgrades_all_succeed(self, url: str) -> None:
         several = [engines.create_engine(url) for _ in range(4)]
         at_once(*(partial(migration.upgrade, engine) for engine in several))
         assert {migration.current(engine) for engine in several} == {migration.head()}
         for engine in several:
             engine.dispose()
 
-    def test_a_revision_that_this_release_does_not_know_is_refused(self, engine: sa.Engine) -> None:
+    def test_a_database_at_an_unknown_revision_is_refused(self, engine: sa.Engine) -> None:
         migration.upgrade(engine)
         with engine.begin() as connection:
             connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
@@ -144,7 +144,7 @@ class MigrationContract(abc.ABC):
             assert "9999" in refusal(partial(change, engine))
         assert tables(engine) == TABLES
 
-    def test_an_upgrade_to_a_revision_that_is_not_known_is_refused(self, engine: sa.Engine) -> None:
+    def test_an_upgrade_to_an_unknown_revision_is_refused(self, engine: sa.Engine) -> None:
         assert "9999" in refusal(partial(migration.upgrade, engine, "9999"))
         assert tables(engine) == set()
 

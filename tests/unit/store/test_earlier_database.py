@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A database that an earlier commit has written: everything in it is read as it was meant, and the worker goes on with it.
+"""A database written by an earlier commit: every row is read with its original meaning, and the worker continues on it.
 
-``earlier/<commit>.sql`` is the dump of the database, ``.json`` what that commit itself answered about it.
+``earlier/<commit>.sql`` is the dump of the database; ``.json`` holds the answers of that commit itself.
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ def test_outbox_cursors_and_inbox_are_what_the_earlier_worker_wrote(
     assert store.answered(list(answers)) == answers
 
 
-def test_the_next_decision_goes_on_where_the_earlier_worker_stopped(store: SQLStore, expected: dict[str, Any]) -> None:
+def test_the_next_decision_continues_generation_and_sequence_of_the_earlier_worker(
+    store: SQLStore, expected: dict[str, Any]
+) -> None:
     ledgers = Ledgers(store)
     unit = UnitOfWork(store, ledgers, notify=True)
     before = {view["node"]: view for view in expected["nodes"]}["n1"]

@@ -47,7 +47,7 @@ def sqlite(tmp_path: Path) -> Iterator[sa.Engine]:
         ("sqlite:///file:ledger?mode=memory&cache=shared&uri=true", "names no file"),
     ],
 )
-def test_what_cannot_be_used_is_refused_in_one_sentence(url: str, says: str) -> None:
+def test_an_unusable_url_is_refused_in_one_sentence(url: str, says: str) -> None:
     for make in (engines.create_engine, SQLStore):
         with pytest.raises(ConfigurationError) as caught:
             make(url)
@@ -59,13 +59,13 @@ def test_what_cannot_be_used_is_refused_in_one_sentence(url: str, says: str) -> 
 
 
 @pytest.mark.parametrize("scheme", ["postgresql+psycopg", "postgresql"])
-def test_postgresql_is_spoken_to_with_psycopg(scheme: str) -> None:
+def test_a_postgresql_url_uses_psycopg(scheme: str) -> None:
     engine = engines.create_engine(POSTGRESQL.replace("postgresql+psycopg", scheme))
     assert (engine.dialect.name, engine.driver) == ("postgresql", "psycopg")
     assert (engine.url.host, engine.url.port, engine.url.database) == ("db.example.org", 5433, "ledger")
 
 
-def test_a_driver_that_is_not_installed_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_driver_is_named_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(ConfigurationError) as caught:
         engines.create_engine(POSTGRESQL)
@@ -87,7 +87,7 @@ def test_every_connection_to_sqlite_has_its_settings(sqlite: sa.Engine, pragma: 
             assert connection.exec_driver_sql(f"PRAGMA {pragma}").scalar_one() == value
 
 
-def test_a_new_file_that_another_writes_to_is_waited_for(tmp_path: Path) -> None:
+def test_a_connection_waits_for_a_new_file_that_another_connection_locks(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
     writer = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     writer.execute("BEGIN IMMEDIATE")  # SQLite does not wait for this lock to change the journal mode
@@ -105,7 +105,7 @@ def test_a_new_file_that_another_writes_to_is_waited_for(tmp_path: Path) -> None
     writer.close()
 
 
-def test_the_lock_timeout_of_sqlite_is_as_given(tmp_path: Path) -> None:
+def test_the_lock_timeout_of_sqlite_is_set(tmp_path: Path) -> None:
     engine = engines.create_engine(f"sqlite:///{tmp_path / 'ledger.sqlite'}", lock_timeout_seconds=0.25)
     with engine.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one() == 250
@@ -126,7 +126,7 @@ def test_a_writer_on_sqlite_has_its_lock_from_the_beginning(sqlite: sa.Engine, t
     impatient.dispose()
 
 
-def test_an_undone_transaction_on_sqlite_leaves_nothing(sqlite: sa.Engine) -> None:
+def test_a_rolled_back_transaction_on_sqlite_leaves_no_table(sqlite: sa.Engine) -> None:
     with sqlite.connect() as connection:
         with connection.begin() as transaction:
             connection.exec_driver_sql("CREATE TABLE letters (body TEXT)")

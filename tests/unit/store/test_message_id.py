@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The id by which a consumer knows a notification again."""
+"""The id by which a consumer recognises a copy of a notification."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from tracker_worker.notifications.render import message_id
 
-# Published with the first release: another one would make each notification that is sent again a new one.
+# Published with the first release: with another namespace, a replayed notification would look new to consumers.
 NAMESPACE = UUID("5c0d1b0e-6f0c-5b52-9f9b-3d6f0f3c7f11")
 
 

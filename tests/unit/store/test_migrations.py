@@ -24,14 +24,14 @@ class TestSQLiteMigrations(MigrationContract):
     def other_url(self, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path / 'other.sqlite'}"
 
-    def test_a_start_makes_the_schema(self, url: str, engine: sa.Engine) -> None:
+    def test_a_start_creates_the_schema(self, url: str, engine: sa.Engine) -> None:
         store = SQLStore(url)
         store.start()
         store.stop()
         assert tables(engine) == TABLES
         assert migration.current(engine) == migration.head()
 
-    def test_starts_at_once_on_a_file_that_is_not_there_all_succeed(self, url: str) -> None:
+    def test_concurrent_starts_on_a_missing_file_all_succeed(self, url: str) -> None:
         stores = [SQLStore(url) for _ in range(4)]
         at_once(*(store.start for store in stores))
         assert at_once(*(store.host_names for store in stores)) == [[]] * 4
@@ -39,7 +39,7 @@ class TestSQLiteMigrations(MigrationContract):
             store.stop()
 
 
-def test_a_directory_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_directory_is_named_in_the_error(tmp_path: Path) -> None:
     engine = engines.create_engine(f"sqlite:///{tmp_path / 'nowhere' / 'ledger.sqlite'}")
     for call in (migration.current, migration.upgrade, migration.ensure_schema):
         message = refusal(partial(call, engine))
@@ -47,7 +47,7 @@ def test_a_directory_that_is_not_there_is_told(tmp_path: Path) -> None:
         assert "unable to open database file" in message
 
 
-def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
     path.write_text("This is a letter, not a database. " * 100)
     assert "file is not a database" in refusal(

@@ -37,14 +37,14 @@ class TestPostgreSQLMigrations(MigrationContract):
         assert tables(engine) == set()
         store.stop()
 
-    def test_a_start_behind_the_head_is_refused(self, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_start_on_an_old_revision_is_refused(self, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
         migration.upgrade(engine)
         monkeypatch.setattr(migration, "head", lambda: "0002")
         message = refusal(partial(migration.ensure_schema, engine))
         assert message == "the database schema is at revision 0001, not at 0002: run 'tracker-worker db upgrade'"
 
 
-def test_a_server_that_is_not_there_is_told_without_the_password() -> None:
+def test_an_unreachable_server_is_an_error_without_the_password() -> None:
     with closing(Ports()) as nobody:
         engine = engines.create_engine(f"postgresql+psycopg://tracker:secret@127.0.0.1:{nobody.first}/ledger")
         for call in (migration.current, migration.upgrade, migration.ensure_schema):
@@ -53,7 +53,7 @@ def test_a_server_that_is_not_there_is_told_without_the_password() -> None:
             assert "secret" not in message
 
 
-def test_a_wrong_password_and_a_missing_database_are_told(postgresql: PostgreSQLServer, postgresql_url: str) -> None:
+def test_a_wrong_password_and_a_missing_database_are_errors(postgresql: PostgreSQLServer, postgresql_url: str) -> None:
     for url, why in (
         (postgresql_url.replace(postgresql.password, "wr0ng-s3cret"), "password authentication failed"),
         (postgresql_url + "_not", "does not exist"),

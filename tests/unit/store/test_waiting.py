@@ -35,7 +35,7 @@ def engine_on(path: Path, clock: Clock, *, lock_timeout_seconds: float) -> sa.En
     )
 
 
-def test_a_first_connection_to_a_locked_sqlite_file_gives_up_after_the_lock_timeout(tmp_path: Path) -> None:
+def test_a_first_connection_to_a_locked_sqlite_file_fails_after_the_lock_timeout(tmp_path: Path) -> None:
     path, clock = tmp_path / "ledger.sqlite", Clock()
     with closing(sqlite3.connect(path, isolation_level=None)) as writer:
         writer.execute("BEGIN IMMEDIATE")
@@ -66,14 +66,14 @@ def test_a_first_connection_to_an_sqlite_file_succeeds_when_the_lock_is_released
 
 
 def waiting(answers: int) -> Generator[str, Any, str]:
-    """A wait in psycopg's protocol that ends after so many events."""
+    """A wait in psycopg's protocol that ends after ``answers`` events."""
     while answers:
         if (yield "readable"):
             answers -= 1
     return "the answer"
 
 
-def test_a_silent_server_is_left_after_the_answer_timeout() -> None:
+def test_a_wait_for_a_silent_server_ends_after_the_answer_timeout() -> None:
     clock, closed = Clock(), []
     wait = read_timeout.bounded(waiting(1), lambda: closed.append(clock.at), monotonic=clock.monotonic)
     assert next(wait) == "readable"
@@ -87,7 +87,7 @@ def test_a_silent_server_is_left_after_the_answer_timeout() -> None:
     assert closed == [clock.at]
 
 
-def test_a_server_that_sends_something_in_time_is_waited_for() -> None:
+def test_a_server_that_keeps_sending_does_not_time_out() -> None:
     clock, closed = Clock(), []
     wait = read_timeout.bounded(waiting(5), lambda: closed.append(clock.at), monotonic=clock.monotonic)
     next(wait)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The codec against what stock programs really put on the wire (tests/wire/golden), and its limits."""
+"""The codec, compared with the recorded bytes of stock programs (tests/wire/golden), and its limits."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NOTIFICATIONS = [name for name in names() if name.startswith("notification_")]
 REQUESTS = [name for name in names() if name.startswith(("call_", "cast_"))]
 BEGIN = {"instance": stock.INSTANCE, "limits": stock.LIMITS, "timeout": 600}
 UPDATED = {**stock.INSTANCE, "vm_state": "active", "task_state": None, "host": stock.HOST, "node": stock.HOST}
-# Name -> method, arguments, and what differs from a plain call of version 1.0.
+# Name -> method, arguments, and the differences from a plain call of version 1.0.
 EXPECTED: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "call_begin_resource_claim": ("begin_resource_claim", BEGIN, {}),
     "call_gzip": ("begin_resource_claim", BEGIN, {}),
@@ -53,7 +53,7 @@ def decode(golden: Golden, **limits: int) -> Request:
 
 
 def inner_of(body: bytes) -> dict[str, Any]:
-    """Out of the envelope, by the standard library."""
+    """The message without its envelope, read by the standard library."""
     outer = json.loads(body)
     assert set(outer) == {"oslo.version", "oslo.message"}
     assert outer["oslo.version"] == "2.0"
@@ -84,7 +84,7 @@ def test_every_recorded_request_is_expected() -> None:
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-def test_a_recorded_request_is_understood(name: str) -> None:
+def test_a_recorded_request_is_decoded(name: str) -> None:
     golden = load(name)
     method, arguments, other = EXPECTED[name]
     plain = zlib.decompress if name == "call_gzip" else bz2.decompress if name == "call_bz2" else bytes
@@ -119,13 +119,15 @@ def test_a_message_without_an_envelope_is_version_1() -> None:
 
 
 @pytest.mark.parametrize("content_type", [None, ""])
-def test_what_has_no_content_type_is_json(content_type: str | None) -> None:
+def test_a_body_without_a_content_type_is_json(content_type: str | None) -> None:
     assert decode_request(packed(request()), content_type=content_type).method == "get_node"
 
 
 @pytest.mark.parametrize("content_type", [JSON, MSGPACK])
 @pytest.mark.parametrize("reply_to", [None, REPLY_TO])
-def test_our_own_request_is_understood_in_either_format(content_type: str, reply_to: ReplyTo | None) -> None:
+def test_a_request_encoded_by_the_worker_is_decoded_in_either_format(
+    content_type: str, reply_to: ReplyTo | None
+) -> None:
     if reply_to is not None:
         reply_to = ReplyTo(reply_to.queue, reply_to.msg_id, content_type)
     body = encode_request(
@@ -143,13 +145,13 @@ def test_our_own_request_is_understood_in_either_format(content_type: str, reply
     assert (understood.context, understood.reply_to) == (stock.rpc_context(), reply_to)
 
 
-def test_our_own_request_in_json_has_a_stock_requests_keys() -> None:
+def test_a_request_encoded_by_the_worker_has_the_keys_of_a_stock_request() -> None:
     ours = encode_request("begin_resource_claim", BEGIN, context=stock.rpc_context(), unique_id="u1", reply_to=REPLY_TO)
 
     assert set(inner_of(ours)) == set(inner_of(load("call_begin_resource_claim").body))
 
 
-def test_what_json_does_not_know_but_python_writes_is_read() -> None:
+def test_values_that_only_python_writes_as_json_are_decoded() -> None:
     understood = decode_request(packed(request(args={"nan": float("nan"), "x": "\ud800"})), content_type=JSON)
 
     assert understood.args["nan"] != understood.args["nan"]
@@ -159,11 +161,11 @@ def test_what_json_does_not_know_but_python_writes_is_read() -> None:
 @pytest.mark.parametrize(
     ("timeout", "seconds"), [(None, None), (1, None), (2, 2), (10, 10), (True, None), (2.5, None), ("9", None), (10**400, 3600)]
 )  # fmt: skip
-def test_heartbeats_are_for_those_who_ask_for_them_in_whole_seconds(timeout: Any, seconds: int | None) -> None:
+def test_only_a_timeout_in_whole_seconds_asks_for_heartbeats(timeout: Any, seconds: int | None) -> None:
     assert decode_request(packed(request(_timeout=timeout)), content_type=JSON).monitor_seconds == seconds
 
 
-# --- what is refused -------------------------------------------------------------------------------------------------
+# --- malformed requests -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -183,7 +185,7 @@ def test_heartbeats_are_for_those_who_ask_for_them_in_whole_seconds(timeout: Any
         (packed(request()), "application/x-python-serialize", "content type"),
     ],
 )
-def test_what_is_no_request_is_malformed(body: bytes, content_type: str, reason: str) -> None:
+def test_a_body_that_is_not_a_request_is_malformed(body: bytes, content_type: str, reason: str) -> None:
     with pytest.raises(Malformed, match=reason) as caught:
         decode_request(body, content_type=content_type)
 
@@ -191,7 +193,7 @@ def test_what_is_no_request_is_malformed(body: bytes, content_type: str, reason:
 
 
 @pytest.mark.parametrize("keys", [{"method": 5}, {"args": [1]}, {"_unique_id": 7}, {"args": {"deep": nested(150)}}])
-def test_a_malformed_call_says_whom_to_tell(keys: dict[str, Any]) -> None:
+def test_a_malformed_call_has_its_reply_address(keys: dict[str, Any]) -> None:
     with pytest.raises(Malformed) as caught:
         decode_request(packed(request(_msg_id="m1", _reply_q="reply_1", **keys)), content_type=JSON)
 
@@ -199,9 +201,9 @@ def test_a_malformed_call_says_whom_to_tell(keys: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("content_type", [JSON, MSGPACK])
-def test_a_hundred_levels_are_read_and_one_more_is_not(content_type: str) -> None:
+def test_100_levels_are_decoded_and_101_levels_are_malformed(content_type: str) -> None:
     def body(levels: int) -> bytes:
-        # Levels below the message, of which its args are the first.
+        # These are the levels below the message; its args are the first.
         message = request(args={"deep": nested(levels - 1)}, _msg_id="m1", _reply_q="reply_1")
         return packed(message) if content_type == JSON else msgspec.msgpack.encode(message)
 
@@ -211,7 +213,7 @@ def test_a_hundred_levels_are_read_and_one_more_is_not(content_type: str) -> Non
     assert caught.value.reply_to == ReplyTo("reply_1", "m1", content_type)
 
 
-def test_what_no_parser_follows_down_is_told_too() -> None:
+def test_nesting_that_no_parser_can_read_is_malformed_with_its_reply_address() -> None:
     text = json.dumps(request(args=None, _msg_id="ab-1", _reply_q="reply_1")).replace("null", "[" * 100_000, 1)
 
     with pytest.raises(Malformed, match="100 levels") as caught:
@@ -220,7 +222,7 @@ def test_what_no_parser_follows_down_is_told_too() -> None:
     assert caught.value.reply_to == ReplyTo("reply_1", "ab-1")
 
 
-def test_the_largest_body_is_read_and_one_byte_more_is_not() -> None:
+def test_a_body_of_the_maximum_size_is_decoded_and_a_larger_one_is_malformed() -> None:
     golden = load("call_begin_resource_claim")
 
     assert decode(golden, max_bytes=len(golden.body)).method == "begin_resource_claim"
@@ -233,7 +235,7 @@ def test_the_largest_body_is_read_and_one_byte_more_is_not() -> None:
 
 
 @pytest.mark.parametrize("name", ["call_gzip", "call_bz2"])
-def test_the_limit_is_on_what_a_body_unpacks_to(name: str) -> None:
+def test_the_size_limit_applies_to_the_decompressed_body(name: str) -> None:
     with pytest.raises(Malformed):
         decode(load(name), max_bytes=len(load(name).body))
 
@@ -245,7 +247,7 @@ def test_the_limit_is_on_what_a_body_unpacks_to(name: str) -> None:
         ("application/x-bz2", bz2.compress(b" " * 20_000_000)),
     ],
 )
-def test_a_bomb_is_not_unpacked_further_than_the_limit(compression: str, bomb: bytes) -> None:
+def test_a_decompression_bomb_is_malformed(compression: str, bomb: bytes) -> None:
     with pytest.raises(Malformed):
         decode_request(bomb, content_type=JSON, compression=compression)
 
@@ -255,12 +257,12 @@ def test_a_bomb_is_not_unpacked_further_than_the_limit(compression: str, bomb: b
     [
         (packed(request()), "application/x-gzip"),
         (packed(request()), "application/x-bz2"),
-        (gzip.compress(packed(request())), "application/x-gzip"),  # kombu calls zlib so
+        (gzip.compress(packed(request())), "application/x-gzip"),  # kombu's gzip is zlib
         (zlib.compress(packed(request()))[:-20], "application/x-gzip"),
         (packed(request()), "application/x-lzma"),
     ],
 )
-def test_what_cannot_be_unpacked_is_malformed(body: bytes, compression: str) -> None:
+def test_a_body_that_cannot_be_decompressed_is_malformed(body: bytes, compression: str) -> None:
     with pytest.raises(Malformed):
         decode_request(body, content_type=JSON, compression=compression)
 
@@ -269,7 +271,7 @@ def test_what_cannot_be_unpacked_is_malformed(body: bytes, compression: str) -> 
 
 
 @pytest.mark.parametrize("name", REPLIES)
-def test_a_reply_of_ours_has_a_stock_replys_shape(name: str) -> None:
+def test_a_reply_encoded_by_the_worker_has_the_shape_of_a_stock_reply(name: str) -> None:
     stock_reply = inner_of(load(name).body)
     reply_to = ReplyTo(load(name).routing_key, stock_reply["_msg_id"])
     if stock_reply["ending"]:
@@ -290,7 +292,7 @@ def test_a_reply_of_ours_has_a_stock_replys_shape(name: str) -> None:
     assert list(ours) == list(stock_reply)
 
 
-def test_a_failure_of_ours_has_a_stock_failures_keys() -> None:
+def test_a_failure_encoded_by_the_worker_has_the_keys_of_a_stock_failure() -> None:
     stock_failure = json.loads(inner_of(load("reply_expected_error").body)["failure"])
     error = ComputeResourcesUnavailable(shortfalls=stock_failure["kwargs"]["shortfalls"])
 
@@ -302,7 +304,7 @@ def test_a_failure_of_ours_has_a_stock_failures_keys() -> None:
 
 
 @pytest.mark.parametrize("content_type", [JSON, MSGPACK])
-def test_every_reply_is_a_message_of_its_own(content_type: str) -> None:
+def test_every_reply_has_its_own_unique_id(content_type: str) -> None:
     answer = encode_answer(content_type, result={"n": 1})
     reply_to = ReplyTo("reply_1", "m1", content_type)
 
@@ -312,7 +314,7 @@ def test_every_reply_is_a_message_of_its_own(content_type: str) -> None:
     assert first == second == {"result": {"n": 1}, "failure": None, "ending": True, "_msg_id": "m1"}
 
 
-def test_texts_that_would_not_travel_are_made_to() -> None:
+def test_long_texts_and_surrogates_in_a_failure_are_made_encodable() -> None:
     class Quoting(Exception):
         kwargs = {"field": "\ud800" * 5000, "number": 5}  # noqa: RUF012
 
@@ -334,7 +336,7 @@ def notification(stock_message: dict[str, Any], **changes: Any) -> bytes:
 
 
 @pytest.mark.parametrize("name", ["notification_info", "notification_warn"])
-def test_a_notification_of_ours_has_a_stock_notifications_shape(name: str) -> None:
+def test_a_notification_encoded_by_the_worker_has_the_shape_of_a_stock_notification(name: str) -> None:
     stock_message = {key: value for key, value in inner_of(load(name).body).items() if not key.startswith("_context_")}
 
     ours = inner_of(notification(stock_message))
@@ -345,8 +347,8 @@ def test_a_notification_of_ours_has_a_stock_notifications_shape(name: str) -> No
     assert ours == stock_message
 
 
-def test_another_attempt_differs_in_the_unique_id_alone() -> None:
-    # Values that look as if they held one.
+def test_a_renewed_notification_differs_only_in_the_unique_id() -> None:
+    # These values contain the text of the key.
     told = {**inner_of(load("notification_info").body), "publisher_id": 'x"_unique_id":"' + "a" * 32 + '"'}
     told["payload"] = {"_unique_id": "b" * 32, "deep": ['\\"_unique_id\\":\\"' + "c" * 32]}
     first = notification(told)
@@ -359,7 +361,7 @@ def test_another_attempt_differs_in_the_unique_id_alone() -> None:
     assert len(first) == len(second)
 
 
-def test_recorded_bodies_are_what_decode_message_reads() -> None:
+def test_decode_message_reads_every_recorded_body() -> None:
     for name in [*REPLIES, "notification_info", "notification_warn"]:
         assert decode_message(load(name).body) == inner_of(load(name).body)
     assert decode_message(load("notification_version_1").body)["event_type"] == "tracker.claim.begun"
