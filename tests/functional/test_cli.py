@@ -16,7 +16,7 @@ import pytest
 
 from tests.functional.conftest import MakeWorker
 from tests.servers import RabbitMQServer
-from tests.support import stock
+from tests.support import raw, stock
 from tests.support.deadline import wait_until
 from tests.support.worker_process import PROGRAM, WorkerProcess
 
@@ -224,6 +224,16 @@ def test_watch_takes_no_notification_from_the_queue_of_billing(
         assert watch.errors().splitlines() == ["watching notifications; end with Ctrl-C"]
 
     assert [one.sequence for one in listener.wait_for("h1", "n1", 3)] == [1, 2, 3]
+
+
+def test_watch_goes_on_after_a_message_with_unreadable_properties(
+    operator: Operator, broker_vhost: str, tmp_path: Path
+) -> None:
+    with raw.connect(broker_vhost) as amqp, operator.watching(tmp_path, "--count", "2") as watch:
+        amqp.publish_unreadable("notifications.info", b"{}")
+        operator.json("claim", "begin", "--host", "h1", "--uuid", "i-1", *SMALL)
+        assert watch.process.wait(30) == 0
+        assert [line.split()[1] for line in watch.lines()] == ["-", "tracker.claim.begun"]
 
 
 def test_watch_ends_after_the_requested_number_of_notifications(operator: Operator, tmp_path: Path) -> None:

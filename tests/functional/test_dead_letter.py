@@ -237,6 +237,17 @@ def test_dead_letters_are_listed_by_age_whatever_their_order_in_the_queue(box: D
     assert box.unique_ids() == [unique_ids[age] for age in sorted(ages, reverse=True)]
 
 
+def test_a_message_with_unreadable_properties_is_listed_and_can_be_removed(box: Desk) -> None:
+    (unique_id,) = box.fill(1)
+    box.amqp.publish_unreadable(raw.DEAD_LETTERS, b"{}", exchange="")
+    wait_until(lambda: box.amqp.count(raw.DEAD_LETTERS) == 2, "both messages are in the queue")
+    readable, unreadable = box.list()
+    assert unreadable["problem"] == "content type application/x-unreadable-properties is not served"
+    assert readable["unique_id"] == unique_id
+    assert box.json("purge", unreadable["id"], "--yes") == {"removed": 1}
+    assert box.unique_ids() == [unique_id]
+
+
 # --- replaying -------------------------------------------------------------------------------------------------------
 
 

@@ -62,6 +62,14 @@ class RawConnection:
         message = amqp.Message(body, application_headers=headers, **{**JSON, **properties})
         self.channel.basic_publish(message, exchange=exchange, routing_key=key)
 
+    def publish_unreadable(self, key: str, body: bytes, *, exchange: str = EXCHANGE) -> None:
+        """Publish a message whose content type is not UTF-8 and which has a header with a date after the year 9999."""
+        header = b"\x01aT" + (2**40).to_bytes(8, "big")
+        properties = b"\xa0\x00" + b"\x02\xff\xfe" + len(header).to_bytes(4, "big") + header
+        message = amqp.Message(body)
+        message._serialize_properties = lambda: properties
+        self.channel.basic_publish(message, exchange=exchange, routing_key=key)
+
     def reply(self, msg_id: str) -> dict[str, Any]:
         """Wait for the message that ends the call and return it without its envelope."""
 
