@@ -21,6 +21,7 @@ from tracker_worker.service.requests.methods import MAJOR, METHODS, MINOR
 from tracker_worker.store.sql import schema as schema_of_the_store
 
 ARCHITECTURE = DOC / "contributor" / "architecture.md"
+HOWTO = DOC / "contributor" / "howto.md"
 CONFIGURATION = DOC / "admin" / "configuration.md"
 OPTIONS = [(group, option) for group, options in list_opts() for option in options]
 ERRORS = errors.TrackerError.__subclasses__()
@@ -101,14 +102,29 @@ def test_every_key_of_a_payload_is_in_the_notifications_page(base: str, heading:
     assert set(_rows(section(NOTIFICATIONS, heading))) == set(schema.load(base)["properties"])
 
 
-def test_every_module_is_in_the_rooms_of_the_architecture_page() -> None:
-    rooms = section(ARCHITECTURE, "Rooms")
+def test_every_module_is_in_the_packages_of_the_architecture_page() -> None:
+    packages = section(ARCHITECTURE, "Packages")
     package = ROOT / "tracker_worker"
     # A module that can be found by its name needs no line: an option group, a subcommand, a migration.
     apart = {"cli", "conf", "migrations"}
     modules = [path for path in package.rglob("*.py") if not apart & set(path.relative_to(package).parts)]
-    assert [path.name for path in modules if path.name != "__init__.py" and path.name not in rooms] == []
-    assert set(re.findall(r"(\w+\.py)", rooms)) <= {path.name for path in modules}
+    assert [path.name for path in modules if path.name != "__init__.py" and path.name not in packages] == []
+    assert set(re.findall(r"(\w+\.py)", packages)) <= {path.name for path in modules}
+
+
+def test_every_file_and_name_of_the_howto_page_exists() -> None:
+    package = ROOT / "tracker_worker"
+    sources = [*package.rglob("*.py"), *(ROOT / "tests").rglob("*.py"), ROOT / "setup.cfg", ROOT / "pyproject.toml"]
+    words = set(re.findall(r"\w+", "\n".join(path.read_text("utf-8") for path in sources)))
+    bare = {path.name for path in [*sources, *DOC.rglob("*.md"), *package.rglob("*.json")]}
+    prose = re.sub(r"^```.*?^```", "", HOWTO.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+    tokens = {token for token in re.findall(r"`([^`\n]+)`", prose) if not set(token) & set(" <[")}
+    files = {token for token in tokens if "/" in token or token.endswith((".py", ".md", ".json", ".cfg", ".toml"))}
+    missing = {
+        file for file in files if file not in bare and not (ROOT / file).exists() and not (package / file).exists()
+    }
+    unknown = {name for token in tokens - files for name in re.findall(r"\w+", token)} - words
+    assert missing | unknown == set()
 
 
 @pytest.mark.parametrize("table", schema_of_the_store.metadata.sorted_tables, ids=lambda table: table.name)

@@ -123,7 +123,7 @@ def _show_events(console: Console, scheduler: Scheduler, billing: Billing, insta
     console.print(f"{instances} instances in {elapsed:.1f} s: {results}")
     events = ", ".join(f"{count} {kind.removeprefix('tracker.')}" for kind, count in billing.events.most_common())
     total = sum(billing.events.values())
-    console.print(f"{total} notifications, {total / elapsed:.0f} changes of the ledger per second: {events}")
+    console.print(f"{total} notifications: {events}")
 
 
 def _show_nodes(console: Console, views: Sequence[Mapping[str, Any]], billing: Billing, reserved: Resources) -> bool:
