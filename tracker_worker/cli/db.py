@@ -11,7 +11,7 @@ from tracker_worker.cli.output import JSON, format_option, show_json
 
 @click.group(cls=Commands)
 def db() -> None:
-    """The schema of the database.
+    """Show, check and upgrade the schema of the database.
 
     A worker on SQLite upgrades the schema by itself. On PostgreSQL run `db upgrade` of the new release before its workers
     start.

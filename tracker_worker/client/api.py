@@ -65,12 +65,12 @@ class TrackerAPI:
         return claim
 
     def finish_resource_claim(self, context: Context, host: str, claim_id: str) -> Claim | None:
-        """The build succeeded: the claim ends, the instance stays charged. None: no such claim is begun."""
+        """End a claim after a build that succeeded; the instance stays charged. Returns None if there is no such claim."""
         claim: Claim | None = self._call(context, host, "finish_resource_claim", claim_id=claim_id)
         return claim
 
     def abort_resource_claim(self, context: Context, host: str, claim_id: str) -> Claim | None:
-        """The build failed: release what the claim was charged. None: no such claim is begun."""
+        """End a claim after a build that failed, and release what it was charged. Returns None if there is no such claim."""
         claim: Claim | None = self._call(context, host, "abort_resource_claim", claim_id=claim_id)
         return claim
 
@@ -81,33 +81,33 @@ class TrackerAPI:
         return update
 
     def update_available_resource(self, context: Context, host: str, node: str | None = None) -> list[Node]:
-        """Audit: read the inventory of one node or of all nodes, and expire claims that are due. Returns the nodes
-        afterwards."""
+        """Audit one node or all nodes: read the inventories and expire claims that are due. Returns the views of the nodes after
+        the audit."""
         nodes: list[Node] = self._call(context, host, "update_available_resource", node=node)
         return nodes
 
     def get_node(self, context: Context, host: str, node: str | None = None) -> Node:
-        """One node; ``node`` may be left out where the host has only one. Raises NodeNotFound, InvalidInput."""
+        """Return the view of one node; ``node`` is optional if the host has only one. Raises NodeNotFound, InvalidInput."""
         view: Node = self._call(context, host, "get_node", node=node)
         return view
 
     def list_nodes(self, context: Context, host: str) -> list[Node]:
-        """All nodes of the host."""
+        """Return the views of all nodes of the host."""
         nodes: list[Node] = self._call(context, host, "list_nodes")
         return nodes
 
     def list_claims(self, context: Context, host: str, node: str | None = None) -> list[Claim]:
-        """The claims that are begun and not ended, oldest first. Raises NodeNotFound."""
+        """Return the claims that have not ended, oldest first. Raises NodeNotFound."""
         claims: list[Claim] = self._call(context, host, "list_claims", node=node)
         return claims
 
     def get_usage(self, context: Context, host: str, project_id: str | None = None) -> Usage:
-        """What each project is charged on the host, claims that are begun included."""
+        """Return what each project is charged on the host, including claims that are begun."""
         usage: Usage = self._call(context, host, "get_usage", project_id=project_id)
         return usage
 
     def oslo_rpc_server_ping(self, context: Context, host: str) -> str:
-        """ "pong", from the host's worker itself: its whole request path works."""
+        """Return "pong", as the host's worker answers it: the request passes through the queue and the engine."""
         pong: str = self._call(context, host, "oslo_rpc_server_ping")
         return pong
 
@@ -146,11 +146,11 @@ class TrackerAPI:
     def resource_claim(
         self, context: Context, host: str, instance: InstanceLike, limits: LimitsLike | None = None
     ) -> Iterator[Claim | None]:
-        """A claim around a build: begun on entry, finished on exit, aborted on any exception, which propagates.
+        """Begin a claim on entry and finish it on exit. An exception in the block aborts the claim and propagates.
 
-        A call of its own that is not answered leaves the claim in doubt. If entry is cut short, for whatever reason, the
-        claim is aborted by a cast, which the host's queue keeps in order after the request in doubt. On exit the build is
-        done, and the finish is sent again as a cast."""
+        If the call that begins the claim gets no answer, it is unknown whether the claim was begun. A cast then aborts it; the
+        host's queue keeps the cast after the unanswered request. If the call that finishes the claim gets no answer, it is
+        sent again as a cast, because the build is done."""
         claim_id = instance["uuid"]
         try:
             claim = self.begin_resource_claim(context, host, instance, limits)
