@@ -20,9 +20,8 @@ Key = tuple[str, str, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The measurements of a comparison. ``others`` is the share of calls that finish or update a claim, ``warmup`` the number
-    of
-    calls before each measurement.
+    """The measurements of a comparison. ``others`` is the share of calls that finish or update a claim, ``warmup`` the
+    number of calls before each measurement.
     """
 
     calls: int = 5000

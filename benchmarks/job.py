@@ -21,9 +21,8 @@ NOTIFICATIONS = "notifications.info"
 class Job:
     """The input of the load generator.
 
-    ``watched`` maps a process's name in the figures to its id and must contain ``server``. ``notifications`` is the queue
-    that
-    gets one notification for each call, or '' if the side sends no notifications.
+    ``watched`` maps a process's name in the figures to its id and must contain ``server``. ``notifications`` is the
+    queue that gets one notification for each call, or '' if the side sends no notifications.
     """
 
     address: str

@@ -43,11 +43,9 @@ CONTEXT = {
 class Workload:
     """``calls`` requests, distributed over ``hosts`` in turn.
 
-    ``others`` (0 to 1) is the share that finish or update an earlier claim. Such a request is at least ``distance`` calls
-    later
-    than its claim, so that servers that do not keep the order have answered the claim by then as well. A ``method`` other
-    than
-    begin_resource_claim is sent alone, without arguments.
+    ``others`` (0 to 1) is the share that finish or update an earlier claim. Such a request is at least ``distance``
+    calls later than its claim, so that servers that do not keep the order have answered the claim by then as well. A
+    ``method`` other than begin_resource_claim is sent alone, without arguments.
     """
 
     hosts: Sequence[str]

@@ -23,7 +23,7 @@ from tests.support.traffic import Scheduler
 
 LOG = logging.getLogger(__name__)
 
-# A call that lasts longer than this gets StoreUnavailable or times out; most outages are shorter.
+# In an outage longer than this, calls get StoreUnavailable or time out; most outages are shorter.
 _CALL_SECONDS = 20
 _LONGEST_PAUSE_SECONDS = 0.12
 

@@ -97,9 +97,8 @@ def unrecorded(
         for one in story
         if "instance_id" in one.payload
     }
-    # A repetition that changed nothing is recorded with a later commit, and the worker may lose its record. The repetition's
-    # reply
-    # is the claim as another request began it, and that request is recorded.
+    # A repetition that changed nothing is recorded with a later commit, and the worker may lose its record. The
+    # repetition's reply is the claim as another request began it, and that request is recorded.
     results = [kept["result"] for kept in recorded.values() if kept is not None]
     begun = {_place(result) for result in results if isinstance(result, Mapping) and "claim_id" in result}
     cast = {

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Search an order of the requests for an instance that explains its replies and notifications.
 
-For each instance of a host, most of the sent messages must have had their effect exactly once, and each notification must be
-the effect of exactly one message (or of time, for a claim that expired). A message that was sent after another message was
-answered, or after it in the same queue, takes effect later. The search orders the messages so that each message gets its
-recorded reply and causes its recorded notification. The rules (``rules.py``) are written from the interfaces and share no
-code with the worker. If no such order exists, an effect was lost, done twice, granted beyond its limits, or answered
-wrongly;
-the search then ignores one of these at a time, to name the violation.
+For each instance of a host, most of the sent messages must have had their effect exactly once, and each notification
+must be the effect of exactly one message (or of time, for a claim that expired). A message that was sent after another
+message was answered, or after it in the same queue, takes effect later. The search orders the messages so that each
+message gets its recorded reply and causes its recorded notification. The rules (``rules.py``) are written from the
+interfaces and share no code with the worker. If no such order exists, an effect was lost, done twice, granted beyond
+its limits, or answered wrongly; the search then ignores one of these at a time, to name the violation.
 """
 
 from __future__ import annotations

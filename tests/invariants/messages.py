@@ -49,7 +49,7 @@ class Message:
 
 
 def messages(requests: Iterable[Request], parked: Sequence[Parked]) -> tuple[list[Message], list[str]]:
-    """Return every message that was sent, and the violations by its copies or by its place in the dead-letter queue."""
+    """Return every message that was sent, and the violations in its copies or in its place in the dead-letter queue."""
     reasons = {one.unique_id: one.reason for one in parked}
     grouped: dict[str, list[Request]] = defaultdict(list)
     for request in requests:

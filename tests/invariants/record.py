@@ -31,8 +31,7 @@ class Request:
     """One sent message and its outcome. Requests with the same ``unique_id`` are copies of one message.
 
     ``host`` is the host whose topic the message was sent to, None for the shared topic. ``error`` is the stable code,
-    or the name
-    of the class if the error has no code; ``facts`` are the error's arguments.
+    or the name of the class if the error has no code; ``facts`` are the error's arguments.
     """
 
     unique_id: str

@@ -40,8 +40,7 @@ _UNSEEN = "os_type"
 @dataclass(frozen=True, slots=True)
 class Overlooked:
     """The single violation that a search ignores: the limits, the time of a message (``place``), the reply to a message, a
-    message
-    without an effect (``loss``), or an event without a cause.
+    message without an effect (``loss``), or an event without a cause.
     """
 
     limits: bool = False

@@ -24,10 +24,8 @@ class Guard:
     """From ``open`` on, every process that this process starts ends with it at the latest, even when it is killed. Linux only.
 
     Started processes carry a mark in their environment, and a separate process, which no Ctrl-C reaches, ends all
-    processes with
-    the mark. pytest-xdist gives its processes ten seconds after Ctrl-C, then kills them; a test in the middle of a
-    fault needs
-    longer.
+    processes with the mark. pytest-xdist gives its processes ten seconds after Ctrl-C, then kills them; a test in the
+    middle of a fault needs longer.
     """
 
     def __init__(self) -> None:

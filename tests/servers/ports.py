@@ -16,10 +16,8 @@ class Ports:
     """``count`` consecutive ports of 127.0.0.1, from ``first``, reserved until ``close()``.
 
     No other run and no other process of this run gets these ports, even while their server is not started or is
-    stopped. Until
-    the server listens, connections are refused. The ports are free again when this process ends in any way. Linux only,
-    and for
-    servers that set SO_REUSEADDR, as RabbitMQ, Erlang's port mapper and PostgreSQL do.
+    stopped. Until the server listens, connections are refused. The ports are free again when this process ends in any
+    way. Linux only, and for servers that set SO_REUSEADDR, as RabbitMQ, Erlang's port mapper and PostgreSQL do.
     """
 
     def __init__(self, count: int = 1) -> None:

@@ -159,8 +159,8 @@ class RabbitMQServer:
         """Send SIGKILL. Returns when every process has ended.
 
         ``settle`` first writes declarations to disk. Without it, a quorum queue that was declared within the last two
-        or three
-        seconds never gets a leader again (RabbitMQ 3.10.8, a single node; measured; does not happen after a clean stop).
+        or three seconds never gets a leader again (RabbitMQ 3.10.8, a single node; measured; does not happen after a
+        clean stop).
         """
         if settle and is_listening(self.port):
             self.ctl("eval", _SETTLE)

@@ -213,9 +213,8 @@ class Caller:
 class EngineHarness:
     """One worker without its timers.
 
-    Several harnesses may share a store or a broker. Hosts have nodes ``node-1`` ..., whose inventory is in the store before
-    the
-    start unless ``settled`` is False.
+    Several harnesses may share a store or a broker. Hosts have nodes ``node-1`` ..., whose inventory is in the store
+    before the start unless ``settled`` is False.
     """
 
     def __init__(

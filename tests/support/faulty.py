@@ -2,10 +2,8 @@
 """A worker that kills itself: ``tracker-worker`` with a hook at a fault point.
 
 As a program: ``faulty.py POINT PASSAGE SIGNAL <arguments of tracker-worker>``. From SIGUSR1 on, the program counts the
-passages
-of POINT. At number PASSAGE, SIGKILL ends it before any code after the point runs, SIGSTOP stops it there, and SIGNAL 0
-raises
-an unexpected error there.
+passages of POINT. At number PASSAGE, SIGKILL ends it before any code after the point runs, SIGSTOP stops it there, and
+SIGNAL 0 raises an unexpected error there.
 """
 
 from __future__ import annotations

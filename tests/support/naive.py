@@ -2,8 +2,7 @@
 """A simple model of a host's ledger: dicts of the requested fields; all other values are counted anew each time.
 
 The model shares no code with the package. It takes callers' input (dicts of fields, limits) and returns the expected
-outcome:
-a tuple of the names of the events and the essence of the reply.
+outcome: a tuple of the names of the events and the essence of the reply.
 """
 
 from __future__ import annotations

@@ -144,9 +144,8 @@ def scheduler_run(
 ) -> Iterator[SchedulerRun]:
     """Run schedulers against ``url``.
 
-    ``rabbit`` holds the [oslo_messaging_rabbit] options of clients and listener; ``timeout`` of their calls is in seconds.
-    With
-    ``shared_topic``, some calls go to the shared topic, which any worker serves, including a standby.
+    ``rabbit`` holds the [oslo_messaging_rabbit] options of clients and listener; ``timeout`` of their calls is in
+    seconds. With ``shared_topic``, some calls go to the shared topic, which any worker serves, including a standby.
     """
     rabbit = rabbit or {}
     durable = bool(rabbit.get("amqp_durable_queues"))

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The contract of every part that starts and stops: ``start`` is synchronous and may fail; ``stop`` returns when the part has
-fully
-stopped, and has no effect without a start or a second time.
+"""The contract of every part that starts and stops: ``start`` is synchronous and may fail; ``stop`` returns when the part
+has fully stopped, and has no effect without a start or a second time.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 """The golden files: raw messages and declarations of stock programs, as recorded by ``tests.wire.record``.
 
 ``golden/`` has one JSON file per shape. A file holds a message's body as text if it is UTF-8, else as base64. ``load``
-returns
-the bytes of the wire, still compressed if the client compressed them.
+returns the bytes of the wire, still compressed if the client compressed them.
 """
 
 from __future__ import annotations

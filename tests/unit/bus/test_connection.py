@@ -338,7 +338,7 @@ class TestFlushSoon:
         assert resting.working.wait(_SECONDS)
         assert [data for data, _ in resting.heard] == [b"a delivery"]
 
-    def test_a_sleeping_link_reads_after_a_send_that_ends_its_read_pause(self, link: _Writing) -> None:
+    def test_a_send_after_the_end_of_the_read_pause_makes_a_sleeping_link_read(self, link: _Writing) -> None:
         link.paused_until = time.monotonic() + 3600
         link.peer.accept.set()
         link.start()

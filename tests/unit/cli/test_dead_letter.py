@@ -38,7 +38,7 @@ DEATH = {
     "count": 1,
     "reason": "expired",
     "queue": "tracker.h1",
-    "time": datetime(2026, 1, 15, 12, 0),  # noqa: DTZ001 py-amqp's times are so
+    "time": datetime(2026, 1, 15, 12, 0),  # noqa: DTZ001 py-amqp's times have no time zone
     "exchange": "openstack",
     "routing-keys": ["tracker.h1"],
     "original-expiration": "300",

@@ -155,7 +155,7 @@ def test_a_block_that_outlives_its_claim_ends_nothing_a_second_time() -> None:
     with pytest.raises(BuildFailed):
         build()
     assert seen == [(event_types(store), picture(tracker))]
-    # An expired claim keeps its usage by default, so the instance keeps its host.
+    # The instance of an expired claim is assumed to be built, so it keeps its host.
     assert instance["host"] == HOST
 
 

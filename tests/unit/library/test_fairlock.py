@@ -79,7 +79,7 @@ def test_no_thread_overtakes_a_waiter_between_release_and_wake_up() -> None:
     with lock:
         waiter.start()
         arrivals.next()
-    # The release has handed the lock to the waiter: a newcomer waits behind it, even before the waiter wakes up.
+    # The release has handed the lock to the waiter: a newcomer comes after it, even before the waiter wakes up.
     with lock:
         served.append("newcomer")
     joined(waiter)

@@ -71,7 +71,7 @@ class TestConflict:
         assert harness.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()["generation"] == 2
         assert len(waits) == 3
 
-    def test_a_conflict_while_deciding_repeats_the_batch_too(self, harness: EngineHarness) -> None:
+    def test_a_conflict_during_a_decision_repeats_the_batch(self, harness: EngineHarness) -> None:
         harness.store.script["answered"] = [Conflict("a snapshot that is too old")]
         assert harness.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()["generation"] == 2
 
