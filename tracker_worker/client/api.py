@@ -81,8 +81,8 @@ class TrackerAPI:
         return update
 
     def update_available_resource(self, context: Context, host: str, node: str | None = None) -> list[Node]:
-        """Audit one node or all nodes: read the inventories and expire claims that are due. Returns the views of the nodes after
-        the audit."""
+        """Audit one node or all nodes: read the inventories and expire claims that are due. Returns the views of the nodes
+        after the audit."""
         nodes: list[Node] = self._call(context, host, "update_available_resource", node=node)
         return nodes
 

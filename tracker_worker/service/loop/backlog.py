@@ -59,7 +59,7 @@ class Retry:
 
     ``in_doubt``: an attempt has begun, and what it was made for has neither succeeded nor been dropped. A commit that
     failed may have reached the store without the worker's knowledge. ``unavailable``: the error of the last attempt, if the
-    store was unavailable. ``attempt_seconds``: how long that attempt took. """
+    store was unavailable. ``attempt_seconds``: how long that attempt took."""
 
     def __init__(self, conflict_retries: int) -> None:
         """After so many conflicts in a row there is a pause."""
