@@ -49,9 +49,10 @@ class UnitOfWork:
         return decision
 
     def verify(self) -> None:
-        """Check what the commit does not check: answers without a change were made from ledgers at the store's generations.
+        """Check what the commit does not check: that the ledgers behind every answer without a change have the generations
+        in the store.
 
-        Raises Conflict: a ledger in memory is older. Raises StoreUnavailable.
+        Raises Conflict: a ledger in memory has another generation than the store. Raises StoreUnavailable.
         """
         self._ledgers.verify(
             [

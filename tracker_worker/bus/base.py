@@ -48,8 +48,8 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """Publish the reply to a call. The bus settles the delivery when the broker has confirmed the reply, or has returned it
-    because it has no queue. If the deadline of the delivery has passed, the bus does not publish the reply."""
+    """Publish the reply to a call. The bus settles the delivery when the broker has confirmed the reply, or has returned
+    the reply because no queue takes it. If the deadline of the delivery has passed, the bus does not publish the reply."""
 
     delivery: Delivery
     reply_to: ReplyTo
@@ -57,8 +57,8 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """Publish the message, byte by byte and with its properties, to the dead-letter queue with ``reason``. The delivery is
-    settled when the message is safe there."""
+    """Publish the message, byte for byte and with its properties, to the dead-letter queue with ``reason``. The delivery is
+    settled when the broker has confirmed the message."""
 
     delivery: Delivery
     reason: str
@@ -127,8 +127,8 @@ class Bus(ABC):
 
     @abstractmethod
     def stop(self, timeout_seconds: float) -> None:
-        """Publish and settle what is waiting, for at most so long, and return what is unsettled to its queues. Harmless when
-        stopped. One thread."""
+        """Publish and settle the waiting items for at most ``timeout_seconds``, and return unsettled deliveries to their
+        queues. Does nothing if the bus is stopped. One thread."""
 
     @abstractmethod
     def connected(self) -> bool:

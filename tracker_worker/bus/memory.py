@@ -27,6 +27,7 @@ from tracker_worker.bus.base import (
     Receiver,
     Reply,
     Sender,
+    Settlement,
 )
 from tracker_worker.wire.message import JSON, ReplyTo, decode_message
 from tracker_worker.wire.request import encode_request
@@ -184,6 +185,8 @@ class MemoryBus(Bus, Receiver, Sender):
                 case DeadLetter(delivery=delivery):
                     headers = {**delivery.headers, "x-tracker-reason": item.reason}
                     self._broker.parked.put(Parked(delivery.body, headers))
+                case Settlement():
+                    pass
             self.settle([item.delivery])
         if published and self._listener is not None:
             self._listener.confirmed(published)

@@ -35,8 +35,7 @@ class TrackerClient(TrackerAPI):
 
     A request without an answer when the connection is lost is sent again with the same ``_unique_id``: the worker does it
     once. A request without an answer within ``[DEFAULT] rpc_response_timeout`` seconds fails with
-    ``oslo_messaging.MessagingTimeout``, as
-    with TrackerAPI, and may still be done.
+    ``oslo_messaging.MessagingTimeout``, as with TrackerAPI, and may still be done.
 
     :param conf: the scheduler's ConfigOpts, as for TrackerAPI. Raises ConfigurationError for a transport that is not RabbitMQ.
     """

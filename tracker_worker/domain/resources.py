@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Resource classes, and vectors with an amount of each class. A new class is one line in ``CLASSES``."""
+"""Resource classes, and vectors with an amount of each class. doc/contributor/howto.md lists what a new class needs."""
 
 from __future__ import annotations
 

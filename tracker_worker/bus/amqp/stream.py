@@ -72,33 +72,33 @@ class WriteTurn:
     """Decides which thread may write to a connection: the connection's own thread, or, while that thread sleeps, a thread that
     submits.
 
-    To wake the connection's thread, a submission has to hand over the interpreter. A thread that submits while the connection's
-    thread sleeps therefore writes to the socket itself. No thread waits for the turn.
+    Waking the connection's thread is slow, because the submitting thread then gives the interpreter to it. A thread that
+    submits while the connection's thread sleeps therefore writes to the socket itself. No thread waits for the turn.
 
-                          begin_sleep                     flush_soon
-        own thread works -------------> own thread sleeps ----------> submitting thread writes
-               ^                          |          ^                          |
-               +------- end_sleep --------+          +------ all was sent ------+
-               ^                                                                |
-               +------- woken: the socket, TLS or a full window left a rest ----+
+                           begin_sleep                        flush_soon
+    connection's thread works -------> connection's thread sleeps -------> submitting thread writes
+           ^                              |              ^                           |
+           +---------- end_sleep ---------+              +------ all was sent -------+
+           ^                                                                         |
+           +------------ wake: some bytes or messages are left, or TLS --------------+
 
-    While the own thread works, ``flush_soon`` only calls ``wake``; the own thread looks for submissions again before it sleeps.
-    """
+    While the connection's thread works, ``flush_soon`` only calls ``wake``; that thread looks for submissions again before
+    it sleeps."""
 
     def __init__(
         self, *, write: Callable[[], None], wake: Callable[[], None], reads_in_time: Callable[[], bool]
     ) -> None:
-        """``write`` writes the waiting messages into the stream. ``reads_in_time`` returns whether the own thread reads soon
-        enough without being woken."""
+        """``write`` writes the waiting messages into the stream. ``reads_in_time`` returns whether the connection's thread
+        reads soon enough without being woken."""
         self._write = write
         self._wake = wake
         self._reads_in_time = reads_in_time
         self._lock = threading.Lock()
-        self._lock.acquire()  # the own thread has the turn until it sleeps with a connection
+        self._lock.acquire()  # the connection's thread has the turn until it sleeps with a connection
         self._stream: Stream | None = None
 
     def serve(self, stream: Stream) -> None:
-        """The own thread writes to this stream from now on."""
+        """The connection's thread writes to this stream from now on."""
         self._stream = stream
 
     def begin_sleep(self) -> None:
@@ -108,14 +108,15 @@ class WriteTurn:
         self._lock.acquire()
 
     def flush_soon(self) -> None:
-        """Write the waiting messages now if the own thread sleeps; otherwise wake the own thread, which writes them. Any
+        """Write the waiting messages now if the connection's thread sleeps; otherwise wake that thread, which writes them. Any
         thread; never waits."""
         if self._lock.acquire(blocking=False):
             try:
                 stream = self._stream
                 assert stream is not None
                 self._write()
-                # A TLS socket cannot be written without waiting. An error here is raised again when the own thread flushes.
+                # A TLS socket cannot be written without waiting. An error here is raised again when the connection's thread
+                # flushes.
                 if not isinstance(stream.sock, ssl.SSLSocket):
                     with contextlib.suppress(OSError):
                         # os.write instead of the socket object, which would wait for room up to its timeout.

@@ -65,7 +65,7 @@ class DeadLetterQueue:
         if not wanted:
             return
         self._channel = channel = self.connection.channel()
-        channel.auto_decode = False  # a body is shown and sent again byte by byte
+        channel.auto_decode = False  # a body is shown and sent again byte for byte
         channel.basic_qos(0, wanted, False)
 
         def on_delivery(delivery: Any) -> None:

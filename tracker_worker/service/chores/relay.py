@@ -196,13 +196,13 @@ class Relay:
             if not found:
                 self._skip(track, track.known)
             self._lagging.pop(track.node_id)
-            self._note(track)  # at the end if more is left: the other nodes come first
+            self._note(track)  # if more is left, the node goes behind the other nodes
             if ready:
                 self._bus.sender.send(ready)
 
     def _skip(self, track: _Track, sequence: int) -> None:
-        """Count as confirmed what the outbox does not have up to this sequence: the notifications of a time when notifications
-        were switched off."""
+        """Count the missing notifications up to ``sequence`` as confirmed. The outbox does not have them because
+        notifications were switched off when their events happened."""
         if track.sent >= sequence:
             return
         track.ahead.update(range(track.sent + 1, sequence + 1))

@@ -37,7 +37,7 @@ class Backlog:
         return [self._singly[0]] if self._singly else self._batch
 
     def finish(self) -> None:
-        """What ``next`` returned is decided."""
+        """Remove the items that ``next`` returned, because they are decided and committed."""
         if self._singly:
             self._singly.popleft()
         else:
@@ -57,12 +57,12 @@ class Backlog:
 class Retry:
     """When the next attempt is due, after failed attempts in a row. Times are in seconds on the monotonic clock.
 
-    ``in_doubt``: an attempt has begun, and what it was made for has neither succeeded nor been dropped. A commit that
+    ``in_doubt``: an attempt has begun, and its items have been neither committed nor dropped. A commit that
     failed may have reached the store without the worker's knowledge. ``unavailable``: the error of the last attempt, if the
     store was unavailable. ``attempt_seconds``: how long that attempt took."""
 
     def __init__(self, conflict_retries: int) -> None:
-        """After so many conflicts in a row there is a pause."""
+        """``conflict_retries``: after every such number of conflicts in a row there is a pause."""
         self._conflict_retries = conflict_retries
         self.reset()
 

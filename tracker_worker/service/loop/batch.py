@@ -57,7 +57,7 @@ class Batch:
     cursors: dict[int, int] = field(default_factory=dict)
 
     def conclude(self, request: PendingRequest, outgoing: Outgoing) -> None:
-        """``outgoing`` ends the request."""
+        """Note that ``outgoing``, which is sent after the commit, ends the request."""
         self.outgoing.append(outgoing)
         if request.heartbeat is not None:
             self.heartbeats_to_end.append(request)
@@ -87,9 +87,9 @@ class Decider:
     def decide(self, items: Sequence[Item], *, after_conflict: bool) -> Batch:
         """Raises StoreUnavailable, Conflict and Unexpected; the ledgers of ``hosts_of(items)`` are then worthless.
 
-        Copies of earlier messages are looked up in memory only: a commit that records an answer twice meets a conflict. After a
-        conflict they are looked up in the store.
-        """
+        The decider looks for copies of earlier messages in memory only. If it misses a copy, the commit raises Conflict,
+        because it would record a second answer for the message. After a conflict the decider looks for copies in the store
+        too."""
         ids = [item.unique_id for item in items if isinstance(item, PendingRequest) and item.unique_id is not None]
         known = self._inbox.look_up(ids) if after_conflict else self._inbox.recall(ids)
         batch = Batch(self._clock(), self._new_unit(), known)
@@ -165,7 +165,8 @@ class Decider:
             )
 
     def _audit(self, batch: Batch, request: PendingRequest, hosts: Sequence[HostLedger], audit: Audit) -> None:
-        """Expire claims that are due now; the inventories are read afterwards. A cast is finished, a call waits for them."""
+        """Expire the claims that are due. The inventories are read after the commit: a cast is settled without waiting for
+        them, and a call is answered when they have been read."""
         batch.unit.unverified.update(host.name for host in hosts)
         audited = [(host, ledger) for host in hosts for ledger in queries.nodes(host, audit.node)]
         for host, ledger in audited:

@@ -5,14 +5,14 @@ arrived.
 A worker with a lock per node and a pool of threads would be the usual design. In Python those threads share one
 interpreter, so they do not decide faster. Each message would need a commit and a confirm of its own, and the thread that
 wakes first would decide the order of two messages for a node. The loop keeps the order and needs one commit for many
-messages; a single message still waits
-for one commit only. The loop does nothing that could block it except the commit: drivers run on threads of their own and their
-reports come back as commands, and the publisher's thread publishes.
+messages; a single message still waits for
+one commit only. Only the store can block the loop. Drivers run on threads of their own, and their reports come back as
+commands. Sending never waits for the broker.
 
 A commit fails if another worker was first or if the store is unavailable. Then the loop forgets the ledgers of the batch,
 reads them again, and decides the batch again; it never repairs a ledger in memory. The loop sends no reply and acknowledges
-no message before the commit. After a crash at any point, either the broker delivers the message again, or the inbox has its
-row and the worker sends the recorded reply once more.
+no message before the commit. After a crash at any point, the broker delivers every unacknowledged message
+again. If the inbox has a row for the message, the worker sends the recorded reply once more; otherwise it decides the message.
 
 ``step`` is one pass of the loop. It never sleeps. A batch that waits for the store is kept in ``_backlog``.
 """
@@ -90,7 +90,7 @@ class Engine:
     # --- from any thread ---------------------------------------------------------------------------------------------
 
     def submit(self, item: Sequence[PendingRequest] | Chore) -> None:
-        """Decide this after everything that was submitted before."""
+        """Decide ``item`` after every item that was submitted before it."""
         self._arrivals.append(item)
         self._wake()
 
@@ -108,7 +108,8 @@ class Engine:
         return self._retry.in_doubt
 
     def step(self, now: float) -> float | None:
-        """One pass of the loop. Returns after how many seconds the next one is due; None: when something arrives."""
+        """One pass of the loop. Returns the seconds until the next pass is due; None: it is due when something
+        arrives."""
         self._take()
         due = self._work(now)
         if self._relay is None or self._retry.unavailable is not None:
@@ -117,8 +118,8 @@ class Engine:
         return min((wait for wait in (due, relay_due) if wait is not None), default=None)
 
     def _take(self) -> None:
-        """Take everything that has arrived. What a task submits here is taken in the next step, so that a chore of many steps
-        does not delay requests."""
+        """Take everything that has arrived. What a task submits while it runs is taken in the next step, so that a
+        task of many steps does not delay requests."""
         for _ in range(len(self._arrivals)):
             arrival = self._arrivals.popleft()
             if isinstance(arrival, Chore):
@@ -192,8 +193,9 @@ class Engine:
         return batch
 
     def _verify(self, batch: Batch) -> None:
-        """Check what the commit does not check: answers without a change were made from ledgers at the store's generations, and
-        messages that no commit records are new. Raises Conflict, StoreUnavailable."""
+        """Check what the commit does not check: that the ledgers behind every answer without a change have the generations
+        in the store, and that no message which this commit does not record was answered before. Raises Conflict,
+        StoreUnavailable."""
         batch.unit.verify()
         if self._retry.conflicts:
             return  # after a conflict the decider has looked up the copies in the store
@@ -267,7 +269,8 @@ class Engine:
 
 @contextmanager
 def put_off() -> Iterator[None]:
-    """Log StoreUnavailable and Conflict as a warning: the chore is done the next time."""
+    """If the block raises StoreUnavailable or Conflict, log a warning instead. A periodic task does its work at its next
+    run."""
     try:
         yield
     except (StoreUnavailable, Conflict) as error:

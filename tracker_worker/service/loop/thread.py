@@ -27,7 +27,8 @@ from tracker_worker.unit_of_work import UnitOfWork
 
 
 class EngineThread:
-    """Every method may be called from any thread, but ``start``, ``stop`` and ``release`` from one only."""
+    """``start``, ``stop`` and ``release`` must be called from one thread, and ``step`` only from the engine's thread. Any
+    thread may call the other methods."""
 
     def __init__(
         self,
@@ -92,19 +93,20 @@ class EngineThread:
         self._thread.stop()
 
     def release(self) -> None:
-        """After the stop, when the bus has confirmed what it will: write the cursors and give up the leases, so that a
-        successor repeats nothing and need not wait. Without the store the successor can do both later."""
+        """Write the cursors and give up the leases, so that a successor publishes nothing twice and need not wait. Call it
+        after ``stop``, when no further confirms will arrive. If the store is unavailable, the successor publishes some
+        notifications again and waits until the leases expire."""
         with put_off():
             if self._relay is not None:
                 self._relay.flush()
             self._leases.release()
 
     def submit(self, item: Sequence[PendingRequest] | Chore) -> None:
-        """Decide this after everything that was submitted before."""
+        """Decide ``item`` after every item that was submitted before it."""
         self._engine.submit(item)
 
     def step(self, now: float) -> float | None:
-        """See ``Engine.step``. The thread calls it; without ``start``, the caller does."""
+        """See ``Engine.step``. The engine's thread calls this method; a test that does not call ``start`` calls it itself."""
         return self._engine.step(now)
 
     def confirmed(self, keys: Sequence[Any]) -> None:
@@ -113,8 +115,8 @@ class EngineThread:
             self._relay.confirmed(keys)
 
     def renew_leases(self) -> None:
-        """Take or renew the leases of all hosts, and relay the hosts that are held. Nothing is relayed before the first
-        time."""
+        """Take or renew the leases of all hosts, and relay the hosts that are held. No notification is published before
+        the first call of this method."""
         self._engine.run(self._leases.renew)
 
     def audit(self, host: str) -> None:
@@ -127,7 +129,7 @@ class EngineThread:
         step = self._pruning.begin(inbox_seconds=inbox_seconds, outbox_seconds=outbox_seconds)
 
         def task() -> None:
-            # A batch that waits for the store may have been committed long ago, unnoticed.
+            # A waiting batch may be committed already without the worker's knowledge. Its inbox rows must not be pruned.
             if not self._engine.waiting and step():
                 self._engine.run(task)  # after the requests that have arrived in the meantime
 
