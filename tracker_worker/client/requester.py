@@ -99,6 +99,8 @@ class Requester(BrokerConnection):
         now = self._monotonic()
         while self._waiting:
             request = self._waiting.popleft()
+            if request.ended:
+                continue  # its reply waited in the reply queue while the connection was lost
             if request.deadline <= now:
                 self._end([request], NoReply.LATE)
                 continue

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -12,7 +13,7 @@ from tests.support.builders import begin, instance_dict, node_name, uuid
 from tests.support.engine import Call, EngineHarness, Refused
 from tests.support.store import Writer
 from tracker_worker.errors import StoreUnavailable
-from tracker_worker.store.base import Unstorable
+from tracker_worker.store.base import Commit, Store, Unstorable
 
 
 class Steps:
@@ -80,6 +81,33 @@ def test_pruning_is_left_out_while_a_failed_batch_waits(steps: Steps) -> None:
     assert steps.store.calls.count("prune") == 0
 
 
+def test_pruning_is_left_out_while_the_rest_of_a_split_batch_waits(steps: Steps) -> None:
+    """A batch was committed and the answer was lost. The inbox must keep the row of each item until the item is decided."""
+    commit = steps.store.inner.commit
+
+    def lost(made: Commit) -> None:
+        commit(made)
+        raise StoreUnavailable(reason="a test says so")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(steps.store.inner, "commit", lost)
+        for number in (1, 2):
+            steps.harness.caller.cast("begin_resource_claim", instance=instance_dict(number))
+        steps.step()
+    steps.harness.clock.forward(7200)
+    steps.now += 7200
+    charged: list[list[str]] = []
+    steps.store.script["commit"] = [Unstorable("a test says so")]
+    steps.store.script["prune"] = [lambda: charged.append(steps.harness.charged()) for _ in range(20)]
+    steps.harness.caller.cast("begin_resource_claim", instance=instance_dict(3))
+    for _ in range(12):
+        steps.step()
+        steps.harness.engine.prune(inbox_seconds=3600, outbox_seconds=3600)
+        steps.now += 1
+    assert charged != []
+    assert all(uuids == [uuid(1), uuid(2), uuid(3)] for uuids in charged)
+
+
 def test_a_call_after_an_outage_is_decided_although_the_last_call_of_the_outage_was_refused(steps: Steps) -> None:
     steps.store.script["commit"] = [steps.silence(9.8)]
     late = steps.begin(1, seconds=10)
@@ -108,6 +136,32 @@ def test_a_call_is_not_answered_with_an_outage_that_is_over(steps: Steps) -> Non
     assert steps.harness.charged() == [uuid(1), uuid(2), uuid(3)]
 
 
+@pytest.mark.parametrize(("timeout", "silence", "interval"), [(5, 3, 3), (5, 3, 20), (15, 10, 20), (60, 10, 20)])
+def test_every_call_of_an_outage_is_answered_in_time(
+    steps: Steps, timeout: float, silence: float, interval: float
+) -> None:
+    """A cursor waits to be written, a lease to be renewed, and every access to the store takes ``silence`` seconds."""
+    steps.begin(1, seconds=60)
+    steps.step()
+    for name in Store.__abstractmethods__:
+        steps.store.script[name] = [steps.silence(silence) for _ in range(1000)]
+    draw = random.Random(2012)
+    calls: list[tuple[float, Call]] = []
+    arrives, renews, end = steps.now, steps.now + 5, steps.now + 1000
+    while steps.now < end:
+        while arrives <= steps.now:  # also what arrived while the engine waited for the store
+            calls.append((arrives + timeout, steps.begin(len(calls) + 2, seconds=arrives + timeout - steps.now)))
+            arrives += draw.expovariate(1 / interval)
+        if renews <= steps.now:
+            steps.harness.engine.renew_leases()
+            renews += 5
+        due = steps.step()
+        late = [deadline for deadline, call in calls if deadline <= steps.now and not call.replied()]
+        assert late == []
+        calls = [(deadline, call) for deadline, call in calls if not call.replied()]
+        steps.now = max(steps.now, min(arrives, renews, steps.now + (interval if due is None else due)))
+
+
 def test_a_call_is_told_in_time_although_cursors_wait_to_be_written(steps: Steps) -> None:
     steps.begin(1, seconds=60)
     steps.step()  # its notification is confirmed, so that a cursor has moved
@@ -129,6 +183,17 @@ def test_the_relay_leaves_the_store_alone_while_a_batch_waits_for_it(lagging: St
     assert lagging.store.calls.count("outbox") == reads
 
 
+def test_a_relay_that_lags_reads_although_cursors_cannot_be_written(steps: Steps) -> None:
+    steps.begin(1, seconds=60)
+    steps.step()
+    steps.store.script["commit"] = [StoreUnavailable(reason="a test says so") for _ in range(1000)]
+    steps.run_until(steps.now + 5)
+    steps.harness.notified()
+    add_notifications(steps)
+    steps.run_until(steps.now + 10)
+    assert len(steps.harness.notified()) == 3
+
+
 def test_a_relay_that_lags_asks_an_unavailable_store_less_and_less_often(
     lagging: Steps, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -142,14 +207,19 @@ def test_a_relay_that_lags_asks_an_unavailable_store_less_and_less_often(
     assert len(lagging.harness.notified()) == 3
 
 
-@pytest.fixture
-def lagging(steps: Steps) -> Steps:
-    """Another worker has added three notifications, and the store is unavailable."""
+def add_notifications(steps: Steps) -> None:
+    """Another worker makes three claims; the relay learns of them when the lease is renewed."""
     writer = Writer(steps.store.inner)
     for number in (7, 8, 9):
         writer.put(begin(number, node=node_name(1)))
     writer.commit()
     steps.harness.engine.renew_leases()
+
+
+@pytest.fixture
+def lagging(steps: Steps) -> Steps:
+    """Another worker has added three notifications, and the store is unavailable."""
+    add_notifications(steps)
     for name in ("commit", "outbox"):
         steps.store.script[name] = [StoreUnavailable(reason="a test says so") for _ in range(1000)]
     return steps

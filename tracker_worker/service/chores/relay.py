@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tracker_worker import faults
+from tracker_worker import faults, threads
 from tracker_worker.bus.base import Bus, Publication
 from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.errors import StoreUnavailable
@@ -46,15 +46,33 @@ class _Track:
     ahead: set[int] = field(default_factory=set)  # the confirmed sequences above ``confirmed`` + 1
 
 
+class _Pause:
+    """When the store may be asked again after errors in a row, in seconds on the monotonic clock."""
+
+    def __init__(self) -> None:
+        self.until = 0.0
+        self.succeeded()
+
+    def succeeded(self) -> None:
+        self._delay = _FLUSH_SECONDS
+
+    def failed(self, now: float) -> None:
+        self._delay = min(self._delay * 2, _LONGEST_DELAY_SECONDS)
+        self.until = now + self._delay
+
+
 class Relay:
     """``confirmed`` may be called from any thread; everything else belongs to the engine's thread. A host is relayed from
     ``take`` to ``drop``."""
 
-    def __init__(self, store: Store, bus: Bus, *, wake: Callable[[], None]) -> None:
-        """``wake`` causes the engine's next step soon."""
+    def __init__(
+        self, store: Store, bus: Bus, *, wake: Callable[[], None], monotonic: Callable[[], float] = threads.monotonic
+    ) -> None:
+        """``wake`` causes the engine's next step soon. ``monotonic`` gives seconds."""
         self._store = store
         self._bus = bus
         self._wake = wake
+        self._monotonic = monotonic
         self._confirms: deque[Any] = deque()
         self._confirms_wanted = False
         self._tracks: dict[int, _Track] = {}
@@ -63,8 +81,10 @@ class Relay:
         # Node id -> cursor, of the cursors that have moved since ``written``.
         self.moved: dict[int, int] = {}
         self._flush_at: float | None = None
-        self._resume_at = 0.0  # after an error of the store, nothing is read before this time
-        self._delay = _FLUSH_SECONDS
+        self._reads = _Pause()
+        self._writes = _Pause()
+        # The error of the last step, if the store was unavailable, and the seconds that it took.
+        self.outage: tuple[StoreUnavailable, float] | None = None
 
     def confirmed(self, keys: Sequence[Any]) -> None:
         """The bus has confirmed these notifications; a key is (node id, sequence)."""
@@ -119,26 +139,36 @@ class Relay:
         store is unavailable, the step logs a warning, and a later step tries again.
         """
         self._take_confirms()
-        try:
-            self._flush_when_due(now)
-            if self._lagging and self._in_flight < WINDOW // 2 and now >= self._resume_at:
-                self._catch_up()
-                self._delay = _FLUSH_SECONDS
-        except (StoreUnavailable, Conflict) as error:
-            LOG.warning("the relay is put off: %s", error)
-            self._delay = min(self._delay * 2, _LONGEST_DELAY_SECONDS)
-            self._resume_at = self._flush_at = now + self._delay
+        self.outage = None
+        flush_is_due = self._flush_is_due(now)
+        if self._lagging and self._in_flight < WINDOW // 2 and now >= self._reads.until:
+            self._access(self._reads, self._catch_up)
+        if flush_is_due and self.outage is None:
+            self._access(self._writes, self.flush)
+            waits = self._in_flight > 0 or self._lagging or self.moved
+            self._flush_at = max(now + _FLUSH_SECONDS, self._writes.until) if waits else None
         self._confirms_wanted = bool(self._lagging)
         return None if self._flush_at is None else max(0.0, self._flush_at - now)
 
-    def _flush_when_due(self, now: float) -> None:
+    def _access(self, pause: _Pause, access: Callable[[], None]) -> None:
+        began = self._monotonic()
+        try:
+            access()
+        except (StoreUnavailable, Conflict) as error:
+            LOG.warning("the relay is put off: %s", error)
+            ended = self._monotonic()
+            pause.failed(ended)
+            if isinstance(error, StoreUnavailable):
+                self.outage = error, ended - began
+        else:
+            pause.succeeded()
+
+    def _flush_is_due(self, now: float) -> bool:
         if not self.moved and self._in_flight <= 0 and not self._lagging:
             self._flush_at = None
         elif self._flush_at is None:
-            self._flush_at = now + self._delay
-        elif now >= self._flush_at:
-            self.flush()
-            self._flush_at = now + self._delay if self._in_flight > 0 or self._lagging else None
+            self._flush_at = now + _FLUSH_SECONDS
+        return self._flush_at is not None and now >= self._flush_at
 
     def flush(self) -> None:
         """Write the cursors that have moved, in a commit of their own. Raises StoreUnavailable, Conflict."""
@@ -156,7 +186,6 @@ class Relay:
                 del self.moved[node_id]
         if cursors:
             self._flush_at = None
-            self._delay = _FLUSH_SECONDS
 
     def _take_confirms(self) -> None:
         confirms = self._confirms

@@ -67,8 +67,12 @@ class Retry:
         self.reset()
 
     def reset(self) -> None:
-        """The attempt succeeded, or nothing is left to try."""
+        """Nothing is left to try."""
         self.in_doubt = False
+        self.succeeded()
+
+    def succeeded(self) -> None:
+        """The attempt succeeded. Other items of its batch may still be in doubt."""
         self.conflicts = 0
         self.resume_at = 0.0
         self.attempt_seconds = 0.0
@@ -89,9 +93,13 @@ class Retry:
 
     def store_unavailable(self, error: StoreUnavailable, now: float) -> float:
         """The store is unavailable: pause. Returns the seconds of the pause."""
-        self.unavailable = error
-        self.attempt_seconds = now - self._began
+        self.outage(error, now - self._began)
         return self.pause(now)
+
+    def outage(self, error: StoreUnavailable, seconds: float) -> None:
+        """An access to the store failed after ``seconds``; the next attempt may take as long."""
+        self.unavailable = error
+        self.attempt_seconds = seconds
 
     def pause(self, now: float) -> float:
         """Try again after a pause, which is longer each time. Returns the seconds."""

@@ -21,8 +21,8 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from tracker_worker.bus.base import Bus, Settlement
 from tracker_worker.errors import StoreUnavailable
@@ -108,33 +108,58 @@ class Engine:
         return self._retry.in_doubt
 
     def step(self, now: float) -> float | None:
-        """One pass of the loop. Returns the seconds until the next pass is due; None: it is due when something
-        arrives."""
-        self._take()
+        """One pass of the loop. Returns the seconds until the next pass is due; None: it is due when something arrives.
+
+        A pass waits at most once for a store that turns out to be unavailable. Between two such waits, the calls that
+        cannot wait for another one are answered.
+        """
+        if not self._take():
+            return 0.0
         due = self._work(now)
         if self._relay is None or self._retry.unavailable is not None:
-            return due  # the relay would wait for the store too, and calls would not be answered in time
+            return due
         relay_due = self._relay.step(now)
+        if self._relay.outage is not None:
+            self._retry.outage(*self._relay.outage)
+            return 0.0
         return min((wait for wait in (due, relay_due) if wait is not None), default=None)
 
-    def _take(self) -> None:
-        """Take everything that has arrived. What a task submits while it runs is taken in the next step, so that a
-        task of many steps does not delay requests."""
+    def _take(self) -> bool:
+        """Take what has arrived, and run its tasks. What a task submits is taken in the next step, so that a task of many
+        steps does not delay requests. Returns False if the store was unavailable to a task; later tasks then wait for the
+        next step."""
+        tasks: list[Task] = []
         for _ in range(len(self._arrivals)):
             arrival = self._arrivals.popleft()
             if isinstance(arrival, Chore):
                 self._backlog.add([arrival])
             elif callable(arrival):
-                with put_off():
-                    arrival()
+                tasks.append(arrival)
             else:
                 self._backlog.add(arrival)
+        self._end_late_calls()
+        for position, task in enumerate(tasks, 1):
+            if not self._do(task):
+                self._arrivals.extend(tasks[position:])
+                return False
+        return True
+
+    def _do(self, task: Task) -> bool:
+        """Run ``task``. Returns False if the store was unavailable to it."""
+        began = self._monotonic()
+        try:
+            task()
+        except Conflict as conflict:
+            LOG.warning("a chore is put off: %s", conflict)
+        except StoreUnavailable as error:
+            LOG.warning("a chore is put off: %s", error)
+            self._retry.outage(error, self._monotonic() - began)
+            return False
+        return True
 
     def _work(self, now: float) -> float | None:
         """Make the attempt that is due. Returns the seconds until the next one; None: nothing is left to decide."""
         retry = self._retry
-        if retry.unavailable is not None:
-            self._end_late_calls(retry.unavailable, max(0.0, retry.resume_at - now) + retry.attempt_seconds)
         if now >= retry.resume_at and (items := self._backlog.next()):
             self._try(items)
         if not self._backlog:
@@ -168,7 +193,7 @@ class Engine:
             self._fail(unexpected.item, unexpected.error)
         else:
             self._backlog.finish()
-            retry.reset()
+            retry.succeeded()
             self._after_commit(batch)
 
     def _process(self, items: list[Item]) -> Batch:
@@ -215,8 +240,7 @@ class Engine:
             if publications:
                 self._bus.sender.send(publications)
         if not self._leases.cover(batch.active):
-            with put_off():
-                self._leases.take(batch.active, batch.now)
+            self._do(partial(self._leases.take, batch.active, batch.now))
         log_decisions(batch.decisions)
         for chore in batch.chores:
             if chore.done is not None:
@@ -226,11 +250,15 @@ class Engine:
 
     # --- failures of single items ---------------------------------------------------------------------------------------
 
-    def _end_late_calls(self, error: StoreUnavailable, seconds: float) -> None:
-        """Answer the calls that cannot wait for ``seconds``."""
+    def _end_late_calls(self) -> None:
+        """While the store is unavailable, answer the calls that cannot wait for the end of another attempt."""
+        error, now = self._retry.unavailable, self._monotonic()
+        if error is None:
+            return
+        latest = max(now, self._retry.resume_at) + self._retry.attempt_seconds + _MARGIN_SECONDS
 
         def waits(item: Item) -> bool:
-            if isinstance(item, Chore) or item.deadline - now > seconds + _MARGIN_SECONDS:
+            if isinstance(item, Chore) or item.deadline > latest:
                 return True
             if item.deadline <= now:
                 item.end_heartbeat()
@@ -239,7 +267,6 @@ class Engine:
                 self._end(item, error)
             return False
 
-        now = self._monotonic()
         self._backlog.keep(waits)
 
     def _fail(self, item: Item, error: Exception) -> None:
@@ -265,13 +292,3 @@ class Engine:
         request.end_heartbeat()
         reason = parking_reason(error) if parks(error) else ""
         self._bus.sender.send([request.conclusion(answer(request.reply_to, error=error), reason)])
-
-
-@contextmanager
-def put_off() -> Iterator[None]:
-    """If the block raises StoreUnavailable or Conflict, log a warning instead. A periodic task does its work at its next
-    run."""
-    try:
-        yield
-    except (StoreUnavailable, Conflict) as error:
-        LOG.warning("a chore is put off: %s", error)

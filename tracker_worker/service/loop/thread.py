@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from tracker_worker import threads
 from tracker_worker.bus.base import Bus
 from tracker_worker.domain.policy import Policy
+from tracker_worker.errors import StoreUnavailable
 from tracker_worker.service.chores.audits import Audits
 from tracker_worker.service.chores.inventories import Inventories
 from tracker_worker.service.chores.leases import Leases
@@ -17,13 +19,15 @@ from tracker_worker.service.chores.pruning import Pruning
 from tracker_worker.service.chores.relay import Relay
 from tracker_worker.service.loop.backlog import Retry
 from tracker_worker.service.loop.batch import Decider
-from tracker_worker.service.loop.engine import Engine, put_off
+from tracker_worker.service.loop.engine import Engine
 from tracker_worker.service.loop.inbox import Inbox
 from tracker_worker.service.requests.items import Chore
 from tracker_worker.service.requests.pending import PendingRequest
-from tracker_worker.store.base import Store
+from tracker_worker.store.base import Conflict, Store
 from tracker_worker.store.ledgers import Ledgers
 from tracker_worker.unit_of_work import UnitOfWork
+
+LOG = logging.getLogger(__name__)
 
 
 class EngineThread:
@@ -51,7 +55,7 @@ class EngineThread:
         wake = self._thread.wake
         ledgers = Ledgers(store)
         inbox = Inbox(store)
-        self._relay = Relay(store, bus, wake=wake) if notify else None
+        self._relay = Relay(store, bus, monotonic=monotonic, wake=wake) if notify else None
         self._leases = Leases(store=store, ledgers=ledgers, relay=self._relay, hosts=hosts, owner=owner, clock=clock)
         self._pruning = Pruning(store=store, ledgers=ledgers, leases=self._leases, clock=clock)
         self._audits = Audits(
@@ -96,10 +100,12 @@ class EngineThread:
         """Write the cursors and give up the leases, so that a successor publishes nothing twice and need not wait. Call it
         after ``stop``, when no further confirms will arrive. If the store is unavailable, the successor publishes some
         notifications again and waits until the leases expire."""
-        with put_off():
+        try:
             if self._relay is not None:
                 self._relay.flush()
             self._leases.release()
+        except (StoreUnavailable, Conflict) as error:
+            LOG.warning("the cursors or the leases are left to the successor: %s", error)
 
     def submit(self, item: Sequence[PendingRequest] | Chore) -> None:
         """Decide ``item`` after every item that was submitted before it."""
