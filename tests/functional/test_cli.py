@@ -263,7 +263,7 @@ def test_watch_continues_after_the_broker_restarts(
         watch.wait_said("connecting again")
         rabbitmq.start_app()
         watch.wait_said("connected again")
-        # For a moment after its start RabbitMQ 3.10.8 loses what is sent to a quorum queue, and a stock client does not notice.
+        # The exchange is not durable by default: a request that is sent before the worker declares it again has no queue.
         with stock.client(broker_vhost, timeout=2) as client:
             wait_until(lambda: _answers(client), "the worker answers")
         operator.json("claim", "begin", "--host", "h1", "--uuid", "i-1", *SMALL)

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import os
 import socket
+import sqlite3
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -95,19 +97,28 @@ def worker(recorder: PathRecorder, broker_vhost: str, tmp_path: Path) -> Iterato
         worker.stop()
 
 
+def cursor(state: Path) -> int:
+    """The relay's cursor of the only node, as the database has it."""
+    with closing(sqlite3.connect(state / "tracker.sqlite")) as database:
+        (sequence,) = database.execute("SELECT sequence FROM relay_cursor").fetchone()
+    return int(sequence)
+
+
 def test_a_claim_passes_few_files_and_its_reply_few_functions(
-    worker: Worker, recorder: PathRecorder, broker_vhost: str
+    worker: Worker, recorder: PathRecorder, broker_vhost: str, tmp_path: Path
 ) -> None:
     with stock.client(broker_vhost) as client:
 
-        def claim(number: int) -> None:
+        def claim(number: int) -> int:
             client.call(HOST, "begin_resource_claim", instance=instance_dict(number), limits={"vcpu": 1000})
+            return int(client.call(HOST, "get_node")["sequence"])
 
         for number in range(1, 4):
-            claim(number)
-            time.sleep(0.5)  # no confirm and no cursor of an earlier claim is in flight
+            sequence = claim(number)
+            # No confirm and no cursor of an earlier claim is in flight.
+            wait_until(lambda sequence=sequence: cursor(tmp_path) == sequence, "the cursor is written")
         recorder.recording = True
-        claim(4)
+        client.call(HOST, "begin_resource_claim", instance=instance_dict(4), limits={"vcpu": 1000})
         recorder.recording = False
     recorder.seen.sort()
     delivered = recorder.find("c_call", READS)

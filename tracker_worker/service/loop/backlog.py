@@ -57,9 +57,9 @@ class Backlog:
 class Retry:
     """When the next attempt is due, after failed attempts in a row. Times are in seconds on the monotonic clock.
 
-    ``in_doubt``: an attempt has begun, and its items have been neither committed nor dropped. A commit that
-    failed may have reached the store without the worker's knowledge. ``unavailable``: the error of the last attempt, if the
-    store was unavailable. ``attempt_seconds``: how long that attempt took."""
+    ``in_doubt``: an attempt has begun, and its items have been neither committed nor dropped. A commit that failed may have
+    reached the store without the worker's knowledge. ``unavailable``: the error of the last access, if the store was
+    unavailable. ``attempt_seconds``: how long that access took."""
 
     def __init__(self, conflict_retries: int) -> None:
         """``conflict_retries``: after every such number of conflicts in a row there is a pause."""

@@ -5,14 +5,13 @@ arrived.
 A worker with a lock per node and a pool of threads would be the usual design. In Python those threads share one
 interpreter, so they do not decide faster. Each message would need a commit and a confirm of its own, and the thread that
 wakes first would decide the order of two messages for a node. The loop keeps the order and needs one commit for many
-messages; a single message still waits for
-one commit only. Only the store can block the loop. Drivers run on threads of their own, and their reports come back as
-commands. Sending never waits for the broker.
+messages; a single message still waits for one commit only. Only the store can block the loop. Drivers run on threads of
+their own, and their reports come back as commands. Sending never waits for the broker.
 
 A commit fails if another worker was first or if the store is unavailable. Then the loop forgets the ledgers of the batch,
 reads them again, and decides the batch again; it never repairs a ledger in memory. The loop sends no reply and acknowledges
-no message before the commit. After a crash at any point, the broker delivers every unacknowledged message
-again. If the inbox has a row for the message, the worker sends the recorded reply once more; otherwise it decides the message.
+no message before the commit. After a crash at any point, the broker delivers every unacknowledged message again. If the inbox
+has a row for the message, the worker sends the recorded reply once more; otherwise it decides the message.
 
 ``step`` is one pass of the loop. It never sleeps. A batch that waits for the store is kept in ``_backlog``.
 """
