@@ -23,6 +23,7 @@ from tests.support.deadline import SECONDS
 from tests.support.store import settle
 from tracker_worker.bus.base import Listener
 from tracker_worker.bus.memory import MemoryBroker, MemoryBus, Parked
+from tracker_worker.counters import Counters
 from tracker_worker.domain.inventory import reserve
 from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.domain.policy import Policy
@@ -97,7 +98,7 @@ class Committed:
     nodes: list[str]
     events: list[str]
     answered: list[str]
-    cursors: dict[int, int]
+    cursors: dict[tuple[int, str], int]
 
     @classmethod
     def of(cls, commit: Commit) -> Committed:
@@ -228,13 +229,15 @@ class EngineHarness:
         notify: bool = True,
         clock: Clock | None = None,
         settled: bool = True,
-        conflict_retries: int = 3,
+        topics: Sequence[str] = ("notifications",),
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.store = ScriptedStore(store)
         self.broker = broker or MemoryBroker()
         self.hosts = hosts
+        self.topics = topics
         self.clock = clock or Clock()
+        self.counters = Counters()
         self.caller = Caller(self.broker)
         self.bus = MemoryBus(self.broker, monotonic=monotonic)
         names = [node_name(number) for number in range(1, nodes + 1)]
@@ -251,7 +254,8 @@ class EngineHarness:
             hosts=hosts,
             owner=owner,
             notify=notify,
-            conflict_retries=conflict_retries,
+            topics=topics,
+            counters=self.counters,
             clock=self.clock,
             died=self.deaths.put,
             monotonic=monotonic,
@@ -268,9 +272,13 @@ class EngineHarness:
         """Mark all notifications so far as published."""
         loaded = self.store.inner.load_host(host)
         assert loaded is not None
-        self.store.inner.commit(Commit(cursors={ledger.id: ledger.sequence for ledger in loaded}))
+        cursors = self.store.inner.open_cursors(loaded.id, self.topics)
+        names = {ledger.id: ledger.sequence for ledger in loaded}
+        self.store.inner.commit(Commit(cursors={(node_id, topic): names[node_id] for node_id, topic in cursors}))
 
     def start(self, *, relaying: bool = True) -> EngineHarness:
+        if relaying:
+            self.engine.acquire_leases()
         self.engine.start()
         self.running = True
         self.inventories.start()
@@ -290,7 +298,13 @@ class EngineHarness:
         )
         self.bus.start(
             self.hosts,
-            Listener(received=reader.received, confirmed=self.engine.confirmed, died=self.deaths.put),
+            Listener(
+                received=reader.received,
+                confirmed=self.engine.confirmed,
+                lost=self.engine.lost,
+                refused=self.engine.refused,
+                died=self.deaths.put,
+            ),
         )
 
     def _every(self, interval_seconds: float, action: Callable[[], None]) -> ManualTimer:

@@ -31,15 +31,16 @@ FANOUT = "*"
 class Delivery(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """One message as it arrived.
 
-    ``source`` is the host whose queue the message came from, SHARED or FANOUT. ``deadline`` is the time on the monotonic
-    clock, in seconds, from which no caller waits for a reply; None: the message has no expiration. ``token`` is for the bus
-    itself.
-    """
+    ``header_table``: the sender's application headers, as the encoded AMQP table arrived, without its length prefix;
+    ``headers`` are the same decoded, empty where they cannot be decoded. ``source`` is the host whose queue the message
+    came from, SHARED or FANOUT. ``deadline`` is the time on the monotonic clock, in seconds, from which no caller waits for
+    a reply; None: the message has no expiration. ``token`` is for the bus itself. """
 
     body: bytes
     source: str
     content_type: str | None = None
     headers: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    header_table: bytes = b""
     properties: Mapping[str, Any] = msgspec.field(default_factory=dict)
     exchange: str = ""
     routing_key: str = ""
@@ -71,10 +72,11 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
 
 class Publication(msgspec.Struct, frozen=True, kw_only=True):
-    """Publish a notification to every topic. The bus reports ``key`` to ``Listener.confirmed`` when the broker has confirmed
-    the notification for every topic. After a lost connection it publishes the notification again."""
+    """Publish a notification to one topic. The bus reports ``key`` to ``Listener.confirmed`` when the broker has confirmed the
+    notification. After a lost connection it publishes the notification again."""
 
     key: Any
+    topic: str
     priority: str
     body: bytes
 
@@ -82,12 +84,46 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True):
 Outgoing = Reply | DeadLetter | Settlement | Publication
 
 
+class RefusedDeadLetter(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """A dead letter that the broker does not take. ``properties`` and ``headers`` are encoded as they would have gone out."""
+
+    delivery: Delivery
+    reason: str
+    exchange: str
+    routing_key: str
+    properties: bytes
+    headers: bytes
+    broker_error: str
+
+
+class RefusedPublication(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """A notification that the broker does not take."""
+
+    key: Any
+    reason: str
+
+
+Refusal = RefusedDeadLetter | RefusedPublication
+
+
+class Blocked(msgspec.Struct, frozen=True, kw_only=True):
+    """The broker has blocked publishing, by an alarm, since ``since`` (seconds on the monotonic clock)."""
+
+    reason: str
+    since: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listener:
-    """The functions that the bus calls on its own threads. They return immediately and never raise."""
+    """The functions that the bus calls on its own threads. They return immediately and never raise.
+
+    ``lost``: the consuming connection is gone; what came over it and is not settled is delivered again. ``refused``: the broker
+    does not take these messages, and the bus does not send them again; it leaves the delivery of a dead letter unsettled."""
 
     received: Callable[[Sequence[Delivery]], None]
     confirmed: Callable[[Sequence[Any]], None]
+    lost: Callable[[], None]
+    refused: Callable[[Sequence[Refusal]], None]
     died: Callable[[BaseException], None]
 
 
@@ -96,7 +132,12 @@ class Receiver(ABC):
 
     @abstractmethod
     def settle(self, deliveries: Iterable[Delivery]) -> None:
-        """These deliveries are finished and are not delivered again. Any thread; returns immediately."""
+        """These deliveries are finished and are not delivered again; for one that is settled already this does nothing. Any
+        thread; returns immediately."""
+
+    @abstractmethod
+    def is_current(self, delivery: Delivery) -> bool:
+        """Whether the delivery came over the connection that is open now. Any thread."""
 
 
 class Sender(ABC):
@@ -133,3 +174,12 @@ class Bus(ABC):
     @abstractmethod
     def connected(self) -> bool:
         """Whether the bus consumes the hosts' queues and can publish notifications at this moment. Any thread."""
+
+    @abstractmethod
+    def blocked(self) -> Blocked | None:
+        """The broker's alarm, if it blocks publishing now. Any thread."""
+
+    @abstractmethod
+    def probe(self, hosts: Sequence[str]) -> None:
+        """Find out whether messages still reach the queues of these hosts and the shared queue, and repair what is missing. Any
+        thread; returns immediately."""

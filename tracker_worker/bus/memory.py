@@ -18,6 +18,7 @@ from tracker_worker import threads
 from tracker_worker.bus.base import (
     FANOUT,
     SHARED,
+    Blocked,
     Bus,
     DeadLetter,
     Delivery,
@@ -165,6 +166,15 @@ class MemoryBus(Bus, Receiver, Sender):
 
     def connected(self) -> bool:
         return self._listener is not None
+
+    def is_current(self, delivery: Delivery) -> bool:
+        return self._listener is not None
+
+    def blocked(self) -> Blocked | None:
+        return None
+
+    def probe(self, hosts: Sequence[str]) -> None:
+        """Does nothing."""
 
     def settle(self, deliveries: Iterable[Delivery]) -> None:
         with self._lock:

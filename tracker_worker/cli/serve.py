@@ -21,6 +21,8 @@ from tracker_worker.service.worker import Worker
 LOG = logging.getLogger(__name__)
 
 _READY_CHECK_SECONDS = 0.1
+# The worker learns within this number of checks for which hosts the broker has made it the active one.
+_STANDING_CHECKS = 10
 # New objects between two runs of the garbage collector: they come from some thousand requests; Python's default corresponds
 # to ten requests.
 _GARBAGE_THRESHOLD = 50_000
@@ -52,14 +54,18 @@ def serve(settings: Settings) -> None:
     worker = Worker(conf, died=events.put)
     worker.start()
     announced = False
+    checks = 0
     code = 0
     while True:
         try:
             event = events.get(timeout=None if announced else _READY_CHECK_SECONDS)
         except queue.Empty:
             if worker.ready():
+                checks += 1
+                worker.probe()
+            if checks and (worker.settled() or checks > _STANDING_CHECKS):
                 announced = True
-                LOG.info("ready: serving %s", ", ".join(conf.tracker.hosts))
+                LOG.info("ready: %s", worker.standing())
                 notify_systemd("READY=1")
                 _freeze_memory()
             continue

@@ -50,6 +50,19 @@ def read(hosts: Sequence[HostLedger], query: Query) -> Any:
             return views.usage_view((ledger for host in hosts for ledger in host), project_id)
 
 
+def merged(query: Query, answers: Sequence[Any]) -> Any:
+    """The answer about several hosts, from the answers of ``read`` about each of them."""
+    if isinstance(query, GetUsage):
+        total: dict[str, dict[str, int]] = {}
+        for answer in answers:
+            for project, usage in answer.items():
+                sums = total.setdefault(project, dict.fromkeys(usage, 0))
+                for name, amount in usage.items():
+                    sums[name] += amount
+        return total
+    return [view for answer in answers for view in answer]
+
+
 def nodes(host: HostLedger, name: str | None) -> list[NodeLedger]:
     """The node of that name, or all nodes of the host. Raises NodeNotFound."""
     return list(host) if name is None else [host.node(name)]

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from tracker_worker import threads
 from tracker_worker.domain.ledger import HostLedger
@@ -16,10 +16,15 @@ from tracker_worker.service.requests.items import Chore
 class FirstAudit:
     """Waits until the inventory of every host is committed, or one has failed."""
 
-    def __init__(self, engine: EngineThread, inventories: Inventories, hosts: Sequence[str]) -> None:
+    def __init__(
+        self, engine: EngineThread, inventories: Inventories, hosts: Sequence[str], own: Collection[str]
+    ) -> None:
+        """Of ``hosts``, this worker does the chores of ``own``. For the others it writes an inventory only where the ledger has
+        none."""
         self._engine = engine
         self._inventories = inventories
         self._hosts = hosts
+        self._own = own
         self._condition = threads.Condition()
         self._left = len(hosts)
         self._error: Exception | None = None
@@ -41,7 +46,13 @@ class FirstAudit:
             self._failed(report.errors[0])
         else:
             self._engine.submit(
-                Chore(host=report.host, commands=report.found, done=self._committed, failed=self._failed)
+                Chore(
+                    host=report.host,
+                    commands=report.found,
+                    done=self._committed,
+                    failed=self._failed,
+                    if_new=report.host not in self._own,
+                )
             )
 
     def _committed(self, host: HostLedger) -> None:

@@ -26,6 +26,7 @@ from tracker_worker.bus.amqp.bus import AMQPBus
 from tracker_worker.bus.base import Bus, Listener
 from tracker_worker.bus.settings import read_settings
 from tracker_worker.conf.policy import read_policy
+from tracker_worker.counters import Counters
 from tracker_worker.domain.policy import Policy
 from tracker_worker.domain.values import SECOND
 from tracker_worker.errors import ConfigurationError, TrackerError
@@ -45,6 +46,7 @@ LOG = logging.getLogger(__name__)
 _FIRST_AUDIT_SECONDS = 120
 _STOP_SECONDS = 10.0
 _PRUNE_SECONDS = 30
+_PROBE_SECONDS = 2
 # 317 years: no row is that old.
 _NO_ROW_SECONDS = 10**10
 
@@ -74,6 +76,7 @@ class Worker:
         self._store = store or SQLStore(prepared_url(conf))
         self._clock = clock
         self._connected_at: int | None = None
+        self.counters = Counters()
         self._timers = Timers(self._died)
         self._inventories = Inventories(self._drivers, self._policy.reserved)
         # The policy of the moment: ``reload`` replaces it.
@@ -86,7 +89,8 @@ class Worker:
             hosts=self._hosts,
             owner=f"{socket.gethostname()}:{os.getpid()}:{threads.random_bytes(4).hex()}",
             notify=conf.notifications.driver == "messaging",
-            conflict_retries=conf.database.conflict_retries,
+            topics=conf.notifications.topics,
+            counters=self.counters,
             clock=clock,
             died=self._died,
         )
@@ -108,9 +112,11 @@ class Worker:
             self._store.register_host(
                 host, topic=self._conf.tracker.topic, version=version("tracker-worker"), now=self._clock()
             )
+        # A standby of another worker writes an inventory only where the ledger has none.
+        own = self._engine.acquire_leases()
         self._engine.start()
         self._inventories.start()
-        FirstAudit(self._engine, self._inventories, self._hosts).run(_FIRST_AUDIT_SECONDS)
+        FirstAudit(self._engine, self._inventories, self._hosts, own).run(_FIRST_AUDIT_SECONDS)
         reader = RequestReader(
             bus=self._bus,
             served=self._hosts,
@@ -121,17 +127,28 @@ class Worker:
         )
         self._bus.start(
             self._hosts,
-            Listener(received=reader.received, confirmed=self._engine.confirmed, died=self._died),
+            Listener(
+                received=reader.received,
+                confirmed=self._engine.confirmed,
+                lost=self._engine.lost,
+                refused=self._engine.refused,
+                died=self._died,
+            ),
         )
         self._engine.renew_leases()
         self._timers.every(LEASE_SECONDS / 3, self._engine.renew_leases)
         self._timers.every(self._conf.tracker.audit_interval_seconds, self._audit_all)
         self._timers.every(_PRUNE_SECONDS, self._prune)
+        self._timers.every(_PROBE_SECONDS, self.probe)
         self._timers.start()
 
     def _audit_all(self) -> None:
         for host in self._hosts:
             self._engine.audit(host)
+
+    def probe(self) -> None:
+        """Find out whether messages still reach the hosts whose chores this worker does, and repair what is missing."""
+        self._bus.probe(sorted(self._engine.held))
 
     def _prune(self) -> None:
         # Copies wait while this worker is disconnected or does not run, and arrive when it is back. However old they are by
@@ -150,6 +167,21 @@ class Worker:
     def ready(self) -> bool:
         """Whether requests are being consumed now, as the active worker or as a standby."""
         return self._bus.connected()
+
+    def settled(self) -> bool:
+        """Whether this worker has received something from the queue of each host whose chores it does."""
+        return self._engine.held <= self._engine.active
+
+    def standing(self) -> str:
+        """Which hosts this worker is active for, and which it is a standby for: "active for h1, h2; standby for h3". Changes
+        are logged from now on."""
+        self._engine.announce()
+        active = self._engine.active
+        parts = {
+            "active for": [host for host in self._hosts if host in active],
+            "standby for": [host for host in self._hosts if host not in active],
+        }
+        return "; ".join(f"{what} {', '.join(hosts)}" for what, hosts in parts.items() if hosts)
 
     def reload(self) -> None:
         """Read the mutable options and the inventory files again. What is wrong there is logged, and the old values hold."""
