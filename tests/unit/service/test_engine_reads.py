@@ -69,8 +69,8 @@ def test_a_batch_checks_the_generations_of_all_its_hosts_in_one_call(make_harnes
     ]
     assert [first, second] == [everything[1], everything[3]]
     # The batch calls first; a later call belongs to the renewal of the lease.
-    assert harness.store.calls[0] == "generations"
-    assert "generations" not in harness.store.calls[1:2]
+    assert harness.store.calls[0] == "refreshed"
+    assert "refreshed" not in harness.store.calls[1:2]
 
 
 def test_a_read_sees_the_earlier_commands_of_its_batch(harness: EngineHarness) -> None:

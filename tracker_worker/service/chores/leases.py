@@ -78,6 +78,8 @@ class Leases:
         for name in hosts:
             self._set(name, granted)
         self._wanted = self._heard - self.held
+        if self._wanted:
+            self.take()
 
     def heard(self, sources: set[str]) -> None:
         """Requests have come from these sources. Of a host's own queue this worker is the active consumer."""

@@ -25,12 +25,16 @@ class Lane:
     def __init__(self, host: str | None) -> None:
         self.host = host
         self.items: list[Item] = []
-        self.lost_races = 0
-        self.resume_at = 0.0
-        self.unavailable: StoreUnavailable | None = None
-        self.attempt_seconds = 0.0
         self._most = _MOST_ITEMS
         self._doubtful = 0
+        self._reset()
+
+    def _reset(self) -> None:
+        """Nothing has failed yet."""
+        self.lost_races = 0
+        self.resume_at = 0.0
+        self.attempt_seconds = 0.0
+        self.unavailable: StoreUnavailable | None = None
         self._delay = _FIRST_DELAY_SECONDS
 
     @property
@@ -56,9 +60,7 @@ class Lane:
         """The items that ``next`` returned are decided and committed."""
         del self.items[: len(items)]
         self._doubtful = max(0, self._doubtful - len(items))
-        self.lost_races = 0
-        self.resume_at = self.attempt_seconds = 0.0
-        self._delay = _FIRST_DELAY_SECONDS
+        self._reset()
         if not self.items:
             self._most = _MOST_ITEMS
 
@@ -75,6 +77,8 @@ class Lane:
         before = len(self.items)
         self._doubtful = sum(1 for item in self.items[: self._doubtful] if wanted(item))
         self.items = [item for item in self.items if wanted(item)]
+        if not self.items:
+            self._reset()
         return before - len(self.items)
 
     def store_unavailable(self, error: StoreUnavailable, began: float, now: float) -> float:

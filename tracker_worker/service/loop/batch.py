@@ -16,7 +16,7 @@ from tracker_worker.errors import StoreUnavailable, TrackerError
 from tracker_worker.service.requests.items import Chore, Item, Part, Whole
 from tracker_worker.service.requests.methods import Audit, Operation, Ping
 from tracker_worker.service.requests.pending import PendingRequest
-from tracker_worker.store.base import InboxRow
+from tracker_worker.store.base import Conflict, InboxRow
 from tracker_worker.store.ledgers import Ledgers
 from tracker_worker.unit_of_work import UnitOfWork
 from tracker_worker.wire.reply import answer, parking_reason, parks
@@ -119,8 +119,8 @@ class Decider:
         self._new_unit = new_unit
 
     def decide(self, items: Sequence[Item], known: dict[str, bytes]) -> Batch:
-        """Decide the items in order; ``known`` are the recorded answers of those that are copies. Raises StoreUnavailable and
-        Unexpected; the ledgers of ``hosts_of(items)`` are then worthless.
+        """Decide the items in order; ``known`` are the recorded answers of those that are copies. Raises StoreUnavailable,
+        Conflict and Unexpected; the ledgers of ``hosts_of(items)`` are then worthless.
 
         If ``known`` lacks a copy, the commit raises Conflict, because it would record a second answer for the message."""
         batch = Batch(self._clock(), self._new_unit(), known)
@@ -133,7 +133,7 @@ class Decider:
                     self._part(batch, item)
                 else:
                     self._chore(batch, item)
-            except StoreUnavailable:
+            except (StoreUnavailable, Conflict):
                 raise
             except Exception as error:
                 raise Unexpected(item, error) from error

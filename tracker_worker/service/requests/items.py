@@ -9,7 +9,7 @@ from typing import Any
 
 from tracker_worker.domain import commands
 from tracker_worker.domain.ledger import HostLedger
-from tracker_worker.service.requests.methods import Operation
+from tracker_worker.service.requests.methods import Operation, Ping
 from tracker_worker.service.requests.pending import PendingRequest
 
 
@@ -69,7 +69,7 @@ Item = PendingRequest | Part | Chore
 def divided(request: PendingRequest) -> Sequence[PendingRequest | Part]:
     """The items of a request: the request itself, or its parts if it is about several hosts."""
     operation = request.operation
-    if operation is None or len(operation.hosts) < 2:
+    if operation is None or len(operation.hosts) < 2 or isinstance(operation.action, Ping):
         return (request,)
     whole = Whole(request, operation)
     return [Part(whole, host) for host in operation.hosts]
@@ -77,9 +77,12 @@ def divided(request: PendingRequest) -> Sequence[PendingRequest | Part]:
 
 def host_of(item: Item) -> str | None:
     """The host that an item is about; None: the item needs no ledger."""
-    if isinstance(item, PendingRequest):
-        return item.operation.hosts[0] if item.operation is not None and item.operation.hosts else None
-    return item.host
+    if not isinstance(item, PendingRequest):
+        return item.host
+    operation = item.operation
+    if operation is None or not operation.hosts or isinstance(operation.action, Ping):
+        return None
+    return operation.hosts[0]
 
 
 def request_of(item: Item) -> PendingRequest | None:
