@@ -206,6 +206,7 @@ class Worker:
         self._bus.stop(_STOP_SECONDS)
         self._engine.release()
         self._store.stop()
+        LOG.info("counters: %s", self.counters.snapshot())
 
 
 def _hosts(conf: cfg.ConfigOpts) -> list[str]:
