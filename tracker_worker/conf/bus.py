@@ -34,7 +34,8 @@ OPTIONS = [
         "max_body_bytes",
         default=1048576,
         min=1024,
-        help="The largest message body in bytes; larger messages are refused. Raise it if valid requests are larger. The "
-        "worker may hold a body in memory several times while it processes the message.",
+        help="The largest message body in bytes, compressed or decompressed; larger messages are refused without being built. "
+        "Raise it if valid requests are larger. The worker may hold a body in memory several times while it processes the "
+        "message.",
     ),
 ]
