@@ -34,7 +34,18 @@ OPTIONS = [
         "max_body_bytes",
         default=1048576,
         min=1024,
-        help="The largest message body in bytes; larger messages are refused. Raise it if valid requests are larger. The "
-        "worker may hold a body in memory several times while it processes the message.",
+        help="The largest message body in bytes, compressed or decompressed; larger messages are refused without being built. "
+        "Raise it if valid requests are larger. The worker may hold a body in memory several times while it processes the "
+        "message.",
+    ),
+    cfg.IntOpt(
+        "max_field_bytes",
+        default=65536,
+        min=2048,
+        max=1048576,
+        mutable=True,
+        help="The largest field of an instance, as UTF-8 JSON, in bytes; a request with a larger one is refused. Raise it if "
+        "valid instances have larger metadata. A notification can have four times as many bytes and 40 KB more, which the "
+        "broker's max_message_size has to allow.",
     ),
 ]

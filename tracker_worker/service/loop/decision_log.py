@@ -9,16 +9,15 @@ from typing import Protocol
 
 from tracker_worker.domain import commands, events
 from tracker_worker.domain.decide import Decision
-from tracker_worker.service.requests.methods import Context
 
 LOG = logging.getLogger("tracker_worker.decisions")
 
 
 class Requested(Protocol):
-    """A request, whose context names it."""
+    """A request, with the id that its caller gave it."""
 
     @property
-    def context(self) -> Context | None: ...
+    def request_id(self) -> str: ...
 
 
 def log_decisions(decisions: Sequence[tuple[commands.Command, Decision, Requested | None]]) -> None:
@@ -29,8 +28,7 @@ def log_decisions(decisions: Sequence[tuple[commands.Command, Decision, Requeste
     for command, decision, request in decisions:
         ledger = decision.node
         where = "-" if ledger is None else f"{ledger.host}/{ledger.name}"
-        context = request.context if request is not None else None
-        request_id = "-" if context is None else context.get("request_id", "-")
+        request_id = "-" if request is None else request.request_id
         for event in decision.events:
             lines.append(f"{type(event).__name__} node={where} {_figures(event)} request_id={request_id}")
         if decision.error is not None and not decision.events:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from math import inf
 
@@ -10,11 +11,16 @@ from tracker_worker.bus.base import Bus, Delivery
 from tracker_worker.domain.policy import Policy
 from tracker_worker.errors import TrackerError
 from tracker_worker.oslo import NoSuchMethod, UnsupportedVersion
-from tracker_worker.service.requests.methods import resolve
+from tracker_worker.service.requests.methods import Context, resolve
 from tracker_worker.service.requests.pending import Heartbeat, PendingRequest
+from tracker_worker.text import printable
 from tracker_worker.wire.message import Malformed, ReplyTo
 from tracker_worker.wire.reply import encode_heartbeat
 from tracker_worker.wire.request import decode_request
+
+LOG = logging.getLogger(__name__)
+
+_MOST_REQUEST_ID_CHARACTERS = 255
 
 
 class RequestReader:
@@ -55,12 +61,13 @@ class RequestReader:
                 refusal=error,
                 reply_to=error.reply_to,
                 deadline=_deadline(delivery, error.reply_to),
+                dropped=_is_dropped(delivery, error),
             )
         pending = PendingRequest(
             delivery=delivery,
             reply_to=request.reply_to,
             unique_id=request.unique_id,
-            context=request.context,
+            request_id=_request_id(request.context),
             deadline=_deadline(delivery, request.reply_to),
         )
         if request.reply_to is not None and request.monitor_seconds is not None:
@@ -77,3 +84,18 @@ class RequestReader:
 
 def _deadline(delivery: Delivery, reply_to: ReplyTo | None) -> float:
     return inf if reply_to is None or delivery.deadline is None else delivery.deadline
+
+
+def _is_dropped(delivery: Delivery, error: Malformed) -> bool:
+    """Whether nothing is kept of a message that is too large: it says no address for an answer, but it expires, as calls do and
+    casts do not."""
+    if not error.too_large or error.reply_to is not None or delivery.deadline is None:
+        return False
+    LOG.warning("a call of %s is dropped, because it does not say where its answer goes: %s", delivery.source, error)
+    return True
+
+
+def _request_id(context: Context) -> str:
+    """The id in the context, for the log. Nothing else of the context is kept: it may be as large as the message."""
+    request_id = context.get("request_id")
+    return printable(request_id, _MOST_REQUEST_ID_CHARACTERS) if isinstance(request_id, str) else "-"
