@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 from uuid import uuid4
 
@@ -112,9 +113,10 @@ class Committed:
 class ManualTimer:
     """A timer that a test fires by hand."""
 
-    def __init__(self, interval_seconds: float, action: Callable[[], None]) -> None:
+    def __init__(self, interval_seconds: float, action: Callable[[], None], until: float = inf) -> None:
         self.interval_seconds = interval_seconds
         self.fire = action
+        self.until = until
         self.cancelled = False
 
     def cancel(self) -> None:
@@ -293,8 +295,8 @@ class EngineHarness:
             Listener(received=reader.received, confirmed=self.engine.confirmed, died=self.deaths.put),
         )
 
-    def _every(self, interval_seconds: float, action: Callable[[], None]) -> ManualTimer:
-        self.monitors.append(ManualTimer(interval_seconds, action))
+    def _every(self, interval_seconds: float, action: Callable[[], None], until: float) -> ManualTimer:
+        self.monitors.append(ManualTimer(interval_seconds, action, until))
         return self.monitors[-1]
 
     def stop(self, *, release: bool = True) -> None:
