@@ -29,7 +29,7 @@ from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.domain.policy import Policy
 from tracker_worker.domain.values import SECOND
 from tracker_worker.inventory.fake import FakeDriver
-from tracker_worker.service.chores.inventories import Inventories
+from tracker_worker.service.chores.inventories import Inventories, Pool
 from tracker_worker.service.loop.thread import EngineThread
 from tracker_worker.service.requests.items import Chore
 from tracker_worker.service.requests.reader import RequestReader
@@ -232,7 +232,9 @@ class EngineHarness:
         settled: bool = True,
         conflict_retries: int = 3,
         monotonic: Callable[[], float] = time.monotonic,
+        pool: Pool | None = None,
     ) -> None:
+        """``pool`` None: drivers are asked on threads."""
         self.store = ScriptedStore(store)
         self.broker = broker or MemoryBroker()
         self.hosts = hosts
@@ -241,7 +243,7 @@ class EngineHarness:
         self.bus = MemoryBus(self.broker, monotonic=monotonic)
         names = [node_name(number) for number in range(1, nodes + 1)]
         self.drivers = {host: FakeDriver(host, nodes={n: driver_resource_dict() for n in names}) for host in hosts}
-        self.inventories = Inventories(self.drivers, RESERVED)
+        self.inventories = Inventories(self.drivers, RESERVED, pool=pool)
         self.policy = POLICY
         self.monitors: list[ManualTimer] = []
         self.deaths: queue.SimpleQueue[BaseException] = queue.SimpleQueue()

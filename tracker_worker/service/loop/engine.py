@@ -36,6 +36,7 @@ from tracker_worker.service.requests.items import Chore, Item, hosts_of
 from tracker_worker.service.requests.pending import PendingRequest
 from tracker_worker.store.base import Conflict, Store, Unstorable
 from tracker_worker.store.ledgers import Ledgers
+from tracker_worker.threads import soonest
 from tracker_worker.wire.reply import answer, parking_reason, parks
 
 LOG = logging.getLogger(__name__)
@@ -115,13 +116,15 @@ class Engine:
         if not self._take():
             return 0.0
         due = self._work(now)
+        if self._audits.busy:
+            due = soonest(due, self._audits.step(self._monotonic()))
         if self._relay is None or self._retry.unavailable is not None:
             return due
         relay_due = self._relay.step(now)
         if self._relay.outage is not None:
             self._retry.outage(*self._relay.outage)
             return 0.0
-        return min((wait for wait in (due, relay_due) if wait is not None), default=None)
+        return soonest(due, relay_due)
 
     def _take(self) -> bool:
         """Take what has arrived, and run its tasks. What a task submits is taken in the next step, so that a task of many
