@@ -79,5 +79,13 @@ class StoreUnavailable(TrackerError):
     template = "The store is unavailable: {reason}"
 
 
+class InventoryUnavailable(TrackerError):
+    """A called audit ended before the inventory driver had answered. The request may be sent again. Facts: host, reason."""
+
+    code = "inventory_unavailable"
+    retryable = True
+    template = "The inventory of host {host} is not known: {reason}"
+
+
 class ConfigurationError(Exception):
     """The error that ends a start: one sentence that says what the operator must change. It never crosses the wire."""

@@ -8,6 +8,7 @@ import os
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Protocol
@@ -39,6 +40,11 @@ class Stepped(Protocol):
     def step(self, now: float) -> float | None:
         """Do what is due at ``now`` (seconds on the monotonic clock). Return after how many seconds the next step is due at the
         latest, or None: when somebody wakes the thread."""
+
+
+def soonest(*waits: float | None) -> float | None:
+    """The shortest of some waits; None is a wait without an end."""
+    return min((wait for wait in waits if wait is not None), default=None)
 
 
 class StepThread:
@@ -91,28 +97,86 @@ class StepThread:
 
 
 class DaemonPool:
-    """Runs functions on a fixed number of daemon threads, first come, first served. A function that hangs holds its thread."""
+    """Runs functions on daemon threads, first come, first served.
 
-    def __init__(self, name: str, threads: int) -> None:
-        self._functions: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._names = [f"{name}-{number}" for number in range(threads)]
-        self._started = 0
+    ``size`` functions run at a time, and those that hang do not count: a function that has run for ``patience_seconds`` leaves
+    its place to another one, on a thread that is made for it. The caller bounds the number of threads by the number of
+    functions that can hang. Threads are made when they are needed; ``size`` of them stay.
+    """
+
+    def __init__(
+        self, name: str, size: int, *, patience_seconds: float, monotonic: Callable[[], float] = monotonic
+    ) -> None:
+        self._name = name
+        self._size = size
+        self._patience = patience_seconds
+        self._monotonic = monotonic
+        self._changed = threading.Condition()
+        self._functions: deque[Callable[[], None]] = deque()
+        self._running: dict[object, float] = {}  # when each function began; the longest first
+        self._idle = 0
+        self._made = 0
+        self._open = False
 
     def start(self) -> None:
-        for name in self._names:
-            threading.Thread(target=self._run, name=name, daemon=True).start()
-            self._started += 1
+        with self._changed:
+            self._open = True
+            self._watch_locked()
 
     def submit(self, function: Callable[[], None]) -> None:
         """Run ``function``, which must not raise, on one of the threads. Any thread may call this."""
-        self._functions.put(function)
+        with self._changed:
+            self._functions.append(function)
+            self._watch_locked()
 
     def stop(self) -> None:
         """Begin no further function. A thread whose function hangs is left to end with the process."""
-        while self._started:
-            self._functions.put(None)
-            self._started -= 1
+        with self._changed:
+            self._open = False
+            self._changed.notify_all()
+
+    def _watch_locked(self) -> None:
+        """While functions wait, one thread is idle and watches for a place."""
+        if not self._open or not self._functions:
+            return
+        if self._idle:
+            self._changed.notify()
+            return
+        self._idle += 1
+        self._made += 1
+        threading.Thread(target=self._run, name=f"{self._name}-{self._made}", daemon=True).start()
 
     def _run(self) -> None:
-        while (function := self._functions.get()) is not None:
+        """The life of a thread, which is counted as idle when it begins."""
+        while True:
+            with self._changed:
+                while self._open and (wait := self._wait_locked()) != 0:
+                    self._changed.wait(wait)
+                self._idle -= 1
+                if not self._open:
+                    return
+                function = self._functions.popleft()
+                running = object()
+                self._running[running] = self._monotonic()
+                self._watch_locked()
             function()
+            with self._changed:
+                del self._running[running]
+                if self._idle >= self._size or not self._open:
+                    self._watch_locked()
+                    return
+                self._idle += 1
+
+    def _wait_locked(self) -> float | None:
+        """After how many seconds the next function may begin, as far as is known now; None: there is none."""
+        if not self._functions:
+            return None
+        places = self._size
+        now = self._monotonic()
+        soonest = 0.0
+        for began in self._running.values():
+            left = began + self._patience - now
+            if left > 0:
+                places -= 1
+                soonest = soonest or left
+        return 0.0 if places > 0 else soonest

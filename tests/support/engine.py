@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 from uuid import uuid4
 
@@ -29,7 +30,7 @@ from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.domain.policy import Policy
 from tracker_worker.domain.values import SECOND
 from tracker_worker.inventory.fake import FakeDriver
-from tracker_worker.service.chores.inventories import Inventories
+from tracker_worker.service.chores.inventories import Inventories, Pool
 from tracker_worker.service.loop.thread import EngineThread
 from tracker_worker.service.requests.items import Chore
 from tracker_worker.service.requests.reader import RequestReader
@@ -113,9 +114,10 @@ class Committed:
 class ManualTimer:
     """A timer that a test fires by hand."""
 
-    def __init__(self, interval_seconds: float, action: Callable[[], None]) -> None:
+    def __init__(self, interval_seconds: float, action: Callable[[], None], until: float = inf) -> None:
         self.interval_seconds = interval_seconds
         self.fire = action
+        self.until = until
         self.cancelled = False
 
     def cancel(self) -> None:
@@ -231,7 +233,9 @@ class EngineHarness:
         settled: bool = True,
         topics: Sequence[str] = ("notifications",),
         monotonic: Callable[[], float] = time.monotonic,
+        pool: Pool | None = None,
     ) -> None:
+        """``pool`` None: drivers are asked on threads."""
         self.store = ScriptedStore(store)
         self.broker = broker or MemoryBroker()
         self.hosts = hosts
@@ -242,7 +246,7 @@ class EngineHarness:
         self.bus = MemoryBus(self.broker, monotonic=monotonic)
         names = [node_name(number) for number in range(1, nodes + 1)]
         self.drivers = {host: FakeDriver(host, nodes={n: driver_resource_dict() for n in names}) for host in hosts}
-        self.inventories = Inventories(self.drivers, RESERVED)
+        self.inventories = Inventories(self.drivers, RESERVED, pool=pool)
         self.policy = POLICY
         self.monitors: list[ManualTimer] = []
         self.deaths: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
@@ -307,8 +311,8 @@ class EngineHarness:
             ),
         )
 
-    def _every(self, interval_seconds: float, action: Callable[[], None]) -> ManualTimer:
-        self.monitors.append(ManualTimer(interval_seconds, action))
+    def _every(self, interval_seconds: float, action: Callable[[], None], until: float) -> ManualTimer:
+        self.monitors.append(ManualTimer(interval_seconds, action, until))
         return self.monitors[-1]
 
     def stop(self, *, release: bool = True) -> None:

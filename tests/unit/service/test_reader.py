@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from math import inf
 from typing import Any
 
 import msgspec
@@ -77,6 +78,24 @@ def test_a_request_is_decoded_checked_and_submitted() -> None:
     assert work.reply_to == ReplyTo("reply_1", "m-1")
     assert isinstance(work.heartbeat, ManualTimer)
     assert work.heartbeat.interval_seconds == 15
+
+
+@pytest.mark.parametrize("deadline", [None, 1000.5])
+def test_heartbeats_end_with_the_deadline_of_their_call(deadline: float | None) -> None:
+    submitted: list[PendingRequest] = []
+    reader = RequestReader(
+        bus=MemoryBus(MemoryBroker()),
+        served=[HOST],
+        policy=lambda: POLICY,
+        max_body_bytes=10_000,
+        every=ManualTimer,
+        submit=submitted.extend,
+    )
+    body = enveloped({**CALL, "_timeout": 30})
+    reader.received([Delivery(body=body, source=HOST, content_type=JSON, deadline=deadline)])
+    (work,) = submitted
+    assert isinstance(work.heartbeat, ManualTimer)
+    assert work.heartbeat.until == (inf if deadline is None else deadline)
 
 
 def test_deliveries_that_arrive_together_are_submitted_together_in_order() -> None:

@@ -41,6 +41,7 @@ from tracker_worker.service.requests.items import Chore, Item, divided
 from tracker_worker.service.requests.pending import PendingRequest
 from tracker_worker.store.base import Conflict, HostLocked, Store, Unstorable
 from tracker_worker.store.ledgers import Ledgers
+from tracker_worker.threads import soonest
 
 LOG = logging.getLogger(__name__)
 
@@ -128,13 +129,15 @@ class Engine:
         due = self._work(now)
         if self._outage.in_this_pass:
             return 0.0
+        if self._audits.busy:
+            due = soonest(due, self._audits.step(self._monotonic()))
         if self._relay is None:
             return due
         relay_due = self._relay.step(now, access=self._outage.error is None)
         if self._relay.outage is not None:
             self._outage.note(*self._relay.outage)
             return 0.0
-        return min((wait for wait in (due, relay_due) if wait is not None), default=None)
+        return soonest(due, relay_due)
 
     def _take(self) -> None:
         """Take what has arrived, and run its tasks. What a task submits is taken in the next step, so that a task of many

@@ -83,6 +83,7 @@ class EngineThread:
             leases=self._leases,
             policy=policy,
             submit=self.submit,
+            monotonic=monotonic,
         )
         self._engine = Engine(
             store=store,
@@ -116,8 +117,10 @@ class EngineThread:
         self._thread.start()
 
     def stop(self) -> None:
-        """Finish the attempt in hand and return; what is not decided stays unsettled. Harmless when stopped."""
+        """Finish the attempt in hand and return; what is not decided stays unsettled. Calls that wait for an audit get an
+        error, which the bus still sends. Harmless when stopped."""
         self._thread.stop()
+        self._audits.stop()
 
     def release(self) -> None:
         """Write the cursors and give up the leases, so that a successor publishes nothing twice and need not wait. Call it

@@ -33,10 +33,11 @@ class RequestReader:
         served: Sequence[str],
         policy: Callable[[], Policy],
         max_body_bytes: int,
-        every: Callable[[float, Callable[[], None]], Heartbeat],
+        every: Callable[[float, Callable[[], None], float], Heartbeat],
         submit: Callable[[Sequence[PendingRequest]], None],
     ) -> None:
-        """``every(seconds, action)`` starts a timer; ``submit`` gets the requests that arrived together, in order."""
+        """``every(seconds, action, until)`` starts a timer that ends at ``until`` on the monotonic clock; ``submit`` gets the
+        requests that arrived together, in order."""
         self._bus = bus
         self._served = served
         self._policy = policy
@@ -71,15 +72,17 @@ class RequestReader:
             deadline=_deadline(delivery, request.reply_to),
         )
         if request.reply_to is not None and request.monitor_seconds is not None:
-            pending.heartbeat = self._heartbeat(request.reply_to, request.monitor_seconds)
+            pending.heartbeat = self._heartbeat(request.reply_to, request.monitor_seconds, pending.deadline)
         try:
             pending.operation = resolve(request, source=delivery.source, served=self._served, policy=self._policy())
         except (TrackerError, NoSuchMethod, UnsupportedVersion) as refusal:
             pending.refusal = refusal
         return pending
 
-    def _heartbeat(self, reply_to: ReplyTo, seconds: int) -> Heartbeat:
-        return self._every(seconds / 2, lambda: self._bus.sender.heartbeat(reply_to, encode_heartbeat(reply_to)))
+    def _heartbeat(self, reply_to: ReplyTo, seconds: int, deadline: float) -> Heartbeat:
+        return self._every(
+            seconds / 2, lambda: self._bus.sender.heartbeat(reply_to, encode_heartbeat(reply_to)), deadline
+        )
 
 
 def _deadline(delivery: Delivery, reply_to: ReplyTo | None) -> float:
