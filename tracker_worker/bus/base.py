@@ -33,13 +33,15 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
     ``source`` is the host whose queue the message came from, SHARED or FANOUT. ``deadline`` is the time on the monotonic
     clock, in seconds, from which no caller waits for a reply; None: the message has no expiration. ``token`` is for the bus
-    itself.
+    itself. ``header_table`` holds the sender's application headers, as the encoded AMQP table arrived (without its length
+    prefix); ``headers`` is the decoded mapping, empty where the table cannot be decoded. ``properties`` are the others.
     """
 
     body: bytes
     source: str
     content_type: str | None = None
     headers: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    header_table: bytes = b""
     properties: Mapping[str, Any] = msgspec.field(default_factory=dict)
     exchange: str = ""
     routing_key: str = ""

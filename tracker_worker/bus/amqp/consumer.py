@@ -9,10 +9,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from amqp.exceptions import FrameSyntaxError
+
 from tracker_worker import faults
 from tracker_worker.bus.amqp import internals, topology
 from tracker_worker.bus.amqp.connection import BrokerConnection
-from tracker_worker.bus.amqp.frames import Delivered, delivered, read_delivery
+from tracker_worker.bus.amqp.frames import Delivered, Pieces, read_delivery
 from tracker_worker.bus.base import Delivery, Receiver
 from tracker_worker.bus.settings import BrokerSettings
 
@@ -50,6 +52,7 @@ class Consumer(BrokerConnection, Receiver):
         self._sources: dict[str, str] = {}  # by consumer tag
         self._epoch = 0
         self._arrived: list[Delivery] = []
+        self._pieces = Pieces(self._arrive)
         self._settled: deque[Delivery] = deque()
         self._unsettled: dict[int, None] = {}  # tags in the order of delivery
         self._unacked: set[int] = set()
@@ -72,7 +75,7 @@ class Consumer(BrokerConnection, Receiver):
         topology.declare_served(connection, self._settings, queues)
         self._channel = channel = connection.channel()
         channel.auto_decode = False  # the bytes as they came, whatever content_encoding says
-        internals.take_deliveries(channel, self._library_delivery)
+        internals.take_frames(connection, channel.channel_id, self._pieces.take)
         self._sources = {queue.name: queue.source for queue in queues}
         own = set(self._hosts)
         limit = None
@@ -85,32 +88,34 @@ class Consumer(BrokerConnection, Receiver):
         self.wake()  # deliveries may have arrived on the way
 
     def read(self, data: bytes, position: int) -> int:
+        if self._pieces.size:
+            return position
         while found := read_delivery(data, position, self._channel.channel_id):
-            self._arrived.append(self._delivery(found))
+            self._arrive(found)
             # py-amqp counts frames here, whatever the name says; its heartbeat check then knows that the broker is alive.
             self._channel.connection.bytes_recv += found.frames
             position = found.end
         return position
 
-    def _library_delivery(self, payload: bytes, content: Any) -> None:
-        """py-amqp has read a delivery, which did not arrive whole."""
-        body = content.body
-        body = body.encode() if isinstance(body, str) else bytes(body)
-        self._arrived.append(self._delivery(delivered(bytes(payload), content.properties, body)))
-
-    def _delivery(self, found: Delivered) -> Delivery:
-        properties = dict(found.properties)
-        headers = dict(properties.pop("application_headers", None) or {})
-        return Delivery(
-            body=found.body,
-            source=self._sources[found.consumer_tag],
-            content_type=properties.get("content_type"),
-            headers=headers,
-            properties=properties,
-            exchange=found.exchange,
-            routing_key=found.routing_key,
-            deadline=_deadline(properties.get("expiration")),
-            token=(self._epoch, found.tag),
+    def _arrive(self, found: Delivered) -> None:
+        source = self._sources.get(found.consumer_tag)
+        if source is None:
+            raise FrameSyntaxError(f"a delivery to {found.consumer_tag!r}, which is no consumer")
+        content = found.content
+        properties = content.properties
+        self._arrived.append(
+            Delivery(
+                body=found.body,
+                source=source,
+                content_type=properties.get("content_type"),
+                headers=content.headers,
+                header_table=content.header_table,
+                properties=properties,
+                exchange=found.exchange,
+                routing_key=found.routing_key,
+                deadline=_deadline(properties.get("expiration")),
+                token=(self._epoch, found.tag),
+            )
         )
 
     def work(self) -> None:
@@ -161,6 +166,7 @@ class Consumer(BrokerConnection, Receiver):
         self._epoch = 0
         self._channel = None
         self._arrived.clear()
+        self._pieces.forget()
         self._unsettled.clear()
         self._unacked.clear()
 
