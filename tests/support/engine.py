@@ -290,7 +290,9 @@ class EngineHarness:
         )
         self.bus.start(
             self.hosts,
-            Listener(received=reader.received, confirmed=self.engine.confirmed, died=self.deaths.put),
+            Listener(
+                received=reader.received, lost=lambda: None, confirmed=self.engine.confirmed, died=self.deaths.put
+            ),
         )
 
     def _every(self, interval_seconds: float, action: Callable[[], None]) -> ManualTimer:

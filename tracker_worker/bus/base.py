@@ -86,9 +86,14 @@ Outgoing = Reply | DeadLetter | Settlement | Publication
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listener:
-    """The functions that the bus calls on its own threads. They return immediately and never raise."""
+    """The functions that the bus calls on its own threads. They return immediately and never raise.
+
+    ``lost``: the consuming connection is gone, and nothing that came over it is handed over any more. All of it that is not
+    settled will be delivered again, so that whoever has not decided it yet drops it.
+    """
 
     received: Callable[[Sequence[Delivery]], None]
+    lost: Callable[[], None]
     confirmed: Callable[[Sequence[Any]], None]
     died: Callable[[BaseException], None]
 
@@ -99,6 +104,11 @@ class Receiver(ABC):
     @abstractmethod
     def settle(self, deliveries: Iterable[Delivery]) -> None:
         """These deliveries are finished and are not delivered again. Any thread; returns immediately."""
+
+    @abstractmethod
+    def is_current(self, delivery: Delivery) -> bool:
+        """Whether the delivery came over the connection that is open now; one that did not is delivered again, whatever
+        happens to it here. Any thread; costs little."""
 
 
 class Sender(ABC):

@@ -288,7 +288,9 @@ class Case:
 
     def __init__(self) -> None:
         self.received: list[Delivery] = []
-        self.consumer = Consumer(SETTINGS, ["host-1"], received=self.received.extend, died=self._died)
+        self.consumer = Consumer(
+            SETTINGS, ["host-1"], received=self.received.extend, lost=lambda: None, died=self._died
+        )
         declared = RecordingConnection()
         self.consumer.opened(declared)
         sock, self.broker = socket.socketpair()

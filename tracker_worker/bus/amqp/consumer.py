@@ -39,11 +39,13 @@ class Consumer(BrokerConnection, Receiver):
         hosts: Sequence[str],
         *,
         received: Callable[[Sequence[Delivery]], None],
+        lost: Callable[[], None],
         died: Callable[[BaseException], None],
     ) -> None:
         super().__init__("tracker-consumer", settings, died)
         self._hosts = hosts
         self._received = received
+        self._report_lost = lost
         self._handing_over = True
         self._share = max(1, settings.prefetch // max(1, len(hosts)))
         self._ack_threshold = max(1, min(self._share, _SIDE_PREFETCH) // 4)
@@ -53,7 +55,7 @@ class Consumer(BrokerConnection, Receiver):
         self._epoch = 0
         self._arrived: list[Delivery] = []
         self._pieces = Pieces(self._arrive)
-        self._settled: deque[Delivery] = deque()
+        self._settled: deque[tuple[int, int]] = deque()  # tokens, so that no body is held until they are acknowledged
         self._unsettled: dict[int, None] = {}  # tags in the order of delivery
         self._unacked: set[int] = set()
         self._acknowledged = False
@@ -65,9 +67,12 @@ class Consumer(BrokerConnection, Receiver):
 
     def settle(self, deliveries: Iterable[Delivery]) -> None:
         """Acknowledge these deliveries soon, on the connection's thread."""
-        self._settled.extend(deliveries)
+        self._settled.extend([delivery.token for delivery in deliveries])
         if len(self._settled) >= self._ack_threshold or time.monotonic() >= self._ack_before:
             self.wake()
+
+    def is_current(self, delivery: Delivery) -> bool:
+        return bool(delivery.token[0] == self._epoch)
 
     def opened(self, connection: Any) -> None:
         self._epoch = next(_epochs)
@@ -131,7 +136,7 @@ class Consumer(BrokerConnection, Receiver):
 
     def _acknowledge(self) -> None:
         while self._settled:
-            epoch, tag = self._settled.popleft().token
+            epoch, tag = self._settled.popleft()
             if epoch == self._epoch and tag in self._unsettled:
                 del self._unsettled[tag]
                 self._unacked.add(tag)
@@ -163,12 +168,15 @@ class Consumer(BrokerConnection, Receiver):
 
     def lost(self) -> None:
         # Unacknowledged messages are redelivered, on the next connection or to another worker.
-        self._epoch = 0
+        was_open, self._epoch = self._epoch > 0, 0
         self._channel = None
         self._arrived.clear()
         self._pieces.forget()
+        self._settled.clear()
         self._unsettled.clear()
         self._unacked.clear()
+        if was_open:
+            self._report_lost()
 
 
 def _deadline(expiration: str | None) -> float | None:
