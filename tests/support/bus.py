@@ -27,10 +27,21 @@ class RecordingListener:
         self._told = threading.Condition()
         self.deliveries: list[Delivery] = []
         self.confirmed: list[Any] = []
+        self.lost_after: list[int] = []  # for each lost connection, how many deliveries there were
         self.deaths: list[BaseException] = []
 
     def as_listener(self) -> Listener:
-        return Listener(received=self._adder(self.deliveries), confirmed=self._adder(self.confirmed), died=self._died)
+        return Listener(
+            received=self._adder(self.deliveries),
+            lost=self._lost,
+            confirmed=self._adder(self.confirmed),
+            died=self._died,
+        )
+
+    def _lost(self) -> None:
+        with self._told:
+            self.lost_after.append(len(self.deliveries))
+            self._told.notify_all()
 
     def _adder(self, kept: list[Any]) -> Callable[[Sequence[Any]], None]:
         def add(told: Sequence[Any]) -> None:

@@ -14,6 +14,7 @@ from amqp import spec
 from amqp.serialization import dumps
 
 import tests.support.messaging  # noqa: F401 before oslo.messaging
+from tracker_worker.bus.amqp.internals import encode_properties
 from tracker_worker.bus.settings import BrokerSettings
 
 SETTINGS = BrokerSettings(
@@ -122,10 +123,10 @@ class RecordingChannel:
 
     def deliver(self, queue: str, tag: int, body: bytes, properties: Mapping[str, Any] | None = None) -> None:
         method = struct.pack(">HH", *spec.Basic.Deliver) + dumps("sLbss", (queue, tag, False, "openstack", queue))
-        self.dispatch_method(spec.Basic.Deliver, method, SimpleNamespace(body=body, properties=dict(properties or {})))
-
-    def dispatch_method(self, method: Any, payload: bytes, content: Any) -> None:
-        raise AssertionError("a delivery that nobody takes")
+        header = struct.pack(">HHQ", 60, 0, len(body)) + encode_properties(properties or {})
+        for kind, payload in ((1, method), (2, header), (3, body)):
+            if payload:
+                self.connection.on_inbound_frame((kind, self.channel_id, payload))
 
 
 class RecordingConnection:
@@ -137,6 +138,10 @@ class RecordingConnection:
         self.bytes_recv = 0  # py-amqp counts frames under this name
         self.channels: list[RecordingChannel] = []
         self.transport = SimpleNamespace(write=self._written)
+        self.on_inbound_frame: Callable[[tuple[int, int, bytes]], Any] = self._unexpected
+
+    def _unexpected(self, frame: tuple[int, int, bytes]) -> None:
+        raise AssertionError(f"a frame that nobody takes: {frame!r}")
 
     def channel(self) -> RecordingChannel:
         self.channels.append(RecordingChannel(self, len(self.channels)))

@@ -4,11 +4,15 @@
 from __future__ import annotations
 
 import itertools
+import struct
+import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from amqp import spec
+from amqp.serialization import dumps
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +24,7 @@ from tracker_worker.bus.base import FANOUT, SHARED, Delivery
 # Derandomized examples are the same in each run; the first example takes longer because it loads the tables of Unicode.
 FUZZ = settings(derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 QUEUE = "tracker.host-1"
+DELIVER = struct.pack(">HH", *spec.Basic.Deliver) + dumps("sLbss", (QUEUE, 300, False, "openstack", QUEUE))
 
 
 class Case:
@@ -29,13 +34,19 @@ class Case:
         self.received: list[Delivery] = []
         self.batches: list[int] = []
         settings = replace(SETTINGS, prefetch=prefetch)
-        self.consumer = Consumer(settings, hosts, received=self._receive, died=self._died)
+        self.consumer = Consumer(settings, hosts, received=self._receive, lost=self._lost, died=self._died)
+        self.losses = 0
         self.tags = 0
         self.connect()
 
     def _receive(self, deliveries: Sequence[Delivery]) -> None:
         self.received.extend(deliveries)
         self.batches.append(len(deliveries))
+
+    def _lost(self) -> None:
+        self.losses += 1
+        self.consumer.work()  # nothing is handed over after this call
+        assert not any(self.consumer.is_current(delivery) for delivery in self.received)
 
     def _died(self, error: BaseException) -> None:
         raise AssertionError from error
@@ -103,6 +114,61 @@ def test_a_delivery_that_is_not_passed_on_yet_is_a_gap(case: Case) -> None:
     case.channel.deliver(QUEUE, 3, b"3")
     assert case.settle(2) == [(2, False)]
     assert [delivery.body for delivery in case.received] == [b"1", b"2", b"3"]
+
+
+class TestLostConnection:
+    def test_what_arrived_and_was_not_handed_over_is_dropped(self, case: Case) -> None:
+        case.arrive(2)
+        case.channel.deliver(QUEUE, 3, b"3")
+        case.consumer.lost()
+        case.consumer.work()
+        assert [delivery.body for delivery in case.received] == [b"1", b"2"]
+
+    def test_it_is_reported_once_and_not_where_there_was_no_connection(self, case: Case) -> None:
+        case.consumer.lost()
+        case.consumer.lost()
+        assert case.losses == 1
+        case.connect()
+        case.consumer.lost()
+        assert case.losses == 2
+
+    def test_only_deliveries_of_the_open_connection_are_current(self, case: Case) -> None:
+        case.arrive(1)
+        (old,) = case.received
+        assert case.consumer.is_current(old)
+        case.consumer.lost()
+        assert not case.consumer.is_current(old)
+        case.connect()
+        case.arrive(1)
+        assert [case.consumer.is_current(delivery) for delivery in case.received] == [False, True]
+
+    def test_nothing_of_a_lost_connection_is_kept(self, case: Case) -> None:
+        """A worker whose listener drops what it has not decided holds each of 256 messages of 38 KB once."""
+        body_bytes, count = 38_000, 256
+
+        def redelivered() -> int:
+            case.connect()
+            for tag in range(1, count + 1):
+                case.channel.deliver(QUEUE, tag, bytes(body_bytes))
+            case.consumer.work()
+            case.channel.deliver(QUEUE, count + 1, bytes(body_bytes))  # arrived, and not handed over
+            case.connection.on_inbound_frame((1, case.channel.channel_id, DELIVER))  # not arrived whole
+            held = tracemalloc.get_traced_memory()[0]
+            case.consumer.settle(case.received[: count // 2])
+            case.consumer.lost()
+            case.consumer.settle(case.received[count // 2 :])
+            case.received.clear()
+            return held
+
+        redelivered()
+        tracemalloc.start()
+        try:
+            held = [redelivered() for _ in range(5)]
+            left = tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+        assert left < 1_000_000
+        assert max(held) < 1.2 * body_bytes * count
 
 
 class TestLaziness:

@@ -25,7 +25,6 @@ INNER = {
     "_serialize_properties",
     "_write",
     "bytes_recv",
-    "dispatch_method",
     "on_inbound_frame",
     "serialization",
 }
