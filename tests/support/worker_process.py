@@ -130,6 +130,12 @@ class WorkerProcess:
     def is_alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    def thread_names(self) -> list[str]:
+        """The names of the process's threads, as the system knows them."""
+        assert self._process is not None
+        tasks = Path(f"/proc/{self._process.pid}/task")
+        return [(task / "comm").read_text(encoding="utf-8").strip() for task in tasks.iterdir()]
+
     def signal(self, number: signal.Signals) -> None:
         assert self._process is not None
         self._process.send_signal(number)

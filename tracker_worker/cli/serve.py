@@ -11,12 +11,14 @@ import signal
 import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from types import FrameType
 
 import click
 
 from tracker_worker.cli.context import Settings, start_logging
 from tracker_worker.service.worker import Worker
+from tracker_worker.threads import NamedThread
 
 LOG = logging.getLogger(__name__)
 
@@ -24,6 +26,8 @@ _READY_CHECK_SECONDS = 0.1
 # New objects between two runs of the garbage collector: they come from some thousand requests; Python's default corresponds
 # to ten requests.
 _GARBAGE_THRESHOLD = 50_000
+# A log that hangs delays the end of a worker that hangs by so long.
+_LAST_WORDS_SECONDS = 1.0
 
 
 @click.command()
@@ -49,7 +53,7 @@ def serve(settings: Settings) -> None:
         signal.signal(number, on_signal)
     conf = settings.load()
     start_logging(conf)
-    worker = Worker(conf, died=events.put)
+    worker = Worker(conf, died=events.put, stalled=_end_stalled)
     worker.start()
     announced = False
     code = 0
@@ -80,6 +84,14 @@ def serve(settings: Settings) -> None:
     sys.stderr.flush()
     # A driver that hangs may still hold a thread: exit without joining threads.
     os._exit(code)
+
+
+def _end_stalled(sentence: str) -> None:
+    """End the process, whatever its other threads do: what they hold may be needed to log or to stop."""
+    saying = NamedThread(target=partial(LOG.critical, "%s", sentence), name="tracker-last")
+    saying.start()
+    saying.join(_LAST_WORDS_SECONDS)
+    os._exit(1)  # the system closes the connections, and the broker gives the hosts to a standby
 
 
 def _freeze_memory() -> None:

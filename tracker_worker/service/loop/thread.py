@@ -92,9 +92,15 @@ class EngineThread:
         """Begin to work. The hosts must be registered in the store."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """Finish the attempt in hand and return; what is not decided stays unsettled. Harmless when stopped."""
-        self._thread.stop()
+    @property
+    def thread(self) -> threads.StepThread:
+        """The engine's thread, for the watchdog."""
+        return self._thread
+
+    def stop(self, timeout_seconds: float | None = None) -> bool:
+        """Finish the attempt in hand, for at most so long (None: however long it takes); what is not decided stays unsettled.
+        Returns whether the thread has ended. Harmless when stopped."""
+        return self._thread.stop(timeout_seconds)
 
     def release(self) -> None:
         """Write the cursors and give up the leases, so that a successor publishes nothing twice and need not wait. Call it
