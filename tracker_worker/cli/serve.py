@@ -9,7 +9,6 @@ import os
 import queue
 import signal
 import socket
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import FrameType
@@ -17,6 +16,7 @@ from types import FrameType
 import click
 
 from tracker_worker.cli.context import Settings, start_logging
+from tracker_worker.cli.log_queue import LogQueue
 from tracker_worker.service.worker import Worker
 from tracker_worker.threads import NamedThread
 
@@ -53,7 +53,10 @@ def serve(settings: Settings) -> None:
         signal.signal(number, on_signal)
     conf = settings.load()
     start_logging(conf)
-    worker = Worker(conf, died=events.put, stalled=_end_stalled)
+    log = LogQueue()
+    log.adopt()
+    log.start()
+    worker = Worker(conf, died=events.put, stalled=partial(_end_stalled, log))
     worker.start()
     announced = False
     code = 0
@@ -69,6 +72,7 @@ def serve(settings: Settings) -> None:
             continue
         if event == signal.SIGHUP:
             worker.reload()
+            log.adopt()
             continue
         if isinstance(event, BaseException):
             LOG.critical("a part of the worker failed: %s", event)
@@ -81,14 +85,19 @@ def serve(settings: Settings) -> None:
     with ThreadPoolExecutor(1) as stopping_thread:
         stopping_thread.submit(worker.stop).result()
     LOG.info("stopped")
-    sys.stderr.flush()
+    log.close(_LAST_WORDS_SECONDS)
     # A driver that hangs may still hold a thread: exit without joining threads.
     os._exit(code)
 
 
-def _end_stalled(sentence: str) -> None:
+def _end_stalled(log: LogQueue, sentence: str) -> None:
     """End the process, whatever its other threads do: what they hold may be needed to log or to stop."""
-    saying = NamedThread(target=partial(LOG.critical, "%s", sentence), name="tracker-last")
+
+    def say() -> None:
+        LOG.critical("%s", sentence)
+        log.close(_LAST_WORDS_SECONDS)
+
+    saying = NamedThread(target=say, name="tracker-last")
     saying.start()
     saying.join(_LAST_WORDS_SECONDS)
     os._exit(1)  # the system closes the connections, and the broker gives the hosts to a standby
