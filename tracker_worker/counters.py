@@ -12,7 +12,7 @@ NAMES = {
     "outages": "accesses of the engine to a store that was unavailable",
     "halved_batches": "batches that could not be stored as a whole, although the store can write",
     "dropped_deliveries": "deliveries that were dropped undecided because their connection was lost; they come again",
-    "dropped_audits": "called audits that were dropped because too many waited",
+    "audits_dropped": "called audits that were dropped because too many waited",
     "dropped_replies": "replies that were dropped because nobody takes them",
     "dropped_log_records": "log records that were dropped because the log's reader is too slow",
     "dropped_dead_letters": "dead letters that the store's table had no room for",

@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from types import FrameType
 from typing import Protocol
 from uuid import uuid4
 
@@ -29,9 +32,44 @@ SimpleQueue = queue.SimpleQueue
 Empty = queue.Empty
 
 
+# The kernel keeps 15 bytes of a thread's name (prctl(2), PR_SET_NAME).
+_SYSTEM_NAME_BYTES = 15
+# A thread without work makes a pass this often, so that a watchdog can tell it from one that hangs.
+_IDLE_SECONDS = 1.0
+
+
 def now_microseconds() -> int:
     """The time of day, in whole microseconds."""
     return time.time_ns() // 1000
+
+
+def system_name(name: str) -> str:
+    """The thread's name as the system keeps it: shortened, but for the number at its end."""
+    head, dash, number = name.rpartition("-")
+    if not number.isdigit():
+        return name[:_SYSTEM_NAME_BYTES]
+    return head[: _SYSTEM_NAME_BYTES - len(dash + number)] + dash + number
+
+
+def frame_of(thread_id: int) -> FrameType | None:
+    """The innermost frame of the thread; None: there is no such thread."""
+    return sys._current_frames().get(thread_id)
+
+
+class NamedThread(threading.Thread):
+    """A daemon thread whose name the system knows too, for ``ps -L`` and ``top -H``: Python 3.11 keeps it to itself."""
+
+    def __init__(self, *, target: Callable[[], object], name: str) -> None:
+        super().__init__(target=target, name=name, daemon=True)
+
+    def run(self) -> None:
+        # Nothing depends on the name, and a system without /proc has other means to show threads.
+        with (
+            contextlib.suppress(OSError),
+            open(f"/proc/self/task/{self.native_id}/comm", "w", encoding="utf-8") as comm,
+        ):
+            comm.write(system_name(self.name))
+        super().run()
 
 
 class Stepped(Protocol):
@@ -68,25 +106,38 @@ class StepThread:
         # Have the next step done soon. Any thread may call this; it costs no Python function.
         self.wake: Callable[[], None] = partial(self._wakeups.put, None)
         self._stopping = False
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread = NamedThread(target=self._run, name=name)
+        # The number of steps that have begun. Without work it rises once a second.
+        self.turns = 0
 
     def start(self) -> None:
         self._thread.start()
 
-    def stop(self) -> None:
-        """Let the step in hand end, and return then. Harmless when stopped, not started, or called on the thread itself."""
+    def stop(self, timeout_seconds: float | None = None) -> bool:
+        """Let the step in hand end, for at most so long (None: however long it takes). Returns whether the thread has ended.
+        Harmless when stopped, not started, or called on the thread itself."""
         self._stopping = True
         self._wakeups.put(None)
         if self._thread.is_alive() and self._thread is not threading.current_thread():
-            self._thread.join()
+            self._thread.join(None if timeout_seconds is None else max(0.0, timeout_seconds))
+        return not self._thread.is_alive()
+
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    @property
+    def ident(self) -> int | None:
+        """The thread's number in this process; None: it was not started."""
+        return self._thread.ident
 
     def _run(self) -> None:
         wakeups = self._wakeups
         try:
             while not self._stopping:
+                self.turns += 1
                 wait = self._part.step(self._monotonic())
                 try:
-                    wakeups.get(timeout=wait)
+                    wakeups.get(timeout=_IDLE_SECONDS if wait is None else min(wait, _IDLE_SECONDS))
                     while not wakeups.empty():  # the next step sees everything that was handed over before it
                         wakeups.get_nowait()
                 except queue.Empty:
@@ -144,7 +195,7 @@ class DaemonPool:
             return
         self._idle += 1
         self._made += 1
-        threading.Thread(target=self._run, name=f"{self._name}-{self._made}", daemon=True).start()
+        NamedThread(target=self._run, name=f"{self._name}-{self._made}").start()
 
     def _run(self) -> None:
         """The life of a thread, which is counted as idle when it begins."""

@@ -83,10 +83,14 @@ def _check(conf: cfg.ConfigOpts) -> None:
 
 
 def start_logging(conf: cfg.ConfigOpts) -> None:
-    """Start logging as the options of oslo.log say; by default to stderr."""
+    """Start logging as the options of oslo.log say; by default to stderr, because stdout is for what a command prints."""
     from oslo_log import log
 
     log.setup(conf, PROJECT, version(PROJECT))
+    for handler in logging.getLogger().handlers:
+        # oslo.log logs to stdout if its options name no place.
+        if not conf.log_config_append and isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout:
+            handler.setStream(sys.stderr)
 
 
 def keep_logs_quiet(conf: cfg.ConfigOpts) -> None:

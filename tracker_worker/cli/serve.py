@@ -9,14 +9,16 @@ import os
 import queue
 import signal
 import socket
-import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from types import FrameType
 
 import click
 
 from tracker_worker.cli.context import Settings, start_logging
+from tracker_worker.cli.log_queue import LogQueue
 from tracker_worker.service.worker import Worker
+from tracker_worker.threads import NamedThread
 
 LOG = logging.getLogger(__name__)
 
@@ -26,6 +28,8 @@ _STANDING_CHECKS = 10
 # New objects between two runs of the garbage collector: they come from some thousand requests; Python's default corresponds
 # to ten requests.
 _GARBAGE_THRESHOLD = 50_000
+# A log that hangs delays the end of a worker that hangs by so long.
+_LAST_WORDS_SECONDS = 1.0
 
 
 @click.command()
@@ -51,7 +55,10 @@ def serve(settings: Settings) -> None:
         signal.signal(number, on_signal)
     conf = settings.load()
     start_logging(conf)
-    worker = Worker(conf, died=events.put)
+    log = LogQueue()
+    log.adopt()
+    log.start()
+    worker = Worker(conf, died=events.put, stalled=partial(_end_stalled, log))
     worker.start()
     announced = False
     checks = 0
@@ -71,6 +78,7 @@ def serve(settings: Settings) -> None:
             continue
         if event == signal.SIGHUP:
             worker.reload()
+            log.adopt()
             continue
         if isinstance(event, BaseException):
             LOG.critical("a part of the worker failed: %s", event)
@@ -83,9 +91,22 @@ def serve(settings: Settings) -> None:
     with ThreadPoolExecutor(1) as stopping_thread:
         stopping_thread.submit(worker.stop).result()
     LOG.info("stopped")
-    sys.stderr.flush()
+    log.close(_LAST_WORDS_SECONDS)
     # A driver that hangs may still hold a thread: exit without joining threads.
     os._exit(code)
+
+
+def _end_stalled(log: LogQueue, sentence: str) -> None:
+    """End the process, whatever its other threads do: what they hold may be needed to log or to stop."""
+
+    def say() -> None:
+        LOG.critical("%s", sentence)
+        log.close(_LAST_WORDS_SECONDS)
+
+    saying = NamedThread(target=say, name="tracker-last")
+    saying.start()
+    saying.join(_LAST_WORDS_SECONDS)
+    os._exit(1)  # the system closes the connections, and the broker gives the hosts to a standby
 
 
 def _freeze_memory() -> None:

@@ -37,6 +37,7 @@ from tracker_worker.service.chores.timers import Timers
 from tracker_worker.service.first_audit import FirstAudit
 from tracker_worker.service.loop.thread import EngineThread
 from tracker_worker.service.requests.reader import RequestReader
+from tracker_worker.service.watchdog import Watchdog
 from tracker_worker.store.base import Store
 from tracker_worker.store.sql.location import prepared_url
 from tracker_worker.store.sql.store import SQLStore
@@ -63,8 +64,11 @@ class Worker:
         store: Store | None = None,
         clock: Callable[[], int] = threads.now_microseconds,
         died: Callable[[BaseException], None] | None = None,
+        stalled: Callable[[str], None] | None = None,
     ) -> None:
-        """``bus`` and ``store`` None: those that the configuration names. ``clock`` gives microseconds."""
+        """``bus`` and ``store`` None: those that the configuration names. ``clock`` gives microseconds. ``stalled`` is called
+        with a sentence when the engine hangs (see ``watchdog``), and should end the process without waiting for the worker;
+        None: ``died`` is called."""
         self._conf = conf
         self._hosts = _hosts(conf)
         self._died = died or (lambda error: None)
@@ -94,6 +98,12 @@ class Worker:
             clock=clock,
             died=self._died,
         )
+        self._watchdog = Watchdog(
+            self._engine.thread,
+            stall_seconds=conf.tracker.stall_seconds,
+            stalled=stalled or (lambda sentence: self._died(RuntimeError(sentence))),
+            died=self._died,
+        )
 
     def start(self) -> None:
         """Raises ConfigurationError; the parts that were started by then are stopped again."""
@@ -115,6 +125,7 @@ class Worker:
         # A standby of another worker writes an inventory only where the ledger has none.
         own = self._engine.acquire_leases()
         self._engine.start()
+        self._watchdog.start()
         self._inventories.start()
         FirstAudit(self._engine, self._inventories, self._hosts, own).run(_FIRST_AUDIT_SECONDS)
         reader = RequestReader(
@@ -199,6 +210,7 @@ class Worker:
         LOG.info("reloaded")
 
     def stop(self) -> None:
+        self._watchdog.stop()
         self._timers.stop()
         self._inventories.stop()
         self._bus.pause()

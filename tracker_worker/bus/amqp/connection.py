@@ -25,6 +25,7 @@ import amqp
 from tracker_worker.bus.amqp import internals
 from tracker_worker.bus.amqp.stream import Stream, WriteTurn
 from tracker_worker.bus.settings import LOST, ConnectionSettings, address
+from tracker_worker.threads import NamedThread
 
 LOG = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class BrokerConnection(ABC):
         self._stopping = threading.Event()
         self._stop_before = 0.0
         self._open = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread = NamedThread(target=self._run, name=name)
 
     def start(self) -> None:
         self._thread.start()

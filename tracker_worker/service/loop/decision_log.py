@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The log of decisions: one line for each, with the figures that the decision rests on."""
+"""The log of decisions: one record for each, with the figures that the decision rests on."""
 
 from __future__ import annotations
 
@@ -21,23 +21,34 @@ class Requested(Protocol):
 
 
 def log_decisions(decisions: Sequence[tuple[commands.Command, Decision, Requested | None]]) -> None:
-    """Log the decisions of one batch, in one record. A decision that changed nothing is logged at DEBUG only."""
+    """Log the decisions of one batch, one record for each event and each refusal. A decision that changed nothing is logged at
+    DEBUG only."""
     if not LOG.isEnabledFor(logging.INFO):
         return
-    lines = []
+    debug = LOG.isEnabledFor(logging.DEBUG)
     for command, decision, request in decisions:
         ledger = decision.node
         where = "-" if ledger is None else f"{ledger.host}/{ledger.name}"
         request_id = "-" if request is None else request.request_id
         for event in decision.events:
-            lines.append(f"{type(event).__name__} node={where} {_figures(event)} request_id={request_id}")
-        if decision.error is not None and not decision.events:
-            lines.append(f"{type(command).__name__} refused node={where}: {decision.error} request_id={request_id}")
-        elif not decision.events:
-            LOG.debug("%s changed nothing node=%s request_id=%s", type(command).__name__, where, request_id)
-    if lines:
-        # Texts from callers may hold line breaks, which would look like further decisions.
-        LOG.info("%s", "\n".join([" ".join(line.splitlines()) for line in lines]))
+            _log(logging.INFO, f"{type(event).__name__} node={where} {_figures(event)} request_id={request_id}")
+        if decision.events:
+            continue
+        if decision.error is not None:
+            _log(
+                logging.INFO, f"{type(command).__name__} refused node={where}: {decision.error} request_id={request_id}"
+            )
+        elif debug:
+            _log(logging.DEBUG, f"{type(command).__name__} changed nothing node={where} request_id={request_id}")
+
+
+def _log(level: int, text: str) -> None:
+    """Callers' texts may hold line breaks, which would look like further decisions, and codes that a terminal obeys."""
+    if not text.isprintable():
+        text = "".join(
+            character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+        )
+    LOG.log(level, text)
 
 
 def _figures(event: events.Event) -> str:
@@ -53,8 +64,8 @@ def _figures(event: events.Event) -> str:
             was, now = before.instance, held.instance
             return (
                 f"instance={held.uuid} state={was.vm_state}->{now.vm_state} task={was.task_state}->{now.task_state} "
-                f"resources={before.resources.amounts}->{held.resources.amounts}"
+                f"resources={before.resources.to_dict()}->{held.resources.to_dict()}"
             )
         case _:
             held = event.allocation
-            return f"instance={held.uuid} resources={held.resources.amounts} limit_source={held.limit_source}"
+            return f"instance={held.uuid} resources={held.resources.to_dict()} limit_source={held.limit_source}"

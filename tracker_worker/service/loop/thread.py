@@ -84,6 +84,7 @@ class EngineThread:
             policy=policy,
             submit=self.submit,
             monotonic=monotonic,
+            count=counters.add,
         )
         self._engine = Engine(
             store=store,
@@ -116,11 +117,19 @@ class EngineThread:
         """Begin to work. The hosts must be registered in the store."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """Finish the attempt in hand and return; what is not decided stays unsettled. Calls that wait for an audit get an
-        error, which the bus still sends. Harmless when stopped."""
-        self._thread.stop()
-        self._audits.stop()
+    @property
+    def thread(self) -> threads.StepThread:
+        """The engine's thread, for the watchdog."""
+        return self._thread
+
+    def stop(self, timeout_seconds: float | None = None) -> bool:
+        """Finish the attempt in hand, for at most so long (None: however long it takes); what is not decided stays unsettled.
+        Calls that wait for an audit get an error, which the bus still sends. Returns whether the thread has ended. Harmless
+        when stopped."""
+        ended = self._thread.stop(timeout_seconds)
+        if ended:
+            self._audits.stop()
+        return ended
 
     def release(self) -> None:
         """Write the cursors and give up the leases, so that a successor publishes nothing twice and need not wait. Call it
