@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 
@@ -17,14 +16,12 @@ from tracker_worker.service.loop.decision_log import LOG, log_decisions
 
 @dataclass(frozen=True)
 class Request:
-    context: dict[str, Any]
+    request_id: str
 
 
 def decided(*command: Command) -> list[tuple[Command, Decision, Request | None]]:
     host = host_ledger()
-    return [
-        (one, play(host, one, NOW), Request({"request_id": f"req-{number}"})) for number, one in enumerate(command, 1)
-    ]
+    return [(one, play(host, one, NOW), Request(f"req-{number}")) for number, one in enumerate(command, 1)]
 
 
 def test_each_decision_of_a_batch_is_a_record_with_amounts_by_class(caplog: pytest.LogCaptureFixture) -> None:
@@ -41,7 +38,7 @@ def test_each_decision_of_a_batch_is_a_record_with_amounts_by_class(caplog: pyte
 def test_what_a_caller_sends_makes_no_line_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
     ((command, decision, _),) = decided(begin(1))
     with caplog.at_level(logging.INFO, LOG.name):
-        log_decisions([(command, decision, Request({"request_id": "req\nClaimBegun\x1b[31m\u2028\ud800"}))])
+        log_decisions([(command, decision, Request("req\nClaimBegun\x1b[31m\u2028\ud800"))])
 
     (text,) = caplog.messages
     assert text.endswith(r"request_id=req\nClaimBegun\x1b[31m\u2028\ud800")

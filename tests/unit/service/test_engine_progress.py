@@ -266,11 +266,11 @@ class TestUnstorable:
         worker.step(2)
         assert [len(commit.answered) for commit in worker.store.commits] == [1000, 500]
         for number in range(10):
-            big = instance_dict(number, metadata={"k": "y" * 900_000})
-            worker.harness.caller.cast("begin_resource_claim", source=H2, instance=big)
+            padded = {**instance_dict(number), "padding": "y" * 900_000}
+            worker.harness.caller.cast("begin_resource_claim", source=H2, instance=padded)
         worker.store.commits.clear()
         worker.step(4)
-        assert max(len(commit.events) for commit in worker.store.commits) <= 4
+        assert [len(commit.events) for commit in worker.store.commits] == [4, 4, 2]
 
 
 class TestLostConnection:

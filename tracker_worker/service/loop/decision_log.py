@@ -9,6 +9,7 @@ from typing import Protocol
 
 from tracker_worker.domain import commands, events
 from tracker_worker.domain.decide import Decision
+from tracker_worker.text import printable
 
 LOG = logging.getLogger("tracker_worker.decisions")
 
@@ -31,24 +32,16 @@ def log_decisions(decisions: Sequence[tuple[commands.Command, Decision, Requeste
         where = "-" if ledger is None else f"{ledger.host}/{ledger.name}"
         request_id = "-" if request is None else request.request_id
         for event in decision.events:
-            _log(logging.INFO, f"{type(event).__name__} node={where} {_figures(event)} request_id={request_id}")
+            LOG.info("%s", printable(f"{type(event).__name__} node={where} {_figures(event)} request_id={request_id}"))
         if decision.events:
             continue
         if decision.error is not None:
-            _log(
-                logging.INFO, f"{type(command).__name__} refused node={where}: {decision.error} request_id={request_id}"
+            LOG.info(
+                "%s",
+                printable(f"{type(command).__name__} refused node={where}: {decision.error} request_id={request_id}"),
             )
         elif debug:
-            _log(logging.DEBUG, f"{type(command).__name__} changed nothing node={where} request_id={request_id}")
-
-
-def _log(level: int, text: str) -> None:
-    """Callers' texts may hold line breaks, which would look like further decisions, and codes that a terminal obeys."""
-    if not text.isprintable():
-        text = "".join(
-            character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
-        )
-    LOG.log(level, text)
+            LOG.debug("%s", printable(f"{type(command).__name__} changed nothing node={where} request_id={request_id}"))
 
 
 def _figures(event: events.Event) -> str:
