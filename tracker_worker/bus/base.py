@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from oslo_config import cfg
 
 from tracker_worker.wire.message import ReplyTo
 
@@ -174,6 +175,10 @@ class Bus(ABC):
     def stop(self, timeout_seconds: float) -> None:
         """Publish and settle the waiting items for at most ``timeout_seconds``, and return unsettled deliveries to their
         queues. Does nothing if the bus is stopped. One thread."""
+
+    def reload(self, conf: cfg.ConfigOpts) -> None:  # noqa: B027 a bus without a login has nothing to read
+        """Read the user and the password of ``[DEFAULT] transport_url`` again, from the files and the environment of ``conf``,
+        and connect with them. Any thread; returns immediately. Raises ConfigurationError."""
 
     @abstractmethod
     def connected(self) -> bool:

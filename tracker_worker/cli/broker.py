@@ -12,6 +12,8 @@ from tracker_worker.bus.amqp import internals
 from tracker_worker.bus.settings import LOST, BrokerSettings, address
 from tracker_worker.cli.context import CommandFailed
 
+_CLOSE_SECONDS = 2
+
 
 def connect(settings: BrokerSettings) -> Any:
     """Return a py-amqp connection to the first broker of the transport URL that answers. It can read every message: the
@@ -32,8 +34,10 @@ def connect(settings: BrokerSettings) -> Any:
 
 
 def close(connection: Any) -> None:
-    """Close the connection. A connection that is already lost is no error."""
+    """Close the connection. A connection that is already lost, or a broker that does not answer, is no error."""
     with contextlib.suppress(*LOST):
+        if connection.connected:
+            connection.sock.settimeout(_CLOSE_SECONDS)
         connection.close()
 
 

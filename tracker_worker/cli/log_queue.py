@@ -60,13 +60,18 @@ class LogQueue:
             self._records.append((handler, record, size))
             self._bytes += size
             if len(self._records) == 1:
-                self._changed.notify()
+                self._changed.notify_all()
+
+    def flush(self, seconds: float) -> None:
+        """Wait until everything is written, for at most so long."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._records, seconds)
 
     def close(self, seconds: float) -> bool:
         """Write what is left, for at most so long, and take no further record. Returns whether everything is written."""
         with self._changed:
             self._closed = True
-            self._changed.notify()
+            self._changed.notify_all()
         if self._thread.is_alive():
             self._thread.join(max(0.0, seconds))
         return not self._thread.is_alive()
@@ -93,6 +98,8 @@ class LogQueue:
             with self._changed:
                 self._records.popleft()
                 self._bytes -= size
+                if not self._records:
+                    self._changed.notify_all()
 
 
 class QueuedHandler(logging.Handler):

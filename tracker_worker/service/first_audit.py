@@ -13,6 +13,10 @@ from tracker_worker.service.loop.thread import EngineThread
 from tracker_worker.service.requests.items import Chore
 
 
+class StartCancelled(Exception):
+    """The worker is stopped before its start is finished."""
+
+
 class FirstAudit:
     """Waits until the inventory of every host is committed, or one has failed."""
 
@@ -28,17 +32,29 @@ class FirstAudit:
         self._condition = threads.Condition()
         self._left = len(hosts)
         self._error: Exception | None = None
+        self._cancelled = False
 
     def run(self, seconds: float) -> None:
-        """Raises ConfigurationError: an inventory failed, or a driver has not answered within so many seconds."""
+        """Raises ConfigurationError: an inventory failed, or a driver has not answered within so many seconds; StartCancelled:
+        ``cancel`` was called."""
         for host in self._hosts:
             self._inventories.read(host, None, self._reported)
         with self._condition:
-            done = self._condition.wait_for(lambda: not self._left or self._error is not None, seconds)
+            done = self._condition.wait_for(
+                lambda: not self._left or self._error is not None or self._cancelled, seconds
+            )
+        if self._cancelled:
+            raise StartCancelled
         if self._error is not None:
             raise ConfigurationError(f"the first inventory failed: {self._error}") from self._error
         if not done:
             raise ConfigurationError(f"the inventory driver has not answered within {seconds} s")
+
+    def cancel(self) -> None:
+        """Have ``run`` return soon. Any thread."""
+        with self._condition:
+            self._cancelled = True
+            self._condition.notify()
 
     def _reported(self, report: InventoryReport) -> None:
         """On a thread of the inventories."""

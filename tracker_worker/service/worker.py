@@ -14,7 +14,8 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
 from operator import attrgetter
@@ -34,7 +35,7 @@ from tracker_worker.inventory.base import InventoryDriver, load_driver
 from tracker_worker.service.chores.inventories import Inventories
 from tracker_worker.service.chores.leases import LEASE_SECONDS
 from tracker_worker.service.chores.timers import Timers
-from tracker_worker.service.first_audit import FirstAudit
+from tracker_worker.service.first_audit import FirstAudit, StartCancelled
 from tracker_worker.service.loop.thread import EngineThread
 from tracker_worker.service.requests.reader import RequestReader
 from tracker_worker.service.watchdog import Watchdog
@@ -45,7 +46,8 @@ from tracker_worker.store.sql.store import SQLStore
 LOG = logging.getLogger(__name__)
 
 _FIRST_AUDIT_SECONDS = 120
-_STOP_SECONDS = 10.0
+# Of the time for a stop, what is kept for publishing and acknowledging while the engine's batch does not end.
+_PUBLISHING_SHARE = 0.2
 _PRUNE_SECONDS = 30
 _PROBE_SECONDS = 2
 # 317 years: no row is that old.
@@ -53,8 +55,9 @@ _NO_ROW_SECONDS = 10**10
 
 
 class Worker:
-    """``start`` is synchronous and may fail with ConfigurationError. ``stop`` returns when everything has stopped, and is
-    harmless without a start and a second time. ``died`` is called, on any thread, when a part has failed beyond repair."""
+    """``start`` is synchronous and may fail with ConfigurationError. ``stop`` returns when everything has stopped or its time
+    is over, and is harmless without a start and a second time; a worker is started once. ``died`` is called, on any thread,
+    when a part has failed beyond repair."""
 
     def __init__(
         self,
@@ -81,6 +84,10 @@ class Worker:
         self._clock = clock
         self._connected_at: int | None = None
         self.counters = Counters()
+        self._stop_seconds = float(conf.tracker.stop_seconds)
+        self._starting = threading.Lock()
+        self._stopping = False
+        self._first_audit: FirstAudit | None = None
         self._timers = Timers(self._died)
         self._inventories = Inventories(self._drivers, self._policy.reserved)
         # The policy of the moment: ``reload`` replaces it.
@@ -106,19 +113,22 @@ class Worker:
         )
 
     def start(self) -> None:
-        """Raises ConfigurationError; the parts that were started by then are stopped again."""
-        try:
-            self._start()
-        except TrackerError as error:
-            self.stop()
-            raise ConfigurationError(f"the worker cannot start: {error}") from error
-        except BaseException:
-            self.stop()
-            raise
+        """Raises ConfigurationError, StartCancelled; the parts that were started by then are stopped again."""
+        with self._starting:
+            try:
+                self._start()
+            except TrackerError as error:
+                self._stop_parts(self._stop_seconds)
+                raise ConfigurationError(f"the worker cannot start: {error}") from error
+            except BaseException:
+                self._stop_parts(self._stop_seconds)
+                raise
 
     def _start(self) -> None:
+        self._go_on()
         self._store.start()
         for host in self._hosts:
+            self._go_on()
             self._store.register_host(
                 host, topic=self._conf.tracker.topic, version=version("tracker-worker"), now=self._clock()
             )
@@ -127,7 +137,10 @@ class Worker:
         self._engine.start()
         self._watchdog.start()
         self._inventories.start()
-        FirstAudit(self._engine, self._inventories, self._hosts, own).run(_FIRST_AUDIT_SECONDS)
+        self._first_audit = FirstAudit(self._engine, self._inventories, self._hosts, own)
+        self._go_on()
+        self._first_audit.run(_FIRST_AUDIT_SECONDS)
+        self._go_on()
         reader = RequestReader(
             bus=self._bus,
             served=self._hosts,
@@ -153,6 +166,11 @@ class Worker:
         self._timers.every(_PROBE_SECONDS, self.probe)
         self._timers.start()
 
+    def _go_on(self) -> None:
+        """Raises StartCancelled: ``stop`` was called in the meantime."""
+        if self._stopping:
+            raise StartCancelled
+
     def _audit_all(self) -> None:
         for host in self._hosts:
             self._engine.audit(host)
@@ -175,6 +193,11 @@ class Worker:
             outbox_seconds=self._conf.notifications.retention_hours * 3600,
         )
 
+    @property
+    def hosts(self) -> Sequence[str]:
+        """The hosts that this worker serves."""
+        return self._hosts
+
     def ready(self) -> bool:
         """Whether requests are being consumed now, as the active worker or as a standby."""
         return self._bus.connected()
@@ -195,11 +218,13 @@ class Worker:
         return "; ".join(f"{what} {', '.join(hosts)}" for what, hosts in parts.items() if hosts)
 
     def reload(self) -> None:
-        """Read the mutable options and the inventory files again. What is wrong there is logged, and the old values hold."""
+        """Read the mutable options, the broker's user and password, and the inventory files again. What is wrong there is
+        logged, and the old values hold."""
         try:
             self._conf.mutate_config_files()
             self._policy = read_policy(self._conf)
-        except (cfg.Error, ValueError) as error:
+            self._bus.reload(self._conf)
+        except (cfg.Error, ConfigurationError, ValueError) as error:
             LOG.error("the configuration is not reloaded: %s", error)
         for host, driver in self._drivers.items():
             try:
@@ -209,13 +234,30 @@ class Worker:
         self._audit_all()
         LOG.info("reloaded")
 
-    def stop(self) -> None:
+    def stop(self, seconds: float | None = None) -> None:
+        """Stop all parts within so many seconds; None: ``[tracker] stop_seconds``. What is not finished by then is left to the
+        end of the process. Cancels a start that another thread makes."""
+        until = threads.monotonic() + (self._stop_seconds if seconds is None else seconds)
+        self._stopping = True
+        if self._first_audit is not None:
+            self._first_audit.cancel()
+        if self._starting.acquire(timeout=max(0.0, until - threads.monotonic())):
+            self._starting.release()
+            self._stop_parts(until - threads.monotonic())
+
+    def _stop_parts(self, seconds: float) -> None:
+        """Every part gets what the parts before it have left of the time."""
+        until = threads.monotonic() + seconds
         self._watchdog.stop()
-        self._timers.stop()
+        self._timers.stop(seconds)
         self._inventories.stop()
         self._bus.pause()
-        self._engine.stop()
-        self._bus.stop(_STOP_SECONDS)
+        for_engine = (1 - _PUBLISHING_SHARE) * (until - threads.monotonic())
+        finished = self._engine.stop(for_engine)
+        self._bus.stop(max(0.0, until - threads.monotonic()))
+        if not finished:
+            LOG.warning("the engine has not finished its batch within %g s; the next start decides it", for_engine)
+            return  # it may be using the store
         self._engine.release()
         self._store.stop()
         LOG.info("counters: %s", self.counters.snapshot())

@@ -67,9 +67,9 @@ class Timers:
     def start(self) -> None:
         self._thread.start()
 
-    def stop(self) -> None:
-        """Returns when no action is running. Harmless when not started or stopped."""
-        self._thread.stop()
+    def stop(self, timeout_seconds: float | None = None) -> None:
+        """Returns when no action is running, or after so many seconds. Harmless when not started or stopped."""
+        self._thread.stop(timeout_seconds)
 
     def step(self, now: float) -> float | None:
         """Call one action that is due. Returns the seconds until the next one is due; None: there is none."""
