@@ -35,6 +35,7 @@ from tracker_worker.service.requests.reader import RequestReader
 from tracker_worker.store.base import Commit, Store
 from tracker_worker.store.memory import MemoryStore
 from tracker_worker.wire.message import JSON, MSGPACK, ReplyTo, decode_message
+from tracker_worker.wire.reply import MAX_ANSWER_BYTES
 
 RESERVED = reserve(memory_mb=RESERVED_MEMORY_MB, disk_mb=0)
 POLICY = Policy(claim_timeout=TIMEOUT, capacity_limits=False, release_expired=False, reserved=RESERVED)
@@ -230,6 +231,7 @@ class EngineHarness:
         settled: bool = True,
         conflict_retries: int = 3,
         monotonic: Callable[[], float] = time.monotonic,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
     ) -> None:
         self.store = ScriptedStore(store)
         self.broker = broker or MemoryBroker()
@@ -255,6 +257,7 @@ class EngineHarness:
             clock=self.clock,
             died=self.deaths.put,
             monotonic=monotonic,
+            max_answer_bytes=max_answer_bytes,
         )
         self.running = False
         for host in hosts:

@@ -89,6 +89,7 @@ class Worker:
             conflict_retries=conf.database.conflict_retries,
             clock=clock,
             died=self._died,
+            max_answer_bytes=conf.bus.max_answer_bytes,
         )
 
     def start(self) -> None:

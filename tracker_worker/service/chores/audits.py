@@ -17,7 +17,7 @@ from tracker_worker.service.requests.items import Chore
 from tracker_worker.service.requests.methods import Audit
 from tracker_worker.service.requests.pending import PendingRequest
 from tracker_worker.store.ledgers import Ledgers
-from tracker_worker.wire.reply import answer
+from tracker_worker.wire.reply import MAX_ANSWER_BYTES, answer
 
 
 @dataclass(slots=True, eq=False)
@@ -42,6 +42,7 @@ class Audits:
         leases: Leases,
         policy: Callable[[], Policy],
         submit: Callable[[Chore], None],
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
     ) -> None:
         self._inventories = inventories
         self._bus = bus
@@ -49,6 +50,7 @@ class Audits:
         self._leases = leases
         self._policy = policy
         self._submit = submit
+        self._max_answer_bytes = max_answer_bytes
 
     def begin(self, request: PendingRequest) -> None:
         """Ask the drivers for an audit that was requested; a call gets its reply when all have answered."""
@@ -90,5 +92,11 @@ class Audits:
         if not waiting.hosts:
             request = waiting.request
             request.end_heartbeat()
-            answered = answer(request.reply_to, waiting.views, waiting.error)
+            answered = answer(
+                request.reply_to,
+                waiting.views,
+                waiting.error,
+                limit=self._max_answer_bytes,
+                method="update_available_resource",
+            )
             self._bus.sender.send([request.conclusion(answered)])

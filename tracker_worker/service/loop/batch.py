@@ -19,7 +19,7 @@ from tracker_worker.service.requests.pending import PendingRequest
 from tracker_worker.store.base import Conflict, InboxRow
 from tracker_worker.store.ledgers import Ledgers
 from tracker_worker.unit_of_work import UnitOfWork
-from tracker_worker.wire.reply import answer, parking_reason, parks
+from tracker_worker.wire.reply import MAX_ANSWER_BYTES, answer, parking_reason, parks
 
 
 class Unexpected(Exception):
@@ -75,6 +75,7 @@ class Decider:
         clock: Callable[[], int],
         monotonic: Callable[[], float],
         new_unit: Callable[[], UnitOfWork],
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
     ) -> None:
         """``clock`` gives microseconds, ``monotonic`` seconds. ``new_unit`` makes the unit of work of a batch."""
         self._ledgers = ledgers
@@ -83,6 +84,7 @@ class Decider:
         self._clock = clock
         self._monotonic = monotonic
         self._new_unit = new_unit
+        self._max_answer_bytes = max_answer_bytes
 
     def decide(self, items: Sequence[Item], *, after_conflict: bool) -> Batch:
         """Raises StoreUnavailable, Conflict and Unexpected; the ledgers of ``hosts_of(items)`` are then worthless.
@@ -142,7 +144,9 @@ class Decider:
             batch.conclude(request, request.conclusion(answer(request.reply_to, "pong")))
         elif isinstance(action, queries.Query):
             batch.unit.unverified.update(operation.hosts)
-            batch.conclude(request, request.conclusion(answer(request.reply_to, queries.read(hosts, action))))
+            value, limit = queries.read(hosts, action), self._max_answer_bytes
+            answered = answer(request.reply_to, value, limit=limit, method=request.method)
+            batch.conclude(request, request.conclusion(answered))
         else:
             self._command(batch, request, hosts[0], action)
 

@@ -26,6 +26,7 @@ from tracker_worker.service.requests.pending import PendingRequest
 from tracker_worker.store.base import Conflict, Store
 from tracker_worker.store.ledgers import Ledgers
 from tracker_worker.unit_of_work import UnitOfWork
+from tracker_worker.wire.reply import MAX_ANSWER_BYTES
 
 LOG = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class EngineThread:
         clock: Callable[[], int],
         died: Callable[[BaseException], None],
         monotonic: Callable[[], float] = threads.monotonic,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
     ) -> None:
         """``owner`` names this worker in leases. ``notify`` False: notifications are neither kept nor published."""
         self._hosts = hosts
@@ -65,6 +67,7 @@ class EngineThread:
             leases=self._leases,
             policy=policy,
             submit=self.submit,
+            max_answer_bytes=max_answer_bytes,
         )
         self._engine = Engine(
             store=store,
@@ -78,6 +81,7 @@ class EngineThread:
                 clock=clock,
                 monotonic=monotonic,
                 new_unit=partial(UnitOfWork, store, ledgers, notify=notify),
+                max_answer_bytes=max_answer_bytes,
             ),
             relay=self._relay,
             leases=self._leases,
