@@ -87,5 +87,13 @@ class InventoryUnavailable(TrackerError):
     template = "The inventory of host {host} is not known: {reason}"
 
 
+class AnswerTooLarge(TrackerError):
+    """The answer has more than ``[bus] max_answer_bytes``. Nothing was changed. Facts: method; limit; bytes, how much of the
+    answer was looked at: the whole of it has more; how, what to ask for instead."""
+
+    code = "answer_too_large"
+    template = "The answer to {method} is larger than {limit} bytes: {how}"
+
+
 class ConfigurationError(Exception):
     """The error that ends a start: one sentence that says what the operator must change. It never crosses the wire."""

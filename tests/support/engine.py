@@ -37,6 +37,7 @@ from tracker_worker.service.requests.reader import RequestReader
 from tracker_worker.store.base import Commit, Store
 from tracker_worker.store.memory import MemoryStore
 from tracker_worker.wire.message import JSON, MSGPACK, ReplyTo, decode_message
+from tracker_worker.wire.reply import MAX_ANSWER_BYTES
 
 RESERVED = reserve(memory_mb=RESERVED_MEMORY_MB, disk_mb=0)
 POLICY = Policy(claim_timeout=TIMEOUT, capacity_limits=False, release_expired=False, reserved=RESERVED)
@@ -234,6 +235,7 @@ class EngineHarness:
         topics: Sequence[str] = ("notifications",),
         monotonic: Callable[[], float] = time.monotonic,
         pool: Pool | None = None,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
     ) -> None:
         """``pool`` None: drivers are asked on threads."""
         self.store = ScriptedStore(store)
@@ -263,6 +265,7 @@ class EngineHarness:
             clock=self.clock,
             died=self.deaths.put,
             monotonic=monotonic,
+            max_answer_bytes=max_answer_bytes,
         )
         self.running = False
         for host in hosts:

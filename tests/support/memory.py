@@ -21,7 +21,7 @@ _ROOT = Path(__file__).parents[2]
 
 
 class Measured(NamedTuple):
-    """What a function returned, the seconds that it took, and the megabytes by which the process grew at most meanwhile."""
+    """What a function returned, the seconds of CPU that it took, and by how many megabytes the process grew at most."""
 
     result: Any
     seconds: float
@@ -47,9 +47,9 @@ def _main(module: str, function: str) -> None:
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)  # what is free already must not hide what is needed
         Path("/proc/self/clear_refs").write_text("5")  # proc(5): reset the peak of the resident set
-        before, began = _kilobytes("VmRSS"), time.perf_counter()
+        before, began = _kilobytes("VmRSS"), time.process_time()
         result = run()
-        seconds = time.perf_counter() - began
+        seconds = time.process_time() - began
         found[name] = (result, seconds, (_kilobytes("VmHWM") - before) / 1024)
     print(json.dumps(found))
 

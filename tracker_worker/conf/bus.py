@@ -39,6 +39,14 @@ OPTIONS = [
         "message.",
     ),
     cfg.IntOpt(
+        "max_answer_bytes",
+        default=4194304,
+        min=65536,
+        help="The largest reply in bytes, as it goes out; instead of a larger one the caller gets AnswerTooLarge. Raise it if "
+        "hosts have more than about 8000 claims at a time, and keep it below the broker's max_message_size. The worker needs "
+        "several times as much memory while it makes a reply.",
+    ),
+    cfg.IntOpt(
         "max_field_bytes",
         default=65536,
         min=2048,

@@ -104,6 +104,7 @@ class Worker:
             counters=self.counters,
             clock=clock,
             died=self._died,
+            max_answer_bytes=conf.bus.max_answer_bytes,
         )
         self._watchdog = Watchdog(
             self._engine.thread,

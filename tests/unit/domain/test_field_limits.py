@@ -120,4 +120,4 @@ def test_a_value_over_the_limit_is_refused_before_it_is_copied() -> None:
     for name, found in measure(too_large).items():
         assert found.result == "f", name
         assert found.megabytes < 12, (name, found)
-        assert found.seconds < 0.5, (name, found)
+        assert found.seconds < 1, (name, found)

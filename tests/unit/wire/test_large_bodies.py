@@ -149,7 +149,7 @@ def within_the_limit() -> dict[str, Callable[[], Any]]:
 def test_no_body_within_the_limit_needs_much_memory() -> None:
     for name, found in measure(within_the_limit).items():
         assert found.megabytes < 60, (name, found)
-        assert found.seconds < 1, (name, found)
+        assert found.seconds < 2, (name, found)
         if found.result != "x":
             reason, answered = found.result
             assert "values" in reason, name

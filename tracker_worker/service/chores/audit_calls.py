@@ -19,7 +19,7 @@ from tracker_worker.bus.base import Delivery, Outgoing, Reply, Settlement
 from tracker_worker.errors import InventoryUnavailable
 from tracker_worker.service.requests.pending import Heartbeat, PendingRequest
 from tracker_worker.wire.message import ReplyTo
-from tracker_worker.wire.reply import answer, encode_reply
+from tracker_worker.wire.reply import MAX_ANSWER_BYTES, answer, encode_reply
 
 LOG = logging.getLogger(__name__)
 
@@ -80,11 +80,13 @@ class AuditCalls:
         send: Callable[[Sequence[Outgoing]], None],
         monotonic: Callable[[], float],
         count: Callable[[str], None],
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
     ) -> None:
         """``count`` gets ``audits_dropped`` for each call that is dropped."""
         self._send = send
         self._monotonic = monotonic
         self._count = count
+        self._max_answer_bytes = max_answer_bytes
         self._held: dict[str, _Held] = {}
         self._ends: Agenda[AuditCall] = Agenda()
         self._waiting: set[AuditCall] = set()
@@ -147,7 +149,13 @@ class AuditCalls:
             key = (call.reply_to.content_type, id(call.error), *map(id, call.parts))
             if key not in shared:
                 found = None if call.error else [view for part in call.parts for view in part]
-                shared[key] = answer(call.reply_to, found, call.error)
+                shared[key] = answer(
+                    call.reply_to,
+                    found,
+                    call.error,
+                    limit=self._max_answer_bytes,
+                    method="update_available_resource",
+                )
             self._answers.append((call, shared[key]))
 
     def step(self, now: float) -> float | None:

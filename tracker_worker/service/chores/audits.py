@@ -24,6 +24,7 @@ from tracker_worker.service.requests.items import Chore
 from tracker_worker.service.requests.methods import Audit
 from tracker_worker.service.requests.pending import PendingRequest
 from tracker_worker.store.ledgers import Ledgers
+from tracker_worker.wire.reply import MAX_ANSWER_BYTES
 
 
 @dataclass(slots=True, eq=False)
@@ -54,6 +55,7 @@ class Audits:
         submit: Callable[[Chore], None],
         monotonic: Callable[[], float] = threads.monotonic,
         count: Callable[[str], None] = lambda name: None,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
     ) -> None:
         """``monotonic`` gives seconds; ``count`` adds one to a counter."""
         self._inventories = inventories
@@ -62,7 +64,7 @@ class Audits:
         self._leases = leases
         self._policy = policy
         self._submit = submit
-        self._calls = AuditCalls(send=self._send, monotonic=monotonic, count=count)
+        self._calls = AuditCalls(send=self._send, monotonic=monotonic, count=count, max_answer_bytes=max_answer_bytes)
         # Of each kind, by host and node, one look runs and another one waits for its end, or for the next step.
         self._running: set[tuple[str, str | None]] = set()
         self._next: dict[tuple[str, str | None], _Look] = {}

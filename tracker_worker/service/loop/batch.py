@@ -19,7 +19,7 @@ from tracker_worker.service.requests.pending import PendingRequest
 from tracker_worker.store.base import Conflict, InboxRow
 from tracker_worker.store.ledgers import Ledgers
 from tracker_worker.unit_of_work import UnitOfWork
-from tracker_worker.wire.reply import answer, parking_reason, parks
+from tracker_worker.wire.reply import MAX_ANSWER_BYTES, answer, parking_reason, parks
 
 
 class Unexpected(Exception):
@@ -43,6 +43,7 @@ class Batch:
     now: int
     unit: UnitOfWork
     known: dict[str, bytes]
+    max_answer_bytes: int = MAX_ANSWER_BYTES
     inbox_rows: list[InboxRow] = field(default_factory=list)
     unrecorded: list[str] = field(default_factory=list)
     outgoing: list[Outgoing] = field(default_factory=list)
@@ -69,6 +70,11 @@ class Batch:
         reason = parking_reason(error) if parks(error) else ""
         self.conclude(request, request.conclusion(answer(request.reply_to, error=error), reason))
 
+    def reply(self, request: PendingRequest, value: Any) -> None:
+        """Note that the answer to a query is ``value``, as ``queries.read`` returns it."""
+        answered = answer(request.reply_to, value, limit=self.max_answer_bytes, method=request.method)
+        self.conclude(request, request.conclusion(answered))
+
     def join(self) -> None:
         """The batch is committed: end the requests about several hosts whose last part was in it."""
         for part, outcome in self.parts:
@@ -89,7 +95,7 @@ class Batch:
             self.audit(request)
         else:
             assert isinstance(action, queries.Query)
-            self.conclude(request, request.conclusion(answer(request.reply_to, queries.merged(action, answers))))
+            self.reply(request, queries.merged(action, answers))
 
     def audit(self, request: PendingRequest) -> None:
         """The inventories are read after the commit: a cast is settled without waiting for them, and a call is answered when
@@ -110,6 +116,7 @@ class Decider:
         clock: Callable[[], int],
         monotonic: Callable[[], float],
         new_unit: Callable[[], UnitOfWork],
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
     ) -> None:
         """``clock`` gives microseconds, ``monotonic`` seconds. ``new_unit`` makes the unit of work of a batch."""
         self._ledgers = ledgers
@@ -117,13 +124,14 @@ class Decider:
         self._clock = clock
         self._monotonic = monotonic
         self._new_unit = new_unit
+        self._max_answer_bytes = max_answer_bytes
 
     def decide(self, items: Sequence[Item], known: dict[str, bytes]) -> Batch:
         """Decide the items in order; ``known`` are the recorded answers of those that are copies. Raises StoreUnavailable,
         Conflict and Unexpected; the ledgers of ``hosts_of(items)`` are then worthless.
 
         If ``known`` lacks a copy, the commit raises Conflict, because it would record a second answer for the message."""
-        batch = Batch(self._clock(), self._new_unit(), known)
+        batch = Batch(self._clock(), self._new_unit(), known, self._max_answer_bytes)
         now = self._monotonic()
         for item in items:
             try:
@@ -169,7 +177,7 @@ class Decider:
             if isinstance(action, Audit):
                 batch.audit(request)
             else:
-                batch.conclude(request, request.conclusion(answer(request.reply_to, found)))
+                batch.reply(request, found)
         else:
             self._command(batch, request, self._ledgers.get(operation.hosts[0]), action)
 
@@ -178,7 +186,7 @@ class Decider:
         assert isinstance(action, Audit | queries.Query)
         outcome: Any
         try:
-            outcome = self._look(batch, part.request, self._ledgers.get(part.host), action)
+            outcome = queries.kept(self._look(batch, part.request, self._ledgers.get(part.host), action))
         except StoreUnavailable:
             raise
         except TrackerError as refusal:

@@ -28,6 +28,7 @@ from tracker_worker.service.requests.pending import PendingRequest
 from tracker_worker.store.base import Conflict, DeadLetterRow, Store
 from tracker_worker.store.ledgers import Ledgers
 from tracker_worker.unit_of_work import UnitOfWork
+from tracker_worker.wire.reply import MAX_ANSWER_BYTES
 
 LOG = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class EngineThread:
         clock: Callable[[], int],
         died: Callable[[BaseException], None],
         monotonic: Callable[[], float] = threads.monotonic,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
     ) -> None:
         """``owner`` names this worker in leases. ``notify`` False: notifications are neither kept nor published. They are
         published to ``topics``."""
@@ -85,6 +87,7 @@ class EngineThread:
             submit=self.submit,
             monotonic=monotonic,
             count=counters.add,
+            max_answer_bytes=max_answer_bytes,
         )
         self._engine = Engine(
             store=store,
@@ -101,6 +104,7 @@ class EngineThread:
                     clock=clock,
                     monotonic=monotonic,
                     new_unit=partial(UnitOfWork, store, ledgers, notify=notify),
+                    max_answer_bytes=max_answer_bytes,
                 ),
                 counters=counters,
             ),

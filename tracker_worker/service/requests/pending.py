@@ -23,14 +23,16 @@ class PendingRequest:
     """A request that is not finished. Either ``operation`` says what it asks for, or ``refusal`` why it is not done.
 
     ``reply_to`` is None for a cast. ``deadline`` (monotonic clock, seconds) is when the caller stops waiting; a cast waits
-    without limit. ``heartbeat`` publishes the caller's heartbeats until it is cancelled. ``request_id`` is for the log.
-    ``dropped``: it is a call whose caller cannot be told anything; it is settled instead of parked."""
+    without limit. ``heartbeat`` publishes the caller's heartbeats until it is cancelled. ``method`` is the name of the RPC
+    method; ``request_id`` is for the log. ``dropped``: it is a call whose caller cannot be told anything; it is settled
+    instead of parked."""
 
     delivery: Delivery
     operation: Operation | None = None
     refusal: Exception | None = None
     reply_to: ReplyTo | None = None
     unique_id: str | None = None
+    method: str = ""
     request_id: str = "-"
     deadline: float = inf
     heartbeat: Heartbeat | None = None

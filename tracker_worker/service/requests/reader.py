@@ -68,6 +68,7 @@ class RequestReader:
             delivery=delivery,
             reply_to=request.reply_to,
             unique_id=request.unique_id,
+            method=request.method,
             request_id=_request_id(request.context),
             deadline=_deadline(delivery, request.reply_to),
         )
