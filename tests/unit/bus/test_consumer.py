@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from tests.support.channels import SETTINGS, RecordingChannel, RecordingConnection
 from tracker_worker.bus.amqp import consumer as module
 from tracker_worker.bus.amqp.consumer import Consumer
+from tracker_worker.bus.amqp.internals import ANSWER
 from tracker_worker.bus.base import FANOUT, SHARED, Delivery
 
 # Derandomized examples are the same in each run; the first example takes longer because it loads the tables of Unicode.
@@ -30,10 +31,10 @@ DELIVER = struct.pack(">HH", *spec.Basic.Deliver) + dumps("sLbss", (QUEUE, 300, 
 class Case:
     """A consumer without its thread, on a recording connection."""
 
-    def __init__(self, hosts: Sequence[str] = ("host-1",), prefetch: int = 256) -> None:
+    def __init__(self, hosts: Sequence[str] = ("host-1",), prefetch: int = 256, **options: int) -> None:
         self.received: list[Delivery] = []
         self.batches: list[int] = []
-        settings = replace(SETTINGS, prefetch=prefetch)
+        settings = replace(SETTINGS, prefetch=prefetch, **options)
         self.consumer = Consumer(settings, hosts, received=self._receive, lost=self._lost, died=self._died)
         self.losses = 0
         self.tags = 0
@@ -171,6 +172,67 @@ class TestLostConnection:
         assert max(held) < 1.2 * body_bytes * count
 
 
+class TestUnsettledBytes:
+    """The limit is 1000 bytes, and a delivery without properties has 2 bytes beside its body."""
+
+    @pytest.fixture
+    def case(self, make: Callable[..., Case]) -> Case:
+        return make(max_unsettled_bytes=1000)
+
+    def reads(self, case: Case) -> bool:
+        return case.consumer.read_pause() == 0.0
+
+    def test_over_the_limit_nothing_is_read_until_half_of_it_is_settled(self, case: Case) -> None:
+        for tag in range(1, 11):
+            assert self.reads(case)
+            case.channel.deliver(QUEUE, tag, bytes(100))
+        assert not self.reads(case)
+        case.consumer.work()
+        for tag in range(1, 6):
+            case.consumer.settle(case.received[tag - 1 : tag])
+            case.consumer.work()
+            assert not self.reads(case)
+        case.consumer.settle(case.received[5:6])
+        case.consumer.work()
+        assert self.reads(case)
+
+    def test_what_has_arrived_of_the_next_delivery_counts(self, case: Case) -> None:
+        case.arrive(1)
+        self.begin(case, announced=2000, arrived=900)
+        assert self.reads(case)
+        case.connection.on_inbound_frame((3, case.channel.channel_id, bytes(100)))
+        assert not self.reads(case)
+        case.consumer.settle(case.received)
+        case.consumer.work()
+        assert self.reads(case)
+
+    def test_a_single_delivery_may_be_larger_than_the_limit(self, case: Case) -> None:
+        self.begin(case, announced=5000, arrived=4900)
+        assert self.reads(case)
+        case.connection.on_inbound_frame((3, case.channel.channel_id, bytes(100)))
+        assert not self.reads(case)
+        case.consumer.work()
+        case.consumer.settle(case.received)
+        case.consumer.work()
+        assert self.reads(case)
+
+    def test_a_new_connection_begins_with_nothing(self, case: Case) -> None:
+        self.begin(case, announced=2000, arrived=2000)
+        assert not self.reads(case)
+        case.consumer.lost()
+        case.connect()
+        assert self.reads(case)
+
+    def test_headers_count(self, case: Case) -> None:
+        case.channel.deliver(QUEUE, 1, b"", {"application_headers": {"k": "v" * 1000}})
+        assert not self.reads(case)
+
+    def begin(self, case: Case, *, announced: int, arrived: int) -> None:
+        header = struct.pack(">HHQH", 60, 0, announced, 0)
+        for kind, payload in ((1, DELIVER), (2, header), (3, bytes(arrived))):
+            case.connection.on_inbound_frame((kind, case.channel.channel_id, payload))
+
+
 class TestLaziness:
     """A single acknowledgement waits a moment for other work instead of waking the link."""
 
@@ -281,14 +343,17 @@ def test_deliveries_that_arrive_together_are_passed_on_together(case: Case) -> N
     assert case.batches == [1, 4]
 
 
-def test_a_delivery_that_arrives_while_the_consumers_are_declared_wakes_the_link(
-    monkeypatch: pytest.MonkeyPatch, make: Callable[..., Case]
-) -> None:
-    """Otherwise the delivery would wait for the next heartbeat check."""
-    woken: list[Consumer] = []
-    monkeypatch.setattr(Consumer, "wake", lambda consumer: woken.append(consumer))
-    case = make()
-    assert woken == [case.consumer]
+def test_a_connection_is_open_when_the_broker_has_answered_that_it_delivers(case: Case) -> None:
+    """The answer is not waited for: with it, the library would read every delivery that comes before it."""
+    case.consumer._open.set()
+    assert not case.consumer.is_open()
+    case.arrive(1)
+    answer = (1, case.channel.channel_id, ANSWER)
+    case.connection.on_inbound_frame(answer)
+    assert case.consumer.is_open()
+    assert case.connection.left == [answer]  # the library's other state is its own
+    case.connect()
+    assert not case.consumer.is_open()
 
 
 @pytest.mark.parametrize(("prefetch", "hosts", "share"), [(256, 1, 256), (256, 3, 85), (8, 2, 4), (2, 5, 1)])

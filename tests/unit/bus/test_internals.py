@@ -26,6 +26,7 @@ INNER = {
     "_write",
     "bytes_recv",
     "on_inbound_frame",
+    "send_method",
     "serialization",
 }
 

@@ -13,7 +13,7 @@ from amqp.exceptions import FrameSyntaxError
 
 from tracker_worker import faults
 from tracker_worker.bus.amqp import internals, topology
-from tracker_worker.bus.amqp.connection import BrokerConnection
+from tracker_worker.bus.amqp.connection import FOREVER, BrokerConnection
 from tracker_worker.bus.amqp.frames import Delivered, Pieces, read_delivery
 from tracker_worker.bus.base import Delivery, Receiver
 from tracker_worker.bus.settings import BrokerSettings
@@ -29,7 +29,11 @@ _epochs = itertools.count(1)
 
 
 class Consumer(BrokerConnection, Receiver):
-    """A delivery's ``token`` is (epoch, tag): a tag of a lost connection is never acknowledged on another one."""
+    """A delivery's ``token`` is (epoch, tag): a tag of a lost connection is never acknowledged on another one.
+
+    Over ``max_unsettled_bytes`` of unsettled deliveries, with what has arrived of the next one, nothing is read until half of
+    it is settled. Where nothing is unsettled, everything is read: the only delivery may be larger.
+    """
 
     _settings: BrokerSettings
 
@@ -56,7 +60,12 @@ class Consumer(BrokerConnection, Receiver):
         self._arrived: list[Delivery] = []
         self._pieces = Pieces(self._arrive)
         self._settled: deque[tuple[int, int]] = deque()  # tokens, so that no body is held until they are acknowledged
-        self._unsettled: dict[int, None] = {}  # tags in the order of delivery
+        self._unsettled: dict[int, int] = {}  # tags in the order of delivery, and the bytes of each
+        self._unsettled_bytes = 0
+        self._most_bytes = settings.max_unsettled_bytes
+        self._full = False
+        self._closing = False
+        self._consuming = False  # the broker has answered that it delivers
         self._unacked: set[int] = set()
         self._acknowledged = False
 
@@ -76,11 +85,12 @@ class Consumer(BrokerConnection, Receiver):
 
     def opened(self, connection: Any) -> None:
         self._epoch = next(_epochs)
+        self._closing = self._full = self._consuming = False
         queues = topology.served(self._settings, self._hosts)
         topology.declare_served(connection, self._settings, queues)
         self._channel = channel = connection.channel()
         channel.auto_decode = False  # the bytes as they came, whatever content_encoding says
-        internals.take_frames(connection, channel.channel_id, self._pieces.take)
+        internals.take_frames(connection, channel.channel_id, self._take)
         self._sources = {queue.name: queue.source for queue in queues}
         own = set(self._hosts)
         limit = None
@@ -88,9 +98,25 @@ class Consumer(BrokerConnection, Receiver):
             if limit != (limit := self._share if queue.source in own else _SIDE_PREFETCH):
                 # Quorum queues refuse a limit for the whole channel. This one is per consumer, and holds for those that follow.
                 channel.basic_qos(0, limit, False)
-            # Only the last answer is waited for: the broker answers in order.
-            channel.basic_consume(queue.name, consumer_tag=queue.name, nowait=queue is not queues[-1])
-        self.wake()  # deliveries may have arrived on the way
+            channel.basic_consume(queue.name, consumer_tag=queue.name, nowait=True)
+        internals.ask(channel)
+
+    def is_open(self) -> bool:
+        return self._consuming and super().is_open()
+
+    def read_pause(self) -> float:
+        most = self._most_bytes // 2 if self._full else self._most_bytes
+        self._full = self._unsettled_bytes > 0 and self._unsettled_bytes + self._pieces.size > most
+        return FOREVER if self._full else 0.0
+
+    def closing(self) -> None:
+        self._closing = True
+
+    def _take(self, kind: int, payload: bytes) -> bool:
+        if self._closing or self._pieces.take(kind, payload):
+            return True
+        self._consuming = self._consuming or payload.startswith(internals.ANSWER)
+        return False
 
     def read(self, data: bytes, position: int) -> int:
         if self._pieces.size:
@@ -108,6 +134,8 @@ class Consumer(BrokerConnection, Receiver):
             raise FrameSyntaxError(f"a delivery to {found.consumer_tag!r}, which is no consumer")
         content = found.content
         properties = content.properties
+        self._unsettled[found.tag] = size = len(found.body) + found.header_bytes
+        self._unsettled_bytes += size
         self._arrived.append(
             Delivery(
                 body=found.body,
@@ -127,8 +155,6 @@ class Consumer(BrokerConnection, Receiver):
         if self._arrived:
             arrived, self._arrived = self._arrived, []
             self._ack_before = time.monotonic() + _ACK_SECONDS
-            for delivery in arrived:
-                self._unsettled[delivery.token[1]] = None
             if self._handing_over:
                 self._received(arrived)
         if self._settled:
@@ -138,7 +164,7 @@ class Consumer(BrokerConnection, Receiver):
         while self._settled:
             epoch, tag = self._settled.popleft()
             if epoch == self._epoch and tag in self._unsettled:
-                del self._unsettled[tag]
+                self._unsettled_bytes -= self._unsettled.pop(tag)
                 self._unacked.add(tag)
         if not self._unacked:
             return
@@ -174,6 +200,7 @@ class Consumer(BrokerConnection, Receiver):
         self._pieces.forget()
         self._settled.clear()
         self._unsettled.clear()
+        self._unsettled_bytes = 0
         self._unacked.clear()
         if was_open:
             self._report_lost()

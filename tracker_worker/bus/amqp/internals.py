@@ -25,6 +25,7 @@ NAMES = (
     (serialization, "PROPERTY_CLASSES"),
     (amqp.Connection, "on_inbound_frame"),
     (amqp.Connection(), "bytes_recv"),
+    (amqp.Channel, "send_method"),
     (serialization, "loads"),
     (TCPTransport, "_setup_transport"),  # sets _quick_recv and _write
     (SSLTransport, "_setup_transport"),
@@ -197,3 +198,18 @@ def take_frames(connection: Any, channel: int, take: Callable[[int, bytes], bool
         return library(frame)
 
     connection.on_inbound_frame = on_frame
+
+
+ANSWER = struct.pack(">HH", *spec.Basic.QosOk)
+"""How the payload begins that answers ``ask``."""
+
+
+def ask(channel: Any) -> None:
+    """Ask the broker for an ANSWER, which comes when it has done everything that was sent on the channel. Does not wait: until
+    then any number of deliveries may come, all of which a call of the library that waits would read."""
+    channel.send_method(spec.Basic.Qos, "lBb", (0, 0, False))
+
+
+def count_as_alive(connection: Any) -> None:
+    """Have the next heartbeat check believe that something has arrived: who does not read cannot know whether it has."""
+    connection.bytes_recv += 1
