@@ -25,6 +25,10 @@ from tracker_worker.notifications.notification import Notification
 MOST_DEAD_LETTERS = 1000
 MOST_DEAD_LETTER_BYTES = 64 << 20
 """The limits of the dead letters that a store keeps."""
+NOT_CONFIGURED = (
+    "notifications of %s/%s no longer go to topic %s, which is not configured; it has those up to number %d"
+)
+"""The log line of ``open_cursors`` about a topic that is removed."""
 
 
 class Conflict(Exception):

@@ -9,15 +9,13 @@ import sys
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
-from tracker_worker.domain.allocation import Allocation
-from tracker_worker.domain.inventory import Inventory
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
 from tracker_worker.notifications.notification import Notification
 from tracker_worker.store.base import (
     MOST_DEAD_LETTER_BYTES,
     MOST_DEAD_LETTERS,
+    NOT_CONFIGURED,
     Commit,
     Conflict,
     DeadLetterRow,
@@ -26,49 +24,9 @@ from tracker_worker.store.base import (
     OutboxBacklog,
     Store,
 )
+from tracker_worker.store.memory_hosts import Cursor, Host, Node
 
 LOG = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class _Cursor:
-    sequence: int
-    refused_sequence: int | None = None
-    refused_reason: str | None = None
-
-
-@dataclass(slots=True)
-class _Node:
-    id: int
-    host: _Host
-    name: str
-    generation: int = 0
-    sequence: int = 0
-    cursors: dict[str, _Cursor] = field(default_factory=dict)  # topic -> cursor
-    left_at: int = 0  # where the last topic was when it was removed
-    inventory: Inventory | None = None
-    allocations: dict[str, Allocation] = field(default_factory=dict)
-    outbox: dict[int, Notification] = field(default_factory=dict)
-
-    @property
-    def confirmed(self) -> int:
-        """The sequence up to which nobody waits for notifications."""
-        return min((cursor.sequence for cursor in self.cursors.values()), default=self.sequence)
-
-
-@dataclass(slots=True)
-class _Host:
-    id: int
-    name: str
-    nodes: dict[str, _Node] = field(default_factory=dict)
-    holders: dict[str, int] = field(default_factory=dict)  # instance uuid -> id of the node that is charged
-    lease_owner: str | None = None
-    lease_expires_at: int = 0
-    last_seen_at: int = 0
-    blocked_since: int | None = None
-
-    def generations(self) -> dict[int, int]:
-        return {node.id: node.generation for node in self.nodes.values()}
 
 
 class MemoryStore(Store):
@@ -76,8 +34,8 @@ class MemoryStore(Store):
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._hosts: dict[str, _Host] = {}
-        self._nodes: dict[int, _Node] = {}
+        self._hosts: dict[str, Host] = {}
+        self._nodes: dict[int, Node] = {}
         self._inbox: dict[str, InboxRow] = {}
         self._attempts: dict[str, tuple[int, int]] = {}
         self._dead_letters: dict[int, DeadLetterRow] = {}
@@ -91,7 +49,7 @@ class MemoryStore(Store):
 
     def register_host(self, name: str, *, topic: str, version: str, now: int) -> int:
         with self._lock:
-            host = self._hosts.setdefault(name, _Host(id=len(self._hosts) + 1, name=name))
+            host = self._hosts.setdefault(name, Host(id=len(self._hosts) + 1, name=name))
             return host.id
 
     def host_names(self) -> list[str]:
@@ -101,13 +59,13 @@ class MemoryStore(Store):
     def load_host(self, name: str) -> HostLedger | None:
         with self._lock:
             host = self._hosts.get(name)
-            return None if host is None else _loaded(host)
+            return None if host is None else host.loaded()
 
     def refreshed(self, known: Mapping[str, Mapping[int, int]]) -> dict[str, HostLedger]:
         with self._lock:
             hosts = {name: self._hosts[name] for name in known if name in self._hosts}
             return {
-                name: _loaded(host)
+                name: host.loaded()
                 for name, host in hosts.items()
                 if not known[name] or known[name] != host.generations()
             }
@@ -115,9 +73,9 @@ class MemoryStore(Store):
     @contextmanager
     def locked(self, host_id: int) -> Iterator[LockedHost]:
         with self._lock:
-            yield _LockedHost(self, _loaded(self._host_locked(host_id)))
+            yield _LockedHost(self, self._host_locked(host_id).loaded())
 
-    def _host_locked(self, host_id: int) -> _Host:
+    def _host_locked(self, host_id: int) -> Host:
         for host in self._hosts.values():
             if host.id == host_id:
                 return host
@@ -127,7 +85,7 @@ class MemoryStore(Store):
         with self._lock:
             host = self._host_locked(host_id)
             if name not in host.nodes:
-                node = _Node(id=len(self._nodes) + 1, host=host, name=name)
+                node = Node(id=len(self._nodes) + 1, host=host, name=name)
                 host.nodes[name] = self._nodes[node.id] = node
 
     def generations(self, host_ids: Collection[int]) -> dict[int, int]:
@@ -226,7 +184,7 @@ class MemoryStore(Store):
                 for topic in node.cursors.keys() - set(topics):
                     LOG.warning(NOT_CONFIGURED, node.host.name, node.name, topic, node.cursors.pop(topic).sequence)
                 for topic in topics:
-                    node.cursors.setdefault(topic, _Cursor(start))
+                    node.cursors.setdefault(topic, Cursor(start))
             return self._cursors_locked(host_id)
 
     def mark_refused(self, node_id: int, topic: str, sequence: int, reason: str | None) -> None:
@@ -247,12 +205,13 @@ class MemoryStore(Store):
     def backlog(self) -> list[OutboxBacklog]:
         with self._lock:
             nodes = sorted(self._nodes.values(), key=lambda node: (node.host.name, node.name))
-            return [_backlog(node, topic, cursor) for node in nodes for topic, cursor in sorted(node.cursors.items())]
+            return [node.backlog(topic) for node in nodes for topic in sorted(node.cursors)]
 
     def keep_dead_letters(self, rows: Sequence[DeadLetterRow]) -> int:
         with self._lock:
             letters = self._dead_letters
-            letters.update(zip(self._letter_ids, rows, strict=False))
+            for row in rows:
+                letters[next(self._letter_ids)] = row
             dropped = 0
             total = sum(row.size for row in letters.values())
             while len(letters) > 1 and (len(letters) > MOST_DEAD_LETTERS or total > MOST_DEAD_LETTER_BYTES):
@@ -327,39 +286,3 @@ class _LockedHost(LockedHost):
             raise RuntimeError("a locked host is committed once at most")
         self._ended = True
         self._store._commit_locked(commit)
-
-
-def _loaded(host: _Host) -> HostLedger:
-    loaded = HostLedger(id=host.id, name=host.name)
-    for node in host.nodes.values():
-        ledger = NodeLedger(
-            id=node.id,
-            host_id=host.id,
-            host=host.name,
-            name=node.name,
-            generation=node.generation,
-            sequence=node.sequence,
-        )
-        ledger.inventory = node.inventory
-        for allocation in node.allocations.values():
-            ledger.restore(allocation)
-        loaded.nodes[node.name] = ledger
-    return loaded
-
-
-def _backlog(node: _Node, topic: str, cursor: _Cursor) -> OutboxBacklog:
-    waiting = [notification for sequence, notification in sorted(node.outbox.items()) if sequence > cursor.sequence]
-    refused = cursor.refused_sequence is not None and cursor.refused_sequence > cursor.sequence
-    return OutboxBacklog(
-        node_id=node.id,
-        host=node.host.name,
-        node=node.name,
-        topic=topic,
-        sequence=node.sequence,
-        cursor=cursor.sequence,
-        rows=len(waiting),
-        oldest_at=waiting[0].occurred_at if waiting else None,
-        refused_sequence=cursor.refused_sequence if refused else None,
-        refused_reason=cursor.refused_reason if refused else None,
-        blocked_since=node.host.blocked_since,
-    )

@@ -229,7 +229,7 @@ class TestStoreAway:
     def test_chores_are_postponed_while_the_store_is_unavailable(self, make_harness: MakeHarness) -> None:
         harness = make_harness().start()
         harness.finish()
-        harness.store.script.update(take_lease=[AWAY], prune=[AWAY], cursors=[AWAY], release_lease=[AWAY])
+        harness.store.script.update(take_lease=[AWAY], prune=[AWAY], open_cursors=[AWAY], release_lease=[AWAY])
         harness.engine.renew_leases()
         harness.engine.prune(inbox_seconds=60, outbox_seconds=60)
         harness.engine.renew_leases()

@@ -91,7 +91,7 @@ class Case:
         moved = dict(self.relay.moved)
         self.store.commit(Commit(cursors=moved))
         self.relay.written(moved)
-        return moved
+        return {node_id: cursor for (node_id, _), cursor in moved.items()}
 
 
 @pytest.fixture

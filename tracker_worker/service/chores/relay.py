@@ -68,6 +68,7 @@ class Relay:
         self._wake = wake
         self._monotonic = monotonic
         self._topics = {name: Topic(name) for name in topics}
+        self._opened: dict[int, set[int]] = {}  # host id -> the nodes whose cursors were read
         self._confirms: deque[Any] = deque()
         self._confirms_wanted = False
         # (node id, topic) -> cursor, of the cursors that have moved since ``written``.
@@ -108,9 +109,13 @@ class Relay:
         another worker may have added, and go on behind a refused one that an operator has set aside. Raises
         StoreUnavailable."""
         topics = self._topics.values()
-        unknown = any(ledger.id not in topic.tracks for ledger in host for topic in topics)
-        stuck = any(topic.tracks[ledger.id].stuck_at for ledger in host for topic in topics if not unknown)
-        cursors = self._store.open_cursors(host.id, list(self._topics)) if unknown or stuck else {}
+        node_ids = {ledger.id for ledger in host}
+        stuck = any(topic.is_stuck(node_ids) for topic in topics)
+        cursors = {}
+        if stuck or self._opened.get(host.id) != node_ids:
+            # Also without topics: the cursors of topics that are configured no more are removed.
+            cursors = self._store.open_cursors(host.id, list(self._topics))
+            self._opened[host.id] = node_ids
         for topic in topics:
             for ledger in host:
                 track = topic.tracks.get(ledger.id)
@@ -125,6 +130,7 @@ class Relay:
 
     def drop(self, host: HostLedger) -> None:
         """Stop relaying this host: another worker relays it."""
+        self._opened.pop(host.id, None)
         for topic in self._topics.values():
             for ledger in host:
                 topic.drop(ledger.id)

@@ -110,6 +110,10 @@ class Topic:
         track.stuck_at = min(sequence, track.stuck_at or sequence)
         self.note(track)
 
+    def is_stuck(self, node_ids: set[int]) -> bool:
+        """Whether one of these nodes waits because the broker has refused a notification."""
+        return any(track.stuck_at for node_id in node_ids if (track := self.tracks.get(node_id)) is not None)
+
     def set_aside(self, track: Track) -> None:
         """An operator has set the refused notification aside: what follows it is published, again where it was refused too."""
         self._forget_flight(track)
