@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from oslo_config import cfg
 
 from tracker_worker.wire.message import ReplyTo
 
@@ -91,6 +92,14 @@ class Listener:
     died: Callable[[BaseException], None]
 
 
+class Blocked(msgspec.Struct, frozen=True, kw_only=True):
+    """The broker takes no messages: ``reason`` is its own word for the alarm, ``since`` the time on the monotonic clock, in
+    seconds, at which the bus learned of it."""
+
+    reason: str
+    since: float
+
+
 class Receiver(ABC):
     """The side that consumes."""
 
@@ -133,3 +142,13 @@ class Bus(ABC):
     @abstractmethod
     def connected(self) -> bool:
         """Whether the bus consumes the hosts' queues and can publish notifications at this moment. Any thread."""
+
+    @abstractmethod
+    def blocked(self) -> Blocked | None:
+        """The broker's alarm; None: the broker takes messages, as far as the bus knows. Any thread."""
+
+    @abstractmethod
+    def reload(self, conf: cfg.ConfigOpts) -> None:
+        """Read user and password of ``[DEFAULT] transport_url`` again, from the files and the environment that ``conf`` was
+        read from, and connect with them if they have changed. What cannot be read is logged, and the old ones hold. One
+        thread."""

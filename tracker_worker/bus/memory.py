@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from msgspec.structs import replace
+from oslo_config import cfg
 
 from tracker_worker import threads
 from tracker_worker.bus.base import (
     FANOUT,
     SHARED,
+    Blocked,
     Bus,
     DeadLetter,
     Delivery,
@@ -165,6 +167,12 @@ class MemoryBus(Bus, Receiver, Sender):
 
     def connected(self) -> bool:
         return self._listener is not None
+
+    def blocked(self) -> Blocked | None:
+        return None
+
+    def reload(self, conf: cfg.ConfigOpts) -> None:
+        """There is no broker to log in to."""
 
     def settle(self, deliveries: Iterable[Delivery]) -> None:
         with self._lock:

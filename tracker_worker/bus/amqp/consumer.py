@@ -11,6 +11,7 @@ from typing import Any
 
 from tracker_worker import faults
 from tracker_worker.bus.amqp import internals, topology
+from tracker_worker.bus.amqp.addresses import Addresses
 from tracker_worker.bus.amqp.connection import BrokerConnection
 from tracker_worker.bus.amqp.frames import Delivered, delivered, read_delivery
 from tracker_worker.bus.base import Delivery, Receiver
@@ -38,8 +39,9 @@ class Consumer(BrokerConnection, Receiver):
         *,
         received: Callable[[Sequence[Delivery]], None],
         died: Callable[[BaseException], None],
+        addresses: Addresses | None = None,
     ) -> None:
-        super().__init__("tracker-consumer", settings, died)
+        super().__init__("tracker-consumer", settings, died, addresses)
         self._hosts = hosts
         self._received = received
         self._handing_over = True
