@@ -89,6 +89,7 @@ def when_transport_connects(connection: Any, connected: Callable[[], Any]) -> No
 
     def transport(*args: Any, **options: Any) -> Any:
         made = make(*args, **options)
+        connection.made_transport = made  # for dismantle: py-amqp forgets a transport that it has closed
         connect = made.connect
 
         def connect_first() -> None:
@@ -110,7 +111,8 @@ class _Channel(amqp.Channel):
         super().collect()
         self._callbacks.clear()
         self._pending.clear()
-        self.__dict__.pop("dispatch_method", None)
+        self.__dict__.clear()
+        self.is_open = False
 
 
 def dismantle(connection: Any) -> None:
@@ -120,6 +122,9 @@ def dismantle(connection: Any) -> None:
     leaves behind would stay for as long as few other objects are made. Nothing may be done with the connection afterwards.
     """
     connection.collect()
+    made = connection.__dict__.get("made_transport")
+    if made is not None:
+        made.__dict__.clear()
     connection._callbacks.clear()
     connection._pending.clear()
     connection.__dict__.clear()
