@@ -108,13 +108,6 @@ class RefusedPublication(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 Refusal = RefusedDeadLetter | RefusedPublication
 
 
-class Blocked(msgspec.Struct, frozen=True, kw_only=True):
-    """The broker has blocked publishing, by an alarm, since ``since`` (seconds on the monotonic clock)."""
-
-    reason: str
-    since: float
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listener:
     """The functions that the bus calls on its own threads. They return immediately and never raise.
@@ -129,6 +122,14 @@ class Listener:
     confirmed: Callable[[Sequence[Any]], None]
     refused: Callable[[Sequence[Refusal]], None]
     died: Callable[[BaseException], None]
+
+
+class Blocked(msgspec.Struct, frozen=True, kw_only=True):
+    """The broker takes no messages: ``reason`` is its own word for the alarm, ``since`` the time on the monotonic clock, in
+    seconds, at which the bus learned of it."""
+
+    reason: str
+    since: float
 
 
 class Receiver(ABC):
@@ -176,17 +177,19 @@ class Bus(ABC):
         """Publish and settle the waiting items for at most ``timeout_seconds``, and return unsettled deliveries to their
         queues. Does nothing if the bus is stopped. One thread."""
 
-    def reload(self, conf: cfg.ConfigOpts) -> None:  # noqa: B027 a bus without a login has nothing to read
-        """Read the user and the password of ``[DEFAULT] transport_url`` again, from the files and the environment of ``conf``,
-        and connect with them. Any thread; returns immediately. Raises ConfigurationError."""
-
     @abstractmethod
     def connected(self) -> bool:
         """Whether the bus consumes the hosts' queues and can publish notifications at this moment. Any thread."""
 
     @abstractmethod
     def blocked(self) -> Blocked | None:
-        """The broker's alarm, if it blocks publishing now. Any thread."""
+        """The broker's alarm; None: the broker takes messages, as far as the bus knows. Any thread."""
+
+    @abstractmethod
+    def reload(self, conf: cfg.ConfigOpts) -> None:
+        """Read user and password of ``[DEFAULT] transport_url`` again, from the files and the environment that ``conf`` was
+        read from, and connect with them if they have changed. What cannot be read is logged, and the old ones hold. One
+        thread."""
 
     @abstractmethod
     def probe(self, hosts: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from msgspec.structs import replace
+from oslo_config import cfg
 
 from tracker_worker import threads
 from tracker_worker.bus.base import (
@@ -176,6 +177,9 @@ class MemoryBus(Bus, Receiver, Sender):
 
     def blocked(self) -> Blocked | None:
         return None
+
+    def reload(self, conf: cfg.ConfigOpts) -> None:
+        """There is no broker to log in to."""
 
     def probe(self, hosts: Sequence[str]) -> None:
         """Does nothing."""

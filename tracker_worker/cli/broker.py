@@ -24,11 +24,12 @@ def connect(settings: BrokerSettings) -> Any:
     problems = []
     for url in settings.urls:
         try:
-            connection = settings.connection(url).transport.establish_connection()
+            connection = settings.connection(url)
+            connection.connect()
         except LOST as error:
             problems.append(f"{address(url)} ({' '.join(str(error).split())})")
         else:
-            internals.tolerate_unreadable_properties(connection)
+            internals.intercept_frames(connection)
             return connection
     raise CommandFailed(f"no broker can be reached: {', '.join(problems)}")
 

@@ -13,6 +13,7 @@ import click
 from oslo_config import cfg
 
 from tracker_worker.conf import list_opts, register_opts
+from tracker_worker.conf.reading import check_values, without_contents
 from tracker_worker.errors import ConfigurationError, TrackerError
 
 PROJECT = "tracker-worker"
@@ -56,9 +57,9 @@ class Settings:
             for name, value in overrides.items():
                 group, _, option = name.rpartition("__")
                 conf.set_override(option, value, group=group or None)
-            _check(conf)
+            check_values(conf)
         except (cfg.Error, ValueError) as error:
-            raise ConfigurationError(" ".join(str(error).split())) from error
+            raise ConfigurationError(without_contents(error)) from error
         return conf
 
 
@@ -71,15 +72,6 @@ def _register_all(conf: cfg.ConfigOpts) -> None:
     register_opts(conf)
     log.register_options(conf)
     conf.set_default("default_log_levels", [*conf.default_log_levels, "amqp=WARN", "alembic=WARN"])
-
-
-def _check(conf: cfg.ConfigOpts) -> None:
-    """Read every option once: oslo.config checks a value only when it is read."""
-    for name in list(conf):
-        value = conf[name]
-        if isinstance(value, cfg.ConfigOpts.GroupAttr):
-            for option in value:
-                getattr(value, option)
 
 
 def start_logging(conf: cfg.ConfigOpts) -> None:

@@ -3,12 +3,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
+from oslo_config import cfg
+
+from tracker_worker.bus.amqp.connection import shared_addresses
 from tracker_worker.bus.amqp.consumer import Consumer
 from tracker_worker.bus.amqp.sender import AMQPSender
-from tracker_worker.bus.base import Bus, Listener
-from tracker_worker.bus.settings import BrokerSettings
+from tracker_worker.bus.base import Blocked, Bus, Listener
+from tracker_worker.bus.settings import BrokerSettings, address, read_again, read_connection, with_logins_of
+from tracker_worker.errors import ConfigurationError
+
+LOG = logging.getLogger(__name__)
 
 
 class AMQPBus(Bus):
@@ -19,11 +26,18 @@ class AMQPBus(Bus):
 
     def __init__(self, settings: BrokerSettings) -> None:
         self._settings = settings
+        # The two connections share the list, so that both are to the same broker if it is there.
+        self._addresses = shared_addresses(settings)
         self._started = False
 
     def start(self, hosts: Sequence[str], listener: Listener) -> None:
         self.receiver = Consumer(
-            self._settings, hosts, received=listener.received, lost=listener.lost, died=listener.died
+            self._settings,
+            hosts,
+            received=listener.received,
+            lost=listener.lost,
+            died=listener.died,
+            addresses=self._addresses,
         )
         self.sender = AMQPSender(
             self._settings,
@@ -32,6 +46,7 @@ class AMQPBus(Bus):
             settle=self.receiver.settle,
             confirmed=listener.confirmed,
             died=listener.died,
+            addresses=self._addresses,
         )
         self._started = True
         self.sender.start()
@@ -48,3 +63,25 @@ class AMQPBus(Bus):
 
     def connected(self) -> bool:
         return self._started and self.receiver.is_open() and self.sender.is_open()
+
+    def blocked(self) -> Blocked | None:
+        return self.sender.blocked() if self._started else None
+
+    def reload(self, conf: cfg.ConfigOpts) -> None:
+        try:
+            fresh = read_connection(read_again(conf))
+        except ConfigurationError as error:
+            LOG.error("user and password of the broker are not read again: %s", error)
+            return
+        urls = self._addresses.urls()
+        renewed = with_logins_of(fresh.urls, urls)
+        if [address(url) for url in fresh.urls] != [address(url) for url in urls]:
+            LOG.warning(
+                "[DEFAULT] transport_url names other brokers or another virtual host than at the start: that needs a restart"
+            )
+        if renewed != urls:
+            LOG.info("user or password of the broker have changed: connecting again")
+            self._addresses.replace(renewed)
+            if self._started:
+                self.sender.renew()
+                self.receiver.renew()

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from tracker_worker.bus.amqp import frames, topology
+from tracker_worker.bus.amqp.addresses import Addresses
 from tracker_worker.bus.amqp.confirms import Confirms
 from tracker_worker.bus.amqp.connection import BrokerConnection
 from tracker_worker.bus.settings import BrokerSettings
@@ -68,6 +69,7 @@ class Publisher(BrokerConnection):
     messages that the broker has confirmed at a time. While fewer than ``confirm_threshold`` messages wait for their
     confirms, it may read confirms late."""
 
+    publishes = True
     _settings: BrokerSettings
 
     def __init__(
@@ -77,8 +79,9 @@ class Publisher(BrokerConnection):
         confirm_threshold: int,
         confirmed: Callable[[], None],
         died: Callable[[BaseException], None],
+        addresses: Addresses | None = None,
     ) -> None:
-        super().__init__("tracker-publisher", settings, died)
+        super().__init__("tracker-publisher", settings, died, addresses)
         self._confirm_threshold = min(confirm_threshold, _WINDOW // 2)
         self._urgent = 0  # of the unconfirmed messages
         self._read_at = 0.0
@@ -113,13 +116,15 @@ class Publisher(BrokerConnection):
 
     def work(self) -> None:
         self._pass_on()
-        if self._held and self._release_at <= time.monotonic():
+        if self._held and self._alarm.state is None and self._release_at <= time.monotonic():
             self._release()
         while self._later and self._later[0][0] <= time.monotonic():
             self._waiting.append(heapq.heappop(self._later)[2])
         self.write()
 
     def write(self) -> None:
+        if self._alarm.state is not None:
+            return  # the broker reads nothing: what is written now could only be lost with the connection
         waiting, pending = self._waiting, self._confirms.pending
         while waiting and len(pending) < _WINDOW:
             message = waiting.popleft()
@@ -151,7 +156,7 @@ class Publisher(BrokerConnection):
 
     def due_in(self) -> float:
         due = [self._later[0][0]] if self._later else []
-        if self._held:
+        if self._held and self._alarm.state is None:
             due.append(self._release_at)
         return max(0.0, min(due) - time.monotonic()) if due else super().due_in()
 

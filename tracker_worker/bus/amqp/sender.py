@@ -9,6 +9,7 @@ from functools import cache, partial
 from typing import Any
 
 from tracker_worker import faults
+from tracker_worker.bus.amqp.addresses import Addresses
 from tracker_worker.bus.amqp.internals import encode_properties
 from tracker_worker.bus.amqp.publisher import FOREVER, Message, Publisher
 from tracker_worker.bus.base import (
@@ -47,8 +48,11 @@ class AMQPSender(Publisher, Sender):
         settle: Callable[[Iterable[Delivery]], None],
         confirmed: Callable[[Sequence[Any]], None],
         died: Callable[[BaseException], None],
+        addresses: Addresses | None = None,
     ) -> None:
-        super().__init__(settings, confirm_threshold=confirm_threshold, confirmed=self._report, died=died)
+        super().__init__(
+            settings, confirm_threshold=confirm_threshold, confirmed=self._report, died=died, addresses=addresses
+        )
         self._settle = settle
         self._report_confirmed = confirmed
         # What the broker has confirmed since ``_report``; on the publisher's thread.
