@@ -71,6 +71,13 @@ class HostNotServed(TrackerError):
     template = "This worker does not serve host {host}"
 
 
+class AnswerTooLarge(TrackerError):
+    """The answer is larger than what the broker, or the worker, passes on. Facts: method, bytes, limit (0: not known), how."""
+
+    code = "answer_too_large"
+    template = "The answer to {method} has {bytes} bytes, more than {limit}: {how}"
+
+
 class StoreUnavailable(TrackerError):
     """The worker cannot reach the ledger now, and nothing was changed as far as it knows. The request may be sent again."""
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.deadline import SECONDS
-from tracker_worker.bus.base import Bus, Delivery, Listener, Publication
+from tracker_worker.bus.base import Bus, Delivery, Listener, Publication, Refusal
 from tracker_worker.wire.message import ReplyTo
 
 HOST_1, HOST_2 = "host-1", "host-2"
@@ -27,10 +27,16 @@ class RecordingListener:
         self._told = threading.Condition()
         self.deliveries: list[Delivery] = []
         self.confirmed: list[Any] = []
+        self.refused: list[Refusal] = []
         self.deaths: list[BaseException] = []
 
     def as_listener(self) -> Listener:
-        return Listener(received=self._adder(self.deliveries), confirmed=self._adder(self.confirmed), died=self._died)
+        return Listener(
+            received=self._adder(self.deliveries),
+            confirmed=self._adder(self.confirmed),
+            refused=self._adder(self.refused),
+            died=self._died,
+        )
 
     def _adder(self, kept: list[Any]) -> Callable[[Sequence[Any]], None]:
         def add(told: Sequence[Any]) -> None:
@@ -161,9 +167,9 @@ def numbered(count: int, first: int = 0) -> list[bytes]:
     return [b"%d" % number for number in range(first, first + count)]
 
 
-def outgoing(bodies: Sequence[bytes], *, priority: str = "INFO") -> list[Publication]:
+def outgoing(bodies: Sequence[bytes], *, priority: str = "INFO", topic: str = "notifications") -> list[Publication]:
     """Notifications whose keys are their bodies with the prefix k."""
-    return [Publication(key=f"k{body.decode()}", priority=priority, body=body) for body in bodies]
+    return [Publication(key=f"k{body.decode()}", topic=topic, priority=priority, body=body) for body in bodies]
 
 
 def keys(bodies: Sequence[bytes]) -> list[str]:

@@ -21,7 +21,7 @@ import msgspec
 from tests.support.builders import HOST, NOW, RESERVED_MEMORY_MB, TIMEOUT, driver_resource_dict, node_name
 from tests.support.deadline import SECONDS
 from tests.support.store import settle
-from tracker_worker.bus.base import Listener
+from tracker_worker.bus.base import Listener, Refusal
 from tracker_worker.bus.memory import MemoryBroker, MemoryBus, Parked
 from tracker_worker.domain.inventory import reserve
 from tracker_worker.domain.ledger import HostLedger
@@ -242,6 +242,7 @@ class EngineHarness:
         self.inventories = Inventories(self.drivers, RESERVED)
         self.policy = POLICY
         self.monitors: list[ManualTimer] = []
+        self.refused: list[Refusal] = []
         self.deaths: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
         self.engine = EngineThread(
             store=self.store,
@@ -251,6 +252,7 @@ class EngineHarness:
             hosts=hosts,
             owner=owner,
             notify=notify,
+            topics=["notifications"],
             conflict_retries=conflict_retries,
             clock=self.clock,
             died=self.deaths.put,
@@ -290,7 +292,12 @@ class EngineHarness:
         )
         self.bus.start(
             self.hosts,
-            Listener(received=reader.received, confirmed=self.engine.confirmed, died=self.deaths.put),
+            Listener(
+                received=reader.received,
+                confirmed=self.engine.confirmed,
+                refused=self.refused.extend,
+                died=self.deaths.put,
+            ),
         )
 
     def _every(self, interval_seconds: float, action: Callable[[], None]) -> ManualTimer:

@@ -31,15 +31,16 @@ FANOUT = "*"
 class Delivery(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """One message as it arrived.
 
-    ``source`` is the host whose queue the message came from, SHARED or FANOUT. ``deadline`` is the time on the monotonic
-    clock, in seconds, from which no caller waits for a reply; None: the message has no expiration. ``token`` is for the bus
-    itself.
-    """
+    ``header_table``: the sender's application headers, as the encoded AMQP table arrived, without its length prefix;
+    ``headers`` are the same decoded, empty where they cannot be decoded. ``source`` is the host whose queue the message
+    came from, SHARED or FANOUT. ``deadline`` is the time on the monotonic clock, in seconds, from which no caller waits for
+    a reply; None: the message has no expiration. ``token`` is for the bus itself."""
 
     body: bytes
     source: str
     content_type: str | None = None
     headers: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    header_table: bytes = b""
     properties: Mapping[str, Any] = msgspec.field(default_factory=dict)
     exchange: str = ""
     routing_key: str = ""
@@ -71,10 +72,11 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
 
 class Publication(msgspec.Struct, frozen=True, kw_only=True):
-    """Publish a notification to every topic. The bus reports ``key`` to ``Listener.confirmed`` when the broker has confirmed
-    the notification for every topic. After a lost connection it publishes the notification again."""
+    """Publish a notification to one topic. The bus reports ``key`` to ``Listener.confirmed`` when the broker has confirmed the
+    notification. After a lost connection it publishes the notification again."""
 
     key: Any
+    topic: str
     priority: str
     body: bytes
 
@@ -82,12 +84,38 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True):
 Outgoing = Reply | DeadLetter | Settlement | Publication
 
 
+class RefusedDeadLetter(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """A dead letter that the broker does not take. ``properties`` and ``headers`` are encoded as they would have gone out."""
+
+    delivery: Delivery
+    reason: str
+    exchange: str
+    routing_key: str
+    properties: bytes
+    headers: bytes
+    broker_error: str
+
+
+class RefusedPublication(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """A notification that the broker does not take."""
+
+    key: Any
+    reason: str
+
+
+Refusal = RefusedDeadLetter | RefusedPublication
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listener:
-    """The functions that the bus calls on its own threads. They return immediately and never raise."""
+    """The functions that the bus calls on its own threads. They return immediately and never raise.
+
+    ``refused``: the broker does not take these messages, and the bus does not send them again; it leaves the delivery of a dead
+    letter unsettled."""
 
     received: Callable[[Sequence[Delivery]], None]
     confirmed: Callable[[Sequence[Any]], None]
+    refused: Callable[[Sequence[Refusal]], None]
     died: Callable[[BaseException], None]
 
 

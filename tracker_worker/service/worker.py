@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
 from operator import attrgetter
@@ -23,7 +23,7 @@ from oslo_config import cfg
 
 from tracker_worker import threads
 from tracker_worker.bus.amqp.bus import AMQPBus
-from tracker_worker.bus.base import Bus, Listener
+from tracker_worker.bus.base import Bus, Listener, Refusal, RefusedDeadLetter
 from tracker_worker.bus.settings import read_settings
 from tracker_worker.conf.policy import read_policy
 from tracker_worker.domain.policy import Policy
@@ -86,6 +86,7 @@ class Worker:
             hosts=self._hosts,
             owner=f"{socket.gethostname()}:{os.getpid()}:{threads.random_bytes(4).hex()}",
             notify=conf.notifications.driver == "messaging",
+            topics=conf.notifications.topics,
             conflict_retries=conf.database.conflict_retries,
             clock=clock,
             died=self._died,
@@ -121,7 +122,7 @@ class Worker:
         )
         self._bus.start(
             self._hosts,
-            Listener(received=reader.received, confirmed=self._engine.confirmed, died=self._died),
+            Listener(received=reader.received, confirmed=self._engine.confirmed, refused=_log_refused, died=self._died),
         )
         self._engine.renew_leases()
         self._timers.every(LEASE_SECONDS / 3, self._engine.renew_leases)
@@ -185,3 +186,9 @@ def _hosts(conf: cfg.ConfigOpts) -> list[str]:
             "[tracker] inventory_driver host reports this one machine; with several hosts choose another driver"
         )
     return hosts
+
+
+def _log_refused(refused: Sequence[Refusal]) -> None:
+    for refusal in refused:
+        why = refusal.broker_error if isinstance(refusal, RefusedDeadLetter) else refusal.reason
+        LOG.error("the broker does not take a message: %s", why)

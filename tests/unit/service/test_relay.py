@@ -20,6 +20,7 @@ from tracker_worker.store.base import Commit
 from tracker_worker.wire.message import decode_message
 
 N1, N2 = node_name(1), node_name(2)
+TOPIC = "notifications"
 
 
 class RecordingBus:
@@ -34,7 +35,7 @@ class RecordingBus:
 
     def take(self) -> list[tuple[int, int]]:
         """The keys sent since the last call."""
-        keys = [outgoing.key for call in self.calls for outgoing in call]
+        keys = [outgoing.key[:2] for call in self.calls for outgoing in call]
         self.calls.clear()
         return keys
 
@@ -47,7 +48,7 @@ class Case:
         self.writer = settle(self.store, nodes=nodes)
         self.ids = [ledger.id for ledger in self.writer.host]
         self.sent = RecordingBus()
-        self.relay = Relay(self.store, cast(Bus, self.sent), wake=lambda: None)
+        self.relay = Relay(self.store, cast(Bus, self.sent), topics=[TOPIC], wake=lambda: None)
         self.numbers = iter(range(1, 10000))
 
     def taken(self) -> Case:
@@ -80,7 +81,7 @@ class Case:
         return lagging(self.relay)
 
     def confirm(self, *keys: tuple[int, int]) -> None:
-        self.relay.confirmed(keys)
+        self.relay.confirmed([(*key, TOPIC) for key in keys])
         self.relay._take_confirms()
 
     def cursors(self) -> dict[int, int]:
@@ -135,7 +136,7 @@ def test_two_sendings_of_a_notification_differ_only_in_the_unique_id(case: Case)
     row = case.commit(1)
     messages = []
     for _ in range(2):
-        relay = Relay(case.store, cast(Bus, case.sent), wake=lambda: None)
+        relay = Relay(case.store, cast(Bus, case.sent), topics=[TOPIC], wake=lambda: None)
         relay.take(case.writer.host)
         relay._catch_up()
         messages.append([decode_message(outgoing.body) for call in case.sent.calls for outgoing in call][-1])
@@ -148,7 +149,7 @@ def test_two_sendings_of_a_notification_differ_only_in_the_unique_id(case: Case)
 def test_a_new_relay_begins_after_the_cursor(case: Case) -> None:
     case.commit(5)
     case.store.commit(Commit(cursors={1: 3}))
-    relay = Relay(case.store, cast(Bus, case.sent), wake=lambda: None)
+    relay = Relay(case.store, cast(Bus, case.sent), topics=[TOPIC], wake=lambda: None)
     relay.take(case.writer.host)
     assert lagging(relay)
     relay._catch_up()

@@ -29,6 +29,7 @@ class AMQPBus(Bus):
             confirm_threshold=self._settings.prefetch // max(1, len(hosts)) // 2,
             settle=self.receiver.settle,
             confirmed=listener.confirmed,
+            refused=listener.refused,
             died=listener.died,
         )
         self._started = True

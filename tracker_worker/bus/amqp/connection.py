@@ -122,6 +122,9 @@ class BrokerConnection(ABC):
     def idle(self) -> bool:
         """Whether nothing is waiting to be done on the connection."""
 
+    def failed(self, error: Exception) -> None:  # noqa: B027 a hook
+        """The connection has ended with ``error``, or could not be opened; ``lost`` is called next."""
+
     @abstractmethod
     def lost(self) -> None:
         """The connection is closed or lost."""
@@ -148,6 +151,7 @@ class BrokerConnection(ABC):
                     delays = self._settings.delays()
                     self._serve(connection, stream)
                 except LOST as error:
+                    self.failed(error)
                     delay = next(delays)
                     LOG.warning("%s: no connection to %s (%s); again in %g s", self.name, address(url), error, delay)
                 finally:

@@ -13,6 +13,7 @@ from typing import Any
 
 import amqp
 from amqp import serialization, spec
+from amqp.abstract_channel import AbstractChannel
 from amqp.transport import SSLTransport, TCPTransport
 
 UNREADABLE = "application/x-unreadable-properties"
@@ -24,6 +25,8 @@ NAMES = (
     (amqp.Connection, "on_inbound_frame"),
     (amqp.Connection(), "bytes_recv"),
     (amqp.Channel, "dispatch_method"),
+    (amqp.Channel, "_on_close"),  # opens the channel again before it raises
+    (AbstractChannel, "_callbacks"),
     (TCPTransport, "_setup_transport"),  # sets _quick_recv and _write
     (SSLTransport, "_setup_transport"),
 )
@@ -99,3 +102,19 @@ def take_deliveries(channel: Any, deliver: Callable[[bytes, Any], None]) -> None
             library(method, payload, content)
 
     channel.dispatch_method = dispatch
+
+
+def take_close(channel: Any, closed: Callable[[amqp.exceptions.AMQPError], None]) -> None:
+    """Hand the broker's error to ``closed`` when it closes the channel. The library has opened the channel again by then; it
+    would raise the error from whatever waits for an answer, on any channel."""
+    library = channel._callbacks[spec.Channel.Close]
+
+    def on_close(reply_code: int, reply_text: str, class_id: int, method_id: int) -> None:
+        try:
+            library(reply_code, reply_text, class_id, method_id)
+        except amqp.exceptions.AMQPError as error:
+            if (error.reply_code, error.reply_text) != (reply_code, reply_text):
+                raise  # the connection was lost meanwhile
+            closed(error)
+
+    channel._callbacks[spec.Channel.Close] = on_close

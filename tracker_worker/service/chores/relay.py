@@ -66,11 +66,21 @@ class Relay:
     ``take`` to ``drop``."""
 
     def __init__(
-        self, store: Store, bus: Bus, *, wake: Callable[[], None], monotonic: Callable[[], float] = threads.monotonic
+        self,
+        store: Store,
+        bus: Bus,
+        *,
+        topics: Sequence[str],
+        wake: Callable[[], None],
+        monotonic: Callable[[], float] = threads.monotonic,
     ) -> None:
-        """``wake`` causes the engine's next step soon. ``monotonic`` gives seconds."""
+        """Each of ``topics`` gets every notification. ``wake`` causes the engine's next step soon. ``monotonic``
+        gives seconds."""
         self._store = store
         self._bus = bus
+        self._topics = topics
+        # (node id, sequence) -> the topics that have not confirmed a notification yet, if several have to.
+        self._missing: dict[tuple[int, int], set[str]] = {}
         self._wake = wake
         self._monotonic = monotonic
         self._confirms: deque[Any] = deque()
@@ -87,7 +97,7 @@ class Relay:
         self.outage: tuple[StoreUnavailable, float] | None = None
 
     def confirmed(self, keys: Sequence[Any]) -> None:
-        """The bus has confirmed these notifications; a key is (node id, sequence)."""
+        """The bus has confirmed these notifications; a key is (node id, sequence, topic)."""
         self._confirms.extend(keys)
         if self._confirms_wanted:
             self._wake()
@@ -119,14 +129,14 @@ class Relay:
     def offer(self, notifications: Iterable[Notification]) -> list[Publication]:
         """Take over notifications that were committed. Returns those that the caller publishes now; the relay reads the others
         from the outbox later."""
-        ready = []
+        ready: list[Publication] = []
         for notification in notifications:
             track = self._tracks.get(notification.node_id)
             if track is None:
                 continue
             track.known = max(track.known, notification.sequence)
             if notification.sequence == track.sent + 1 and self._in_flight < WINDOW:
-                ready.append(self._publication(track, notification))
+                ready += self._publications(track, notification)
             else:
                 self._note(track)
         return ready
@@ -190,7 +200,13 @@ class Relay:
     def _take_confirms(self) -> None:
         confirms = self._confirms
         while confirms:
-            node_id, sequence = confirms.popleft()
+            node_id, sequence, topic = confirms.popleft()
+            missing = self._missing.get((node_id, sequence))
+            if missing is not None:
+                missing.discard(topic)
+                if missing:
+                    continue
+                del self._missing[node_id, sequence]
             track = self._tracks.get(node_id)
             if track is None or not track.confirmed < sequence <= track.sent or sequence in track.ahead:
                 continue
@@ -218,10 +234,10 @@ class Relay:
             if room <= 0:
                 return
             found = self._store.outbox(track.node_id, after=track.sent, limit=room)
-            ready = []
+            ready: list[Publication] = []
             for notification in found:
                 self._skip(track, notification.sequence - 1)
-                ready.append(self._publication(track, notification))
+                ready += self._publications(track, notification)
             if not found:
                 self._skip(track, track.known)
             self._lagging.pop(track.node_id)
@@ -238,11 +254,18 @@ class Relay:
         track.sent = sequence
         self._advance(track)
 
-    def _publication(self, track: _Track, notification: Notification) -> Publication:
+    def _publications(self, track: _Track, notification: Notification) -> list[Publication]:
+        """One publication for each topic."""
         track.sent = notification.sequence
         self._in_flight += 1
-        return Publication(
-            key=(notification.node_id, notification.sequence),
-            priority=notification.priority,
-            body=notification.encode(),
-        )
+        if len(self._topics) > 1:
+            self._missing[notification.node_id, notification.sequence] = set(self._topics)
+        return [
+            Publication(
+                key=(notification.node_id, notification.sequence, topic),
+                topic=topic,
+                priority=notification.priority,
+                body=notification.encode(),
+            )
+            for topic in self._topics
+        ]

@@ -44,18 +44,20 @@ class EngineThread:
         hosts: Sequence[str],
         owner: str,
         notify: bool,
+        topics: Sequence[str],
         conflict_retries: int,
         clock: Callable[[], int],
         died: Callable[[BaseException], None],
         monotonic: Callable[[], float] = threads.monotonic,
     ) -> None:
-        """``owner`` names this worker in leases. ``notify`` False: notifications are neither kept nor published."""
+        """``owner`` names this worker in leases. ``notify`` False: notifications are neither kept nor published. ``topics`` are
+        those that notifications are published to."""
         self._hosts = hosts
         self._thread = threads.StepThread("tracker-engine", self, died, monotonic=monotonic)
         wake = self._thread.wake
         ledgers = Ledgers(store)
         inbox = Inbox(store)
-        self._relay = Relay(store, bus, monotonic=monotonic, wake=wake) if notify else None
+        self._relay = Relay(store, bus, topics=topics, monotonic=monotonic, wake=wake) if notify else None
         self._leases = Leases(store=store, ledgers=ledgers, relay=self._relay, hosts=hosts, owner=owner, clock=clock)
         self._pruning = Pruning(store=store, ledgers=ledgers, leases=self._leases, clock=clock)
         self._audits = Audits(
