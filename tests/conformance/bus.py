@@ -172,6 +172,33 @@ class SettleContract(BusCase):
         assert bodies(first.listener.deliveries) == numbered(3)
 
 
+class LostContract(BusCase):
+    def test_a_stop_reports_the_lost_connection_once_after_the_last_delivery(
+        self, outside: Outside, make_worker: MakeWorker
+    ) -> None:
+        worker = make_worker()
+        outside.publish(HOST_1, b"0")
+        worker.listener.receive(1)
+        worker.stop()
+        worker.stop()
+        outside.publish(HOST_1, b"1")
+        assert worker.listener.lost_after == [1]
+        assert bodies(make_worker().listener.receive(2)) == numbered(2)
+        assert len(worker.listener.deliveries) == 1
+
+    def test_a_delivery_is_current_until_the_stop_of_its_bus(self, outside: Outside, make_worker: MakeWorker) -> None:
+        first = make_worker()
+        outside.publish(HOST_1, b"0")
+        (old,) = first.listener.receive(1)
+        assert first.bus.receiver.is_current(old)
+        first.stop()
+        assert not first.bus.receiver.is_current(old)
+        again = make_worker(bus=first.bus)
+        (new,) = again.listener.receive(1)
+        assert not first.bus.receiver.is_current(old)
+        assert first.bus.receiver.is_current(new)
+
+
 class TellContract(BusCase):
     def test_a_reply_reaches_its_queue_and_settles_its_delivery(
         self, outside: Outside, make_worker: MakeWorker
@@ -354,5 +381,5 @@ class StartStopContract(BusCase):
         stress(make)
 
 
-class BusContract(ReceiveContract, SettleContract, TellContract, TwoWorkersContract, StartStopContract):
+class BusContract(ReceiveContract, SettleContract, LostContract, TellContract, TwoWorkersContract, StartStopContract):
     """The whole contract."""

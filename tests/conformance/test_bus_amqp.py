@@ -67,6 +67,16 @@ class TestLostConnection(AMQPCase):
         worker.stop()
         assert broker.count(f"tracker.{HOST_1}") == 0
 
+    def test_a_lost_connection_is_reported_before_the_first_redelivery(self, broker: Broker, worker: Worker) -> None:
+        for body in numbered(3):
+            broker.publish(HOST_1, body)
+        old = worker.listener.receive(3)
+        lose_connections(broker, worker)
+        new = worker.listener.receive(6)[3:]
+        assert worker.listener.lost_after == [3]
+        current = worker.bus.receiver.is_current
+        assert [current(delivery) for delivery in (*old, *new)] == [False] * 3 + [True] * 3
+
     def test_settling_a_delivery_of_the_old_connection_settles_none_of_the_new_connection(
         self, broker: Broker, make_worker: MakeWorker
     ) -> None:

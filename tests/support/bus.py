@@ -28,15 +28,22 @@ class RecordingListener:
         self.deliveries: list[Delivery] = []
         self.confirmed: list[Any] = []
         self.refused: list[Refusal] = []
+        self.lost_after: list[int] = []  # for each lost connection, how many deliveries there were
         self.deaths: list[BaseException] = []
 
     def as_listener(self) -> Listener:
         return Listener(
             received=self._adder(self.deliveries),
+            lost=self._lost,
             confirmed=self._adder(self.confirmed),
             refused=self._adder(self.refused),
             died=self._died,
         )
+
+    def _lost(self) -> None:
+        with self._told:
+            self.lost_after.append(len(self.deliveries))
+            self._told.notify_all()
 
     def _adder(self, kept: list[Any]) -> Callable[[Sequence[Any]], None]:
         def add(told: Sequence[Any]) -> None:

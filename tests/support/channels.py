@@ -15,6 +15,7 @@ from amqp import spec
 from amqp.serialization import dumps
 
 import tests.support.messaging  # noqa: F401 before oslo.messaging
+from tracker_worker.bus.amqp.internals import encode_properties
 from tracker_worker.bus.settings import BrokerSettings
 
 SETTINGS = BrokerSettings(
@@ -23,6 +24,7 @@ SETTINGS = BrokerSettings(
     topic="tracker",
     queue_type="quorum",
     prefetch=256,
+    max_unsettled_bytes=67108864,
     dead_letter_queue="tracker.dead",
     notification_topics=("notifications",),
     durable=False,
@@ -121,6 +123,9 @@ class RecordingChannel:
         self.consumers.append(queue)
         self.limits[queue] = self.qos[-1][1]
 
+    def send_method(self, *_arguments: Any) -> None:
+        """Methods of other names are not recorded."""
+
     def basic_ack(self, tag: int, multiple: bool = False) -> None:
         self.acks.append((tag, multiple))
 
@@ -134,10 +139,10 @@ class RecordingChannel:
 
     def deliver(self, queue: str, tag: int, body: bytes, properties: Mapping[str, Any] | None = None) -> None:
         method = struct.pack(">HH", *spec.Basic.Deliver) + dumps("sLbss", (queue, tag, False, "openstack", queue))
-        self.dispatch_method(spec.Basic.Deliver, method, SimpleNamespace(body=body, properties=dict(properties or {})))
-
-    def dispatch_method(self, method: Any, payload: bytes, content: Any) -> None:
-        raise AssertionError("a delivery that nobody takes")
+        header = struct.pack(">HHQ", 60, 0, len(body)) + encode_properties(properties or {})
+        for kind, payload in ((1, method), (2, header), (3, body)):
+            if payload:
+                self.connection.on_inbound_frame((kind, self.channel_id, payload))
 
 
 class RecordingConnection:
@@ -149,6 +154,8 @@ class RecordingConnection:
         self.bytes_recv = 0  # py-amqp counts frames under this name
         self.channels: list[RecordingChannel] = []
         self.transport = SimpleNamespace(write=self._written)
+        self.left: list[tuple[int, int, bytes]] = []  # the frames that the library would get
+        self.on_inbound_frame: Callable[[tuple[int, int, bytes]], Any] = self.left.append
 
     def channel(self) -> RecordingChannel:
         self.channels.append(RecordingChannel(self, len(self.channels)))

@@ -294,6 +294,7 @@ class EngineHarness:
             self.hosts,
             Listener(
                 received=reader.received,
+                lost=lambda: None,
                 confirmed=self.engine.confirmed,
                 refused=self.refused.extend,
                 died=self.deaths.put,

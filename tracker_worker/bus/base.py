@@ -31,10 +31,11 @@ FANOUT = "*"
 class Delivery(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """One message as it arrived.
 
-    ``header_table``: the sender's application headers, as the encoded AMQP table arrived, without its length prefix;
-    ``headers`` are the same decoded, empty where they cannot be decoded. ``source`` is the host whose queue the message
-    came from, SHARED or FANOUT. ``deadline`` is the time on the monotonic clock, in seconds, from which no caller waits for
-    a reply; None: the message has no expiration. ``token`` is for the bus itself."""
+    ``source`` is the host whose queue the message came from, SHARED or FANOUT. ``deadline`` is the time on the monotonic
+    clock, in seconds, from which no caller waits for a reply; None: the message has no expiration. ``token`` is for the bus
+    itself. ``header_table`` holds the sender's application headers, as the encoded AMQP table arrived (without its length
+    prefix); ``headers`` is the decoded mapping, empty where the table cannot be decoded. ``properties`` are the others.
+    """
 
     body: bytes
     source: str
@@ -110,10 +111,12 @@ Refusal = RefusedDeadLetter | RefusedPublication
 class Listener:
     """The functions that the bus calls on its own threads. They return immediately and never raise.
 
-    ``refused``: the broker does not take these messages, and the bus does not send them again; it leaves the delivery of a dead
-    letter unsettled."""
+    ``lost``: the consuming connection is gone, and nothing that came over it is handed over any more. All of it that is not
+    settled will be delivered again, so that whoever has not decided it yet drops it. ``refused``: the broker does not take
+    these messages, and the bus does not send them again; it leaves the delivery of a dead letter unsettled."""
 
     received: Callable[[Sequence[Delivery]], None]
+    lost: Callable[[], None]
     confirmed: Callable[[Sequence[Any]], None]
     refused: Callable[[Sequence[Refusal]], None]
     died: Callable[[BaseException], None]
@@ -125,6 +128,11 @@ class Receiver(ABC):
     @abstractmethod
     def settle(self, deliveries: Iterable[Delivery]) -> None:
         """These deliveries are finished and are not delivered again. Any thread; returns immediately."""
+
+    @abstractmethod
+    def is_current(self, delivery: Delivery) -> bool:
+        """Whether the delivery came over the connection that is open now; one that did not is delivered again, whatever
+        happens to it here. Any thread; costs little."""
 
 
 class Sender(ABC):

@@ -128,11 +128,13 @@ class MemoryBus(Bus, Receiver, Sender):
         self._lock = threading.Lock()
         self._unsettled: OrderedDict[int, Delivery] = OrderedDict()
         self._tags = 0
+        self._last_start = 0  # the tag of the last delivery before it
         self._paused = False
 
     def start(self, hosts: Sequence[str], listener: Listener) -> None:
         self._listener = listener
         self._paused = False
+        self._last_start = self._tags
         self._sources = [*hosts, SHARED, FANOUT]
         for source in self._sources:
             self._broker.consume(source, self._receive)
@@ -155,7 +157,9 @@ class MemoryBus(Bus, Receiver, Sender):
     def stop(self, timeout_seconds: float) -> None:
         sources, self._sources = self._sources, []
         self._broker.leave(sources, self._receive, self._take_unsettled)
-        self._listener = None
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.lost()
 
     def _take_unsettled(self) -> list[Delivery]:
         with self._lock:
@@ -165,6 +169,9 @@ class MemoryBus(Bus, Receiver, Sender):
 
     def connected(self) -> bool:
         return self._listener is not None
+
+    def is_current(self, delivery: Delivery) -> bool:
+        return self._listener is not None and delivery.token > self._last_start
 
     def settle(self, deliveries: Iterable[Delivery]) -> None:
         with self._lock:

@@ -83,6 +83,7 @@ class BrokerSettings(ConnectionSettings):
 
     queue_type: str
     prefetch: int
+    max_unsettled_bytes: int
     dead_letter_queue: str
     notification_topics: tuple[str, ...]
     auto_delete: bool
@@ -118,6 +119,7 @@ def read_settings(conf: cfg.ConfigOpts) -> BrokerSettings:
         **common,
         queue_type=conf.bus.queue_type,
         prefetch=conf.bus.prefetch,
+        max_unsettled_bytes=conf.bus.max_unsettled_bytes,
         dead_letter_queue=conf.bus.dead_letter_queue,
         notification_topics=tuple(conf.notifications.topics) if conf.notifications.driver == "messaging" else (),
         auto_delete=rabbit.amqp_auto_delete,

@@ -25,6 +25,14 @@ OPTIONS = [
         "the worker serves hundreds of hosts. A larger number makes larger batches under load, and more messages are "
         "redelivered after a crash.",
     ),
+    cfg.IntOpt(
+        "max_unsettled_bytes",
+        default=67108864,
+        min=1048576,
+        help="The largest number of bytes of messages that the worker holds; over it, the worker reads no further message "
+        "until it has finished half of them. A single message may be larger. Lower it if memory is scarce. With a smaller "
+        "number, batches of large messages are smaller. A message takes several times its size while it is processed.",
+    ),
     cfg.StrOpt(
         "dead_letter_queue",
         default="tracker.dead",

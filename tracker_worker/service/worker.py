@@ -122,7 +122,15 @@ class Worker:
         )
         self._bus.start(
             self._hosts,
-            Listener(received=reader.received, confirmed=self._engine.confirmed, refused=_log_refused, died=self._died),
+            Listener(
+                received=reader.received,
+                lost=lambda: (
+                    None
+                ),  # what is decided for a lost delivery stays decided, and its copy gets the same answer
+                confirmed=self._engine.confirmed,
+                refused=_log_refused,
+                died=self._died,
+            ),
         )
         self._engine.renew_leases()
         self._timers.every(LEASE_SECONDS / 3, self._engine.renew_leases)

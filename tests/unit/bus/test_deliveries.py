@@ -27,7 +27,11 @@ from tracker_worker.bus.amqp import consumer as consumer_module
 from tracker_worker.bus.amqp import frames
 from tracker_worker.bus.amqp.consumer import Consumer
 from tracker_worker.bus.amqp.frames import Delivered, read_delivery
-from tracker_worker.bus.amqp.internals import UNREADABLE, tolerate_unreadable_properties
+from tracker_worker.bus.amqp.internals import (
+    UNREADABLE,
+    take_frames,
+    tolerate_unreadable_properties,
+)
 from tracker_worker.bus.amqp.stream import Stream
 from tracker_worker.bus.base import Delivery
 
@@ -50,7 +54,6 @@ EVERY = {
     "app_id": "a",
     "cluster_id": "",
 }
-NESTED = b"".join(b"A" + struct.pack(">I", 5 * left) for left in reversed(range(5000)))
 HEARTBEAT = struct.pack(">BHIB", 8, 0, 0, 0xCE)
 
 
@@ -101,7 +104,7 @@ class Library:
         self.channel = amqp.Channel(self.connection, CHANNEL, auto_decode=False)
 
 
-def by_library(data: bytes) -> Delivered:
+def by_library(data: bytes) -> dict[str, Any]:
     """The one delivery in ``data``, read by py-amqp."""
     messages: list[amqp.Message] = []
     rest = io.BytesIO(data)
@@ -111,16 +114,27 @@ def by_library(data: bytes) -> Delivered:
     assert not rest.read()
     (message,) = messages
     info = message.delivery_info
-    return Delivered(
-        consumer_tag=info["consumer_tag"],
-        tag=info["delivery_tag"],
-        exchange=info["exchange"],
-        routing_key=info["routing_key"],
-        properties=message.properties,
-        body=message.body or b"",  # py-amqp gives a str for an empty body
-        frames=library.connection.bytes_recv,
-        end=len(data),
-    )
+    return {
+        "consumer_tag": info["consumer_tag"],
+        "tag": info["delivery_tag"],
+        "exchange": info["exchange"],
+        "routing_key": info["routing_key"],
+        "properties": {name: value for name, value in message.properties.items() if value != {}},  # an empty table
+        "body": message.body or b"",  # py-amqp gives a str for an empty body
+        "frames": library.connection.bytes_recv,
+    }
+
+
+def by_us(found: Delivered) -> dict[str, Any]:
+    """The same of a delivery that we have read."""
+    names = ("consumer_tag", "tag", "exchange", "routing_key", "body", "frames")
+    return {**{name: getattr(found, name) for name in names}, "properties": all_properties(found)}
+
+
+def all_properties(found: Delivered) -> dict[str, Any]:
+    """The properties as py-amqp has them."""
+    properties, table, headers = found.content
+    return {**properties, **({"application_headers": dict(headers)} if table else {})}
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -128,8 +142,8 @@ def test_each_property_equals_the_property_read_by_py_amqp(name: str) -> None:
     data = deliver(b"{}", {name: EVERY[name]})
     found = read_delivery(data, 0, CHANNEL)
     assert found is not None
-    assert found.properties == {name: EVERY[name]}
-    assert found == by_library(data)
+    assert all_properties(found) == {name: EVERY[name]}
+    assert by_us(found) == by_library(data)
 
 
 @pytest.mark.parametrize("properties", [{}, PLAIN, EVERY], ids=["none", "plain", "every"])
@@ -140,7 +154,7 @@ def test_a_body_is_complete_for_any_number_of_frames(size: int, properties: dict
     found = read_delivery(data, 0, CHANNEL)
     assert found is not None
     assert found.body == body
-    assert found == by_library(data)
+    assert by_us(found) == by_library(data)
 
 
 @pytest.mark.parametrize("exchange", ["", "öffentlich"])
@@ -151,7 +165,7 @@ def test_names_and_tags_equal_those_read_by_py_amqp(exchange: str, key: str, tag
     found = read_delivery(data, 0, CHANNEL)
     assert found is not None
     assert (found.consumer_tag, found.tag, found.exchange, found.routing_key) == (QUEUE, tag, exchange, key)
-    assert found == by_library(data)
+    assert by_us(found) == by_library(data)
 
 
 _text = st.text(st.characters(codec="utf-8"), max_size=60)
@@ -184,7 +198,7 @@ def test_any_delivery_anywhere_in_a_buffer_equals_the_delivery_read_by_py_amqp(
     found = read_delivery(around + data + around, len(around), CHANNEL)
     assert found is not None
     assert found.end == len(around) + len(data)
-    assert found._replace(end=len(data)) == by_library(data)
+    assert by_us(found) == by_library(data)
 
 
 @pytest.mark.parametrize("before", [b"", deliver(tag=3)], ids=["first", "second"])
@@ -254,33 +268,19 @@ def test_a_property_that_is_not_utf_8_is_unreadable_as_in_py_amqp() -> None:
     data = METHOD + frame(2, header) + frame(3, b"x")
     found = read_delivery(data, 0, CHANNEL)
     assert found is not None
-    assert found.properties == {"content_type": UNREADABLE}
-    assert found == by_library(data)
-
-
-@pytest.mark.parametrize(
-    "value",
-    [b"?", b"T" + struct.pack(">Q", 2**38), b"T" + struct.pack(">Q", 2**60), b"S\0", NESTED],
-    ids=["of no type", "after the year 9999", "no date at all", "cut off", "nested 5000 levels"],
-)
-def test_an_unreadable_header_makes_the_properties_unreadable(value: bytes) -> None:
-    table = b"\x01k" + value
-    header = struct.pack(">HHQHI", 60, 0, 0, 0x2000, len(table)) + table
-    found = read_delivery(METHOD + frame(2, header), 0, CHANNEL)
-    assert found is not None
-    assert found.properties == {"content_type": UNREADABLE}
-    assert found == by_library(METHOD + frame(2, header))
+    assert found.content.properties == {"content_type": UNREADABLE}
+    assert by_us(found) == by_library(data)
 
 
 def test_only_properties_of_a_usual_size_are_cached() -> None:
-    frames._usual_properties.cache_clear()
+    frames._usual_content.cache_clear()
     usual, large = deliver(b"", PLAIN), deliver(b"", {"application_headers": {"x": "y" * frames._MOST_KEPT_BYTES}})
     for _ in range(3):
-        assert read_delivery(large, 0, CHANNEL) == by_library(large)
-    assert frames._usual_properties.cache_info().currsize == 0
+        assert read_delivery(large, 0, CHANNEL) is not None
+    assert frames._usual_content.cache_info().currsize == 0
     for _ in range(3):
-        assert read_delivery(usual, 0, CHANNEL) == by_library(usual)
-    assert frames._usual_properties.cache_info()[:2] == (2, 1)
+        assert read_delivery(usual, 0, CHANNEL) is not None
+    assert frames._usual_content.cache_info()[:2] == (2, 1)
 
 
 class Case:
@@ -288,14 +288,16 @@ class Case:
 
     def __init__(self) -> None:
         self.received: list[Delivery] = []
-        self.consumer = Consumer(SETTINGS, ["host-1"], received=self.received.extend, died=self._died)
+        self.consumer = Consumer(
+            SETTINGS, ["host-1"], received=self.received.extend, lost=lambda: None, died=self._died
+        )
         declared = RecordingConnection()
         self.consumer.opened(declared)
         sock, self.broker = socket.socketpair()
         library = Library(sock.recv)
         self.connection = library.connection
         self.connection.transport.sock = sock
-        library.channel.dispatch_method = declared.last.dispatch_method
+        take_frames(library.connection, CHANNEL, self.consumer._pieces.take)
         self.consumer._channel = library.channel
         self.stream = Stream(self.connection)
 
@@ -386,13 +388,12 @@ def test_names_that_are_not_utf_8_are_replaced_with_and_without_py_amqp(case: Ca
     assert at_once.routing_key.replace("\ufffd", "") == ""
 
 
-def test_changing_the_properties_of_a_delivery_does_not_change_a_later_delivery(case: Case) -> None:
-    case.broker.sendall(deliver(b"1", EVERY, tag=1))
-    (first,) = case.read()
-    expected = dict(first.properties)
-    assert isinstance(first.properties, dict)
-    first.properties.clear()
-    case.broker.sendall(deliver(b"2", EVERY, tag=2))
-    (second,) = case.read()
+def test_nobody_can_change_the_properties_that_deliveries_share(case: Case) -> None:
+    case.broker.sendall(deliver(b"1", EVERY, tag=1) + deliver(b"2", EVERY, tag=2))
+    first, second = case.read()
+    with pytest.raises(TypeError):
+        first.properties["type"] = "another"  # type: ignore[index]
+    with pytest.raises(TypeError):
+        first.headers["x-text"] = "another"  # type: ignore[index]
     assert second.headers == EVERY["application_headers"]
-    assert second.properties == expected == {n: v for n, v in EVERY.items() if n != "application_headers"}
+    assert second.properties == first.properties == {n: v for n, v in EVERY.items() if n != "application_headers"}

@@ -25,8 +25,8 @@ INNER = {
     "_serialize_properties",
     "_write",
     "bytes_recv",
-    "dispatch_method",
     "on_inbound_frame",
+    "send_method",
     "serialization",
 }
 

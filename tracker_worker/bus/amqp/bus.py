@@ -22,7 +22,9 @@ class AMQPBus(Bus):
         self._started = False
 
     def start(self, hosts: Sequence[str], listener: Listener) -> None:
-        self.receiver = Consumer(self._settings, hosts, received=listener.received, died=listener.died)
+        self.receiver = Consumer(
+            self._settings, hosts, received=listener.received, lost=listener.lost, died=listener.died
+        )
         self.sender = AMQPSender(
             self._settings,
             # A request occupies its place in a queue's prefetch until its reply is confirmed: half of the places may wait.

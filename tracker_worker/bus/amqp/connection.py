@@ -31,6 +31,7 @@ LOG = logging.getLogger(__name__)
 # A broker that stalls in the middle of a frame blocks this thread for this long before the connection counts as lost.
 _READ_TIMEOUT_SECONDS = 5
 _HEARTBEAT_CHECK_SECONDS = 1
+FOREVER = float("inf")
 
 
 class BrokerConnection(ABC):
@@ -115,8 +116,12 @@ class BrokerConnection(ABC):
         return position
 
     def read_pause(self) -> float:
-        """Seconds for which nothing needs to be read from the connection. Asked again whenever the thread is woken."""
+        """Seconds for which nothing needs to be read from the connection; FOREVER: nothing may be read. Asked again whenever
+        the thread is woken, after ``work``, and between reads."""
         return 0.0
+
+    def closing(self) -> None:  # noqa: B027 a hook
+        """The connection is about to be closed; frames that are still read concern nobody."""
 
     @abstractmethod
     def idle(self) -> bool:
@@ -156,6 +161,7 @@ class BrokerConnection(ABC):
                     LOG.warning("%s: no connection to %s (%s); again in %g s", self.name, address(url), error, delay)
                 finally:
                     self._open.clear()
+                    self.closing()
                     try:
                         _close(connection)  # before ``lost``: frames may arrive until the broker has closed
                     finally:
@@ -190,18 +196,21 @@ class BrokerConnection(ABC):
             self.sent()
             if self._stopping.is_set() and (self.idle() or time.monotonic() > self._stop_before):
                 return
-            wait = 0.0 if stream.unread() else min(self.due_in(), _HEARTBEAT_CHECK_SECONDS)
             pause = self.read_pause()
+            may_read = pause < FOREVER
+            wait = 0.0 if may_read and stream.unread() else min(self.due_in(), _HEARTBEAT_CHECK_SECONDS)
             self._paused = pause > 0
             ready = self._sleep(wake_poller, min(wait, pause)) if self._paused else self._sleep(poller, wait)
             if self._wake_reader in ready:
                 os.read(self._wake_reader, 65536)
                 self._woken = False
-            if sock.fileno() in ready or stream.unread():
+            if may_read and (sock.fileno() in ready or stream.unread()):
                 self._read(connection, stream)
             self.work()
             now = time.monotonic()
             if now >= next_check:
+                if not may_read:
+                    internals.count_as_alive(connection)
                 connection.heartbeat_tick()
                 next_check = now + _HEARTBEAT_CHECK_SECONDS
 
@@ -218,7 +227,7 @@ class BrokerConnection(ABC):
         return not self._paused or self.read_pause() > 0
 
     def _read(self, connection: Any, stream: Stream) -> None:
-        """Read every frame that has arrived."""
+        """Read every frame that has arrived and may be read."""
         poller = select.poll()
         poller.register(connection.sock, select.POLLIN)
         while True:
@@ -229,7 +238,7 @@ class BrokerConnection(ABC):
                 raise amqp.exceptions.RecoverableConnectionError("the broker stalled within a frame") from error
             if not connection.connected:
                 raise amqp.exceptions.RecoverableConnectionError("the connection was closed")
-            if not stream.unread() and not poller.poll(0):
+            if not (stream.unread() or poller.poll(0)) or self.read_pause() == FOREVER:
                 return
 
 

@@ -9,10 +9,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from amqp.exceptions import FrameSyntaxError
+
 from tracker_worker import faults
 from tracker_worker.bus.amqp import internals, topology
-from tracker_worker.bus.amqp.connection import BrokerConnection
-from tracker_worker.bus.amqp.frames import Delivered, delivered, read_delivery
+from tracker_worker.bus.amqp.connection import FOREVER, BrokerConnection
+from tracker_worker.bus.amqp.frames import Delivered, Pieces, read_delivery
 from tracker_worker.bus.base import Delivery, Receiver
 from tracker_worker.bus.settings import BrokerSettings
 
@@ -27,7 +29,11 @@ _epochs = itertools.count(1)
 
 
 class Consumer(BrokerConnection, Receiver):
-    """A delivery's ``token`` is (epoch, tag): a tag of a lost connection is never acknowledged on another one."""
+    """A delivery's ``token`` is (epoch, tag): a tag of a lost connection is never acknowledged on another one.
+
+    Over ``max_unsettled_bytes`` of unsettled deliveries, with what has arrived of the next one, nothing is read until half of
+    it is settled. Where nothing is unsettled, everything is read: the only delivery may be larger.
+    """
 
     _settings: BrokerSettings
 
@@ -37,11 +43,13 @@ class Consumer(BrokerConnection, Receiver):
         hosts: Sequence[str],
         *,
         received: Callable[[Sequence[Delivery]], None],
+        lost: Callable[[], None],
         died: Callable[[BaseException], None],
     ) -> None:
         super().__init__("tracker-consumer", settings, died)
         self._hosts = hosts
         self._received = received
+        self._report_lost = lost
         self._handing_over = True
         self._share = max(1, settings.prefetch // max(1, len(hosts)))
         self._ack_threshold = max(1, min(self._share, _SIDE_PREFETCH) // 4)
@@ -50,8 +58,14 @@ class Consumer(BrokerConnection, Receiver):
         self._sources: dict[str, str] = {}  # by consumer tag
         self._epoch = 0
         self._arrived: list[Delivery] = []
-        self._settled: deque[Delivery] = deque()
-        self._unsettled: dict[int, None] = {}  # tags in the order of delivery
+        self._pieces = Pieces(self._arrive)
+        self._settled: deque[tuple[int, int]] = deque()  # tokens, so that no body is held until they are acknowledged
+        self._unsettled: dict[int, int] = {}  # tags in the order of delivery, and the bytes of each
+        self._unsettled_bytes = 0
+        self._most_bytes = settings.max_unsettled_bytes
+        self._full = False
+        self._closing = False
+        self._consuming = False  # the broker has answered that it delivers
         self._unacked: set[int] = set()
         self._acknowledged = False
 
@@ -62,17 +76,21 @@ class Consumer(BrokerConnection, Receiver):
 
     def settle(self, deliveries: Iterable[Delivery]) -> None:
         """Acknowledge these deliveries soon, on the connection's thread."""
-        self._settled.extend(deliveries)
+        self._settled.extend([delivery.token for delivery in deliveries])
         if len(self._settled) >= self._ack_threshold or time.monotonic() >= self._ack_before:
             self.wake()
 
+    def is_current(self, delivery: Delivery) -> bool:
+        return bool(delivery.token[0] == self._epoch)
+
     def opened(self, connection: Any) -> None:
         self._epoch = next(_epochs)
+        self._closing = self._full = self._consuming = False
         queues = topology.served(self._settings, self._hosts)
         topology.declare_served(connection, self._settings, queues)
         self._channel = channel = connection.channel()
         channel.auto_decode = False  # the bytes as they came, whatever content_encoding says
-        internals.take_deliveries(channel, self._library_delivery)
+        internals.take_frames(connection, channel.channel_id, self._take)
         self._sources = {queue.name: queue.source for queue in queues}
         own = set(self._hosts)
         limit = None
@@ -80,45 +98,63 @@ class Consumer(BrokerConnection, Receiver):
             if limit != (limit := self._share if queue.source in own else _SIDE_PREFETCH):
                 # Quorum queues refuse a limit for the whole channel. This one is per consumer, and holds for those that follow.
                 channel.basic_qos(0, limit, False)
-            # Only the last answer is waited for: the broker answers in order.
-            channel.basic_consume(queue.name, consumer_tag=queue.name, nowait=queue is not queues[-1])
-        self.wake()  # deliveries may have arrived on the way
+            channel.basic_consume(queue.name, consumer_tag=queue.name, nowait=True)
+        internals.ask(channel)
+
+    def is_open(self) -> bool:
+        return self._consuming and super().is_open()
+
+    def read_pause(self) -> float:
+        most = self._most_bytes // 2 if self._full else self._most_bytes
+        self._full = self._unsettled_bytes > 0 and self._unsettled_bytes + self._pieces.size > most
+        return FOREVER if self._full else 0.0
+
+    def closing(self) -> None:
+        self._closing = True
+
+    def _take(self, kind: int, payload: bytes) -> bool:
+        if self._closing or self._pieces.take(kind, payload):
+            return True
+        self._consuming = self._consuming or payload.startswith(internals.ANSWER)
+        return False
 
     def read(self, data: bytes, position: int) -> int:
+        if self._pieces.size:
+            return position
         while found := read_delivery(data, position, self._channel.channel_id):
-            self._arrived.append(self._delivery(found))
+            self._arrive(found)
             # py-amqp counts frames here, whatever the name says; its heartbeat check then knows that the broker is alive.
             self._channel.connection.bytes_recv += found.frames
             position = found.end
         return position
 
-    def _library_delivery(self, payload: bytes, content: Any) -> None:
-        """py-amqp has read a delivery, which did not arrive whole."""
-        body = content.body
-        body = body.encode() if isinstance(body, str) else bytes(body)
-        self._arrived.append(self._delivery(delivered(bytes(payload), content.properties, body)))
-
-    def _delivery(self, found: Delivered) -> Delivery:
-        properties = dict(found.properties)
-        headers = dict(properties.pop("application_headers", None) or {})
-        return Delivery(
-            body=found.body,
-            source=self._sources[found.consumer_tag],
-            content_type=properties.get("content_type"),
-            headers=headers,
-            properties=properties,
-            exchange=found.exchange,
-            routing_key=found.routing_key,
-            deadline=_deadline(properties.get("expiration")),
-            token=(self._epoch, found.tag),
+    def _arrive(self, found: Delivered) -> None:
+        source = self._sources.get(found.consumer_tag)
+        if source is None:
+            raise FrameSyntaxError(f"a delivery to {found.consumer_tag!r}, which is no consumer")
+        content = found.content
+        properties = content.properties
+        self._unsettled[found.tag] = size = len(found.body) + found.header_bytes
+        self._unsettled_bytes += size
+        self._arrived.append(
+            Delivery(
+                body=found.body,
+                source=source,
+                content_type=properties.get("content_type"),
+                headers=content.headers,
+                header_table=content.header_table,
+                properties=properties,
+                exchange=found.exchange,
+                routing_key=found.routing_key,
+                deadline=_deadline(properties.get("expiration")),
+                token=(self._epoch, found.tag),
+            )
         )
 
     def work(self) -> None:
         if self._arrived:
             arrived, self._arrived = self._arrived, []
             self._ack_before = time.monotonic() + _ACK_SECONDS
-            for delivery in arrived:
-                self._unsettled[delivery.token[1]] = None
             if self._handing_over:
                 self._received(arrived)
         if self._settled:
@@ -126,9 +162,9 @@ class Consumer(BrokerConnection, Receiver):
 
     def _acknowledge(self) -> None:
         while self._settled:
-            epoch, tag = self._settled.popleft().token
+            epoch, tag = self._settled.popleft()
             if epoch == self._epoch and tag in self._unsettled:
-                del self._unsettled[tag]
+                self._unsettled_bytes -= self._unsettled.pop(tag)
                 self._unacked.add(tag)
         if not self._unacked:
             return
@@ -158,11 +194,16 @@ class Consumer(BrokerConnection, Receiver):
 
     def lost(self) -> None:
         # Unacknowledged messages are redelivered, on the next connection or to another worker.
-        self._epoch = 0
+        was_open, self._epoch = self._epoch > 0, 0
         self._channel = None
         self._arrived.clear()
+        self._pieces.forget()
+        self._settled.clear()
         self._unsettled.clear()
+        self._unsettled_bytes = 0
         self._unacked.clear()
+        if was_open:
+            self._report_lost()
 
 
 def _deadline(expiration: str | None) -> float | None:

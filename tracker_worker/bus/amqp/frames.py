@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """basic.publish -> AMQP frames, and AMQP frames -> basic.deliver: the two methods that a worker needs for every request.
 
-py-amqp works field by field and takes about three times as long. Every other method is left to py-amqp, and so is a delivery
-that has not arrived whole. Frame layout: AMQP 0-9-1 specification, section 4.2.3; content header: 4.2.6.1; the methods: its
-class reference, 1.8.3.7 and 1.8.3.9.
+py-amqp works field by field, takes about three times as long, and would decode all headers of a message. Every other method is
+left to py-amqp. Frame layout: AMQP 0-9-1 specification, section 4.2.3; content header: 4.2.6.1; the methods: its class
+reference, 1.8.3.7 and 1.8.3.9.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from tracker_worker.bus.amqp.internals import decode_properties
+from amqp.exceptions import FrameSyntaxError
+
+from tracker_worker.bus.amqp.internals import Content, decode_content
 
 _FRAME = struct.Struct(">BHI")  # type, channel, size
 _CONTENT = struct.Struct(">HHQ")  # class, weight, body size
@@ -77,18 +79,16 @@ def _short(text: str) -> bytes:
 
 
 class Delivered(NamedTuple):
-    """One basic.deliver with its content.
-
-    ``properties`` have py-amqp's names and types, and are shared with other deliveries: nobody may change them. ``frames`` is
-    the number of frames, ``end`` the position behind the last one.
-    """
+    """One basic.deliver with its content. ``header_bytes`` is the length of its encoded properties, ``frames`` the number of
+    frames, ``end`` the position behind the last one."""
 
     consumer_tag: str
     tag: int
     exchange: str
     routing_key: str
-    properties: Mapping[str, Any]
+    content: Content
     body: bytes
+    header_bytes: int
     frames: int = 0
     end: int = 0
 
@@ -116,19 +116,71 @@ def read_delivery(data: bytes, start: int, channel: int) -> Delivered | None:
         parts.append(data[part[0] : part[1] - 1])
         left -= len(parts[-1])
         position = part[1]
-    body = parts[0] if len(parts) == 1 else b"".join(parts)
-    found = delivered(data[method[0] : method[1] - 1], _properties(data[properties : header[1] - 1]), body)
+    found = _delivered(data[method[0] : method[1] - 1], data[properties : header[1] - 1], parts)
     return found._replace(frames=2 + len(parts), end=position)
 
 
-def delivered(method: bytes, properties: Mapping[str, Any], body: bytes) -> Delivered:
+class Pieces:
+    """Puts together the deliveries of one channel whose frames arrive one by one. ``size`` is the number of bytes of the
+    delivery that is not complete, 0 between two deliveries."""
+
+    def __init__(self, arrived: Callable[[Delivered], None]) -> None:
+        self.size = 0
+        self._arrived = arrived
+        self._method: bytes | None = None
+        self._header: bytes | None = None
+        self._left = 0
+        self._parts: list[bytes] = []
+
+    def take(self, kind: int, payload: bytes) -> bool:
+        """Take a frame if it belongs to a delivery, and report the delivery if it was the last one. Returns whether it did.
+
+        Raises FrameSyntaxError: another frame has to come now, or the frame is malformed.
+        """
+        if self._method is None:
+            if kind != _METHOD or payload[:4] != _DELIVER:
+                return False
+            self._method = payload
+            self.size = len(payload)
+            return True
+        if self._header is None:
+            if kind != _HEADER or len(payload) < _CONTENT.size:
+                raise FrameSyntaxError("a delivery without a content header")
+            self._header = payload[_CONTENT.size :]
+            _, _, self._left = _CONTENT.unpack_from(payload)
+        elif kind != _BODY:
+            raise FrameSyntaxError("a delivery whose body is not complete")
+        else:
+            self._parts.append(payload)
+            self._left -= len(payload)
+        self.size += len(payload)
+        if self._left <= 0:
+            method, header, parts = self._method, self._header, self._parts
+            self.forget()
+            found = _delivered(method, header, parts)
+            self._arrived(found._replace(frames=2 + len(parts)))
+        return True
+
+    def forget(self) -> None:
+        """The channel is lost, and the rest of the delivery does not come."""
+        self.size = self._left = 0
+        self._method = self._header = None
+        self._parts = []
+
+
+def _delivered(method: bytes, properties: bytes, parts: list[bytes]) -> Delivered:
     """The delivery whose basic.deliver has the payload ``method``. Names that are not UTF-8 are made readable; py-amqp would
-    raise for them."""
-    consumer_tag, at = _read_short(method, len(_DELIVER))
-    tag, _ = _TAG.unpack_from(method, at)
-    exchange, at = _read_short(method, at + _TAG.size)
-    routing_key, _ = _read_short(method, at)
-    return Delivered(consumer_tag, tag, exchange, routing_key, properties, body)
+    raise for them. Raises FrameSyntaxError: the method is malformed, so that its tag is not known."""
+    try:
+        consumer_tag, at = _read_short(method, len(_DELIVER))
+        tag, _ = _TAG.unpack_from(method, at)
+        exchange, at = _read_short(method, at + _TAG.size)
+        routing_key, _ = _read_short(method, at)
+    except (struct.error, IndexError):
+        raise FrameSyntaxError("a malformed basic.deliver") from None
+    body = parts[0] if len(parts) == 1 else b"".join(parts)
+    content = _usual_content(properties) if len(properties) <= _MOST_KEPT_BYTES else decode_content(properties)
+    return Delivered(consumer_tag, tag, exchange, routing_key, content, body, len(properties))
 
 
 def _payload(data: bytes, start: int, kind: int, channel: int) -> tuple[int, int] | None:
@@ -148,8 +200,4 @@ def _read_short(data: bytes, at: int) -> tuple[str, int]:
     return data[at + 1 : end].decode(errors="replace"), end
 
 
-def _properties(encoded: bytes) -> Mapping[str, Any]:
-    return _usual_properties(encoded) if len(encoded) <= _MOST_KEPT_BYTES else decode_properties(encoded)
-
-
-_usual_properties = lru_cache(maxsize=256)(decode_properties)
+_usual_content = lru_cache(maxsize=256)(decode_content)

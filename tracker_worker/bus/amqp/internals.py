@@ -8,8 +8,10 @@ doc/contributor/performance.md.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import amqp
 from amqp import serialization, spec
@@ -24,9 +26,10 @@ NAMES = (
     (serialization, "PROPERTY_CLASSES"),
     (amqp.Connection, "on_inbound_frame"),
     (amqp.Connection(), "bytes_recv"),
-    (amqp.Channel, "dispatch_method"),
     (amqp.Channel, "_on_close"),  # opens the channel again before it raises
     (AbstractChannel, "_callbacks"),
+    (amqp.Channel, "send_method"),
+    (serialization, "loads"),
     (TCPTransport, "_setup_transport"),  # sets _quick_recv and _write
     (SSLTransport, "_setup_transport"),
 )
@@ -34,6 +37,16 @@ NAMES = (
 
 _HEADER_FRAME = 2
 _PROPERTIES_AT = 12  # behind class, weight and body size
+_FLAGS = struct.Struct(">H")
+_SIZE = struct.Struct(">I")
+# Flags of basic's properties: AMQP 0-9-1, class reference 1.8, in the order of 4.2.6.1.
+_SHORT_STRINGS_BEFORE_HEADERS = (0x8000, 0x4000)  # content type, content encoding
+_HEADERS = 0x2000
+# A table of more levels is no client's; whatever walks through the values of a deep one would have to be prepared for it.
+_MOST_LEVELS = 32
+# The values of a longer table would take many times the table's memory for as long as the message is held.
+_MOST_KEPT_BYTES = 512
+_NO_HEADERS: Mapping[str, Any] = MappingProxyType({})
 _UNREADABLE_ERRORS = (
     ValueError,  # UnicodeDecodeError too
     ArithmeticError,
@@ -67,6 +80,90 @@ def decode_properties(encoded: bytes, offset: int = 0) -> dict[str, Any]:
         return {"content_type": UNREADABLE}
 
 
+class Content(NamedTuple):
+    """What a message has beside its body. Deliveries share it, so nothing in it can be changed.
+
+    ``properties`` have py-amqp's names and types; ``{"content_type": UNREADABLE}`` where they cannot be read. The application
+    headers are apart: ``header_table`` as they were encoded, without the length in front, and ``headers`` decoded, empty where
+    they cannot be read.
+    """
+
+    properties: Mapping[str, Any]
+    header_table: bytes
+    headers: Mapping[str, Any]
+
+
+def decode_content(encoded: bytes) -> Content:
+    """The content whose properties have the wire format ``encoded``. Linear in its length, and never raises."""
+    try:
+        (flags,) = _FLAGS.unpack_from(encoded)
+        if not flags & _HEADERS:
+            return Content(MappingProxyType(decode_properties(encoded)), b"", _NO_HEADERS)
+        at = _FLAGS.size
+        for flag in _SHORT_STRINGS_BEFORE_HEADERS:
+            if flags & flag:
+                at += 1 + encoded[at]
+        begin = at + _SIZE.size
+        end = begin + _SIZE.unpack_from(encoded, at)[0]
+    except (struct.error, IndexError):
+        return _UNREADABLE_CONTENT
+    if end > len(encoded):
+        return _UNREADABLE_CONTENT
+    others = _FLAGS.pack(flags & ~_HEADERS) + encoded[_FLAGS.size : at] + encoded[end:]
+    table = encoded[begin:end]
+    headers = decode_table(table) if len(table) <= _MOST_KEPT_BYTES else _LongTable(table)
+    return Content(MappingProxyType(decode_properties(others)), table, headers)
+
+
+_UNREADABLE_CONTENT = Content(MappingProxyType({"content_type": UNREADABLE}), b"", _NO_HEADERS)
+
+
+def decode_table(table: bytes) -> Mapping[str, Any]:
+    """The values of an encoded table, without the length in front, with py-amqp's types; empty where they cannot be read or
+    have more than 32 levels."""
+    try:
+        (values,), _ = serialization.loads("F", _SIZE.pack(len(table)) + table, 0)
+    except _UNREADABLE_ERRORS:
+        return _NO_HEADERS
+    return MappingProxyType(values) if _has_few_levels(values) else _NO_HEADERS
+
+
+def _has_few_levels(values: dict[str, Any]) -> bool:
+    level: list[Any] = [values]
+    for _ in range(_MOST_LEVELS):
+        level = [
+            value
+            for container in level
+            for value in (container.values() if isinstance(container, dict) else container)
+            if isinstance(value, (dict, list))
+        ]
+        if not level:
+            return True
+    return False
+
+
+# Whoever goes through a long table looks into it once for each name.
+_last_table = lru_cache(maxsize=1)(decode_table)
+
+
+class _LongTable(Mapping[str, Any]):
+    """A long table, of which only the bytes are kept: it is decoded again when somebody looks into it."""
+
+    __slots__ = ("_table",)
+
+    def __init__(self, table: bytes) -> None:
+        self._table = table
+
+    def __getitem__(self, name: str) -> Any:
+        return _last_table(self._table)[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_last_table(self._table))
+
+    def __len__(self) -> int:
+        return len(_last_table(self._table))
+
+
 def tolerate_unreadable_properties(connection: Any) -> None:
     """Have this connection, which is connected, and no other read messages whose properties are unreadable.
 
@@ -91,17 +188,19 @@ def replace_socket_calls(transport: Any, *, read: Callable[[int], bytes], write:
     transport._write = write
 
 
-def take_deliveries(channel: Any, deliver: Callable[[bytes, Any], None]) -> None:
-    """Hand the payload and the content of each basic.deliver on the channel to ``deliver``; the library does the rest."""
-    library = channel.dispatch_method
+def take_frames(connection: Any, channel: int, take: Callable[[int, bytes], bool]) -> None:
+    """Offer ``take`` the kind and the payload of each frame on a channel of this connection, which is connected; the library
+    gets those for which it returns False."""
+    library = connection.on_inbound_frame
 
-    def dispatch(method: tuple[int, int], payload: bytes, content: Any) -> None:
-        if method == spec.Basic.Deliver:
-            deliver(payload, content)
-        else:
-            library(method, payload, content)
+    def on_frame(frame: tuple[int, int, bytes]) -> Any:
+        kind, number, payload = frame
+        if number == channel and take(kind, bytes(payload)):
+            connection.bytes_recv += 1  # counts frames, whatever the name says; the heartbeat check reads it
+            return True
+        return library(frame)
 
-    channel.dispatch_method = dispatch
+    connection.on_inbound_frame = on_frame
 
 
 def take_close(channel: Any, closed: Callable[[amqp.exceptions.AMQPError], None]) -> None:
@@ -118,3 +217,18 @@ def take_close(channel: Any, closed: Callable[[amqp.exceptions.AMQPError], None]
             closed(error)
 
     channel._callbacks[spec.Channel.Close] = on_close
+
+
+ANSWER = struct.pack(">HH", *spec.Basic.QosOk)
+"""How the payload begins that answers ``ask``."""
+
+
+def ask(channel: Any) -> None:
+    """Ask the broker for an ANSWER, which comes when it has done everything that was sent on the channel. Does not wait: until
+    then any number of deliveries may come, all of which a call of the library that waits would read."""
+    channel.send_method(spec.Basic.Qos, "lBb", (0, 0, False))
+
+
+def count_as_alive(connection: Any) -> None:
+    """Have the next heartbeat check believe that something has arrived: who does not read cannot know whether it has."""
+    connection.bytes_recv += 1
