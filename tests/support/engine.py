@@ -22,7 +22,7 @@ import msgspec
 from tests.support.builders import HOST, NOW, RESERVED_MEMORY_MB, TIMEOUT, driver_resource_dict, node_name
 from tests.support.deadline import SECONDS
 from tests.support.store import settle
-from tracker_worker.bus.base import Listener
+from tracker_worker.bus.base import Listener, Refusal
 from tracker_worker.bus.memory import MemoryBroker, MemoryBus, Parked
 from tracker_worker.counters import Counters
 from tracker_worker.domain.inventory import reserve
@@ -251,6 +251,7 @@ class EngineHarness:
         self.inventories = Inventories(self.drivers, RESERVED, pool=pool)
         self.policy = POLICY
         self.monitors: list[ManualTimer] = []
+        self.refused: list[Refusal] = []
         self.deaths: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
         self.engine = EngineThread(
             store=self.store,

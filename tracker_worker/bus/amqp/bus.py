@@ -45,6 +45,7 @@ class AMQPBus(Bus):
             confirm_threshold=self._settings.prefetch // max(1, len(hosts)) // 2,
             settle=self.receiver.settle,
             confirmed=listener.confirmed,
+            refused=listener.refused,
             died=listener.died,
             addresses=self._addresses,
         )
@@ -85,3 +86,6 @@ class AMQPBus(Bus):
             if self._started:
                 self.sender.renew()
                 self.receiver.renew()
+
+    def probe(self, hosts: Sequence[str]) -> None:
+        """Does nothing yet."""

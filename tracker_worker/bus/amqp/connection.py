@@ -191,6 +191,9 @@ class BrokerConnection(ABC):
     def idle(self) -> bool:
         """Whether nothing is waiting to be done on the connection."""
 
+    def failed(self, error: Exception) -> None:  # noqa: B027 a hook
+        """The connection has ended with ``error``, or could not be opened; ``lost`` is called next."""
+
     @abstractmethod
     def lost(self) -> None:
         """The connection is closed or lost."""
@@ -240,6 +243,7 @@ class BrokerConnection(ABC):
             self._open.set()
             self._serve(connection, stream)
         except LOST as error:
+            self.failed(error)
             # The text alone goes into the log: the exception leads to the connection and its buffers.
             problem = " ".join(str(error).split()) or type(error).__name__
             refused = logging_in and isinstance(error, amqp.exceptions.AccessRefused)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import amqp
 from amqp import serialization, spec
+from amqp.abstract_channel import AbstractChannel
 from amqp.transport import SSLTransport, TCPTransport
 
 UNREADABLE = "application/x-unreadable-properties"
@@ -25,6 +26,8 @@ NAMES = (
     (serialization, "PROPERTY_CLASSES"),
     (amqp.Connection, "on_inbound_frame"),
     (amqp.Connection(), "bytes_recv"),
+    (amqp.Channel, "_on_close"),  # opens the channel again before it raises
+    (AbstractChannel, "_callbacks"),
     (amqp.Channel, "send_method"),
     (serialization, "loads"),
     (amqp.Connection, "Channel"),
@@ -280,6 +283,22 @@ def take_frames(connection: Any, channel: int, take: Callable[[int, bytes], bool
         return library(frame)
 
     connection.on_inbound_frame = on_frame
+
+
+def take_close(channel: Any, closed: Callable[[amqp.exceptions.AMQPError], None]) -> None:
+    """Hand the broker's error to ``closed`` when it closes the channel. The library has opened the channel again by then; it
+    would raise the error from whatever waits for an answer, on any channel."""
+    library = channel._callbacks[spec.Channel.Close]
+
+    def on_close(reply_code: int, reply_text: str, class_id: int, method_id: int) -> None:
+        try:
+            library(reply_code, reply_text, class_id, method_id)
+        except amqp.exceptions.AMQPError as error:
+            if (error.reply_code, error.reply_text) != (reply_code, reply_text):
+                raise  # the connection was lost meanwhile
+            closed(error)
+
+    channel._callbacks[spec.Channel.Close] = on_close
 
 
 ANSWER = struct.pack(">HH", *spec.Basic.QosOk)

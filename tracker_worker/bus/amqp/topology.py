@@ -116,12 +116,32 @@ def declare_served(connection: Any, settings: BrokerSettings, queues: Sequence[Q
             declare_queue(connection, queue)
 
 
+def published(settings: BrokerSettings) -> list[Queue]:
+    """The queues that a worker publishes to and declares: those of dead letters and of notifications."""
+    notifications = [
+        notification_queue(settings, topic, priority)
+        for topic in settings.notification_topics
+        for priority in PRIORITIES
+    ]
+    return [dead_letter_queue(settings), *notifications]
+
+
 def declare_notifications(connection: Any, settings: BrokerSettings) -> None:
     """Declare the queues of notifications, so that none is lost before the first listener declares its queue."""
     declare_exchange(connection, settings.exchange, "topic", durable=settings.durable, auto_delete=settings.auto_delete)
-    for topic in settings.notification_topics:
-        for priority in PRIORITIES:
-            declare_shared(connection, notification_queue(settings, topic, priority))
+    for queue in published(settings):
+        if queue.exchange:
+            declare_shared(connection, queue)
+
+
+def declare_again(connection: Any, settings: BrokerSettings, queue: Queue) -> None:
+    """Declare and bind one of these queues, and the exchange that it is bound to, which may be gone as well. Raises what the
+    broker refuses."""
+    if queue.exchange:
+        declare_exchange(
+            connection, settings.exchange, "topic", durable=settings.durable, auto_delete=settings.auto_delete
+        )
+    declare_shared(connection, queue)
 
 
 def declare_shared(connection: Any, queue: Queue) -> None:
