@@ -16,6 +16,7 @@ from tracker_worker.service.requests.pending import Heartbeat, PendingRequest
 from tracker_worker.text import printable
 from tracker_worker.wire.message import Malformed, ReplyTo
 from tracker_worker.wire.reply import encode_heartbeat
+from tracker_worker.wire.reply_queues import ANY_QUEUE, ReplyQueues
 from tracker_worker.wire.request import decode_request
 
 LOG = logging.getLogger(__name__)
@@ -35,14 +36,17 @@ class RequestReader:
         max_body_bytes: int,
         every: Callable[[float, Callable[[], None]], Heartbeat],
         submit: Callable[[Sequence[PendingRequest]], None],
+        reply_queues: ReplyQueues = ANY_QUEUE,
     ) -> None:
-        """``every(seconds, action)`` starts a timer; ``submit`` gets the requests that arrived together, in order."""
+        """``every(seconds, action)`` starts a timer; ``submit`` gets the requests that arrived together, in order. A call that
+        wants its reply in none of ``reply_queues`` is not done."""
         self._bus = bus
         self._served = served
         self._policy = policy
         self._max_body_bytes = max_body_bytes
         self._every = every
         self._submit = submit
+        self._reply_queues = reply_queues
 
     def received(self, deliveries: Sequence[Delivery]) -> None:
         self._submit([self._read(delivery) for delivery in deliveries])
@@ -54,6 +58,7 @@ class RequestReader:
                 content_type=delivery.content_type,
                 compression=delivery.headers.get("compression"),
                 max_bytes=self._max_body_bytes,
+                reply_queues=self._reply_queues,
             )
         except Malformed as error:
             return PendingRequest(
