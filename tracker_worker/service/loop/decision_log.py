@@ -9,8 +9,12 @@ from typing import Protocol
 
 from tracker_worker.domain import commands, events
 from tracker_worker.domain.decide import Decision
+from tracker_worker.text import printable
 
 LOG = logging.getLogger("tracker_worker.decisions")
+
+# A line quotes at most eight names of 255 characters, and an error.
+_MOST_CHARACTERS = 4000
 
 
 class Requested(Protocol):
@@ -34,10 +38,10 @@ def log_decisions(decisions: Sequence[tuple[commands.Command, Decision, Requeste
         if decision.error is not None and not decision.events:
             lines.append(f"{type(command).__name__} refused node={where}: {decision.error} request_id={request_id}")
         elif not decision.events:
-            LOG.debug("%s changed nothing node=%s request_id=%s", type(command).__name__, where, request_id)
+            LOG.debug("%s changed nothing node=%s request_id=%s", type(command).__name__, printable(where), request_id)
     if lines:
-        # Texts from callers may hold line breaks, which would look like further decisions.
-        LOG.info("%s", "\n".join([" ".join(line.splitlines()) for line in lines]))
+        # Texts from callers may hold line breaks, which would look like further decisions, and anything else.
+        LOG.info("%s", "\n".join([printable(line, _MOST_CHARACTERS) for line in lines]))
 
 
 def _figures(event: events.Event) -> str:

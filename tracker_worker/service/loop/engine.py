@@ -36,6 +36,7 @@ from tracker_worker.service.requests.items import Chore, Item, hosts_of
 from tracker_worker.service.requests.pending import PendingRequest
 from tracker_worker.store.base import Conflict, Store, Unstorable
 from tracker_worker.store.ledgers import Ledgers
+from tracker_worker.text import described
 from tracker_worker.wire.reply import answer, parking_reason, parks
 
 LOG = logging.getLogger(__name__)
@@ -184,11 +185,11 @@ class Engine:
             if len(items) > 1:
                 self._backlog.split()
             else:
-                LOG.error("a message cannot be stored", exc_info=error)
+                LOG.error("a message cannot be stored: %s", described(error))
                 self._fail(items[0], error)
         except Unexpected as unexpected:
             self._ledgers.forget(hosts_of(items))
-            LOG.error("unexpected error while deciding", exc_info=unexpected.error)
+            LOG.error("unexpected error while deciding: %s", described(unexpected.error))
             self._fail(unexpected.item, unexpected.error)
         else:
             self._backlog.finish()

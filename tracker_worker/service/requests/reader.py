@@ -7,13 +7,13 @@ import logging
 from collections.abc import Callable, Sequence
 from math import inf
 
-from tracker_worker.bus.base import Bus, Delivery
+from tracker_worker.bus.base import FANOUT, SHARED, Bus, Delivery
 from tracker_worker.domain.policy import Policy
 from tracker_worker.errors import TrackerError
 from tracker_worker.oslo import NoSuchMethod, UnsupportedVersion
 from tracker_worker.service.requests.methods import Context, resolve
 from tracker_worker.service.requests.pending import Heartbeat, PendingRequest
-from tracker_worker.text import printable
+from tracker_worker.text import described, printable
 from tracker_worker.wire.message import Malformed, ReplyTo
 from tracker_worker.wire.reply import encode_heartbeat
 from tracker_worker.wire.reply_queues import ANY_QUEUE, ReplyQueues
@@ -52,6 +52,7 @@ class RequestReader:
         self._submit([self._read(delivery) for delivery in deliveries])
 
     def _read(self, delivery: Delivery) -> PendingRequest:
+        pending = PendingRequest(delivery=delivery)
         try:
             request = decode_request(
                 delivery.body,
@@ -60,36 +61,35 @@ class RequestReader:
                 max_bytes=self._max_body_bytes,
                 reply_queues=self._reply_queues,
             )
-        except Malformed as error:
-            return PendingRequest(
-                delivery=delivery,
-                refusal=error,
-                reply_to=error.reply_to,
-                deadline=_deadline(delivery, error.reply_to),
-                dropped=_is_dropped(delivery, error),
-            )
-        pending = PendingRequest(
-            delivery=delivery,
-            reply_to=request.reply_to,
-            unique_id=request.unique_id,
-            method=request.method,
-            request_id=_request_id(request.context),
-            deadline=_deadline(delivery, request.reply_to),
-        )
-        if request.reply_to is not None and request.monitor_seconds is not None:
-            pending.heartbeat = self._heartbeat(request.reply_to, request.monitor_seconds)
-        try:
+            pending.reply_to = reply_to = request.reply_to
+            pending.unique_id = request.unique_id
+            pending.method = request.method
+            pending.request_id = _request_id(request.context)
+            if reply_to is not None:
+                pending.deadline = _deadline(delivery)
+                if request.monitor_seconds is not None:
+                    pending.heartbeat = self._heartbeat(reply_to, request.monitor_seconds)
             pending.operation = resolve(request, source=delivery.source, served=self._served, policy=self._policy())
+        except Malformed as error:
+            pending.refusal = error
+            pending.reply_to = error.reply_to
+            if error.reply_to is not None:
+                pending.deadline = _deadline(delivery)
+            pending.dropped = _is_dropped(delivery, error)
         except (TrackerError, NoSuchMethod, UnsupportedVersion) as refusal:
             pending.refusal = refusal
+        except Exception as error:  # noqa: BLE001 one message fails, also by RecursionError or MemoryError; the others go on
+            LOG.error("a message for %s cannot be read: %s", _receiver(delivery), described(error))
+            pending.refusal = error
         return pending
 
     def _heartbeat(self, reply_to: ReplyTo, seconds: int) -> Heartbeat:
         return self._every(seconds / 2, lambda: self._bus.sender.heartbeat(reply_to, encode_heartbeat(reply_to)))
 
 
-def _deadline(delivery: Delivery, reply_to: ReplyTo | None) -> float:
-    return inf if reply_to is None or delivery.deadline is None else delivery.deadline
+def _deadline(delivery: Delivery) -> float:
+    """Of a call: a cast waits without limit."""
+    return inf if delivery.deadline is None else delivery.deadline
 
 
 def _is_dropped(delivery: Delivery, error: Malformed) -> bool:
@@ -97,8 +97,14 @@ def _is_dropped(delivery: Delivery, error: Malformed) -> bool:
     casts do not."""
     if not error.too_large or error.reply_to is not None or delivery.deadline is None:
         return False
-    LOG.warning("a call of %s is dropped, because it does not say where its answer goes: %s", delivery.source, error)
+    LOG.warning(
+        "a call for %s is dropped, because it does not say where its answer goes: %s", _receiver(delivery), error
+    )
     return True
+
+
+def _receiver(delivery: Delivery) -> str:
+    return {SHARED: "any worker", FANOUT: "every worker"}.get(delivery.source, delivery.source)
 
 
 def _request_id(context: Context) -> str:
