@@ -13,6 +13,9 @@ from tracker_worker.text import printable
 
 LOG = logging.getLogger("tracker_worker.decisions")
 
+# A line quotes at most eight names of 255 characters, and an error.
+_MOST_CHARACTERS = 4000
+
 
 class Requested(Protocol):
     """A request, with the id that its caller gave it."""
@@ -32,13 +35,21 @@ def log_decisions(decisions: Sequence[tuple[commands.Command, Decision, Requeste
         where = "-" if ledger is None else f"{ledger.host}/{ledger.name}"
         request_id = "-" if request is None else request.request_id
         for event in decision.events:
-            LOG.info("%s", printable(f"{type(event).__name__} node={where} {_figures(event)} request_id={request_id}"))
+            LOG.info(
+                "%s",
+                printable(
+                    f"{type(event).__name__} node={where} {_figures(event)} request_id={request_id}", _MOST_CHARACTERS
+                ),
+            )
         if decision.events:
             continue
         if decision.error is not None:
             LOG.info(
                 "%s",
-                printable(f"{type(command).__name__} refused node={where}: {decision.error} request_id={request_id}"),
+                printable(
+                    f"{type(command).__name__} refused node={where}: {decision.error} request_id={request_id}",
+                    _MOST_CHARACTERS,
+                ),
             )
         elif debug:
             LOG.debug("%s", printable(f"{type(command).__name__} changed nothing node={where} request_id={request_id}"))
