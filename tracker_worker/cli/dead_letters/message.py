@@ -117,6 +117,8 @@ def decode(
         request = decode_request(body, content_type=content_type, compression=compression, max_bytes=max_bytes)
     except Malformed as error:
         problem = str(error)
+        if error.too_large:
+            return None, problem  # building it could take gigabytes
     if compression:
         return (None if request is None else _message(request)), problem
     with suppress(Malformed):
