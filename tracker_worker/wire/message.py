@@ -83,9 +83,9 @@ def sendable(fact: str) -> str:
     return short if short.isascii() else short.encode("utf-8", "backslashreplace").decode()
 
 
-def decode_message(body: bytes, content_type: str = JSON) -> dict[str, Any]:
-    """The inner message of a reply or notification. Raises Malformed."""
-    message = read(body, content_type)
+def decode_message(body: bytes, content_type: str = JSON, *, most_values: int | None = None) -> dict[str, Any]:
+    """The inner message of a reply or notification. Raises Malformed; Unbuilt: it has more than ``most_values`` values."""
+    message = read(body, content_type, most_values=most_values)
     if not isinstance(message, dict):
         raise Malformed("the message is not an object")
     return message
