@@ -11,9 +11,12 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from tracker_worker.text import printable
+
 
 class TrackerError(Exception):
-    """The root of the errors that a caller may get. ``kwargs`` holds the facts, made of JSON types."""
+    """The root of the errors that a caller may get. ``kwargs`` holds the facts, made of JSON types. The text is printable and
+    has at most 1000 characters, whatever it quotes."""
 
     code: ClassVar[str] = "tracker_error"
     retryable: ClassVar[bool] = False
@@ -21,7 +24,7 @@ class TrackerError(Exception):
 
     def __init__(self, message: str | None = None, **kwargs: Any) -> None:
         self.kwargs = kwargs
-        super().__init__(message if message is not None else self._message(kwargs))
+        super().__init__(printable(message if message is not None else self._message(kwargs)))
 
     def _message(self, kwargs: dict[str, Any]) -> str:
         try:

@@ -158,7 +158,7 @@ class Caller:
         self._formats: dict[str, str] = {}
         for content_type in (JSON, MSGPACK):
             self._broker.open_replies(
-                content_type,
+                f"reply_{content_type}",
                 lambda body, content_type=content_type: self._receive(body, content_type),  # type: ignore[misc]
             )
 
@@ -184,7 +184,7 @@ class Caller:
         **args: Any,
     ) -> Call:
         """Send a call. ``deadline`` is on the monotonic clock; ``timeout`` in seconds asks for heartbeats."""
-        reply_to = ReplyTo(content_type, uuid4().hex, content_type)
+        reply_to = ReplyTo(f"reply_{content_type}", uuid4().hex, content_type)
         call = Call(queue.SimpleQueue())
         with self._lock:
             self._calls[reply_to.msg_id] = call.replies

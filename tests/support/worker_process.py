@@ -137,6 +137,12 @@ class WorkerProcess:
         tasks = Path(f"/proc/{self._process.pid}/task")
         return [(task / "comm").read_text(encoding="utf-8").strip() for task in tasks.iterdir()]
 
+    def peak_memory(self) -> int:
+        """The most resident memory that the process has had, in bytes."""
+        assert self._process is not None
+        status = Path(f"/proc/{self._process.pid}/status").read_text(encoding="utf-8")
+        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+
     def signal(self, number: signal.Signals) -> None:
         assert self._process is not None
         self._process.send_signal(number)

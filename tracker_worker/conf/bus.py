@@ -46,6 +46,14 @@ OPTIONS = [
         "Raise it if valid requests are larger. The worker may hold a body in memory several times while it processes the "
         "message.",
     ),
+    cfg.ListOpt(
+        "reply_queue_prefixes",
+        default=["reply_"],
+        help="How the names of the clients' reply queues begin. A call that wants its reply in another queue, or in one of the "
+        "worker's own queues, is not done and goes to the dead-letter queue: otherwise anyone who may send requests could have "
+        "the worker write into any queue. Add a prefix for clients that name their reply queues differently from "
+        "oslo.messaging.",
+    ),
     cfg.IntOpt(
         "max_answer_bytes",
         default=4194304,

@@ -29,6 +29,7 @@ from tracker_worker.library.decisions import Decisions
 from tracker_worker.library.fairlock import FairLock
 from tracker_worker.store.base import Store
 from tracker_worker.store.memory import MemoryStore
+from tracker_worker.text import printable
 
 LOG = logging.getLogger(__name__)
 
@@ -162,7 +163,7 @@ class ResourceTracker:
         within = read_limits(limits)
         lasting = read_timeout("timeout", timeout) or policy.claim_timeout
         if instance.get("host"):
-            LOG.warning("instance %s already has the host %s", wanted.uuid, instance["host"])
+            LOG.warning("instance %s already has the host %s", printable(wanted.uuid), printable(str(instance["host"])))
         with self._lock:
             ledger = self._ledger_locked()
             if ledger is not None:
@@ -175,7 +176,7 @@ class ResourceTracker:
                 )
                 [decision] = self._decisions.commit(command)
                 if isinstance(decision.error, ComputeResourcesUnavailable):
-                    LOG.info("claim of %s refused on %s: %s", wanted.uuid, ledger.name, decision.error)
+                    LOG.info("claim of %s refused on %s: %s", printable(wanted.uuid), ledger.name, decision.error)
                     return None, decision.error
                 if decision.error is not None:
                     raise decision.error
@@ -214,7 +215,7 @@ class ResourceTracker:
             # A claim of another node of the host is unknown here: it belongs to that node's tracker.
             ended = claim_id in ledger.begun and self._decisions.commit(command(claim_id=claim_id))[0].reply is not None
         if not ended:
-            LOG.info("claim %s is unknown: finished, aborted or expired", claim_id)
+            LOG.info("claim %s is unknown: finished, aborted or expired", printable(claim_id))
         return ended
 
     def resource_claim(

@@ -42,6 +42,7 @@ from tracker_worker.service.watchdog import Watchdog
 from tracker_worker.store.base import Store
 from tracker_worker.store.sql.location import prepared_url
 from tracker_worker.store.sql.store import SQLStore
+from tracker_worker.wire.reply_queues import ReplyQueues
 
 LOG = logging.getLogger(__name__)
 
@@ -76,6 +77,7 @@ class Worker:
         self._hosts = _hosts(conf)
         self._died = died or (lambda error: None)
         self._policy = read_policy(conf)
+        self._reply_queues = _reply_queues(conf)
         self._bus = bus or AMQPBus(read_settings(conf))
         self._drivers: dict[str, InventoryDriver] = {
             host: load_driver(conf.tracker.inventory_driver, host, conf) for host in self._hosts
@@ -149,6 +151,7 @@ class Worker:
             max_body_bytes=self._conf.bus.max_body_bytes,
             every=self._timers.every,
             submit=self._engine.submit,
+            reply_queues=self._reply_queues,
         )
         self._bus.start(
             self._hosts,
@@ -273,3 +276,14 @@ def _hosts(conf: cfg.ConfigOpts) -> list[str]:
             "[tracker] inventory_driver host reports this one machine; with several hosts choose another driver"
         )
     return hosts
+
+
+def _reply_queues(conf: cfg.ConfigOpts) -> ReplyQueues:
+    if not conf.bus.reply_queue_prefixes:
+        raise ConfigurationError("[bus] reply_queue_prefixes is empty: no call could be answered")
+    return ReplyQueues.of_clients(
+        conf.bus.reply_queue_prefixes,
+        topic=conf.tracker.topic,
+        dead_letter_queue=conf.bus.dead_letter_queue,
+        notification_topics=conf.notifications.topics,
+    )

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from tracker_worker import threads
+from tracker_worker.text import MAX_CHARACTERS, printable
 from tracker_worker.wire.values import json_values_exceed, packed_values_exceed
 
 JSON = "application/json"
@@ -25,8 +26,6 @@ CONTEXT = "_context_"
 """Prefix of the keys that carry the request context."""
 ENVELOPE = b'{"oslo.version":"2.0","oslo.message":'
 """How an envelope begins; the inner message as a JSON text and a closing brace follow."""
-
-_MAX_QUOTED_CHARACTERS = 1000
 
 _series = threads.random_bytes(10).hex()
 _numbers = itertools.count(1)
@@ -48,7 +47,7 @@ class Malformed(Exception):
     reply. ``too_large``: the bytes are more than the worker reads."""
 
     def __init__(self, reason: str, reply_to: ReplyTo | None = None, *, too_large: bool = False) -> None:
-        super().__init__(reason)
+        super().__init__(printable(reason))
         self.reply_to = reply_to
         self.too_large = too_large
 
@@ -77,12 +76,10 @@ def in_envelope(message: bytes) -> bytes:
     return ENVELOPE + to_json(message.decode()) + b"}"
 
 
-def sendable(text: str) -> str:
-    """``text``, which may quote anything that a caller sent, as text that JSON and an AMQP header can hold.
-
-    Lone surrogates are escaped, and the text is cut after 1000 characters: a header that exceeds a frame costs the connection.
-    """
-    short = text if len(text) <= _MAX_QUOTED_CHARACTERS else f"{text[:_MAX_QUOTED_CHARACTERS]}..."
+def sendable(fact: str) -> str:
+    """``fact``, which may quote anything that a caller sent, as text that JSON can hold: lone surrogates are escaped, and the
+    text is cut after 1000 characters. Unlike a text for people it is otherwise what the caller sent."""
+    short = fact if len(fact) <= MAX_CHARACTERS else f"{fact[:MAX_CHARACTERS]}..."
     return short if short.isascii() else short.encode("utf-8", "backslashreplace").decode()
 
 
@@ -121,7 +118,8 @@ def _read_json(body: bytes, most_values: int | None) -> Any:
     if not isinstance(outer, dict) or "oslo.version" not in outer:
         return outer  # version 1: the message without an envelope
     if outer["oslo.version"] != "2.0":
-        raise Malformed(f"envelope version {outer['oslo.version']!r} is not served")
+        version = outer["oslo.version"]
+        raise Malformed(f"envelope version {version if isinstance(version, str) else '?'} is not served")
     inner = outer.get("oslo.message")
     if not isinstance(inner, str):
         raise Malformed("oslo.message is not a text")

@@ -15,6 +15,7 @@ import msgspec
 from tracker_worker.domain.views import Entries
 from tracker_worker.errors import AnswerTooLarge, ComputeResourcesUnavailable, InvalidInput, TrackerError
 from tracker_worker.oslo import NoSuchMethod, UnsupportedVersion
+from tracker_worker.text import printable
 from tracker_worker.wire.measured import Overflow, encode_within
 from tracker_worker.wire.message import (
     JSON,
@@ -84,9 +85,9 @@ def parks(error: Exception | None) -> bool:
 
 
 def parking_reason(error: Exception) -> str:
-    """The reason that a dead letter carries: the error's code and its text."""
+    """The reason that a dead letter carries: the error's code and its text, printable and at most 1000 characters."""
     code = "invalid_input" if isinstance(error, Malformed) else getattr(error, "code", None) or type(error).__name__
-    return sendable(f"{code}: {error}")
+    return printable(f"{code}: {error}")
 
 
 def failure_of(error: Exception) -> dict[str, Any]:
@@ -114,7 +115,7 @@ def failure(error: BaseException, *, module: str | None = None, args: tuple[Any,
     return {
         "class": kind.__name__,
         "module": module or kind.__module__,
-        "message": sendable(str(error)),
+        "message": printable(str(error)),
         "tb": [],
         "args": [_sendable_value(value) for value in args],
         "kwargs": {name: _sendable_value(value) for name, value in getattr(error, "kwargs", {}).items()},
@@ -122,7 +123,16 @@ def failure(error: BaseException, *, module: str | None = None, args: tuple[Any,
 
 
 def _sendable_value(value: Any) -> Any:
-    return sendable(value) if isinstance(value, str) else value
+    """A fact as JSON can hold it. Facts are made of JSON types; whatever else there is becomes its name."""
+    if isinstance(value, str):
+        return sendable(value)
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, list | tuple):
+        return [_sendable_value(item) for item in value]
+    if isinstance(value, dict):
+        return {sendable(str(name)): _sendable_value(item) for name, item in value.items()}
+    return type(value).__name__
 
 
 def encode_answer(content_type: str, *, result: Any = None, failed: dict[str, Any] | None = None) -> bytes:

@@ -25,6 +25,7 @@ from tracker_worker.wire.message import (
     to_json,
 )
 from tracker_worker.wire.message import to_msgpack as _to_msgpack
+from tracker_worker.wire.reply_queues import ANY_QUEUE, ReplyQueues
 
 MAX_VALUES = 250_000
 """The most values and keys of a request: at most 25 MB once they are built."""
@@ -48,13 +49,18 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def decode_request(
-    body: bytes, *, content_type: str | None, compression: str | None = None, max_bytes: int = 1 << 20
+    body: bytes,
+    *,
+    content_type: str | None,
+    compression: str | None = None,
+    max_bytes: int = 1 << 20,
+    reply_queues: ReplyQueues = ANY_QUEUE,
 ) -> Request:
-    """The request in ``body``.
+    """The request in ``body``. Its reply goes to one of ``reply_queues``.
 
     Raises Malformed: the body is undecodable, is no envelope or request, is larger than ``max_bytes`` (packed or unpacked), is
-    nested deeper than 100 levels, or has more than MAX_VALUES values. A body that is too large is not built: it is only read
-    for the address of its sender.
+    nested deeper than 100 levels, has more than MAX_VALUES values, or wants its reply in another queue. A body that is too
+    large is not built: it is only read for the address of its sender.
     """
     if compression:
         body = _decompress(body, compression, max_bytes)
@@ -62,20 +68,24 @@ def decode_request(
     if content_type not in (JSON, MSGPACK):
         raise Malformed(f"content type {content_type} is not served")
     if len(body) > max_bytes:
-        raise _too_large(body, content_type, max_bytes)
+        raise _too_large(body, content_type, max_bytes, reply_queues)
+    packed = content_type == MSGPACK
     try:
         message = read(body, content_type, most_values=MAX_VALUES)
     except Unbuilt as error:
-        raise Malformed(str(error), _reply_to(*find_ids(body, packed=content_type == MSGPACK), content_type)) from None
+        ids = find_ids(body, packed=packed)
+        raise Malformed(str(error), _reply_to(*ids, content_type, reply_queues)) from None
     except Undecodable as error:
-        raise Malformed(str(error), _readable_reply_to(body, content_type)) from None
+        # Perhaps it is only one value of a call.
+        ids = _readable_ids(body, packed=packed)
+        raise Malformed(str(error), _reply_to(*ids, content_type, reply_queues)) from None
     if not isinstance(message, dict):
         raise Malformed("the message is not an object")
-    reply_to = _reply_to(message.get("_msg_id"), message.get("_reply_q"), content_type)
+    reply_to = _reply_to(message.get("_msg_id"), message.get("_reply_q"), content_type, reply_queues)
     # JSON has a bracket for each level, and the text in an envelope may spell a bracket as \u005b. Counting brackets is cheap
     # and nearly always enough.
     brackets = body.count(b"{") + body.count(b"[") + body.count(b"\\u")
-    deep = content_type == MSGPACK or brackets > MAX_DEPTH
+    deep = packed or brackets > MAX_DEPTH
     if deep and _too_deep(message):
         raise Malformed(f"nested deeper than {MAX_DEPTH} levels", reply_to)
     return _request(message, reply_to)
@@ -95,18 +105,18 @@ def _decompress(body: bytes, compression: Any, max_bytes: int) -> bytes:
     raise Malformed(f"compression {name} is not served")
 
 
-def _too_large(body: bytes, content_type: str, max_bytes: int) -> Malformed:
+def _too_large(body: bytes, content_type: str, max_bytes: int, reply_queues: ReplyQueues) -> Malformed:
     msg_id, queue = find_ids(body, packed=content_type == MSGPACK)
-    reply_to = _reply_to(msg_id, queue, content_type) if _is_id(msg_id) and _is_id(queue) else None
+    readable = _is_id(msg_id) and _is_id(queue)
+    reply_to = _reply_to(msg_id, queue, content_type, reply_queues) if readable else None
     return Malformed(f"the body has {len(body)} bytes; at most {max_bytes} are served", reply_to, too_large=True)
 
 
-def _readable_reply_to(body: bytes, content_type: str) -> ReplyTo | None:
-    """Where a call wants its reply of which a single value is undecodable; None where nothing can be made out."""
+def _readable_ids(body: bytes, *, packed: bool) -> tuple[Any, Any]:
     try:
-        return _reply_to(*read_ids(body, packed=content_type == MSGPACK), content_type)
+        return read_ids(body, packed=packed)
     except (ValueError, RecursionError):
-        return None
+        return None, None
 
 
 def _too_deep(message: dict[str, Any]) -> bool:
@@ -123,11 +133,15 @@ def _too_deep(message: dict[str, Any]) -> bool:
     return True
 
 
-def _reply_to(msg_id: Any, queue: Any, content_type: str) -> ReplyTo | None:
+def _reply_to(msg_id: Any, queue: Any, content_type: str, reply_queues: ReplyQueues) -> ReplyTo | None:
+    """None for a cast. Raises Malformed, without an address: the request is a call that cannot be answered."""
     if msg_id is None:
         return None
-    if not _is_id(msg_id) or not _is_id(queue):
-        raise Malformed(f"_msg_id and _reply_q must both be 1 to {MAX_ID_CHARACTERS} printable ASCII characters")
+    for name, value in (("_msg_id", msg_id), ("_reply_q", queue)):
+        if not _is_id(value):
+            raise Malformed(f"{name}: must be 1 to {MAX_ID_CHARACTERS} printable ASCII characters")
+    if not reply_queues.allows(queue):
+        raise Malformed(f"_reply_q: {queue} is no queue of an RPC client")
     return ReplyTo(queue, msg_id, content_type)
 
 

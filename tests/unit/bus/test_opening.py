@@ -38,7 +38,9 @@ def publisher_of(broker: FakeBroker) -> Publisher:
 
 
 def consumer_of(broker: FakeBroker) -> Consumer:
-    return Consumer(replace(SETTINGS, urls=(broker.url,)), ["h1"], received=lambda deliveries: None, died=died)
+    return Consumer(
+        replace(SETTINGS, urls=(broker.url,)), ["h1"], received=lambda deliveries: None, lost=lambda: None, died=died
+    )
 
 
 def once(connection: BrokerConnection) -> None:
@@ -47,7 +49,7 @@ def once(connection: BrokerConnection) -> None:
 
 
 def message(body: bytes, done: Callable[[bool], None] | None = None) -> Message:
-    return Message(exchange="", routing_key="reply_1", body=body, properties=_PROPERTIES, done=done)
+    return Message("", "reply_1", body, _PROPERTIES, done, retry_before=time.monotonic() + 60)
 
 
 def serve(connection: FakeConnection) -> None:
@@ -214,10 +216,9 @@ def test_messages_for_a_missing_queue_wait_through_an_alarm_without_a_busy_loop(
     publisher.submit(message(b"1"))
     publisher.start()
     wait_until(publisher.blocked, "the alarm")
-    publisher._held["notifications.info"] = [message(b"2")]
-    publisher._release_at = 0.0
+    missing = publisher._destinations.add("notifications.info")
+    publisher._destinations.close(missing, 0.0, missing=True)
     assert publisher.due_in() > 0.5
-    publisher._held.clear()
     publisher.stop(0)
 
 

@@ -13,6 +13,9 @@ from tracker_worker.text import printable
 
 LOG = logging.getLogger("tracker_worker.decisions")
 
+# A line quotes at most eight names of 255 characters, and an error.
+_MOST_CHARACTERS = 4000
+
 
 class Requested(Protocol):
     """A request, with the id that its caller gave it."""
@@ -32,16 +35,18 @@ def log_decisions(decisions: Sequence[tuple[commands.Command, Decision, Requeste
         where = "-" if ledger is None else f"{ledger.host}/{ledger.name}"
         request_id = "-" if request is None else request.request_id
         for event in decision.events:
-            LOG.info("%s", printable(f"{type(event).__name__} node={where} {_figures(event)} request_id={request_id}"))
+            LOG.info("%s", _line(f"{type(event).__name__} node={where} {_figures(event)} request_id={request_id}"))
         if decision.events:
             continue
+        name = type(command).__name__
         if decision.error is not None:
-            LOG.info(
-                "%s",
-                printable(f"{type(command).__name__} refused node={where}: {decision.error} request_id={request_id}"),
-            )
+            LOG.info("%s", _line(f"{name} refused node={where}: {decision.error} request_id={request_id}"))
         elif debug:
-            LOG.debug("%s", printable(f"{type(command).__name__} changed nothing node={where} request_id={request_id}"))
+            LOG.debug("%s", _line(f"{name} changed nothing node={where} request_id={request_id}"))
+
+
+def _line(text: str) -> str:
+    return printable(text, _MOST_CHARACTERS)
 
 
 def _figures(event: events.Event) -> str:

@@ -41,6 +41,7 @@ from tracker_worker.service.requests.items import Chore, Item, divided
 from tracker_worker.service.requests.pending import PendingRequest
 from tracker_worker.store.base import Conflict, HostLocked, Store, Unstorable
 from tracker_worker.store.ledgers import Ledgers
+from tracker_worker.text import described
 from tracker_worker.threads import soonest
 
 LOG = logging.getLogger(__name__)
@@ -238,7 +239,7 @@ class Engine:
         began = self._monotonic()
         try:
             if isinstance(failure, Unexpected):
-                LOG.error("unexpected error while deciding", exc_info=failure.error)
+                LOG.error("unexpected error while deciding: %s", described(failure.error))
                 self._failures.fail(lane, failure.item, failure.error)
             else:
                 self._outage.over()

@@ -15,6 +15,7 @@ from tracker_worker.service.requests.items import Item, Part, host_of, request_o
 from tracker_worker.service.requests.pending import PendingRequest
 from tracker_worker.store.base import Store
 from tracker_worker.store.ledgers import Ledgers
+from tracker_worker.text import described
 from tracker_worker.wire.reply import answer, parking_reason, parks
 
 LOG = logging.getLogger(__name__)
@@ -103,7 +104,7 @@ class Failures:
             LOG.warning("%d messages cannot be stored together, half of them are tried: %s", len(items), error)
             lane.halve(items)
         else:
-            LOG.error("a message cannot be stored", exc_info=error)
+            LOG.error("a message cannot be stored: %s", described(error))
             self.fail(lane, items[0], error)
 
     def fail(self, lane: Lane, item: Item, error: Exception) -> None:
