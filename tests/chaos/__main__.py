@@ -17,9 +17,10 @@ import click
 
 from tests.chaos.arena import Arena
 from tests.chaos.faults import FAULTS, Fault
-from tests.chaos.report import Injected, Run, lines
+from tests.chaos.report import Injected, Run, lines, overlong
 from tests.invariants.check import check
 from tests.servers import ensure_binaries
+from tests.servers.network import Network, OwnNamespace, StallingProxy
 
 LOG = logging.getLogger(__name__)
 
@@ -40,7 +41,9 @@ def main(minutes: float, seed: int | None, stores: tuple[str, ...], only: str | 
     ensure_binaries()
     signal.signal(signal.SIGTERM, _end)
     _say(f"seed {seed}; {minutes:g} minutes on {', '.join(stores)}")
-    runs = [_run(store, seed, minutes * 60 / len(stores), only) for store in stores]
+    network = OwnNamespace.enter() or StallingProxy()
+    _say(f"when packets are dropped: {network.kind}")
+    runs = [_run(store, seed, minutes * 60 / len(stores), only, network) for store in stores]
     for line in lines(runs):
         _say(line)
     found = sum(len(run.violations) for run in runs)
@@ -48,9 +51,9 @@ def main(minutes: float, seed: int | None, stores: tuple[str, ...], only: str | 
     sys.exit(1 if found else 0)
 
 
-def _run(store: str, seed: int, seconds: float, only: str | None) -> Run:
+def _run(store: str, seed: int, seconds: float, only: str | None, network: Network) -> Run:
     directory = Path(tempfile.mkdtemp(prefix=f"tracker-chaos-{store}-"))
-    arena = Arena(directory, store, seed)
+    arena = Arena(directory, store, seed, network)
     injected: list[Injected] = []
     notifications = 0
     violations: list[str] = []
@@ -60,7 +63,7 @@ def _run(store: str, seed: int, seconds: float, only: str | None) -> Run:
         _inject(arena, seconds, only, injected)
         evidence = arena.drain()
         notifications = len(evidence.heard)
-        violations = check(evidence)
+        violations = [*check(evidence), *overlong(arena.requests(), injected)]
     except Exception as error:
         LOG.exception("the run ends early")
         violations = [f"The run on {store} did not come to its end: {error}"]
@@ -88,10 +91,11 @@ def _inject(arena: Arena, seconds: float, only: str | None, injected: list[Injec
         threading.Event().wait(draw.uniform(0.5, 3))
         began_at = time.monotonic()
         fault.inject(arena, draw)
+        over_at = time.monotonic()
         arena.heal()
         arena.wait_answered()
         ended_at = time.monotonic()
-        injected.append(Injected(fault.name, began_at, ended_at))
+        injected.append(Injected(fault.name, began_at, over_at, ended_at))
         _say(f"{ended_at - started:6.1f} s {arena.store}: {fault.name}, over after {ended_at - began_at:.1f} s")
 
 

@@ -11,9 +11,19 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from tests.invariants.collect import Listener, Log, RecordingClient, evidence, listener, wait_relayed
+from tests.invariants.collect import (
+    TOPIC,
+    Listener,
+    Log,
+    RecordingClient,
+    evidence,
+    listener,
+    opened,
+    wait_relayed,
+)
 from tests.invariants.record import RESULT, Evidence, Place, Request, read_lines
 from tests.servers import PostgreSQLServer, RabbitMQServer
+from tests.servers.network import Network
 from tests.support import stock
 from tests.support.deadline import wait_until
 from tests.support.faulty import FaultyWorker
@@ -26,11 +36,14 @@ HOSTS: dict[str, Nodes] = {"h1": {"n1": NODE, "n2": NODE}, "h2": {"n3": NODE, "t
 PLACES: list[Place] = [(host, node) for host, nodes in HOSTS.items() for node in nodes]
 TIGHT = [("h2", "tight")]
 CALLS_ONLY = [FRAGILE]
+# The second topic of the notifications: faults let its queues refuse them.
+SLOW = "slow"
 
 _ROOT = Path(__file__).parents[2]
 _CLIENT_PROCESSES = 2
 _OPTIONS: dict[str, dict[str, Any]] = {
     "tracker": {"audit_interval_seconds": 5, "claim_timeout_seconds": 30},
+    "notifications": {"topics": f"{TOPIC}, {SLOW}"},
     # Queues are durable because the broker is restarted. The heartbeat decides how long a stalled worker stays the active one.
     "oslo_messaging_rabbit": {"amqp_durable_queues": True, "heartbeat_timeout_threshold": 5},
 }
@@ -39,13 +52,17 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 class Arena:
     """The servers, workers and clients of one run. ``store`` is sqlite or postgresql.
 
-    ``stop`` ends everything that was started, at any time.
+    ``billing`` and ``slow`` hear the notifications of the two topics. ``stop`` ends everything that was started, at any time.
     """
 
-    def __init__(self, directory: Path, store: str, seed: int) -> None:
+    billing: Listener
+    slow: Listener
+
+    def __init__(self, directory: Path, store: str, seed: int, network: Network) -> None:
         self.directory = directory
         self.store = store
         self.seed = seed
+        self.network = network
         self.rabbitmq = RabbitMQServer()
         self.postgresql = PostgreSQLServer() if store == "postgresql" else None
         self.workers: list[FaultyWorker] = []
@@ -53,7 +70,6 @@ class Arena:
         self.database_url = f"sqlite:///{self.sqlite}"
         self.transport_url = ""
         self._clients: list[subprocess.Popen[bytes]] = []
-        self._listening: Listener | None = None
         self._answers = _Answers(directory)
         self._stack = ExitStack()
 
@@ -69,10 +85,12 @@ class Arena:
             self._stack.callback(self.postgresql.close)
             self.postgresql.open()
             self.database_url = migrated(self.postgresql.create_database())
+        self._stack.callback(self.network.close)
+        port = self.network.port(self.rabbitmq.port)
         for name in ("a", "b"):
             worker = FaultyWorker(
                 self.directory,
-                transport_url=self.transport_url,
+                transport_url=self.transport_url.replace(f":{self.rabbitmq.port}/", f":{port}/"),
                 hosts=HOSTS,
                 options={**_OPTIONS, "database": {"connection": self.database_url}},
                 name=f"worker-{name}",
@@ -81,7 +99,8 @@ class Arena:
             self.workers.append(worker)
             worker.start()
             worker.wait_ready()
-        self._listening = self._stack.enter_context(listener(self.transport_url, durable=True))
+        self.billing = self._stack.enter_context(listener(self.transport_url, durable=True))
+        self.slow = self._stack.enter_context(listener(self.transport_url, durable=True, topic=SLOW))
         for number in range(_CLIENT_PROCESSES):
             self._start_client(number)
 
@@ -115,20 +134,20 @@ class Arena:
         for client in self._clients:
             assert client.wait(300) == 0, f"a client failed; see {self.directory}/*.err"
         log = Log()
-        with stock.client(self.transport_url, amqp_durable_queues=True) as last:
+        with stock.client(self.transport_url, at_least_once=True, amqp_durable_queues=True) as last:
             for host in HOSTS:
                 assert RecordingClient(last, log).insist(host, "list_nodes").outcome == RESULT
             # The shared topic has a queue of its own.
             assert RecordingClient(last, log).insist(None, "list_nodes").outcome == RESULT
-        assert self._listening is not None
-        wait_relayed(self.database_url, self._listening)
+        wait_relayed(self.database_url, self.billing, **{SLOW: self.slow})
         for worker in self.workers:
             assert worker.terminate() == 0
         return evidence(
             requests=[*self.requests(), *log.requests],
-            listening=self._listening,
+            listening=self.billing,
             transport_url=self.transport_url,
             database_url=self.database_url,
+            others={SLOW: self.slow},
         )
 
     def requests(self) -> list[Request]:
@@ -145,6 +164,24 @@ class Arena:
             return [host for host in HOSTS if self._answers.latest.get(host, 0.0) < began_at]
 
         wait_until(lambda: not unanswered(), lambda: f"an answer for {unanswered()} again", seconds=90)
+
+    def wait_billed(self, seconds: float) -> None:
+        """Wait until billing has heard of everything that was decided before this moment.
+
+        Raises AssertionError: not within ``seconds``.
+        """
+        with opened(self.database_url) as store:
+            decided = {(one.host, one.node): one.sequence for one in store.backlog()}
+
+        def lacks() -> list[str]:
+            heard = {(one.place, one.sequence) for one in self.billing.heard}
+            missing = {
+                place: [number for number in range(1, last + 1) if (place, number) not in heard]
+                for place, last in decided.items()
+            }
+            return [f"{len(numbers)} of {place[0]}/{place[1]}" for place, numbers in missing.items() if numbers]
+
+        wait_until(lambda: not lacks(), lambda: f"billing hears of everything; it lacks {lacks()}", seconds=seconds)
 
     def stop(self) -> None:
         self._stack.close()

@@ -104,9 +104,14 @@ class _Line:
         self._channel.basic_consume(self.reply_queue, no_ack=True, callback=self._replied)
 
     def publish(self, key: str, body: bytes, copies: int) -> None:
-        """Publish ``copies`` copies. Returns when the broker has confirmed all of them."""
+        """Publish ``copies`` copies. Returns when the broker has confirmed all of them.
+
+        Raises amqp.ChannelError, after which the connection must not be used: the broker has no queue for them.
+        """
         for _ in range(copies):
-            self._channel.basic_publish(amqp.Message(body, **JSON), exchange=EXCHANGE, routing_key=key, timeout=20)
+            self._channel.basic_publish(
+                amqp.Message(body, **JSON), exchange=EXCHANGE, routing_key=key, mandatory=True, timeout=20
+            )
 
     def replies(self, msg_id: str, count: int) -> list[dict[str, Any]]:
         """The outcomes of the first ``count`` replies, or of the replies that arrive in time."""

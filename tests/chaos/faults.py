@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The faults. Each returns when its cause is over; its effect on the worker may last longer."""
+"""The faults of processes: workers, broker and database are stopped, killed or stalled."""
 
 from __future__ import annotations
 
@@ -7,38 +7,20 @@ import random
 import signal
 import sqlite3
 import subprocess
-import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import psycopg
 
+from tests.chaos import outside
 from tests.chaos.arena import FRAGILE, Arena
+from tests.chaos.fault import Fault, Inject, passes
 from tests.support.faulty import FaultyWorker
 from tests.support.stock import TOPIC
 from tracker_worker import faults
 
-Inject = Callable[[Arena, random.Random], None]
-
 _POINT_SECONDS = 15
 # Under load, a worker rarely passes this point.
 _RARE = "before_cursor"
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """One kind of fault. ``stores`` names the stores on which it is possible."""
-
-    name: str
-    inject: Inject
-    weight: int
-    stores: tuple[str, ...] = ("sqlite", "postgresql")
-
-
-def _passes(seconds: float) -> None:
-    """Let time pass: the duration is part of a fault."""
-    threading.Event().wait(seconds)
 
 
 def _restart(worker: FaultyWorker) -> None:
@@ -50,7 +32,7 @@ def _restart(worker: FaultyWorker) -> None:
 def _kill_one(arena: Arena, draw: random.Random) -> None:
     worker = draw.choice(arena.workers)
     worker.kill()
-    _passes(draw.uniform(0, 2))
+    passes(draw.uniform(0, 2))
     _restart(worker)
 
 
@@ -99,7 +81,7 @@ def _stall_at_point(arena: Arena, draw: random.Random) -> None:
         arena.wait_answered()
     else:
         # A worker that stops within a commit holds the lock on the file, and no other process can take the lock away.
-        _passes(draw.uniform(3, 15))
+        passes(draw.uniform(3, 15))
     doomed.signal(signal.SIGCONT)
     doomed.heal()
 
@@ -108,7 +90,7 @@ def _stall(shortest: float, longest: float) -> Inject:
     def inject(arena: Arena, draw: random.Random) -> None:
         worker = draw.choice(arena.workers)
         worker.signal(signal.SIGSTOP)
-        _passes(draw.uniform(shortest, longest))
+        passes(draw.uniform(shortest, longest))
         worker.signal(signal.SIGCONT)
 
     return inject
@@ -126,13 +108,13 @@ def _restart_broker(arena: Arena, _draw: random.Random) -> None:
 
 def _kill_broker(arena: Arena, draw: random.Random) -> None:
     arena.rabbitmq.kill()
-    _passes(draw.uniform(0, 3))
+    passes(draw.uniform(0, 3))
     arena.rabbitmq.start()
 
 
 def _stop_broker_application(arena: Arena, draw: random.Random) -> None:
     arena.rabbitmq.stop_app()
-    _passes(draw.uniform(0, 3))
+    passes(draw.uniform(0, 3))
     arena.rabbitmq.start_app()
 
 
@@ -147,7 +129,7 @@ def _delete_queue(arena: Arena, _draw: random.Random) -> None:
 def _stop_postgresql(arena: Arena, draw: random.Random) -> None:
     assert arena.postgresql is not None
     arena.postgresql.stop(mode=draw.choice(("fast", "immediate")))
-    _passes(draw.uniform(0, 6))
+    passes(draw.uniform(0, 6))
     arena.postgresql.start()
 
 
@@ -158,14 +140,14 @@ def _terminate_sessions(arena: Arena, draw: random.Random) -> None:
             connection.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'tracker-worker'"
             )
-        _passes(draw.uniform(0, 0.1))
+        passes(draw.uniform(0, 0.1))
 
 
 def _lock_sqlite(arena: Arena, draw: random.Random) -> None:
     connection = sqlite3.connect(arena.sqlite, timeout=30, isolation_level=None)
     try:
         connection.execute("BEGIN IMMEDIATE")
-        _passes(draw.choice((0.5, 3, 12)))  # 12 s is longer than a worker waits
+        passes(draw.choice((0.5, 3, 12)))  # 12 s is longer than a worker waits
         connection.execute("ROLLBACK")
     finally:
         connection.close()
@@ -178,7 +160,7 @@ def _meanwhile(worker_fault: Inject) -> Inject:
         away = draw.choice([fault for fault in _AWAY if arena.store in fault.stores])
         with ThreadPoolExecutor(1) as pool:
             outage = pool.submit(away.inject, arena, random.Random(draw.random()))
-            _passes(draw.uniform(0, 3))
+            passes(draw.uniform(0, 3))
             worker_fault(arena, draw)
             outage.result()
         for worker in arena.workers:
@@ -203,6 +185,7 @@ _AWAY = (
 
 FAULTS = (
     *_AWAY,
+    *outside.FAULTS,
     Fault("kill -9 of one worker", _kill_one, 6),
     Fault("kill -9 of both workers", _kill_both, 4),
     Fault("kill -9 at a fault point", _kill_at_point, 8),

@@ -50,7 +50,7 @@ def main(url: str, path: Path, name: str, seed: int, threads: int) -> None:
 
         return run
 
-    with stock.client(url, timeout=_CALL_SECONDS, amqp_durable_queues=True) as client:
+    with stock.client(url, timeout=_CALL_SECONDS, at_least_once=True, amqp_durable_queues=True) as client:
         recording = RecordingClient(client, log, name)
         running = []
         for number in range(threads):

@@ -10,13 +10,19 @@ from dataclasses import dataclass
 
 from tests.invariants.record import RESULT, Request
 
+LONGEST_SILENCE_SECONDS = 15
+
 
 @dataclass(frozen=True, slots=True)
 class Injected:
-    """One fault. It lasts from its cause until every host has answered again, in seconds of the monotonic clock."""
+    """One fault. It lasts from its cause until every host has answered again, in seconds of the monotonic clock.
+
+    ``over_at``: the end of the cause, for example the start of a stopped broker.
+    """
 
     name: str
     began_at: float
+    over_at: float
     ended_at: float
 
 
@@ -31,29 +37,47 @@ class Run:
     violations: Sequence[str]
 
 
-def longest_silence(answers: Sequence[float], began_at: float, ended_at: float) -> float:
-    """The longest time between two successive ``answers`` that overlaps this span; 0 with fewer than two answers.
-
-    ``answers`` is sorted.
-    """
+def silences(answers: Sequence[float], began_at: float, ended_at: float) -> Iterable[tuple[float, float]]:
+    """The times between two successive ``answers`` that overlap this span. ``answers`` is sorted."""
     first = max(0, bisect.bisect_right(answers, began_at) - 1)
     last = bisect.bisect_left(answers, ended_at) + 1
-    return max((after - before for before, after in itertools.pairwise(answers[first:last])), default=0.0)
+    return itertools.pairwise(answers[first:last])
 
 
 def unavailability(requests: Iterable[Request], injected: Iterable[Injected]) -> dict[str, float]:
     """Fault -> the longest silence of any host."""
+    answers = _answers(requests)
+    longest: dict[str, float] = {}
+    for fault in injected:
+        for times in answers.values():
+            for before, after in silences(times, fault.began_at, fault.ended_at):
+                longest[fault.name] = max(after - before, longest.get(fault.name, 0.0))
+    return longest
+
+
+def overlong(requests: Iterable[Request], injected: Iterable[Injected]) -> Iterable[str]:
+    """One sentence for each silence of a host that lasts too long; the time in which the cause itself lasts does not count."""
+    answers = _answers(requests)
+    for fault in injected:
+        for host, times in sorted(answers.items()):
+            for before, after in silences(times, fault.began_at, fault.ended_at):
+                during = max(0.0, min(after, fault.over_at) - max(before, fault.began_at))
+                if after - before - during > LONGEST_SILENCE_SECONDS:
+                    yield (
+                        f"{host} answered no call for {after - before:.1f} s at the fault {fault.name!r}, which itself "
+                        f"lasted for {during:.1f} s of them."
+                    )
+
+
+def _answers(requests: Iterable[Request]) -> dict[str, list[float]]:
+    """Host -> the times of its answers, sorted."""
     answers: dict[str, list[float]] = {}
     for request in requests:
         if request.call and request.host is not None and request.outcome == RESULT:
             answers.setdefault(request.host, []).append(request.ended_at)
     for times in answers.values():
         times.sort()
-    longest: dict[str, float] = {}
-    for fault in injected:
-        silence = max(longest_silence(times, fault.began_at, fault.ended_at) for times in answers.values())
-        longest[fault.name] = max(silence, longest.get(fault.name, 0.0))
-    return longest
+    return answers
 
 
 def lines(runs: Sequence[Run]) -> Iterable[str]:
@@ -65,7 +89,7 @@ def lines(runs: Sequence[Run]) -> Iterable[str]:
         row = f"{name:<40}"
         for run, silence in zip(runs, silences, strict=True):
             times = sum(fault.name == name for fault in run.injected)
-            row += f"{times:>12}" + (f" {silence[name]:>6.1f} s" if times else f" {'-':>8}")
+            row += f"{times:>12}" + (f" {silence.get(name, 0):>6.1f} s" if times else f" {'-':>8}")
         yield row
     for run in runs:
         calls = [request for request in run.requests if request.call]

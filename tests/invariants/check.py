@@ -12,6 +12,7 @@ from tests.invariants.record import Evidence
 def check(evidence: Evidence) -> list[str]:
     """Return the violations of the promise that nothing is lost and nothing is done twice, one sentence each."""
     told, violations = stream.streams(evidence)
+    violations += stream.others(evidence)
     replays = {}
     for place, story in told.items():
         kept = evidence.nodes.get(place)

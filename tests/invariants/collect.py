@@ -43,8 +43,13 @@ import oslo_messaging
 from oslo_messaging._drivers import amqp as driver
 
 DEAD_LETTERS = "tracker.dead"
-NOTIFICATIONS = ("notifications.info", "notifications.warn")
+TOPIC = "notifications"
+PRIORITIES = ("info", "warn")
 LOST = (*amqp.Connection.connection_errors, *amqp.Connection.channel_errors, OperationalError)
+
+# A binding is made again within 10 s, and an exchange when the next client publishes.
+_NO_QUEUE_SECONDS = 60
+_SEND_AGAIN_SECONDS = 0.2
 
 _sending = threading.local()
 _add_unique_id = driver._add_unique_id
@@ -52,10 +57,13 @@ _add_unique_id = driver._add_unique_id
 
 def _note_unique_id(message: dict[str, Any]) -> None:
     _add_unique_id(message)
+    if (copied := getattr(_sending, "copied", None)) is not None:
+        message[driver.UNIQUE_ID] = copied
     _sending.unique_id = message[driver.UNIQUE_ID]
 
 
-# Only this function knows the id that a stock client sends: oslo.messaging does not return it.
+# Only this function knows the id that a stock client sends: oslo.messaging does not return it. With _sending.copied, the next
+# message is a copy of an earlier one.
 driver._add_unique_id = _note_unique_id
 
 
@@ -88,7 +96,8 @@ class Log:
 class RecordingClient:
     """A stock client that records every request in ``log``.
 
-    Its methods return the record instead of raising the errors of the worker or the broker. Thread-safe, as the client is.
+    Its methods return the record instead of raising the errors of the worker or the broker. A request that the broker
+    returns, because it has no queue for it, is sent again, as a copy of the first. Thread-safe, as the client is.
     """
 
     def __init__(self, client: stock.Client, log: Log, name: str = "") -> None:
@@ -112,6 +121,28 @@ class RecordingClient:
         raise AssertionError(f"{method} on {host} is never answered; at last: {request}")
 
     def _send(self, host: str | None, method: str, arguments: Mapping[str, Any], *, call: bool) -> Request:
+        request = self._attempt(host, method, arguments, call=call)
+        if not _was_returned(request):
+            return self._add(request)
+        # Recorded once, however often it is returned: before a return, the client may have sent it over a lost connection.
+        self._add(request)
+        deadline = time.monotonic() + _NO_QUEUE_SECONDS
+        _sending.copied = request.unique_id
+        try:
+            while _was_returned(request):
+                assert time.monotonic() < deadline, (
+                    f"for {_NO_QUEUE_SECONDS} s there was no queue for {method} to {host}"
+                )
+                threading.Event().wait(_SEND_AGAIN_SECONDS)
+                request = self._attempt(host, method, arguments, call=call)
+        finally:
+            _sending.copied = None
+        return self._add(request)
+
+    def _add(self, request: Request) -> Request:
+        return self._log.add(request) if request.unique_id else request
+
+    def _attempt(self, host: str | None, method: str, arguments: Mapping[str, Any], *, call: bool) -> Request:
         _sending.unique_id = None
         sent_at = time.monotonic()
         outcome: dict[str, Any]
@@ -124,7 +155,7 @@ class RecordingClient:
             else:
                 self._client.prepare(host).cast(stock.CONTEXT, method, **arguments)
                 outcome = {"outcome": SENT}
-        except stock.UNANSWERED as error:
+        except (*stock.UNANSWERED, stock.RETURNED) as error:
             outcome = {"outcome": UNKNOWN, "error": type(error).__name__}
         except TrackerError as error:
             outcome = {"outcome": ERROR, "error": error.code, "facts": error.kwargs}
@@ -132,7 +163,7 @@ class RecordingClient:
             outcome = {"outcome": ERROR, "error": str(error.exc_type)}
         except (RuntimeError, oslo_messaging.NoSuchMethod, oslo_messaging.UnsupportedVersion) as error:
             outcome = {"outcome": ERROR, "error": type(error).__name__}
-        request = Request(
+        return Request(
             # None: the request failed before it had an id, so it was not sent.
             unique_id=_sending.unique_id or "",
             host=host,
@@ -144,20 +175,25 @@ class RecordingClient:
             client=self._name,
             **outcome,
         )
-        return self._log.add(request) if request.unique_id else request
+
+
+def _was_returned(request: Request) -> bool:
+    return request.error == stock.RETURNED.__name__
 
 
 class Listener:
-    """A consumer of the notification queues that keeps every notification and continues after a lost connection.
+    """A consumer of a topic's notification queues that keeps every notification and continues after a lost connection.
 
     ``heard`` is in order of arrival. A second stop has no effect.
     """
 
-    def __init__(self, transport_url: str, *, durable: bool = False) -> None:
+    def __init__(self, transport_url: str, *, durable: bool = False, topic: str = TOPIC) -> None:
         self._url = _amqp_url(transport_url)
         self._durable = durable
+        self._queues = [f"{topic}.{priority}" for priority in PRIORITIES]
         self._heard: list[Heard] = []
         self._stopping = threading.Event()
+        self._paused = threading.Event()
         self._thread = threading.Thread(target=self._run, name="listener", daemon=True)
 
     def start(self) -> None:
@@ -167,25 +203,36 @@ class Listener:
         self._stopping.set()
         self._thread.join(30)
 
+    def pause(self) -> None:
+        """Consume nothing until ``resume``. Returns immediately; for a moment, notifications may still arrive."""
+        self._paused.set()
+
+    def resume(self) -> None:
+        self._paused.clear()
+
     @property
     def heard(self) -> list[Heard]:
         return list(self._heard)
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            with contextlib.suppress(*LOST), kombu.Connection(self._url, connect_timeout=5, heartbeat=5) as connection:
-                self._consume(connection)
+            if not self._paused.is_set():
+                with (
+                    contextlib.suppress(*LOST),
+                    kombu.Connection(self._url, connect_timeout=5, heartbeat=5) as connection,
+                ):
+                    self._consume(connection)
             self._stopping.wait(0.2)
 
     def _consume(self, connection: Any) -> None:
         channel = connection.default_channel
         exchange = kombu.Exchange("openstack", "topic", durable=self._durable, auto_delete=False)
         channel.basic_qos(0, 500, False)
-        for name in NOTIFICATIONS:
+        for name in self._queues:
             queue = kombu.Queue(name, exchange, routing_key=name, durable=self._durable, auto_delete=False)
             queue(channel).declare()
             channel.basic_consume(name, callback=lambda message, name=name: self._hear(channel, name, message))
-        while not self._stopping.is_set():
+        while not self._stopping.is_set() and not self._paused.is_set():
             with contextlib.suppress(TimeoutError):
                 connection.drain_events(timeout=0.2)
             connection.heartbeat_check()
@@ -207,9 +254,9 @@ class Listener:
 
 
 @contextmanager
-def listener(transport_url: str, *, durable: bool = False) -> Iterator[Listener]:
+def listener(transport_url: str, *, durable: bool = False, topic: str = TOPIC) -> Iterator[Listener]:
     """Run a listener. ``durable`` is the clients' ``amqp_durable_queues``."""
-    listening = Listener(transport_url, durable=durable)
+    listening = Listener(transport_url, durable=durable, topic=topic)
     listening.start()
     try:
         yield listening
@@ -292,27 +339,40 @@ def opened(database_url: str) -> Iterator[SQLStore]:
         store.stop()
 
 
-def wait_relayed(database_url: str, listening: Listener) -> None:
-    """Wait until every notification has arrived and the relay has stored its confirm.
+def wait_relayed(database_url: str, listening: Listener, **others: Listener) -> None:
+    """Wait until every notification has arrived and the relay has stored its confirm, on each topic.
 
-    The worker must be running, and no client may send requests.
+    ``others`` has the listeners of further topics. The worker must be running, and no client may send requests.
     """
     with opened(database_url) as store:
 
         def lacks() -> list[str]:
-            heard = {(one.place, one.sequence) for one in listening.heard}
+            heard = {
+                topic: {(one.place, one.sequence) for one in each.heard}
+                for topic, each in {TOPIC: listening, **others}.items()
+            }
             return [
-                f"{one.host}/{one.node}: cursor {one.cursor} of {one.sequence}"
+                f"{one.host}/{one.node}: cursor {one.cursor} of {one.sequence} on {one.topic}"
                 for one in store.backlog()
                 if one.cursor != one.sequence
-                or any(((one.host, one.node), number) not in heard for number in range(1, one.sequence + 1))
+                or any(((one.host, one.node), number) not in heard[one.topic] for number in range(1, one.sequence + 1))
             ]
 
         wait_until(lambda: not lacks(), lambda: f"every notification is relayed; behind are {lacks()}", seconds=60)
 
 
-def evidence(*, requests: Sequence[Request], listening: Listener, transport_url: str, database_url: str) -> Evidence:
-    """Collect all evidence. The worker must be stopped and every notification relayed."""
+def evidence(
+    *,
+    requests: Sequence[Request],
+    listening: Listener,
+    transport_url: str,
+    database_url: str,
+    others: Mapping[str, Listener] | None = None,
+) -> Evidence:
+    """Collect all evidence. The worker must be stopped and every notification relayed.
+
+    ``others`` has the listeners of further topics, whose queues may have refused notifications for a while.
+    """
     with opened(database_url) as store:
         return Evidence(
             requests=requests,
@@ -320,6 +380,7 @@ def evidence(*, requests: Sequence[Request], listening: Listener, transport_url:
             parked=dead_letters(transport_url),
             nodes=books(store),
             inbox=recorded(store, sorted({request.unique_id for request in requests})),
+            others={topic: listening.heard for topic, listening in (others or {}).items()},
         )
 
 

@@ -123,7 +123,8 @@ class StoredNode:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
     """All evidence of a run. ``inbox``: unique_id -> the stored reply, ``{"result", "failure"}`` for a call and None for a
-    cast.
+    cast. ``others``: topic -> its notifications, for topics beside that of ``heard`` whose queues may have refused some of
+    them for a while, so that they arrived in another order.
     """
 
     requests: Sequence[Request]
@@ -131,6 +132,7 @@ class Evidence:
     parked: Sequence[Parked]
     nodes: Mapping[Place, StoredNode]
     inbox: Mapping[str, Mapping[str, Any] | None]
+    others: Mapping[str, Sequence[Heard]] = field(default_factory=dict)
 
 
 _Line = TypeVar("_Line", Request, Heard, Parked)

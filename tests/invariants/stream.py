@@ -39,6 +39,19 @@ def streams(evidence: Evidence) -> tuple[dict[Place, list[Heard]], list[str]]:
     return told, violations
 
 
+def others(evidence: Evidence) -> Iterator[str]:
+    """Check the further topics: each has every notification of the outbox, in any order, with the same contents."""
+    for topic, arrived in evidence.others.items():
+        heard: dict[Place, dict[int, Heard]] = defaultdict(dict)
+        for one in arrived:
+            known = heard[one.place].setdefault(one.sequence, one)
+            yield from (f"{topic}: {violation}" for violation in _copy(one.place, known, one))
+        for place, books in evidence.nodes.items():
+            first = heard[place]
+            for violation in (*_complete(place, first, books), *_outbox(place, first, books)):
+                yield f"{topic}: {violation}"
+
+
 def _copy(place: Place, known: Heard, one: Heard) -> Iterator[str]:
     where = f"{_name(place)} sequence {one.sequence}"
     if one.message_id != known.message_id:

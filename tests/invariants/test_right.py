@@ -117,3 +117,11 @@ def test_json_lines_keep_every_field(tmp_path) -> None:
         write_lines(tmp_path / "lines", values)
 
         assert read_lines(tmp_path / "lines", kind) == values
+
+
+def test_a_further_topic_may_have_the_notifications_in_any_order_and_repeatedly() -> None:
+    scene = Scene()
+    scene.begin()
+    scene.call("finish_resource_claim", claim_id=uuid())
+
+    assert check(scene.evidence(others={"slow": [*reversed(scene.heard), *scene.heard]})) == []

@@ -271,6 +271,23 @@ def test_a_notification_that_differs_from_the_outbox_is_found(scene: Scene) -> N
     assert any("other contents than the outbox" in violation for violation in check(scene.evidence(heard=heard)))
 
 
+def test_a_further_topic_that_lacks_a_notification_is_found(scene: Scene) -> None:
+    violation = only(scene.evidence(others={"slow": [one for one in scene.heard if one.sequence != 3]}))
+
+    assert violation.startswith("slow: ")
+    assert violation.endswith("1 never arrived: 3.")
+
+
+def test_a_further_topic_with_other_contents_is_found(scene: Scene) -> None:
+    heard = [*scene.heard[:-1], changed(scene.heard[-1], display_name="other")]
+
+    assert "other contents than the outbox holds" in only(scene.evidence(others={"slow": heard}))
+
+
+def test_a_further_topic_that_nobody_hears_is_found(scene: Scene) -> None:
+    assert "5 never arrived" in only(scene.evidence(others={"slow": []}))
+
+
 # --- the store -------------------------------------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ import socket
 import threading
 
 _CHUNK = 65536
+_POLL_SECONDS = 0.05
 
 
 class Proxy:
@@ -23,6 +24,8 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._closed = threading.Event()
+        self._flowing = threading.Event()
+        self._flowing.set()
         self._thread = threading.Thread(target=self._accept, name="proxy", daemon=True)
 
     def open(self) -> None:
@@ -31,6 +34,7 @@ class Proxy:
     def close(self) -> None:
         """Cut every connection and stop listening."""
         self._closed.set()
+        self._flowing.set()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._thread.join()
@@ -55,12 +59,19 @@ class Proxy:
             for pair in self._pairs:
                 pair.stalled = True
 
+    def hold(self) -> None:
+        """Keep back all data, of present and new connections, until ``resume``: nothing is lost, as when a network drops
+        packets for a while, and no connection ends.
+        """
+        self._flowing.clear()
+
     def delay(self, seconds: float) -> None:
         """Delay all data by ``seconds`` in each direction."""
         self._delay_seconds = seconds
 
     def resume(self) -> None:
-        """Let new connections work without refusal or delay."""
+        """Let new connections work without refusal or delay, and pass on what ``hold`` has kept back."""
+        self._flowing.set()
         self._refusing = False
         self._delay_seconds = 0.0
 
@@ -93,7 +104,9 @@ class Proxy:
 
     # --- for _Pair ----------------------------------------------------------------------------------------------------
 
-    def _hold(self) -> None:
+    def _hold(self, ended: threading.Event) -> None:
+        while not self._flowing.wait(_POLL_SECONDS) and not ended.is_set():
+            pass
         if self._delay_seconds:
             self._closed.wait(self._delay_seconds)
 
@@ -143,7 +156,7 @@ class _Pair:
     def _pass(self, source: socket.socket, sink: socket.socket) -> None:
         try:
             while (data := source.recv(_CHUNK)) and not self._ended.is_set():
-                self._proxy._hold()
+                self._proxy._hold(self._ended)
                 if self.stalled:
                     break
                 if source is self._server and self._doomed:

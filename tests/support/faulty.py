@@ -45,9 +45,9 @@ class FaultyWorker(WorkerProcess):
         """Let later starts run without a fault."""
         self._fault = None
 
-    def start(self) -> None:
+    def start(self, *, stdout: int | None = None, stderr: int | None = None) -> None:
         if self._fault is None:
-            super().start()
+            super().start(stdout=stdout, stderr=stderr)
             return
         assert self._process is None
         point, passage, number = self._fault
@@ -59,8 +59,8 @@ class FaultyWorker(WorkerProcess):
                 cwd=self.directory,
                 env={**self._environment, "PYTHONPATH": str(_ROOT)},
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
+                stdout=log if stdout is None else stdout,
+                stderr=log if stderr is None else stderr,
             )
 
     def arm(self) -> None:

@@ -108,6 +108,19 @@ class RawConnection:
         """Wait for the next message of a queue and return it."""
         return wait_until(lambda: self.channel.basic_get(queue, no_ack=True), f"a message in {queue}")
 
+    def is_routed(self, key: str) -> bool:
+        """Whether the exchange has a queue for this routing key. Sends a ping that expires at once and is not answered."""
+        channel = self.channel.connection.channel()
+        returned: list[Any] = []
+        channel.events["basic_return"].add(lambda *told: returned.append(told))
+        ping = amqp.Message(packed(self.request("oslo_rpc_server_ping", {})), expiration="0", **JSON)
+        try:
+            channel.basic_publish_confirm(ping, exchange=EXCHANGE, routing_key=key, mandatory=True, timeout=20)
+        except NotFound:
+            return False
+        channel.close()
+        return not returned
+
     def count(self, queue: str) -> int:
         """The number of ready messages in a queue."""
         return int(self.channel.queue_declare(queue, passive=True).message_count)

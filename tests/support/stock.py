@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from tests.support import returned
 from tests.support.deadline import wait_until
 from tests.support.messaging import oslo_messaging
 from tests.wire.stock import configuration
@@ -22,6 +23,9 @@ logging.getLogger("oslo.messaging._drivers.pool").setLevel(logging.ERROR)
 # ensure_connection of oslo.messaging 18.3.1 does not expect.
 UNANSWERED = (oslo_messaging.MessagingTimeout, oslo_messaging.MessageDeliveryFailure, ConnectionError)
 
+# The exception of a request that the broker has returned, because its exchange has no queue for it.
+RETURNED = oslo_messaging.MessageUndeliverable
+
 TOPIC = "tracker"
 CONTEXT = {"project_id": "project-of-context", "user_id": "user-of-context", "request_id": "req-1"}
 # TrackerAPI lists these modules too.
@@ -29,11 +33,17 @@ EXMODS = ["tracker_worker.errors", "oslo_messaging.rpc.dispatcher"]
 
 
 class Client:
-    """A stock RPC client of one transport. Thread-safe, as stock clients are."""
+    """A stock RPC client of one transport. Thread-safe, as stock clients are.
 
-    def __init__(self, transport: Any, timeout: float) -> None:
+    With ``at_least_once``, a request for which the broker has no queue raises RETURNED; otherwise the broker drops it.
+    """
+
+    def __init__(self, transport: Any, timeout: float, *, at_least_once: bool = False) -> None:
         self._client = oslo_messaging.get_rpc_client(
-            transport, oslo_messaging.Target(topic=TOPIC, version="1.0"), timeout=timeout
+            transport,
+            oslo_messaging.Target(topic=TOPIC, version="1.0"),
+            timeout=timeout,
+            transport_options=oslo_messaging.TransportOptions(at_least_once=at_least_once),
         )
 
     def prepare(self, host: str | None = None, **options: Any) -> Any:
@@ -51,12 +61,14 @@ class Client:
 
 
 @contextmanager
-def client(url: str, *, timeout: float = 30, **rabbit_options: Any) -> Iterator[Client]:
+def client(url: str, *, timeout: float = 30, at_least_once: bool = False, **rabbit_options: Any) -> Iterator[Client]:
     """A client whose calls time out after ``timeout`` seconds."""
     rabbit_options = {"rabbit_interval_max": 1, **rabbit_options}
+    if at_least_once:
+        returned.install()
     transport = oslo_messaging.get_rpc_transport(configuration(url, **rabbit_options), allowed_remote_exmods=EXMODS)
     try:
-        yield Client(transport, timeout)
+        yield Client(transport, timeout, at_least_once=at_least_once)
     finally:
         transport.cleanup()
         gc.collect()  # closes its leftovers here and not during another test
