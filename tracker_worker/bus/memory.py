@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from tracker_worker import threads
 from tracker_worker.bus.base import (
     FANOUT,
+    PING,
     SHARED,
     Bus,
     DeadLetter,
@@ -81,6 +82,12 @@ class MemoryBroker:
             else:
                 self._waiting.setdefault(source, deque()).append(delivery)
                 self._hand_over_locked(source)
+
+    def offer(self, source: str, body: bytes) -> None:
+        """Hand a request to the active consumer of a queue; without one, nothing is left behind."""
+        with self._lock:
+            if self._consumers.get(source):
+                self.publish(source, body)
 
     def consume(self, source: str, consumer: Consumer) -> None:
         """Hand all messages of a queue to ``consumer``, from the moment when it is the active consumer."""
@@ -172,6 +179,13 @@ class MemoryBus(Bus, Receiver, Sender):
 
     def is_current(self, delivery: Delivery) -> bool:
         return self._listener is not None and delivery.token > self._last_start
+
+    def probe(self, hosts: Sequence[str]) -> None:
+        for source in (*hosts, SHARED):
+            self._broker.offer(source, encode_request(PING, {}, context={}, unique_id=threads.new_uuid().hex))
+
+    def repair(self) -> None:
+        """Nothing of a MemoryBroker can be gone."""
 
     def settle(self, deliveries: Iterable[Delivery]) -> None:
         with self._lock:

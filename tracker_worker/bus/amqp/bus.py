@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from tracker_worker.bus.amqp.consumer import Consumer
+from tracker_worker.bus.amqp.probes import Probes
 from tracker_worker.bus.amqp.sender import AMQPSender
 from tracker_worker.bus.base import Bus, Listener
 from tracker_worker.bus.settings import BrokerSettings
@@ -33,6 +35,9 @@ class AMQPBus(Bus):
             confirmed=listener.confirmed,
             died=listener.died,
         )
+        self._probes = Probes(
+            self._settings, submit=self.sender.submit, unreachable=self.receiver.repair, monotonic=time.monotonic
+        )
         self._started = True
         self.sender.start()
         self.receiver.start()
@@ -47,4 +52,16 @@ class AMQPBus(Bus):
             self.receiver.stop(timeout_seconds)
 
     def connected(self) -> bool:
+        return self._open() and self.receiver.serves_all()
+
+    def probe(self, hosts: Sequence[str]) -> None:
+        if self._open():  # otherwise everything is declared when it is open again
+            self._probes.probe(hosts)
+
+    def repair(self) -> None:
+        if self._started:
+            self.sender.repair()
+            self.receiver.repair()
+
+    def _open(self) -> bool:
         return self._started and self.receiver.is_open() and self.sender.is_open()

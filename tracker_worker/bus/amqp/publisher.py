@@ -87,6 +87,7 @@ class Publisher(BrokerConnection):
         self._later: list[tuple[float, int, Message]] = []
         self._held: dict[str, list[Message]] = {}  # by routing key, the messages that wait for their queue
         self._release_at = 0.0
+        self._declare_again = False
         self._numbers = itertools.count(1)
         self._connection: Any = None
         self._channel: Any = None
@@ -99,6 +100,11 @@ class Publisher(BrokerConnection):
         self._waiting.extend(messages)
         self._turn.flush_soon()
 
+    def repair(self) -> None:
+        """Declare the queues that are published to again soon. Any thread; returns immediately."""
+        self._declare_again = True
+        self.wake()
+
     def opened(self, connection: Any) -> None:
         self._connection = connection
         self._declare()
@@ -107,12 +113,16 @@ class Publisher(BrokerConnection):
         self.wake()
 
     def _declare(self) -> None:
+        self._declare_again = False
+        topology.declare_control_exchange(self._connection, self._settings)
         topology.declare_shared(self._connection, topology.dead_letter_queue(self._settings))
         if self._settings.notification_topics:
             topology.declare_notifications(self._connection, self._settings)
 
     def work(self) -> None:
         self._pass_on()
+        if self._declare_again:
+            self._declare()
         if self._held and self._release_at <= time.monotonic():
             self._release()
         while self._later and self._later[0][0] <= time.monotonic():
