@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 
 import pytest
@@ -118,11 +119,11 @@ def test_the_log_names_a_host_queue_with_wrong_properties_and_the_command_that_d
             working.wait_answers(20)
         working.settle()  # deleting a queue loses its messages
         # A stock server declares the queue before the worker hears of the deletion.
-        worker.process.send_signal(signal.SIGSTOP)
+        worker.signal(signal.SIGSTOP)
         raw_connection.channel.queue_delete(HOST_TOPIC)
         raw_connection.channel.queue_declare(HOST_TOPIC, durable=False, auto_delete=False)
         raw_connection.channel.queue_bind(HOST_TOPIC, raw.EXCHANGE, HOST_TOPIC)
-        worker.process.send_signal(signal.SIGCONT)
+        worker.signal(signal.SIGCONT)
         worker.wait_for_log(f"rabbitmqctl delete_queue {HOST_TOPIC}")
         with pytest.raises(oslo_messaging.MessagingTimeout):
             hasty.call(HOST, "get_node", node=next(iter(HOSTS[HOST])))
