@@ -11,9 +11,12 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from tracker_worker.text import printable
+
 
 class TrackerError(Exception):
-    """The root of the errors that a caller may get. ``kwargs`` holds the facts, made of JSON types."""
+    """The root of the errors that a caller may get. ``kwargs`` holds the facts, made of JSON types. The text is printable and
+    has at most 1000 characters, whatever it quotes."""
 
     code: ClassVar[str] = "tracker_error"
     retryable: ClassVar[bool] = False
@@ -21,7 +24,7 @@ class TrackerError(Exception):
 
     def __init__(self, message: str | None = None, **kwargs: Any) -> None:
         self.kwargs = kwargs
-        super().__init__(message if message is not None else self._message(kwargs))
+        super().__init__(printable(message if message is not None else self._message(kwargs)))
 
     def _message(self, kwargs: dict[str, Any]) -> str:
         try:
@@ -77,6 +80,22 @@ class StoreUnavailable(TrackerError):
     code = "store_unavailable"
     retryable = True
     template = "The store is unavailable: {reason}"
+
+
+class InventoryUnavailable(TrackerError):
+    """A called audit ended before the inventory driver had answered. The request may be sent again. Facts: host, reason."""
+
+    code = "inventory_unavailable"
+    retryable = True
+    template = "The inventory of host {host} is not known: {reason}"
+
+
+class AnswerTooLarge(TrackerError):
+    """The answer has more than ``[bus] max_answer_bytes``. Nothing was changed. Facts: method; limit; bytes, how much of the
+    answer was looked at: the whole of it has more; how, what to ask for instead."""
+
+    code = "answer_too_large"
+    template = "The answer to {method} is larger than {limit} bytes: {how}"
 
 
 class ConfigurationError(Exception):

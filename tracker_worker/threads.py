@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
+import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
+from types import FrameType
 from typing import Protocol
 from uuid import uuid4
 
@@ -28,9 +32,44 @@ SimpleQueue = queue.SimpleQueue
 Empty = queue.Empty
 
 
+# The kernel keeps 15 bytes of a thread's name (prctl(2), PR_SET_NAME).
+_SYSTEM_NAME_BYTES = 15
+# A thread without work makes a pass this often, so that a watchdog can tell it from one that hangs.
+_IDLE_SECONDS = 1.0
+
+
 def now_microseconds() -> int:
     """The time of day, in whole microseconds."""
     return time.time_ns() // 1000
+
+
+def system_name(name: str) -> str:
+    """The thread's name as the system keeps it: shortened, but for the number at its end."""
+    head, dash, number = name.rpartition("-")
+    if not number.isdigit():
+        return name[:_SYSTEM_NAME_BYTES]
+    return head[: _SYSTEM_NAME_BYTES - len(dash + number)] + dash + number
+
+
+def frame_of(thread_id: int) -> FrameType | None:
+    """The innermost frame of the thread; None: there is no such thread."""
+    return sys._current_frames().get(thread_id)
+
+
+class NamedThread(threading.Thread):
+    """A daemon thread whose name the system knows too, for ``ps -L`` and ``top -H``: Python 3.11 keeps it to itself."""
+
+    def __init__(self, *, target: Callable[[], object], name: str) -> None:
+        super().__init__(target=target, name=name, daemon=True)
+
+    def run(self) -> None:
+        # Nothing depends on the name, and a system without /proc has other means to show threads.
+        with (
+            contextlib.suppress(OSError),
+            open(f"/proc/self/task/{self.native_id}/comm", "w", encoding="utf-8") as comm,
+        ):
+            comm.write(system_name(self.name))
+        super().run()
 
 
 class Stepped(Protocol):
@@ -39,6 +78,11 @@ class Stepped(Protocol):
     def step(self, now: float) -> float | None:
         """Do what is due at ``now`` (seconds on the monotonic clock). Return after how many seconds the next step is due at the
         latest, or None: when somebody wakes the thread."""
+
+
+def soonest(*waits: float | None) -> float | None:
+    """The shortest of some waits; None is a wait without an end."""
+    return min((wait for wait in waits if wait is not None), default=None)
 
 
 class StepThread:
@@ -62,25 +106,38 @@ class StepThread:
         # Have the next step done soon. Any thread may call this; it costs no Python function.
         self.wake: Callable[[], None] = partial(self._wakeups.put, None)
         self._stopping = False
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread = NamedThread(target=self._run, name=name)
+        # The number of steps that have begun. Without work it rises once a second.
+        self.turns = 0
 
     def start(self) -> None:
         self._thread.start()
 
-    def stop(self) -> None:
-        """Let the step in hand end, and return then. Harmless when stopped, not started, or called on the thread itself."""
+    def stop(self, timeout_seconds: float | None = None) -> bool:
+        """Let the step in hand end, for at most so long (None: however long it takes). Returns whether the thread has ended.
+        Harmless when stopped, not started, or called on the thread itself."""
         self._stopping = True
         self._wakeups.put(None)
         if self._thread.is_alive() and self._thread is not threading.current_thread():
-            self._thread.join()
+            self._thread.join(None if timeout_seconds is None else max(0.0, timeout_seconds))
+        return not self._thread.is_alive()
+
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    @property
+    def ident(self) -> int | None:
+        """The thread's number in this process; None: it was not started."""
+        return self._thread.ident
 
     def _run(self) -> None:
         wakeups = self._wakeups
         try:
             while not self._stopping:
+                self.turns += 1
                 wait = self._part.step(self._monotonic())
                 try:
-                    wakeups.get(timeout=wait)
+                    wakeups.get(timeout=_IDLE_SECONDS if wait is None else min(wait, _IDLE_SECONDS))
                     while not wakeups.empty():  # the next step sees everything that was handed over before it
                         wakeups.get_nowait()
                 except queue.Empty:
@@ -91,28 +148,86 @@ class StepThread:
 
 
 class DaemonPool:
-    """Runs functions on a fixed number of daemon threads, first come, first served. A function that hangs holds its thread."""
+    """Runs functions on daemon threads, first come, first served.
 
-    def __init__(self, name: str, threads: int) -> None:
-        self._functions: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._names = [f"{name}-{number}" for number in range(threads)]
-        self._started = 0
+    ``size`` functions run at a time, and those that hang do not count: a function that has run for ``patience_seconds`` leaves
+    its place to another one, on a thread that is made for it. The caller bounds the number of threads by the number of
+    functions that can hang. Threads are made when they are needed; ``size`` of them stay.
+    """
+
+    def __init__(
+        self, name: str, size: int, *, patience_seconds: float, monotonic: Callable[[], float] = monotonic
+    ) -> None:
+        self._name = name
+        self._size = size
+        self._patience = patience_seconds
+        self._monotonic = monotonic
+        self._changed = threading.Condition()
+        self._functions: deque[Callable[[], None]] = deque()
+        self._running: dict[object, float] = {}  # when each function began; the longest first
+        self._idle = 0
+        self._made = 0
+        self._open = False
 
     def start(self) -> None:
-        for name in self._names:
-            threading.Thread(target=self._run, name=name, daemon=True).start()
-            self._started += 1
+        with self._changed:
+            self._open = True
+            self._watch_locked()
 
     def submit(self, function: Callable[[], None]) -> None:
         """Run ``function``, which must not raise, on one of the threads. Any thread may call this."""
-        self._functions.put(function)
+        with self._changed:
+            self._functions.append(function)
+            self._watch_locked()
 
     def stop(self) -> None:
         """Begin no further function. A thread whose function hangs is left to end with the process."""
-        while self._started:
-            self._functions.put(None)
-            self._started -= 1
+        with self._changed:
+            self._open = False
+            self._changed.notify_all()
+
+    def _watch_locked(self) -> None:
+        """While functions wait, one thread is idle and watches for a place."""
+        if not self._open or not self._functions:
+            return
+        if self._idle:
+            self._changed.notify()
+            return
+        self._idle += 1
+        self._made += 1
+        NamedThread(target=self._run, name=f"{self._name}-{self._made}").start()
 
     def _run(self) -> None:
-        while (function := self._functions.get()) is not None:
+        """The life of a thread, which is counted as idle when it begins."""
+        while True:
+            with self._changed:
+                while self._open and (wait := self._wait_locked()) != 0:
+                    self._changed.wait(wait)
+                self._idle -= 1
+                if not self._open:
+                    return
+                function = self._functions.popleft()
+                running = object()
+                self._running[running] = self._monotonic()
+                self._watch_locked()
             function()
+            with self._changed:
+                del self._running[running]
+                if self._idle >= self._size or not self._open:
+                    self._watch_locked()
+                    return
+                self._idle += 1
+
+    def _wait_locked(self) -> float | None:
+        """After how many seconds the next function may begin, as far as is known now; None: there is none."""
+        if not self._functions:
+            return None
+        places = self._size
+        now = self._monotonic()
+        soonest = 0.0
+        for began in self._running.values():
+            left = began + self._patience - now
+            if left > 0:
+                places -= 1
+                soonest = soonest or left
+        return 0.0 if places > 0 else soonest

@@ -7,7 +7,7 @@ caller forgets if the commit fails.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from tracker_worker import faults
 from tracker_worker.domain.commands import Command
@@ -30,7 +30,7 @@ class UnitOfWork:
         self._notify = notify
         self.changed: dict[int, NodeLedger] = {}
         self.notifications: list[Notification] = []
-        # The hosts with an answer that the commit does not verify: it checks the generations of changed nodes only.
+        # The hosts with an answer that changed nothing: the commit checks the generations of all of their nodes.
         self.unverified: set[str] = set()
 
     def decide(self, host: HostLedger, command: Command, now: int) -> Decision:
@@ -38,8 +38,6 @@ class UnitOfWork:
         apply the events, and make their notifications."""
         decision = decide(host, command, now)
         ledger = decision.node
-        if not decision.events:
-            self.unverified.add(host.name)
         for event in decision.events:
             assert ledger is not None
             ledger.apply(event)
@@ -48,22 +46,16 @@ class UnitOfWork:
                 self.notifications.append(render(event, ledger))
         return decision
 
-    def verify(self) -> None:
-        """Check what the commit does not check: that the ledgers behind every answer without a change have the generations
-        in the store.
-
-        Raises Conflict: a ledger in memory has another generation than the store. Raises StoreUnavailable.
-        """
-        self._ledgers.verify(
-            [
-                name
-                for name in self.unverified
-                if any(ledger.id not in self.changed for ledger in self._ledgers.get(name))
-            ]
-        )
-
-    def commit(self, *, inbox_rows: Sequence[InboxRow] = (), cursors: Mapping[int, int] | None = None) -> None:
-        """Write all decisions with these rows of the inbox and these cursors of the relay, in one transaction.
+    def commit(
+        self,
+        *,
+        inbox_rows: Sequence[InboxRow] = (),
+        cursors: Mapping[tuple[int, str], int] | None = None,
+        write: Callable[[Commit], None] | None = None,
+    ) -> None:
+        """Write all decisions with these rows of the inbox and these cursors of the relay, in one transaction, on condition
+        that the ledgers behind every answer without a change are at the store's generations. ``write`` None stands for the
+        commit of the store.
 
         Raises Conflict, Unstorable, StoreUnavailable (then it is unknown whether the commit happened).
         """
@@ -72,12 +64,22 @@ class UnitOfWork:
             notifications=self.notifications,
             inbox_rows=inbox_rows,
             cursors=cursors or {},
+            verified=self._verified(),
         )
         if faults.hook is not None:
             faults.hook("before_commit")
-        self._store.commit(commit)
+        (write or self._store.commit)(commit)
         if faults.hook is not None:
             faults.hook("after_commit")
+
+    def _verified(self) -> dict[int, dict[int, int]]:
+        """The hosts with an answer that changed nothing, unless the commit changes all of their nodes and so checks them."""
+        hosts = [self._ledgers.get(name) for name in self.unverified]
+        return {
+            host.id: {ledger.id: ledger.stored_generation for ledger in host}
+            for host in hosts
+            if not host.nodes or any(ledger.id not in self.changed for ledger in host)
+        }
 
     def committed(self) -> None:
         """Note in the changed ledgers that the store has them now."""

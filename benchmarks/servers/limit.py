@@ -36,7 +36,8 @@ class Echo:
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
         settings = read_settings(conf)
-        self._connection = settings.connection(settings.urls[0]).transport.establish_connection()
+        self._connection: Any = settings.connection(settings.urls[0])
+        self._connection.connect()
         queues = topology.served(settings, conf.tracker.hosts)[:1]
         topology.declare_served(self._connection, settings, queues)
         self._channel = self._connection.channel()

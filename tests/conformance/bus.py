@@ -30,7 +30,7 @@ from tests.support.bus import (
 from tests.support.deadline import wait_until
 from tests.support.startstop import stress
 from tests.support.store import at_once
-from tracker_worker.bus.base import FANOUT, PING, SHARED, DeadLetter, Reply
+from tracker_worker.bus.base import FANOUT, PING, SHARED, DeadLetter, Delivery, Reply, Settlement
 from tracker_worker.wire.message import ReplyTo
 from tracker_worker.wire.request import decode_request
 
@@ -212,6 +212,24 @@ class TellContract(BusCase):
         assert outside.take_reply(reply_to) == b"the reply"
         first.stop()
         assert bodies(make_worker().listener.receive(1)) == [b"1"]
+
+    def test_a_reply_to_a_delivery_that_is_settled_already_is_sent_and_settles_no_other_delivery(
+        self, outside: Outside, make_worker: MakeWorker
+    ) -> None:
+        """A called audit is settled when it begins to wait; its reply follows, with nothing of the message but the token."""
+        first = make_worker()
+        reply_to = outside.open_replies()
+        for body in numbered(3):
+            outside.publish(HOST_1, body)
+        early = first.listener.receive(3)[0]
+        bare = Delivery(body=b"", source=early.source, deadline=early.deadline, token=early.token)
+        first.bus.sender.send([Settlement(delivery=early)])
+        for delivery in (early, bare):
+            first.bus.sender.send([Reply(delivery=delivery, reply_to=reply_to, body=b"late")])
+            assert outside.take_reply(reply_to) == b"late"
+        first.bus.sender.send([Settlement(delivery=bare)])
+        first.stop()
+        assert bodies(make_worker().listener.receive(2)) == [b"1", b"2"]
 
     def test_replies_are_in_order_including_those_sent_just_before_the_stop(
         self, outside: Outside, make_worker: MakeWorker

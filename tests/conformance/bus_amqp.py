@@ -12,7 +12,6 @@ from typing import Any
 from uuid import uuid4
 
 import amqp
-import kombu
 from oslo_config import cfg
 
 import tests.support.messaging  # noqa: F401 before oslo.messaging
@@ -35,22 +34,20 @@ class Lines:
         self._sockets: list[socket.socket] = []
         self.attempts = 0
 
-    def connect(self, connection: kombu.Connection) -> kombu.Connection:
+    def watch(self, connection: amqp.Connection) -> amqp.Connection:
         """Watch ``connection``: record its attempts to connect, and refuse them while the lines are cut."""
-        transport = connection.transport
-        establish = transport.establish_connection
+        connect = connection.connect
 
-        def watched() -> Any:
+        def watched() -> None:
             with self._lock:
                 self.attempts += 1
                 if self._down:
                     raise ConnectionRefusedError("the line is cut")
-            established = establish()
+            connect()
             with self._lock:
-                self._sockets.append(established.sock)
-            return established
+                self._sockets.append(connection.sock)
 
-        transport.establish_connection = watched
+        connection.connect = watched
         return connection
 
     def cut(self) -> None:
@@ -72,8 +69,8 @@ class LinedSettings(BrokerSettings):
 
     lines: Lines
 
-    def connection(self, url: str) -> kombu.Connection:
-        return self.lines.connect(super().connection(url))
+    def connection(self, url: str) -> amqp.Connection:
+        return self.lines.watch(super().connection(url))
 
 
 def broker_settings(url: str, *, lines: Lines, **options: Any) -> LinedSettings:
@@ -180,4 +177,6 @@ class Broker(Outside):
 
 def amqp_connection(settings: BrokerSettings) -> Any:
     """A py-amqp connection that belongs to no bus and that ``cut`` does not end."""
-    return BrokerSettings.connection(settings, settings.urls[0]).transport.establish_connection()
+    connection = BrokerSettings.connection(settings, settings.urls[0])
+    connection.connect()
+    return connection

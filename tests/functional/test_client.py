@@ -15,6 +15,7 @@ from tests.support.builders import instance_dict, uuid
 from tests.support.deadline import SECONDS, wait_until
 from tests.support.worker_process import NODE, WorkerProcess
 from tracker_worker import errors
+from tracker_worker.client.api import TrackerAPI
 from tracker_worker.client.pipelined import TrackerClient
 from tracker_worker.conf.opts import register_messaging_opts
 
@@ -111,3 +112,25 @@ def test_a_request_without_an_answer_in_time_fails_with_messaging_timeout(
     tracker.close()
     wait_until(lambda: all(future.done() for future in late), "the end of what was under way")
     assert isinstance(late[0].exception(), oslo_messaging.MessagingTimeout)
+
+
+def test_an_answer_that_is_too_large_is_a_typed_error_for_both_clients(
+    make_worker: MakeWorker, tracker: TrackerClient, broker_vhost: str
+) -> None:
+    worker = make_worker(hosts={HOST: {"n1": NODE}}, options={"bus": {"max_answer_bytes": 65536}})
+    worker.start()
+    worker.wait_ready()
+    for future in tracker.begin_many(CONTEXT, HOST, [(instance_dict(number), None) for number in range(2 * MANY)]):
+        future.result()
+    conf = cfg.ConfigOpts()
+    conf([], project="scheduler", default_config_files=[], default_config_dirs=[])
+    register_messaging_opts(conf)
+    conf.set_override("transport_url", broker_vhost)
+    stock = TrackerAPI(conf)
+    for client in (tracker, stock):
+        with pytest.raises(errors.AnswerTooLarge) as refused:
+            client.list_claims(CONTEXT, HOST)
+        assert refused.value.kwargs["method"] == "list_claims"
+        assert refused.value.kwargs["limit"] == 65536
+        assert "node" in refused.value.kwargs["how"]
+        assert client.get_node(CONTEXT, HOST)["running_vms"] == 2 * MANY

@@ -1,15 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""If a thread of the worker ends with an error, the process ends too, so that the service manager restarts it."""
+"""If a thread of the worker ends with an error, or its engine hangs, the process ends too, so that the service manager restarts
+it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from tests.support.faulty import FAILURE, FaultyWorker
+from tests.support import stock
+from tests.support.builders import instance_dict
+from tests.support.deadline import wait_until
+from tests.support.faulty import FAILURE, HANG, FaultyWorker
 from tests.support.run import HOSTS, scheduler_run
+from tests.support.worker_process import WorkerProcess
 
 
 @pytest.fixture
@@ -52,3 +58,33 @@ def test_a_worker_with_a_failed_thread_ends_and_its_successor_continues(
             working.wait_answers(50)
 
         working.prove(faulty_worker)
+
+
+def test_an_engine_that_hangs_loses_its_hosts(faulty_worker: FaultyWorker, broker_vhost: str, tmp_path: Path) -> None:
+    faulty_worker.configure({"tracker": {"stall_seconds": 2}})
+    faulty_worker.ail("before_commit", 1, HANG)
+    faulty_worker.start()
+    faulty_worker.wait_ready()
+    successor = WorkerProcess(tmp_path, transport_url=broker_vhost, hosts=HOSTS, name="successor")
+    host = next(iter(HOSTS))
+    with closing(successor), stock.client(broker_vhost) as client:
+        faulty_worker.arm()
+        client.cast(host, "begin_resource_claim", instance=instance_dict(1, node="n1"))
+
+        assert faulty_worker.wait(15) == 1
+        lines = [line for line in faulty_worker.log().splitlines() if "CRITICAL" in line]
+        assert len(lines) == 1
+        assert "the engine has stood still for 2 s at tracker_worker/unit_of_work.py:" in lines[0]
+
+        successor.start()
+        successor.wait_ready()
+        wait_until(lambda: client.call(host, "get_node", node="n1")["running_vms"] == 1, "the successor does the work")
+
+
+def test_threads_have_names_in_the_system(faulty_worker: FaultyWorker) -> None:
+    faulty_worker.start()
+    faulty_worker.wait_ready()
+
+    assert {"tracker-engine", "tracker-consume", "tracker-publish", "tracker-timers", "tracker-watch"} <= set(
+        faulty_worker.thread_names()
+    )

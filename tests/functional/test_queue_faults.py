@@ -87,7 +87,7 @@ def test_notifications_refused_by_a_full_queue_wait_in_the_outbox(
     operator = Operator(worker)
     for number in range(1, 11):
         claim(client, number)
-    worker.wait_for_log(f"refused a message for {INFO}", times=2)
+    worker.wait_for_log(f"{INFO} refuses messages: it is full")
     with raw.connect(broker_vhost) as raw_connection:
         # The inventories of four nodes, and two claims.
         wait_until(lambda: raw_connection.count(INFO) == 6, "the queue is full")

@@ -10,8 +10,13 @@ import amqp
 import pytest
 
 from tests.conformance.bus_amqp import Broker
+from tests.functional.conftest import HOST, HOST_TOPIC
+from tests.functional.conftest import MakeWorker as MakeProcess
+from tests.support import raw, stock
 from tests.support.bus import HOST_1, HOST_2, HOSTS, BusCase, MakeWorker, Worker, bodies, keys, numbered, outgoing
 from tests.support.deadline import wait_until
+from tests.support.messaging import oslo_messaging
+from tests.support.worker_process import NODE
 from tracker_worker.bus.amqp import served
 from tracker_worker.bus.base import FANOUT, SHARED
 
@@ -30,6 +35,12 @@ def broker(broker_vhost: str, queue_type: str) -> Iterator[Broker]:
     broker = Broker(broker_vhost, bus__queue_type=queue_type)
     yield broker
     broker.close()
+
+
+@pytest.fixture
+def make_process(make_worker: MakeProcess) -> MakeProcess:
+    """``make_worker`` of the functional tests, whose name means a bus in the classes below."""
+    return make_worker
 
 
 class RepairCase(BusCase):
@@ -130,6 +141,39 @@ class TestBindingsAndExchanges(RepairCase):
         wait_until(repaired, "a request")
         damage(broker, lambda channel: channel.basic_publish(amqp.Message(b"n"), EXCHANGE, "notifications.info"))
         assert broker.take_notification() == b"n"
+
+
+class TestWorker:
+    """The whole worker, as its operator and a stock client see it."""
+
+    @pytest.mark.parametrize(
+        "damaged",
+        {
+            "the host's binding": lambda channel: channel.queue_unbind(HOST_TOPIC, EXCHANGE, HOST_TOPIC),
+            "the exchange": lambda channel: channel.exchange_delete(EXCHANGE),
+            "the host's queue": lambda channel: channel.queue_delete(HOST_TOPIC),
+        }.items(),
+        ids=lambda named: named[0],
+    )
+    def test_calls_are_answered_again_without_a_restart(
+        self, make_process: MakeProcess, broker_vhost: str, damaged: tuple[str, Damage]
+    ) -> None:
+        worker = make_process(hosts={HOST: {"n1": NODE}})
+        worker.start()
+        worker.wait_ready()
+        with stock.client(broker_vhost, timeout=1) as client, raw.connect(broker_vhost) as raw_connection:
+            assert client.call(HOST, "oslo_rpc_server_ping") == "pong"
+            damaged[1](raw_connection.channel)
+
+            def answered() -> bool:
+                try:
+                    return bool(client.call(HOST, "oslo_rpc_server_ping") == "pong")
+                except oslo_messaging.MessagingException:
+                    return False
+
+            wait_until(answered, "a call answered", seconds=15)
+        assert worker.log().count("tracker-consumer: connected") == 1
+        assert f"key {HOST_TOPIC}" in worker.log()
 
 
 class TestQueues(RepairCase):

@@ -3,13 +3,21 @@
 
 from __future__ import annotations
 
+import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from tests.functional.conftest import HOST, HOST_TOPIC, MakeWorker
-from tests.support import held, raw, stock
-from tests.support.builders import instance_dict
+from tests.support import callers, held, raw, stock
+from tests.support.builders import instance_dict, sized
+from tests.support.deadline import wait_until
 from tests.support.worker_process import NODE
+
+AUDIT = "update_available_resource"
+SMALL = sized(vcpus=1, memory_mb=64, disk_gb=1)
 
 
 def test_a_monitored_call_gets_heartbeats_until_its_audit_ends(
@@ -63,7 +71,47 @@ def test_a_worker_stops_although_a_driver_hangs(
 
         assert worker.terminate(10) == 0
 
-        # The call was not answered, so the broker redelivers it to the next worker.
+        ended = raw_connection.reply(request["_msg_id"])
+        assert json.loads(ended["failure"])["class"] == "InventoryUnavailable"
+        # The call was acknowledged when it began to wait, so the next worker does not get it.
+        assert raw_connection.count(HOST_TOPIC) == 0
+
+
+@pytest.mark.parametrize(
+    ("hosts", "audits"), [(1, 256), (300, 1), (300, 40)], ids=["one-host", "many-hosts", "many-hang"]
+)
+def test_audits_whose_driver_hangs_hold_no_place_in_the_prefetch(
+    make_worker: MakeWorker, broker_vhost: str, tmp_path: Path, hosts: int, audits: int
+) -> None:
+    """With 300 hosts each of them has one place, and with 40 hosts that hang more drivers hang than are asked at a time."""
+    hold, environment = held.install(tmp_path)
+    names = [f"host{number}" for number in range(1, hosts + 1)]
+    options = {
+        "tracker": {"inventory_driver": "held", "audit_interval_seconds": 3600},
+        "bus": {"queue_type": "classic", "prefetch": 256},
+    }
+    worker = make_worker(hosts={name: {} for name in names}, options=options, environment=environment)
+    worker.start()
+    worker.wait_ready()
+    hanging = names[:audits]
+    hold.write_text("\n".join(hanging), encoding="utf-8")
+    with callers.connected(broker_vhost) as connected:
+        waiting = [connected.call(hanging[number % len(hanging)], AUDIT, {}, seconds=60) for number in range(audits)]
+        given_up = [connected.call(host, AUDIT, {}, seconds=2) for host in hanging for _ in range(2)]
+        for host in (hanging[0], hanging[-1]):
+            claim = connected.answer(
+                host, "begin_resource_claim", 20, instance=instance_dict(node=f"{host}-node", **SMALL)
+            )
+            assert (claim.failure, claim.result and claim.result["state"]) == (None, "begun")
+        if hosts > len(hanging):
+            # It is asked although as many drivers hang as are asked at a time: those count no longer after 30 s.
+            assert connected.answer(names[-1], AUDIT, 50).failure is None
+        assert not any(called.seconds for called in waiting)
+        while time.monotonic() < given_up[-1].began_at + 2.5:
+            connected.wait(0.1)
         hold.unlink()
-        worker.start()
-        assert raw_connection.reply(request["_msg_id"])["result"][0]["node"] == f"{HOST}-node"
+        wait_until(
+            lambda: connected.wait(0.1) or all(called.seconds for called in waiting), "the audits answered", seconds=60
+        )
+    assert {called.failure for called in waiting} == {None}
+    assert not any(called.seconds for called in given_up)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.deadline import SECONDS
-from tracker_worker.bus.base import Bus, Delivery, Listener, Publication
+from tracker_worker.bus.base import Bus, Delivery, Listener, Publication, Refusal
 from tracker_worker.wire.message import ReplyTo
 
 HOST_1, HOST_2 = "host-1", "host-2"
@@ -27,6 +27,7 @@ class RecordingListener:
         self._told = threading.Condition()
         self.deliveries: list[Delivery] = []
         self.confirmed: list[Any] = []
+        self.refused: list[Refusal] = []
         self.lost_after: list[int] = []  # for each lost connection, how many deliveries there were
         self.deaths: list[BaseException] = []
 
@@ -35,6 +36,7 @@ class RecordingListener:
             received=self._adder(self.deliveries),
             lost=self._lost,
             confirmed=self._adder(self.confirmed),
+            refused=self._adder(self.refused),
             died=self._died,
         )
 
@@ -172,9 +174,9 @@ def numbered(count: int, first: int = 0) -> list[bytes]:
     return [b"%d" % number for number in range(first, first + count)]
 
 
-def outgoing(bodies: Sequence[bytes], *, priority: str = "INFO") -> list[Publication]:
+def outgoing(bodies: Sequence[bytes], *, priority: str = "INFO", topic: str = "notifications") -> list[Publication]:
     """Notifications whose keys are their bodies with the prefix k."""
-    return [Publication(key=f"k{body.decode()}", priority=priority, body=body) for body in bodies]
+    return [Publication(key=f"k{body.decode()}", topic=topic, priority=priority, body=body) for body in bodies]
 
 
 def keys(bodies: Sequence[bytes]) -> list[str]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+import amqp
 from amqp import spec
 from amqp.serialization import dumps
 
@@ -91,6 +92,17 @@ class RecordingChannel:
         self.acks: list[tuple[int, bool]] = []
         self.published: list[Published] = []
         self.confirms = False
+        # py-amqp keeps the reactions to methods of the broker here.
+        self._callbacks = {spec.Channel.Close: self._library_close}
+
+    def _library_close(self, code: int, text: str, class_id: int, method_id: int) -> None:
+        """As py-amqp: the channel is open again, without confirms, and the error is raised."""
+        self.confirms = False
+        raise amqp.exceptions.error_for_code(code, text, (class_id, method_id), amqp.ChannelError)
+
+    def close_by_broker(self, code: int, text: str) -> None:
+        """The broker closes the channel."""
+        self._callbacks[spec.Channel.Close](code, text, *spec.Basic.Publish)
 
     def exchange_declare(self, name: str, type: str, **_options: Any) -> None:
         self.declared.append(name)

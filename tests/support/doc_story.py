@@ -41,7 +41,7 @@ class Story:
         self.host = host
         self._broker = MemoryBroker()
         self._bus = MemoryBus(self._broker)
-        self._relay = Relay(self._store, self._bus, wake=lambda: None)
+        self._relay = Relay(self._store, self._bus, topics=["notifications"], wake=lambda: None)
         self._relay.take(host)
 
     @property

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 from uuid import uuid4
 
@@ -21,20 +22,22 @@ import msgspec
 from tests.support.builders import HOST, NOW, RESERVED_MEMORY_MB, TIMEOUT, driver_resource_dict, node_name
 from tests.support.deadline import SECONDS
 from tests.support.store import settle
-from tracker_worker.bus.base import Listener
+from tracker_worker.bus.base import Listener, Refusal
 from tracker_worker.bus.memory import MemoryBroker, MemoryBus, Parked
+from tracker_worker.counters import Counters
 from tracker_worker.domain.inventory import reserve
 from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.domain.policy import Policy
 from tracker_worker.domain.values import SECOND
 from tracker_worker.inventory.fake import FakeDriver
-from tracker_worker.service.chores.inventories import Inventories
+from tracker_worker.service.chores.inventories import Inventories, Pool
 from tracker_worker.service.loop.thread import EngineThread
 from tracker_worker.service.requests.items import Chore
 from tracker_worker.service.requests.reader import RequestReader
 from tracker_worker.store.base import Commit, Store
 from tracker_worker.store.memory import MemoryStore
 from tracker_worker.wire.message import JSON, MSGPACK, ReplyTo, decode_message
+from tracker_worker.wire.reply import MAX_ANSWER_BYTES
 
 RESERVED = reserve(memory_mb=RESERVED_MEMORY_MB, disk_mb=0)
 POLICY = Policy(claim_timeout=TIMEOUT, capacity_limits=False, release_expired=False, reserved=RESERVED)
@@ -97,7 +100,7 @@ class Committed:
     nodes: list[str]
     events: list[str]
     answered: list[str]
-    cursors: dict[int, int]
+    cursors: dict[tuple[int, str], int]
 
     @classmethod
     def of(cls, commit: Commit) -> Committed:
@@ -112,9 +115,10 @@ class Committed:
 class ManualTimer:
     """A timer that a test fires by hand."""
 
-    def __init__(self, interval_seconds: float, action: Callable[[], None]) -> None:
+    def __init__(self, interval_seconds: float, action: Callable[[], None], until: float = inf) -> None:
         self.interval_seconds = interval_seconds
         self.fire = action
+        self.until = until
         self.cancelled = False
 
     def cancel(self) -> None:
@@ -154,7 +158,7 @@ class Caller:
         self._formats: dict[str, str] = {}
         for content_type in (JSON, MSGPACK):
             self._broker.open_replies(
-                content_type,
+                f"reply_{content_type}",
                 lambda body, content_type=content_type: self._receive(body, content_type),  # type: ignore[misc]
             )
 
@@ -180,7 +184,7 @@ class Caller:
         **args: Any,
     ) -> Call:
         """Send a call. ``deadline`` is on the monotonic clock; ``timeout`` in seconds asks for heartbeats."""
-        reply_to = ReplyTo(content_type, uuid4().hex, content_type)
+        reply_to = ReplyTo(f"reply_{content_type}", uuid4().hex, content_type)
         call = Call(queue.SimpleQueue())
         with self._lock:
             self._calls[reply_to.msg_id] = call.replies
@@ -228,20 +232,26 @@ class EngineHarness:
         notify: bool = True,
         clock: Clock | None = None,
         settled: bool = True,
-        conflict_retries: int = 3,
+        topics: Sequence[str] = ("notifications",),
         monotonic: Callable[[], float] = time.monotonic,
+        pool: Pool | None = None,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
     ) -> None:
+        """``pool`` None: drivers are asked on threads."""
         self.store = ScriptedStore(store)
         self.broker = broker or MemoryBroker()
         self.hosts = hosts
+        self.topics = topics
         self.clock = clock or Clock()
+        self.counters = Counters()
         self.caller = Caller(self.broker)
         self.bus = MemoryBus(self.broker, monotonic=monotonic)
         names = [node_name(number) for number in range(1, nodes + 1)]
         self.drivers = {host: FakeDriver(host, nodes={n: driver_resource_dict() for n in names}) for host in hosts}
-        self.inventories = Inventories(self.drivers, RESERVED)
+        self.inventories = Inventories(self.drivers, RESERVED, pool=pool)
         self.policy = POLICY
         self.monitors: list[ManualTimer] = []
+        self.refused: list[Refusal] = []
         self.deaths: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
         self.engine = EngineThread(
             store=self.store,
@@ -251,10 +261,12 @@ class EngineHarness:
             hosts=hosts,
             owner=owner,
             notify=notify,
-            conflict_retries=conflict_retries,
+            topics=topics,
+            counters=self.counters,
             clock=self.clock,
             died=self.deaths.put,
             monotonic=monotonic,
+            max_answer_bytes=max_answer_bytes,
         )
         self.running = False
         for host in hosts:
@@ -268,9 +280,13 @@ class EngineHarness:
         """Mark all notifications so far as published."""
         loaded = self.store.inner.load_host(host)
         assert loaded is not None
-        self.store.inner.commit(Commit(cursors={ledger.id: ledger.sequence for ledger in loaded}))
+        cursors = self.store.inner.open_cursors(loaded.id, self.topics)
+        names = {ledger.id: ledger.sequence for ledger in loaded}
+        self.store.inner.commit(Commit(cursors={(node_id, topic): names[node_id] for node_id, topic in cursors}))
 
     def start(self, *, relaying: bool = True) -> EngineHarness:
+        if relaying:
+            self.engine.acquire_leases()
         self.engine.start()
         self.running = True
         self.inventories.start()
@@ -291,12 +307,16 @@ class EngineHarness:
         self.bus.start(
             self.hosts,
             Listener(
-                received=reader.received, lost=lambda: None, confirmed=self.engine.confirmed, died=self.deaths.put
+                received=reader.received,
+                confirmed=self.engine.confirmed,
+                lost=self.engine.lost,
+                refused=self.engine.refused,
+                died=self.deaths.put,
             ),
         )
 
-    def _every(self, interval_seconds: float, action: Callable[[], None]) -> ManualTimer:
-        self.monitors.append(ManualTimer(interval_seconds, action))
+    def _every(self, interval_seconds: float, action: Callable[[], None], until: float) -> ManualTimer:
+        self.monitors.append(ManualTimer(interval_seconds, action, until))
         return self.monitors[-1]
 
     def stop(self, *, release: bool = True) -> None:

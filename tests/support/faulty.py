@@ -2,8 +2,8 @@
 """A worker that kills itself: ``tracker-worker`` with a hook at a fault point.
 
 As a program: ``faulty.py POINT PASSAGE SIGNAL <arguments of tracker-worker>``. From SIGUSR1 on, the program counts the
-passages of POINT. At number PASSAGE, SIGKILL ends it before any code after the point runs, SIGSTOP stops it there, and
-SIGNAL 0 raises an unexpected error there.
+passages of POINT. At number PASSAGE, SIGKILL ends it before any code after the point runs, SIGSTOP stops it there,
+SIGNAL 0 raises an unexpected error there, and SIGNAL -1 lets the thread hang there.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ _ROOT = Path(__file__).parents[2]
 _ARMED = "faulty: armed"
 FAILURE = "faulty: a defect"
 """The text of the error that SIGNAL 0 raises."""
+HANG = -1
+"""The SIGNAL with which the thread at the point never returns, while all other threads go on."""
 
 
 class FaultyWorker(WorkerProcess):
@@ -35,7 +37,7 @@ class FaultyWorker(WorkerProcess):
     def ail(self, point: str, passage: int, number: int = signal.SIGKILL) -> None:
         """Let later starts set a fault: at the ``passage``-th passage of ``point`` after ``arm``, the worker gets this signal.
 
-        With 0, the thread at ``point`` gets an error instead.
+        With 0, the thread at ``point`` gets an error instead; with HANG, it never returns.
         """
         self._fault = (point, passage, number)
 
@@ -91,6 +93,8 @@ def main() -> None:
         if armed and name == point and next(passages) == int(passage):
             if number == "0":
                 raise RuntimeError(FAILURE)
+            if int(number) == HANG:
+                threading.Event().wait()
             # The signal goes to this thread: a signal to the process might let the thread run on for a moment.
             signal.pthread_kill(threading.get_ident(), int(number))
 

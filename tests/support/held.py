@@ -17,16 +17,24 @@ _ROOT = Path(__file__).parents[2]
 
 
 class HeldDriver(InventoryDriver):
-    """Runs in the worker's process. Holds every answer for as long as the file named by the environment's _HOLD exists."""
+    """Runs in the worker's process. Holds every answer for as long as the file named by the environment's _HOLD exists; if the
+    file has lines, only those of the hosts that it names."""
 
     def get_available_nodes(self) -> Sequence[str]:
         return [f"{self.host}-node"]
 
     def get_available_resource(self, nodename: str) -> Mapping[str, Any]:
         pause = threading.Event()
-        while Path(os.environ[_HOLD]).exists():
+        while self._held():
             pause.wait(0.02)
         return fake_resource(nodename=nodename)
+
+    def _held(self) -> bool:
+        try:
+            hosts = Path(os.environ[_HOLD]).read_text(encoding="utf-8").split()
+        except FileNotFoundError:
+            return False
+        return not hosts or self.host in hosts
 
 
 def install(directory: Path) -> tuple[Path, dict[str, str]]:

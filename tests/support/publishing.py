@@ -11,15 +11,20 @@ from typing import cast
 import pytest
 
 from tests.support.channels import SETTINGS, RecordingChannel, RecordingConnection
+from tracker_worker.bus.amqp import outgoing
 from tracker_worker.bus.amqp import publisher as module
 from tracker_worker.bus.amqp.internals import encode_properties
-from tracker_worker.bus.amqp.publisher import Message, Publisher
+from tracker_worker.bus.amqp.outgoing import Message
+from tracker_worker.bus.amqp.publisher import Publisher
 from tracker_worker.bus.amqp.stream import Stream
 
 PLAIN = encode_properties({})
-RETRY = module._RETRY_SECONDS
-WINDOW = module._WINDOW
+RETRY = outgoing.RETRY_SECONDS
+WINDOW = outgoing.WINDOW
 FEW = 3
+QUEUE = "notifications.info"
+LONG = 1e9
+"""A time that a message is tried again before, and that no test reaches."""
 
 
 class Case:
@@ -43,20 +48,31 @@ class Case:
     def connect(self) -> None:
         self.connection = RecordingConnection()
         self.publisher.opened(self.connection)
+        self.publisher._open.set()
 
     @property
     def channel(self) -> RecordingChannel:
         return next(channel for channel in self.connection.channels if channel.confirms)
 
-    def message(self, body: bytes, *, retry_before: float | None = None, key: str = "reply_1") -> Message:
+    def message(self, body: bytes, *, retry_before: float | None = LONG, key: str = "reply_1") -> Message:
         def done(routed: bool) -> None:
             self.done.append((body, routed))
 
-        return Message(exchange="", routing_key=key, body=body, properties=PLAIN, done=done, retry_before=retry_before)
+        exchange = SETTINGS.exchange if key == QUEUE else ""
+        return Message(
+            exchange=exchange, routing_key=key, body=body, properties=PLAIN, done=done, retry_before=retry_before
+        )
 
-    def submit(self, *bodies: bytes, retry_before: float | None = None) -> None:
-        self.publisher.submit(*(self.message(body, retry_before=retry_before) for body in bodies))
+    def submit(self, *bodies: bytes, retry_before: float | None = LONG, key: str = "reply_1") -> None:
+        self.publisher.submit(*(self.message(body, retry_before=retry_before, key=key) for body in bodies))
         self.publisher.work()
+
+    def lose(self, error: Exception | None = None) -> None:
+        """The connection ends, with the broker's ``error`` if it has closed the connection."""
+        if error is not None:
+            self.publisher.failed(error)
+        self.publisher._open.clear()
+        self.publisher.lost()
 
     def rest(self) -> None:
         """Act as if the publisher's thread slept from here on: the submitting thread then has the write turn."""
@@ -75,8 +91,8 @@ class Case:
     def nack(self, tag: int, multiple: bool = False) -> None:
         self.channel.tell("basic_nack", tag, multiple)
 
-    def give_back(self, body: bytes, key: str = "reply_1") -> None:
-        self.channel.tell("basic_return", None, "", key, SimpleNamespace(body=body))
+    def give_back(self, body: bytes, key: str = "reply_1", exchange: str = "") -> None:
+        self.channel.tell("basic_return", None, exchange, key, SimpleNamespace(body=body))
 
     def later(self, seconds: float) -> None:
         self.now += seconds

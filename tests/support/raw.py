@@ -24,13 +24,28 @@ __all__ = [
     "RawConnection",
     "check_parked",
     "connect",
+    "deep_table",
     "packed",
     "unpacked",
+    "wide_table",
 ]
 
 EXCHANGE = "openstack"
 DEAD_LETTERS = "tracker.dead"
 JSON = {"content_type": "application/json", "content_encoding": "utf-8", "delivery_mode": 2, "priority": 0}
+
+
+def deep_table(levels: int) -> bytes:
+    """An encoded table of a few KB that few programs can decode and fewer can encode: lists within lists."""
+    value = b"V"
+    for _ in range(levels):
+        value = b"A" + len(value).to_bytes(4, "big") + value
+    return b"\x01h" + value
+
+
+def wide_table(numbers: int) -> bytes:
+    """An encoded table of many one-byte integers, which py-amqp writes as longer ones."""
+    return b"\x01hA" + (2 * numbers).to_bytes(4, "big") + b"b\x01" * numbers
 
 
 class RawConnection:
@@ -66,6 +81,13 @@ class RawConnection:
         """Publish a message whose content type is not UTF-8 and which has a header with a date after the year 9999."""
         header = b"\x01aT" + (2**40).to_bytes(8, "big")
         properties = b"\xa0\x00" + b"\x02\xff\xfe" + len(header).to_bytes(4, "big") + header
+        message = amqp.Message(body)
+        message._serialize_properties = lambda: properties
+        self.channel.basic_publish(message, exchange=exchange, routing_key=key)
+
+    def publish_table(self, key: str, body: bytes, table: bytes, *, exchange: str = EXCHANGE) -> None:
+        """Publish a message whose application headers are these bytes."""
+        properties = b"\x30\x00" + len(table).to_bytes(4, "big") + table + b"\x02"
         message = amqp.Message(body)
         message._serialize_properties = lambda: properties
         self.channel.basic_publish(message, exchange=exchange, routing_key=key)

@@ -84,8 +84,9 @@ class WorkerProcess:
         """The worker's default SQLite file."""
         return self.directory / "state" / "tracker.sqlite"
 
-    def start(self) -> None:
-        """Start the process. Returns immediately."""
+    def start(self, *, stdout: int | None = None, stderr: int | None = None) -> None:
+        """Start the process. Returns immediately. The log's file gets both streams, but those for which a file descriptor is
+        given."""
         assert self._process is None
         with self.log_path.open("ab") as log:
             self._read_from = log.tell()
@@ -94,8 +95,8 @@ class WorkerProcess:
                 cwd=self.directory,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
+                stdout=log if stdout is None else stdout,
+                stderr=log if stderr is None else stderr,
             )
 
     def wait_ready(self) -> None:
@@ -129,6 +130,18 @@ class WorkerProcess:
 
     def is_alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
+
+    def thread_names(self) -> list[str]:
+        """The names of the process's threads, as the system knows them."""
+        assert self._process is not None
+        tasks = Path(f"/proc/{self._process.pid}/task")
+        return [(task / "comm").read_text(encoding="utf-8").strip() for task in tasks.iterdir()]
+
+    def peak_memory(self) -> int:
+        """The most resident memory that the process has had, in bytes."""
+        assert self._process is not None
+        status = Path(f"/proc/{self._process.pid}/status").read_text(encoding="utf-8")
+        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
 
     def signal(self, number: signal.Signals) -> None:
         assert self._process is not None

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from oslo_config import cfg
 
 from tracker_worker.wire.message import ReplyTo
 
@@ -76,10 +77,11 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
 
 class Publication(msgspec.Struct, frozen=True, kw_only=True):
-    """Publish a notification to every topic. The bus reports ``key`` to ``Listener.confirmed`` when the broker has confirmed
-    the notification for every topic. After a lost connection it publishes the notification again."""
+    """Publish a notification to one topic. The bus reports ``key`` to ``Listener.confirmed`` when the broker has confirmed the
+    notification. After a lost connection it publishes the notification again."""
 
     key: Any
+    topic: str
     priority: str
     body: bytes
 
@@ -87,18 +89,50 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True):
 Outgoing = Reply | DeadLetter | Settlement | Publication
 
 
+class RefusedDeadLetter(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """A dead letter that the broker does not take. ``properties`` and ``headers`` are encoded as they would have gone out."""
+
+    delivery: Delivery
+    reason: str
+    exchange: str
+    routing_key: str
+    properties: bytes
+    headers: bytes
+    broker_error: str
+
+
+class RefusedPublication(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """A notification that the broker does not take."""
+
+    key: Any
+    reason: str
+
+
+Refusal = RefusedDeadLetter | RefusedPublication
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listener:
     """The functions that the bus calls on its own threads. They return immediately and never raise.
 
     ``lost``: the consuming connection is gone, and nothing that came over it is handed over any more. All of it that is not
-    settled will be delivered again, so that whoever has not decided it yet drops it.
+    settled will be delivered again, so that whoever has not decided it yet drops it. ``refused``: the broker does not take
+    these messages, and the bus does not send them again; it leaves the delivery of a dead letter unsettled.
     """
 
     received: Callable[[Sequence[Delivery]], None]
     lost: Callable[[], None]
     confirmed: Callable[[Sequence[Any]], None]
+    refused: Callable[[Sequence[Refusal]], None]
     died: Callable[[BaseException], None]
+
+
+class Blocked(msgspec.Struct, frozen=True, kw_only=True):
+    """The broker takes no messages: ``reason`` is its own word for the alarm, ``since`` the time on the monotonic clock, in
+    seconds, at which the bus learned of it."""
+
+    reason: str
+    since: float
 
 
 class Receiver(ABC):
@@ -106,7 +140,8 @@ class Receiver(ABC):
 
     @abstractmethod
     def settle(self, deliveries: Iterable[Delivery]) -> None:
-        """These deliveries are finished and are not delivered again. Any thread; returns immediately."""
+        """These deliveries are finished and are not delivered again; for one that is settled already this does nothing. Any
+        thread; returns immediately."""
 
     @abstractmethod
     def is_current(self, delivery: Delivery) -> bool:
@@ -148,6 +183,16 @@ class Bus(ABC):
     @abstractmethod
     def connected(self) -> bool:
         """Whether the bus consumes the hosts' queues and can publish notifications at this moment. Any thread."""
+
+    @abstractmethod
+    def blocked(self) -> Blocked | None:
+        """The broker's alarm; None: the broker takes messages, as far as the bus knows. Any thread."""
+
+    @abstractmethod
+    def reload(self, conf: cfg.ConfigOpts) -> None:
+        """Read user and password of ``[DEFAULT] transport_url`` again, from the files and the environment that ``conf`` was
+        read from, and connect with them if they have changed. What cannot be read is logged, and the old ones hold. One
+        thread."""
 
     @abstractmethod
     def probe(self, hosts: Sequence[str]) -> None:

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from msgspec.structs import replace
+from oslo_config import cfg
 
 from tracker_worker import threads
 from tracker_worker.bus.base import (
     FANOUT,
     PING,
     SHARED,
+    Blocked,
     Bus,
     DeadLetter,
     Delivery,
@@ -179,6 +181,12 @@ class MemoryBus(Bus, Receiver, Sender):
 
     def is_current(self, delivery: Delivery) -> bool:
         return self._listener is not None and delivery.token > self._last_start
+
+    def blocked(self) -> Blocked | None:
+        return None
+
+    def reload(self, conf: cfg.ConfigOpts) -> None:
+        """There is no broker to log in to."""
 
     def probe(self, hosts: Sequence[str]) -> None:
         for source in (*hosts, SHARED):

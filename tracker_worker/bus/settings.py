@@ -6,16 +6,18 @@ The options are read as stock clients read them: the query of the transport URL 
 
 from __future__ import annotations
 
+import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit
 
 import amqp
-import kombu
 from oslo_config import cfg
 
+from tracker_worker.conf.opts import register_client_opts
+from tracker_worker.conf.reading import without_contents
 from tracker_worker.errors import ConfigurationError
 from tracker_worker.oslo import opts, oslo_messaging
 
@@ -25,7 +27,8 @@ LOST = (*amqp.Connection.connection_errors, *amqp.Connection.channel_errors)
 _GROUP = "oslo_messaging_rabbit"
 # A half-open consuming connection stays the active consumer until the broker notices.
 _MAX_HEARTBEAT_SECONDS = 15
-_CONNECT_TIMEOUT_SECONDS = 5
+# One address that swallows packets must not keep a worker from the next one for long.
+_CONNECT_TIMEOUT_SECONDS = 2
 _PORT = 5672
 _TLS_VERSIONS = {
     "tlsv1": ssl.PROTOCOL_TLSv1,
@@ -39,7 +42,8 @@ _TLS_VERSIONS = {
 class ConnectionSettings:
     """What every program needs to reach the broker.
 
-    ``urls`` are tried in turn. ``durable`` says how the clients of this cloud declare the control ``exchange``.
+    ``urls`` are the broker's addresses, each with user and password. ``durable`` says how the clients of this cloud declare the
+    control ``exchange``.
     """
 
     urls: tuple[str, ...]
@@ -53,24 +57,33 @@ class ConnectionSettings:
     retry_max_seconds: float
     tls: dict[str, Any] | None
 
-    def connection(self, url: str) -> kombu.Connection:
-        """An unconnected connection to one of ``urls``."""
-        # Each connection gets its own dictionary: kombu writes the host's name into it, and would verify every later host
-        # under the name of the first one.
-        return kombu.Connection(
-            url,
-            ssl=False if self.tls is None else (dict(self.tls) or True),
+    def connection(self, url: str) -> amqp.Connection:
+        """A py-amqp connection to one of ``urls``, which is not yet connected."""
+        parts = urlsplit(url)
+        # py-amqp would try the IPv6 address of this name first, which brokers seldom listen on.
+        name = "127.0.0.1" if parts.hostname == "localhost" else str(parts.hostname)
+        tls: bool | dict[str, Any] = False
+        if self.tls is not None:
+            tls = {**self.tls, "server_hostname": name} if "ca_certs" in self.tls else dict(self.tls) or True
+        return amqp.Connection(
+            host=f"[{name}]:{parts.port}" if ":" in name else f"{name}:{parts.port}",
+            userid=unquote(parts.username or ""),
+            password=unquote(parts.password or ""),
+            virtual_host=unquote(parts.path[1:]),
             login_method=self.login_method,
+            ssl=tls,
             heartbeat=self.heartbeat_seconds,
             connect_timeout=_CONNECT_TIMEOUT_SECONDS,
+            # py-amqp's default of one second ends a connection at every small stall of the network.
+            socket_settings={socket.TCP_USER_TIMEOUT: self.heartbeat_seconds * 1000},
         )
 
     def delays(self) -> Iterator[float]:
-        """Seconds to wait before each further attempt."""
-        delay = self.retry_start_seconds
+        """Seconds to wait after each round in which a broker refused the login."""
+        delay = max(1.0, self.retry_start_seconds)
         while True:
-            yield min(delay, self.retry_max_seconds)
-            delay += self.retry_step_seconds
+            yield max(1.0, min(delay, self.retry_max_seconds))
+            delay += max(0.0, self.retry_step_seconds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +142,32 @@ def read_settings(conf: cfg.ConfigOpts) -> BrokerSettings:
     )
 
 
+def read_again(conf: cfg.ConfigOpts) -> cfg.ConfigOpts:
+    """The options that a client reads, read anew from the files and the environment that ``conf`` was read from.
+
+    oslo.config itself reads only mutable options again, and ``transport_url`` is none. Raises ConfigurationError: a file cannot
+    be read.
+    """
+    again = cfg.ConfigOpts()
+    register_client_opts(again)
+    try:
+        again(
+            [],
+            project=conf.project,
+            default_config_files=list(conf.config_file or []),
+            default_config_dirs=list(conf.config_dir or []),
+        )
+    except cfg.Error as error:
+        raise ConfigurationError(without_contents(error)) from error
+    return again
+
+
+def with_logins_of(renewed: Sequence[str], urls: Sequence[str]) -> list[str]:
+    """``urls`` with the users and passwords that ``renewed`` has for the same addresses."""
+    found = {address(url): url for url in renewed}
+    return [found.get(address(url), url) for url in urls]
+
+
 def address(url: str) -> str:
     """Host, port and virtual host of a broker's URL, without user and password: for log lines and messages."""
     return url.rpartition("@")[2]
@@ -178,8 +217,7 @@ class _Rabbit:
 def _url(host: Any, virtual_host: str | None) -> str:
     user, password = quote(host.username or "guest", safe=""), quote(host.password or "guest", safe="")
     name = f"[{host.hostname}]" if ":" in host.hostname else host.hostname
-    # The name amqp would be another library where librabbitmq is installed.
-    return f"pyamqp://{user}:{password}@{name}:{host.port or _PORT}/{quote(virtual_host or '/', safe='')}"
+    return f"amqp://{user}:{password}@{name}:{host.port or _PORT}/{quote(virtual_host or '/', safe='')}"
 
 
 def _tls(rabbit: _Rabbit) -> dict[str, Any]:
@@ -197,6 +235,5 @@ def _tls(rabbit: _Rabbit) -> dict[str, Any]:
     if rabbit.ssl_cert_file:
         params["certfile"] = rabbit.ssl_cert_file
     if rabbit.ssl_ca_file:
-        # kombu replaces the None by the host that it connects to.
-        params.update(ca_certs=rabbit.ssl_ca_file, cert_reqs=ssl.CERT_REQUIRED, server_hostname=None)
+        params.update(ca_certs=rabbit.ssl_ca_file, cert_reqs=ssl.CERT_REQUIRED)
     return params

@@ -12,6 +12,8 @@ from tracker_worker.bus.amqp import internals
 from tracker_worker.bus.settings import LOST, BrokerSettings, address
 from tracker_worker.cli.context import CommandFailed
 
+_CLOSE_SECONDS = 2
+
 
 def connect(settings: BrokerSettings) -> Any:
     """Return a py-amqp connection to the first broker of the transport URL that answers. It can read every message: the
@@ -22,18 +24,21 @@ def connect(settings: BrokerSettings) -> Any:
     problems = []
     for url in settings.urls:
         try:
-            connection = settings.connection(url).transport.establish_connection()
+            connection = settings.connection(url)
+            connection.connect()
         except LOST as error:
             problems.append(f"{address(url)} ({' '.join(str(error).split())})")
         else:
-            internals.tolerate_unreadable_properties(connection)
+            internals.intercept_frames(connection)
             return connection
     raise CommandFailed(f"no broker can be reached: {', '.join(problems)}")
 
 
 def close(connection: Any) -> None:
-    """Close the connection. A connection that is already lost is no error."""
+    """Close the connection. A connection that is already lost, or a broker that does not answer, is no error."""
     with contextlib.suppress(*LOST):
+        if connection.connected:
+            connection.sock.settimeout(_CLOSE_SECONDS)
         connection.close()
 
 

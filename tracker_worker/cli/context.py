@@ -13,6 +13,7 @@ import click
 from oslo_config import cfg
 
 from tracker_worker.conf import list_opts, register_opts
+from tracker_worker.conf.reading import check_values, without_contents
 from tracker_worker.errors import ConfigurationError, TrackerError
 
 PROJECT = "tracker-worker"
@@ -56,9 +57,9 @@ class Settings:
             for name, value in overrides.items():
                 group, _, option = name.rpartition("__")
                 conf.set_override(option, value, group=group or None)
-            _check(conf)
+            check_values(conf)
         except (cfg.Error, ValueError) as error:
-            raise ConfigurationError(" ".join(str(error).split())) from error
+            raise ConfigurationError(without_contents(error)) from error
         return conf
 
 
@@ -73,20 +74,15 @@ def _register_all(conf: cfg.ConfigOpts) -> None:
     conf.set_default("default_log_levels", [*conf.default_log_levels, "amqp=WARN", "alembic=WARN"])
 
 
-def _check(conf: cfg.ConfigOpts) -> None:
-    """Read every option once: oslo.config checks a value only when it is read."""
-    for name in list(conf):
-        value = conf[name]
-        if isinstance(value, cfg.ConfigOpts.GroupAttr):
-            for option in value:
-                getattr(value, option)
-
-
 def start_logging(conf: cfg.ConfigOpts) -> None:
-    """Start logging as the options of oslo.log say; by default to stderr."""
+    """Start logging as the options of oslo.log say; by default to stderr, because stdout is for what a command prints."""
     from oslo_log import log
 
     log.setup(conf, PROJECT, version(PROJECT))
+    for handler in logging.getLogger().handlers:
+        # oslo.log logs to stdout if its options name no place.
+        if not conf.log_config_append and isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout:
+            handler.setStream(sys.stderr)
 
 
 def keep_logs_quiet(conf: cfg.ConfigOpts) -> None:

@@ -3,27 +3,10 @@
 
 from __future__ import annotations
 
-import gc
-import logging
-import os
-import queue
-import signal
-import socket
-import sys
-from concurrent.futures import ThreadPoolExecutor
-from types import FrameType
-
 import click
 
-from tracker_worker.cli.context import Settings, start_logging
-from tracker_worker.service.worker import Worker
-
-LOG = logging.getLogger(__name__)
-
-_READY_CHECK_SECONDS = 0.1
-# New objects between two runs of the garbage collector: they come from some thousand requests; Python's default corresponds
-# to ten requests.
-_GARBAGE_THRESHOLD = 50_000
+from tracker_worker.cli.context import Settings
+from tracker_worker.cli.process import WorkerProcess
 
 
 @click.command()
@@ -31,74 +14,8 @@ _GARBAGE_THRESHOLD = 50_000
 def serve(settings: Settings) -> None:
     """Serve the hosts of [tracker] hosts until TERM or INT.
 
-    TERM or INT finishes the batch in hand and stops with exit code 0; a second TERM or INT stops immediately with exit
-    code 1. HUP reads the mutable options and the static inventory file again and audits. The exit code is also 1 when a
-    part of the worker fails.
+    TERM or INT finishes the batch in hand and stops with exit code 0, within [tracker] stop_seconds; a second TERM or INT stops
+    immediately with exit code 1. HUP reads the mutable options and the static inventory file again and audits. The exit code is
+    also 1 when a part of the worker fails.
     """
-    events: queue.SimpleQueue[int | BaseException] = queue.SimpleQueue()
-    stopping = False
-
-    def on_signal(number: int, _frame: FrameType | None) -> None:
-        nonlocal stopping
-        if stopping and number in (signal.SIGTERM, signal.SIGINT):
-            os._exit(1)  # the second signal: memory holds nothing that would be lost
-        stopping = stopping or number != signal.SIGHUP
-        events.put(number)
-
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, on_signal)
-    conf = settings.load()
-    start_logging(conf)
-    worker = Worker(conf, died=events.put)
-    worker.start()
-    announced = False
-    code = 0
-    while True:
-        try:
-            event = events.get(timeout=None if announced else _READY_CHECK_SECONDS)
-        except queue.Empty:
-            if worker.ready():
-                announced = True
-                LOG.info("ready: serving %s", ", ".join(conf.tracker.hosts))
-                notify_systemd("READY=1")
-                _freeze_memory()
-            continue
-        if event == signal.SIGHUP:
-            worker.reload()
-            continue
-        if isinstance(event, BaseException):
-            LOG.critical("a part of the worker failed: %s", event)
-            code = 1
-        else:
-            LOG.info("stopping on signal %s", event)
-        break
-    notify_systemd("STOPPING=1")
-    # Stop on another thread: this thread handles the signals, and could not do so inside a database driver that waits.
-    with ThreadPoolExecutor(1) as stopping_thread:
-        stopping_thread.submit(worker.stop).result()
-    LOG.info("stopped")
-    sys.stderr.flush()
-    # A driver that hangs may still hold a thread: exit without joining threads.
-    os._exit(code)
-
-
-def _freeze_memory() -> None:
-    """Exempt all present objects, which live as long as the worker, from garbage collection.
-
-    Collecting them again would pause the worker, and every caller would wait.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_GARBAGE_THRESHOLD)
-
-
-def notify_systemd(state: str) -> None:
-    """Send ``state`` to systemd by the protocol of sd_notify(3); without NOTIFY_SOCKET do nothing.
-
-    The state is a datagram to the socket that NOTIFY_SOCKET names; a leading '@' means the abstract name space.
-    """
-    address = os.environ.get("NOTIFY_SOCKET")
-    if address:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            sock.connect("\0" + address[1:] if address.startswith("@") else address)
-            sock.sendall(state.encode())
+    WorkerProcess(settings).run()

@@ -5,13 +5,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 from uuid import uuid4
 
 import click
+from oslo_config import cfg
 
 from tracker_worker.bus.amqp import topology
 from tracker_worker.bus.settings import LOST, BrokerSettings, read_settings
@@ -42,7 +46,7 @@ _HEARTBEAT_CHECK_SECONDS = 1
 )
 @click.pass_obj
 def watch(settings: Settings, topic: str, count: int | None, style: str) -> None:
-    """Show notifications as they are published, until Ctrl-C.
+    """Show notifications as they are published, until Ctrl-C or TERM.
 
     A line has the time, the event type, host and node, the node's sequence number, the instance and the amounts; with
     --format json it is the whole message.
@@ -51,7 +55,30 @@ def watch(settings: Settings, topic: str, count: int | None, style: str) -> None
     when the command ends. Notifications that are published while the command is not connected are not shown; a gap in a
     node's sequence numbers reveals them.
     """
-    conf = settings.load()
+    _end_on_signals()
+    try:
+        _watch(settings.load(), topic, count, style)
+    except KeyboardInterrupt:
+        os._exit(0)  # the interpreter's own end would wait for whoever reads stdout
+
+
+def _end_on_signals() -> None:
+    """TERM or INT ends the command with exit code 0, a second one with 1 and at once."""
+    signalled = False
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        nonlocal signalled
+        if signalled:
+            os._exit(1)
+        signalled = True
+        raise KeyboardInterrupt
+
+    # Set here and not inherited: a shell that starts a program in the background has it ignore SIGINT.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+
+
+def _watch(conf: cfg.ConfigOpts, topic: str, count: int | None, style: str) -> None:
     keep_logs_quiet(conf)
     line = json.dumps if style == JSON else describe
     feed = Feed(read_settings(conf), topic, lambda text: click.echo(text, err=True))
@@ -60,8 +87,6 @@ def watch(settings: Settings, topic: str, count: int | None, style: str) -> None
             click.echo(line(message))
             if number == count:
                 break
-    except KeyboardInterrupt:
-        pass
     finally:
         feed.stop()
 

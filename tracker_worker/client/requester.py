@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import enum
-import heapq
-import itertools
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -15,6 +13,7 @@ from typing import Any
 import amqp
 
 from tracker_worker import threads
+from tracker_worker.agenda import Agenda, Entry
 from tracker_worker.bus.amqp import topology
 from tracker_worker.bus.amqp.confirms import Confirms
 from tracker_worker.bus.amqp.connection import BrokerConnection
@@ -46,6 +45,7 @@ class OutgoingRequest:
     done: Callable[[dict[str, Any] | NoReply], None]
     msg_id: str | None = None
     deadline: float = field(default=0.0, init=False)
+    waits: Entry[OutgoingRequest] | None = field(default=None, init=False)
     ended: bool = field(default=False, init=False)
 
 
@@ -61,8 +61,7 @@ class Requester(BrokerConnection):
             confirmed=self._on_confirmed, refused=self._on_refused, returned=self._on_returned
         )
         self._called: dict[str, OutgoingRequest] = {}  # by msg_id, until the reply
-        self._deadlines: list[tuple[float, int, OutgoingRequest]] = []
-        self._numbers = itertools.count()
+        self._deadlines: Agenda[OutgoingRequest] = Agenda()  # of the requests in ``_called``
         self._channel: Any = None
 
     def send(self, *requests: OutgoingRequest) -> None:
@@ -106,12 +105,10 @@ class Requester(BrokerConnection):
                 continue
             if request.msg_id is not None and request.msg_id not in self._called:
                 self._called[request.msg_id] = request
-                heapq.heappush(self._deadlines, (request.deadline, next(self._numbers), request))
+                request.waits = self._deadlines.add(request.deadline, request)
             self._publish(request, now)
-        while self._deadlines and self._deadlines[0][0] <= now:
-            request = heapq.heappop(self._deadlines)[2]
-            if request.msg_id in self._called:
-                self._end([request], NoReply.LATE)
+        while (late := self._deadlines.take(now)) is not None:
+            self._end([late], NoReply.LATE)
 
     def _publish(self, request: OutgoingRequest, now: float) -> None:
         properties: dict[str, Any] = {"content_type": MSGPACK, "content_encoding": "binary", "delivery_mode": 2}
@@ -126,9 +123,10 @@ class Requester(BrokerConnection):
         )
 
     def due_in(self) -> float:
-        if not self._deadlines:
+        due = self._deadlines.next_due()
+        if due is None:
             return super().due_in()
-        return min(super().due_in(), max(0.0, self._deadlines[0][0] - self._monotonic()))
+        return min(super().due_in(), max(0.0, due - self._monotonic()))
 
     def idle(self) -> bool:
         return True
@@ -150,8 +148,7 @@ class Requester(BrokerConnection):
             return
         request = self._called.get(reply.get("_msg_id", "")) if reply.get("ending") else None
         if request is not None:
-            assert request.msg_id is not None
-            del self._called[request.msg_id]
+            self._forget(request)
             request.ended = True
             request.done(reply)
 
@@ -172,8 +169,14 @@ class Requester(BrokerConnection):
 
     def _end(self, requests: list[OutgoingRequest], why: NoReply) -> None:
         for request in dict.fromkeys(requests):
-            if request.msg_id is not None:
-                self._called.pop(request.msg_id, None)
+            self._forget(request)
             if not request.ended:
                 request.ended = True
                 request.done(why)
+
+    def _forget(self, request: OutgoingRequest) -> None:
+        """The request waits for no reply any more; nothing is kept of it until its deadline."""
+        if request.msg_id is not None:
+            self._called.pop(request.msg_id, None)
+        if request.waits is not None:
+            self._deadlines.remove(request.waits)

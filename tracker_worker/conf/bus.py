@@ -42,7 +42,34 @@ OPTIONS = [
         "max_body_bytes",
         default=1048576,
         min=1024,
-        help="The largest message body in bytes; larger messages are refused. Raise it if valid requests are larger. The "
-        "worker may hold a body in memory several times while it processes the message.",
+        help="The largest message body in bytes, compressed or decompressed; larger messages are refused without being built. "
+        "Raise it if valid requests are larger. The worker may hold a body in memory several times while it processes the "
+        "message.",
+    ),
+    cfg.ListOpt(
+        "reply_queue_prefixes",
+        default=["reply_"],
+        help="How the names of the clients' reply queues begin. A call that wants its reply in another queue, or in one of the "
+        "worker's own queues, is not done and goes to the dead-letter queue: otherwise anyone who may send requests could have "
+        "the worker write into any queue. Add a prefix for clients that name their reply queues differently from "
+        "oslo.messaging.",
+    ),
+    cfg.IntOpt(
+        "max_answer_bytes",
+        default=4194304,
+        min=65536,
+        help="The largest reply in bytes, as it goes out; instead of a larger one the caller gets AnswerTooLarge. Raise it if "
+        "hosts have more than about 8000 claims at a time, and keep it below the broker's max_message_size. The worker needs "
+        "several times as much memory while it makes a reply.",
+    ),
+    cfg.IntOpt(
+        "max_field_bytes",
+        default=65536,
+        min=2048,
+        max=1048576,
+        mutable=True,
+        help="The largest field of an instance, as UTF-8 JSON, in bytes; a request with a larger one is refused. Raise it if "
+        "valid instances have larger metadata. A notification can have four times as many bytes and 40 KB more, which the "
+        "broker's max_message_size has to allow.",
     ),
 ]

@@ -78,4 +78,21 @@ OPTIONS = [
         min=0,
         help="Disk of each node that is kept for the host itself, in MB, rounded up to GB. It counts as used.",
     ),
+    cfg.IntOpt(
+        "stall_seconds",
+        default=30,
+        min=1,
+        max=3600,
+        help="Seconds without a turn of the engine after which the process ends with exit code 1, so that a standby takes over "
+        "and the service manager restarts it. Waiting for the database within its time limits (10 s) counts as turning. Raise "
+        "it on a machine that is overloaded for longer; requests wait for that time in a worker that hangs.",
+    ),
+    cfg.IntOpt(
+        "stop_seconds",
+        default=10,
+        min=1,
+        max=3600,
+        help="Seconds that a stop may take after TERM or INT. What is not done by then is left to the next start, which loses "
+        "nothing. Keep it below the time after which the service manager kills the process.",
+    ),
 ]

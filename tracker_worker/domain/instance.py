@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from tracker_worker.domain.resources import CLASSES, SIZES, Resources, shared
 from tracker_worker.domain.states import RELEASING, VM_STATES
 from tracker_worker.domain.values import (
+    MAX_FIELD_BYTES,
     read_amount,
     read_date,
     read_mapping,
@@ -91,24 +92,30 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "image_meta": read_mapping,
     "metadata": read_mapping,
 }
-_READ = tuple((name, f"instance.{name}", reader) for name, reader in _READERS.items())
+_READ = tuple((name, f"instance.{name}", reader) for name, reader in _READERS.items() if reader is not read_mapping)
+_MAPPINGS = tuple((name, f"instance.{name}") for name, reader in _READERS.items() if reader is read_mapping)
 
 
-def read_changes(fields: Any) -> dict[str, Any]:
+def read_changes(fields: Any, max_field_bytes: int = MAX_FIELD_BYTES) -> dict[str, Any]:
     """The known fields among ``fields``, checked and copied. The result always holds ``uuid``.
 
-    Raises InvalidInput: ``fields`` is not a mapping, has no uuid, or has a field with a wrong type or value.
+    Raises InvalidInput: ``fields`` is not a mapping, has no uuid, or has a field with a wrong type or value, or with more than
+    ``max_field_bytes`` as UTF-8 JSON. (A text is never that long, because it has at most 255 characters.)
     """
     if not isinstance(fields, Mapping):
         raise InvalidInput(field="instance", reason="must be an object")
     if "uuid" not in fields:
         raise InvalidInput(field="instance.uuid", reason="is missing")
-    return {name: reader(path, fields[name]) for name, path, reader in _READ if name in fields}
+    changes = {name: reader(path, fields[name]) for name, path, reader in _READ if name in fields}
+    for name, path in _MAPPINGS:
+        if name in fields:
+            changes[name] = read_mapping(path, fields[name], max_field_bytes)
+    return changes
 
 
-def read_instance(fields: Any) -> Instance:
+def read_instance(fields: Any, max_field_bytes: int = MAX_FIELD_BYTES) -> Instance:
     """A complete instance. Raises InvalidInput: the situations of ``read_changes``, and a size is missing."""
-    changes = read_changes(fields)
+    changes = read_changes(fields, max_field_bytes)
     for size in SIZES:
         if size not in changes:
             raise InvalidInput(field=f"instance.{size}", reason="is missing")

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tracker_worker.domain.resources import Resources
+from tracker_worker.domain.values import MAX_FIELD_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,10 +15,11 @@ class Policy:
 
     ``claim_timeout`` in microseconds, for claims that give no timeout. ``capacity_limits``: a resource without a limit is
     limited by the node's total. ``release_expired``: an expired claim releases its allocation. ``reserved``: the part of each
-    node that is kept for the host itself.
+    node that is kept for the host itself. ``max_field_bytes``: the most bytes of one field of an instance, as UTF-8 JSON.
     """
 
     claim_timeout: int
     capacity_limits: bool
     release_expired: bool
     reserved: Resources
+    max_field_bytes: int = MAX_FIELD_BYTES

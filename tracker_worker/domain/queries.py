@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -34,20 +35,46 @@ class GetUsage(msgspec.Struct, frozen=True, kw_only=True):
     project_id: str | None
 
 
+# A node with more counters has a view that may be large.
+_MOST_COUNTERS = 256
+
 Query = GetNode | ListNodes | ListClaims | GetUsage
 
 
 def read(hosts: Sequence[HostLedger], query: Query) -> Any:
-    """The answer, made of JSON types. Raises NodeNotFound, and InvalidInput where a node must be named."""
+    """The answer, made of JSON types, of iterators, which stand for lists, and of Entries, which stand for objects: an answer
+    that may be large is made while it is encoded, before the ledgers change. Raises NodeNotFound, and InvalidInput where a node
+    must be named."""
     match query:
         case GetNode(node=node):
-            return views.node_view(hosts[0].node_or_only(node, "node"))
+            view = views.node_view(hosts[0].node_or_only(node, "node"))
+            return view if len(view["stats"]) <= _MOST_COUNTERS else views.Entries(view.items())
         case ListNodes():
-            return [views.node_view(ledger) for host in hosts for ledger in host]
+            return (views.node_view(ledger) for host in hosts for ledger in host)
         case ListClaims(node=node):
-            return [claim for ledger in nodes(hosts[0], node) for claim in views.claim_views(ledger)]
+            return chain.from_iterable(map(views.each_claim_view, nodes(hosts[0], node)))
         case GetUsage(project_id=project_id):
-            return views.usage_view((ledger for host in hosts for ledger in host), project_id)
+            return views.Entries(views.each_usage((ledger for host in hosts for ledger in host), project_id))
+
+
+def kept(answer: Any) -> Any:
+    """An answer of ``read`` that stays the same when the ledgers change."""
+    if isinstance(answer, views.Entries):
+        return dict(answer)
+    return list(answer) if isinstance(answer, Iterator) else answer
+
+
+def merged(query: Query, answers: Sequence[Any]) -> Any:
+    """The answer about several hosts, from the kept answers about each of them."""
+    if not isinstance(query, GetUsage):
+        return chain.from_iterable(answers)
+    total: dict[str, dict[str, int]] = {}
+    for answer in answers:
+        for project, usage in answer.items():
+            sums = total.setdefault(project, dict.fromkeys(usage, 0))
+            for name, amount in usage.items():
+                sums[name] += amount
+    return views.Entries(total.items())
 
 
 def nodes(host: HostLedger, name: str | None) -> list[NodeLedger]:

@@ -8,7 +8,10 @@ from collections import Counter
 from tracker_worker.domain.instance import Instance
 from tracker_worker.domain.states import IO_TASK_STATES, IO_VM_STATES
 
-_ALWAYS = {"num_instances": 0, "num_vcpus_used": 0, "io_workload": 0}
+TOTALS = {"num_instances": 0, "num_vcpus_used": 0, "io_workload": 0}
+"""The counters that are always there."""
+VM_STATE = "num_vm_"
+"""How the counter of a vm state begins; there are as many as vm states."""
 _IDLE = "num_task_None"
 _TASK = "num_task_"
 
@@ -36,7 +39,7 @@ class Stats:
             ("num_instances", 1),
             ("num_vcpus_used", instance.vcpus),
             ("io_workload", (instance.vm_state in IO_VM_STATES) + (instance.task_state in IO_TASK_STATES)),
-            (f"num_vm_{instance.vm_state}", 1),
+            (f"{VM_STATE}{instance.vm_state}", 1),
             (f"{_TASK}{instance.task_state}", 1),
             (f"num_os_type_{instance.os_type}", 1),
             (f"num_proj_{instance.project_id}", 1),
@@ -49,7 +52,7 @@ class Stats:
 
     def to_dict(self) -> dict[str, int]:
         """A copy of the counters: every counter that is not 0, and always the three totals."""
-        return {**_ALWAYS, **self._counts}
+        return {**TOTALS, **self._counts}
 
     @property
     def num_instances(self) -> int:

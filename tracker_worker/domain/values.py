@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
+
+import msgspec
 
 from tracker_worker.domain.resources import MAX_AMOUNT
 from tracker_worker.errors import InvalidInput
@@ -17,9 +19,16 @@ SECOND = 1_000_000
 """One second in microseconds, the unit of all times in the ledger."""
 MAX_TEXT = 255
 MAX_DEPTH = 100
+MAX_FIELD_BYTES = 65536
+"""The most bytes that one field of an instance or one fact of a node has as UTF-8 JSON, unless an option says otherwise."""
 # A timeout of more than 68 years is a mistake. This maximum also keeps the expiry date inside the calendar.
 MAX_TIMEOUT_SECONDS = 2**31
 _INT64 = 2**63
+# JSON: the shortest value is one digit and a comma; a text has two quotes, and a comma or a colon behind it.
+_SHORTEST_BYTES = 2
+_QUOTES_AND_MARK_BYTES = 3
+# At most: a number of 24 characters and a comma (-2.2250738585072014e-308), or six bytes for each character of a text.
+_MOST_TO_LEAST = 13
 
 
 def read_amount(field: str, value: Any) -> int:
@@ -93,49 +102,120 @@ def read_date(field: str, value: Any) -> str:
     return text
 
 
-def read_mapping(field: str, value: Any) -> dict[str, Any]:
-    """A copy of a mapping that holds only JSON values. None gives {}."""
+def read_mapping(field: str, value: Any, max_bytes: int = MAX_FIELD_BYTES) -> dict[str, Any]:
+    """A copy of a mapping that holds only JSON values, at most ``max_bytes`` as UTF-8 JSON. None gives {}."""
     if value is None:
         return {}
     if not isinstance(value, Mapping):
         raise InvalidInput(field=field, reason=f"must be an object, not {_kind(value)}")
-    copied = plain(field, value)
+    copied = plain(field, value, max_bytes)
     assert isinstance(copied, dict)
     return copied
 
 
-def plain(field: str, value: Any, depth: int = 0) -> Any:
+def plain(field: str, value: Any, max_bytes: int = MAX_FIELD_BYTES) -> Any:
     """A deep copy made of JSON types and not of their subclasses, which stores and encoders do not know.
 
     Raises InvalidInput: the value has another type, a key that is not a string, a number that is not finite or does not
-    fit 64 bits, or more than 100 levels of nesting.
+    fit 64 bits, more than 100 levels of nesting, or more than ``max_bytes`` as UTF-8 JSON.
     """
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, str):
-        if not _storable(value):
-            raise InvalidInput(field=field, reason="must be text without NUL characters and lone surrogates")
-        return str.__str__(value)
-    if isinstance(value, int):
-        if not -_INT64 <= value < _INT64:
-            raise InvalidInput(field=field, reason="must be a number of at most 64 bits")
-        return int.__int__(value)
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise InvalidInput(field=field, reason=f"must be a finite number, not {value}")
-        return float.__float__(value)
-    if depth >= MAX_DEPTH:
-        raise InvalidInput(field=field, reason=f"must not be nested deeper than {MAX_DEPTH} levels")
-    if isinstance(value, Mapping):
+    copying = _Copying(max_bytes)
+    copied = None
+    try:
+        copied = copying.copy(value, 0)
+    except _NotPlain as refused:
+        raise InvalidInput(field=f"{field}{refused.path}", reason=refused.reason) from None
+    except _TooLarge:
+        copying.least = max_bytes + 1
+    # Most values are so small that they need not be encoded.
+    least = copying.least
+    if least > max_bytes or (least * _MOST_TO_LEAST > max_bytes and len(msgspec.json.encode(copied)) > max_bytes):
+        raise InvalidInput(field=field, reason=f"must not have more than {max_bytes} bytes as JSON")
+    return copied
+
+
+class _NotPlain(Exception):
+    """A value that ``plain`` refuses, and its path within the whole."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.path = ""
+
+
+class _TooLarge(Exception):
+    """The part of a value that was copied has too many bytes already."""
+
+
+class _Copying:
+    """One deep copy. ``least``: the copied part has at least so many bytes as JSON, and at most ``_MOST_TO_LEAST`` times as
+    many. The copy ends as soon as there are too many."""
+
+    __slots__ = ("_max_bytes", "least")
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self.least = -1  # no comma follows the whole
+
+    def copy(self, value: Any, depth: int) -> Any:
+        if isinstance(value, str):
+            return self._text(value, "must be text without NUL characters and lone surrogates")
+        if value is None or isinstance(value, bool):
+            self.least += _SHORTEST_BYTES
+            return value
+        if isinstance(value, int):
+            if not -_INT64 <= value < _INT64:
+                raise _NotPlain("must be a number of at most 64 bits")
+            self.least += _SHORTEST_BYTES
+            return int.__int__(value)
+        if isinstance(value, float):
+            if not math.isfinite(value):
+                raise _NotPlain(f"must be a finite number, not {value}")
+            self.least += _SHORTEST_BYTES
+            return float.__float__(value)
+        if depth >= MAX_DEPTH:
+            raise _NotPlain(f"must not be nested deeper than {MAX_DEPTH} levels")
+        self.least += _SHORTEST_BYTES
+        if self.least > self._max_bytes:
+            raise _TooLarge
+        if isinstance(value, Mapping):
+            return self._mapping(value, depth + 1)
+        if isinstance(value, list | tuple):
+            return self._sequence(value, depth + 1)
+        raise _NotPlain(f"must be a JSON value, not {_kind(value)}")
+
+    def _mapping(self, value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
         copied = {}
         for key, item in value.items():
-            if not isinstance(key, str) or not _storable(key):
-                raise InvalidInput(field=field, reason="must have keys that are text")
-            copied[str.__str__(key)] = plain(f"{field}.{key}", item, depth + 1)
+            if not isinstance(key, str):
+                raise _NotPlain("must have keys that are text")
+            name = self._text(key, "must have keys that are text")
+            try:
+                copied[name] = self.copy(item, depth)
+            except _NotPlain as refused:
+                refused.path = f".{name}{refused.path}"
+                raise
         return copied
-    if isinstance(value, list | tuple):
-        return [plain(f"{field}[{index}]", item, depth + 1) for index, item in enumerate(value)]
-    raise InvalidInput(field=field, reason=f"must be a JSON value, not {_kind(value)}")
+
+    def _sequence(self, value: Iterable[Any], depth: int) -> list[Any]:
+        copied: list[Any] = []
+        try:
+            for item in value:
+                copied.append(self.copy(item, depth))
+                if self.least > self._max_bytes:
+                    raise _TooLarge
+        except _NotPlain as refused:
+            refused.path = f"[{len(copied)}]{refused.path}"
+            raise
+        return copied
+
+    def _text(self, value: str, otherwise: str) -> str:
+        if not _storable(value):
+            raise _NotPlain(otherwise)
+        self.least += len(value) + _QUOTES_AND_MARK_BYTES
+        if self.least > self._max_bytes:
+            raise _TooLarge
+        return str.__str__(value)
 
 
 def same(one: Any, other: Any) -> bool:

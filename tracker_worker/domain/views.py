@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
@@ -15,6 +15,16 @@ from tracker_worker.domain.ledger import NodeLedger, ProjectUsage
 from tracker_worker.domain.resources import CLASSES
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Entries:
+    """The entries of a JSON object that may be large: pairs of key and value, each made when it is asked for."""
+
+    def __init__(self, pairs: Iterable[tuple[str, Any]]) -> None:
+        self._pairs = pairs
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        return iter(self._pairs)
 
 
 @lru_cache(maxsize=256)  # commands that are decided together have the same times
@@ -44,8 +54,14 @@ def claim_view(
 
 def claim_views(ledger: NodeLedger) -> list[dict[str, Any]]:
     """The claims that have begun and not ended, oldest first."""
+    return list(each_claim_view(ledger))
+
+
+def each_claim_view(ledger: NodeLedger) -> Iterator[dict[str, Any]]:
+    """The same, each made when it is asked for."""
     begun = sorted((ledger.allocations[uuid] for uuid in ledger.begun), key=lambda a: (a.begun_at, a.uuid))
-    return [claim_view(ledger, allocation, generation=ledger.generation) for allocation in begun]
+    for allocation in begun:
+        yield claim_view(ledger, allocation, generation=ledger.generation)
 
 
 def node_view(ledger: NodeLedger) -> dict[str, Any]:
@@ -79,6 +95,11 @@ def node_view(ledger: NodeLedger) -> dict[str, Any]:
 def usage_view(ledgers: Iterable[NodeLedger], project_id: str | None = None) -> dict[str, dict[str, int]]:
     """The number of instances and the sum of each resource class, per project. ``project_id`` None stands for every project
     that has instances. Instances without a project are counted under ''."""
+    return dict(each_usage(ledgers, project_id))
+
+
+def each_usage(ledgers: Iterable[NodeLedger], project_id: str | None = None) -> Iterator[tuple[str, dict[str, int]]]:
+    """The entries of ``usage_view``, each made when it is asked for."""
     total: dict[str, ProjectUsage] = {}
     for ledger in ledgers:
         for project, held in ledger.projects.items():
@@ -86,4 +107,5 @@ def usage_view(ledgers: Iterable[NodeLedger], project_id: str | None = None) -> 
                 usage = total.setdefault(project or "", ProjectUsage())
                 usage.instances += held.instances
                 usage.resources += held.resources
-    return {project: {"instances": usage.instances, **usage.resources.to_dict()} for project, usage in total.items()}
+    for name, usage in total.items():
+        yield name, {"instances": usage.instances, **usage.resources.to_dict()}

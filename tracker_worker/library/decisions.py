@@ -9,15 +9,14 @@ from collections.abc import Callable
 from tracker_worker.domain.commands import Command
 from tracker_worker.domain.decide import Decision
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
-from tracker_worker.errors import StoreUnavailable
 from tracker_worker.store.base import Conflict, Store
 from tracker_worker.store.ledgers import Ledgers
 from tracker_worker.unit_of_work import UnitOfWork
 
 LOG = logging.getLogger(__name__)
 
-# The winner of each conflict has made progress, so this many lost races in a row are a fault somewhere.
-_MOST_ATTEMPTS = 50
+# Attempts on the ledgers in memory; after so many lost races the host is decided under lock, which cannot lose one.
+_ATTEMPTS = 2
 
 
 class Decisions:
@@ -46,27 +45,43 @@ class Decisions:
 
     def commit(self, *commands: Command) -> list[Decision]:
         """Decide all of these commands and commit them as one step; again, when another writer was first."""
-        for _ in range(_MOST_ATTEMPTS):
+        for _ in range(_ATTEMPTS):
             try:
                 return self._attempt(commands)
             except Conflict as conflict:
                 LOG.info("another writer was first (%s); deciding again", conflict)
-                last = conflict
-        raise StoreUnavailable(reason=f"another writer was first {_MOST_ATTEMPTS} times") from last
+        return self._locked(commands)
 
     def _attempt(self, commands: tuple[Command, ...]) -> list[Decision]:
-        unit = UnitOfWork(self._store, self._ledgers, notify=self._notify)
+        unit = self._unit()
         may_be_old = self._ledgers.holds(self._name)
         try:
             host = self._ledgers.get(self._name)
             decisions = [unit.decide(host, command, self._now()) for command in commands]
-            if unit.changed:
+            if may_be_old and not unit.changed and any(decision.error is not None for decision in decisions):
+                # A refusal may be due to another node, because an instance can be on one node only.
+                unit.unverified.add(self._name)
+            if unit.changed or unit.unverified:
                 unit.commit()
                 unit.committed()
-            elif may_be_old and any(decision.error is not None for decision in decisions):
-                # A refusal may be due to another node, because an instance can be on one node only.
-                unit.verify()
             return decisions
         except BaseException:
             self._ledgers.forget([self._name])  # ledgers that could not be committed are read again
             raise
+
+    def _locked(self, commands: tuple[Command, ...]) -> list[Decision]:
+        unit = self._unit()
+        try:
+            with self._store.locked(self._ledgers.get(self._name).id) as locked:
+                self._ledgers.put(locked.ledger)
+                decisions = [unit.decide(locked.ledger, command, self._now()) for command in commands]
+                if unit.changed:
+                    unit.commit(write=locked.commit)
+                    unit.committed()
+            return decisions
+        except BaseException:
+            self._ledgers.forget([self._name])
+            raise
+
+    def _unit(self) -> UnitOfWork:
+        return UnitOfWork(self._store, self._ledgers, notify=self._notify)

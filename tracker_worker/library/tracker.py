@@ -13,8 +13,7 @@ from typing import Any
 from oslo_config import cfg
 
 from tracker_worker import threads
-from tracker_worker.conf import tracker as options
-from tracker_worker.conf.policy import read_policy
+from tracker_worker.conf.policy import read_policy, register_policy_opts
 from tracker_worker.domain import commands, views
 from tracker_worker.domain.fit import read_limits
 from tracker_worker.domain.instance import Instance, owner_of, read_changes, read_instance
@@ -30,6 +29,7 @@ from tracker_worker.library.decisions import Decisions
 from tracker_worker.library.fairlock import FairLock
 from tracker_worker.store.base import Store
 from tracker_worker.store.memory import MemoryStore
+from tracker_worker.text import printable
 
 LOG = logging.getLogger(__name__)
 
@@ -48,7 +48,8 @@ class ResourceTracker:
     :param node: the node of that host; None: the driver's only node.
     :param store: the store that keeps the ledger; it must be started, and the host gets its service record there. None: the
         ledger is kept in memory, and notifications, which nobody could read there, are not kept.
-    :param conf: the ConfigOpts with the options of ``[tracker]``, which are registered on it; None: the defaults.
+    :param conf: the ConfigOpts with the options of ``[tracker]`` and ``[bus] max_field_bytes``, which are registered on it;
+        None: the defaults.
     :param clock: gives seconds since the epoch.
     """
 
@@ -67,7 +68,7 @@ class ResourceTracker:
         self._node = node
         self._clock = clock or threads.wall_clock
         self._conf = _defaults() if conf is None else conf
-        self._conf.register_opts(options.OPTIONS, group=options.GROUP)
+        register_policy_opts(self._conf)
         self._lock = FairLock()
         # The driver is asked under this lock alone: never twice at a time, and an older answer never replaces a newer one.
         self._auditing = FairLock()
@@ -155,14 +156,14 @@ class ResourceTracker:
         timeout: float | None = None,
     ) -> tuple[Claim | None, ComputeResourcesUnavailable | None]:
         policy = self._policy()
-        wanted = read_instance(instance)
+        wanted = read_instance(instance, policy.max_field_bytes)
         if not isinstance(instance, MutableMapping):
             raise InvalidInput(field="instance", reason="must be an object whose host can be set")
         wanted = wanted.changed(owner_of(wanted.project_id, wanted.user_id, _facts(context)))
         within = read_limits(limits)
         lasting = read_timeout("timeout", timeout) or policy.claim_timeout
         if instance.get("host"):
-            LOG.warning("instance %s already has the host %s", wanted.uuid, instance["host"])
+            LOG.warning("instance %s already has the host %s", printable(wanted.uuid), printable(str(instance["host"])))
         with self._lock:
             ledger = self._ledger_locked()
             if ledger is not None:
@@ -175,7 +176,7 @@ class ResourceTracker:
                 )
                 [decision] = self._decisions.commit(command)
                 if isinstance(decision.error, ComputeResourcesUnavailable):
-                    LOG.info("claim of %s refused on %s: %s", wanted.uuid, ledger.name, decision.error)
+                    LOG.info("claim of %s refused on %s: %s", printable(wanted.uuid), ledger.name, decision.error)
                     return None, decision.error
                 if decision.error is not None:
                     raise decision.error
@@ -214,7 +215,7 @@ class ResourceTracker:
             # A claim of another node of the host is unknown here: it belongs to that node's tracker.
             ended = claim_id in ledger.begun and self._decisions.commit(command(claim_id=claim_id))[0].reply is not None
         if not ended:
-            LOG.info("claim %s is unknown: finished, aborted or expired", claim_id)
+            LOG.info("claim %s is unknown: finished, aborted or expired", printable(claim_id))
         return ended
 
     def resource_claim(
@@ -242,7 +243,7 @@ class ResourceTracker:
     def update_usage(self, context: Context, instance: Mapping[str, Any]) -> None:
         """Report new states, sizes and facts of an instance; the vm state ``deleted`` releases it. An update of an instance
         that is not tracked is counted and otherwise ignored."""
-        changes = read_changes(instance)
+        changes = read_changes(instance, self._policy().max_field_bytes)
         with self._lock:
             ledger = self._ledger_locked()
             if ledger is not None:

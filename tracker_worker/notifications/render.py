@@ -18,6 +18,7 @@ from tracker_worker.domain.allocation import Allocation
 from tracker_worker.domain.instance import Instance
 from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.domain.resources import Resources
+from tracker_worker.domain.stats import TOTALS, VM_STATE
 from tracker_worker.domain.views import iso, node_view
 from tracker_worker.notifications.notification import INFO, WARN, Notification
 from tracker_worker.notifications.schema import InvalidPayload, ValidationError, validator
@@ -26,6 +27,9 @@ _TEXTS = ("display_name", "instance_type", "instance_flavor_id", "availability_z
 _SAME = ("memory_mb", "root_gb", "ephemeral_gb", "vcpus", "created_at", "launched_at", "deleted_at", "terminated_at")
 
 _NAMESPACE = UUID("5c0d1b0e-6f0c-5b52-9f9b-3d6f0f3c7f11").bytes
+# A name has at most 270 characters, each of at most six bytes in JSON.
+_LONGEST_COUNTER_BYTES = 1700
+_MOST_STATS_BYTES = 65536
 _encode = msgspec.json.Encoder().encode
 
 
@@ -83,10 +87,20 @@ def _describe(event: events.Event, ledger: NodeLedger) -> tuple[str, str, dict[s
         case events.UsageReleased(before=before, allocation=held):
             return "tracker.usage.released", INFO, {**_charged(ledger, held), **_old(before)}
         case events.NodeUpdated():
-            return "tracker.node.updated", INFO, node_view(ledger)
+            return "tracker.node.updated", INFO, _node(ledger)
         case events.NodeDrift(stored=stored, usage=usage):
             drift = {"stored_usage": stored.to_dict(), "usage": usage.to_dict()}
-            return "tracker.node.drift", WARN, {**node_view(ledger), **drift}
+            return "tracker.node.drift", WARN, {**_node(ledger), **drift}
+
+
+def _node(ledger: NodeLedger) -> dict[str, Any]:
+    """The node view. There can be a counter for each instance: if they are too many, only those of a fixed number are kept."""
+    view = node_view(ledger)
+    stats = view["stats"]
+    if len(stats) * _LONGEST_COUNTER_BYTES > _MOST_STATS_BYTES and len(_encode(stats)) > _MOST_STATS_BYTES:
+        kept = {name: count for name, count in stats.items() if name in TOTALS or name.startswith(VM_STATE)}
+        view.update(stats=kept, stats_omitted=len(stats) - len(kept))
+    return view
 
 
 def _charged(ledger: NodeLedger, held: Allocation) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
 from operator import attrgetter
@@ -26,6 +27,7 @@ from tracker_worker.bus.amqp.bus import AMQPBus
 from tracker_worker.bus.base import Bus, Listener
 from tracker_worker.bus.settings import read_settings
 from tracker_worker.conf.policy import read_policy
+from tracker_worker.counters import Counters
 from tracker_worker.domain.policy import Policy
 from tracker_worker.domain.values import SECOND
 from tracker_worker.errors import ConfigurationError, TrackerError
@@ -33,25 +35,30 @@ from tracker_worker.inventory.base import InventoryDriver, load_driver
 from tracker_worker.service.chores.inventories import Inventories
 from tracker_worker.service.chores.leases import LEASE_SECONDS
 from tracker_worker.service.chores.timers import Timers
-from tracker_worker.service.first_audit import FirstAudit
+from tracker_worker.service.first_audit import FirstAudit, StartCancelled
 from tracker_worker.service.loop.thread import EngineThread
 from tracker_worker.service.requests.reader import RequestReader
+from tracker_worker.service.watchdog import Watchdog
 from tracker_worker.store.base import Store
 from tracker_worker.store.sql.location import prepared_url
 from tracker_worker.store.sql.store import SQLStore
+from tracker_worker.wire.reply_queues import ReplyQueues
 
 LOG = logging.getLogger(__name__)
 
 _FIRST_AUDIT_SECONDS = 120
-_STOP_SECONDS = 10.0
+# Of the time for a stop, what is kept for publishing and acknowledging while the engine's batch does not end.
+_PUBLISHING_SHARE = 0.2
 _PRUNE_SECONDS = 30
+_PROBE_SECONDS = 2
 # 317 years: no row is that old.
 _NO_ROW_SECONDS = 10**10
 
 
 class Worker:
-    """``start`` is synchronous and may fail with ConfigurationError. ``stop`` returns when everything has stopped, and is
-    harmless without a start and a second time. ``died`` is called, on any thread, when a part has failed beyond repair."""
+    """``start`` is synchronous and may fail with ConfigurationError. ``stop`` returns when everything has stopped or its time
+    is over, and is harmless without a start and a second time; a worker is started once. ``died`` is called, on any thread,
+    when a part has failed beyond repair."""
 
     def __init__(
         self,
@@ -61,12 +68,16 @@ class Worker:
         store: Store | None = None,
         clock: Callable[[], int] = threads.now_microseconds,
         died: Callable[[BaseException], None] | None = None,
+        stalled: Callable[[str], None] | None = None,
     ) -> None:
-        """``bus`` and ``store`` None: those that the configuration names. ``clock`` gives microseconds."""
+        """``bus`` and ``store`` None: those that the configuration names. ``clock`` gives microseconds. ``stalled`` is called
+        with a sentence when the engine hangs (see ``watchdog``), and should end the process without waiting for the worker;
+        None: ``died`` is called."""
         self._conf = conf
         self._hosts = _hosts(conf)
         self._died = died or (lambda error: None)
         self._policy = read_policy(conf)
+        self._reply_queues = _reply_queues(conf)
         self._bus = bus or AMQPBus(read_settings(conf))
         self._drivers: dict[str, InventoryDriver] = {
             host: load_driver(conf.tracker.inventory_driver, host, conf) for host in self._hosts
@@ -74,6 +85,11 @@ class Worker:
         self._store = store or SQLStore(prepared_url(conf))
         self._clock = clock
         self._connected_at: int | None = None
+        self.counters = Counters()
+        self._stop_seconds = float(conf.tracker.stop_seconds)
+        self._starting = threading.Lock()
+        self._stopping = False
+        self._first_audit: FirstAudit | None = None
         self._timers = Timers(self._died)
         self._inventories = Inventories(self._drivers, self._policy.reserved)
         # The policy of the moment: ``reload`` replaces it.
@@ -86,31 +102,48 @@ class Worker:
             hosts=self._hosts,
             owner=f"{socket.gethostname()}:{os.getpid()}:{threads.random_bytes(4).hex()}",
             notify=conf.notifications.driver == "messaging",
-            conflict_retries=conf.database.conflict_retries,
+            topics=conf.notifications.topics,
+            counters=self.counters,
             clock=clock,
+            died=self._died,
+            max_answer_bytes=conf.bus.max_answer_bytes,
+        )
+        self._watchdog = Watchdog(
+            self._engine.thread,
+            stall_seconds=conf.tracker.stall_seconds,
+            stalled=stalled or (lambda sentence: self._died(RuntimeError(sentence))),
             died=self._died,
         )
 
     def start(self) -> None:
-        """Raises ConfigurationError; the parts that were started by then are stopped again."""
-        try:
-            self._start()
-        except TrackerError as error:
-            self.stop()
-            raise ConfigurationError(f"the worker cannot start: {error}") from error
-        except BaseException:
-            self.stop()
-            raise
+        """Raises ConfigurationError, StartCancelled; the parts that were started by then are stopped again."""
+        with self._starting:
+            try:
+                self._start()
+            except TrackerError as error:
+                self._stop_parts(self._stop_seconds)
+                raise ConfigurationError(f"the worker cannot start: {error}") from error
+            except BaseException:
+                self._stop_parts(self._stop_seconds)
+                raise
 
     def _start(self) -> None:
+        self._go_on()
         self._store.start()
         for host in self._hosts:
+            self._go_on()
             self._store.register_host(
                 host, topic=self._conf.tracker.topic, version=version("tracker-worker"), now=self._clock()
             )
+        # A standby of another worker writes an inventory only where the ledger has none.
+        own = self._engine.acquire_leases()
         self._engine.start()
+        self._watchdog.start()
         self._inventories.start()
-        FirstAudit(self._engine, self._inventories, self._hosts).run(_FIRST_AUDIT_SECONDS)
+        self._first_audit = FirstAudit(self._engine, self._inventories, self._hosts, own)
+        self._go_on()
+        self._first_audit.run(_FIRST_AUDIT_SECONDS)
+        self._go_on()
         reader = RequestReader(
             bus=self._bus,
             served=self._hosts,
@@ -118,15 +151,15 @@ class Worker:
             max_body_bytes=self._conf.bus.max_body_bytes,
             every=self._timers.every,
             submit=self._engine.submit,
+            reply_queues=self._reply_queues,
         )
         self._bus.start(
             self._hosts,
             Listener(
                 received=reader.received,
-                lost=lambda: (
-                    None
-                ),  # what is decided for a lost delivery stays decided, and its copy gets the same answer
                 confirmed=self._engine.confirmed,
+                lost=self._engine.lost,
+                refused=self._engine.refused,
                 died=self._died,
             ),
         )
@@ -134,11 +167,21 @@ class Worker:
         self._timers.every(LEASE_SECONDS / 3, self._engine.renew_leases)
         self._timers.every(self._conf.tracker.audit_interval_seconds, self._audit_all)
         self._timers.every(_PRUNE_SECONDS, self._prune)
+        self._timers.every(_PROBE_SECONDS, self.probe)
         self._timers.start()
+
+    def _go_on(self) -> None:
+        """Raises StartCancelled: ``stop`` was called in the meantime."""
+        if self._stopping:
+            raise StartCancelled
 
     def _audit_all(self) -> None:
         for host in self._hosts:
             self._engine.audit(host)
+
+    def probe(self) -> None:
+        """Find out whether messages still reach the hosts whose chores this worker does, and repair what is missing."""
+        self._bus.probe(sorted(self._engine.held))
 
     def _prune(self) -> None:
         # Copies wait while this worker is disconnected or does not run, and arrive when it is back. However old they are by
@@ -154,16 +197,38 @@ class Worker:
             outbox_seconds=self._conf.notifications.retention_hours * 3600,
         )
 
+    @property
+    def hosts(self) -> Sequence[str]:
+        """The hosts that this worker serves."""
+        return self._hosts
+
     def ready(self) -> bool:
         """Whether requests are being consumed now, as the active worker or as a standby."""
         return self._bus.connected()
 
+    def settled(self) -> bool:
+        """Whether this worker has received something from the queue of each host whose chores it does."""
+        return self._engine.held <= self._engine.active
+
+    def standing(self) -> str:
+        """Which hosts this worker is active for, and which it is a standby for: "active for h1, h2; standby for h3". Changes
+        are logged from now on."""
+        self._engine.announce()
+        active = self._engine.active
+        parts = {
+            "active for": [host for host in self._hosts if host in active],
+            "standby for": [host for host in self._hosts if host not in active],
+        }
+        return "; ".join(f"{what} {', '.join(hosts)}" for what, hosts in parts.items() if hosts)
+
     def reload(self) -> None:
-        """Read the mutable options and the inventory files again. What is wrong there is logged, and the old values hold."""
+        """Read the mutable options, the broker's user and password, and the inventory files again. What is wrong there is
+        logged, and the old values hold."""
         try:
             self._conf.mutate_config_files()
             self._policy = read_policy(self._conf)
-        except (cfg.Error, ValueError) as error:
+            self._bus.reload(self._conf)
+        except (cfg.Error, ConfigurationError, ValueError) as error:
             LOG.error("the configuration is not reloaded: %s", error)
         for host, driver in self._drivers.items():
             try:
@@ -173,14 +238,33 @@ class Worker:
         self._audit_all()
         LOG.info("reloaded")
 
-    def stop(self) -> None:
-        self._timers.stop()
+    def stop(self, seconds: float | None = None) -> None:
+        """Stop all parts within so many seconds; None: ``[tracker] stop_seconds``. What is not finished by then is left to the
+        end of the process. Cancels a start that another thread makes."""
+        until = threads.monotonic() + (self._stop_seconds if seconds is None else seconds)
+        self._stopping = True
+        if self._first_audit is not None:
+            self._first_audit.cancel()
+        if self._starting.acquire(timeout=max(0.0, until - threads.monotonic())):
+            self._starting.release()
+            self._stop_parts(until - threads.monotonic())
+
+    def _stop_parts(self, seconds: float) -> None:
+        """Every part gets what the parts before it have left of the time."""
+        until = threads.monotonic() + seconds
+        self._watchdog.stop()
+        self._timers.stop(seconds)
         self._inventories.stop()
         self._bus.pause()
-        self._engine.stop()
-        self._bus.stop(_STOP_SECONDS)
+        for_engine = (1 - _PUBLISHING_SHARE) * (until - threads.monotonic())
+        finished = self._engine.stop(for_engine)
+        self._bus.stop(max(0.0, until - threads.monotonic()))
+        if not finished:
+            LOG.warning("the engine has not finished its batch within %g s; the next start decides it", for_engine)
+            return  # it may be using the store
         self._engine.release()
         self._store.stop()
+        LOG.info("counters: %s", self.counters.snapshot())
 
 
 def _hosts(conf: cfg.ConfigOpts) -> list[str]:
@@ -192,3 +276,14 @@ def _hosts(conf: cfg.ConfigOpts) -> list[str]:
             "[tracker] inventory_driver host reports this one machine; with several hosts choose another driver"
         )
     return hosts
+
+
+def _reply_queues(conf: cfg.ConfigOpts) -> ReplyQueues:
+    if not conf.bus.reply_queue_prefixes:
+        raise ConfigurationError("[bus] reply_queue_prefixes is empty: no call could be answered")
+    return ReplyQueues.of_clients(
+        conf.bus.reply_queue_prefixes,
+        topic=conf.tracker.topic,
+        dead_letter_queue=conf.bus.dead_letter_queue,
+        notification_topics=conf.notifications.topics,
+    )

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
-from tracker_worker.store.base import Conflict, Store
+from tracker_worker.store.base import Store
 
 
 class Ledgers:
@@ -51,26 +51,14 @@ class Ledgers:
             self._hosts.pop(name, None)
 
     def refresh(self, names: Iterable[str]) -> None:
-        """Forget those of these hosts that are not at the store's generations."""
-        loaded, stored = self._compared(names)
-        held = {host.name: _generations(host) for host in loaded}
-        new_nodes = sum(map(len, held.values())) < len(stored)  # the store does not say of which host
-        self.forget([name for name, known in held.items() if new_nodes or not known.items() <= stored.items()])
+        """Bring these hosts' ledgers to the store's generations: one read compares them, and loads those that differ."""
+        known = {name: _generations(self._hosts.get(name)) for name in names}
+        if known:
+            self._hosts.update(self._store.refreshed(known))
 
-    def verify(self, names: Iterable[str]) -> None:
-        """Raises Conflict unless these hosts' ledgers are at the store's generations.
-
-        A worker that has just become the active one holds ledgers that it read long ago. Even an answer that changes nothing
-        must not rest on those.
-        """
-        loaded, stored = self._compared(names)
-        if stored != {id: generation for host in loaded for id, generation in _generations(host).items()}:
-            raise Conflict("a ledger in memory is old")
-
-    def _compared(self, names: Iterable[str]) -> tuple[list[HostLedger], dict[int, int]]:
-        """Those of these hosts that are in memory, and the generations of their nodes in the store, by node id."""
-        loaded = [self._hosts[name] for name in names if name in self._hosts]
-        return loaded, self._store.generations([host.id for host in loaded]) if loaded else {}
+    def put(self, host: HostLedger) -> None:
+        """Take over ledgers that were read elsewhere."""
+        self._hosts[host.name] = host
 
     def create_nodes(self, name: str, nodes: Sequence[str]) -> None:
         """Make a row for each of ``nodes`` that is new."""
@@ -82,6 +70,6 @@ class Ledgers:
             self.forget([name])
 
 
-def _generations(host: HostLedger) -> dict[int, int]:
-    """Node id -> generation, as last read or written."""
-    return {ledger.id: ledger.stored_generation for ledger in host}
+def _generations(host: HostLedger | None) -> dict[int, int]:
+    """Node id -> generation, as last read or written; empty where nothing was read."""
+    return {} if host is None else {ledger.id: ledger.stored_generation for ledger in host}

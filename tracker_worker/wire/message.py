@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import itertools
 import json
-import re
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from tracker_worker import threads
+from tracker_worker.text import MAX_CHARACTERS, printable
+from tracker_worker.wire.values import json_values_exceed, packed_values_exceed
 
 JSON = "application/json"
 MSGPACK = "application/x-msgpack"
@@ -26,8 +26,6 @@ CONTEXT = "_context_"
 """Prefix of the keys that carry the request context."""
 ENVELOPE = b'{"oslo.version":"2.0","oslo.message":'
 """How an envelope begins; the inner message as a JSON text and a closing brace follow."""
-
-_MAX_QUOTED_CHARACTERS = 1000
 
 _series = threads.random_bytes(10).hex()
 _numbers = itertools.count(1)
@@ -46,11 +44,20 @@ class ReplyTo(msgspec.Struct, frozen=True, gc=False):
 
 class Malformed(Exception):
     """The bytes are no request. ``reply_to`` is set when the bytes are recognisably a call, whose caller gets an error
-    reply."""
+    reply. ``too_large``: the bytes are more than the worker reads."""
 
-    def __init__(self, reason: str, reply_to: ReplyTo | None = None) -> None:
-        super().__init__(reason)
+    def __init__(self, reason: str, reply_to: ReplyTo | None = None, *, too_large: bool = False) -> None:
+        super().__init__(printable(reason))
         self.reply_to = reply_to
+        self.too_large = too_large
+
+
+class Unbuilt(Malformed):
+    """The bytes may be a message, which is not built because that would cost too much."""
+
+
+class Undecodable(Malformed):
+    """The bytes cannot be decoded."""
 
 
 def fresh_id() -> str:
@@ -69,12 +76,10 @@ def in_envelope(message: bytes) -> bytes:
     return ENVELOPE + to_json(message.decode()) + b"}"
 
 
-def sendable(text: str) -> str:
-    """``text``, which may quote anything that a caller sent, as text that JSON and an AMQP header can hold.
-
-    Lone surrogates are escaped, and the text is cut after 1000 characters: a header that exceeds a frame costs the connection.
-    """
-    short = text if len(text) <= _MAX_QUOTED_CHARACTERS else f"{text[:_MAX_QUOTED_CHARACTERS]}..."
+def sendable(fact: str) -> str:
+    """``fact``, which may quote anything that a caller sent, as text that JSON can hold: lone surrogates are escaped, and the
+    text is cut after 1000 characters. Unlike a text for people it is otherwise what the caller sent."""
+    short = fact if len(fact) <= MAX_CHARACTERS else f"{fact[:MAX_CHARACTERS]}..."
     return short if short.isascii() else short.encode("utf-8", "backslashreplace").decode()
 
 
@@ -86,41 +91,47 @@ def decode_message(body: bytes, content_type: str = JSON) -> dict[str, Any]:
     return message
 
 
-def read(body: bytes, content_type: str) -> Any:
-    """The inner message as Python values; MSGPACK is read as msgpack, any other content type as JSON. Raises Malformed."""
-    reader: Callable[[bytes], Any] = msgspec.msgpack.decode if content_type == MSGPACK else _read_json
+def read(body: bytes, content_type: str, *, most_values: int | None = None) -> Any:
+    """The inner message as Python values; MSGPACK is read as msgpack, any other content type as JSON.
+
+    Raises Unbuilt: the message is nested too deeply for a decoder, or has more than ``most_values`` values and keys (a value
+    of one byte becomes an object of ninety). Raises Undecodable and Malformed.
+    """
     try:
-        return reader(body)
+        if content_type == MSGPACK:
+            if most_values is not None and packed_values_exceed(body, most_values):
+                raise _too_many(most_values)
+            return msgspec.msgpack.decode(body)
+        return _read_json(body, most_values)
     except RecursionError:
-        raise Malformed(f"nested deeper than {MAX_DEPTH} levels", _scan_reply_to(body)) from None
-    except (ValueError, UnicodeError, msgspec.DecodeError) as error:
-        raise Malformed(f"undecodable: {error}") from None
+        raise Unbuilt(f"nested deeper than {MAX_DEPTH} levels") from None
+    except ValueError as error:  # of both decoders, and of UTF-8
+        raise Undecodable(f"undecodable: {error}") from None
 
 
-def _read_json(body: bytes) -> Any:
-    outer = _parse(body)
+def _too_many(most_values: int) -> Unbuilt:
+    return Unbuilt(f"the message has more than {most_values} values")
+
+
+def _read_json(body: bytes, most_values: int | None) -> Any:
+    outer = _parse(body, most_values)
     if not isinstance(outer, dict) or "oslo.version" not in outer:
         return outer  # version 1: the message without an envelope
     if outer["oslo.version"] != "2.0":
-        raise Malformed(f"envelope version {outer['oslo.version']!r} is not served")
+        version = outer["oslo.version"]
+        raise Malformed(f"envelope version {version if isinstance(version, str) else '?'} is not served")
     inner = outer.get("oslo.message")
     if not isinstance(inner, str):
         raise Malformed("oslo.message is not a text")
-    return _parse(inner)
+    return _parse(inner, most_values)
 
 
-def _parse(text: bytes | str) -> Any:
+def _parse(text: bytes | str, most_values: int | None) -> Any:
+    if most_values is not None and json_values_exceed(text, most_values):
+        raise _too_many(most_values)
     try:
         return msgspec.json.decode(text)
     except msgspec.DecodeError:
         # Stock clients write NaN and lone surrogates, which are not JSON. The standard library reads both, so that the caller
         # gets an error that names the field.
         return json.loads(text)
-
-
-def _scan_reply_to(body: bytes) -> ReplyTo | None:
-    """Where a call that is nested too deeply to be parsed wants its error reply."""
-    text = body.replace(b"\\", b"")
-    msg_id = re.search(rb'"_msg_id": ?"([0-9a-f-]{1,64})"', text)
-    queue = re.search(rb'"_reply_q": ?"([ !#-~]{1,255})"', text)
-    return ReplyTo(queue[1].decode(), msg_id[1].decode()) if msg_id and queue else None

@@ -7,12 +7,16 @@ is made from it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
-from tracker_worker.errors import ComputeResourcesUnavailable, InvalidInput, TrackerError
+from tracker_worker.domain.views import Entries
+from tracker_worker.errors import AnswerTooLarge, ComputeResourcesUnavailable, InvalidInput, TrackerError
 from tracker_worker.oslo import NoSuchMethod, UnsupportedVersion
+from tracker_worker.text import printable
+from tracker_worker.wire.measured import Overflow, encode_within
 from tracker_worker.wire.message import (
     JSON,
     MSGPACK,
@@ -25,15 +29,53 @@ from tracker_worker.wire.message import (
     to_msgpack,
 )
 
+MAX_ANSWER_BYTES = 4_194_304
+"""The most bytes of a reply, unless an option says otherwise."""
+
 _ERRORS_MODULE = "tracker_worker.errors"
+_MAY_BE_LARGE = (list, Iterator, Entries)
+# The envelope, and the ids: 255 characters of _msg_id, each of which may be escaped twice.
+_MOST_ENVELOPE_BYTES = 1400
+_NULL = {False: b"null", True: b"\xc0"}
+_SMALLER_NODE = "ask for one node at a time (node)"
+_SMALLER = {
+    "get_usage": "ask for one project at a time (project_id), or for one host; no answer is per node",
+    "list_nodes": "ask for one node at a time (get_node with node)",
+}
 
 
-def answer(reply_to: ReplyTo | None, result: Any = None, error: Exception | None = None) -> bytes:
-    """The answer to a call. For a cast it is empty, unless ``error`` parks the cast: then it holds the error."""
+def answer(
+    reply_to: ReplyTo | None,
+    value: Any = None,
+    error: Exception | None = None,
+    *,
+    limit: int = MAX_ANSWER_BYTES,
+    method: str = "",
+) -> bytes:
+    """The answer to a call of ``method``. For a cast it is empty, unless ``error`` parks the cast: then it holds the error.
+
+    The reply that is made from the answer has at most ``limit`` bytes; the answer to a call with a larger value is the error
+    AnswerTooLarge. The value is encoded only so far; it may be an iterator, which stands for a list, or Entries.
+    """
     if reply_to is None and not parks(error):
         return b""
     content_type = JSON if reply_to is None else reply_to.content_type
-    return encode_answer(content_type, result=result, failed=None if error is None else failure_of(error))
+    if reply_to is None or error is not None:
+        # An error is small: its texts are cut.
+        return encode_answer(content_type, failed=None if error is None else failure_of(error))
+    if not isinstance(value, _MAY_BE_LARGE):
+        encoded = encode_answer(content_type, result=value)
+        if len(encoded) * 2 + _MOST_ENVELOPE_BYTES <= limit:  # the envelope escapes a character with one more at most
+            return encoded
+    packed = content_type == MSGPACK
+    empty = encode_answer(content_type)
+    room = limit - len(_with_ids(empty, reply_to, ending=True)) + len(_NULL[packed])
+    try:
+        return empty.replace(_NULL[packed], encode_within(value, room, packed=packed), 1)
+    except Overflow as overflow:
+        how = _SMALLER.get(method, _SMALLER_NODE)
+        too_large = AnswerTooLarge(method=method, bytes=overflow.size + limit - room, limit=limit, how=how)
+        return encode_answer(content_type, failed=failure_of(too_large))
 
 
 def parks(error: Exception | None) -> bool:
@@ -43,9 +85,9 @@ def parks(error: Exception | None) -> bool:
 
 
 def parking_reason(error: Exception) -> str:
-    """The reason that a dead letter carries: the error's code and its text."""
+    """The reason that a dead letter carries: the error's code and its text, printable and at most 1000 characters."""
     code = "invalid_input" if isinstance(error, Malformed) else getattr(error, "code", None) or type(error).__name__
-    return sendable(f"{code}: {error}")
+    return printable(f"{code}: {error}")
 
 
 def failure_of(error: Exception) -> dict[str, Any]:
@@ -73,7 +115,7 @@ def failure(error: BaseException, *, module: str | None = None, args: tuple[Any,
     return {
         "class": kind.__name__,
         "module": module or kind.__module__,
-        "message": sendable(str(error)),
+        "message": printable(str(error)),
         "tb": [],
         "args": [_sendable_value(value) for value in args],
         "kwargs": {name: _sendable_value(value) for name, value in getattr(error, "kwargs", {}).items()},
@@ -81,7 +123,16 @@ def failure(error: BaseException, *, module: str | None = None, args: tuple[Any,
 
 
 def _sendable_value(value: Any) -> Any:
-    return sendable(value) if isinstance(value, str) else value
+    """A fact as JSON can hold it. Facts are made of JSON types; whatever else there is becomes its name."""
+    if isinstance(value, str):
+        return sendable(value)
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, list | tuple):
+        return [_sendable_value(item) for item in value]
+    if isinstance(value, dict):
+        return {sendable(str(name)): _sendable_value(item) for name, item in value.items()}
+    return type(value).__name__
 
 
 def encode_answer(content_type: str, *, result: Any = None, failed: dict[str, Any] | None = None) -> bytes:

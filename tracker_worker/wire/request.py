@@ -10,6 +10,7 @@ from typing import Any, TypeGuard
 
 import msgspec
 
+from tracker_worker.wire.address import MAX_ID_CHARACTERS, find_ids, read_ids
 from tracker_worker.wire.message import (
     CONTEXT,
     JSON,
@@ -17,13 +18,19 @@ from tracker_worker.wire.message import (
     MSGPACK,
     Malformed,
     ReplyTo,
+    Unbuilt,
+    Undecodable,
     in_envelope,
     read,
     to_json,
 )
 from tracker_worker.wire.message import to_msgpack as _to_msgpack
+from tracker_worker.wire.reply_queues import ANY_QUEUE, ReplyQueues
 
-_MAX_ID_CHARACTERS = 255
+MAX_VALUES = 250_000
+"""The most values and keys of a request: at most 25 MB once they are built."""
+# A decompressed body that is larger than the limit is read for the address of its sender, up to this many times the limit.
+_MOST_DECOMPRESSED = 4
 # A caller that asks for heartbeats less often than this gets them this often.
 _MAX_MONITOR_SECONDS = 3600
 
@@ -42,42 +49,74 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def decode_request(
-    body: bytes, *, content_type: str | None, compression: str | None = None, max_bytes: int = 1 << 20
+    body: bytes,
+    *,
+    content_type: str | None,
+    compression: str | None = None,
+    max_bytes: int = 1 << 20,
+    reply_queues: ReplyQueues = ANY_QUEUE,
 ) -> Request:
-    """The request in ``body``.
+    """The request in ``body``. Its reply goes to one of ``reply_queues``.
 
-    Raises Malformed: the body is undecodable, is no envelope or request, is larger than ``max_bytes`` (packed or unpacked),
-    or is nested deeper than 100 levels.
+    Raises Malformed: the body is undecodable, is no envelope or request, is larger than ``max_bytes`` (packed or unpacked), is
+    nested deeper than 100 levels, has more than MAX_VALUES values, or wants its reply in another queue. A body that is too
+    large is not built: it is only read for the address of its sender.
     """
     if compression:
         body = _decompress(body, compression, max_bytes)
     content_type = content_type or JSON
     if content_type not in (JSON, MSGPACK):
         raise Malformed(f"content type {content_type} is not served")
-    message = read(body, content_type)
+    if len(body) > max_bytes:
+        raise _too_large(body, content_type, max_bytes, reply_queues)
+    packed = content_type == MSGPACK
+    try:
+        message = read(body, content_type, most_values=MAX_VALUES)
+    except Unbuilt as error:
+        ids = find_ids(body, packed=packed)
+        raise Malformed(str(error), _reply_to(*ids, content_type, reply_queues)) from None
+    except Undecodable as error:
+        # Perhaps it is only one value of a call.
+        ids = _readable_ids(body, packed=packed)
+        raise Malformed(str(error), _reply_to(*ids, content_type, reply_queues)) from None
     if not isinstance(message, dict):
         raise Malformed("the message is not an object")
-    reply_to = _reply_to(message, content_type)
-    if len(body) > max_bytes:
-        raise Malformed(f"the body has {len(body)} bytes; at most {max_bytes} are served", reply_to)
+    reply_to = _reply_to(message.get("_msg_id"), message.get("_reply_q"), content_type, reply_queues)
     # JSON has a bracket for each level, and the text in an envelope may spell a bracket as \u005b. Counting brackets is cheap
     # and nearly always enough.
     brackets = body.count(b"{") + body.count(b"[") + body.count(b"\\u")
-    deep = content_type == MSGPACK or brackets > MAX_DEPTH
+    deep = packed or brackets > MAX_DEPTH
     if deep and _too_deep(message):
         raise Malformed(f"nested deeper than {MAX_DEPTH} levels", reply_to)
     return _request(message, reply_to)
 
 
-def _decompress(body: bytes, compression: str, max_bytes: int) -> bytes:
+def _decompress(body: bytes, compression: Any, max_bytes: int) -> bytes:
+    """The decompressed body, or the beginning of it that is just over ``_MOST_DECOMPRESSED`` times ``max_bytes``."""
+    most = _MOST_DECOMPRESSED * max_bytes + 1
     try:
         if compression == "application/x-gzip":  # the name that kombu gives to zlib
-            return zlib.decompressobj().decompress(body, max_bytes + 1)
+            return zlib.decompressobj().decompress(body, most)
         if compression in ("application/x-bz2", "application/x-bzip2"):
-            return bz2.BZ2Decompressor().decompress(body, max_bytes + 1)
+            return bz2.BZ2Decompressor().decompress(body, most)
     except (zlib.error, OSError, ValueError) as error:
         raise Malformed(f"undecodable: {error}") from None
-    raise Malformed(f"compression {compression} is not served")
+    name = compression if isinstance(compression, str) else type(compression).__name__
+    raise Malformed(f"compression {name} is not served")
+
+
+def _too_large(body: bytes, content_type: str, max_bytes: int, reply_queues: ReplyQueues) -> Malformed:
+    msg_id, queue = find_ids(body, packed=content_type == MSGPACK)
+    readable = _is_id(msg_id) and _is_id(queue)
+    reply_to = _reply_to(msg_id, queue, content_type, reply_queues) if readable else None
+    return Malformed(f"the body has {len(body)} bytes; at most {max_bytes} are served", reply_to, too_large=True)
+
+
+def _readable_ids(body: bytes, *, packed: bool) -> tuple[Any, Any]:
+    try:
+        return read_ids(body, packed=packed)
+    except (ValueError, RecursionError):
+        return None, None
 
 
 def _too_deep(message: dict[str, Any]) -> bool:
@@ -94,17 +133,20 @@ def _too_deep(message: dict[str, Any]) -> bool:
     return True
 
 
-def _reply_to(message: dict[str, Any], content_type: str) -> ReplyTo | None:
-    msg_id, queue = message.get("_msg_id"), message.get("_reply_q")
+def _reply_to(msg_id: Any, queue: Any, content_type: str, reply_queues: ReplyQueues) -> ReplyTo | None:
+    """None for a cast. Raises Malformed, without an address: the request is a call that cannot be answered."""
     if msg_id is None:
         return None
-    if not _is_id(msg_id) or not _is_id(queue):
-        raise Malformed(f"_msg_id and _reply_q must both be 1 to {_MAX_ID_CHARACTERS} printable ASCII characters")
+    for name, value in (("_msg_id", msg_id), ("_reply_q", queue)):
+        if not _is_id(value):
+            raise Malformed(f"{name}: must be 1 to {MAX_ID_CHARACTERS} printable ASCII characters")
+    if not reply_queues.allows(queue):
+        raise Malformed(f"_reply_q: {queue} is no queue of an RPC client")
     return ReplyTo(queue, msg_id, content_type)
 
 
 def _is_id(value: Any) -> TypeGuard[str]:
-    return isinstance(value, str) and 0 < len(value) <= _MAX_ID_CHARACTERS and value.isascii() and value.isprintable()
+    return isinstance(value, str) and 0 < len(value) <= MAX_ID_CHARACTERS and value.isascii() and value.isprintable()
 
 
 def _request(message: dict[str, Any], reply_to: ReplyTo | None) -> Request:
@@ -121,7 +163,7 @@ def _request(message: dict[str, Any], reply_to: ReplyTo | None) -> Request:
     if not all(isinstance(key, str) for key in (*message, *(args or ()))):  # msgpack allows other keys
         raise Malformed("a key is not a text", reply_to)
     if unique_id is not None and not _is_id(unique_id):
-        raise Malformed(f"_unique_id must be 1 to {_MAX_ID_CHARACTERS} printable ASCII characters", reply_to)
+        raise Malformed(f"_unique_id must be 1 to {MAX_ID_CHARACTERS} printable ASCII characters", reply_to)
     return Request(
         method=method,
         args=args or {},

@@ -25,6 +25,18 @@ from tracker_worker.bus.settings import ConnectionSettings
 _SECONDS = 10
 
 
+@pytest.fixture(autouse=True)
+def _own_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connections here have a socket, but nothing else of py-amqp's."""
+    inner = SimpleNamespace(
+        declare_capabilities=lambda connection, blocked: None,
+        when_transport_connects=lambda connection, connected: setattr(connection, "transport_connected", connected),
+        intercept_frames=lambda connection: None,
+        dismantle=lambda connection: connection.collect(),
+    )
+    monkeypatch.setattr(module, "internals", inner)
+
+
 class _Connection:
     """A connection that is readable immediately. Its read raises, as after the deletion of a queue, and it can still be
     closed.
@@ -36,10 +48,12 @@ class _Connection:
         self.sock, self._peer = socket.socketpair()
         self._peer.send(b"\0")
         self.transport = SimpleNamespace(sock=self.sock)
-        self.client_properties: dict[str, Any] = {}
-        self.on_inbound_frame = lambda frame: None
+        self.transport_connected: Callable[[], None]
         self._said = said
         self._error = error
+
+    def connect(self) -> None:
+        self.transport_connected()
 
     def blocking_read(self) -> None:
         raise self._error
@@ -81,6 +95,7 @@ class _Settings:
     """The settings of a link whose connections are ``_Connection`` objects."""
 
     urls: Sequence[str] = ("amqp://guest:guest@broker/",)
+    heartbeat_seconds = _SECONDS
 
     def __init__(self, said: list[str], error: BaseException) -> None:
         self._said, self._error = said, error
@@ -90,8 +105,7 @@ class _Settings:
             yield _SECONDS
 
     def connection(self, _url: str) -> Any:
-        made = _Connection(self._said, self._error)
-        return SimpleNamespace(transport=SimpleNamespace(establish_connection=lambda: made))
+        return _Connection(self._said, self._error)
 
 
 @pytest.mark.parametrize("error", [amqp.exceptions.ConsumerCancelled("a queue is gone"), RuntimeError("a defect")])
@@ -111,22 +125,22 @@ class _Peer:
     """The settings of a connection whose other end is ``end``. Connecting blocks until ``accept`` is set."""
 
     urls: Sequence[str] = ("amqp://guest:guest@broker/",)
+    heartbeat_seconds = _SECONDS
 
     def __init__(self) -> None:
         self.sock, self.end = socket.socketpair()
         self.end.settimeout(_SECONDS)
         self.accept = threading.Event()
         self.connected = True
-        self.client_properties: dict[str, Any] = {}
-        self.on_inbound_frame = lambda frame: None
-        self.transport = SimpleNamespace(sock=self.sock, establish_connection=self._establish)
+        self.transport_connected: Callable[[], None]
+        self.transport = SimpleNamespace(sock=self.sock)
 
     def connection(self, _url: str) -> Any:
         return self
 
-    def _establish(self) -> Any:
+    def connect(self) -> None:
         assert self.accept.wait(_SECONDS)
-        return self
+        self.transport_connected()
 
     def delays(self) -> Iterator[float]:
         yield _SECONDS
@@ -288,15 +302,16 @@ class TestFlushSoon:
         assert resting.writers == [threading.get_ident()]
         assert resting.peer.hear(len(much)) == much
 
-    def test_a_caller_does_not_wait_while_the_link_waits_for_the_peer(self, resting: _Writing) -> None:
+    def test_neither_a_caller_nor_the_link_waits_for_the_peer(self, resting: _Writing) -> None:
         much = bytes(4_000_000)
         resting.send(much)
         assert resting.working.wait(_SECONDS)
         resting.send(b"behind it")
-        assert resting.writers == [threading.get_ident()]
+        # The link goes on reading meanwhile: the peer may say why it takes nothing.
+        resting.peer.end.sendall(b"said")
+        assert resting.hearing.wait(_SECONDS)
         assert resting.peer.hear(len(much)) == much
         assert resting.peer.hear(9) == b"behind it"
-        assert resting.writers == [threading.get_ident(), resting._thread.ident]
 
     def test_a_link_that_has_stopped_writes_nothing(self, resting: _Writing) -> None:
         resting.stop(_SECONDS)

@@ -27,11 +27,7 @@ from tracker_worker.bus.amqp import consumer as consumer_module
 from tracker_worker.bus.amqp import frames
 from tracker_worker.bus.amqp.consumer import Consumer
 from tracker_worker.bus.amqp.frames import Delivered, read_delivery
-from tracker_worker.bus.amqp.internals import (
-    UNREADABLE,
-    take_frames,
-    tolerate_unreadable_properties,
-)
+from tracker_worker.bus.amqp.internals import UNREADABLE, intercept_frames, take_frames
 from tracker_worker.bus.amqp.stream import Stream
 from tracker_worker.bus.base import Delivery
 
@@ -100,7 +96,7 @@ class Library:
         self.connection.transport = transport = TCPTransport("broker:5672")
         transport._read_buffer, transport._quick_recv = b"", read
         self.connection.on_inbound_frame = frame_handler(self.connection, self.connection.on_inbound_method)
-        tolerate_unreadable_properties(self.connection)
+        intercept_frames(self.connection)
         self.channel = amqp.Channel(self.connection, CHANNEL, auto_decode=False)
 
 

@@ -67,7 +67,7 @@ def test_the_tolerant_decoder_applies_to_one_connection_only() -> None:
     connection = amqp.Connection()
     connection.on_inbound_frame = seen = []  # type: ignore[var-annotated]
     connection.on_inbound_frame = lambda frame: seen.append(frame)
-    internals.tolerate_unreadable_properties(connection)
+    internals.intercept_frames(connection)
     header = b"\x00\x3c\x00\x00" + bytes(8) + b"\x80\x00\x02\xff\xfe"  # a content type that is not UTF-8
     connection.on_inbound_frame((2, 1, header))
     ((kind, channel, payload),) = seen

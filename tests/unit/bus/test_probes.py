@@ -9,8 +9,8 @@ import pytest
 
 from tests.support.channels import SETTINGS
 from tracker_worker.bus.amqp.internals import decode_content
+from tracker_worker.bus.amqp.outgoing import Message
 from tracker_worker.bus.amqp.probes import MOST_A_SECOND, Probes
-from tracker_worker.bus.amqp.publisher import Message
 from tracker_worker.wire.request import decode_request
 
 
@@ -71,7 +71,7 @@ def test_more_calls_than_one_a_second_probe_no_queue_more_often(case: Case) -> N
 
 def test_while_the_broker_does_not_answer_probes_do_not_collect(case: Case) -> None:
     assert len(case.probe("h1", routed=None)) == 2
-    assert [case.probe("h1", routed=None) for _ in range(29)] == [[]] * 29
+    assert [case.probe("h1", routed=None) for _ in range(4)] == [[]] * 4
     assert len(case.probe("h1", routed=None)) == 2
 
 

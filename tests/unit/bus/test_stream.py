@@ -57,6 +57,10 @@ class Case:
         turn.flush_soon()
         return not woken
 
+    def send_all(self) -> None:
+        while self.stream.written:
+            self.stream.send()
+
     def nothing_to_read(self) -> None:
         """Let every later read from the socket fail immediately."""
         self.sock.settimeout(0)
@@ -134,19 +138,19 @@ def test_pushed_bytes_are_sent_once(case: Case) -> None:
     assert case.push()
     assert case.push()
     case.write(b"def")
-    case.stream.flush()
+    case.send_all()
     case.sock.close()
     assert case.everything() == b"abcdef"
 
 
-def test_bytes_that_the_socket_does_not_take_are_kept_in_order_for_a_flush(case: Case) -> None:
+def test_bytes_that_the_socket_does_not_take_are_kept_in_order_for_later(case: Case) -> None:
     case.write(_MUCH)
     assert not case.push()
     case.write(b"more")
     assert not case.push()
     with ThreadPoolExecutor(1) as reader:
         arrived = reader.submit(case.everything)
-        case.stream.flush()
+        case.send_all()
         case.write(b"the last")
         assert case.push()
         case.sock.close()
@@ -160,7 +164,7 @@ def test_pushing_piece_by_piece_loses_and_repeats_no_byte(case: Case) -> None:
         for piece in pieces:
             case.write(piece)
             case.push()
-        case.stream.flush()
+        case.send_all()
         case.sock.close()
         assert arrived.result(_SECONDS) == b"".join(pieces)
 
@@ -173,20 +177,20 @@ def test_a_push_never_blocks_although_the_socket_would(case: Case) -> None:
     assert time.monotonic() - began < _SECONDS / 2
 
 
-def test_a_push_to_a_closed_peer_does_not_raise_and_a_flush_does(case: Case) -> None:
+def test_a_push_to_a_closed_peer_does_not_raise_and_a_send_does(case: Case) -> None:
     case.broker.close()
     case.write(b"abc")
     assert not case.push()
     with pytest.raises(OSError):
-        case.stream.flush()
+        case.send_all()
 
 
-def test_a_push_to_a_closed_socket_does_not_raise_and_a_flush_does(case: Case) -> None:
+def test_a_push_to_a_closed_socket_does_not_raise_and_a_send_does(case: Case) -> None:
     case.sock.close()
     case.write(b"abc")
     assert not case.push()
     with pytest.raises(OSError):
-        case.stream.flush()
+        case.send_all()
 
 
 def test_a_push_sends_nothing_over_tls() -> None:
@@ -201,3 +205,49 @@ def test_a_push_sends_nothing_over_tls() -> None:
             case.broker.settimeout(0)
             with pytest.raises(BlockingIOError):
                 case.broker.recv(100)
+
+
+def test_who_waits_for_an_answer_sends_meanwhile_and_reads_although_not_everything_is_sent(case: Case) -> None:
+    """A broker that reads nothing may have something to say."""
+    case.write(_MUCH)
+    case.broker.sendall(b"said")
+    assert case.transport._quick_recv(4) == b"said"
+    assert case.stream.written
+    with ThreadPoolExecutor(1) as broker:
+        answered = broker.submit(_answer_after, case.broker, len(_MUCH))
+        assert case.transport._quick_recv(6) == b"answer"
+        assert answered.result(_SECONDS) == _MUCH
+
+
+def _answer_after(broker: socket.socket, size: int) -> bytes:
+    heard = bytearray()
+    while len(heard) < size:
+        heard += broker.recv(65536)
+    broker.sendall(b"answer")
+    return bytes(heard)
+
+
+def test_a_limit_holds_for_all_waits_together_and_its_error_names_the_phase(case: Case) -> None:
+    with ThreadPoolExecutor(1) as broker:
+        dripping = broker.submit(_drip, case.broker)
+        with pytest.raises(TimeoutError, match="the login"):
+            _read_within(0.3, case)
+        case.sock.shutdown(socket.SHUT_RDWR)
+        assert dripping.result(_SECONDS) < 1000
+
+
+def _read_within(seconds: float, case: Case) -> None:
+    with case.stream.limit(seconds, "the login"):
+        for _ in range(1000):
+            case.transport._quick_recv(1)
+
+
+def _drip(broker: socket.socket) -> int:
+    """Send a byte now and then until the other end is closed. Return how many."""
+    for sent in range(1000):
+        try:
+            broker.sendall(b"x")
+        except OSError:
+            return sent
+        time.sleep(0.02)
+    return 1000

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -70,3 +71,53 @@ def test_a_call_whose_reply_waited_in_the_queue_is_answered_once_and_not_sent_ag
     assert channel.published == []
     assert [found["result"] for found in answers if isinstance(found, dict)] == [{"state": "begun"}]
     assert len(answers) == 1
+
+
+def test_nothing_is_kept_of_answered_calls_until_their_deadlines(requester: Requester) -> None:
+    kept = []
+    for number in range(1000):
+        holder = Holder()
+        kept.append(weakref.ref(holder))
+        requester.send(
+            OutgoingRequest(host="h1", body=b"", timeout_seconds=3600, done=holder.done, msg_id=f"m-{number}")
+        )
+        requester.work()
+        requester._confirms.forget()  # as after the broker's confirm
+        requester._replied(reply(f"m-{number}"))
+        del holder
+    assert [one() for one in kept] == [None] * 1000
+    assert len(requester._deadlines._heap) <= 100
+
+
+def test_a_call_whose_deadline_passes_ends_without_a_reply_while_others_wait() -> None:
+    conf = cfg.ConfigOpts()
+    conf([], default_config_files=[], default_config_dirs=[])
+    register_client_opts(conf)
+    conf.set_override("transport_url", "rabbit://broker/")
+    now = [100.0]
+    requester = Requester(read_connection(conf), monotonic=lambda: now[0])
+    requester._channel = Channel()
+    ended: list[tuple[float, Any]] = []
+    for seconds in (60, 5, 30):
+        requester.send(
+            OutgoingRequest(
+                host="h1",
+                body=b"",
+                timeout_seconds=seconds,
+                done=lambda how: ended.append((now[0], how)),
+                msg_id=f"m-{seconds}",
+            )
+        )
+    requester.work()
+    for now[0] in (104.0, 105.0, 129.0, 130.0):
+        requester.work()
+    assert ended == [(105.0, NoReply.LATE), (130.0, NoReply.LATE)]
+    requester.stop(0)
+    assert len(ended) == 3
+
+
+class Holder:
+    """Can be seen to be gone."""
+
+    def done(self, _how: Any) -> None:
+        return

@@ -28,4 +28,4 @@ def test_a_refusal_on_ledgers_that_were_read_before_is_checked() -> None:
     decisions.host()
     (refused,) = decisions.commit(begin(1, node=node_name(2)))
     assert refused.error is not None
-    assert store.calls == ["load_host", "generations"]
+    assert store.calls == ["load_host", "commit"]

@@ -78,10 +78,10 @@ def test_one_commit_is_for_all_hosts(make_harness: MakeHarness) -> None:
     assert harness.store.commits[0].nodes == ["node-1", "node-2", "node-1", "node-2"]
 
 
-def test_a_batch_without_an_effect_commits_nothing(harness: EngineHarness) -> None:
+def test_a_batch_without_an_effect_commits_its_inbox_rows_only(harness: EngineHarness) -> None:
     harness.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
     harness.finish()
-    wait_until(lambda: harness.store.inner.cursors(harness.ledger().id) == {1: 2}, "the cursor")
+    wait_until(lambda: harness.store.inner.cursors(harness.ledger().id) == {(1, "notifications"): 2}, "the cursor")
     harness.store.commits.clear()
     with harness.busy():
         calls = [
@@ -97,7 +97,8 @@ def test_a_batch_without_an_effect_commits_nothing(harness: EngineHarness) -> No
         ]
     told = [call.reply() for call in calls]
     harness.finish()
-    assert harness.store.commits == []
+    (committed,) = harness.store.commits
+    assert (committed.nodes, committed.events, len(committed.answered)) == ([], [], 6)
     assert told[0]["claim_id"] == uuid(1)
     assert told[1].error == "ClaimConflict"
     assert told[2:6] == [{"tracked": True, "changed": False}, {"tracked": False, "changed": False}, None, None]
@@ -115,18 +116,16 @@ def test_no_reply_is_sent_and_no_delivery_settled_before_the_commit(harness: Eng
         claim = harness.caller.call("begin_resource_claim", instance=instance_dict(1))
         read = harness.caller.call("get_node")
         harness.caller.cast("update_usage", instance={"uuid": uuid(1), "vm_state": "active"})
-        harness.caller.cast("nonsense")
+        harness.caller.cast("abort_resource_claim", claim_id=uuid(9))
     assert committing.wait(SECONDS)
     assert not claim.replied()
     assert not read.replied()
     assert harness.unsettled() == 4
-    assert harness.broker.parked.empty()
     assert harness.broker.notifications.empty()
     commit.set()
     assert claim.reply()["generation"] == read.reply()["generation"] == 2
     harness.finish()
     assert harness.unsettled() == 0
-    assert [parked.headers["x-tracker-reason"].split(":")[0] for parked in harness.parked()] == ["NoSuchMethod"]
 
 
 @pytest.mark.behaviour("poison-message")
@@ -150,14 +149,14 @@ def test_a_cast_refused_for_another_reason_is_parked_with_code_and_text(harness:
     harness.broker.publish(HOST, b"no request")
     harness.finish()
     reasons = [parked.headers["x-tracker-reason"] for parked in harness.parked()]
-    assert [reason.split(":")[0] for reason in reasons] == [
+    assert sorted(reason.split(":")[0] for reason in reasons) == [
         "claim_conflict",
-        "node_not_found",
-        "invalid_input",
         "host_not_served",
         "invalid_input",
+        "invalid_input",
+        "node_not_found",
     ]
-    assert "colour" in reasons[2]
+    assert any("colour" in reason for reason in reasons)
     assert harness.unsettled() == 0
 
 

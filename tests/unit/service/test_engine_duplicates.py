@@ -8,10 +8,9 @@ import pytest
 from tests.support.builders import HOST, NOW, begin, instance_dict, node_name, uuid
 from tests.support.engine import EngineHarness, Refused
 from tests.support.store import Writer
-from tests.support.store import answer as recorded
 from tests.unit.service.conftest import MakeHarness
 from tracker_worker.service.loop import inbox
-from tracker_worker.store.base import Commit, InboxRow
+from tracker_worker.store.base import InboxRow
 from tracker_worker.wire.message import MSGPACK
 from tracker_worker.wire.reply import encode_answer
 
@@ -169,55 +168,36 @@ def test_every_message_without_an_id_is_decided(harness: EngineHarness) -> None:
 
 
 class TestWhatChangedNothing:
-    """The inbox row of such a message is written with the next commit, because a late copy could change something."""
+    """The inbox row of such a message is committed too, because a late copy could change something."""
 
-    def test_the_inbox_row_of_a_message_without_effect_is_written_with_the_next_commit(
+    def test_the_inbox_row_of_a_message_without_effect_is_committed_before_its_answer(
         self, harness: EngineHarness
     ) -> None:
         harness.caller.call("finish_resource_claim", unique_id="u-1", claim_id=uuid(1)).reply()
+        assert harness.store.commits[0].answered == ["u-1"]
         harness.caller.cast("update_usage", unique_id="u-2", instance={"uuid": uuid(1)})
         harness.finish()
-        assert harness.store.commits == []
-        harness.caller.call("begin_resource_claim", unique_id="u-3", instance=instance_dict(1)).reply()
-        assert harness.store.commits[0].answered == ["u-1", "u-2", "u-3"]
-        harness.caller.call("begin_resource_claim", unique_id="u-4", instance=instance_dict(2)).reply()
-        with_nodes = [commit for commit in harness.store.commits if commit.nodes]
-        assert with_nodes[1].answered == ["u-4"]
+        assert harness.unsettled() == 0
+        assert harness.store.commits[1].answered == ["u-2"]
 
-    def test_a_late_copy_of_a_message_without_effect_still_changes_nothing(self, make_harness: MakeHarness) -> None:
+    @pytest.mark.parametrize("killed", [False, True])
+    def test_a_late_copy_of_a_message_without_effect_still_changes_nothing(
+        self, make_harness: MakeHarness, killed: bool
+    ) -> None:
         harness = make_harness().start()
         assert harness.caller.call("abort_resource_claim", unique_id="u-1", claim_id=uuid(1)).reply() is None
+        if killed:
+            harness.stop(release=False)
+            harness = make_harness(store=harness.store.inner).start()
         harness.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
         assert harness.caller.call("abort_resource_claim", unique_id="u-1", claim_id=uuid(1)).reply() is None
-        harness.stop()
-        harness = make_harness(store=harness.store.inner).start()
-        assert harness.caller.call("abort_resource_claim", unique_id="u-1", claim_id=uuid(1)).reply() is None
         assert harness.charged() == [uuid(1)]
-
-    def test_many_waiting_inbox_rows_are_committed_separately(
-        self, harness: EngineHarness, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(inbox, "_MOST_UNWRITTEN", 3)
-        for number in range(4):
-            assert harness.store.commits == []
-            harness.caller.call("finish_resource_claim", unique_id=f"u-{number}", claim_id=uuid(1)).reply()
-        assert harness.store.commits[0].answered == [f"u-{number}" for number in range(4)]
-        harness.caller.call("finish_resource_claim", unique_id="u-4", claim_id=uuid(1)).reply()
-        assert len(harness.store.commits) == 1
 
     def test_reads_and_invalid_requests_have_no_inbox_row(self, harness: EngineHarness) -> None:
         harness.caller.call("get_node", unique_id="u-1").reply()
         harness.caller.call("begin_resource_claim", unique_id="u-2").reply()
         harness.caller.call("begin_resource_claim", unique_id="u-3", instance=instance_dict(1)).reply()
         assert harness.store.commits[0].answered == ["u-3"]
-
-    def test_a_waiting_inbox_row_that_another_worker_has_written_is_dropped(self, harness: EngineHarness) -> None:
-        harness.caller.call("finish_resource_claim", unique_id="u-1", claim_id=uuid(1)).reply()
-        harness.caller.call("finish_resource_claim", unique_id="u-2", claim_id=uuid(1)).reply()
-        harness.store.inner.commit(Commit(inbox_rows=[recorded("u-1", at=NOW)]))
-        reply = harness.caller.call("begin_resource_claim", unique_id="u-3", instance=instance_dict(1)).reply()
-        assert reply["claim_id"] == uuid(1)
-        assert harness.store.commits[0].answered == ["u-2", "u-3"]
 
 
 def test_a_message_that_another_worker_has_answered_gets_that_answer(harness: EngineHarness) -> None:

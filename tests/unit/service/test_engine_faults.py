@@ -17,7 +17,7 @@ from tests.support.store import Writer
 from tests.unit.service.conftest import DeadlineClock, MakeHarness
 from tracker_worker import unit_of_work
 from tracker_worker.errors import StoreUnavailable
-from tracker_worker.service.loop import backlog, engine
+from tracker_worker.service.loop import failures
 from tracker_worker.service.requests.items import Chore
 from tracker_worker.store.base import Conflict, Unstorable
 
@@ -58,21 +58,18 @@ class TestConflict:
         harness.caller.cast("begin_resource_claim", instance=instance_dict(1))
         harness.finish()
         assert harness.notified() == [("claim.begun", 2)]
-        assert len([commit for commit in harness.store.commits if commit.nodes]) == 1
 
-    def test_a_batch_in_conflict_is_repeated_with_pauses_until_it_succeeds(
-        self, make_harness: MakeHarness, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        waits: list[float] = []
-        pause = backlog.Retry.pause
-        monkeypatch.setattr(backlog.Retry, "pause", lambda retry, now: waits.append(now) or pause(retry, now))
-        harness = make_harness(conflict_retries=3).start()
+    def test_a_batch_that_has_lost_two_races_is_decided_under_lock(self, harness: EngineHarness) -> None:
         harness.store.script["commit"] = [Conflict("again") for _ in range(10)]
         assert harness.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()["generation"] == 2
-        assert len(waits) == 3
+        assert len(harness.store.script["commit"]) == 8
+        assert harness.store.calls.count("locked") == 1
+        counted = harness.counters.snapshot()
+        assert (counted["conflicts"], counted["most_lost_races"], counted["locked_decisions"]) == (2, 2, 1)
 
     def test_a_conflict_during_a_decision_repeats_the_batch(self, harness: EngineHarness) -> None:
-        harness.store.script["answered"] = [Conflict("a snapshot that is too old")]
+        harness.store.script["load_host"] = [Conflict("a snapshot that is too old")]
+        harness.store.script["commit"] = [Conflict("once")]
         assert harness.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()["generation"] == 2
 
     def test_a_cursor_whose_commit_conflicts_is_written_later(self, harness: EngineHarness) -> None:
@@ -80,7 +77,7 @@ class TestConflict:
             claim = harness.caller.call("begin_resource_claim", instance=instance_dict(1))
             harness.store.script["commit"] = [lambda: None, Conflict("in the way"), Conflict("still")]
         claim.reply()
-        wait_until(lambda: harness.store.inner.cursors(harness.ledger().id) == {1: 2}, "the cursor")
+        wait_until(lambda: harness.store.inner.cursors(harness.ledger().id) == {(1, "notifications"): 2}, "the cursor")
 
 
 class TestStoreAway:
@@ -96,23 +93,29 @@ class TestStoreAway:
 
         harness.store.script["commit"] = [away]
         claim = harness.caller.call("begin_resource_claim", instance=instance_dict(1))
-        harness.caller.cast("nonsense")
         for _ in range(3):
             assert asked.get(timeout=SECONDS) >= 1
         harness.caller.cast("begin_resource_claim", instance=instance_dict(2))
-        while asked.get(timeout=SECONDS) < 3:
+        while asked.get(timeout=SECONDS) < 2:
             pass
         assert not claim.replied()
-        assert harness.broker.parked.empty()
         back.set()
         assert claim.reply()["generation"] == 2
         harness.finish()
         assert harness.charged() == [uuid(1), uuid(2)]
         assert harness.notified() == [("claim.begun", 2), ("claim.begun", 3)]
-        assert len(harness.parked()) == 1
         assert harness.unsettled() == 0
 
-    @pytest.mark.parametrize("method", ["answered", "generations", "load_host", "commit"])
+    def test_what_needs_no_ledger_is_answered_while_the_store_is_unavailable(self, harness: EngineHarness) -> None:
+        harness.store.script["commit"] = [AWAY for _ in range(10_000)]
+        claim = harness.caller.call("begin_resource_claim", instance=instance_dict(1))
+        assert harness.caller.call("oslo_rpc_server_ping").reply() == "pong"
+        assert harness.caller.call("nonsense").reply().error == "NoSuchMethod"
+        harness.caller.cast("nonsense")
+        assert harness.broker.parked.get(timeout=SECONDS)
+        assert not claim.replied()
+
+    @pytest.mark.parametrize("method", ["answered", "refreshed", "load_host", "commit"])
     def test_a_batch_is_repeated_whichever_call_of_the_store_fails(
         self, make_harness: MakeHarness, method: str
     ) -> None:
@@ -120,14 +123,15 @@ class TestStoreAway:
         harness.finish()
         harness.store.script[method] = [AWAY, AWAY]
         if method == "load_host":  # the engine reads a host only after it has dropped its ledger
-            harness.store.script["generations"] = [AWAY]
-        if method == "commit":
-            assert harness.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()["generation"] == 2
-        else:  # a batch without an effect is verified by a read
-            assert harness.caller.call("finish_resource_claim", claim_id=uuid(1)).reply() is None
+            harness.store.script["commit"] = [AWAY]
+        if method == "answered":  # the engine looks for copies in the store only after a conflict
+            harness.store.script["commit"] = [Conflict("once")]
+        if method == "refreshed":
+            assert harness.caller.call("get_node").reply()["generation"] == 1
+        assert harness.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()["generation"] == 2
         harness.finish()
         assert harness.store.script[method] == []
-        assert harness.charged() == ([uuid(1)] if method == "commit" else [])
+        assert harness.charged() == [uuid(1)]
 
     @pytest.mark.behaviour("acknowledge-after-commit")
     def test_a_commit_that_happened_although_it_failed_has_one_effect(self, harness: EngineHarness) -> None:
@@ -199,7 +203,7 @@ class TestStoreAway:
         self, harness: EngineHarness, deadline_clock: DeadlineClock
     ) -> None:
         with harness.busy():
-            harness.store.script["generations"] = [AWAY]
+            harness.store.script["refreshed"] = [AWAY]
             near = harness.caller.call("get_node", deadline=deadline_clock.now + 0.4)
             far = harness.caller.call("get_node", deadline=deadline_clock.now + 60)
         assert near.reply().error == "StoreUnavailable"
@@ -225,7 +229,7 @@ class TestStoreAway:
     def test_chores_are_postponed_while_the_store_is_unavailable(self, make_harness: MakeHarness) -> None:
         harness = make_harness().start()
         harness.finish()
-        harness.store.script.update(take_lease=[AWAY], prune=[AWAY], cursors=[AWAY], release_lease=[AWAY])
+        harness.store.script.update(take_lease=[AWAY], prune=[AWAY], open_cursors=[AWAY], release_lease=[AWAY])
         harness.engine.renew_leases()
         harness.engine.prune(inbox_seconds=60, outbox_seconds=60)
         harness.engine.renew_leases()
@@ -337,7 +341,7 @@ class TestUnstorable:
         assert harness.unsettled() == 0
 
     def test_a_cast_that_cannot_be_stored_is_parked_after_all_attempts(self, harness: EngineHarness) -> None:
-        harness.store.script["commit"] = [Unstorable("this one")] * engine._MOST_ATTEMPTS
+        harness.store.script["commit"] = [Unstorable("this one")] * failures._MOST_ATTEMPTS
         harness.caller.cast("begin_resource_claim", instance=instance_dict(1))
         wait_until(lambda: not harness.store.script["commit"], "all attempts")
         assert len(harness.parked()) == 1

@@ -69,8 +69,8 @@ def test_a_batch_checks_the_generations_of_all_its_hosts_in_one_call(make_harnes
     ]
     assert [first, second] == [everything[1], everything[3]]
     # The batch calls first; a later call belongs to the renewal of the lease.
-    assert harness.store.calls[0] == "generations"
-    assert "generations" not in harness.store.calls[1:2]
+    assert harness.store.calls[0] == "refreshed"
+    assert "refreshed" not in harness.store.calls[1:2]
 
 
 def test_a_read_sees_the_earlier_commands_of_its_batch(harness: EngineHarness) -> None:
@@ -129,3 +129,32 @@ def test_a_worker_lists_only_the_nodes_of_its_hosts(make_harness: MakeHarness) -
     harness = make_harness(hosts=["host-1"]).start()
     settle(harness.store.inner, host="host-2")
     assert {view["host"] for view in harness.caller.call("list_nodes", source=SHARED).reply()} == {"host-1"}
+
+
+def test_a_read_whose_answer_is_too_large_is_refused_and_the_next_request_is_not(make_harness: MakeHarness) -> None:
+    harness = make_harness(nodes=2, max_answer_bytes=65536).start()
+    with harness.busy():
+        calls = [
+            harness.caller.call("begin_resource_claim", instance=instance_dict(number, node=N1))
+            for number in range(200)
+        ]
+        everything = harness.caller.call("list_claims")
+        of_one = harness.caller.call("list_claims", node=N2)
+    assert all(call.reply()["claim_id"] for call in calls)
+    refused = everything.reply()
+    assert isinstance(refused, Refused)
+    assert refused.error == "AnswerTooLarge"
+    assert (refused.kwargs["method"], refused.kwargs["limit"]) == ("list_claims", 65536)
+    assert of_one.reply() == []
+
+
+def test_an_audit_whose_answer_is_too_large_is_refused(make_harness: MakeHarness) -> None:
+    harness = make_harness(max_answer_bytes=65536).start()
+    with harness.busy():
+        for number in range(300):
+            project = f"{number:0250}"
+            harness.caller.cast("begin_resource_claim", instance=instance_dict(number, project_id=project))
+    refused = harness.caller.call("update_available_resource").reply()
+    assert (refused.error, refused.kwargs["method"]) == ("AnswerTooLarge", "update_available_resource")
+    assert harness.caller.call("get_node").reply().error == "AnswerTooLarge"
+    assert harness.caller.call("oslo_rpc_server_ping").reply() == "pong"

@@ -23,6 +23,7 @@ class Steps:
         self.now = 1000.0
         self.harness = EngineHarness(monotonic=lambda: self.now)
         self.store = self.harness.store
+        self.harness.engine.acquire_leases()
         self.harness.connect()
         self.harness.engine.renew_leases()
         self.step()

@@ -13,6 +13,7 @@ from tests.support.builders import HOST, driver_resource_dict, node_name
 from tests.support.deadline import SECONDS, wait_until
 from tests.support.engine import RESERVED
 from tests.support.startstop import stress
+from tracker_worker.domain.commands import ReportInventory
 from tracker_worker.errors import InvalidInput, NodeNotFound
 from tracker_worker.inventory.fake import FakeDriver
 from tracker_worker.service.chores import inventories as module
@@ -111,32 +112,68 @@ def test_a_failed_listing_is_one_error_of_the_report(case: Case) -> None:
     assert found(case.report()) == {N1: 32, N2: 64}
 
 
-def test_one_read_of_a_node_answers_all_audits_that_wait_for_it(case: Case) -> None:
+def test_the_next_look_at_a_node_answers_all_audits_that_came_during_a_look(case: Case) -> None:
     hang = case.driver.hang(N1)
-    case.audit()
+    case.audit(N1)
     assert hang.entered.wait(SECONDS)
     for node in (N1, None, N1):
         case.audit(node)
-    wait_until(lambda: len(case.inventories._asked[HOST, N1]) == 4, "all of them waiting")
+    wait_until(lambda: len(case.inventories._waiting[HOST, N1]) == 3, "all of them waiting")
+    case.driver.nodes[N1] = driver_resource_dict(vcpus=1)
     hang.release()
-    assert sorted(len(found(case.report())) for _ in range(4)) == [1, 1, 2, 2]
-    assert case.driver.calls.count(N1) == 1
-    case.audit(N1)
-    case.report()
+    assert found(case.report()) == {N1: 1}
+    assert sorted(len(found(case.report())) for _ in range(3)) == [1, 1, 2]
     assert case.driver.calls.count(N1) == 2
+    wait_until(lambda: not case.inventories._waiting, "nothing left to ask")
+
+
+def test_refreshes_during_a_look_are_one_further_look_with_one_command(case: Case) -> None:
+    commands: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
+
+    def note(host: str, command: ReportInventory) -> None:
+        commands.put((host, command.node))
+
+    hang = case.driver.hang(N1)
+    case.inventories.refresh(HOST, N1, note)
+    assert hang.entered.wait(SECONDS)
+    for _ in range(100):
+        case.inventories.refresh(HOST, N1, note)
+        case.inventories.refresh(HOST, None, note)
+    wait_until(lambda: case.driver.calls.count(N2) > 0, "the other node asked")
+    wait_until(lambda: len(case.inventories._waiting[HOST, N1]) == 2, "both kinds waiting")
+    hang.release()
+    wait_until(lambda: not case.inventories._waiting, "nothing left to ask")
+    assert case.driver.calls.count(N1) == 2
+    told = [commands.get_nowait() for _ in range(commands.qsize())]
+    assert told.count((HOST, N1)) == 3
+    assert (HOST, N2) in told
+
+
+def test_a_node_that_is_listed_twice_is_one_node(case: Case) -> None:
+    case.driver.get_available_nodes = lambda: [N1, N1]  # type: ignore[method-assign, assignment, return-value]
+    case.audit()
+    assert found(case.report()) == {N1: 32}
+
+
+@pytest.mark.parametrize("name", [None, 7, b"n1"])
+def test_a_listing_with_something_else_than_names_is_an_error_of_the_report(case: Case, name: object) -> None:
+    case.driver.get_available_nodes = lambda: [N1, name]  # type: ignore[method-assign, assignment, list-item, return-value]
+    case.audit()
+    report = case.report()
+    assert (report.found, [type(error) for error in report.errors]) == ([], [TypeError])
 
 
 def test_a_node_that_hangs_delays_no_other_node_and_no_other_host(case: Case) -> None:
     hang = case.driver.hang(N1)
     case.audit()
     assert hang.entered.wait(SECONDS)
-    for _ in range(3 * module._THREADS):
+    for _ in range(3 * module._QUESTIONS):
         case.audit()
     case.audit(N2)
     case.audit(host="host-2")
     assert sorted(case.report().host for _ in range(2)) == [HOST, "host-2"]
     hang.release()
-    for _ in range(1 + 3 * module._THREADS):
+    for _ in range(1 + 3 * module._QUESTIONS):
         assert found(case.report()) == {N1: 32, N2: 64}
 
 
@@ -152,16 +189,16 @@ def test_a_listing_that_hangs_occupies_one_thread(case: Case) -> None:
         return real()
 
     case.driver.get_available_nodes = hanging  # type: ignore[assignment]
-    for node in [None, N1, N2, "node-9"] * module._THREADS:
+    for node in [None, N1, N2, "node-9"] * module._QUESTIONS:
         case.audit(node)
     assert entered.wait(SECONDS)
     case.audit(host="host-2")
     assert case.report().host == "host-2"
     assert len(listings) == 1
     released.set()
-    reports = [case.report() for _ in range(4 * module._THREADS)]
-    assert sorted(len(report.found) for report in reports) == sorted([2, 1, 1, 0] * module._THREADS)
-    assert [len(report.errors) for report in reports].count(1) == module._THREADS
+    reports = [case.report() for _ in range(4 * module._QUESTIONS)]
+    assert sorted(len(report.found) for report in reports) == sorted([2, 1, 1, 0] * module._QUESTIONS)
+    assert [len(report.errors) for report in reports].count(1) == module._QUESTIONS
 
 
 def test_an_audit_requested_before_the_start_runs_after_it() -> None:

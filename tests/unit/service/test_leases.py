@@ -49,7 +49,7 @@ def owner_of(store: Store) -> str | None:
 
 
 def cursor_of(harness: EngineHarness) -> int:
-    return harness.store.inner.cursors(harness.ledger().id)[harness.ledger().node(N1).id]
+    return harness.store.inner.cursors(harness.ledger().id)[harness.ledger().node(N1).id, "notifications"]
 
 
 def lost_notification(harness: EngineHarness) -> None:
@@ -120,11 +120,14 @@ def test_a_request_from_a_shared_topic_does_not_take_over_the_chores(
     assert standby.notified() == []
 
 
-def test_a_request_without_an_effect_does_not_take_over_the_chores(standby: EngineHarness, store: Store) -> None:
-    standby.caller.call("finish_resource_claim", claim_id=uuid(1)).reply()
-    standby.caller.call("get_node").reply()
+@pytest.mark.parametrize("method", ["get_node", "oslo_rpc_server_ping"])
+def test_whoever_receives_from_a_hosts_queue_takes_over_its_chores(
+    standby: EngineHarness, store: Store, method: str
+) -> None:
+    standby.caller.call(method).reply()
     standby.finish()
-    assert owner_of(store) == "worker-1"
+    assert owner_of(store) == "worker-2"
+    assert standby.engine.active == {HOST}
 
 
 def test_a_renewed_lease_keeps_its_owner(

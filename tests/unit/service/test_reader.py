@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from math import inf
 from typing import Any
 
 import msgspec
@@ -28,7 +29,12 @@ FUZZ = settings(derandomize=True, database=None, deadline=None, suppress_health_
 CALL = {"method": "get_node", "args": {}, "_msg_id": "m-1", "_reply_q": "reply_1", "_unique_id": "u-1"}
 
 
-def read(body: bytes, content_type: str | None = JSON, headers: dict[str, Any] | None = None) -> PendingRequest:
+def read(
+    body: bytes,
+    content_type: str | None = JSON,
+    headers: dict[str, Any] | None = None,
+    deadline: float | None = None,
+) -> PendingRequest:
     submitted: list[PendingRequest] = []
     reader = RequestReader(
         bus=MemoryBus(MemoryBroker()),
@@ -38,7 +44,8 @@ def read(body: bytes, content_type: str | None = JSON, headers: dict[str, Any] |
         every=ManualTimer,
         submit=submitted.extend,
     )
-    reader.received([Delivery(body=body, source=HOST, content_type=content_type, headers=headers or {})])
+    delivery = Delivery(body=body, source=HOST, content_type=content_type, headers=headers or {}, deadline=deadline)
+    reader.received([delivery])
     (work,) = submitted
     return work
 
@@ -67,10 +74,28 @@ def test_a_request_is_decoded_checked_and_submitted() -> None:
     work = read(enveloped({**CALL, "_context_request_id": "req-1", "_timeout": 30}))
     assert work.operation is not None
     assert (work.operation.hosts, work.operation.action) == ((HOST,), GetNode(node=None))
-    assert (work.refusal, work.unique_id, work.context) == (None, "u-1", {"request_id": "req-1"})
+    assert (work.refusal, work.unique_id, work.request_id) == (None, "u-1", "req-1")
     assert work.reply_to == ReplyTo("reply_1", "m-1")
     assert isinstance(work.heartbeat, ManualTimer)
     assert work.heartbeat.interval_seconds == 15
+
+
+@pytest.mark.parametrize("deadline", [None, 1000.5])
+def test_heartbeats_end_with_the_deadline_of_their_call(deadline: float | None) -> None:
+    submitted: list[PendingRequest] = []
+    reader = RequestReader(
+        bus=MemoryBus(MemoryBroker()),
+        served=[HOST],
+        policy=lambda: POLICY,
+        max_body_bytes=10_000,
+        every=ManualTimer,
+        submit=submitted.extend,
+    )
+    body = enveloped({**CALL, "_timeout": 30})
+    reader.received([Delivery(body=body, source=HOST, content_type=JSON, deadline=deadline)])
+    (work,) = submitted
+    assert isinstance(work.heartbeat, ManualTimer)
+    assert work.heartbeat.until == (inf if deadline is None else deadline)
 
 
 def test_deliveries_that_arrive_together_are_submitted_together_in_order() -> None:
@@ -94,6 +119,31 @@ def test_a_call_that_is_too_large_gets_an_error_and_a_cast_is_parked() -> None:
     assert json.loads(reply["failure"])["class"] == "InvalidInput"
     (reason,) = told(read(enveloped({key: value for key, value in large.items() if key != "_msg_id"})))
     assert reason.startswith("invalid_input: ")
+
+
+@pytest.mark.parametrize("body", [b"[" * 20_000, enveloped({**CALL, "_reply_q": None, "args": {"node": "n" * 10_000}})])
+def test_a_body_that_is_too_large_and_has_no_address_is_parked_or_dropped_if_it_expires(
+    body: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    (reason,) = told(read(body))
+    assert reason.startswith("invalid_input: the body has")
+    assert caplog.messages == []
+
+    assert told(read(body, deadline=1e12)) == []
+    (warning,) = caplog.records
+    assert warning.levelname == "WARNING"
+    assert str(len(body)) in warning.message
+
+
+def test_a_body_that_is_too_large_is_answered_also_if_it_expires() -> None:
+    (reply,) = told(read(enveloped({**CALL, "args": {"node": "n" * 10_000}}), deadline=1e12))
+    assert json.loads(reply["failure"])["class"] == "InvalidInput"
+
+
+def test_nothing_of_the_context_is_kept_but_the_id_of_the_request() -> None:
+    work = read(enveloped({**CALL, "_context_request_id": "req\n\u202e" + "x" * 300, "_context_big": ["y"] * 100}))
+    assert work.request_id == "req\\n\\u202e" + "x" * 241 + "..."
+    assert not hasattr(work, "context")
 
 
 @pytest.mark.parametrize("where", ["message", "args", "context"])

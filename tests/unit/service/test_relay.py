@@ -10,16 +10,19 @@ import pytest
 
 from tests.support.builders import HOST, begin, node_name
 from tests.support.engine import ScriptedStore
-from tests.support.store import settle
+from tests.support.store import TOPIC, settle
 from tracker_worker.bus.base import Bus, Publication
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.notifications.notification import Notification
-from tracker_worker.service.chores import relay as module
+from tracker_worker.service.chores import track as module
 from tracker_worker.service.chores.relay import Relay
 from tracker_worker.store.base import Commit
 from tracker_worker.wire.message import decode_message
 
 N1, N2 = node_name(1), node_name(2)
+A, B = TOPIC, "b"
+
+Key = tuple[int, int, str]
 
 
 class RecordingBus:
@@ -32,7 +35,7 @@ class RecordingBus:
     def send(self, notifications: Sequence[Publication]) -> None:
         self.calls.append(list(notifications))
 
-    def take(self) -> list[tuple[int, int]]:
+    def take(self) -> list[Key]:
         """The keys sent since the last call."""
         keys = [outgoing.key for call in self.calls for outgoing in call]
         self.calls.clear()
@@ -42,12 +45,12 @@ class RecordingBus:
 class Case:
     """A host whose nodes have one notification each, and a relay that has not taken the host yet."""
 
-    def __init__(self, nodes: int = 1) -> None:
+    def __init__(self, nodes: int = 1, topics: Sequence[str] = (A,)) -> None:
         self.store = ScriptedStore()
         self.writer = settle(self.store, nodes=nodes)
         self.ids = [ledger.id for ledger in self.writer.host]
         self.sent = RecordingBus()
-        self.relay = Relay(self.store, cast(Bus, self.sent), wake=lambda: None)
+        self.relay = Relay(self.store, cast(Bus, self.sent), topics=topics, wake=lambda: None)
         self.numbers = iter(range(1, 10000))
 
     def taken(self) -> Case:
@@ -65,7 +68,7 @@ class Case:
         self.writer.commit()
         return rows
 
-    def offer(self, count: int, node: str = N1) -> list[tuple[int, int]]:
+    def offer(self, count: int, node: str = N1) -> list[Key]:
         """Commit and offer ``count`` more notifications. Return the sent keys."""
         self.offer_rows(self.commit(count, node))
         return self.sent.take()
@@ -79,11 +82,11 @@ class Case:
         """Whether the outbox has rows to read and the window has room for them."""
         return lagging(self.relay)
 
-    def confirm(self, *keys: tuple[int, int]) -> None:
+    def confirm(self, *keys: Key) -> None:
         self.relay.confirmed(keys)
         self.relay._take_confirms()
 
-    def cursors(self) -> dict[int, int]:
+    def cursors(self) -> dict[tuple[int, str], int]:
         """The cursors that moved since the last call; the call writes them."""
         moved = dict(self.relay.moved)
         self.store.commit(Commit(cursors=moved))
@@ -99,16 +102,17 @@ def case() -> Case:
 @pytest.fixture
 def small_window(monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr(module, "WINDOW", 4)
+    monkeypatch.setattr(module, "SHARE", 4)
     return 4
 
 
 def lagging(relay: Relay) -> bool:
     """Whether the outbox has rows to read and the window has room for them."""
-    return bool(relay._lagging) and relay._in_flight < module.WINDOW // 2
+    return any(topic.room(track)[0] for topic in relay._topics.values() for track in topic.lagging.values())
 
 
-def keys(*sequences: int, node: int = 1) -> list[tuple[int, int]]:
-    return [(node, sequence) for sequence in sequences]
+def keys(*sequences: int, node: int = 1, topic: str = A) -> list[Key]:
+    return [(node, sequence, topic) for sequence in sequences]
 
 
 def test_committed_notifications_are_sent_from_memory(case: Case) -> None:
@@ -135,7 +139,7 @@ def test_two_sendings_of_a_notification_differ_only_in_the_unique_id(case: Case)
     row = case.commit(1)
     messages = []
     for _ in range(2):
-        relay = Relay(case.store, cast(Bus, case.sent), wake=lambda: None)
+        relay = Relay(case.store, cast(Bus, case.sent), topics=[A], wake=lambda: None)
         relay.take(case.writer.host)
         relay._catch_up()
         messages.append([decode_message(outgoing.body) for call in case.sent.calls for outgoing in call][-1])
@@ -147,8 +151,8 @@ def test_two_sendings_of_a_notification_differ_only_in_the_unique_id(case: Case)
 
 def test_a_new_relay_begins_after_the_cursor(case: Case) -> None:
     case.commit(5)
-    case.store.commit(Commit(cursors={1: 3}))
-    relay = Relay(case.store, cast(Bus, case.sent), wake=lambda: None)
+    case.store.commit(Commit(cursors={(1, A): 3}))
+    relay = Relay(case.store, cast(Bus, case.sent), topics=[A], wake=lambda: None)
     relay.take(case.writer.host)
     assert lagging(relay)
     relay._catch_up()
@@ -160,7 +164,7 @@ def test_notifications_of_a_host_that_is_not_taken_are_not_sent() -> None:
     case = Case()
     case.offer_rows(case.commit(2))
     assert not case.behind()
-    case.confirm((1, 2))
+    case.confirm((1, 2, A))
     assert case.sent.take() == []
     assert dict(case.relay.moved) == {}
 
@@ -168,56 +172,57 @@ def test_notifications_of_a_host_that_is_not_taken_are_not_sent() -> None:
 def test_the_cursor_moves_to_the_last_confirm_before_a_gap(case: Case) -> None:
     case.offer(4)
     case.cursors()
-    case.confirm((1, 4), (1, 3))
+    case.confirm((1, 4, A), (1, 3, A))
     assert case.cursors() == {}
-    case.confirm((1, 2))
-    assert case.cursors() == {1: 4}
-    case.confirm((1, 5))
-    assert case.cursors() == {1: 5}
+    case.confirm((1, 2, A))
+    assert case.cursors() == {(1, A): 4}
+    case.confirm((1, 5, A))
+    assert case.cursors() == {(1, A): 5}
     assert case.cursors() == {}
 
 
 def test_a_cursor_that_moved_on_while_it_was_written_is_written_again(case: Case) -> None:
     case.offer(2)
     case.cursors()
-    case.confirm((1, 2))
+    case.confirm((1, 2, A))
     writing = dict(case.relay.moved)
-    case.confirm((1, 3))
+    case.confirm((1, 3, A))
     case.relay.written(writing)
-    assert case.cursors() == {1: 3}
+    assert case.cursors() == {(1, A): 3}
 
 
 def test_a_confirm_counts_once_and_only_for_a_sent_notification(case: Case) -> None:
     case.offer(2)
     case.cursors()
-    case.confirm((1, 3), (1, 3), (1, 1), (1, 99), (7, 2))
+    case.confirm((1, 3, A), (1, 3, A), (1, 1, A), (1, 99, A), (7, 2, A))
     assert case.cursors() == {}
-    case.confirm((1, 2), (1, 2))
-    assert case.cursors() == {1: 3}
-    assert case.relay._in_flight == 0
+    case.confirm((1, 2, A), (1, 2, A))
+    assert case.cursors() == {(1, A): 3}
+    assert case.relay._topics[A].in_flight == 0
 
 
 def test_the_cursors_of_nodes_are_independent() -> None:
     case = Case(nodes=2).taken()
-    assert case.cursors() == {1: 1, 2: 1}
+    assert case.cursors() == {(1, A): 1, (2, A): 1}
     assert case.offer(2, N1) == keys(2, 3)
     assert case.offer(1, N2) == keys(2, node=2)
-    case.confirm((2, 2), (1, 3))
-    assert case.cursors() == {2: 2}
+    case.confirm((2, 2, A), (1, 3, A))
+    assert case.cursors() == {(2, A): 2}
 
 
 def test_no_more_notifications_than_the_window_are_in_flight(case: Case, small_window: int) -> None:
     assert case.offer(10) == keys(2, 3, 4, 5)
     assert not case.behind()
-    case.confirm((1, 2), (1, 3))
+    case.confirm((1, 2, A))
     assert not case.behind()
     # The relay reads only when half of the window is free, so that it does not read the outbox row by row.
-    case.confirm((1, 4))
+    case.confirm((1, 3, A))
     assert case.behind()
+    case.confirm((1, 4, A))
     case.relay._catch_up()
     assert case.sent.take() == keys(6, 7, 8)
     for sequence in (5, 6, 7, 8):
-        case.confirm((1, sequence))
+        case.confirm((1, sequence, A))
     case.relay._catch_up()
     assert case.sent.take() == keys(9, 10, 11)
     assert not case.behind()
@@ -253,11 +258,15 @@ def test_sequences_without_an_outbox_row_are_skipped() -> None:
     case.commit(1)
     case.relay.take(case.writer.host)
     case.relay._catch_up()
-    assert case.sent.take() == keys(2, 3, 6)
-    case.confirm((1, 6))
-    assert case.cursors() == {}
-    case.confirm((1, 3), (1, 2))
-    assert case.cursors() == {1: 6}
+    assert case.sent.take() == keys(2, 3)
+    case.relay._catch_up()
+    assert case.sent.take() == []
+    case.confirm((1, 3, A), (1, 2, A))
+    case.relay._catch_up()
+    assert case.sent.take() == keys(6)
+    assert case.cursors() == {(1, A): 5}
+    case.confirm((1, 6, A))
+    assert case.cursors() == {(1, A): 6}
     assert case.offer(1) == keys(7)
 
 
@@ -271,10 +280,10 @@ def test_sequences_without_an_outbox_row_at_the_end_are_skipped(case: Case) -> N
         if case.behind():
             case.relay._catch_up()
     assert not case.behind()
-    assert case.cursors() == {1: 3}
+    assert case.cursors() == {(1, A): 3}
     assert case.offer(1) == keys(4)
-    case.confirm((1, 4))
-    assert case.cursors() == {1: 4}
+    case.confirm((1, 4, A))
+    assert case.cursors() == {(1, A): 4}
 
 
 def test_a_relay_that_cannot_read_the_outbox_reads_it_later(case: Case) -> None:
@@ -290,31 +299,31 @@ def test_a_relay_that_cannot_read_the_outbox_reads_it_later(case: Case) -> None:
 
 def test_a_dropped_host_is_not_relayed_and_frees_its_window(case: Case, small_window: int) -> None:
     case.offer(4)
-    case.confirm((1, 3))
+    case.confirm((1, 3, A))
     case.relay.drop(case.writer.host)
     case.relay.drop(case.writer.host)
-    assert case.relay._in_flight == 0
+    assert case.relay._topics[A].in_flight == 0
     assert dict(case.relay.moved) == {}
     assert case.offer(1) == []
-    case.confirm((1, 2))
+    case.confirm((1, 2, A))
     assert dict(case.relay.moved) == {}
 
 
 def test_a_host_that_is_taken_again_continues_from_its_cursor(case: Case) -> None:
     case.cursors()
     case.offer(3)
-    case.confirm((1, 2))
+    case.confirm((1, 2, A))
     case.cursors()
     case.relay.drop(case.writer.host)
     case.relay.take(case.writer.host)
     # The confirm is for the sending before the drop; since then, the relay has not sent this notification.
-    case.confirm((1, 3))
+    case.confirm((1, 3, A))
     assert case.cursors() == {}
     case.relay._catch_up()
     assert case.sent.take() == keys(3, 4)
-    case.confirm((1, 3), (1, 3), (1, 4))
-    assert case.cursors() == {1: 4}
-    assert case.relay._in_flight == 0
+    case.confirm((1, 3, A), (1, 3, A), (1, 4, A))
+    assert case.cursors() == {(1, A): 4}
+    assert case.relay._topics[A].in_flight == 0
 
 
 def test_taking_a_host_twice_sends_only_rows_that_another_worker_has_added(case: Case) -> None:
@@ -335,9 +344,89 @@ def test_lagging_nodes_take_turns(small_window: int) -> None:
     on_the_way = case.sent.take()
     turns = []
     while case.behind() or on_the_way:
-        turns.append({node for node, _ in on_the_way})
+        turns.append({node for node, _, _ in on_the_way})
         case.confirm(*on_the_way)
         if case.behind():
             case.relay._catch_up()
         on_the_way = case.sent.take()
     assert turns == [{first}, {first}, {second}, {first}]
+
+
+class TestTopics:
+    @pytest.fixture
+    def both(self) -> Case:
+        return Case(topics=(A, B)).taken()
+
+    def test_every_topic_gets_every_notification(self, both: Case) -> None:
+        assert both.offer(2) == [*keys(2), *keys(2, topic=B), *keys(3), *keys(3, topic=B)]
+
+    def test_a_topic_without_confirms_holds_up_only_itself(self, both: Case, small_window: int) -> None:
+        heard = []
+        for _ in range(20):
+            sent = both.offer(2)
+            heard += [key for key in sent if key[2] == A]
+            both.confirm(*[key for key in sent if key[2] == A])
+        both.relay._catch_up()
+        heard += [key for key in both.sent.take() if key[2] == A]
+        assert heard == keys(*range(2, 42))
+        assert both.relay._topics[B].in_flight == 4
+        both.confirm(*heard, *keys(2, 3, 4, 5, topic=B))
+        assert both.cursors() == {(1, A): 41, (1, B): 5}
+
+    def test_a_gap_bounds_what_is_remembered_behind_it(self, case: Case, small_window: int) -> None:
+        case.offer(50)
+        for _ in range(50):
+            case.confirm(*keys(*range(3, 60)))
+            case.relay._catch_up()
+        assert len(case.relay._topics[A].tracks[1].ahead) < small_window
+
+    def test_without_topics_nothing_is_published_and_no_old_cursor_is_left(self) -> None:
+        case = Case(topics=())
+        case.relay.take(case.writer.host)
+        case.offer_rows(case.commit(2))
+        assert case.sent.take() == []
+        assert case.store.cursors(case.writer.host.id) == {}
+        assert case.relay.step(0.0) is None
+
+
+class TestRefused:
+    """The broker does not take one notification."""
+
+    @pytest.fixture
+    def refused(self) -> Case:
+        case = Case(nodes=2).taken()
+        case.cursors()
+        case.offer(3, N1)
+        case.relay.refused((1, 3, A), "message size 2000000 is larger than 1048576")
+        return case
+
+    def waiting(self, case: Case) -> dict[str, int | None]:
+        return {backlog.node: backlog.refused_sequence for backlog in case.store.backlog()}
+
+    def test_its_node_waits_and_the_others_do_not(self, refused: Case) -> None:
+        assert refused.offer(1, N1) == []
+        refused.relay.take(refused.writer.host)
+        assert not refused.behind()
+        assert refused.offer(1, N2) == keys(2, node=2)
+        assert self.waiting(refused) == {N1: 3, N2: None}
+        refused.confirm(*keys(2, 4))
+        assert refused.cursors() == {(1, A): 2}
+
+    def test_its_node_goes_on_when_an_operator_has_set_it_aside(self, refused: Case) -> None:
+        refused.confirm(*keys(2))
+        refused.cursors()
+        refused.offer(1, N1)
+        refused.store.commit(Commit(cursors={(1, A): 3}))
+        refused.relay.take(refused.writer.host)
+        refused.relay._catch_up()
+        assert refused.sent.take() == keys(4, 5)
+        refused.confirm(*keys(4, 5))
+        assert refused.cursors() == {(1, A): 5}
+        assert refused.relay._topics[A].in_flight == 0
+
+    def test_a_refusal_that_cannot_be_kept_is_kept_later(self, refused: Case) -> None:
+        refused.store.script["mark_refused"] = [StoreUnavailable(reason="away")]
+        with pytest.raises(StoreUnavailable):
+            refused.relay.refused((1, 4, A), "too large")
+        refused.relay.refused((1, 4, A), "too large")
+        assert refused.store.calls.count("mark_refused") == 3

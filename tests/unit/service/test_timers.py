@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import queue
 import threading
+import weakref
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -28,6 +30,16 @@ def timers(deaths: queue.SimpleQueue[BaseException]) -> Iterator[Timers]:
     timers = Timers(deaths.put)
     yield timers
     timers.stop()
+
+
+class Clock:
+    """Seconds that only a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 class CountingAction:
@@ -95,14 +107,69 @@ def test_an_action_that_cancels_itself_is_called_once(timers: Timers) -> None:
     assert once.silent()
 
 
-def test_cancelled_actions_are_dropped_when_they_become_due(timers: Timers) -> None:
-    for _ in range(100):
-        timers.every(0, CountingAction()).cancel()
-    counted = CountingAction()
-    timers.every(SOON, counted)
-    timers.start()
-    counted.wait()
-    assert len(timers._heap) <= 1
+class Payload:
+    """What an action keeps alive."""
+
+
+def test_a_cancel_drops_the_action_at_once(timers: Timers) -> None:
+    payload = Payload()
+    alive = weakref.ref(payload)
+    timer = timers.every(NEVER, partial(print, payload))
+    del payload
+    assert alive() is not None
+    timer.cancel()
+    timer.cancel()
+    assert alive() is None
+
+
+def test_many_cancelled_actions_leave_nothing_behind(timers: Timers) -> None:
+    living = [timers.every(NEVER, CountingAction()) for _ in range(100)]
+    most = 0
+    for _ in range(10_000):
+        timers.every(NEVER, CountingAction()).cancel()
+        most = max(most, len(timers._agenda._heap))
+    assert most <= 2 * len(living) + 100
+    assert len(timers._agenda) == len(living)
+
+
+def test_cancelled_actions_take_turns_with_living_ones_in_virtual_time() -> None:
+    """The actions that are left are called at their times, however many others are cancelled between them."""
+    clock = Clock()
+    timers = Timers(lambda error: None, monotonic=clock)
+    called: list[tuple[float, int]] = []
+    made = [timers.every(1 + number, lambda number=number: called.append((clock.now, number))) for number in range(400)]
+    for number, timer in enumerate(made):
+        if number % 4:
+            timer.cancel()
+    run_until(timers, clock, 400.5)
+    assert [one for one in called if one[0] == 1 + one[1]] == [(1.0 + number, number) for number in range(0, 400, 4)]
+    assert {number % 4 for _, number in called} == {0}
+
+
+def test_an_action_is_not_called_from_its_end_on_and_nothing_is_kept_of_it() -> None:
+    clock = Clock()
+    timers = Timers(lambda error: None, monotonic=clock)
+    called: list[float] = []
+    payload = Payload()
+    alive = weakref.ref(payload)
+    timers.every(10, lambda payload=payload: called.append(clock.now), 35)
+    timers.every(3600, lambda payload=payload: called.append(clock.now), 40)
+    del payload
+    run_until(timers, clock, 34)
+    assert called == [10, 20, 30]
+    assert alive() is not None
+    run_until(timers, clock, 41)
+    assert called == [10, 20, 30]
+    assert alive() is None
+    assert timers.step(clock.now) is None
+
+
+def run_until(timers: Timers, clock: Clock, end: float) -> None:
+    """Step the timers as their thread does, in virtual time."""
+    while (wait := timers.step(clock.now)) is not None and clock.now + wait <= end:
+        clock.now += wait
+    clock.now = end
+    timers.step(clock.now)
 
 
 def test_an_action_may_add_and_cancel_others(timers: Timers) -> None:

@@ -182,7 +182,7 @@ class TestStop:
         started_worker.worker.stop()
         loaded = started_worker.store.inner.load_host(HOST)
         assert loaded is not None
-        assert started_worker.store.inner.cursors(loaded.id) == {loaded.node(N1).id: 2}
+        assert started_worker.store.inner.cursors(loaded.id) == {(loaded.node(N1).id, "notifications"): 2}
 
     def test_a_worker_may_be_stopped_twice_and_without_a_start(self, worker_harness: WorkerHarness) -> None:
         worker_harness.worker.stop()

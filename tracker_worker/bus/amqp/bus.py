@@ -3,14 +3,21 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 
+from oslo_config import cfg
+
+from tracker_worker.bus.amqp.connection import shared_addresses
 from tracker_worker.bus.amqp.consumer import Consumer
 from tracker_worker.bus.amqp.probes import Probes
 from tracker_worker.bus.amqp.sender import AMQPSender
-from tracker_worker.bus.base import Bus, Listener
-from tracker_worker.bus.settings import BrokerSettings
+from tracker_worker.bus.base import Blocked, Bus, Listener
+from tracker_worker.bus.settings import BrokerSettings, address, read_again, read_connection, with_logins_of
+from tracker_worker.errors import ConfigurationError
+
+LOG = logging.getLogger(__name__)
 
 
 class AMQPBus(Bus):
@@ -21,11 +28,18 @@ class AMQPBus(Bus):
 
     def __init__(self, settings: BrokerSettings) -> None:
         self._settings = settings
+        # The two connections share the list, so that both are to the same broker if it is there.
+        self._addresses = shared_addresses(settings)
         self._started = False
 
     def start(self, hosts: Sequence[str], listener: Listener) -> None:
         self.receiver = Consumer(
-            self._settings, hosts, received=listener.received, lost=listener.lost, died=listener.died
+            self._settings,
+            hosts,
+            received=listener.received,
+            lost=listener.lost,
+            died=listener.died,
+            addresses=self._addresses,
         )
         self.sender = AMQPSender(
             self._settings,
@@ -33,7 +47,9 @@ class AMQPBus(Bus):
             confirm_threshold=self._settings.prefetch // max(1, len(hosts)) // 2,
             settle=self.receiver.settle,
             confirmed=listener.confirmed,
+            refused=listener.refused,
             died=listener.died,
+            addresses=self._addresses,
         )
         self._probes = Probes(
             self._settings, submit=self.sender.submit, unreachable=self.receiver.repair, monotonic=time.monotonic
@@ -55,7 +71,8 @@ class AMQPBus(Bus):
         return self._open() and self.receiver.serves_all()
 
     def probe(self, hosts: Sequence[str]) -> None:
-        if self._open():  # otherwise everything is declared when it is open again
+        # Otherwise everything is declared when it is open again. Under an alarm the broker takes no probe.
+        if self._open() and self.sender.blocked() is None:
             self._probes.probe(hosts)
 
     def repair(self) -> None:
@@ -65,3 +82,26 @@ class AMQPBus(Bus):
 
     def _open(self) -> bool:
         return self._started and self.receiver.is_open() and self.sender.is_open()
+
+    def blocked(self) -> Blocked | None:
+        return self.sender.blocked() if self._started else None
+
+    def reload(self, conf: cfg.ConfigOpts) -> None:
+        try:
+            fresh = read_connection(read_again(conf))
+        except ConfigurationError as error:
+            LOG.error("user and password of the broker are not read again: %s", error)
+            return
+        urls = self._addresses.urls()
+        renewed = with_logins_of(fresh.urls, urls)
+        if [address(url) for url in fresh.urls] != [address(url) for url in urls]:
+            LOG.warning(
+                "[DEFAULT] transport_url names other brokers or another virtual host than at the start: that needs a restart"
+            )
+        if renewed != urls:
+            LOG.info("user or password of the broker have changed: connecting again")
+            self._addresses.replace(renewed)
+            if self._started:
+                self.sender.renew()
+                self.receiver.renew()
+        self.repair()

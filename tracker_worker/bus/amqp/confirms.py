@@ -37,12 +37,16 @@ class Confirms(Generic[T]):
 
     def watch(self, channel: Any) -> None:
         """Put a new channel into confirm mode; what is pending belongs to it from now on."""
-        self.published = 0
         channel.auto_decode = False  # the bytes of a returned body are compared with those that were sent
-        channel.confirm_select()
+        self.select(channel)
         channel.events["basic_ack"].add(lambda tag, multiple: self._confirmed(self._take(tag, multiple)))
         channel.events["basic_nack"].add(lambda tag, multiple: self._refused(self._take(tag, multiple)))
         channel.events["basic_return"].add(self._on_return)
+
+    def select(self, channel: Any) -> None:
+        """Put a watched channel, which has been opened again, into confirm mode."""
+        self.published = 0
+        channel.confirm_select()
 
     def add(self, message: T) -> None:
         """``message`` is published next."""

@@ -3,17 +3,18 @@
 
 py-amqp is not thread-safe: everything that touches the connection happens on its thread, which sleeps on the socket and on a
 pipe through which other threads wake it. While it sleeps, another thread may have the write turn (see ``stream.WriteTurn``). A
-lost connection is replaced by one to the next of the broker's addresses, without limit; the subclass's ``opened`` declares and
-consumes again.
+lost connection is replaced by one to the same or another of the broker's addresses, without limit (see ``addresses``); the
+subclass's ``opened`` declares and consumes again.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import os
+import random
 import select
+import socket
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -23,26 +24,61 @@ from typing import Any
 import amqp
 
 from tracker_worker.bus.amqp import internals
+from tracker_worker.bus.amqp.addresses import Addresses
+from tracker_worker.bus.amqp.alarm import Alarm
 from tracker_worker.bus.amqp.stream import Stream, WriteTurn
+from tracker_worker.bus.base import Blocked
 from tracker_worker.bus.settings import LOST, ConnectionSettings, address
+from tracker_worker.threads import NamedThread
 
 LOG = logging.getLogger(__name__)
 
-# A broker that stalls in the middle of a frame blocks this thread for this long before the connection counts as lost.
-_READ_TIMEOUT_SECONDS = 5
+# Every phase of opening and closing a connection has a limit, whatever the broker says or does not say meanwhile. Connecting
+# has its own in the settings.
+_LOGIN_SECONDS = 5
+_OPENED_SECONDS = 10
+_CLOSE_SECONDS = 1
+# For so long a connection may finish its work before it is replaced by one with another password.
+_RENEW_SECONDS = 2
 _HEARTBEAT_CHECK_SECONDS = 1
 FOREVER = float("inf")
+# The same failure is said so often in a row, and then at every sixtieth attempt, which is about once a minute.
+_WARNINGS_IN_A_ROW = 5
+_QUIET_ATTEMPTS = 60
+_SEED = random.randrange(2**32)
+
+
+def shared_addresses(settings: ConnectionSettings) -> Addresses:
+    """The broker's addresses for the connections of one bus. Their order is the same for the life of the process, and differs
+    between processes."""
+    shuffle = random.Random(f"{_SEED} {os.getpid()}").shuffle
+    return Addresses(settings.urls, shuffle=shuffle, delays=settings.delays)
 
 
 class BrokerConnection(ABC):
-    """``start``, ``wake``, ``flush_soon``, ``stop`` and ``is_open`` may be called from any thread. The other methods without an
-    underscore are hooks for subclasses. They are called on the thread that has the write turn (``stream.WriteTurn``): ``write``
-    and ``read_pause`` also on a thread that calls ``flush_soon``, the others on the connection's thread only."""
+    """``start``, ``wake``, ``flush_soon``, ``renew``, ``stop``, ``is_open`` and ``blocked`` may be called from any thread. The
+    other methods without an underscore are hooks for subclasses. They are called on the thread that has the write turn
+    (``stream.WriteTurn``): ``write`` and ``read_pause`` also on a thread that calls ``flush_soon``, the others on the
+    connection's thread only."""
 
-    def __init__(self, name: str, settings: ConnectionSettings, died: Callable[[BaseException], None]) -> None:
+    publishes = False
+    """Whether the connection publishes so much that it has to hear of the broker's alarms."""
+
+    def __init__(
+        self,
+        name: str,
+        settings: ConnectionSettings,
+        died: Callable[[BaseException], None],
+        addresses: Addresses | None = None,
+    ) -> None:
+        """``addresses``: those that several connections share; None: the connection has its own."""
         self.name = name
         self._settings = settings
         self._died = died
+        self._addresses = addresses or shared_addresses(settings)
+        self._visitor = self._addresses.visitor()
+        self._alarm = Alarm()
+        self._socket: socket.socket | None = None
         self._wake_reader, self._wake_writer = os.pipe()
         os.set_blocking(self._wake_reader, False)
         os.set_blocking(self._wake_writer, False)
@@ -53,8 +89,11 @@ class BrokerConnection(ABC):
         self._paused = False  # the thread sleeps without listening to the socket
         self._stopping = threading.Event()
         self._stop_before = 0.0
+        self._renewing = threading.Event()
+        self._renew_before = 0.0
+        self._interrupt = threading.Event()  # ends the wait between two connections
         self._open = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread = NamedThread(target=self._run, name=name)
 
     def start(self) -> None:
         self._thread.start()
@@ -77,11 +116,32 @@ class BrokerConnection(ABC):
         """Do what is waiting, for at most so long, and close the connection. Harmless when stopped."""
         self._stop_before = time.monotonic() + timeout_seconds
         self._stopping.set()
+        self._interrupt.set()
         self.wake()
         if self._thread.is_alive():
-            self._thread.join(timeout_seconds + _READ_TIMEOUT_SECONDS)
+            self._thread.join(timeout_seconds + _CLOSE_SECONDS)
+            if self._thread.is_alive():
+                self._break_off()
+                self._thread.join(2 * _CLOSE_SECONDS)
         if not self._thread.is_alive():
             self._close_pipe()
+
+    def _break_off(self) -> None:
+        """End what the connection's thread waits for on the socket: a broker that is silent while a connection is opened, or in
+        the middle of a frame."""
+        sock = self._socket
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                # Not SSLSocket.shutdown, which changes the object under the thread that reads.
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+    def renew(self) -> None:
+        """Connect again, with the present user and password: as soon as nothing waits to be done on the connection, but within
+        two seconds."""
+        self._renew_before = time.monotonic() + _RENEW_SECONDS
+        self._renewing.set()
+        self._interrupt.set()
+        self.wake()
 
     def _close_pipe(self) -> None:
         with self._pipe_lock:
@@ -93,6 +153,10 @@ class BrokerConnection(ABC):
     def is_open(self) -> bool:
         """Whether there is a connection and ``opened`` has returned."""
         return self._open.is_set()
+
+    def blocked(self) -> Blocked | None:
+        """The broker's alarm, as far as this connection knows; None without one, and if the connection does not publish."""
+        return self._alarm.state
 
     # --- hooks -------------------------------------------------------------------------------------------------------
 
@@ -127,6 +191,9 @@ class BrokerConnection(ABC):
     def idle(self) -> bool:
         """Whether nothing is waiting to be done on the connection."""
 
+    def failed(self, error: Exception) -> None:  # noqa: B027 a hook
+        """The connection has ended with ``error``, or could not be opened; ``lost`` is called next."""
+
     @abstractmethod
     def lost(self) -> None:
         """The connection is closed or lost."""
@@ -139,45 +206,98 @@ class BrokerConnection(ABC):
 
     def _run(self) -> None:
         try:
-            urls = itertools.cycle(self._settings.urls)
-            delays = self._settings.delays()
             while not self._stopping.is_set():
-                url, delay = next(urls), 0.0
-                connection = None
-                try:
-                    connection = self._connect(url)
-                    stream = Stream(connection)
-                    self._turn.serve(stream)
-                    self.opened(connection)
-                    self._open.set()
-                    delays = self._settings.delays()
-                    self._serve(connection, stream)
-                except LOST as error:
-                    delay = next(delays)
-                    LOG.warning("%s: no connection to %s (%s); again in %g s", self.name, address(url), error, delay)
-                finally:
-                    self._open.clear()
-                    self.closing()
-                    try:
-                        _close(connection)  # before ``lost``: frames may arrive until the broker has closed
-                    finally:
-                        self.lost()
-                if not self._stopping.is_set():
-                    self._stopping.wait(delay)
+                if self._renewing.is_set():
+                    self._renewing.clear()
+                    self._visitor.restart(time.monotonic())
+                wait = self._visitor.due_in(time.monotonic())
+                if wait > 0:
+                    self._interrupt.wait(wait)
+                    if not self._stopping.is_set():
+                        self._interrupt.clear()
+                else:
+                    self._connect_and_serve(self._visitor.take(time.monotonic()))
         except BaseException as error:  # the thread's root: half a worker is worse than a restarted one
             LOG.exception("%s: the connection's thread ends", self.name)
             self._died(error)
         finally:
             LOG.debug("%s: stopped", self.name)
 
-    def _connect(self, url: str) -> Any:
-        connection = self._settings.connection(url).transport.establish_connection()
-        # With this capability py-amqp would read, and deliver, in the middle of every publish.
-        connection.client_properties.get("capabilities", {}).pop("connection.blocked", None)
-        connection.sock.settimeout(_READ_TIMEOUT_SECONDS)
-        internals.tolerate_unreadable_properties(connection)
-        LOG.info("%s: connected to %s", self.name, address(url))
-        return connection
+    def _connect_and_serve(self, number: int) -> None:
+        """Use the address once: open a connection, serve it until it ends, and say why it ended."""
+        url = self._addresses.url(number)
+        connection = self._settings.connection(url)
+        began, opened_at, logging_in = time.monotonic(), None, True
+        stream: Stream | None = None
+        problem = ""
+        refused = unresolved = False
+        try:
+            stream = self._connect(connection)
+            logging_in = False
+            LOG.info("%s: connected to %s", self.name, address(url))
+            self._turn.serve(stream)
+            with stream.limit(_OPENED_SECONDS, "declaring and consuming"):
+                self.opened(connection)
+            opened_at = time.monotonic()
+            self._visitor.opened(number)
+            self._open.set()
+            self._serve(connection, stream)
+        except LOST as error:
+            self.failed(error)
+            # The text alone goes into the log: the exception leads to the connection and its buffers.
+            problem = " ".join(str(error).split()) or type(error).__name__
+            refused = logging_in and isinstance(error, amqp.exceptions.AccessRefused)
+            unresolved = logging_in and isinstance(error, socket.gaierror)
+        finally:
+            self._open.clear()
+            self.closing()
+            try:
+                self._close(connection, stream)  # before ``lost``: frames may arrive until the broker has closed
+            finally:
+                self.lost()
+        now = time.monotonic()
+        if opened_at is None:
+            failures = self._visitor.failed(number, now, seconds=now - began, login_refused=refused)
+            if unresolved:
+                self._log_unresolved(number, url, problem)
+            else:
+                quiet = failures > _WARNINGS_IN_A_ROW and failures % _QUIET_ATTEMPTS != 0 and not refused
+                self._log_failure(url, problem, logging.DEBUG if quiet else logging.WARNING)
+        elif problem:
+            self._visitor.ended(number, now, seconds=now - opened_at)
+            self._log_failure(url, problem, logging.WARNING)
+
+    def _log_failure(self, url: str, problem: str, level: int) -> None:
+        wait = self._visitor.due_in(time.monotonic())
+        again = f"again in {wait:.2g} s" if wait > 0 else "connecting again now"
+        LOG.log(level, "%s: no connection to %s (%s); %s", self.name, address(url), problem, again)
+
+    def _log_unresolved(self, number: int, url: str, problem: str) -> None:
+        level = logging.WARNING if self._addresses.is_news(number) else logging.DEBUG
+        LOG.log(level, "the name of broker %s does not resolve (%s): it is passed over", address(url), problem)
+
+    def _connect(self, connection: Any) -> Stream:
+        """Connect and log in. Raises what LOST names."""
+        internals.declare_capabilities(connection, blocked=self.publishes)
+        streams: list[Stream] = []
+
+        def transport_connected() -> None:
+            streams.append(Stream(connection))
+            self._socket = streams[0].sock
+            limits.enter_context(streams[0].limit(_LOGIN_SECONDS, "the login"))
+
+        internals.when_transport_connects(connection, transport_connected)
+        with contextlib.ExitStack() as limits:
+            connection.connect()
+        (stream,) = streams
+        # A stall within a frame blocks this thread, and must not end a connection that its heartbeats would keep.
+        stream.sock.settimeout(self._settings.heartbeat_seconds)
+        if self.publishes:
+            self._alarm.watch(stream.sock)
+            internals.intercept_frames(connection, blocked=self._alarm.began, unblocked=self._alarm.ended)
+        else:
+            internals.intercept_frames(connection)
+        return stream
 
     def _serve(self, connection: Any, stream: Stream) -> None:
         sock = connection.sock
@@ -186,15 +306,21 @@ class BrokerConnection(ABC):
         poller.register(self._wake_reader, select.POLLIN)
         wake_poller = select.poll()
         wake_poller.register(self._wake_reader, select.POLLIN)
+        waits_for_room = False
         next_check = 0.0
         while True:
-            stream.flush()
+            stream.send()
+            if waits_for_room != bool(stream.written):
+                waits_for_room = not waits_for_room
+                poller.modify(sock, select.POLLIN | (select.POLLOUT if waits_for_room else 0))
             self.sent()
-            if self._stopping.is_set() and (self.idle() or time.monotonic() > self._stop_before):
+            if self._may_end(stream):
                 return
             pause = self.read_pause()
             may_read = pause < FOREVER
             wait = 0.0 if may_read and stream.unread() else min(self.due_in(), _HEARTBEAT_CHECK_SECONDS)
+            if waits_for_room and may_read:
+                pause = 0.0
             self._paused = pause > 0
             ready = self._sleep(wake_poller, min(wait, pause)) if self._paused else self._sleep(poller, wait)
             if self._wake_reader in ready:
@@ -210,11 +336,21 @@ class BrokerConnection(ABC):
                 connection.heartbeat_tick()
                 next_check = now + _HEARTBEAT_CHECK_SECONDS
 
+    def _may_end(self, stream: Stream) -> bool:
+        """Whether the connection is to be closed, and has nothing left to do or no more time."""
+        if self._stopping.is_set():
+            before = self._stop_before
+        elif self._renewing.is_set():
+            before = self._renew_before
+        else:
+            return False
+        return (self.idle() and not stream.written) or time.monotonic() > before
+
     def _sleep(self, poller: select.poll, seconds: float) -> set[int]:
-        """The file descriptors that can be read, after at most so long."""
+        """The file descriptors that can be read, after at most so long, or earlier if the socket can be written."""
         self._turn.begin_sleep()
         try:
-            return {fd for fd, _ in poller.poll(seconds * 1000)}
+            return {fd for fd, event in poller.poll(seconds * 1000) if event != select.POLLOUT}
         finally:
             self._turn.end_sleep()
 
@@ -237,15 +373,18 @@ class BrokerConnection(ABC):
             if not (stream.unread() or poller.poll(0)) or self.read_pause() == FOREVER:
                 return
 
-
-def _close(connection: Any) -> None:
-    if connection is None:
-        return
-    try:
-        if connection.connected:
-            connection.sock.settimeout(1)
-            connection.close()
-    except LOST as error:
-        LOG.debug("closing: %s", error)
-    finally:
-        connection.collect()
+    def _close(self, connection: Any, stream: Stream | None) -> None:
+        """Close the connection and free what it holds."""
+        try:
+            if stream is not None and connection.connected:
+                stream.sock.settimeout(_CLOSE_SECONDS)
+                # A broker that reads nothing would not answer.
+                if self._alarm.state is None and not stream.written:
+                    with stream.limit(_CLOSE_SECONDS, "closing"):
+                        connection.close()
+        except LOST as error:
+            LOG.debug("%s: closing: %s", self.name, " ".join(str(error).split()))
+        finally:
+            self._socket = None
+            self._alarm.forget()
+            internals.dismantle(connection)

@@ -13,6 +13,7 @@ from amqp.exceptions import FrameSyntaxError
 
 from tracker_worker import faults
 from tracker_worker.bus.amqp import internals
+from tracker_worker.bus.amqp.addresses import Addresses
 from tracker_worker.bus.amqp.connection import FOREVER, BrokerConnection
 from tracker_worker.bus.amqp.frames import Delivered, Pieces, read_delivery
 from tracker_worker.bus.amqp.served import SIDE_PREFETCH, Served
@@ -44,8 +45,9 @@ class Consumer(BrokerConnection, Receiver):
         received: Callable[[Sequence[Delivery]], None],
         lost: Callable[[], None],
         died: Callable[[BaseException], None],
+        addresses: Addresses | None = None,
     ) -> None:
-        super().__init__("tracker-consumer", settings, died)
+        super().__init__("tracker-consumer", settings, died, addresses)
         self._received = received
         self._report_lost = lost
         self._handing_over = True

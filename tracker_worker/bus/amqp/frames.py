@@ -39,8 +39,18 @@ def publish(
     *,
     mandatory: bool = True,
     frame_max: int,
+    fitted: Callable[[int], bytes] | None = None,
 ) -> bytes:
-    """The frames of one message. ``frame_max`` is the connection's, in bytes; names have at most 255 bytes."""
+    """The frames of one message. ``frame_max`` is the connection's, in bytes; names have at most 255 bytes. ``fitted`` makes
+    properties of at most so many bytes; it is called if ``properties`` do not fit into their frame.
+
+    Raises ValueError: a name or the properties are too long, or a name is not UTF-8.
+    """
+    room = frame_max - _OVERHEAD - _CONTENT.size
+    if len(properties) > room:
+        properties = properties if fitted is None else fitted(room)
+        if len(properties) > room:
+            raise ValueError(f"its properties of {len(properties)} bytes do not fit into a frame of {frame_max} bytes")
     header = _CONTENT.pack(_BASIC, 0, len(body)) + properties
     frames = [
         _method(channel, exchange, routing_key, mandatory),
@@ -63,6 +73,8 @@ def _method(channel: int, exchange: str, routing_key: str, mandatory: bool) -> b
 
 def _short(text: str) -> bytes:
     encoded = text.encode()
+    if len(encoded) > 255:
+        raise ValueError(f"a name of {len(encoded)} bytes: AMQP's have at most 255")
     return bytes([len(encoded)]) + encoded
 
 

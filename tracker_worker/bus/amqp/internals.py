@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import amqp
 from amqp import serialization, spec
+from amqp.abstract_channel import AbstractChannel
 from amqp.transport import SSLTransport, TCPTransport
 
 UNREADABLE = "application/x-unreadable-properties"
@@ -25,14 +26,26 @@ NAMES = (
     (serialization, "PROPERTY_CLASSES"),
     (amqp.Connection, "on_inbound_frame"),
     (amqp.Connection(), "bytes_recv"),
+    (amqp.Channel, "_on_close"),  # opens the channel again before it raises
+    (AbstractChannel, "_callbacks"),
     (amqp.Channel, "send_method"),
     (serialization, "loads"),
+    (amqp.Connection, "Channel"),
+    (amqp.Connection, "Transport"),
+    (amqp.Connection, "negotiate_capabilities"),
+    (amqp.Connection(), "_callbacks"),
+    (amqp.Connection(), "_pending"),
+    (amqp.Channel, "collect"),
+    (amqp.Channel, "dispatch_method"),
     (TCPTransport, "_setup_transport"),  # sets _quick_recv and _write
     (SSLTransport, "_setup_transport"),
 )
 """Where the names are found: an owner, and the attribute that this module depends on."""
 
-_HEADER_FRAME = 2
+_METHOD_FRAME, _HEADER_FRAME = 1, 2
+_BLOCKED = "connection.blocked"
+_BLOCKED_METHOD = struct.pack(">HH", *spec.Connection.Blocked)
+_UNBLOCKED_METHOD = struct.pack(">HH", *spec.Connection.Unblocked)
 _PROPERTIES_AT = 12  # behind class, weight and body size
 _FLAGS = struct.Struct(">H")
 _SIZE = struct.Struct(">I")
@@ -161,16 +174,88 @@ class _LongTable(Mapping[str, Any]):
         return len(_last_table(self._table))
 
 
-def tolerate_unreadable_properties(connection: Any) -> None:
-    """Have this connection, which is connected, and no other read messages whose properties are unreadable.
+def declare_capabilities(connection: Any, *, blocked: bool) -> None:
+    """Have this connection, which is not yet connected, declare ``connection.blocked`` or not.
+
+    py-amqp declares it on every connection, and then reads, and delivers, in the middle of every publish.
+    """
+    found = {name: wanted for name, wanted in connection.negotiate_capabilities.items() if name != _BLOCKED}
+    connection.negotiate_capabilities = {**found, _BLOCKED: True} if blocked else found
+
+
+def when_transport_connects(connection: Any, connected: Callable[[], Any]) -> None:
+    """Have this connection, which is not yet connected, call ``connected`` when its transport has connected, before the
+    first frame is read."""
+    make = connection.Transport
+
+    def transport(*args: Any, **options: Any) -> Any:
+        made = make(*args, **options)
+        connection.made_transport = made  # for dismantle: py-amqp forgets a transport that it has closed
+        connect = made.connect
+
+        def connect_first() -> None:
+            made.connect = connect
+            connect()
+            connected()
+
+        made.connect = connect_first
+        return made
+
+    connection.Transport = transport
+    connection.Channel = _Channel
+
+
+class _Channel(amqp.Channel):
+    """A channel that refers to nothing once it is closed."""
+
+    def collect(self) -> None:
+        super().collect()
+        self._callbacks.clear()
+        self._pending.clear()
+        self.__dict__.clear()
+        self.is_open = False
+
+
+def dismantle(connection: Any) -> None:
+    """Close the connection's socket, and free what the connection holds without waiting for a garbage collection.
+
+    A connection of py-amqp refers to itself in many places and holds a buffer as long as a frame: what a lost connection
+    leaves behind would stay for as long as few other objects are made. Nothing may be done with the connection afterwards.
+    """
+    connection.collect()
+    made = connection.__dict__.get("made_transport")
+    if made is not None:
+        made.__dict__.clear()
+    connection._callbacks.clear()
+    connection._pending.clear()
+    connection.__dict__.clear()
+    connection.channels = connection._transport = None
+
+
+def intercept_frames(
+    connection: Any,
+    *,
+    blocked: Callable[[str], None] | None = None,
+    unblocked: Callable[[], None] | None = None,
+) -> None:
+    """Have this connection, which is connected, and no other read what the library cannot.
 
     A content header whose properties cannot be read is replaced by one with UNREADABLE before the library sees it.
+    connection.blocked with its reason, which the library does not read, and connection.unblocked go to ``blocked`` and
+    ``unblocked``.
     """
     library = connection.on_inbound_frame
+    connection.client_properties.get("capabilities", {}).pop(_BLOCKED, None)  # see declare_capabilities
 
     def on_frame(frame: tuple[int, int, bytes]) -> Any:
         kind, channel, payload = frame
-        if kind == _HEADER_FRAME:
+        if channel == 0 and kind == _METHOD_FRAME and blocked is not None and unblocked is not None:
+            method = bytes(payload[:4])
+            if method == _BLOCKED_METHOD:
+                blocked(bytes(payload[5 : 5 + payload[4]]).decode(errors="replace"))
+            elif method == _UNBLOCKED_METHOD:
+                unblocked()
+        elif kind == _HEADER_FRAME:
             properties = decode_properties(payload, _PROPERTIES_AT)
             if properties.get("content_type") == UNREADABLE:
                 payload = bytes(payload[:_PROPERTIES_AT]) + encode_properties(properties)
@@ -198,6 +283,22 @@ def take_frames(connection: Any, channel: int, take: Callable[[int, bytes], bool
         return library(frame)
 
     connection.on_inbound_frame = on_frame
+
+
+def take_close(channel: Any, closed: Callable[[amqp.exceptions.AMQPError], None]) -> None:
+    """Hand the broker's error to ``closed`` when it closes the channel. The library has opened the channel again by then; it
+    would raise the error from whatever waits for an answer, on any channel."""
+    library = channel._callbacks[spec.Channel.Close]
+
+    def on_close(reply_code: int, reply_text: str, class_id: int, method_id: int) -> None:
+        try:
+            library(reply_code, reply_text, class_id, method_id)
+        except amqp.exceptions.AMQPError as error:
+            if (error.reply_code, error.reply_text) != (reply_code, reply_text):
+                raise  # the connection was lost meanwhile
+            closed(error)
+
+    channel._callbacks[spec.Channel.Close] = on_close
 
 
 ANSWER = struct.pack(">HH", *spec.Basic.QosOk)

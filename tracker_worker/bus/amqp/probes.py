@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from tracker_worker.bus.amqp import topology
 from tracker_worker.bus.amqp.internals import encode_properties
-from tracker_worker.bus.amqp.publisher import Message
+from tracker_worker.bus.amqp.outgoing import Message
 from tracker_worker.bus.amqp.topology import Queue
 from tracker_worker.bus.base import PING
 from tracker_worker.bus.settings import BrokerSettings
@@ -28,9 +28,9 @@ MOST_A_SECOND = 50
 _PROPERTIES = encode_properties(
     {"content_type": JSON, "content_encoding": "utf-8", "delivery_mode": 1, "priority": 0, "expiration": "0"}
 )
-# For so long no further probe is published for a queue whose last one the broker has not answered: while the connection is
-# away, probes must not collect.
-_PATIENCE_SECONDS = 60.0
+# For so long no further probe is published for a queue whose last one was not answered; one that was on its way when the
+# connection was lost never is.
+_PATIENCE_SECONDS = 10.0
 # A queue that stays out of reach is named again after this time.
 _REMIND_SECONDS = 60.0
 

@@ -2,65 +2,42 @@
 """The publishing connection: it publishes messages and reads their confirms.
 
 It is separate from the consuming connection because an alarm of the broker blocks a publishing connection as a whole.
-Confirms are pipelined: a message does not wait for the confirm of an earlier message. After a lost connection the publisher
-sends every unconfirmed message again, in the same order."""
+Confirms are pipelined: a message does not wait for the confirm of an earlier message. What waits for a queue that does not take
+it is in ``destinations``; what the broker ends a connection for is found by ``suspects``. After a lost connection the publisher
+sends every unconfirmed message again, and those for the same queue in the same order."""
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-from tracker_worker.bus.amqp import frames, topology
+from amqp.exceptions import AMQPError, ChannelError
+
+from tracker_worker.bus.amqp import frames, internals, refusals, topology
+from tracker_worker.bus.amqp.addresses import Addresses
 from tracker_worker.bus.amqp.confirms import Confirms
 from tracker_worker.bus.amqp.connection import BrokerConnection
+from tracker_worker.bus.amqp.destinations import Destinations
+from tracker_worker.bus.amqp.outgoing import FOREVER, WINDOW, WINDOW_BYTES, Destination, Message
+from tracker_worker.bus.amqp.suspects import Suspects
 from tracker_worker.bus.settings import BrokerSettings
 
 LOG = logging.getLogger(__name__)
 
-# Unconfirmed messages on the wire; further ones wait in memory.
-_WINDOW = 1024
-_RETRY_SECONDS = 0.5
 # While few messages wait for their confirms, the publisher reads confirms only this often. Nothing waits for them, and each
 # read would wake this thread and take the interpreter from the engine.
 _CONFIRM_SECONDS = 0.02
-FOREVER = float("inf")
-
-
-class Done(Protocol):
-    """Called on the publisher's thread when the broker has confirmed the message, or (``routed`` False) when no queue takes
-    it."""
-
-    def __call__(self, routed: bool) -> None: ...
-
-
-@dataclass(slots=True, eq=False)
-class Message:
-    """One message to publish. ``properties`` are a result of ``internals.encode_properties``.
-
-    ``renewed`` makes the body of the next attempt from the body of the last one; None: the body stays the same.
-    ``retry_before`` (monotonic clock, seconds) says how long the publisher tries a message again that no queue takes. It
-    reports the first return as ``done(False)``, and no later result. None: it does not try again. FOREVER: it tries until a
-    queue takes the message, and later messages for the same queue wait until then, so that they stay in order. ``urgent``: the
-    publisher reads the confirm without delay."""
-
-    exchange: str
-    routing_key: str
-    body: bytes
-    properties: bytes
-    done: Done | None = None
-    retry_before: float | None = None
-    mandatory: bool = True
-    urgent: bool = False
-    renewed: Callable[[bytes], bytes] | None = None
-    number: int = field(default=0, init=False)
-    returned: bool = field(default=False, init=False)
-    attempts: int = field(default=0, init=False)
+# Written between two looks at the socket: each byte is copied once more until it is sent.
+_PASS_BYTES = 4 * 1024 * 1024
+# Unconfirmed messages whose time is over are looked for this often.
+_OVERDUE_SECONDS = 1.0
+# No queue has this name, so that the broker confirms a message to it immediately, after everything before it.
+_MARKER = "x-tracker-marker"
+_NO_PROPERTIES = internals.encode_properties({})
 
 
 class Publisher(BrokerConnection):
@@ -68,6 +45,7 @@ class Publisher(BrokerConnection):
     messages that the broker has confirmed at a time. While fewer than ``confirm_threshold`` messages wait for their
     confirms, it may read confirms late."""
 
+    publishes = True
     _settings: BrokerSettings
 
     def __init__(
@@ -77,27 +55,36 @@ class Publisher(BrokerConnection):
         confirm_threshold: int,
         confirmed: Callable[[], None],
         died: Callable[[BaseException], None],
+        addresses: Addresses | None = None,
     ) -> None:
-        super().__init__("tracker-publisher", settings, died)
-        self._confirm_threshold = min(confirm_threshold, _WINDOW // 2)
+        super().__init__("tracker-publisher", settings, died, addresses)
+        self._confirm_threshold = min(confirm_threshold, WINDOW // 2)
         self._urgent = 0  # of the unconfirmed messages
         self._read_at = 0.0
+        self._overdue_at = 0.0
         self._pass_on = confirmed
         self._waiting: deque[Message] = deque()
-        self._later: list[tuple[float, int, Message]] = []
-        self._held: dict[str, list[Message]] = {}  # by routing key, the messages that wait for their queue
-        self._release_at = 0.0
         self._declare_again = False
         self._numbers = itertools.count(1)
+        self._own = {queue.name: queue for queue in topology.published(settings)}
+        self._destinations = Destinations(self._own)
+        self._suspects = Suspects()
+        self._barred = True  # nothing is written: there is no channel, or a marker is on the wire
         self._connection: Any = None
         self._channel: Any = None
+        self._failure: Exception | None = None
+        self._closed_by: AMQPError | None = None  # why the broker has closed the channel
+        self._most_bytes = FOREVER  # of a body on this connection
         self._confirms: Confirms[Message] = Confirms(
             confirmed=self._on_confirmed, refused=self._on_refused, returned=self._on_returned
         )
 
     def submit(self, *messages: Message) -> None:
         """Publish these messages in this order. Returns immediately."""
-        self._waiting.extend(messages)
+        if self.is_open():
+            self._waiting.extend(messages)
+        else:  # a message that is not tried again would be out of date
+            self._waiting.extend(message for message in messages if message.retry_before is not None)
         self._turn.flush_soon()
 
     def repair(self) -> None:
@@ -105,45 +92,175 @@ class Publisher(BrokerConnection):
         self._declare_again = True
         self.wake()
 
+    def given_up(self, message: Message, error: str, limit: int | None) -> Message | None:
+        """The broker does not take this message, whose body it may find larger than ``limit`` bytes. Returns what is to be
+        published instead. The thread that has the write turn."""
+        return None
+
+    def waiting_bytes(self) -> int:
+        """The bytes of all bodies that are not confirmed yet, and wait for whatever reason. Any thread."""
+        return self._destinations.bytes + sum(len(message.body) for message in list(self._waiting))
+
+    # --- the connection ------------------------------------------------------------------------------------------------
+
     def opened(self, connection: Any) -> None:
         self._connection = connection
+        self._most_bytes = FOREVER
         self._declare()
         self._channel = connection.channel()
+        internals.take_close(self._channel, self._channel_closed)
         self._confirms.watch(self._channel)
+        self._resume(connected=True)
         self.wake()
 
     def _declare(self) -> None:
-        self._declare_again = False
         topology.declare_control_exchange(self._connection, self._settings)
-        topology.declare_shared(self._connection, topology.dead_letter_queue(self._settings))
-        if self._settings.notification_topics:
-            topology.declare_notifications(self._connection, self._settings)
+        for queue in topology.published(self._settings):
+            topology.declare_shared(self._connection, queue)
+
+    def _resume(self, *, connected: bool) -> None:
+        now = time.monotonic()
+        self._barred = False
+        self._destinations.suspect(self._suspects, now)
+        self._destinations.resume(now, connected=connected)
+
+    def failed(self, error: Exception) -> None:
+        self._failure = error
+
+    def lost(self) -> None:
+        failure, self._failure = self._failure, None
+        self._closed_by = None
+        self._channel = self._connection = None
+        self._barred = True
+        self._take_back(failure if refusals.connection_ended_for_a_message(failure) else None)
+        self._pass_on()
+
+    def _channel_closed(self, error: AMQPError) -> None:
+        """The broker has closed the channel, and py-amqp has opened it again; in the middle of another call, perhaps."""
+        self._closed_by = error
+        self._barred = True
+
+    def _use_channel_again(self, error: AMQPError) -> None:
+        LOG.warning("the broker has closed a channel: %s", error)
+        limit = refusals.size_limit(error)
+        culprit = None if limit is None else refusals.first_larger(self._confirms.pending.values(), limit)
+        if culprit is not None and limit is not None:
+            self._most_bytes = limit
+            self._take_back(None, culprit)
+            self._give_up(culprit, str(error))
+        elif refusals.channel_ended_for_a_message(error):
+            self._take_back(error)
+        elif refusals.channel_ended_for_a_place(error) and (held := self._in_exchanges()):
+            for destination in held:
+                self._destinations.close(destination, time.monotonic(), missing=True, reason=str(error))
+            for message in self._confirms.pending.values():
+                if message.exchange and message.retry_before is None:
+                    message.notify_unrouted()  # it is not tried again, and its exchange may be the one that is missing
+            self._take_back(None)
+        else:
+            raise error
+        self._closed_by = None
+        self._confirms.select(self._channel)
+        self._resume(connected=False)
+
+    def _in_exchanges(self) -> list[Destination]:
+        """The destinations of unconfirmed messages through a named exchange: the default one cannot be missing."""
+        return list({message.destination: None for message in self._confirms.pending.values() if message.exchange})
+
+    def _take_back(self, error: Exception | None, culprit: Message | None = None) -> None:
+        """Nothing is on the wire any more. ``error``: the broker's, if it was because of some message."""
+        unconfirmed = self._confirms.forget()
+        guilty = None
+        if error is not None:
+            guilty = self._suspects.ended(unconfirmed)
+        else:
+            self._suspects.interrupted(unconfirmed)
+        if culprit is not None:
+            self._suspects.forget(culprit)
+        kept = {*self._suspects, *(message for message in (guilty, culprit) if message is not None)}
+        self._destinations.lost(unconfirmed, kept)
+        self._urgent = 0
+        if guilty is not None:
+            self._give_up(guilty, str(error))
+
+    # --- writing -------------------------------------------------------------------------------------------------------
 
     def work(self) -> None:
+        if self._closed_by is not None:
+            self._use_channel_again(self._closed_by)
         self._pass_on()
         if self._declare_again:
-            self._declare()
-        if self._held and self._release_at <= time.monotonic():
-            self._release()
-        while self._later and self._later[0][0] <= time.monotonic():
-            self._waiting.append(heapq.heappop(self._later)[2])
+            self._declare_again = False
+            try:
+                self._declare()
+            except ChannelError as error:
+                LOG.error("the queues that are published to are not declared again: %s", error)
+        now = time.monotonic()
+        if now >= self._overdue_at:
+            self._overdue_at = now + _OVERDUE_SECONDS
+            self._destinations.unclaimed.report(now)
+            self._settle_overdue(now)
+        if self._alarm.state is None and now >= self._destinations.due_at():
+            self.write()  # before probes: their queues most likely still do not take anything
+            for destination in self._destinations.due(now):
+                self._try_again(destination, now)
         self.write()
 
+    def _settle_overdue(self, now: float) -> None:
+        """The broker may leave a message unconfirmed for long: nothing else waits for an answer that nobody waits for."""
+        for message in self._confirms.pending.values():
+            if message.deadline <= now or (message.retry_before is not None and message.retry_before <= now):
+                message.notify_unrouted()
+
+    def _try_again(self, destination: Destination, now: float) -> None:
+        queue = self._own.get(destination.name)
+        if queue is not None and destination.missing:
+            try:
+                topology.declare_again(self._connection, self._settings, queue)
+            except ChannelError as error:
+                LOG.warning("queue %s cannot be declared: %s", queue.name, error)
+                destination.probing = True  # it has failed
+                self._destinations.close(destination, now, missing=True)
+                return
+        self._destinations.probe(destination, now)
+
     def write(self) -> None:
-        waiting, pending = self._waiting, self._confirms.pending
-        while waiting and len(pending) < _WINDOW:
-            message = waiting.popleft()
-            if message.routing_key in self._held and message.retry_before == FOREVER:
-                self._hold(message)
-                continue
-            if message.number and message.renewed is not None:
-                message.body = message.renewed(message.body)
-            message.number = message.number or next(self._numbers)
-            self._confirms.published += 1
-            pending[self._confirms.published] = message
-            self._urgent += message.urgent
-            self._connection.transport.write(
-                frames.publish(
+        if self._barred or self._alarm.state is not None:
+            return  # under an alarm the broker reads nothing: what is written now could only be lost with the connection
+        destinations, confirms, suspects, waiting = self._destinations, self._confirms, self._suspects, self._waiting
+        by_key, pending = destinations.by_key, confirms.pending
+        released = suspects.unsent if suspects.group else destinations.released
+        now = time.monotonic()
+        room = _PASS_BYTES
+        while room > 0:
+            if released:
+                message = released.popleft()
+                destination = message.destination
+            elif waiting and not suspects.group:
+                message = waiting.popleft()
+                message.number = next(self._numbers)
+                message.size = len(message.body)
+                destinations.bytes += message.size
+                destination = by_key.get(message.routing_key) or destinations.add(message.routing_key)
+                message.destination = destination
+                if destination.closed or message.deadline <= now:
+                    destinations.hold(message, now)
+                    self.wake()  # what was settled is reported on the connection's thread
+                    continue
+                destination.out += 1
+                destination.out_bytes += message.size
+                if destination.out >= destination.window or destination.out_bytes >= WINDOW_BYTES:
+                    destination.closed = True
+            else:
+                break
+            try:
+                if message.size > self._most_bytes:
+                    raise ValueError(
+                        f"the broker takes at most {self._most_bytes} bytes; the message has {message.size}"
+                    )
+                if message.attempts and message.renewed is not None:
+                    message.body = message.renewed(message.body)
+                data = frames.publish(
                     self._channel.channel_id,
                     message.exchange,
                     message.routing_key,
@@ -151,8 +268,66 @@ class Publisher(BrokerConnection):
                     message.body,
                     mandatory=message.mandatory,
                     frame_max=self._connection.frame_max,
+                    fitted=message.fitted,
                 )
+            except Exception as error:  # of one message
+                LOG.debug("a message cannot be written", exc_info=True)
+                destinations.answered(message)
+                self._give_up(message, str(error))
+                continue
+            message.attempts += 1
+            confirms.published += 1
+            pending[confirms.published] = message
+            self._urgent += message.urgent
+            room -= len(data)
+            self._connection.transport.write(data)
+        else:
+            self.wake()
+        if suspects and not self._barred:
+            self._write_marker()
+
+    def _write_marker(self) -> None:
+        self._barred = True
+        marker = Message("", _MARKER, b"", _NO_PROPERTIES, self._cleared, mandatory=False, urgent=True)
+        marker.destination = self._destinations.by_key.get(_MARKER) or self._destinations.add(_MARKER)
+        marker.destination.out += 1
+        self._confirms.add(marker)
+        self._urgent += 1
+        self._connection.transport.write(
+            frames.publish(
+                self._channel.channel_id,
+                "",
+                _MARKER,
+                _NO_PROPERTIES,
+                b"",
+                mandatory=False,
+                frame_max=self._connection.frame_max,
             )
+        )
+
+    def _cleared(self, routed: bool) -> None:
+        """The broker has read everything up to the marker."""
+        self._barred = self._closed_by is not None
+        now = time.monotonic()
+        if self._suspects.group:
+            self._suspects.clear()
+            self._destinations.suspect(self._suspects, now)
+            if self._waiting or self._destinations.released:
+                return  # a round of the others
+        for message in self._suspects.next_group():
+            self._destinations.count(message)
+
+    def _give_up(self, message: Message, error: str) -> None:
+        """The message, which is not on the wire any more, is never sent again."""
+        LOG.warning(
+            "the broker does not take a message of %d bytes for %r: %s", message.size, message.routing_key[:255], error
+        )
+        limit = None if self._most_bytes == FOREVER else int(self._most_bytes)
+        instead = self.given_up(message, error, limit)
+        self._destinations.given_up(message, time.monotonic())
+        if instead is not None:
+            self._waiting.appendleft(instead)
+        self.wake()
 
     def read_pause(self) -> float:
         if self._urgent or len(self._confirms.pending) >= self._confirm_threshold:
@@ -160,44 +335,43 @@ class Publisher(BrokerConnection):
         return self._read_at - time.monotonic()
 
     def due_in(self) -> float:
-        due = [self._later[0][0]] if self._later else []
-        if self._held:
-            due.append(self._release_at)
-        return max(0.0, min(due) - time.monotonic()) if due else super().due_in()
+        due = FOREVER if self._alarm.state is not None else self._destinations.due_at()
+        return super().due_in() if due == FOREVER else max(0.0, due - time.monotonic())
 
     def idle(self) -> bool:
-        return not self._waiting and not self._confirms.pending
-
-    def lost(self) -> None:
-        self._pass_on()
-        self._channel = self._connection = None
-        unconfirmed = self._confirms.forget()
-        for message in unconfirmed:
-            message.returned = False
-        unsent = [*unconfirmed, *itertools.chain.from_iterable(self._held.values())]
-        self._waiting.extendleft(sorted(unsent, key=_number, reverse=True))
-        self._urgent = 0
-        self._held.clear()
+        return not (self._waiting or self._confirms.pending or self._suspects or self._destinations.waits())
 
     # --- what the broker answers -------------------------------------------------------------------------------------
 
     def _on_confirmed(self, messages: list[Message]) -> None:
-        self._answered(messages)
+        now = self._answered(messages)
+        destinations = self._destinations
         for message in messages:
+            destination = message.destination
+            destination.out -= 1
+            destination.out_bytes -= message.size
             if message.returned:
-                self._unroutable(message)
-            elif message.done is not None:
+                message.returned = False
+                destinations.refused(message, now, missing=True)
+                continue
+            destinations.leave(message)
+            if message.done is not None:
                 message.done(True)
+            if destination.closed:
+                destinations.confirmed(destination, now)
 
     def _on_refused(self, messages: list[Message]) -> None:
-        self._answered(messages)
+        now = self._answered(messages)
         for message in messages:
-            LOG.warning("the broker refused a message for %s; it is sent again", message.routing_key)
-            self._again(message)
+            message.returned = False
+            self._destinations.answered(message)
+            self._destinations.refused(message, now, missing=False)
 
-    def _answered(self, messages: list[Message]) -> None:
-        self._read_at = time.monotonic() + _CONFIRM_SECONDS
+    def _answered(self, messages: list[Message]) -> float:
+        now = time.monotonic()
+        self._read_at = now + _CONFIRM_SECONDS
         self._urgent -= sum(message.urgent for message in messages)
+        return now
 
     def _on_returned(self, exchange: str, routing_key: str, body: bytes) -> None:
         # A return comes before its confirm and carries no delivery tag, so that the message has to be searched. It is rare.
@@ -206,49 +380,3 @@ class Publisher(BrokerConnection):
             if same_place and not message.returned and message.body == body:
                 message.returned = True
                 return
-
-    def _unroutable(self, message: Message) -> None:
-        message.returned = False
-        if message.retry_before is None:
-            if message.done is not None:
-                message.done(False)
-            return
-        if message.attempts == 0:
-            LOG.warning("no queue for %s; trying again", message.routing_key)
-        if message.retry_before != FOREVER and message.done is not None:
-            done, message.done = message.done, None
-            done(False)
-        if time.monotonic() < message.retry_before:
-            self._again(message)
-        else:
-            LOG.warning("no queue for %s, given up after %d attempts", message.routing_key, message.attempts + 1)
-
-    def _again(self, message: Message) -> None:
-        message.attempts += 1
-        message.returned = False
-        if message.retry_before == FOREVER:
-            if not self._held:
-                # The first time immediately: the queue most likely exists as soon as it is declared.
-                self._release_at = time.monotonic() + (_RETRY_SECONDS if message.attempts > 1 else 0)
-            self._hold(message)
-            return
-        heapq.heappush(self._later, (time.monotonic() + _RETRY_SECONDS, next(self._numbers), message))
-
-    def _hold(self, message: Message) -> None:
-        message.number = message.number or next(self._numbers)
-        self._held.setdefault(message.routing_key, []).append(message)
-
-    def _release(self) -> None:
-        """Declare the queues again, and send the held messages in the order in which they were submitted."""
-        if any(message.routing_key in self._held for message in self._confirms.pending.values()):
-            # The broker has not yet answered for earlier messages to the same queue.
-            self._release_at = time.monotonic() + _RETRY_SECONDS
-            return
-        self._declare()
-        held = itertools.chain.from_iterable(self._held.values())
-        self._waiting.extendleft(sorted(held, key=_number, reverse=True))
-        self._held.clear()
-
-
-def _number(message: Message) -> int:
-    return message.number

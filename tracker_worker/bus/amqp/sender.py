@@ -3,14 +3,19 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
 from typing import Any
 
 from tracker_worker import faults
+from tracker_worker.bus.amqp import dead_letter
+from tracker_worker.bus.amqp.addresses import Addresses
 from tracker_worker.bus.amqp.internals import encode_properties
-from tracker_worker.bus.amqp.publisher import FOREVER, Message, Publisher
+from tracker_worker.bus.amqp.outgoing import FOREVER, Message
+from tracker_worker.bus.amqp.publisher import Publisher
 from tracker_worker.bus.base import (
     FANOUT,
     SHARED,
@@ -18,26 +23,30 @@ from tracker_worker.bus.base import (
     Delivery,
     Outgoing,
     Publication,
+    Refusal,
+    RefusedDeadLetter,
+    RefusedPublication,
+    Reply,
     Sender,
     Settlement,
 )
 from tracker_worker.bus.settings import BrokerSettings
+from tracker_worker.errors import AnswerTooLarge
 from tracker_worker.wire.message import JSON, ReplyTo
 from tracker_worker.wire.notification import renewed
+from tracker_worker.wire.reply import answer, encode_reply
+
+LOG = logging.getLogger(__name__)
 
 _PERSISTENT = 2
 # A client that reconnects declares its reply queue again within about a second; after this time the client is gone.
 _REPLY_RETRY_SECONDS = 60
-# Properties and headers that would make the broker act on a dead letter: expire it, send copies of it to the queue that it came
-# from (RabbitMQ's sender-selected distribution), or refuse it as another user's (validated user-id).
-_NOT_KEPT = {"expiration", "user_id", "CC", "BCC"}
-# Of RabbitMQ's default frame_max of 128 KiB; properties and headers together have to fit into one frame.
-_MOST_HEADER_CHARACTERS = 120_000
 
 
 class AMQPSender(Publisher, Sender):
-    """``settle`` gets the deliveries whose messages are safe, ``confirmed`` the keys of notifications that every topic has;
-    both are called on the publisher's thread, or, for deliveries that need no message, on the thread that sends."""
+    """``settle`` gets the deliveries whose messages are safe, ``confirmed`` the keys of notifications that their topics have;
+    both are called on the publisher's thread, or, for deliveries that need no message, on the thread that sends. ``refused``
+    gets, on the publisher's thread, the dead letters and notifications that the broker does not take."""
 
     def __init__(
         self,
@@ -46,14 +55,20 @@ class AMQPSender(Publisher, Sender):
         confirm_threshold: int,
         settle: Callable[[Iterable[Delivery]], None],
         confirmed: Callable[[Sequence[Any]], None],
+        refused: Callable[[Sequence[Refusal]], None],
         died: Callable[[BaseException], None],
+        addresses: Addresses | None = None,
     ) -> None:
-        super().__init__(settings, confirm_threshold=confirm_threshold, confirmed=self._report, died=died)
+        super().__init__(
+            settings, confirm_threshold=confirm_threshold, confirmed=self._report, died=died, addresses=addresses
+        )
         self._settle = settle
         self._report_confirmed = confirmed
-        # What the broker has confirmed since ``_report``; on the publisher's thread.
+        self._report_refused = refused
+        # What the broker has answered since ``_report``; under the write turn.
         self._safe: list[Delivery] = []
         self._published: list[Any] = []
+        self._refused: deque[Refusal] = deque()
 
     def send(self, outgoing: Sequence[Outgoing]) -> None:
         now = time.monotonic()
@@ -61,7 +76,18 @@ class AMQPSender(Publisher, Sender):
         settled = []
         for item in outgoing:
             if isinstance(item, Publication):
-                waiting.extend(self._notifications(item))
+                waiting.append(
+                    Message(
+                        exchange=self._settings.exchange,
+                        routing_key=f"{item.topic}.{item.priority.lower()}",
+                        body=item.body,
+                        properties=_properties(JSON),
+                        done=partial(self._notified, item.key),
+                        retry_before=FOREVER,
+                        renewed=renewed,
+                        item=item,
+                    )
+                )
                 continue
             delivery = item.delivery
             late = delivery.deadline is not None and delivery.deadline <= now
@@ -76,11 +102,13 @@ class AMQPSender(Publisher, Sender):
                         routing_key=item.reply_to.queue,
                         body=item.body,
                         properties=_properties(item.reply_to.content_type),
-                        # The delivery of a returned reply is settled too: the inbox has the answer, should the client ask
-                        # again, and a dead client must not hold a place in the prefetch.
+                        # The delivery of a reply that is returned or refused is settled too: the inbox has the answer, should
+                        # the client ask again, and a dead client must not hold a place in the prefetch.
                         done=partial(self._replied, delivery),
                         retry_before=now + _REPLY_RETRY_SECONDS,
                         urgent=delivery.source in (SHARED, FANOUT),  # these queues have a small prefetch
+                        deadline=FOREVER if delivery.deadline is None else delivery.deadline,
+                        item=item,
                     )
                 )
         if settled:
@@ -98,59 +126,70 @@ class AMQPSender(Publisher, Sender):
 
     def _dead_letter(self, item: DeadLetter) -> Message:
         delivery = item.delivery
-        headers = {
-            **_fitting({name: value for name, value in delivery.headers.items() if name not in _NOT_KEPT}),
-            "x-tracker-reason": item.reason,
-            "x-tracker-exchange": delivery.exchange,
-            "x-tracker-routing-key": delivery.routing_key,
-            "x-tracker-time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        }
-        properties = {name: value for name, value in delivery.properties.items() if name not in _NOT_KEPT}
         return Message(
             exchange="",
             routing_key=self._settings.dead_letter_queue,
             body=delivery.body,
-            properties=encode_properties({**properties, "application_headers": headers, "delivery_mode": _PERSISTENT}),
+            properties=dead_letter.encode(item).together(),
             done=lambda routed: self._safe.append(delivery),
             retry_before=FOREVER,
+            fitted=partial(dead_letter.fitted, item),
+            item=item,
         )
 
-    def _notifications(self, item: Publication) -> Iterator[Message]:
-        """One message for each topic; the notification is confirmed when all of them are."""
-        queues = [f"{topic}.{item.priority.lower()}" for topic in self._settings.notification_topics]
-        missing = set(queues)
-        for number, queue in enumerate(queues):
-            yield Message(
-                exchange=self._settings.exchange,
-                routing_key=queue,
-                body=item.body if number == 0 else renewed(item.body),
-                properties=_properties(JSON),
-                done=partial(self._notified, item.key, queue, missing),
-                retry_before=FOREVER,
-                renewed=renewed,
-            )
+    def _notified(self, key: Any, routed: bool) -> None:
+        if faults.hook is not None:
+            faults.hook("after_publish")
+        self._published.append(key)
 
-    def _notified(self, key: Any, queue: str, missing: set[str], routed: bool) -> None:
-        missing.discard(queue)
-        if not missing:
-            if faults.hook is not None:
-                faults.hook("after_publish")
-            self._published.append(key)
+    def given_up(self, message: Message, error: str, limit: int | None) -> Message | None:
+        item = message.item
+        if isinstance(item, Publication):
+            self._refused.append(RefusedPublication(key=item.key, reason=error))
+        elif isinstance(item, DeadLetter):
+            properties, headers = dead_letter.encode(item)
+            refused = RefusedDeadLetter(
+                delivery=item.delivery,
+                reason=item.reason,
+                exchange=item.delivery.exchange,
+                routing_key=item.delivery.routing_key,
+                properties=properties,
+                headers=headers,
+                broker_error=error,
+            )
+            self._refused.append(refused)
+        elif isinstance(item, Reply):
+            return self._too_large(message, item, limit)
+        elif isinstance(item, Delivery):  # that reply: nothing else can be said to the caller
+            message.notify_unrouted()
+        return None
+
+    def _too_large(self, message: Message, item: Reply, limit: int | None) -> Message:
+        """The reply that says that the answer is too large for the broker."""
+        error = AnswerTooLarge(method="", bytes=message.size, limit=limit or 0, how="ask for less at a time")
+        return Message(
+            exchange="",
+            routing_key=message.routing_key,
+            body=encode_reply(answer(item.reply_to, error=error), item.reply_to),
+            properties=message.properties,
+            done=message.done,
+            retry_before=message.retry_before,
+            urgent=message.urgent,
+            deadline=message.deadline,
+            item=item.delivery,
+        )
 
     def _report(self) -> None:
-        """Report everything that was confirmed since the last time, in one call each."""
+        """Report everything that was answered since the last time, in one call each."""
         if self._safe:
             safe, self._safe = self._safe, []
             self._settle(safe)
         if self._published:
             published, self._published = self._published, []
             self._report_confirmed(published)
-
-
-def _fitting(headers: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The headers, unless they leave no room for ours: with the headers of a message that nearly filled its frame, the broker
-    would close the connection again and again."""
-    return headers if len(ascii(dict(headers))) <= _MOST_HEADER_CHARACTERS else {}
+        if self._refused:
+            refused = [self._refused.popleft() for _ in range(len(self._refused))]
+            self._report_refused(refused)
 
 
 @cache

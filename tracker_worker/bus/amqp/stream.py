@@ -10,26 +10,46 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import ssl
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from tracker_worker.bus.amqp import internals
 
 _PIECE_BYTES = 65536
+_TLS_RECORD_BYTES = 16384
 
 
 class Stream:
-    """Reads and writes the socket of a connected py-amqp connection. Only the thread that has the write turn may use it."""
+    """Reads and writes the socket of a py-amqp connection whose transport has connected. Only the thread that has the write
+    turn may use it.
+
+    Whoever waits for bytes goes on sending, and nobody waits for room to send: a broker that reads nothing may have something
+    to say."""
 
     def __init__(self, connection: Any) -> None:
         transport = connection.transport
         self.sock = transport.sock
         self.written = bytearray()
+        self._tls = isinstance(self.sock, ssl.SSLSocket)
         self._read = b""
         self._position = 0
+        self._wait_until: float | None = None
+        self._phase = ""
         internals.replace_socket_calls(transport, read=self._receive, write=self.written.extend)
+
+    @contextmanager
+    def limit(self, seconds: float, phase: str) -> Iterator[None]:
+        """Let all waits in the block end after ``seconds`` together, with a TimeoutError that names the phase."""
+        self._wait_until, self._phase = time.monotonic() + seconds, phase
+        try:
+            yield
+        finally:
+            self._wait_until = None
 
     def _receive(self, size: int) -> bytes:
         """Return at most ``size`` bytes; read from the socket if no bytes are left. Raises TimeoutError, OSError."""
@@ -40,8 +60,27 @@ class Stream:
 
     def _fill(self) -> None:
         if self._position >= len(self._read):
-            self.flush()  # the bytes to come may be the answer to what was written
+            self.send()  # the bytes to come may be the answer to what was written
+            if self.written or self._wait_until is not None:
+                self._await_bytes()
             self._read, self._position = self.sock.recv(_PIECE_BYTES), 0
+
+    def _await_bytes(self) -> None:
+        """Wait until there are bytes to read, and send what was written. Raises TimeoutError, OSError."""
+        until = time.monotonic() + self.sock.gettimeout()
+        if self._wait_until is not None:
+            until = min(until, self._wait_until)
+        poller = select.poll()
+        while not self._pending():
+            left = until - time.monotonic()
+            if left <= 0:
+                raise TimeoutError(f"the broker was silent for too long{self._phase and ': '}{self._phase}")
+            poller.register(self.sock, select.POLLIN | (select.POLLOUT if self.written else 0))
+            events = poller.poll(left * 1000)
+            if any(event & ~select.POLLOUT for _, event in events):
+                return
+            if events:
+                self.send()
 
     def take(self, read: Callable[[bytes, int], int]) -> bool:
         """Offer ``read`` the bytes that py-amqp has not seen; read from the socket if there are none.
@@ -55,17 +94,32 @@ class Stream:
 
     def unread(self) -> bool:
         """Whether bytes were read that py-amqp has not seen, or TLS holds bytes that ``poll`` does not report."""
-        if self._position < len(self._read):
-            return True
-        pending = getattr(self.sock, "pending", None)
-        return pending is not None and pending() > 0
+        return self._position < len(self._read) or self._pending()
 
-    def flush(self) -> None:
-        """Send what was written. Raises TimeoutError when the peer accepts no bytes, OSError."""
-        if self.written:
-            out = bytes(self.written)
-            self.written.clear()
-            self.sock.sendall(out)
+    def _pending(self) -> bool:
+        return self._tls and self.sock.pending() > 0
+
+    def send(self) -> None:
+        """Send as much of what was written as the socket takes at once; the rest stays in ``written``. Raises OSError."""
+        if not self.written:
+            return
+        if self._tls:
+            self._send_records()
+            return
+        with contextlib.suppress(BlockingIOError):
+            # os.write instead of the socket object, which would wait for room up to its timeout.
+            del self.written[: os.write(self.sock.fileno(), self.written)]
+
+    def _send_records(self) -> None:
+        timeout = self.sock.gettimeout()
+        self.sock.settimeout(0)
+        try:
+            # A record that did not go out whole is tried again with the same bytes: they stay in front.
+            with contextlib.suppress(ssl.SSLWantWriteError, ssl.SSLWantReadError):
+                while self.written:
+                    del self.written[: self.sock.send(self.written[:_TLS_RECORD_BYTES])]
+        finally:
+            self.sock.settimeout(timeout)
 
 
 class WriteTurn:
@@ -119,7 +173,6 @@ class WriteTurn:
                 # flushes.
                 if not isinstance(stream.sock, ssl.SSLSocket):
                     with contextlib.suppress(OSError):
-                        # os.write instead of the socket object, which would wait for room up to its timeout.
                         del stream.written[: os.write(stream.sock.fileno(), stream.written)]
                     if not stream.written and self._reads_in_time():
                         return

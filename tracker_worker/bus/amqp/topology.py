@@ -169,12 +169,30 @@ def bind(connection: Any, queues: Sequence[Queue]) -> None:
             channel.queue_bind(queue.name, queue.exchange, queue.routing_key)
 
 
+def published(settings: BrokerSettings) -> list[Queue]:
+    """The queues that a worker publishes to and declares: those of dead letters and of notifications."""
+    notifications = [
+        notification_queue(settings, topic, priority)
+        for topic in settings.notification_topics
+        for priority in PRIORITIES
+    ]
+    return [dead_letter_queue(settings), *notifications]
+
+
 def declare_notifications(connection: Any, settings: BrokerSettings) -> None:
     """Declare the queues of notifications, so that none is lost before the first listener declares its queue."""
     declare_control_exchange(connection, settings)
-    for topic in settings.notification_topics:
-        for priority in PRIORITIES:
-            declare_shared(connection, notification_queue(settings, topic, priority))
+    for queue in published(settings):
+        if queue.exchange:
+            declare_shared(connection, queue)
+
+
+def declare_again(connection: Any, settings: BrokerSettings, queue: Queue) -> None:
+    """Declare and bind one of these queues, and the exchange that it is bound to, which may be gone as well. Raises what the
+    broker refuses."""
+    if queue.exchange:
+        declare_control_exchange(connection, settings)
+    declare_shared(connection, queue)
 
 
 def declare_shared(connection: Any, queue: Queue) -> None:

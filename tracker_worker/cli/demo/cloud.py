@@ -204,7 +204,8 @@ class BrokerCloud(Cloud):
     def _delete_queues(self) -> None:
         conf = self._worker_conf(self.hosts, "static")
         settings = read_settings(conf)
-        connection = settings.connection(settings.urls[0]).transport.establish_connection()
+        connection = settings.connection(settings.urls[0])
+        connection.connect()
         try:
             names = [self._name, f"{self._name}.dead", *(f"{self._name}.{host}" for host in self.hosts)]
             names += [f"{self._name}.{priority.lower()}" for priority in PRIORITIES]

@@ -7,10 +7,15 @@ A lease says who does the chores, never what is right: a chore that is done twic
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence
 
+from msgspec.structs import replace
+
+from tracker_worker.bus.base import FANOUT, Bus
 from tracker_worker.domain.values import SECOND
 from tracker_worker.service.chores.relay import Relay
+from tracker_worker.service.requests.methods import Audit
+from tracker_worker.service.requests.pending import PendingRequest
 from tracker_worker.store.base import Store
 from tracker_worker.store.ledgers import Ledgers
 
@@ -20,59 +25,111 @@ LEASE_SECONDS = 15
 
 
 class Leases:
-    """Belongs to the engine's thread. Before the first ``renew`` no lease is taken and nothing is relayed."""
+    """Belongs to the engine's thread; any thread may read ``held`` and ``active``. Before the first ``renew`` nothing is
+    relayed.
+
+    ``held``: the hosts whose chores this worker does. The broker tells no consumer that it is the active one: a host is
+    ``active`` if this worker has received something from the host's queue on the present connection, and holds its lease."""
 
     def __init__(
         self,
         *,
         store: Store,
+        bus: Bus,
         ledgers: Ledgers,
         relay: Relay | None,
         hosts: Sequence[str],
         owner: str,
+        gained: Callable[[str], None],
         clock: Callable[[], int],
+        monotonic: Callable[[], float],
     ) -> None:
-        """``owner`` names this worker. ``clock`` gives microseconds."""
+        """``owner`` names this worker. ``gained`` is called with a host whose lease another worker had. ``clock`` gives
+        microseconds, ``monotonic`` seconds."""
         self._store = store
+        self._bus = bus
         self._ledgers = ledgers
         self._relay = relay
         self._hosts = hosts
         self._owner = owner
+        self._gained = gained
         self._clock = clock
+        self._monotonic = monotonic
         self._begun = False
+        self._announced = False
+        self._heard: set[str] = set()
+        self._wanted: set[str] = set()
         self.held: frozenset[str] = frozenset()
+        self.active: frozenset[str] = frozenset()
+
+    def acquire(self) -> None:
+        """Take the leases that are free before anything is received or relayed. Raises StoreUnavailable."""
+        hosts = {name: self._ledgers.get(name).id for name in self._hosts}
+        granted = self._granted(hosts.values(), force=False)
+        self.held = frozenset(name for name, host_id in hosts.items() if host_id in granted)
 
     def renew(self) -> None:
         """Take or renew the leases of all hosts where they are free, expired or this worker's. Raises StoreUnavailable."""
         self._begun = True
         hosts = {name: self._ledgers.get(name) for name in self._hosts}
-        granted = self._granted([host.id for host in hosts.values()], self._clock(), force=False)
+        granted = self._granted([host.id for host in hosts.values()], force=False)
         # What another worker has added in the meantime has to be relayed too.
         self._ledgers.refresh([name for name, host in hosts.items() if host.id in granted])
         for name in hosts:
             self._set(name, granted)
+        self._wanted = self._heard - self.held
+        if self._wanted:
+            self.take()
 
-    def cover(self, active: Set[str]) -> bool:
-        """Whether this worker holds the leases of these hosts, or takes none yet."""
-        return not self._begun or active <= self.held
+    def heard(self, sources: set[str]) -> None:
+        """Requests have come from these sources. Of a host's own queue this worker is the active consumer."""
+        if not sources <= self._heard:
+            self._heard |= sources.intersection(self._hosts)
+            self._announce()
+        if self._begun and not self._heard <= self.held:
+            self._wanted = sources.intersection(self._hosts) - self.held
 
-    def take(self, active: Set[str], now: int) -> None:
-        """Take the leases of these hosts from their owners: the broker has made this worker their active one, and it does their
-        chores. Raises StoreUnavailable."""
-        wanted = {name: self._ledgers.get(name).id for name in active - self.held}
-        granted = self._granted(wanted.values(), now, force=True)
+    def connection_lost(self) -> None:
+        """The consuming connection is gone: another worker may have become the active consumer of every host."""
+        self._heard.clear()
+        self._wanted.clear()
+
+    def share(self, request: PendingRequest) -> PendingRequest:
+        """A fanned out audit reaches every worker of a host: this worker's share are the hosts whose chores it does."""
+        operation = request.operation
+        if request.delivery.source == FANOUT and operation is not None and isinstance(operation.action, Audit):
+            request.operation = replace(operation, hosts=tuple(name for name in operation.hosts if name in self.held))
+        return request
+
+    def cover(self) -> bool:
+        """Whether ``take`` has nothing to do."""
+        return not self._wanted
+
+    def take(self) -> None:
+        """Take the leases of the hosts whose active consumer this worker has become from their owners. Raises
+        StoreUnavailable; then the next message of the host, or the next renewal, tries again."""
+        wanted, self._wanted = self._wanted, set()
+        hosts = {name: self._ledgers.get(name).id for name in wanted}
+        granted = self._granted(hosts.values(), force=True)
         for name in wanted:
             self._set(name, granted)
 
-    def _granted(self, host_ids: Iterable[int], now: int, *, force: bool) -> set[int]:
+    def _granted(self, host_ids: Iterable[int], *, force: bool) -> set[int]:
+        now, blocked = self._clock(), self._bus.blocked()
+        blocked_since = None
+        if blocked is not None:
+            blocked_since = now - int((self._monotonic() - blocked.since) * SECOND)
         until = now + LEASE_SECONDS * SECOND
-        return self._store.take_lease(host_ids, self._owner, now=now, until=until, force=force)
+        return self._store.take_lease(
+            host_ids, self._owner, now=now, until=until, force=force, blocked_since=blocked_since
+        )
 
     def _set(self, name: str, granted: set[int]) -> None:
         host = self._ledgers.get(name)
         if host.id in granted:
             if name not in self.held:
                 LOG.info("this worker does the chores of host %s", name)
+                self._gained(name)
             if self._relay is not None:
                 self._relay.take(host)  # also for a lease that was held before: the host may have new nodes
             self.held |= {name}
@@ -81,9 +138,24 @@ class Leases:
             self.held -= {name}
             if self._relay is not None:
                 self._relay.drop(host)
+        self._announce()
+
+    def announce(self) -> None:
+        """From now on, log each host that becomes active or standby."""
+        self._announced = True
+
+    def _announce(self) -> None:
+        # A connection that is lost says nothing about a host: the lease does, which the next active worker takes.
+        active = (self.active & self.held) | self.held.intersection(self._heard)
+        if self._announced:
+            for name in sorted(active - self.active):
+                LOG.info("active for %s now", name)
+            for name in sorted(self.active - active):
+                LOG.info("standby for %s now", name)
+        self.active = active
 
     def release(self) -> None:
         """Let another worker have the leases immediately. Raises StoreUnavailable."""
         if self.held:
             self._store.release_lease(self._owner)
-            self.held = frozenset()
+            self.held = self.active = frozenset()

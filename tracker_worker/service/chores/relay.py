@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The relay publishes the outbox: every notification at least once, and the notifications of a node in order.
+"""The relay publishes the outbox to every topic: each notification at least once, and the notifications of a node in order.
 
-The cursor of a node is the sequence up to which the bus has confirmed every notification. There is one cursor per node, and
-not one for the table: two writers may commit rows in another order than the table numbers them, and one cursor for all would
-skip a row that becomes visible late.
+A cursor is the sequence up to which the bus has confirmed every notification of one node on one topic. There is one for each
+node, and not one for the table: two writers may commit rows in another order than the table numbers them, and one cursor for
+all would skip a row that becomes visible late. There is one for each topic, so that a topic whose queue is full or missing
+holds up only itself.
 
 The engine hands over in memory what it has just committed. After a start, and when the bus is slow, the relay reads rows
 from the outbox instead. It reads a limited number at a time, which bounds memory also after a long outage of the broker.
@@ -13,8 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from tracker_worker import faults, threads
@@ -22,28 +22,15 @@ from tracker_worker.bus.base import Bus, Publication
 from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.notifications.notification import Notification
+from tracker_worker.service.chores.track import Topic, Track
 from tracker_worker.store.base import Commit, Conflict, Store
 
 LOG = logging.getLogger(__name__)
 
-WINDOW = 1000
-"""The most notifications that are published and not confirmed."""
 # The relay writes cursors with the next commit, or in a commit of their own after this time without one. It also reads confirms
 # this often, because a confirm usually does not wake the engine.
 _FLUSH_SECONDS = 0.2
 _LONGEST_DELAY_SECONDS = 2.0
-
-
-@dataclass(slots=True)
-class _Track:
-    """The progress of one node, as sequences: notifications up to ``sent`` were handed to the bus, all up to ``confirmed`` are
-    confirmed, and the outbox is known to reach up to ``known``."""
-
-    node_id: int
-    sent: int
-    confirmed: int
-    known: int
-    ahead: set[int] = field(default_factory=set)  # the confirmed sequences above ``confirmed`` + 1
 
 
 class _Pause:
@@ -66,20 +53,26 @@ class Relay:
     ``take`` to ``drop``."""
 
     def __init__(
-        self, store: Store, bus: Bus, *, wake: Callable[[], None], monotonic: Callable[[], float] = threads.monotonic
+        self,
+        store: Store,
+        bus: Bus,
+        *,
+        topics: Sequence[str],
+        wake: Callable[[], None],
+        monotonic: Callable[[], float] = threads.monotonic,
     ) -> None:
-        """``wake`` causes the engine's next step soon. ``monotonic`` gives seconds."""
+        """``topics`` may be empty: then notifications are kept and not published. ``wake`` causes the engine's next step soon.
+        ``monotonic`` gives seconds."""
         self._store = store
         self._bus = bus
         self._wake = wake
         self._monotonic = monotonic
+        self._topics = {name: Topic(name) for name in topics}
+        self._opened: dict[int, set[int]] = {}  # host id -> the nodes whose cursors were read
         self._confirms: deque[Any] = deque()
         self._confirms_wanted = False
-        self._tracks: dict[int, _Track] = {}
-        self._lagging: dict[int, _Track] = {}  # those with sent < known
-        self._in_flight = 0
-        # Node id -> cursor, of the cursors that have moved since ``written``.
-        self.moved: dict[int, int] = {}
+        # (node id, topic) -> cursor, of the cursors that have moved since ``written``.
+        self.moved: dict[tuple[int, str], int] = {}
         self._flush_at: float | None = None
         self._reads = _Pause()
         self._writes = _Pause()
@@ -87,68 +80,99 @@ class Relay:
         self.outage: tuple[StoreUnavailable, float] | None = None
 
     def confirmed(self, keys: Sequence[Any]) -> None:
-        """The bus has confirmed these notifications; a key is (node id, sequence)."""
+        """The bus has confirmed these notifications; a key is (node id, sequence, topic)."""
         self._confirms.extend(keys)
         if self._confirms_wanted:
             self._wake()
 
+    def refused(self, key: tuple[int, int, str], reason: str) -> None:
+        """The broker does not take this notification: its node waits on its topic until an operator has set it aside. Raises
+        StoreUnavailable."""
+        node_id, sequence, name = key
+        topic = self._topics[name]
+        track = topic.tracks.get(node_id)
+        if track is None or sequence not in track.in_flight:
+            return
+        self._store.mark_refused(node_id, name, sequence, reason)
+        topic.refused(track, sequence)
+        LOG.error(
+            "the broker does not take notification %d of node %s for topic %s (%s): the node's notifications wait; see "
+            "'tracker-worker outbox status' and 'outbox skip'",
+            sequence,
+            track.node,
+            name,
+            reason,
+        )
+
     def take(self, host: HostLedger) -> None:
         """Relay this host's nodes from their cursors on. For a node that is relayed already, include the notifications that
-        another worker may have added. Raises StoreUnavailable."""
-        new = any(ledger.id not in self._tracks for ledger in host)
-        cursors = self._store.cursors(host.id) if new else {}
-        for ledger in host:
-            track = self._tracks.get(ledger.id)
-            if track is None:
-                cursor = cursors.get(ledger.id, 0)
-                track = _Track(ledger.id, sent=cursor, confirmed=cursor, known=ledger.sequence)
-                self._tracks[ledger.id] = track
-            else:
+        another worker may have added, and go on behind a refused one that an operator has set aside. Raises
+        StoreUnavailable."""
+        topics = self._topics.values()
+        node_ids = {ledger.id for ledger in host}
+        stuck = any(topic.is_stuck(node_ids) for topic in topics)
+        cursors = {}
+        if stuck or self._opened.get(host.id) != node_ids:
+            # Also without topics: the cursors of topics that are configured no more are removed.
+            cursors = self._store.open_cursors(host.id, list(self._topics))
+            self._opened[host.id] = node_ids
+        for topic in topics:
+            for ledger in host:
+                track = topic.tracks.get(ledger.id)
+                if track is None:
+                    track = topic.tracks[ledger.id] = Track(
+                        ledger.id, ledger.name, cursors.get((ledger.id, topic.name), 0)
+                    )
+                elif track.stuck_at and cursors.get((ledger.id, topic.name), 0) >= track.stuck_at:
+                    topic.set_aside(track)
                 track.known = max(track.known, ledger.sequence)
-            self._note(track)
+                topic.note(track)
 
     def drop(self, host: HostLedger) -> None:
         """Stop relaying this host: another worker relays it."""
-        for ledger in host:
-            track = self._tracks.pop(ledger.id, None)
-            if track is not None:
-                self._in_flight -= track.sent - track.confirmed - len(track.ahead)
-            self.moved.pop(ledger.id, None)
-            self._lagging.pop(ledger.id, None)
+        self._opened.pop(host.id, None)
+        for topic in self._topics.values():
+            for ledger in host:
+                topic.drop(ledger.id)
+                self.moved.pop((ledger.id, topic.name), None)
 
     def offer(self, notifications: Iterable[Notification]) -> list[Publication]:
         """Take over notifications that were committed. Returns those that the caller publishes now; the relay reads the others
         from the outbox later."""
         ready = []
         for notification in notifications:
-            track = self._tracks.get(notification.node_id)
-            if track is None:
-                continue
-            track.known = max(track.known, notification.sequence)
-            if notification.sequence == track.sent + 1 and self._in_flight < WINDOW:
-                ready.append(self._publication(track, notification))
-            else:
-                self._note(track)
+            for topic in self._topics.values():
+                track = topic.tracks.get(notification.node_id)
+                if track is None:
+                    continue
+                track.known = max(track.known, notification.sequence)
+                if notification.sequence == track.sent + 1 and topic.has_room(track):
+                    ready.append(topic.publication(track, notification))
+                else:
+                    topic.note(track)
         return ready
 
-    def step(self, now: float) -> float | None:
+    def step(self, now: float, *, access: bool = True) -> float | None:
         """Take the confirms, read what was not handed over, and write the cursors if that is due. ``now`` is in seconds on the
-        monotonic clock.
+        monotonic clock. Without ``access``, because the store is unavailable, the step only takes the confirms.
 
         Returns the seconds until the next step is due; None: every notification is confirmed and every cursor written. If the
         store is unavailable, the step logs a warning, and a later step tries again.
         """
         self._take_confirms()
         self.outage = None
-        flush_is_due = self._flush_is_due(now)
-        if self._lagging and self._in_flight < WINDOW // 2 and now >= self._reads.until:
+        busy = any(topic.in_flight for topic in self._topics.values())
+        lagging = any(topic.lagging for topic in self._topics.values())
+        flush_is_due = self._flush_is_due(now, waits=busy or lagging)
+        if access and lagging and now >= self._reads.until:
             self._access(self._reads, self._catch_up)
-        if flush_is_due and self.outage is None:
+        if access and flush_is_due and self.outage is None:
             self._access(self._writes, self.flush)
-            waits = self._in_flight > 0 or self._lagging or self.moved
-            self._flush_at = max(now + _FLUSH_SECONDS, self._writes.until) if waits else None
-        self._confirms_wanted = bool(self._lagging)
-        return None if self._flush_at is None else max(0.0, self._flush_at - now)
+            self._flush_at = max(now + _FLUSH_SECONDS, self._writes.until) if busy or lagging or self.moved else None
+        self._confirms_wanted = lagging
+        if self._flush_at is None:
+            return None
+        return max(0.0 if access else _FLUSH_SECONDS, self._flush_at - now)
 
     def _access(self, pause: _Pause, access: Callable[[], None]) -> None:
         began = self._monotonic()
@@ -163,8 +187,8 @@ class Relay:
         else:
             pause.succeeded()
 
-    def _flush_is_due(self, now: float) -> bool:
-        if not self.moved and self._in_flight <= 0 and not self._lagging:
+    def _flush_is_due(self, now: float, *, waits: bool) -> bool:
+        if not self.moved and not waits:
             self._flush_at = None
         elif self._flush_at is None:
             self._flush_at = now + _FLUSH_SECONDS
@@ -179,70 +203,49 @@ class Relay:
             self._store.commit(Commit(cursors=cursors))
             self.written(cursors)
 
-    def written(self, cursors: dict[int, int]) -> None:
+    def written(self, cursors: Mapping[tuple[int, str], int]) -> None:
         """Note that the store has these cursors."""
-        for node_id, cursor in cursors.items():
-            if self.moved.get(node_id) == cursor:
-                del self.moved[node_id]
+        for key, cursor in cursors.items():
+            if self.moved.get(key) == cursor:
+                del self.moved[key]
         if cursors:
             self._flush_at = None
 
     def _take_confirms(self) -> None:
         confirms = self._confirms
         while confirms:
-            node_id, sequence = confirms.popleft()
-            track = self._tracks.get(node_id)
-            if track is None or not track.confirmed < sequence <= track.sent or sequence in track.ahead:
-                continue
-            self._in_flight -= 1
-            track.ahead.add(sequence)
-            self._advance(track)
-
-    def _advance(self, track: _Track) -> None:
-        while track.confirmed + 1 in track.ahead:
-            track.confirmed += 1
-            track.ahead.discard(track.confirmed)
-            self.moved[track.node_id] = track.confirmed
-
-    def _note(self, track: _Track) -> None:
-        if track.sent < track.known:
-            self._lagging[track.node_id] = track
-        else:
-            self._lagging.pop(track.node_id, None)
+            node_id, sequence, name = confirms.popleft()
+            topic = self._topics[name]
+            track = topic.tracks.get(node_id)
+            if track is not None and topic.confirmed(track, sequence):
+                self.moved[node_id, name] = track.confirmed
 
     def _catch_up(self) -> None:
-        """Read notifications from the outbox that were not handed over, as many as the window admits. Raises
+        """Read notifications from the outbox that were not handed over, as many as the windows admit. Raises
         StoreUnavailable."""
-        for track in list(self._lagging.values()):
-            room = WINDOW - self._in_flight
-            if room <= 0:
-                return
-            found = self._store.outbox(track.node_id, after=track.sent, limit=room)
-            ready = []
-            for notification in found:
-                self._skip(track, notification.sequence - 1)
-                ready.append(self._publication(track, notification))
-            if not found:
-                self._skip(track, track.known)
-            self._lagging.pop(track.node_id)
-            self._note(track)  # if more is left, the node goes behind the other nodes
-            if ready:
-                self._bus.sender.send(ready)
+        for topic in self._topics.values():
+            for track in list(topic.lagging.values()):
+                count, size = topic.room(track)
+                if not count:
+                    continue
+                found = self._store.outbox(track.node_id, after=track.sent, limit=count, max_bytes=size)
+                ready = []
+                for notification in found:
+                    if not self._passed_over(topic, track, notification.sequence - 1):
+                        break  # the sequences before the gap are not confirmed yet
+                    ready.append(topic.publication(track, notification))
+                if not found:
+                    self._passed_over(topic, track, track.known)
+                topic.note_last(track)  # if more is left, the node goes behind the other nodes
+                if ready:
+                    self._bus.sender.send(ready)
 
-    def _skip(self, track: _Track, sequence: int) -> None:
-        """Count the missing notifications up to ``sequence`` as confirmed. The outbox does not have them because
-        notifications were switched off when their events happened."""
+    def _passed_over(self, topic: Topic, track: Track, sequence: int) -> bool:
+        """Count the missing notifications up to ``sequence`` as confirmed, unless earlier ones are not. The outbox does not
+        have them because notifications were switched off when their events happened."""
         if track.sent >= sequence:
-            return
-        track.ahead.update(range(track.sent + 1, sequence + 1))
-        track.sent = sequence
-        self._advance(track)
-
-    def _publication(self, track: _Track, notification: Notification) -> Publication:
-        track.sent = notification.sequence
-        self._in_flight += 1
-        return Publication(
-            key=(notification.node_id, notification.sequence),
-            priority=notification.priority,
-            body=notification.encode(),
-        )
+            return True
+        if not topic.pass_over(track, sequence):
+            return False
+        self.moved[track.node_id, topic.name] = track.confirmed
+        return True

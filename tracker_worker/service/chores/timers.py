@@ -4,25 +4,29 @@ message."""
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import threading
 from collections.abc import Callable
+from math import inf
 
 from tracker_worker import threads
+from tracker_worker.agenda import Agenda, Entry
 
 
 class Timer:
-    """One periodic action, until ``cancel``."""
+    """One periodic action, until ``cancel`` or until its end."""
 
-    def __init__(self, interval_seconds: float, action: Callable[[], None]) -> None:
+    __slots__ = ("_timers", "action", "entry", "interval_seconds", "until")
+
+    def __init__(self, timers: Timers, interval_seconds: float, action: Callable[[], None], until: float) -> None:
+        self._timers = timers
         self.interval_seconds = interval_seconds
-        self.action = action
-        self.cancelled = False
+        self.action: Callable[[], None] | None = action
+        self.until = until
+        self.entry: Entry[Timer] | None = None
 
     def cancel(self) -> None:
-        """The action is not begun again; a call that is running ends."""
-        self.cancelled = True
+        """The action is not begun again, and is dropped at once; a call that is running ends. Harmless when it has ended."""
+        self._timers.end(self)
 
 
 class Timers:
@@ -34,42 +38,58 @@ class Timers:
     ) -> None:
         self._monotonic = monotonic
         self._lock = threading.Lock()
-        self._heap: list[tuple[float, int, Timer]] = []
-        self._numbers = itertools.count()
+        self._agenda: Agenda[Timer] = Agenda()
         self._thread = threads.StepThread("tracker-timers", self, died, monotonic=monotonic)
 
-    def every(self, interval_seconds: float, action: Callable[[], None]) -> Timer:
-        """Call ``action`` each ``interval_seconds``, first after one interval."""
-        timer = Timer(interval_seconds, action)
-        self._push(timer)
-        self._thread.wake()
+    def every(self, interval_seconds: float, action: Callable[[], None], until: float = inf) -> Timer:
+        """Call ``action`` each ``interval_seconds``, first after one interval. From ``until`` on (seconds on the monotonic
+        clock) it is not called any more, and nothing is kept of it."""
+        timer = Timer(self, interval_seconds, action, until)
+        with self._lock:
+            before = self._agenda.next_due()
+            due = self._add_locked(timer)
+        if before is None or due < before:
+            self._thread.wake()
         return timer
 
-    def _push(self, timer: Timer) -> None:
+    def _add_locked(self, timer: Timer) -> float:
+        due = min(self._monotonic() + timer.interval_seconds, timer.until)
+        timer.entry = self._agenda.add(due, timer)
+        return due
+
+    def end(self, timer: Timer) -> None:
+        """See ``Timer.cancel``. Any thread."""
         with self._lock:
-            heapq.heappush(self._heap, (self._monotonic() + timer.interval_seconds, next(self._numbers), timer))
+            timer.action = None
+            if timer.entry is not None:
+                self._agenda.remove(timer.entry)
 
     def start(self) -> None:
         self._thread.start()
 
-    def stop(self) -> None:
-        """Returns when no action is running. Harmless when not started or stopped."""
-        self._thread.stop()
+    def stop(self, timeout_seconds: float | None = None) -> None:
+        """Returns when no action is running, or after so many seconds. Harmless when not started or stopped."""
+        self._thread.stop(timeout_seconds)
 
     def step(self, now: float) -> float | None:
         """Call one action that is due. Returns the seconds until the next one is due; None: there is none."""
-        timer = self._due(now)
-        if timer is not None:
-            timer.action()
-            if not timer.cancelled:
-                self._push(timer)
         with self._lock:
-            return max(0.0, self._heap[0][0] - self._monotonic()) if self._heap else None
+            timer = self._agenda.take(now)
+            action = None if timer is None else timer.action
+        if timer is not None and action is not None:
+            if now < timer.until:
+                action()
+            self._go_on(timer, now)
+        with self._lock:
+            due = self._agenda.next_due()
+        return None if due is None else max(0.0, due - self._monotonic())
 
-    def _due(self, now: float) -> Timer | None:
+    def _go_on(self, timer: Timer, now: float) -> None:
+        """The action is due again after another interval, unless it was cancelled, also by itself, or has come to its end."""
         with self._lock:
-            while self._heap and self._heap[0][2].cancelled:
-                heapq.heappop(self._heap)
-            if self._heap and self._heap[0][0] <= now:
-                return heapq.heappop(self._heap)[2]
-            return None
+            if timer.action is None:
+                return
+            if now < timer.until:
+                self._add_locked(timer)
+            else:
+                timer.action = None

@@ -1,105 +1,91 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The items that are to be decided, in order, and the time of the next attempt."""
+"""The items that are to be decided: in common, and by themselves those of a host that other workers or the store hold up."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from tracker_worker.errors import StoreUnavailable
-from tracker_worker.service.requests.items import Item
+from tracker_worker.service.requests.items import Item, host_of, request_of
 
 _FIRST_DELAY_SECONDS = 0.05
 _LONGEST_DELAY_SECONDS = 2.0
+# What is decided and committed together.
+_MOST_ITEMS = 1000
+_MOST_BYTES = 4 << 20
 
 
-class Backlog:
-    """The items that are not finished. They are decided as one batch, or one by one once their batch could not be stored.
+class Lane:
+    """Items that are decided in order, as many together as a commit takes, and the time of their next attempt.
 
-             add                 next, finish
-    nothing -----> one batch --------------------> nothing
-                       |  split               next, finish
-                       +--------> one by one --------------> nothing
-    """
+    ``host`` None: the items of all hosts that nothing holds up. ``lost_races``: the conflicts in a row. ``unavailable``: the
+    error of the last attempt, if the store was unavailable to it; ``attempt_seconds``: how long that attempt took. Times are in
+    seconds on the monotonic clock."""
 
-    def __init__(self) -> None:
-        self._batch: list[Item] = []
-        self._singly: deque[Item] = deque()
+    def __init__(self, host: str | None) -> None:
+        self.host = host
+        self.items: list[Item] = []
+        self._most = _MOST_ITEMS
+        self._doubtful = 0
+        self._reset()
 
-    def __len__(self) -> int:
-        return len(self._batch) + len(self._singly)
-
-    def add(self, items: Iterable[Item]) -> None:
-        self._batch.extend(items)
-
-    def next(self) -> list[Item]:
-        """The items of the next attempt; empty: there is nothing to do."""
-        return [self._singly[0]] if self._singly else self._batch
-
-    def finish(self) -> None:
-        """Remove the items that ``next`` returned, because they are decided and committed."""
-        if self._singly:
-            self._singly.popleft()
-        else:
-            self._batch = []
-
-    def split(self) -> None:
-        """Decide the items of the batch one by one."""
-        self._singly.extend(self._batch)
-        self._batch = []
-
-    def keep(self, wanted: Callable[[Item], bool]) -> None:
-        """Drop the items that are not ``wanted``."""
-        self._singly = deque([item for item in self._singly if wanted(item)])
-        self._batch = [item for item in self._batch if wanted(item)]
-
-
-class Retry:
-    """When the next attempt is due, after failed attempts in a row. Times are in seconds on the monotonic clock.
-
-    ``in_doubt``: an attempt has begun, and its items have been neither committed nor dropped. A commit that failed may have
-    reached the store without the worker's knowledge. ``unavailable``: the error of the last access, if the store was
-    unavailable. ``attempt_seconds``: how long that access took."""
-
-    def __init__(self, conflict_retries: int) -> None:
-        """``conflict_retries``: after every such number of conflicts in a row there is a pause."""
-        self._conflict_retries = conflict_retries
-        self.reset()
-
-    def reset(self) -> None:
-        """Nothing is left to try."""
-        self.in_doubt = False
-        self.succeeded()
-
-    def succeeded(self) -> None:
-        """The attempt succeeded. Other items of its batch may still be in doubt."""
-        self.conflicts = 0
+    def _reset(self) -> None:
+        """Nothing has failed yet."""
+        self.lost_races = 0
         self.resume_at = 0.0
         self.attempt_seconds = 0.0
         self.unavailable: StoreUnavailable | None = None
         self._delay = _FIRST_DELAY_SECONDS
 
-    def begin(self, now: float) -> None:
-        """An attempt begins."""
-        self._began = now
-        self.in_doubt = True
+    @property
+    def in_doubt(self) -> bool:
+        """Whether an attempt at items that are still here may have reached the store without the worker's knowledge."""
+        return self._doubtful > 0
+
+    def next(self) -> list[Item]:
+        """The items of the next attempt, which begins now."""
+        taken = self.items[: self._most]
+        size = 0
+        for count, item in enumerate(taken):
+            request = request_of(item)
+            size += 0 if request is None else len(request.delivery.body)
+            if size > _MOST_BYTES and count:
+                taken = taken[:count]
+                break
+        self._doubtful = max(self._doubtful, len(taken))
         self.unavailable = None
+        return taken
 
-    def conflict(self, now: float) -> None:
-        """Another writer was first: try again immediately; after every ``conflict_retries`` conflicts in a row, pause first."""
-        self.conflicts += 1
-        if self.conflicts % self._conflict_retries == 0:
-            self.pause(now)
+    def finish(self, items: Sequence[Item]) -> None:
+        """The items that ``next`` returned are decided and committed."""
+        del self.items[: len(items)]
+        self._doubtful = max(0, self._doubtful - len(items))
+        self._reset()
+        if not self.items:
+            self._most = _MOST_ITEMS
 
-    def store_unavailable(self, error: StoreUnavailable, now: float) -> float:
-        """The store is unavailable: pause. Returns the seconds of the pause."""
-        self.outage(error, now - self._began)
-        return self.pause(now)
+    def halve(self, items: Sequence[Item]) -> None:
+        """These items could not be stored together: attempt half as many."""
+        self._most = max(1, len(items) // 2)
 
-    def outage(self, error: StoreUnavailable, seconds: float) -> None:
-        """An access to the store failed after ``seconds``; the next attempt may take as long."""
+    def whole_again(self) -> None:
+        """The item that could not be stored is gone: attempt as many as usual."""
+        self._most = _MOST_ITEMS
+
+    def keep(self, wanted: Callable[[Item], bool]) -> int:
+        """Drop the items that are not ``wanted``. Returns the number of dropped items."""
+        before = len(self.items)
+        self._doubtful = sum(1 for item in self.items[: self._doubtful] if wanted(item))
+        self.items = [item for item in self.items if wanted(item)]
+        if not self.items:
+            self._reset()
+        return before - len(self.items)
+
+    def store_unavailable(self, error: StoreUnavailable, began: float, now: float) -> float:
+        """The attempt that began at ``began`` failed: pause. Returns the seconds of the pause."""
         self.unavailable = error
-        self.attempt_seconds = seconds
+        self.attempt_seconds = now - began
+        return self.pause(now)
 
     def pause(self, now: float) -> float:
         """Try again after a pause, which is longer each time. Returns the seconds."""
@@ -107,3 +93,65 @@ class Retry:
         self._delay = min(delay * 2, _LONGEST_DELAY_SECONDS)
         self.resume_at = now + delay
         return delay
+
+
+class Backlog:
+    """All items that are not finished.
+
+    Items that need no ledger are in ``free``: nothing holds them up. Those of all hosts are decided together in ``common``.
+    When that fails because of one of its hosts, ``split`` gives each host a lane of its own, until the lane is empty.
+
+             add                       committed
+    nothing -----> free or common -------------------> nothing
+                       |  split             committed
+                       +--------> host's lane -------> nothing
+    """
+
+    def __init__(self) -> None:
+        self.free = Lane(None)
+        self.common = Lane(None)
+        self._hosts: dict[str, Lane] = {}
+
+    def __len__(self) -> int:
+        return sum(len(lane.items) for lane in self.lanes())
+
+    def lanes(self) -> Iterator[Lane]:
+        """Every lane; of the hosts' lanes first the one whose last attempt is the longest ago."""
+        yield self.free
+        yield self.common
+        yield from list(self._hosts.values())
+
+    def add(self, items: Iterable[Item]) -> None:
+        for item in items:
+            host = host_of(item)
+            if host is None:
+                self.free.items.append(item)
+            elif self._hosts and host in self._hosts:
+                self._hosts[host].items.append(item)
+            else:
+                self.common.items.append(item)
+
+    def split(self, lost_races: int) -> None:
+        """Give each host of the common items a lane of its own, which has lost so many races."""
+        doubtful = self.common._doubtful
+        for number, item in enumerate(self.common.items):
+            host = host_of(item)
+            assert host is not None
+            lane = self._hosts.setdefault(host, Lane(host))
+            lane.items.append(item)
+            lane.lost_races = lost_races
+            lane._doubtful += number < doubtful
+        self.common = Lane(None)
+
+    def attempted(self, lane: Lane) -> None:
+        """An attempt at the lane is over: the other hosts' lanes have their turn first, and an empty lane ends."""
+        if lane.host is not None:
+            del self._hosts[lane.host]
+            if lane.items:
+                self._hosts[lane.host] = lane
+
+    def keep(self, wanted: Callable[[Item], bool]) -> int:
+        """Drop the items that are not ``wanted``. Returns the number of dropped items."""
+        dropped = sum(lane.keep(wanted) for lane in self.lanes())
+        self._hosts = {host: lane for host, lane in self._hosts.items() if lane.items}
+        return dropped

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from tracker_worker.bus.base import Outgoing, Settlement
 from tracker_worker.domain import commands, queries
@@ -12,14 +13,13 @@ from tracker_worker.domain.decide import Decision
 from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.domain.policy import Policy
 from tracker_worker.errors import StoreUnavailable, TrackerError
-from tracker_worker.service.loop.inbox import Inbox
-from tracker_worker.service.requests.items import Chore, Item
+from tracker_worker.service.requests.items import Chore, Item, Part, Whole
 from tracker_worker.service.requests.methods import Audit, Operation, Ping
 from tracker_worker.service.requests.pending import PendingRequest
 from tracker_worker.store.base import Conflict, InboxRow
 from tracker_worker.store.ledgers import Ledgers
 from tracker_worker.unit_of_work import UnitOfWork
-from tracker_worker.wire.reply import answer, parking_reason, parks
+from tracker_worker.wire.reply import MAX_ANSWER_BYTES, answer, parking_reason, parks
 
 
 class Unexpected(Exception):
@@ -36,31 +36,73 @@ class Batch:
     """What was decided at ``now`` (microseconds), and what is sent once it is committed.
 
     ``known``: the recorded answers of copies. ``inbox_rows``: the answers to record. ``unrecorded``: the ids of casts that
-    will be parked, which no commit records. ``active``: the hosts that were changed by a message from their own queue,
-    which has one active consumer. ``audits``: the requests whose inventories are still to be read.
-    ``heartbeats_to_end``: the requests that end here and whose callers get heartbeats. ``commits``: whether there is anything
-    to commit; ``rows`` and ``cursors``: the rows of the inbox and the relay's cursors that go into the commit."""
+    will be parked, which no commit records. ``parts``: what the parts of requests about several hosts came to. ``audits``: the
+    requests whose inventories are still to be read. ``heartbeats_to_end``: the requests that end here and whose callers get
+    heartbeats. ``cursors``: the cursors of the relay that go into the commit."""
 
     now: int
     unit: UnitOfWork
     known: dict[str, bytes]
+    max_answer_bytes: int = MAX_ANSWER_BYTES
     inbox_rows: list[InboxRow] = field(default_factory=list)
     unrecorded: list[str] = field(default_factory=list)
-    active: set[str] = field(default_factory=set)
     outgoing: list[Outgoing] = field(default_factory=list)
+    parts: list[tuple[Part, Any]] = field(default_factory=list)
     heartbeats_to_end: list[PendingRequest] = field(default_factory=list)
     decisions: list[tuple[commands.Command, Decision, PendingRequest | None]] = field(default_factory=list)
     audits: list[PendingRequest] = field(default_factory=list)
     chores: list[Chore] = field(default_factory=list)
-    commits: bool = False
-    rows: list[InboxRow] = field(default_factory=list)
-    cursors: dict[int, int] = field(default_factory=dict)
+    cursors: dict[tuple[int, str], int] = field(default_factory=dict)
+
+    @property
+    def commits(self) -> bool:
+        """Whether there is anything to commit or to verify."""
+        return bool(self.unit.changed or self.inbox_rows or self.unit.unverified)
 
     def conclude(self, request: PendingRequest, outgoing: Outgoing) -> None:
         """Note that ``outgoing``, which is sent after the commit, ends the request."""
         self.outgoing.append(outgoing)
         if request.heartbeat is not None:
             self.heartbeats_to_end.append(request)
+
+    def refuse(self, request: PendingRequest, error: Exception) -> None:
+        """Note that the request ends with ``error``."""
+        reason = parking_reason(error) if parks(error) else ""
+        self.conclude(request, request.conclusion(answer(request.reply_to, error=error), reason))
+
+    def reply(self, request: PendingRequest, value: Any) -> None:
+        """Note that the answer to a query is ``value``, as ``queries.read`` returns it."""
+        answered = answer(request.reply_to, value, limit=self.max_answer_bytes, method=request.method)
+        self.conclude(request, request.conclusion(answered))
+
+    def join(self) -> None:
+        """The batch is committed: end the requests about several hosts whose last part was in it."""
+        for part, outcome in self.parts:
+            whole = part.whole
+            whole.outcomes[part.host] = outcome
+            if whole.done() and not whole.ended:
+                whole.ended = True
+                self._end(whole)
+
+    def _end(self, whole: Whole) -> None:
+        request, action = whole.request, whole.operation.action
+        try:
+            answers = whole.answers()
+        except TrackerError as error:
+            self.refuse(request, error)
+            return
+        if isinstance(action, Audit):
+            self.audit(request)
+        else:
+            assert isinstance(action, queries.Query)
+            self.reply(request, queries.merged(action, answers))
+
+    def audit(self, request: PendingRequest) -> None:
+        """The inventories are read after the commit: a cast is settled without waiting for them, and a call is answered when
+        they have been read."""
+        self.audits.append(request)
+        if request.reply_to is None:
+            self.conclude(request, Settlement(delivery=request.delivery))
 
 
 class Decider:
@@ -70,38 +112,33 @@ class Decider:
         self,
         *,
         ledgers: Ledgers,
-        inbox: Inbox,
         policy: Callable[[], Policy],
         clock: Callable[[], int],
         monotonic: Callable[[], float],
         new_unit: Callable[[], UnitOfWork],
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
     ) -> None:
         """``clock`` gives microseconds, ``monotonic`` seconds. ``new_unit`` makes the unit of work of a batch."""
         self._ledgers = ledgers
-        self._inbox = inbox
         self._policy = policy
         self._clock = clock
         self._monotonic = monotonic
         self._new_unit = new_unit
+        self._max_answer_bytes = max_answer_bytes
 
-    def decide(self, items: Sequence[Item], *, after_conflict: bool) -> Batch:
-        """Raises StoreUnavailable, Conflict and Unexpected; the ledgers of ``hosts_of(items)`` are then worthless.
+    def decide(self, items: Sequence[Item], known: dict[str, bytes]) -> Batch:
+        """Decide the items in order; ``known`` are the recorded answers of those that are copies. Raises StoreUnavailable,
+        Conflict and Unexpected; the ledgers of ``hosts_of(items)`` are then worthless.
 
-        The decider looks for copies of earlier messages in memory only. If it misses a copy, the commit raises Conflict,
-        because it would record a second answer for the message. After a conflict the decider looks for copies in the store
-        too."""
-        ids = [item.unique_id for item in items if isinstance(item, PendingRequest) and item.unique_id is not None]
-        known = self._inbox.look_up(ids) if after_conflict else self._inbox.recall(ids)
-        batch = Batch(self._clock(), self._new_unit(), known)
-        for item in items:
-            if isinstance(item, Chore):
-                reported = [c.node for c in item.commands if isinstance(c, commands.ReportInventory)]
-                self._ledgers.create_nodes(item.host, reported)
+        If ``known`` lacks a copy, the commit raises Conflict, because it would record a second answer for the message."""
+        batch = Batch(self._clock(), self._new_unit(), known, self._max_answer_bytes)
         now = self._monotonic()
         for item in items:
             try:
                 if isinstance(item, PendingRequest):
                     self._request(batch, item, now)
+                elif isinstance(item, Part):
+                    self._part(batch, item)
                 else:
                     self._chore(batch, item)
             except (StoreUnavailable, Conflict):
@@ -120,35 +157,56 @@ class Decider:
             batch.conclude(request, request.recorded_conclusion(recorded))
         elif request.operation is None:
             assert request.refusal is not None
-            self._refuse(batch, request, request.refusal)
+            batch.refuse(request, request.refusal)
         else:
             try:
                 self._operation(batch, request, request.operation)
             except StoreUnavailable:
                 raise
             except TrackerError as refusal:
-                self._refuse(batch, request, refusal)
-
-    def _refuse(self, batch: Batch, request: PendingRequest, error: Exception) -> None:
-        reason = parking_reason(error) if parks(error) else ""
-        batch.conclude(request, request.conclusion(answer(request.reply_to, error=error), reason))
+                batch.refuse(request, refusal)
 
     def _operation(self, batch: Batch, request: PendingRequest, operation: Operation) -> None:
-        hosts = [self._ledgers.get(name) for name in operation.hosts]
         action = operation.action
-        if isinstance(action, Audit):
-            self._audit(batch, request, hosts, action)
-        elif isinstance(action, Ping):
+        if isinstance(action, Ping):
             batch.conclude(request, request.conclusion(answer(request.reply_to, "pong")))
-        elif isinstance(action, queries.Query):
-            batch.unit.unverified.update(operation.hosts)
-            batch.conclude(request, request.conclusion(answer(request.reply_to, queries.read(hosts, action))))
+        elif not operation.hosts:
+            batch.conclude(request, Settlement(delivery=request.delivery))
+        elif isinstance(action, Audit | queries.Query):
+            found = self._look(batch, request, self._ledgers.get(operation.hosts[0]), action)
+            if isinstance(action, Audit):
+                batch.audit(request)
+            else:
+                batch.reply(request, found)
         else:
-            self._command(batch, request, hosts[0], action)
+            self._command(batch, request, self._ledgers.get(operation.hosts[0]), action)
+
+    def _part(self, batch: Batch, part: Part) -> None:
+        action = part.whole.operation.action
+        assert isinstance(action, Audit | queries.Query)
+        outcome: Any
+        try:
+            outcome = queries.kept(self._look(batch, part.request, self._ledgers.get(part.host), action))
+        except StoreUnavailable:
+            raise
+        except TrackerError as refusal:
+            outcome = refusal
+        batch.parts.append((part, outcome))
+
+    def _look(self, batch: Batch, request: PendingRequest, host: HostLedger, action: Audit | queries.Query) -> Any:
+        """The answer of a query about one host. Of an audit: expire the claims that are due."""
+        if isinstance(action, queries.Query):
+            return queries.read([host], action)
+        for ledger in queries.nodes(host, action.node):
+            expire = commands.ExpireClaims(node=ledger.name, release=self._policy().release_expired)
+            self._decide_command(batch, host, expire, request)
+        return None
 
     def _command(self, batch: Batch, request: PendingRequest, host: HostLedger, command: commands.Command) -> None:
         decision = self._decide_command(batch, host, command, request)
         error, unique_id = decision.error, request.unique_id
+        if not decision.events:
+            batch.unit.unverified.add(host.name)
         answered = answer(request.reply_to, decision.reply, error)
         parked = request.reply_to is None and parks(error)
         reason = parking_reason(error) if parked and error is not None else ""
@@ -164,21 +222,11 @@ class Decider:
                 InboxRow(unique_id=unique_id, host_id=host.id, reply=answered, received_at=batch.now)
             )
 
-    def _audit(self, batch: Batch, request: PendingRequest, hosts: Sequence[HostLedger], audit: Audit) -> None:
-        """Expire the claims that are due. The inventories are read after the commit: a cast is settled without waiting for
-        them, and a call is answered when they have been read."""
-        batch.unit.unverified.update(host.name for host in hosts)
-        audited = [(host, ledger) for host in hosts for ledger in queries.nodes(host, audit.node)]
-        for host, ledger in audited:
-            expire = commands.ExpireClaims(node=ledger.name, release=self._policy().release_expired)
-            self._decide_command(batch, host, expire, request)
-        batch.audits.append(request)
-        if request.reply_to is None:
-            batch.conclude(request, Settlement(delivery=request.delivery))
-
     def _chore(self, batch: Batch, chore: Chore) -> None:
         host = self._ledgers.get(chore.host)
         for command in chore.commands:
+            if chore.if_new and isinstance(command, commands.ReportInventory) and not host.node(command.node).disabled:
+                continue
             error = self._decide_command(batch, host, command, None).error
             if error is not None:
                 raise error
@@ -188,7 +236,5 @@ class Decider:
         self, batch: Batch, host: HostLedger, command: commands.Command, request: PendingRequest | None
     ) -> Decision:
         decision = batch.unit.decide(host, command, batch.now)
-        if decision.events and request is not None and request.delivery.source == host.name:
-            batch.active.add(host.name)
         batch.decisions.append((command, decision, request))
         return decision

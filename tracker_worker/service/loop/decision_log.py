@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The log of decisions: one line for each, with the figures that the decision rests on."""
+"""The log of decisions: one record for each, with the figures that the decision rests on."""
 
 from __future__ import annotations
 
@@ -9,37 +9,44 @@ from typing import Protocol
 
 from tracker_worker.domain import commands, events
 from tracker_worker.domain.decide import Decision
-from tracker_worker.service.requests.methods import Context
+from tracker_worker.text import printable
 
 LOG = logging.getLogger("tracker_worker.decisions")
 
+# A line quotes at most eight names of 255 characters, and an error.
+_MOST_CHARACTERS = 4000
+
 
 class Requested(Protocol):
-    """A request, whose context names it."""
+    """A request, with the id that its caller gave it."""
 
     @property
-    def context(self) -> Context | None: ...
+    def request_id(self) -> str: ...
 
 
 def log_decisions(decisions: Sequence[tuple[commands.Command, Decision, Requested | None]]) -> None:
-    """Log the decisions of one batch, in one record. A decision that changed nothing is logged at DEBUG only."""
+    """Log the decisions of one batch, one record for each event and each refusal. A decision that changed nothing is logged at
+    DEBUG only."""
     if not LOG.isEnabledFor(logging.INFO):
         return
-    lines = []
+    debug = LOG.isEnabledFor(logging.DEBUG)
     for command, decision, request in decisions:
         ledger = decision.node
         where = "-" if ledger is None else f"{ledger.host}/{ledger.name}"
-        context = request.context if request is not None else None
-        request_id = "-" if context is None else context.get("request_id", "-")
+        request_id = "-" if request is None else request.request_id
         for event in decision.events:
-            lines.append(f"{type(event).__name__} node={where} {_figures(event)} request_id={request_id}")
-        if decision.error is not None and not decision.events:
-            lines.append(f"{type(command).__name__} refused node={where}: {decision.error} request_id={request_id}")
-        elif not decision.events:
-            LOG.debug("%s changed nothing node=%s request_id=%s", type(command).__name__, where, request_id)
-    if lines:
-        # Texts from callers may hold line breaks, which would look like further decisions.
-        LOG.info("%s", "\n".join([" ".join(line.splitlines()) for line in lines]))
+            LOG.info("%s", _line(f"{type(event).__name__} node={where} {_figures(event)} request_id={request_id}"))
+        if decision.events:
+            continue
+        name = type(command).__name__
+        if decision.error is not None:
+            LOG.info("%s", _line(f"{name} refused node={where}: {decision.error} request_id={request_id}"))
+        elif debug:
+            LOG.debug("%s", _line(f"{name} changed nothing node={where} request_id={request_id}"))
+
+
+def _line(text: str) -> str:
+    return printable(text, _MOST_CHARACTERS)
 
 
 def _figures(event: events.Event) -> str:
@@ -55,8 +62,8 @@ def _figures(event: events.Event) -> str:
             was, now = before.instance, held.instance
             return (
                 f"instance={held.uuid} state={was.vm_state}->{now.vm_state} task={was.task_state}->{now.task_state} "
-                f"resources={before.resources.amounts}->{held.resources.amounts}"
+                f"resources={before.resources.to_dict()}->{held.resources.to_dict()}"
             )
         case _:
             held = event.allocation
-            return f"instance={held.uuid} resources={held.resources.amounts} limit_source={held.limit_source}"
+            return f"instance={held.uuid} resources={held.resources.to_dict()} limit_source={held.limit_source}"

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from tracker_worker import threads
-from tracker_worker.bus.base import Bus
+from tracker_worker.bus.base import Bus, Refusal, RefusedDeadLetter
+from tracker_worker.counters import Counters
 from tracker_worker.domain.policy import Policy
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.service.chores.audits import Audits
@@ -17,15 +19,16 @@ from tracker_worker.service.chores.inventories import Inventories
 from tracker_worker.service.chores.leases import Leases
 from tracker_worker.service.chores.pruning import Pruning
 from tracker_worker.service.chores.relay import Relay
-from tracker_worker.service.loop.backlog import Retry
+from tracker_worker.service.loop.attempt import Attempts
 from tracker_worker.service.loop.batch import Decider
 from tracker_worker.service.loop.engine import Engine
 from tracker_worker.service.loop.inbox import Inbox
 from tracker_worker.service.requests.items import Chore
 from tracker_worker.service.requests.pending import PendingRequest
-from tracker_worker.store.base import Conflict, Store
+from tracker_worker.store.base import Conflict, DeadLetterRow, Store
 from tracker_worker.store.ledgers import Ledgers
 from tracker_worker.unit_of_work import UnitOfWork
+from tracker_worker.wire.reply import MAX_ANSWER_BYTES
 
 LOG = logging.getLogger(__name__)
 
@@ -44,19 +47,36 @@ class EngineThread:
         hosts: Sequence[str],
         owner: str,
         notify: bool,
-        conflict_retries: int,
+        topics: Sequence[str] = (),
+        counters: Counters,
         clock: Callable[[], int],
         died: Callable[[BaseException], None],
         monotonic: Callable[[], float] = threads.monotonic,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
     ) -> None:
-        """``owner`` names this worker in leases. ``notify`` False: notifications are neither kept nor published."""
-        self._hosts = hosts
+        """``owner`` names this worker in leases. ``notify`` False: notifications are neither kept nor published. They are
+        published to ``topics``."""
+        self._store = store
+        self._bus = bus
+        self._clock = clock
+        self._counters = counters
+        self._refusals: deque[Refusal] = deque()
         self._thread = threads.StepThread("tracker-engine", self, died, monotonic=monotonic)
         wake = self._thread.wake
         ledgers = Ledgers(store)
         inbox = Inbox(store)
-        self._relay = Relay(store, bus, monotonic=monotonic, wake=wake) if notify else None
-        self._leases = Leases(store=store, ledgers=ledgers, relay=self._relay, hosts=hosts, owner=owner, clock=clock)
+        self._relay = Relay(store, bus, topics=topics, monotonic=monotonic, wake=wake) if notify else None
+        self._leases = Leases(
+            store=store,
+            bus=bus,
+            ledgers=ledgers,
+            relay=self._relay,
+            hosts=hosts,
+            owner=owner,
+            gained=self.audit,
+            clock=clock,
+            monotonic=monotonic,
+        )
         self._pruning = Pruning(store=store, ledgers=ledgers, leases=self._leases, clock=clock)
         self._audits = Audits(
             inventories=inventories,
@@ -65,24 +85,33 @@ class EngineThread:
             leases=self._leases,
             policy=policy,
             submit=self.submit,
+            monotonic=monotonic,
+            count=counters.add,
+            max_answer_bytes=max_answer_bytes,
         )
         self._engine = Engine(
             store=store,
             bus=bus,
             ledgers=ledgers,
             inbox=inbox,
-            decider=Decider(
+            attempts=Attempts(
+                store=store,
                 ledgers=ledgers,
                 inbox=inbox,
-                policy=policy,
-                clock=clock,
-                monotonic=monotonic,
-                new_unit=partial(UnitOfWork, store, ledgers, notify=notify),
+                decider=Decider(
+                    ledgers=ledgers,
+                    policy=policy,
+                    clock=clock,
+                    monotonic=monotonic,
+                    new_unit=partial(UnitOfWork, store, ledgers, notify=notify),
+                    max_answer_bytes=max_answer_bytes,
+                ),
+                counters=counters,
             ),
             relay=self._relay,
             leases=self._leases,
             audits=self._audits,
-            retry=Retry(conflict_retries),
+            counters=counters,
             clock=clock,
             monotonic=monotonic,
             wake=wake,
@@ -92,9 +121,19 @@ class EngineThread:
         """Begin to work. The hosts must be registered in the store."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """Finish the attempt in hand and return; what is not decided stays unsettled. Harmless when stopped."""
-        self._thread.stop()
+    @property
+    def thread(self) -> threads.StepThread:
+        """The engine's thread, for the watchdog."""
+        return self._thread
+
+    def stop(self, timeout_seconds: float | None = None) -> bool:
+        """Finish the attempt in hand, for at most so long (None: however long it takes); what is not decided stays unsettled.
+        Calls that wait for an audit get an error, which the bus still sends. Returns whether the thread has ended. Harmless
+        when stopped."""
+        ended = self._thread.stop(timeout_seconds)
+        if ended:
+            self._audits.stop()
+        return ended
 
     def release(self) -> None:
         """Write the cursors and give up the leases, so that a successor publishes nothing twice and need not wait. Call it
@@ -120,10 +159,70 @@ class EngineThread:
         if self._relay is not None:
             self._relay.confirmed(keys)
 
+    def lost(self) -> None:
+        """The consuming connection is gone: what came over it and is not decided comes again."""
+        self._engine.run(self._engine.drop_lost)
+
+    def refused(self, refusals: Sequence[Refusal]) -> None:
+        """The broker does not take these messages: the store keeps the dead letters, and the nodes of notifications wait. While
+        the store is unavailable, they are kept here until a renewal of the leases."""
+        self._refusals.extend(refusals)
+        self._engine.run(self._keep_refusals)
+
+    def _keep_refusals(self) -> None:
+        while self._refusals:
+            self._keep(self._refusals[0])
+            self._refusals.popleft()
+
+    def _keep(self, refusal: Refusal) -> None:
+        if not isinstance(refusal, RefusedDeadLetter):
+            if self._relay is not None:
+                self._relay.refused(refusal.key, refusal.reason)
+            return
+        delivery = refusal.delivery
+        row = DeadLetterRow(
+            host=delivery.source,
+            parked_at=self._clock(),
+            reason=refusal.reason,
+            exchange=delivery.exchange,
+            routing_key=delivery.routing_key,
+            properties=refusal.properties,
+            headers=refusal.headers,
+            body=delivery.body,
+        )
+        dropped = self._store.keep_dead_letters([row])
+        LOG.error("the broker does not take a dead letter (%s): the store keeps it", refusal.broker_error)
+        if dropped:
+            self._counters.add("dropped_dead_letters", dropped)
+            LOG.error("the store had no room for %d older dead letters: they are dropped", dropped)
+        self._bus.receiver.settle([delivery])
+
+    def acquire_leases(self) -> frozenset[str]:
+        """Take the leases that are free, before anything is received. Returns the hosts whose chores this worker does. Call it
+        before ``start``. Raises StoreUnavailable."""
+        self._leases.acquire()
+        return self._leases.held
+
+    @property
+    def held(self) -> frozenset[str]:
+        """The hosts whose chores this worker does."""
+        return self._leases.held
+
+    @property
+    def active(self) -> frozenset[str]:
+        """The hosts whose messages the broker delivers to this worker, as far as it knows."""
+        return self._leases.active
+
+    def announce(self) -> None:
+        """From now on, log each host that becomes active or standby."""
+        self._engine.run(self._leases.announce)
+
     def renew_leases(self) -> None:
         """Take or renew the leases of all hosts, and relay the hosts that are held. No notification is published before
         the first call of this method."""
         self._engine.run(self._leases.renew)
+        if self._refusals:
+            self._engine.run(self._keep_refusals)
 
     def audit(self, host: str) -> None:
         """Expire claims of a host that are due and read its inventories, if this worker holds the host's lease."""

@@ -58,7 +58,7 @@ class _Method:
 
 
 def _begin(args: Mapping[str, Any], context: Context, policy: Policy) -> Action:
-    instance = read_instance(args["instance"])
+    instance = read_instance(args["instance"], policy.max_field_bytes)
     owner = owner_of(instance.project_id, instance.user_id, context)
     timeout = read_timeout("timeout", args.get("timeout"))
     return commands.BeginClaim(
@@ -70,8 +70,8 @@ def _begin(args: Mapping[str, Any], context: Context, policy: Policy) -> Action:
     )
 
 
-def _update(args: Mapping[str, Any], _context: Context, _policy: Policy) -> Action:
-    changes = read_changes(args["instance"])
+def _update(args: Mapping[str, Any], _context: Context, policy: Policy) -> Action:
+    changes = read_changes(args["instance"], policy.max_field_bytes)
     return commands.UpdateUsage(uuid=changes["uuid"], changes=changes, node=read_node(args["instance"]))
 
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from tracker_worker.bus.base import FANOUT, DeadLetter, Delivery, Outgoing, Reply, Settlement
 from tracker_worker.errors import HostNotServed
-from tracker_worker.service.requests.methods import Context, Operation
+from tracker_worker.service.requests.methods import Operation
 from tracker_worker.wire.message import ReplyTo
 from tracker_worker.wire.reply import encode_reply, recorded_reason
 
@@ -23,16 +23,20 @@ class PendingRequest:
     """A request that is not finished. Either ``operation`` says what it asks for, or ``refusal`` why it is not done.
 
     ``reply_to`` is None for a cast. ``deadline`` (monotonic clock, seconds) is when the caller stops waiting; a cast waits
-    without limit. ``heartbeat`` publishes the caller's heartbeats until it is cancelled."""
+    without limit. ``heartbeat`` publishes the caller's heartbeats until it is cancelled. ``method`` is the name of the RPC
+    method; ``request_id`` is for the log. ``dropped``: it is a call whose caller cannot be told anything; it is settled
+    instead of parked."""
 
     delivery: Delivery
     operation: Operation | None = None
     refusal: Exception | None = None
     reply_to: ReplyTo | None = None
     unique_id: str | None = None
-    context: Context | None = None
+    method: str = ""
+    request_id: str = "-"
     deadline: float = inf
     heartbeat: Heartbeat | None = None
+    dropped: bool = False
 
     @property
     def is_anothers(self) -> bool:
@@ -45,7 +49,7 @@ class PendingRequest:
         if self.reply_to is not None:
             body = encode_reply(answer, self.reply_to)
             return Reply(delivery=self.delivery, reply_to=self.reply_to, body=body)
-        if reason:
+        if reason and not self.dropped:
             return DeadLetter(delivery=self.delivery, reason=reason)
         return Settlement(delivery=self.delivery)
 

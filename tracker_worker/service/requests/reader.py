@@ -3,18 +3,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from math import inf
 
-from tracker_worker.bus.base import Bus, Delivery
+from tracker_worker.bus.base import FANOUT, SHARED, Bus, Delivery
 from tracker_worker.domain.policy import Policy
 from tracker_worker.errors import TrackerError
 from tracker_worker.oslo import NoSuchMethod, UnsupportedVersion
-from tracker_worker.service.requests.methods import resolve
+from tracker_worker.service.requests.methods import Context, resolve
 from tracker_worker.service.requests.pending import Heartbeat, PendingRequest
+from tracker_worker.text import described, printable
 from tracker_worker.wire.message import Malformed, ReplyTo
 from tracker_worker.wire.reply import encode_heartbeat
+from tracker_worker.wire.reply_queues import ANY_QUEUE, ReplyQueues
 from tracker_worker.wire.request import decode_request
+
+LOG = logging.getLogger(__name__)
+
+_MOST_REQUEST_ID_CHARACTERS = 255
 
 
 class RequestReader:
@@ -27,53 +34,82 @@ class RequestReader:
         served: Sequence[str],
         policy: Callable[[], Policy],
         max_body_bytes: int,
-        every: Callable[[float, Callable[[], None]], Heartbeat],
+        every: Callable[[float, Callable[[], None], float], Heartbeat],
         submit: Callable[[Sequence[PendingRequest]], None],
+        reply_queues: ReplyQueues = ANY_QUEUE,
     ) -> None:
-        """``every(seconds, action)`` starts a timer; ``submit`` gets the requests that arrived together, in order."""
+        """``every(seconds, action, until)`` starts a timer that ends at ``until`` on the monotonic clock; ``submit`` gets the
+        requests that arrived together, in order. A call that wants its reply in none of ``reply_queues`` is not done."""
         self._bus = bus
         self._served = served
         self._policy = policy
         self._max_body_bytes = max_body_bytes
         self._every = every
         self._submit = submit
+        self._reply_queues = reply_queues
 
     def received(self, deliveries: Sequence[Delivery]) -> None:
         self._submit([self._read(delivery) for delivery in deliveries])
 
     def _read(self, delivery: Delivery) -> PendingRequest:
+        pending = PendingRequest(delivery=delivery)
         try:
             request = decode_request(
                 delivery.body,
                 content_type=delivery.content_type,
                 compression=delivery.headers.get("compression"),
                 max_bytes=self._max_body_bytes,
+                reply_queues=self._reply_queues,
             )
-        except Malformed as error:
-            return PendingRequest(
-                delivery=delivery,
-                refusal=error,
-                reply_to=error.reply_to,
-                deadline=_deadline(delivery, error.reply_to),
-            )
-        pending = PendingRequest(
-            delivery=delivery,
-            reply_to=request.reply_to,
-            unique_id=request.unique_id,
-            context=request.context,
-            deadline=_deadline(delivery, request.reply_to),
-        )
-        if request.reply_to is not None and request.monitor_seconds is not None:
-            pending.heartbeat = self._heartbeat(request.reply_to, request.monitor_seconds)
-        try:
+            pending.reply_to = reply_to = request.reply_to
+            pending.unique_id = request.unique_id
+            pending.method = request.method
+            pending.request_id = _request_id(request.context)
+            if reply_to is not None:
+                pending.deadline = _deadline(delivery)
+                if request.monitor_seconds is not None:
+                    pending.heartbeat = self._heartbeat(reply_to, request.monitor_seconds, pending.deadline)
             pending.operation = resolve(request, source=delivery.source, served=self._served, policy=self._policy())
+        except Malformed as error:
+            pending.refusal = error
+            pending.reply_to = error.reply_to
+            if error.reply_to is not None:
+                pending.deadline = _deadline(delivery)
+            pending.dropped = _is_dropped(delivery, error)
         except (TrackerError, NoSuchMethod, UnsupportedVersion) as refusal:
             pending.refusal = refusal
+        except Exception as error:  # noqa: BLE001 one message fails, also by RecursionError or MemoryError; the others go on
+            LOG.error("a message for %s cannot be read: %s", _receiver(delivery), described(error))
+            pending.refusal = error
         return pending
 
-    def _heartbeat(self, reply_to: ReplyTo, seconds: int) -> Heartbeat:
-        return self._every(seconds / 2, lambda: self._bus.sender.heartbeat(reply_to, encode_heartbeat(reply_to)))
+    def _heartbeat(self, reply_to: ReplyTo, seconds: int, deadline: float) -> Heartbeat:
+        return self._every(
+            seconds / 2, lambda: self._bus.sender.heartbeat(reply_to, encode_heartbeat(reply_to)), deadline
+        )
 
 
-def _deadline(delivery: Delivery, reply_to: ReplyTo | None) -> float:
-    return inf if reply_to is None or delivery.deadline is None else delivery.deadline
+def _deadline(delivery: Delivery) -> float:
+    """Of a call: a cast waits without limit."""
+    return inf if delivery.deadline is None else delivery.deadline
+
+
+def _is_dropped(delivery: Delivery, error: Malformed) -> bool:
+    """Whether nothing is kept of a message that is too large: it says no address for an answer, but it expires, as calls do and
+    casts do not."""
+    if not error.too_large or error.reply_to is not None or delivery.deadline is None:
+        return False
+    LOG.warning(
+        "a call for %s is dropped, because it does not say where its answer goes: %s", _receiver(delivery), error
+    )
+    return True
+
+
+def _receiver(delivery: Delivery) -> str:
+    return {SHARED: "any worker", FANOUT: "every worker"}.get(delivery.source, delivery.source)
+
+
+def _request_id(context: Context) -> str:
+    """The id in the context, for the log. Nothing else of the context is kept: it may be as large as the message."""
+    request_id = context.get("request_id")
+    return printable(request_id, _MOST_REQUEST_ID_CHARACTERS) if isinstance(request_id, str) else "-"

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The log of a worker: on stderr, one line for each decision, and never a reason to wait."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.functional.conftest import HOST, HOST_TOPIC, MakeWorker
+from tests.support import raw, stock
+from tests.support.builders import instance_dict
+from tests.support.worker_process import NODE
+
+HOSTS = {HOST: {"n1": NODE}}
+
+
+def test_the_log_is_on_stderr_and_each_decision_is_a_line(
+    make_worker: MakeWorker, client: stock.Client, broker_vhost: str, tmp_path: Path
+) -> None:
+    worker = make_worker(hosts=HOSTS)
+    out = tmp_path / "out"
+    with out.open("wb") as stdout:
+        worker.start(stdout=stdout.fileno())
+    worker.wait_ready()
+    # The requests of one batch: they arrive while the worker is stopped.
+    worker.signal(signal.SIGSTOP)
+    with raw.connect(broker_vhost) as connection:
+        for number in range(30):
+            client.cast(HOST, "begin_resource_claim", instance=instance_dict(number))
+        assert connection.count(HOST_TOPIC) == 0
+    worker.signal(signal.SIGCONT)
+    worker.wait_for_log(" tracker_worker.decisions [-] ClaimBegun node=h1/n1 instance=", times=30)
+
+    assert worker.terminate() == 0
+    assert out.read_bytes() == b""
+    assert worker.plain_lines() == []
+    assert "resources={'VCPU': " in worker.log()
+
+
+@pytest.fixture
+def unread_pipe() -> Iterator[int]:
+    """The end for writing of a pipe that is full and that nobody reads."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"x" * 4096)
+    os.set_blocking(writer, True)
+    yield writer
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_log_that_nobody_reads_holds_up_neither_requests_nor_the_stop(
+    make_worker: MakeWorker, client: stock.Client, tmp_path: Path, unread_pipe: int
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
+        notified.bind(str(tmp_path / "s"))
+        notified.settimeout(30)
+        worker = make_worker(hosts=HOSTS, environment={"NOTIFY_SOCKET": str(tmp_path / "s")})
+        worker.start(stderr=unread_pipe)
+        assert notified.recv(100) == b"READY=1"
+
+    for number in range(20):
+        client.call(HOST, "begin_resource_claim", instance=instance_dict(number))
+    worker.signal(signal.SIGTERM)
+
+    assert worker.wait(10) == 0

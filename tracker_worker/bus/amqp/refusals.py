@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the broker says when it ends a connection or a channel: is a message the reason, and which one?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from amqp.exceptions import AMQPError
+
+from tracker_worker.bus.amqp.outgoing import Message
+
+# AMQP 0-9-1, constants: frame-error, syntax-error, unexpected-frame, internal-error; precondition-failed.
+_CONNECTION_CODES = frozenset({501, 502, 505, 541})
+_CHANNEL_CODES = frozenset({406, 501})
+# The exchange is missing, or the user may not publish to it.
+_PLACE_CODES = frozenset({403, 404})
+_TOO_LARGE = re.compile(r"message size (\d+)\D.*?larger.*?(\d+)", re.DOTALL)
+
+
+def connection_ended_for_a_message(error: Exception | None) -> bool:
+    """Whether the broker has closed the connection in a way that one message can cause. A lost socket is none: py-amqp's errors
+    carry the method of a Close only if one was received."""
+    return isinstance(error, AMQPError) and bool(error.method_sig) and error.reply_code in _CONNECTION_CODES
+
+
+def channel_ended_for_a_message(error: AMQPError) -> bool:
+    return error.reply_code in _CHANNEL_CODES
+
+
+def channel_ended_for_a_place(error: AMQPError) -> bool:
+    return error.reply_code in _PLACE_CODES
+
+
+def size_limit(error: AMQPError) -> int | None:
+    """The broker's limit in bytes, if it has closed the channel for a message that is larger (RabbitMQ's max_message_size)."""
+    found = _TOO_LARGE.search(str(error.reply_text)) if error.reply_code == 406 else None
+    return None if found is None else int(found[2])
+
+
+def first_larger(messages: Iterable[Message], limit: int) -> Message | None:
+    """The message that the broker means: it handles the messages of a channel in order."""
+    return next((message for message in messages if message.size > limit), None)

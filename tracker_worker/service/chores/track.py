@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How far each node's notifications have got on one topic, and how many may be on their way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tracker_worker.bus.base import Publication
+from tracker_worker.notifications.notification import Notification
+
+WINDOW = 1000
+"""The most notifications on one topic that are published and not confirmed."""
+SHARE = 500
+"""The most that one node may have between its first unconfirmed notification and its last published one."""
+_WINDOW_BYTES = 32 << 20
+"""The most bytes on one topic that are published and not confirmed."""
+
+
+@dataclass(slots=True)
+class Track:
+    """The progress of one node, as sequences: notifications up to ``sent`` were handed to the bus, all up to ``confirmed``
+    are confirmed, and the outbox is known to reach up to ``known``. ``in_flight``: sequence -> bytes of those that are
+    published and not confirmed. ``ahead``: the confirmed ones above ``confirmed`` + 1. ``stuck_at``: the sequence that the
+    broker has refused; 0: none."""
+
+    node_id: int
+    node: str
+    confirmed: int
+    sent: int = 0
+    known: int = 0
+    in_flight: dict[int, int] = field(default_factory=dict)
+    ahead: set[int] = field(default_factory=set)
+    stuck_at: int = 0
+
+    def __post_init__(self) -> None:
+        self.sent = self.known = self.confirmed
+
+
+class Topic:
+    """The nodes' progress on one topic. Belongs to the engine's thread."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.tracks: dict[int, Track] = {}  # by node id
+        self.lagging: dict[int, Track] = {}  # those with sent < known that are not stuck
+        self.in_flight = 0
+        self._bytes = 0
+
+    def has_room(self, track: Track) -> bool:
+        """Whether one more notification of the node may be published."""
+        return (
+            self.in_flight < WINDOW
+            and self._bytes < _WINDOW_BYTES
+            and track.sent - track.confirmed < SHARE
+            and not track.stuck_at
+        )
+
+    def room(self, track: Track) -> tuple[int, int]:
+        """How many notifications of the node may be read and published now, and how many bytes of them. Nothing is read for
+        less than half of a window, as every read costs the same."""
+        room = min(WINDOW - self.in_flight, SHARE - (track.sent - track.confirmed))
+        wanted = min(SHARE // 2, track.known - track.sent)
+        if track.stuck_at or room < wanted or self._bytes > _WINDOW_BYTES // 2:
+            return 0, 0
+        return room, _WINDOW_BYTES - self._bytes
+
+    def publication(self, track: Track, notification: Notification) -> Publication:
+        """The notification that is published next for the node."""
+        body = notification.encode()
+        track.sent = notification.sequence
+        track.in_flight[notification.sequence] = len(body)
+        self.in_flight += 1
+        self._bytes += len(body)
+        return Publication(
+            key=(notification.node_id, notification.sequence, self.name),
+            topic=self.name,
+            priority=notification.priority,
+            body=body,
+        )
+
+    def confirmed(self, track: Track, sequence: int) -> bool:
+        """The bus has confirmed a notification. Returns whether the node's cursor has moved."""
+        size = track.in_flight.pop(sequence, None)
+        if size is None:
+            return False
+        self.in_flight -= 1
+        self._bytes -= size
+        track.ahead.add(sequence)
+        return self._advance(track)
+
+    def _advance(self, track: Track) -> bool:
+        before = track.confirmed
+        while track.confirmed + 1 in track.ahead:
+            track.confirmed += 1
+            track.ahead.discard(track.confirmed)
+        return track.confirmed > before
+
+    def pass_over(self, track: Track, sequence: int) -> bool:
+        """The outbox has no notification up to ``sequence``: count them as confirmed. Returns False, and does nothing, while
+        earlier ones are not confirmed."""
+        if track.in_flight or track.ahead:
+            return False
+        track.confirmed = track.sent = sequence
+        return True
+
+    def refused(self, track: Track, sequence: int) -> None:
+        """The broker does not take a notification that is in flight: the node waits."""
+        self._bytes -= track.in_flight.pop(sequence)
+        self.in_flight -= 1
+        track.stuck_at = min(sequence, track.stuck_at or sequence)
+        self.note(track)
+
+    def is_stuck(self, node_ids: set[int]) -> bool:
+        """Whether one of these nodes waits because the broker has refused a notification."""
+        return any(track.stuck_at for node_id in node_ids if (track := self.tracks.get(node_id)) is not None)
+
+    def set_aside(self, track: Track) -> None:
+        """An operator has set the refused notification aside: what follows it is published, again where it was refused too."""
+        self._forget_flight(track)
+        track.confirmed = max(track.confirmed, track.stuck_at)
+        track.sent = track.confirmed
+        track.ahead.clear()
+        track.stuck_at = 0
+
+    def drop(self, node_id: int) -> None:
+        """The node is not relayed any more."""
+        track = self.tracks.pop(node_id, None)
+        self.lagging.pop(node_id, None)
+        if track is not None:
+            self._forget_flight(track)
+
+    def _forget_flight(self, track: Track) -> None:
+        self.in_flight -= len(track.in_flight)
+        self._bytes -= sum(track.in_flight.values())
+        track.in_flight.clear()
+
+    def note(self, track: Track) -> None:
+        """Note whether notifications of the node are left to be read."""
+        if track.sent < track.known and not track.stuck_at:
+            self.lagging[track.node_id] = track
+        else:
+            self.lagging.pop(track.node_id, None)
+
+    def note_last(self, track: Track) -> None:
+        """The same, behind the other nodes."""
+        self.lagging.pop(track.node_id, None)
+        self.note(track)

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether the store is unavailable, as far as the engine knows."""
+
+from __future__ import annotations
+
+from tracker_worker.counters import Counters
+from tracker_worker.errors import StoreUnavailable
+
+
+class Outage:
+    """``error``: the error of the last access, if the store was unavailable to it; ``seconds``: how long that access took, as
+    the next one may take as long. ``in_this_pass``: the engine has waited for the store in this pass already."""
+
+    def __init__(self, counters: Counters) -> None:
+        self._counters = counters
+        self.error: StoreUnavailable | None = None
+        self.seconds = 0.0
+        self.in_this_pass = False
+
+    def begin_pass(self) -> None:
+        self.in_this_pass = False
+
+    def note(self, error: StoreUnavailable, seconds: float) -> None:
+        """The store was unavailable to an access, which failed after so many seconds."""
+        self._counters.add("outages")
+        self.error, self.seconds, self.in_this_pass = error, seconds, True
+
+    def over(self) -> None:
+        """The store has answered."""
+        self.error, self.seconds = None, 0.0
