@@ -302,13 +302,13 @@ def take_close(channel: Any, closed: Callable[[amqp.exceptions.AMQPError], None]
 
 
 ANSWER = struct.pack(">HH", *spec.Basic.QosOk)
-"""How the payload begins that answers ``ask``."""
+"""How the payload begins that answers ``set_prefetch``."""
 
 
-def ask(channel: Any) -> None:
-    """Ask the broker for an ANSWER, which comes when it has done everything that was sent on the channel. Does not wait: until
-    then any number of deliveries may come, all of which a call of the library that waits would read."""
-    channel.send_method(spec.Basic.Qos, "lBb", (0, 0, False))
+def set_prefetch(channel: Any, count: int) -> None:
+    """Limit the consumers that follow on the channel to so many unacknowledged deliveries each. Does not wait for the ANSWER,
+    which comes when the broker has done everything that was sent on the channel before."""
+    channel.send_method(spec.Basic.Qos, "lBb", (0, count, False))
 
 
 def count_as_alive(connection: Any) -> None:
