@@ -7,6 +7,7 @@ doc/contributor/performance.md.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -99,3 +100,12 @@ def take_deliveries(channel: Any, deliver: Callable[[bytes, Any], None]) -> None
             library(method, payload, content)
 
     channel.dispatch_method = dispatch
+
+
+def abandon_socket(connection: Any) -> None:
+    """Close this process's copy of the connection's socket without a word to the broker. In a forked child: py-amqp, at the
+    latest when it is collected, would shut the connection down that the parent goes on using."""
+    transport = connection.transport
+    if transport is not None and transport.sock is not None:
+        sock, transport.sock = transport.sock, None
+        os.close(sock.detach())
