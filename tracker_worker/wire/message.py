@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from typing import Any
 
 import msgspec
@@ -69,6 +70,10 @@ def begin_series(series: str) -> None:
     """Make the ids that follow from ``series`` (20 hexadecimal digits), numbered from 1: for runs that are to be repeatable."""
     global _series, _numbers
     _series, _numbers = series, itertools.count(1)
+
+
+# A forked child must not number on where its parent does too: the worker would take its requests for copies of the parent's.
+os.register_at_fork(after_in_child=lambda: begin_series(threads.random_bytes(10).hex()))
 
 
 def in_envelope(message: bytes) -> bytes:

@@ -150,6 +150,14 @@ class BrokerConnection(ABC):
                 os.close(self._wake_reader)
                 os.close(self._wake_writer)
 
+    def abandon_wakeups(self) -> None:
+        """In a forked child, whose copy of this object has no thread: close its copies of the pipe's ends. Takes no lock, which
+        a thread of the parent may have held."""
+        if self._pipe_open:
+            self._pipe_open = False
+            os.close(self._wake_reader)
+            os.close(self._wake_writer)
+
     def is_open(self) -> bool:
         """Whether there is a connection and ``opened`` has returned."""
         return self._open.is_set()

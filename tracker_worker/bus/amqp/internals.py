@@ -7,6 +7,7 @@ doc/contributor/performance.md.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
@@ -314,3 +315,12 @@ def set_prefetch(channel: Any, count: int) -> None:
 def count_as_alive(connection: Any) -> None:
     """Have the next heartbeat check believe that something has arrived: who does not read cannot know whether it has."""
     connection.bytes_recv += 1
+
+
+def abandon_socket(connection: Any) -> None:
+    """Close this process's copy of the connection's socket without a word to the broker. In a forked child: py-amqp, at the
+    latest when it is collected, would shut the connection down that the parent goes on using."""
+    transport = connection.transport
+    if transport is not None and transport.sock is not None:
+        sock, transport.sock = transport.sock, None
+        os.close(sock.detach())
