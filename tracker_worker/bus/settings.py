@@ -7,17 +7,18 @@ The options are read as stock clients read them: the query of the transport URL 
 from __future__ import annotations
 
 import socket
-import ssl
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 import amqp
 from oslo_config import cfg
 
+from tracker_worker.bus.tls import tls_arguments
+from tracker_worker.bus.transport_url import check_transport_url
 from tracker_worker.conf.opts import register_client_opts
-from tracker_worker.conf.reading import without_contents
+from tracker_worker.conf.reading import without_contents, wrong_dollar
 from tracker_worker.errors import ConfigurationError
 from tracker_worker.oslo import opts, oslo_messaging
 
@@ -30,12 +31,7 @@ _MAX_HEARTBEAT_SECONDS = 15
 # One address that swallows packets must not keep a worker from the next one for long.
 _CONNECT_TIMEOUT_SECONDS = 2
 _PORT = 5672
-_TLS_VERSIONS = {
-    "tlsv1": ssl.PROTOCOL_TLSv1,
-    "tlsv1_1": ssl.PROTOCOL_TLSv1_1,
-    "tlsv1_2": ssl.PROTOCOL_TLSv1_2,
-    "sslv23": ssl.PROTOCOL_TLS_CLIENT,
-}
+_LOGIN_METHODS = ("PLAIN", "AMQPLAIN", "EXTERNAL")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +73,11 @@ class ConnectionSettings:
             # py-amqp's default of one second ends a connection at every small stall of the network.
             socket_settings={socket.TCP_USER_TIMEOUT: self.heartbeat_seconds * 1000},
         )
+
+    def agrees_with(self, other: ConnectionSettings) -> bool:
+        """Whether everything but ``urls`` is the same."""
+        names = [field.name for field in fields(ConnectionSettings) if field.name != "urls"]
+        return all(getattr(self, name) == getattr(other, name) for name in names)
 
     def delays(self) -> Iterator[float]:
         """Seconds to wait after each round in which a broker refused the login."""
@@ -173,15 +174,25 @@ def address(url: str) -> str:
 
 def _common(conf: cfg.ConfigOpts) -> tuple[_Rabbit, dict[str, Any]]:
     try:
-        url = oslo_messaging.TransportURL.parse(conf)
-        rabbit = _Rabbit(conf, url)
-    except (oslo_messaging.InvalidTransportURL, ValueError) as error:
-        raise ConfigurationError(f"[DEFAULT] transport_url is not a usable URL: {error}") from error
-    if url.transport.removeprefix("kombu+") not in ("rabbit", "amqp"):
-        raise ConfigurationError(f"[DEFAULT] transport_url is for {url.transport}; rabbit:// is supported")
-    if not url.hosts or not all(host.hostname for host in url.hosts):
-        raise ConfigurationError("[DEFAULT] transport_url names no broker: rabbit://user:password@host:port/vhost")
-    heartbeat = int(rabbit.heartbeat_timeout_threshold)
+        text = conf.transport_url
+    except cfg.NoSuchOptError:
+        raise ConfigurationError(wrong_dollar("DEFAULT", "transport_url")) from None
+    check_transport_url(text)
+    url = oslo_messaging.TransportURL.parse(conf)
+    rabbit = _Rabbit(conf, url)
+    if rabbit.rabbit_login_method not in _LOGIN_METHODS:
+        raise ConfigurationError(
+            f"[{_GROUP}] rabbit_login_method {rabbit.rabbit_login_method} is not served; known: {', '.join(_LOGIN_METHODS)}"
+        )
+    tls = None
+    if rabbit.ssl:
+        tls = tls_arguments(
+            version=rabbit.ssl_version,
+            ca_file=rabbit.ssl_ca_file,
+            certificate_file=rabbit.ssl_cert_file,
+            key_file=rabbit.ssl_key_file,
+        )
+    heartbeat = max(0, int(rabbit.heartbeat_timeout_threshold))
     return rabbit, {
         "urls": tuple(_url(host, url.virtual_host) for host in url.hosts),
         "exchange": conf.control_exchange,
@@ -192,7 +203,7 @@ def _common(conf: cfg.ConfigOpts) -> tuple[_Rabbit, dict[str, Any]]:
         "retry_start_seconds": rabbit.rabbit_retry_interval,
         "retry_step_seconds": rabbit.rabbit_retry_backoff,
         "retry_max_seconds": rabbit.rabbit_interval_max,
-        "tls": _tls(rabbit) if rabbit.ssl else None,
+        "tls": tls,
     }
 
 
@@ -203,10 +214,20 @@ class _Rabbit:
         self._group = conf[_GROUP]
         options = dict(opts.list_opts())[_GROUP]
         types = {option.name: option.type for option in options}
-        unknown = set(url.query) - set(types)
-        if unknown:
-            raise ValueError(f"{', '.join(sorted(unknown))} is no option of [{_GROUP}]")
-        self._query = {name: types[name](value) for name, value in url.query.items()}
+        self._query = {}
+        for number, (name, value) in enumerate(url.query.items(), 1):
+            # Neither name nor value is quoted unless it is known: it may be the rest of a password with a ? in it.
+            if name not in types:
+                raise ConfigurationError(
+                    f"[DEFAULT] transport_url: option {number} behind the ? is no option of [{_GROUP}]; in a password write "
+                    "%3F for ?"
+                )
+            try:
+                self._query[name] = types[name](value)
+            except ValueError:
+                raise ConfigurationError(
+                    f"[DEFAULT] transport_url: the value of {name} behind the ? is not what this option takes"
+                ) from None
 
     def __getattr__(self, name: str) -> Any:
         return self._query[name] if name in self._query else getattr(self._group, name)
@@ -216,22 +237,3 @@ def _url(host: Any, virtual_host: str | None) -> str:
     user, password = quote(host.username or "guest", safe=""), quote(host.password or "guest", safe="")
     name = f"[{host.hostname}]" if ":" in host.hostname else host.hostname
     return f"amqp://{user}:{password}@{name}:{host.port or _PORT}/{quote(virtual_host or '/', safe='')}"
-
-
-def _tls(rabbit: _Rabbit) -> dict[str, Any]:
-    params: dict[str, Any] = {}
-    if rabbit.ssl_version:
-        try:
-            params["ssl_version"] = _TLS_VERSIONS[rabbit.ssl_version.lower()]
-        except KeyError:
-            known = ", ".join(_TLS_VERSIONS)
-            raise ConfigurationError(
-                f"[{_GROUP}] ssl_version {rabbit.ssl_version} is not served; known: {known}"
-            ) from None
-    if rabbit.ssl_key_file:
-        params["keyfile"] = rabbit.ssl_key_file
-    if rabbit.ssl_cert_file:
-        params["certfile"] = rabbit.ssl_cert_file
-    if rabbit.ssl_ca_file:
-        params.update(ca_certs=rabbit.ssl_ca_file, cert_reqs=ssl.CERT_REQUIRED)
-    return params

@@ -42,7 +42,7 @@ def _value(options: Any, group: str, name: str) -> Any:
         return getattr(options, name)
     except cfg.NoSuchOptError:
         # The option is there: what is missing is the one that its value names. That name may be a piece of a password.
-        raise ConfigurationError(_dollar(group, name)) from None
+        raise ConfigurationError(wrong_dollar(group, name)) from None
 
 
 def _check_logins(conf: cfg.ConfigOpts) -> None:
@@ -60,10 +60,11 @@ def _check_logins(conf: cfg.ConfigOpts) -> None:
         value = unread[name] if group == "DEFAULT" else unread[group][name]
         login = (value or "").rpartition("@")[0].replace(r"\$", "$$")
         if _SUBSTITUTION.search(login):
-            raise ConfigurationError(_dollar(group, name))
+            raise ConfigurationError(wrong_dollar(group, name))
 
 
-def _dollar(group: str, name: str) -> str:
+def wrong_dollar(group: str, name: str) -> str:
+    """The sentence about an option whose value has a ``$`` that names no other option."""
     return f"[{group}] {name} has a $, which stands for the value of another option: write $$ for $"
 
 

@@ -158,6 +158,7 @@ class Worker:
             self._policy = read_policy(self._conf)
         except (cfg.Error, ValueError) as error:
             LOG.error("the configuration is not reloaded: %s", error)
+        self._bus.reload(self._conf)
         for host, driver in self._drivers.items():
             try:
                 driver.reload()
