@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Callable
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from tracker_worker.errors import ConfigurationError
@@ -62,6 +63,7 @@ def _check_escapes(text: str, url: SplitResult) -> None:
 
 def _check_broker(place: str) -> None:
     """``place`` is a host, or host:port; an IPv6 address with a port is in brackets."""
+    check: Callable[[str], None]
     if place.startswith("["):
         name, closing, rest = place[1:].partition("]")
         if not closing or (rest and not rest.startswith(":")):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from oslo_config import cfg
 
-from tracker_worker.bus.amqp.connection import shared_addresses
+from tracker_worker.bus.amqp.addresses import shared_addresses
 from tracker_worker.bus.amqp.consumer import Consumer
 from tracker_worker.bus.amqp.sender import AMQPSender
 from tracker_worker.bus.base import Blocked, Bus, Listener
