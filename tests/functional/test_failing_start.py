@@ -26,6 +26,7 @@ WRONG: dict[str, tuple[dict[str, dict[str, Any]], str]] = {
     "transport URL with a port out of range": ({"DEFAULT": {"transport_url": "rabbit://u:p@h:70000/"}}, "65535"),
     "transport URL with an empty label": ({"DEFAULT": {"transport_url": "rabbit://u:p@rabbit..example/"}}, "rabbit..example"),
     "transport URL with a long label": ({"DEFAULT": {"transport_url": f"rabbit://u:p@{'x' * 70}/"}}, "transport_url"),
+    "name of an exchange": ({"DEFAULT": {"control_exchange": "x" * 256}}, "control_exchange"),
     "login method": ({"oslo_messaging_rabbit": {"rabbit_login_method": "RABBIT-CR-DEMO"}}, "rabbit_login_method"),
     "authority": ({"oslo_messaging_rabbit": {"ssl": True, "ssl_ca_file": "/no/ca.pem"}}, "ssl_ca_file /no/ca.pem"),
     "own certificate": ({"oslo_messaging_rabbit": {"ssl": True, "ssl_cert_file": "/no/c.pem"}}, "ssl_cert_file /no/c.pem"),

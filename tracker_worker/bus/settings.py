@@ -18,7 +18,7 @@ from oslo_config import cfg
 from tracker_worker.bus.tls import tls_arguments
 from tracker_worker.bus.transport_url import check_transport_url
 from tracker_worker.conf.opts import register_client_opts
-from tracker_worker.conf.reading import without_contents, wrong_dollar
+from tracker_worker.conf.reading import check_logins, without_contents, wrong_dollar
 from tracker_worker.errors import ConfigurationError
 from tracker_worker.oslo import opts, oslo_messaging
 
@@ -31,6 +31,7 @@ _MAX_HEARTBEAT_SECONDS = 15
 # One address that swallows packets must not keep a worker from the next one for long.
 _CONNECT_TIMEOUT_SECONDS = 2
 _PORT = 5672
+_MOST_NAME_BYTES = 255
 _LOGIN_METHODS = ("PLAIN", "AMQPLAIN", "EXTERNAL")
 
 
@@ -115,14 +116,15 @@ def read_connection(conf: cfg.ConfigOpts) -> ConnectionSettings:
 
 
 def read_settings(conf: cfg.ConfigOpts) -> BrokerSettings:
-    """Settings for a worker. Raises ConfigurationError as ``read_connection``, and where a host's queue would be the
-    dead-letter queue."""
+    """Settings for a worker. Raises ConfigurationError as ``read_connection``, where a host's queue would be the dead-letter
+    queue, and for a name that is too long."""
     rabbit, common = _common(conf)
     for host in conf.tracker.hosts:
         if f"{conf.tracker.topic}.{host}" == conf.bus.dead_letter_queue:
             raise ConfigurationError(
                 f"[bus] dead_letter_queue {conf.bus.dead_letter_queue} is the queue of host {host}"
             )
+    _check_names(conf)
     limits = {
         "x-delivery-limit": rabbit.rabbit_quorum_delivery_limit,
         "x-max-in-memory-length": rabbit.rabbit_quorum_max_memory_length,
@@ -145,7 +147,7 @@ def read_again(conf: cfg.ConfigOpts) -> cfg.ConfigOpts:
     """The options that a client reads, read anew from the files and the environment that ``conf`` was read from.
 
     oslo.config itself reads only mutable options again, and ``transport_url`` is none. Raises ConfigurationError: a file cannot
-    be read.
+    be read, or a password has a ``$`` that is not written twice.
     """
     again = cfg.ConfigOpts()
     register_client_opts(again)
@@ -156,6 +158,7 @@ def read_again(conf: cfg.ConfigOpts) -> cfg.ConfigOpts:
             default_config_files=list(conf.config_file or []),
             default_config_dirs=list(conf.config_dir or []),
         )
+        check_logins(again)
     except cfg.Error as error:
         raise ConfigurationError(without_contents(error)) from error
     return again
@@ -205,6 +208,23 @@ def _common(conf: cfg.ConfigOpts) -> tuple[_Rabbit, dict[str, Any]]:
         "retry_max_seconds": rabbit.rabbit_interval_max,
         "tls": tls,
     }
+
+
+def _check_names(conf: cfg.ConfigOpts) -> None:
+    """Refuse names that AMQP cannot carry: it has one byte for their length."""
+    topic = conf.tracker.topic
+    names = [
+        ("[DEFAULT] control_exchange", conf.control_exchange),
+        ("[tracker] topic", f"{topic}_fanout_{32 * '0'}"),
+        *(("[tracker] hosts", f"{topic}.{host}") for host in conf.tracker.hosts),
+        ("[bus] dead_letter_queue", conf.bus.dead_letter_queue),
+        *(("[notifications] topics", f"{name}.critical") for name in conf.notifications.topics),
+    ]
+    for option, name in names:
+        if len(name.encode()) > _MOST_NAME_BYTES:
+            raise ConfigurationError(
+                f"{option}: {name[:40]}... is longer than the {_MOST_NAME_BYTES} bytes of an AMQP name"
+            )
 
 
 class _Rabbit:

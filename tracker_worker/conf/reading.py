@@ -29,7 +29,7 @@ def check_values(conf: cfg.ConfigOpts) -> None:
     Raises ConfigurationError: a value has a ``$`` that ought to be written as ``$$``; cfg.Error and ValueError: a value is not
     what the option takes.
     """
-    _check_logins(conf)
+    check_logins(conf)
     for name in list(conf):
         value = _value(conf, "DEFAULT", name)
         if isinstance(value, cfg.ConfigOpts.GroupAttr):
@@ -45,8 +45,9 @@ def _value(options: Any, group: str, name: str) -> Any:
         raise ConfigurationError(wrong_dollar(group, name)) from None
 
 
-def _check_logins(conf: cfg.ConfigOpts) -> None:
-    """Refuse a ``$`` in a password that oslo.config would replace by the value of another option."""
+def check_logins(conf: cfg.ConfigOpts) -> None:
+    """Raises ConfigurationError: a password in the files or the environment that ``conf`` was read from has a ``$`` that
+    oslo.config would replace by the value of another option."""
     unread = _Unsubstituted()
     for group, name in _URLS:
         unread.register_opt(cfg.StrOpt(name), group=None if group == "DEFAULT" else group)
