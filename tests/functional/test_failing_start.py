@@ -20,6 +20,25 @@ WRONG: dict[str, tuple[dict[str, dict[str, Any]], str]] = {
     "transport URL of something else": ({"DEFAULT": {"transport_url": "kafka://u:p@h/"}}, "transport_url"),
     "transport URL with a bad port": ({"DEFAULT": {"transport_url": "rabbit://u:p@h:port/"}}, "transport_url"),
     "transport URL with an unknown option": ({"DEFAULT": {"transport_url": "rabbit://u:p@h/?x=1"}}, "transport_url"),
+    "transport URL with a $": ({"DEFAULT": {"transport_url": "rabbit://u:pa$secret@h/"}}, "transport_url"),
+    "transport URL with an option in $": ({"DEFAULT": {"transport_url": "rabbit://u:pa$host@h/"}}, "write $$ for $"),
+    "transport URL with a #": ({"DEFAULT": {"transport_url": "rabbit://u:secret#t@h/"}}, "transport_url"),
+    "transport URL with a /": ({"DEFAULT": {"transport_url": "rabbit://u:12/secret@h/"}}, "transport_url"),
+    "transport URL with a port out of range": ({"DEFAULT": {"transport_url": "rabbit://u:p@h:70000/"}}, "65535"),
+    "transport URL with an empty label": ({"DEFAULT": {"transport_url": "rabbit://u:p@rabbit..example/"}}, "rabbit..example"),
+    "transport URL with a long label": ({"DEFAULT": {"transport_url": f"rabbit://u:p@{'x' * 70}/"}}, "transport_url"),
+    "name of an exchange": ({"DEFAULT": {"control_exchange": "x" * 256}}, "control_exchange"),
+    "login method": ({"oslo_messaging_rabbit": {"rabbit_login_method": "RABBIT-CR-DEMO"}}, "rabbit_login_method"),
+    "authority": ({"oslo_messaging_rabbit": {"ssl": True, "ssl_ca_file": "/no/ca.pem"}}, "ssl_ca_file /no/ca.pem"),
+    "own certificate": ({"oslo_messaging_rabbit": {"ssl": True, "ssl_cert_file": "/no/c.pem"}}, "ssl_cert_file /no/c.pem"),
+    "own key": ({"oslo_messaging_rabbit": {"ssl": True, "ssl_key_file": "/no/k.pem"}}, "ssl_key_file /no/k.pem"),
+    "TLS version": ({"oslo_messaging_rabbit": {"ssl": True, "ssl_version": "SSLv3"}}, "ssl_version"),
+    "database URL with a $": ({"database": {"connection": "postgresql+psycopg://u:pa$secret@h/d"}}, "write $$ for $"),
+    "database URL with an @": ({"database": {"connection": "postgresql+psycopg://u:p@secret@h/d"}}, "connection"),
+    "database URL with a password behind it": (
+        {"database": {"connection": "postgresql+psycopg://u@127.0.0.1:1/d?password=secret"}},
+        "127.0.0.1:1",
+    ),
     "inventory driver": ({"tracker": {"inventory_driver": "nosuch"}}, "nosuch"),
     "queue_type": ({"bus": {"queue_type": "stream"}}, "queue_type"),
     "not a number": ({"bus": {"prefetch": "many"}}, "prefetch"),
@@ -171,6 +190,13 @@ def test_without_a_home_directory_a_start_names_state_path_unless_it_is_set(tmp_
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.endswith("set [tracker] state_path")
+
+
+def test_a_line_that_cannot_be_parsed_is_not_repeated(tmp_path: Path) -> None:
+    worker = start_of(tmp_path, {})
+    worker.configuration.write_text("[DEFAULT]\n  rabbit://u:secret@h/\n", encoding="utf-8")
+
+    assert f"{worker.configuration}:2" in only_line(worker)
 
 
 def test_a_start_on_postgresql_without_a_schema_names_the_upgrade_command(tmp_path: Path, postgresql_url: str) -> None:

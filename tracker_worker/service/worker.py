@@ -231,6 +231,7 @@ class Worker:
             LOG.error("the configuration is not reloaded: an option of [DEFAULT] has a bad value; stderr names it")
         except (cfg.Error, ConfigurationError, OSError, ValueError) as error:
             LOG.error("the configuration is not reloaded: %s", error)
+        self._bus.reload(self._conf)
         for host, driver in self._drivers.items():
             try:
                 driver.reload()

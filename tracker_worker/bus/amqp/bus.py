@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from oslo_config import cfg
 
-from tracker_worker.bus.amqp.connection import shared_addresses
+from tracker_worker.bus.amqp.addresses import shared_addresses
 from tracker_worker.bus.amqp.consumer import Consumer
 from tracker_worker.bus.amqp.probes import Probes
 from tracker_worker.bus.amqp.sender import AMQPSender
@@ -94,9 +94,12 @@ class AMQPBus(Bus):
             return
         urls = self._addresses.urls()
         renewed = with_logins_of(fresh.urls, urls)
-        if [address(url) for url in fresh.urls] != [address(url) for url in urls]:
+        if [address(url) for url in fresh.urls] != [address(url) for url in urls] or not fresh.agrees_with(
+            self._settings
+        ):
             LOG.warning(
-                "[DEFAULT] transport_url names other brokers or another virtual host than at the start: that needs a restart"
+                "how the broker is reached has changed in more than user and password (brokers, virtual host, options): the "
+                "rest of [DEFAULT] transport_url needs a restart"
             )
         if renewed != urls:
             LOG.info("user or password of the broker have changed: connecting again")

@@ -33,8 +33,9 @@ def sqlite_path(url: sa.URL) -> Path:
 
 
 def url_without_password(url: sa.URL) -> str:
-    """Return ``url`` as text for errors and logs, with ``***`` for the password."""
-    return url.render_as_string(hide_password=True)
+    """Return ``url`` as text for errors and logs, with ``***`` for the password and without the query, which may hold
+    another one."""
+    return url.set(query={}).render_as_string(hide_password=True)
 
 
 def configured_url(conf: cfg.ConfigOpts) -> str:
