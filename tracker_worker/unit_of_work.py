@@ -62,7 +62,9 @@ class UnitOfWork:
             ]
         )
 
-    def commit(self, *, inbox_rows: Sequence[InboxRow] = (), cursors: Mapping[int, int] | None = None) -> None:
+    def commit(
+        self, *, inbox_rows: Sequence[InboxRow] = (), cursors: Mapping[tuple[int, str], int] | None = None
+    ) -> None:
         """Write all decisions with these rows of the inbox and these cursors of the relay, in one transaction.
 
         Raises Conflict, Unstorable, StoreUnavailable (then it is unknown whether the commit happened).

@@ -23,6 +23,7 @@ from tracker_worker.store.sql.store import SQLStore
 
 _NOW = 1_800_000_000_000_000
 _CHUNK = 2000
+_TOPIC = "notifications"
 
 
 def allocations(database: str, hosts: Sequence[str], count: int) -> None:
@@ -33,7 +34,7 @@ def allocations(database: str, hosts: Sequence[str], count: int) -> None:
             for first in range(0, count, _CHUNK):
                 for number in range(first, min(first + _CHUNK, count)):
                     ledger.apply(events.ClaimBegun(at=_NOW, allocation=_allocation(rng, number)))
-                store.commit(Commit(ledgers=[ledger], cursors={ledger.id: ledger.sequence}))
+                store.commit(Commit(ledgers=[ledger], cursors={(ledger.id, _TOPIC): ledger.sequence}))
                 ledger.committed()
 
 
@@ -70,6 +71,7 @@ def _nodes(database: str, hosts: Sequence[str]) -> Iterator[tuple[Store, list[No
     for name in hosts:
         host_id = store.register_host(name, topic="tracker", version="benchmark", now=_NOW)
         store.create_node(host_id, NODE)
+        store.open_cursors(host_id, [_TOPIC])
         host = store.load_host(name)
         assert host is not None
         ledgers.append(_enabled(store, host))
@@ -83,7 +85,7 @@ def _enabled(store: Store, host: HostLedger) -> NodeLedger:
     ledger = host.node(NODE)
     for event in decision.events:
         ledger.apply(event)
-    store.commit(Commit(ledgers=[ledger], cursors={ledger.id: ledger.sequence}))
+    store.commit(Commit(ledgers=[ledger], cursors={(ledger.id, _TOPIC): ledger.sequence}))
     ledger.committed()
     return ledger
 

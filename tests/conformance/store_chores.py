@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from tests.support.builders import NOW, begin, node_name
-from tests.support.store import ALL, StoreCase, Writer, answer, note, register, settle
+from tests.support.store import ALL, TOPIC, StoreCase, Writer, answer, note, register, settle
 from tracker_worker.notifications.notification import Notification
 from tracker_worker.store.base import Commit, OutboxBacklog, Store
 
@@ -60,32 +60,39 @@ class OutboxContract(StoreCase):
     def test_a_cursor_starts_at_0_and_only_moves_forward(self, store: Store) -> None:
         writer = settle(store)
         one, two = writer[N1].id, writer[N2].id
-        assert store.cursors(writer.host.id) == {one: 0, two: 0}
-        for moved, expected in (({one: 5}, 5), ({one: 3}, 5), ({one: 5}, 5), ({one: 6}, 6)):
-            store.commit(Commit(cursors=moved))
-            assert store.cursors(writer.host.id) == {one: expected, two: 0}
+        assert store.cursors(writer.host.id) == {(one, TOPIC): 0, (two, TOPIC): 0}
+        for moved, expected in ((5, 5), (3, 5), (5, 5), (6, 6)):
+            store.commit(Commit(cursors={(one, TOPIC): moved}))
+            assert store.cursors(writer.host.id) == {(one, TOPIC): expected, (two, TOPIC): 0}
 
     def test_one_commit_moves_the_cursors_of_several_hosts(self, store: Store) -> None:
         first, other = settle(store, host="host-1", nodes=1), settle(store, host="host-2", nodes=1)
-        store.commit(Commit(cursors={first[N1].id: 1, other[N1].id: 7}))
-        assert store.cursors(first.host.id) == {first[N1].id: 1}
-        assert store.cursors(other.host.id) == {other[N1].id: 7}
+        store.commit(Commit(cursors={(first[N1].id, TOPIC): 1, (other[N1].id, TOPIC): 7}))
+        assert store.cursors(first.host.id) == {(first[N1].id, TOPIC): 1}
+        assert store.cursors(other.host.id) == {(other[N1].id, TOPIC): 7}
 
     def test_the_backlog_of_a_node_counts_the_rows_after_its_cursor(self, store: Store) -> None:
         first, other = settle(store, host="host-1", nodes=2), settle(store, host="host-2", nodes=1)
         first.put(begin(1, node=N1), NOW + 1).commit()
         extra = [note(first[N1], sequence, at=NOW + sequence) for sequence in (3, 4, 5)]
-        store.commit(Commit(notifications=extra, cursors={first[N1].id: 3, other[N1].id: 1}))
+        store.commit(Commit(notifications=extra, cursors={(first[N1].id, TOPIC): 3, (other[N1].id, TOPIC): 1}))
         figures = {row.node_id: row for row in store.backlog()}
         assert figures == {
             first[N1].id: OutboxBacklog(
-                node_id=first[N1].id, host="host-1", node=N1, sequence=2, cursor=3, rows=2, oldest_at=NOW + 4
+                node_id=first[N1].id,
+                host="host-1",
+                node=N1,
+                topic=TOPIC,
+                sequence=2,
+                cursor=3,
+                rows=2,
+                oldest_at=NOW + 4,
             ),
             first[N2].id: OutboxBacklog(
-                node_id=first[N2].id, host="host-1", node=N2, sequence=1, cursor=0, rows=1, oldest_at=NOW
+                node_id=first[N2].id, host="host-1", node=N2, topic=TOPIC, sequence=1, cursor=0, rows=1, oldest_at=NOW
             ),
             other[N1].id: OutboxBacklog(
-                node_id=other[N1].id, host="host-2", node=N1, sequence=1, cursor=1, rows=0, oldest_at=None
+                node_id=other[N1].id, host="host-2", node=N1, topic=TOPIC, sequence=1, cursor=1, rows=0, oldest_at=None
             ),
         }
 
@@ -166,7 +173,7 @@ class PruneContract(StoreCase):
         """Write outbox rows of the first node, each with a sequence and a time. The row of sequence 1 has the time NOW."""
         writer = settle(store)
         notifications = [note(writer[N1], sequence, at=at) for sequence, at in rows]
-        store.commit(Commit(notifications=notifications, cursors={writer[N1].id: cursor}))
+        store.commit(Commit(notifications=notifications, cursors={(writer[N1].id, TOPIC): cursor}))
         return writer
 
     def left(self, store: Store, writer: Writer, node: str = N1) -> list[int]:
@@ -186,7 +193,7 @@ class PruneContract(StoreCase):
         store.commit(
             Commit(
                 notifications=[note(other[N1], 2, at=OLD)],
-                cursors={other[N1].id: 2},
+                cursors={(other[N1].id, TOPIC): 2},
                 inbox_rows=[
                     answer("u-1", host_id=writer.host.id, at=OLD),
                     answer("u-2", host_id=other.host.id, at=OLD),
@@ -206,7 +213,7 @@ class PruneContract(StoreCase):
         writer = self.filled(store, (2, YOUNG), (3, YOUNG), cursor=3)
         assert self.prune(store) == 0
         writer = Writer(store)
-        store.commit(Commit(notifications=[note(writer[N2], 2, at=OLD)], cursors={writer[N2].id: 2}))
+        store.commit(Commit(notifications=[note(writer[N2], 2, at=OLD)], cursors={(writer[N2].id, TOPIC): 2}))
         assert self.prune(store) == 1
         assert self.left(store, writer) == [1, 2, 3]
         assert self.left(store, writer, N2) == [1]
@@ -215,7 +222,7 @@ class PruneContract(StoreCase):
         writer = self.filled(store, (2, OLD), (3, OLD), (4, OLD), cursor=2)
         assert self.prune(store) == 1
         assert self.left(store, writer) == [1, 3, 4]
-        assert {row.node_id: row.rows for row in store.backlog()} == {writer[N1].id: 2, writer[N2].id: 1}
+        assert [row.rows for row in store.backlog()] == [2, 1]
 
     def test_a_young_notification_between_old_ones_stays(self, store: Store) -> None:
         """A clock that was set back leaves such a row."""
@@ -240,4 +247,4 @@ class PruneContract(StoreCase):
         generations = store.generations([writer.host.id])
         self.prune(store)
         assert store.generations([writer.host.id]) == generations
-        assert store.cursors(writer.host.id) == {writer[N1].id: 2, writer[N2].id: 0}
+        assert store.cursors(writer.host.id) == {(writer[N1].id, TOPIC): 2, (writer[N2].id, TOPIC): 0}

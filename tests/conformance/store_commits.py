@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tests.support.builders import HOST, NOW, begin, instance, inventory, node_name, update, uuid
 from tests.support.store import (
     ALL,
+    TOPIC,
     StoreCase,
     Writer,
     answer,
@@ -174,7 +175,7 @@ class ConflictContract(StoreCase):
                     ledgers=parts.get("ledgers", list(writer.host)),
                     notifications=parts.get("notifications", writer.notifications),
                     inbox_rows=parts.get("inbox_rows", [answer("u-2")]),
-                    cursors={ledger.id: 1 for ledger in writer.host},
+                    cursors={(ledger.id, TOPIC): 1 for ledger in writer.host},
                 )
             )
         assert picture(store, "u-1", "u-2", "u-3") == before

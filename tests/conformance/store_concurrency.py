@@ -11,7 +11,7 @@ from threading import Event
 import pytest
 
 from tests.support.builders import begin, instance, inventory, node_name, uuid
-from tests.support.store import ALL, StoreCase, Writer, answer, at_once, load, register, settle, uuids
+from tests.support.store import ALL, TOPIC, StoreCase, Writer, answer, at_once, load, register, settle, uuids
 from tracker_worker.domain.commands import AbortClaim
 from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.domain.resources import ZERO
@@ -171,6 +171,7 @@ class ConcurrencyContract(StoreCase):
         def come(which: Store) -> int:
             host_id = register(which)
             which.create_node(host_id, N1)
+            which.open_cursors(host_id, [TOPIC])
             return host_id
 
         ids = at_once(*(partial(come, (store, second)[thread % 2]) for thread in range(THREADS)))

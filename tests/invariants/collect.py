@@ -265,7 +265,7 @@ def books(store: SQLStore) -> dict[Place, StoredNode]:
                     )
                     for row in store.outbox(ledger.id, after=0, limit=10_000_000)
                 ],
-                cursor=cursors.get(ledger.id, 0),
+                cursor=min((at for (node_id, _), at in cursors.items() if node_id == ledger.id), default=0),
             )
     return found
 

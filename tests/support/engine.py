@@ -20,7 +20,7 @@ import msgspec
 
 from tests.support.builders import HOST, NOW, RESERVED_MEMORY_MB, TIMEOUT, driver_resource_dict, node_name
 from tests.support.deadline import SECONDS
-from tests.support.store import settle
+from tests.support.store import TOPIC, settle
 from tracker_worker.bus.base import Listener, Refusal
 from tracker_worker.bus.memory import MemoryBroker, MemoryBus, Parked
 from tracker_worker.domain.inventory import reserve
@@ -97,7 +97,7 @@ class Committed:
     nodes: list[str]
     events: list[str]
     answered: list[str]
-    cursors: dict[int, int]
+    cursors: dict[tuple[int, str], int]
 
     @classmethod
     def of(cls, commit: Commit) -> Committed:
@@ -270,7 +270,7 @@ class EngineHarness:
         """Mark all notifications so far as published."""
         loaded = self.store.inner.load_host(host)
         assert loaded is not None
-        self.store.inner.commit(Commit(cursors={ledger.id: ledger.sequence for ledger in loaded}))
+        self.store.inner.commit(Commit(cursors={(ledger.id, TOPIC): ledger.sequence for ledger in loaded}))
 
     def start(self, *, relaying: bool = True) -> EngineHarness:
         self.engine.start()

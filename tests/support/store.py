@@ -19,6 +19,7 @@ from tracker_worker.notifications.render import message_id
 from tracker_worker.store.base import Commit, InboxRow, Store
 
 ALL = 10**9
+TOPIC = "notifications"
 
 
 class StoreCase(abc.ABC):
@@ -62,7 +63,7 @@ class Writer:
                 ledgers=changed,
                 notifications=self.notifications,
                 inbox_rows=answered,
-                cursors=cursors or {},
+                cursors={(node_id, TOPIC): sequence for node_id, sequence in (cursors or {}).items()},
             )
         )
         for ledger in changed:
@@ -72,11 +73,13 @@ class Writer:
 
 
 def settle(store: Store, *, host: str = HOST, nodes: int = 2) -> Writer:
-    """Create a host whose nodes ``node-1`` ... have reported their inventory: generation 1, sequence 1."""
+    """Create a host whose nodes ``node-1`` ... have reported their inventory: generation 1, sequence 1, and a cursor for TOPIC
+    at 0."""
     host_id = register(store, host)
     names = [node_name(number) for number in range(1, nodes + 1)]
     for name in names:
         store.create_node(host_id, name)
+    store.open_cursors(host_id, [TOPIC])
     writer = Writer(store, host)
     for name in names:
         writer.put(ReportInventory(node=name, inventory=inventory()))
@@ -125,7 +128,7 @@ def picture(store: Store, *unique_ids: str) -> dict[str, Any]:
         "outbox": {
             ledger.id: store.outbox(ledger.id, after=0, limit=ALL) for host in hosts.values() for ledger in host
         },
-        "backlog": {row.node_id: row for row in store.backlog()},
+        "backlog": {(row.node_id, row.topic): row for row in store.backlog()},
         "answered": store.answered(unique_ids),
     }
 

@@ -3,20 +3,32 @@
 
 Each method is one transaction: all of it happens, or nothing of it.
 
-Raises StoreUnavailable (every method but ``start`` and ``stop``): the store cannot be reached, or gave up waiting. The caller
-finds out by reading whether the transaction happened.
+Raises StoreUnavailable (every method but ``start`` and ``stop``): the store cannot be reached, is full or read-only, or gave up
+waiting. The caller finds out by reading whether the transaction happened. Raises HostLocked, a StoreUnavailable: the store
+works, and another writer has held a row for too long.
 """
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import msgspec
 
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.errors import StoreUnavailable
 from tracker_worker.notifications.notification import Notification
+
+MOST_DEAD_LETTERS = 1000
+MOST_DEAD_LETTER_BYTES = 64 << 20
+"""The limits of the dead letters that a store keeps."""
+NOT_CONFIGURED = (
+    "notifications of %s/%s no longer go to topic %s, which is not configured; it has those up to number %d"
+)
+"""The log line of ``open_cursors`` about a topic that is removed."""
 
 
 class Conflict(Exception):
@@ -26,6 +38,14 @@ class Conflict(Exception):
 
 class Unstorable(Exception):
     """The store cannot keep a value of this commit. Nothing was written, and the same commit would fail again."""
+
+
+class HostLocked(StoreUnavailable):
+    """Another writer has held a row of a host for longer than this store waits. The store itself works."""
+
+
+# A client rebuilds the error by the name of its class, and knows only the public one.
+HostLocked.__name__ = StoreUnavailable.__name__
 
 
 class InboxRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -40,27 +60,77 @@ class InboxRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 class Commit(msgspec.Struct, frozen=True, kw_only=True):
     """The rows of one transaction. Of each ledger, the store writes the node and the allocations of ``touched``, on condition
-    that the node still has the ledger's ``stored_generation``. ``cursors``: node id -> last sequence that the bus has
-    confirmed."""
+    that the node still has the ledger's ``stored_generation``.
+
+    ``cursors``: (node id, topic) -> last sequence that the bus has confirmed on the topic; a cursor that ``open_cursors`` has
+    not made is ignored. ``verified``: host id -> node id -> generation, of hosts that answers without a change rest on: the
+    store must have exactly these nodes of the host, at these generations, before this commit.
+    """
 
     ledgers: Sequence[NodeLedger] = ()
     notifications: Sequence[Notification] = ()
     inbox_rows: Sequence[InboxRow] = ()
-    cursors: Mapping[int, int] = msgspec.field(default_factory=dict)
+    cursors: Mapping[tuple[int, str], int] = msgspec.field(default_factory=dict)
+    verified: Mapping[int, Mapping[int, int]] = msgspec.field(default_factory=dict)
+
+
+class DeadLetterRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A dead letter that the broker does not take. ``properties`` and ``headers`` are encoded as they would have gone out;
+    ``parked_at`` in microseconds."""
+
+    host: str
+    parked_at: int
+    reason: str
+    exchange: str
+    routing_key: str
+    properties: bytes
+    headers: bytes
+    body: bytes
+
+    @property
+    def size(self) -> int:
+        """The bytes that count for MOST_DEAD_LETTER_BYTES."""
+        texts = sum(len(text.encode()) for text in (self.host, self.reason, self.exchange, self.routing_key))
+        return texts + len(self.properties) + len(self.headers) + len(self.body)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutboxBacklog:
-    """The unconfirmed part of a node's outbox: the number of ``rows``, and ``oldest_at``, the time of the first row
-    (microseconds; None: no row)."""
+    """The part of a node's outbox that is not confirmed on one topic: the number of ``rows``, and ``oldest_at``, the time of
+    the first row (None: no row). ``refused_sequence``: the first of these rows if the broker refuses it, and why.
+    ``blocked_since``: since when the broker takes no messages, as the holder of the host's lease said last. Times are in
+    microseconds."""
 
     node_id: int
     host: str
     node: str
+    topic: str
     sequence: int
     cursor: int
     rows: int
     oldest_at: int | None
+    refused_sequence: int | None = None
+    refused_reason: str | None = None
+    blocked_since: int | None = None
+
+
+class LockedHost(ABC):
+    """A host that no other writer changes until the block of ``Store.locked`` ends. Belongs to the thread of the block, which
+    calls no other method of the store."""
+
+    ledger: HostLedger
+    """The host's ledgers, read after the host was locked."""
+
+    @abstractmethod
+    def answered(self, unique_ids: Collection[str]) -> dict[str, bytes]:
+        """Return unique_id -> reply, of those messages that have an inbox row now."""
+
+    @abstractmethod
+    def commit(self, commit: Commit) -> None:
+        """Write all of the commit and end the transaction; call it once at most.
+
+        Raises Unstorable. Raises Conflict: as ``Store.commit``, but never for the nodes of this host.
+        """
 
 
 class Store(ABC):
@@ -91,8 +161,23 @@ class Store(ABC):
         """Return one consistent view of a host's nodes; None: the host has no service record. Any thread."""
 
     @abstractmethod
+    def refreshed(self, known: Mapping[str, Mapping[int, int]]) -> dict[str, HostLedger]:
+        """Compare hosts with the store and load those that differ, all in one view. ``known``: host name -> node id ->
+        generation, as the caller has them; empty where it has nothing. Return host name -> ledgers, of the hosts that differ
+        and have a service record. Any thread."""
+
+    @abstractmethod
+    def locked(self, host_id: int) -> AbstractContextManager[LockedHost]:
+        """Lock a registered host for a block of code: no other writer changes its nodes until the block ends. A block that
+        ends without ``LockedHost.commit`` changes nothing. Any thread.
+
+        Raises LookupError: no host has this id.
+        """
+
+    @abstractmethod
     def create_node(self, host_id: int, name: str) -> None:
-        """Create an empty node at generation 0 and sequence 0. A node that exists stays unchanged. Any thread."""
+        """Create an empty node at generation 0 and sequence 0, without cursors. A node that exists stays unchanged. Any
+        thread."""
 
     @abstractmethod
     def generations(self, host_ids: Collection[int]) -> dict[int, int]:
@@ -111,27 +196,70 @@ class Store(ABC):
     def commit(self, commit: Commit) -> None:
         """Write all of the commit. Any thread.
 
-        Raises Conflict: a node has another generation, a message is answered already, an instance is charged to another node
-        of the host, a sequence number is taken, or the store rolled the commit back in favour of another writer. Raises
-        Unstorable: the store cannot keep a value.
+        Raises Conflict: a node has another generation, a verified host has other nodes or generations, a message is answered
+        already, an instance is charged to another node of the host, a sequence number is taken, or the store rolled the commit
+        back in favour of another writer. Raises Unstorable: the commit failed for any other reason while the store works,
+        usually because the store cannot keep a value.
         """
 
     @abstractmethod
-    def cursors(self, host_id: int) -> dict[int, int]:
-        """Return node id -> last sequence that the bus has confirmed, of all nodes of the host. Any thread."""
+    def probe(self, host_id: int, now: int) -> None:
+        """Write ``last_seen_at`` of a host, in microseconds, to find out whether the store can write. Any thread."""
 
     @abstractmethod
-    def outbox(self, node_id: int, *, after: int, limit: int) -> list[Notification]:
-        """Return at most ``limit`` notifications of a node with a sequence greater than ``after``, in order. Any thread."""
+    def cursors(self, host_id: int) -> dict[tuple[int, str], int]:
+        """Return (node id, topic) -> last sequence that the bus has confirmed, of all nodes of the host. Any thread."""
+
+    @abstractmethod
+    def open_cursors(self, host_id: int, topics: Sequence[str]) -> dict[tuple[int, str], int]:
+        """Make the cursors of all nodes of a host those of ``topics``, and return them as ``cursors`` does. Any thread.
+
+        A node that has no cursors starts at 0, so that everything in its outbox is published. A topic that is new for a node
+        with other topics starts at the node's last sequence. The cursors of other topics are removed; a node whose last
+        topic is removed remembers where it was, and its next topics start there.
+        """
+
+    @abstractmethod
+    def mark_refused(self, node_id: int, topic: str, sequence: int, reason: str | None) -> None:
+        """Keep that the broker refuses this notification on this topic, for ``backlog``; a ``reason`` of None takes it back.
+        Any thread. Raises Unstorable."""
+
+    @abstractmethod
+    def outbox(self, node_id: int, *, after: int, limit: int, max_bytes: int = sys.maxsize) -> list[Notification]:
+        """Return notifications of a node with a sequence greater than ``after``, in order: at most ``limit``, and no more than
+        whose payloads together have ``max_bytes``, but at least one if there is one. Any thread."""
 
     @abstractmethod
     def backlog(self) -> list[OutboxBacklog]:
-        """Return the backlog of every node. Any thread."""
+        """Return the backlog of every cursor, by host, node and topic. Any thread."""
 
     @abstractmethod
-    def take_lease(self, host_ids: Iterable[int], owner: str, *, now: int, until: int, force: bool = False) -> set[int]:
+    def keep_dead_letters(self, rows: Sequence[DeadLetterRow]) -> int:
+        """Keep dead letters, and drop the oldest ones over MOST_DEAD_LETTERS or MOST_DEAD_LETTER_BYTES, but not the last one.
+        Return the number of those that were dropped. Any thread. Raises Unstorable."""
+
+    @abstractmethod
+    def dead_letters(self, limit: int) -> list[tuple[int, DeadLetterRow]]:
+        """Return the oldest ``limit`` dead letters with their ids, oldest first. An id is never used again. Any thread."""
+
+    @abstractmethod
+    def drop_dead_letters(self, ids: Collection[int]) -> None:
+        """Delete the dead letters with these ids. Any thread."""
+
+    @abstractmethod
+    def take_lease(
+        self,
+        host_ids: Iterable[int],
+        owner: str,
+        *,
+        now: int,
+        until: int,
+        force: bool = False,
+        blocked_since: int | None = None,
+    ) -> set[int]:
         """Take or renew the lease of each of these hosts whose lease is free, expired or held by ``owner``; with ``force``, of
-        each of these hosts. Times in microseconds. Return the ids of the hosts whose lease ``owner`` holds now. Any thread."""
+        each of these hosts. ``blocked_since``: since when the broker takes no messages of ``owner``; None: it takes them. Times
+        in microseconds. Return the ids of the hosts whose lease ``owner`` holds now. Any thread."""
 
     @abstractmethod
     def release_lease(self, owner: str) -> None:
@@ -140,6 +268,6 @@ class Store(ABC):
     @abstractmethod
     def prune(self, host_id: int, *, answered_before: int, occurred_before: int, limit: int) -> int:
         """Delete at most about ``limit`` rows of each kind of one host: inbox rows that were received before
-        ``answered_before``, and confirmed outbox rows that occurred before ``occurred_before``. Delete every count of attempts
-        that is older than ``answered_before``. Times in microseconds. Return the number of deleted inbox rows and outbox rows.
-        Any thread."""
+        ``answered_before``, and outbox rows that occurred before ``occurred_before`` and are confirmed on every topic of
+        their node. Delete every count of attempts that is older than ``answered_before``. Times in microseconds. Return the
+        number of deleted inbox rows and outbox rows. Any thread."""

@@ -10,6 +10,7 @@ import pytest
 from tests.support.builders import HOST, instance_dict, node_name, sized, uuid
 from tests.support.deadline import SECONDS, wait_until
 from tests.support.engine import EngineHarness, Refused
+from tests.support.store import TOPIC
 from tests.unit.service.conftest import DeadlineClock, MakeHarness
 from tracker_worker.bus.base import FANOUT, SHARED
 
@@ -81,7 +82,7 @@ def test_one_commit_is_for_all_hosts(make_harness: MakeHarness) -> None:
 def test_a_batch_without_an_effect_commits_nothing(harness: EngineHarness) -> None:
     harness.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
     harness.finish()
-    wait_until(lambda: harness.store.inner.cursors(harness.ledger().id) == {1: 2}, "the cursor")
+    wait_until(lambda: harness.store.inner.cursors(harness.ledger().id) == {(1, TOPIC): 2}, "the cursor")
     harness.store.commits.clear()
     with harness.busy():
         calls = [

@@ -13,7 +13,7 @@ import pytest
 from tests.support.builders import HOST, NOW, begin, instance_dict, node_name, uuid
 from tests.support.deadline import SECONDS, wait_until
 from tests.support.engine import EngineHarness, Refused
-from tests.support.store import Writer
+from tests.support.store import TOPIC, Writer
 from tests.unit.service.conftest import DeadlineClock, MakeHarness
 from tracker_worker import unit_of_work
 from tracker_worker.errors import StoreUnavailable
@@ -80,7 +80,7 @@ class TestConflict:
             claim = harness.caller.call("begin_resource_claim", instance=instance_dict(1))
             harness.store.script["commit"] = [lambda: None, Conflict("in the way"), Conflict("still")]
         claim.reply()
-        wait_until(lambda: harness.store.inner.cursors(harness.ledger().id) == {1: 2}, "the cursor")
+        wait_until(lambda: harness.store.inner.cursors(harness.ledger().id) == {(1, TOPIC): 2}, "the cursor")
 
 
 class TestStoreAway:
@@ -225,7 +225,7 @@ class TestStoreAway:
     def test_chores_are_postponed_while_the_store_is_unavailable(self, make_harness: MakeHarness) -> None:
         harness = make_harness().start()
         harness.finish()
-        harness.store.script.update(take_lease=[AWAY], prune=[AWAY], cursors=[AWAY], release_lease=[AWAY])
+        harness.store.script.update(take_lease=[AWAY], prune=[AWAY], open_cursors=[AWAY], release_lease=[AWAY])
         harness.engine.renew_leases()
         harness.engine.prune(inbox_seconds=60, outbox_seconds=60)
         harness.engine.renew_leases()

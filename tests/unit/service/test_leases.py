@@ -8,7 +8,7 @@ import pytest
 from tests.support.builders import HOST, begin, driver_resource_dict, instance_dict, node_name, uuid
 from tests.support.deadline import wait_until
 from tests.support.engine import Clock, EngineHarness
-from tests.support.store import Writer, note
+from tests.support.store import TOPIC, Writer, note
 from tests.unit.service.conftest import MakeHarness
 from tracker_worker.bus.base import FANOUT, SHARED
 from tracker_worker.errors import StoreUnavailable
@@ -49,7 +49,7 @@ def owner_of(store: Store) -> str | None:
 
 
 def cursor_of(harness: EngineHarness) -> int:
-    return harness.store.inner.cursors(harness.ledger().id)[harness.ledger().node(N1).id]
+    return harness.store.inner.cursors(harness.ledger().id)[harness.ledger().node(N1).id, TOPIC]
 
 
 def lost_notification(harness: EngineHarness) -> None:

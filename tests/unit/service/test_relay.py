@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.builders import HOST, begin, node_name
 from tests.support.engine import ScriptedStore
-from tests.support.store import settle
+from tests.support.store import TOPIC, settle
 from tracker_worker.bus.base import Bus, Publication
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.notifications.notification import Notification
@@ -20,7 +20,6 @@ from tracker_worker.store.base import Commit
 from tracker_worker.wire.message import decode_message
 
 N1, N2 = node_name(1), node_name(2)
-TOPIC = "notifications"
 
 
 class RecordingBus:
@@ -89,7 +88,7 @@ class Case:
         moved = dict(self.relay.moved)
         self.store.commit(Commit(cursors=moved))
         self.relay.written(moved)
-        return moved
+        return {node_id: cursor for (node_id, _), cursor in moved.items()}
 
 
 @pytest.fixture
@@ -148,7 +147,7 @@ def test_two_sendings_of_a_notification_differ_only_in_the_unique_id(case: Case)
 
 def test_a_new_relay_begins_after_the_cursor(case: Case) -> None:
     case.commit(5)
-    case.store.commit(Commit(cursors={1: 3}))
+    case.store.commit(Commit(cursors={(1, TOPIC): 3}))
     relay = Relay(case.store, cast(Bus, case.sent), topics=[TOPIC], wake=lambda: None)
     relay.take(case.writer.host)
     assert lagging(relay)

@@ -13,6 +13,7 @@ import pytest
 from tests.support.builders import HOST, TOTAL, driver_resource_dict, instance_dict, node_name, uuid
 from tests.support.deadline import SECONDS, wait_until
 from tests.support.startstop import stress
+from tests.support.store import TOPIC
 from tests.support.worker import WorkerHarness
 from tests.unit.service.conftest import MakeWorker
 from tracker_worker.errors import ConfigurationError, StoreUnavailable
@@ -182,7 +183,7 @@ class TestStop:
         started_worker.worker.stop()
         loaded = started_worker.store.inner.load_host(HOST)
         assert loaded is not None
-        assert started_worker.store.inner.cursors(loaded.id) == {loaded.node(N1).id: 2}
+        assert started_worker.store.inner.cursors(loaded.id) == {(loaded.node(N1).id, TOPIC): 2}
 
     def test_a_worker_may_be_stopped_twice_and_without_a_start(self, worker_harness: WorkerHarness) -> None:
         worker_harness.worker.stop()

@@ -20,7 +20,7 @@ from tracker_worker.store.sql import engines, migration
 from tracker_worker.store.sql.schema import metadata
 from tracker_worker.store.sql.store import SQLStore
 
-TABLES = {"hosts", "nodes", "allocations", "attempts", "inbox", "outbox", "relay_cursor"}
+TABLES = {"hosts", "nodes", "allocations", "attempts", "inbox", "outbox", "relay_cursor", "dead_letters"}
 
 
 def tables(engine: sa.Engine) -> set[str]:

@@ -73,7 +73,11 @@ def test_outbox_cursors_and_inbox_are_what_the_earlier_worker_wrote(
         for row in store.outbox(ledger.id, after=0, limit=100)
     ]
     assert outbox == expected["outbox"]
-    assert {ledger.name: store.cursors(host.id)[ledger.id] for ledger in host} == expected["cursors"]
+    opened = store.open_cursors(host.id, ["first", "second"])
+    assert opened == {
+        (ledger.id, topic): expected["cursors"][ledger.name] for ledger in host for topic in ("first", "second")
+    }
+    assert store.cursors(host.id) == opened
     answers = {unique_id: answer.encode() for unique_id, answer in expected["answers"].items()}
     assert store.answered(list(answers)) == answers
 

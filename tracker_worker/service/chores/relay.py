@@ -32,6 +32,8 @@ WINDOW = 1000
 # this often, because a confirm usually does not wake the engine.
 _FLUSH_SECONDS = 0.2
 _LONGEST_DELAY_SECONDS = 2.0
+# The one cursor of a node, whatever the topics are.
+_TOPIC = "notifications"
 
 
 @dataclass(slots=True)
@@ -88,8 +90,8 @@ class Relay:
         self._tracks: dict[int, _Track] = {}
         self._lagging: dict[int, _Track] = {}  # those with sent < known
         self._in_flight = 0
-        # Node id -> cursor, of the cursors that have moved since ``written``.
-        self.moved: dict[int, int] = {}
+        # (node id, topic) -> cursor, of the cursors that have moved since ``written``.
+        self.moved: dict[tuple[int, str], int] = {}
         self._flush_at: float | None = None
         self._reads = _Pause()
         self._writes = _Pause()
@@ -106,11 +108,11 @@ class Relay:
         """Relay this host's nodes from their cursors on. For a node that is relayed already, include the notifications that
         another worker may have added. Raises StoreUnavailable."""
         new = any(ledger.id not in self._tracks for ledger in host)
-        cursors = self._store.cursors(host.id) if new else {}
+        cursors = self._store.open_cursors(host.id, [_TOPIC]) if new else {}
         for ledger in host:
             track = self._tracks.get(ledger.id)
             if track is None:
-                cursor = cursors.get(ledger.id, 0)
+                cursor = cursors.get((ledger.id, _TOPIC), 0)
                 track = _Track(ledger.id, sent=cursor, confirmed=cursor, known=ledger.sequence)
                 self._tracks[ledger.id] = track
             else:
@@ -123,7 +125,7 @@ class Relay:
             track = self._tracks.pop(ledger.id, None)
             if track is not None:
                 self._in_flight -= track.sent - track.confirmed - len(track.ahead)
-            self.moved.pop(ledger.id, None)
+            self.moved.pop((ledger.id, _TOPIC), None)
             self._lagging.pop(ledger.id, None)
 
     def offer(self, notifications: Iterable[Notification]) -> list[Publication]:
@@ -189,11 +191,11 @@ class Relay:
             self._store.commit(Commit(cursors=cursors))
             self.written(cursors)
 
-    def written(self, cursors: dict[int, int]) -> None:
+    def written(self, cursors: dict[tuple[int, str], int]) -> None:
         """Note that the store has these cursors."""
-        for node_id, cursor in cursors.items():
-            if self.moved.get(node_id) == cursor:
-                del self.moved[node_id]
+        for place, cursor in cursors.items():
+            if self.moved.get(place) == cursor:
+                del self.moved[place]
         if cursors:
             self._flush_at = None
 
@@ -218,7 +220,7 @@ class Relay:
         while track.confirmed + 1 in track.ahead:
             track.confirmed += 1
             track.ahead.discard(track.confirmed)
-            self.moved[track.node_id] = track.confirmed
+            self.moved[track.node_id, _TOPIC] = track.confirmed
 
     def _note(self, track: _Track) -> None:
         if track.sent < track.known:

@@ -54,7 +54,7 @@ class Batch:
     chores: list[Chore] = field(default_factory=list)
     commits: bool = False
     rows: list[InboxRow] = field(default_factory=list)
-    cursors: dict[int, int] = field(default_factory=dict)
+    cursors: dict[tuple[int, str], int] = field(default_factory=dict)
 
     def conclude(self, request: PendingRequest, outgoing: Outgoing) -> None:
         """Note that ``outgoing``, which is sent after the commit, ends the request."""

@@ -8,7 +8,7 @@ parameters of each row, took several times as long as SQLite.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -17,7 +17,15 @@ import msgspec
 from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.store.base import Commit, Conflict
 from tracker_worker.store.sql import rows
-from tracker_worker.store.sql.statements import PARAMETER, POSTGRESQL_MANY, POSTGRESQL_ONE, SQLITE
+from tracker_worker.store.sql.statements import (
+    ANSWERED_POSTGRESQL,
+    ANSWERED_SQLITE,
+    GENERATIONS,
+    PARAMETER,
+    POSTGRESQL_MANY,
+    POSTGRESQL_ONE,
+    SQLITE,
+)
 
 Row = dict[str, Any]
 """The parameters of one row, by name."""
@@ -66,6 +74,7 @@ class CommitWriter:
 
     def __init__(self, dialect: str) -> None:
         """``dialect`` is "sqlite" or "postgresql"."""
+        self.dialect = dialect
         statements: Sequence[_OnSQLite | _OnPostgreSQL]
         if dialect == "sqlite":
             statements = [_OnSQLite(text) for text in SQLITE]
@@ -73,11 +82,23 @@ class CommitWriter:
             statements = [_OnPostgreSQL(one, many) for one, many in zip(POSTGRESQL_ONE, POSTGRESQL_MANY, strict=True)]
         self._node, self._released, self._kept, self._answered, self._notification, self._cursor = statements
 
+    def answered(self, cursor: Cursor, unique_ids: Collection[str]) -> dict[str, bytes]:
+        """Return unique_id -> reply, of those messages that have an inbox row."""
+        if self.dialect == "sqlite":
+            cursor.execute(ANSWERED_SQLITE, [_to_json(list(unique_ids)).decode()])
+        else:
+            cursor.execute(ANSWERED_POSTGRESQL, [list(unique_ids)])
+        return {unique_id: bytes(reply) for unique_id, reply in cursor.fetchall()}
+
     def write(self, cursor: Cursor, commit: Commit) -> None:
         """Write all of the commit in the cursor's transaction.
 
         Raises Conflict, and the driver's errors.
         """
+        for host_id, generations in commit.verified.items():
+            cursor.execute(GENERATIONS.format(host_id=host_id))
+            if dict(cursor.fetchall()) != generations:
+                raise Conflict("a host that an answer rests on has changed")
         # In the order of their keys, so that two workers do not wait for each other's rows crosswise.
         ledgers = sorted(commit.ledgers, key=lambda ledger: ledger.id)
         if ledgers:
@@ -89,7 +110,10 @@ class CommitWriter:
             notifications = [rows.notification_row(notification) for notification in commit.notifications]
             self._notification.execute(cursor, notifications)
         if commit.cursors:
-            moved = [{"node_id": node_id, "sequence": sequence} for node_id, sequence in sorted(commit.cursors.items())]
+            moved = [
+                {"node_id": node_id, "topic": topic, "sequence": sequence}
+                for (node_id, topic), sequence in sorted(commit.cursors.items())
+            ]
             self._cursor.execute(cursor, moved)
 
     def _write_ledgers(self, cursor: Cursor, ledgers: Sequence[NodeLedger]) -> None:

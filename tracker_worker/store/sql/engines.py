@@ -12,6 +12,8 @@ from sqlalchemy.exc import ArgumentError
 
 from tracker_worker import threads
 from tracker_worker.errors import ConfigurationError
+from tracker_worker.store.sql.location import sqlite_path
+from tracker_worker.store.sql.waiting import WriteTurns
 
 LOCK_TIMEOUT_SECONDS = 1.5
 """A commit that waits so long for another writer's lock gives up, and the worker retries it. While a commit waits, the worker
@@ -31,19 +33,28 @@ def create_engine(
     lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS,
     patient: bool = True,
     monotonic: Callable[[], float] = threads.monotonic,
+    wall_clock: Callable[[], float] = threads.wall_clock,
     sleep: Callable[[float], None] = threads.sleep,
 ) -> sa.Engine:
     """Return an engine for an SQLite file or for PostgreSQL with psycopg, without connecting.
 
     Unless ``patient``, the engine treats a silent PostgreSQL server as lost (see ``read_timeout``), even one that is only
-    busy; a migration needs a patient engine. ``monotonic`` and ``sleep`` use seconds. Any thread may use the engine.
+    busy; a migration needs a patient engine. ``monotonic``, ``wall_clock`` and ``sleep`` use seconds. Any thread may use the
+    engine. An engine for SQLite has its ``WriteTurns`` as the execution option ``tracker_turns``.
 
     Raises ConfigurationError: the URL is malformed or names another database or driver, or the driver is not installed.
     """
     try:
         parsed = sa.make_url(url)
         if parsed.drivername in ("sqlite", "sqlite+pysqlite"):
-            return _sqlite(parsed, lock_timeout_seconds, monotonic, sleep)
+            turns = WriteTurns(
+                sqlite_path(parsed),
+                lock_timeout_seconds=lock_timeout_seconds,
+                monotonic=monotonic,
+                wall_clock=wall_clock,
+                sleep=sleep,
+            )
+            return _sqlite(parsed, lock_timeout_seconds, turns, monotonic, sleep)
         if parsed.drivername in ("postgresql", "postgresql+psycopg"):
             return _postgresql(parsed, lock_timeout_seconds, None if patient else monotonic)
     except ArgumentError as error:
@@ -62,12 +73,17 @@ def create_engine(
 
 
 def _sqlite(
-    url: sa.URL, lock_timeout_seconds: float, monotonic: Callable[[], float], sleep: Callable[[float], None]
+    url: sa.URL,
+    lock_timeout_seconds: float,
+    turns: WriteTurns,
+    monotonic: Callable[[], float],
+    sleep: Callable[[float], None],
 ) -> sa.Engine:
-    if url.database in (None, "", ":memory:") or url.query.get("mode") == "memory":
-        # In memory, every connection would have a database of its own.
-        raise ConfigurationError("[database] connection names no file: give it as sqlite:////path/to/file")
-    engine = sa.create_engine(url, connect_args={"timeout": lock_timeout_seconds, "check_same_thread": False})
+    engine = sa.create_engine(
+        url,
+        connect_args={"timeout": lock_timeout_seconds, "check_same_thread": False},
+        execution_options={"tracker_turns": turns},
+    )
 
     @sa.event.listens_for(engine, "connect")
     def prepare(connection: sqlite3.Connection, _record: Any) -> None:
@@ -79,8 +95,10 @@ def _sqlite(
     @sa.event.listens_for(engine, "begin")
     def begin(connection: sa.Connection) -> None:
         # A writer takes its lock first: a reader that becomes a writer fails immediately if its snapshot is stale.
-        writes = connection.get_execution_options().get("tracker_writes")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        if connection.get_execution_options().get("tracker_writes"):
+            turns.begin(connection.exec_driver_sql)
+        else:
+            connection.exec_driver_sql("BEGIN")
 
     return engine
 

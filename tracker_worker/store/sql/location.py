@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from urllib.parse import unquote
 
 import sqlalchemy as sa
 from oslo_config import cfg
@@ -15,6 +16,19 @@ from tracker_worker.errors import ConfigurationError
 def sqlite_url(path: Path) -> str:
     """Return the SQLAlchemy URL of an SQLite file, whatever characters its name has."""
     return sa.URL.create("sqlite", database=str(path)).render_as_string()
+
+
+def sqlite_path(url: sa.URL) -> Path:
+    """Return the path of the file that an SQLite URL names.
+
+    Raises ConfigurationError: it names none.
+    """
+    database = url.database or ""
+    if database in ("", ":memory:") or url.query.get("mode") == "memory":
+        # In memory, every connection would have a database of its own.
+        raise ConfigurationError("[database] connection names no file: give it as sqlite:////path/to/file")
+    # SQLite's own form of a URL, in which the path is quoted.
+    return Path(unquote(database.removeprefix("file:")) if database.startswith("file:") else database)
 
 
 def url_without_password(url: sa.URL) -> str:

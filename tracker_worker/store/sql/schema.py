@@ -15,6 +15,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    Text,
     UniqueConstraint,
 )
 
@@ -38,6 +39,8 @@ hosts = Table(
     Column("last_seen_at", BigInteger, nullable=False),
     Column("lease_owner", String(255)),
     Column("lease_expires_at", BigInteger, nullable=False, default=0),
+    # Since when the broker has taken no messages of the holder of the lease.
+    Column("blocked_since", BigInteger),
 )
 
 nodes = Table(
@@ -116,9 +119,31 @@ outbox = Table(
     Column("occurred_at", BigInteger, nullable=False),
 )
 
+# Up to ``sequence``, the broker has confirmed a node's notifications on a topic. The topic '' is no topic: it remembers where a
+# node was that has no topics now.
 relay_cursor = Table(
     "relay_cursor",
     metadata,
     Column("node_id", ForeignKey(nodes.c.id), primary_key=True),
+    Column("topic", String(255), primary_key=True),
     Column("sequence", BigInteger, nullable=False),
+    Column("refused_sequence", BigInteger),
+    Column("refused_reason", Text),
+)
+
+# Dead letters that the broker does not take. ``size`` is what counts for the limit.
+dead_letters = Table(
+    "dead_letters",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("host", String(255), nullable=False),
+    Column("parked_at", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("exchange", String(255), nullable=False),
+    Column("routing_key", String(255), nullable=False),
+    Column("properties", LargeBinary, nullable=False),
+    Column("headers", LargeBinary, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    sqlite_autoincrement=True,  # an id is never used again
 )

@@ -93,7 +93,7 @@ INSERT INTO outbox (node_id, sequence, message_id, event_type, priority, payload
 VALUES (:node_id, :sequence, :message_id, :event_type, :priority, :payload, :occurred_at)""",
     move_cursor="""\
 UPDATE relay_cursor SET sequence = :sequence
-WHERE node_id = :node_id AND sequence < :sequence""",
+WHERE node_id = :node_id AND topic = :topic AND sequence < :sequence""",
 )
 
 # Apart from psycopg's placeholders, the two dialects agree on the text.
@@ -140,6 +140,20 @@ FROM json_to_recordset(%(rows)s::json) AS given (
 )""",
     move_cursor="""\
 UPDATE relay_cursor SET sequence = given.sequence
-FROM json_to_recordset(%(rows)s::json) AS given (node_id integer, sequence bigint)
-WHERE relay_cursor.node_id = given.node_id AND relay_cursor.sequence < given.sequence""",
+FROM json_to_recordset(%(rows)s::json) AS given (node_id integer, topic varchar, sequence bigint)
+WHERE relay_cursor.node_id = given.node_id AND relay_cursor.topic = given.topic
+    AND relay_cursor.sequence < given.sequence""",
 )
+
+
+GENERATIONS = "SELECT id, generation FROM nodes WHERE host_id = {host_id:d}"
+"""The nodes of a host, for ``Commit.verified``."""
+HOST = "SELECT name FROM hosts WHERE id = {host_id:d}"
+NODES = "SELECT * FROM nodes WHERE host_id = {host_id:d} ORDER BY id"
+ALLOCATIONS = "SELECT * FROM allocations WHERE host_id = {host_id:d}"
+# NO KEY UPDATE keeps out whoever changes the rows. UPDATE would also keep out whoever refers to them, as each new allocation
+# does, in the opposite order: first its node, then its host.
+LOCK_HOST = f"{HOST} FOR NO KEY UPDATE"
+LOCK_NODES = "SELECT id FROM nodes WHERE host_id = {host_id:d} ORDER BY id FOR NO KEY UPDATE"
+ANSWERED_SQLITE = "SELECT unique_id, reply FROM inbox WHERE unique_id IN (SELECT value FROM json_each(?))"
+ANSWERED_POSTGRESQL = "SELECT unique_id, reply FROM inbox WHERE unique_id = ANY(%s)"
