@@ -262,7 +262,7 @@ class Publisher(BrokerConnection):
             self._connection.transport.write(data)
         else:
             self.wake()
-        if suspects and not self._barred:
+        if (suspects.group or suspects.groups) and not self._barred:
             self._write_marker()
 
     def _write_marker(self) -> None:
@@ -318,7 +318,7 @@ class Publisher(BrokerConnection):
         return super().due_in() if due == FOREVER else max(0.0, due - time.monotonic())
 
     def idle(self) -> bool:
-        return not (self._waiting or self._confirms.pending or self._suspects or self._destinations.waits())
+        return not (self._waiting or self._confirms.pending or list(self._suspects) or self._destinations.waits())
 
     # --- what the broker answers -------------------------------------------------------------------------------------
 
