@@ -71,19 +71,20 @@ class HostNotServed(TrackerError):
     template = "This worker does not serve host {host}"
 
 
-class AnswerTooLarge(TrackerError):
-    """The answer is larger than what the broker, or the worker, passes on. Facts: method, bytes, limit (0: not known), how."""
-
-    code = "answer_too_large"
-    template = "The answer to {method} has {bytes} bytes, more than {limit}: {how}"
-
-
 class StoreUnavailable(TrackerError):
     """The worker cannot reach the ledger now, and nothing was changed as far as it knows. The request may be sent again."""
 
     code = "store_unavailable"
     retryable = True
     template = "The store is unavailable: {reason}"
+
+
+class AnswerTooLarge(TrackerError):
+    """The answer has more than ``[bus] max_answer_bytes``. Nothing was changed. Facts: method; limit; bytes, how much of the
+    answer was looked at: the whole of it has more; how, what to ask for instead."""
+
+    code = "answer_too_large"
+    template = "The answer to {method} is larger than {limit} bytes: {how}"
 
 
 class ConfigurationError(Exception):
