@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -145,6 +146,12 @@ class WorkerProcess:
         assert self._process is not None
         status = Path(f"/proc/{self._process.pid}/status").read_text(encoding="utf-8")
         return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+
+    def limit_memory(self, size: int) -> None:
+        """Let the running process have at most ``size`` bytes of memory: more is refused, and Python raises MemoryError."""
+        assert self._process is not None
+        # Unlike RLIMIT_AS, this limit does not count what is only reserved, which is 64 MB for each thread's heap.
+        resource.prlimit(self._process.pid, resource.RLIMIT_DATA, (size, size))
 
     def signal(self, number: signal.Signals) -> None:
         assert self._process is not None
