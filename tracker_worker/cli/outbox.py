@@ -63,9 +63,7 @@ def status(settings: Settings, style: str) -> None:
     if style == JSON:
         show_json(rows)
         return
-    cells = (
-        [*row.values()][: len(_COLUMNS)] for row in ({**row, "oldest_at": to_seconds(row["oldest_at"])} for row in rows)
-    )
+    cells = (list({**row, "oldest_at": to_seconds(row["oldest_at"])}.values())[: len(_COLUMNS)] for row in rows)
     show_table(_COLUMNS, cells, empty=_NOTHING)
     for row in rows:
         if row["refused_sequence"] is not None:
