@@ -30,8 +30,9 @@ from tests.support.bus import (
 from tests.support.deadline import wait_until
 from tests.support.startstop import stress
 from tests.support.store import at_once
-from tracker_worker.bus.base import FANOUT, SHARED, DeadLetter, Delivery, Reply, Settlement
+from tracker_worker.bus.base import FANOUT, PING, SHARED, DeadLetter, Delivery, Reply, Settlement
 from tracker_worker.wire.message import ReplyTo
+from tracker_worker.wire.request import decode_request
 
 NOBODY = ReplyTo("reply_of_nobody", "m-1")
 
@@ -326,6 +327,57 @@ class TellContract(BusCase):
             assert [body for body in replies if body in of_thread] == of_thread
 
 
+class RepairContract(BusCase):
+    def test_a_probe_is_a_cast_that_reaches_the_worker_of_its_host_and_a_worker_of_the_shared_queue(
+        self, outside: Outside, make_worker: MakeWorker
+    ) -> None:
+        worker = make_worker([HOST_1])
+        other = make_worker([HOST_2])
+        for each in (worker, other):
+            wait_until(each.bus.connected, "connected")
+        other.bus.probe([HOST_1])
+        (probe,) = worker.listener.receive(1, source=HOST_1)
+        request = decode_request(probe.body, content_type=probe.content_type)
+        assert (request.method, request.args, request.reply_to) == (PING, {}, None)
+        worker.bus.receiver.settle([probe])
+        wait_until(lambda: [d for w in (worker, other) for d in w.listener.deliveries if d.source == SHARED], "a probe")
+
+    def test_a_probe_leaves_nothing_in_a_queue_that_nobody_consumes(
+        self, outside: Outside, make_worker: MakeWorker
+    ) -> None:
+        worker = make_worker([HOST_1])
+        wait_until(worker.bus.connected, "connected")
+        worker.bus.probe([HOST_1, HOST_2])
+        worker.listener.receive(1, source=HOST_1)
+        outside.publish(HOST_2, b"0")
+        assert bodies(make_worker([HOST_2]).listener.receive(1, source=HOST_2)) == [b"0"]
+
+    def test_a_bus_that_is_not_started_or_is_stopped_may_be_told_to_probe_and_to_repair(
+        self, outside: Outside, make_worker: MakeWorker
+    ) -> None:
+        bus = outside.bus()
+        bus.probe([HOST_1])
+        bus.repair()
+        worker = make_worker(bus=bus)
+        worker.stop()
+        bus.probe([HOST_1])
+        bus.repair()
+        outside.publish(HOST_1, b"0")
+        assert bodies(make_worker().listener.receive(1)) == [b"0"]
+
+    def test_a_repair_where_nothing_is_gone_changes_nothing(self, outside: Outside, worker: Worker) -> None:
+        wait_until(worker.bus.connected, "connected")
+        for first in range(0, 100, 10):
+            for body in numbered(10, first=first):
+                outside.publish(HOST_1, body)
+            worker.bus.repair()
+            worker.bus.sender.send(outgoing(numbered(1, first=first)))
+        assert bodies(worker.listener.receive(100)) == numbered(100)
+        worker.listener.confirm(10)
+        assert worker.bus.connected()
+        assert worker.listener.lost_after == []
+
+
 class TwoWorkersContract(BusCase):
     def test_a_fanout_reaches_every_bus(self, outside: Outside, make_worker: MakeWorker) -> None:
         workers = [make_worker([HOST_1]), make_worker([HOST_1]), make_worker([HOST_2])]
@@ -399,5 +451,13 @@ class StartStopContract(BusCase):
         stress(make)
 
 
-class BusContract(ReceiveContract, SettleContract, LostContract, TellContract, TwoWorkersContract, StartStopContract):
+class BusContract(
+    ReceiveContract,
+    SettleContract,
+    LostContract,
+    TellContract,
+    RepairContract,
+    TwoWorkersContract,
+    StartStopContract,
+):
     """The whole contract."""

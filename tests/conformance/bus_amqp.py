@@ -108,6 +108,10 @@ class Broker(Outside):
     def close(self) -> None:
         self._connection.close()
 
+    def other_channel(self) -> amqp.Channel:
+        """A channel for what may be refused, as a context."""
+        return self._connection.channel()
+
     def bus(self) -> Bus:
         return AMQPBus(self.settings)
 
@@ -144,6 +148,14 @@ class Broker(Outside):
     def count(self, queue: str) -> int:
         """The number of ready messages in a queue."""
         return int(self.channel.queue_declare(queue, passive=True).message_count)
+
+    def consumers(self, queue: str) -> int:
+        """The number of consumers of a queue; 0 if there is no queue."""
+        with self.other_channel() as channel:
+            try:
+                return int(channel.queue_declare(queue, passive=True).consumer_count)
+            except amqp.NotFound:
+                return 0
 
     def take_reply(self, reply_to: ReplyTo) -> bytes:
         return bytes(self.take(reply_to.queue).body)

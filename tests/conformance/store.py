@@ -9,6 +9,8 @@ from typing import Any
 from tests.conformance.store_chores import AttemptsContract, InboxContract, LeaseContract, OutboxContract, PruneContract
 from tests.conformance.store_commits import CommitContract, ConflictContract
 from tests.conformance.store_concurrency import ConcurrencyContract
+from tests.conformance.store_locks import LockedContract, RefreshedContract, VerifiedContract
+from tests.conformance.store_topics import CursorContract, DeadLetterContract
 from tests.support.builders import HOST, NOW, begin, node_name, update, uuid
 from tests.support.store import StoreCase, Writer, load, picture, register, settle, snapshots
 from tracker_worker.domain.resources import MAX_AMOUNT, MAX_USAGE
@@ -153,6 +155,11 @@ class StoreContract(
     AttemptsContract,
     LeaseContract,
     PruneContract,
+    CursorContract,
+    DeadLetterContract,
+    VerifiedContract,
+    RefreshedContract,
+    LockedContract,
     ConcurrencyContract,
 ):
     """The whole contract."""

@@ -12,8 +12,9 @@ import pytest
 import sqlalchemy as sa
 
 from tests.conformance.store import StoreContract
+from tests.conformance.store_topics import letter
 from tests.support.builders import NOW, begin, node_name, resources, uuid
-from tests.support.store import Writer, answer, load, note, settle, snapshots
+from tests.support.store import TOPIC, Writer, answer, load, note, settle, snapshots
 from tracker_worker.domain.commands import ReportInventory
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.library.fairlock import FairLock
@@ -27,6 +28,11 @@ N1, N2 = node_name(1), node_name(2)
 LOCK_TIMEOUT_SECONDS = 30
 
 
+def lock_and_leave(store: Store) -> None:
+    with store.locked(1):
+        pass
+
+
 def every_method(store: Store, node_id: int) -> dict[str, partial]:
     """Return a call of each method that uses the database; each call would succeed."""
     return {
@@ -37,7 +43,15 @@ def every_method(store: Store, node_id: int) -> dict[str, partial]:
         "generations": partial(store.generations, [1]),
         "answered": partial(store.answered, ["u-1"]),
         "commit": partial(store.commit, Commit(inbox_rows=[answer("u-9")])),
+        "refreshed": partial(store.refreshed, {"host-1": {}}),
+        "locked": partial(lock_and_leave, store),
+        "probe": partial(store.probe, 1, NOW),
         "cursors": partial(store.cursors, 1),
+        "open_cursors": partial(store.open_cursors, 1, [TOPIC]),
+        "mark_refused": partial(store.mark_refused, node_id, TOPIC, 1, "too large"),
+        "keep_dead_letters": partial(store.keep_dead_letters, [letter()]),
+        "dead_letters": partial(store.dead_letters, 1),
+        "drop_dead_letters": partial(store.drop_dead_letters, [1]),
         "outbox": partial(store.outbox, node_id, after=0, limit=1),
         "backlog": store.backlog,
         "take_lease": partial(store.take_lease, [1], "a", now=NOW, until=NOW),

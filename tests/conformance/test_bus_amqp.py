@@ -157,14 +157,6 @@ class TestLostConnection(AMQPCase):
         worker.bus.stop(0.1)
         assert worker.listener.confirmed == []
 
-    def test_a_host_queue_that_was_deleted_is_declared_again(self, broker: Broker, worker: Worker) -> None:
-        wait_until(worker.bus.connected, "connected")
-        broker.channel.queue_delete(f"tracker.{HOST_1}")
-        wait_until(lambda: broker.lines.attempts == 3, "a new connection")
-        wait_until(worker.bus.connected, "connected")
-        broker.publish(HOST_1, b"0")
-        assert bodies(worker.listener.receive(1)) == [b"0"]
-
 
 class TestQueuesThatAreGone(AMQPCase):
     @pytest.fixture(params=["classic"])

@@ -6,19 +6,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from threading import Event
 from typing import Literal
 
 import psycopg
 import pytest
+from msgspec.structs import replace
 
-from tests.conformance.store_sql import SQLStoreContract, assert_unavailable, every_method
+from tests.conformance.store_sql import SQLStoreContract, assert_unavailable, every_method, lock_and_leave
 from tests.servers import PostgreSQLServer
 from tests.support.builders import begin, node_name, uuid
 from tests.support.migrated import migrated
-from tests.support.store import Writer, answer, load, picture, settle, snapshots, uuids
+from tests.support.store import Writer, answer, load, note, picture, settle, snapshots, uuids
 from tracker_worker.errors import StoreUnavailable
-from tracker_worker.store.base import Conflict
+from tracker_worker.store.base import Commit, Conflict, HostLocked, Unstorable
 from tracker_worker.store.sql import engines
 from tracker_worker.store.sql.store import SQLStore
 
@@ -151,3 +153,50 @@ def test_a_session_has_timeouts_for_locks_and_idle_transactions(url: str) -> Non
         ):
             assert connection.exec_driver_sql(f"SHOW {setting}").scalar_one() == value
     engine.dispose()
+
+
+@pytest.mark.parametrize("row", ["hosts WHERE name = 'host-1'", "nodes WHERE name = 'node-1'"])
+def test_a_row_that_another_writer_holds_too_long_is_told_from_an_absent_store(url: str, row: str) -> None:
+    with opened(url, lock_timeout_seconds=0.05) as store, session(url) as other:
+        writer = settle(store).put(begin(1, node=N1))
+        other.execute(f"SELECT 1 FROM {row} FOR UPDATE")
+        calls = [partial(lock_and_leave, store)]
+        calls.append(partial(store.probe, 1, 0) if row.startswith("hosts") else writer.commit)
+        for call in calls:
+            with pytest.raises(HostLocked) as caught:
+                call()
+            assert type(caught.value).__name__ == "StoreUnavailable"  # what a reply calls it
+            assert caught.value.kwargs.keys() == {"reason"}
+        assert store.host_names() == ["host-1"]
+
+
+def test_a_database_that_became_read_only_is_absent(url: str) -> None:
+    with opened(url) as store, session(url) as other:
+        writer = settle(store).put(begin(1, node=N1))
+        other.autocommit = True
+        other.execute("ALTER ROLE CURRENT_USER SET default_transaction_read_only = on")
+        try:
+            store.stop()  # sessions that are opened from now on cannot write
+            for call in (writer.commit, partial(store.probe, 1, 0), partial(lock_and_leave, store)):
+                with pytest.raises(StoreUnavailable, match="read-only"):
+                    call()
+        finally:
+            other.execute("SET default_transaction_read_only = off")
+            other.execute("ALTER ROLE CURRENT_USER RESET default_transaction_read_only")
+
+
+@pytest.mark.parametrize("text", ["nul \0", "surrogate \ud800", "x" * 300])
+def test_text_that_postgresql_cannot_keep_is_unstorable(url: str, text: str) -> None:
+    with opened(url) as store:
+        writer = settle(store)
+        before = picture(store)
+        with pytest.raises(Unstorable):
+            store.commit(Commit(notifications=[note(writer[N1], 7, event_type=text)]))
+        with pytest.raises(Unstorable):
+            store.count_attempt(text, 0)
+        with pytest.raises(Unstorable):
+            store.commit(Commit(inbox_rows=[answer("u-1"), replace(answer("u-2"), unique_id=text)]))
+        with store.locked(1) as locked, pytest.raises(Unstorable):
+            locked.commit(Commit(inbox_rows=[replace(answer("u-2"), unique_id=text)]))
+        assert picture(store) == before
+        writer.put(begin(1, node=N1)).commit()

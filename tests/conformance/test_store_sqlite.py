@@ -16,7 +16,9 @@ from tests.support.store import load, picture, settle, snapshots
 from tracker_worker.store.sql.store import SQLStore
 
 # The methods of every_method that only read: in WAL mode a reader needs no lock.
-READERS = frozenset({"host_names", "load_host", "generations", "answered", "cursors", "outbox", "backlog"})
+READERS = frozenset(
+    {"host_names", "load_host", "generations", "answered", "cursors", "outbox", "backlog", "refreshed", "dead_letters"}
+)
 
 
 class TestSQLiteStore(SQLStoreContract):

@@ -69,6 +69,19 @@ def test_a_call_that_cannot_be_answered_is_parked(raw_connection: raw.RawConnect
     raw.check_parked(raw_connection.take(raw.DEAD_LETTERS), body, topic=HOST_TOPIC)
 
 
+@pytest.mark.parametrize("queue", [HOST_TOPIC, raw.DEAD_LETTERS, "notifications.info", "amq.gen-1", "nova.compute"])
+def test_a_call_that_wants_its_reply_in_no_clients_queue_is_parked(
+    raw_connection: raw.RawConnection, queue: str
+) -> None:
+    body = raw.packed(raw_connection.request("get_node", {}, call=True, keys={"_reply_q": queue}))
+    raw_connection.publish(HOST_TOPIC, body)
+
+    parked = raw_connection.take(raw.DEAD_LETTERS)
+
+    raw.check_parked(parked, body, topic=HOST_TOPIC)
+    assert parked.properties["application_headers"]["x-tracker-reason"].startswith("invalid_input: _reply_q: ")
+
+
 @pytest.mark.parametrize("call", [True, False], ids=["call", "cast"])
 @pytest.mark.parametrize("unique_id", [SURROGATE, "a\0b", "x" * 256, "", 5, {}])
 def test_a_unique_id_that_a_store_cannot_hold_is_refused(

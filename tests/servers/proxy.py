@@ -12,16 +12,16 @@ _POLL_SECONDS = 0.05
 
 
 class Proxy:
-    """Listens on ``port`` of 127.0.0.1 from ``open`` to ``close``. Every method may be called from any thread."""
+    """Listens on ``port`` of ``address`` from ``open`` to ``close``. Every method may be called from any thread."""
 
-    def __init__(self, target_port: int) -> None:
+    def __init__(self, target_port: int, *, address: str = "127.0.0.1") -> None:
         self._target_port = target_port
         self._lock = threading.Lock()
         self._pairs: set[_Pair] = set()
         self._refusing = False
         self._delay_seconds = 0.0
         self._fatal: bytes | None = None
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server((address, 0))
         self.port: int = self._listener.getsockname()[1]
         self._closed = threading.Event()
         self._flowing = threading.Event()

@@ -116,15 +116,18 @@ class RecordingChannel:
     def close(self) -> None:
         """The channel has nothing to close."""
 
-    def basic_qos(self, size: int, count: int, a_global: bool) -> None:
-        self.qos.append((size, count, a_global))
-
     def basic_consume(self, queue: str, **_options: Any) -> None:
         self.consumers.append(queue)
         self.limits[queue] = self.qos[-1][1]
 
-    def send_method(self, *_arguments: Any) -> None:
-        """Methods of other names are not recorded."""
+    def send_method(self, method: tuple[int, int], _format: str, arguments: tuple[int, int, bool]) -> None:
+        assert method == spec.Basic.Qos
+        self.qos.append(arguments)
+
+    def answer(self) -> None:
+        """Answer what has been asked about the prefetch."""
+        for _ in self.qos:
+            self.connection.on_inbound_frame((1, self.channel_id, struct.pack(">HH", *spec.Basic.QosOk)))
 
     def basic_ack(self, tag: int, multiple: bool = False) -> None:
         self.acks.append((tag, multiple))

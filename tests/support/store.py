@@ -44,6 +44,13 @@ class Writer:
         self.host = load(store, host)
         self.notifications: list[Notification] = []
 
+    @classmethod
+    def on(cls, store: Store, host: HostLedger) -> Writer:
+        """A writer on ledgers that were read otherwise."""
+        writer = cls.__new__(cls)
+        writer.store, writer.host, writer.notifications = store, host, []
+        return writer
+
     def __getitem__(self, node: str) -> NodeLedger:
         return self.host.node(node)
 
@@ -56,17 +63,19 @@ class Writer:
             self.notifications.append(row)
         return self
 
-    def commit(self, *answered: InboxRow, cursors: dict[int, int] | None = None) -> Writer:
-        changed = [ledger for ledger in self.host if ledger.dirty]
-        self.store.commit(
-            Commit(
-                ledgers=changed,
-                notifications=self.notifications,
-                inbox_rows=answered,
-                cursors={(node_id, TOPIC): sequence for node_id, sequence in (cursors or {}).items()},
-            )
+    def made(self, *answered: InboxRow, cursors: dict[int, int] | None = None) -> Commit:
+        """A commit of everything that was put. ``cursors``: node id -> sequence, on TOPIC."""
+        return Commit(
+            ledgers=[ledger for ledger in self.host if ledger.dirty],
+            notifications=self.notifications,
+            inbox_rows=answered,
+            cursors={(node_id, TOPIC): sequence for node_id, sequence in (cursors or {}).items()},
         )
-        for ledger in changed:
+
+    def commit(self, *answered: InboxRow, cursors: dict[int, int] | None = None) -> Writer:
+        commit = self.made(*answered, cursors=cursors)
+        self.store.commit(commit)
+        for ledger in commit.ledgers:
             ledger.committed()
         self.notifications = []
         return self

@@ -9,7 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,8 @@ NODE = {"vcpus": 64, "memory_mb": 262144, "local_gb": 4000}
 class WorkerProcess:
     """One worker. A second ``start`` after its end continues on the same state, with the configuration of that moment.
 
-    ``options`` override the default configuration, section by section. Not thread-safe.
+    ``options`` override the default configuration, section by section. ``within`` is a command that becomes another command,
+    such as ``ip netns exec``. Not thread-safe.
     """
 
     def __init__(
@@ -42,11 +43,13 @@ class WorkerProcess:
         options: Options | None = None,
         name: str = "worker",
         environment: Mapping[str, str] | None = None,
+        within: Sequence[str] = (),
     ) -> None:
         self.directory = directory
         self.configuration = directory / f"{name}.conf"
         self.inventory = directory / "inventory.yaml"
         self.log_path = directory / f"{name}.log"
+        self._within = within
         self._environment = {**os.environ, **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
         self._read_from = 0
@@ -92,7 +95,7 @@ class WorkerProcess:
         with self.log_path.open("ab") as log:
             self._read_from = log.tell()
             self._process = subprocess.Popen(
-                [PROGRAM, f"--config-file={self.configuration}", "serve"],
+                [*self._within, PROGRAM, f"--config-file={self.configuration}", "serve"],
                 cwd=self.directory,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,

@@ -28,6 +28,9 @@ SHARED = ""
 FANOUT = "*"
 """The source of a delivery that reaches every worker."""
 
+PING = "oslo_rpc_server_ping"
+"""The method of a probe; every worker has it, and as a cast it does nothing."""
+
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """One message as it arrived.
@@ -193,5 +196,11 @@ class Bus(ABC):
 
     @abstractmethod
     def probe(self, hosts: Sequence[str]) -> None:
-        """Find out whether messages still reach the queues of these hosts and the shared queue, and repair what is missing. Any
-        thread; returns immediately."""
+        """Find out whether requests to these hosts, and to any host, still reach the worker that serves them: publish a cast to
+        each that does nothing. What reaches no queue is logged, declared and bound again. Called every 2 s. Any thread; returns
+        immediately."""
+
+    @abstractmethod
+    def repair(self) -> None:
+        """Declare and bind everything again soon, which changes nothing where nothing is gone. Any thread; returns
+        immediately."""

@@ -18,6 +18,7 @@ from oslo_config import cfg
 from tracker_worker import threads
 from tracker_worker.bus.base import (
     FANOUT,
+    PING,
     SHARED,
     Blocked,
     Bus,
@@ -83,6 +84,12 @@ class MemoryBroker:
             else:
                 self._waiting.setdefault(source, deque()).append(delivery)
                 self._hand_over_locked(source)
+
+    def offer(self, source: str, body: bytes) -> None:
+        """Hand a request to the active consumer of a queue; without one, nothing is left behind."""
+        with self._lock:
+            if self._consumers.get(source):
+                self.publish(source, body)
 
     def consume(self, source: str, consumer: Consumer) -> None:
         """Hand all messages of a queue to ``consumer``, from the moment when it is the active consumer."""
@@ -182,7 +189,11 @@ class MemoryBus(Bus, Receiver, Sender):
         """There is no broker to log in to."""
 
     def probe(self, hosts: Sequence[str]) -> None:
-        """Does nothing."""
+        for source in (*hosts, SHARED):
+            self._broker.offer(source, encode_request(PING, {}, context={}, unique_id=threads.new_uuid().hex))
+
+    def repair(self) -> None:
+        """Nothing of a MemoryBroker can be gone."""
 
     def settle(self, deliveries: Iterable[Delivery]) -> None:
         with self._lock:

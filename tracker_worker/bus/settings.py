@@ -7,17 +7,18 @@ The options are read as stock clients read them: the query of the transport URL 
 from __future__ import annotations
 
 import socket
-import ssl
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 import amqp
 from oslo_config import cfg
 
+from tracker_worker.bus.tls import tls_arguments
+from tracker_worker.bus.transport_url import check_transport_url
 from tracker_worker.conf.opts import register_client_opts
-from tracker_worker.conf.reading import without_contents
+from tracker_worker.conf.reading import check_logins, without_contents, wrong_dollar
 from tracker_worker.errors import ConfigurationError
 from tracker_worker.oslo import opts, oslo_messaging
 
@@ -30,12 +31,8 @@ _MAX_HEARTBEAT_SECONDS = 15
 # One address that swallows packets must not keep a worker from the next one for long.
 _CONNECT_TIMEOUT_SECONDS = 2
 _PORT = 5672
-_TLS_VERSIONS = {
-    "tlsv1": ssl.PROTOCOL_TLSv1,
-    "tlsv1_1": ssl.PROTOCOL_TLSv1_1,
-    "tlsv1_2": ssl.PROTOCOL_TLSv1_2,
-    "sslv23": ssl.PROTOCOL_TLS_CLIENT,
-}
+_MOST_NAME_BYTES = 255
+_LOGIN_METHODS = ("PLAIN", "AMQPLAIN", "EXTERNAL")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +75,11 @@ class ConnectionSettings:
             socket_settings={socket.TCP_USER_TIMEOUT: self.heartbeat_seconds * 1000},
         )
 
+    def agrees_with(self, other: ConnectionSettings) -> bool:
+        """Whether everything but ``urls`` is the same."""
+        names = [field.name for field in fields(ConnectionSettings) if field.name != "urls"]
+        return all(getattr(self, name) == getattr(other, name) for name in names)
+
     def delays(self) -> Iterator[float]:
         """Seconds to wait after each round in which a broker refused the login."""
         delay = max(1.0, self.retry_start_seconds)
@@ -115,14 +117,15 @@ def read_connection(conf: cfg.ConfigOpts) -> ConnectionSettings:
 
 
 def read_settings(conf: cfg.ConfigOpts) -> BrokerSettings:
-    """Settings for a worker. Raises ConfigurationError as ``read_connection``, and where a host's queue would be the
-    dead-letter queue."""
+    """Settings for a worker. Raises ConfigurationError as ``read_connection``, where a host's queue would be the dead-letter
+    queue, and for a name that is too long."""
     rabbit, common = _common(conf)
     for host in conf.tracker.hosts:
         if f"{conf.tracker.topic}.{host}" == conf.bus.dead_letter_queue:
             raise ConfigurationError(
                 f"[bus] dead_letter_queue {conf.bus.dead_letter_queue} is the queue of host {host}"
             )
+    _check_names(conf)
     limits = {
         "x-delivery-limit": rabbit.rabbit_quorum_delivery_limit,
         "x-max-in-memory-length": rabbit.rabbit_quorum_max_memory_length,
@@ -146,7 +149,7 @@ def read_again(conf: cfg.ConfigOpts) -> cfg.ConfigOpts:
     """The options that a client reads, read anew from the files and the environment that ``conf`` was read from.
 
     oslo.config itself reads only mutable options again, and ``transport_url`` is none. Raises ConfigurationError: a file cannot
-    be read.
+    be read, or a password has a ``$`` that is not written twice.
     """
     again = cfg.ConfigOpts()
     register_client_opts(again)
@@ -157,6 +160,7 @@ def read_again(conf: cfg.ConfigOpts) -> cfg.ConfigOpts:
             default_config_files=list(conf.config_file or []),
             default_config_dirs=list(conf.config_dir or []),
         )
+        check_logins(again)
     except cfg.Error as error:
         raise ConfigurationError(without_contents(error)) from error
     return again
@@ -175,15 +179,25 @@ def address(url: str) -> str:
 
 def _common(conf: cfg.ConfigOpts) -> tuple[_Rabbit, dict[str, Any]]:
     try:
-        url = oslo_messaging.TransportURL.parse(conf)
-        rabbit = _Rabbit(conf, url)
-    except (oslo_messaging.InvalidTransportURL, ValueError) as error:
-        raise ConfigurationError(f"[DEFAULT] transport_url is not a usable URL: {error}") from error
-    if url.transport.removeprefix("kombu+") not in ("rabbit", "amqp"):
-        raise ConfigurationError(f"[DEFAULT] transport_url is for {url.transport}; rabbit:// is supported")
-    if not url.hosts or not all(host.hostname for host in url.hosts):
-        raise ConfigurationError("[DEFAULT] transport_url names no broker: rabbit://user:password@host:port/vhost")
-    heartbeat = int(rabbit.heartbeat_timeout_threshold)
+        text = conf.transport_url
+    except cfg.NoSuchOptError:
+        raise ConfigurationError(wrong_dollar("DEFAULT", "transport_url")) from None
+    check_transport_url(text)
+    url = oslo_messaging.TransportURL.parse(conf)
+    rabbit = _Rabbit(conf, url)
+    if rabbit.rabbit_login_method not in _LOGIN_METHODS:
+        raise ConfigurationError(
+            f"[{_GROUP}] rabbit_login_method {rabbit.rabbit_login_method} is not served; known: {', '.join(_LOGIN_METHODS)}"
+        )
+    tls = None
+    if rabbit.ssl:
+        tls = tls_arguments(
+            version=rabbit.ssl_version,
+            ca_file=rabbit.ssl_ca_file,
+            certificate_file=rabbit.ssl_cert_file,
+            key_file=rabbit.ssl_key_file,
+        )
+    heartbeat = max(0, int(rabbit.heartbeat_timeout_threshold))
     return rabbit, {
         "urls": tuple(_url(host, url.virtual_host) for host in url.hosts),
         "exchange": conf.control_exchange,
@@ -194,8 +208,25 @@ def _common(conf: cfg.ConfigOpts) -> tuple[_Rabbit, dict[str, Any]]:
         "retry_start_seconds": rabbit.rabbit_retry_interval,
         "retry_step_seconds": rabbit.rabbit_retry_backoff,
         "retry_max_seconds": rabbit.rabbit_interval_max,
-        "tls": _tls(rabbit) if rabbit.ssl else None,
+        "tls": tls,
     }
+
+
+def _check_names(conf: cfg.ConfigOpts) -> None:
+    """Refuse names that AMQP cannot carry: it has one byte for their length."""
+    topic = conf.tracker.topic
+    names = [
+        ("[DEFAULT] control_exchange", conf.control_exchange),
+        ("[tracker] topic", f"{topic}_fanout_{32 * '0'}"),
+        *(("[tracker] hosts", f"{topic}.{host}") for host in conf.tracker.hosts),
+        ("[bus] dead_letter_queue", conf.bus.dead_letter_queue),
+        *(("[notifications] topics", f"{name}.critical") for name in conf.notifications.topics),
+    ]
+    for option, name in names:
+        if len(name.encode()) > _MOST_NAME_BYTES:
+            raise ConfigurationError(
+                f"{option}: {name[:40]}... is longer than the {_MOST_NAME_BYTES} bytes of an AMQP name"
+            )
 
 
 class _Rabbit:
@@ -205,10 +236,20 @@ class _Rabbit:
         self._group = conf[_GROUP]
         options = dict(opts.list_opts())[_GROUP]
         types = {option.name: option.type for option in options}
-        unknown = set(url.query) - set(types)
-        if unknown:
-            raise ValueError(f"{', '.join(sorted(unknown))} is no option of [{_GROUP}]")
-        self._query = {name: types[name](value) for name, value in url.query.items()}
+        self._query = {}
+        for number, (name, value) in enumerate(url.query.items(), 1):
+            # Neither name nor value is quoted unless it is known: it may be the rest of a password with a ? in it.
+            if name not in types:
+                raise ConfigurationError(
+                    f"[DEFAULT] transport_url: option {number} behind the ? is no option of [{_GROUP}]; in a password write "
+                    "%3F for ?"
+                )
+            try:
+                self._query[name] = types[name](value)
+            except ValueError:
+                raise ConfigurationError(
+                    f"[DEFAULT] transport_url: the value of {name} behind the ? is not what this option takes"
+                ) from None
 
     def __getattr__(self, name: str) -> Any:
         return self._query[name] if name in self._query else getattr(self._group, name)
@@ -218,22 +259,3 @@ def _url(host: Any, virtual_host: str | None) -> str:
     user, password = quote(host.username or "guest", safe=""), quote(host.password or "guest", safe="")
     name = f"[{host.hostname}]" if ":" in host.hostname else host.hostname
     return f"amqp://{user}:{password}@{name}:{host.port or _PORT}/{quote(virtual_host or '/', safe='')}"
-
-
-def _tls(rabbit: _Rabbit) -> dict[str, Any]:
-    params: dict[str, Any] = {}
-    if rabbit.ssl_version:
-        try:
-            params["ssl_version"] = _TLS_VERSIONS[rabbit.ssl_version.lower()]
-        except KeyError:
-            known = ", ".join(_TLS_VERSIONS)
-            raise ConfigurationError(
-                f"[{_GROUP}] ssl_version {rabbit.ssl_version} is not served; known: {known}"
-            ) from None
-    if rabbit.ssl_key_file:
-        params["keyfile"] = rabbit.ssl_key_file
-    if rabbit.ssl_cert_file:
-        params["certfile"] = rabbit.ssl_cert_file
-    if rabbit.ssl_ca_file:
-        params.update(ca_certs=rabbit.ssl_ca_file, cert_reqs=ssl.CERT_REQUIRED)
-    return params

@@ -3,17 +3,21 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, NoReturn
 
 import click
 from oslo_config import cfg
 
+from tracker_worker.cli.mistakes import explain, explain_text
 from tracker_worker.conf import list_opts, register_opts
-from tracker_worker.conf.reading import check_values, without_contents
+from tracker_worker.conf.reading import check_values
 from tracker_worker.errors import ConfigurationError, TrackerError
 
 PROJECT = "tracker-worker"
@@ -25,10 +29,12 @@ class CommandFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The options before the subcommand: configuration files and directories."""
+    """The options before the subcommand: configuration files and directories. ``warnings`` holds what oslo.config has said
+    about them, until there is a log."""
 
     config_files: tuple[str, ...]
     config_dirs: tuple[str, ...]
+    warnings: list[logging.LogRecord] = field(default_factory=list, compare=False)
 
     def load(self, *, messaging: bool = True, **overrides: Any) -> cfg.ConfigOpts:
         """Read the configuration from files, directories and environment; ``group__option=value`` overrides win.
@@ -46,43 +52,66 @@ class Settings:
                 conf.register_opts(options, group=group)
         args = [f"--config-file={name}" for name in self.config_files]
         args += [f"--config-dir={name}" for name in self.config_dirs]
+        said = io.StringIO()
         try:
-            conf(
-                args,
-                project=PROJECT,
-                version=version(PROJECT),
-                default_config_files=None if not args else [],
-                default_config_dirs=None if not args else [],
-            )
-            for name, value in overrides.items():
-                group, _, option = name.rpartition("__")
-                conf.set_override(option, value, group=group or None)
-            check_values(conf)
-        except (cfg.Error, ValueError) as error:
-            raise ConfigurationError(without_contents(error)) from error
+            with _kept(self.warnings), redirect_stderr(said):
+                conf(
+                    args,
+                    project=PROJECT,
+                    version=version(PROJECT),
+                    default_config_files=None if not args else [],
+                    default_config_dirs=None if not args else [],
+                )
+                for name, value in overrides.items():
+                    group, _, option = name.rpartition("__")
+                    conf.set_override(option, value, group=group or None)
+                check_values(conf)
+        except SystemExit as error:  # oslo.config has said why on stderr
+            raise ConfigurationError(explain_text(said.getvalue())) from error
+        except (cfg.Error, OSError, ValueError) as error:
+            raise ConfigurationError(explain(error, self.config_files, self.config_dirs)) from error
         return conf
+
+
+@contextmanager
+def _kept(records: list[logging.LogRecord]) -> Iterator[None]:
+    """Keep what oslo.config logs in the block: before logging is started it would go to stderr, beside the one sentence."""
+
+    class Keeper(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            records.append(record)
+
+    logger, keeper = logging.getLogger("oslo_config"), Keeper()
+    propagated, logger.propagate = logger.propagate, False
+    logger.addHandler(keeper)
+    try:
+        yield
+    finally:
+        logger.removeHandler(keeper)
+        logger.propagate = propagated
 
 
 def _register_all(conf: cfg.ConfigOpts) -> None:
     import tracker_worker.cli.threading_backend  # noqa: F401 must precede oslo.messaging
 
     # isort: split
-    from oslo_log import log
+    from oslo_log import log, versionutils
 
     register_opts(conf)
     log.register_options(conf)
+    conf.register_opts(versionutils.deprecated_opts)
     conf.set_default("default_log_levels", [*conf.default_log_levels, "amqp=WARN", "alembic=WARN"])
 
 
-def start_logging(conf: cfg.ConfigOpts) -> None:
-    """Start logging as the options of oslo.log say; by default to stderr, because stdout is for what a command prints."""
-    from oslo_log import log
+def start_logging(conf: cfg.ConfigOpts, warnings: Sequence[logging.LogRecord] = ()) -> None:
+    """Start logging as the options of oslo.log say; by default to stderr. ``warnings`` are logged first.
 
-    log.setup(conf, PROJECT, version(PROJECT))
-    for handler in logging.getLogger().handlers:
-        # oslo.log logs to stdout if its options name no place.
-        if not conf.log_config_append and isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout:
-            handler.setStream(sys.stderr)
+    Raises ConfigurationError: an option of oslo.log, or the file that it names, is unusable.
+    """
+    from tracker_worker.cli import logs
+
+    logs.start(conf, PROJECT, version(PROJECT))
+    logs.replay(warnings)
 
 
 def keep_logs_quiet(conf: cfg.ConfigOpts) -> None:

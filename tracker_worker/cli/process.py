@@ -135,7 +135,7 @@ class WorkerProcess:
         try:
             conf = self._settings.load()
             self._stop_seconds = float(conf.tracker.stop_seconds)
-            start_logging(conf)
+            start_logging(conf, self._settings.warnings)
             self._log.adopt()
             self._log.start()
             self._logging = True

@@ -33,7 +33,8 @@ class TrackerAPI:
     A method waits for the answer and returns it. It raises the errors of ``tracker_worker.errors``, and
     ``oslo_messaging.MessagingTimeout`` when there is no answer within ``[DEFAULT] rpc_response_timeout`` seconds: the
     request may then still be done. Each method that changes something has a twin, ``cast_<method>``, which sends the same
-    request without waiting for an answer. Any thread may call any method.
+    request without waiting for an answer. Any thread may call any method. On an oslo.messaging transport the methods raise
+    RuntimeError in a process that was forked since: make another TrackerAPI there.
 
     :param conf: the scheduler's ConfigOpts; the options of oslo.messaging and ``[tracker] topic`` are registered on it.
     :param transport: a Transport, or an oslo.messaging RPC transport with ``ALLOWED_REMOTE_EXMODS``; None: a transport is made

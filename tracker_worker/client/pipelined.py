@@ -11,6 +11,9 @@ It has the methods of TrackerAPI too, and may be used wherever a TrackerAPI is. 
 
 from __future__ import annotations
 
+import os
+import threading
+import weakref
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from functools import partial
@@ -19,7 +22,8 @@ from typing import Any
 
 from oslo_config import cfg
 
-from tracker_worker.bus.settings import read_connection
+from tracker_worker import threads
+from tracker_worker.bus.settings import ConnectionSettings, read_connection
 from tracker_worker.client.api import TrackerAPI
 from tracker_worker.client.requester import NoReply, OutgoingRequest, Requester
 from tracker_worker.client.transport import VERSION, remote_error
@@ -37,19 +41,21 @@ class TrackerClient(TrackerAPI):
     once. A request without an answer within ``[DEFAULT] rpc_response_timeout`` seconds fails with
     ``oslo_messaging.MessagingTimeout``, as with TrackerAPI, and may still be done.
 
+    A forked child may use the client too: it opens a connection of its own when it sends its first request. Futures of requests
+    that the parent has sent raise RuntimeError in the child; the parent gets their answers.
+
     :param conf: the scheduler's ConfigOpts, as for TrackerAPI. Raises ConfigurationError for a transport that is not RabbitMQ.
     """
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
         register_client_opts(conf)
-        self._requester = Requester(read_connection(conf))
-        self._pipeline = PipelinedTransport(self._requester, conf.rpc_response_timeout)
-        self._requester.start()
+        self._pipeline = PipelinedTransport(read_connection(conf), conf.rpc_response_timeout)
+        self._pipeline.start()
         super().__init__(conf, self._pipeline)
 
     def close(self) -> None:
         """Requests that are under way fail with MessagingTimeout. Harmless when closed."""
-        self._requester.stop(0)
+        self._pipeline.stop()
 
     def __enter__(self) -> TrackerClient:
         return self
@@ -82,11 +88,45 @@ class TrackerClient(TrackerAPI):
 
 
 class PipelinedTransport:
-    """The Transport on a Requester, and futures. Any thread may use it."""
+    """The Transport on a Requester, and futures. Any thread may use it, and any forked child, which gets a Requester of its
+    own."""
 
-    def __init__(self, requester: Requester, timeout_seconds: float) -> None:
-        self._requester = requester
+    def __init__(self, settings: ConnectionSettings, timeout_seconds: float) -> None:
+        self._settings = settings
         self._timeout_seconds = timeout_seconds
+        self._requester = Requester(settings)
+        self._lock = threading.Lock()
+        self._forked = False
+        self._stopped = False
+        _transports.add(self)
+
+    def start(self) -> None:
+        self._requester.start()
+
+    def stop(self) -> None:
+        """Requests under way end. Harmless when stopped."""
+        self._stopped = True
+        if not self._forked:
+            self._requester.stop(0)
+
+    def abandon(self) -> None:
+        """Called in a forked child, on its only thread, before anything else runs there."""
+        self._lock = threading.Lock()
+        if not self._forked:
+            self._forked = True
+            self._requester.abandon()
+
+    def _own(self) -> Requester:
+        """The requester of this process."""
+        if self._forked:
+            with self._lock:
+                if self._stopped:
+                    raise RuntimeError("the client is closed")
+                if self._forked:
+                    self._requester = Requester(self._settings)
+                    self._requester.start()
+                    self._forked = False
+        return self._requester
 
     def call(self, context: Context, host: str, method: str, args: Mapping[str, Any]) -> Any:
         (future,) = self.send_many(context, host, method, [args])
@@ -101,19 +141,20 @@ class PipelinedTransport:
             timeout_seconds=self._timeout_seconds,
             done=partial(_resolve_cast, done, host, method),
         )
-        self._requester.send(request)
+        self._own().send(request)
         done.result()
 
     def send_many(
         self, context: Context, host: str, method: str, requests: Iterable[Mapping[str, Any]]
     ) -> list[Future[Any]]:
         """Send calls of one method, in this order; each future gives the result or raises the error."""
+        requester = self._own()
         futures: list[Future[Any]] = []
         outgoing = []
         for args in requests:
             future: Future[Any] = Future()
             futures.append(future)
-            reply_to = ReplyTo(self._requester.reply_queue, fresh_id(), MSGPACK)
+            reply_to = ReplyTo(requester.reply_queue, fresh_id(), MSGPACK)
             outgoing.append(
                 OutgoingRequest(
                     host=host,
@@ -123,7 +164,7 @@ class PipelinedTransport:
                     msg_id=reply_to.msg_id,
                 )
             )
-        self._requester.send(*outgoing)
+        requester.send(*outgoing)
         return futures
 
     def _encode(self, context: Context, method: str, args: Mapping[str, Any], reply_to: ReplyTo | None) -> bytes:
@@ -138,9 +179,21 @@ class PipelinedTransport:
         )
 
 
+# Those of this process, for its forked children.
+_transports: weakref.WeakSet[PipelinedTransport] = weakref.WeakSet()
+
+
+def _abandon_all() -> None:
+    for transport in list(_transports):
+        transport.abandon()
+
+
+os.register_at_fork(after_in_child=_abandon_all)
+
+
 def _resolve(future: Future[Any], host: str, method: str, reply: dict[str, Any] | NoReply) -> None:
     if isinstance(reply, NoReply):
-        future.set_exception(_failure(host, method, reply))
+        _fail(future, host, method, reply)
     elif reply["failure"] is not None:
         future.set_exception(remote_error(reply["failure"]))
     else:
@@ -149,12 +202,23 @@ def _resolve(future: Future[Any], host: str, method: str, reply: dict[str, Any] 
 
 def _resolve_cast(future: Future[None], host: str, method: str, reply: dict[str, Any] | NoReply) -> None:
     if isinstance(reply, NoReply) and reply is not NoReply.ACCEPTED:
-        future.set_exception(_failure(host, method, reply))
+        _fail(future, host, method, reply)
     else:
         future.set_result(None)
 
 
+def _fail(future: Future[Any], host: str, method: str, why: NoReply) -> None:
+    if why is NoReply.FORKED:
+        # The lock of the parent's future may have been held at the fork, by a thread that this process does not have.
+        future._condition = threads.Condition()
+    future.set_exception(_failure(host, method, why))
+
+
 def _failure(host: str, method: str, why: NoReply) -> Exception:
+    if why is NoReply.FORKED:
+        return RuntimeError(
+            f"{method} on host {host} was sent before this process was forked: its parent gets the answer"
+        )
     if why is NoReply.UNROUTABLE:
         return oslo_messaging.MessageDeliveryFailure(f"{method}: no worker has ever served host {host}")
     return oslo_messaging.MessagingTimeout(f"{method} on host {host}: no answer in time")

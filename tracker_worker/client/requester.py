@@ -14,7 +14,7 @@ import amqp
 
 from tracker_worker import threads
 from tracker_worker.agenda import Agenda, Entry
-from tracker_worker.bus.amqp import topology
+from tracker_worker.bus.amqp import internals, topology
 from tracker_worker.bus.amqp.confirms import Confirms
 from tracker_worker.bus.amqp.connection import BrokerConnection
 from tracker_worker.bus.settings import ConnectionSettings
@@ -32,6 +32,7 @@ class NoReply(enum.Enum):
     ACCEPTED = "a cast that the broker has"
     UNROUTABLE = "the broker has no queue for it"
     LATE = "not in time, or the client was closed"
+    FORKED = "the parent of this process gets the reply"
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -62,6 +63,7 @@ class Requester(BrokerConnection):
         )
         self._called: dict[str, OutgoingRequest] = {}  # by msg_id, until the reply
         self._deadlines: Agenda[OutgoingRequest] = Agenda()  # of the requests in ``_called``
+        self._connection: Any = None
         self._channel: Any = None
 
     def send(self, *requests: OutgoingRequest) -> None:
@@ -77,11 +79,21 @@ class Requester(BrokerConnection):
         self._end_all(None)
         self._waiting.clear()
 
+    def abandon(self) -> None:
+        """In a forked child: give up the connection, which the parent goes on using, without a word to the broker. The requests
+        under way end with FORKED. Only the calling thread exists, and takes no lock that another one may have held."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            internals.abandon_socket(connection)
+        self.abandon_wakeups()
+        self._end([*self._called.values(), *self._confirms.pending.values(), *self._waiting], NoReply.FORKED)
+
     def _end_all(self, _error: BaseException | None) -> None:
         """The thread has ended: no request gets a reply any more."""
         self._end([*self._called.values(), *self._confirms.pending.values(), *self._waiting], NoReply.LATE)
 
     def opened(self, connection: Any) -> None:
+        self._connection = connection
         topology.declare_exchange(connection, self._settings.exchange, "topic", durable=self._settings.durable)
         self._channel = channel = connection.channel()
         channel.queue_declare(
@@ -133,7 +145,7 @@ class Requester(BrokerConnection):
 
     def lost(self) -> None:
         """Requests without an answer are sent again: one that was done already is only answered again."""
-        self._channel = None
+        self._channel = self._connection = None
         casts = [request for request in self._confirms.forget() if request.msg_id is None and not request.ended]
         self._waiting.extendleft(reversed([*self._called.values(), *casts]))
 

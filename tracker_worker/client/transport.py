@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -32,7 +33,7 @@ class Transport(Protocol):
 
 
 class StockTransport:
-    """A stock oslo.messaging client. Any thread may use it."""
+    """A stock oslo.messaging client. Any thread may use it. In a forked child its methods raise RuntimeError."""
 
     def __init__(self, conf: cfg.ConfigOpts, transport: Any = None) -> None:
         """``transport`` is an RPC transport with ALLOWED_REMOTE_EXMODS; None: one is made from ``conf``."""
@@ -42,12 +43,22 @@ class StockTransport:
             register_messaging_opts(transport.conf)  # the client reads its options there
         target = oslo_messaging.Target(topic=conf.tracker.topic, version=VERSION)
         self._client = oslo_messaging.get_rpc_client(transport, target)
+        self._process = os.getpid()
 
     def call(self, context: Context, host: str, method: str, args: Mapping[str, Any]) -> Any:
+        self._check_process()
         return self._client.prepare(server=host).call(dict(context), method, **args)
 
     def cast(self, context: Context, host: str, method: str, args: Mapping[str, Any]) -> None:
+        self._check_process()
         self._client.prepare(server=host).cast(dict(context), method, **args)
+
+    def _check_process(self) -> None:
+        """An oslo.messaging transport does not survive a fork: its threads are gone, and its sockets are the parent's."""
+        if os.getpid() != self._process:
+            raise RuntimeError(
+                "the transport was made before this process was forked: make another TrackerAPI in the child"
+            )
 
 
 def remote_error(failure: str) -> Exception:

@@ -29,7 +29,7 @@ def check_values(conf: cfg.ConfigOpts) -> None:
     Raises ConfigurationError: a value has a ``$`` that ought to be written as ``$$``; cfg.Error and ValueError: a value is not
     what the option takes.
     """
-    _check_logins(conf)
+    check_logins(conf)
     for name in list(conf):
         value = _value(conf, "DEFAULT", name)
         if isinstance(value, cfg.ConfigOpts.GroupAttr):
@@ -42,11 +42,12 @@ def _value(options: Any, group: str, name: str) -> Any:
         return getattr(options, name)
     except cfg.NoSuchOptError:
         # The option is there: what is missing is the one that its value names. That name may be a piece of a password.
-        raise ConfigurationError(_dollar(group, name)) from None
+        raise ConfigurationError(wrong_dollar(group, name)) from None
 
 
-def _check_logins(conf: cfg.ConfigOpts) -> None:
-    """Refuse a ``$`` in a password that oslo.config would replace by the value of another option."""
+def check_logins(conf: cfg.ConfigOpts) -> None:
+    """Raises ConfigurationError: a password in the files or the environment that ``conf`` was read from has a ``$`` that
+    oslo.config would replace by the value of another option."""
     unread = _Unsubstituted()
     for group, name in _URLS:
         unread.register_opt(cfg.StrOpt(name), group=None if group == "DEFAULT" else group)
@@ -60,10 +61,11 @@ def _check_logins(conf: cfg.ConfigOpts) -> None:
         value = unread[name] if group == "DEFAULT" else unread[group][name]
         login = (value or "").rpartition("@")[0].replace(r"\$", "$$")
         if _SUBSTITUTION.search(login):
-            raise ConfigurationError(_dollar(group, name))
+            raise ConfigurationError(wrong_dollar(group, name))
 
 
-def _dollar(group: str, name: str) -> str:
+def wrong_dollar(group: str, name: str) -> str:
+    """The sentence about an option whose value has a ``$`` that names no other option."""
     return f"[{group}] {name} has a $, which stands for the value of another option: write $$ for $"
 
 

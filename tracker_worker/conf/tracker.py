@@ -2,16 +2,42 @@
 """[tracker]: the hosts of the worker, and the rules for their claims."""
 
 import socket
+from pathlib import Path
 
 import platformdirs
 from oslo_config import cfg
 
+from tracker_worker.errors import ConfigurationError
+
 GROUP = "tracker"
+
+
+def _default_state_path() -> str | None:
+    try:
+        return platformdirs.user_state_dir("tracker-worker")
+    except RuntimeError:
+        return None  # there is no home directory
+
+
+def state_directory(conf: cfg.ConfigOpts) -> Path:
+    """The directory of ``[tracker] state_path``. Raises ConfigurationError: there is none without a home directory."""
+    path = conf.tracker.state_path
+    if path is None:
+        raise ConfigurationError(
+            "there is no home directory, where the state would be by default: set [tracker] state_path"
+        )
+    if not path:
+        raise ConfigurationError("[tracker] state_path is empty")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ConfigurationError(f"[tracker] state_path {path}: there is no such home directory") from error
+
 
 OPTIONS = [
     cfg.StrOpt(
         "state_path",
-        default=platformdirs.user_state_dir("tracker-worker"),
+        default=_default_state_path(),
         sample_default="<where the platform keeps application state>",
         help="The directory for data that must survive a restart, which is the SQLite database by default. It must be on a "
         "local disk, because SQLite's locks and write-ahead log do not work on network file systems.",

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 from oslo_config import cfg
 
+from tracker_worker.conf.tracker import state_directory
 from tracker_worker.inventory import base, cgroup
 
 _MIB = 2**20
@@ -53,7 +54,7 @@ class HostDriver(base.InventoryDriver):
         if nodename != self.host:
             return None
         memory_bytes, memory_used_bytes = self._memory()
-        disk = psutil.disk_usage(str(nearest_existing(Path(self._conf.tracker.state_path))))
+        disk = psutil.disk_usage(str(nearest_existing(state_directory(self._conf))))
         return {
             "vcpus": self._vcpus(),
             "vcpus_used": 0,

@@ -26,6 +26,7 @@ from tracker_worker import threads
 from tracker_worker.bus.amqp.bus import AMQPBus
 from tracker_worker.bus.base import Bus, Listener
 from tracker_worker.bus.settings import read_settings
+from tracker_worker.conf.names import check_names
 from tracker_worker.conf.policy import read_policy
 from tracker_worker.counters import Counters
 from tracker_worker.domain.policy import Policy
@@ -79,9 +80,7 @@ class Worker:
         self._policy = read_policy(conf)
         self._reply_queues = _reply_queues(conf)
         self._bus = bus or AMQPBus(read_settings(conf))
-        self._drivers: dict[str, InventoryDriver] = {
-            host: load_driver(conf.tracker.inventory_driver, host, conf) for host in self._hosts
-        }
+        self._drivers: dict[str, InventoryDriver] = {host: _driver(conf, host) for host in self._hosts}
         self._store = store or SQLStore(prepared_url(conf))
         self._clock = clock
         self._connected_at: int | None = None
@@ -228,8 +227,11 @@ class Worker:
             self._conf.mutate_config_files()
             self._policy = read_policy(self._conf)
             self._bus.reload(self._conf)
-        except (cfg.Error, ConfigurationError, ValueError) as error:
+        except SystemExit:  # oslo.config's word for a bad value of some options of [DEFAULT]
+            LOG.error("the configuration is not reloaded: an option of [DEFAULT] has a bad value; stderr names it")
+        except (cfg.Error, ConfigurationError, OSError, ValueError) as error:
             LOG.error("the configuration is not reloaded: %s", error)
+        self._bus.reload(self._conf)
         for host, driver in self._drivers.items():
             try:
                 driver.reload()
@@ -267,10 +269,17 @@ class Worker:
         LOG.info("counters: %s", self.counters.snapshot())
 
 
+def _driver(conf: cfg.ConfigOpts, host: str) -> InventoryDriver:
+    name = conf.tracker.inventory_driver
+    try:
+        return load_driver(name, host, conf)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"[tracker] inventory_driver {name}: {error}") from error
+
+
 def _hosts(conf: cfg.ConfigOpts) -> list[str]:
+    check_names(conf)
     hosts = list(dict.fromkeys(conf.tracker.hosts))
-    if not hosts or not all(hosts):
-        raise ConfigurationError("[tracker] hosts names no host")
     if len(hosts) > 1 and conf.tracker.inventory_driver == "host":
         raise ConfigurationError(
             "[tracker] inventory_driver host reports this one machine; with several hosts choose another driver"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from typing import Any
 
 import msgspec
@@ -71,6 +72,10 @@ def begin_series(series: str) -> None:
     _series, _numbers = series, itertools.count(1)
 
 
+# A forked child must not number on where its parent does too: the worker would take its requests for copies of the parent's.
+os.register_at_fork(after_in_child=lambda: begin_series(threads.random_bytes(10).hex()))
+
+
 def in_envelope(message: bytes) -> bytes:
     """``message``, which is JSON, inside a version 2.0 envelope."""
     return ENVELOPE + to_json(message.decode()) + b"}"
@@ -83,9 +88,9 @@ def sendable(fact: str) -> str:
     return short if short.isascii() else short.encode("utf-8", "backslashreplace").decode()
 
 
-def decode_message(body: bytes, content_type: str = JSON) -> dict[str, Any]:
-    """The inner message of a reply or notification. Raises Malformed."""
-    message = read(body, content_type)
+def decode_message(body: bytes, content_type: str = JSON, *, most_values: int | None = None) -> dict[str, Any]:
+    """The inner message of a reply or notification. Raises Malformed; Unbuilt: it has more than ``most_values`` values."""
+    message = read(body, content_type, most_values=most_values)
     if not isinstance(message, dict):
         raise Malformed("the message is not an object")
     return message

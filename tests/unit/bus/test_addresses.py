@@ -10,8 +10,7 @@ from dataclasses import replace
 import pytest
 
 from tests.support.channels import SETTINGS
-from tracker_worker.bus.amqp.addresses import Addresses, Visitor
-from tracker_worker.bus.amqp.connection import shared_addresses
+from tracker_worker.bus.amqp.addresses import Addresses, Visitor, shared_addresses
 
 URLS = ["amqp://u:p@a:1/", "amqp://u:p@b:1/", "amqp://u:p@c:1/"]
 A, B, C = range(3)

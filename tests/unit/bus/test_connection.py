@@ -19,6 +19,7 @@ import pytest
 
 import tests.support.messaging  # noqa: F401 before oslo.messaging
 from tracker_worker.bus.amqp import connection as module
+from tracker_worker.bus.amqp import opening
 from tracker_worker.bus.amqp.connection import BrokerConnection
 from tracker_worker.bus.settings import ConnectionSettings
 
@@ -34,7 +35,7 @@ def _own_connections(monkeypatch: pytest.MonkeyPatch) -> None:
         intercept_frames=lambda connection: None,
         dismantle=lambda connection: connection.collect(),
     )
-    monkeypatch.setattr(module, "internals", inner)
+    monkeypatch.setattr(opening, "internals", inner)
 
 
 class _Connection:

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from tests.support.channels import SETTINGS, RecordingChannel, RecordingConnection
 from tracker_worker.bus.amqp import consumer as module
 from tracker_worker.bus.amqp.consumer import Consumer
-from tracker_worker.bus.amqp.internals import ANSWER
 from tracker_worker.bus.base import FANOUT, SHARED, Delivery
 
 # Derandomized examples are the same in each run; the first example takes longer because it loads the tables of Unicode.
@@ -348,10 +347,10 @@ def test_a_connection_is_open_when_the_broker_has_answered_that_it_delivers(case
     case.consumer._open.set()
     assert not case.consumer.is_open()
     case.arrive(1)
-    answer = (1, case.channel.channel_id, ANSWER)
-    case.connection.on_inbound_frame(answer)
+    case.channel.answer()
     assert case.consumer.is_open()
-    assert case.connection.left == [answer]  # the library's other state is its own
+    assert case.consumer.serves_all()
+    assert len(case.connection.left) == len(case.channel.qos)  # the library's other state is its own
     case.connect()
     assert not case.consumer.is_open()
 

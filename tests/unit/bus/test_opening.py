@@ -20,6 +20,7 @@ from tests.support.channels import SETTINGS
 from tests.support.deadline import wait_until
 from tests.support.fake_broker import FakeBroker, FakeConnection
 from tracker_worker.bus.amqp import connection as module
+from tracker_worker.bus.amqp import opening
 from tracker_worker.bus.amqp.connection import BrokerConnection
 from tracker_worker.bus.amqp.consumer import Consumer
 from tracker_worker.bus.amqp.internals import encode_properties
@@ -87,9 +88,9 @@ def test_every_phase_of_opening_ends_whatever_the_broker_says(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(module, "_LOGIN_SECONDS", 0.4)
+    monkeypatch.setattr(opening, "LOGIN_SECONDS", 0.4)
     monkeypatch.setattr(module, "_OPENED_SECONDS", 0.4)
-    monkeypatch.setattr(module, "_CLOSE_SECONDS", 0.1)
+    monkeypatch.setattr(opening, "CLOSE_SECONDS", 0.1)
     with closing(FakeBroker(behaviour)) as broker:
         began = time.monotonic()
         once(consumer_of(broker))
@@ -107,7 +108,7 @@ def test_a_broker_that_closes_at_once_is_not_asked_without_a_pause() -> None:
 
 
 def test_a_stop_ends_the_opening_of_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_LOGIN_SECONDS", 60)
+    monkeypatch.setattr(opening, "LOGIN_SECONDS", 60)
     with closing(FakeBroker(silent)) as broker:
         consumer = consumer_of(broker)
         consumer.start()

@@ -191,10 +191,25 @@ def test_a_queue_with_wrong_properties_is_logged_with_the_delete_command_and_kep
 ) -> None:
     broker = Broker(refused=(f"tracker.{HOST}",))
 
-    with pytest.raises(PreconditionFailed):
-        topology.declare_served(broker, SETTINGS, topology.served(SETTINGS, [HOST]))
+    queues = topology.served(SETTINGS, [HOST, "compute-2"])
+    refused = topology.declare_served(broker, SETTINGS, queues)
 
+    assert [queue.name for queue in refused] == [f"tracker.{HOST}"]
     assert f"rabbitmqctl delete_queue tracker.{HOST}" in caplog.text
+    assert ("tracker.compute-2", "openstack", "tracker.compute-2") in broker.bindings
+
+    caplog.clear()
+    assert topology.declare_queues(broker, queues, reported={f"tracker.{HOST}"}) == refused
+    assert caplog.text == ""
+    broker.refused = ()
+    assert topology.declare_queues(broker, queues, reported={f"tracker.{HOST}"}) == []
+    assert (f"tracker.{HOST}", "openstack", f"tracker.{HOST}") in broker.bindings
+
+
+def test_an_exchange_that_is_gone_is_declared_and_named() -> None:
+    broker = Broker(there={"openstack": "somebody's"})
+    assert topology.declare_exchanges(broker, SETTINGS) == ["tracker_fanout"]
+    assert topology.declare_exchanges(broker, SETTINGS) == []
 
 
 def test_a_notification_queue_with_other_options_is_used_as_it_is(caplog: pytest.LogCaptureFixture) -> None:

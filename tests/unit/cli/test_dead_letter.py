@@ -65,6 +65,13 @@ def letter(
     return replace(read, number=number)
 
 
+def test_a_large_message_of_small_values_is_listed_without_being_built() -> None:
+    body = b'{"method":"x","args":{"a":[' + b",".join([b"[]"] * 400_000) + b"]}}"
+    read = letter(body)
+    assert read.method is None
+    assert "at most 1048576 are served" in str(read.problem)
+
+
 # --- the fields of a message --------------------------------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from tests.support.store import at_once
 from tracker_worker.errors import ConfigurationError
 from tracker_worker.store.sql import engines
+from tracker_worker.store.sql.location import url_without_password
 from tracker_worker.store.sql.store import SQLStore
 
 POSTGRESQL = "postgresql+psycopg://tracker:s3cret@db.example.org:5433/ledger"
@@ -36,6 +37,9 @@ def sqlite(tmp_path: Path) -> Iterator[sa.Engine]:
         ("postgresql://tracker:s3cret@db:port/ledger", "not a usable URL"),
         ("postgresql://tracker:s3cret", "not a usable URL"),
         ("postgresql://tracker:s3:cret@db:1:2/ledger", "not a usable URL"),
+        ("postgresql://tracker:pa@s3cret@db/ledger", "%40"),
+        ("postgresql://tra/cker:s3cret@db/ledger", "%2F"),
+        ("postgresql://tracker:p/a?x@s3cret#@db/ledger", "%40"),
         ("mysql+pymysql://tracker:s3cret@db/ledger", "is for mysql+pymysql"),
         ("oracle://tracker:s3cret@db/ledger", "is for oracle"),
         ("unheard-of://tracker:s3cret@db/ledger", "connection"),
@@ -140,3 +144,8 @@ def test_threads_may_share_an_engine_on_sqlite(sqlite: sa.Engine) -> None:
             return connection.exec_driver_sql("SELECT 1").scalar_one()
 
     assert at_once(*[answer] * 8) == [1] * 8
+
+
+def test_a_url_in_a_message_has_neither_its_password_nor_its_query() -> None:
+    url = sa.make_url("postgresql+psycopg://tracker:s3#c/r?et[@db/ledger?password=s3cret&sslpassword=s3cret")
+    assert url_without_password(url) == "postgresql+psycopg://tracker:***@db/ledger"

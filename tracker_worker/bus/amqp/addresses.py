@@ -7,15 +7,27 @@ Each connection has its own ``Visitor``. Neither reads a clock: times are argume
 
 from __future__ import annotations
 
+import os
+import random
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+
+from tracker_worker.bus.settings import ConnectionSettings
 
 ROUND_SECONDS = 1.0
 """Rounds begin at least this far apart: the wait after a round without a connection, and what keeps a connection that ends as
 soon as it is open from being opened again and again without a pause."""
 _SLOW_SECONDS = 1.0
 _SHORT_LIFE_SECONDS = 5.0
+_SEED = random.randrange(2**32)
+
+
+def shared_addresses(settings: ConnectionSettings) -> Addresses:
+    """The broker's addresses for the connections of one bus. Their order is the same for the life of the process, and differs
+    between processes."""
+    shuffle = random.Random(f"{_SEED} {os.getpid()}").shuffle
+    return Addresses(settings.urls, shuffle=shuffle, delays=settings.delays)
 
 
 class Addresses:

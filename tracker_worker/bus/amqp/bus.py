@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 
 from oslo_config import cfg
 
-from tracker_worker.bus.amqp.connection import shared_addresses
+from tracker_worker.bus.amqp.addresses import shared_addresses
 from tracker_worker.bus.amqp.consumer import Consumer
+from tracker_worker.bus.amqp.probes import Probes
 from tracker_worker.bus.amqp.sender import AMQPSender
 from tracker_worker.bus.base import Blocked, Bus, Listener
 from tracker_worker.bus.settings import BrokerSettings, address, read_again, read_connection, with_logins_of
@@ -49,6 +51,9 @@ class AMQPBus(Bus):
             died=listener.died,
             addresses=self._addresses,
         )
+        self._probes = Probes(
+            self._settings, submit=self.sender.submit, unreachable=self.receiver.repair, monotonic=time.monotonic
+        )
         self._started = True
         self.sender.start()
         self.receiver.start()
@@ -63,6 +68,19 @@ class AMQPBus(Bus):
             self.receiver.stop(timeout_seconds)
 
     def connected(self) -> bool:
+        return self._open() and self.receiver.serves_all()
+
+    def probe(self, hosts: Sequence[str]) -> None:
+        # Otherwise everything is declared when it is open again. Under an alarm the broker takes no probe.
+        if self._open() and self.sender.blocked() is None:
+            self._probes.probe(hosts)
+
+    def repair(self) -> None:
+        if self._started:
+            self.sender.repair()
+            self.receiver.repair()
+
+    def _open(self) -> bool:
         return self._started and self.receiver.is_open() and self.sender.is_open()
 
     def blocked(self) -> Blocked | None:
@@ -76,9 +94,12 @@ class AMQPBus(Bus):
             return
         urls = self._addresses.urls()
         renewed = with_logins_of(fresh.urls, urls)
-        if [address(url) for url in fresh.urls] != [address(url) for url in urls]:
+        if [address(url) for url in fresh.urls] != [address(url) for url in urls] or not fresh.agrees_with(
+            self._settings
+        ):
             LOG.warning(
-                "[DEFAULT] transport_url names other brokers or another virtual host than at the start: that needs a restart"
+                "how the broker is reached has changed in more than user and password (brokers, virtual host, options): the "
+                "rest of [DEFAULT] transport_url needs a restart"
             )
         if renewed != urls:
             LOG.info("user or password of the broker have changed: connecting again")
@@ -86,6 +107,4 @@ class AMQPBus(Bus):
             if self._started:
                 self.sender.renew()
                 self.receiver.renew()
-
-    def probe(self, hosts: Sequence[str]) -> None:
-        """Does nothing yet."""
+        self.repair()

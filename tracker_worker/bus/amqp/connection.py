@@ -9,10 +9,7 @@ subclass's ``opened`` declares and consumes again.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import random
 import select
 import socket
 import threading
@@ -23,21 +20,19 @@ from typing import Any
 
 import amqp
 
-from tracker_worker.bus.amqp import internals
-from tracker_worker.bus.amqp.addresses import Addresses
+from tracker_worker.bus.amqp import internals, opening
+from tracker_worker.bus.amqp.addresses import Addresses, shared_addresses
 from tracker_worker.bus.amqp.alarm import Alarm
 from tracker_worker.bus.amqp.stream import Stream, WriteTurn
+from tracker_worker.bus.amqp.wake import WakePipe
 from tracker_worker.bus.base import Blocked
 from tracker_worker.bus.settings import LOST, ConnectionSettings, address
 from tracker_worker.threads import NamedThread
 
 LOG = logging.getLogger(__name__)
 
-# Every phase of opening and closing a connection has a limit, whatever the broker says or does not say meanwhile. Connecting
-# has its own in the settings.
-_LOGIN_SECONDS = 5
+# Declaring and consuming has a limit, as the other phases of opening a connection have (see ``opening``).
 _OPENED_SECONDS = 10
-_CLOSE_SECONDS = 1
 # For so long a connection may finish its work before it is replaced by one with another password.
 _RENEW_SECONDS = 2
 _HEARTBEAT_CHECK_SECONDS = 1
@@ -45,14 +40,6 @@ FOREVER = float("inf")
 # The same failure is said so often in a row, and then at every sixtieth attempt, which is about once a minute.
 _WARNINGS_IN_A_ROW = 5
 _QUIET_ATTEMPTS = 60
-_SEED = random.randrange(2**32)
-
-
-def shared_addresses(settings: ConnectionSettings) -> Addresses:
-    """The broker's addresses for the connections of one bus. Their order is the same for the life of the process, and differs
-    between processes."""
-    shuffle = random.Random(f"{_SEED} {os.getpid()}").shuffle
-    return Addresses(settings.urls, shuffle=shuffle, delays=settings.delays)
 
 
 class BrokerConnection(ABC):
@@ -79,19 +66,14 @@ class BrokerConnection(ABC):
         self._visitor = self._addresses.visitor()
         self._alarm = Alarm()
         self._socket: socket.socket | None = None
-        self._wake_reader, self._wake_writer = os.pipe()
-        os.set_blocking(self._wake_reader, False)
-        os.set_blocking(self._wake_writer, False)
-        self._pipe_lock = threading.Lock()
-        self._pipe_open = True
-        self._woken = False
-        self._turn = WriteTurn(write=self.write, wake=self.wake, reads_in_time=self._reads_in_time)
+        self._pipe = WakePipe()
+        self._turn = WriteTurn(write=self.write, wake=self._pipe.wake, reads_in_time=self._reads_in_time)
         self._paused = False  # the thread sleeps without listening to the socket
         self._stopping = threading.Event()
         self._stop_before = 0.0
         self._renewing = threading.Event()
         self._renew_before = 0.0
-        self._interrupt = threading.Event()  # ends the wait between two connections
+        self._interrupt = threading.Event()  # set with each of both; ends the wait between two connections
         self._open = threading.Event()
         self._thread = NamedThread(target=self._run, name=name)
 
@@ -100,12 +82,7 @@ class BrokerConnection(ABC):
 
     def wake(self) -> None:
         """Cause a call of ``work`` soon."""
-        if self._woken:
-            return  # the thread has not yet read the last wake-up, and calls ``work`` after it
-        with self._pipe_lock, contextlib.suppress(BlockingIOError):
-            if self._pipe_open:
-                self._woken = True
-                os.write(self._wake_writer, b"\0")
+        self._pipe.wake()
 
     def flush_soon(self) -> None:
         """Call ``write`` now, on this thread, if the connection's thread sleeps; otherwise cause a call of ``work`` soon. Never
@@ -119,21 +96,13 @@ class BrokerConnection(ABC):
         self._interrupt.set()
         self.wake()
         if self._thread.is_alive():
-            self._thread.join(timeout_seconds + _CLOSE_SECONDS)
-            if self._thread.is_alive():
-                self._break_off()
-                self._thread.join(2 * _CLOSE_SECONDS)
+            self._thread.join(timeout_seconds + opening.CLOSE_SECONDS)
+            if self._thread.is_alive() and (sock := self._socket) is not None:
+                # It waits for a broker that is silent while a connection is opened, or in the middle of a frame.
+                opening.break_off(sock)
+                self._thread.join(2 * opening.CLOSE_SECONDS)
         if not self._thread.is_alive():
-            self._close_pipe()
-
-    def _break_off(self) -> None:
-        """End what the connection's thread waits for on the socket: a broker that is silent while a connection is opened, or in
-        the middle of a frame."""
-        sock = self._socket
-        if sock is not None:
-            with contextlib.suppress(OSError):
-                # Not SSLSocket.shutdown, which changes the object under the thread that reads.
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+            self._pipe.close()
 
     def renew(self) -> None:
         """Connect again, with the present user and password: as soon as nothing waits to be done on the connection, but within
@@ -143,12 +112,10 @@ class BrokerConnection(ABC):
         self._interrupt.set()
         self.wake()
 
-    def _close_pipe(self) -> None:
-        with self._pipe_lock:
-            if self._pipe_open:
-                self._pipe_open = False
-                os.close(self._wake_reader)
-                os.close(self._wake_writer)
+    def abandon_wakeups(self) -> None:
+        """In a forked child, whose copy of this object has no thread: close its copies of the pipe's ends. Takes no lock, which
+        a thread of the parent may have held."""
+        self._pipe.abandon()
 
     def is_open(self) -> bool:
         """Whether there is a connection and ``opened`` has returned."""
@@ -232,7 +199,13 @@ class BrokerConnection(ABC):
         problem = ""
         refused = unresolved = False
         try:
-            stream = self._connect(connection)
+            # A stall within a frame blocks this thread, and must not end a connection that its heartbeats would keep.
+            stream = opening.log_in(
+                connection,
+                silence_seconds=self._settings.heartbeat_seconds,
+                alarm=self._alarm if self.publishes else None,
+                connected=self._on_connected,
+            )
             logging_in = False
             LOG.info("%s: connected to %s", self.name, address(url))
             self._turn.serve(stream)
@@ -252,8 +225,11 @@ class BrokerConnection(ABC):
             self._open.clear()
             self.closing()
             try:
-                self._close(connection, stream)  # before ``lost``: frames may arrive until the broker has closed
+                # Before ``lost``: frames may arrive until the broker has closed.
+                opening.close(connection, stream, blocked=self._alarm.state is not None)
             finally:
+                self._socket = None
+                self._alarm.forget()
                 self.lost()
         now = time.monotonic()
         if opened_at is None:
@@ -267,6 +243,9 @@ class BrokerConnection(ABC):
             self._visitor.ended(number, now, seconds=now - opened_at)
             self._log_failure(url, problem, logging.WARNING)
 
+    def _on_connected(self, sock: socket.socket) -> None:
+        self._socket = sock
+
     def _log_failure(self, url: str, problem: str, level: int) -> None:
         wait = self._visitor.due_in(time.monotonic())
         again = f"again in {wait:.2g} s" if wait > 0 else "connecting again now"
@@ -276,36 +255,13 @@ class BrokerConnection(ABC):
         level = logging.WARNING if self._addresses.is_news(number) else logging.DEBUG
         LOG.log(level, "the name of broker %s does not resolve (%s): it is passed over", address(url), problem)
 
-    def _connect(self, connection: Any) -> Stream:
-        """Connect and log in. Raises what LOST names."""
-        internals.declare_capabilities(connection, blocked=self.publishes)
-        streams: list[Stream] = []
-
-        def transport_connected() -> None:
-            streams.append(Stream(connection))
-            self._socket = streams[0].sock
-            limits.enter_context(streams[0].limit(_LOGIN_SECONDS, "the login"))
-
-        internals.when_transport_connects(connection, transport_connected)
-        with contextlib.ExitStack() as limits:
-            connection.connect()
-        (stream,) = streams
-        # A stall within a frame blocks this thread, and must not end a connection that its heartbeats would keep.
-        stream.sock.settimeout(self._settings.heartbeat_seconds)
-        if self.publishes:
-            self._alarm.watch(stream.sock)
-            internals.intercept_frames(connection, blocked=self._alarm.began, unblocked=self._alarm.ended)
-        else:
-            internals.intercept_frames(connection)
-        return stream
-
     def _serve(self, connection: Any, stream: Stream) -> None:
         sock = connection.sock
         poller = select.poll()
         poller.register(sock, select.POLLIN)
-        poller.register(self._wake_reader, select.POLLIN)
+        poller.register(self._pipe.reader, select.POLLIN)
         wake_poller = select.poll()
-        wake_poller.register(self._wake_reader, select.POLLIN)
+        wake_poller.register(self._pipe.reader, select.POLLIN)
         waits_for_room = False
         next_check = 0.0
         while True:
@@ -314,7 +270,7 @@ class BrokerConnection(ABC):
                 waits_for_room = not waits_for_room
                 poller.modify(sock, select.POLLIN | (select.POLLOUT if waits_for_room else 0))
             self.sent()
-            if self._may_end(stream):
+            if self._interrupt.is_set() and self._may_end(stream):
                 return
             pause = self.read_pause()
             may_read = pause < FOREVER
@@ -323,9 +279,8 @@ class BrokerConnection(ABC):
                 pause = 0.0
             self._paused = pause > 0
             ready = self._sleep(wake_poller, min(wait, pause)) if self._paused else self._sleep(poller, wait)
-            if self._wake_reader in ready:
-                os.read(self._wake_reader, 65536)
-                self._woken = False
+            if self._pipe.reader in ready:
+                self._pipe.drain()
             if may_read and (sock.fileno() in ready or stream.unread()):
                 self._read(connection, stream)
             self.work()
@@ -372,19 +327,3 @@ class BrokerConnection(ABC):
                 raise amqp.exceptions.RecoverableConnectionError("the connection was closed")
             if not (stream.unread() or poller.poll(0)) or self.read_pause() == FOREVER:
                 return
-
-    def _close(self, connection: Any, stream: Stream | None) -> None:
-        """Close the connection and free what it holds."""
-        try:
-            if stream is not None and connection.connected:
-                stream.sock.settimeout(_CLOSE_SECONDS)
-                # A broker that reads nothing would not answer.
-                if self._alarm.state is None and not stream.written:
-                    with stream.limit(_CLOSE_SECONDS, "closing"):
-                        connection.close()
-        except LOST as error:
-            LOG.debug("%s: closing: %s", self.name, " ".join(str(error).split()))
-        finally:
-            self._socket = None
-            self._alarm.forget()
-            internals.dismantle(connection)

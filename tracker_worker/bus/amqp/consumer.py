@@ -12,15 +12,14 @@ from typing import Any
 from amqp.exceptions import FrameSyntaxError
 
 from tracker_worker import faults
-from tracker_worker.bus.amqp import internals, topology
+from tracker_worker.bus.amqp import internals
 from tracker_worker.bus.amqp.addresses import Addresses
 from tracker_worker.bus.amqp.connection import FOREVER, BrokerConnection
 from tracker_worker.bus.amqp.frames import Delivered, Pieces, read_delivery
+from tracker_worker.bus.amqp.served import SIDE_PREFETCH, Served
 from tracker_worker.bus.base import Delivery, Receiver
 from tracker_worker.bus.settings import BrokerSettings
 
-# The prefetch is shared out over the hosts; the shared and the fanout queue have a small one of their own.
-_SIDE_PREFETCH = 16
 # For so long after a delivery an acknowledgement waits for other work to share a write with, unless a quarter of a queue's
 # prefetch is waiting for it. A message that is settled and not acknowledged is redelivered after a crash, and answered as
 # before.
@@ -49,15 +48,13 @@ class Consumer(BrokerConnection, Receiver):
         addresses: Addresses | None = None,
     ) -> None:
         super().__init__("tracker-consumer", settings, died, addresses)
-        self._hosts = hosts
         self._received = received
         self._report_lost = lost
         self._handing_over = True
-        self._share = max(1, settings.prefetch // max(1, len(hosts)))
-        self._ack_threshold = max(1, min(self._share, _SIDE_PREFETCH) // 4)
+        self._served = Served(settings, hosts)
+        self._ack_threshold = max(1, min(self._served.share, SIDE_PREFETCH) // 4)
         self._ack_before = 0.0
         self._channel: Any = None
-        self._sources: dict[str, str] = {}  # by consumer tag
         self._epoch = 0
         self._arrived: list[Delivery] = []
         self._pieces = Pieces(self._arrive)
@@ -67,7 +64,7 @@ class Consumer(BrokerConnection, Receiver):
         self._most_bytes = settings.max_unsettled_bytes
         self._full = False
         self._closing = False
-        self._consuming = False  # the broker has answered that it delivers
+        self._waiting_for_broker = False
         self._unacked: set[int] = set()
         self._acknowledged = False
 
@@ -87,24 +84,25 @@ class Consumer(BrokerConnection, Receiver):
 
     def opened(self, connection: Any) -> None:
         self._epoch = next(_epochs)
-        self._closing = self._full = self._consuming = False
-        queues = topology.served(self._settings, self._hosts)
-        topology.declare_served(connection, self._settings, queues)
+        self._closing = self._full = False
+        self._served.declare(connection)
         self._channel = channel = connection.channel()
         channel.auto_decode = False  # the bytes as they came, whatever content_encoding says
         internals.take_frames(connection, channel.channel_id, self._take)
-        self._sources = {queue.name: queue.source for queue in queues}
-        own = set(self._hosts)
-        limit = None
-        for queue in queues:
-            if limit != (limit := self._share if queue.source in own else _SIDE_PREFETCH):
-                # Quorum queues refuse a limit for the whole channel. This one is per consumer, and holds for those that follow.
-                channel.basic_qos(0, limit, False)
-            channel.basic_consume(queue.name, consumer_tag=queue.name, nowait=True)
-        internals.ask(channel)
+        self._served.consume(channel)
 
     def is_open(self) -> bool:
-        return self._consuming and super().is_open()
+        """Whether the broker delivers over a connection; perhaps not from every queue."""
+        return self._served.consuming() and super().is_open()
+
+    def serves_all(self) -> bool:
+        """Whether the broker delivers from every queue. Any thread."""
+        return self._served.complete()
+
+    def repair(self) -> None:
+        """Declare, bind and consume everything again soon. Any thread; returns immediately."""
+        self._served.repair()
+        self.wake()
 
     def read_pause(self) -> float:
         most = self._most_bytes // 2 if self._full else self._most_bytes
@@ -117,7 +115,8 @@ class Consumer(BrokerConnection, Receiver):
     def _take(self, kind: int, payload: bytes) -> bool:
         if self._closing or self._pieces.take(kind, payload):
             return True
-        self._consuming = self._consuming or payload.startswith(internals.ANSWER)
+        if payload.startswith(internals.ANSWER):
+            self._served.answered()
         return False
 
     def read(self, data: bytes, position: int) -> int:
@@ -131,7 +130,7 @@ class Consumer(BrokerConnection, Receiver):
         return position
 
     def _arrive(self, found: Delivered) -> None:
-        source = self._sources.get(found.consumer_tag)
+        source = self._served.sources.get(found.consumer_tag)
         if source is None:
             raise FrameSyntaxError(f"a delivery to {found.consumer_tag!r}, which is no consumer")
         content = found.content
@@ -152,15 +151,28 @@ class Consumer(BrokerConnection, Receiver):
                 token=(self._epoch, found.tag),
             )
         )
+        if self._waiting_for_broker:
+            self._hand_over()
 
     def work(self) -> None:
+        self._hand_over()
+        if self._settled:
+            self._acknowledge()
+        now = time.monotonic()
+        # With the answers that are waited for, deliveries are read that have to have room.
+        if self._served.due(now) and 2 * self._unsettled_bytes <= self._most_bytes and not self._stopping.is_set():
+            self._waiting_for_broker = True
+            try:
+                self._served.work(now)
+            finally:
+                self._waiting_for_broker = False
+
+    def _hand_over(self) -> None:
         if self._arrived:
             arrived, self._arrived = self._arrived, []
             self._ack_before = time.monotonic() + _ACK_SECONDS
             if self._handing_over:
                 self._received(arrived)
-        if self._settled:
-            self._acknowledge()
 
     def _acknowledge(self) -> None:
         while self._settled:
@@ -200,6 +212,7 @@ class Consumer(BrokerConnection, Receiver):
         self._channel = None
         self._arrived.clear()
         self._pieces.forget()
+        self._served.forget()
         self._settled.clear()
         self._unsettled.clear()
         self._unsettled_bytes = 0

@@ -7,6 +7,7 @@ doc/contributor/performance.md.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
@@ -302,15 +303,24 @@ def take_close(channel: Any, closed: Callable[[amqp.exceptions.AMQPError], None]
 
 
 ANSWER = struct.pack(">HH", *spec.Basic.QosOk)
-"""How the payload begins that answers ``ask``."""
+"""How the payload begins that answers ``set_prefetch``."""
 
 
-def ask(channel: Any) -> None:
-    """Ask the broker for an ANSWER, which comes when it has done everything that was sent on the channel. Does not wait: until
-    then any number of deliveries may come, all of which a call of the library that waits would read."""
-    channel.send_method(spec.Basic.Qos, "lBb", (0, 0, False))
+def set_prefetch(channel: Any, count: int) -> None:
+    """Limit the consumers that follow on the channel to so many unacknowledged deliveries each. Does not wait for the ANSWER,
+    which comes when the broker has done everything that was sent on the channel before."""
+    channel.send_method(spec.Basic.Qos, "lBb", (0, count, False))
 
 
 def count_as_alive(connection: Any) -> None:
     """Have the next heartbeat check believe that something has arrived: who does not read cannot know whether it has."""
     connection.bytes_recv += 1
+
+
+def abandon_socket(connection: Any) -> None:
+    """Close this process's copy of the connection's socket without a word to the broker. In a forked child: py-amqp, at the
+    latest when it is collected, would shut the connection down that the parent goes on using."""
+    transport = connection.transport
+    if transport is not None and transport.sock is not None:
+        sock, transport.sock = transport.sock, None
+        os.close(sock.detach())

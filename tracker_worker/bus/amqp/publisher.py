@@ -64,6 +64,7 @@ class Publisher(BrokerConnection):
         self._overdue_at = 0.0
         self._pass_on = confirmed
         self._waiting: deque[Message] = deque()
+        self._declare_again = False
         self._numbers = itertools.count(1)
         self._own = {queue.name: queue for queue in topology.published(settings)}
         self._destinations = Destinations(self._own)
@@ -86,6 +87,11 @@ class Publisher(BrokerConnection):
             self._waiting.extend(message for message in messages if message.retry_before is not None)
         self._turn.flush_soon()
 
+    def repair(self) -> None:
+        """Declare the queues that are published to again soon. Any thread; returns immediately."""
+        self._declare_again = True
+        self.wake()
+
     def given_up(self, message: Message, error: str, limit: int | None) -> Message | None:
         """The broker does not take this message, whose body it may find larger than ``limit`` bytes. Returns what is to be
         published instead. The thread that has the write turn."""
@@ -100,14 +106,17 @@ class Publisher(BrokerConnection):
     def opened(self, connection: Any) -> None:
         self._connection = connection
         self._most_bytes = FOREVER
-        topology.declare_shared(connection, topology.dead_letter_queue(self._settings))
-        if self._settings.notification_topics:
-            topology.declare_notifications(connection, self._settings)
+        self._declare()
         self._channel = connection.channel()
         internals.take_close(self._channel, self._channel_closed)
         self._confirms.watch(self._channel)
         self._resume(connected=True)
         self.wake()
+
+    def _declare(self) -> None:
+        topology.declare_control_exchange(self._connection, self._settings)
+        for queue in topology.published(self._settings):
+            topology.declare_shared(self._connection, queue)
 
     def _resume(self, *, connected: bool) -> None:
         now = time.monotonic()
@@ -144,6 +153,9 @@ class Publisher(BrokerConnection):
         elif refusals.channel_ended_for_a_place(error) and (held := self._in_exchanges()):
             for destination in held:
                 self._destinations.close(destination, time.monotonic(), missing=True, reason=str(error))
+            for message in self._confirms.pending.values():
+                if message.exchange and message.retry_before is None:
+                    message.notify_unrouted()  # it is not tried again, and its exchange may be the one that is missing
             self._take_back(None)
         else:
             raise error
@@ -177,6 +189,12 @@ class Publisher(BrokerConnection):
         if self._closed_by is not None:
             self._use_channel_again(self._closed_by)
         self._pass_on()
+        if self._declare_again:
+            self._declare_again = False
+            try:
+                self._declare()
+            except ChannelError as error:
+                LOG.error("the queues that are published to are not declared again: %s", error)
         now = time.monotonic()
         if now >= self._overdue_at:
             self._overdue_at = now + _OVERDUE_SECONDS

@@ -9,13 +9,13 @@ exchange is left as it is. Each declaration has a channel of its own, because a 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
-from amqp.exceptions import NotFound, PreconditionFailed
+from amqp.exceptions import ChannelError, NotFound, PreconditionFailed
 
 from tracker_worker.bus.base import FANOUT, SHARED
 from tracker_worker.bus.settings import BrokerSettings
@@ -101,19 +101,72 @@ def served(settings: BrokerSettings, hosts: Sequence[str]) -> list[Queue]:
     return [*(host_queue(settings, host) for host in hosts), shared_queue(settings), fanout_queue(settings)]
 
 
-def declare_served(connection: Any, settings: BrokerSettings, queues: Sequence[Queue]) -> None:
-    """Declare ``queues`` and everything that they need. Raises PreconditionFailed after logging which queue has other
-    arguments."""
-    declare_exchange(connection, settings.exchange, "topic", durable=settings.durable, auto_delete=settings.auto_delete)
-    declare_exchange(
-        connection, f"{settings.topic}_fanout", "fanout", durable=settings.durable_fanout, auto_delete=True
-    )
+def declare_served(
+    connection: Any, settings: BrokerSettings, queues: Sequence[Queue], *, reported: Collection[str] = ()
+) -> list[Queue]:
+    """Declare and bind ``queues`` and everything that they need. Returns what ``declare_queues`` returns."""
+    declare_exchanges(connection, settings)
     declare_shared(connection, dead_letter_queue(settings))
+    return declare_queues(connection, queues, reported=reported)
+
+
+def declare_exchanges(connection: Any, settings: BrokerSettings) -> list[str]:
+    """Declare the exchanges that requests come through. Returns the names of those that did not exist."""
+    gone = []
+    if declare_control_exchange(connection, settings):
+        gone.append(settings.exchange)
+    fanout = f"{settings.topic}_fanout"
+    if declare_exchange(connection, fanout, "fanout", durable=settings.durable_fanout, auto_delete=True):
+        gone.append(fanout)
+    return gone
+
+
+def declare_control_exchange(connection: Any, settings: BrokerSettings) -> bool:
+    """Declare the exchange of requests and notifications. Returns whether it did not exist."""
+    return declare_exchange(
+        connection, settings.exchange, "topic", durable=settings.durable, auto_delete=settings.auto_delete
+    )
+
+
+def declare_queues(connection: Any, queues: Sequence[Queue], *, reported: Collection[str] = ()) -> list[Queue]:
+    """Declare and bind ``queues``. Returns those that the broker refuses: they have other arguments, belong to another
+    connection, or are on a node that is down. Each is logged, unless its name is in ``reported``."""
+    in_doubt: Sequence[Queue] = [queue for queue in queues if queue.name in reported]
     try:
-        _declare_at_once(connection, queues)
-    except PreconditionFailed:
-        for queue in queues:  # one by one, to log which one it is
-            declare_queue(connection, queue)
+        _declare_at_once(connection, [queue for queue in queues if queue.name not in reported])
+    except ChannelError:
+        in_doubt = queues  # one by one, to find out which one it is
+    refused = []
+    for queue in in_doubt:
+        try:
+            declare_queue(connection, queue, report=queue.name not in reported)
+        except ChannelError:
+            refused.append(queue)
+    return refused
+
+
+def missing(connection: Any, queues: Sequence[Queue]) -> list[Queue]:
+    """Those of the queues that do not exist."""
+    if _exist(connection, queues):
+        return []
+    return [queue for queue in queues if not _exist(connection, [queue])]
+
+
+def _exist(connection: Any, queues: Sequence[Queue]) -> bool:
+    try:
+        with _channel(connection) as channel:
+            for number, queue in enumerate(queues, 1):
+                channel.queue_declare(queue.name, passive=True, nowait=number < len(queues))
+    except NotFound:
+        return False
+    return True
+
+
+def bind(connection: Any, queues: Sequence[Queue]) -> None:
+    """Bind queues that exist."""
+    with _channel(connection) as channel:
+        for queue in queues:
+            channel.queue_bind(queue.name, queue.exchange, queue.routing_key)
 
 
 def published(settings: BrokerSettings) -> list[Queue]:
@@ -128,7 +181,7 @@ def published(settings: BrokerSettings) -> list[Queue]:
 
 def declare_notifications(connection: Any, settings: BrokerSettings) -> None:
     """Declare the queues of notifications, so that none is lost before the first listener declares its queue."""
-    declare_exchange(connection, settings.exchange, "topic", durable=settings.durable, auto_delete=settings.auto_delete)
+    declare_control_exchange(connection, settings)
     for queue in published(settings):
         if queue.exchange:
             declare_shared(connection, queue)
@@ -138,9 +191,7 @@ def declare_again(connection: Any, settings: BrokerSettings, queue: Queue) -> No
     """Declare and bind one of these queues, and the exchange that it is bound to, which may be gone as well. Raises what the
     broker refuses."""
     if queue.exchange:
-        declare_exchange(
-            connection, settings.exchange, "topic", durable=settings.durable, auto_delete=settings.auto_delete
-        )
+        declare_control_exchange(connection, settings)
     declare_shared(connection, queue)
 
 
@@ -158,13 +209,16 @@ def declare_shared(connection: Any, queue: Queue) -> None:
                 channel.queue_bind(queue.name, queue.exchange, queue.routing_key)
 
 
-def declare_exchange(connection: Any, name: str, type: str, *, durable: bool, auto_delete: bool = False) -> None:
+def declare_exchange(connection: Any, name: str, type: str, *, durable: bool, auto_delete: bool = False) -> bool:
+    """Declare the exchange where it does not exist. Returns whether it did not."""
     try:
         with _channel(connection) as channel:
             channel.exchange_declare(name, type, passive=True)
+        return False
     except NotFound:
         with _channel(connection) as channel:
             channel.exchange_declare(name, type, durable=durable, auto_delete=auto_delete)
+        return True
 
 
 def _declare_at_once(connection: Any, queues: Sequence[Queue]) -> None:
@@ -203,11 +257,19 @@ def declare_queue(connection: Any, queue: Queue, *, report: bool = True) -> None
                 error,
             )
         raise
+    except ChannelError as error:
+        if report:
+            LOG.error("queue %s cannot be declared and is not served: %s", queue.name, error)
+        raise
 
 
 @contextmanager
 def _channel(connection: Any) -> Iterator[Any]:
-    """A channel for one declaration. After a refusal the broker has closed the channel already."""
+    """A channel for one declaration."""
     channel = connection.channel()
-    yield channel
+    try:
+        yield channel
+    except ChannelError:
+        channel.close()  # the broker has closed it, and py-amqp has opened another one under its number
+        raise
     channel.close()

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tracker_worker.wire.message import JSON, Malformed, decode_message
-from tracker_worker.wire.request import Request, decode_request
+from tracker_worker.wire.request import MAX_VALUES, Request, decode_request
 
 UNKNOWN = "unknown"
 _ID_CHARACTERS = 12
@@ -120,7 +120,8 @@ def decode(
     if compression:
         return (None if request is None else _message(request)), problem
     with suppress(Malformed):
-        return decode_message(body, content_type or JSON), problem
+        # Without a limit, a large message of small values would take gigabytes.
+        return decode_message(body, content_type or JSON, most_values=MAX_VALUES), problem
     return None, problem
 
 

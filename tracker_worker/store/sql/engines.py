@@ -127,6 +127,11 @@ def _use_write_ahead_log(
 
 def _postgresql(url: sa.URL, lock_timeout_seconds: float, silence_clock: Callable[[], float] | None) -> sa.Engine:
     """Return an engine that limits the silence of the server by ``silence_clock``; None: no limit."""
+    if "@" in (url.host or "") or "@" in (url.database or ""):
+        # What SQLAlchemy takes for the host or the database is then a piece of the password, and must not be quoted.
+        raise ConfigurationError(
+            "[database] connection cannot be read: in user and password write %40 for @, %2F for /, and %3A for :"
+        )
     settings = {
         "lock_timeout": f"{round(lock_timeout_seconds * 1000)}ms",
         "idle_in_transaction_session_timeout": f"{IDLE_TRANSACTION_TIMEOUT_SECONDS}s",

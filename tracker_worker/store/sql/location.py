@@ -10,6 +10,7 @@ from urllib.parse import unquote
 import sqlalchemy as sa
 from oslo_config import cfg
 
+from tracker_worker.conf.tracker import state_directory
 from tracker_worker.errors import ConfigurationError
 
 
@@ -32,14 +33,17 @@ def sqlite_path(url: sa.URL) -> Path:
 
 
 def url_without_password(url: sa.URL) -> str:
-    """Return ``url`` as text for errors and logs, with ``***`` for the password."""
-    return url.render_as_string(hide_password=True)
+    """Return ``url`` as text for errors and logs, with ``***`` for the password and without the query, which may hold
+    another one."""
+    return url.set(query={}).render_as_string(hide_password=True)
 
 
 def configured_url(conf: cfg.ConfigOpts) -> str:
-    """Return the URL in ``[database] connection``, or the URL of an SQLite file in the state directory."""
-    default = sqlite_url(Path(conf.tracker.state_path).expanduser() / "tracker.sqlite")
-    return conf.database.connection or default
+    """Return the URL in ``[database] connection``, or the URL of an SQLite file in the state directory.
+
+    Raises ConfigurationError: neither is known.
+    """
+    return conf.database.connection or sqlite_url(state_directory(conf) / "tracker.sqlite")
 
 
 def prepared_url(conf: cfg.ConfigOpts) -> str:
@@ -47,8 +51,8 @@ def prepared_url(conf: cfg.ConfigOpts) -> str:
 
     Raises ConfigurationError: the state directory cannot be created, or is not writable.
     """
-    state = Path(conf.tracker.state_path).expanduser()
     if not conf.database.connection:
+        state = state_directory(conf)
         try:
             state.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -56,20 +56,27 @@ class Sessions:
     @contextmanager
     def driver(self, *, urgent: bool = False) -> Iterator[Any]:
         """Yield a connection of the driver for a commit: on SQLite in a transaction that may write, on PostgreSQL outside of
-        any. What the block has not committed is rolled back. ``urgent``: other processes are to leave SQLite's lock to this
-        one.
+        any, in autocommit mode. What the block has not committed is rolled back. ``urgent``: other processes are to leave
+        SQLite's lock to this one.
 
         Raises the errors of SQLAlchemy and of the driver.
         """
         with self._write_lock:
             pooled = self.engine.raw_connection()
             try:
+                connection: Any = pooled.driver_connection
                 if self._turns is not None:
-                    self._turns.begin(pooled.cursor().execute, urgent=urgent)
-                yield pooled
+                    self._turns.begin(connection.execute, urgent=urgent)
+                    yield connection
+                else:
+                    # A statement by itself is a transaction by itself, without a round trip for its begin and its end.
+                    connection.autocommit = True
+                    yield connection
             finally:
                 try:
-                    pooled.rollback()
+                    connection.rollback()
+                    if self._turns is None:
+                        connection.autocommit = False
                 except self._driver.Error as error:
                     pooled.invalidate(error)
                 pooled.close()

@@ -17,14 +17,16 @@ from tracker_worker.domain.resources import CLASSES
 from tracker_worker.notifications.notification import Notification
 from tracker_worker.store.base import Commit, DeadLetterRow, LockedHost, OutboxBacklog, Store
 from tracker_worker.store.sql import cursors, dead_letters, reading
-from tracker_worker.store.sql.commit import CommitWriter
+from tracker_worker.store.sql.commit import Writer
 from tracker_worker.store.sql.engines import LOCK_TIMEOUT_SECONDS, create_engine
 from tracker_worker.store.sql.failures import explained
-from tracker_worker.store.sql.locked import SQLLockedHost, lock
+from tracker_worker.store.sql.locked import SQLLockedHost
 from tracker_worker.store.sql.migration import ensure_schema
+from tracker_worker.store.sql.postgresql import PostgreSQLWriter
 from tracker_worker.store.sql.pruning import Pruning
 from tracker_worker.store.sql.schema import attempts, hosts, inbox, nodes
 from tracker_worker.store.sql.sessions import Sessions
+from tracker_worker.store.sql.sqlite import SQLiteWriter
 
 
 class SQLStore(Store):
@@ -60,7 +62,7 @@ class SQLStore(Store):
             sleep=sleep,
         )
         self._sessions = Sessions(self._engine, threading.Lock() if write_lock is None else write_lock)
-        self._writer = CommitWriter(self._sessions.dialect)
+        self._writer: Writer = SQLiteWriter() if self._sessions.dialect == "sqlite" else PostgreSQLWriter()
         self._pruning = Pruning()
 
     def start(self) -> None:
@@ -97,7 +99,7 @@ class SQLStore(Store):
         with ExitStack() as stack:
             with explained():
                 connection = stack.enter_context(self._sessions.driver(urgent=True))
-                ledger = lock(connection.cursor(), self._sessions.dialect, host_id)
+                ledger = self._writer.lock(connection, host_id)
             if ledger is None:
                 raise LookupError(f"no host has the id {host_id}")
             yield SQLLockedHost(connection, self._writer, ledger)
@@ -138,8 +140,7 @@ class SQLStore(Store):
 
     def commit(self, commit: Commit) -> None:
         with explained(), self._sessions.driver() as connection:
-            self._writer.write(connection.cursor(), commit)
-            connection.commit()
+            self._writer.commit(connection, commit)
 
     def probe(self, host_id: int, now: int) -> None:
         with self._sessions.write() as connection:

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The queues that a worker consumes: declared, bound and consumed at first, and again whenever something of it is gone.
+
+What vanishes while the connection lives is noticed in three ways: the broker cancels the consumer of a deleted queue; a probe
+is returned (see ``probes``); and exchanges and the connection's own fanout queue, to which nothing may be published for a
+test, are declared and bound again every ten seconds. Declaring and binding what exists changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from amqp.exceptions import ChannelError, RecoverableConnectionError
+
+from tracker_worker.bus.amqp import internals, topology
+from tracker_worker.bus.amqp.topology import Queue
+from tracker_worker.bus.base import FANOUT
+from tracker_worker.bus.settings import BrokerSettings
+
+LOG = logging.getLogger(__name__)
+
+SIDE_PREFETCH = 16
+"""The prefetch of the shared and of the fanout queue; that of ``[bus]`` is shared out over the hosts."""
+_CHECK_SECONDS = 10.0
+# RabbitMQ itself consumes a queue again that was deleted and is declared before it has cancelled the consumer. Measured with
+# RabbitMQ 3.10: such a consumer of a quorum queue gets nothing, while the broker counts its messages as delivered. A queue that
+# is gone is therefore declared only when its consumer was cancelled, which takes well under a second.
+_CANCEL_SECONDS = 5.0
+# A queue that somebody deletes again and again is not declared more often than this.
+_PAUSE_SECONDS = 1.0
+
+
+class Served:
+    """Belongs to the thread of the consuming connection; ``repair`` may be called on any thread."""
+
+    def __init__(self, settings: BrokerSettings, hosts: Sequence[str]) -> None:
+        self._settings = settings
+        self._hosts = hosts
+        self.share = max(1, settings.prefetch // max(1, len(hosts)))
+        self.sources: dict[str, str] = {}  # by consumer tag, which is the queue's name
+        self._queues: dict[str, Queue] = {}
+        self._connection: Any = None
+        self._channel: Any = None
+        self._idle: set[str] = set()  # queues without a consumer of ours: refused, or deleted
+        self._refused: set[str] = set()  # refusals that were logged
+        self._deleted: dict[
+            str, float
+        ] = {}  # since when they are known to be gone, while their consumers are not cancelled
+        self._failure = ""  # that was logged
+        self._limit = 0
+        self._unanswered = 0
+        self._asked = False
+        self._check_at = 0.0
+        self._not_before = 0.0
+
+    def declare(self, connection: Any) -> None:
+        """Declare everything on a new connection."""
+        self._connection = connection
+        queues = topology.served(self._settings, self._hosts)
+        self._queues = {queue.name: queue for queue in queues}
+        self.sources = {queue.name: queue.source for queue in queues}
+        self._idle = set(self._queues)
+        refused = topology.declare_served(connection, self._settings, queues, reported=self._refused)
+        self._refused = {queue.name for queue in refused}
+
+    def consume(self, channel: Any) -> None:
+        """Have the broker deliver over this channel. Does not wait for anything: a call of the library that waits reads all the
+        deliveries that come first."""
+        self._channel, self._limit, self._unanswered = channel, 0, 0
+        self._consume()
+        self._set_limit(self._limit)  # its answer comes when all queues are consumed
+        self._check_at = time.monotonic() + _CHECK_SECONDS
+
+    def answered(self) -> None:
+        """The broker has answered a limit."""
+        self._unanswered -= 1
+
+    def consuming(self) -> bool:
+        """Whether the broker delivers."""
+        return self._channel is not None and self._unanswered == 0
+
+    def complete(self) -> bool:
+        """Whether it delivers from every queue."""
+        return not self._idle
+
+    def repair(self) -> None:
+        """Declare, bind and consume everything again soon. Returns immediately."""
+        self._asked = True
+
+    def due(self, now: float) -> bool:
+        """Whether ``work`` has something to do at ``now`` (seconds on the monotonic clock)."""
+        return now >= self._check_at or (self._asked and now >= self._not_before)
+
+    def work(self, now: float) -> None:
+        """Look after what may be gone. Waits for the broker's answers; what it refuses is logged, once."""
+        self._check_at, self._not_before = now + _CHECK_SECONDS, now + _PAUSE_SECONDS
+        asked, self._asked = self._asked, False
+        try:
+            gone = topology.declare_exchanges(self._connection, self._settings)
+            for exchange in gone:
+                LOG.warning("the exchange %s was gone, with its bindings: declared and bound again", exchange)
+            everything = asked or bool(gone)
+            if everything:
+                self._find_deleted(now)
+            queues = [
+                queue
+                for name, queue in self._queues.items()
+                if name in self._idle or (everything and name not in self._deleted)
+            ]
+            refused = topology.declare_queues(self._connection, queues, reported=self._refused)
+            self._refused = {queue.name for queue in refused}
+            self._consume()
+            own = [
+                queue for queue in self._queues.values() if queue.source == FANOUT and queue.name not in self._deleted
+            ]
+            topology.bind(self._connection, own)
+            self._failure = ""
+        except ChannelError as error:
+            if str(error) != self._failure:
+                LOG.error("exchanges and queues are not declared again: %s", error)
+            self._failure = str(error)
+
+    def _find_deleted(self, now: float) -> None:
+        """Find out which queues are gone whose consumers have yet to be cancelled. Raises RecoverableConnectionError: one has
+        not been cancelled for five seconds."""
+        consumed = [queue for name, queue in self._queues.items() if name not in self._idle]
+        missing = {queue.name for queue in topology.missing(self._connection, consumed)} - self._idle
+        self._deleted = {name: self._deleted.get(name, now) for name in missing}
+        self._asked = self._asked or bool(missing)
+        if any(since + _CANCEL_SECONDS <= now for since in self._deleted.values()):
+            raise RecoverableConnectionError(f"deleted, but not cancelled: {', '.join(sorted(self._deleted))}")
+
+    def forget(self) -> None:
+        """The connection is lost."""
+        self._deleted.clear()
+        self._connection = self._channel = None
+        self._asked = False
+
+    def _consume(self) -> None:
+        own = set(self._hosts)
+        for name, queue in self._queues.items():
+            if name in self._idle and name not in self._refused:
+                # Quorum queues refuse a limit for the whole channel. This one is per consumer, and holds for those that follow.
+                limit = self.share if queue.source in own else SIDE_PREFETCH
+                if limit != self._limit:
+                    self._set_limit(limit)
+                self._channel.basic_consume(name, consumer_tag=name, nowait=True, on_cancel=self._cancelled)
+                self._idle.discard(name)
+
+    def _set_limit(self, limit: int) -> None:
+        self._limit = limit
+        self._unanswered += 1
+        internals.set_prefetch(self._channel, limit)
+
+    def _cancelled(self, name: str) -> None:
+        queue = self._queues[name]
+        LOG.warning(
+            "the queue %s (exchange %s, key %s) was deleted; it is declared, bound and consumed again",
+            name,
+            queue.exchange,
+            queue.routing_key,
+        )
+        self._idle.add(name)
+        self._deleted.pop(name, None)
+        self._asked = True

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The names in the configuration of which exchanges, queues and routing keys are made."""
+
+from __future__ import annotations
+
+from oslo_config import cfg
+
+from tracker_worker.errors import ConfigurationError
+
+_MOST_BYTES = 255
+"""AMQP 0-9-1 writes names and routing keys as short strings."""
+
+
+def check_names(conf: cfg.ConfigOpts) -> None:
+    """Raises ConfigurationError: a host, a topic, a queue or the exchange has a name that cannot be used or is used twice."""
+    topic, dead_letters = conf.tracker.topic, conf.bus.dead_letter_queue
+    if not conf.tracker.hosts or not all(conf.tracker.hosts):
+        raise ConfigurationError("[tracker] hosts names no host")
+    _check_words("[tracker] topic", topic, room=len("_fanout"))
+    for host in conf.tracker.hosts:
+        _check_words("[tracker] hosts", host, room=len(topic.encode()) + 1)
+    _check("[DEFAULT] control_exchange", conf.control_exchange)
+    _check("[bus] dead_letter_queue", dead_letters)
+    topics = conf.notifications.topics
+    for name in topics:
+        _check_words("[notifications] topics", name, room=len(".critical"))
+        if topics.count(name) > 1:
+            raise ConfigurationError(f"[notifications] topics names {name} twice")
+    if dead_letters == topic:
+        raise ConfigurationError(f"[bus] dead_letter_queue {dead_letters} is the queue of [tracker] topic")
+    if dead_letters.rpartition(".")[0] in topics:
+        raise ConfigurationError(f"[bus] dead_letter_queue {dead_letters} is a queue of [notifications] topics")
+
+
+def _check(option: str, name: str, room: int = 0) -> None:
+    if not name:
+        raise ConfigurationError(f"{option} is empty")
+    if not name.isprintable():
+        raise ConfigurationError(f"{option} has a character that cannot be printed: {name!r}")
+    if len(name.encode()) + room > _MOST_BYTES:
+        raise ConfigurationError(
+            f"{option} has a name of {len(name.encode())} bytes, at most {_MOST_BYTES - room} are possible: {name[:40]}..."
+        )
+
+
+def _check_words(option: str, name: str, room: int) -> None:
+    """``name`` becomes a part of a routing key, where a dot separates words and two characters stand for any words."""
+    _check(option, name, room)
+    if any(character.isspace() for character in name):
+        raise ConfigurationError(f"{option} has a space in {name!r}: a comma separates names")
+    if "*" in name or "#" in name:
+        raise ConfigurationError(f"{option} has {name!r}: * and # would stand for any name")
+    if not all(name.split(".")):
+        raise ConfigurationError(f"{option} has {name!r}, where a part before or after a dot is empty")
