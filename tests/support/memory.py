@@ -10,6 +10,7 @@ import ctypes
 import gc
 import importlib
 import json
+import resource
 import subprocess
 import sys
 import time
@@ -26,6 +27,12 @@ class Measured(NamedTuple):
     result: Any
     seconds: float
     megabytes: float
+
+
+def limit_memory(pid: int, size: int) -> None:
+    """Let a running process have at most ``size`` bytes of memory: more is refused, and Python raises MemoryError."""
+    # Unlike RLIMIT_AS, this limit does not count what is only reserved, which is 64 MB for each thread's heap.
+    resource.prlimit(pid, resource.RLIMIT_DATA, (size, size))
 
 
 def measure(make: Callable[[], Mapping[str, Callable[[], Any]]]) -> dict[str, Measured]:

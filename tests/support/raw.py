@@ -12,6 +12,7 @@ from typing import Any
 
 import amqp
 import kombu
+import msgpack
 from amqp.exceptions import NotFound
 
 from tests.support.deadline import wait_until
@@ -20,6 +21,7 @@ __all__ = [
     "DEAD_LETTERS",
     "EXCHANGE",
     "JSON",
+    "MSGPACK",
     "NotFound",
     "RawConnection",
     "check_parked",
@@ -32,6 +34,7 @@ __all__ = [
 
 EXCHANGE = "openstack"
 DEAD_LETTERS = "tracker.dead"
+MSGPACK = {"content_type": "application/x-msgpack", "content_encoding": "binary"}
 JSON = {"content_type": "application/json", "content_encoding": "utf-8", "delivery_mode": 2, "priority": 0}
 
 
@@ -97,7 +100,8 @@ class RawConnection:
 
         def arrived() -> bool:
             while (message := self.channel.basic_get(self.reply_queue, no_ack=True)) is not None:
-                reply = unpacked(message.body)
+                packed_reply = message.properties.get("content_type") == MSGPACK["content_type"]
+                reply = msgpack.unpackb(message.body) if packed_reply else unpacked(message.body)
                 self._replies[reply["_msg_id"]] = reply
             return msg_id in self._replies
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from typing import Any
 import yaml
 
 from tests.support.deadline import wait_until
+from tests.support.memory import limit_memory
 
 PROGRAM = Path(sys.executable).with_name("tracker-worker")
 # Date, time, process id, level: oslo.log's default format.
@@ -148,10 +148,9 @@ class WorkerProcess:
         return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
 
     def limit_memory(self, size: int) -> None:
-        """Let the running process have at most ``size`` bytes of memory: more is refused, and Python raises MemoryError."""
+        """See ``limit_memory``."""
         assert self._process is not None
-        # Unlike RLIMIT_AS, this limit does not count what is only reserved, which is 64 MB for each thread's heap.
-        resource.prlimit(self._process.pid, resource.RLIMIT_DATA, (size, size))
+        limit_memory(self._process.pid, size)
 
     def signal(self, number: signal.Signals) -> None:
         assert self._process is not None
