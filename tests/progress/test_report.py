@@ -56,7 +56,7 @@ def test_the_counters_are_those_of_the_last_line() -> None:
     ("log", "violation"),
     [
         ("no such line\n", "a: the worker's log has no line with its counters"),
-        (LOG + GOOD.replace("_most': 2", "_most': 3"), "a: a conflict was resolved in the attempt number 4 only"),
+        (LOG + GOOD.replace("_races': 2", "_races': 3"), "a: a conflict was resolved in the attempt number 4 only"),
         (LOG + "{'conflicts': 0, 'locked_decisions': 0}", "a: there is no counter most_lost_races"),
     ],
 )
