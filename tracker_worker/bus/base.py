@@ -194,6 +194,10 @@ class Bus(ABC):
         read from, and connect with them if they have changed. What cannot be read is logged, and the old ones hold. One
         thread."""
 
+    def figures(self) -> Mapping[str, int]:
+        """What the bus counts, by names of ``counters.NAMES``. Any thread."""
+        return {}
+
     @abstractmethod
     def probe(self, hosts: Sequence[str]) -> None:
         """Find out whether requests to these hosts, and to any host, still reach the worker that serves them: publish a cast to

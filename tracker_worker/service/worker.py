@@ -162,6 +162,7 @@ class Worker:
                 died=self._died,
             ),
         )
+        self.counters.watch(self._bus.figures)
         self._engine.renew_leases()
         self._timers.every(LEASE_SECONDS / 3, self._engine.renew_leases)
         self._timers.every(self._conf.tracker.audit_interval_seconds, self._audit_all)
