@@ -351,12 +351,16 @@ def wait_relayed(database_url: str, listening: Listener, **others: Listener) -> 
                 topic: {(one.place, one.sequence) for one in each.heard}
                 for topic, each in {TOPIC: listening, **others}.items()
             }
-            return [
-                f"{one.host}/{one.node}: cursor {one.cursor} of {one.sequence} on {one.topic}"
-                for one in store.backlog()
-                if one.cursor != one.sequence
-                or any(((one.host, one.node), number) not in heard[one.topic] for number in range(1, one.sequence + 1))
-            ]
+            found = []
+            for one in store.backlog():
+                place = one.host, one.node
+                missing = [number for number in range(1, one.sequence + 1) if (place, number) not in heard[one.topic]]
+                if one.cursor != one.sequence or missing:
+                    found.append(
+                        f"{one.host}/{one.node} on {one.topic}: cursor {one.cursor} of {one.sequence}, {len(missing)} not "
+                        f"heard: {missing[:5]}"
+                    )
+            return found
 
         wait_until(lambda: not lacks(), lambda: f"every notification is relayed; behind are {lacks()}", seconds=60)
 
