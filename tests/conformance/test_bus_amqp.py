@@ -231,16 +231,31 @@ class TestNotificationTopics(AMQPCase):
     def worker(self, make_worker: MakeWorker) -> Worker:
         return make_worker()
 
-    def test_every_topic_gets_each_notification_and_a_key_is_confirmed_after_the_last_topic(
-        self, broker: Broker, worker: Worker
-    ) -> None:
-        worker.bus.sender.send([*outgoing(numbered(5)), *outgoing([b"5"], priority="WARN")])
-        assert sorted(worker.listener.confirm(6)) == keys(numbered(6))
+    def test_a_notification_goes_to_its_topic_and_is_confirmed_for_it(self, broker: Broker, worker: Worker) -> None:
+        for topic in ("billing", "metering"):
+            sent = [*outgoing(numbered(5), topic=topic), *outgoing([b"5"], topic=topic, priority="WARN")]
+            worker.bus.sender.send(sent)
+        assert sorted(worker.listener.confirm(12)) == sorted(keys(numbered(6)) * 2)
         for topic in ("billing", "metering"):
             assert [bytes(broker.take(f"{topic}.info").body) for _ in range(5)] == numbered(5)
             assert bytes(broker.take(f"{topic}.warn").body) == b"5"
         worker.stop()
-        assert len(worker.listener.confirmed) == 6
+        assert len(worker.listener.confirmed) == 12
+
+    def test_a_topic_whose_queue_is_full_keeps_nothing_from_another_topic(self, broker: Broker, worker: Worker) -> None:
+        wait_until(worker.bus.connected, "connected")
+        full = {"x-max-length": 10, "x-overflow": "reject-publish"}
+        broker.channel.queue_delete("metering.info")
+        broker.channel.queue_declare("metering.info", durable=False, auto_delete=False, arguments=full)
+        broker.channel.queue_bind("metering.info", "openstack", "metering.info")
+        for first in range(0, 3000, 100):
+            worker.bus.sender.send(outgoing(numbered(100, first=10_000 + first), topic="metering"))
+            worker.bus.sender.send(outgoing(numbered(100, first=first), topic="billing"))
+        confirmed = worker.listener.confirm(3010)
+        assert [key for key in confirmed if len(key) < 6] == keys(numbered(3000))
+        assert [bytes(broker.take("billing.info").body) for _ in range(3000)] == numbered(3000)
+        broker.channel.queue_purge("metering.info")
+        assert len(worker.listener.confirm(3020)) >= 3020
 
     def test_without_topics_the_bus_still_delivers_requests(self, broker: Broker, make_worker: MakeWorker) -> None:
         worker = make_worker(bus=AMQPBus(replace(broker.settings, notification_topics=())))

@@ -20,7 +20,12 @@ from tests.support import raw, stock
 from tests.support.builders import instance_dict, sized, uuid
 from tests.support.deadline import wait_until
 from tests.support.deployments import QUEUE_TYPES
+from tests.support.raw import deep_table
 from tests.support.worker_process import NODE, WorkerProcess
+from tracker_worker.bus.amqp.internals import encode_properties
+from tracker_worker.bus.amqp.tables import encode_texts
+from tracker_worker.store.base import DeadLetterRow
+from tracker_worker.store.sql.store import SQLStore
 
 SMALL = sized(vcpus=1, memory_mb=1024, disk_gb=10)
 ARGUMENTS = {"quorum": {"x-queue-type": "quorum", "x-delivery-limit": 1_000_000}, "classic": {}}
@@ -355,3 +360,63 @@ def test_purge_removes_dead_letters_only_with_yes(box: Desk, queue_type: str) ->
     assert "2 messages would be removed" in box.operator.refuse("dead-letter", "purge", "--all")
     assert box.operator.run("dead-letter", "purge", "--all", "--yes").stdout == "Removed 2 messages.\n"
     assert box.list() == []
+
+
+# --- what the database keeps -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def archive(desk: Desk) -> Iterator[SQLStore]:
+    """The store of a worker that has ended, with one dead letter that the broker did not take."""
+    desk.worker.start()
+    desk.worker.wait_ready()
+    assert desk.worker.terminate() == 0
+    store = SQLStore(f"sqlite:///{desk.worker.database}")
+    store.start()
+    row = DeadLetterRow(
+        host=HOST,
+        parked_at=int(time.time() - 3600) * 1_000_000,
+        reason="invalid_input: it is so",
+        exchange=raw.EXCHANGE,
+        routing_key=HOST_TOPIC,
+        properties=encode_properties(raw.JSON),
+        headers=deep_table(2000) + encode_texts({"x-tracker-reason": "invalid_input: it is so"}),
+        body=raw.packed(desk.amqp.request("get_node", {})),
+    )
+    store.keep_dead_letters([row])
+    yield store
+    store.stop()
+
+
+def test_what_the_database_keeps_is_listed_shown_and_removed_beside_the_queue(desk: Desk, archive: SQLStore) -> None:
+    desk.fill(1)
+    kept, queued = desk.list()
+    assert (kept["kept_in"], queued["kept_in"]) == ("database", "queue")
+    assert (kept["code"], kept["reason"], kept["host"]) == ("invalid_input", "it is so", HOST)
+    shown = desk.operator.json("dead-letter", "show", "1")
+    assert shown["message"]["method"] == "get_node"
+    assert desk.json("purge", kept["id"], "--yes") == {"removed": 1}
+    assert [row["id"] for row in desk.list()] == [queued["id"]]
+    assert archive.dead_letters(10) == []
+
+
+def test_what_the_database_keeps_is_replayed_and_then_removed(desk: Desk, archive: SQLStore) -> None:
+    (replayed,) = desk.json("replay", "--all")
+    assert replayed["replayed"] is True
+    assert archive.dead_letters(10) == []
+    wait_until(lambda: desk.amqp.count(HOST_TOPIC) == 1, "the host's queue has it")
+
+
+def test_purge_all_removes_from_both_places(desk: Desk, archive: SQLStore) -> None:
+    desk.fill(2)
+    assert desk.json("purge", "--all", "--yes") == {"removed": 3}
+    assert archive.dead_letters(10) == []
+    assert desk.amqp.count(raw.DEAD_LETTERS) == 0
+
+
+def test_a_dead_letter_with_headers_that_cannot_be_decoded_is_listed_and_purged(box: Desk) -> None:
+    own = encode_texts({"x-tracker-reason": "invalid_input: deep", "x-tracker-routing-key": HOST_TOPIC})
+    box.amqp.publish_table(raw.DEAD_LETTERS, b"x", deep_table(2000) + own, exchange="")
+    (row,) = wait_until(box.list, "the dead letter")
+    assert (row["code"], row["reason"], row["routing_key"]) == ("invalid_input", "deep", HOST_TOPIC)
+    assert box.json("purge", row["id"], "--yes") == {"removed": 1}

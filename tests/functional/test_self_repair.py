@@ -161,7 +161,7 @@ class TestWorker:
         worker = make_process(hosts={HOST: {"n1": NODE}})
         worker.start()
         worker.wait_ready()
-        with stock.client(broker_vhost, timeout=1) as client, raw.connect(broker_vhost) as raw_connection:
+        with stock.client(broker_vhost, timeout=3) as client, raw.connect(broker_vhost) as raw_connection:
             assert client.call(HOST, "oslo_rpc_server_ping") == "pong"
             damaged[1](raw_connection.channel)
 
@@ -171,7 +171,7 @@ class TestWorker:
                 except oslo_messaging.MessagingException:
                     return False
 
-            wait_until(answered, "a call answered", seconds=15)
+            wait_until(answered, "a call answered", seconds=20)
         assert worker.log().count("tracker-consumer: connected") == 1
         assert f"key {HOST_TOPIC}" in worker.log()
 

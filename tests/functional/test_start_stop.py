@@ -182,6 +182,18 @@ def test_a_sighup_with_invalid_files_changes_nothing(make_worker: MakeWorker, cl
     )
 
 
+def test_a_sighup_with_a_flag_that_is_no_flag_changes_nothing(make_worker: MakeWorker, client: stock.Client) -> None:
+    worker = make_worker(hosts=HOSTS)
+    worker.start()
+    worker.wait_ready()
+    worker.configure({"DEFAULT": {"debug": "perhaps"}})
+
+    worker.reload()
+
+    assert "the configuration is not reloaded" in worker.log()
+    assert client.call(HOST, "get_node")["running_vms"] == 0
+
+
 @pytest.mark.parametrize("queue_type", ["quorum", "classic"])
 def test_a_standby_takes_over_when_the_active_worker_is_killed(
     make_worker: MakeWorker, client: stock.Client, listener: stock.Listener, queue_type: str

@@ -81,11 +81,11 @@ def conflict_violations(worker: str, log: str) -> Iterator[str]:
     except (ValueError, SyntaxError, AttributeError) as error:
         yield f"{worker}: {error}"
         return
-    for name in ("conflicts", "locked_decisions", "lost_races_most"):
+    for name in ("conflicts", "locked_decisions", "most_lost_races"):
         if name not in counted:
             yield f"{worker}: there is no counter {name}"
-    if counted.get("lost_races_most", 0) > MOST_LOST_RACES:
-        yield f"{worker}: a conflict was resolved in the attempt number {counted['lost_races_most'] + 1} only"
+    if counted.get("most_lost_races", 0) > MOST_LOST_RACES:
+        yield f"{worker}: a conflict was resolved in the attempt number {counted['most_lost_races'] + 1} only"
 
 
 def lines(answers: Sequence[Answer], seconds: float) -> Iterator[str]:

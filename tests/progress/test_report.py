@@ -8,7 +8,7 @@ import pytest
 from tests.progress.report import Answer, conflict_violations, counters, longest_gaps, violations
 
 LOG = "2026-01-15 12:00:00.000 1 INFO tracker_worker.service.worker [-] counters: "
-GOOD = "{'conflicts': 17, 'locked_decisions': 2, 'lost_races_most': 2, 'audits_dropped': 0}\n"
+GOOD = "{'conflicts': 17, 'locked_decisions': 2, 'most_lost_races': 2, 'audits_dropped': 0}\n"
 
 
 def answer(host: str | None, began_at: float, ended_at: float | None, failure: str | None = None) -> Answer:
@@ -56,8 +56,8 @@ def test_the_counters_are_those_of_the_last_line() -> None:
     ("log", "violation"),
     [
         ("no such line\n", "a: the worker's log has no line with its counters"),
-        (LOG + GOOD.replace("_most': 2", "_most': 3"), "a: a conflict was resolved in the attempt number 4 only"),
-        (LOG + "{'conflicts': 0, 'locked_decisions': 0}", "a: there is no counter lost_races_most"),
+        (LOG + GOOD.replace("_races': 2", "_races': 3"), "a: a conflict was resolved in the attempt number 4 only"),
+        (LOG + "{'conflicts': 0, 'locked_decisions': 0}", "a: there is no counter most_lost_races"),
     ],
 )
 def test_counters_that_are_missing_or_too_high_are_violations(log: str, violation: str) -> None:

@@ -69,7 +69,13 @@ def main(url: str, host: str, options: dict[str, Any]) -> None:
     bus = AMQPBus(broker_settings(url, lines=lines, **options))
     bus.start(
         [host],
-        Listener(received=received, lost=lambda: None, confirmed=lambda keys: None, died=lambda error: sys.exit(1)),
+        Listener(
+            received=received,
+            lost=lambda: None,
+            confirmed=lambda keys: None,
+            refused=lambda refusals: None,
+            died=lambda error: sys.exit(1),
+        ),
     )
     for command in sys.stdin:
         with lock:

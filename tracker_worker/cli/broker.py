@@ -34,6 +34,12 @@ def connect(settings: BrokerSettings) -> Any:
     raise CommandFailed(f"no broker can be reached: {', '.join(problems)}")
 
 
+def decode_kept(properties: bytes, headers: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The properties and headers of a message from their encoded forms; empty where they cannot be read."""
+    found = internals.decode_properties(properties) if properties else {}
+    return found, dict(internals.decode_table(headers))
+
+
 def close(connection: Any) -> None:
     """Close the connection. A connection that is already lost, or a broker that does not answer, is no error."""
     with contextlib.suppress(*LOST):

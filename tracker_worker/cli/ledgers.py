@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read-only access to the store, with or without a running worker. Nothing is created, upgraded or written."""
+"""Access to the store, with or without a running worker. Nothing is created or upgraded, and only `outbox skip` writes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def opened_engine(conf: cfg.ConfigOpts) -> Iterator[sa.Engine]:
 
 @contextmanager
 def opened_store(conf: cfg.ConfigOpts) -> Iterator[Store]:
-    """Open the store; the caller only reads.
+    """Open the store.
 
     Raises CommandFailed: the database does not exist, or has the schema of another release. Raises ConfigurationError: the URL
     is not usable, or the database cannot be read.

@@ -22,6 +22,8 @@ _FORMATS = (
     "instance_format",
     "instance_uuid_format",
 )
+# The attributes of a record without any that its caller has added.
+_PLAIN = len(logging.LogRecord("", 0, "", 0, "", None, None).__dict__)
 
 
 def start(conf: cfg.ConfigOpts, project: str, version: str) -> None:
@@ -48,6 +50,41 @@ def start(conf: cfg.ConfigOpts, project: str, version: str) -> None:
         if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout:
             handler.setStream(sys.stderr)
     _check_keys()
+    for handler in logging.getLogger().handlers:
+        if handler.formatter is not None:
+            handler.setFormatter(SeriesFormatter(handler.formatter))
+
+
+class SeriesFormatter(logging.Formatter):
+    """Formats as ``inner`` does, and reuses what stands before the message for records that follow one another from one place
+    within a millisecond. The decisions of a batch are such records, and oslo.log's formatter takes longer for one than its
+    decision took. Belongs to one thread."""
+
+    def __init__(self, inner: logging.Formatter) -> None:
+        super().__init__()
+        self._inner = inner
+        self._series: tuple[object, ...] | None = None
+        self._head = ""
+
+    def format(self, record: logging.LogRecord) -> str:
+        if record.exc_info or record.exc_text or record.stack_info or len(record.__dict__) != _PLAIN:
+            return self._inner.format(record)
+        message = record.getMessage()
+        series = (
+            record.lineno,
+            record.msecs,
+            int(record.created),
+            record.levelno,
+            record.name,
+            record.thread,
+            record.pathname,
+        )
+        if series == self._series:
+            return self._head + message
+        text = self._inner.format(record)
+        ends = bool(message) and text.endswith(message) and text.count(message) == 1
+        self._series, self._head = (series, text[: len(text) - len(message)]) if ends else (None, "")
+        return text
 
 
 @contextmanager

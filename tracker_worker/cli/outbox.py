@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``tracker-worker outbox``: notifications that are not published yet, and publishing notifications again."""
+"""``tracker-worker outbox``: notifications that are not published yet, publishing them again, and setting one aside."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from typing import Any
 import click
 
 from tracker_worker.cli.context import CommandFailed, Commands, Settings, keep_logs_quiet
-from tracker_worker.cli.output import JSON, format_option, show_json, show_table, to_seconds
+from tracker_worker.cli.output import JSON, format_option, plain, show_json, show_table, to_seconds
 
-_COLUMNS = ("Host", "Node", "Sequence", "Published", "Waiting", "Oldest", "Age (s)")
+_COLUMNS = ("Host", "Node", "Topic", "Sequence", "Published", "Waiting", "Oldest", "Age (s)", "Refused")
+_NOTHING = (
+    "There are no cursors: no worker publishes notifications of this database, or [notifications] topics is empty."
+)
 
 
 @click.group(cls=Commands)
 def outbox() -> None:
-    """Show the outbox's backlog, and publish notifications again.
+    """Show the outbox's backlog, publish notifications again, and set one aside that the broker refuses.
 
     A notification stays in the outbox for [notifications] retention_hours after it was published.
     """
@@ -25,11 +28,12 @@ def outbox() -> None:
 @format_option
 @click.pass_obj
 def status(settings: Settings, style: str) -> None:
-    """Show how many notifications of each node wait.
+    """Show how many notifications of each node wait for each topic.
 
     Sequence is the last number that was issued, Published the last number that the broker has confirmed; Waiting counts
-    the notifications between them; Oldest and Age are of the first of these. Read from the database; no worker needs to
-    run.
+    the notifications between them; Oldest and Age are of the first of these. Refused is the number of a notification that
+    the broker does not take, and behind which all others wait. Below the table are the reason, and since when the broker
+    takes no messages at all. Read from the database; no worker needs to run.
     """
     import time
 
@@ -44,19 +48,31 @@ def status(settings: Settings, style: str) -> None:
         {
             "host": row.host,
             "node": row.node,
+            "topic": row.topic,
             "sequence": row.sequence,
             "cursor": row.cursor,
             "rows": row.rows,
             "oldest_at": None if row.oldest_at is None else iso(row.oldest_at),
             "oldest_age_seconds": None if row.oldest_at is None else max(0, now - row.oldest_at) // SECOND,
+            "refused_sequence": row.refused_sequence,
+            "refused_reason": row.refused_reason,
+            "blocked_since": None if row.blocked_since is None else iso(row.blocked_since),
         }
-        for row in sorted(backlog, key=lambda row: (row.host, row.node))
+        for row in backlog
     ]
     if style == JSON:
         show_json(rows)
-    else:
-        cells = ({**row, "oldest_at": to_seconds(row["oldest_at"])}.values() for row in rows)
-        show_table(_COLUMNS, cells, empty="There are no nodes.")
+        return
+    cells = (list({**row, "oldest_at": to_seconds(row["oldest_at"])}.values())[: len(_COLUMNS)] for row in rows)
+    show_table(_COLUMNS, cells, empty=_NOTHING)
+    for row in rows:
+        if row["refused_sequence"] is not None:
+            where = f"{row['host']}/{row['node']}"
+            why = f"notification {row['refused_sequence']} of {where} on topic {row['topic']}: {row['refused_reason']}"
+            click.echo(plain(f"The broker does not take {why}."))
+    blocked = {row["host"]: to_seconds(row["blocked_since"]) for row in rows if row["blocked_since"] is not None}
+    for host, since in blocked.items():
+        click.echo(plain(f"The broker has taken no messages of the worker of {host} since {since} (alarm)."))
 
 
 @outbox.command()
@@ -112,3 +128,37 @@ def replay(settings: Settings, host: str, node: str, first: int, last: int | Non
         raise CommandFailed(
             f"the outbox does not have sequences {spans} of {host}/{node}: they were pruned, or never stored"
         )
+
+
+@outbox.command()
+@click.option("--host", required=True, help="The host of the node.")
+@click.option("--node", required=True, help="Skip a notification of this node.")
+@click.option("--sequence", type=click.IntRange(min=1), required=True, help="The number of the notification.")
+@click.option("--topic", help="Skip it on this topic only.  [default: on every topic that waits for it]")
+@click.option("--yes", is_flag=True, help="Skip it. Without --yes nothing is changed and the exit code is 1.")
+@format_option
+@click.pass_obj
+def skip(settings: Settings, host: str, node: str, sequence: int, topic: str | None, yes: bool, style: str) -> None:
+    """Set a notification aside that the broker refuses, so that those behind it are published.
+
+    Only the first notification that is not published yet can be skipped: see `outbox status`. Consumers see a gap. The
+    notification stays in the outbox for [notifications] retention_hours, and `outbox replay` can publish it. A worker may run
+    at the same time: it goes on within a few seconds.
+    """
+    from tracker_worker.cli.ledgers import load_host, opened_store
+    from tracker_worker.cli.outbox_skip import skip as skip_on
+    from tracker_worker.cli.outbox_skip import topics_to_skip
+
+    with opened_store(settings.load(messaging=False)) as store:
+        ledger = load_host(store, host).node(node)
+        topics = topics_to_skip(store, ledger, sequence, topic)
+        on = f"topic {topics[0]}" if len(topics) == 1 else f"topics {', '.join(topics)}"
+        if not yes:
+            raise CommandFailed(
+                f"notification {sequence} of {host}/{node} would be skipped on {on}; say --yes to do it"
+            )
+        skip_on(store, ledger, sequence, topics)
+    if style == JSON:
+        show_json({"host": host, "node": node, "sequence": sequence, "topics": topics})
+    else:
+        click.echo(plain(f"Skipped notification {sequence} of {host}/{node} on {on}."))

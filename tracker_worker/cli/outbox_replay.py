@@ -17,6 +17,7 @@ from tracker_worker.store.base import Store
 from tracker_worker.wire.message import JSON
 
 _PAGE = 200
+_PAGE_BYTES = 4_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +68,7 @@ def publish_again(store: Store, settings: BrokerSettings, wanted: Range) -> Repl
         topology.declare_notifications(connection, settings)
         publisher = ConfirmedPublisher(connection)
         while following <= wanted.last:
-            page = store.outbox(wanted.node_id, after=following - 1, limit=_PAGE)
+            page = store.outbox(wanted.node_id, after=following - 1, limit=_PAGE, max_bytes=_PAGE_BYTES)
             page = [notification for notification in page if notification.sequence <= wanted.last]
             if not page:
                 break

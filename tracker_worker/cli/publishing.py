@@ -13,9 +13,11 @@ import amqp
 from amqp.exceptions import ChannelError
 
 from tracker_worker.bus.amqp.confirms import Confirms
+from tracker_worker.bus.amqp.internals import encode_properties
 
 CONFIRM_SECONDS = 30
 _HEARTBEAT_CHECK_SECONDS = 1
+_FRAME_OVERHEAD = 20  # of a content header: the frame's 8 bytes, class, weight and body size
 
 
 class Answer(enum.Enum):
@@ -31,6 +33,10 @@ class Answer(enum.Enum):
 
 class NoAnswer(Exception):
     """The broker confirmed and refused nothing for CONFIRM_SECONDS, although messages wait for its answer."""
+
+
+class Unsendable(Exception):
+    """The properties or headers cannot be written, or not into one frame."""
 
 
 @dataclass(slots=True, eq=False)
@@ -58,8 +64,9 @@ class ConfirmedPublisher:
     def publish(self, body: bytes, properties: Mapping[str, Any], *, exchange: str, routing_key: str) -> Published:
         """Send a message without waiting for its confirm. ``properties`` are py-amqp's, with ``application_headers``.
 
-        Raises ChannelError as ``wait``, and what a lost connection raises.
+        Raises Unsendable; ChannelError as ``wait``, and what a lost connection raises.
         """
+        self._check(properties)
         if self._channel is None:
             self._channel = self._connection.channel()
             self._confirms.watch(self._channel)
@@ -73,6 +80,17 @@ class ConfirmedPublisher:
             self._forget_channel()
             raise
         return published
+
+    def _check(self, properties: Mapping[str, Any]) -> None:
+        # Some headers can be read and not written again, or only in more bytes (deep lists, one-byte integers).
+        try:
+            size = len(encode_properties(properties))
+        except Exception as error:  # whatever the values make the encoder raise
+            raise Unsendable(f"its headers cannot be written again: {type(error).__name__}") from error
+        if size > self._connection.frame_max - _FRAME_OVERHEAD:
+            raise Unsendable(
+                f"its headers have {size} bytes, more than a frame of {self._connection.frame_max} bytes holds"
+            )
 
     def wait(self) -> None:
         """Return when the broker has answered about every published message. Heartbeats are sent while this waits.

@@ -208,6 +208,24 @@ def test_properties_that_do_not_fit_into_a_frame_are_made_shorter_for_this_conne
     assert case.channel.published[0].properties == b"p" * 5000
 
 
+def test_what_the_socket_has_not_taken_is_limited(case: Case) -> None:
+    """A broker that reads slowly must not cost a second copy of everything that waits."""
+    unsent = 0
+    case.publisher._turn.unsent = lambda: unsent  # type: ignore[method-assign]
+    for number in range(64):
+        case.publisher.submit(case.message(b"x" * (1 << 20), key=f"reply_{number}"))
+    case.publisher.work()
+    assert len(case.published()) == 4
+    unsent = 4 << 20
+    for _ in range(3):
+        case.publisher.work()
+        case.publisher.write()
+    assert len(case.published()) == 4
+    unsent = 1 << 20
+    case.publisher.work()
+    assert len(case.published()) == 7
+
+
 def test_waiting_bytes_counts_every_body_until_it_is_confirmed(case: Case) -> None:
     case.submit(b"12", b"345")
     assert case.publisher.waiting_bytes() == 5

@@ -24,6 +24,7 @@ FREE = {
     ("DEFAULT", "control_exchange"),
     ("DEFAULT", "log_config_append"),
     ("DEFAULT", "log_date_format"),
+    ("bus", "reply_queue_prefixes"),
     ("DEFAULT", "log_file"),
     ("DEFAULT", "log_dir"),
     ("DEFAULT", "syslog_log_facility"),

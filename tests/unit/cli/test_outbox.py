@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.store import Writer
+from tests.support.builders import NOW, begin
+from tests.support.store import ALL, TOPIC, Writer
 from tests.unit.cli.conftest import Cli
 from tracker_worker.cli.context import CommandFailed
 from tracker_worker.cli.outbox_replay import Range
@@ -23,23 +24,112 @@ def test_the_backlog_of_every_node_is_shown(cli: Cli, ledger: Writer) -> None:
     assert first == {
         "host": "host-1",
         "node": "node-1",
+        "topic": TOPIC,
         "sequence": 2,
         "cursor": 2,
         "rows": 0,
         "oldest_at": None,
         "oldest_age_seconds": None,
+        "refused_sequence": None,
+        "refused_reason": None,
+        "blocked_since": None,
     }
     assert (second["sequence"], second["cursor"], second["rows"]) == (3, 1, 2)
     assert second["oldest_at"] == "2026-01-15T12:00:00.000000Z"
     assert second["oldest_age_seconds"] >= 0
     lines = [line.split() for line in cli.succeed("outbox", "status").splitlines()[2:]]
-    assert lines[0] == ["host-1", "node-1", "2", "2", "0", "-", "-"]
-    assert lines[1][:6] == ["host-1", "node-2", "3", "1", "2", "2026-01-15T12:00:00Z"]
+    assert lines[0] == ["host-1", "node-1", TOPIC, "2", "2", "0", "-", "-", "-"]
+    assert lines[1][:7] == ["host-1", "node-2", TOPIC, "3", "1", "2", "2026-01-15T12:00:00Z"]
 
 
 def test_an_empty_backlog_is_reported(cli: Cli, store: SQLStore) -> None:
-    assert cli.succeed("outbox", "status") == "There are no nodes.\n"
+    assert cli.succeed("outbox", "status") == (
+        "There are no cursors: no worker publishes notifications of this database, or [notifications] topics is empty.\n"
+    )
     assert cli.json("outbox", "status") == []
+
+
+def test_a_refused_notification_and_an_alarm_are_shown_for_each_topic(
+    cli: Cli, store: SQLStore, ledger: Writer
+) -> None:
+    store.open_cursors(1, [TOPIC, "other"])
+    ledger.commit(cursors={ledger["node-1"].id: 1})
+    store.mark_refused(ledger["node-1"].id, TOPIC, 2, "message size 9 is larger \x1b[1m")
+    store.take_lease([1], "a", now=NOW, until=NOW + 1, blocked_since=NOW)
+
+    rows = cli.json("outbox", "status")
+    assert [(row["node"], row["topic"], row["cursor"], row["refused_sequence"]) for row in rows] == [
+        ("node-1", TOPIC, 1, 2),
+        ("node-1", "other", 2, None),
+        ("node-2", TOPIC, 0, None),
+        ("node-2", "other", 3, None),
+    ]
+    assert rows[0]["refused_reason"] == "message size 9 is larger \x1b[1m"
+    assert {row["blocked_since"] for row in rows} == {"2026-01-15T12:00:00.000000Z"}
+    lines = cli.succeed("outbox", "status").splitlines()
+    assert lines[2].split()[-1] == "2"
+    assert lines[-2:] == [
+        f"The broker does not take notification 2 of host-1/node-1 on topic {TOPIC}: message size 9 is larger \\x1b[1m.",
+        "The broker has taken no messages of the worker of host-1 since 2026-01-15T12:00:00Z (alarm).",
+    ]
+
+
+class TestSkip:
+    """node-2 has three notifications, of which the first is published on one of two topics."""
+
+    @pytest.fixture(autouse=True)
+    def topics(self, store: SQLStore, ledger: Writer) -> None:
+        store.open_cursors(1, [TOPIC, "early"])
+        self.cursors = lambda: {  # of node-2
+            topic: at for (node_id, topic), at in store.cursors(1).items() if node_id == ledger["node-2"].id
+        }
+        ledger.commit(cursors={ledger["node-2"].id: 1})
+
+    def skip(self, sequence: int, *more: str) -> tuple[str, ...]:
+        return ("outbox", "skip", "--host", "host-1", "--node", "node-2", "--sequence", str(sequence), *more)
+
+    def test_the_first_unpublished_notification_is_skipped_and_stays_in_the_outbox(
+        self, cli: Cli, store: SQLStore, ledger: Writer
+    ) -> None:
+        assert self.cursors() == {TOPIC: 1, "early": 3}
+        assert cli.succeed(*self.skip(2, "--yes")) == f"Skipped notification 2 of host-1/node-2 on topic {TOPIC}.\n"
+        assert self.cursors() == {TOPIC: 2, "early": 3}
+        assert [row.sequence for row in store.outbox(ledger["node-2"].id, after=0, limit=ALL)] == [1, 2, 3]
+        assert cli.json(*self.skip(3, "--topic", TOPIC, "--yes")) == {
+            "host": "host-1",
+            "node": "node-2",
+            "sequence": 3,
+            "topics": [TOPIC],
+        }
+        assert self.cursors() == {TOPIC: 3, "early": 3}
+
+    def test_a_notification_is_skipped_on_every_topic_that_waits_for_it(
+        self, cli: Cli, store: SQLStore, ledger: Writer
+    ) -> None:
+        ledger.put(begin(70, node="node-2")).put(begin(71, node="node-2"))
+        ledger.commit(cursors={ledger["node-2"].id: 3})
+        assert cli.json(*self.skip(4, "--yes"))["topics"] == ["early", TOPIC]
+        assert self.cursors() == {TOPIC: 4, "early": 4}
+
+    @pytest.mark.parametrize(
+        ("arguments", "why"),
+        [
+            ((2,), f"would be skipped on topic {TOPIC}; say --yes to do it"),
+            ((1, "--yes"), "notification 1 of host-1/node-2 is published already"),
+            ((3, "--yes"), f"not published on topic {TOPIC} is 2, and only the first can be skipped"),
+            ((2, "--topic", "early", "--yes"), "notification 2 of host-1/node-2 is published already"),
+            ((4, "--topic", "early", "--yes"), "no notification of host-1/node-2 waits to be published on topic early"),
+            ((2, "--topic", "x", "--yes"), f"host-1/node-2 has no topic x: its topics are early, {TOPIC}"),
+            ((2, "--yes", "--host", "x"), "the database has no host x"),
+            ((2, "--yes", "--node", "x"), "Host host-1 has no node x"),
+        ],
+    )
+    def test_every_other_notification_is_refused_and_nothing_changes(
+        self, cli: Cli, arguments: tuple[int, str], why: str
+    ) -> None:
+        before = self.cursors()
+        assert why in cli.refuse(*self.skip(*arguments))
+        assert self.cursors() == before
 
 
 @pytest.mark.parametrize("arguments", [("--host", "x", "--node", "node-1"), ("--host", "host-1", "--node", "x")])

@@ -12,7 +12,7 @@ import pytest
 from amqp.exceptions import NotFound
 
 from tracker_worker.cli import publishing
-from tracker_worker.cli.publishing import Answer, ConfirmedPublisher, NoAnswer
+from tracker_worker.cli.publishing import Answer, ConfirmedPublisher, NoAnswer, Unsendable
 
 Event = Callable[["FakeChannel"], None]
 
@@ -38,6 +38,13 @@ class FakeChannel:
             callback(*arguments)
 
 
+def _nested(levels: int) -> object:
+    value: object = None
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
 class FakeConnection:
     """Each entry of ``answers`` is one event that ``drain_events`` reads; without an entry, ``drain_events`` times out."""
 
@@ -45,6 +52,7 @@ class FakeConnection:
         self.channels: list[FakeChannel] = []
         self.answers: deque[Event] = deque()
         self.ticks = 0
+        self.frame_max = 131072
 
     def channel(self) -> FakeChannel:
         self.channels.append(FakeChannel())
@@ -157,3 +165,11 @@ def test_a_closed_channel_is_replaced_and_its_messages_stay_without_an_answer(
 
     assert (lost.answer, sent.answer) == (None, Answer.CONFIRMED)
     assert len(connection.channels) == 2
+
+
+@pytest.mark.parametrize("headers", [{"h": "x" * 200_000}, {"h": _nested(2000)}], ids=["long", "deep"])
+def test_headers_that_cannot_be_written_are_refused_and_nothing_is_sent(headers: dict[str, object]) -> None:
+    connection = FakeConnection()
+    with pytest.raises(Unsendable, match="its headers"):
+        ConfirmedPublisher(connection).publish(b"x", {"application_headers": headers}, exchange="", routing_key="q")
+    assert connection.channels == []

@@ -339,6 +339,22 @@ class TestStandby:
         standby.engine.step(worker.now)
         assert standby.engine.active == {H2}
 
+    def test_two_workers_do_not_take_a_lease_from_each_other_again_and_again(
+        self, worker: Worker, standby: EngineHarness
+    ) -> None:
+        worker.harness.caller.cast("oslo_rpc_server_ping", source=H2)
+        worker.step()
+        standby.caller.cast("oslo_rpc_server_ping", source=H2)
+        standby.engine.step(worker.now)
+        for _ in range(3):
+            for harness in (worker.harness, standby):
+                harness.engine.renew_leases()
+                harness.engine.step(worker.now)
+            assert (H2 in worker.harness.engine.held, H2 in standby.engine.held) == (False, True)
+        worker.harness.caller.cast("oslo_rpc_server_ping", source=H2)
+        worker.step()
+        assert H2 in worker.harness.engine.active
+
     def test_a_lost_connection_alone_makes_no_standby(self, worker: Worker) -> None:
         worker.harness.caller.cast("oslo_rpc_server_ping", source=H1)
         worker.step()

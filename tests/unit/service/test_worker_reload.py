@@ -62,7 +62,11 @@ class TestReload:
     def test_a_reload_reloads_and_reads_the_drivers(self, started_worker: WorkerHarness) -> None:
         started_worker.driver.nodes[N1] = driver_resource_dict(vcpus=64)
         started_worker.worker.reload()
-        wait_until(lambda: len(started_worker.store.commits) >= 2, "the new inventory")
+        updated = "tracker.node.updated"
+        wait_until(
+            lambda: [updated in commit.events for commit in started_worker.store.commits].count(True) == 2,
+            "the new inventory",
+        )
         assert started_worker.driver.reloads == 1
         assert started_worker.caller.call("get_node").reply()["vcpus"] == 64
 

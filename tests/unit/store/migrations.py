@@ -16,11 +16,29 @@ from alembic.migration import MigrationContext
 from tests.support.builders import begin, node_name
 from tests.support.store import at_once, load, settle, snapshots
 from tracker_worker.errors import ConfigurationError
+from tracker_worker.store.base import Commit
 from tracker_worker.store.sql import engines, migration
 from tracker_worker.store.sql.schema import metadata
 from tracker_worker.store.sql.store import SQLStore
 
 TABLES = {"hosts", "nodes", "allocations", "attempts", "inbox", "outbox", "relay_cursor", "dead_letters"}
+
+
+# A host with two nodes, of which the first has published 7 of 9 notifications.
+_NODE_COLUMNS = (
+    "id, host_id, name, generation, sequence, disabled, vcpus_used, memory_mb_used, local_gb_used, running_vms"
+)
+FIRST_REVISION = (
+    "INSERT INTO hosts (id, name, topic, version, started_at, last_seen_at, lease_expires_at)"
+    " VALUES (1, 'h', 't', '1', 0, 0, 0)",
+    *(
+        f"INSERT INTO nodes ({_NODE_COLUMNS}, current_workload, io_workload)"
+        f" VALUES ({id}, 1, 'n{id}', 0, {sequence}, true, 0, 0, 0, 0, 0, 0)"
+        for id, sequence in ((1, 9), (2, 0))
+    ),
+    "INSERT INTO relay_cursor (node_id, sequence) VALUES (1, 7)",
+    "INSERT INTO relay_cursor (node_id, sequence) VALUES (2, 0)",
+)
 
 
 def tables(engine: sa.Engine) -> set[str]:
@@ -118,6 +136,40 @@ class MigrationContract(abc.ABC):
     def test_an_upgrade_to_a_revision_stops_there(self, engine: sa.Engine) -> None:
         migration.upgrade(engine, "0001")
         assert migration.current(engine) == "0001"
+
+    def test_cursors_of_the_first_revision_are_handed_over_to_every_topic_once(
+        self, url: str, engine: sa.Engine
+    ) -> None:
+        migration.upgrade(engine, "0001")
+        with engine.begin() as connection:
+            for statement in FIRST_REVISION:
+                connection.exec_driver_sql(statement)
+        migration.upgrade(engine)
+        store = SQLStore(url)
+        assert store.cursors(1) == {}
+        assert store.open_cursors(1, ["a", "b"]) == {(1, "a"): 7, (1, "b"): 7, (2, "a"): 0, (2, "b"): 0}
+        store.commit(Commit(cursors={(1, "a"): 9}))
+        assert store.open_cursors(1, ["a", "b", "c"])[1, "c"] == 9  # at the last sequence, as any new topic
+        store.stop()
+
+    def test_a_downgrade_keeps_the_cursor_of_the_slowest_topic(self, url: str, engine: sa.Engine) -> None:
+        migration.upgrade(engine)
+        store = SQLStore(url)
+        writer = settle(store)
+        ids = [ledger.id for ledger in writer.host]
+        store.open_cursors(1, ["a", "b"])
+        store.commit(Commit(cursors={(ids[0], "a"): 4, (ids[0], "b"): 3, (ids[1], "a"): 1}))
+        store.create_node(1, "without cursors")
+        before = {name: snapshot for name, snapshot in snapshots(load(store)).items() if name != "without cursors"}
+        store.stop()
+        migration.downgrade(engine, "0001")
+        with engine.connect() as connection:
+            left = connection.exec_driver_sql("SELECT node_id, sequence FROM relay_cursor ORDER BY node_id").all()
+        assert [tuple(row) for row in left] == [(ids[0], 3), (ids[1], 1), (max(ids) + 1, 0)]
+        migration.upgrade(engine)
+        after = snapshots(load(store))
+        store.stop()
+        assert {name: after[name] for name in before} == before
 
     def test_a_failed_upgrade_changes_nothing(self, engine: sa.Engine) -> None:
         with engine.begin() as connection:

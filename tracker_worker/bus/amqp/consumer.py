@@ -79,6 +79,10 @@ class Consumer(BrokerConnection, Receiver):
         if len(self._settled) >= self._ack_threshold or time.monotonic() >= self._ack_before:
             self.wake()
 
+    def unsettled_bytes(self) -> int:
+        """The bytes of all deliveries that are not settled, and of the one that is arriving. Any thread."""
+        return self._unsettled_bytes + self._pieces.size
+
     def is_current(self, delivery: Delivery) -> bool:
         return bool(delivery.token[0] == self._epoch)
 
@@ -106,7 +110,7 @@ class Consumer(BrokerConnection, Receiver):
 
     def read_pause(self) -> float:
         most = self._most_bytes // 2 if self._full else self._most_bytes
-        self._full = self._unsettled_bytes > 0 and self._unsettled_bytes + self._pieces.size > most
+        self._full = self._unsettled_bytes > 0 and self.unsettled_bytes() > most
         return FOREVER if self._full else 0.0
 
     def closing(self) -> None:

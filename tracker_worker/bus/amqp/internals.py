@@ -19,6 +19,8 @@ from amqp import serialization, spec
 from amqp.abstract_channel import AbstractChannel
 from amqp.transport import SSLTransport, TCPTransport
 
+from tracker_worker.bus.amqp import tables
+
 UNREADABLE = "application/x-unreadable-properties"
 """The content type of a message whose properties cannot be read; it is one that no worker serves, so the message is parked."""
 
@@ -259,10 +261,23 @@ def intercept_frames(
         elif kind == _HEADER_FRAME:
             properties = decode_properties(payload, _PROPERTIES_AT)
             if properties.get("content_type") == UNREADABLE:
-                payload = bytes(payload[:_PROPERTIES_AT]) + encode_properties(properties)
+                payload = bytes(payload[:_PROPERTIES_AT]) + _readable(bytes(payload[_PROPERTIES_AT:]))
         return library((kind, channel, payload))
 
     connection.on_inbound_frame = on_frame
+
+
+def _readable(encoded: bytes) -> bytes:
+    """Of properties that cannot be read as a whole, those that can: if it is the headers, all others and the headers that
+    workers add to dead letters."""
+    content = decode_content(encoded)
+    if content.properties.get("content_type") == UNREADABLE:
+        return encode_properties({"content_type": UNREADABLE})
+    try:
+        own = tables.without(content.header_table, lambda name: not name.startswith(b"x-tracker-"))
+    except tables.UnreadableTable:
+        own = b""
+    return encode_properties({**content.properties, "application_headers": dict(decode_table(own))})
 
 
 def replace_socket_calls(transport: Any, *, read: Callable[[int], bytes], write: Callable[[bytes], Any]) -> None:

@@ -31,8 +31,8 @@ LOG = logging.getLogger(__name__)
 # While few messages wait for their confirms, the publisher reads confirms only this often. Nothing waits for them, and each
 # read would wake this thread and take the interpreter from the engine.
 _CONFIRM_SECONDS = 0.02
-# Written between two looks at the socket: each byte is copied once more until it is sent.
-_PASS_BYTES = 4 * 1024 * 1024
+# Written and not yet sent: each byte is there once more until the socket has taken it.
+_MOST_UNSENT_BYTES = 4 * 1024 * 1024
 # Unconfirmed messages whose time is over are looked for this often.
 _OVERDUE_SECONDS = 1.0
 # No queue has this name, so that the broker confirms a message to it immediately, after everything before it.
@@ -74,6 +74,8 @@ class Publisher(BrokerConnection):
         self._channel: Any = None
         self._failure: Exception | None = None
         self._closed_by: AMQPError | None = None  # why the broker has closed the channel
+        self._unsent = 0  # bytes that were written, as ``work`` found them, and those that were written since
+        self._working = False
         self._most_bytes = FOREVER  # of a body on this connection
         self._confirms: Confirms[Message] = Confirms(
             confirmed=self._on_confirmed, refused=self._on_refused, returned=self._on_returned
@@ -195,6 +197,7 @@ class Publisher(BrokerConnection):
                 self._declare()
             except ChannelError as error:
                 LOG.error("the queues that are published to are not declared again: %s", error)
+        self._unsent = self._turn.unsent()
         now = time.monotonic()
         if now >= self._overdue_at:
             self._overdue_at = now + _OVERDUE_SECONDS
@@ -204,7 +207,9 @@ class Publisher(BrokerConnection):
             self.write()  # before probes: their queues most likely still do not take anything
             for destination in self._destinations.due(now):
                 self._try_again(destination, now)
+        self._working = True
         self.write()
+        self._working = False
 
     def _settle_overdue(self, now: float) -> None:
         """The broker may leave a message unconfirmed for long: nothing else waits for an answer that nobody waits for."""
@@ -231,8 +236,8 @@ class Publisher(BrokerConnection):
         by_key, pending = destinations.by_key, confirms.pending
         released = suspects.unsent if suspects.group else destinations.released
         now = time.monotonic()
-        room = _PASS_BYTES
-        while room > 0:
+        before = self._unsent
+        while self._unsent < _MOST_UNSENT_BYTES:
             if released:
                 message = released.popleft()
                 destination = message.destination
@@ -279,11 +284,12 @@ class Publisher(BrokerConnection):
             confirms.published += 1
             pending[confirms.published] = message
             self._urgent += message.urgent
-            room -= len(data)
+            self._unsent += len(data)
             self._connection.transport.write(data)
         else:
-            self.wake()
-        if suspects and not self._barred:
+            if self._unsent > before or not self._working:
+                self.wake()  # otherwise there is work as soon as the socket takes more
+        if (suspects.group or suspects.groups) and not self._barred:
             self._write_marker()
 
     def _write_marker(self) -> None:
@@ -339,7 +345,7 @@ class Publisher(BrokerConnection):
         return super().due_in() if due == FOREVER else max(0.0, due - time.monotonic())
 
     def idle(self) -> bool:
-        return not (self._waiting or self._confirms.pending or self._suspects or self._destinations.waits())
+        return not (self._waiting or self._confirms.pending or list(self._suspects) or self._destinations.waits())
 
     # --- what the broker answers -------------------------------------------------------------------------------------
 

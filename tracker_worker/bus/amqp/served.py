@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from amqp.exceptions import ChannelError, RecoverableConnectionError
@@ -70,7 +71,7 @@ class Served:
         """Have the broker deliver over this channel. Does not wait for anything: a call of the library that waits reads all the
         deliveries that come first."""
         self._channel, self._limit, self._unanswered = channel, 0, 0
-        self._consume()
+        self._consume(self._idle - self._refused)
         self._set_limit(self._limit)  # its answer comes when all queues are consumed
         self._check_at = time.monotonic() + _CHECK_SECONDS
 
@@ -110,12 +111,13 @@ class Served:
                 for name, queue in self._queues.items()
                 if name in self._idle or (everything and name not in self._deleted)
             ]
-            refused = topology.declare_queues(self._connection, queues, reported=self._refused)
-            self._refused = {queue.name for queue in refused}
-            self._consume()
-            own = [
-                queue for queue in self._queues.values() if queue.source == FANOUT and queue.name not in self._deleted
-            ]
+            idle = set(self._idle)  # while the broker is waited for, more may be cancelled: those have their turn later
+            if queues:
+                refused = topology.declare_queues(self._connection, queues, reported=self._refused)
+                self._refused = {queue.name for queue in refused}
+            self._consume(idle - self._refused)
+            there = self._queues.keys() - self._deleted.keys() - self._refused - self._idle
+            own = [queue for name, queue in self._queues.items() if queue.source == FANOUT and name in there]
             topology.bind(self._connection, own)
             self._failure = ""
         except ChannelError as error:
@@ -139,10 +141,10 @@ class Served:
         self._connection = self._channel = None
         self._asked = False
 
-    def _consume(self) -> None:
+    def _consume(self, names: AbstractSet[str]) -> None:
         own = set(self._hosts)
         for name, queue in self._queues.items():
-            if name in self._idle and name not in self._refused:
+            if name in names:
                 # Quorum queues refuse a limit for the whole channel. This one is per consumer, and holds for those that follow.
                 limit = self.share if queue.source in own else SIDE_PREFETCH
                 if limit != self._limit:

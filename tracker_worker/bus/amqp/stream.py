@@ -155,6 +155,10 @@ class WriteTurn:
         """The connection's thread writes to this stream from now on."""
         self._stream = stream
 
+    def unsent(self) -> int:
+        """The bytes that were written and have not gone to the socket. Only the thread that has the turn."""
+        return 0 if self._stream is None else len(self._stream.written)
+
     def begin_sleep(self) -> None:
         self._lock.release()
 

@@ -25,19 +25,16 @@ GROUP_BYTES = 1024 * 1024
 
 
 class Suspects:
-    """The suspects, in order. ``group``: those that are tried now and not cleared yet; of these, ``unsent`` are to be written
-    next. Used under the write turn."""
+    """The suspects, in order: ``group`` are tried now and not cleared yet, ``unsent`` are those of them that are to be written
+    next, and ``groups`` are tried later. Used under the write turn."""
 
     def __init__(self) -> None:
         self.group: list[Message] = []
         self.unsent: deque[Message] = deque()
-        self._groups: deque[list[Message]] = deque()
-
-    def __bool__(self) -> bool:
-        return bool(self._groups or self.group)
+        self.groups: deque[list[Message]] = deque()
 
     def __iter__(self) -> Iterator[Message]:
-        return itertools.chain(self.group, *self._groups)
+        return itertools.chain(self.group, *self.groups)
 
     def ended(self, unconfirmed: Sequence[Message]) -> Message | None:
         """The broker has ended the connection because of one of these messages. Returns the guilty one once it is known."""
@@ -48,10 +45,10 @@ class Suspects:
         unsent = list(self.unsent)
         self.clear()
         if unsent:
-            self._groups.appendleft(unsent)
+            self.groups.appendleft(unsent)
         if len(failed) == 1:
             return failed[0]
-        self._groups.extendleft([message] for message in reversed(failed))
+        self.groups.extendleft([message] for message in reversed(failed))
         return None
 
     def interrupted(self, unconfirmed: Sequence[Message]) -> None:
@@ -59,7 +56,7 @@ class Suspects:
         again = [message for message in self.group if message in unconfirmed or message in self.unsent]
         self.clear()
         if again:
-            self._groups.appendleft(again)
+            self.groups.appendleft(again)
 
     def _accuse(self, messages: Iterable[Message]) -> None:
         group: list[Message] = []
@@ -68,16 +65,16 @@ class Suspects:
             if message.retry_before is None:
                 continue  # it is not sent again
             if group and (len(group) >= GROUP or size + message.size > GROUP_BYTES):
-                self._groups.append(group)
+                self.groups.append(group)
                 group, size = [], 0
             group.append(message)
             size += message.size
         if group:
-            self._groups.append(group)
+            self.groups.append(group)
 
     def forget(self, culprit: Message) -> None:
         """The culprit is known otherwise."""
-        for group in self._groups:
+        for group in self.groups:
             if culprit in group:
                 group.remove(culprit)
 
@@ -88,6 +85,6 @@ class Suspects:
 
     def next_group(self) -> list[Message]:
         """The group that is tried next; empty if there is none."""
-        self.group = self._groups.popleft() if self._groups else []
+        self.group = self.groups.popleft() if self.groups else []
         self.unsent.extend(self.group)
         return self.group

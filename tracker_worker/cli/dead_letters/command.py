@@ -8,17 +8,20 @@ from datetime import UTC, datetime
 from typing import Any
 
 import click
+from oslo_config import cfg
 
 from tracker_worker.bus.settings import BrokerSettings, read_settings
 from tracker_worker.cli.context import CommandFailed, Commands, Settings, keep_logs_quiet
 from tracker_worker.cli.dead_letters.format import describe, show_described, summary
 from tracker_worker.cli.dead_letters.message import DeadMessage
-from tracker_worker.cli.dead_letters.queue import count_ready, exclusive_connection, opened_queue
+from tracker_worker.cli.dead_letters.places import opened_letters, store_if_there
+from tracker_worker.cli.dead_letters.queue import count_ready, exclusive_connection
 from tracker_worker.cli.dead_letters.replay import Outcome, objection, send_again
 from tracker_worker.cli.dead_letters.selection import Selection
 from tracker_worker.cli.output import JSON, format_option, show_json, show_table
+from tracker_worker.store.base import MOST_DEAD_LETTERS
 
-_COLUMNS = ("No.", "Id", "Time", "Code", "Method", "Host", "Instance", "Sent to", "Bytes", "Reason")
+_COLUMNS = ("No.", "Id", "Kept in", "Time", "Code", "Method", "Host", "Instance", "Sent to", "Bytes", "Reason")
 _OUTCOME_COLUMNS = ("No.", "Id", "Method", "Host", "Instance", "Sent to", "Outcome")
 _names_argument = click.argument("names", nargs=-1, metavar="[NUMBER|ID]...")
 _unique_id_option = click.option(
@@ -34,7 +37,8 @@ _all_option = click.option("--all", "everything", is_flag=True, help="Select eve
 def dead_letter() -> None:
     """List, show, replay or remove casts that could not be done.
 
-    Such a cast is kept as a message in the queue [bus] dead_letter_queue. A message is named by its number, which is its
+    Such a cast is kept as a message in the queue [bus] dead_letter_queue, or, if the broker did not take that message, in the
+    database. A message is named by its number, which is its
     place in the list, or by its id. Numbers shift when earlier messages are removed; ids do not. The first four characters
     of an id are enough when no other id begins with them.
 
@@ -48,16 +52,16 @@ def dead_letter() -> None:
 @format_option
 @click.pass_obj
 def list_(settings: Settings, limit: int | None, style: str) -> None:
-    """List the messages in the dead-letter queue, oldest first. They stay in the queue."""
-    broker, max_bytes = _read(settings)
-    with opened_queue(broker, max_bytes) as queue:
+    """List the dead-lettered messages, oldest first. They stay where they are kept."""
+    conf, broker = _read(settings)
+    with opened_letters(conf, broker) as letters:
         pass
-    shown = queue.messages[:limit]
+    shown = letters.messages[:limit]
     if style == JSON:
         show_json([summary(message) for message in shown])
     else:
         show_table(_COLUMNS, (_row(message) for message in shown), empty="There are no dead-lettered messages.")
-    not_shown = len(queue.messages) - len(shown) + queue.not_taken
+    not_shown = len(letters.messages) - len(shown) + letters.not_taken
     if not_shown:
         click.echo(f"{not_shown} more are not shown.", err=True)
 
@@ -72,15 +76,15 @@ def show(settings: Settings, name: str | None, unique_id: str | None, style: str
 
     That is the reason, the properties, the headers, and the decoded message. A body that cannot be decoded is shown as
     text or, when it is not text, as bytes in hexadecimal: the first 4096 with --format table, all with --format json.
-    The message stays in the queue.
+    The message stays where it is kept.
     """
     selection = Selection(names=() if name is None else (name,), unique_id=unique_id)
-    broker, max_bytes = _read(settings)
-    with opened_queue(broker, max_bytes, with_body=selection.may_want) as queue:
-        found = selection.pick(queue.messages, datetime.now(UTC))
+    conf, broker = _read(settings)
+    with opened_letters(conf, broker, with_body=selection.may_want) as letters:
+        found = selection.pick(letters.messages, datetime.now(UTC))
     for copy in found[1:]:
         click.echo(f"Number {copy.number} is another copy of this message.", err=True)
-    described = describe(found[0], max_bytes)
+    described = describe(found[0], conf.bus.max_body_bytes)
     if style == JSON:
         show_json(described)
     else:
@@ -107,7 +111,7 @@ def replay(
     """Send messages again, oldest first, and remove them.
 
     Each message goes to the exchange and the routing key that it was first sent to, with its body unchanged. It is
-    removed from the dead-letter queue when the broker has confirmed that a queue has it. A message that no queue takes
+    removed from where it is kept when the broker has confirmed that a queue has it. A message that no queue takes
     is kept, as are later messages to the same place. A call is kept unless it is named by number, id or --unique-id,
     because its caller has given up. The exit code is 1 when a message is kept.
 
@@ -116,17 +120,17 @@ def replay(
     by its unique id for [database] inbox_retention_seconds.
     """
     selection = Selection(names=names, everything=everything, unique_id=unique_id, code=code)
-    broker, max_bytes = _read(settings)
+    conf, broker = _read(settings)
     outcomes: list[Outcome] = []
     done = "would be replayed" if dry_run else "replayed"
     try:
-        with opened_queue(broker, max_bytes, with_body=selection.may_want) as queue:
-            chosen = selection.pick(queue.messages, datetime.now(UTC))
+        with opened_letters(conf, broker, with_body=selection.may_want) as letters:
+            chosen = selection.pick(letters.messages, datetime.now(UTC))
             calls = selection.individual
             if dry_run:
                 outcomes.extend(Outcome(message, objection(message, calls=calls)) for message in chosen)
             else:
-                outcomes.extend(send_again(queue, chosen, calls=calls))
+                outcomes.extend(send_again(letters, chosen, calls=calls))
     except BaseException:
         if outcomes:  # the operator must know which messages were sent before the failure
             _show_outcomes(outcomes, done, style)
@@ -164,7 +168,7 @@ def purge(
     yes: bool,
     style: str,
 ) -> None:
-    """Remove messages from the dead-letter queue for good. Without --yes, only say how many messages would be removed.
+    """Remove dead-lettered messages for good. Without --yes, only say how many messages would be removed.
 
     Messages are selected by number or id, by the options --unique-id, --reason and --older-than, which must all hold if
     several are given, or by --all. --all also removes messages that arrive while the command runs.
@@ -172,8 +176,8 @@ def purge(
     selection = Selection(
         names=names, everything=everything, unique_id=unique_id, code=code, older_than_seconds=older_than_seconds
     )
-    broker, max_bytes = _read(settings)
-    count = _purge_all(broker, yes) if everything else _purge_selected(broker, max_bytes, selection, yes)
+    conf, broker = _read(settings)
+    count = _purge_all(conf, broker, yes) if everything else _purge_selected(conf, broker, selection, yes)
     if not yes:
         raise CommandFailed(f"{count} messages would be removed; say --yes to do it")
     if style == JSON:
@@ -182,31 +186,46 @@ def purge(
         click.echo(f"Removed {count} messages.")
 
 
-def _purge_all(broker: BrokerSettings, yes: bool) -> int:
-    """Purge the queue in one request to the broker, which also removes more messages than MAX_MESSAGES. Return how many."""
-    with exclusive_connection(broker) as connection:
+def _purge_all(conf: cfg.ConfigOpts, broker: BrokerSettings, yes: bool) -> int:
+    """Purge the queue in one request to the broker, which also removes more messages than MAX_MESSAGES, and what the database
+    keeps. Return how many."""
+    with exclusive_connection(broker) as connection, store_if_there(conf) as store:
         count = count_ready(connection, broker.dead_letter_queue)
-        return int(connection.channel().queue_purge(broker.dead_letter_queue)) if yes and count else count
+        if yes and count:
+            count = int(connection.channel().queue_purge(broker.dead_letter_queue))
+        kept = [] if store is None else [id for id, _ in store.dead_letters(MOST_DEAD_LETTERS)]
+        if yes and kept and store is not None:
+            store.drop_dead_letters(kept)
+        return count + len(kept)
 
 
-def _purge_selected(broker: BrokerSettings, max_bytes: int, selection: Selection, yes: bool) -> int:
-    with opened_queue(broker, max_bytes) as queue:
-        chosen = selection.pick(queue.messages, datetime.now(UTC))
+def _purge_selected(conf: cfg.ConfigOpts, broker: BrokerSettings, selection: Selection, yes: bool) -> int:
+    with opened_letters(conf, broker) as letters:
+        chosen = selection.pick(letters.messages, datetime.now(UTC))
         if yes:
             for message in chosen:
-                queue.remove(message)
+                letters.remove(message)
     return len(chosen)
 
 
-def _read(settings: Settings) -> tuple[BrokerSettings, int]:
+def _read(settings: Settings) -> tuple[cfg.ConfigOpts, BrokerSettings]:
     conf = settings.load()
     keep_logs_quiet(conf)
-    return read_settings(conf), conf.bus.max_body_bytes
+    return conf, read_settings(conf)
 
 
 def _row(message: DeadMessage) -> Iterator[Any]:
     time = None if message.time is None else message.time.strftime("%Y-%m-%dT%H:%M:%SZ")
-    yield from (message.number, message.id, time, message.code, message.method, message.host, message.instance)
+    yield from (
+        message.number,
+        message.id,
+        message.kept_in,
+        time,
+        message.code,
+        message.method,
+        message.host,
+        message.instance,
+    )
     yield from (message.target, message.size, message.text)
 
 

@@ -26,6 +26,7 @@ def summary(message: DeadMessage) -> dict[str, Any]:
         "number": message.number,
         "id": message.id,
         "time": None if message.time is None else message.time.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "kept_in": message.kept_in,
         "code": message.code,
         "reason": message.text,
         "exchange": message.exchange,

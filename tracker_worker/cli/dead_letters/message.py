@@ -14,6 +14,10 @@ from tracker_worker.wire.message import JSON, Malformed, decode_message
 from tracker_worker.wire.request import MAX_VALUES, Request, decode_request
 
 UNKNOWN = "unknown"
+QUEUE = "queue"
+"""Kept in the dead-letter queue."""
+DATABASE = "database"
+"""Kept in the database, because the broker did not take the message."""
 _ID_CHARACTERS = 12
 _WORKER_PREFIX = "x-tracker-"
 # Headers that are not sent again. RabbitMQ adds where a message was dead-lettered and how often it was delivered. CC and BCC
@@ -30,7 +34,8 @@ class DeadMessage:
     and has no digits, so that it is never taken for a number. ``code`` and ``text`` say why the message is in the
     dead-letter queue, ``exchange`` and ``routing_key`` where it was first sent. ``problem`` is why the worker cannot decode
     the message as a request; None when it can. ``body`` is None when it was not kept; ``size`` is the body's length in
-    bytes. ``tag`` is the delivery tag on the channel that took the message.
+    bytes. ``kept_in`` is QUEUE or DATABASE; ``tag`` is the delivery tag on the channel that took the message, or its id in the
+    database.
     """
 
     tag: int
@@ -51,6 +56,7 @@ class DeadMessage:
     headers: Mapping[str, Any]
     properties: Mapping[str, Any]
     body: bytes | None
+    kept_in: str = QUEUE
     number: int = 0
 
     @property

@@ -80,7 +80,7 @@ class DeadLetterQueue:
             while len(self.messages) < wanted:
                 self.connection.drain_events(timeout=_IDLE_SECONDS)
         channel.basic_cancel(consumer)  # later messages stay in the queue when a removal makes room in the prefetch
-        self.messages = _ordered(self.messages)
+        self.messages = ordered(self.messages)
 
     def _read(self, delivery: Any) -> DeadMessage:
         properties = dict(delivery.properties)
@@ -111,7 +111,7 @@ class DeadLetterQueue:
             time.sleep(_POLL_SECONDS)
 
 
-def _ordered(messages: list[DeadMessage]) -> list[DeadMessage]:
+def ordered(messages: list[DeadMessage]) -> list[DeadMessage]:
     """Number the messages by time; within a second in the order of the queue, which another tool may have changed.
 
     A message without a time follows the message that is in front of it in the queue.

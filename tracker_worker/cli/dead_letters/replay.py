@@ -10,8 +10,8 @@ from amqp.exceptions import ChannelError
 
 from tracker_worker.cli.context import CommandFailed
 from tracker_worker.cli.dead_letters.message import DeadMessage, sendable_properties
-from tracker_worker.cli.dead_letters.queue import DeadLetterQueue
-from tracker_worker.cli.publishing import CONFIRM_SECONDS, Answer, ConfirmedPublisher, NoAnswer
+from tracker_worker.cli.dead_letters.places import DeadLetters
+from tracker_worker.cli.publishing import CONFIRM_SECONDS, Answer, ConfirmedPublisher, NoAnswer, Unsendable
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +22,8 @@ class Outcome:
     kept: str | None
 
 
-def send_again(queue: DeadLetterQueue, chosen: Sequence[DeadMessage], *, calls: bool) -> Iterator[Outcome]:
-    """Send each message, and remove it from ``queue`` when the broker has confirmed that another queue has it.
+def send_again(letters: DeadLetters, chosen: Sequence[DeadMessage], *, calls: bool) -> Iterator[Outcome]:
+    """Send each message, and remove it from ``letters`` when the broker has confirmed that another queue has it.
 
     The next message is sent after the previous one was removed: an interruption leaves at most one message that was sent
     and not removed. Without ``calls``, calls are kept. When a message cannot be delivered, the later messages to the same
@@ -31,14 +31,14 @@ def send_again(queue: DeadLetterQueue, chosen: Sequence[DeadMessage], *, calls: 
 
     Raises CommandFailed: the broker does not answer; and what a lost connection raises.
     """
-    publisher = ConfirmedPublisher(queue.connection)
+    publisher = ConfirmedPublisher(letters.connection)
     failures: dict[str, str] = {}  # by target
     for message in chosen:
         kept = objection(message, calls=calls)
         if kept is None:
             kept = failures.get(message.target) or _send(publisher, message)
             if kept is None:
-                queue.remove(message)
+                letters.remove(message)
             else:
                 failures[message.target] = kept
         yield Outcome(message, kept)
@@ -65,6 +65,8 @@ def _send(publisher: ConfirmedPublisher, message: DeadMessage) -> str | None:
         raise CommandFailed(
             f"the broker has not confirmed {message.id} within {CONFIRM_SECONDS} s; it is kept, perhaps sent too"
         ) from None
+    except Unsendable as error:
+        return str(error)
     except ChannelError as error:  # the exchange does not exist, or the user may not publish to it
         return f"the broker refuses it: {error}"
     if published.answer is Answer.RETURNED:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from msgspec.structs import replace
 
-from tracker_worker.bus.base import FANOUT, Bus
+from tracker_worker.bus.base import FANOUT, SHARED, Bus
 from tracker_worker.domain.values import SECOND
 from tracker_worker.service.chores.relay import Relay
 from tracker_worker.service.requests.methods import Audit
@@ -28,6 +28,7 @@ class Leases:
     """Belongs to the engine's thread; any thread may read ``held`` and ``active``. Before the first ``renew`` nothing is
     relayed.
 
+    ``wanted``: the hosts for which ``take`` has something to do. ``settled``: sources that are no news to ``heard``.
     ``held``: the hosts whose chores this worker does. The broker tells no consumer that it is the active one: a host is
     ``active`` if this worker has received something from the host's queue on the present connection, and holds its lease."""
 
@@ -58,7 +59,8 @@ class Leases:
         self._begun = False
         self._announced = False
         self._heard: set[str] = set()
-        self._wanted: set[str] = set()
+        self.wanted: set[str] = set()
+        self.settled = frozenset((SHARED, FANOUT))
         self.held: frozenset[str] = frozenset()
         self.active: frozenset[str] = frozenset()
 
@@ -77,22 +79,22 @@ class Leases:
         self._ledgers.refresh([name for name, host in hosts.items() if host.id in granted])
         for name in hosts:
             self._set(name, granted)
-        self._wanted = self._heard - self.held
-        if self._wanted:
+        self.wanted = self._heard - self.held
+        if self.wanted:
             self.take()
 
     def heard(self, sources: set[str]) -> None:
         """Requests have come from these sources. Of a host's own queue this worker is the active consumer."""
-        if not sources <= self._heard:
-            self._heard |= sources.intersection(self._hosts)
-            self._announce()
-        if self._begun and not self._heard <= self.held:
-            self._wanted = sources.intersection(self._hosts) - self.held
+        self._heard |= sources.intersection(self._hosts)
+        if self._begun:
+            self.wanted = self._heard - self.held
+        self._announce()
 
     def connection_lost(self) -> None:
         """The consuming connection is gone: another worker may have become the active consumer of every host."""
         self._heard.clear()
-        self._wanted.clear()
+        self.wanted = set()
+        self._announce()
 
     def share(self, request: PendingRequest) -> PendingRequest:
         """A fanned out audit reaches every worker of a host: this worker's share are the hosts whose chores it does."""
@@ -101,14 +103,10 @@ class Leases:
             request.operation = replace(operation, hosts=tuple(name for name in operation.hosts if name in self.held))
         return request
 
-    def cover(self) -> bool:
-        """Whether ``take`` has nothing to do."""
-        return not self._wanted
-
     def take(self) -> None:
         """Take the leases of the hosts whose active consumer this worker has become from their owners. Raises
         StoreUnavailable; then the next message of the host, or the next renewal, tries again."""
-        wanted, self._wanted = self._wanted, set()
+        wanted, self.wanted = self.wanted, set()
         hosts = {name: self._ledgers.get(name).id for name in wanted}
         granted = self._granted(hosts.values(), force=True)
         for name in wanted:
@@ -136,6 +134,7 @@ class Leases:
         elif name in self.held:
             LOG.info("another worker does the chores of host %s", name)
             self.held -= {name}
+            self._heard.discard(name)  # that worker has received something from the host's queue, and more recently
             if self._relay is not None:
                 self._relay.drop(host)
         self._announce()
@@ -153,6 +152,7 @@ class Leases:
             for name in sorted(self.active - active):
                 LOG.info("standby for %s now", name)
         self.active = active
+        self.settled = frozenset((SHARED, FANOUT)) | self.held.intersection(self._heard)
 
     def release(self) -> None:
         """Let another worker have the leases immediately. Raises StoreUnavailable."""

@@ -115,6 +115,11 @@ class Backlog:
     def __len__(self) -> int:
         return sum(len(lane.items) for lane in self.lanes())
 
+    @property
+    def is_held_up(self) -> bool:
+        """Whether some items wait because an attempt at them has failed."""
+        return bool(self._hosts) or self.common.unavailable is not None
+
     def lanes(self) -> Iterator[Lane]:
         """Every lane; of the hosts' lanes first the one whose last attempt is the longest ago."""
         yield self.free

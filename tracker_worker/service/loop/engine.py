@@ -125,7 +125,7 @@ class Engine:
         A pass waits at most once for a store that turns out to be unavailable. Between two such waits, the calls that
         cannot wait for another one are answered.
         """
-        self._outage.begin_pass()
+        self._outage.in_this_pass = False
         self._take()
         due = self._work(now)
         if self._outage.in_this_pass:
@@ -138,7 +138,7 @@ class Engine:
         if self._relay.outage is not None:
             self._outage.note(*self._relay.outage)
             return 0.0
-        return soonest(due, relay_due)
+        return relay_due if due is None else soonest(due, relay_due)
 
     def _take(self) -> None:
         """Take what has arrived, and run its tasks. What a task submits is taken in the next step, so that a task of many
@@ -152,13 +152,15 @@ class Engine:
                 tasks.append(arrival)
             else:
                 sources = {request.delivery.source for request in arrival}
-                self._leases.heard(sources)
+                if not sources <= self._leases.settled:
+                    self._leases.heard(sources)
                 if FANOUT in sources:
                     arrival = [self._leases.share(request) for request in arrival]
                 for request in arrival:
                     self._backlog.add(divided(request))
-        self._failures.end_late_calls()
-        if not self._leases.cover():
+        if self._outage.error is not None or self._backlog.is_held_up:
+            self._failures.end_late_calls()
+        if self._leases.wanted:
             tasks.append(self._leases.take)
         for position, task in enumerate(tasks, 1):
             self._do(task)
@@ -189,7 +191,7 @@ class Engine:
                 self._backlog.attempted(lane)
         left = [lane.resume_at for lane in self._backlog.lanes() if lane.items]
         if not left:
-            if not self._outage.in_this_pass:
+            if self._outage.error is not None and not self._outage.in_this_pass:
                 self._outage.over()
             return None
         return min(max(0.0, min(left) - self._monotonic()), _CHECK_SECONDS)
@@ -216,8 +218,14 @@ class Engine:
         except (Unstorable, Unexpected) as failure:
             self._failed(lane, items, failure)
         else:
+            if batch.parts:
+                batch.join()
+            for request in batch.heartbeats_to_end:
+                request.end_heartbeat()
+            if batch.outgoing:
+                self._bus.sender.send(batch.outgoing)  # as soon as possible: the callers wait for it
             lane.finish(items)
-            if lane is not self._backlog.free:
+            if self._outage.error is not None and lane is not self._backlog.free:
                 self._outage.over()
             self._after_commit(batch)
 
@@ -248,12 +256,7 @@ class Engine:
             self._put_off(lane, error, began)
 
     def _after_commit(self, batch: Batch) -> None:
-        """Send what the batch came to, and do what follows: bookkeeping, notifications, the log and audits."""
-        batch.join()
-        for request in batch.heartbeats_to_end:
-            request.end_heartbeat()
-        if batch.outgoing:
-            self._bus.sender.send(batch.outgoing)
+        """Do what follows the answers: bookkeeping, notifications, the log and audits."""
         if batch.commits:
             batch.unit.committed()
             self._inbox.keep(batch.inbox_rows)

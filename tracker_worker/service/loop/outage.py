@@ -17,9 +17,6 @@ class Outage:
         self.seconds = 0.0
         self.in_this_pass = False
 
-    def begin_pass(self) -> None:
-        self.in_this_pass = False
-
     def note(self, error: StoreUnavailable, seconds: float) -> None:
         """The store was unavailable to an access, which failed after so many seconds."""
         self._counters.add("outages")

@@ -96,9 +96,9 @@ def _sqlite(
     def begin(connection: sa.Connection) -> None:
         # A writer takes its lock first: a reader that becomes a writer fails immediately if its snapshot is stale.
         if connection.get_execution_options().get("tracker_writes"):
-            turns.begin(connection.exec_driver_sql)
+            turns.begin(connection.exec_driver_sql, connection.info)
         else:
-            connection.exec_driver_sql("BEGIN")
+            turns.begin_reading(connection.exec_driver_sql, connection.info)
 
     return engine
 

@@ -66,7 +66,7 @@ class Sessions:
             try:
                 connection: Any = pooled.driver_connection
                 if self._turns is not None:
-                    self._turns.begin(connection.execute, urgent=urgent)
+                    self._turns.begin(connection.execute, pooled.info, urgent=urgent)
                     yield connection
                 else:
                     # A statement by itself is a transaction by itself, without a round trip for its begin and its end.

@@ -26,6 +26,8 @@ _ANNOUNCE_AFTER_SECONDS = 0.1
 _MARGIN_SECONDS = 1.0
 _FIRST_POLL_SECONDS = 0.001
 _LONGEST_POLL_SECONDS = 0.01
+_WAITS_NOT = "tracker_waits_not"
+"""Noted with a connection that does not wait for locks by itself. To set that anew for each commit costs a tenth of it."""
 
 
 class WriteTurns:
@@ -45,10 +47,12 @@ class WriteTurns:
         self._monotonic = monotonic
         self._wall_clock = wall_clock
         self._sleep = sleep
+        self._usual_timeout = f"PRAGMA busy_timeout = {round(lock_timeout_seconds * 1000)}"
         self._resume_at = 0.0
 
-    def begin(self, execute: Callable[[str], Any], *, urgent: bool = False) -> None:
-        """Begin a transaction that may write, with ``execute`` of a connection. ``urgent``: announce this immediately.
+    def begin(self, execute: Callable[[str], Any], info: dict[Any, Any], *, urgent: bool = False) -> None:
+        """Begin a transaction that may write, with ``execute`` of a connection. ``info``: what the pool keeps with the
+        connection. ``urgent``: announce this immediately.
 
         Raises sqlite3.OperationalError, or SQLAlchemy's: another process has held the lock for the lock timeout, or the file
         cannot be used.
@@ -58,12 +62,16 @@ class WriteTurns:
             self._sleep(min(self._resume_at - now, PAUSE_SECONDS))
             now = self._monotonic()
         # SQLite would wait by itself, in real time and without announcing it.
-        timeout = execute("PRAGMA busy_timeout").fetchone()[0]
-        execute("PRAGMA busy_timeout = 0")
-        try:
-            self._begin(execute, now, urgent=urgent)
-        finally:
-            execute(f"PRAGMA busy_timeout = {timeout}")
+        if not info.get(_WAITS_NOT):
+            execute("PRAGMA busy_timeout = 0")
+            info[_WAITS_NOT] = True
+        self._begin(execute, now, urgent=urgent)
+
+    def begin_reading(self, execute: Callable[[str], Any], info: dict[Any, Any]) -> None:
+        """Begin a transaction that only reads. It waits for nobody, but for another process that opens or closes the file."""
+        if info.pop(_WAITS_NOT, False):
+            execute(self._usual_timeout)
+        execute("BEGIN")
 
     def _begin(self, execute: Callable[[str], Any], began: float, *, urgent: bool) -> None:
         poll = _FIRST_POLL_SECONDS

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Setting a notification aside that the broker does not take, so that those behind it are published."""
+
+from __future__ import annotations
+
+from tracker_worker.cli.context import CommandFailed
+from tracker_worker.domain.ledger import NodeLedger
+from tracker_worker.store.base import Commit, Store
+
+
+def topics_to_skip(store: Store, ledger: NodeLedger, sequence: int, topic: str | None) -> list[str]:
+    """Return the topics on which notification ``sequence`` of a node is the first one that is not published; ``topic`` None: of
+    all topics.
+
+    Raises CommandFailed: there is no such topic, or the notification is published already, or another one comes before it.
+    """
+    where = f"{ledger.host}/{ledger.name}"
+    cursors = {name: at for (node_id, name), at in store.cursors(ledger.host_id).items() if node_id == ledger.id}
+    if topic is not None and topic not in cursors:
+        known = ", ".join(sorted(cursors)) or "none"
+        raise CommandFailed(f"{where} has no topic {topic}: its topics are {known}")
+    waiting = []
+    for name in sorted(cursors) if topic is None else [topic]:
+        if cursors[name] >= sequence:
+            continue
+        first = store.outbox(ledger.id, after=cursors[name], limit=1)
+        if not first:
+            raise CommandFailed(f"no notification of {where} waits to be published on topic {name}")
+        if first[0].sequence != sequence:
+            raise CommandFailed(
+                f"the first notification of {where} that is not published on topic {name} is {first[0].sequence}, and only "
+                "the first can be skipped"
+            )
+        waiting.append(name)
+    if not waiting:
+        raise CommandFailed(f"notification {sequence} of {where} is published already")
+    return waiting
+
+
+def skip(store: Store, ledger: NodeLedger, sequence: int, topics: list[str]) -> None:
+    """Count the notification as published on these topics. Its row stays in the outbox. Raises StoreUnavailable."""
+    store.commit(Commit(cursors={(ledger.id, topic): sequence for topic in topics}))
