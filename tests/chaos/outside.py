@@ -24,9 +24,11 @@ _BOUND_SECONDS = 20
 def _full_topic(arena: Arena, draw: random.Random) -> None:
     """Let the queues of the second topic fill up and refuse for some seconds: billing must hear everything meanwhile."""
     policy = ("--vhost", arena.virtual_host, "full")
-    limits = {"max-length": _FULL_MESSAGES, "overflow": "reject-publish"}
+    pattern = rf"^{SLOW}\."
     arena.slow.pause()
-    arena.rabbitmq.ctl("set_policy", *policy, rf"^{SLOW}\.", json.dumps(limits), "--apply-to", "queues")
+    # One after the other: a queue that gets a length before it refuses drops its oldest messages.
+    for limits in ({"overflow": "reject-publish"}, {"overflow": "reject-publish", "max-length": _FULL_MESSAGES}):
+        arena.rabbitmq.ctl("set_policy", *policy, pattern, json.dumps(limits), "--apply-to", "queues")
     try:
         with raw.connect(arena.transport_url) as connection:
             wait_until(lambda: connection.count(f"{SLOW}.info") >= _FULL_MESSAGES, f"{SLOW}.info is full")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -14,7 +15,8 @@ import pytest
 
 from tests.functional.conftest import HOST, HOST_TOPIC, MakeWorker
 from tests.support import raw, stock
-from tests.support.builders import instance_dict
+from tests.support.builders import instance_dict, sized
+from tests.support.log_pipe import LogPipe
 from tests.support.worker_process import NODE
 
 HOSTS = {HOST: {"n1": NODE}}
@@ -72,3 +74,24 @@ def test_a_log_that_nobody_reads_holds_up_neither_requests_nor_the_stop(
     worker.signal(signal.SIGTERM)
 
     assert worker.wait(10) == 0
+
+
+def test_a_log_that_is_read_again_lacks_nothing(make_worker: MakeWorker, client: stock.Client) -> None:
+    worker = make_worker(hosts=HOSTS)
+    pipe = LogPipe(worker.log_path)
+    pipe.start(worker)
+    worker.wait_ready()
+    numbers = itertools.count()
+
+    def claim() -> None:
+        client.call(HOST, "begin_resource_claim", instance=instance_dict(next(numbers), **sized(vcpus=1)))
+
+    pipe.hold(claim)
+    for _ in range(20):
+        claim()
+    begun = next(numbers)
+    assert worker.log().count(" ClaimBegun ") < begun
+    pipe.release()
+
+    worker.wait_for_log(" ClaimBegun ", times=begun)
+    assert worker.terminate() == 0

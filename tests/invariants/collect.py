@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -50,6 +51,8 @@ LOST = (*amqp.Connection.connection_errors, *amqp.Connection.channel_errors, Ope
 # A binding is made again within 10 s, and an exchange when the next client publishes.
 _NO_QUEUE_SECONDS = 60
 _SEND_AGAIN_SECONDS = 0.2
+# The broker gives up a connection with a heartbeat of 10 s after 20 s.
+_SILENT_NETWORK_MS = 40_000
 
 _sending = threading.local()
 _add_unique_id = driver._add_unique_id
@@ -217,12 +220,15 @@ class Listener:
     def _run(self) -> None:
         while not self._stopping.is_set():
             if not self._paused.is_set():
-                with (
-                    contextlib.suppress(*LOST),
-                    kombu.Connection(self._url, connect_timeout=5, heartbeat=5) as connection,
-                ):
+                with contextlib.suppress(*LOST), self._connected() as connection:
                     self._consume(connection)
             self._stopping.wait(0.2)
+
+    def _connected(self) -> Any:
+        # A connection that only this side has given up keeps its notifications at the broker for a while, and the next
+        # connection receives later ones first. py-amqp gives up after a second in which the network drops everything.
+        options = {"socket_settings": {socket.TCP_USER_TIMEOUT: _SILENT_NETWORK_MS}}
+        return kombu.Connection(self._url, connect_timeout=5, heartbeat=10, transport_options=options)
 
     def _consume(self, connection: Any) -> None:
         channel = connection.default_channel
@@ -351,12 +357,16 @@ def wait_relayed(database_url: str, listening: Listener, **others: Listener) -> 
                 topic: {(one.place, one.sequence) for one in each.heard}
                 for topic, each in {TOPIC: listening, **others}.items()
             }
-            return [
-                f"{one.host}/{one.node}: cursor {one.cursor} of {one.sequence} on {one.topic}"
-                for one in store.backlog()
-                if one.cursor != one.sequence
-                or any(((one.host, one.node), number) not in heard[one.topic] for number in range(1, one.sequence + 1))
-            ]
+            found = []
+            for one in store.backlog():
+                place = one.host, one.node
+                missing = [number for number in range(1, one.sequence + 1) if (place, number) not in heard[one.topic]]
+                if one.cursor != one.sequence or missing:
+                    found.append(
+                        f"{one.host}/{one.node} on {one.topic}: cursor {one.cursor} of {one.sequence}, {len(missing)} not "
+                        f"heard: {missing[:5]}"
+                    )
+            return found
 
         wait_until(lambda: not lacks(), lambda: f"every notification is relayed; behind are {lacks()}", seconds=60)
 

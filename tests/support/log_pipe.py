@@ -8,6 +8,7 @@ import fcntl
 import os
 import termios
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.support.deadline import wait_until
@@ -36,10 +37,17 @@ class LogPipe:
         finally:
             os.close(self.writer)
 
-    def hold(self) -> None:
-        """Stop reading. Returns when the pipe is so full that a line of the log does not fit."""
+    def hold(self, write: Callable[[], None] = lambda: None) -> None:
+        """Stop reading. Returns when the pipe is so full that a line of the log does not fit; ``write`` makes the worker write
+        a line, if nobody else does.
+        """
         self._reading.clear()
-        wait_until(self._is_full, "nobody reads the log, and its pipe is full")
+
+        def is_full() -> bool:
+            write()
+            return self._is_full()
+
+        wait_until(is_full, "nobody reads the log, and its pipe is full")
 
     def release(self) -> None:
         """Read again."""
