@@ -166,7 +166,7 @@ class AMQPSender(Publisher, Sender):
 
     def _too_large(self, message: Message, item: Reply, limit: int | None) -> Message:
         """The reply that says that the answer is too large for the broker."""
-        error = AnswerTooLarge(method="", bytes=message.size, limit=limit or 0, how="ask for less at a time")
+        error = AnswerTooLarge(method=item.method, bytes=message.size, limit=limit or 0, how="ask for less at a time")
         return Message(
             exchange="",
             routing_key=message.routing_key,
