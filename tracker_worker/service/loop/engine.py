@@ -236,6 +236,8 @@ class Engine:
         else:
             self._outage.note(error, now - began)
         delay = lane.store_unavailable(error, began, now)
+        if lane is self._backlog.common:
+            self._backlog.set_free()
         LOG.warning("%s; %d messages wait, again in %g s", error, len(self._backlog), delay)
 
     def _failed(self, lane: Lane, items: Sequence[Item], failure: Unstorable | Unexpected) -> None:
