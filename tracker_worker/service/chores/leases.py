@@ -69,6 +69,8 @@ class Leases:
         hosts = {name: self._ledgers.get(name).id for name in self._hosts}
         granted = self._granted(hosts.values(), force=False)
         self.held = frozenset(name for name, host_id in hosts.items() if host_id in granted)
+        for name in sorted(self.held):
+            LOG.info("this worker does the chores of host %s", name)
 
     def renew(self) -> None:
         """Take or renew the leases of all hosts where they are free, expired or this worker's. Raises StoreUnavailable."""

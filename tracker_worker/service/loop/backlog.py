@@ -98,8 +98,8 @@ class Lane:
 class Backlog:
     """All items that are not finished.
 
-    All items are decided together in ``common``. When that fails because of one of its hosts, ``split`` gives each host a lane of
-    its own, until the lane is empty. While anything is held up, items that need no ledger are in ``free``.
+    All items are decided together in ``common``. When that fails because of one of its hosts, ``split`` gives each host a lane
+    of its own, until the lane is empty. While anything is held up, items that need no ledger are in ``free``.
 
              add          committed
     nothing -----> common -----------------------------> nothing
