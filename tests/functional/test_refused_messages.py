@@ -83,8 +83,8 @@ def test_a_notification_that_is_too_large_for_the_broker_delays_no_answer_also_a
     worker = limited_worker
     with raw.connect(broker_vhost) as raw_connection:
         # A quote has two bytes in a request without an envelope, and four in a notification.
-        quotes = {f"k{number}": '"' * 200 for number in range(200)}
-        instance = instance_dict(1, node="n1", metadata=quotes)
+        quotes = {f"k{number}": '"' * 200 for number in range(110)}
+        instance = instance_dict(1, node="n1", metadata=quotes, image_meta=quotes)
         request = json.dumps(raw_connection.request("begin_resource_claim", {"instance": instance})).encode()
         assert len(request) < LIMIT
         raw_connection.publish(HOST_TOPIC, request)

@@ -92,7 +92,7 @@ def test_a_stop_while_the_first_inventory_hangs(quick: WorkerProcess, tmp_path: 
     )
     with closing(worker):
         worker.start()
-        wait_until(lambda: "tracker-inven-0" in worker.thread_names(), "the first inventory begins")
+        wait_until(lambda: "tracker-inven-1" in worker.thread_names(), "the first inventory begins")
 
         ends(worker)
 

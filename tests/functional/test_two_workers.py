@@ -137,7 +137,7 @@ def test_a_worker_that_resumes_after_a_takeover_answers_from_the_stored_state(
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_a_worker_that_stalls_in_a_transaction_does_not_block_its_successor(
+def test_a_worker_that_stalls_in_a_commit_does_not_block_its_successor(
     pair: tuple[FaultyWorker, FaultyWorker], broker_vhost: str, database_url: str
 ) -> None:
     first, second = pair
@@ -154,9 +154,8 @@ def test_a_worker_that_stalls_in_a_transaction_does_not_block_its_successor(
             other.execute("SELECT 1 FROM nodes FOR UPDATE")
             wait_until(lambda: admin.execute(waiting).fetchall(), "the worker waits for the rows")
             first.signal(signal.SIGSTOP)
-            # The first worker's session now holds the rows, and the worker is stopped.
+            # The commit is one statement: the first worker's session ends it, although the worker is stopped.
             other.rollback()
-            second.wait_for_log("lock timeout")
 
             working.wait_answers(50, seconds=60)
 
