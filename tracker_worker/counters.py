@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Mapping
 
 NAMES = {
     "conflicts": "commits of this worker that another worker's commit made worthless",
@@ -14,7 +15,6 @@ NAMES = {
     "dropped_deliveries": "deliveries that were dropped undecided because their connection was lost; they come again",
     "audits_dropped": "called audits that were dropped because too many waited",
     "dropped_replies": "replies that were dropped because nobody takes them",
-    "dropped_log_records": "log records that were dropped because the log's reader is too slow",
     "dropped_dead_letters": "dead letters that the store's table had no room for",
     "refused_messages": "messages that the broker does not take",
     "unsettled_bytes": "bytes of the deliveries in the worker that are not settled",
@@ -32,15 +32,16 @@ class Counters:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._values = dict.fromkeys(NAMES, 0)
+        self._sources: list[Callable[[], Mapping[str, int]]] = []
+
+    def watch(self, figures: Callable[[], Mapping[str, int]]) -> None:
+        """Ask ``figures`` for the present values of some of the names at each snapshot."""
+        with self._lock:
+            self._sources.append(figures)
 
     def add(self, name: str, number: int = 1) -> None:
         with self._lock:
             self._values[name] += number
-
-    def set(self, name: str, value: int) -> None:
-        with self._lock:
-            self._values[name]  # a name that is unknown raises here
-            self._values[name] = value
 
     def raise_to(self, name: str, value: int) -> None:
         """Keep the largest value that was ever given."""
@@ -50,4 +51,8 @@ class Counters:
     def snapshot(self) -> dict[str, int]:
         """A copy of all values."""
         with self._lock:
-            return dict(self._values)
+            values, sources = dict(self._values), list(self._sources)
+        for figures in sources:
+            for name, value in figures().items():
+                values[name] += value
+        return values

@@ -43,6 +43,7 @@ def test_an_alarm_is_called_an_alarm_and_costs_no_connection_and_no_copy(
             worker.signal(signal.SIGCONT)
             worker.wait_for_log("ClaimBegun", times=CASTS)
             worker.wait_for_log(BLOCKED)
+            connected = worker.log().count("tracker-publisher: connected")  # it may have been stopped for too long
             # This takes longer than the broker's heartbeat time for a connection that it reads, and than TCP's time limit.
             for _ in range(6):
                 rabbitmq.ctl("list_connections", "state")
@@ -53,7 +54,7 @@ def test_an_alarm_is_called_an_alarm_and_costs_no_connection_and_no_copy(
         assert raw_connection.count(HOST_TOPIC) == 0
     assert client.call(HOST, "get_node")["running_vms"] == CASTS
     assert worker.log().count(BLOCKED) == 1
-    assert worker.log().count("tracker-publisher: connected") == 1
+    assert worker.log().count("tracker-publisher: connected") == connected
     assert worker.terminate() == 0
 
 

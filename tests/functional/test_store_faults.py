@@ -209,7 +209,12 @@ def test_a_worker_rolled_back_by_a_deadlock_decides_again(
             # The worker's session then detects the deadlock, one second after it began to wait.
             other.execute("SET deadlock_timeout = '60s'")
             other.commit()
-            other.execute("LOCK TABLE inbox IN SHARE MODE")
+            # The worker waits for one of these rows when it has locked a node.
+            other.execute(
+                "INSERT INTO outbox (node_id, sequence, message_id, event_type, priority, payload, occurred_at)"
+                " SELECT id, sequence + more, '', '', '', '', 0 FROM nodes, generate_series(1, 1000) AS more"
+                " ON CONFLICT DO NOTHING"
+            )
             wait_for_a_lock_queue(admin)
             other.execute("SELECT 1 FROM nodes FOR UPDATE")
             other.rollback()

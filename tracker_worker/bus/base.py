@@ -55,11 +55,13 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """Publish the reply to a call. The bus settles the delivery when the broker has confirmed the reply, or has returned
-    the reply because no queue takes it. If the deadline of the delivery has passed, the bus does not publish the reply."""
+    the reply because no queue takes it. ``method`` is what was called, for an error of the bus's own. If the deadline of
+    the delivery has passed, the bus does not publish the reply."""
 
     delivery: Delivery
     reply_to: ReplyTo
     body: bytes
+    method: str = ""
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -193,6 +195,10 @@ class Bus(ABC):
         """Read user and password of ``[DEFAULT] transport_url`` again, from the files and the environment that ``conf`` was
         read from, and connect with them if they have changed. What cannot be read is logged, and the old ones hold. One
         thread."""
+
+    def figures(self) -> Mapping[str, int]:
+        """What the bus counts, by names of ``counters.NAMES``. Any thread."""
+        return {}
 
     @abstractmethod
     def probe(self, hosts: Sequence[str]) -> None:

@@ -15,13 +15,6 @@ OPTIONS = [
         "`tracker-worker[postgresql]`.",
     ),
     cfg.IntOpt(
-        "conflict_retries",
-        default=10,
-        min=1,
-        help="How often the worker immediately decides a batch again after another worker has committed first, before the "
-        "worker waits a little. After the wait the count starts again.",
-    ),
-    cfg.IntOpt(
         "inbox_retention_seconds",
         default=3600,
         min=60,

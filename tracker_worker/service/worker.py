@@ -2,8 +2,8 @@
 """The worker: builds its parts, starts them in order, and stops them in order. The only module of the service that chooses
 drivers.
 
-Start: store and its schema -> service records -> engine -> one inventory report of every host, committed -> bus. No claim is
-received before the first inventory.
+Start: store and its schema -> service records -> free leases -> engine -> one inventory of every host, committed for the hosts
+whose lease this worker has, and for others where the ledger has none -> bus. No claim is received before the first inventory.
 
 Stop: receive nothing new -> finish and commit the batch in hand -> publish replies and notifications until they are
 confirmed, and acknowledge -> close the connections without a basic.cancel, so that messages which were not started return
@@ -128,6 +128,8 @@ class Worker:
 
     def _start(self) -> None:
         self._go_on()
+        if self._conf.notifications.driver == "messaging" and not self._conf.notifications.topics:
+            LOG.info("[notifications] topics is empty: notifications are kept in the database and not published")
         self._store.start()
         for host in self._hosts:
             self._go_on()
@@ -162,6 +164,7 @@ class Worker:
                 died=self._died,
             ),
         )
+        self.counters.watch(self._bus.figures)
         self._engine.renew_leases()
         self._timers.every(LEASE_SECONDS / 3, self._engine.renew_leases)
         self._timers.every(self._conf.tracker.audit_interval_seconds, self._audit_all)
@@ -226,7 +229,6 @@ class Worker:
         try:
             self._conf.mutate_config_files()
             self._policy = read_policy(self._conf)
-            self._bus.reload(self._conf)
         except SystemExit:  # oslo.config's word for a bad value of some options of [DEFAULT]
             LOG.error("the configuration is not reloaded: an option of [DEFAULT] has a bad value; stderr names it")
         except (cfg.Error, ConfigurationError, OSError, ValueError) as error:

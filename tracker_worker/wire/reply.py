@@ -73,9 +73,13 @@ def answer(
     try:
         return empty.replace(_NULL[packed], encode_within(value, room, packed=packed), 1)
     except Overflow as overflow:
-        how = _SMALLER.get(method, _SMALLER_NODE)
-        too_large = AnswerTooLarge(method=method, bytes=overflow.size + limit - room, limit=limit, how=how)
+        too_large = AnswerTooLarge(method=method, bytes=overflow.size + limit - room, limit=limit, how=smaller(method))
         return encode_answer(content_type, failed=failure_of(too_large))
+
+
+def smaller(method: str) -> str:
+    """What to ask for instead when the answer to ``method`` is too large."""
+    return _SMALLER.get(method, _SMALLER_NODE)
 
 
 def parks(error: Exception | None) -> bool:

@@ -69,7 +69,7 @@ def test_a_usage_error_exits_with_2(cli: Cli, arguments: tuple[str, ...]) -> Non
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("[database]\nconflict_retries = many\n", "many"),
+        ("[database]\ninbox_retention_seconds = many\n", "many"),
         ("[bus]\nqueue_type = tin\n", "tin"),
         ("[database]\nconnection = mysql://u:s3cret@db/x\n", "is for mysql"),
         ("no section\n", "worker.conf"),

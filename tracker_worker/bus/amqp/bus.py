@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from oslo_config import cfg
 
@@ -108,3 +108,13 @@ class AMQPBus(Bus):
                 self.sender.renew()
                 self.receiver.renew()
         self.repair()
+
+    def figures(self) -> Mapping[str, int]:
+        if not self._started:
+            return {}
+        return {
+            "unsettled_bytes": self.receiver.unsettled_bytes(),
+            "publishing_bytes": self.sender.waiting_bytes(),
+            "dropped_replies": self.sender.dropped_replies(),
+            "refused_messages": self.sender.refused_messages,
+        }

@@ -76,6 +76,7 @@ class Publisher(BrokerConnection):
         self._closed_by: AMQPError | None = None  # why the broker has closed the channel
         self._unsent = 0  # bytes that were written, as ``work`` found them, and those that were written since
         self._working = False
+        self.refused_messages = 0  # that the broker does not take
         self._most_bytes = FOREVER  # of a body on this connection
         self._confirms: Confirms[Message] = Confirms(
             confirmed=self._on_confirmed, refused=self._on_refused, returned=self._on_returned
@@ -102,6 +103,10 @@ class Publisher(BrokerConnection):
     def waiting_bytes(self) -> int:
         """The bytes of all bodies that are not confirmed yet, and wait for whatever reason. Any thread."""
         return self._destinations.bytes + sum(len(message.body) for message in list(self._waiting))
+
+    def dropped_replies(self) -> int:
+        """How many replies were dropped because nobody takes them. Any thread."""
+        return self._destinations.unclaimed.dropped_in_all
 
     # --- the connection ------------------------------------------------------------------------------------------------
 
@@ -325,6 +330,7 @@ class Publisher(BrokerConnection):
 
     def _give_up(self, message: Message, error: str) -> None:
         """The message, which is not on the wire any more, is never sent again."""
+        self.refused_messages += 1
         LOG.warning(
             "the broker does not take a message of %d bytes for %r: %s", message.size, message.routing_key[:255], error
         )

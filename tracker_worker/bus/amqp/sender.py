@@ -34,7 +34,7 @@ from tracker_worker.bus.settings import BrokerSettings
 from tracker_worker.errors import AnswerTooLarge
 from tracker_worker.wire.message import JSON, ReplyTo
 from tracker_worker.wire.notification import renewed
-from tracker_worker.wire.reply import answer, encode_reply
+from tracker_worker.wire.reply import answer, encode_reply, smaller
 
 LOG = logging.getLogger(__name__)
 
@@ -166,7 +166,7 @@ class AMQPSender(Publisher, Sender):
 
     def _too_large(self, message: Message, item: Reply, limit: int | None) -> Message:
         """The reply that says that the answer is too large for the broker."""
-        error = AnswerTooLarge(method="", bytes=message.size, limit=limit or 0, how="ask for less at a time")
+        error = AnswerTooLarge(method=item.method, bytes=message.size, limit=limit or 0, how=smaller(item.method))
         return Message(
             exchange="",
             routing_key=message.routing_key,

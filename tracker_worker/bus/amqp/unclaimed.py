@@ -25,6 +25,7 @@ class Unclaimed:
         self._answers: OrderedDict[int, Message] = OrderedDict()
         self.bytes = 0
         self._dropped = 0
+        self.dropped_in_all = 0
         self._report_at = 0.0
 
     def __len__(self) -> int:
@@ -42,6 +43,7 @@ class Unclaimed:
             self.discard(oldest)
             over.append(oldest)
         self._dropped += len(over)
+        self.dropped_in_all += len(over)
         return over
 
     def discard(self, message: Message) -> None:
@@ -52,6 +54,7 @@ class Unclaimed:
     def expired(self) -> None:
         """Count one answer that waited for its queue for as long as a client may need."""
         self._dropped += 1
+        self.dropped_in_all += 1
 
     def report(self, now: float) -> None:
         """Log how many answers were dropped, at most once a minute. ``now``: monotonic clock, seconds."""

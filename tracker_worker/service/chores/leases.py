@@ -38,7 +38,7 @@ class Leases:
         store: Store,
         bus: Bus,
         ledgers: Ledgers,
-        relay: Relay | None,
+        relay: Relay,
         hosts: Sequence[str],
         owner: str,
         gained: Callable[[str], None],
@@ -128,15 +128,13 @@ class Leases:
             if name not in self.held:
                 LOG.info("this worker does the chores of host %s", name)
                 self._gained(name)
-            if self._relay is not None:
-                self._relay.take(host)  # also for a lease that was held before: the host may have new nodes
+            self._relay.take(host)  # also for a lease that was held before: the host may have new nodes
             self.held |= {name}
         elif name in self.held:
             LOG.info("another worker does the chores of host %s", name)
             self.held -= {name}
             self._heard.discard(name)  # that worker has received something from the host's queue, and more recently
-            if self._relay is not None:
-                self._relay.drop(host)
+            self._relay.drop(host)
         self._announce()
 
     def announce(self) -> None:

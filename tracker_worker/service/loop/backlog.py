@@ -98,13 +98,13 @@ class Lane:
 class Backlog:
     """All items that are not finished.
 
-    Items that need no ledger are in ``free``: nothing holds them up. Those of all hosts are decided together in ``common``.
-    When that fails because of one of its hosts, ``split`` gives each host a lane of its own, until the lane is empty.
+    All items are decided together in ``common``. When that fails because of one of its hosts, ``split`` gives each host a lane of
+    its own, until the lane is empty. While anything is held up, items that need no ledger are in ``free``.
 
-             add                       committed
-    nothing -----> free or common -------------------> nothing
-                       |  split             committed
-                       +--------> host's lane -------> nothing
+             add          committed
+    nothing -----> common -----------------------------> nothing
+                     |  split             committed
+                     +--------> host's lane -----------> nothing
     """
 
     def __init__(self) -> None:
@@ -129,7 +129,7 @@ class Backlog:
     def add(self, items: Iterable[Item]) -> None:
         for item in items:
             host = host_of(item)
-            if host is None:
+            if host is None and self.is_held_up:
                 self.free.items.append(item)
             elif self._hosts and host in self._hosts:
                 self._hosts[host].items.append(item)
@@ -141,12 +141,19 @@ class Backlog:
         doubtful = self.common._doubtful
         for number, item in enumerate(self.common.items):
             host = host_of(item)
-            assert host is not None
+            if host is None:
+                self.free.items.append(item)
+                continue
             lane = self._hosts.setdefault(host, Lane(host))
             lane.items.append(item)
             lane.lost_races = lost_races
             lane._doubtful += number < doubtful
         self.common = Lane(None)
+
+    def set_free(self) -> None:
+        """The common items are held up: those that need no ledger go on alone."""
+        self.free.items += [item for item in self.common.items if host_of(item) is None]
+        self.common.keep(lambda item: host_of(item) is not None)
 
     def attempted(self, lane: Lane) -> None:
         """An attempt at the lane is over: the other hosts' lanes have their turn first, and an empty lane ends."""

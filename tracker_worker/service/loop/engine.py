@@ -65,7 +65,7 @@ class Engine:
         ledgers: Ledgers,
         inbox: Inbox,
         attempts: Attempts,
-        relay: Relay | None,
+        relay: Relay,
         leases: Leases,
         audits: Audits,
         counters: Counters,
@@ -73,8 +73,7 @@ class Engine:
         monotonic: Callable[[], float],
         wake: Callable[[], None],
     ) -> None:
-        """``relay`` None: notifications are switched off; they are neither stored nor published. ``clock`` returns
-        microseconds, ``monotonic`` seconds. ``wake`` causes a call of ``step`` soon."""
+        """``clock`` returns microseconds, ``monotonic`` seconds. ``wake`` causes a call of ``step`` soon."""
         self._bus = bus
         self._ledgers = ledgers
         self._inbox = inbox
@@ -132,8 +131,6 @@ class Engine:
             return 0.0
         if self._audits.busy:
             due = soonest(due, self._audits.step(self._monotonic()))
-        if self._relay is None:
-            return due
         relay_due = self._relay.step(now, access=self._outage.error is None)
         if self._relay.outage is not None:
             self._outage.note(*self._relay.outage)
@@ -200,9 +197,8 @@ class Engine:
         """One attempt at the next items of the lane."""
         began = self._monotonic()
         items = lane.next()
-        moved = {} if self._relay is None else self._relay.moved
         try:
-            batch = self._attempts.make(lane, items, moved)
+            batch = self._attempts.make(lane, items, self._relay.moved)
         except Conflict as conflict:
             self._outage.over()
             self._counters.add("conflicts")
@@ -240,6 +236,8 @@ class Engine:
         else:
             self._outage.note(error, now - began)
         delay = lane.store_unavailable(error, began, now)
+        if lane is self._backlog.common:
+            self._backlog.set_free()
         LOG.warning("%s; %d messages wait, again in %g s", error, len(self._backlog), delay)
 
     def _failed(self, lane: Lane, items: Sequence[Item], failure: Unstorable | Unexpected) -> None:
@@ -260,11 +258,9 @@ class Engine:
         if batch.commits:
             batch.unit.committed()
             self._inbox.keep(batch.inbox_rows)
-            if self._relay is not None:
-                self._relay.written(batch.cursors)
-                publications = self._relay.offer(batch.unit.notifications)
-                if publications:
-                    self._bus.sender.send(publications)
+            self._relay.written(batch.cursors)
+            if publications := self._relay.offer(batch.unit.notifications):
+                self._bus.sender.send(publications)
         log_decisions(batch.decisions)
         for chore in batch.chores:
             if chore.done is not None:

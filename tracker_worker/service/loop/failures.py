@@ -96,8 +96,9 @@ class Failures:
     def unstorable(self, lane: Lane, items: Sequence[Item], error: Exception) -> None:
         """The store has refused ``items`` of the lane. If the store can write at all, attempt half of them, down to the one
         that it cannot keep. Raises StoreUnavailable: the store cannot write."""
-        host = host_of(items[0])
-        assert host is not None, "an item without a host has nothing to store"
+        host = next(
+            host for item in items if (host := host_of(item)) is not None
+        )  # without a host there is nothing to store
         self._store.probe(self._ledgers.get(host).id, self._clock())
         self._counters.add("halved_batches")
         if len(items) > 1:

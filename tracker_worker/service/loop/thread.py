@@ -65,7 +65,7 @@ class EngineThread:
         wake = self._thread.wake
         ledgers = Ledgers(store)
         inbox = Inbox(store)
-        self._relay = Relay(store, bus, topics=topics, monotonic=monotonic, wake=wake) if notify else None
+        self._relay = Relay(store, bus, topics=topics if notify else (), monotonic=monotonic, wake=wake)
         self._leases = Leases(
             store=store,
             bus=bus,
@@ -140,8 +140,7 @@ class EngineThread:
         after ``stop``, when no further confirms will arrive. If the store is unavailable, the successor publishes some
         notifications again and waits until the leases expire."""
         try:
-            if self._relay is not None:
-                self._relay.flush()
+            self._relay.flush()
             self._leases.release()
         except (StoreUnavailable, Conflict) as error:
             LOG.warning("the cursors or the leases are left to the successor: %s", error)
@@ -156,8 +155,7 @@ class EngineThread:
 
     def confirmed(self, keys: Sequence[Any]) -> None:
         """The bus has these notifications."""
-        if self._relay is not None:
-            self._relay.confirmed(keys)
+        self._relay.confirmed(keys)
 
     def lost(self) -> None:
         """The consuming connection is gone: what came over it and is not decided comes again."""
@@ -176,8 +174,7 @@ class EngineThread:
 
     def _keep(self, refusal: Refusal) -> None:
         if not isinstance(refusal, RefusedDeadLetter):
-            if self._relay is not None:
-                self._relay.refused(refusal.key, refusal.reason)
+            self._relay.refused(refusal.key, refusal.reason)
             return
         delivery = refusal.delivery
         row = DeadLetterRow(

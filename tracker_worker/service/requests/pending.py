@@ -48,7 +48,7 @@ class PendingRequest:
         one."""
         if self.reply_to is not None:
             body = encode_reply(answer, self.reply_to)
-            return Reply(delivery=self.delivery, reply_to=self.reply_to, body=body)
+            return Reply(delivery=self.delivery, reply_to=self.reply_to, body=body, method=self.method)
         if reason and not self.dropped:
             return DeadLetter(delivery=self.delivery, reason=reason)
         return Settlement(delivery=self.delivery)

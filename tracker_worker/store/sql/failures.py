@@ -17,10 +17,10 @@ LOCK_NOT_AVAILABLE = "55P03"
 COUNT_DIFFERS = "22012"
 """A commit's statement on PostgreSQL divides by zero where the number of changed rows is not the expected one: see
 ``statements``."""
-# SQLSTATEs of PostgreSQL (its manual, appendix A).
+# SQLSTATEs of PostgreSQL (its manual, appendix A). None: the server's own words say which row.
 _CONFLICTS = {
-    "23505": "a row of this commit exists already",
-    "40001": "another writer has changed a row of this commit",
+    "23505": None,
+    "40001": None,
     "40P01": "deadlock with another writer",
     COUNT_DIFFERS: "a node has another generation, or an instance is charged to another node of the host",
 }
@@ -65,7 +65,7 @@ def meaning(error: Exception) -> Conflict | StoreUnavailable | Unstorable:
     else:
         state = getattr(original, "sqlstate", None)
         if state in _CONFLICTS:
-            return Conflict(_CONFLICTS[state])
+            return Conflict(_CONFLICTS[state] or reason)
         if state == LOCK_NOT_AVAILABLE:
             return HostLocked(reason=reason)
         away = is_lost(original) if state is None else state[:2] in _AWAY_CLASSES

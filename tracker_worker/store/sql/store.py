@@ -15,11 +15,11 @@ from tracker_worker import threads
 from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.domain.resources import CLASSES
 from tracker_worker.notifications.notification import Notification
-from tracker_worker.store.base import Commit, DeadLetterRow, LockedHost, OutboxBacklog, Store
+from tracker_worker.store.base import Commit, Conflict, DeadLetterRow, LockedHost, OutboxBacklog, Store
 from tracker_worker.store.sql import cursors, dead_letters, reading
 from tracker_worker.store.sql.commit import Writer
 from tracker_worker.store.sql.engines import LOCK_TIMEOUT_SECONDS, create_engine
-from tracker_worker.store.sql.failures import explained
+from tracker_worker.store.sql.failures import explained, meaning
 from tracker_worker.store.sql.locked import SQLLockedHost
 from tracker_worker.store.sql.migration import ensure_schema
 from tracker_worker.store.sql.postgresql import PostgreSQLWriter
@@ -139,8 +139,13 @@ class SQLStore(Store):
             return int(connection.execute(counted).scalar_one())
 
     def commit(self, commit: Commit) -> None:
-        with explained(), self._sessions.driver() as connection:
-            self._writer.commit(connection, commit)
+        try:
+            with self._sessions.driver() as connection:
+                self._writer.commit(connection, commit)
+        except Conflict:
+            raise
+        except Exception as error:
+            raise meaning(error) from error
 
     def probe(self, host_id: int, now: int) -> None:
         with self._sessions.write() as connection:
