@@ -36,8 +36,18 @@ _STORES = ("sqlite", "postgresql")
 )
 @click.option("--store", "stores", type=click.Choice(_STORES), multiple=True, default=_STORES, show_default=True)
 @click.option("--only", help="Only faults whose name contains this.")
+@click.option(
+    "--proxy", is_flag=True, help="Put a proxy before the broker, as where a run may have no network namespace."
+)
 @click.option("--without", multiple=True, help="No faults whose name contains this; repeatable.")
-def main(minutes: float, seed: int | None, stores: tuple[str, ...], only: str | None, without: tuple[str, ...]) -> None:
+def main(
+    minutes: float,
+    seed: int | None,
+    stores: tuple[str, ...],
+    only: str | None,
+    proxy: bool,
+    without: tuple[str, ...],
+) -> None:
     """Inject random faults under load, then prove that nothing was lost and nothing was done twice."""
     seed = random.SystemRandom().randrange(2**32) if seed is None else seed
     ensure_binaries()
@@ -46,7 +56,7 @@ def main(minutes: float, seed: int | None, stores: tuple[str, ...], only: str | 
     possible = [
         fault for fault in FAULTS if (only or "") in fault.name and not any(name in fault.name for name in without)
     ]
-    network = OwnNamespace.enter() or StallingProxy()
+    network = (None if proxy else OwnNamespace.enter()) or StallingProxy()
     _say(f"when packets are dropped: {network.kind}")
     runs = [_run(store, seed, minutes * 60 / len(stores), possible, network) for store in stores]
     for line in lines(runs):
