@@ -7,9 +7,11 @@ engine while the connections' threads still answer the broker, or the main threa
 
 from __future__ import annotations
 
+import itertools
 import logging
 import sys
 from collections import deque
+from operator import itemgetter
 
 from tracker_worker.threads import Condition, NamedThread
 
@@ -17,6 +19,8 @@ MOST_RECORDS = 10_000
 MOST_BYTES = 8 * 1024 * 1024
 # A traceback keeps the values alive that its functions worked on; how large they are nobody knows.
 _TRACEBACK_BYTES = 65_536
+_GATHER_SECONDS = 0.02
+_MOST_TOGETHER = 500
 
 
 class LogQueue:
@@ -32,6 +36,7 @@ class LogQueue:
         self._bytes = 0
         self._dropped: dict[logging.Handler, int] = {}
         self._closed = False
+        self._hurry = False
         self._thread = NamedThread(target=self._run, name="tracker-log")
 
     def start(self) -> None:
@@ -65,12 +70,15 @@ class LogQueue:
     def flush(self, seconds: float) -> None:
         """Wait until everything is written, for at most so long."""
         with self._changed:
+            self._hurry = True
+            self._changed.notify_all()
             self._changed.wait_for(lambda: not self._records, seconds)
+            self._hurry = self._closed
 
     def close(self, seconds: float) -> bool:
         """Write what is left, for at most so long, and take no further record. Returns whether everything is written."""
         with self._changed:
-            self._closed = True
+            self._closed = self._hurry = True
             self._changed.notify_all()
         if self._thread.is_alive():
             self._thread.join(max(0.0, seconds))
@@ -92,12 +100,17 @@ class LogQueue:
                     if self._closed:
                         return
                     self._changed.wait()
-                # It stays in the queue, and counts, until it is written: nobody knows when a write that hangs returns.
-                handler, record, size = self._records[0]
-            handler.handle(record)
+                if not self._hurry:
+                    # What a batch logs comes at once: one write is for all of it.
+                    self._changed.wait_for(lambda: self._hurry, _GATHER_SECONDS)
+                # They stay in the queue, and count, until they are written: nobody knows when a write that hangs returns.
+                found = list(itertools.islice(self._records, _MOST_TOGETHER))
+            for handler, series in itertools.groupby(found, key=itemgetter(0)):
+                _write(handler, [record for _, record, _ in series])
             with self._changed:
-                self._records.popleft()
-                self._bytes -= size
+                for _, _, size in found:
+                    self._records.popleft()
+                    self._bytes -= size
                 if not self._records:
                     self._changed.notify_all()
 
@@ -117,6 +130,19 @@ class QueuedHandler(logging.Handler):
     def handle(self, record: logging.LogRecord) -> bool:
         self._queue.put(self._handler, record)
         return True
+
+
+def _write(handler: logging.Handler, records: list[logging.LogRecord]) -> None:
+    """Have the handler handle these records, with one write if it does no more than to write them to a stream."""
+    if len(records) == 1 or type(handler) is not logging.StreamHandler or handler.filters:
+        for record in records:
+            handler.handle(record)
+        return
+    try:
+        handler.stream.write("".join([handler.format(record) + handler.terminator for record in records]))
+        handler.flush()
+    except Exception:  # noqa: BLE001 as logging does: an error of the log ends nothing
+        handler.handleError(records[-1])
 
 
 def _freeze(record: logging.LogRecord) -> None:

@@ -35,18 +35,19 @@ def log_decisions(decisions: Sequence[tuple[commands.Command, Decision, Requeste
         where = "-" if ledger is None else f"{ledger.host}/{ledger.name}"
         request_id = "-" if request is None else request.request_id
         for event in decision.events:
-            LOG.info("%s", _line(f"{type(event).__name__} node={where} {_figures(event)} request_id={request_id}"))
+            _log(logging.INFO, f"{type(event).__name__} node={where} {_figures(event)} request_id={request_id}")
         if decision.events:
             continue
         name = type(command).__name__
         if decision.error is not None:
-            LOG.info("%s", _line(f"{name} refused node={where}: {decision.error} request_id={request_id}"))
+            _log(logging.INFO, f"{name} refused node={where}: {decision.error} request_id={request_id}")
         elif debug:
-            LOG.debug("%s", _line(f"{name} changed nothing node={where} request_id={request_id}"))
+            _log(logging.DEBUG, f"{name} changed nothing node={where} request_id={request_id}")
 
 
-def _line(text: str) -> str:
-    return printable(text, _MOST_CHARACTERS)
+def _log(level: int, text: str) -> None:
+    """Log ``text`` as LOG does, without looking for the place in the code: that takes as long as a decision."""
+    LOG.handle(logging.LogRecord(LOG.name, level, __file__, 0, printable(text, _MOST_CHARACTERS), None, None))
 
 
 def _figures(event: events.Event) -> str:
