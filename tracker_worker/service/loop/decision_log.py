@@ -30,24 +30,39 @@ def log_decisions(decisions: Sequence[tuple[commands.Command, Decision, Requeste
     if not LOG.isEnabledFor(logging.INFO):
         return
     debug = LOG.isEnabledFor(logging.DEBUG)
+    records = _Records()
     for command, decision, request in decisions:
         ledger = decision.node
         where = "-" if ledger is None else f"{ledger.host}/{ledger.name}"
         request_id = "-" if request is None else request.request_id
         for event in decision.events:
-            _log(logging.INFO, f"{type(event).__name__} node={where} {_figures(event)} request_id={request_id}")
+            records.log(logging.INFO, f"{type(event).__name__} node={where} {_figures(event)} request_id={request_id}")
         if decision.events:
             continue
         name = type(command).__name__
         if decision.error is not None:
-            _log(logging.INFO, f"{name} refused node={where}: {decision.error} request_id={request_id}")
+            records.log(logging.INFO, f"{name} refused node={where}: {decision.error} request_id={request_id}")
         elif debug:
-            _log(logging.DEBUG, f"{name} changed nothing node={where} request_id={request_id}")
+            records.log(logging.DEBUG, f"{name} changed nothing node={where} request_id={request_id}")
 
 
-def _log(level: int, text: str) -> None:
-    """Log ``text`` as LOG does, without looking for the place in the code: that takes as long as a decision."""
-    LOG.handle(logging.LogRecord(LOG.name, level, __file__, 0, printable(text, _MOST_CHARACTERS), None, None))
+class _Records:
+    """The records of one batch. They are copies of the first one, which is made without looking for the place in the code: to
+    make each of them anew would take as long as a decision."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, object] | None = None
+
+    def log(self, level: int, text: str) -> None:
+        """Log ``text`` as LOG does."""
+        shown = printable(text, _MOST_CHARACTERS)
+        if self._first is None:
+            record = logging.LogRecord(LOG.name, level, __file__, 0, shown, None, None)
+            self._first = dict(record.__dict__)
+        else:
+            record = logging.LogRecord.__new__(logging.LogRecord)
+            record.__dict__.update(self._first, msg=shown, levelno=level, levelname=logging.getLevelName(level))
+        LOG.handle(record)
 
 
 def _figures(event: events.Event) -> str:
