@@ -13,11 +13,12 @@ from oslo_config import cfg
 
 from tests.support.builders import HOST, driver_resource_dict, node_name
 from tests.support.engine import EngineHarness
+from tests.support.relay import Case
 from tests.support.worker import WorkerHarness
 from tracker_worker.conf import register_opts
 from tracker_worker.inventory.fake import FakeDriver
 from tracker_worker.service import worker
-from tracker_worker.service.chores import relay
+from tracker_worker.service.chores import relay, track
 from tracker_worker.service.loop import backlog
 
 MakeHarness = Callable[..., EngineHarness]
@@ -126,3 +127,15 @@ def worker_harness(make_worker: MakeWorker) -> WorkerHarness:
 def started_worker(worker_harness: WorkerHarness) -> WorkerHarness:
     worker_harness.worker.start()
     return worker_harness
+
+
+@pytest.fixture
+def case() -> Case:
+    return Case().taken()
+
+
+@pytest.fixture
+def small_window(monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(track, "WINDOW", 4)
+    monkeypatch.setattr(track, "SHARE", 4)
+    return 4

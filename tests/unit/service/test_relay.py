@@ -3,116 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import cast
 
 import pytest
 
 from tests.support.builders import HOST, begin, node_name
-from tests.support.engine import ScriptedStore
-from tests.support.store import TOPIC, settle
-from tracker_worker.bus.base import Bus, Publication
+from tests.support.relay import A, Case, keys, lagging
+from tracker_worker.bus.base import Bus
 from tracker_worker.errors import StoreUnavailable
-from tracker_worker.notifications.notification import Notification
-from tracker_worker.service.chores import track as module
 from tracker_worker.service.chores.relay import Relay
 from tracker_worker.store.base import Commit
 from tracker_worker.wire.message import decode_message
 
 N1, N2 = node_name(1), node_name(2)
-A, B = TOPIC, "b"
-
-Key = tuple[int, int, str]
-
-
-class RecordingBus:
-    """The part of the bus that a relay uses."""
-
-    def __init__(self) -> None:
-        self.calls: list[list[Publication]] = []
-        self.sender = self
-
-    def send(self, notifications: Sequence[Publication]) -> None:
-        self.calls.append(list(notifications))
-
-    def take(self) -> list[Key]:
-        """The keys sent since the last call."""
-        keys = [outgoing.key for call in self.calls for outgoing in call]
-        self.calls.clear()
-        return keys
-
-
-class Case:
-    """A host whose nodes have one notification each, and a relay that has not taken the host yet."""
-
-    def __init__(self, nodes: int = 1, topics: Sequence[str] = (A,)) -> None:
-        self.store = ScriptedStore()
-        self.writer = settle(self.store, nodes=nodes)
-        self.ids = [ledger.id for ledger in self.writer.host]
-        self.sent = RecordingBus()
-        self.relay = Relay(self.store, cast(Bus, self.sent), topics=topics, wake=lambda: None)
-        self.numbers = iter(range(1, 10000))
-
-    def taken(self) -> Case:
-        """Let the relay take the host, with all its notifications sent and confirmed."""
-        self.relay.take(self.writer.host)
-        self.relay._catch_up()
-        self.confirm(*self.sent.take())
-        return self
-
-    def commit(self, count: int, node: str = N1) -> list[Notification]:
-        """Commit ``count`` more notifications to the outbox."""
-        for _ in range(count):
-            self.writer.put(begin(next(self.numbers), node=node))
-        rows = list(self.writer.notifications)
-        self.writer.commit()
-        return rows
-
-    def offer(self, count: int, node: str = N1) -> list[Key]:
-        """Commit and offer ``count`` more notifications. Return the sent keys."""
-        self.offer_rows(self.commit(count, node))
-        return self.sent.take()
-
-    def offer_rows(self, rows: Sequence[Notification]) -> None:
-        """Offer the rows to the relay and send the ready publications, as the engine does."""
-        if ready := self.relay.offer(rows):
-            self.sent.send(ready)
-
-    def behind(self) -> bool:
-        """Whether the outbox has rows to read and the window has room for them."""
-        return lagging(self.relay)
-
-    def confirm(self, *keys: Key) -> None:
-        self.relay.confirmed(keys)
-        self.relay._take_confirms()
-
-    def cursors(self) -> dict[tuple[int, str], int]:
-        """The cursors that moved since the last call; the call writes them."""
-        moved = dict(self.relay.moved)
-        self.store.commit(Commit(cursors=moved))
-        self.relay.written(moved)
-        return moved
-
-
-@pytest.fixture
-def case() -> Case:
-    return Case().taken()
-
-
-@pytest.fixture
-def small_window(monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(module, "WINDOW", 4)
-    monkeypatch.setattr(module, "SHARE", 4)
-    return 4
-
-
-def lagging(relay: Relay) -> bool:
-    """Whether the outbox has rows to read and the window has room for them."""
-    return any(topic.room(track)[0] for topic in relay._topics.values() for track in topic.lagging.values())
-
-
-def keys(*sequences: int, node: int = 1, topic: str = A) -> list[Key]:
-    return [(node, sequence, topic) for sequence in sequences]
 
 
 def test_committed_notifications_are_sent_from_memory(case: Case) -> None:
@@ -350,83 +253,3 @@ def test_lagging_nodes_take_turns(small_window: int) -> None:
             case.relay._catch_up()
         on_the_way = case.sent.take()
     assert turns == [{first}, {first}, {second}, {first}]
-
-
-class TestTopics:
-    @pytest.fixture
-    def both(self) -> Case:
-        return Case(topics=(A, B)).taken()
-
-    def test_every_topic_gets_every_notification(self, both: Case) -> None:
-        assert both.offer(2) == [*keys(2), *keys(2, topic=B), *keys(3), *keys(3, topic=B)]
-
-    def test_a_topic_without_confirms_holds_up_only_itself(self, both: Case, small_window: int) -> None:
-        heard = []
-        for _ in range(20):
-            sent = both.offer(2)
-            heard += [key for key in sent if key[2] == A]
-            both.confirm(*[key for key in sent if key[2] == A])
-        both.relay._catch_up()
-        heard += [key for key in both.sent.take() if key[2] == A]
-        assert heard == keys(*range(2, 42))
-        assert both.relay._topics[B].in_flight == 4
-        both.confirm(*heard, *keys(2, 3, 4, 5, topic=B))
-        assert both.cursors() == {(1, A): 41, (1, B): 5}
-
-    def test_a_gap_bounds_what_is_remembered_behind_it(self, case: Case, small_window: int) -> None:
-        case.offer(50)
-        for _ in range(50):
-            case.confirm(*keys(*range(3, 60)))
-            case.relay._catch_up()
-        assert len(case.relay._topics[A].tracks[1].ahead) < small_window
-
-    def test_without_topics_nothing_is_published_and_no_old_cursor_is_left(self) -> None:
-        case = Case(topics=())
-        case.relay.take(case.writer.host)
-        case.offer_rows(case.commit(2))
-        assert case.sent.take() == []
-        assert case.store.cursors(case.writer.host.id) == {}
-        assert case.relay.step(0.0) is None
-
-
-class TestRefused:
-    """The broker does not take one notification."""
-
-    @pytest.fixture
-    def refused(self) -> Case:
-        case = Case(nodes=2).taken()
-        case.cursors()
-        case.offer(3, N1)
-        case.relay.refused((1, 3, A), "message size 2000000 is larger than 1048576")
-        return case
-
-    def waiting(self, case: Case) -> dict[str, int | None]:
-        return {backlog.node: backlog.refused_sequence for backlog in case.store.backlog()}
-
-    def test_its_node_waits_and_the_others_do_not(self, refused: Case) -> None:
-        assert refused.offer(1, N1) == []
-        refused.relay.take(refused.writer.host)
-        assert not refused.behind()
-        assert refused.offer(1, N2) == keys(2, node=2)
-        assert self.waiting(refused) == {N1: 3, N2: None}
-        refused.confirm(*keys(2, 4))
-        assert refused.cursors() == {(1, A): 2}
-
-    def test_its_node_goes_on_when_an_operator_has_set_it_aside(self, refused: Case) -> None:
-        refused.confirm(*keys(2))
-        refused.cursors()
-        refused.offer(1, N1)
-        refused.store.commit(Commit(cursors={(1, A): 3}))
-        refused.relay.take(refused.writer.host)
-        refused.relay._catch_up()
-        assert refused.sent.take() == keys(4, 5)
-        refused.confirm(*keys(4, 5))
-        assert refused.cursors() == {(1, A): 5}
-        assert refused.relay._topics[A].in_flight == 0
-
-    def test_a_refusal_that_cannot_be_kept_is_kept_later(self, refused: Case) -> None:
-        refused.store.script["mark_refused"] = [StoreUnavailable(reason="away")]
-        with pytest.raises(StoreUnavailable):
-            refused.relay.refused((1, 4, A), "too large")
-        refused.relay.refused((1, 4, A), "too large")
-        assert refused.store.calls.count("mark_refused") == 3
