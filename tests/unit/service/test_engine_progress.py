@@ -212,6 +212,7 @@ class TestLockedHost:
             assert worker.now < deadline - 0.5
         assert call.reply() == Refused("StoreUnavailable", {"reason": "the row is locked"})
         assert other.replied()
+        assert not worker.harness.engine._engine._backlog.is_held_up
 
     def test_the_relay_goes_on(self, worker: Worker) -> None:
         worker.begin(1, H1)

@@ -152,9 +152,9 @@ class Relay:
                     topic.note(track)
         return ready
 
-    def step(self, now: float, *, access: bool = True) -> float | None:
+    def step(self, now: float) -> float | None:
         """Take the confirms, read what was not handed over, and write the cursors if that is due. ``now`` is in seconds on the
-        monotonic clock. Without ``access``, because the store is unavailable, the step only takes the confirms.
+        monotonic clock.
 
         Returns the seconds until the next step is due; None: every notification is confirmed and every cursor written. If the
         store is unavailable, the step logs a warning, and a later step tries again.
@@ -164,15 +164,13 @@ class Relay:
         busy = any(topic.in_flight for topic in self._topics.values())
         lagging = any(topic.lagging for topic in self._topics.values())
         flush_is_due = self._flush_is_due(now, waits=busy or lagging)
-        if access and lagging and now >= self._reads.until:
+        if lagging and now >= self._reads.until:
             self._access(self._reads, self._catch_up)
-        if access and flush_is_due and self.outage is None:
+        if flush_is_due and self.outage is None:
             self._access(self._writes, self.flush)
             self._flush_at = max(now + _FLUSH_SECONDS, self._writes.until) if busy or lagging or self.moved else None
         self._confirms_wanted = lagging
-        if self._flush_at is None:
-            return None
-        return max(0.0 if access else _FLUSH_SECONDS, self._flush_at - now)
+        return None if self._flush_at is None else max(0.0, self._flush_at - now)
 
     def _access(self, pause: _Pause, access: Callable[[], None]) -> None:
         began = self._monotonic()

@@ -165,5 +165,9 @@ class Backlog:
     def keep(self, wanted: Callable[[Item], bool]) -> int:
         """Drop the items that are not ``wanted``. Returns the number of dropped items."""
         dropped = sum(lane.keep(wanted) for lane in self.lanes())
-        self._hosts = {host: lane for host, lane in self._hosts.items() if lane.items}
+        self.end_empty()
         return dropped
+
+    def end_empty(self) -> None:
+        """A host's lane that is empty ends."""
+        self._hosts = {host: lane for host, lane in self._hosts.items() if lane.items}

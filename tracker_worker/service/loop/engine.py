@@ -131,7 +131,7 @@ class Engine:
             return 0.0
         if self._audits.busy:
             due = soonest(due, self._audits.step(self._monotonic()))
-        relay_due = self._relay.step(now, access=self._outage.error is None)
+        relay_due = self._relay.step(now)
         if self._relay.outage is not None:
             self._outage.note(*self._relay.outage)
             return 0.0

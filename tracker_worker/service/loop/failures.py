@@ -70,6 +70,7 @@ class Failures:
             error = lane.unavailable or self._outage.error
             if error is not None and lane is not self._backlog.free and lane.items:
                 self._end_late_calls_of(lane, error)
+        self._backlog.end_empty()
 
     def _end_late_calls_of(self, lane: Lane, error: StoreUnavailable) -> None:
         now = self._monotonic()
