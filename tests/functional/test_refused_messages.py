@@ -73,6 +73,8 @@ def test_an_answer_that_is_too_large_for_the_broker_becomes_an_error_and_delays_
         assert caught.value.kwargs["bytes"] > caught.value.kwargs["limit"] == LIMIT
         assert ping(client, "h2") < 3
         assert ping(client, HOST) < 3
+    worker.wait_for_log("the broker has closed a channel")
+    assert worker.terminate() == 0
     assert worker.log().count("the broker has closed a channel") == 1
     assert worker.log().count("tracker-publisher: connected") == 1
 
