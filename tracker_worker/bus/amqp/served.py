@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
-from amqp.exceptions import ChannelError, RecoverableConnectionError
+from amqp.exceptions import ChannelError, NotFound, RecoverableConnectionError
 
 from tracker_worker.bus.amqp import internals, topology
 from tracker_worker.bus.amqp.topology import Queue
@@ -106,24 +106,28 @@ class Served:
             everything = asked or bool(gone)
             if everything:
                 self._find_deleted(now)
-            queues = [
-                queue
-                for name, queue in self._queues.items()
-                if name in self._idle or (everything and name not in self._deleted)
-            ]
             idle = set(self._idle)  # while the broker is waited for, more may be cancelled: those have their turn later
-            if queues:
-                refused = topology.declare_queues(self._connection, queues, reported=self._refused)
-                self._refused = {queue.name for queue in refused}
+            if idle:
+                queues = [queue for name, queue in self._queues.items() if name in idle]
+                self._refused = {
+                    queue.name for queue in topology.declare_queues(self._connection, queues, reported=self._refused)
+                }
             self._consume(idle - self._refused)
-            there = self._queues.keys() - self._deleted.keys() - self._refused - self._idle
-            own = [queue for name, queue in self._queues.items() if queue.source == FANOUT and name in there]
-            topology.bind(self._connection, own)
+            self._bind(everything)
             self._failure = ""
         except ChannelError as error:
             if str(error) != self._failure:
                 LOG.error("exchanges and queues are not declared again: %s", error)
             self._failure = str(error)
+
+    def _bind(self, everything: bool) -> None:
+        """Bind queues that are consumed: all, or the connection's own."""
+        there = self._queues.keys() - self._deleted.keys() - self._idle
+        queues = [q for name, q in self._queues.items() if name in there and (everything or q.source == FANOUT)]
+        try:
+            topology.bind(self._connection, queues)
+        except NotFound:  # one was deleted meanwhile: only after its consumer was cancelled is it declared
+            self._asked = True
 
     def _find_deleted(self, now: float) -> None:
         """Find out which queues are gone whose consumers have yet to be cancelled. Raises RecoverableConnectionError: one has

@@ -163,10 +163,10 @@ def _exist(connection: Any, queues: Sequence[Queue]) -> bool:
 
 
 def bind(connection: Any, queues: Sequence[Queue]) -> None:
-    """Bind queues that exist."""
+    """Bind queues that exist. Raises NotFound: one does not, or an exchange does not."""
     with _channel(connection) as channel:
-        for queue in queues:
-            channel.queue_bind(queue.name, queue.exchange, queue.routing_key)
+        for number, queue in enumerate(queues, 1):
+            channel.queue_bind(queue.name, queue.exchange, queue.routing_key, nowait=number < len(queues))
 
 
 def published(settings: BrokerSettings) -> list[Queue]:
