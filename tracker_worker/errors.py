@@ -67,6 +67,39 @@ class NodeNotFound(TrackerError):
     template = "Host {host} has no node {node}"
 
 
+class InstanceElsewhere(TrackerError):
+    """The request names another node than the one that is charged for the instance. Facts: instance_uuid, and the host and node
+    that are charged."""
+
+    code = "instance_elsewhere"
+    template = "Instance {instance_uuid} is on node {node} of host {host}"
+
+
+class NodeUnavailable(TrackerError):
+    """The node takes no claims now, because too little is known of it. Facts: host, node, state, reason."""
+
+    code = "node_unavailable"
+    template = "Node {node} of host {host} is {state} and takes no claims: {reason}"
+
+
+class NodeDraining(TrackerError):
+    """An operator lets the node take no further claims. Facts: host, node, reason."""
+
+    code = "node_draining"
+    template = "Node {node} of host {host} is draining: {reason}"
+
+
+class NodeBusy(TrackerError):
+    """The node is charged for instances, so that it cannot be retired, renamed away or forgotten. Facts: host, node,
+    instances, their uuids."""
+
+    code = "node_busy"
+
+    def _message(self, kwargs: dict[str, Any]) -> str:
+        instances = kwargs.get("instances", ())
+        return f"Node {kwargs.get('node')} of host {kwargs.get('host')} is charged for {', '.join(instances)}"
+
+
 class HostNotServed(TrackerError):
     """A request on the shared topic names a host that this worker does not serve. Facts: host."""
 

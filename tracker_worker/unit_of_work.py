@@ -11,11 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 from tracker_worker import faults
 from tracker_worker.domain.commands import Command
-from tracker_worker.domain.decide import Decision, decide
+from tracker_worker.domain.decide import decide
+from tracker_worker.domain.decision import Decision
+from tracker_worker.domain.events import UNPUBLISHED, Event
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.ids import NewIds
 from tracker_worker.notifications.notification import Notification
-from tracker_worker.notifications.render import render
-from tracker_worker.store.base import Commit, InboxRow, Store
+from tracker_worker.notifications.render import PLAIN, Style, render
+from tracker_worker.store.base import Commit, History, InboxRow, Store
 from tracker_worker.store.ledgers import Ledgers
 
 
@@ -23,34 +26,55 @@ class UnitOfWork:
     """The thread that owns the ledgers uses it, and no other. After an error the ledgers of the unit's hosts are no longer
     valid: call ``Ledgers.forget`` for them, and decide everything again in a new unit."""
 
-    def __init__(self, store: Store, ledgers: Ledgers, *, notify: bool) -> None:
-        """``notify`` False: notifications are switched off; the unit makes none."""
+    def __init__(
+        self,
+        store: Store,
+        ledgers: Ledgers,
+        *,
+        notify: bool,
+        new_id: NewIds,
+        style: Style = PLAIN,
+        asked: bytes = b"{}",
+    ) -> None:
+        """``notify`` False: notifications are switched off; the unit makes none. ``asked``: who asks for what nobody
+        requested."""
         self._store = store
         self._ledgers = ledgers
         self._notify = notify
+        self._new_id = new_id
+        self._style = style
+        self._asked = asked
         self.changed: dict[int, NodeLedger] = {}
         self.notifications: list[Notification] = []
         # The hosts with an answer that changed nothing: the commit checks the generations of all of their nodes.
         self.unverified: set[str] = set()
 
-    def decide(self, host: HostLedger, command: Command, now: int) -> Decision:
+    def decide(self, host: HostLedger, command: Command, now: int, asked: bytes | None = None) -> Decision:
         """Decide ``command`` at ``now`` (microseconds) on the ledgers as the earlier decisions of this unit left them,
-        apply the events, and make their notifications."""
-        decision = decide(host, command, now)
-        ledger = decision.node
-        for event in decision.events:
-            assert ledger is not None
-            ledger.apply(event)
-            self.changed[ledger.id] = ledger
-            if self._notify:
-                self.notifications.append(render(event, ledger))
+        apply the events, and make their notifications, which keep who ``asked``."""
+        decision = decide(host, command, now, self._new_id)
+        for ledger, event in decision.events:
+            self.apply(ledger, event, asked)
         return decision
+
+    def apply(self, ledger: NodeLedger, event: Event, asked: bytes | None = None) -> None:
+        """Apply ``event``, which was decided on this ledger as it is, and make its notification."""
+        ledger.apply(event)
+        self.changed[ledger.id] = ledger
+        if isinstance(event, UNPUBLISHED):
+            return
+        if self._notify:
+            notification = render(
+                event, ledger, message_id=self._new_id(event.at), asked=asked or self._asked, style=self._style
+            )
+            self.notifications.append(notification)
 
     def commit(
         self,
         *,
         inbox_rows: Sequence[InboxRow] = (),
         cursors: Mapping[tuple[int, str], int] | None = None,
+        history: History | None = None,
         write: Callable[[Commit], None] | None = None,
     ) -> None:
         """Write all decisions with these rows of the inbox and these cursors of the relay, in one transaction, on condition
@@ -60,6 +84,7 @@ class UnitOfWork:
         Raises Conflict, Unstorable, StoreUnavailable (then it is unknown whether the commit happened).
         """
         commit = Commit(
+            history=history,
             ledgers=list(self.changed.values()),
             notifications=self.notifications,
             inbox_rows=inbox_rows,

@@ -81,7 +81,7 @@ def _nodes(database: str, hosts: Sequence[str]) -> Iterator[tuple[Store, list[No
 
 def _enabled(store: Store, host: HostLedger) -> NodeLedger:
     inventory = read_inventory(RESOURCE, ZERO)
-    decision = decide(host, commands.ReportInventory(node=NODE, inventory=inventory), _NOW)
+    decision = decide(host, commands.ReportNode(node=NODE, inventory=inventory), _NOW)
     ledger = host.node(NODE)
     for event in decision.events:
         ledger.apply(event)

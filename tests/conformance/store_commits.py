@@ -22,7 +22,7 @@ from tests.support.store import (
     uuids,
 )
 from tracker_worker.domain.allocation import UNLIMITED, Allocation
-from tracker_worker.domain.commands import AbortClaim, ExpireClaims, FinishClaim, ReportInventory
+from tracker_worker.domain.commands import AbortClaim, ExpireClaims, FinishClaim, ReportNode
 from tracker_worker.domain.events import ClaimBegun
 from tracker_worker.domain.resources import MAX_AMOUNT
 from tracker_worker.domain.states import TASK_STATES, VM_STATES
@@ -74,10 +74,8 @@ _command = st.one_of(
     st.builds(lambda number: FinishClaim(claim_id=uuid(number)), _number),
     st.builds(lambda number: AbortClaim(claim_id=uuid(number)), _number),
     st.builds(lambda node, release: ExpireClaims(node=node, release=release), _node, st.booleans()),
-    st.builds(lambda node: ReportInventory(node=node, inventory=None), _node),
-    st.builds(
-        lambda node, vcpus: ReportInventory(node=node, inventory=inventory(vcpus=vcpus)), _node, st.integers(0, 64)
-    ),
+    st.builds(lambda node: ReportNode(node=node, inventory=None), _node),
+    st.builds(lambda node, vcpus: ReportNode(node=node, inventory=inventory(vcpus=vcpus)), _node, st.integers(0, 64)),
 )
 _batches = st.lists(st.tuples(st.integers(0, 400), st.lists(_command, max_size=5)), max_size=8)
 

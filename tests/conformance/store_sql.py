@@ -15,7 +15,7 @@ from tests.conformance.store import StoreContract
 from tests.conformance.store_topics import letter
 from tests.support.builders import NOW, begin, node_name, resources, uuid
 from tests.support.store import TOPIC, Writer, answer, load, note, settle, snapshots
-from tracker_worker.domain.commands import ReportInventory
+from tracker_worker.domain.commands import ReportNode
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.library.fairlock import FairLock
 from tracker_worker.store.base import Commit, Store
@@ -131,7 +131,7 @@ class SQLStoreContract(StoreContract):
         }
 
     def test_a_disabled_node_has_no_totals(self, store: Store, database: sa.Engine) -> None:
-        settle(store).put(ReportInventory(node=N1, inventory=None)).commit()
+        settle(store).put(ReportNode(node=N1, inventory=None)).commit()
         columns = (nodes.c.disabled, nodes.c.vcpus, nodes.c.memory_mb, nodes.c.local_gb, nodes.c.inventory)
         with database.begin() as connection:
             row = connection.execute(sa.select(*columns).where(nodes.c.name == N1)).one()
@@ -146,7 +146,7 @@ class SQLStoreContract(StoreContract):
         assert again[N1].usage == resources(vcpu=2, memory_mb=4096 + 512, disk_gb=50)
         assert again[N2].drift is None
 
-        again.put(ReportInventory(node=N1, inventory=again[N1].inventory)).commit()
+        again.put(ReportNode(node=N1, inventory=again[N1].inventory)).commit()
         assert [row.event_type for row in store.outbox(again[N1].id, after=2, limit=10)] == ["NodeDrift"]
         assert load(store).node(N1).drift is None
 

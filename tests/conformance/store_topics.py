@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from tests.support.builders import NOW, begin, inventory, node_name
 from tests.support.store import ALL, TOPIC, StoreCase, Writer, load, note, register, settle
-from tracker_worker.domain.commands import ReportInventory
+from tracker_worker.domain.commands import ReportNode
 from tracker_worker.store import base
 from tracker_worker.store.base import Commit, DeadLetterRow, Store
 
@@ -45,7 +45,7 @@ class CursorContract(StoreCase):
         store.create_node(1, N1)
         writer = Writer(store)
         if rows:
-            writer.put(ReportInventory(node=N1, inventory=inventory()))
+            writer.put(ReportNode(node=N1, inventory=inventory()))
         for number in range(1, rows):
             writer.put(begin(number, node=N1))
         return writer.commit()

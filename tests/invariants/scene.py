@@ -29,10 +29,11 @@ from tracker_worker.domain.commands import (
     Command,
     ExpireClaims,
     FinishClaim,
-    ReportInventory,
+    ReportNode,
     UpdateUsage,
 )
-from tracker_worker.domain.decide import Decision, decide
+from tracker_worker.domain.decide import decide
+from tracker_worker.domain.decision import Decision
 from tracker_worker.domain.events import Event
 from tracker_worker.domain.fit import read_limits
 from tracker_worker.domain.instance import read_changes, read_instance, read_node
@@ -59,7 +60,7 @@ class Scene:
         self._issued: dict[Place, list[OutboxRow]] = {(HOST, ledger.name): [] for ledger in self._host}
         reported = host_ledger(nodes)
         for ledger in self._host:
-            self.decide(ReportInventory(node=ledger.name, inventory=reported.nodes[ledger.name].inventory))
+            self.decide(ReportNode(node=ledger.name, inventory=reported.nodes[ledger.name].inventory))
 
     def call(self, method: str, *, outcome: str | None = None, **args: Any) -> Request:
         """A call that is decided and answered. With ``outcome`` UNKNOWN it is decided, and the answer is lost."""

@@ -8,23 +8,28 @@ values.
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
-from tracker_worker.domain.commands import BeginClaim, Command, ReportInventory, UpdateUsage
-from tracker_worker.domain.decide import Decision, decide
+from tracker_worker.domain.claims import NewId
+from tracker_worker.domain.commands import BeginClaim, Command, ReportNode, UpdateUsage
+from tracker_worker.domain.decide import decide
+from tracker_worker.domain.decision import Decision
 from tracker_worker.domain.fit import read_limits
 from tracker_worker.domain.instance import Instance, read_changes, read_instance, read_node
 from tracker_worker.domain.inventory import Inventory, read_inventory, reserve
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
 from tracker_worker.domain.resources import Resources
 from tracker_worker.domain.values import SECOND
+from tracker_worker.ids import uuid7
 
 # 2026-01-15T12:00:00Z, in microseconds.
 NOW = 1_768_478_400 * SECOND
 TIMEOUT = 600 * SECOND
 HOST = "host-1"
 NODE = "node-1"
+LEDGER_ID = "019bc0de-0000-7000-8000-000000000001"
 RESERVED_MEMORY_MB = 512
 # The capacity of one node of ``driver_resource_dict``.
 TOTAL = {"VCPU": 32, "MEMORY_MB": 131072, "DISK_GB": 2000}
@@ -131,36 +136,40 @@ def update(number: int = 1, **fields: Any) -> UpdateUsage:
 
 def host_ledger(nodes: int = 1, *, disabled: bool = False, reported: Inventory | None = None) -> HostLedger:
     """A host with nodes ``node-1`` ... that have reported and committed their inventory, unless ``disabled``."""
-    host = HostLedger(id=1, name=HOST)
+    host = HostLedger(id=1, name=HOST, ledger_id=LEDGER_ID)
     for number in range(1, nodes + 1):
         name = node_name(number)
-        host.nodes[name] = NodeLedger(id=number, host=HOST, name=name)
-        if not disabled:
-            play(host, ReportInventory(node=name, inventory=reported or inventory()))
+        host.nodes[name] = NodeLedger(id=number, host=HOST, name=name, stream_id=number, ledger_id=LEDGER_ID)
+        play(host, ReportNode(node=name, inventory=None if disabled else reported or inventory()))
     return host
 
 
 def play(host: HostLedger, command: Command, now: int = NOW) -> Decision:
     """Decide ``command``, apply its events and mark them as committed."""
     decision = put(host, command, now)
-    if decision.node is not None:
-        decision.node.committed()
+    for ledger in host:
+        ledger.committed()
     return decision
 
 
 def put(host: HostLedger, command: Command, now: int = NOW) -> Decision:
     """Decide ``command`` and apply its events without a commit."""
-    decision = decide(host, command, now)
-    for event in decision.events:
-        assert decision.node is not None
-        decision.node.apply(event)
+    decision = decide(host, command, now, new_ids(host))
+    for ledger, event in decision.events:
+        ledger.apply(event)
     return decision
+
+
+def new_ids(host: HostLedger) -> NewId:
+    """Makes ids for one decision; equal ledgers get equal ones."""
+    numbers = itertools.count(1000 * sum(ledger.generation for ledger in host))
+    return lambda at: uuid7(at, next(numbers).to_bytes(8))
 
 
 def snapshot(ledger: NodeLedger) -> dict[str, Any]:
     """The whole state of a ledger. The returned dict shares no mutable object with the ledger."""
     state = {name: getattr(ledger, name) for name in NodeLedger.__slots__}
-    for name in ("allocations", "begun", "touched"):
+    for name in ("allocations", "begun", "claims", "deletions", "noted", "touched"):
         state[name] = copy.copy(state[name])
     state["stats"] = ledger.stats.to_dict()
     state["projects"] = {project: (held.instances, held.resources) for project, held in ledger.projects.items()}
@@ -179,10 +188,15 @@ def rebuilt(ledger: NodeLedger) -> NodeLedger:
         id=ledger.id,
         host=ledger.host,
         name=ledger.name,
+        host_id=ledger.host_id,
+        stream_id=ledger.stream_id,
+        ledger_id=ledger.ledger_id,
         generation=ledger.generation,
         sequence=ledger.sequence,
+        last_at=ledger.last_at,
     )
-    again.inventory = ledger.inventory
+    again.life, again.inventory = ledger.life, ledger.inventory
+    again.deletions.update(ledger.deletions)
     for allocation in ledger.allocations.values():
         again.restore(allocation)
     return again

@@ -12,8 +12,9 @@ from typing import Any
 
 from tests.support.builders import HOST, NODE, NOW, begin, inventory, resources, update, uuid
 from tracker_worker.bus.memory import MemoryBroker, MemoryBus
-from tracker_worker.domain.commands import AbortClaim, Command, ExpireClaims, FinishClaim, ReportInventory
-from tracker_worker.domain.decide import Decision, decide
+from tracker_worker.domain.commands import AbortClaim, Command, ExpireClaims, FinishClaim, ReportNode
+from tracker_worker.domain.decide import decide
+from tracker_worker.domain.decision import Decision
 from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.domain.values import SECOND
 from tracker_worker.domain.views import claim_views, node_view, usage_view
@@ -73,7 +74,7 @@ class Story:
 def answers() -> dict[str, Any]:
     """RPC method -> the reply to a call of it in the story."""
     story = Story()
-    story.tell(ReportInventory(node=NODE, inventory=inventory()))
+    story.tell(ReportNode(node=NODE, inventory=inventory()))
     begun = story.tell(begin(1, limits=LIMITS)).reply
     told = {
         "begin_resource_claim": begun,
@@ -97,7 +98,7 @@ def answers() -> dict[str, Any]:
 def notifications() -> list[dict[str, Any]]:
     """The notifications of the story, in order, at least one of every event type."""
     story = Story()
-    story.tell(ReportInventory(node=NODE, inventory=inventory()))
+    story.tell(ReportNode(node=NODE, inventory=inventory()))
     story.tell(begin(1, limits=LIMITS))
     story.tell(begin(2, limits=TIGHT))
     story.tell(FinishClaim(claim_id=uuid(1)))
@@ -111,7 +112,7 @@ def notifications() -> list[dict[str, Any]]:
     story.tell(ExpireClaims(node=NODE), after_seconds=660)
     # This simulates a manual change of the table.
     story.node.drift = resources(vcpu=5, memory_mb=8704, disk_gb=100)
-    story.tell(ReportInventory(node=NODE, inventory=inventory()))
+    story.tell(ReportNode(node=NODE, inventory=inventory()))
     return story.notifications()
 
 

@@ -280,9 +280,10 @@ class EngineHarness:
         """Mark all notifications so far as published."""
         loaded = self.store.inner.load_host(host)
         assert loaded is not None
-        cursors = self.store.inner.open_cursors(loaded.id, self.topics)
-        names = {ledger.id: ledger.sequence for ledger in loaded}
-        self.store.inner.commit(Commit(cursors={(node_id, topic): names[node_id] for node_id, topic in cursors}))
+        streams = self.store.inner.open_cursors(host, self.topics)
+        self.store.inner.commit(
+            Commit(cursors={(stream.id, topic): stream.sequence for stream in streams for topic in stream.cursors})
+        )
 
     def start(self, *, relaying: bool = True) -> EngineHarness:
         if relaying:

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from tests.support.builders import HOST, NOW, inventory, node_name, put, snapshot
-from tracker_worker.domain.commands import Command, ReportInventory
+from tracker_worker.domain.commands import Command, ReportNode
+from tracker_worker.domain.events import UNPUBLISHED
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.ids import uuid7
 from tracker_worker.notifications.notification import Notification
-from tracker_worker.notifications.render import message_id
 from tracker_worker.store.base import Commit, InboxRow, Store
 
 ALL = 10**9
@@ -56,20 +57,21 @@ class Writer:
 
     def put(self, command: Command, now: int = NOW) -> Writer:
         """Decide and apply ``command`` without a commit."""
+        before = {ledger.id: ledger.sequence for ledger in self.host}
         decision = put(self.host, command, now)
-        for back, event in enumerate(reversed(decision.events)):
-            assert decision.node is not None
-            row = note(decision.node, decision.node.sequence - back, event_type=type(event).__name__)
-            self.notifications.append(row)
+        for ledger, event in decision.events:
+            if not isinstance(event, UNPUBLISHED):
+                before[ledger.id] += 1
+                self.notifications.append(note(ledger, before[ledger.id], event_type=type(event).__name__))
         return self
 
     def made(self, *answered: InboxRow, cursors: dict[int, int] | None = None) -> Commit:
-        """A commit of everything that was put. ``cursors``: node id -> sequence, on TOPIC."""
+        """A commit of everything that was put. ``cursors``: stream id -> sequence, on TOPIC."""
         return Commit(
             ledgers=[ledger for ledger in self.host if ledger.dirty],
             notifications=self.notifications,
             inbox_rows=answered,
-            cursors={(node_id, TOPIC): sequence for node_id, sequence in (cursors or {}).items()},
+            cursors={(stream_id, TOPIC): sequence for stream_id, sequence in (cursors or {}).items()},
         )
 
     def commit(self, *answered: InboxRow, cursors: dict[int, int] | None = None) -> Writer:
@@ -88,10 +90,10 @@ def settle(store: Store, *, host: str = HOST, nodes: int = 2) -> Writer:
     names = [node_name(number) for number in range(1, nodes + 1)]
     for name in names:
         store.create_node(host_id, name)
-    store.open_cursors(host_id, [TOPIC])
+    store.open_cursors(host, [TOPIC])
     writer = Writer(store, host)
     for name in names:
-        writer.put(ReportInventory(node=name, inventory=inventory()))
+        writer.put(ReportNode(node=name, inventory=inventory()))
     return writer.commit()
 
 
@@ -107,7 +109,7 @@ def load(store: Store, host: str = HOST) -> HostLedger:
 
 def note(ledger: NodeLedger, sequence: int, *, at: int = NOW, event_type: str = "claim.begun") -> Notification:
     return Notification(
-        node_id=ledger.id,
+        stream_id=ledger.stream_id,
         host=ledger.host,
         node=ledger.name,
         sequence=sequence,
@@ -115,7 +117,8 @@ def note(ledger: NodeLedger, sequence: int, *, at: int = NOW, event_type: str = 
         priority="INFO",
         payload=f'{{"sequence": {sequence}, "name": "Žofie 🦊"}}'.encode(),
         occurred_at=at,
-        message_id=message_id(ledger.host, ledger.name, sequence),
+        message_id=uuid7(at, (ledger.stream_id << 32 | sequence).to_bytes(8)),
+        asked=b'{"worker":"w"}',
     )
 
 
@@ -133,11 +136,12 @@ def picture(store: Store, *unique_ids: str) -> dict[str, Any]:
     hosts = {name: load(store, name) for name in store.host_names()}
     return {
         "ledgers": {name: snapshots(host) for name, host in hosts.items()},
-        "cursors": {name: store.cursors(host.id) for name, host in hosts.items()},
+        "streams": {name: store.streams(name) for name in hosts},
         "outbox": {
-            ledger.id: store.outbox(ledger.id, after=0, limit=ALL) for host in hosts.values() for ledger in host
+            stream.id: store.outbox(stream.id, after=0, limit=ALL) for name in hosts for stream in store.streams(name)
         },
-        "backlog": {(row.node_id, row.topic): row for row in store.backlog()},
+        "backlog": {(row.stream_id, row.topic): row for row in store.backlog()},
+        "histories": store.histories(),
         "answered": store.answered(unique_ids),
     }
 

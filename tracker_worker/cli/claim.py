@@ -157,12 +157,12 @@ def _end(method: str, settings: Settings, claim_id: str, host: str, wait: int | 
 
 
 def _read_claims(settings: Settings, host: str | None, node: str | None) -> list[dict[str, Any]]:
-    """The views of claims that have not ended, oldest first.
+    """The views of claims that have not ended, by claim_id.
 
     Raises CommandFailed: the host does not exist, or none of the hosts has the node.
     """
     from tracker_worker.cli.ledgers import load_hosts, opened_store
-    from tracker_worker.domain.views import claim_views
+    from tracker_worker.domain.views import each_claim_view
 
     with opened_store(settings.load(messaging=False)) as store:
         ledgers = [ledger for loaded in load_hosts(store, host) for ledger in loaded]
@@ -170,8 +170,7 @@ def _read_claims(settings: Settings, host: str | None, node: str | None) -> list
         ledgers = [ledger for ledger in ledgers if ledger.name == node]
         if not ledgers:
             raise CommandFailed(f"{'the database' if host is None else f'host {host}'} has no node {node}")
-    claims = [view for ledger in ledgers for view in claim_views(ledger)]
-    return sorted(claims, key=lambda view: (view["begun_at"], view["claim_id"]))
+    return list(each_claim_view(ledgers))
 
 
 def _rows(claims: list[dict[str, Any]]) -> Iterator[Sequence[Any]]:

@@ -115,8 +115,8 @@ def replay(settings: Settings, host: str, node: str, first: int, last: int | Non
         )
     with opened_store(conf) as store:
         ledger = load_host(store, host).node(node)
-        cursors = store.cursors(ledger.host_id)
-        published = min((sequence for (node_id, _), sequence in cursors.items() if node_id == ledger.id), default=0)
+        cursors = next(stream.cursors for stream in store.streams(host) if stream.id == ledger.stream_id)
+        published = min(cursors.values(), default=0)
         wanted = Range.of(ledger, first, last, published=published)
         replayed = publish_again(store, broker, wanted)
     if style == JSON:

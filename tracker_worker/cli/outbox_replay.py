@@ -24,7 +24,7 @@ _PAGE_BYTES = 4_000_000
 class Range:
     """Sequences ``first`` to ``last`` of a node, both included."""
 
-    node_id: int
+    stream_id: int
     first: int
     last: int
 
@@ -45,7 +45,7 @@ class Range:
                 f"sequences of {where} from {published + 1} on are not published yet and the worker will publish them: "
                 "replaying a later sequence would put the notifications out of order"
             )
-        return cls(node_id=ledger.id, first=first, last=last or ledger.sequence)
+        return cls(stream_id=ledger.stream_id, first=first, last=last or ledger.sequence)
 
 
 @dataclass(slots=True)
@@ -68,7 +68,7 @@ def publish_again(store: Store, settings: BrokerSettings, wanted: Range) -> Repl
         topology.declare_notifications(connection, settings)
         publisher = ConfirmedPublisher(connection)
         while following <= wanted.last:
-            page = store.outbox(wanted.node_id, after=following - 1, limit=_PAGE, max_bytes=_PAGE_BYTES)
+            page = store.outbox(wanted.stream_id, after=following - 1, limit=_PAGE, max_bytes=_PAGE_BYTES)
             page = [notification for notification in page if notification.sequence <= wanted.last]
             if not page:
                 break

@@ -15,7 +15,7 @@ def topics_to_skip(store: Store, ledger: NodeLedger, sequence: int, topic: str |
     Raises CommandFailed: there is no such topic, or the notification is published already, or another one comes before it.
     """
     where = f"{ledger.host}/{ledger.name}"
-    cursors = {name: at for (node_id, name), at in store.cursors(ledger.host_id).items() if node_id == ledger.id}
+    cursors = next(stream.cursors for stream in store.streams(ledger.host) if stream.id == ledger.stream_id)
     if topic is not None and topic not in cursors:
         known = ", ".join(sorted(cursors)) or "none"
         raise CommandFailed(f"{where} has no topic {topic}: its topics are {known}")
@@ -23,7 +23,7 @@ def topics_to_skip(store: Store, ledger: NodeLedger, sequence: int, topic: str |
     for name in sorted(cursors) if topic is None else [topic]:
         if cursors[name] >= sequence:
             continue
-        first = store.outbox(ledger.id, after=cursors[name], limit=1)
+        first = store.outbox(ledger.stream_id, after=cursors[name], limit=1)
         if not first:
             raise CommandFailed(f"no notification of {where} waits to be published on topic {name}")
         if first[0].sequence != sequence:
@@ -39,4 +39,4 @@ def topics_to_skip(store: Store, ledger: NodeLedger, sequence: int, topic: str |
 
 def skip(store: Store, ledger: NodeLedger, sequence: int, topics: list[str]) -> None:
     """Count the notification as published on these topics. Its row stays in the outbox. Raises StoreUnavailable."""
-    store.commit(Commit(cursors={(ledger.id, topic): sequence for topic in topics}))
+    store.commit(Commit(cursors={(ledger.stream_id, topic): sequence for topic in topics}))

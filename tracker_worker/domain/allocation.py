@@ -11,6 +11,13 @@ from tracker_worker.domain.resources import Resources
 BEGUN = "begun"
 FINISHED = "finished"
 ABORTED = "aborted"
+EXPIRED = "expired"
+
+KEEP = "keep"
+RELEASE = "release"
+
+INSTANCE = "instance"
+"""The role of the allocation that an instance's project is charged for."""
 
 CALLER = "caller"
 CAPACITY = "capacity"
@@ -20,19 +27,30 @@ UNLIMITED = "unlimited"
 class Allocation(msgspec.Struct, frozen=True, kw_only=True):
     """The resources that a node is charged for one instance.
 
-    ``resources`` is the vector exactly as it was charged, whatever ``instance`` says later. ``claim_state`` is begun until
-    the build is finished, or is assumed to be finished because the claim expired and the allocation was kept. Times are in
-    microseconds.
+    ``id`` and ``claim_id`` are unique in a ledger; they are the same unless the caller chose the claim_id. ``resources`` is
+    the vector exactly as it was charged, whatever ``instance`` says later. ``claim_state`` is expired if the claim expired and
+    the allocation was kept. ``on_expiry``: what the caller wants to happen then; None: what the option says. ``built``: since
+    the claim began, the instance was reported in a state that only a built instance has. Times are in microseconds.
     """
 
+    id: str
+    claim_id: str
     instance: Instance
     resources: Resources
     begun_at: int
     expires_at: int
     limit_source: str
     claim_state: str = BEGUN
+    role: str = INSTANCE
+    on_expiry: str | None = None
+    built: bool = False
 
     @property
     def uuid(self) -> str:
-        """The uuid of the instance, which is also the claim_id."""
+        """The uuid of the instance."""
         return self.instance.uuid
+
+    @property
+    def is_assumed_built(self) -> bool:
+        """Whether the claim expired and nobody has ever said that the instance was built."""
+        return self.claim_state == EXPIRED and not self.built

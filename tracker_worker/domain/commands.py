@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands that change a host's ledgers. ``node`` None stands for the host's only node."""
+"""The commands that change a host's ledgers. ``node`` None stands for the host's only node. Durations are in microseconds."""
 
 from __future__ import annotations
 
@@ -14,48 +14,149 @@ from tracker_worker.domain.inventory import Inventory
 
 
 class BeginClaim(msgspec.Struct, frozen=True, kw_only=True):
-    """Charge ``instance`` to the node if it fits within ``limits``. ``timeout`` is in microseconds. With
-    ``capacity_limits`` a resource without a limit is limited by the node's total."""
+    """Charge ``instance`` to the node if it fits within ``limits``.
+
+    With ``capacity_limits`` a resource without a limit is limited by the node's total. ``claim_id`` None: a new one is made.
+    ``on_expiry`` None: as the option says. ``stale_after``: how long a node takes claims whose driver is silent.
+    ``remembers_deletions``: how long the deletion of an instance that is not charged stands against its claim."""
 
     instance: Instance
     limits: Limits
     timeout: int
     node: str | None = None
     capacity_limits: bool = False
+    claim_id: str | None = None
+    on_expiry: str | None = None
+    stale_after: int = 0
+    remembers_deletions: int = 0
+
+
+class BeginClaims(msgspec.Struct, frozen=True, kw_only=True):
+    """Charge all instances or none; each claim sees those before it."""
+
+    claims: tuple[BeginClaim, ...]
 
 
 class FinishClaim(msgspec.Struct, frozen=True, kw_only=True):
-    """End a claim after the build is done; the allocation stays."""
+    """End a claim after the build is done; the allocation stays. ``claim_id`` may be the uuid of an instance with a claim that
+    is begun."""
 
     claim_id: str
 
 
 class AbortClaim(msgspec.Struct, frozen=True, kw_only=True):
-    """End a claim after the build failed, and release its allocation."""
+    """End a claim after the build failed, and release its allocation; also of a claim that expired and whose instance was never
+    reported built. ``claim_id`` may be the uuid of the instance."""
 
     claim_id: str
 
 
+class RenewClaim(msgspec.Struct, frozen=True, kw_only=True):
+    """Let a claim that is begun expire ``timeout`` from now, but never earlier than it would have."""
+
+    claim_id: str
+    timeout: int
+
+
 class ExpireClaims(msgspec.Struct, frozen=True, kw_only=True):
-    """End the claims of a node that are overdue. With ``release`` their allocations are released too."""
+    """End the claims of a node that are overdue. With ``release`` the allocations of those that do not say otherwise are
+    released too."""
 
     node: str
     release: bool = False
 
 
+class ForgetDeletions(msgspec.Struct, frozen=True, kw_only=True):
+    """Forget the deletions of instances that were not charged which were reported before ``reported_before`` (microseconds
+    since the epoch), and the oldest ones over ``most`` of a host."""
+
+    reported_before: int
+    most: int
+
+
 class UpdateUsage(msgspec.Struct, frozen=True, kw_only=True):
-    """Change the facts of a tracked instance. ``changes`` holds the checked fields that the caller sent."""
+    """Change the facts of a tracked instance. ``changes`` holds the checked fields that the caller sent. With
+    ``notes_deletions`` the deletion of an instance that is not charged is remembered."""
 
     uuid: str
     changes: Mapping[str, Any]
     node: str | None = None
+    notes_deletions: bool = False
 
 
-class ReportInventory(msgspec.Struct, frozen=True, kw_only=True):
-    """Replace a node's inventory with the one that its driver reports. None disables the node: the driver reports none."""
+class ReleaseAllocation(msgspec.Struct, frozen=True, kw_only=True):
+    """Release what an instance is charged, because the operator ``released_by`` says so for ``reason``."""
+
+    uuid: str
+    reason: str
+    released_by: str
+
+
+class CompareInstances(msgspec.Struct, frozen=True, kw_only=True):
+    """Compare what a node is charged for with the instances that really run there. Nothing is repaired."""
+
+    node: str | None
+    uuids: frozenset[str]
+
+
+class ReportNode(msgspec.Struct, frozen=True, kw_only=True):
+    """What a look at a node brought: its ``inventory``; None if the driver answered nothing, or failed with the text
+    ``failure``. With ``keeps_inventory`` a node that has an inventory keeps it then."""
 
     node: str
     inventory: Inventory | None
+    failure: str | None = None
+    keeps_inventory: bool = True
 
 
-Command = BeginClaim | FinishClaim | AbortClaim | ExpireClaims | UpdateUsage | ReportInventory
+class ReportList(msgspec.Struct, frozen=True, kw_only=True):
+    """The nodes that a host's driver lists. The host's other nodes are missing."""
+
+    nodes: frozenset[str]
+
+
+class NoteElsewhere(msgspec.Struct, frozen=True, kw_only=True):
+    """Which other host has a charged node of this node's name that its driver does not list; None: none."""
+
+    node: str
+    host: str | None
+
+
+class DrainNode(msgspec.Struct, frozen=True, kw_only=True):
+    """Let a node take no further claims, for ``reason``."""
+
+    node: str
+    reason: str
+
+
+class UndrainNode(msgspec.Struct, frozen=True, kw_only=True):
+    """Take back that a node is drained or retired."""
+
+    node: str
+
+
+class RetireNode(msgspec.Struct, frozen=True, kw_only=True):
+    """Take a node out of service for good. It must be empty."""
+
+    node: str
+    reason: str
+
+
+Command = (
+    BeginClaim
+    | BeginClaims
+    | FinishClaim
+    | AbortClaim
+    | RenewClaim
+    | ExpireClaims
+    | ForgetDeletions
+    | UpdateUsage
+    | ReleaseAllocation
+    | CompareInstances
+    | ReportNode
+    | ReportList
+    | NoteElsewhere
+    | DrainNode
+    | UndrainNode
+    | RetireNode
+)

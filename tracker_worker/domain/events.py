@@ -1,7 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The events of a node's ledger. Each event becomes one notification; ``at`` is the time of the event in microseconds."""
+"""The events of a node's ledger; ``at`` is the time of the event in microseconds.
+
+Each event becomes one notification, except those of UNPUBLISHED: facts that later decisions rest on and nobody else hears of.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import msgspec
 
@@ -9,7 +14,25 @@ from tracker_worker.domain.allocation import Allocation
 from tracker_worker.domain.fit import Shortfall
 from tracker_worker.domain.instance import Instance
 from tracker_worker.domain.inventory import Inventory
+from tracker_worker.domain.life import Life
 from tracker_worker.domain.resources import Resources
+
+
+class OverCapacity(msgspec.Struct, frozen=True, kw_only=True):
+    """A resource class of which a node uses more than it has."""
+
+    resource: str
+    used: int
+    capacity: int
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """The instances that a node is charged for beside those that run there; uuids, sorted. ``building``: those that do not run
+    and whose claim is begun and was never reported built."""
+
+    charged_not_running: tuple[str, ...]
+    running_not_charged: tuple[str, ...]
+    building: tuple[str, ...]
 
 
 class ClaimBegun(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,7 +49,21 @@ class ClaimRejected(msgspec.Struct, frozen=True, kw_only=True):
     limit_source: str
 
 
+class ClaimUntracked(msgspec.Struct, frozen=True, kw_only=True):
+    """A claim on a node without inventory was granted. Nothing was charged."""
+
+    at: int
+    instance: Instance
+
+
 class ClaimFinished(msgspec.Struct, frozen=True, kw_only=True):
+    at: int
+    allocation: Allocation
+
+
+class ClaimRenewed(msgspec.Struct, frozen=True, kw_only=True):
+    """A claim expires later than before."""
+
     at: int
     allocation: Allocation
 
@@ -39,7 +76,7 @@ class ClaimAborted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClaimExpired(msgspec.Struct, frozen=True, kw_only=True):
-    """A claim expired. ``allocation`` was ``released``, or it stays and the instance is assumed to be built."""
+    """A claim expired. ``allocation``, with the claim's new state, was ``released``, or it stays."""
 
     at: int
     allocation: Allocation
@@ -47,30 +84,38 @@ class ClaimExpired(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UsageUpdated(msgspec.Struct, frozen=True, kw_only=True):
-    """A tracked instance changed its states, its size or a fact that billing reads."""
+    """A tracked instance changed its states, its size, its owner or a fact that billing reads. ``over_capacity``: the classes
+    that grew and of which more is used now than the node has."""
 
     at: int
     before: Allocation
     allocation: Allocation
+    over_capacity: tuple[OverCapacity, ...] = ()
 
 
 class UsageReleased(msgspec.Struct, frozen=True, kw_only=True):
     """An instance released its resources. ``before`` is the allocation that was charged, and exactly its resources are
-    released; ``allocation`` has the instance's last states."""
+    released; ``allocation`` has the instance's last states. ``released_by``: the operator who released it for ``reason``;
+    both are '' if the instance's own change did."""
 
     at: int
     before: Allocation
     allocation: Allocation
+    released_by: str = ""
+    reason: str = ""
 
 
 class NodeUpdated(msgspec.Struct, frozen=True, kw_only=True):
-    """The inventory of a node changed. None means that the node is disabled now."""
+    """The inventory or the state of a node changed, its stream of events moved to or from another name, or its ledger went on
+    in a new history. ``more``: the keys that tell the latter two."""
 
     at: int
     inventory: Inventory | None
+    life: Life
+    more: Mapping[str, str | int] = msgspec.field(default_factory=dict)
 
 
-class NodeDrift(msgspec.Struct, frozen=True, kw_only=True):
+class UsageDrift(msgspec.Struct, frozen=True, kw_only=True):
     """The stored usage of a node differs from the sum over its allocations. The ledger uses the sum."""
 
     at: int
@@ -78,14 +123,58 @@ class NodeDrift(msgspec.Struct, frozen=True, kw_only=True):
     usage: Resources
 
 
+class InstancesDrift(msgspec.Struct, frozen=True, kw_only=True):
+    """What runs on a node differs from what it is charged for. Nothing is repaired."""
+
+    at: int
+    comparison: Comparison
+
+
+class BuiltNoted(msgspec.Struct, frozen=True, kw_only=True):
+    """An instance was reported in a state that only a built instance has, and is in it already."""
+
+    at: int
+    allocation: Allocation
+
+
+class DeletionNoted(msgspec.Struct, frozen=True, kw_only=True):
+    """The deletion of an instance that was not charged was reported."""
+
+    at: int
+    uuid: str
+
+
+class DeletionsForgotten(msgspec.Struct, frozen=True, kw_only=True):
+    """Deletions were remembered for long enough, or are too many."""
+
+    at: int
+    uuids: tuple[str, ...]
+
+
+class LifeNoted(msgspec.Struct, frozen=True, kw_only=True):
+    """Something is known of a node that does not change its state."""
+
+    at: int
+    life: Life
+
+
+UNPUBLISHED = (BuiltNoted, DeletionNoted, DeletionsForgotten, LifeNoted)
+
 Event = (
     ClaimBegun
     | ClaimRejected
+    | ClaimUntracked
     | ClaimFinished
+    | ClaimRenewed
     | ClaimAborted
     | ClaimExpired
     | UsageUpdated
     | UsageReleased
     | NodeUpdated
-    | NodeDrift
+    | UsageDrift
+    | InstancesDrift
+    | BuiltNoted
+    | DeletionNoted
+    | DeletionsForgotten
+    | LifeNoted
 )

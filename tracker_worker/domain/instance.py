@@ -10,11 +10,12 @@ import msgspec
 from msgspec.structs import replace
 
 from tracker_worker.domain.resources import CLASSES, SIZES, Resources, shared
-from tracker_worker.domain.states import RELEASING, VM_STATES
+from tracker_worker.domain.states import DELETED, VM_STATES
 from tracker_worker.domain.values import (
     MAX_FIELD_BYTES,
     read_amount,
     read_date,
+    read_id,
     read_mapping,
     read_name,
     read_optional_text,
@@ -22,15 +23,21 @@ from tracker_worker.domain.values import (
 )
 from tracker_worker.errors import InvalidInput
 
+OWNER = ("project_id", "user_id")
+"""The fields that say who is charged."""
+# What looks like a resource and is none here: a caller who asks for it would get less than it believes.
+_UNSUPPORTED = ("pci_requests", "numa_topology")
+
 
 class Instance(msgspec.Struct, frozen=True, kw_only=True):
-    """A snapshot of an instance. Memory is in MB, disk in GB; a date is ISO 8601 text, or '' if it is not known."""
+    """A snapshot of an instance. Memory and swap are in MB, disk in GB; a date is ISO 8601 text, or '' if it is not known."""
 
     uuid: str
     memory_mb: int
     root_gb: int
     ephemeral_gb: int
     vcpus: int
+    swap: int = 0
     vm_state: str | None = None
     task_state: str | None = None
     os_type: str | None = None
@@ -53,10 +60,14 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
         return shared(tuple(sum(getattr(self, size) for size in klass.sizes) for klass in CLASSES))
 
     @property
-    def releases(self) -> bool:
-        """Whether the instance's states mean that it holds nothing any more (the table is ``states.RELEASING``)."""
-        keeps = None if self.vm_state is None else RELEASING.get(self.vm_state)
-        return keeps is not None and self.task_state not in keeps
+    def swap_gb(self) -> int:
+        """The swap in GB, rounded up. It is on the disk."""
+        return -(-self.swap // 1024)
+
+    @property
+    def is_deleted(self) -> bool:
+        """Whether the instance is gone."""
+        return self.vm_state == DELETED
 
     def changed(self, changes: Mapping[str, Any]) -> Instance:
         """This instance with ``changes`` (a result of ``read_changes``); the same object if the changes change nothing."""
@@ -74,8 +85,9 @@ def _read_vm_state(path: str, value: Any) -> str | None:
 
 # Every field that is read, with its reader. The reader gets the path 'instance.<field>'.
 _READERS: dict[str, Callable[[str, Any], Any]] = {
-    "uuid": read_name,
+    "uuid": read_id,
     **dict.fromkeys(SIZES, read_amount),
+    "swap": lambda path, value: 0 if value is None else read_amount(path, value),
     "vm_state": _read_vm_state,
     "task_state": read_optional_text,
     "os_type": read_optional_text,
@@ -99,13 +111,16 @@ _MAPPINGS = tuple((name, f"instance.{name}") for name, reader in _READERS.items(
 def read_changes(fields: Any, max_field_bytes: int = MAX_FIELD_BYTES) -> dict[str, Any]:
     """The known fields among ``fields``, checked and copied. The result always holds ``uuid``.
 
-    Raises InvalidInput: ``fields`` is not a mapping, has no uuid, or has a field with a wrong type or value, or with more than
-    ``max_field_bytes`` as UTF-8 JSON. (A text is never that long, because it has at most 255 characters.)
-    """
+    Raises InvalidInput: ``fields`` is not a mapping, has no uuid, asks for a resource that is not tracked, or has a field
+    with a wrong type or value, or with more than ``max_field_bytes`` as UTF-8 JSON. (A text is never that long, because it
+    has at most 255 characters.)"""
     if not isinstance(fields, Mapping):
         raise InvalidInput(field="instance", reason="must be an object")
     if "uuid" not in fields:
         raise InvalidInput(field="instance.uuid", reason="is missing")
+    for name in _UNSUPPORTED:
+        if fields.get(name):
+            raise InvalidInput(field=f"instance.{name}", reason="is not tracked: nothing would be claimed for it")
     changes = {name: reader(path, fields[name]) for name, path, reader in _READ if name in fields}
     for name, path in _MAPPINGS:
         if name in fields:

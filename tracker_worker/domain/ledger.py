@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ledger of a node, and the ledgers of a host. Every change to a ledger is an event that ``NodeLedger.apply`` applies.
+"""The ledger of a node, and the ledgers of a host. Every change to a ledger that others hear of is an event, which
+``NodeLedger.apply`` applies.
 
 Usage is defined as the reserve plus the sum over the allocations. The running totals here are a cache of that sum: a
 release subtracts exactly the vector that was charged.
@@ -9,12 +10,12 @@ Not thread-safe: the engine loop, or the thread that holds a tracker's lock, own
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tracker_worker.domain import events
 from tracker_worker.domain.allocation import BEGUN, Allocation
-from tracker_worker.domain.inventory import Inventory
+from tracker_worker.domain.life import UNSUPPORTED, Life
 from tracker_worker.domain.resources import ZERO, Resources
 from tracker_worker.domain.stats import Stats
 from tracker_worker.errors import InvalidInput, NodeNotFound
@@ -32,51 +33,82 @@ class NodeLedger:
     """The ledger of one node.
 
     ``stored_generation`` is the generation at which this ledger was read or last committed. The first event after that
-    makes ``generation`` the next number, and all events of one commit share it. ``touched`` names the instances whose
-    allocation the next commit writes or deletes.
+    makes ``generation`` the next number, and all events of one commit share it.
+
+    ``ledger_id`` names the history that the ledger was read from. ``stream_id`` is the stream of the node's events, whose last
+    one has the number ``sequence`` and the time ``last_at`` (microseconds).
+
+    ``allocations`` by the uuid of the instance; ``claims``: claim_id -> uuid of the instance, of every allocation; ``begun``:
+    the uuids of those whose claim is begun. ``deletions``: uuid -> when the deletion of an instance that was not charged was
+    reported. What the next commit writes beside the node: ``touched``, allocation id -> the allocation, or None where it ended;
+    and ``noted``, the uuids whose entry in ``deletions`` is new or gone.
     """
 
     __slots__ = (
         "allocations",
         "begun",
         "charged",
+        "claims",
+        "deletions",
         "drift",
         "generation",
         "host",
         "host_id",
         "id",
         "inventory",
+        "last_at",
+        "ledger_id",
+        "life",
         "name",
+        "noted",
         "projects",
         "sequence",
         "stats",
         "stored_generation",
+        "stream_id",
         "touched",
     )
 
     def __init__(
-        self, *, id: int, host: str, name: str, host_id: int = 0, generation: int = 0, sequence: int = 0
+        self,
+        *,
+        id: int,
+        host: str,
+        name: str,
+        host_id: int = 0,
+        stream_id: int = 0,
+        ledger_id: str = "",
+        generation: int = 0,
+        sequence: int = 0,
+        last_at: int = 0,
     ) -> None:
         self.id = id
+        self.stream_id = stream_id
+        self.ledger_id = ledger_id
         self.host_id = host_id
         self.host = host
         self.name = name
         self.inventory: Inventory | None = None
+        self.life = Life()
         self.allocations: dict[str, Allocation] = {}
+        self.claims: dict[str, str] = {}
         self.begun: set[str] = set()
+        self.deletions: dict[str, int] = {}
         self.charged = ZERO
         self.projects: dict[str | None, ProjectUsage] = {}
         self.stats = Stats()
         self.generation = generation
         self.stored_generation = generation
         self.sequence = sequence
-        self.touched: set[str] = set()
+        self.last_at = last_at
+        self.touched: dict[str, Allocation | None] = {}
+        self.noted: set[str] = set()
         self.drift: Resources | None = None
 
     @property
     def disabled(self) -> bool:
-        """Whether the node has no inventory, because its driver reports none. Claims on the node are then not tracked."""
-        return self.inventory is None
+        """Whether claims on the node are not tracked, because its driver reports no inventory and never did."""
+        return self.life.state == UNSUPPORTED
 
     @property
     def usage(self) -> Resources:
@@ -93,21 +125,28 @@ class NodeLedger:
         """Whether the ledger has changes to commit."""
         return self.generation != self.stored_generation
 
+    def time(self, now: int) -> int:
+        """The time of an event that is decided at ``now``: never before the node's last event."""
+        return max(now, self.last_at)
+
     def restore(self, allocation: Allocation) -> None:
-        """Put back an allocation that was read from a store. If its instance holds nothing any more, drop the allocation; the
-        next commit deletes its row."""
-        if allocation.instance.releases:
-            self.touched.add(allocation.uuid)
-        else:
-            self._charge(allocation)
-            self.touched.discard(allocation.uuid)
+        """Put back an allocation that was read from a store."""
+        self._charge(allocation)
+        del self.touched[allocation.id]
 
     def apply(self, event: events.Event) -> None:
-        """Apply ``event``, which was decided on exactly this ledger. The event takes the next sequence number."""
+        """Apply ``event``, which was decided on exactly this ledger. An event that is published takes the next sequence
+        number."""
         match event:
             case events.ClaimBegun(allocation=new):
                 self._charge(new)
-            case events.ClaimFinished(allocation=new) | events.UsageUpdated(allocation=new):
+                self._forget_deletion(new.uuid)
+            case (
+                events.ClaimFinished(allocation=new)
+                | events.ClaimRenewed(allocation=new)
+                | events.UsageUpdated(allocation=new)
+                | events.BuiltNoted(allocation=new)
+            ):
                 self._release(new.uuid)
                 self._charge(new)
             case events.ClaimAborted(allocation=old) | events.UsageReleased(before=old):
@@ -116,23 +155,35 @@ class NodeLedger:
                 self._release(old.uuid)
                 if not released:
                     self._charge(old)
-            case events.NodeUpdated(inventory=inventory):
-                self.inventory = inventory
-            case events.NodeDrift():
+            case events.NodeUpdated(inventory=inventory, life=life):
+                self.inventory, self.life = inventory, life
+            case events.LifeNoted(life=life):
+                self.life = life
+            case events.DeletionNoted(uuid=uuid, at=at):
+                self.deletions[uuid] = at
+                self.noted.add(uuid)
+            case events.DeletionsForgotten(uuids=uuids):
+                for uuid in uuids:
+                    self._forget_deletion(uuid)
+            case events.UsageDrift():
                 self.drift = None
-            case events.ClaimRejected():
+            case events.ClaimRejected() | events.ClaimUntracked() | events.InstancesDrift():
                 pass
-        self.sequence += 1
+        if not isinstance(event, events.UNPUBLISHED):
+            self.sequence += 1
+            self.last_at = event.at
         self.generation = self.next_generation
 
     def committed(self) -> None:
         """Note that the store has committed all changes up to now."""
         self.stored_generation = self.generation
         self.touched.clear()
+        self.noted.clear()
 
     def _charge(self, new: Allocation) -> None:
         uuid = new.instance.uuid
         self.allocations[uuid] = new
+        self.claims[new.claim_id] = uuid
         if new.claim_state == BEGUN:
             self.begun.add(uuid)
         self.charged += new.resources
@@ -140,10 +191,11 @@ class NodeLedger:
         project.instances += 1
         project.resources += new.resources
         self.stats.add(new.instance)
-        self.touched.add(uuid)
+        self.touched[new.id] = new
 
     def _release(self, uuid: str) -> None:
         old = self.allocations.pop(uuid)
+        del self.claims[old.claim_id]
         self.begun.discard(uuid)
         self.charged -= old.resources
         project = self.projects[old.instance.project_id]
@@ -152,42 +204,56 @@ class NodeLedger:
         if not project.instances:
             del self.projects[old.instance.project_id]
         self.stats.remove(old.instance)
-        self.touched.add(uuid)
+        self.touched[old.id] = None
+
+    def _forget_deletion(self, uuid: str) -> None:
+        if self.deletions.pop(uuid, None) is not None:
+            self.noted.add(uuid)
 
 
 class HostLedger:
-    """The ledgers of one host's nodes, by node name."""
+    """The ledgers of one host's nodes, by node name. ``ledger_id`` names the history that they were read from."""
 
-    __slots__ = ("id", "name", "nodes")
+    __slots__ = ("id", "ledger_id", "name", "nodes")
 
-    def __init__(self, *, id: int, name: str) -> None:
+    def __init__(self, *, id: int, name: str, ledger_id: str = "") -> None:
         self.id = id
         self.name = name
+        self.ledger_id = ledger_id
         self.nodes: dict[str, NodeLedger] = {}
 
     def __iter__(self) -> Iterator[NodeLedger]:
         return iter(self.nodes.values())
 
     def node(self, name: str) -> NodeLedger:
-        """The node of that name. Raises NodeNotFound: the host has no such node."""
-        try:
-            return self.nodes[name]
-        except KeyError:
-            raise NodeNotFound(host=self.name, node=name) from None
+        """The node of that name. Raises NodeNotFound: the host has no such node, or it is retired."""
+        ledger = self.nodes.get(name)
+        if ledger is None or ledger.life.retired is not None:
+            raise NodeNotFound(host=self.name, node=name)
+        return ledger
 
     def node_or_only(self, name: str | None, field: str) -> NodeLedger:
-        """The node of that name, or the host's only node when ``name`` is None.
+        """The node of that name, or the host's only node when ``name`` is None; a node that the driver does not list and that
+        is empty does not count.
 
         Raises NodeNotFound: the host has no such node, or no node at all. Raises InvalidInput (for ``field``): ``name`` is
         None and the host has several nodes.
         """
+        return self.node(name) if name is not None else self._only([node for node in self if _is_there(node)], field)
+
+    def node_to_claim(self, name: str | None, field: str) -> NodeLedger:
+        """The same for a claim: without a name, only nodes count that may take claims, if there are any."""
         if name is not None:
             return self.node(name)
-        if len(self.nodes) == 1:
-            return next(iter(self.nodes.values()))
-        if not self.nodes:
+        there = [node for node in self if _is_there(node)]
+        return self._only([node for node in there if node.life.is_named_by_default] or there, field)
+
+    def _only(self, nodes: Sequence[NodeLedger], field: str) -> NodeLedger:
+        if not nodes:
             raise NodeNotFound(host=self.name, node=None)
-        raise InvalidInput(field=field, reason=f"must name a node: host {self.name} has {len(self.nodes)}")
+        if len(nodes) > 1:
+            raise InvalidInput(field=field, reason=f"must name a node: host {self.name} has {len(nodes)}")
+        return nodes[0]
 
     def holding(self, uuid: str) -> NodeLedger | None:
         """The node that is charged for this instance, or None."""
@@ -195,3 +261,24 @@ class HostLedger:
             if uuid in ledger.allocations:
                 return ledger
         return None
+
+    def claimed(self, claim_id: str) -> tuple[NodeLedger, Allocation] | None:
+        """The allocation whose claim has this id, and its node, or None."""
+        for ledger in self.nodes.values():
+            uuid = ledger.claims.get(claim_id)
+            if uuid is not None:
+                return ledger, ledger.allocations[uuid]
+        return None
+
+    def deleted_at(self, uuid: str) -> int | None:
+        """When the deletion of this instance, which was not charged, was reported, or None. Microseconds."""
+        for ledger in self.nodes.values():
+            at = ledger.deletions.get(uuid)
+            if at is not None:
+                return at
+        return None
+
+
+def _is_there(node: NodeLedger) -> bool:
+    life = node.life
+    return life.retired is None and (life.listed or bool(node.allocations))

@@ -18,7 +18,7 @@ MAX_USAGE = 2**62
 class ResourceClass(msgspec.Struct, frozen=True, kw_only=True):
     """One kind of resource, and its names in requests and answers.
 
-    ``sizes`` are the instance fields whose sum is requested; ``limit`` is the key in a caller's limits; ``total``,
+    ``sizes`` are the attributes of an instance whose sum is requested; ``limit`` is the key in a caller's limits; ``total``,
     ``used`` and ``free`` are the keys of a node view (``free`` is empty if the view has no such key).
     """
 
@@ -44,7 +44,7 @@ MEMORY_MB = ResourceClass(
 DISK_GB = ResourceClass(
     name="DISK_GB",
     unit="GB",
-    sizes=("root_gb", "ephemeral_gb"),
+    sizes=("root_gb", "ephemeral_gb", "swap_gb"),
     limit="disk_gb",
     total="local_gb",
     used="local_gb_used",
@@ -52,7 +52,8 @@ DISK_GB = ResourceClass(
 )
 
 CLASSES: tuple[ResourceClass, ...] = (VCPU, MEMORY_MB, DISK_GB)
-SIZES: tuple[str, ...] = tuple(size for cls in CLASSES for size in cls.sizes)
+SIZES = ("vcpus", "memory_mb", "root_gb", "ephemeral_gb")
+"""The fields of an instance that give its sizes, all of which a claim must have."""
 _INDEX = {cls.name: index for index, cls in enumerate(CLASSES)}
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Instance states as data: which states exist, which states release the allocation, which states mean heavy I/O.
+"""Instance states as data: which states exist, which states only a built instance has, which states mean heavy I/O.
 
 The names are those of the compute service of 2012 (``compute.vm_states``, ``compute.task_states``), and the newer names
 ``shelved`` and ``shelved_offloaded``.
@@ -59,11 +59,11 @@ TASK_STATES = frozenset(
     }
 )
 
-# Each vm state that releases the allocation -> the task states in which the instance nevertheless keeps it.
-RELEASING: dict[str, frozenset[str]] = {
-    "deleted": frozenset(),
-    "shelved_offloaded": frozenset({"spawning"}),
-}
+DELETED = "deleted"
+SHELVED_OFFLOADED = "shelved_offloaded"
+
+UNBUILT = frozenset({None, "building", "error", "shelved", SHELVED_OFFLOADED})
+"""An instance that is reported in another vm state than these has been built."""
 
 IO_VM_STATES = frozenset({"building"})
 IO_TASK_STATES = frozenset({"resize_migrating", "rebuilding", "resize_prep", "image_snapshot", "image_backup"})

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -14,6 +14,7 @@ import msgspec
 
 from tracker_worker.domain.resources import MAX_AMOUNT
 from tracker_worker.errors import InvalidInput
+from tracker_worker.ids import canonical
 
 SECOND = 1_000_000
 """One second in microseconds, the unit of all times in the ledger."""
@@ -41,10 +42,14 @@ def read_amount(field: str, value: Any) -> int:
 
 
 def read_limit(field: str, value: Any) -> int | None:
-    """A ceiling: a number from 0 to 2**53, rounded down. None means no ceiling."""
+    """A ceiling: a number from 0 to 2**53, rounded down. None means no ceiling.
+
+    A float counts with the 15 digits that every float keeps (IEEE 754 double precision), so that 100 * 1.15 is 115.
+    """
     if value is None:
         return None
-    return math.floor(_read_number(field, value, MAX_AMOUNT))
+    number = _read_number(field, value, MAX_AMOUNT)
+    return math.floor(float(f"{number:.15g}") if isinstance(number, float) else number)
 
 
 def read_timeout(field: str, value: Any) -> int | None:
@@ -88,6 +93,22 @@ def read_name(field: str, value: Any) -> str:
     if not text:
         raise InvalidInput(field=field, reason="must not be empty")
     return text
+
+
+def read_id(field: str, value: Any) -> str:
+    """The id of an instance or a claim: a text as ``read_name`` returns it, in the canonical spelling if it is a UUID.
+    White space at its ends is refused."""
+    text = read_name(field, value)
+    if text != text.strip():
+        raise InvalidInput(field=field, reason="must not begin or end with white space")
+    return canonical(text)
+
+
+def read_choice(field: str, value: Any, choices: Sequence[str]) -> str | None:
+    """One of ``choices``, or None."""
+    if value is not None and (not isinstance(value, str) or value not in choices):
+        raise InvalidInput(field=field, reason=f"must be one of {', '.join(choices)}, or null")
+    return None if value is None else str.__str__(value)
 
 
 def read_date(field: str, value: Any) -> str:

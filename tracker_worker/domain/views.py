@@ -7,6 +7,7 @@ import copy
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
 from tracker_worker.domain.allocation import Allocation
@@ -33,41 +34,60 @@ def iso(at: int) -> str:
     return (_EPOCH + timedelta(microseconds=at)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def claim_view(
-    ledger: NodeLedger, allocation: Allocation, *, generation: int, state: str | None = None
-) -> dict[str, Any]:
-    """A claim as the RPC API returns it. ``state`` None stands for the state of the allocation's claim."""
-    uuid = allocation.instance.uuid
+def claim_view(ledger: NodeLedger, allocation: Allocation, *, generation: int) -> dict[str, Any]:
+    """A claim as the RPC API returns it."""
     return {
-        "claim_id": uuid,
-        "instance_uuid": uuid,
+        "claim_id": allocation.claim_id,
+        "instance_uuid": allocation.uuid,
         "host": ledger.host,
         "node": ledger.name,
         "resources": allocation.resources.to_dict(),
-        "state": state or allocation.claim_state,
+        "state": allocation.claim_state,
         "begun_at": iso(allocation.begun_at),
         "expires_at": iso(allocation.expires_at),
         "generation": generation,
         "limit_source": allocation.limit_source,
+        "on_expiry": allocation.on_expiry,
     }
 
 
-def claim_views(ledger: NodeLedger) -> list[dict[str, Any]]:
-    """The claims that have begun and not ended, oldest first."""
-    return list(each_claim_view(ledger))
+def each_claim_view(
+    ledgers: Iterable[NodeLedger], *, limit: int | None = None, after: str | None = None
+) -> Iterator[dict[str, Any]]:
+    """The claims that are begun, by claim_id, each made when it is asked for: those after ``after``, at most ``limit``."""
+    begun = [
+        (held.claim_id, ledger, held)
+        for ledger in ledgers
+        for uuid in ledger.begun
+        if (held := ledger.allocations[uuid]).claim_id > (after or "")
+    ]
+    for _, ledger, held in sorted(begun, key=itemgetter(0))[:limit]:
+        yield claim_view(ledger, held, generation=ledger.generation)
 
 
-def each_claim_view(ledger: NodeLedger) -> Iterator[dict[str, Any]]:
-    """The same, each made when it is asked for."""
-    begun = sorted((ledger.allocations[uuid] for uuid in ledger.begun), key=lambda a: (a.begun_at, a.uuid))
-    for allocation in begun:
-        yield claim_view(ledger, allocation, generation=ledger.generation)
+def allocation_view(ledger: NodeLedger, held: Allocation) -> dict[str, Any]:
+    """What a node is charged for an instance."""
+    instance = held.instance
+    return {
+        "instance_uuid": held.uuid,
+        "host": ledger.host,
+        "node": ledger.name,
+        "project_id": instance.project_id,
+        "user_id": instance.user_id,
+        "resources": held.resources.to_dict(),
+        "role": held.role,
+        "vm_state": instance.vm_state,
+        "task_state": instance.task_state,
+        "claim_id": held.claim_id,
+        "claim_state": held.claim_state,
+        "begun_at": iso(held.begun_at),
+    }
 
 
 def node_view(ledger: NodeLedger) -> dict[str, Any]:
     """A node: the keys of its driver, its used and free amounts, and its statistics.
 
-    Memory is in MB, disk in GB. A free amount may be negative. Totals and free amounts are None while the node is disabled.
+    Memory is in MB, disk in GB. A free amount may be negative. Totals and free amounts are None where no inventory is known.
     """
     inventory, usage, stats = ledger.inventory, ledger.usage, ledger.stats
     view: dict[str, Any] = {
@@ -76,7 +96,11 @@ def node_view(ledger: NodeLedger) -> dict[str, Any]:
         "node": ledger.name,
         "generation": ledger.generation,
         "sequence": ledger.sequence,
+        "ledger_id": ledger.ledger_id,
         "disabled": ledger.disabled,
+        "state": ledger.life.state,
+        "state_reason": ledger.life.reason,
+        "state_since": iso(ledger.life.since) if ledger.life.since else "",
         "running_vms": stats.num_instances,
         "current_workload": stats.current_workload,
         "stats": stats.to_dict(),

@@ -7,8 +7,9 @@ import logging
 from collections.abc import Callable
 
 from tracker_worker.domain.commands import Command
-from tracker_worker.domain.decide import Decision
+from tracker_worker.domain.decision import Decision
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.ids import NewIds
 from tracker_worker.store.base import Conflict, Store
 from tracker_worker.store.ledgers import Ledgers
 from tracker_worker.unit_of_work import UnitOfWork
@@ -17,6 +18,7 @@ LOG = logging.getLogger(__name__)
 
 # Attempts on the ledgers in memory; after so many lost races the host is decided under lock, which cannot lose one.
 _ATTEMPTS = 2
+_ASKED = b'{"worker":"library"}'
 
 
 class Decisions:
@@ -30,6 +32,7 @@ class Decisions:
         self._now = now
         self._notify = notify
         self._ledgers = Ledgers(store)
+        self._new_id = NewIds()
 
     def host(self) -> HostLedger | None:
         """The host's ledgers as last read and as events have left them since; None: the host has no service record."""
@@ -84,4 +87,4 @@ class Decisions:
             raise
 
     def _unit(self) -> UnitOfWork:
-        return UnitOfWork(self._store, self._ledgers, notify=self._notify)
+        return UnitOfWork(self._store, self._ledgers, notify=self._notify, new_id=self._new_id, asked=_ASKED)

@@ -272,7 +272,7 @@ class ResourceTracker:
                     self._decisions.create_node(node)
                 for decision in self._decisions.commit(
                     commands.ExpireClaims(node=node, release=policy.release_expired),
-                    commands.ReportInventory(node=node, inventory=inventory),
+                    commands.ReportNode(node=node, inventory=inventory, keeps_inventory=False),
                 ):
                     if decision.error is not None:
                         raise decision.error

@@ -16,11 +16,13 @@ PRIORITIES = (INFO, WARN)
 class Notification(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One row of the outbox.
 
-    ``payload`` is JSON and valid against its schema; ``occurred_at`` is in microseconds. ``message_id`` is the same each time
-    that the notification is published, and different from that of every other notification.
+    It has the number ``sequence`` in the stream of its host and node. ``payload`` is JSON and valid against its schema;
+    ``occurred_at`` is in microseconds. ``message_id`` is the same each time that the notification is published, and different
+    from that of every other notification. ``asked`` is a JSON object with the request that caused it: ``method``,
+    ``request_id``, ``project_id``, ``user_id``, ``roles``, each where it is known, and the ``worker`` that decided it.
     """
 
-    node_id: int
+    stream_id: int
     host: str
     node: str
     sequence: int
@@ -29,6 +31,7 @@ class Notification(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     payload: bytes
     occurred_at: int
     message_id: str
+    asked: bytes = b"{}"
 
     def encode(self) -> bytes:
         """The message to publish, with a fresh ``_unique_id`` each time."""

@@ -7,9 +7,8 @@ published schema before the payload is stored, because a value of a wrong type c
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Mapping
 from typing import Any
-from uuid import UUID
 
 import msgspec
 
@@ -17,80 +16,102 @@ from tracker_worker.domain import events
 from tracker_worker.domain.allocation import Allocation
 from tracker_worker.domain.instance import Instance
 from tracker_worker.domain.ledger import NodeLedger
-from tracker_worker.domain.resources import Resources
+from tracker_worker.domain.resources import ZERO, Resources
 from tracker_worker.domain.stats import TOTALS, VM_STATE
 from tracker_worker.domain.views import iso, node_view
 from tracker_worker.notifications.notification import INFO, WARN, Notification
 from tracker_worker.notifications.schema import InvalidPayload, ValidationError, validator
 
 _TEXTS = ("display_name", "instance_type", "instance_flavor_id", "availability_zone")
-_SAME = ("memory_mb", "root_gb", "ephemeral_gb", "vcpus", "created_at", "launched_at", "deleted_at", "terminated_at")
-
-_NAMESPACE = UUID("5c0d1b0e-6f0c-5b52-9f9b-3d6f0f3c7f11").bytes
+_SAME = (
+    "memory_mb",
+    "root_gb",
+    "ephemeral_gb",
+    "swap",
+    "vcpus",
+    "created_at",
+    "launched_at",
+    "deleted_at",
+    "terminated_at",
+)
 # A name has at most 270 characters, each of at most six bytes in JSON.
 _LONGEST_COUNTER_BYTES = 1700
 _MOST_STATS_BYTES = 65536
 _encode = msgspec.json.Encoder().encode
 
 
-def render(event: events.Event, ledger: NodeLedger) -> Notification:
-    """The notification of ``event``, which ``ledger`` has just applied. The notification carries the ledger's sequence.
+class Style(msgspec.Struct, frozen=True, kw_only=True):
+    """What every notification of this installation has in common. ``region`` is in every payload; the event types of
+    ``warn_events`` have the priority WARN, all others INFO."""
+
+    region: str = ""
+    warn_events: frozenset[str] = frozenset()
+
+
+PLAIN = Style()
+
+
+def render(
+    event: events.Event, ledger: NodeLedger, *, message_id: str, asked: bytes = b"{}", style: Style = PLAIN
+) -> Notification:
+    """The notification of ``event``, which ``ledger`` has just applied. The notification carries the ledger's sequence;
+    ``asked`` is who asked for it (see ``Notification``).
 
     Raises InvalidPayload: the payload does not match its schema.
     """
-    event_type, priority, payload = _describe(event, ledger)
-    payload["occurred_at"] = iso(event.at)
+    event_type, payload = _describe(event, ledger)
+    payload.update(occurred_at=iso(event.at), ledger_id=ledger.ledger_id, region=style.region)
     try:
         validator(event_type)(payload)
     except ValidationError as error:
         raise InvalidPayload(f"{event_type}: {error.message}") from error
     return Notification(
-        node_id=ledger.id,
+        stream_id=ledger.stream_id,
         host=ledger.host,
         node=ledger.name,
         sequence=ledger.sequence,
         event_type=event_type,
-        priority=priority,
+        priority=WARN if event_type in style.warn_events else INFO,
         payload=_encode(payload),
         occurred_at=event.at,
-        message_id=message_id(ledger.host, ledger.name, ledger.sequence),
+        message_id=message_id,
+        asked=asked,
     )
 
 
-def message_id(host: str, node: str, sequence: int) -> str:
-    """The message_id of the notification with this number of this node, as the text of a UUID of version 5.
-
-    It is what ``uuid.uuid5`` returns, made without UUID objects, which cost more than the hash. The version's digit is 5, the
-    variant's two bits are 10: RFC 9562, sections 4 and 5.5.
-    """
-    name = f"{host}\0{node}\0{sequence}".encode()
-    digest = hashlib.sha1(_NAMESPACE + name, usedforsecurity=False).hexdigest()
-    variant = "89ab"[int(digest[16], 16) & 3]
-    return f"{digest[:8]}-{digest[8:12]}-5{digest[13:16]}-{variant}{digest[17:20]}-{digest[20:32]}"
-
-
-def _describe(event: events.Event, ledger: NodeLedger) -> tuple[str, str, dict[str, Any]]:
+def _describe(event: events.Event, ledger: NodeLedger) -> tuple[str, dict[str, Any]]:
     match event:
         case events.ClaimBegun(allocation=held):
-            return "tracker.claim.begun", INFO, _charged(ledger, held)
+            return "tracker.claim.begun", _charged(ledger, held)
         case events.ClaimFinished(allocation=held):
-            return "tracker.claim.finished", INFO, _charged(ledger, held)
+            return "tracker.claim.finished", _charged(ledger, held)
+        case events.ClaimRenewed(allocation=held):
+            return "tracker.claim.renewed", _charged(ledger, held)
         case events.ClaimAborted(allocation=held):
-            return "tracker.claim.aborted", INFO, _charged(ledger, held)
+            return "tracker.claim.aborted", _ended(ledger, held)
         case events.ClaimExpired(allocation=held, released=released):
-            return "tracker.claim.expired", INFO, {**_charged(ledger, held), "released": released}
-        case events.ClaimRejected():
-            return "tracker.claim.rejected", WARN, _rejected(event, ledger)
+            described = _ended(ledger, held) if released else _charged(ledger, held)
+            return "tracker.claim.expired", {**described, "released": released}
+        case events.ClaimRejected(instance=instance, limit_source=limit_source):
+            shortfalls = [shortfall.to_dict() for shortfall in event.shortfalls]
+            return "tracker.claim.rejected", {**_refused(ledger, instance, limit_source), "shortfalls": shortfalls}
+        case events.ClaimUntracked(instance=instance):
+            return "tracker.claim.untracked", _refused(ledger, instance, "")
         case events.UsageUpdated(before=before, allocation=held):
-            changed = {**_charged(ledger, held), **_old(before), "old_resources": before.resources.to_dict()}
-            return "tracker.usage.updated", INFO, changed
+            return "tracker.usage.updated", {**_charged(ledger, held), **_old(before), **_grown(event)}
         case events.UsageReleased(before=before, allocation=held):
-            return "tracker.usage.released", INFO, {**_charged(ledger, held), **_old(before)}
-        case events.NodeUpdated():
-            return "tracker.node.updated", INFO, _node(ledger)
-        case events.NodeDrift(stored=stored, usage=usage):
-            drift = {"stored_usage": stored.to_dict(), "usage": usage.to_dict()}
-            return "tracker.node.drift", WARN, {**_node(ledger), **drift}
+            why = {"released_by": event.released_by, "reason": event.reason}
+            return "tracker.usage.released", {**_ended(ledger, held), **_old(before), **why}
+        case events.NodeUpdated(more=more):
+            return "tracker.node.updated", {**_node(ledger), **more}
+        case events.UsageDrift(stored=stored, usage=usage):
+            drift = {"kind": "usage", "stored_usage": stored.to_dict(), "usage": usage.to_dict()}
+            return "tracker.node.drift", {**_node(ledger), **drift}
+        case events.InstancesDrift(comparison=comparison):
+            drift = {"kind": "instances", **msgspec.to_builtins(comparison)}
+            return "tracker.node.drift", {**_node(ledger), **drift}
+        case _:
+            raise AssertionError(f"{type(event).__name__} is not published")
 
 
 def _node(ledger: NodeLedger) -> dict[str, Any]:
@@ -104,26 +125,52 @@ def _node(ledger: NodeLedger) -> dict[str, Any]:
 
 
 def _charged(ledger: NodeLedger, held: Allocation) -> dict[str, Any]:
+    """An allocation that is charged after the event."""
+    return {**_held(ledger, held), "charged": held.resources.to_dict(), "role": held.role}
+
+
+def _ended(ledger: NodeLedger, held: Allocation) -> dict[str, Any]:
+    """An allocation that the event has ended."""
+    return {**_held(ledger, held), "charged": ZERO.to_dict(), "role": ""}
+
+
+def _held(ledger: NodeLedger, held: Allocation) -> dict[str, Any]:
     return {
         **_instance(ledger, held.instance, held.resources),
+        "claim_id": held.claim_id,
+        "claim_state": held.claim_state,
         "begun_at": iso(held.begun_at),
         "expires_at": iso(held.expires_at),
         "limit_source": held.limit_source,
     }
 
 
-def _rejected(event: events.ClaimRejected, ledger: NodeLedger) -> dict[str, Any]:
+def _refused(ledger: NodeLedger, instance: Instance, limit_source: str) -> dict[str, Any]:
+    """An instance that is not charged."""
     return {
-        **_instance(ledger, event.instance, event.instance.resources),
+        **_instance(ledger, instance, instance.resources),
+        "claim_id": "",
+        "claim_state": "",
         "begun_at": "",
         "expires_at": "",
-        "limit_source": event.limit_source,
-        "shortfalls": [shortfall.to_dict() for shortfall in event.shortfalls],
+        "limit_source": limit_source,
+        "charged": ZERO.to_dict(),
+        "role": "",
     }
 
 
 def _old(before: Allocation) -> dict[str, str]:
     return {"old_state": before.instance.vm_state or "", "old_task_state": before.instance.task_state or ""}
+
+
+def _grown(event: events.UsageUpdated) -> Mapping[str, Any]:
+    owner = event.before.instance
+    return {
+        "old_resources": event.before.resources.to_dict(),
+        "old_tenant_id": owner.project_id or "",
+        "old_user_id": owner.user_id or "",
+        "over_capacity": [msgspec.to_builtins(over) for over in event.over_capacity],
+    }
 
 
 def _instance(ledger: NodeLedger, instance: Instance, resources: Resources) -> dict[str, Any]:
@@ -133,8 +180,7 @@ def _instance(ledger: NodeLedger, instance: Instance, resources: Resources) -> d
         tenant_id=instance.project_id or "",
         user_id=instance.user_id or "",
         instance_id=instance.uuid,
-        claim_id=instance.uuid,
-        disk_gb=instance.root_gb + instance.ephemeral_gb,
+        disk_gb=instance.root_gb + instance.ephemeral_gb + instance.swap_gb,
         resources=resources.to_dict(),
         host=ledger.host,
         node=ledger.name,

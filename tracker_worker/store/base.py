@@ -58,15 +58,38 @@ class InboxRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     received_at: int
 
 
-class Commit(msgspec.Struct, frozen=True, kw_only=True):
-    """The rows of one transaction. Of each ledger, the store writes the node and the allocations of ``touched``, on condition
-    that the node still has the ledger's ``stored_generation``.
+class History(msgspec.Struct, frozen=True, kw_only=True):
+    """One history of a database, from ``since`` (microseconds) to the next one; ``predecessor`` is the ledger_id of the one
+    before, or None."""
 
-    ``cursors``: (node id, topic) -> last sequence that the bus has confirmed on the topic; a cursor that ``open_cursors`` has
+    ledger_id: str
+    since: int
+    reason: str
+    predecessor: str | None
+
+
+class Stream(msgspec.Struct, frozen=True, kw_only=True):
+    """The events of a name: those of the node that has the name now, after those of others that had it. ``sequence`` is the
+    number of the last one. ``cursors``: topic -> last sequence that the bus has confirmed there."""
+
+    id: int
+    host: str
+    node: str
+    sequence: int
+    cursors: Mapping[str, int]
+
+
+class Commit(msgspec.Struct, frozen=True, kw_only=True):
+    """The rows of one transaction. Of each ledger, the store writes the node, its stream, and what is ``touched`` and
+    ``noted``, on condition that the node still has the ledger's ``stored_generation``.
+
+    ``cursors``: (stream id, topic) -> last sequence that the bus has confirmed on the topic; a cursor that ``open_cursors`` has
     not made is ignored. ``verified``: host id -> node id -> generation, of hosts that answers without a change rest on: the
-    store must have exactly these nodes of the host, at these generations, before this commit.
+    store must have exactly these nodes of the host, at these generations, before this commit. ``history``: the history that
+    this commit begins, whose predecessor must be the present one.
     """
 
+    history: History | None = None
     ledgers: Sequence[NodeLedger] = ()
     notifications: Sequence[Notification] = ()
     inbox_rows: Sequence[InboxRow] = ()
@@ -96,12 +119,12 @@ class DeadLetterRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutboxBacklog:
-    """The part of a node's outbox that is not confirmed on one topic: the number of ``rows``, and ``oldest_at``, the time of
+    """The part of a stream that is not confirmed on one topic: the number of ``rows``, and ``oldest_at``, the time of
     the first row (None: no row). ``refused_sequence``: the first of these rows if the broker refuses it, and why.
     ``blocked_since``: since when the broker takes no messages, as the holder of the host's lease said last. Times are in
     microseconds."""
 
-    node_id: int
+    stream_id: int
     host: str
     node: str
     topic: str
@@ -149,6 +172,14 @@ class Store(ABC):
         """Release every resource. Harmless without a start, and a second time. Any thread."""
 
     @abstractmethod
+    def time(self) -> int:
+        """Return the time of the database in microseconds since the epoch. Any thread."""
+
+    @abstractmethod
+    def histories(self) -> list[History]:
+        """Return the histories of this database, the present one last. Any thread."""
+
+    @abstractmethod
     def register_host(self, name: str, *, topic: str, version: str, now: int) -> int:
         """Create or refresh the service record of a host, and return the host's id. ``now`` in microseconds. Any thread."""
 
@@ -176,8 +207,8 @@ class Store(ABC):
 
     @abstractmethod
     def create_node(self, host_id: int, name: str) -> None:
-        """Create an empty node at generation 0 and sequence 0, without cursors. A node that exists stays unchanged. Any
-        thread."""
+        """Create an empty node at generation 0, on the stream of its name, which begins at sequence 0 if the name is new. A
+        node that exists stays unchanged. Any thread."""
 
     @abstractmethod
     def generations(self, host_ids: Collection[int]) -> dict[int, int]:
@@ -196,38 +227,38 @@ class Store(ABC):
     def commit(self, commit: Commit) -> None:
         """Write all of the commit. Any thread.
 
-        Raises Conflict: a node has another generation, a verified host has other nodes or generations, a message is answered
-        already, an instance is charged to another node of the host, a sequence number is taken, or the store rolled the commit
-        back in favour of another writer. Raises Unstorable: the commit failed for any other reason while the store works,
-        usually because the store cannot keep a value.
-        """
+        Raises Conflict: a node has another generation, a verified host has other nodes or generations, a message is
+        answered already, an instance is charged to another node of the host, a sequence number is taken, the history has a
+        successor already, or the store rolled the commit back in favour of another writer. Raises Unstorable: the commit
+        failed for any other reason while the store works, usually because the store cannot keep a value."""
 
     @abstractmethod
     def probe(self, host_id: int, now: int) -> None:
         """Write ``last_seen_at`` of a host, in microseconds, to find out whether the store can write. Any thread."""
 
     @abstractmethod
-    def cursors(self, host_id: int) -> dict[tuple[int, str], int]:
-        """Return (node id, topic) -> last sequence that the bus has confirmed, of all nodes of the host. Any thread."""
+    def streams(self, host: str) -> list[Stream]:
+        """Return the streams of a host name, also those of nodes that it has no more, by node name. Any thread."""
 
     @abstractmethod
-    def open_cursors(self, host_id: int, topics: Sequence[str]) -> dict[tuple[int, str], int]:
-        """Make the cursors of all nodes of a host those of ``topics``, and return them as ``cursors`` does. Any thread.
+    def open_cursors(self, host: str, topics: Sequence[str]) -> list[Stream]:
+        """Make the cursors of all streams of a host name those of ``topics``, and return the streams as ``streams`` does. Any
+        thread.
 
-        A node that has no cursors starts at 0, so that everything in its outbox is published. A topic that is new for a node
-        with other topics starts at the node's last sequence. The cursors of other topics are removed; a node whose last
-        topic is removed remembers where it was, and its next topics start there.
+        A stream that has no cursors starts at 0, so that everything in its outbox is published. A topic that is new for a
+        stream with other topics starts at the stream's last sequence. The cursors of other topics are removed; a stream whose
+        last topic is removed remembers where it was, and its next topics start there.
         """
 
     @abstractmethod
-    def mark_refused(self, node_id: int, topic: str, sequence: int, reason: str | None) -> None:
+    def mark_refused(self, stream_id: int, topic: str, sequence: int, reason: str | None) -> None:
         """Keep that the broker refuses this notification on this topic, for ``backlog``; a ``reason`` of None takes it back.
         Any thread. Raises Unstorable."""
 
     @abstractmethod
-    def outbox(self, node_id: int, *, after: int, limit: int, max_bytes: int = sys.maxsize) -> list[Notification]:
-        """Return notifications of a node with a sequence greater than ``after``, in order: at most ``limit``, and no more than
-        whose payloads together have ``max_bytes``, but at least one if there is one. Any thread."""
+    def outbox(self, stream_id: int, *, after: int, limit: int, max_bytes: int = sys.maxsize) -> list[Notification]:
+        """Return notifications of a stream with a sequence greater than ``after``, in order: at most ``limit``, and no more
+        than whose payloads together have ``max_bytes``, but at least one if there is one. Any thread."""
 
     @abstractmethod
     def backlog(self) -> list[OutboxBacklog]:
@@ -269,5 +300,5 @@ class Store(ABC):
     def prune(self, host_id: int, *, answered_before: int, occurred_before: int, limit: int) -> int:
         """Delete at most about ``limit`` rows of each kind of one host: inbox rows that were received before
         ``answered_before``, and outbox rows that occurred before ``occurred_before`` and are confirmed on every topic of
-        their node. Delete every count of attempts that is older than ``answered_before``. Times in microseconds. Return the
+        their stream. Delete every count of attempts that is older than ``answered_before``. Times in microseconds. Return the
         number of deleted inbox rows and outbox rows. Any thread."""

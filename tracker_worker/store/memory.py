@@ -7,10 +7,14 @@ import itertools
 import logging
 import sys
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import attrgetter
 
+from tracker_worker import threads
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.ids import NewIds
 from tracker_worker.notifications.notification import Notification
 from tracker_worker.store.base import (
     MOST_DEAD_LETTER_BYTES,
@@ -19,12 +23,14 @@ from tracker_worker.store.base import (
     Commit,
     Conflict,
     DeadLetterRow,
+    History,
     InboxRow,
     LockedHost,
     OutboxBacklog,
     Store,
+    Stream,
 )
-from tracker_worker.store.memory_hosts import Cursor, Host, Node
+from tracker_worker.store.memory_hosts import Cursor, Events, Host, Node
 
 LOG = logging.getLogger(__name__)
 
@@ -32,10 +38,21 @@ LOG = logging.getLogger(__name__)
 class MemoryStore(Store):
     """Values are immutable, so the store may keep and return the same object. Any thread may call any method."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        *,
+        now: Callable[[], int] = threads.now_microseconds,
+        random_bytes: Callable[[int], bytes] = threads.random_bytes,
+    ) -> None:
+        """``now`` is the time of the store in microseconds."""
         self._lock = threading.Lock()
+        self._now = now
+        began_at = now()
+        first = NewIds(random_bytes)(began_at)
+        self._histories = [History(ledger_id=first, since=began_at, reason="a new database", predecessor=None)]
         self._hosts: dict[str, Host] = {}
         self._nodes: dict[int, Node] = {}
+        self._streams: dict[int, Events] = {}
         self._inbox: dict[str, InboxRow] = {}
         self._attempts: dict[str, tuple[int, int]] = {}
         self._dead_letters: dict[int, DeadLetterRow] = {}
@@ -46,6 +63,17 @@ class MemoryStore(Store):
 
     def stop(self) -> None:
         """Does nothing."""
+
+    def time(self) -> int:
+        return self._now()
+
+    def histories(self) -> list[History]:
+        with self._lock:
+            return list(self._histories)
+
+    @property
+    def _ledger_id(self) -> str:
+        return self._histories[-1].ledger_id
 
     def register_host(self, name: str, *, topic: str, version: str, now: int) -> int:
         with self._lock:
@@ -59,13 +87,13 @@ class MemoryStore(Store):
     def load_host(self, name: str) -> HostLedger | None:
         with self._lock:
             host = self._hosts.get(name)
-            return None if host is None else host.loaded()
+            return None if host is None else host.loaded(self._ledger_id)
 
     def refreshed(self, known: Mapping[str, Mapping[int, int]]) -> dict[str, HostLedger]:
         with self._lock:
             hosts = {name: self._hosts[name] for name in known if name in self._hosts}
             return {
-                name: host.loaded()
+                name: host.loaded(self._ledger_id)
                 for name, host in hosts.items()
                 if not known[name] or known[name] != host.generations()
             }
@@ -73,7 +101,7 @@ class MemoryStore(Store):
     @contextmanager
     def locked(self, host_id: int) -> Iterator[LockedHost]:
         with self._lock:
-            yield _LockedHost(self, self._host_locked(host_id).loaded())
+            yield _LockedHost(self, self._host_locked(host_id).loaded(self._ledger_id))
 
     def _host_locked(self, host_id: int) -> Host:
         for host in self._hosts.values():
@@ -85,8 +113,17 @@ class MemoryStore(Store):
         with self._lock:
             host = self._host_locked(host_id)
             if name not in host.nodes:
-                node = Node(id=len(self._nodes) + 1, host=host, name=name)
+                stream = self._stream_locked(host.name, name)
+                node = Node(id=len(self._nodes) + 1, host=host, name=name, stream=stream)
                 host.nodes[name] = self._nodes[node.id] = node
+
+    def _stream_locked(self, host: str, node: str) -> Events:
+        for stream in self._streams.values():
+            if (stream.host, stream.node) == (host, node):
+                return stream
+        stream = Events(id=len(self._streams) + 1, host=host, node=node)
+        self._streams[stream.id] = stream
+        return stream
 
     def generations(self, host_ids: Collection[int]) -> dict[int, int]:
         with self._lock:
@@ -111,14 +148,16 @@ class MemoryStore(Store):
 
     def _commit_locked(self, commit: Commit) -> None:
         self._check_locked(commit)
+        if commit.history is not None:
+            self._histories.append(commit.history)
         for ledger in commit.ledgers:
             self._write_locked(ledger)
         for notification in commit.notifications:
-            self._nodes[notification.node_id].outbox[notification.sequence] = notification
+            self._streams[notification.stream_id].outbox[notification.sequence] = notification
         for message in commit.inbox_rows:
             self._inbox[message.unique_id] = message
-        for (node_id, topic), sequence in commit.cursors.items():
-            cursor = self._nodes[node_id].cursors.get(topic)
+        for (stream_id, topic), sequence in commit.cursors.items():
+            cursor = self._streams[stream_id].cursors.get(topic)
             if cursor is not None:
                 cursor.sequence = max(cursor.sequence, sequence)
 
@@ -130,73 +169,75 @@ class MemoryStore(Store):
             raise Conflict("a message is answered already")
         if len({message.unique_id for message in commit.inbox_rows}) != len(commit.inbox_rows):
             raise Conflict("a message is answered twice")
-        released: set[tuple[int, str]] = set()
+        if commit.history is not None and commit.history.predecessor != self._ledger_id:
+            raise Conflict("the history has a successor already")
         for ledger in commit.ledgers:
             node = self._nodes[ledger.id]
             if node.generation != ledger.stored_generation:
                 raise Conflict(f"node {node.name} is at generation {node.generation}, not {ledger.stored_generation}")
-            released.update((node.id, uuid) for uuid in ledger.touched - ledger.allocations.keys())
-        charged: set[tuple[int, str]] = set()
-        for ledger in commit.ledgers:
-            host = self._nodes[ledger.id].host
-            for uuid in ledger.touched & ledger.allocations.keys():
-                holder = host.holders.get(uuid, ledger.id)
-                elsewhere = holder != ledger.id and (holder, uuid) not in released
-                if elsewhere or (host.id, uuid) in charged:
-                    raise Conflict("an instance is charged to another node of the host")
-                charged.add((host.id, uuid))
-        new = {(notification.node_id, notification.sequence) for notification in commit.notifications}
-        if len(new) != len(commit.notifications) or any(s in self._nodes[node_id].outbox for node_id, s in new):
+        self._check_charges_locked(commit)
+        new = {(notification.stream_id, notification.sequence) for notification in commit.notifications}
+        if len(new) != len(commit.notifications) or any(s in self._streams[stream_id].outbox for stream_id, s in new):
             raise Conflict("a sequence number is taken")
+
+    def _check_charges_locked(self, commit: Commit) -> None:
+        touched = {allocation_id for ledger in commit.ledgers for allocation_id in ledger.touched}
+        for host in {self._nodes[ledger.id].host.id: self._nodes[ledger.id].host for ledger in commit.ledgers}.values():
+            left = (a for node in host.nodes.values() for a in node.allocations.values() if a.id not in touched)
+            of_host = (ledger for ledger in commit.ledgers if self._nodes[ledger.id].host is host)
+            new = (a for ledger in of_host for a in ledger.touched.values() if a is not None)
+            charged = Counter((a.uuid, a.role) for a in (*left, *new))
+            if any(count > 1 for count in charged.values()):
+                raise Conflict("an instance is charged to another node of the host")
 
     def _write_locked(self, ledger: NodeLedger) -> None:
         node = self._nodes[ledger.id]
-        node.generation, node.sequence, node.inventory = ledger.generation, ledger.sequence, ledger.inventory
-        holders = node.host.holders
-        for uuid in ledger.touched:
-            if uuid in ledger.allocations:
-                node.allocations[uuid] = ledger.allocations[uuid]
-                holders[uuid] = node.id
+        node.generation, node.life, node.inventory = ledger.generation, ledger.life, ledger.inventory
+        node.stream.sequence, node.stream.last_at = ledger.sequence, ledger.last_at
+        for allocation_id, allocation in ledger.touched.items():
+            if allocation is None:
+                node.allocations.pop(allocation_id, None)
             else:
-                node.allocations.pop(uuid, None)
-                # The same commit may have charged another node for this instance.
-                if holders.get(uuid) == node.id:
-                    del holders[uuid]
+                node.allocations[allocation_id] = allocation
+        for uuid in ledger.noted:
+            for other in node.host.nodes.values():
+                other.deletions.pop(uuid, None)
+            if uuid in ledger.deletions:
+                node.deletions[uuid] = ledger.deletions[uuid]
 
     def probe(self, host_id: int, now: int) -> None:
         with self._lock:
             self._host_locked(host_id).last_seen_at = now
 
-    def cursors(self, host_id: int) -> dict[tuple[int, str], int]:
+    def streams(self, host: str) -> list[Stream]:
         with self._lock:
-            return self._cursors_locked(host_id)
+            return self._streams_locked(host)
 
-    def _cursors_locked(self, host_id: int) -> dict[tuple[int, str], int]:
-        of_host = (node for node in self._nodes.values() if node.host.id == host_id)
-        return {(node.id, topic): cursor.sequence for node in of_host for topic, cursor in node.cursors.items()}
+    def _streams_locked(self, host: str) -> list[Stream]:
+        return sorted((s.seen() for s in self._streams.values() if s.host == host), key=attrgetter("node"))
 
-    def open_cursors(self, host_id: int, topics: Sequence[str]) -> dict[tuple[int, str], int]:
+    def open_cursors(self, host: str, topics: Sequence[str]) -> list[Stream]:
         with self._lock:
-            for node in self._host_locked(host_id).nodes.values():
-                start = node.sequence if node.cursors else node.left_at
-                if node.cursors and not topics:
-                    node.left_at = node.confirmed
-                for topic in node.cursors.keys() - set(topics):
-                    LOG.warning(NOT_CONFIGURED, node.host.name, node.name, topic, node.cursors.pop(topic).sequence)
+            for stream in (stream for stream in self._streams.values() if stream.host == host):
+                start = stream.sequence if stream.cursors else stream.left_at
+                if stream.cursors and not topics:
+                    stream.left_at = stream.confirmed
+                for topic in stream.cursors.keys() - set(topics):
+                    LOG.warning(NOT_CONFIGURED, host, stream.node, topic, stream.cursors.pop(topic).sequence)
                 for topic in topics:
-                    node.cursors.setdefault(topic, Cursor(start))
-            return self._cursors_locked(host_id)
+                    stream.cursors.setdefault(topic, Cursor(start))
+            return self._streams_locked(host)
 
-    def mark_refused(self, node_id: int, topic: str, sequence: int, reason: str | None) -> None:
+    def mark_refused(self, stream_id: int, topic: str, sequence: int, reason: str | None) -> None:
         with self._lock:
-            cursor = self._nodes[node_id].cursors.get(topic)
+            cursor = self._streams[stream_id].cursors.get(topic)
             if cursor is not None:
                 cursor.refused_sequence = None if reason is None else sequence
                 cursor.refused_reason = reason
 
-    def outbox(self, node_id: int, *, after: int, limit: int, max_bytes: int = sys.maxsize) -> list[Notification]:
+    def outbox(self, stream_id: int, *, after: int, limit: int, max_bytes: int = sys.maxsize) -> list[Notification]:
         with self._lock:
-            rows = self._nodes[node_id].outbox
+            rows = self._streams[stream_id].outbox
             following = [rows[sequence] for sequence in sorted(rows) if sequence > after][:limit]
             totals = itertools.accumulate(len(notification.payload) for notification in following)
             fitting = sum(total <= max_bytes for total in totals)
@@ -204,8 +245,9 @@ class MemoryStore(Store):
 
     def backlog(self) -> list[OutboxBacklog]:
         with self._lock:
-            nodes = sorted(self._nodes.values(), key=lambda node: (node.host.name, node.name))
-            return [node.backlog(topic) for node in nodes for topic in sorted(node.cursors)]
+            streams = sorted(self._streams.values(), key=attrgetter("host", "node"))
+            blocked = {name: host.blocked_since for name, host in self._hosts.items()}
+            return [s.backlog(topic, blocked.get(s.host)) for s in streams for topic in sorted(s.cursors)]
 
     def keep_dead_letters(self, rows: Sequence[DeadLetterRow]) -> int:
         with self._lock:
@@ -262,10 +304,13 @@ class MemoryStore(Store):
                 del self._inbox[uid]
             dropped = len(old)
             self._attempts = {uid: kept for uid, kept in self._attempts.items() if kept[1] >= answered_before}
-            for node in (node for node in self._nodes.values() if node.host.id == host_id):
-                done = [s for s, n in node.outbox.items() if s <= node.confirmed and n.occurred_at < occurred_before]
+            host = self._host_locked(host_id).name
+            for stream in (stream for stream in self._streams.values() if stream.host == host):
+                done = [
+                    s for s, n in stream.outbox.items() if s <= stream.confirmed and n.occurred_at < occurred_before
+                ]
                 for sequence in done[:limit]:
-                    del node.outbox[sequence]
+                    del stream.outbox[sequence]
                 dropped += len(done[:limit])
             return dropped
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from tracker_worker.domain.allocation import Allocation
 from tracker_worker.domain.inventory import Inventory
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.domain.life import Life
 from tracker_worker.notifications.notification import Notification
-from tracker_worker.store.base import OutboxBacklog
+from tracker_worker.store.base import OutboxBacklog, Stream
 
 
 @dataclass(slots=True)
@@ -22,19 +23,16 @@ class Cursor:
 
 
 @dataclass(slots=True)
-class Node:
-    """A node as it was committed. ``cursors``: topic -> cursor. ``left_at``: the confirmed sequence at which the last topic
-    was removed."""
+class Events:
+    """A stream. ``cursors``: topic -> cursor. ``left_at``: the confirmed sequence at which the last topic was removed."""
 
     id: int
-    host: Host
-    name: str
-    generation: int = 0
+    host: str
+    node: str
     sequence: int = 0
+    last_at: int = 0
     cursors: dict[str, Cursor] = field(default_factory=dict)
     left_at: int = 0
-    inventory: Inventory | None = None
-    allocations: dict[str, Allocation] = field(default_factory=dict)
     outbox: dict[int, Notification] = field(default_factory=dict)
 
     @property
@@ -42,30 +40,20 @@ class Node:
         """The sequence up to which no topic waits for notifications."""
         return min((cursor.sequence for cursor in self.cursors.values()), default=self.sequence)
 
-    def loaded(self) -> NodeLedger:
-        """A new ledger of the node."""
-        ledger = NodeLedger(
-            id=self.id,
-            host_id=self.host.id,
-            host=self.host.name,
-            name=self.name,
-            generation=self.generation,
-            sequence=self.sequence,
-        )
-        ledger.inventory = self.inventory
-        for allocation in self.allocations.values():
-            ledger.restore(allocation)
-        return ledger
+    def seen(self) -> Stream:
+        """The stream as a store returns it."""
+        at = {topic: cursor.sequence for topic, cursor in self.cursors.items()}
+        return Stream(id=self.id, host=self.host, node=self.node, sequence=self.sequence, cursors=at)
 
-    def backlog(self, topic: str) -> OutboxBacklog:
-        """What is not confirmed on one of the node's topics."""
+    def backlog(self, topic: str, blocked_since: int | None) -> OutboxBacklog:
+        """What is not confirmed on one of the stream's topics."""
         cursor = self.cursors[topic]
         waiting = [row for sequence, row in sorted(self.outbox.items()) if sequence > cursor.sequence]
         refused = cursor.refused_sequence is not None and cursor.refused_sequence > cursor.sequence
         return OutboxBacklog(
-            node_id=self.id,
-            host=self.host.name,
-            node=self.name,
+            stream_id=self.id,
+            host=self.host,
+            node=self.node,
             topic=topic,
             sequence=self.sequence,
             cursor=cursor.sequence,
@@ -73,18 +61,51 @@ class Node:
             oldest_at=waiting[0].occurred_at if waiting else None,
             refused_sequence=cursor.refused_sequence if refused else None,
             refused_reason=cursor.refused_reason if refused else None,
-            blocked_since=self.host.blocked_since,
+            blocked_since=blocked_since,
         )
 
 
 @dataclass(slots=True)
+class Node:
+    """A node as it was committed. ``allocations`` by id; ``deletions``: instance uuid -> when."""
+
+    id: int
+    host: Host
+    name: str
+    stream: Events
+    generation: int = 0
+    life: Life = field(default_factory=Life)
+    inventory: Inventory | None = None
+    allocations: dict[str, Allocation] = field(default_factory=dict)
+    deletions: dict[str, int] = field(default_factory=dict)
+
+    def loaded(self, ledger_id: str) -> NodeLedger:
+        """A new ledger of the node."""
+        ledger = NodeLedger(
+            id=self.id,
+            host_id=self.host.id,
+            host=self.host.name,
+            name=self.name,
+            stream_id=self.stream.id,
+            ledger_id=ledger_id,
+            generation=self.generation,
+            sequence=self.stream.sequence,
+            last_at=self.stream.last_at,
+        )
+        ledger.life, ledger.inventory = self.life, self.inventory
+        ledger.deletions.update(self.deletions)
+        for allocation in self.allocations.values():
+            ledger.restore(allocation)
+        return ledger
+
+
+@dataclass(slots=True)
 class Host:
-    """A host with its nodes by name. ``holders``: instance uuid -> id of the node that is charged."""
+    """A host with its nodes by name."""
 
     id: int
     name: str
     nodes: dict[str, Node] = field(default_factory=dict)
-    holders: dict[str, int] = field(default_factory=dict)
     lease_owner: str | None = None
     lease_expires_at: int = 0
     last_seen_at: int = 0
@@ -94,8 +115,8 @@ class Host:
         """Node id -> generation."""
         return {node.id: node.generation for node in self.nodes.values()}
 
-    def loaded(self) -> HostLedger:
+    def loaded(self, ledger_id: str) -> HostLedger:
         """New ledgers of all nodes."""
-        host = HostLedger(id=self.id, name=self.name)
-        host.nodes.update((name, node.loaded()) for name, node in self.nodes.items())
+        host = HostLedger(id=self.id, name=self.name, ledger_id=ledger_id)
+        host.nodes.update((name, node.loaded(ledger_id)) for name, node in self.nodes.items())
         return host

@@ -25,7 +25,7 @@ from tests.support.builders import (
     update,
     uuid,
 )
-from tracker_worker.domain.commands import AbortClaim, ExpireClaims, FinishClaim, ReportInventory
+from tracker_worker.domain.commands import AbortClaim, ExpireClaims, FinishClaim, ReportNode
 from tracker_worker.domain.decide import decide
 from tracker_worker.domain.events import ClaimBegun, ClaimRejected
 from tracker_worker.domain.views import iso
@@ -340,9 +340,9 @@ EVERY_COMMAND = [
     update(1, vm_state="deleted"),
     update(1, memory_mb=1),
     update(9, memory_mb=1),
-    ReportInventory(node="node-1", inventory=None),
-    ReportInventory(node="node-1", inventory=inventory(vcpus=1)),
-    ReportInventory(node="elsewhere", inventory=None),
+    ReportNode(node="node-1", inventory=None),
+    ReportNode(node="node-1", inventory=inventory(vcpus=1)),
+    ReportNode(node="elsewhere", inventory=None),
 ]
 
 

@@ -18,7 +18,7 @@ from tests.support.builders import (
     update,
     uuid,
 )
-from tracker_worker.domain.commands import AbortClaim, ExpireClaims, FinishClaim, ReportInventory
+from tracker_worker.domain.commands import AbortClaim, ExpireClaims, FinishClaim, ReportNode
 from tracker_worker.domain.decide import decide
 from tracker_worker.domain.events import ClaimAborted, ClaimExpired, ClaimFinished
 from tracker_worker.errors import NodeNotFound
@@ -132,7 +132,7 @@ def test_an_abort_after_a_resize_releases_the_new_vector():
 @pytest.mark.parametrize(("command", "left"), [(FINISH, 1), (ABORT, 0)])
 def test_the_claims_of_a_disabled_node_can_end(command, left):
     host = claimed()
-    play(host, ReportInventory(node="node-1", inventory=None))
+    play(host, ReportNode(node="node-1", inventory=None))
     assert play(host, command).reply is not None
     assert host.node("node-1").stats.num_instances == left
 
@@ -210,7 +210,7 @@ def test_expiring_the_claims_of_an_unknown_node_is_node_not_found():
 @pytest.mark.behaviour("claim-expiry")
 def test_claims_expire_on_a_disabled_node():
     host = claimed()
-    play(host, ReportInventory(node="node-1", inventory=None))
+    play(host, ReportNode(node="node-1", inventory=None))
     assert len(play(host, ExpireClaims(node="node-1"), LATE).events) == 1
 
 

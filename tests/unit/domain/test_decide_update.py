@@ -19,7 +19,7 @@ from tests.support.builders import (
     update,
     uuid,
 )
-from tracker_worker.domain.commands import FinishClaim, ReportInventory
+from tracker_worker.domain.commands import FinishClaim, ReportNode
 from tracker_worker.domain.decide import decide
 from tracker_worker.domain.events import NodeDrift, NodeUpdated, UsageReleased, UsageUpdated
 from tracker_worker.domain.views import node_view
@@ -203,7 +203,7 @@ def test_an_update_concerns_only_the_node_that_it_names():
 @pytest.mark.parametrize(("fields", "left"), [({"vm_state": "deleted"}, 0), ({"vm_state": "active"}, 1)])
 def test_instances_on_a_disabled_node_can_be_updated(fields, left):
     host = tracked()
-    play(host, ReportInventory(node="node-1", inventory=None))
+    play(host, ReportNode(node="node-1", inventory=None))
     assert play(host, update(1, **fields)).reply == CHANGED
     assert host.node("node-1").stats.num_instances == left
 
@@ -213,7 +213,7 @@ def test_a_new_or_changed_inventory_gives_one_event_and_an_unchanged_one_gives_n
     host = host_ledger(disabled=True)
     seen = []
     for reported in (None, inventory(), inventory(), inventory(vcpus=1), inventory(vcpus=1), None, None, inventory()):
-        seen.append([type(event) for event in play(host, ReportInventory(node="node-1", inventory=reported)).events])
+        seen.append([type(event) for event in play(host, ReportNode(node="node-1", inventory=reported)).events])
     one = [NodeUpdated]
     assert seen == [[], one, [], one, [], one, [], one]
 
@@ -230,14 +230,14 @@ def test_a_new_or_changed_inventory_gives_one_event_and_an_unchanged_one_gives_n
     ],
 )
 def test_a_change_of_totals_facts_or_reserve_is_a_change_of_inventory(change):
-    decision = play(host_ledger(), ReportInventory(node="node-1", inventory=inventory(**change)))
+    decision = play(host_ledger(), ReportNode(node="node-1", inventory=inventory(**change)))
     assert [type(event) for event in decision.events] == [NodeUpdated]
 
 
 @pytest.mark.behaviour("audit")
 def test_the_used_figures_of_the_driver_do_not_change_the_inventory():
     host = tracked()
-    nothing_happens(host, ReportInventory(node="node-1", inventory=inventory(memory_mb_used=9999, vcpus_used=30)), None)
+    nothing_happens(host, ReportNode(node="node-1", inventory=inventory(memory_mb_used=9999, vcpus_used=30)), None)
 
 
 @pytest.mark.behaviour("audit")
@@ -245,8 +245,8 @@ def test_an_inventory_changes_no_allocation():
     host = tracked()
     play(host, begin(2))
     before = snapshot(host.node("node-1"))
-    play(host, ReportInventory(node="node-1", inventory=None))
-    play(host, ReportInventory(node="node-1", inventory=inventory(vcpus=1, memory_mb=1, local_gb=1)))
+    play(host, ReportNode(node="node-1", inventory=None))
+    play(host, ReportNode(node="node-1", inventory=inventory(vcpus=1, memory_mb=1, local_gb=1)))
     after = snapshot(host.node("node-1"))
     same = ("allocations", "begun", "charged", "projects", "stats")
     assert {name: after[name] for name in same} == {name: before[name] for name in same}
@@ -258,14 +258,14 @@ def test_drift_is_reported_once_with_both_figures_and_usage_stays_the_sum():
     ledger = host.node("node-1")
     ledger.drift = resources(9, 9, 9)
     usage = ledger.usage
-    decision = play(host, ReportInventory(node="node-1", inventory=inventory(vcpus=1)))
+    decision = play(host, ReportNode(node="node-1", inventory=inventory(vcpus=1)))
     drift, _ = decision.events
     assert [type(event) for event in decision.events] == [NodeDrift, NodeUpdated]
     assert (drift.stored, drift.usage) == (resources(9, 9, 9), usage)
     assert ledger.usage == usage
-    nothing_happens(host, ReportInventory(node="node-1", inventory=inventory(vcpus=1)), None)
+    nothing_happens(host, ReportNode(node="node-1", inventory=inventory(vcpus=1)), None)
 
 
 @pytest.mark.behaviour("audit")
 def test_an_audit_of_an_unknown_node_is_node_not_found():
-    assert type(decide(host_ledger(), ReportInventory(node="elsewhere", inventory=None), NOW).error) is NodeNotFound
+    assert type(decide(host_ledger(), ReportNode(node="elsewhere", inventory=None), NOW).error) is NodeNotFound

@@ -26,7 +26,7 @@ from tests.support.builders import (
 )
 from tracker_worker.domain import events
 from tracker_worker.domain.allocation import FINISHED, Allocation
-from tracker_worker.domain.commands import AbortClaim, FinishClaim, ReportInventory
+from tracker_worker.domain.commands import AbortClaim, FinishClaim, ReportNode
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
 from tracker_worker.domain.resources import ZERO
 from tracker_worker.errors import InvalidInput, NodeNotFound
@@ -227,7 +227,7 @@ def test_the_ledgers_of_two_nodes_are_independent():
     host = host_ledger(nodes=2)
     other = snapshot(host.node("node-2"))
     play(host, begin(1, node="node-1"))
-    play(host, ReportInventory(node="node-1", inventory=None))
+    play(host, ReportNode(node="node-1", inventory=None))
     assert snapshot(host.node("node-2")) == other
 
 

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tests.support.builders import HOST, NOW, begin, inventory, node_name, put, rebuilt, snapshot, update, uuid
 from tests.support.naive import NaiveHost
-from tracker_worker.domain.commands import AbortClaim, ExpireClaims, FinishClaim, ReportInventory
+from tracker_worker.domain.commands import AbortClaim, ExpireClaims, FinishClaim, ReportNode
 from tracker_worker.domain.decide import decide
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
 from tracker_worker.domain.views import claim_views, iso, node_view, usage_view
@@ -246,7 +246,7 @@ class Ledgers(RuleBasedStateMachine):
             reserved_memory_mb=memory_mb,
             reserved_disk_mb=disk_mb,
         )
-        self._step(ReportInventory(node=name, inventory=reported), self.naive.report(name, totals, reserve))
+        self._step(ReportNode(node=name, inventory=reported), self.naive.report(name, totals, reserve))
 
     @rule(failed=st.sampled_from([False, False, False, True]))
     def a_commit(self, failed):

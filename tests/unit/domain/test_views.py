@@ -22,7 +22,7 @@ from tests.support.builders import (
     update,
     uuid,
 )
-from tracker_worker.domain.commands import AbortClaim, ExpireClaims, FinishClaim, ReportInventory
+from tracker_worker.domain.commands import AbortClaim, ExpireClaims, FinishClaim, ReportNode
 from tracker_worker.domain.inventory import read_inventory
 from tracker_worker.domain.views import claim_views, node_view, usage_view
 
@@ -50,7 +50,7 @@ def test_an_optional_fact_that_the_driver_left_out_is_none():
     host = host_ledger(disabled=True)
     answer = driver_resource_dict()
     del answer["hypervisor_type"]
-    play(host, ReportInventory(node="node-1", inventory=read_inventory(answer, resources())))
+    play(host, ReportNode(node="node-1", inventory=read_inventory(answer, resources())))
     assert node_view(host.node("node-1"))["hypervisor_type"] is None
 
 
@@ -101,7 +101,7 @@ def test_the_view_of_a_disabled_node_has_neither_totals_nor_free_amounts():
 def test_a_node_that_is_disabled_later_still_shows_its_usage():
     host = host_ledger()
     play(host, begin(1, **sized(2, 4096, 50)))
-    play(host, ReportInventory(node="node-1", inventory=None))
+    play(host, ReportNode(node="node-1", inventory=None))
     view = node_view(host.node("node-1"))
     assert (view["vcpus_used"], view["local_gb_used"], view["running_vms"]) == (2, 50, 1)
 

@@ -108,11 +108,11 @@ def test_the_largest_notification_of_a_node_stays_under_its_limit() -> None:
         play(hosts, begin(instance_dict(number, project_id=f"{number:0255}", os_type=f"{number}{LONG}"[:MAX_TEXT])))
     found = read_inventory(driver_resource_dict(**dict.fromkeys(FACTS, filled())), resources())
 
-    sizes = play(hosts, commands.ReportInventory(node=LONG, inventory=found))
+    sizes = play(hosts, commands.ReportNode(node=LONG, inventory=found))
 
     assert 10 * MAX_FIELD_BYTES < sizes["tracker.node.updated"] < NODE_BYTES < BROKER_BYTES / 16
     view = json.loads(
-        render(decide(hosts, commands.ReportInventory(node=LONG, inventory=None), NOW).events[0], ledger).payload
+        render(decide(hosts, commands.ReportNode(node=LONG, inventory=None), NOW).events[0], ledger).payload
     )
     assert view["stats_omitted"] == 4001  # a project and an operating system for each instance, and the task state
     assert view["stats"] == {
@@ -130,7 +130,7 @@ def test_counters_that_have_room_are_kept(projects: int) -> None:
     for number in range(projects):
         play(hosts, begin(instance_dict(number, project_id=f"project-{number}")))
 
-    event = decide(hosts, commands.ReportInventory(node=LONG, inventory=None), NOW).events[0]
+    event = decide(hosts, commands.ReportNode(node=LONG, inventory=None), NOW).events[0]
     view = json.loads(render(event, ledger).payload)
 
     assert len([name for name in view["stats"] if name.startswith("num_proj_")]) == projects

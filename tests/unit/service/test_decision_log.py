@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.builders import NOW, begin, host_ledger, play, uuid
 from tracker_worker.domain.commands import Command
-from tracker_worker.domain.decide import Decision
+from tracker_worker.domain.decision import Decision
 from tracker_worker.service.loop.decision_log import LOG, log_decisions
 
 

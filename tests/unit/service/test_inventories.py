@@ -13,7 +13,7 @@ from tests.support.builders import HOST, driver_resource_dict, node_name
 from tests.support.deadline import SECONDS, wait_until
 from tests.support.engine import RESERVED
 from tests.support.startstop import stress
-from tracker_worker.domain.commands import ReportInventory
+from tracker_worker.domain.commands import ReportNode
 from tracker_worker.errors import InvalidInput, NodeNotFound
 from tracker_worker.inventory.fake import FakeDriver
 from tracker_worker.service.chores import inventories as module
@@ -130,7 +130,7 @@ def test_the_next_look_at_a_node_answers_all_audits_that_came_during_a_look(case
 def test_refreshes_during_a_look_are_one_further_look_with_one_command(case: Case) -> None:
     commands: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
 
-    def note(host: str, command: ReportInventory) -> None:
+    def note(host: str, command: ReportNode) -> None:
         commands.put((host, command.node))
 
     hang = case.driver.hang(N1)

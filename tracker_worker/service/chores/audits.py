@@ -132,7 +132,7 @@ class Audits:
         self._running.add(key)
         self._inventories.read(look.host, look.node, partial(self._reported, look), partial(self._found, look=look))
 
-    def _found(self, host: str, command: commands.ReportInventory, *, look: _Look | None = None) -> None:
+    def _found(self, host: str, command: commands.ReportNode, *, look: _Look | None = None) -> None:
         """A node has answered; on one of the pool's threads."""
         failed = None if look is None else look.failed
         self._submit(Chore(host=host, commands=[command], failed=failed))

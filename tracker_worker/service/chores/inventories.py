@@ -51,12 +51,12 @@ class InventoryReport:
     """The answers of one host's driver: a command for each node that answered, and the errors of the other nodes."""
 
     host: str
-    found: list[commands.ReportInventory] = field(default_factory=list)
+    found: list[commands.ReportNode] = field(default_factory=list)
     errors: list[Exception] = field(default_factory=list)
 
 
 Done = Callable[[InventoryReport], None]
-Found = Callable[[str, commands.ReportInventory], None]
+Found = Callable[[str, commands.ReportNode], None]
 """Called with the host and the command for a node that has answered."""
 
 
@@ -148,11 +148,11 @@ class Inventories:
             self._answered(reading)
 
     def _look(self, host: str, node: str, waiting: Mapping[Hashable, _Reading]) -> None:
-        command: commands.ReportInventory | None = None
+        command: commands.ReportNode | None = None
         failed: Exception | None = None
         try:
             resource = self._drivers[host].get_available_resource(node)
-            command = commands.ReportInventory(node=node, inventory=read_inventory(resource, self._reserved))
+            command = commands.ReportNode(node=node, inventory=read_inventory(resource, self._reserved))
         except Exception as error:  # noqa: BLE001 the driver's edge
             LOG.warning("inventory of node %s of host %s: %s: %s", node, host, type(error).__name__, error)
             failed = error

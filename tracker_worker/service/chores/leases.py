@@ -136,7 +136,7 @@ class Leases:
             LOG.info("another worker does the chores of host %s", name)
             self.held -= {name}
             self._heard.discard(name)  # that worker has received something from the host's queue, and more recently
-            self._relay.drop(host)
+            self._relay.drop(name)
         self._announce()
 
     def announce(self) -> None:

@@ -23,7 +23,7 @@ from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.notifications.notification import Notification
 from tracker_worker.service.chores.track import Topic, Track
-from tracker_worker.store.base import Commit, Conflict, Store
+from tracker_worker.store.base import Commit, Conflict, Store, Stream
 
 LOG = logging.getLogger(__name__)
 
@@ -68,10 +68,10 @@ class Relay:
         self._wake = wake
         self._monotonic = monotonic
         self._topics = {name: Topic(name) for name in topics}
-        self._opened: dict[int, set[int]] = {}  # host id -> the nodes whose cursors were read
+        self._relayed: dict[str, set[int]] = {}  # host -> its streams
         self._confirms: deque[Any] = deque()
         self._confirms_wanted = False
-        # (node id, topic) -> cursor, of the cursors that have moved since ``written``.
+        # (stream id, topic) -> cursor, of the cursors that have moved since ``written``.
         self.moved: dict[tuple[int, str], int] = {}
         self._flush_at: float | None = None
         self._reads = _Pause()
@@ -80,7 +80,7 @@ class Relay:
         self.outage: tuple[StoreUnavailable, float] | None = None
 
     def confirmed(self, keys: Sequence[Any]) -> None:
-        """The bus has confirmed these notifications; a key is (node id, sequence, topic)."""
+        """The bus has confirmed these notifications; a key is (stream id, sequence, topic)."""
         self._confirms.extend(keys)
         if self._confirms_wanted:
             self._wake()
@@ -88,12 +88,12 @@ class Relay:
     def refused(self, key: tuple[int, int, str], reason: str) -> None:
         """The broker does not take this notification: its node waits on its topic until an operator has set it aside. Raises
         StoreUnavailable."""
-        node_id, sequence, name = key
+        stream_id, sequence, name = key
         topic = self._topics[name]
-        track = topic.tracks.get(node_id)
+        track = topic.tracks.get(stream_id)
         if track is None or sequence not in track.in_flight:
             return
-        self._store.mark_refused(node_id, name, sequence, reason)
+        self._store.mark_refused(stream_id, name, sequence, reason)
         topic.refused(track, sequence)
         LOG.error(
             "the broker does not take notification %d of node %s for topic %s (%s): the node's notifications wait; see "
@@ -108,33 +108,41 @@ class Relay:
         """Relay this host's nodes from their cursors on. For a node that is relayed already, include the notifications that
         another worker may have added, and go on behind a refused one that an operator has set aside. Raises
         StoreUnavailable."""
-        topics = self._topics.values()
-        node_ids = {ledger.id for ledger in host}
-        stuck = any(topic.is_stuck(node_ids) for topic in topics)
-        cursors = {}
-        if stuck or self._opened.get(host.id) != node_ids:
+        self.take_streams(host.name, {ledger.stream_id: ledger.sequence for ledger in host})
+
+    def take_streams(self, host: str, known: Mapping[int, int]) -> None:
+        """The same for the streams of a host name, of which those of its nodes have these ids and sequences."""
+        relayed = self._relayed.get(host)
+        stuck = relayed is not None and any(topic.is_stuck(relayed) for topic in self._topics.values())
+        if relayed is None or stuck or not known.keys() <= relayed:
             # Also without topics: the cursors of topics that are configured no more are removed.
-            cursors = self._store.open_cursors(host.id, list(self._topics))
-            self._opened[host.id] = node_ids
-        for topic in topics:
-            for ledger in host:
-                track = topic.tracks.get(ledger.id)
-                if track is None:
-                    track = topic.tracks[ledger.id] = Track(
-                        ledger.id, ledger.name, cursors.get((ledger.id, topic.name), 0)
-                    )
-                elif track.stuck_at and cursors.get((ledger.id, topic.name), 0) >= track.stuck_at:
-                    topic.set_aside(track)
-                track.known = max(track.known, ledger.sequence)
+            streams = self._store.open_cursors(host, list(self._topics))
+            self._relayed[host] = {stream.id for stream in streams}
+            for stream in streams:
+                self._take_stream(stream)
+        for stream_id, sequence in known.items():
+            for topic in self._topics.values():
+                track = topic.tracks[stream_id]
+                track.known = max(track.known, sequence)
                 topic.note(track)
 
-    def drop(self, host: HostLedger) -> None:
-        """Stop relaying this host: another worker relays it."""
-        self._opened.pop(host.id, None)
+    def _take_stream(self, stream: Stream) -> None:
         for topic in self._topics.values():
-            for ledger in host:
-                topic.drop(ledger.id)
-                self.moved.pop((ledger.id, topic.name), None)
+            track = topic.tracks.get(stream.id)
+            cursor = stream.cursors.get(topic.name, 0)
+            if track is None:
+                track = topic.tracks[stream.id] = Track(stream.id, stream.node, cursor)
+            elif track.stuck_at and cursor >= track.stuck_at:
+                topic.set_aside(track)
+            track.known = max(track.known, stream.sequence)
+            topic.note(track)
+
+    def drop(self, host: str) -> None:
+        """Stop relaying this host: another worker relays it."""
+        for stream_id in self._relayed.pop(host, ()):
+            for topic in self._topics.values():
+                topic.drop(stream_id)
+                self.moved.pop((stream_id, topic.name), None)
 
     def offer(self, notifications: Iterable[Notification]) -> list[Publication]:
         """Take over notifications that were committed. Returns those that the caller publishes now; the relay reads the others
@@ -142,7 +150,7 @@ class Relay:
         ready = []
         for notification in notifications:
             for topic in self._topics.values():
-                track = topic.tracks.get(notification.node_id)
+                track = topic.tracks.get(notification.stream_id)
                 if track is None:
                     continue
                 track.known = max(track.known, notification.sequence)
@@ -212,11 +220,11 @@ class Relay:
     def _take_confirms(self) -> None:
         confirms = self._confirms
         while confirms:
-            node_id, sequence, name = confirms.popleft()
+            stream_id, sequence, name = confirms.popleft()
             topic = self._topics[name]
-            track = topic.tracks.get(node_id)
+            track = topic.tracks.get(stream_id)
             if track is not None and topic.confirmed(track, sequence):
-                self.moved[node_id, name] = track.confirmed
+                self.moved[stream_id, name] = track.confirmed
 
     def _catch_up(self) -> None:
         """Read notifications from the outbox that were not handed over, as many as the windows admit. Raises
@@ -226,7 +234,7 @@ class Relay:
                 count, size = topic.room(track)
                 if not count:
                     continue
-                found = self._store.outbox(track.node_id, after=track.sent, limit=count, max_bytes=size)
+                found = self._store.outbox(track.stream_id, after=track.sent, limit=count, max_bytes=size)
                 ready = []
                 for notification in found:
                     if not self._passed_over(topic, track, notification.sequence - 1):
@@ -245,5 +253,5 @@ class Relay:
             return True
         if not topic.pass_over(track, sequence):
             return False
-        self.moved[track.node_id, topic.name] = track.confirmed
+        self.moved[track.stream_id, topic.name] = track.confirmed
         return True

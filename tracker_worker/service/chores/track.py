@@ -23,7 +23,7 @@ class Track:
     published and not confirmed. ``ahead``: the confirmed ones above ``confirmed`` + 1. ``stuck_at``: the sequence that the
     broker has refused; 0: none."""
 
-    node_id: int
+    stream_id: int
     node: str
     confirmed: int
     sent: int = 0
@@ -41,7 +41,7 @@ class Topic:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.tracks: dict[int, Track] = {}  # by node id
+        self.tracks: dict[int, Track] = {}  # by stream id
         self.lagging: dict[int, Track] = {}  # those with sent < known that are not stuck
         self.in_flight = 0
         self._bytes = 0
@@ -72,7 +72,7 @@ class Topic:
         self.in_flight += 1
         self._bytes += len(body)
         return Publication(
-            key=(notification.node_id, notification.sequence, self.name),
+            key=(notification.stream_id, notification.sequence, self.name),
             topic=self.name,
             priority=notification.priority,
             body=body,
@@ -110,9 +110,9 @@ class Topic:
         track.stuck_at = min(sequence, track.stuck_at or sequence)
         self.note(track)
 
-    def is_stuck(self, node_ids: set[int]) -> bool:
+    def is_stuck(self, stream_ids: set[int]) -> bool:
         """Whether one of these nodes waits because the broker has refused a notification."""
-        return any(track.stuck_at for node_id in node_ids if (track := self.tracks.get(node_id)) is not None)
+        return any(track.stuck_at for stream_id in stream_ids if (track := self.tracks.get(stream_id)) is not None)
 
     def set_aside(self, track: Track) -> None:
         """An operator has set the refused notification aside: what follows it is published, again where it was refused too."""
@@ -122,10 +122,10 @@ class Topic:
         track.ahead.clear()
         track.stuck_at = 0
 
-    def drop(self, node_id: int) -> None:
+    def drop(self, stream_id: int) -> None:
         """The node is not relayed any more."""
-        track = self.tracks.pop(node_id, None)
-        self.lagging.pop(node_id, None)
+        track = self.tracks.pop(stream_id, None)
+        self.lagging.pop(stream_id, None)
         if track is not None:
             self._forget_flight(track)
 
@@ -137,11 +137,11 @@ class Topic:
     def note(self, track: Track) -> None:
         """Note whether notifications of the node are left to be read."""
         if track.sent < track.known and not track.stuck_at:
-            self.lagging[track.node_id] = track
+            self.lagging[track.stream_id] = track
         else:
-            self.lagging.pop(track.node_id, None)
+            self.lagging.pop(track.stream_id, None)
 
     def note_last(self, track: Track) -> None:
         """The same, behind the other nodes."""
-        self.lagging.pop(track.node_id, None)
+        self.lagging.pop(track.stream_id, None)
         self.note(track)

@@ -79,7 +79,7 @@ class Attempts:
     def _create_nodes(self, items: Sequence[Item]) -> None:
         for item in items:
             if isinstance(item, Chore):
-                reported = [c.node for c in item.commands if isinstance(c, commands.ReportInventory)]
+                reported = [c.node for c in item.commands if isinstance(c, commands.ReportNode)]
                 self._ledgers.create_nodes(item.host, reported)
 
 

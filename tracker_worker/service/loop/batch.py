@@ -9,7 +9,7 @@ from typing import Any
 
 from tracker_worker.bus.base import Outgoing, Settlement
 from tracker_worker.domain import commands, queries
-from tracker_worker.domain.decide import Decision
+from tracker_worker.domain.decision import Decision
 from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.domain.policy import Policy
 from tracker_worker.errors import StoreUnavailable, TrackerError
@@ -196,7 +196,7 @@ class Decider:
     def _look(self, batch: Batch, request: PendingRequest, host: HostLedger, action: Audit | queries.Query) -> Any:
         """The answer of a query about one host. Of an audit: expire the claims that are due."""
         if isinstance(action, queries.Query):
-            return queries.read([host], action)
+            return queries.read([host], action, batch.now)
         for ledger in queries.nodes(host, action.node):
             expire = commands.ExpireClaims(node=ledger.name, release=self._policy().release_expired)
             self._decide_command(batch, host, expire, request)
@@ -225,7 +225,7 @@ class Decider:
     def _chore(self, batch: Batch, chore: Chore) -> None:
         host = self._ledgers.get(chore.host)
         for command in chore.commands:
-            if chore.if_new and isinstance(command, commands.ReportInventory) and not host.node(command.node).disabled:
+            if chore.if_new and _is_old(host, command):
                 continue
             error = self._decide_command(batch, host, command, None).error
             if error is not None:
@@ -235,6 +235,11 @@ class Decider:
     def _decide_command(
         self, batch: Batch, host: HostLedger, command: commands.Command, request: PendingRequest | None
     ) -> Decision:
-        decision = batch.unit.decide(host, command, batch.now)
+        decision = batch.unit.decide(host, command, batch.now, None if request is None else request.asked)
         batch.decisions.append((command, decision, request))
         return decision
+
+
+def _is_old(host: HostLedger, command: commands.Command) -> bool:
+    """Whether the command reports about a node of which something is known already."""
+    return isinstance(command, commands.ReportNode) and host.nodes[command.node].life.look is not None

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from tracker_worker.domain import commands, events
-from tracker_worker.domain.decide import Decision
+from tracker_worker.domain.decision import Decision
 from tracker_worker.text import printable
 
 LOG = logging.getLogger("tracker_worker.decisions")
@@ -32,11 +32,14 @@ def log_decisions(decisions: Sequence[tuple[commands.Command, Decision, Requeste
     debug = LOG.isEnabledFor(logging.DEBUG)
     records = _Records()
     for command, decision, request in decisions:
-        ledger = decision.node
-        where = "-" if ledger is None else f"{ledger.host}/{ledger.name}"
+        about = decision.node
+        where = "-" if about is None else f"{about.host}/{about.name}"
         request_id = "-" if request is None else request.request_id
-        for event in decision.events:
-            records.log(logging.INFO, f"{type(event).__name__} node={where} {_figures(event)} request_id={request_id}")
+        for ledger, event in decision.events:
+            level = logging.DEBUG if isinstance(event, events.UNPUBLISHED) else logging.INFO
+            if level == logging.INFO or debug:
+                node = f"{ledger.host}/{ledger.name}"
+                records.log(level, f"{type(event).__name__} node={node} {_figures(event)} request_id={request_id}")
         if decision.events:
             continue
         name = type(command).__name__
@@ -70,10 +73,24 @@ def _figures(event: events.Event) -> str:
         case events.ClaimRejected(instance=instance, shortfalls=shortfalls, limit_source=source):
             lacks = " ".join(f"{s.resource}={s.requested}/{s.used}/{s.limit}" for s in shortfalls)
             return f"instance={instance.uuid} requested/used/limit: {lacks} limit_source={source}"
-        case events.NodeUpdated(inventory=inventory):
-            return "disabled" if inventory is None else f"total={inventory.total.to_dict()}"
-        case events.NodeDrift(stored=stored, usage=usage):
+        case events.ClaimUntracked(instance=instance):
+            return f"instance={instance.uuid}"
+        case events.NodeUpdated(inventory=inventory, life=life):
+            totals = "no inventory" if inventory is None else f"total={inventory.total.to_dict()}"
+            return f"state={life.state} {life.reason} {totals}" if life.reason else f"state={life.state} {totals}"
+        case events.UsageDrift(stored=stored, usage=usage):
             return f"stored={stored.to_dict()} usage={usage.to_dict()}"
+        case events.InstancesDrift(comparison=compared):
+            return (
+                f"charged_not_running={len(compared.charged_not_running)} "
+                f"running_not_charged={len(compared.running_not_charged)} building={len(compared.building)}"
+            )
+        case events.DeletionNoted(uuid=uuid):
+            return f"instance={uuid}"
+        case events.DeletionsForgotten(uuids=uuids):
+            return f"instances={len(uuids)}"
+        case events.LifeNoted(life=life):
+            return f"state={life.state}"
         case events.UsageUpdated(before=before, allocation=held):
             was, now = before.instance, held.instance
             return (

@@ -14,6 +14,8 @@ from tracker_worker.bus.base import Bus, Refusal, RefusedDeadLetter
 from tracker_worker.counters import Counters
 from tracker_worker.domain.policy import Policy
 from tracker_worker.errors import StoreUnavailable
+from tracker_worker.ids import NewIds
+from tracker_worker.notifications.render import PLAIN, Style
 from tracker_worker.service.chores.audits import Audits
 from tracker_worker.service.chores.inventories import Inventories
 from tracker_worker.service.chores.leases import Leases
@@ -23,6 +25,7 @@ from tracker_worker.service.loop.attempt import Attempts
 from tracker_worker.service.loop.batch import Decider
 from tracker_worker.service.loop.engine import Engine
 from tracker_worker.service.loop.inbox import Inbox
+from tracker_worker.service.requests.asked import asked_by
 from tracker_worker.service.requests.items import Chore
 from tracker_worker.service.requests.pending import PendingRequest
 from tracker_worker.store.base import Conflict, DeadLetterRow, Store
@@ -48,6 +51,7 @@ class EngineThread:
         owner: str,
         notify: bool,
         topics: Sequence[str] = (),
+        style: Style = PLAIN,
         counters: Counters,
         clock: Callable[[], int],
         died: Callable[[BaseException], None],
@@ -55,7 +59,7 @@ class EngineThread:
         max_answer_bytes: int = MAX_ANSWER_BYTES,
     ) -> None:
         """``owner`` names this worker in leases. ``notify`` False: notifications are neither kept nor published. They are
-        published to ``topics``."""
+        published to ``topics``; ``style`` is what they have in common."""
         self._store = store
         self._bus = bus
         self._clock = clock
@@ -103,7 +107,15 @@ class EngineThread:
                     policy=policy,
                     clock=clock,
                     monotonic=monotonic,
-                    new_unit=partial(UnitOfWork, store, ledgers, notify=notify),
+                    new_unit=partial(
+                        UnitOfWork,
+                        store,
+                        ledgers,
+                        notify=notify,
+                        new_id=NewIds(),
+                        style=style,
+                        asked=asked_by(owner),
+                    ),
                     max_answer_bytes=max_answer_bytes,
                 ),
                 counters=counters,

@@ -24,8 +24,8 @@ class PendingRequest:
 
     ``reply_to`` is None for a cast. ``deadline`` (monotonic clock, seconds) is when the caller stops waiting; a cast waits
     without limit. ``heartbeat`` publishes the caller's heartbeats until it is cancelled. ``method`` is the name of the RPC
-    method; ``request_id`` is for the log. ``dropped``: it is a call whose caller cannot be told anything; it is settled
-    instead of parked."""
+    method; ``request_id`` is for the log, ``asked`` for the outbox. ``dropped``: it is a call whose caller cannot be told
+    anything; it is settled instead of parked."""
 
     delivery: Delivery
     operation: Operation | None = None
@@ -34,6 +34,7 @@ class PendingRequest:
     unique_id: str | None = None
     method: str = ""
     request_id: str = "-"
+    asked: bytes | None = None
     deadline: float = inf
     heartbeat: Heartbeat | None = None
     dropped: bool = False

@@ -11,6 +11,7 @@ from tracker_worker.bus.base import FANOUT, SHARED, Bus, Delivery
 from tracker_worker.domain.policy import Policy
 from tracker_worker.errors import TrackerError
 from tracker_worker.oslo import NoSuchMethod, UnsupportedVersion
+from tracker_worker.service.requests.asked import asked_by
 from tracker_worker.service.requests.methods import Context, resolve
 from tracker_worker.service.requests.pending import Heartbeat, PendingRequest
 from tracker_worker.text import described, printable
@@ -37,9 +38,11 @@ class RequestReader:
         every: Callable[[float, Callable[[], None], float], Heartbeat],
         submit: Callable[[Sequence[PendingRequest]], None],
         reply_queues: ReplyQueues = ANY_QUEUE,
+        worker: str = "",
     ) -> None:
-        """``every(seconds, action, until)`` starts a timer that ends at ``until`` on the monotonic clock; ``submit`` gets the
-        requests that arrived together, in order. A call that wants its reply in none of ``reply_queues`` is not done."""
+        """``every(seconds, action, until)`` starts a timer that ends at ``until`` on the monotonic clock; ``submit`` gets
+        the requests that arrived together, in order. ``worker`` is this worker's name. A call that wants its reply in none
+        of ``reply_queues`` is not done."""
         self._bus = bus
         self._served = served
         self._policy = policy
@@ -47,6 +50,7 @@ class RequestReader:
         self._every = every
         self._submit = submit
         self._reply_queues = reply_queues
+        self._worker = worker
 
     def received(self, deliveries: Sequence[Delivery]) -> None:
         self._submit([self._read(delivery) for delivery in deliveries])
@@ -65,6 +69,7 @@ class RequestReader:
             pending.unique_id = request.unique_id
             pending.method = request.method
             pending.request_id = _request_id(request.context)
+            pending.asked = asked_by(self._worker, method=request.method, context=request.context)
             if reply_to is not None:
                 pending.deadline = _deadline(delivery)
                 if request.monitor_seconds is not None:

@@ -8,6 +8,8 @@ parameters of each row, took several times as long as SQLite.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from itertools import pairwise
+from operator import itemgetter
 from typing import Any, NamedTuple, Protocol
 
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
@@ -45,6 +47,10 @@ class Tables(NamedTuple):
     """Allocations to delete."""
     kept: list[Row]
     """Allocations to insert or to overwrite."""
+    forgotten: list[Row]
+    """Deletions to delete."""
+    noted: list[Row]
+    """Deletions to insert or to overwrite."""
     inbox: list[Row]
     outbox: list[Row]
     cursors: list[Row]
@@ -54,39 +60,65 @@ def tables_of(commit: Commit) -> Tables:
     """Raises Conflict: the commit charges two nodes for one instance."""
     ledgers = sorted(commit.ledgers, key=lambda ledger: ledger.id)
     kept, released = _allocations(ledgers)
+    noted, forgotten = _deletions(ledgers)
     return Tables(
         nodes=[
-            {"id": ledger.id, "stored_generation": ledger.stored_generation, **rows.node_values(ledger)}
+            {
+                "id": ledger.id,
+                "stored_generation": ledger.stored_generation,
+                "stream_id": ledger.stream_id,
+                "sequence": ledger.sequence,
+                "occurred_at": ledger.last_at,
+                **rows.node_values(ledger),
+            }
             for ledger in ledgers
         ],
         released=released,
         kept=kept,
+        forgotten=forgotten,
+        noted=noted,
         inbox=[rows.inbox_row(message) for message in sorted(commit.inbox_rows, key=lambda message: message.unique_id)],
         outbox=[rows.notification_row(notification) for notification in commit.notifications],
         cursors=[
-            {"node_id": node_id, "topic": topic, "sequence": sequence}
-            for (node_id, topic), sequence in sorted(commit.cursors.items())
+            {"stream_id": stream_id, "topic": topic, "sequence": sequence}
+            for (stream_id, topic), sequence in sorted(commit.cursors.items())
         ],
     )
 
 
 def _allocations(ledgers: Iterable[NodeLedger]) -> tuple[list[Row], list[Row]]:
     """The touched allocations that these ledgers have, and those that they do not have any more."""
-    kept, released = [], []
+    kept: list[Row] = []
+    released: list[Row] = []
     for ledger in ledgers:
-        for uuid in ledger.touched:
-            allocation = ledger.allocations.get(uuid)
+        for allocation_id, allocation in ledger.touched.items():
             if allocation is None:
-                released.append({"host_id": ledger.host_id, "instance_uuid": uuid, "node_id": ledger.id})
+                released.append({"id": allocation_id})
             else:
                 kept.append(rows.allocation_row(ledger.host_id, ledger.id, allocation))
-    if len({_key(row) for row in kept}) != len(kept):
+    # By role, so that what an instance was charged is on hold before what it is charged now is there.
+    kept.sort(key=itemgetter("host_id", "instance_uuid", "role"))
+    if any(_key(one) == _key(other) for one, other in pairwise(kept)):
         raise Conflict("an instance is charged to two nodes of the host")
-    return sorted(kept, key=_key), sorted(released, key=_key)
+    return kept, sorted(released, key=itemgetter("id"))
 
 
-def _key(row: Row) -> tuple[int, str]:
-    return row["host_id"], row["instance_uuid"]
+_key = itemgetter("host_id", "instance_uuid", "role")
+
+
+def _deletions(ledgers: Iterable[NodeLedger]) -> tuple[list[Row], list[Row]]:
+    """The deletions that are new in these ledgers, and those that are gone."""
+    noted: list[Row] = []
+    forgotten: list[Row] = []
+    for ledger in ledgers:
+        for uuid in sorted(ledger.noted):
+            row: Row = {"host_id": ledger.host_id, "instance_uuid": uuid, "node_id": ledger.id}
+            reported_at = ledger.deletions.get(uuid)
+            if reported_at is None:
+                forgotten.append(row)
+            else:
+                noted.append({**row, "reported_at": reported_at})
+    return noted, forgotten
 
 
 def fetched(cursor: Any) -> list[Mapping[str, Any]]:
@@ -100,6 +132,9 @@ def host_of(
     host: list[Mapping[str, Any]],
     nodes: list[Mapping[str, Any]],
     allocations: list[Mapping[str, Any]],
+    deletions: list[Mapping[str, Any]],
 ) -> HostLedger | None:
-    """The ledgers of a host from the rows of HOST, NODES and ALLOCATIONS; None: there is no such host."""
-    return host_from(host_id, host[0]["name"], nodes, allocations) if host else None
+    """The ledgers of a host from the rows of HOST, NODES, ALLOCATIONS and DELETIONS; None: there is no such host."""
+    if not host:
+        return None
+    return host_from(host_id, host[0]["name"], host[0]["ledger_id"], nodes, allocations, deletions)

@@ -31,10 +31,13 @@ class PostgreSQLWriter(Writer):
 
     def commit(self, connection: Any, commit: Commit) -> None:
         parameters = list(parameters_of(commit))
-        if len(parameters) > 1:
+        alone = len(parameters) == 1 and commit.history is None
+        if not alone:
             connection.execute(_BEGIN)
+        if commit.history is not None:
+            connection.execute(statements.INSERT_HISTORY_POSTGRESQL, msgspec.structs.asdict(commit.history))
         self._write(connection, parameters)
-        if len(parameters) > 1:
+        if not alone:
             connection.commit()
 
     def finish(self, connection: Any, commit: Commit) -> None:
@@ -49,7 +52,14 @@ class PostgreSQLWriter(Writer):
     def lock(self, connection: Any, host_id: int) -> HostLedger | None:
         # PostgreSQL takes several statements at once. Each sees what was committed before it began, and the reading ones begin
         # when the locks are taken.
-        texts = (_BEGIN, statements.LOCK_HOST, statements.LOCK_NODES, statements.NODES, statements.ALLOCATIONS)
+        texts = (
+            _BEGIN,
+            statements.LOCK_HOST,
+            statements.LOCK_NODES,
+            statements.NODES,
+            statements.ALLOCATIONS,
+            statements.DELETIONS,
+        )
         cursor = connection.execute("; ".join(text.format(host_id=host_id) for text in texts), prepare=False)
         cursor.nextset()
         host = fetched(cursor)
@@ -57,7 +67,9 @@ class PostgreSQLWriter(Writer):
         cursor.nextset()
         nodes = fetched(cursor)
         cursor.nextset()
-        return host_of(host_id, host, nodes, fetched(cursor))
+        allocations = fetched(cursor)
+        cursor.nextset()
+        return host_of(host_id, host, nodes, allocations, fetched(cursor))
 
     def answered(self, connection: Any, unique_ids: Collection[str]) -> dict[str, bytes]:
         return dict(connection.execute(statements.ANSWERED_POSTGRESQL, [list(unique_ids)]).fetchall())

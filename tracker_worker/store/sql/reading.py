@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.store.sql import rows
-from tracker_worker.store.sql.schema import allocations, hosts, nodes
+from tracker_worker.store.sql.schema import allocations, deletions, histories, hosts, nodes, streams
 
 
 def load_host(connection: sa.Connection, name: str) -> HostLedger | None:
@@ -40,23 +40,48 @@ def refreshed(connection: sa.Connection, known: Mapping[str, Mapping[int, int]])
     }
 
 
+def ledger_id(connection: sa.Connection) -> str:
+    """Return the id of the present history."""
+    present = sa.select(histories.c.ledger_id).order_by(histories.c.number.desc()).limit(1)
+    return str(connection.execute(present).scalar_one())
+
+
 def _load(connection: sa.Connection, host_id: int, name: str) -> HostLedger:
-    of_host = sa.select(nodes).where(nodes.c.host_id == host_id).order_by(nodes.c.id)
+    of_host = (
+        sa.select(nodes, streams.c.sequence, streams.c.occurred_at)
+        .join(streams)
+        .where(nodes.c.host_id == host_id)
+        .order_by(nodes.c.id)
+    )
     charged = sa.select(allocations).where(allocations.c.host_id == host_id)
+    deleted = sa.select(deletions).where(deletions.c.host_id == host_id)
     return host_from(
-        host_id, name, connection.execute(of_host).mappings().all(), connection.execute(charged).mappings()
+        host_id,
+        name,
+        ledger_id(connection),
+        connection.execute(of_host).mappings().all(),
+        connection.execute(charged).mappings(),
+        connection.execute(deleted).mappings(),
     )
 
 
 def host_from(
-    host_id: int, name: str, of_host: Iterable[Mapping[Any, Any]], charged: Iterable[Mapping[Any, Any]]
+    host_id: int,
+    name: str,
+    ledger_id: str,
+    of_host: Iterable[Mapping[Any, Any]],
+    charged: Iterable[Mapping[Any, Any]],
+    deleted: Iterable[Mapping[Any, Any]],
 ) -> HostLedger:
-    """Return the ledgers of a host from the rows of its nodes, by id, and of its allocations."""
-    host = HostLedger(id=host_id, name=name)
+    """Return the ledgers of a host from the rows of its nodes with those of their streams, by id, of its allocations, and of
+    its deletions."""
+    host = HostLedger(id=host_id, name=name, ledger_id=ledger_id)
     read = {row["id"]: row for row in of_host}
-    by_id = {node_id: rows.ledger_from(name, row) for node_id, row in read.items()}
+    by_id = {node_id: rows.ledger_from(name, ledger_id, row) for node_id, row in read.items()}
     for row in charged:
         by_id[row["node_id"]].restore(rows.allocation_from(row))
+    for row in deleted:
+        by_id[row["node_id"]].deletions[row["instance_uuid"]] = row["reported_at"]
     for node_id, ledger in by_id.items():
         ledger.drift = rows.drift(ledger, read[node_id])
         host.nodes[ledger.name] = ledger

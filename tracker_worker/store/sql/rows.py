@@ -14,11 +14,13 @@ from tracker_worker.domain.allocation import Allocation
 from tracker_worker.domain.instance import Instance
 from tracker_worker.domain.inventory import Inventory
 from tracker_worker.domain.ledger import NodeLedger
+from tracker_worker.domain.life import Life
 from tracker_worker.domain.resources import CLASSES, Resources, shared
 from tracker_worker.notifications.notification import Notification
 from tracker_worker.store.base import InboxRow
 
 _pack = msgspec.msgpack.Encoder().encode
+_unpack_life = msgspec.msgpack.Decoder(Life).decode
 
 # The fields of an instance that have a column of their own. The other fields are packed into ``facts``, except a field that has
 # its default, which is the value in _FACTS.
@@ -35,9 +37,12 @@ def allocation_row(host_id: int, node_id: int, allocation: Allocation) -> dict[s
     instance = allocation.instance
     facts = {name: value for name, default in _FACTS.items() if (value := getattr(instance, name)) != default}
     return {
+        "id": allocation.id,
         "host_id": host_id,
         "node_id": node_id,
         "instance_uuid": instance.uuid,
+        "role": allocation.role,
+        "claim_id": allocation.claim_id,
         "resources": _pack(allocation.resources.to_dict()),
         "project_id": instance.project_id,
         "user_id": instance.user_id,
@@ -48,6 +53,8 @@ def allocation_row(host_id: int, node_id: int, allocation: Allocation) -> dict[s
         "limit_source": allocation.limit_source,
         "begun_at": allocation.begun_at,
         "expires_at": allocation.expires_at,
+        "on_expiry": allocation.on_expiry,
+        "built": allocation.built,
     }
 
 
@@ -55,13 +62,19 @@ def allocation_from(row: Any) -> Allocation:
     """Return the allocation of a row. Facts that this release does not know, of a newer release, are ignored."""
     known = {name: _shared(value) for name, value in msgpack.unpackb(row["facts"]).items() if name in _FACTS}
     columns = {name: _shared(row[name]) for name in _COLUMNS}
+    allocation_id, claim_id = row["id"], row["claim_id"]
     return Allocation(
+        id=allocation_id,
+        claim_id=allocation_id if claim_id == allocation_id else claim_id,
         instance=Instance(uuid=row["instance_uuid"], **columns, **known),
         resources=shared(Resources.of(msgpack.unpackb(row["resources"])).amounts),
         begun_at=row["begun_at"],
         expires_at=row["expires_at"],
         limit_source=sys.intern(row["limit_source"]),
         claim_state=sys.intern(row["claim_state"]),
+        role=sys.intern(row["role"]),
+        on_expiry=_shared(row["on_expiry"]),
+        built=bool(row["built"]),
     )
 
 
@@ -73,9 +86,9 @@ def _shared(value: Any) -> Any:
 # The columns of ``nodes`` that the ledger decides.
 NODE_COLUMNS = (
     "generation",
-    "sequence",
-    "disabled",
+    "life",
     "inventory",
+    "state",
     "running_vms",
     "current_workload",
     "io_workload",
@@ -89,9 +102,9 @@ def node_values(ledger: NodeLedger) -> dict[str, Any]:
     inventory, usage, stats = ledger.inventory, ledger.usage, ledger.stats
     values: dict[str, Any] = {
         "generation": ledger.generation,
-        "sequence": ledger.sequence,
-        "disabled": ledger.disabled,
+        "life": _pack(ledger.life),
         "inventory": None if inventory is None else _pack_inventory(inventory),
+        "state": ledger.life.state,
         "running_vms": stats.num_instances,
         "current_workload": stats.current_workload,
         "io_workload": stats.io_workload,
@@ -102,16 +115,21 @@ def node_values(ledger: NodeLedger) -> dict[str, Any]:
     return values
 
 
-def ledger_from(host: str, row: Any) -> NodeLedger:
-    """Return the ledger of a node without its allocations. ``host`` is the host's name."""
+def ledger_from(host: str, ledger_id: str, row: Any) -> NodeLedger:
+    """Return the ledger of a node without its allocations, from its row with ``sequence`` and ``occurred_at`` of its stream.
+    ``host`` is the host's name."""
     ledger = NodeLedger(
         id=row["id"],
         host_id=row["host_id"],
         host=host,
         name=row["name"],
+        stream_id=row["stream_id"],
+        ledger_id=ledger_id,
         generation=row["generation"],
         sequence=row["sequence"],
+        last_at=row["occurred_at"],
     )
+    ledger.life = _unpack_life(row["life"])
     if row["inventory"] is not None:
         ledger.inventory = _unpack_inventory(row["inventory"])
     return ledger
@@ -155,20 +173,21 @@ def inbox_row(message: InboxRow) -> dict[str, Any]:
 def notification_row(notification: Notification) -> dict[str, Any]:
     """Return the row of a notification: every column of ``outbox``."""
     return {
-        "node_id": notification.node_id,
+        "stream_id": notification.stream_id,
         "sequence": notification.sequence,
         "message_id": notification.message_id,
         "event_type": notification.event_type,
         "priority": notification.priority,
         "payload": notification.payload,
         "occurred_at": notification.occurred_at,
+        "asked": notification.asked,
     }
 
 
 def notification_from(row: Any, *, host: str, node: str) -> Notification:
     """Return the notification of a row. ``host`` and ``node`` are the names of the host and the node."""
     return Notification(
-        node_id=row["node_id"],
+        stream_id=row["stream_id"],
         host=host,
         node=node,
         sequence=row["sequence"],
@@ -177,4 +196,5 @@ def notification_from(row: Any, *, host: str, node: str) -> Notification:
         payload=bytes(row["payload"]),
         occurred_at=row["occurred_at"],
         message_id=row["message_id"],
+        asked=bytes(row["asked"]),
     )

@@ -41,6 +41,33 @@ hosts = Table(
     Column("lease_expires_at", BigInteger, nullable=False, default=0),
     # Since when the broker has taken no messages of the holder of the lease.
     Column("blocked_since", BigInteger),
+    # The last two tokens that an active worker has put on the broker: a database with older ones is a copy.
+    Column("token", String(36)),
+    Column("previous_token", String(36)),
+)
+
+# The histories of this database, the present one last. No two have the same predecessor.
+histories = Table(
+    "histories",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("ledger_id", String(36), nullable=False, unique=True),
+    Column("since", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("predecessor", String(36), unique=True),
+)
+
+# The events of a name. A node points to the stream of its name; a stream outlives its node, so that no number comes twice.
+# ``sequence`` and ``occurred_at`` are those of the last event.
+streams = Table(
+    "streams",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("host", String(255), nullable=False),
+    Column("node", String(255), nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("occurred_at", BigInteger, nullable=False),
+    UniqueConstraint("host", "node"),
 )
 
 nodes = Table(
@@ -49,12 +76,13 @@ nodes = Table(
     Column("id", Integer, primary_key=True),
     Column("host_id", ForeignKey(hosts.c.id), nullable=False),
     Column("name", String(255), nullable=False),
+    Column("stream_id", ForeignKey(streams.c.id), nullable=False, unique=True),
     Column("generation", BigInteger, nullable=False),
-    Column("sequence", BigInteger, nullable=False),
-    Column("disabled", Boolean, nullable=False),
+    Column("life", LargeBinary, nullable=False),
     Column("inventory", LargeBinary),
     # A scheduler may read these columns with SQL. Every change of the ledger writes them; the store reads them only to
     # report drift.
+    Column("state", String(16), nullable=False),
     Column("vcpus", BigInteger),
     Column("vcpus_used", BigInteger, nullable=False),
     Column("memory_mb", BigInteger),
@@ -67,14 +95,17 @@ nodes = Table(
     UniqueConstraint("host_id", "name"),
 )
 
-# One row is an allocation and the claim that charged it. The primary key prevents that an instance is charged to two nodes of
-# a host.
+# One row is an allocation and the claim that charged it. The unique constraint prevents that an instance is charged to two
+# nodes of a host.
 allocations = Table(
     "allocations",
     metadata,
-    Column("host_id", ForeignKey(hosts.c.id), primary_key=True),
-    Column("instance_uuid", String(255), primary_key=True),
+    Column("id", String(36), primary_key=True),
+    Column("host_id", ForeignKey(hosts.c.id), nullable=False),
+    Column("instance_uuid", String(255), nullable=False),
+    Column("role", String(16), nullable=False),
     Column("node_id", ForeignKey(nodes.c.id), nullable=False),
+    Column("claim_id", String(255), nullable=False),
     Column("resources", LargeBinary, nullable=False),
     Column("project_id", String(255)),
     Column("user_id", String(255)),
@@ -85,6 +116,20 @@ allocations = Table(
     Column("limit_source", String(16), nullable=False),
     Column("begun_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
+    Column("on_expiry", String(8)),
+    Column("built", Boolean, nullable=False),
+    UniqueConstraint("host_id", "instance_uuid", "role"),
+)
+
+# Deletions of instances that were not charged when they were reported. The node is the one whose generation says that they
+# have changed.
+deletions = Table(
+    "deletions",
+    metadata,
+    Column("host_id", ForeignKey(hosts.c.id), primary_key=True),
+    Column("instance_uuid", String(255), primary_key=True),
+    Column("node_id", ForeignKey(nodes.c.id), nullable=False),
+    Column("reported_at", BigInteger, nullable=False),
 )
 
 inbox = Table(
@@ -110,21 +155,23 @@ attempts = Table(
 outbox = Table(
     "outbox",
     metadata,
-    Column("node_id", ForeignKey(nodes.c.id), primary_key=True),
+    Column("stream_id", ForeignKey(streams.c.id), primary_key=True),
     Column("sequence", BigInteger, primary_key=True),
     Column("message_id", String(36), nullable=False),
     Column("event_type", String(64), nullable=False),
     Column("priority", String(16), nullable=False),
     Column("payload", LargeBinary, nullable=False),
     Column("occurred_at", BigInteger, nullable=False),
+    # A JSON object: the request that caused the event, and who sent it.
+    Column("asked", LargeBinary, nullable=False),
 )
 
-# Up to ``sequence``, the broker has confirmed a node's notifications on a topic. The topic '' is no topic: it remembers where a
-# node was that has no topics now.
+# Up to ``sequence``, the broker has confirmed a stream's notifications on a topic. The topic '' is no topic: it remembers where
+# a stream was that has no topics now.
 relay_cursor = Table(
     "relay_cursor",
     metadata,
-    Column("node_id", ForeignKey(nodes.c.id), primary_key=True),
+    Column("stream_id", ForeignKey(streams.c.id), primary_key=True),
     Column("topic", String(255), primary_key=True),
     Column("sequence", BigInteger, nullable=False),
     Column("refused_sequence", BigInteger),

@@ -22,7 +22,9 @@ class _Statement:
 
     def __init__(self, text: str) -> None:
         self._text = re.sub(PARAMETER, "?", text)
-        self._in_order = itemgetter(*re.findall(PARAMETER, text))
+        names = re.findall(PARAMETER, text)
+        # Of a single name, itemgetter would return the value itself.
+        self._in_order = itemgetter(*names) if len(names) > 1 else lambda row: (row[names[0]],)
 
     def execute(self, cursor: sqlite3.Cursor, values: Sequence[Row]) -> int:
         """Execute for each of ``values``. Return the number of rows that were changed in all."""
@@ -33,7 +35,17 @@ class _Statement:
         return cursor.rowcount if values else 0
 
 
-_NODE, _RELEASED, _KEPT, _ANSWERED, _NOTIFICATION, _CURSOR = map(_Statement, SQLITE)
+(
+    _NODE,
+    _STREAM,
+    _RELEASED,
+    _KEPT,
+    _FORGOTTEN,
+    _NOTED,
+    _ANSWERED,
+    _NOTIFICATION,
+    _CURSOR,
+) = map(_Statement, SQLITE)
 
 
 class SQLiteWriter(Writer):
@@ -45,12 +57,16 @@ class SQLiteWriter(Writer):
             stored = cursor.execute(statements.GENERATIONS.format(host_id=host_id))
             if dict(stored.fetchall()) != generations:
                 raise Conflict("a host that an answer rests on has changed")
+        if commit.history is not None:
+            cursor.execute(statements.INSERT_HISTORY_SQLITE, msgspec.structs.asdict(commit.history))
         tables = tables_of(commit)
         if _NODE.execute(cursor, tables.nodes) != len(tables.nodes):
             raise Conflict("a node has another generation")
+        _STREAM.execute(cursor, tables.nodes)
         _RELEASED.execute(cursor, tables.released)
-        if _KEPT.execute(cursor, tables.kept) != len(tables.kept):
-            raise Conflict("an instance is charged to another node of the host")
+        _KEPT.execute(cursor, tables.kept)
+        _FORGOTTEN.execute(cursor, tables.forgotten)
+        _NOTED.execute(cursor, tables.noted)
         _ANSWERED.execute(cursor, tables.inbox)
         _NOTIFICATION.execute(cursor, tables.outbox)
         _CURSOR.execute(cursor, tables.cursors)
@@ -59,9 +75,8 @@ class SQLiteWriter(Writer):
     finish = commit
 
     def lock(self, connection: sqlite3.Connection, host_id: int) -> HostLedger | None:
-        texts = (statements.HOST, statements.NODES, statements.ALLOCATIONS)
-        host, nodes, allocations = (fetched(connection.execute(text.format(host_id=host_id))) for text in texts)
-        return host_of(host_id, host, nodes, allocations)
+        texts = (statements.HOST, statements.NODES, statements.ALLOCATIONS, statements.DELETIONS)
+        return host_of(host_id, *(fetched(connection.execute(text.format(host_id=host_id))) for text in texts))
 
     def answered(self, connection: sqlite3.Connection, unique_ids: Collection[str]) -> dict[str, bytes]:
         wanted = msgspec.json.encode(list(unique_ids)).decode()

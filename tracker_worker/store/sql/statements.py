@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The statements of a commit as SQL text.
 
-``SQLITE`` has six statements, each of which writes one row per execution; the parameters are named after the columns. The text
-(``:name``) can also be pasted into sqlite3 (``.parameter set :id 1``).
+``SQLITE`` has a statement for each table, each of which writes one row per execution; the parameters are named after the
+columns. The text (``:name``) can also be pasted into sqlite3 (``.parameter set :id 1``).
 
 ``POSTGRESQL`` is one statement for all rows of a commit, because a round trip to the server costs a claim as much as the work
 that is done there. The parameters are named after the tables; each is a JSON array of rows as objects, with bytes as base64.
@@ -13,8 +13,8 @@ waiting for the rest. No idle_in_transaction_session_timeout ends that session, 
 on.
 
 Within the statement, everything else waits for ``changed``, which locks the nodes in the order of their ids, and happens only
-if all nodes have the expected generation. All parts see the rows as they were before the statement. Therefore an instance that
-moves to another node within a commit is not deleted and inserted: ``kept`` takes over the row of a node that releases it. At
+if all nodes have the expected generation. All parts see the rows as they were before the statement. What is deleted is no
+longer in the way of a unique index, though: ``kept`` therefore waits for ``released``, as an instance may be charged anew. At
 the end the statement divides by zero (SQLSTATE 22012: nothing else in it divides) if a number of rows is not the expected one,
 so that nothing of it stays.
 
@@ -40,9 +40,11 @@ class Statements(NamedTuple):
 
     update_node: str
     """Changes no row if the node has another generation than ``stored_generation``."""
+    update_stream: str
     delete_allocation: str
     upsert_allocation: str
-    """Changes no row if the instance is charged to another node of the host: that row belongs to the other node."""
+    delete_deletion: str
+    upsert_deletion: str
     insert_inbox: str
     insert_outbox: str
     move_cursor: str
@@ -62,8 +64,15 @@ def _node_columns(template: str) -> str:
     return ",\n    ".join(lines)
 
 
+_ALLOCATION = (
+    "id, host_id, instance_uuid, role, node_id, claim_id, resources, project_id, user_id, vm_state, task_state, facts,\n"
+    "    claim_state, limit_source, begun_at, expires_at, on_expiry, built"
+)
+_GIVEN_ALLOCATION = re.sub(r"(\w+)", r":\1", _ALLOCATION)
+# Neither the host's id nor the uuid of an allocation changes.
 _OVERWRITE_ALLOCATION = """
-ON CONFLICT (host_id, instance_uuid) DO UPDATE SET
+ON CONFLICT (id) DO UPDATE SET
+    role = excluded.role,
     node_id = excluded.node_id,
     resources = excluded.resources,
     project_id = excluded.project_id,
@@ -74,40 +83,43 @@ ON CONFLICT (host_id, instance_uuid) DO UPDATE SET
     claim_state = excluded.claim_state,
     limit_source = excluded.limit_source,
     begun_at = excluded.begun_at,
-    expires_at = excluded.expires_at
-WHERE allocations.node_id = excluded.node_id"""
+    expires_at = excluded.expires_at,
+    built = excluded.built"""
+_OVERWRITE_DELETION = """
+ON CONFLICT (host_id, instance_uuid) DO UPDATE SET node_id = excluded.node_id, reported_at = excluded.reported_at"""
 
 SQLITE = Statements(
     update_node=f"""\
 UPDATE nodes SET
     {_node_columns("{name} = :{name}")}
 WHERE id = :id AND generation = :stored_generation""",
-    delete_allocation="""\
-DELETE FROM allocations
-WHERE host_id = :host_id AND instance_uuid = :instance_uuid AND node_id = :node_id""",
+    update_stream="UPDATE streams SET sequence = :sequence, occurred_at = :occurred_at WHERE id = :stream_id",
+    delete_allocation="DELETE FROM allocations WHERE id = :id",
     upsert_allocation=f"""\
 INSERT INTO allocations (
-    host_id, instance_uuid, node_id, resources, project_id, user_id, vm_state, task_state, facts,
-    claim_state, limit_source, begun_at, expires_at
+    {_ALLOCATION}
 ) VALUES (
-    :host_id, :instance_uuid, :node_id, :resources, :project_id, :user_id, :vm_state, :task_state, :facts,
-    :claim_state, :limit_source, :begun_at, :expires_at
+    {_GIVEN_ALLOCATION}
 ){_OVERWRITE_ALLOCATION}""",
+    delete_deletion="DELETE FROM deletions WHERE host_id = :host_id AND instance_uuid = :instance_uuid",
+    upsert_deletion=f"""\
+INSERT INTO deletions (host_id, instance_uuid, node_id, reported_at)
+VALUES (:host_id, :instance_uuid, :node_id, :reported_at){_OVERWRITE_DELETION}""",
     insert_inbox="""\
 INSERT INTO inbox (unique_id, host_id, reply, received_at)
 VALUES (:unique_id, :host_id, :reply, :received_at)""",
     insert_outbox="""\
-INSERT INTO outbox (node_id, sequence, message_id, event_type, priority, payload, occurred_at)
-VALUES (:node_id, :sequence, :message_id, :event_type, :priority, :payload, :occurred_at)""",
+INSERT INTO outbox (stream_id, sequence, message_id, event_type, priority, payload, occurred_at, asked)
+VALUES (:stream_id, :sequence, :message_id, :event_type, :priority, :payload, :occurred_at, :asked)""",
     move_cursor="""\
 UPDATE relay_cursor SET sequence = :sequence
-WHERE node_id = :node_id AND topic = :topic AND sequence < :sequence""",
+WHERE stream_id = :stream_id AND topic = :topic AND sequence < :sequence""",
 )
 
 POSTGRESQL = f"""\
 WITH given_nodes AS (
     SELECT * FROM json_to_recordset(%(nodes)s::json) AS given (
-    id integer, stored_generation bigint,
+    id integer, stored_generation bigint, stream_id integer, sequence bigint, occurred_at bigint,
     {_node_columns("{name} {type}")}
 )), locked AS (
     SELECT nodes.id FROM nodes JOIN given_nodes ON given_nodes.id = nodes.id ORDER BY nodes.id FOR NO KEY UPDATE OF nodes
@@ -119,38 +131,34 @@ WITH given_nodes AS (
     RETURNING nodes.id
 ), ready AS (
     SELECT count(*) = json_array_length(%(nodes)s::json) AS is_so FROM changed
-), given_released AS (
-    SELECT * FROM json_to_recordset(%(released)s::json) AS given (
-        host_id integer, instance_uuid varchar, node_id integer
-    )
-), given_kept AS (
-    SELECT * FROM json_to_recordset(%(kept)s::json) AS given (
-        host_id integer, instance_uuid varchar, node_id integer, resources text, project_id varchar, user_id varchar,
-        vm_state varchar, task_state varchar, facts text, claim_state varchar, limit_source varchar,
-        begun_at bigint, expires_at bigint
-    )
+), streamed AS (
+    UPDATE streams SET sequence = given.sequence, occurred_at = given.occurred_at
+    FROM given_nodes AS given WHERE streams.id = given.stream_id AND (SELECT is_so FROM ready)
 ), released AS (
-    DELETE FROM allocations USING given_released AS given
-    WHERE allocations.host_id = given.host_id AND allocations.instance_uuid = given.instance_uuid
-        AND allocations.node_id = given.node_id
-        AND NOT EXISTS (
-            SELECT FROM given_kept AS kept
-            WHERE kept.host_id = given.host_id AND kept.instance_uuid = given.instance_uuid
-        )
-        AND (SELECT is_so FROM ready)
+    DELETE FROM allocations USING json_to_recordset(%(released)s::json) AS given (id varchar)
+    WHERE allocations.id = given.id AND (SELECT is_so FROM ready)
+    RETURNING 1
 ), kept AS (
     INSERT INTO allocations (
-        host_id, instance_uuid, node_id, resources, project_id, user_id, vm_state, task_state, facts,
-        claim_state, limit_source, begun_at, expires_at
+    {_ALLOCATION}
     ) SELECT
-        host_id, instance_uuid, node_id, decode(resources, 'base64'), project_id, user_id, vm_state, task_state,
-        decode(facts, 'base64'), claim_state, limit_source, begun_at, expires_at
-    FROM given_kept WHERE (SELECT is_so FROM ready){_OVERWRITE_ALLOCATION} OR EXISTS (
-        SELECT FROM given_released AS given
-        WHERE given.host_id = allocations.host_id AND given.instance_uuid = allocations.instance_uuid
-            AND given.node_id = allocations.node_id
-    )
-    RETURNING node_id
+        id, host_id, instance_uuid, role, node_id, claim_id, decode(resources, 'base64'), project_id, user_id, vm_state,
+        task_state, decode(facts, 'base64'), claim_state, limit_source, begun_at, expires_at, on_expiry, built
+    FROM json_to_recordset(%(kept)s::json) AS given (
+        id varchar, host_id integer, instance_uuid varchar, role varchar, node_id integer, claim_id varchar,
+        resources text, project_id varchar, user_id varchar, vm_state varchar, task_state varchar, facts text,
+        claim_state varchar, limit_source varchar, begun_at bigint, expires_at bigint, on_expiry varchar, built boolean
+    ) WHERE (SELECT is_so FROM ready) AND (SELECT count(*) FROM released) >= 0{_OVERWRITE_ALLOCATION}
+), forgotten AS (
+    DELETE FROM deletions USING json_to_recordset(%(forgotten)s::json) AS given (host_id integer, instance_uuid varchar)
+    WHERE deletions.host_id = given.host_id AND deletions.instance_uuid = given.instance_uuid
+        AND (SELECT is_so FROM ready)
+), noted AS (
+    INSERT INTO deletions (host_id, instance_uuid, node_id, reported_at)
+    SELECT host_id, instance_uuid, node_id, reported_at
+    FROM json_to_recordset(%(noted)s::json) AS given (
+        host_id integer, instance_uuid varchar, node_id integer, reported_at bigint
+    ) WHERE (SELECT is_so FROM ready){_OVERWRITE_DELETION}
 ), answered AS (
     INSERT INTO inbox (unique_id, host_id, reply, received_at)
     SELECT unique_id, host_id, decode(reply, 'base64'), received_at
@@ -158,16 +166,18 @@ WITH given_nodes AS (
         unique_id varchar, host_id integer, reply text, received_at bigint
     ) WHERE (SELECT is_so FROM ready)
 ), notified AS (
-    INSERT INTO outbox (node_id, sequence, message_id, event_type, priority, payload, occurred_at)
-    SELECT node_id, sequence, message_id, event_type, priority, decode(payload, 'base64'), occurred_at
+    INSERT INTO outbox (stream_id, sequence, message_id, event_type, priority, payload, occurred_at, asked)
+    SELECT
+        stream_id, sequence, message_id, event_type, priority, decode(payload, 'base64'), occurred_at,
+        decode(asked, 'base64')
     FROM json_to_recordset(%(outbox)s::json) AS given (
-        node_id integer, sequence bigint, message_id varchar, event_type varchar, priority varchar, payload text,
-        occurred_at bigint
+        stream_id integer, sequence bigint, message_id varchar, event_type varchar, priority varchar, payload text,
+        occurred_at bigint, asked text
     ) WHERE (SELECT is_so FROM ready)
 ), moved AS (
     UPDATE relay_cursor SET sequence = given.sequence
-    FROM json_to_recordset(%(cursors)s::json) AS given (node_id integer, topic varchar, sequence bigint)
-    WHERE relay_cursor.node_id = given.node_id AND relay_cursor.topic = given.topic
+    FROM json_to_recordset(%(cursors)s::json) AS given (stream_id integer, topic varchar, sequence bigint)
+    WHERE relay_cursor.stream_id = given.stream_id AND relay_cursor.topic = given.topic
         AND relay_cursor.sequence < given.sequence AND (SELECT is_so FROM ready)
 ), stale AS (
     SELECT FROM json_to_recordset(%(verified)s::json) AS given (host_id integer, generations jsonb)
@@ -177,17 +187,22 @@ WITH given_nodes AS (
     )
 )
 SELECT 1 / (
-    (SELECT is_so FROM ready)
-    AND (SELECT count(*) FROM kept) = json_array_length(%(kept)s::json)
-    AND NOT EXISTS (SELECT FROM stale)
+    (SELECT is_so FROM ready) AND NOT EXISTS (SELECT FROM stale)
 )::integer"""
 
 
 GENERATIONS = "SELECT id, generation FROM nodes WHERE host_id = {host_id:d}"
 """The nodes of a host, for ``Commit.verified``."""
-HOST = "SELECT name FROM hosts WHERE id = {host_id:d}"
-NODES = "SELECT * FROM nodes WHERE host_id = {host_id:d} ORDER BY id"
+HISTORY = "SELECT ledger_id FROM histories ORDER BY number DESC LIMIT 1"
+INSERT_HISTORY_SQLITE = """\
+INSERT INTO histories (ledger_id, since, reason, predecessor) VALUES (:ledger_id, :since, :reason, :predecessor)"""
+INSERT_HISTORY_POSTGRESQL = re.sub(PARAMETER, r"%(\1)s", INSERT_HISTORY_SQLITE)
+HOST = f"SELECT name, ({HISTORY}) AS ledger_id FROM hosts WHERE id = {{host_id:d}}"
+NODES = """\
+SELECT nodes.*, streams.sequence, streams.occurred_at
+FROM nodes JOIN streams ON streams.id = nodes.stream_id WHERE host_id = {host_id:d} ORDER BY nodes.id"""
 ALLOCATIONS = "SELECT * FROM allocations WHERE host_id = {host_id:d}"
+DELETIONS = "SELECT * FROM deletions WHERE host_id = {host_id:d}"
 # NO KEY UPDATE keeps out whoever changes the rows. UPDATE would also keep out whoever refers to them, as each new allocation
 # does, in the opposite order: first its node, then its host.
 LOCK_HOST = f"{HOST} FOR NO KEY UPDATE"

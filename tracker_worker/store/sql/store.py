@@ -12,11 +12,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from tracker_worker import threads
-from tracker_worker.domain.ledger import HostLedger
-from tracker_worker.domain.resources import CLASSES
+from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.domain.values import SECOND
 from tracker_worker.notifications.notification import Notification
-from tracker_worker.store.base import Commit, Conflict, DeadLetterRow, LockedHost, OutboxBacklog, Store
-from tracker_worker.store.sql import cursors, dead_letters, reading
+from tracker_worker.store.base import Commit, Conflict, DeadLetterRow, History, LockedHost, OutboxBacklog, Store, Stream
+from tracker_worker.store.sql import cursors, dead_letters, reading, rows
 from tracker_worker.store.sql.commit import Writer
 from tracker_worker.store.sql.engines import LOCK_TIMEOUT_SECONDS, create_engine
 from tracker_worker.store.sql.failures import explained, meaning
@@ -24,7 +24,7 @@ from tracker_worker.store.sql.locked import SQLLockedHost
 from tracker_worker.store.sql.migration import ensure_schema
 from tracker_worker.store.sql.postgresql import PostgreSQLWriter
 from tracker_worker.store.sql.pruning import Pruning
-from tracker_worker.store.sql.schema import attempts, hosts, inbox, nodes
+from tracker_worker.store.sql.schema import attempts, histories, hosts, inbox, nodes
 from tracker_worker.store.sql.sessions import Sessions
 from tracker_worker.store.sql.sqlite import SQLiteWriter
 
@@ -38,7 +38,7 @@ class SQLStore(Store):
     polling SQLite, which has one writer. The default is a plain ``threading.Lock``, which serves waiting threads in no
     particular order. A caller whose threads write at the same time passes a fair lock
     (``tracker_worker.library.fairlock.FairLock``). On PostgreSQL the lock costs nothing: a process has one engine.
-    ``monotonic``, ``wall_clock`` and ``sleep`` use seconds.
+    ``monotonic``, ``wall_clock`` and ``sleep`` use seconds; ``now`` is the time of SQLite's machine in microseconds.
 
     Raises ConfigurationError: see ``engines.create_engine``.
     """
@@ -52,6 +52,7 @@ class SQLStore(Store):
         monotonic: Callable[[], float] = threads.monotonic,
         wall_clock: Callable[[], float] = threads.wall_clock,
         sleep: Callable[[float], None] = threads.sleep,
+        now: Callable[[], int] = threads.now_microseconds,
     ) -> None:
         self._engine = create_engine(
             url,
@@ -64,12 +65,28 @@ class SQLStore(Store):
         self._sessions = Sessions(self._engine, threading.Lock() if write_lock is None else write_lock)
         self._writer: Writer = SQLiteWriter() if self._sessions.dialect == "sqlite" else PostgreSQLWriter()
         self._pruning = Pruning()
+        self._now = now
 
     def start(self) -> None:
         ensure_schema(self._engine)
 
     def stop(self) -> None:
         self._engine.dispose()
+
+    def time(self) -> int:
+        if self._sessions.dialect == "sqlite":
+            return self._now()  # the database is on this machine
+        with self._sessions.read() as connection:
+            now = connection.execute(sa.text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one()
+            return int(now * SECOND)
+
+    def histories(self) -> list[History]:
+        with self._sessions.read() as connection:
+            found = connection.execute(sa.select(histories).order_by(histories.c.number))
+            return [
+                History(ledger_id=row.ledger_id, since=row.since, reason=row.reason, predecessor=row.predecessor)
+                for row in found
+            ]
 
     def register_host(self, name: str, *, topic: str, version: str, now: int) -> int:
         record = {"topic": topic, "version": version, "started_at": now, "last_seen_at": now}
@@ -105,15 +122,15 @@ class SQLStore(Store):
             yield SQLLockedHost(connection, self._writer, ledger)
 
     def create_node(self, host_id: int, name: str) -> None:
-        counters = ("running_vms", "current_workload", "io_workload")
-        zeros = dict.fromkeys((*(klass.used for klass in CLASSES), *counters), 0)
         with self._sessions.write() as connection:
             # A locked host gets no new node; and a host that does not exist none at all.
-            host = sa.select(hosts.c.id).where(hosts.c.id == host_id).with_for_update(key_share=True)
-            connection.execute(host).scalar_one()
+            host = sa.select(hosts.c.name).where(hosts.c.id == host_id).with_for_update(key_share=True)
+            host_name = connection.execute(host).scalar_one()
+            stream_id = cursors.stream(connection, self._sessions.insert, host_name, name)
+            empty = NodeLedger(id=0, host=host_name, name=name)
             connection.execute(
                 self._sessions.insert(nodes)
-                .values(host_id=host_id, name=name, generation=0, sequence=0, disabled=True, **zeros)
+                .values(host_id=host_id, name=name, stream_id=stream_id, **rows.node_values(empty))
                 .on_conflict_do_nothing()
             )
 
@@ -151,21 +168,21 @@ class SQLStore(Store):
         with self._sessions.write() as connection:
             connection.execute(sa.update(hosts).where(hosts.c.id == host_id).values(last_seen_at=now))
 
-    def cursors(self, host_id: int) -> dict[tuple[int, str], int]:
+    def streams(self, host: str) -> list[Stream]:
         with self._sessions.read() as connection:
-            return cursors.read(connection, host_id)
+            return cursors.read(connection, host)
 
-    def open_cursors(self, host_id: int, topics: Sequence[str]) -> dict[tuple[int, str], int]:
+    def open_cursors(self, host: str, topics: Sequence[str]) -> list[Stream]:
         with self._sessions.write() as connection:
-            return cursors.open_cursors(connection, self._sessions.insert, host_id, topics)
+            return cursors.open_cursors(connection, self._sessions.insert, host, topics)
 
-    def mark_refused(self, node_id: int, topic: str, sequence: int, reason: str | None) -> None:
+    def mark_refused(self, stream_id: int, topic: str, sequence: int, reason: str | None) -> None:
         with self._sessions.write() as connection:
-            cursors.mark_refused(connection, node_id, topic, sequence, reason)
+            cursors.mark_refused(connection, stream_id, topic, sequence, reason)
 
-    def outbox(self, node_id: int, *, after: int, limit: int, max_bytes: int = sys.maxsize) -> list[Notification]:
+    def outbox(self, stream_id: int, *, after: int, limit: int, max_bytes: int = sys.maxsize) -> list[Notification]:
         with self._sessions.read() as connection:
-            return cursors.following(connection, node_id, after=after, limit=limit, max_bytes=max_bytes)
+            return cursors.following(connection, stream_id, after=after, limit=limit, max_bytes=max_bytes)
 
     def backlog(self) -> list[OutboxBacklog]:
         with self._sessions.read() as connection:

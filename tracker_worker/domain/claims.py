@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decisions on claims: begin, alone or in a group; finish, abort, renew, expire."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from tracker_worker.domain import commands, events, life
+from tracker_worker.domain.allocation import (
+    ABORTED,
+    BEGUN,
+    CALLER,
+    CAPACITY,
+    EXPIRED,
+    FINISHED,
+    RELEASE,
+    UNLIMITED,
+    Allocation,
+)
+from tracker_worker.domain.decision import NOTHING, Decision, decided
+from tracker_worker.domain.fit import Shortfall, fits
+from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.domain.resources import ZERO, Resources
+from tracker_worker.domain.views import claim_view, iso
+from tracker_worker.errors import (
+    ClaimConflict,
+    ComputeResourcesUnavailable,
+    InvalidInput,
+    NodeDraining,
+    NodeUnavailable,
+)
+
+NewId = Callable[[int], str]
+"""Makes an id at a time in microseconds."""
+
+
+class Fit(msgspec.Struct, frozen=True, kw_only=True):
+    """How a claim stands on its node. ``held``: the instance is charged already, exactly so. ``tracked`` False: the node
+    charges nothing. Otherwise the claim fits if there are no ``shortfalls``."""
+
+    ledger: NodeLedger
+    tracked: bool = True
+    held: Allocation | None = None
+    shortfalls: tuple[Shortfall, ...] = ()
+    limit_source: str = UNLIMITED
+
+
+def fit(
+    host: HostLedger, command: commands.BeginClaim, now: int, charged: Mapping[int, Resources] | None = None
+) -> Fit:
+    """How the claim stands if the nodes are charged this (by node id) beside what they are charged.
+
+    Raises NodeNotFound, NodeUnavailable, NodeDraining, ClaimConflict, and InvalidInput where a node must be named or the
+    instance is deleted."""
+    instance = command.instance
+    ledger = host.node_to_claim(command.node, "instance.node")
+    if instance.is_deleted:
+        raise InvalidInput(field="instance.vm_state", reason="an instance that is deleted cannot be claimed")
+    requested = instance.resources
+    holder = host.holding(instance.uuid)
+    if holder is not None:
+        held = holder.allocations[instance.uuid]
+        if holder is not ledger:
+            raise _conflict(holder, held.uuid, f"not on {ledger.name}")
+        if held.resources != requested:
+            raise _conflict(holder, held.uuid, f"with {held.resources.to_dict()}, not {requested.to_dict()}")
+        return Fit(ledger=ledger, held=held, limit_source=held.limit_source)
+    if ledger.disabled:
+        return Fit(ledger=ledger, tracked=False)
+    _check_taking(ledger, command.stale_after, now)
+    deleted_at = host.deleted_at(instance.uuid)
+    if deleted_at is not None and deleted_at + command.remembers_deletions >= now:
+        raise _conflict(ledger, instance.uuid, f"was reported deleted at {iso(deleted_at)}")
+    if command.claim_id is not None and (other := host.claimed(command.claim_id)) is not None:
+        raise _conflict(other[0], other[1].uuid, f"has the claim_id {command.claim_id}")
+    inventory = ledger.inventory
+    assert inventory is not None
+    limits = command.limits
+    source = CALLER if limits.given else UNLIMITED
+    if command.capacity_limits:
+        source = CALLER if limits.given else CAPACITY
+        limits = limits.completed(inventory.total)
+    used = ledger.usage + (charged or {}).get(ledger.id, ZERO)
+    return Fit(ledger=ledger, shortfalls=fits(requested, used, limits), limit_source=source)
+
+
+def _check_taking(ledger: NodeLedger, stale_after: int, now: int) -> None:
+    state = ledger.life
+    if state.state == life.DRAINING:
+        raise NodeDraining(host=ledger.host, node=ledger.name, reason=state.reason)
+    stale = state.state == life.STALE and state.silent_since is not None and state.silent_since + stale_after < now
+    if stale or state.state in (life.MISSING, life.UNKNOWN) or ledger.inventory is None:
+        raise NodeUnavailable(host=ledger.host, node=ledger.name, state=state.state, reason=state.reason)
+
+
+def _conflict(ledger: NodeLedger, uuid: str, reason: str) -> ClaimConflict:
+    return ClaimConflict(instance_uuid=uuid, node=ledger.name, reason=reason)
+
+
+def begin(host: HostLedger, command: commands.BeginClaim, now: int, new_id: NewId) -> Decision:
+    found = fit(host, command, now)
+    ledger = found.ledger
+    at = ledger.time(now)
+    if not found.tracked:
+        return decided(ledger, events.ClaimUntracked(at=at, instance=command.instance))
+    if found.held is not None:
+        return decided(ledger, reply=claim_view(ledger, found.held, generation=ledger.generation))
+    if found.shortfalls:
+        error = ComputeResourcesUnavailable(shortfalls=[shortfall.to_dict() for shortfall in found.shortfalls])
+        return decided(ledger, _rejected(command, found, at), error=error)
+    allocation = _charged(command, found, at, new_id)
+    reply = claim_view(ledger, allocation, generation=ledger.next_generation)
+    return decided(ledger, events.ClaimBegun(at=at, allocation=allocation), reply=reply)
+
+
+def begin_all(host: HostLedger, command: commands.BeginClaims, now: int, new_id: NewId) -> Decision:
+    """All claims or none. A claim that does not fit charges nothing that the claims after it would see."""
+    charged: dict[int, Resources] = {}
+    happened: list[tuple[NodeLedger, events.Event]] = []
+    lacking: list[tuple[NodeLedger, events.Event]] = []
+    shortfalls: list[dict[str, Any]] = []
+    replies: list[dict[str, Any] | None] = []
+    chosen: set[str] = set()
+    for one in command.claims:
+        found = fit(host, one, now, charged)
+        ledger = found.ledger
+        at = ledger.time(now)
+        if one.claim_id is not None and one.claim_id in chosen:
+            raise _conflict(ledger, one.instance.uuid, f"has the claim_id {one.claim_id}")
+        if not found.tracked:
+            happened.append((ledger, events.ClaimUntracked(at=at, instance=one.instance)))
+            replies.append(None)
+        elif found.held is not None:
+            replies.append(claim_view(ledger, found.held, generation=ledger.generation))
+        elif found.shortfalls:
+            lacking.append((ledger, _rejected(one, found, at)))
+            named = {"instance_uuid": one.instance.uuid, "node": ledger.name}
+            shortfalls += [{**shortfall.to_dict(), **named} for shortfall in found.shortfalls]
+        else:
+            allocation = _charged(one, found, at, new_id)
+            chosen.add(allocation.claim_id)
+            charged[ledger.id] = charged.get(ledger.id, ZERO) + allocation.resources
+            happened.append((ledger, events.ClaimBegun(at=at, allocation=allocation)))
+            replies.append(claim_view(ledger, allocation, generation=ledger.next_generation))
+    if lacking:
+        return Decision(events=tuple(lacking), error=ComputeResourcesUnavailable(shortfalls=shortfalls))
+    return Decision(events=tuple(happened), reply=replies)
+
+
+def _rejected(command: commands.BeginClaim, found: Fit, at: int) -> events.ClaimRejected:
+    return events.ClaimRejected(
+        at=at, instance=command.instance, shortfalls=found.shortfalls, limit_source=found.limit_source
+    )
+
+
+def _charged(command: commands.BeginClaim, found: Fit, at: int, new_id: NewId) -> Allocation:
+    allocation_id = new_id(at)
+    return Allocation(
+        id=allocation_id,
+        claim_id=command.claim_id or allocation_id,
+        instance=command.instance,
+        resources=command.instance.resources,
+        begun_at=at,
+        expires_at=at + command.timeout,
+        limit_source=found.limit_source,
+        on_expiry=command.on_expiry,
+    )
+
+
+def _named(host: HostLedger, name: str) -> tuple[NodeLedger, Allocation] | None:
+    """The allocation whose claim has this id, or whose instance has this uuid."""
+    found = host.claimed(name)
+    if found is None and (ledger := host.holding(name)) is not None:
+        found = ledger, ledger.allocations[name]
+    return found
+
+
+def finish(host: HostLedger, claim_id: str, now: int) -> Decision:
+    found = _named(host, claim_id)
+    if found is None or found[1].claim_state != BEGUN:
+        return NOTHING
+    ledger, held = found
+    finished = replace(held, claim_state=FINISHED)
+    reply = claim_view(ledger, finished, generation=ledger.next_generation)
+    return decided(ledger, events.ClaimFinished(at=ledger.time(now), allocation=finished), reply=reply)
+
+
+def abort(host: HostLedger, claim_id: str, now: int) -> Decision:
+    found = _named(host, claim_id)
+    if found is None or not (found[1].claim_state == BEGUN or found[1].is_assumed_built):
+        return NOTHING
+    ledger, held = found
+    aborted = replace(held, claim_state=ABORTED)
+    reply = claim_view(ledger, aborted, generation=ledger.next_generation)
+    return decided(ledger, events.ClaimAborted(at=ledger.time(now), allocation=aborted), reply=reply)
+
+
+def renew(host: HostLedger, command: commands.RenewClaim, now: int) -> Decision:
+    found = _named(host, command.claim_id)
+    if found is None or found[1].claim_state != BEGUN:
+        return NOTHING
+    ledger, held = found
+    at = ledger.time(now)
+    expires_at = max(held.expires_at, at + command.timeout)
+    if expires_at == held.expires_at:
+        return decided(ledger, reply=claim_view(ledger, held, generation=ledger.generation))
+    renewed = replace(held, expires_at=expires_at)
+    reply = claim_view(ledger, renewed, generation=ledger.next_generation)
+    return decided(ledger, events.ClaimRenewed(at=at, allocation=renewed), reply=reply)
+
+
+def expire(ledger: NodeLedger, release: bool, now: int) -> Decision:
+    due = [held for uuid in ledger.begun if (held := ledger.allocations[uuid]).expires_at < now]
+    due.sort(key=lambda held: (held.expires_at, held.uuid))
+    at = ledger.time(now)
+    return decided(
+        ledger,
+        *(
+            events.ClaimExpired(at=at, allocation=replace(held, claim_state=EXPIRED), released=_releases(held, release))
+            for held in due
+        ),
+    )
+
+
+def _releases(held: Allocation, release: bool) -> bool:
+    """Whether the allocation is released when its claim expires. What was reported built runs, whatever the option says."""
+    wanted = release if held.on_expiry is None else held.on_expiry == RELEASE
+    return wanted and not held.built

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The outcome of a command, as a value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from tracker_worker.domain import events
+from tracker_worker.domain.ledger import NodeLedger
+from tracker_worker.errors import TrackerError
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """The outcome of a command. The caller applies each of ``events`` to its ledger, in order and in one commit, and sends
+    ``reply`` or ``error`` after the commit. ``node`` is the node that the command was about, if it was about one."""
+
+    node: NodeLedger | None = None
+    events: tuple[tuple[NodeLedger, events.Event], ...] = ()
+    reply: Any = None
+    error: TrackerError | None = None
+
+
+NOTHING = Decision()
+
+
+def decided(
+    node: NodeLedger, *happened: events.Event, reply: Any = None, error: TrackerError | None = None
+) -> Decision:
+    """A decision about one node."""
+    return Decision(node=node, events=tuple((node, event) for event in happened), reply=reply, error=error)

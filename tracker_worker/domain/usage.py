@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decisions on instances after their claim: reported changes, releases, comparison with what runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from msgspec.structs import replace
+
+from tracker_worker.domain import commands, events
+from tracker_worker.domain.allocation import BEGUN, Allocation
+from tracker_worker.domain.decision import NOTHING, Decision, decided
+from tracker_worker.domain.fit import UNLIMITED, fits
+from tracker_worker.domain.instance import OWNER
+from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.domain.resources import CLASSES, SIZES
+from tracker_worker.domain.states import DELETED, SHELVED_OFFLOADED, UNBUILT
+from tracker_worker.domain.views import allocation_view
+from tracker_worker.errors import InstanceElsewhere, InvalidInput
+
+
+def update(host: HostLedger, command: commands.UpdateUsage, now: int) -> Decision:
+    ledger = host.holding(command.uuid)
+    if ledger is None:
+        return _untracked(host, command, now)
+    if command.node not in (None, ledger.name):
+        raise InstanceElsewhere(instance_uuid=command.uuid, host=ledger.host, node=ledger.name)
+    at = ledger.time(now)
+    before = ledger.allocations[command.uuid]
+    releases = _releases(before, command.changes)
+    changes = _applicable(command.changes, releases)
+    instance = before.instance.changed(changes)
+    built = before.built or changes.get("vm_state") not in UNBUILT
+    changed = instance is not before.instance
+    reply = {"tracked": True, "changed": changed}
+    if not changed:
+        noted = (
+            (events.BuiltNoted(at=at, allocation=replace(before, built=True)),) if built and not before.built else ()
+        )
+        return decided(ledger, *noted, reply=reply)
+    if releases:
+        last = replace(instance, **{size: getattr(before.instance, size) for size in (*SIZES, "swap")})
+        return decided(
+            ledger, events.UsageReleased(at=at, before=before, allocation=replace(before, instance=last)), reply=reply
+        )
+    after = replace(before, instance=instance, resources=instance.resources, built=built)
+    grown = fits(after.resources, ledger.usage - before.resources, UNLIMITED)
+    if grown and after.resources != before.resources:
+        raise InvalidInput(field="instance", reason=f"the usage of {grown[0].resource} would exceed {grown[0].limit}")
+    event = events.UsageUpdated(
+        at=at, before=before, allocation=after, over_capacity=_over_capacity(ledger, before, after)
+    )
+    return decided(ledger, event, reply=reply)
+
+
+def _untracked(host: HostLedger, command: commands.UpdateUsage, now: int) -> Decision:
+    """Nobody is charged for the instance. Its deletion is remembered, since its claim may still come."""
+    reply = {"tracked": False, "changed": False}
+    ledger = None if command.node is None else host.node(command.node)
+    deleted = command.changes.get("vm_state") == DELETED
+    if not deleted or not command.notes_deletions:
+        return Decision(node=ledger, reply=reply)
+    ledger = ledger or next(iter(host), None)
+    if ledger is None:
+        return Decision(reply=reply)
+    return decided(ledger, events.DeletionNoted(at=ledger.time(now), uuid=command.uuid), reply=reply)
+
+
+def _applicable(changes: Mapping[str, Any], releases: bool) -> Mapping[str, Any]:
+    """The changes without an owner where it says nothing, or comes with the end of the charge: whoever was charged is told."""
+    return {name: value for name, value in changes.items() if name not in OWNER or not (value is None or releases)}
+
+
+def _releases(before: Allocation, changes: Mapping[str, Any]) -> bool:
+    """Whether the change means that the instance holds nothing any more. A state that it had before says nothing new."""
+    state = changes.get("vm_state")
+    return state == DELETED or (state == SHELVED_OFFLOADED and before.instance.vm_state != SHELVED_OFFLOADED)
+
+
+def _over_capacity(ledger: NodeLedger, before: Allocation, after: Allocation) -> tuple[events.OverCapacity, ...]:
+    if ledger.inventory is None:
+        return ()
+    used, total = ledger.usage - before.resources + after.resources, ledger.inventory.total
+    return tuple(
+        events.OverCapacity(resource=klass.name, used=used[klass.name], capacity=total[klass.name])
+        for klass in CLASSES
+        if after.resources[klass.name] > before.resources[klass.name] and used[klass.name] > total[klass.name]
+    )
+
+
+def release(host: HostLedger, command: commands.ReleaseAllocation, now: int) -> Decision:
+    ledger = host.holding(command.uuid)
+    if ledger is None:
+        return NOTHING
+    held = ledger.allocations[command.uuid]
+    event = events.UsageReleased(
+        at=ledger.time(now), before=held, allocation=held, released_by=command.released_by, reason=command.reason
+    )
+    return decided(ledger, event, reply=allocation_view(ledger, held))
+
+
+def compare(host: HostLedger, command: commands.CompareInstances, now: int) -> Decision:
+    ledger = host.node_or_only(command.node, "node")
+    idle = sorted(ledger.allocations.keys() - command.uuids)
+    building = [uuid for uuid in idle if _is_building(ledger.allocations[uuid])]
+    comparison = events.Comparison(
+        charged_not_running=tuple(sorted(set(idle) - set(building))),
+        running_not_charged=tuple(sorted(command.uuids - ledger.allocations.keys())),
+        building=tuple(building),
+    )
+    reply = {name: list(getattr(comparison, name)) for name in comparison.__struct_fields__}
+    if not comparison.charged_not_running and not comparison.running_not_charged:
+        return decided(ledger, reply=reply)
+    return decided(ledger, events.InstancesDrift(at=ledger.time(now), comparison=comparison), reply=reply)
+
+
+def _is_building(held: Allocation) -> bool:
+    return held.claim_state == BEGUN and not held.built
+
+
+def forget_deletions(host: HostLedger, command: commands.ForgetDeletions, now: int) -> Decision:
+    kept = sorted(
+        (at, uuid) for ledger in host for uuid, at in ledger.deletions.items() if at >= command.reported_before
+    )
+    kept_uuids = {uuid for _, uuid in kept[-command.most :]}
+    happened: list[tuple[NodeLedger, events.Event]] = []
+    for ledger in host:
+        if gone := tuple(uuid for uuid in ledger.deletions if uuid not in kept_uuids):
+            happened.append((ledger, events.DeletionsForgotten(at=now, uuids=gone)))
+    return Decision(events=tuple(happened))

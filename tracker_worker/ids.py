@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ids: time-ordered ones that are made here, and the one spelling of those that come from outside."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from tracker_worker import threads
+
+_RANDOM_BYTES = 8
+# Random bytes are read for many ids at a time, because each read is a call of the system.
+_READ_AHEAD = 512 * _RANDOM_BYTES
+# The 32 digits of a UUID with hyphens, or without, in braces, or behind "urn:uuid:" (RFC 9562, section 4).
+_UUID = re.compile(
+    r"(?:urn:uuid:)?(?P<brace>\{)?"
+    r"([0-9a-f]{8})(?P<hyphen>-?)([0-9a-f]{4})(?P=hyphen)([0-9a-f]{4})(?P=hyphen)([0-9a-f]{4})(?P=hyphen)([0-9a-f]{12})"
+    r"(?(brace)\})",
+    re.ASCII | re.IGNORECASE,
+)
+
+
+def uuid7(at: int, random: bytes) -> str:
+    """A UUID of version 7 as text: the time ``at`` (microseconds since the epoch) and 62 of the bits of ``random`` (8 bytes).
+
+    48 bits are milliseconds; the next 12 are the fraction of the millisecond, so that ids sort as their times do (RFC 9562,
+    sections 5.7 and 6.2, method 3).
+    """
+    milliseconds, microseconds = divmod(at, 1000)
+    head = f"{milliseconds & 0xFFFFFFFFFFFF:012x}"
+    fraction = f"{microseconds * 4096 // 1000:03x}"
+    tail = f"{int.from_bytes(random) & 0x3FFFFFFFFFFFFFFF | 0x8000000000000000:016x}"
+    return f"{head[:8]}-{head[8:]}-7{fraction}-{tail[:4]}-{tail[4:]}"
+
+
+class NewIds:
+    """Makes a new id for each call with a time in microseconds. Belongs to one thread at a time."""
+
+    def __init__(self, random_bytes: Callable[[int], bytes] = threads.random_bytes) -> None:
+        self._random_bytes = random_bytes
+        self._ahead = b""
+        self._used = 0
+
+    def __call__(self, at: int) -> str:
+        if self._used == len(self._ahead):
+            self._ahead, self._used = self._random_bytes(_READ_AHEAD), 0
+        random = self._ahead[self._used : self._used + _RANDOM_BYTES]
+        self._used += _RANDOM_BYTES
+        return uuid7(at, random)
+
+
+def canonical(name: str) -> str:
+    """``name`` in lower case with hyphens if it is a UUID in any spelling; otherwise as it is."""
+    if len(name) < 32:
+        return name
+    match = _UUID.fullmatch(name)
+    return name if match is None else "-".join(match.group(2, 4, 5, 6, 7)).lower()
