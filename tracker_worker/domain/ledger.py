@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from tracker_worker.domain import events
 from tracker_worker.domain.allocation import BEGUN, Allocation
+from tracker_worker.domain.inventory import Inventory
 from tracker_worker.domain.life import UNSUPPORTED, Life
 from tracker_worker.domain.resources import ZERO, Resources
 from tracker_worker.domain.stats import Stats
