@@ -216,8 +216,6 @@ class LockedContract(StoreCase):
         before = picture(store)
         store.probe(writer.host.id, NOW + 5)
         after = picture(store)
-        assert [
-            (was.last_seen_at, host.last_seen_at)
-            for was, host in zip(before.pop("hosts"), after.pop("hosts"), strict=False)
-        ] == [(NOW, NOW + 5)]
+        (was,), (host,) = before.pop("hosts"), after.pop("hosts")
+        assert (was.last_seen_at, host.last_seen_at) == (NOW, NOW + 5)
         assert after == before

@@ -40,7 +40,9 @@ class TestPostgreSQLMigrations(MigrationContract):
     def test_a_start_on_an_old_revision_is_refused(self, engine: sa.Engine) -> None:
         migration.upgrade(engine, "0001")
         message = refusal(partial(migration.ensure_schema, engine))
-        assert message == "the database schema is at revision 0001, not at 0002: run 'tracker-worker db upgrade'"
+        assert message == (
+            f"the database schema is at revision 0001, not at {migration.head()}: run 'tracker-worker db upgrade'"
+        )
 
 
 def test_an_unreachable_server_is_an_error_without_the_password() -> None:
