@@ -12,12 +12,13 @@ import sqlalchemy as sa
 
 from tests.servers import PostgreSQLServer
 from tests.servers.ports import Ports
-from tests.unit.store.migrations import MigrationContract, refusal, tables
+from tests.unit.store.identity import IdentityContract
+from tests.unit.store.migrations import refusal, tables
 from tracker_worker.store.sql import engines, migration
 from tracker_worker.store.sql.store import SQLStore
 
 
-class TestPostgreSQLMigrations(MigrationContract):
+class TestPostgreSQLMigrations(IdentityContract):
     @pytest.fixture
     def url(self, postgresql_url: str) -> str:
         return postgresql_url
