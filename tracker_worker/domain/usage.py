@@ -15,7 +15,7 @@ from tracker_worker.domain.fit import UNLIMITED, fits
 from tracker_worker.domain.instance import OWNER
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
 from tracker_worker.domain.resources import CLASSES, SIZES
-from tracker_worker.domain.states import DELETED, SHELVED_OFFLOADED, UNBUILT
+from tracker_worker.domain.states import DELETED, RELEASING, UNBUILT
 from tracker_worker.domain.views import allocation_view
 from tracker_worker.errors import InstanceElsewhere, InvalidInput
 
@@ -71,7 +71,8 @@ def _applicable(changes: Mapping[str, Any], releases: bool) -> Mapping[str, Any]
 def _releases(before: Allocation, changes: Mapping[str, Any]) -> bool:
     """Whether the change means that the instance holds nothing any more. A state that it had before says nothing new."""
     state = changes.get("vm_state")
-    return state == DELETED or (state == SHELVED_OFFLOADED and before.instance.vm_state != SHELVED_OFFLOADED)
+    again = RELEASING.get(state)
+    return again is not None and (again or before.instance.vm_state != state)
 
 
 def _ended(held: Allocation) -> Allocation:
