@@ -11,7 +11,9 @@ from msgspec.structs import replace
 from tests.conformance.store_chores import AttemptsContract, InboxContract, LeaseContract, OutboxContract, PruneContract
 from tests.conformance.store_commits import CommitContract, ConflictContract
 from tests.conformance.store_concurrency import ConcurrencyContract
+from tests.conformance.store_hosts import AllocationsContract, HistoryContract, RecordContract
 from tests.conformance.store_locks import LockedContract, RefreshedContract, VerifiedContract
+from tests.conformance.store_moves import MoveContract
 from tests.conformance.store_topics import CursorContract, DeadLetterContract
 from tests.support.builders import HOST, NOW, begin, node_name, update, uuid
 from tests.support.store import StoreCase, Writer, cursors, load, picture, register, settle, snapshots
@@ -167,6 +169,10 @@ class StoreContract(
     VerifiedContract,
     RefreshedContract,
     LockedContract,
+    RecordContract,
+    HistoryContract,
+    AllocationsContract,
+    MoveContract,
     ConcurrencyContract,
 ):
     """The whole contract."""
