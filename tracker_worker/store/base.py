@@ -211,6 +211,11 @@ class Store(ABC):
         node that exists stays unchanged. Any thread."""
 
     @abstractmethod
+    def missing_nodes(self) -> list[tuple[str, str]]:
+        """Return host name and node name of each node that its driver does not list and that is charged, in their order. Any
+        thread."""
+
+    @abstractmethod
     def generations(self, host_ids: Collection[int]) -> dict[int, int]:
         """Return node id -> generation, of all nodes of these hosts. Any thread."""
 

@@ -134,6 +134,10 @@ class SQLStore(Store):
                 .on_conflict_do_nothing()
             )
 
+    def missing_nodes(self) -> list[tuple[str, str]]:
+        with self._sessions.read() as connection:
+            return reading.missing_nodes(connection)
+
     def generations(self, host_ids: Collection[int]) -> dict[int, int]:
         query = sa.select(nodes.c.id, nodes.c.generation).where(nodes.c.host_id.in_(list(host_ids)))
         with self._sessions.read() as connection:
