@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import unicodedata
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,9 +18,8 @@ from typing import Protocol
 
 from tracker_worker import threads
 from tracker_worker.domain import commands
-from tracker_worker.domain.inventory import read_inventory
+from tracker_worker.domain.inventory import read_inventory, read_node_name
 from tracker_worker.domain.resources import Resources
-from tracker_worker.domain.values import read_name
 from tracker_worker.errors import InvalidInput, NodeNotFound
 from tracker_worker.text import printable
 
@@ -248,15 +246,6 @@ class Inventories:
             finished = reading.unanswered == 0
         if finished and reading.done is not None:
             reading.done(reading.report)
-
-
-def read_node_name(name: object) -> str:
-    """The name of a node as a driver gives it. Raises InvalidInput: it is not a text of 1 to 255 characters, or has control
-    characters."""
-    text = read_name("node", name)
-    if any(unicodedata.category(char) == "Cc" for char in text):
-        raise InvalidInput(field="node", reason="must not have control characters")
-    return text
 
 
 def _failure(node: str | None, reason: str) -> Report:
