@@ -73,14 +73,14 @@ class Administration:
         """Give all nodes of the host ``old`` to the host ``new``, which is made if it does not exist. The host ``old`` is
         forgotten.
 
-        Raises Refused: there is no host ``old``, or a worker serves one of the two. Raises NodeBusy: ``new`` is charged.
+        Raises Refused: there is no host ``old``, a worker serves one of the two, or ``new`` is charged for instances.
         """
         self._repeated(lambda: self._rename_host(old, new))
 
     def forget_host(self, name: str) -> None:
         """Delete a host with its nodes. Their streams stay.
 
-        Raises Refused: there is no such host, or a worker serves it. Raises NodeBusy: a node of it is charged.
+        Raises Refused: there is no such host, a worker serves it, or it is charged for instances.
         """
         self._repeated(lambda: self._forget_host(name))
 
@@ -252,8 +252,9 @@ def _check_charges(ledger: NodeLedger, target: HostLedger) -> None:
 
 
 def _check_empty(host: HostLedger) -> None:
-    for ledger in host:
-        _check_node_empty(ledger)
+    uuids = sorted(uuid for ledger in host for uuid in ledger.allocations)
+    if uuids:
+        raise Refused(f"host {host.name} is charged for {len(uuids)} instances: {', '.join(uuids)}")
 
 
 def _check_node_empty(ledger: NodeLedger) -> None:

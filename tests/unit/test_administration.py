@@ -252,7 +252,7 @@ class TestHosts:
         self, store: Store, writer: Writer, administration: Administration
     ) -> None:
         settle(store, host=OTHER, nodes=1).put(begin(3)).commit()
-        with pytest.raises(NodeBusy):
+        with pytest.raises(Refused, match=f"host host-2 is charged for 1 instances: {uuid(3)}"):
             administration.rename_host(HOST, OTHER)
         assert store.host_names() == [HOST, OTHER]
 
@@ -275,9 +275,8 @@ class TestHosts:
     def test_only_an_empty_host_is_forgotten_and_its_names_never_start_over(
         self, store: Store, writer: Writer, administration: Administration
     ) -> None:
-        with pytest.raises(NodeBusy) as busy:
+        with pytest.raises(Refused, match=f"host host-1 is charged for 2 instances: {uuid(1)}, {uuid(2)}"):
             administration.forget_host(HOST)
-        assert busy.value.kwargs["instances"] == [uuid(1), uuid(2)]
         for number in (1, 2):
             Writer(store).put(update(number, vm_state="deleted")).commit()
         administration.forget_host(HOST)
