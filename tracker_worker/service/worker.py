@@ -3,7 +3,8 @@
 drivers.
 
 Start: store and its schema -> service records -> free leases -> engine -> one inventory of every host, committed for the hosts
-whose lease this worker has, and for others where the ledger has none -> bus. No claim is received before the first inventory.
+whose lease this worker has, and for others where the ledger has none -> bus. Drivers that do not answer in time are not waited
+for.
 
 Stop: receive nothing new -> finish and commit the batch in hand -> publish replies and notifications until they are
 confirmed, and acknowledge -> close the connections without a basic.cancel, so that messages which were not started return
@@ -48,7 +49,10 @@ from tracker_worker.wire.reply_queues import ReplyQueues
 
 LOG = logging.getLogger(__name__)
 
-_FIRST_AUDIT_SECONDS = 120
+# A start waits so long for the drivers: a claim on a node that the ledger does not know yet is better refused than late.
+_FIRST_AUDIT_SECONDS = 5.0
+# Drivers that hang are looked for this often.
+_HANGING_SECONDS = 5
 # Of the time for a stop, what is kept for publishing and acknowledging while the engine's batch does not end.
 _PUBLISHING_SHARE = 0.2
 _PRUNE_SECONDS = 30
@@ -170,6 +174,7 @@ class Worker:
         self._engine.renew_leases()
         self._timers.every(LEASE_SECONDS / 3, self._engine.renew_leases)
         self._timers.every(self._conf.tracker.audit_interval_seconds, self._audit_all)
+        self._timers.every(_HANGING_SECONDS, self._inventories.note_hanging)
         self._timers.every(_PRUNE_SECONDS, self._prune)
         self._timers.every(_PROBE_SECONDS, self.probe)
         self._timers.start()
