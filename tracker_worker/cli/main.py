@@ -15,6 +15,7 @@ _COMMANDS = {
     "demo": "demo.command",
     "node": "node",
     "claim": "claim",
+    "instance": "instance",
     "usage": "usage",
     "audit": "audit",
     "watch": "watch",
@@ -24,7 +25,7 @@ _COMMANDS = {
     "config": "config",
 }
 # These subcommands import oslo.messaging late or not at all. For every other one threading_backend is imported first.
-_WITHOUT_MESSAGING = {"node", "claim", "usage", "db", "outbox", "config"}
+_WITHOUT_MESSAGING = {"node", "claim", "instance", "usage", "db", "outbox", "config"}
 
 
 class _LazyCommands(Commands):

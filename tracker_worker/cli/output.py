@@ -32,6 +32,32 @@ def show_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2))
 
 
+def stream_json(values: Iterable[Any]) -> None:
+    """Print one JSON document, a list with one value a line. Each value is made when its line is written."""
+    separator = "[\n"
+    for value in values:
+        sys.stdout.write(separator + json.dumps(value))
+        separator = ",\n"
+    click.echo("[]" if separator == "[\n" else "\n]")
+
+
+def stream_table(columns: Sequence[str], pages: Iterable[Sequence[Sequence[Any]]], *, empty: str) -> None:
+    """Print a table page by page, or the sentence ``empty`` when there are no rows. A column is as wide as its widest cell up
+    to the end of the page."""
+    widths: list[int] = []
+    for page in pages:
+        cells = [[plain(cell) for cell in row] for row in page]
+        widest = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+        if not widths:
+            widths = widest
+            click.echo("  ".join(map(str.ljust, columns, widths)).rstrip())
+            click.echo("-" * (sum(widths) + 2 * (len(widths) - 1)))
+        widths = list(map(max, widths, widest))
+        click.echo("\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells))
+    if not widths:
+        click.echo(empty)
+
+
 def show_table(columns: Sequence[str], rows: Iterable[Iterable[Any]], *, empty: str) -> None:
     """Print a table with figures aligned to the right, or the sentence ``empty`` when there are no rows."""
     from rich import box  # imported late: JSON output does not need it
