@@ -66,7 +66,7 @@ def list_(settings: Settings, host: str | None, node: str | None, project: str |
         _check_names(store, host, node)
         pages = _pages(store, host=host, node=node, project_id=project)
         if style == JSON:
-            stream_json(view for page in pages for view in page)
+            stream_json(pages)
         else:
             stream_table(_COLUMNS, ([_row(view) for view in page] for page in pages), empty="There are no instances.")
 

@@ -32,13 +32,14 @@ def show_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2))
 
 
-def stream_json(values: Iterable[Any]) -> None:
-    """Print one JSON document, a list with one value a line. Each value is made when its line is written."""
-    separator = "[\n"
-    for value in values:
-        sys.stdout.write(separator + json.dumps(value))
-        separator = ",\n"
-    click.echo("[]" if separator == "[\n" else "\n]")
+def stream_json(pages: Iterable[Sequence[Any]]) -> None:
+    """Print one JSON document page by page: a list with one value a line."""
+    begun = False
+    for page in pages:
+        if page:
+            click.echo((",\n" if begun else "[\n") + ",\n".join(map(json.dumps, page)), nl=False)
+            begun = True
+    click.echo("\n]" if begun else "[]")
 
 
 def stream_table(columns: Sequence[str], pages: Iterable[Sequence[Sequence[Any]]], *, empty: str) -> None:
@@ -46,7 +47,7 @@ def stream_table(columns: Sequence[str], pages: Iterable[Sequence[Sequence[Any]]
     to the end of the page."""
     widths: list[int] = []
     for page in pages:
-        cells = [[plain(cell) for cell in row] for row in page]
+        cells = [list(map(plain, row)) for row in page]
         widest = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
         if not widths:
             widths = widest
@@ -95,11 +96,12 @@ def plain(value: Any) -> str:
     """
     if value is None:
         return "-"
-    if isinstance(value, dict | list | bool):
-        value = json.dumps(value)
+    if not isinstance(value, str):
+        value = json.dumps(value) if isinstance(value, dict | list | bool) else str(value)
+    if value.isascii() and value.isprintable():
+        return value
     text = "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in str(value)
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in value
     )
     encoding = sys.stdout.encoding or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)
