@@ -207,7 +207,7 @@ class Decider:
         error, unique_id = decision.error, request.unique_id
         if not decision.events:
             batch.unit.unverified.add(host.name)
-        answered = answer(request.reply_to, decision.reply, error)
+        answered = answer(request.reply_to, decision.reply, error, method=request.method)
         parked = request.reply_to is None and parks(error)
         reason = parking_reason(error) if parked and error is not None else ""
         batch.conclude(request, request.conclusion(answered, reason))
