@@ -45,7 +45,8 @@ def standby(harness: EngineHarness, make_harness: MakeHarness, clock: Clock) -> 
 
 
 def owner_of(store: Store) -> str | None:
-    return store._hosts[HOST].lease_owner  # type: ignore[attr-defined]
+    [host] = store.hosts()
+    return host.lease_owner
 
 
 def cursor_of(harness: EngineHarness) -> int:

@@ -172,7 +172,7 @@ class TestStop:
         started_worker.caller.cast("begin_resource_claim", instance=instance_dict(2))
         commit.set()
         stopping.join(SECONDS)
-        assert claim.reply()["claim_id"] == uuid(1)
+        assert claim.reply()["instance_uuid"] == uuid(1)
         assert in_order(started_worker.store.calls, "bus.pause", "bus.stop", "stop")
         # Only the request that had not begun waits for the next worker.
         assert [delivery.source for delivery in started_worker.broker._waiting[HOST]] == [HOST]
@@ -180,9 +180,8 @@ class TestStop:
     def test_a_stop_writes_the_cursors(self, started_worker: WorkerHarness) -> None:
         started_worker.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
         started_worker.worker.stop()
-        loaded = started_worker.store.inner.load_host(HOST)
-        assert loaded is not None
-        assert started_worker.store.inner.cursors(loaded.id) == {(loaded.node(N1).id, "notifications"): 2}
+        [stream] = started_worker.store.inner.streams(HOST)
+        assert (stream.node, dict(stream.cursors)) == (N1, {"notifications": 2})
 
     def test_a_worker_may_be_stopped_twice_and_without_a_start(self, worker_harness: WorkerHarness) -> None:
         worker_harness.worker.stop()
