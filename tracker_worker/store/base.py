@@ -296,8 +296,10 @@ class Store(ABC):
         blocked_since: int | None = None,
     ) -> set[int]:
         """Take or renew the lease of each of these hosts whose lease is free, expired or held by ``owner``; with ``force``, of
-        each of these hosts. ``blocked_since``: since when the broker takes no messages of ``owner``; None: it takes them. Times
-        in microseconds. Return the ids of the hosts whose lease ``owner`` holds now. Any thread."""
+        each of these hosts. A lease is expired, too, that ends half as long again after ``until`` as ``until`` is after
+        ``now``: the clock that it was taken by was wrong. ``blocked_since``: since when the broker takes no messages of
+        ``owner``; None: it takes them. Times in microseconds. Return the ids of the hosts whose lease ``owner`` holds
+        now. Any thread."""
 
     @abstractmethod
     def release_lease(self, owner: str) -> None:

@@ -261,9 +261,10 @@ class MemoryStore(Store):
         blocked_since: int | None = None,
     ) -> set[int]:
         with self._lock:
-            wanted, held = set(host_ids), set()
+            wanted, held, latest = set(host_ids), set(), until + (until - now) // 2
             for host in self._rows.hosts.values():
-                free = force or host.lease_owner in (None, owner) or host.lease_expires_at < now
+                expired = host.lease_expires_at < now or host.lease_expires_at > latest
+                free = force or expired or host.lease_owner in (None, owner)
                 if host.id in wanted and free:
                     host.lease_owner, host.lease_expires_at = owner, until
                     host.last_seen_at, host.blocked_since = now, blocked_since
