@@ -68,6 +68,25 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
     predecessor: str | None
 
 
+class HostRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The service record of a host. ``version`` is the release of the worker that started last, at ``started_at``.
+    ``lease_owner``: the worker that has the host's lease, until ``lease_expires_at``; None: nobody. ``token`` and
+    ``previous_token``: the last two that were put on the broker for the host (see ``Store.renew_token``). ``nodes`` counts
+    the nodes that are not retired; ``instances`` counts those that are charged to the host."""
+
+    id: int
+    name: str
+    version: str
+    started_at: int
+    last_seen_at: int
+    lease_owner: str | None
+    lease_expires_at: int
+    token: str | None
+    previous_token: str | None
+    nodes: int
+    instances: int
+
+
 class Stream(msgspec.Struct, frozen=True, kw_only=True):
     """The events of a name: those of the node that has the name now, after those of others that had it. ``sequence`` is the
     number of the last one. ``cursors``: topic -> last sequence that the bus has confirmed there."""
@@ -186,6 +205,14 @@ class Store(ABC):
     @abstractmethod
     def host_names(self) -> list[str]:
         """Return the names of the registered hosts, sorted. Any thread."""
+
+    @abstractmethod
+    def hosts(self) -> list[HostRecord]:
+        """Return the service records of all hosts, by name. Any thread."""
+
+    @abstractmethod
+    def renew_token(self, host_id: int, token: str) -> None:
+        """Make ``token`` the present token of a host; the one before becomes ``previous_token``. Any thread."""
 
     @abstractmethod
     def load_host(self, name: str) -> HostLedger | None:

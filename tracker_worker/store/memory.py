@@ -24,6 +24,7 @@ from tracker_worker.store.base import (
     Conflict,
     DeadLetterRow,
     History,
+    HostRecord,
     InboxRow,
     LockedHost,
     OutboxBacklog,
@@ -83,6 +84,31 @@ class MemoryStore(Store):
     def host_names(self) -> list[str]:
         with self._lock:
             return sorted(self._hosts)
+
+    def hosts(self) -> list[HostRecord]:
+        with self._lock:
+            return [
+                HostRecord(
+                    id=host.id,
+                    name=host.name,
+                    version="",
+                    started_at=0,
+                    last_seen_at=host.last_seen_at,
+                    lease_owner=host.lease_owner,
+                    lease_expires_at=host.lease_expires_at,
+                    token=host.token,
+                    previous_token=host.previous_token,
+                    nodes=len(host.nodes),
+                    instances=sum(len(node.allocations) for node in host.nodes.values()),
+                )
+                for _, host in sorted(self._hosts.items())
+            ]
+
+    def renew_token(self, host_id: int, token: str) -> None:
+        with self._lock:
+            for host in self._hosts.values():
+                if host.id == host_id and host.token != token:
+                    host.token, host.previous_token = token, host.token
 
     def load_host(self, name: str) -> HostLedger | None:
         with self._lock:

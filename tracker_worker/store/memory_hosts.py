@@ -110,6 +110,8 @@ class Host:
     lease_expires_at: int = 0
     last_seen_at: int = 0
     blocked_since: int | None = None
+    token: str | None = None
+    previous_token: str | None = None
 
     def generations(self) -> dict[int, int]:
         """Node id -> generation."""

@@ -15,7 +15,17 @@ from tracker_worker import threads
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
 from tracker_worker.domain.values import SECOND
 from tracker_worker.notifications.notification import Notification
-from tracker_worker.store.base import Commit, Conflict, DeadLetterRow, History, LockedHost, OutboxBacklog, Store, Stream
+from tracker_worker.store.base import (
+    Commit,
+    Conflict,
+    DeadLetterRow,
+    History,
+    HostRecord,
+    LockedHost,
+    OutboxBacklog,
+    Store,
+    Stream,
+)
 from tracker_worker.store.sql import cursors, dead_letters, reading, rows
 from tracker_worker.store.sql.commit import Writer
 from tracker_worker.store.sql.engines import LOCK_TIMEOUT_SECONDS, create_engine
@@ -24,7 +34,7 @@ from tracker_worker.store.sql.locked import SQLLockedHost
 from tracker_worker.store.sql.migration import ensure_schema
 from tracker_worker.store.sql.postgresql import PostgreSQLWriter
 from tracker_worker.store.sql.pruning import Pruning
-from tracker_worker.store.sql.schema import attempts, histories, hosts, inbox, nodes
+from tracker_worker.store.sql.schema import allocations, attempts, histories, hosts, inbox, nodes
 from tracker_worker.store.sql.sessions import Sessions
 from tracker_worker.store.sql.sqlite import SQLiteWriter
 
@@ -102,6 +112,31 @@ class SQLStore(Store):
         with self._sessions.read() as connection:
             # Sorted in Python because databases differ in the order of text.
             return sorted(connection.execute(sa.select(hosts.c.name)).scalars())
+
+    def hosts(self) -> list[HostRecord]:
+        of_host = sa.and_(nodes.c.host_id == hosts.c.id, nodes.c.state != "retired")
+        charged = sa.func.count(allocations.c.instance_uuid.distinct())
+        counts = (
+            sa.select(sa.func.count()).where(of_host).correlate(hosts).scalar_subquery().label("nodes"),
+            sa.select(charged)
+            .where(allocations.c.host_id == hosts.c.id)
+            .correlate(hosts)
+            .scalar_subquery()
+            .label("instances"),
+        )
+        own = (hosts.c[name] for name in HostRecord.__struct_fields__ if name not in ("nodes", "instances"))
+        with self._sessions.read() as connection:
+            found = [HostRecord(**row) for row in connection.execute(sa.select(*own, *counts)).mappings()]
+        return sorted(found, key=lambda host: host.name)
+
+    def renew_token(self, host_id: int, token: str) -> None:
+        is_another = sa.or_(hosts.c.token.is_(None), hosts.c.token != token)
+        with self._sessions.write() as connection:
+            connection.execute(
+                sa.update(hosts)
+                .where(hosts.c.id == host_id, is_another)
+                .values(token=token, previous_token=hosts.c.token)
+            )
 
     def load_host(self, name: str) -> HostLedger | None:
         with self._sessions.read() as connection:
