@@ -101,13 +101,16 @@ class Served:
 
     def due(self, now: float) -> bool:
         """Whether ``work`` has something to do at ``now`` (seconds on the monotonic clock)."""
-        return now >= self._check_at or (self._asked and now >= self._not_before) or self._hosts != self._wanted
+        return self._check_is_due(now) or (self._connection is not None and self._hosts != self._wanted)
+
+    def _check_is_due(self, now: float) -> bool:
+        return now >= self._check_at or (self._asked and now >= self._not_before)
 
     def work(self, now: float) -> None:
         """Serve further hosts, and look after what may be gone. Waits for the broker's answers; what it refuses is logged,
         once."""
         self._add_hosts()
-        if now < self._check_at and not (self._asked and now >= self._not_before):
+        if not self._check_is_due(now):
             return
         self._check_at, self._not_before = now + _CHECK_SECONDS, now + _PAUSE_SECONDS
         asked, self._asked = self._asked, False
@@ -134,7 +137,7 @@ class Served:
 
     def _add_hosts(self) -> None:
         added = [host for host in self._wanted if host not in self._hosts]
-        if not added:
+        if not added or self._connection is None:
             return
         queues = {queue.name: queue for queue in (topology.host_queue(self._settings, host) for host in added)}
         refused = topology.declare_queues(self._connection, list(queues.values()), reported=self._refused)

@@ -261,7 +261,8 @@ class Ownership:
                 host.wait(now, f"{error}; if it stays so: tracker-worker host adopt {host.name}")
 
     def _owner(self, marker: Marker | None, host: HostStanding) -> tuple[Owner, list[History]]:
-        """Whose the marker is, and the histories of the database. What would refuse a host is not decided on what may be old. Raises StoreUnavailable."""
+        """Whose the marker is, and the histories of the database. What would refuse a host is not decided on what may be old.
+        Raises StoreUnavailable."""
         assert self._view is not None
         for attempt in range(2):
             histories, records = self._view
@@ -289,8 +290,8 @@ class Ownership:
         self._taking = None
 
     def _end_take(self) -> None:
-        """The connection on which a marker was being written is lost, or the broker takes no messages at the moment: a host that
-        is this ledger's is served all the same, and its token is renewed later."""
+        """The connection on which a marker was being written is lost, or the broker takes no messages at the moment: a host
+        that is this ledger's is served all the same, and its token is renewed later."""
         host, self._taking = self._taking, None
         if host is not None and self._view is not None:
             host.serve(self._view[0][-1].ledger_id)
@@ -367,7 +368,7 @@ def _foreign(found: Owner, marker: Marker | None, own: str, host: str) -> str:
 def _copied(marker: Marker | None, own: str, host: str) -> str:
     named = "no ledger" if marker is None else f"the ledger {marker.ledger_id}"
     return (
-        f"{named} serves it, and the worker that consumes its queue has no lease in the database of this worker's ledger {own}: "
-        f"that worker has another database, of which this one is a copy, or which is a copy of this one; once that worker is "
-        f"stopped for good: tracker-worker host adopt {host}"
+        f"{named} serves it, and the worker that consumes its queue has no lease in the database of this worker's ledger "
+        f"{own}: that worker has another database, of which this one is a copy, or which is a copy of this one; once that "
+        f"worker is stopped for good: tracker-worker host adopt {host}"
     )

@@ -37,8 +37,8 @@ class HostStanding:
 
     ``looked``: its marker was looked at since the present connection was opened. ``wanted``: a delivery waits for the next
     look. ``proven``: this process has found that this database is the one that the host is served from. ``renewed``: this
-    process has renewed the token. ``ledger_id``: what the marker names while the host is served. ``copy_of``: the marker at a time when a
-    worker with another database was alive behind the host's queue."""
+    process has renewed the token. ``ledger_id``: what the marker names while the host is served. ``copy_of``: the marker at a
+    time when a worker with another database was alive behind the host's queue."""
 
     name: str
     standing: Standing = Standing.PENDING
