@@ -3,8 +3,7 @@
 
 In production no hook is installed and a point is one comparison. The points, in the order in which a call passes them:
 ``before_commit``, ``after_commit``, ``after_reply`` (confirmed; its request is not yet acknowledged), ``after_ack``,
-``after_publish`` (a notification is confirmed), ``before_cursor`` (the relay is about to write its cursors). A start passes
-``before_marker``: the host's token is in the database, and not yet on the broker.
+``after_publish`` (a notification is confirmed), ``before_cursor`` (the relay is about to write its cursors).
 """
 
 from __future__ import annotations

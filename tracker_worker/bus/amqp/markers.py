@@ -6,8 +6,9 @@ moment, and one whose node is down, which RabbitMQ answers with 404 as well, is 
 
 A look takes the message without acknowledging it and gives it back. Quorum queues count such deliveries and drop a message
 over a limit, which a policy may set lower than this module does: a message that was looked at a few times is written anew.
-Writers exclude each other by an exclusive queue, ``<topic>_ledger_lock.<host>``, which ends with their connection. The queue
-keeps the newest message only.
+Writers exclude each other by an exclusive queue, ``<topic>_ledger_lock.<host>``, which ends with their connection. A writer
+removes the message before its own; one that somebody holds meanwhile comes back later, in whatever order (measured with
+RabbitMQ 3.10), so that messages are numbered and the highest number counts.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
@@ -42,6 +44,8 @@ _SILENCE_SECONDS = 5
 # What RabbitMQ says of a durable queue whose node is down, under the number of a queue that does not exist.
 _NODE_DOWN = "down or inaccessible"
 _LONGEST_NAME = 255
+# There is one message, and for a moment those before it.
+_MOST_MESSAGES = 20
 
 
 @contextmanager
@@ -59,13 +63,37 @@ def opened(settings: BrokerSettings, urls: Sequence[str]) -> Iterator[AMQPMarker
             problems.append(f"{address(url)} ({one_line(error)})")
             continue
         try:
-            yield AMQPMarkers(settings, connection, stream)
+            yield (markers := AMQPMarkers(settings, connection, stream))
+            with suppress(*LOST):
+                markers.rewrite_worn()
         except LOST as error:
             raise MarkerUnavailable(f"the connection to {address(url)} was lost: {one_line(error)}") from error
         finally:
             opening.close(connection, stream, blocked=False)
         return
     raise MarkerUnavailable(f"no broker can be reached: {', '.join(problems)}")
+
+
+class Written(msgspec.Struct, frozen=True, kw_only=True):
+    """A message as it is on the broker: JSON."""
+
+    ledger_id: str
+    token: str
+    number: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class Seen:
+    """A message that was taken from a queue and is not acknowledged. ``looks``: how often it was taken before, as far as the
+    broker counts."""
+
+    written: Written
+    tag: int
+    looks: int
+
+    @property
+    def marker(self) -> Marker:
+        return Marker(ledger_id=self.written.ledger_id, token=self.written.token)
 
 
 class AMQPMarkers(Markers):
@@ -76,38 +104,49 @@ class AMQPMarkers(Markers):
         self._connection = connection
         self._stream = stream
         self._channel: Any = None
-        self._locked: set[str] = set()
+        self._worn: set[str] = set()
 
     def look(self, host: str) -> Marker | None:
-        found = self._seen(host)
-        if found is None:
+        seen = self._look(host)
+        if seen is None:
             return None
-        marker, looks = found
-        if looks >= _MOST_LOOKS and host not in self._locked:
-            self._renew(host, marker)
-        return marker
+        if seen.looks >= _MOST_LOOKS:
+            self._worn.add(host)
+        return seen.marker
+
+    def rewrite_worn(self) -> None:
+        """Write the messages anew that were looked at often, unless somebody else writes at this moment. The last use of the
+        connection: a broker that takes no messages at the moment does not answer any more."""
+        for host in self._worn:
+            with suppress(MarkerUnavailable), self.locked(host):
+                seen = self._look(host)
+                if seen is not None and seen.looks >= _MOST_LOOKS:
+                    self.write(host, seen.marker)
 
     def write(self, host: str, marker: Marker) -> None:
         queue = topology.ledger_queue(self._settings, host)
         with (
             suppress(PreconditionFailed),
             self._on_channel() as channel,
-        ):  # made for another [bus] queue_type: it serves as well
+        ):  # of another [bus] queue_type: it serves as well
             channel.queue_declare(queue.name, durable=True, auto_delete=False, arguments=queue.arguments)
-        self._publish(queue.name, marker)
-        found = self._seen(host)
-        if found is None or found[0] != marker:
+        with self._on_channel() as channel:
+            before = self._take_all(channel, queue.name)
+            number = max(time.time_ns(), *(1 + seen.written.number for seen in before)) if before else time.time_ns()
+            self._publish(channel, queue.name, Written(ledger_id=marker.ledger_id, token=marker.token, number=number))
+            for seen in before:
+                channel.basic_ack(seen.tag)
+        found = self._look(host)
+        if found is None or found.marker != marker:
             raise MarkerUnavailable(f"the queue {queue.name} does not have what was published to it")
 
     @contextmanager
     def locked(self, host: str) -> Iterator[None]:
         queue = topology.ledger_lock_queue(self._settings, host)
         self._lock(queue)
-        self._locked.add(host)
         try:
             yield
         finally:
-            self._locked.discard(host)
             # Over a connection that is lost the queue is gone with it.
             with suppress(*LOST), self._on_channel() as channel:
                 channel.queue_delete(queue.name)
@@ -142,49 +181,43 @@ class AMQPMarkers(Markers):
             return False  # this user may not declare the queue, or nobody has declared the exchange
         return False
 
-    def _seen(self, host: str) -> tuple[Marker, int] | None:
-        """The marker, and how often it was looked at as far as the broker counts. Raises MarkerUnavailable."""
+    def _look(self, host: str) -> Seen | None:
+        """See the message and give it back; None: there is no queue. Raises MarkerUnavailable."""
         name = topology.ledger_queue(self._settings, host).name
         for _ in range(_ATTEMPTS):
             try:
                 with self._on_channel() as channel:
-                    message = self._newest(channel, name)
+                    found = self._take_all(channel, name)
+                    newest = max(found, key=lambda seen: seen.written.number, default=None)
+                    for seen in found:
+                        if seen is newest:
+                            channel.basic_reject(seen.tag, requeue=True)
+                        else:
+                            channel.basic_ack(seen.tag)
+                    self._stream.send()  # nothing may be held while this thread does something else
             except NotFound as error:
                 _check_gone(error)
                 return None
-            if message is not None:
-                headers = message.properties.get("application_headers") or {}
-                return _decode(_bytes(message)), int(headers.get("x-delivery-count", 0))
+            if newest is not None:
+                return newest
             time.sleep(_ATTEMPT_SECONDS)
         raise MarkerUnavailable(f"the queue {name} is empty")
 
-    def _newest(self, channel: Any, name: str) -> Any:
-        """The last message of the queue, which is given back; None: the queue is empty. The limit of the queue is one message,
-        but somebody else may have made the queue."""
-        newest = None
-        while (message := channel.basic_get(name)) is not None:
-            if newest is not None:
-                channel.basic_ack(newest.delivery_tag)
-            newest = message
+    def _take_all(self, channel: Any, name: str) -> list[Seen]:
+        """Take what the queue has, without acknowledging it."""
+        found: list[Seen] = []
+        while len(found) < _MOST_MESSAGES and (message := channel.basic_get(name)) is not None:
+            headers = message.properties.get("application_headers") or {}
+            looks = int(headers.get("x-delivery-count", 0))
+            found.append(Seen(written=_decode(_bytes(message)), tag=message.delivery_tag, looks=looks))
             if not message.delivery_info["message_count"]:
                 break
-        if newest is not None:
-            channel.basic_reject(newest.delivery_tag, requeue=True)
-            self._stream.send()  # nothing may be held while this thread does something else
-        return newest
+        return found
 
-    def _renew(self, host: str, marker: Marker) -> None:
-        """Write the same message anew, unless somebody else writes at this moment."""
-        with suppress(MarkerUnavailable), self.locked(host):
-            found = self._seen(host)
-            if found is not None and found[0] == marker:
-                self._publish(topology.ledger_queue(self._settings, host).name, marker)
-
-    def _publish(self, name: str, marker: Marker) -> None:
-        message = amqp.Message(msgspec.json.encode(marker), content_type=JSON, delivery_mode=2)
+    def _publish(self, channel: Any, name: str, written: Written) -> None:
+        message = amqp.Message(msgspec.json.encode(written), content_type=JSON, delivery_mode=2)
         try:
-            with self._on_channel() as channel:
-                channel.basic_publish_confirm(message, routing_key=name, mandatory=True)
+            channel.basic_publish_confirm(message, routing_key=name, mandatory=True)
         except MessageNacked:
             raise MarkerUnavailable(f"the broker does not take a message for the queue {name}") from None
 
@@ -217,12 +250,13 @@ def _check_gone(error: NotFound) -> None:
         raise MarkerUnavailable(one_line(error)) from error
 
 
-def _decode(body: bytes) -> Marker:
-    """The marker of a message. One that nothing of this release has written is the marker of some other ledger."""
+def _decode(body: bytes) -> Written:
+    """The content of a message. One that nothing of this release has written is the marker of some other ledger, and counts."""
     try:
-        return msgspec.json.decode(body, type=Marker)
+        return msgspec.json.decode(body, type=Written)
     except msgspec.DecodeError:
-        return Marker(ledger_id=printable(body.decode(errors="replace"), _LONGEST_NAME), token="")
+        shown = printable(body.decode(errors="replace"), _LONGEST_NAME)
+        return Written(ledger_id=shown, token="", number=time.time_ns())
 
 
 def _bytes(message: Any) -> bytes:

@@ -74,8 +74,7 @@ def fanout_queue(settings: BrokerSettings) -> Queue:
 
 def ledger_queue(settings: BrokerSettings, host: str) -> Queue:
     """``<topic>_ledger.<host>``: one message, which names the ledger that the host is served from (see ``markers``)."""
-    arguments = {"x-max-length": 1, **_typed(settings)}
-    return Queue(name=f"{settings.topic}_ledger.{host}", source=host, arguments=arguments)
+    return Queue(name=f"{settings.topic}_ledger.{host}", source=host, arguments=_typed(settings))
 
 
 def ledger_lock_queue(settings: BrokerSettings, host: str) -> Queue:

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
-from tracker_worker import faults
-from tracker_worker.bus.base import Marker, Markers
+from tracker_worker.bus.base import Marker, Markers, MarkerUnavailable
 from tracker_worker.store.base import History, HostRecord, Store
 
 
@@ -55,12 +55,15 @@ def take(
     force: bool = False,
 ) -> bool:
     """Renew the token of a host in the database, and then write the marker. Return whether this was done: not where the marker
-    has become that of another ledger, unless ``force``. ``histories`` and ``record`` as for ``owner``.
+    has become that of another ledger, unless ``force``, which writes it whatever is there. ``histories`` and ``record`` as for
+    ``owner``.
 
     Raises MarkerUnavailable, StoreUnavailable: the marker is as before, or the new one. A database that was the owner still is.
     """
     with markers.locked(record.name):
-        marker = markers.look(record.name)
+        marker = None
+        with suppress(*([MarkerUnavailable] if force else [])):
+            marker = markers.look(record.name)
         found = owner(marker, histories, record)
         if found not in MAY_SERVE and not force:
             return False
@@ -70,7 +73,5 @@ def take(
             markers.write(record.name, Marker(ledger_id=ledger_id, token=record.token))
         token = new_token()
         store.renew_token(record.id, token)
-        if faults.hook is not None:
-            faults.hook("before_marker")
         markers.write(record.name, Marker(ledger_id=ledger_id, token=token))
         return True
