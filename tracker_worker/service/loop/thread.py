@@ -226,6 +226,12 @@ class EngineThread:
         self._leases.acquire()
         return self._leases.held
 
+    def allow(self, hosts: frozenset[str]) -> None:
+        """Do the chores of these hosts only, from now on. Without a call, those of all hosts are done."""
+        self._leases.allowed = hosts
+        if self._leases.begun:
+            self.renew_leases()
+
     @property
     def held(self) -> frozenset[str]:
         """The hosts whose chores this worker does."""
