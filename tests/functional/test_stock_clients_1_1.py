@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stock clients get what RPC API 1.1 adds to 1.0: ids and renewals of claims, groups, a dry run, pages, releases, comparison."""
+"""Stock clients get what RPC API 1.1 adds: ids and renewals of claims, groups, a dry run, pages, releases, comparison."""
 
 from __future__ import annotations
 
@@ -59,8 +59,9 @@ def client(url: str) -> Iterator[Client]:
         yield connected  # type: ignore[misc]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def listener(url: str) -> Iterator[stock.Listener]:
+    """A listener of every notification of the worker."""
     with stock.listener(url) as listening:
         yield listening
 
