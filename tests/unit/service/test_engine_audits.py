@@ -55,12 +55,21 @@ def test_a_new_node_of_the_driver_is_created(harness: EngineHarness) -> None:
     assert [(view["node"], view["disabled"], view["sequence"]) for view in views] == [(N1, False, 1), (N2, False, 1)]
 
 
-def test_an_empty_answer_disables_a_node_and_an_inventory_enables_it(harness: EngineHarness) -> None:
+def test_an_empty_answer_makes_a_new_node_unsupported_and_an_inventory_opens_it(make_harness: MakeHarness) -> None:
+    harness = make_harness(settled=False).start()
     harness.drivers[HOST].nodes[N1] = None
-    assert harness.caller.call("update_available_resource").reply()[0]["disabled"] is True
+    (view,) = harness.caller.call("update_available_resource").reply()
+    assert (view["state"], view["disabled"]) == ("unsupported", True)
     assert harness.caller.call("begin_resource_claim", instance=instance_dict(1)).reply() is None
     harness.drivers[HOST].nodes[N1] = driver_resource_dict()
-    assert harness.caller.call("update_available_resource").reply()[0]["disabled"] is False
+    (view,) = harness.caller.call("update_available_resource").reply()
+    assert (view["state"], view["disabled"]) == ("open", False)
+
+
+def test_an_empty_answer_leaves_a_node_its_last_inventory(harness: EngineHarness) -> None:
+    harness.drivers[HOST].nodes[N1] = None
+    (view,) = harness.caller.call("update_available_resource").reply()
+    assert (view["state"], view["disabled"], view["vcpus"]) == ("stale", False, 32)
 
 
 def test_a_driver_that_hangs_for_a_node_delays_only_the_audit_of_that_node(make_harness: MakeHarness) -> None:

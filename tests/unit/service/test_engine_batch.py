@@ -22,7 +22,7 @@ def test_all_requests_that_have_arrived_are_one_commit(harness: EngineHarness) -
         harness.store.commits.clear()
     replies = [call.reply() for call in calls]
     harness.finish()
-    assert [reply["claim_id"] for reply in replies] == [uuid(number) for number in range(1, 21)]
+    assert [reply["instance_uuid"] for reply in replies] == [uuid(number) for number in range(1, 21)]
     first, *others = harness.store.commits
     assert first.nodes == [node_name(1)]
     assert first.events == ["tracker.claim.begun"] * 20 + ["tracker.claim.finished", "tracker.usage.updated"]
@@ -51,7 +51,7 @@ def test_a_decision_sees_the_earlier_decisions_of_its_batch(harness: EngineHarne
         harness.caller.cast("abort_resource_claim", claim_id=uuid(1))
         calls.append(harness.caller.call("begin_resource_claim", instance=instance_dict(4), limits=limits))
     told = [call.reply() for call in calls]
-    assert [reply["claim_id"] for reply in (told[0], told[1], told[3])] == [uuid(1), uuid(2), uuid(4)]
+    assert [reply["instance_uuid"] for reply in (told[0], told[1], told[3])] == [uuid(1), uuid(2), uuid(4)]
     assert isinstance(told[2], Refused)
     assert told[2].error == "ComputeResourcesUnavailable"
     assert harness.charged() == [uuid(2), uuid(4)]
@@ -81,7 +81,7 @@ def test_one_commit_is_for_all_hosts(make_harness: MakeHarness) -> None:
 def test_a_batch_without_an_effect_commits_its_inbox_rows_only(harness: EngineHarness) -> None:
     harness.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
     harness.finish()
-    wait_until(lambda: harness.store.inner.cursors(harness.ledger().id) == {(1, "notifications"): 2}, "the cursor")
+    wait_until(lambda: harness.store.inner.streams(HOST)[0].cursors == {"notifications": 2}, "the cursor")
     harness.store.commits.clear()
     with harness.busy():
         calls = [
@@ -99,7 +99,7 @@ def test_a_batch_without_an_effect_commits_its_inbox_rows_only(harness: EngineHa
     harness.finish()
     (committed,) = harness.store.commits
     assert (committed.nodes, committed.events, len(committed.answered)) == ([], [], 6)
-    assert told[0]["claim_id"] == uuid(1)
+    assert told[0]["instance_uuid"] == uuid(1)
     assert told[1].error == "ClaimConflict"
     assert told[2:6] == [{"tracked": True, "changed": False}, {"tracked": False, "changed": False}, None, None]
     assert (told[6]["generation"], told[6]["sequence"]) == (2, 2)
@@ -174,7 +174,7 @@ def test_an_expired_call_is_skipped(harness: EngineHarness, deadline_clock: Dead
     late = harness.caller.call("begin_resource_claim", instance=instance_dict(1), deadline=deadline_clock.now)
     read = harness.caller.call("get_node", deadline=deadline_clock.now - 1)
     in_time = harness.caller.call("begin_resource_claim", instance=instance_dict(2), deadline=deadline_clock.now + 1)
-    assert in_time.reply()["claim_id"] == uuid(2)
+    assert in_time.reply()["instance_uuid"] == uuid(2)
     harness.finish()
     assert not late.replied()
     assert not read.replied()

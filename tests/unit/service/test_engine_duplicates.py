@@ -211,7 +211,7 @@ def test_a_message_that_another_worker_has_answered_gets_that_answer(harness: En
         copy = harness.caller.call("begin_resource_claim", unique_id="u-1", instance=instance_dict(1))
         own = harness.caller.call("begin_resource_claim", unique_id="u-2", instance=instance_dict(2))
     assert copy.reply() == "as the other said"
-    assert own.reply()["claim_id"] == uuid(2)
+    assert own.reply()["instance_uuid"] == uuid(2)
     assert harness.charged() == [uuid(1), uuid(2)]
     assert harness.ledger().node(node_name(1)).sequence == 3
 
@@ -226,6 +226,6 @@ def test_the_number_of_replies_in_memory_is_limited(harness: EngineHarness, monk
         harness.caller.call("begin_resource_claim", unique_id=f"u-{number}", instance=instance_dict(number))
         for number in range(5)
     ]
-    assert [copy.reply()["claim_id"] for copy in copies] == [uuid(number) for number in range(5)]
+    assert [copy.reply()["instance_uuid"] for copy in copies] == [uuid(number) for number in range(5)]
     assert "answered" in harness.store.calls
     assert harness.ledger().node(node_name(1)).sequence == 6

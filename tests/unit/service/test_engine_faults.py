@@ -77,7 +77,7 @@ class TestConflict:
             claim = harness.caller.call("begin_resource_claim", instance=instance_dict(1))
             harness.store.script["commit"] = [lambda: None, Conflict("in the way"), Conflict("still")]
         claim.reply()
-        wait_until(lambda: harness.store.inner.cursors(harness.ledger().id) == {(1, "notifications"): 2}, "the cursor")
+        wait_until(lambda: harness.store.inner.streams(HOST)[0].cursors == {"notifications": 2}, "the cursor")
 
 
 class TestStoreAway:
@@ -180,7 +180,7 @@ class TestStoreAway:
             )
             harness.caller.cast("begin_resource_claim", instance=instance_dict(3))
         assert near.reply() == Refused("StoreUnavailable", {"reason": "the database is restarting"})
-        assert far.reply()["claim_id"] == uuid(2)
+        assert far.reply()["instance_uuid"] == uuid(2)
         harness.finish()
         assert harness.charged() == [uuid(2), uuid(3)]
         assert harness.unsettled() == 0
@@ -248,11 +248,11 @@ class TestUnexpected:
         """Rendering an event of the 13th instance fails."""
         real = unit_of_work.render
 
-        def render(event: Any, ledger: Any) -> Any:
+        def render(event: Any, ledger: Any, **options: Any) -> Any:
             allocation = getattr(event, "allocation", None)
             if allocation is not None and allocation.uuid == uuid(13):
                 raise ZeroDivisionError("the secret is 7")
-            return real(event, ledger)
+            return real(event, ledger, **options)
 
         monkeypatch.setattr(unit_of_work, "render", render)
 
@@ -336,7 +336,7 @@ class TestUnstorable:
             calls = [harness.caller.call("begin_resource_claim", instance=instance_dict(number)) for number in (1, 2)]
         refused, granted = (call.reply() for call in calls)
         assert refused.error == "RuntimeError"
-        assert granted["claim_id"] == uuid(2)
+        assert granted["instance_uuid"] == uuid(2)
         assert harness.charged() == [uuid(2)]
         assert harness.unsettled() == 0
 

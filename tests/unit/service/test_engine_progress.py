@@ -230,7 +230,8 @@ class TestUnstorable:
         """The store cannot keep the allocation of this instance."""
 
         def check(made: Commit) -> None:
-            if any(uuid(bad) in ledger.touched for ledger in made.ledgers):
+            touched = [held for ledger in made.ledgers for held in ledger.touched.values()]
+            if any(held is not None and held.uuid == uuid(bad) for held in touched):
                 raise Unstorable("too large")
             worker.plain_commit(made)
 

@@ -32,7 +32,7 @@ def test_a_standby_that_becomes_active_answers_from_the_store(
 
 def test_a_command_without_an_effect_is_answered_from_the_stored_state(standby: EngineHarness) -> None:
     again = standby.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
-    assert (again["claim_id"], again["generation"]) == (uuid(1), 2)
+    assert (again["instance_uuid"], again["generation"]) == (uuid(1), 2)
     assert standby.caller.call("update_usage", instance={"uuid": uuid(1)}).reply() == {
         "tracked": True,
         "changed": False,
@@ -48,7 +48,7 @@ def test_a_node_that_another_worker_has_added_is_seen(harness: EngineHarness, st
     harness.store.inner.create_node(host.id, "node-new")
     assert [view["node"] for view in standby.caller.call("list_nodes").reply()] == [N1, "node-new"]
     assert standby.caller.call("get_node").reply().error == "InvalidInput"
-    assert standby.caller.call("get_node", node="node-new").reply()["disabled"] is True
+    assert standby.caller.call("get_node", node="node-new").reply()["state"] == "unknown"
 
 
 def test_a_batch_checks_the_generations_of_all_its_hosts_in_one_call(make_harness: MakeHarness) -> None:
@@ -82,7 +82,7 @@ def test_a_read_sees_the_earlier_commands_of_its_batch(harness: EngineHarness) -
     assert before.reply()["generation"] == 1
     view = after.reply()
     assert (view["generation"], view["sequence"], view["running_vms"]) == (2, 2, 1)
-    assert [claim["claim_id"] for claim in claims.reply()] == [uuid(1)]
+    assert [claim["instance_uuid"] for claim in claims.reply()] == [uuid(1)]
 
 
 def test_usage_covers_all_hosts_on_the_shared_topic_and_one_host_on_its_topic(make_harness: MakeHarness) -> None:

@@ -119,7 +119,7 @@ def test_a_call_after_an_outage_is_decided_although_the_last_call_of_the_outage_
     steps.now += 3600
     later = steps.begin(2, seconds=10)
     steps.step()
-    assert later.reply()["claim_id"] == uuid(2)
+    assert later.reply()["instance_uuid"] == uuid(2)
 
 
 def test_a_call_is_not_answered_with_an_outage_that_is_over(steps: Steps) -> None:
@@ -133,7 +133,7 @@ def test_a_call_is_not_answered_with_an_outage_that_is_over(steps: Steps) -> Non
     call = steps.begin(3, seconds=10)
     for _ in range(3):
         steps.step()
-    assert call.reply()["claim_id"] == uuid(3)
+    assert call.reply()["instance_uuid"] == uuid(3)
     assert steps.harness.charged() == [uuid(1), uuid(2), uuid(3)]
 
 

@@ -14,6 +14,7 @@ from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.store.base import Commit, Conflict
 from tracker_worker.store.sql import statements
 from tracker_worker.store.sql.commit import Row, Writer, fetched, host_of, tables_of
+from tracker_worker.store.sql.rearranging import rearrange
 from tracker_worker.store.sql.statements import PARAMETER, SQLITE
 
 
@@ -57,8 +58,7 @@ class SQLiteWriter(Writer):
             stored = cursor.execute(statements.GENERATIONS.format(host_id=host_id))
             if dict(stored.fetchall()) != generations:
                 raise Conflict("a host that an answer rests on has changed")
-        if commit.history is not None:
-            cursor.execute(statements.INSERT_HISTORY_SQLITE, msgspec.structs.asdict(commit.history))
+        rearrange(lambda text, row: cursor.execute(text, row).rowcount, commit)
         tables = tables_of(commit)
         if _NODE.execute(cursor, tables.nodes) != len(tables.nodes):
             raise Conflict("a node has another generation")

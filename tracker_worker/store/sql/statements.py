@@ -194,9 +194,6 @@ SELECT 1 / (
 GENERATIONS = "SELECT id, generation FROM nodes WHERE host_id = {host_id:d}"
 """The nodes of a host, for ``Commit.verified``."""
 HISTORY = "SELECT ledger_id FROM histories ORDER BY number DESC LIMIT 1"
-INSERT_HISTORY_SQLITE = """\
-INSERT INTO histories (ledger_id, since, reason, predecessor) VALUES (:ledger_id, :since, :reason, :predecessor)"""
-INSERT_HISTORY_POSTGRESQL = re.sub(PARAMETER, r"%(\1)s", INSERT_HISTORY_SQLITE)
 HOST = f"SELECT name, ({HISTORY}) AS ledger_id FROM hosts WHERE id = {{host_id:d}}"
 NODES = """\
 SELECT nodes.*, streams.sequence, streams.occurred_at
