@@ -305,7 +305,9 @@ def test_usage_columns_that_are_not_the_sum_are_found(scene: Scene) -> None:
 def test_an_allocation_without_a_notification_is_found(scene: Scene) -> None:
     held = {
         **scene.books()[PLACE].held,
-        "ghost": StoredAllocation(resources={"VCPU": 0, "MEMORY_MB": 0, "DISK_GB": 0}, claim_state="begun"),
+        "ghost": StoredAllocation(
+            claim_id="c-1", resources={"VCPU": 0, "MEMORY_MB": 0, "DISK_GB": 0}, claim_state="begun"
+        ),
     }
 
     assert "of which the notifications know nothing" in only(in_store(scene, held=held))
@@ -320,7 +322,7 @@ def test_an_allocation_that_the_store_has_lost_is_found(scene: Scene) -> None:
 
 def test_an_allocation_with_another_vector_is_found(scene: Scene) -> None:
     books = scene.books()[PLACE]
-    other = StoredAllocation(resources={"VCPU": 1, "MEMORY_MB": 1, "DISK_GB": 1}, claim_state="begun")
+    other = StoredAllocation(claim_id="c-1", resources={"VCPU": 1, "MEMORY_MB": 1, "DISK_GB": 1}, claim_state="begun")
 
     assert any("holds instance" in v for v in check(in_store(scene, held={**books.held, uuid(2): other})))
 

@@ -127,7 +127,10 @@ def test_the_caller_gets_the_error_with_its_facts() -> None:
         "how": "ask for fewer at a time (limit), and then for those after them (after)",
     }
     assert error.kwargs["bytes"] > 65536
-    assert str(error) == "The answer to list_claims is larger than 65536 bytes: ask for fewer at a time (limit), and then for those after them (after)"
+    assert (
+        str(error)
+        == "The answer to list_claims is larger than 65536 bytes: ask for fewer at a time (limit), and then for those after them (after)"
+    )
 
 
 @pytest.mark.parametrize(
