@@ -153,10 +153,12 @@ class RecordingClient:
             if call:
                 outcome = {
                     "outcome": RESULT,
-                    "reply": self._client.prepare(host).call(stock.CONTEXT, method, **arguments),
+                    "reply": self._client.prepare(host, version=_version(method)).call(
+                        stock.CONTEXT, method, **arguments
+                    ),
                 }
             else:
-                self._client.prepare(host).cast(stock.CONTEXT, method, **arguments)
+                self._client.prepare(host, version=_version(method)).cast(stock.CONTEXT, method, **arguments)
                 outcome = {"outcome": SENT}
         except (*stock.UNANSWERED, stock.RETURNED) as error:
             outcome = {"outcome": UNKNOWN, "error": type(error).__name__}
@@ -178,6 +180,11 @@ class RecordingClient:
             client=self._name,
             **outcome,
         )
+
+
+def _version(method: str) -> str:
+    """The version in which the method appeared."""
+    return "1.1" if method == "renew_resource_claim" else "1.0"
 
 
 def _was_returned(request: Request) -> bool:
