@@ -156,6 +156,15 @@ class LeaseContract(StoreCase):
         assert second.take_lease(hosts[:1], "b", now=11, until=21) == {hosts[0]}
         assert store.take_lease(hosts[:1], "a", now=12, until=22) == set()
 
+    @pytest.mark.parametrize("owner", ["a", "b"])
+    def test_a_lease_of_a_clock_that_was_wrong_is_free(
+        self, store: Store, second: Store, hosts: list[int], owner: str
+    ) -> None:
+        store.take_lease(hosts[:2], "a", now=1000, until=1010)
+        assert second.take_lease(hosts[:1], "b", now=994, until=1005) == set()
+        assert second.take_lease(hosts[:1], owner, now=994, until=1004) == {hosts[0]}
+        assert second.take_lease(hosts[:2], "b", now=0, until=10) == set(hosts[:2])
+
     def test_the_owner_of_an_expired_lease_may_take_it_again(self, store: Store, hosts: list[int]) -> None:
         store.take_lease(hosts[:1], "a", now=0, until=10)
         assert store.take_lease(hosts[:1], "a", now=100, until=110) == {hosts[0]}

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Access to the store, with or without a running worker. Nothing is created or upgraded, and only `outbox skip` writes."""
+"""Access to the store, with or without a running worker. Nothing is created or upgraded. `outbox skip` and the commands
+of ``cli.administration`` write."""
 
 from __future__ import annotations
 
