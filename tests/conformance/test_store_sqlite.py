@@ -28,6 +28,7 @@ READERS = frozenset(
         "generations",
         "answered",
         "streams",
+        "streams_without_host",
         "outbox",
         "backlog",
         "refreshed",

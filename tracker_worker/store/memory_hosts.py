@@ -41,6 +41,11 @@ class Events:
         """The sequence up to which no topic waits for notifications."""
         return min((cursor.sequence for cursor in self.cursors.values()), default=self.sequence)
 
+    @property
+    def waits(self) -> bool:
+        """Whether it has events that are not confirmed."""
+        return self.sequence > (self.confirmed if self.cursors else self.left_at)
+
     def seen(self) -> Stream:
         """The stream as a store returns it."""
         at = {topic: cursor.sequence for topic, cursor in self.cursors.items()}
