@@ -46,7 +46,7 @@ class UnitOfWork:
         self._asked = asked
         self.changed: dict[int, NodeLedger] = {}
         self.notifications: list[Notification] = []
-        # The hosts with an answer that changed nothing: the commit checks the generations of all of their nodes.
+        # The hosts with an answer that rests on more nodes than it changed: the commit checks the generations of all of them.
         self.unverified: set[str] = set()
 
     def decide(self, host: HostLedger, command: Command, now: int, asked: bytes | None = None) -> Decision:
@@ -55,6 +55,8 @@ class UnitOfWork:
         decision = decide(host, command, now, self._new_id)
         for ledger, event in decision.events:
             self.apply(ledger, event, asked)
+        if decision.whole_host:
+            self.unverified.add(host.name)
         return decision
 
     def apply(self, ledger: NodeLedger, event: Event, asked: bytes | None = None) -> None:
@@ -78,7 +80,7 @@ class UnitOfWork:
         write: Callable[[Commit], None] | None = None,
     ) -> None:
         """Write all decisions with these rows of the inbox and these cursors of the relay, in one transaction, on condition
-        that the ledgers behind every answer without a change are at the store's generations. ``write`` None stands for the
+        that the ledgers on which the answers rest are at the store's generations. ``write`` None stands for the
         commit of the store.
 
         Raises Conflict, Unstorable, StoreUnavailable (then it is unknown whether the commit happened).
@@ -98,7 +100,8 @@ class UnitOfWork:
             faults.hook("after_commit")
 
     def _verified(self) -> dict[int, dict[int, int]]:
-        """The hosts with an answer that changed nothing, unless the commit changes all of their nodes and so checks them."""
+        """The hosts with an answer that rests on more nodes than it changed, unless the commit changes all of them and so checks
+        them."""
         hosts = [self._ledgers.get(name) for name in self.unverified]
         return {
             host.id: {ledger.id: ledger.stored_generation for ledger in host}
