@@ -10,6 +10,7 @@ from tests.conformance.store_chores import AttemptsContract, InboxContract, Leas
 from tests.conformance.store_commits import CommitContract, ConflictContract
 from tests.conformance.store_concurrency import ConcurrencyContract
 from tests.conformance.store_locks import LockedContract, RefreshedContract, VerifiedContract
+from tests.conformance.store_silent import SilentContract
 from tests.conformance.store_topics import CursorContract, DeadLetterContract
 from tests.support.builders import HOST, NOW, begin, node_name, update, uuid
 from tests.support.store import StoreCase, Writer, load, picture, register, settle, snapshots
@@ -157,6 +158,7 @@ class StoreContract(
     PruneContract,
     CursorContract,
     DeadLetterContract,
+    SilentContract,
     VerifiedContract,
     RefreshedContract,
     LockedContract,
