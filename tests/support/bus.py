@@ -30,17 +30,24 @@ class RecordingListener:
         self.refused: list[Refusal] = []
         self.lost_after: list[int] = []  # for each lost connection, how many deliveries there were
         self.emptied: list[tuple[str, int]] = []  # host, and how many deliveries there were
+        self.opened = 0
         self.deaths: list[BaseException] = []
 
     def as_listener(self) -> Listener:
         return Listener(
             received=self._adder(self.deliveries),
+            opened=self._opened,
             lost=self._lost,
             confirmed=self._adder(self.confirmed),
             refused=self._adder(self.refused),
             died=self._died,
             emptied=self._emptied,
         )
+
+    def _opened(self) -> None:
+        with self._told:
+            self.opened += 1
+            self._told.notify_all()
 
     def _lost(self) -> None:
         with self._told:

@@ -2,8 +2,9 @@
 """The worker: builds its parts, starts them in order, and stops them in order. The only module of the service that chooses
 drivers.
 
-Start: store and its schema -> service records -> free leases -> engine -> one inventory of every host, committed for the hosts
-whose lease this worker has, and for others where the ledger has none -> bus. No claim is received before the first inventory.
+Start: store and its schema -> service records -> the hosts' markers on the broker, and what of the hosts this worker's ledger
+may serve -> free leases -> engine -> one inventory of every host, committed for the hosts whose lease this worker has, and for
+others where the ledger has none -> bus. Drivers that do not answer in time are not waited for.
 
 Stop: receive nothing new -> finish and commit the batch in hand -> publish replies and notifications until they are
 confirmed, and acknowledge -> close the connections without a basic.cancel, so that messages which were not started return
@@ -35,6 +36,7 @@ from tracker_worker.inventory.base import InventoryDriver, load_driver
 from tracker_worker.notifications.style import read_style
 from tracker_worker.service.chores.inventories import Inventories
 from tracker_worker.service.chores.leases import LEASE_SECONDS
+from tracker_worker.service.chores.ownership import Ownership
 from tracker_worker.service.chores.timers import Timers
 from tracker_worker.service.clock import Clock
 from tracker_worker.service.first_audit import FirstAudit, StartCancelled
@@ -48,9 +50,16 @@ from tracker_worker.wire.reply_queues import ReplyQueues
 
 LOG = logging.getLogger(__name__)
 
-_FIRST_AUDIT_SECONDS = 120
+# A start waits so long for the drivers: a claim on a node that the ledger does not know yet is better refused than late.
+_FIRST_AUDIT_SECONDS = 5.0
+# Drivers that hang are looked for this often.
+_HANGING_SECONDS = 5
+# A start goes on without the markers of its hosts after this time. No host is served before its marker was seen.
+_FIRST_LOOK_SECONDS = 60
 # Of the time for a stop, what is kept for publishing and acknowledging while the engine's batch does not end.
 _PUBLISHING_SHARE = 0.2
+# It may wait for a broker that does not answer.
+_OWNERSHIP_STOP_SECONDS = 1.0
 _PRUNE_SECONDS = 30
 _PROBE_SECONDS = 2
 
@@ -85,6 +94,7 @@ class Worker:
         self._store = store or SQLStore(prepared_url(conf), now=clock)
         self._clock = Clock(self._store.time, monotonic=monotonic)
         self._connected_at: float | None = None
+        self._owner = f"{socket.gethostname()}:{os.getpid()}:{threads.random_bytes(4).hex()}"
         self.counters = Counters()
         self._stop_seconds = float(conf.tracker.stop_seconds)
         self._starting = threading.Lock()
@@ -100,7 +110,7 @@ class Worker:
             inventories=self._inventories,
             policy=self._current_policy,
             hosts=self._hosts,
-            owner=f"{socket.gethostname()}:{os.getpid()}:{threads.random_bytes(4).hex()}",
+            owner=self._owner,
             notify=conf.notifications.driver == "messaging",
             topics=conf.notifications.topics,
             counters=self.counters,
@@ -108,6 +118,26 @@ class Worker:
             died=self._died,
             max_answer_bytes=conf.bus.max_answer_bytes,
             style=read_style(conf),
+        )
+        self._reader = RequestReader(
+            bus=self._bus,
+            served=self._hosts,
+            owned=lambda: self._ownership.served(),
+            policy=self._current_policy,
+            max_body_bytes=conf.bus.max_body_bytes,
+            every=self._timers.every,
+            submit=self._engine.submit,
+            reply_queues=self._reply_queues,
+        )
+        self._ownership = Ownership(
+            store=self._store,
+            bus=self._bus,
+            hosts=self._hosts,
+            worker=self._owner,
+            received=self._reader.received,
+            changed=self._engine.allow,
+            clock=self._clock,
+            died=self._died,
         )
         self._watchdog = Watchdog(
             self._engine.thread,
@@ -138,6 +168,9 @@ class Worker:
             self._store.register_host(
                 host, topic=self._conf.tracker.topic, version=version("tracker-worker"), now=self._clock()
             )
+        self._engine.allow(frozenset())
+        self._ownership.begin(_FIRST_LOOK_SECONDS)
+        self._go_on()
         # A standby of another worker writes an inventory only where the ledger has none.
         own = self._engine.acquire_leases()
         self._engine.start()
@@ -147,21 +180,13 @@ class Worker:
         self._go_on()
         self._first_audit.run(_FIRST_AUDIT_SECONDS)
         self._go_on()
-        reader = RequestReader(
-            bus=self._bus,
-            served=self._hosts,
-            policy=self._current_policy,
-            max_body_bytes=self._conf.bus.max_body_bytes,
-            every=self._timers.every,
-            submit=self._engine.submit,
-            reply_queues=self._reply_queues,
-        )
         self._bus.start(
             self._hosts,
             Listener(
-                received=reader.received,
+                received=self._ownership.received,
                 confirmed=self._engine.confirmed,
-                lost=self._engine.lost,
+                opened=self._ownership.opened,
+                lost=self._lost,
                 refused=self._engine.refused,
                 emptied=self._engine.emptied,
                 died=self._died,
@@ -171,9 +196,14 @@ class Worker:
         self._engine.renew_leases()
         self._timers.every(LEASE_SECONDS / 3, self._engine.renew_leases)
         self._timers.every(self._conf.tracker.audit_interval_seconds, self._audit_all)
+        self._timers.every(_HANGING_SECONDS, self._inventories.note_hanging)
         self._timers.every(_PRUNE_SECONDS, self._prune)
         self._timers.every(_PROBE_SECONDS, self.probe)
         self._timers.start()
+
+    def _lost(self) -> None:
+        self._ownership.lost()
+        self._engine.lost()
 
     def _go_on(self) -> None:
         """Raises StartCancelled: ``stop`` was called in the meantime."""
@@ -209,8 +239,9 @@ class Worker:
         return self._hosts
 
     def ready(self) -> bool:
-        """Whether requests are being consumed now, as the active worker or as a standby."""
-        return self._bus.connected()
+        """Whether requests are being consumed now, as the active worker or as a standby. A worker whose hosts are all served
+        from other ledgers is not ready."""
+        return self._ownership.settled() and self._bus.connected()
 
     def settled(self) -> bool:
         """Whether this worker has received something from the queue of each host whose chores it does."""
@@ -218,12 +249,13 @@ class Worker:
 
     def standing(self) -> str:
         """Which hosts this worker is active for, and which it is a standby for: "active for h1, h2; standby for h3". Changes
-        are logged from now on."""
+        are logged from now on. Hosts that another ledger owns come last: "refused: h4"."""
         self._engine.announce()
-        active = self._engine.active
+        active, served = self._engine.active, self._ownership.served()
         parts = {
-            "active for": [host for host in self._hosts if host in active],
-            "standby for": [host for host in self._hosts if host not in active],
+            "active for": [host for host in served if host in active],
+            "standby for": [host for host in served if host not in active],
+            "refused:": [host for host in self._hosts if host not in served],
         }
         return "; ".join(f"{what} {', '.join(hosts)}" for what, hosts in parts.items() if hosts)
 
@@ -263,6 +295,7 @@ class Worker:
         self._watchdog.stop()
         self._timers.stop(seconds)
         self._inventories.stop()
+        self._ownership.stop(min(seconds, _OWNERSHIP_STOP_SECONDS))
         self._bus.pause()
         for_engine = (1 - _PUBLISHING_SHARE) * (until - threads.monotonic())
         finished = self._engine.stop(for_engine)

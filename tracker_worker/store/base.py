@@ -194,6 +194,11 @@ class Store(ABC):
         node that exists stays unchanged. Any thread."""
 
     @abstractmethod
+    def missing_nodes(self) -> list[tuple[str, str]]:
+        """Return host name and node name of each node that its driver does not list and that is charged, in their order. Any
+        thread."""
+
+    @abstractmethod
     def stream_id(self, host: str, node: str) -> int:
         """Return the id of the stream of these names, and make the stream, at sequence 0, where there is none. Any thread."""
 

@@ -155,6 +155,11 @@ class MemoryStore(Store):
             ]
             return heapq.nsmallest(limit, found, key=lambda row: (row[2].uuid, row[2].id))
 
+    def missing_nodes(self) -> list[tuple[str, str]]:
+        with self._lock:
+            nodes = self._rows.nodes.values()
+            return sorted((node.host.name, node.name) for node in nodes if node.allocations and not node.life.listed)
+
     def generations(self, host_ids: Collection[int]) -> dict[int, int]:
         with self._lock:
             return {node.id: node.generation for node in self._rows.nodes.values() if node.host.id in host_ids}

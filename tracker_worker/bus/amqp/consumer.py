@@ -6,7 +6,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from amqp.exceptions import FrameSyntaxError
@@ -46,11 +46,13 @@ class Consumer(BrokerConnection, Receiver):
         received: Callable[[Sequence[Delivery]], None],
         lost: Callable[[], None],
         emptied: Callable[[str], None] = lambda host: None,
+        opened: Callable[[], None] = lambda: None,
         died: Callable[[BaseException], None],
         addresses: Addresses | None = None,
     ) -> None:
         super().__init__("tracker-consumer", settings, died, addresses)
         self._received = received
+        self._report_opened = opened
         self._report_lost = lost
         self._handing_over = True
         self._served = Served(settings, hosts)
@@ -98,6 +100,7 @@ class Consumer(BrokerConnection, Receiver):
         internals.take_frames(connection, channel.channel_id, self._take)
         self._served.consume(channel)
         self._emptiness.opened(connection)
+        self._report_opened()
 
     def is_open(self) -> bool:
         """Whether the broker delivers over a connection; perhaps not from every queue."""
@@ -106,6 +109,12 @@ class Consumer(BrokerConnection, Receiver):
     def serves_all(self) -> bool:
         """Whether the broker delivers from every queue. Any thread."""
         return self._served.complete()
+
+    def serve(self, hosts: Collection[str]) -> None:
+        """See ``Bus.serve``."""
+        if self._served.serve(hosts):
+            self.renew()
+        self.wake()
 
     def repair(self) -> None:
         """Declare, bind and consume everything again soon. Any thread; returns immediately."""

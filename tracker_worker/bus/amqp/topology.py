@@ -74,6 +74,17 @@ def fanout_queue(settings: BrokerSettings) -> Queue:
     )
 
 
+def ledger_queue(settings: BrokerSettings, host: str) -> Queue:
+    """``<topic>_ledger.<host>``: one message, which names the ledger that the host is served from (see ``markers``)."""
+    return Queue(name=f"{settings.topic}_ledger.{host}", source=host, arguments=_typed(settings))
+
+
+def ledger_lock_queue(settings: BrokerSettings, host: str) -> Queue:
+    """The queue of the connection that may write to the ledger's queue."""
+    name = f"{settings.topic}_ledger_lock.{host}"
+    return Queue(name=name, source=host, durable=False, exclusive=True, auto_delete=True)
+
+
 def dead_letter_queue(settings: BrokerSettings) -> Queue:
     return Queue(name=settings.dead_letter_queue, source=SHARED, arguments=_typed(settings))
 

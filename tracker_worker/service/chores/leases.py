@@ -30,7 +30,8 @@ class Leases:
     """Belongs to the engine's thread; any thread may read ``held`` and ``active``. Before the first ``renew`` nothing is
     relayed.
 
-    ``wanted``: the hosts for which ``take`` has something to do. ``settled``: sources that are no news to ``heard``.
+    ``allowed``: the hosts whose chores this worker may do; None: all. ``wanted``: the hosts for which ``take`` has something to
+    do. ``settled``: sources that are no news to ``heard``.
     ``held``: the hosts whose chores this worker does. The broker tells no consumer that it is the active one: a host is
     ``active`` if this worker has received something from the host's queue on the present connection, and holds its lease."""
 
@@ -63,6 +64,7 @@ class Leases:
         self._begun = False
         self._announced = False
         self._heard: set[str] = set()
+        self.allowed: frozenset[str] | None = None
         self.wanted: set[str] = set()
         self.settled = frozenset((SHARED, FANOUT))
         self.held: frozenset[str] = frozenset()
@@ -71,7 +73,7 @@ class Leases:
     def acquire(self) -> None:
         """Take the leases that are free before anything is received or relayed. Raises StoreUnavailable."""
         self._clock.sync()
-        hosts = {name: self._ledgers.get(name).id for name in self._hosts}
+        hosts = {name: self._ledgers.get(name).id for name in self._allowed()}
         granted = self._granted(hosts.values(), force=False)
         self.held = frozenset(name for name, host_id in hosts.items() if host_id in granted)
         for name in sorted(self.held):
@@ -84,7 +86,10 @@ class Leases:
         self._begun = True
         self._clock.sync()
         stepped = self._clock.stepped_within(LEASE_SECONDS)
-        hosts = {name: self._ledgers.get(name) for name in self._hosts if name in self.held or not stepped}
+        for name in self.held.difference(self._allowed()):
+            self._drop(name)
+        allowed = [name for name in self._allowed() if name in self.held or not stepped]
+        hosts = {name: self._ledgers.get(name) for name in allowed}
         granted = self._granted([host.id for host in hosts.values()], force=False)
         # What another worker has added in the meantime has to be relayed too.
         self._ledgers.refresh([name for name, host in hosts.items() if host.id in granted])
@@ -119,12 +124,21 @@ class Leases:
     def take(self) -> None:
         """Take the leases of the hosts whose active consumer this worker has become from their owners. Raises
         StoreUnavailable; then the next message of the host, or the next renewal, tries again."""
-        wanted, self.wanted = self.wanted, set()
+        wanted, self.wanted = self.wanted.intersection(self._allowed()), set()
         hosts = {name: self._ledgers.get(name).id for name in wanted}
         granted = self._granted(hosts.values(), force=True)
         for name in wanted:
             self._set(name, granted)
         self._expiry.look()
+
+    @property
+    def begun(self) -> bool:
+        """Whether ``renew`` was called."""
+        return self._begun
+
+    def _allowed(self) -> Sequence[str]:
+        allowed = self.allowed
+        return self._hosts if allowed is None else [name for name in self._hosts if name in allowed]
 
     def _granted(self, host_ids: Iterable[int], *, force: bool) -> set[int]:
         now, blocked = self._clock(), self._bus.blocked()
@@ -147,11 +161,14 @@ class Leases:
             self.held |= {name}
         elif name in self.held:
             LOG.info("another worker does the chores of host %s", name)
-            self.held -= {name}
-            self._heard.discard(name)  # that worker has received something from the host's queue, and more recently
-            self._relay.drop(name)
-            self._expiry.lost(name)
+            self._drop(name)
         self._announce()
+
+    def _drop(self, name: str) -> None:
+        self.held -= {name}
+        self._heard.discard(name)  # another worker has received something from the host's queue, and more recently
+        self._relay.drop(name)
+        self._expiry.lost(name)
 
     def announce(self) -> None:
         """From now on, log each host that becomes active or standby."""

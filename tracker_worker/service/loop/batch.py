@@ -210,7 +210,7 @@ class Decider:
         error, unique_id = decision.error, request.unique_id
         if not decision.events:
             batch.unit.unverified.add(host.name)
-        answered = answer(request.reply_to, decision.reply, error)
+        answered = answer(request.reply_to, decision.reply, error, method=request.method)
         parked = request.reply_to is None and parks(error)
         reason = parking_reason(error) if parked and error is not None else ""
         batch.conclude(request, request.conclusion(answered, reason))
@@ -228,7 +228,7 @@ class Decider:
     def _chore(self, batch: Batch, chore: Chore) -> None:
         host = self._ledgers.get(chore.host)
         for command in chore.commands:
-            if chore.if_new and _is_old(host, command):
+            if _is_gone(host, command) or (chore.if_new and not _is_new(host, command)):
                 continue
             error = self._decide_command(batch, host, command, None).error
             if error is not None:
@@ -245,6 +245,16 @@ class Decider:
         return decision
 
 
-def _is_old(host: HostLedger, command: commands.Command) -> bool:
-    """Whether the command reports about a node of which something is known already."""
-    return isinstance(command, commands.ReportNode) and host.nodes[command.node].life.look is not None
+def _is_gone(host: HostLedger, command: commands.Command) -> bool:
+    """Whether the chore is about a node that an operator has renamed or moved since it was submitted."""
+    node = getattr(command, "node", None)
+    return node is not None and node not in host.nodes
+
+
+def _is_new(host: HostLedger, command: commands.Command) -> bool:
+    """Whether the command brings the inventory of a node of which nothing is known."""
+    return (
+        isinstance(command, commands.ReportNode)
+        and command.failure is None
+        and host.nodes[command.node].life.look is None
+    )

@@ -17,6 +17,7 @@ from tracker_worker.errors import StoreUnavailable
 from tracker_worker.ids import NewIds
 from tracker_worker.notifications.render import PLAIN, Style
 from tracker_worker.service.chores.audits import Audits
+from tracker_worker.service.chores.elsewhere import Elsewhere
 from tracker_worker.service.chores.expiry import Expiry
 from tracker_worker.service.chores.inventories import Inventories
 from tracker_worker.service.chores.leases import Leases
@@ -85,6 +86,7 @@ class EngineThread:
             clock=clock,
             monotonic=monotonic,
         )
+        self._elsewhere = Elsewhere(store=store, ledgers=ledgers, held=lambda: self._leases.held, submit=self.submit)
         self._pruning = Pruning(
             store=store, ledgers=ledgers, leases=self._leases, clock=clock, policy=policy, submit=self.submit
         )
@@ -95,6 +97,7 @@ class EngineThread:
             leases=self._leases,
             policy=policy,
             submit=self.submit,
+            listed=self.look_elsewhere,
             monotonic=monotonic,
             count=counters.add,
             max_answer_bytes=max_answer_bytes,
@@ -223,6 +226,12 @@ class EngineThread:
         self._leases.acquire()
         return self._leases.held
 
+    def allow(self, hosts: frozenset[str]) -> None:
+        """Do the chores of these hosts only, from now on. Without a call, those of all hosts are done."""
+        self._leases.allowed = hosts
+        if self._leases.begun:
+            self.renew_leases()
+
     @property
     def held(self) -> frozenset[str]:
         """The hosts whose chores this worker does."""
@@ -241,12 +250,17 @@ class EngineThread:
         """Take or renew the leases of all hosts, and relay the hosts that are held. No notification is published before
         the first call of this method."""
         self._engine.run(self._leases.renew)
+        self._engine.run(self._elsewhere.look)
         if self._refusals:
             self._engine.run(self._keep_refusals)
 
     def audit(self, host: str) -> None:
         """Expire claims of a host that are due and read its inventories, if this worker holds the host's lease."""
         self._engine.run(lambda: self._audits.periodic(host))
+
+    def look_elsewhere(self) -> None:
+        """Find the nodes of the held hosts that are charged on other hosts, which no longer list them."""
+        self._engine.run(self._elsewhere.look)
 
     def prune(self, *, inbox_seconds: int, outbox_seconds: int, keeps_inbox: bool = False) -> None:
         """Drop older rows of the inbox and of the confirmed part of the outbox, and deletions that were remembered for long

@@ -164,6 +164,10 @@ class SQLStore(Store):
                 .on_conflict_do_nothing()
             )
 
+    def missing_nodes(self) -> list[tuple[str, str]]:
+        with self._sessions.read() as connection:
+            return reading.missing_nodes(connection)
+
     def stream_id(self, host: str, node: str) -> int:
         with self._sessions.write() as connection:
             return cursors.stream(connection, self._sessions.insert, host, node)
