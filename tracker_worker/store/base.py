@@ -36,6 +36,10 @@ class Conflict(Exception):
     and decides again."""
 
 
+class AnotherHistory(Conflict):
+    """The store has another history than the caller has seen, or an earlier state of the same one: see ``new_history``."""
+
+
 class Unstorable(Exception):
     """The store cannot keep a value of this commit. Nothing was written, and the same commit would fail again."""
 
@@ -79,6 +83,16 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     cursors: Mapping[str, int]
 
 
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the nodes and the streams of some hosts have got in the present history, ``ledger_id``. ``generations``: node
+    id -> generation; ``sequences``: stream id -> number of the last event; ``cursors``: (stream id, topic) -> cursor."""
+
+    ledger_id: str
+    generations: Mapping[int, int]
+    sequences: Mapping[int, int]
+    cursors: Mapping[tuple[int, str], int]
+
+
 class Commit(msgspec.Struct, frozen=True, kw_only=True):
     """The rows of one transaction. Of each ledger, the store writes the node, its stream, and what is ``touched`` and
     ``noted``, on condition that the node still has the ledger's ``stored_generation``.
@@ -86,10 +100,12 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True):
     ``cursors``: (stream id, topic) -> last sequence that the bus has confirmed on the topic; a cursor that ``open_cursors`` has
     not made is ignored. ``verified``: host id -> node id -> generation, of hosts that answers without a change rest on: the
     store must have exactly these nodes of the host, at these generations, before this commit. ``history``: the history that
-    this commit begins, whose predecessor must be the present one.
+    this commit begins, whose predecessor must be the present one; no cursor is then above its stream. ``ledger_id``: the
+    history of this commit, which must be the present one; None: whichever it is.
     """
 
     history: History | None = None
+    ledger_id: str | None = None
     ledgers: Sequence[NodeLedger] = ()
     notifications: Sequence[Notification] = ()
     inbox_rows: Sequence[InboxRow] = ()
@@ -215,6 +231,11 @@ class Store(ABC):
         """Return node id -> generation, of all nodes of these hosts. Any thread."""
 
     @abstractmethod
+    def progress(self, hosts: Collection[str]) -> Progress:
+        """Return how far the hosts of these names have got, in one view; also the streams of nodes that they have no more. Any
+        thread."""
+
+    @abstractmethod
     def answered(self, unique_ids: Collection[str]) -> dict[str, bytes]:
         """Return unique_id -> reply, of those messages that have an inbox row. Any thread."""
 
@@ -227,10 +248,11 @@ class Store(ABC):
     def commit(self, commit: Commit) -> None:
         """Write all of the commit. Any thread.
 
-        Raises Conflict: a node has another generation, a verified host has other nodes or generations, a message is
-        answered already, an instance is charged to another node of the host, a sequence number is taken, the history has a
-        successor already, or the store rolled the commit back in favour of another writer. Raises Unstorable: the commit
-        failed for any other reason while the store works, usually because the store cannot keep a value."""
+        Raises Conflict: the present history is another one, a node has another generation, a verified host has other nodes or
+        generations, a message is answered already, an instance is charged to another node of the host, a sequence number is
+        taken, the history has a successor already, or the store rolled the commit back in favour of another writer. Raises
+        Unstorable: the commit failed for any other reason while the store works, usually because the store cannot keep a
+        value."""
 
     @abstractmethod
     def probe(self, host_id: int, now: int) -> None:

@@ -27,6 +27,7 @@ from tracker_worker.store.base import (
     InboxRow,
     LockedHost,
     OutboxBacklog,
+    Progress,
     Store,
     Stream,
 )
@@ -129,6 +130,16 @@ class MemoryStore(Store):
         with self._lock:
             return {node.id: node.generation for node in self._nodes.values() if node.host.id in host_ids}
 
+    def progress(self, hosts: Collection[str]) -> Progress:
+        with self._lock:
+            streams = [stream for stream in self._streams.values() if stream.host in hosts]
+            return Progress(
+                ledger_id=self._ledger_id,
+                generations={node.id: node.generation for node in self._nodes.values() if node.host.name in hosts},
+                sequences={stream.id: stream.sequence for stream in streams},
+                cursors={(s.id, topic): cursor.sequence for s in streams for topic, cursor in s.cursors.items()},
+            )
+
     def answered(self, unique_ids: Collection[str]) -> dict[str, bytes]:
         with self._lock:
             return self._answered_locked(unique_ids)
@@ -150,6 +161,8 @@ class MemoryStore(Store):
         self._check_locked(commit)
         if commit.history is not None:
             self._histories.append(commit.history)
+            for stream in self._streams.values():
+                stream.lower_cursors()
         for ledger in commit.ledgers:
             self._write_locked(ledger)
         for notification in commit.notifications:
@@ -171,6 +184,9 @@ class MemoryStore(Store):
             raise Conflict("a message is answered twice")
         if commit.history is not None and commit.history.predecessor != self._ledger_id:
             raise Conflict("the history has a successor already")
+        present = self._ledger_id if commit.history is None else commit.history.ledger_id
+        if commit.ledger_id not in (None, present):
+            raise Conflict("the present history is another one")
         for ledger in commit.ledgers:
             node = self._nodes[ledger.id]
             if node.generation != ledger.stored_generation:

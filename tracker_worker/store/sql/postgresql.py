@@ -22,7 +22,7 @@ _to_json = msgspec.json.Encoder().encode
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 _NOTHING = dict.fromkeys((*Tables._fields, "verified"), "[]")
 
-Parameters = Mapping[str, str]
+Parameters = Mapping[str, str | None]
 """The parameters of ``statements.POSTGRESQL``."""
 
 
@@ -36,6 +36,7 @@ class PostgreSQLWriter(Writer):
             connection.execute(_BEGIN)
         if commit.history is not None:
             connection.execute(statements.INSERT_HISTORY_POSTGRESQL, msgspec.structs.asdict(commit.history))
+            connection.execute(statements.LOWER_CURSORS)
         self._write(connection, parameters)
         if not alone:
             connection.commit()
@@ -78,16 +79,17 @@ class PostgreSQLWriter(Writer):
 def parameters_of(commit: Commit) -> Iterator[Parameters]:
     """The parameters of the statements that write a commit: of one statement where its rows are within the limits, otherwise of
     several, each with rows of one table, in the order in which they must be executed."""
+    nothing = {**_NOTHING, "ledger_id": commit.ledger_id}
     # Before everything else, because the hosts are verified as they were before this commit.
     tables = {"verified": _verified(commit), **tables_of(commit)._asdict()}
     encoded = {name: [_to_json(row) for row in table] for name, table in tables.items() if table}
     size = sum(len(row) for table in encoded.values() for row in table)
     if size <= MOST_BYTES and all(len(table) <= MOST_ROWS for table in encoded.values()):
-        yield {**_NOTHING, **{name: _array(table) for name, table in encoded.items()}}
+        yield {**nothing, **{name: _array(table) for name, table in encoded.items()}}
         return
     for name, table in encoded.items():
         for part in _parts(table):
-            yield {**_NOTHING, name: _array(part)}
+            yield {**nothing, name: _array(part)}
 
 
 def _verified(commit: Commit) -> list[Row]:

@@ -59,6 +59,9 @@ class SQLiteWriter(Writer):
                 raise Conflict("a host that an answer rests on has changed")
         if commit.history is not None:
             cursor.execute(statements.INSERT_HISTORY_SQLITE, msgspec.structs.asdict(commit.history))
+            cursor.execute(statements.LOWER_CURSORS)
+        if commit.ledger_id is not None and cursor.execute(statements.HISTORY).fetchone() != (commit.ledger_id,):
+            raise Conflict("the present history is another one")
         tables = tables_of(commit)
         if _NODE.execute(cursor, tables.nodes) != len(tables.nodes):
             raise Conflict("a node has another generation")

@@ -116,6 +116,8 @@ UPDATE relay_cursor SET sequence = :sequence
 WHERE stream_id = :stream_id AND topic = :topic AND sequence < :sequence""",
 )
 
+_HISTORY = "SELECT ledger_id FROM histories ORDER BY number DESC LIMIT 1"
+
 POSTGRESQL = f"""\
 WITH given_nodes AS (
     SELECT * FROM json_to_recordset(%(nodes)s::json) AS given (
@@ -130,7 +132,9 @@ WITH given_nodes AS (
     WHERE nodes.id = locked.id AND nodes.generation = given.stored_generation
     RETURNING nodes.id
 ), ready AS (
-    SELECT count(*) = json_array_length(%(nodes)s::json) AS is_so FROM changed
+    SELECT count(*) = json_array_length(%(nodes)s::json)
+        AND coalesce(%(ledger_id)s::varchar = ({_HISTORY}), true) AS is_so
+    FROM changed
 ), streamed AS (
     UPDATE streams SET sequence = given.sequence, occurred_at = given.occurred_at
     FROM given_nodes AS given WHERE streams.id = given.stream_id AND (SELECT is_so FROM ready)
@@ -193,7 +197,12 @@ SELECT 1 / (
 
 GENERATIONS = "SELECT id, generation FROM nodes WHERE host_id = {host_id:d}"
 """The nodes of a host, for ``Commit.verified``."""
-HISTORY = "SELECT ledger_id FROM histories ORDER BY number DESC LIMIT 1"
+HISTORY = _HISTORY
+"""The ledger_id of the present history."""
+LOWER_CURSORS = """\
+UPDATE relay_cursor SET sequence = (SELECT sequence FROM streams WHERE streams.id = relay_cursor.stream_id)
+WHERE sequence > (SELECT sequence FROM streams WHERE streams.id = relay_cursor.stream_id)"""
+"""For a history that begins after its database has gone back."""
 INSERT_HISTORY_SQLITE = """\
 INSERT INTO histories (ledger_id, since, reason, predecessor) VALUES (:ledger_id, :since, :reason, :predecessor)"""
 INSERT_HISTORY_POSTGRESQL = re.sub(PARAMETER, r"%(\1)s", INSERT_HISTORY_SQLITE)

@@ -15,7 +15,17 @@ from tracker_worker import threads
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
 from tracker_worker.domain.values import SECOND
 from tracker_worker.notifications.notification import Notification
-from tracker_worker.store.base import Commit, Conflict, DeadLetterRow, History, LockedHost, OutboxBacklog, Store, Stream
+from tracker_worker.store.base import (
+    Commit,
+    Conflict,
+    DeadLetterRow,
+    History,
+    LockedHost,
+    OutboxBacklog,
+    Progress,
+    Store,
+    Stream,
+)
 from tracker_worker.store.sql import cursors, dead_letters, reading, rows
 from tracker_worker.store.sql.commit import Writer
 from tracker_worker.store.sql.engines import LOCK_TIMEOUT_SECONDS, create_engine
@@ -138,6 +148,10 @@ class SQLStore(Store):
         query = sa.select(nodes.c.id, nodes.c.generation).where(nodes.c.host_id.in_(list(host_ids)))
         with self._sessions.read() as connection:
             return {row.id: row.generation for row in connection.execute(query)}
+
+    def progress(self, hosts: Collection[str]) -> Progress:
+        with self._sessions.read() as connection:
+            return reading.progress(connection, hosts)
 
     def answered(self, unique_ids: Collection[str]) -> dict[str, bytes]:
         query = sa.select(inbox.c.unique_id, inbox.c.reply).where(inbox.c.unique_id.in_(list(unique_ids)))
