@@ -107,7 +107,7 @@ def _stock(job: ClientJob) -> ClientFigures:
                 begun = time.perf_counter()
                 claim = client.prepare(job.host).call(CONTEXT, "begin_resource_claim", instance=one, limits=LIMITS)
                 latencies.append(time.perf_counter() - begun)
-                assert claim["claim_id"] == one["uuid"]
+                assert claim["instance_uuid"] == one["uuid"]
             return latencies
 
         return _measure(job, claims)
@@ -127,7 +127,7 @@ def _tracker(job: ClientJob) -> ClientFigures:
             def take() -> None:
                 begun, chunk, futures = under_way.popleft()
                 for one, future in zip(chunk, futures, strict=True):
-                    assert future.result()["claim_id"] == one["uuid"]
+                    assert future.result()["instance_uuid"] == one["uuid"]
                     latencies.append(time.perf_counter() - begun)
 
             for first in range(0, len(instances), _CHUNK):

@@ -47,10 +47,11 @@ class ComputeResourcesUnavailable(TrackerError):
 
 
 class ClaimConflict(TrackerError):
-    """The instance already has a claim with another vector or on another node. Facts: instance_uuid, node, reason."""
+    """The instance is charged already with another vector or on another node, was reported deleted, or brings the claim_id of
+    another claim. Facts: instance_uuid; node, the one that is charged, or else the one that is asked; reason."""
 
     code = "claim_conflict"
-    template = "Instance {instance_uuid} has a claim on node {node}: {reason}"
+    template = "Instance {instance_uuid} cannot be claimed: {reason}"
 
 
 class InvalidInput(TrackerError):

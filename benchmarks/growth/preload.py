@@ -17,6 +17,7 @@ from tracker_worker.domain.instance import read_instance
 from tracker_worker.domain.inventory import read_inventory
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
 from tracker_worker.domain.resources import ZERO
+from tracker_worker.ids import NewIds
 from tracker_worker.notifications.render import render
 from tracker_worker.store.base import Commit, Store
 from tracker_worker.store.sql.store import SQLStore
@@ -30,25 +31,29 @@ def allocations(database: str, hosts: Sequence[str], count: int) -> None:
     """Write one node on each host, with ``count`` finished claims whose notifications are sent and pruned."""
     with _nodes(database, hosts) as (store, ledgers):
         rng = random.Random(count)
+        new_id = NewIds(rng.randbytes)
         for ledger in ledgers:
             for first in range(0, count, _CHUNK):
                 for number in range(first, min(first + _CHUNK, count)):
-                    ledger.apply(events.ClaimBegun(at=_NOW, allocation=_allocation(rng, number)))
-                store.commit(Commit(ledgers=[ledger], cursors={(ledger.id, _TOPIC): ledger.sequence}))
+                    ledger.apply(events.ClaimBegun(at=_NOW, allocation=_allocation(rng, number, new_id(_NOW))))
+                store.commit(Commit(ledgers=[ledger], cursors={(ledger.stream_id, _TOPIC): ledger.sequence}))
                 ledger.committed()
 
 
 def backlog(database: str, host: str, count: int) -> None:
     """Write a node with one finished claim and ``count`` unpublished notifications of that claim."""
     with _nodes(database, [host]) as (store, (ledger,)):
-        claimed = events.ClaimBegun(at=_NOW, allocation=_allocation(random.Random(1), 1))
+        rng = random.Random(1)
+        new_id = NewIds(rng.randbytes)
+        claimed = events.ClaimBegun(at=_NOW, allocation=_allocation(rng, 1, new_id(_NOW)))
         ledger.apply(claimed)
-        one = render(claimed, ledger)
+        one = render(claimed, ledger, message_id=new_id(_NOW))
         for first in range(0, count, _CHUNK):
             more = range(ledger.sequence + 1, ledger.sequence + 1 + min(_CHUNK, count - first))
             ledger.sequence = more[-1]
             ledger.generation = ledger.next_generation
-            store.commit(Commit(ledgers=[ledger], notifications=[replace(one, sequence=number) for number in more]))
+            notifications = [replace(one, sequence=number, message_id=new_id(_NOW)) for number in more]
+            store.commit(Commit(ledgers=[ledger], notifications=notifications))
             ledger.committed()
 
 
@@ -56,9 +61,8 @@ def published(database: str, host: str) -> int:
     """The sequence up to which the broker has confirmed the notifications of a host's only node, as the store records it."""
     store = SQLStore(database)
     try:
-        ledger = store.load_host(host)
-        assert ledger is not None
-        return max(store.cursors(ledger.id).values())
+        (stream,) = store.streams(host)
+        return max(stream.cursors.values())
     finally:
         store.stop()
 
@@ -71,7 +75,7 @@ def _nodes(database: str, hosts: Sequence[str]) -> Iterator[tuple[Store, list[No
     for name in hosts:
         host_id = store.register_host(name, topic="tracker", version="benchmark", now=_NOW)
         store.create_node(host_id, NODE)
-        store.open_cursors(host_id, [_TOPIC])
+        store.open_cursors(name, [_TOPIC])
         host = store.load_host(name)
         assert host is not None
         ledgers.append(_enabled(store, host))
@@ -81,18 +85,22 @@ def _nodes(database: str, hosts: Sequence[str]) -> Iterator[tuple[Store, list[No
 
 def _enabled(store: Store, host: HostLedger) -> NodeLedger:
     inventory = read_inventory(RESOURCE, ZERO)
-    decision = decide(host, commands.ReportNode(node=NODE, inventory=inventory), _NOW)
+    decision = decide(
+        host, commands.ReportNode(node=NODE, inventory=inventory), _NOW, NewIds(random.Random(0).randbytes)
+    )
     ledger = host.node(NODE)
-    for event in decision.events:
-        ledger.apply(event)
-    store.commit(Commit(ledgers=[ledger], cursors={(ledger.id, _TOPIC): ledger.sequence}))
+    for changed, event in decision.events:
+        changed.apply(event)
+    store.commit(Commit(ledgers=[ledger], cursors={(ledger.stream_id, _TOPIC): ledger.sequence}))
     ledger.committed()
     return ledger
 
 
-def _allocation(rng: random.Random, number: int) -> Allocation:
+def _allocation(rng: random.Random, number: int, identity: str) -> Allocation:
     wanted = read_instance({**instance(rng, number), "vm_state": "active", "task_state": None})
     return Allocation(
+        id=identity,
+        claim_id=identity,
         instance=wanted,
         resources=wanted.resources,
         begun_at=_NOW,

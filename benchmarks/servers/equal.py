@@ -38,7 +38,7 @@ class Tracking:
         if claim is None:
             raise ComputeResourcesUnavailable(shortfalls=[])
         sizes = {"VCPU": claim.vcpus, "MEMORY_MB": claim.memory_mb, "DISK_GB": claim.disk_gb}
-        reply = {**stock.CLAIM, "claim_id": claim.claim_id, "instance_uuid": claim.claim_id, "resources": sizes}
+        reply = {**stock.CLAIM, "claim_id": claim.claim_id, "instance_uuid": instance["uuid"], "resources": sizes}
         self._notifier.info(context, "tracker.claim.begun", {**instance, **reply})
         return reply
 

@@ -18,7 +18,7 @@ from benchmarks.servers import program
 
 THREADS = 64
 CLAIM = {
-    "claim_id": "5c0de000-0000-4000-8000-000000000001",
+    "claim_id": "019bc0de-0000-7000-8000-000000000001",
     "instance_uuid": "5c0de000-0000-4000-8000-000000000001",
     "host": "host-1",
     "node": "node-1",
@@ -28,6 +28,7 @@ CLAIM = {
     "expires_at": "2026-01-15T12:10:00.000000Z",
     "generation": 1,
     "limit_source": "caller",
+    "on_expiry": None,
 }
 
 

@@ -182,7 +182,9 @@ def test_a_memory_alarm_delays_publishing_and_nothing_else(
             working.wait_answers(50)
 
         assert worker.log().count("tracker-consumer: connected") == 1
-        assert {call.result(30).reply["claim_id"] for call in calls} == {instance["uuid"] for instance in instances}
+        assert {call.result(30).reply["instance_uuid"] for call in calls} == {
+            instance["uuid"] for instance in instances
+        }
         working.prove(worker)
 
 
@@ -200,7 +202,7 @@ def test_a_request_whose_queue_is_deleted_after_its_delivery_is_processed(
             worker.wait_for_log("messages wait")
             raw_connection.channel.queue_delete(HOST_TOPIC)
             worker.wait_for_log("was deleted; it is declared, bound and consumed again")
-        assert call.result(30).reply["claim_id"] == instance_dict()["uuid"]
+        assert call.result(30).reply["instance_uuid"] == instance_dict()["uuid"]
         with working.at_work():
             working.wait_answers(20)
 

@@ -297,7 +297,7 @@ def test_a_replay_sends_the_same_messages_again_in_order(operator: Operator, lis
 
     assert operator.json(*replay, "--from-sequence", "5")["sent"] == 1
     wait_until(lambda: len(listener.heard()) == 9, "one more notification")
-    assert (listener.heard()[8].priority, listener.heard()[8].message_id) == ("warn", sent[5][0])
+    assert (listener.heard()[8].priority, listener.heard()[8].message_id) == ("info", sent[5][0])
     assert "up to 5, not 6" in operator.refuse(*replay, "--from-sequence", "6")
 
 

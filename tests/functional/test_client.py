@@ -46,7 +46,7 @@ def test_many_pipelined_claims_are_decided_in_order(worker: WorkerProcess, track
     requests = [(instance_dict(number, vcpus=1), {"vcpu": MANY - 10}) for number in range(MANY)]
     begun = tracker.begin_many(CONTEXT, HOST, requests)
     granted = [future.result() for future in begun[:-10]]
-    assert [claim and claim["claim_id"] for claim in granted] == [uuid(number) for number in range(MANY - 10)]
+    assert [claim and claim["instance_uuid"] for claim in granted] == [uuid(number) for number in range(MANY - 10)]
     generations = [claim["generation"] for claim in granted if claim is not None]
     assert generations == sorted(generations)
     for refused in begun[-10:]:
@@ -93,7 +93,7 @@ def test_a_request_in_flight_when_the_connection_is_lost_is_done_once(
     worker.start()
     worker.wait_ready()
     claims = [future.result(SECONDS) for future in begun]
-    assert [claim and claim["claim_id"] for claim in claims] == [uuid(number) for number in range(MANY)]
+    assert [claim and claim["instance_uuid"] for claim in claims] == [uuid(number) for number in range(MANY)]
     assert tracker.get_node(CONTEXT, HOST)["running_vms"] == MANY
 
 

@@ -95,7 +95,7 @@ def test_a_forked_child_is_answered_on_a_connection_of_its_own(worker: WorkerPro
         begun = tracker.begin_resource_claim(CONTEXT, HOST, instance_dict(number))
         assert begun is not None
         tracker.close()
-        return begun["claim_id"]
+        return begun["instance_uuid"]
 
     # One after the other and two at a time: the ids of their requests must not meet.
     assert Child(partial(claim, 2)).result() == {"result": uuid(2)}
@@ -103,7 +103,7 @@ def test_a_forked_child_is_answered_on_a_connection_of_its_own(worker: WorkerPro
     assert [child.result() for child in together] == [{"result": uuid(3)}, {"result": uuid(4)}]
 
     assert tracker.begin_resource_claim(CONTEXT, HOST, instance_dict(5)) is not None
-    assert {claim["claim_id"] for claim in tracker.list_claims(CONTEXT, HOST)} == {
+    assert {claim["instance_uuid"] for claim in tracker.list_claims(CONTEXT, HOST)} == {
         uuid(number) for number in range(1, 6)
     }
 
@@ -118,7 +118,7 @@ def test_calls_of_the_parent_are_answered_while_it_forks(worker: WorkerProcess, 
 
     assert [child.result() for child in children] == [{"result": True}] * 4
     granted = [future.result(SECONDS) for future in futures]
-    assert [claim and claim["claim_id"] for claim in granted] == [uuid(number) for number in range(MANY)]
+    assert [claim and claim["instance_uuid"] for claim in granted] == [uuid(number) for number in range(MANY)]
     assert usage(tracker) == MANY
 
 

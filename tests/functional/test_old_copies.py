@@ -72,7 +72,7 @@ def begin(connection: raw.RawConnection, instance: str) -> None:
 def claims(connection: raw.RawConnection) -> list[str]:
     request = connection.request("list_claims", {}, call=True)
     listed = ask(connection, HOST_TOPIC, raw.packed(request), request["_msg_id"])["result"]
-    return sorted(claim["claim_id"] for claim in listed)
+    return sorted(claim["instance_uuid"] for claim in listed)
 
 
 def wait_acknowledged(rabbitmq: RabbitMQServer, url: str) -> None:

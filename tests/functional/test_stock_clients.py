@@ -24,7 +24,7 @@ from tracker_worker import errors
 
 UTC_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 SMALL = sized(vcpus=1, memory_mb=1024, disk_gb=10)
-UNPLACED = {"uuid": "e3"}
+MISPLACED = {"uuid": "e3", "node": "no"}
 RESOURCES = {"VCPU": 1, "MEMORY_MB": 1024, "DISK_GB": 10}
 
 
@@ -59,11 +59,12 @@ def test_a_claim_has_the_documented_shape(client: Client) -> None:
         "pair", "begin_resource_claim", instance=small("shape", node="pair-1"), limits={"vcpu": 99.5}, timeout=1.5
     )
 
+    assert UUID(claim["claim_id"]).version == 7
     assert UTC_TIME.fullmatch(claim["begun_at"])
     assert UTC_TIME.fullmatch(claim["expires_at"])
     assert lifetime(claim) == timedelta(seconds=1.5)
     assert claim == {
-        "claim_id": "shape",
+        "claim_id": claim["claim_id"],
         "instance_uuid": "shape",
         "host": "pair",
         "node": "pair-1",
@@ -73,8 +74,9 @@ def test_a_claim_has_the_documented_shape(client: Client) -> None:
         "expires_at": claim["expires_at"],
         "generation": generation + 1,
         "limit_source": "caller",
+        "on_expiry": None,
     }
-    assert client.call("pair", "abort_resource_claim", claim_id="shape") == {
+    assert client.call("pair", "abort_resource_claim", claim_id=claim["claim_id"]) == {
         **claim,
         "state": "aborted",
         "generation": generation + 2,
@@ -93,15 +95,17 @@ def test_every_method_answers_a_call_on_a_host(client: Client) -> None:
         "generation": second["generation"],
     }
     listed = client.call("alone", "list_claims")
-    assert [claim["claim_id"] for claim in listed] == ["a1", "a2"]
+    assert [claim["claim_id"] for claim in listed] == [first["claim_id"], second["claim_id"]]
+    assert [claim["instance_uuid"] for claim in listed] == ["a1", "a2"]
     assert client.call("alone", "list_claims", node="alone-1") == listed
 
+    # The uuid of the instance stands for its only claim that has not ended.
     finished = client.call("alone", "finish_resource_claim", claim_id="a1")
-    aborted = client.call("alone", "abort_resource_claim", claim_id="a2")
-    assert (finished["claim_id"], finished["state"]) == ("a1", "finished")
-    assert (aborted["claim_id"], aborted["state"]) == ("a2", "aborted")
+    aborted = client.call("alone", "abort_resource_claim", claim_id=second["claim_id"])
+    assert (finished["claim_id"], finished["state"]) == (first["claim_id"], "finished")
+    assert (aborted["claim_id"], aborted["state"]) == (second["claim_id"], "aborted")
     for method in ("finish_resource_claim", "abort_resource_claim"):
-        for claim_id in ("a1", "a2", "never"):
+        for claim_id in (first["claim_id"], second["claim_id"], "a1", "a2", "never"):
             assert client.call("alone", method, claim_id=claim_id) is None
     assert client.call("alone", "list_claims") == []
 
@@ -132,6 +136,8 @@ def check_view(view: dict[str, Any]) -> None:
         "generation": 6,
         "sequence": 6,
         "disabled": False,
+        "state": "open",
+        "state_reason": "",
         **NODE,
         "vcpus_used": 1,
         "memory_mb_used": RESERVED_MEMORY_MB + 1024,
@@ -148,6 +154,8 @@ def check_view(view: dict[str, Any]) -> None:
     }
     assert {key: view[key] for key in expected} == expected
     assert view["stats"].items() >= {"num_instances": 1, "num_vcpus_used": 1, "num_vm_active": 1}.items()
+    assert UUID(view["ledger_id"]).version == 7
+    assert UTC_TIME.fullmatch(view["state_since"])
 
 
 def test_the_shared_topic_reaches_every_host_by_name(client: Client) -> None:
@@ -184,7 +192,7 @@ def test_casts_are_executed_in_the_order_of_sending(client: Client) -> None:
     # This call is after all casts in the same queue.
     claims = client.call("casts", "list_claims")
 
-    assert [claim["claim_id"] for claim in claims] == ["c3"]
+    assert [claim["instance_uuid"] for claim in claims] == ["c3"]
     assert client.call("casts", "get_usage")["pc"] == {"instances": 1, **RESOURCES}
 
 
@@ -242,7 +250,7 @@ def test_another_claim_of_the_same_instance_is_a_conflict(client: Client, other:
     ("host", "method", "arguments", "error", "code", "facts"),
     [
         ("errors", "get_node", {}, errors.InvalidInput, "invalid_input", {"field": "node"}),
-        ("errors", "update_usage", {"instance": UNPLACED}, errors.InvalidInput, "invalid_input", {"field": "instance.node"}),
+        ("errors", "update_usage", {"instance": MISPLACED}, errors.NodeNotFound, "node_not_found", {"node": "no"}),
         ("errors", "finish_resource_claim", {}, errors.InvalidInput, "invalid_input", {"field": "claim_id"}),
         ("errors", "get_node", {"node": "no"}, errors.NodeNotFound, "node_not_found", {"host": "errors", "node": "no"}),
         ("errors", "list_claims", {"node": "no"}, errors.NodeNotFound, "node_not_found", {"node": "no"}),
@@ -268,6 +276,20 @@ def test_an_error_arrives_with_its_class_code_and_facts(
     assert str(caught.value).strip()
 
 
+def test_an_instance_is_found_on_its_host_whether_its_node_is_named_or_not(client: Client) -> None:
+    client.call("errors", "begin_resource_claim", instance=small("e4", node="errors-2"))
+
+    with pytest.raises(errors.InstanceElsewhere) as caught:
+        client.call("errors", "update_usage", instance={"uuid": "e4", "node": "errors-1", "vm_state": "active"})
+
+    assert caught.value.code == "instance_elsewhere"
+    assert caught.value.kwargs == {"instance_uuid": "e4", "host": "errors", "node": "errors-2"}
+    changed = client.call("errors", "update_usage", instance={"uuid": "e4", "vm_state": "active"})
+    assert changed == {"tracked": True, "changed": True}
+    untracked = client.call("errors", "update_usage", instance={"uuid": "e5", "vm_state": "active"})
+    assert untracked == {"tracked": False, "changed": False}
+
+
 def test_an_unknown_method_or_version_gets_the_error_of_a_stock_server(client: Client) -> None:
     dispatcher = oslo_messaging.rpc.dispatcher
     with pytest.raises(dispatcher.NoSuchMethod, match="destroy"):
@@ -290,7 +312,7 @@ def test_a_stock_listener_gets_every_notification_once_and_in_order(deployment: 
         story.check_payload(event_type, one.payload)
         assert one.payload.items() >= {"host": story.HOST, "node": story.NODE, "sequence": sequence, **facts}.items()
         assert one.publisher_id == f"tracker.{story.HOST}"
-        assert UUID(one.message_id).version == 5
+        assert UUID(one.message_id).version == 7
         assert set(one.metadata) == {"message_id", "timestamp"}
     generations = [one.payload["generation"] for one in heard]
     assert generations == sorted(generations)
@@ -303,6 +325,7 @@ def test_a_stock_listener_gets_every_notification_once_and_in_order(deployment: 
 
 
 def test_a_notification_has_the_wire_format_of_a_stock_notifier(deployment: Deployment) -> None:
+    # The first notification of each queue: an event of `warn_events`, and one of all others.
     golden = {"warn": load_golden("notification_warn"), "info": load_golden("notification_info")}
     for priority, like in golden.items():
         message = deployment.raw_connection.take(f"{COPIES}.{priority}")

@@ -211,8 +211,8 @@ def test_a_worker_rolled_back_by_a_deadlock_decides_again(
             other.commit()
             # The worker waits for one of these rows when it has locked a node.
             other.execute(
-                "INSERT INTO outbox (node_id, sequence, message_id, event_type, priority, payload, occurred_at)"
-                " SELECT id, sequence + more, '', '', '', '', 0 FROM nodes, generate_series(1, 1000) AS more"
+                "INSERT INTO outbox (stream_id, sequence, message_id, event_type, priority, payload, occurred_at)"
+                " SELECT id, sequence + more, '', '', '', '', 0 FROM streams, generate_series(1, 1000) AS more"
                 " ON CONFLICT DO NOTHING"
             )
             wait_for_a_lock_queue(admin)
@@ -263,11 +263,12 @@ def check_told(worker: WorkerProcess, url: str, free: Callable[[], Any]) -> None
             hasty.call(HOST, "begin_resource_claim", instance=instances[2])
         assert not waiting.done()
         free()
-        assert waiting.result(30)["claim_id"] == instances[1]["uuid"]
+        assert waiting.result(30)["instance_uuid"] == instances[1]["uuid"]
         held = patient.call(HOST, "list_claims", node="n1")
         # The outcome of the third call is unknown to its caller: the instance may or may not have an allocation.
-        assert {instances[0]["uuid"], instances[1]["uuid"]} <= {claim["claim_id"] for claim in held}
-        assert patient.call(HOST, "begin_resource_claim", instance=instances[2])["claim_id"] == instances[2]["uuid"]
+        assert {instances[0]["uuid"], instances[1]["uuid"]} <= {claim["instance_uuid"] for claim in held}
+        claim = patient.call(HOST, "begin_resource_claim", instance=instances[2])
+        assert claim["instance_uuid"] == instances[2]["uuid"]
         view = patient.call(HOST, "get_node", node="n1")
         # The inventory, and each claim once.
         assert (view["running_vms"], view["sequence"]) == (3, 4)

@@ -132,7 +132,7 @@ def test_a_worker_that_resumes_after_a_takeover_answers_from_the_stored_state(
         claims = working.client.call("h1", "list_claims", node="n1").reply
 
         assert (view["generation"], view["vcpus_used"]) == (second_claim.reply["generation"], 2)
-        assert {claim["claim_id"] for claim in claims} == {instance["uuid"] for instance in instances}
+        assert {claim["instance_uuid"] for claim in claims} == {instance["uuid"] for instance in instances}
         working.prove(first)
 
 

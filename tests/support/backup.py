@@ -7,7 +7,7 @@ import copy
 
 from tracker_worker.store.memory import MemoryStore
 
-_STATE = ("_histories", "_hosts", "_nodes", "_streams", "_inbox", "_attempts")
+_STATE = ("_rows", "_attempts")
 
 
 class Backup:

@@ -16,6 +16,7 @@ from tracker_worker.domain.claims import NewId
 from tracker_worker.domain.commands import BeginClaim, Command, ReportNode, UpdateUsage
 from tracker_worker.domain.decide import decide
 from tracker_worker.domain.decision import Decision
+from tracker_worker.domain.events import Event
 from tracker_worker.domain.fit import read_limits
 from tracker_worker.domain.instance import Instance, read_changes, read_instance, read_node
 from tracker_worker.domain.inventory import Inventory, read_inventory, reserve
@@ -115,9 +116,11 @@ def begin(
     limits: Mapping[str, Any] | None = None,
     timeout: int = TIMEOUT,
     capacity_limits: bool = False,
+    more: Mapping[str, Any] | None = None,
     **fields: Any,
 ) -> BeginClaim:
-    """A command that begins a claim for ``instance_dict(number, **fields)``; the field ``node`` names the node."""
+    """A command that begins a claim for ``instance_dict(number, **fields)``; the field ``node`` names the node; ``more`` are
+    other fields of the command."""
     described = instance_dict(number, **fields)
     return BeginClaim(
         instance=read_instance(described),
@@ -125,17 +128,21 @@ def begin(
         timeout=timeout,
         node=read_node(described),
         capacity_limits=capacity_limits,
+        **(more or {}),
     )
 
 
-def update(number: int = 1, **fields: Any) -> UpdateUsage:
-    """An update of the ``number``-th instance that carries these fields and no others."""
+def update(number: int = 1, *, noted: bool = False, **fields: Any) -> UpdateUsage:
+    """An update of the ``number``-th instance that carries these fields and no others; ``noted``: its deletion is remembered
+    if it is not charged."""
     described = {"uuid": uuid(number), **fields}
-    return UpdateUsage(uuid=uuid(number), changes=read_changes(described), node=read_node(described))
+    changes = read_changes(described)
+    return UpdateUsage(uuid=uuid(number), changes=changes, node=read_node(described), notes_deletions=noted)
 
 
 def host_ledger(nodes: int = 1, *, disabled: bool = False, reported: Inventory | None = None) -> HostLedger:
-    """A host with nodes ``node-1`` ... that have reported and committed their inventory, unless ``disabled``."""
+    """A host with nodes ``node-1`` ... that have reported and committed their inventory; ``disabled``: that none is
+    supported."""
     host = HostLedger(id=1, name=HOST, ledger_id=LEDGER_ID)
     for number in range(1, nodes + 1):
         name = node_name(number)
@@ -154,10 +161,27 @@ def play(host: HostLedger, command: Command, now: int = NOW) -> Decision:
 
 def put(host: HostLedger, command: Command, now: int = NOW) -> Decision:
     """Decide ``command`` and apply its events without a commit."""
-    decision = decide(host, command, now, new_ids(host))
+    decision = planned(host, command, now)
     for ledger, event in decision.events:
         ledger.apply(event)
     return decision
+
+
+def planned(host: HostLedger, command: Command, now: int = NOW) -> Decision:
+    """Decide ``command`` and apply nothing."""
+    return decide(host, command, now, new_ids(host))
+
+
+def happened(decision: Decision) -> list[Event]:
+    """The events of a decision, without their ledgers."""
+    return [event for _, event in decision.events]
+
+
+def claim_id(host: HostLedger, number: int = 1) -> str:
+    """The id of the claim by which the ``number``-th instance is charged."""
+    ledger = host.holding(uuid(number))
+    assert ledger is not None
+    return ledger.allocations[uuid(number)].claim_id
 
 
 def new_ids(host: HostLedger) -> NewId:

@@ -55,7 +55,7 @@ def deployed(directory: Path, url: str, *, queue_type: str, rabbit: Mapping[str,
     options = {
         "bus": {"queue_type": queue_type},
         "oslo_messaging_rabbit": rabbit,
-        "notifications": {"topics": f"notifications, {COPIES}"},
+        "notifications": {"topics": f"notifications, {COPIES}", "warn_events": "tracker.claim.rejected"},
     }
     worker = WorkerProcess(directory, transport_url=url, hosts=HOSTS, options=options)
     with ExitStack() as stack:

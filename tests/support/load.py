@@ -102,7 +102,7 @@ class Load:
                     host, "begin_resource_claim", instance=self._instance(uuid, node), limits=limits
                 )
             )
-            assert claim["claim_id"] == uuid
+            assert claim["instance_uuid"] == uuid
         except ComputeResourcesUnavailable:
             outcome = self._refused
         with self._lock:
@@ -145,7 +145,7 @@ class Load:
         view = self._client.call(host, "get_node", node=node)
         held = self._granted[place] | set(self._base(place))
         claims = self._client.call(host, "list_claims", node=node)
-        assert sorted(claim["claim_id"] for claim in claims) == sorted(held)
+        assert sorted(claim["instance_uuid"] for claim in claims) == sorted(held)
         assert view["running_vms"] == len(held)
         assert view["vcpus_used"] == len(held)
         assert view["memory_mb_used"] == RESERVED_MEMORY_MB + 100 * len(held)

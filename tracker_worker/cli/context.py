@@ -16,7 +16,7 @@ import click
 from oslo_config import cfg
 
 from tracker_worker.cli.mistakes import explain, explain_text
-from tracker_worker.conf import list_opts, register_opts
+from tracker_worker.conf import register_opts, register_own_opts
 from tracker_worker.conf.reading import check_values
 from tracker_worker.errors import ConfigurationError, TrackerError
 
@@ -48,8 +48,7 @@ class Settings:
         if messaging:
             _register_all(conf)
         else:
-            for group, options in list_opts():
-                conf.register_opts(options, group=group)
+            register_own_opts(conf)
         args = [f"--config-file={name}" for name in self.config_files]
         args += [f"--config-dir={name}" for name in self.config_dirs]
         said = io.StringIO()

@@ -57,7 +57,8 @@ def _groups() -> dict[str, list[tuple[str, list[cfg.Opt]]]]:
     groups = {
         "DEFAULT": [("oslo.messaging", [named[name] for name in _BROKER_OPTIONS]), ("oslo.log", list(_log_options()))]
     }
-    groups |= {group: [("tracker-worker", options)] for group, options in list_opts()}
+    for group, options in list_opts():
+        groups.setdefault(group, []).insert(0, ("tracker-worker", options))
     return {**groups, _RABBIT: [("oslo.messaging", [_with_shown_default(option) for option in messaging[_RABBIT]])]}
 
 

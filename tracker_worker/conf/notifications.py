@@ -22,6 +22,13 @@ OPTIONS = [
         help="The worker publishes each notification to the queue <topic>.<priority> of every topic in this list. Give each "
         "independent consumer a topic of its own.",
     ),
+    cfg.ListOpt(
+        "warn_events",
+        default=[],
+        help="The event types whose notifications go to the queue <topic>.warn instead of <topic>.info, such as "
+        "tracker.node.drift. Name some only if a consumer raises alarms from that queue: a consumer that hears one of the two "
+        "queues sees gaps in the sequence numbers.",
+    ),
     cfg.IntOpt(
         "retention_hours",
         default=168,

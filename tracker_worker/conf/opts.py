@@ -8,9 +8,9 @@ from typing import Any
 
 from oslo_config import cfg
 
-from tracker_worker.conf import bus, database, inventory, notifications, tracker
+from tracker_worker.conf import bus, database, default, inventory, notifications, tracker, upgrade_levels
 
-_GROUPS = (tracker, inventory, bus, database, notifications)
+_GROUPS = (default, tracker, inventory, bus, database, notifications, upgrade_levels)
 
 
 def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
@@ -20,15 +20,22 @@ def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
 
 def register_opts(conf: cfg.ConfigOpts) -> None:
     """Register the options of this package, and the options of oslo.messaging that say how to reach the broker."""
-    for group, options in list_opts():
-        conf.register_opts(options, group=group)
+    register_own_opts(conf)
     register_messaging_opts(conf)
+
+
+def register_own_opts(conf: cfg.ConfigOpts) -> None:
+    """Register the options of this package only."""
+    for group, options in list_opts():
+        conf.register_opts(options, group=None if group == default.GROUP else group)
 
 
 def register_client_opts(conf: cfg.ConfigOpts) -> None:
-    """Register the options that a client for schedulers reads: those of oslo.messaging, and ``[tracker] topic``."""
+    """Register the options that a client for schedulers reads: those of oslo.messaging, ``[tracker] topic`` and
+    ``[upgrade_levels] tracker``."""
     register_messaging_opts(conf)
     conf.register_opts([option for option in tracker.OPTIONS if option.name == "topic"], group=tracker.GROUP)
+    conf.register_opts(upgrade_levels.OPTIONS, group=upgrade_levels.GROUP)
 
 
 def register_messaging_opts(conf: cfg.ConfigOpts) -> None:

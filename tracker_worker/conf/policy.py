@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from oslo_config import cfg
 
-from tracker_worker.conf import bus, tracker
+from tracker_worker.conf import bus, inventory, tracker
 from tracker_worker.domain.inventory import reserve
 from tracker_worker.domain.policy import Policy
 from tracker_worker.domain.values import SECOND
@@ -14,6 +14,9 @@ from tracker_worker.domain.values import SECOND
 def register_policy_opts(conf: cfg.ConfigOpts) -> None:
     """Register the options that ``read_policy`` reads, for a program that needs no other ones."""
     conf.register_opts(tracker.OPTIONS, group=tracker.GROUP)
+    conf.register_opts(
+        [option for option in inventory.OPTIONS if option.name == "stale_after_seconds"], group=inventory.GROUP
+    )
     conf.register_opts([option for option in bus.OPTIONS if option.name == "max_field_bytes"], group=bus.GROUP)
 
 
@@ -24,5 +27,7 @@ def read_policy(conf: cfg.ConfigOpts) -> Policy:
         capacity_limits=conf.tracker.missing_limit == "capacity",
         release_expired=conf.tracker.expired_claims == "release",
         reserved=reserve(memory_mb=conf.tracker.reserved_host_memory_mb, disk_mb=conf.tracker.reserved_host_disk_mb),
+        stale_after=conf.inventory.stale_after_seconds * SECOND,
+        deletion_memory=conf.tracker.deletion_memory_seconds * SECOND,
         max_field_bytes=conf.bus.max_field_bytes,
     )

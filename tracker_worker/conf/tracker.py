@@ -79,7 +79,18 @@ OPTIONS = [
             ("release", "the allocation is released; choose it if a build that was lost never reports"),
         ],
         mutable=True,
-        help="What happens to the allocation when a claim expires.",
+        help="What happens to the allocation when a claim expires, unless the claim says otherwise. An instance that was "
+        "reported built stays charged in any case.",
+    ),
+    cfg.IntOpt(
+        "deletion_memory_seconds",
+        default=600,
+        min=0,
+        max=2**31,
+        mutable=True,
+        help="Seconds for which the reported deletion of an instance that is not charged is remembered: a claim for it is "
+        "refused in that time. 0 switches this off. Raise it if claims may come later than that after the deletion of "
+        "their instance. Each remembered deletion costs a row; at most 100000 a host are kept.",
     ),
     cfg.StrOpt(
         "missing_limit",

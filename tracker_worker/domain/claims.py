@@ -57,26 +57,28 @@ def fit(
     Raises NodeNotFound, NodeUnavailable, NodeDraining, ClaimConflict, and InvalidInput where a node must be named or the
     instance is deleted."""
     instance = command.instance
-    ledger = host.node_to_claim(command.node, "instance.node")
+    holder = host.holding(instance.uuid)
+    # A repetition that names no node means the node that the first one found, whatever the host's nodes are by now.
+    repeated = holder if command.node is None else None
+    ledger = repeated or host.node_to_claim(command.node, "instance.node")
     if instance.is_deleted:
         raise InvalidInput(field="instance.vm_state", reason="an instance that is deleted cannot be claimed")
     requested = instance.resources
-    holder = host.holding(instance.uuid)
     if holder is not None:
         held = holder.allocations[instance.uuid]
         if holder is not ledger:
-            raise _conflict(holder, held.uuid, f"not on {ledger.name}")
+            raise _conflict(holder, held.uuid, f"it is charged to node {holder.name}, not to {ledger.name}")
         if held.resources != requested:
-            raise _conflict(holder, held.uuid, f"with {held.resources.to_dict()}, not {requested.to_dict()}")
+            raise _conflict(holder, held.uuid, f"it is charged {held.resources.to_dict()}, not {requested.to_dict()}")
         return Fit(ledger=ledger, held=held, limit_source=held.limit_source)
     if ledger.disabled:
         return Fit(ledger=ledger, tracked=False)
     _check_taking(ledger, command.stale_after, now)
     deleted_at = host.deleted_at(instance.uuid)
-    if deleted_at is not None and deleted_at + command.remembers_deletions >= now:
-        raise _conflict(ledger, instance.uuid, f"was reported deleted at {iso(deleted_at)}")
+    if deleted_at is not None and command.remembers_deletions and deleted_at + command.remembers_deletions >= now:
+        raise _conflict(ledger, instance.uuid, f"it was reported deleted at {iso(deleted_at)}")
     if command.claim_id is not None and (other := host.claimed(command.claim_id)) is not None:
-        raise _conflict(other[0], other[1].uuid, f"has the claim_id {command.claim_id}")
+        raise _taken(ledger, command, other[1].uuid)
     inventory = ledger.inventory
     assert inventory is not None
     limits = command.limits
@@ -84,7 +86,7 @@ def fit(
     if command.capacity_limits:
         source = CALLER if limits.given else CAPACITY
         limits = limits.completed(inventory.total)
-    used = ledger.usage + (charged or {}).get(ledger.id, ZERO)
+    used = ledger.usage + charged.get(ledger.id, ZERO) if charged else ledger.usage
     return Fit(ledger=ledger, shortfalls=fits(requested, used, limits), limit_source=source)
 
 
@@ -99,6 +101,11 @@ def _check_taking(ledger: NodeLedger, stale_after: int, now: int) -> None:
 
 def _conflict(ledger: NodeLedger, uuid: str, reason: str) -> ClaimConflict:
     return ClaimConflict(instance_uuid=uuid, node=ledger.name, reason=reason)
+
+
+def _taken(ledger: NodeLedger, command: commands.BeginClaim, other: str) -> ClaimConflict:
+    reason = f"the claim_id {command.claim_id} is that of a claim for instance {other}"
+    return _conflict(ledger, command.instance.uuid, reason)
 
 
 def begin(host: HostLedger, command: commands.BeginClaim, now: int, new_id: NewId) -> Decision:
@@ -120,35 +127,58 @@ def begin(host: HostLedger, command: commands.BeginClaim, now: int, new_id: NewI
 def begin_all(host: HostLedger, command: commands.BeginClaims, now: int, new_id: NewId) -> Decision:
     """All claims or none. A claim that does not fit charges nothing that the claims after it would see."""
     charged: dict[int, Resources] = {}
-    happened: list[tuple[NodeLedger, events.Event]] = []
+    granted: list[tuple[NodeLedger, events.Event]] = []
     lacking: list[tuple[NodeLedger, events.Event]] = []
     shortfalls: list[dict[str, Any]] = []
-    replies: list[dict[str, Any] | None] = []
-    chosen: set[str] = set()
-    for one in command.claims:
-        found = fit(host, one, now, charged)
+    held: list[tuple[NodeLedger, Allocation | None]] = []
+    claimed: dict[str, str] = {}  # the uuid of the instance by its claim_id
+    uuids: set[str] = set()
+    for index, one in enumerate(command.claims):
+        uuid = one.instance.uuid
+        if uuid in uuids:
+            raise InvalidInput(field=f"claims.{index}.instance.uuid", reason="is that of another claim of the group")
+        uuids.add(uuid)
+        found = _fit_in_group(host, one, now, charged, index)
         ledger = found.ledger
         at = ledger.time(now)
-        if one.claim_id is not None and one.claim_id in chosen:
-            raise _conflict(ledger, one.instance.uuid, f"has the claim_id {one.claim_id}")
+        allocation = found.held
         if not found.tracked:
-            happened.append((ledger, events.ClaimUntracked(at=at, instance=one.instance)))
-            replies.append(None)
-        elif found.held is not None:
-            replies.append(claim_view(ledger, found.held, generation=ledger.generation))
+            granted.append((ledger, events.ClaimUntracked(at=at, instance=one.instance)))
         elif found.shortfalls:
             lacking.append((ledger, _rejected(one, found, at)))
-            named = {"instance_uuid": one.instance.uuid, "node": ledger.name}
+            named = {"instance_uuid": uuid, "node": ledger.name}
             shortfalls += [{**shortfall.to_dict(), **named} for shortfall in found.shortfalls]
-        else:
+        elif allocation is None:
+            if one.claim_id in claimed:
+                raise _taken(ledger, one, claimed[one.claim_id])
             allocation = _charged(one, found, at, new_id)
-            chosen.add(allocation.claim_id)
+            claimed[allocation.claim_id] = uuid
             charged[ledger.id] = charged.get(ledger.id, ZERO) + allocation.resources
-            happened.append((ledger, events.ClaimBegun(at=at, allocation=allocation)))
-            replies.append(claim_view(ledger, allocation, generation=ledger.next_generation))
+            granted.append((ledger, events.ClaimBegun(at=at, allocation=allocation)))
+        held.append((ledger, allocation))
     if lacking:
         return Decision(events=tuple(lacking), error=ComputeResourcesUnavailable(shortfalls=shortfalls))
-    return Decision(events=tuple(happened), reply=replies)
+    changed = {ledger.id for ledger, _ in granted}
+    replies = [
+        None if allocation is None else claim_view(ledger, allocation, generation=_after(ledger, ledger.id in changed))
+        for ledger, allocation in held
+    ]
+    return Decision(events=tuple(granted), reply=replies)
+
+
+def _fit_in_group(
+    host: HostLedger, command: commands.BeginClaim, now: int, charged: Mapping[int, Resources], index: int
+) -> Fit:
+    try:
+        return fit(host, command, now, charged)
+    except InvalidInput as error:
+        path = f"claims.{index}.{error.kwargs['field']}"
+        raise InvalidInput(field=path, reason=error.kwargs["reason"]) from None
+
+
+def _after(ledger: NodeLedger, changed: bool) -> int:
+    """The generation of a node after a decision that has changed it, or has not."""
+    return ledger.next_generation if changed else ledger.generation
 
 
 def _rejected(command: commands.BeginClaim, found: Fit, at: int) -> events.ClaimRejected:

@@ -35,7 +35,7 @@ def _decide(host: HostLedger, command: commands.Command, now: int, new_id: NewId
         case commands.RenewClaim():
             return claims.renew(host, command, now)
         case commands.ExpireClaims(node=node, release=release):
-            return claims.expire(host.nodes[node], release, now)
+            return claims.expire(host.any_node(node), release, now)
         case commands.ForgetDeletions():
             return usage.forget_deletions(host, command, now)
         case commands.UpdateUsage():
@@ -45,14 +45,14 @@ def _decide(host: HostLedger, command: commands.Command, now: int, new_id: NewId
         case commands.CompareInstances():
             return usage.compare(host, command, now)
         case commands.ReportNode(node=node):
-            return nodes.report(host.nodes[node], command, now)
+            return nodes.report(host.any_node(node), command, now)
         case commands.ReportList():
             return nodes.listed(host, command, now)
         case commands.NoteElsewhere(node=node):
-            return nodes.elsewhere(host.nodes[node], command, now)
+            return nodes.elsewhere(host.any_node(node), command, now)
         case commands.DrainNode(node=node):
             return nodes.drain(host.node(node), command, now)
-        case commands.UndrainNode():
-            return nodes.undrain(host, command, now)
+        case commands.UndrainNode(node=node):
+            return nodes.undrain(host.any_node(node), now)
         case commands.RetireNode(node=node):
             return nodes.retire(host.node(node), command, now)

@@ -27,8 +27,8 @@ class OverCapacity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """The instances that a node is charged for beside those that run there; uuids, sorted. ``building``: those that do not run
-    and whose claim is begun and was never reported built."""
+    """The instances that a node is charged for beside those that run there; uuids, sorted. ``building``: those whose
+    claim is begun and that were never reported built, whether they run or not."""
 
     charged_not_running: tuple[str, ...]
     running_not_charged: tuple[str, ...]

@@ -26,7 +26,7 @@ from tracker_worker.errors import InvalidInput
 OWNER = ("project_id", "user_id")
 """The fields that say who is charged."""
 # What looks like a resource and is none here: a caller who asks for it would get less than it believes.
-_UNSUPPORTED = ("pci_requests", "numa_topology")
+_UNSUPPORTED = ("pci_requests", "numa_topology", "resources")
 
 
 class Instance(msgspec.Struct, frozen=True, kw_only=True):

@@ -233,6 +233,13 @@ class HostLedger:
             raise NodeNotFound(host=self.name, node=name)
         return ledger
 
+    def any_node(self, name: str) -> NodeLedger:
+        """The node of that name, also if it is retired. Raises NodeNotFound: the host has no such node."""
+        ledger = self.nodes.get(name)
+        if ledger is None:
+            raise NodeNotFound(host=self.name, node=name)
+        return ledger
+
     def node_or_only(self, name: str | None, field: str) -> NodeLedger:
         """The node of that name, or the host's only node when ``name`` is None; a node that the driver does not list and that
         is empty does not count.
@@ -272,12 +279,13 @@ class HostLedger:
         return None
 
     def deleted_at(self, uuid: str) -> int | None:
-        """When the deletion of this instance, which was not charged, was reported, or None. Microseconds."""
+        """When the deletion of this instance, which was not charged, was last reported, or None. Microseconds."""
+        last = None
         for ledger in self.nodes.values():
             at = ledger.deletions.get(uuid)
-            if at is not None:
-                return at
-        return None
+            if at is not None and (last is None or at > last):
+                last = at
+        return last
 
 
 def _is_there(node: NodeLedger) -> bool:

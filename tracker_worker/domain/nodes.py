@@ -10,7 +10,7 @@ from tracker_worker.domain.decision import Decision, decided
 from tracker_worker.domain.inventory import Inventory
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
 from tracker_worker.domain.life import Life, Mark, renewed
-from tracker_worker.errors import NodeBusy, NodeNotFound
+from tracker_worker.errors import NodeBusy
 
 
 def report(ledger: NodeLedger, command: commands.ReportNode, now: int) -> Decision:
@@ -49,10 +49,7 @@ def drain(ledger: NodeLedger, command: commands.DrainNode, now: int) -> Decision
     return decided(ledger, *_lives(ledger, ledger.inventory, replace(ledger.life, draining=mark), now))
 
 
-def undrain(host: HostLedger, command: commands.UndrainNode, now: int) -> Decision:
-    ledger = host.nodes.get(command.node)
-    if ledger is None:
-        raise NodeNotFound(host=host.name, node=command.node)
+def undrain(ledger: NodeLedger, now: int) -> Decision:
     return decided(ledger, *_lives(ledger, ledger.inventory, replace(ledger.life, draining=None, retired=None), now))
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tracker_worker.domain.resources import Resources
-from tracker_worker.domain.values import MAX_FIELD_BYTES
+from tracker_worker.domain.values import MAX_FIELD_BYTES, SECOND
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,11 +15,15 @@ class Policy:
 
     ``claim_timeout`` in microseconds, for claims that give no timeout. ``capacity_limits``: a resource without a limit is
     limited by the node's total. ``release_expired``: an expired claim releases its allocation. ``reserved``: the part of each
-    node that is kept for the host itself. ``max_field_bytes``: the most bytes of one field of an instance, as UTF-8 JSON.
+    node that is kept for the host itself. ``stale_after``, in microseconds: how long a node takes claims whose driver is
+    silent. ``deletion_memory``, in microseconds: how long the deletion of an instance that is not charged stands against its
+    claim; 0: it is not remembered. ``max_field_bytes``: the most bytes of one field of an instance, as UTF-8 JSON.
     """
 
     claim_timeout: int
     capacity_limits: bool
     release_expired: bool
     reserved: Resources
+    stale_after: int = 600 * SECOND
+    deletion_memory: int = 600 * SECOND
     max_field_bytes: int = MAX_FIELD_BYTES

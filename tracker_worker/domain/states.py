@@ -62,6 +62,10 @@ TASK_STATES = frozenset(
 DELETED = "deleted"
 SHELVED_OFFLOADED = "shelved_offloaded"
 
+RELEASING = {DELETED: True, SHELVED_OFFLOADED: False}
+"""The vm states whose report releases what an instance is charged, and whether this holds also for an instance that is in the
+state already: a claim of an offloaded instance is an unshelve, and a repeated report says nothing new."""
+
 UNBUILT = frozenset({None, "building", "error", "shelved", SHELVED_OFFLOADED})
 """An instance that is reported in another vm state than these has been built."""
 

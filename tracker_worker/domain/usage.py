@@ -9,13 +9,13 @@ from typing import Any
 from msgspec.structs import replace
 
 from tracker_worker.domain import commands, events
-from tracker_worker.domain.allocation import BEGUN, Allocation
+from tracker_worker.domain.allocation import ABORTED, BEGUN, EXPIRED, Allocation
 from tracker_worker.domain.decision import NOTHING, Decision, decided
 from tracker_worker.domain.fit import UNLIMITED, fits
 from tracker_worker.domain.instance import OWNER
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
 from tracker_worker.domain.resources import CLASSES, SIZES
-from tracker_worker.domain.states import DELETED, SHELVED_OFFLOADED, UNBUILT
+from tracker_worker.domain.states import DELETED, RELEASING, UNBUILT
 from tracker_worker.domain.views import allocation_view
 from tracker_worker.errors import InstanceElsewhere, InvalidInput
 
@@ -35,23 +35,19 @@ def update(host: HostLedger, command: commands.UpdateUsage, now: int) -> Decisio
     changed = instance is not before.instance
     reply = {"tracked": True, "changed": changed}
     if not changed:
-        noted = (
-            (events.BuiltNoted(at=at, allocation=replace(before, built=True)),) if built and not before.built else ()
-        )
-        return decided(ledger, *noted, reply=reply)
+        if built and not before.built and before.claim_state in (BEGUN, EXPIRED):
+            return decided(ledger, events.BuiltNoted(at=at, allocation=replace(before, built=True)), reply=reply)
+        return decided(ledger, reply=reply)
     if releases:
         last = replace(instance, **{size: getattr(before.instance, size) for size in (*SIZES, "swap")})
-        return decided(
-            ledger, events.UsageReleased(at=at, before=before, allocation=replace(before, instance=last)), reply=reply
-        )
+        event = events.UsageReleased(at=at, before=before, allocation=_ended(replace(before, instance=last)))
+        return decided(ledger, event, reply=reply)
     after = replace(before, instance=instance, resources=instance.resources, built=built)
     grown = fits(after.resources, ledger.usage - before.resources, UNLIMITED)
     if grown and after.resources != before.resources:
         raise InvalidInput(field="instance", reason=f"the usage of {grown[0].resource} would exceed {grown[0].limit}")
-    event = events.UsageUpdated(
-        at=at, before=before, allocation=after, over_capacity=_over_capacity(ledger, before, after)
-    )
-    return decided(ledger, event, reply=reply)
+    over = _over_capacity(ledger, before, after)
+    return decided(ledger, events.UsageUpdated(at=at, before=before, allocation=after, over_capacity=over), reply=reply)
 
 
 def _untracked(host: HostLedger, command: commands.UpdateUsage, now: int) -> Decision:
@@ -75,7 +71,13 @@ def _applicable(changes: Mapping[str, Any], releases: bool) -> Mapping[str, Any]
 def _releases(before: Allocation, changes: Mapping[str, Any]) -> bool:
     """Whether the change means that the instance holds nothing any more. A state that it had before says nothing new."""
     state = changes.get("vm_state")
-    return state == DELETED or (state == SHELVED_OFFLOADED and before.instance.vm_state != SHELVED_OFFLOADED)
+    again = RELEASING.get(state)
+    return again is not None and (again or before.instance.vm_state != state)
+
+
+def _ended(held: Allocation) -> Allocation:
+    """An allocation that is released: a claim that is begun ends without a build."""
+    return replace(held, claim_state=ABORTED) if held.claim_state == BEGUN else held
 
 
 def _over_capacity(ledger: NodeLedger, before: Allocation, after: Allocation) -> tuple[events.OverCapacity, ...]:
@@ -95,19 +97,23 @@ def release(host: HostLedger, command: commands.ReleaseAllocation, now: int) -> 
         return NOTHING
     held = ledger.allocations[command.uuid]
     event = events.UsageReleased(
-        at=ledger.time(now), before=held, allocation=held, released_by=command.released_by, reason=command.reason
+        at=ledger.time(now),
+        before=held,
+        allocation=_ended(held),
+        released_by=command.released_by,
+        reason=command.reason,
     )
     return decided(ledger, event, reply=allocation_view(ledger, held))
 
 
 def compare(host: HostLedger, command: commands.CompareInstances, now: int) -> Decision:
     ledger = host.node_or_only(command.node, "node")
-    idle = sorted(ledger.allocations.keys() - command.uuids)
-    building = [uuid for uuid in idle if _is_building(ledger.allocations[uuid])]
+    charged = ledger.allocations.keys()
+    building = {uuid for uuid in ledger.begun if not ledger.allocations[uuid].built}
     comparison = events.Comparison(
-        charged_not_running=tuple(sorted(set(idle) - set(building))),
-        running_not_charged=tuple(sorted(command.uuids - ledger.allocations.keys())),
-        building=tuple(building),
+        charged_not_running=tuple(sorted(charged - command.uuids - building)),
+        running_not_charged=tuple(sorted(command.uuids - charged)),
+        building=tuple(sorted(building)),
     )
     reply = {name: list(getattr(comparison, name)) for name in comparison.__struct_fields__}
     if not comparison.charged_not_running and not comparison.running_not_charged:
@@ -115,15 +121,11 @@ def compare(host: HostLedger, command: commands.CompareInstances, now: int) -> D
     return decided(ledger, events.InstancesDrift(at=ledger.time(now), comparison=comparison), reply=reply)
 
 
-def _is_building(held: Allocation) -> bool:
-    return held.claim_state == BEGUN and not held.built
-
-
 def forget_deletions(host: HostLedger, command: commands.ForgetDeletions, now: int) -> Decision:
     kept = sorted(
         (at, uuid) for ledger in host for uuid, at in ledger.deletions.items() if at >= command.reported_before
     )
-    kept_uuids = {uuid for _, uuid in kept[-command.most :]}
+    kept_uuids = {uuid for _, uuid in kept[max(0, len(kept) - command.most) :]}
     happened: list[tuple[NodeLedger, events.Event]] = []
     for ledger in host:
         if gone := tuple(uuid for uuid in ledger.deletions if uuid not in kept_uuids):

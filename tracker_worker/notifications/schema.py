@@ -26,6 +26,12 @@ def load(name: str) -> dict[str, Any]:
     return schema
 
 
+def event_types() -> frozenset[str]:
+    """Every event type that has a schema, and so every one that is published."""
+    names = (entry.name for entry in _FOLDER.iterdir())
+    return frozenset(name.removesuffix(".json") for name in names if name.startswith("tracker."))
+
+
 @functools.cache
 def validator(event_type: str) -> Callable[[dict[str, Any]], Any]:
     """The check of a payload of that event type. It raises ValidationError."""

@@ -33,6 +33,7 @@ from tracker_worker.domain.policy import Policy
 from tracker_worker.domain.values import SECOND
 from tracker_worker.errors import ConfigurationError, TrackerError
 from tracker_worker.inventory.base import InventoryDriver, load_driver
+from tracker_worker.notifications.style import read_style
 from tracker_worker.service.chores.inventories import Inventories
 from tracker_worker.service.chores.leases import LEASE_SECONDS
 from tracker_worker.service.chores.timers import Timers
@@ -106,6 +107,7 @@ class Worker:
             clock=clock,
             died=self._died,
             max_answer_bytes=conf.bus.max_answer_bytes,
+            style=read_style(conf),
         )
         self._watchdog = Watchdog(
             self._engine.thread,

@@ -14,13 +14,43 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 
-import msgspec
-
-from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.domain.allocation import Allocation
+from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.notifications.notification import Notification
+from tracker_worker.store.records import (
+    Commit,
+    DeadLetterRow,
+    History,
+    HostRecord,
+    InboxRow,
+    NodeMove,
+    OutboxBacklog,
+    Progress,
+    Stream,
+    StreamEnd,
+)
+
+__all__ = (
+    "AnotherHistory",
+    "Commit",
+    "Conflict",
+    "DeadLetterRow",
+    "History",
+    "HostLocked",
+    "HostRecord",
+    "InboxRow",
+    "LockedHost",
+    "NodeMove",
+    "OutboxBacklog",
+    "Progress",
+    "Store",
+    "StoreReplaced",
+    "Stream",
+    "StreamEnd",
+    "Unstorable",
+)
 
 MOST_DEAD_LETTERS = 1000
 MOST_DEAD_LETTER_BYTES = 64 << 20
@@ -44,113 +74,22 @@ class Unstorable(Exception):
     """The store cannot keep a value of this commit. Nothing was written, and the same commit would fail again."""
 
 
+class StoreReplaced(Exception):
+    """The file ``path`` of the database is ``deleted``, or another file has its name. What this store has committed since then
+    is lost, so that nothing of it may be answered."""
+
+    def __init__(self, path: str, deleted: bool) -> None:
+        super().__init__(f"the database {path} was {'deleted' if deleted else 'replaced by another file'}")
+        self.path = path
+        self.deleted = deleted
+
+
 class HostLocked(StoreUnavailable):
     """Another writer has held a row of a host for longer than this store waits. The store itself works."""
 
 
 # A client rebuilds the error by the name of its class, and knows only the public one.
 HostLocked.__name__ = StoreUnavailable.__name__
-
-
-class InboxRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One inbox row: a message about a host whose effect is committed, and the reply to each copy of the message.
-    ``received_at`` in microseconds."""
-
-    unique_id: str
-    host_id: int
-    reply: bytes
-    received_at: int
-
-
-class History(msgspec.Struct, frozen=True, kw_only=True):
-    """One history of a database, from ``since`` (microseconds) to the next one; ``predecessor`` is the ledger_id of the one
-    before, or None."""
-
-    ledger_id: str
-    since: int
-    reason: str
-    predecessor: str | None
-
-
-class Stream(msgspec.Struct, frozen=True, kw_only=True):
-    """The events of a name: those of the node that has the name now, after those of others that had it. ``sequence`` is the
-    number of the last one. ``cursors``: topic -> last sequence that the bus has confirmed there."""
-
-    id: int
-    host: str
-    node: str
-    sequence: int
-    cursors: Mapping[str, int]
-
-
-class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """How far the nodes and the streams of some hosts have got in the present history, ``ledger_id``. ``generations``: node
-    id -> generation; ``sequences``: stream id -> number of the last event; ``cursors``: (stream id, topic) -> cursor."""
-
-    ledger_id: str
-    generations: Mapping[int, int]
-    sequences: Mapping[int, int]
-    cursors: Mapping[tuple[int, str], int]
-
-
-class Commit(msgspec.Struct, frozen=True, kw_only=True):
-    """The rows of one transaction. Of each ledger, the store writes the node, its stream, and what is ``touched`` and
-    ``noted``, on condition that the node still has the ledger's ``stored_generation``.
-
-    ``cursors``: (stream id, topic) -> last sequence that the bus has confirmed on the topic; a cursor that ``open_cursors`` has
-    not made is ignored. ``verified``: host id -> node id -> generation, of hosts that answers without a change rest on: the
-    store must have exactly these nodes of the host, at these generations, before this commit. ``history``: the history that
-    this commit begins, whose predecessor must be the present one; no cursor is then above its stream. ``ledger_id``: the
-    history of this commit, which must be the present one; None: whichever it is.
-    """
-
-    history: History | None = None
-    ledger_id: str | None = None
-    ledgers: Sequence[NodeLedger] = ()
-    notifications: Sequence[Notification] = ()
-    inbox_rows: Sequence[InboxRow] = ()
-    cursors: Mapping[tuple[int, str], int] = msgspec.field(default_factory=dict)
-    verified: Mapping[int, Mapping[int, int]] = msgspec.field(default_factory=dict)
-
-
-class DeadLetterRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A dead letter that the broker does not take. ``properties`` and ``headers`` are encoded as they would have gone out;
-    ``parked_at`` in microseconds."""
-
-    host: str
-    parked_at: int
-    reason: str
-    exchange: str
-    routing_key: str
-    properties: bytes
-    headers: bytes
-    body: bytes
-
-    @property
-    def size(self) -> int:
-        """The bytes that count for MOST_DEAD_LETTER_BYTES."""
-        texts = sum(len(text.encode()) for text in (self.host, self.reason, self.exchange, self.routing_key))
-        return texts + len(self.properties) + len(self.headers) + len(self.body)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutboxBacklog:
-    """The part of a stream that is not confirmed on one topic: the number of ``rows``, and ``oldest_at``, the time of
-    the first row (None: no row). ``refused_sequence``: the first of these rows if the broker refuses it, and why.
-    ``blocked_since``: since when the broker takes no messages, as the holder of the host's lease said last. Times are in
-    microseconds."""
-
-    stream_id: int
-    host: str
-    node: str
-    topic: str
-    sequence: int
-    cursor: int
-    rows: int
-    oldest_at: int | None
-    refused_sequence: int | None = None
-    refused_reason: str | None = None
-    blocked_since: int | None = None
 
 
 class LockedHost(ABC):
@@ -168,7 +107,7 @@ class LockedHost(ABC):
     def commit(self, commit: Commit) -> None:
         """Write all of the commit and end the transaction; call it once at most.
 
-        Raises Unstorable. Raises Conflict: as ``Store.commit``, but never for the nodes of this host.
+        Raises Unstorable, StoreReplaced. Raises Conflict: as ``Store.commit``, but never for the nodes of this host.
         """
 
 
@@ -188,6 +127,14 @@ class Store(ABC):
         """Release every resource. Harmless without a start, and a second time. Any thread."""
 
     @abstractmethod
+    def check(self) -> None:
+        """Look whether the database is still the one that was started. Only a database that is a file can be another one.
+        Any thread.
+
+        Raises StoreReplaced.
+        """
+
+    @abstractmethod
     def time(self) -> int:
         """Return the time of the database in microseconds since the epoch. Any thread."""
 
@@ -202,6 +149,31 @@ class Store(ABC):
     @abstractmethod
     def host_names(self) -> list[str]:
         """Return the names of the registered hosts, sorted. Any thread."""
+
+    @abstractmethod
+    def hosts(self) -> list[HostRecord]:
+        """Return the service records, by name. Any thread."""
+
+    @abstractmethod
+    def renew_token(self, host_id: int, token: str) -> None:
+        """Make ``token`` the present token of a host, and the one that was present the previous one. A token that is present
+        already changes nothing. Any thread."""
+
+    def rename_host(self, host_id: int, name: str) -> None:
+        """Give a host that has no nodes another name. The nodes of a host are on streams with its name: who renames a host
+        with nodes puts ``host_names`` into a commit with their ``moves``. Any thread.
+
+        Raises Conflict: another host has the name, or the host has nodes.
+        """
+        self.commit(Commit(host_names={host_id: name}, verified={host_id: {}}))
+
+    @abstractmethod
+    def forget_host(self, host_id: int) -> None:
+        """Delete the service record of a host, its nodes and its inbox. The streams stay. Harmless if there is no such host.
+        Any thread.
+
+        Raises Conflict: an instance is charged to the host.
+        """
 
     @abstractmethod
     def load_host(self, name: str) -> HostLedger | None:
@@ -227,6 +199,25 @@ class Store(ABC):
         node that exists stays unchanged. Any thread."""
 
     @abstractmethod
+    def stream_id(self, host: str, node: str) -> int:
+        """Return the id of the stream of these names, and make the stream, at sequence 0, where there is none. Any thread."""
+
+    @abstractmethod
+    def allocations(
+        self,
+        *,
+        host: str | None = None,
+        node: str | None = None,
+        project_id: str | None = None,
+        role: str | None = None,
+        after: tuple[str, str] | None = None,
+        limit: int,
+    ) -> list[tuple[str, str, Allocation]]:
+        """Return at most ``limit`` allocations with the names of their host and node, in the order of (uuid of the instance,
+        id) by code points, behind the place ``after`` in this order. Each of the other arguments leaves only what has it. Any
+        thread."""
+
+    @abstractmethod
     def generations(self, host_ids: Collection[int]) -> dict[int, int]:
         """Return node id -> generation, of all nodes of these hosts. Any thread."""
 
@@ -250,9 +241,10 @@ class Store(ABC):
 
         Raises Conflict: the present history is another one, a node has another generation, a verified host has other nodes or
         generations, a message is answered already, an instance is charged to another node of the host, a sequence number is
-        taken, the history has a successor already, or the store rolled the commit back in favour of another writer. Raises
-        Unstorable: the commit failed for any other reason while the store works, usually because the store cannot keep a
-        value."""
+        taken, the history has a successor already, a name or a stream has another owner, a dropped node is charged, or the
+        store rolled the commit back in favour of another writer. Raises Unstorable: the commit failed for any other reason
+        while the store works, usually because the store cannot keep a value. Raises StoreReplaced, after the commit or instead
+        of what failed: see ``check``."""
 
     @abstractmethod
     def probe(self, host_id: int, now: int) -> None:

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from tracker_worker.domain.allocation import Allocation
 from tracker_worker.domain.inventory import Inventory
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
-from tracker_worker.domain.life import Life
+from tracker_worker.domain.life import RETIRED, Life
 from tracker_worker.notifications.notification import Notification
-from tracker_worker.store.base import OutboxBacklog, Stream
+from tracker_worker.store.base import HostRecord, OutboxBacklog, Stream
 
 
 @dataclass(slots=True)
@@ -43,7 +44,9 @@ class Events:
     def seen(self) -> Stream:
         """The stream as a store returns it."""
         at = {topic: cursor.sequence for topic, cursor in self.cursors.items()}
-        return Stream(id=self.id, host=self.host, node=self.node, sequence=self.sequence, cursors=at)
+        return Stream(
+            id=self.id, host=self.host, node=self.node, sequence=self.sequence, cursors=at, last_at=self.last_at
+        )
 
     def lower_cursors(self) -> None:
         """Let no cursor be above the last event."""
@@ -115,6 +118,26 @@ class Host:
     lease_expires_at: int = 0
     last_seen_at: int = 0
     blocked_since: int | None = None
+    version: str = ""
+    started_at: int = 0
+    token: str | None = None
+    previous_token: str | None = None
+
+    def record(self) -> HostRecord:
+        """The host as ``Store.hosts`` returns it."""
+        return HostRecord(
+            id=self.id,
+            name=self.name,
+            version=self.version,
+            started_at=self.started_at,
+            last_seen_at=self.last_seen_at,
+            lease_owner=self.lease_owner,
+            lease_expires_at=self.lease_expires_at,
+            token=self.token,
+            previous_token=self.previous_token,
+            nodes=sum(node.life.state != RETIRED for node in self.nodes.values()),
+            instances=len({charged.uuid for node in self.nodes.values() for charged in node.allocations.values()}),
+        )
 
     def generations(self) -> dict[int, int]:
         """Node id -> generation."""
@@ -123,5 +146,6 @@ class Host:
     def loaded(self, ledger_id: str) -> HostLedger:
         """New ledgers of all nodes."""
         host = HostLedger(id=self.id, name=self.name, ledger_id=ledger_id)
-        host.nodes.update((name, node.loaded(ledger_id)) for name, node in self.nodes.items())
+        for node in sorted(self.nodes.values(), key=attrgetter("id")):
+            host.nodes[node.name] = node.loaded(ledger_id)
         return host

@@ -42,7 +42,7 @@ def test_a_file_that_cannot_be_written_is_an_error(cli: Cli, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", [option.name for _, options in list_opts() for option in options])
 def test_the_sample_has_each_option_of_the_worker(name: str) -> None:
-    assert re.search(rf"^#{name} = ", SAMPLE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert re.search(rf"^#{name} =( |$)", SAMPLE.read_text(encoding="utf-8"), re.MULTILINE)
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,13 @@ from tests.support.builders import (
     TIMEOUT,
     TOTAL,
     begin,
+    claim_id,
+    happened,
     host_ledger,
     instance,
     inventory,
     node_name,
+    planned,
     play,
     put,
     resources,
@@ -25,9 +28,23 @@ from tests.support.builders import (
     update,
     uuid,
 )
-from tracker_worker.domain.commands import AbortClaim, ExpireClaims, FinishClaim, ReportNode
-from tracker_worker.domain.decide import decide
-from tracker_worker.domain.events import ClaimBegun, ClaimRejected
+from tracker_worker.domain.commands import (
+    AbortClaim,
+    BeginClaims,
+    CompareInstances,
+    DrainNode,
+    ExpireClaims,
+    FinishClaim,
+    ForgetDeletions,
+    NoteElsewhere,
+    ReleaseAllocation,
+    RenewClaim,
+    ReportList,
+    ReportNode,
+    RetireNode,
+    UndrainNode,
+)
+from tracker_worker.domain.events import ClaimBegun, ClaimRejected, ClaimUntracked
 from tracker_worker.domain.views import iso
 from tracker_worker.errors import ClaimConflict, ComputeResourcesUnavailable, InvalidInput, NodeNotFound
 
@@ -53,10 +70,10 @@ def shortfalls(decision):
 def test_a_claim_that_fits_gives_one_event_and_returns_the_claim():
     host = host_ledger()
     decision = play(host, begin(1, limits={"memory_mb": 8192, "disk_gb": 100, "vcpu": 4}))
-    assert [type(event) for event in decision.events] == [ClaimBegun]
+    assert [type(event) for event in happened(decision)] == [ClaimBegun]
     assert decision.error is None
     assert decision.reply == {
-        "claim_id": uuid(1),
+        "claim_id": claim_id(host),
         "instance_uuid": uuid(1),
         "host": HOST,
         "node": "node-1",
@@ -66,6 +83,7 @@ def test_a_claim_that_fits_gives_one_event_and_returns_the_claim():
         "expires_at": iso(NOW + TIMEOUT),
         "generation": 2,
         "limit_source": "caller",
+        "on_expiry": None,
     }
 
 
@@ -91,7 +109,7 @@ def test_a_limit_of_0_refuses_every_request_except_a_request_for_nothing():
     host = host_ledger()
     limits = {"memory_mb": 0, "disk_gb": 0, "vcpu": 0}
     assert len(shortfalls(play(host, begin(1, limits=limits)))) == 3
-    assert play(host, begin(2, **sized(0, 0, 0), limits=limits)).reply["claim_id"] == uuid(2)
+    assert play(host, begin(2, **sized(0, 0, 0), limits=limits)).reply["instance_uuid"] == uuid(2)
 
 
 @pytest.mark.behaviour("limit-rule")
@@ -124,7 +142,7 @@ def test_a_refusal_has_every_shortfall_in_its_error_and_in_its_one_event():
     ]
     assert shortfalls(decision) == told
     assert json.loads(json.dumps(decision.error.kwargs)) == {"shortfalls": told}
-    (event,) = decision.events
+    (event,) = happened(decision)
     assert type(event) is ClaimRejected
     assert [shortfall.to_dict() for shortfall in event.shortfalls] == told
     assert (event.at, event.instance, event.limit_source) == (NOW, instance(2), "caller")
@@ -159,14 +177,14 @@ def test_a_refusal_charges_nothing_and_has_a_sequence():
 def test_every_decision_records_which_limit_source_it_used(limits, capacity, source):
     decision = play(host_ledger(), begin(1, limits=limits, capacity_limits=capacity))
     assert decision.reply["limit_source"] == source
-    assert decision.events[0].allocation.limit_source == source
+    assert happened(decision)[0].allocation.limit_source == source
 
 
 @pytest.mark.behaviour("limit-keys")
 @pytest.mark.parametrize(("limits", "source"), [(None, "capacity"), ({"disk_gb": 1}, "caller")])
 def test_a_refusal_records_its_limit_source(limits, source):
     decision = play(host_ledger(), begin(1, vcpus=999, limits=limits, capacity_limits=True))
-    assert [event.limit_source for event in decision.events] == [source]
+    assert [event.limit_source for event in happened(decision)] == [source]
 
 
 @pytest.mark.behaviour("limit-keys")
@@ -194,12 +212,17 @@ def test_a_float_limit_leaves_no_float_in_usage_or_reply():
 
 
 @pytest.mark.behaviour("disabled-does-not-block")
-def test_a_begin_on_a_disabled_node_returns_null_and_charges_nothing():
+def test_a_begin_on_an_unsupported_node_returns_null_charges_nothing_and_gives_one_event():
     host = host_ledger(disabled=True)
     before = snapshot(host.node("node-1"))
     decision = play(host, begin(1, limits={"vcpu": 0}))
-    assert (decision.reply, decision.error, decision.events) == (None, None, ())
-    assert snapshot(host.node("node-1")) == before
+    assert (decision.reply, decision.error) == (None, None)
+    assert happened(decision) == [ClaimUntracked(at=NOW, instance=instance(1))]
+    after = snapshot(host.node("node-1"))
+    assert after.pop("sequence") == before.pop("sequence") + 1
+    for name in ("generation", "stored_generation"):
+        assert after.pop(name) == before.pop(name) + 1
+    assert after == before
 
 
 @pytest.mark.behaviour("disabled-does-not-block")
@@ -224,7 +247,7 @@ def test_an_instance_that_already_has_a_host_can_be_claimed():
 @pytest.mark.behaviour("claim-snapshot")
 def test_a_claim_is_a_snapshot_with_id_sizes_and_expiry():
     host = host_ledger()
-    allocation = play(host, begin(1, timeout=1)).events[0].allocation
+    allocation = happened(play(host, begin(1, timeout=1)))[0].allocation
     assert allocation.uuid == uuid(1)
     assert allocation.instance == instance(1)
     assert allocation.resources == resources(2, 4096, 50)
@@ -238,16 +261,17 @@ def test_a_claim_needs_only_an_id_and_sizes():
 
 
 @pytest.mark.behaviour("release-exactly-once")
-@pytest.mark.parametrize(("vm_state", "task_state"), [("deleted", None), ("deleted", "x"), ("shelved_offloaded", None)])
+@pytest.mark.parametrize(("vm_state", "task_state"), [("deleted", None), ("deleted", "x")])
 @pytest.mark.parametrize("disabled", [True, False])
-def test_a_claim_for_an_instance_in_a_releasing_state_is_invalid(vm_state, task_state, disabled):
+def test_a_claim_for_a_deleted_instance_is_invalid(vm_state, task_state, disabled):
     claim = begin(1, vm_state=vm_state, task_state=task_state)
     refused(host_ledger(disabled=disabled), claim, InvalidInput, field="instance.vm_state")
 
 
 @pytest.mark.behaviour("release-states")
-def test_an_offloaded_instance_that_is_spawning_can_be_claimed():
-    assert play(host_ledger(), begin(1, vm_state="shelved_offloaded", task_state="spawning")).error is None
+@pytest.mark.parametrize("task_state", ["spawning", "unshelving", None])
+def test_a_claim_for_an_offloaded_instance_is_an_unshelve_whatever_its_task_state(task_state):
+    assert play(host_ledger(), begin(1, vm_state="shelved_offloaded", task_state=task_state)).error is None
 
 
 @pytest.mark.behaviour("repeated-claim")
@@ -342,7 +366,24 @@ EVERY_COMMAND = [
     update(9, memory_mb=1),
     ReportNode(node="node-1", inventory=None),
     ReportNode(node="node-1", inventory=inventory(vcpus=1)),
+    ReportNode(node="node-1", inventory=None, failure="no answer"),
     ReportNode(node="elsewhere", inventory=None),
+    BeginClaims(claims=(begin(4), begin(5))),
+    BeginClaims(claims=(begin(4), begin(5, limits={"vcpu": 0}))),
+    BeginClaims(claims=(begin(4), begin(4))),
+    RenewClaim(claim_id=uuid(1), timeout=9 * TIMEOUT),
+    update(9, vm_state="deleted", noted=True),
+    update(1, vm_state="building"),
+    update(1, node="elsewhere"),
+    ReleaseAllocation(uuid=uuid(1), reason="lost", released_by="u"),
+    CompareInstances(node=None, uuids=frozenset({uuid(9)})),
+    ReportList(nodes=frozenset()),
+    NoteElsewhere(node="node-1", host="host-2"),
+    DrainNode(node="node-1", reason="disk"),
+    UndrainNode(node="node-1"),
+    UndrainNode(node="elsewhere"),
+    RetireNode(node="node-1", reason=""),
+    ForgetDeletions(reported_before=NOW + 1, most=1),
 ]
 
 
@@ -350,17 +391,19 @@ EVERY_COMMAND = [
 def test_a_decision_changes_nothing_and_can_be_repeated_with_the_same_result(command):
     host = host_ledger()
     play(host, begin(1))
+    play(host, update(8, vm_state="deleted", noted=True))
     ledger = host.node("node-1")
     ledger.drift = resources(1, 1, 1)
     before = snapshot(ledger)
     later = NOW + TIMEOUT + 1
-    first, second = decide(host, command, later), decide(host, command, later)
+    first, second = planned(host, command, later), planned(host, command, later)
     assert snapshot(ledger) == before
     assert list(host.nodes) == [node_name(1)]
     assert (first.events, first.reply) == (second.events, second.reply)
     assert repr(first.error) == repr(second.error)
     assert first.error is None or first.reply is None
-    assert not first.events or first.node is ledger
+    assert all(changed is ledger for changed, _ in first.events)
+    assert not first.events or first.node is ledger or type(command) in (BeginClaims, ReportList, ForgetDeletions)
 
 
 @pytest.mark.behaviour("copies-only")

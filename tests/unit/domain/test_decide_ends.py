@@ -4,13 +4,17 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from tests.support.builders import (
     NOW,
     TIMEOUT,
     begin,
+    claim_id,
+    happened,
     host_ledger,
     instance,
+    planned,
     play,
     put,
     resources,
@@ -18,12 +22,12 @@ from tests.support.builders import (
     update,
     uuid,
 )
-from tracker_worker.domain.commands import AbortClaim, ExpireClaims, FinishClaim, ReportNode
-from tracker_worker.domain.decide import decide
+from tracker_worker.domain.commands import AbortClaim, ExpireClaims, FinishClaim, RenewClaim, ReportNode
 from tracker_worker.domain.events import ClaimAborted, ClaimExpired, ClaimFinished
 from tracker_worker.errors import NodeNotFound
 
 FINISH, ABORT = FinishClaim(claim_id=uuid(1)), AbortClaim(claim_id=uuid(1))
+RENEW = RenewClaim(claim_id=uuid(1), timeout=TIMEOUT)
 LATE = NOW + TIMEOUT + 1
 RESERVE = resources(memory_mb=512)
 
@@ -43,14 +47,14 @@ def nothing_happens(host, command, now=NOW):
 
 @pytest.mark.behaviour("finish-keeps-usage", "abort-releases")
 @pytest.mark.parametrize(
-    ("command", "event", "state"), [(FINISH, ClaimFinished, "finished"), (ABORT, ClaimAborted, "aborted")]
+    ("command", "kind", "state"), [(FINISH, ClaimFinished, "finished"), (ABORT, ClaimAborted, "aborted")]
 )
-def test_ending_a_claim_gives_one_event_and_returns_the_claim_in_its_last_state(command, event, state):
+def test_ending_a_claim_gives_one_event_and_returns_the_claim_in_its_last_state(command, kind, state):
     host = host_ledger()
     begun = play(host, begin(1)).reply
     decision = play(host, command, NOW + 1)
-    assert [type(happened) for happened in decision.events] == [event]
-    assert decision.events[0].at == NOW + 1
+    assert [type(event) for event in happened(decision)] == [kind]
+    assert happened(decision)[0].at == NOW + 1
     assert decision.reply == {**begun, "state": state, "generation": begun["generation"] + 1}
     assert decision.reply["generation"] == decision.node.generation
 
@@ -84,11 +88,16 @@ def delete(host):
 
 
 @pytest.mark.behaviour("finish-keeps-usage", "abort-releases", "release-exactly-once")
-@pytest.mark.parametrize("command", [FINISH, ABORT])
+@pytest.mark.parametrize("command", [FINISH, ABORT, RENEW])
 @pytest.mark.parametrize("end", [finish, abort, expire_and_keep, expire_and_release, delete])
-def test_a_claim_that_has_ended_cannot_be_ended_again(end, command):
+@pytest.mark.parametrize("by_id", [True, False])
+def test_a_claim_that_has_ended_cannot_be_ended_again(end, command, by_id):
     host = claimed()
+    if by_id:
+        command = replace(command, claim_id=claim_id(host))
     end(host)
+    if (end, type(command)) == (expire_and_keep, AbortClaim):
+        return  # this one gives the room back: see below
     nothing_happens(host, command, LATE)
     nothing_happens(host, ExpireClaims(node="node-1", release=True), LATE)
 
@@ -124,7 +133,7 @@ def test_an_abort_after_a_resize_releases_the_new_vector():
     host = claimed()
     play(host, update(1, memory_mb=8192, vcpus=1))
     decision = play(host, ABORT)
-    assert decision.events[0].allocation.resources == resources(1, 8192, 50)
+    assert happened(decision)[0].allocation.resources == resources(1, 8192, 50)
     assert decision.reply["resources"] == {"VCPU": 1, "MEMORY_MB": 8192, "DISK_GB": 50}
     assert host.node("node-1").usage == RESERVE
 
@@ -155,25 +164,25 @@ def test_begin_and_end_in_one_commit_are_two_events_of_one_generation():
 @pytest.mark.behaviour("claim-snapshot", "claim-expiry")
 @pytest.mark.parametrize(("now", "expired"), [(NOW + TIMEOUT - 1, 0), (NOW + TIMEOUT, 0), (LATE, 1)])
 def test_a_claim_expires_strictly_after_its_expiry(now, expired):
-    assert len(decide(claimed(), ExpireClaims(node="node-1"), now).events) == expired
+    assert len(planned(claimed(), ExpireClaims(node="node-1"), now).events) == expired
 
 
 @pytest.mark.behaviour("claim-expiry")
 def test_an_expired_claim_that_is_kept_keeps_its_usage_and_gives_an_event():
     host = claimed()
-    (event,) = play(host, ExpireClaims(node="node-1"), LATE).events
+    (event,) = happened(play(host, ExpireClaims(node="node-1"), LATE))
     assert type(event) is ClaimExpired
     assert (event.at, event.released, event.allocation.uuid) == (LATE, False, uuid(1))
     ledger = host.node("node-1")
     assert ledger.begun == set()
     assert ledger.usage == instance(1).resources + RESERVE
-    assert ledger.allocations[uuid(1)].claim_state == "finished"
+    assert ledger.allocations[uuid(1)].claim_state == "expired"
 
 
 @pytest.mark.behaviour("claim-expiry")
 def test_an_expired_claim_that_is_released_ends_its_usage_and_gives_an_event():
     host = claimed()
-    (event,) = play(host, ExpireClaims(node="node-1", release=True), LATE).events
+    (event,) = happened(play(host, ExpireClaims(node="node-1", release=True), LATE))
     assert (type(event), event.released) == (ClaimExpired, True)
     assert event.allocation.resources == instance(1).resources
     assert host.node("node-1").usage == RESERVE
@@ -190,7 +199,7 @@ def test_expired_claims_give_one_event_each_in_the_order_of_their_expiry(release
     play(host, begin(7, node="node-1", timeout=10))
     play(host, FinishClaim(claim_id=uuid(7)))
     decision = play(host, ExpireClaims(node="node-1", release=release), NOW + 31)
-    assert [event.allocation.uuid for event in decision.events] == [uuid(2), uuid(4), uuid(3), uuid(1)]
+    assert [event.allocation.uuid for event in happened(decision)] == [uuid(2), uuid(4), uuid(3), uuid(1)]
     assert host.node("node-1").begun == {uuid(5)}
     assert host.node("node-2").begun == {uuid(6)}
 
@@ -204,7 +213,7 @@ def test_a_finished_claim_never_expires():
 
 @pytest.mark.behaviour("claim-expiry")
 def test_expiring_the_claims_of_an_unknown_node_is_node_not_found():
-    assert type(decide(host_ledger(), ExpireClaims(node="elsewhere"), NOW).error) is NodeNotFound
+    assert type(planned(host_ledger(), ExpireClaims(node="elsewhere")).error) is NodeNotFound
 
 
 @pytest.mark.behaviour("claim-expiry")
@@ -215,8 +224,8 @@ def test_claims_expire_on_a_disabled_node():
 
 
 @pytest.mark.behaviour("repeated-claim")
-def test_a_repeated_begin_after_an_expiry_that_kept_the_charge_returns_the_finished_claim():
+def test_a_repeated_begin_after_an_expiry_that_kept_the_charge_returns_the_expired_claim():
     host = claimed()
     expire_and_keep(host)
     decision = play(host, begin(1), LATE)
-    assert (decision.reply["state"], decision.events) == ("finished", ())
+    assert (decision.reply["state"], decision.events) == ("expired", ())

@@ -6,12 +6,14 @@ from __future__ import annotations
 import pytest
 
 from tests.support.builders import (
-    NOW,
+    HOST,
     begin,
+    happened,
     host_ledger,
     instance,
     instance_dict,
     inventory,
+    planned,
     play,
     resources,
     sized,
@@ -20,10 +22,9 @@ from tests.support.builders import (
     uuid,
 )
 from tracker_worker.domain.commands import FinishClaim, ReportNode
-from tracker_worker.domain.decide import decide
-from tracker_worker.domain.events import NodeDrift, NodeUpdated, UsageReleased, UsageUpdated
+from tracker_worker.domain.events import NodeUpdated, UsageDrift, UsageReleased, UsageUpdated
 from tracker_worker.domain.views import node_view
-from tracker_worker.errors import InvalidInput, NodeNotFound
+from tracker_worker.errors import InstanceElsewhere, InvalidInput, NodeNotFound
 
 RESERVE = resources(memory_mb=512)
 CHANGED = {"tracked": True, "changed": True}
@@ -73,7 +74,7 @@ def test_a_repeated_update_changes_nothing():
 def test_an_update_of_states_takes_effect_and_the_counters_follow():
     host = tracked(vm_state="building", task_state="spawning")
     decision = play(host, update(1, vm_state="active", task_state=None))
-    (event,) = decision.events
+    (event,) = happened(decision)
     assert type(event) is UsageUpdated
     assert (event.before.instance.vm_state, event.allocation.instance.vm_state) == ("building", "active")
     stats = decision.node.stats.to_dict()
@@ -92,7 +93,7 @@ def test_an_update_of_states_takes_effect_and_the_counters_follow():
 def test_an_update_of_a_field_that_billing_reads_is_a_change(field, value):
     decision = play(tracked(), update(1, **{field: value}))
     assert decision.reply == CHANGED
-    assert [getattr(event.allocation.instance, field) for event in decision.events] == [value]
+    assert [getattr(event.allocation.instance, field) for event in happened(decision)] == [value]
 
 
 @pytest.mark.behaviour("release-states")
@@ -112,7 +113,7 @@ def test_an_update_to_deleted_releases_allocation_and_claim_with_one_event(finis
         play(host, FinishClaim(claim_id=uuid(1)))
     decision = play(host, update(1, vm_state="deleted", deleted_at="2026-01-15T13:00:00Z"))
     assert decision.reply == CHANGED
-    (event,) = decision.events
+    (event,) = happened(decision)
     assert type(event) is UsageReleased
     assert event.before.instance.vm_state == "building"
     assert (event.allocation.instance.vm_state, event.allocation.instance.deleted_at) == (
@@ -125,11 +126,14 @@ def test_an_update_to_deleted_releases_allocation_and_claim_with_one_event(finis
 
 
 @pytest.mark.behaviour("release-states")
-def test_an_offloaded_instance_is_released_unless_it_is_spawning():
-    host = tracked()
-    play(host, update(1, vm_state="shelved_offloaded", task_state="spawning"))
+def test_an_offloaded_instance_is_released_at_the_change_and_not_while_it_is_unshelved():
+    host = tracked(vm_state="shelved_offloaded", task_state="spawning")
+    play(host, update(1, vm_state="shelved_offloaded", task_state=None))
+    play(host, update(1, vm_state="shelved_offloaded", display_name="db"))
     assert host.node("node-1").usage == instance(1).resources + RESERVE
-    assert type(play(host, update(1, task_state=None)).events[0]) is UsageReleased
+    play(host, update(1, vm_state="active"))
+    (event,) = happened(play(host, update(1, vm_state="shelved_offloaded", task_state="spawning")))
+    assert type(event) is UsageReleased
     assert host.node("node-1").usage == RESERVE
 
 
@@ -141,7 +145,7 @@ def test_a_change_of_size_replaces_the_old_vector_by_the_new_one_with_one_event(
     if finished:
         play(host, FinishClaim(claim_id=uuid(1)))
     decision = play(host, update(1, **sized(4, 1024, 500)))
-    (event,) = decision.events
+    (event,) = happened(decision)
     assert type(event) is UsageUpdated
     assert (event.before.resources, event.allocation.resources) == (resources(2, 4096, 50), resources(4, 1024, 500))
     assert decision.node.usage == resources(4, 1024, 500) + RESERVE
@@ -155,7 +159,7 @@ def test_a_change_of_size_replaces_the_old_vector_by_the_new_one_with_one_event(
 def test_a_deletion_that_carries_new_sizes_releases_the_charge():
     host = tracked(**sized(2, 4096, 50))
     play(host, begin(2))
-    (event,) = play(host, update(1, vm_state="deleted", **sized(64, 99999, 999))).events
+    (event,) = happened(play(host, update(1, vm_state="deleted", **sized(64, 99999, 999))))
     assert event.before.resources == event.allocation.resources == resources(2, 4096, 50)
     assert event.allocation.instance.resources == resources(2, 4096, 50)
     assert host.node("node-1").usage == instance(2).resources + RESERVE
@@ -190,14 +194,27 @@ def test_an_update_with_an_invalid_size_is_refused():
 
 
 @pytest.mark.behaviour("usage-update")
-def test_an_update_concerns_only_the_node_that_it_names():
+def test_an_update_finds_the_instance_on_whichever_node_holds_it():
     host = host_ledger(nodes=2)
     play(host, begin(1, node="node-2"))
     assert play(host, update(1, node="node-2", vm_state="active")).reply == CHANGED
-    nothing_happens(host, update(1, node="node-1", vm_state="error"), IGNORED)
-    assert type(decide(host, update(1, node="elsewhere"), NOW).error) is NodeNotFound
-    error = decide(host, update(1), NOW).error
-    assert (type(error), error.kwargs["field"]) == (InvalidInput, "instance.node")
+    assert play(host, update(1, vm_state="stopped")).reply == CHANGED
+    nothing_happens(host, update(2), IGNORED)
+    nothing_happens(host, update(2, node="node-1"), IGNORED)
+    assert type(planned(host, update(2, node="elsewhere")).error) is NodeNotFound
+
+
+@pytest.mark.behaviour("usage-update")
+@pytest.mark.parametrize("node", ["node-1", "elsewhere"])
+@pytest.mark.parametrize("fields", [{}, {"vm_state": "deleted"}])
+def test_an_update_that_names_another_node_is_told_where_the_instance_is(node, fields):
+    host = host_ledger(nodes=2)
+    play(host, begin(1, node="node-2"))
+    before = [snapshot(ledger) for ledger in host]
+    error = play(host, update(1, node=node, **fields)).error
+    assert type(error) is InstanceElsewhere
+    assert error.kwargs == {"instance_uuid": uuid(1), "host": HOST, "node": "node-2"}
+    assert [snapshot(ledger) for ledger in host] == before
 
 
 @pytest.mark.parametrize(("fields", "left"), [({"vm_state": "deleted"}, 0), ({"vm_state": "active"}, 1)])
@@ -213,7 +230,8 @@ def test_a_new_or_changed_inventory_gives_one_event_and_an_unchanged_one_gives_n
     host = host_ledger(disabled=True)
     seen = []
     for reported in (None, inventory(), inventory(), inventory(vcpus=1), inventory(vcpus=1), None, None, inventory()):
-        seen.append([type(event) for event in play(host, ReportNode(node="node-1", inventory=reported)).events])
+        command = ReportNode(node="node-1", inventory=reported, keeps_inventory=False)
+        seen.append([type(event) for event in happened(play(host, command))])
     one = [NodeUpdated]
     assert seen == [[], one, [], one, [], one, [], one]
 
@@ -231,7 +249,7 @@ def test_a_new_or_changed_inventory_gives_one_event_and_an_unchanged_one_gives_n
 )
 def test_a_change_of_totals_facts_or_reserve_is_a_change_of_inventory(change):
     decision = play(host_ledger(), ReportNode(node="node-1", inventory=inventory(**change)))
-    assert [type(event) for event in decision.events] == [NodeUpdated]
+    assert [type(event) for event in happened(decision)] == [NodeUpdated]
 
 
 @pytest.mark.behaviour("audit")
@@ -259,8 +277,8 @@ def test_drift_is_reported_once_with_both_figures_and_usage_stays_the_sum():
     ledger.drift = resources(9, 9, 9)
     usage = ledger.usage
     decision = play(host, ReportNode(node="node-1", inventory=inventory(vcpus=1)))
-    drift, _ = decision.events
-    assert [type(event) for event in decision.events] == [NodeDrift, NodeUpdated]
+    drift, _ = happened(decision)
+    assert [type(event) for event in happened(decision)] == [UsageDrift, NodeUpdated]
     assert (drift.stored, drift.usage) == (resources(9, 9, 9), usage)
     assert ledger.usage == usage
     nothing_happens(host, ReportNode(node="node-1", inventory=inventory(vcpus=1)), None)
@@ -268,4 +286,4 @@ def test_drift_is_reported_once_with_both_figures_and_usage_stays_the_sum():
 
 @pytest.mark.behaviour("audit")
 def test_an_audit_of_an_unknown_node_is_node_not_found():
-    assert type(decide(host_ledger(), ReportNode(node="elsewhere", inventory=None), NOW).error) is NodeNotFound
+    assert type(planned(host_ledger(), ReportNode(node="elsewhere", inventory=None)).error) is NodeNotFound

@@ -196,15 +196,47 @@ def test_an_instance_is_a_snapshot():
         read.memory_mb = 1
 
 
-@pytest.mark.behaviour("release-states")
+@pytest.mark.behaviour("size-values")
+@pytest.mark.parametrize(("swap", "disk"), [(None, 50), (0, 50), (1, 51), (1024, 51), (1025, 52)])
+def test_swap_is_in_mb_and_counts_as_disk_rounded_up_to_gb(swap, disk):
+    assert instance(swap=swap).resources["DISK_GB"] == disk
+
+
+@pytest.mark.behaviour("instance-fields")
+@pytest.mark.parametrize("field", ["pci_requests", "numa_topology", "resources"])
+def test_a_key_that_looks_like_a_resource_is_refused_and_not_dropped(field):
+    for read in (read_instance, read_changes):
+        for empty in (None, {}, []):
+            read(instance_dict(**{field: empty}))
+        with pytest.raises(InvalidInput) as caught:
+            read(instance_dict(**{field: {"VGPU": 1}}))
+        assert caught.value.kwargs["field"] == f"instance.{field}"
+
+
+@pytest.mark.behaviour("canonical-uuids")
+@pytest.mark.parametrize("spelling", ["{}", "{{{}}}", "urn:uuid:{}"])
+@pytest.mark.parametrize("change", [str, str.upper, lambda text: text.replace("-", "")])
+def test_a_uuid_in_any_spelling_is_kept_in_one(spelling, change):
+    assert instance(uuid=spelling.format(change(uuid(10)))).uuid == uuid(10)
+
+
+@pytest.mark.behaviour("canonical-uuids")
 @pytest.mark.parametrize(
-    ("vm_state", "task_state", "gone"),
-    [
-        ("deleted", None, True),
-        ("shelved_offloaded", None, True),
-        ("shelved_offloaded", "spawning", False),
-        ("soft-delete", "deleting", False),
-    ],
+    "name", ["vm-1", "VM-1", "urn:vm-1", "{vm-1}", uuid(10) + "0", uuid(10)[:-1] + "g", uuid(10)[:-1] + "\u0661"]
 )
-def test_the_states_of_an_instance_decide_whether_it_releases_its_charge(vm_state, task_state, gone):
-    assert instance(vm_state=vm_state, task_state=task_state).releases is gone
+def test_another_name_is_kept_as_it_is(name):
+    assert instance(uuid=name).uuid == name
+
+
+@pytest.mark.behaviour("canonical-uuids")
+@pytest.mark.parametrize("name", [" vm-1", "vm-1 ", "vm-1\n", f"{uuid(1)} ", "\u3000vm-1", " "])
+def test_white_space_at_an_end_of_a_uuid_is_refused(name):
+    with pytest.raises(InvalidInput) as caught:
+        instance(uuid=name)
+    assert caught.value.kwargs["field"] == "instance.uuid"
+
+
+@pytest.mark.behaviour("canonical-uuids")
+def test_ids_of_projects_and_users_are_never_respelled():
+    made = instance(project_id=uuid(10).upper(), user_id=uuid(10).replace("-", ""))
+    assert (made.project_id, made.user_id) == (uuid(10).upper(), uuid(10).replace("-", ""))

@@ -11,6 +11,7 @@ from tests.support.builders import (
     NOW,
     TIMEOUT,
     begin,
+    claim_id,
     host_ledger,
     instance,
     inventory,
@@ -24,7 +25,7 @@ from tests.support.builders import (
     update,
     uuid,
 )
-from tracker_worker.domain import events
+from tracker_worker.domain import events, life
 from tracker_worker.domain.allocation import FINISHED, Allocation
 from tracker_worker.domain.commands import AbortClaim, FinishClaim, ReportNode
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
@@ -37,6 +38,8 @@ RESERVE = resources(memory_mb=512)
 def allocation(number=1, *, resources=None, claim_state=FINISHED, **fields):
     made = instance(number, **fields)
     return Allocation(
+        id=f"allocation-{number}",
+        claim_id=f"claim-{number}",
         instance=made,
         resources=made.resources if resources is None else resources,
         begun_at=NOW,
@@ -50,14 +53,18 @@ def new_ledger():
     return NodeLedger(id=7, host=HOST, name="node-1", generation=4, sequence=9)
 
 
+def reported(**keys):
+    return events.NodeUpdated(at=NOW, inventory=inventory(**keys), life=life.Life(state=life.OPEN))
+
+
 @pytest.mark.behaviour("disabled-until-audited")
-def test_a_node_is_disabled_until_its_first_inventory_and_after_an_inventory_of_none():
+def test_a_node_is_disabled_exactly_while_it_is_unsupported():
     ledger = new_ledger()
     seen = [ledger.disabled]
-    for reported in (inventory(), None, inventory()):
-        ledger.apply(events.NodeUpdated(at=NOW, inventory=reported))
+    for state in (life.OPEN, life.UNSUPPORTED, life.STALE, life.UNSUPPORTED):
+        ledger.apply(events.NodeUpdated(at=NOW, inventory=None, life=life.Life(state=state)))
         seen.append(ledger.disabled)
-    assert seen == [True, False, True, False]
+    assert seen == [False, False, True, False, True]
 
 
 @pytest.mark.behaviour("audit")
@@ -66,23 +73,19 @@ def test_usage_is_the_reserve_and_the_sum_of_allocations():
     ledger.restore(allocation(1, **sized(1, 1024, 10)))
     ledger.restore(allocation(2, **sized(2, 2048, 20)))
     assert ledger.usage == resources(3, 3072, 30)
-    ledger.apply(events.NodeUpdated(at=NOW, inventory=inventory(reserved_memory_mb=512, reserved_disk_mb=1)))
+    ledger.apply(reported(reserved_memory_mb=512, reserved_disk_mb=1))
     assert ledger.usage == resources(3, 3584, 31)
-    ledger.apply(events.NodeUpdated(at=NOW, inventory=inventory(reserved_memory_mb=100)))
+    ledger.apply(reported(reserved_memory_mb=100))
     assert ledger.usage == resources(3, 3172, 30)
 
 
-@pytest.mark.behaviour("release-exactly-once")
-@pytest.mark.parametrize(("vm_state", "task_state"), [("deleted", None), ("shelved_offloaded", None)])
-def test_a_stored_row_in_a_releasing_state_is_not_charged_and_dropped_with_the_next_commit(vm_state, task_state):
+@pytest.mark.behaviour("release-states")
+@pytest.mark.parametrize("vm_state", ["deleted", "shelved_offloaded"])
+def test_a_stored_state_releases_nothing(vm_state):
     ledger = new_ledger()
-    ledger.restore(allocation(1))
-    ledger.restore(allocation(2, vm_state=vm_state, task_state=task_state))
-    assert set(ledger.allocations) == {uuid(1)}
+    ledger.restore(allocation(1, vm_state=vm_state))
     assert ledger.usage == instance(1).resources
-    assert ledger.stats.num_instances == 1
-    assert ledger.touched == {uuid(2)}
-    assert not ledger.dirty
+    assert (ledger.touched, ledger.dirty) == ({}, False)
 
 
 @pytest.mark.behaviour("release-exactly-once")
@@ -104,7 +107,8 @@ def test_a_claim_charges_usage_counters_and_project_and_opens_the_claim_in_one_s
     assert ledger.stats.num_vcpus_used == 2
     assert (ledger.projects["p"].instances, ledger.projects["p"].resources) == (1, resources(2, 4096, 50))
     assert ledger.begun == {uuid(1)}
-    assert ledger.touched == {uuid(1)}
+    assert ledger.touched == {ledger.allocations[uuid(1)].id: ledger.allocations[uuid(1)]}
+    assert ledger.claims == {claim_id(host): uuid(1)}
 
 
 @pytest.mark.behaviour("finish-keeps-usage")
@@ -123,7 +127,7 @@ def test_an_abort_leaves_the_ledger_as_if_there_had_been_no_claim():
     before = snapshot(host.node("node-1"))
     play(host, begin(1))
     after = snapshot(play(host, AbortClaim(claim_id=uuid(1))).node)
-    moved = {"generation", "stored_generation", "sequence"}
+    moved = {"generation", "stored_generation", "sequence", "last_at"}
     assert {name: after[name] for name in before.keys() - moved} == {
         name: before[name] for name in before.keys() - moved
     }
@@ -133,17 +137,17 @@ def test_a_sequence_starts_at_1_and_grows_by_one_with_every_event():
     ledger = NodeLedger(id=1, host=HOST, name="node-1")
     issued = []
     for _ in range(3):
-        ledger.apply(events.NodeUpdated(at=NOW, inventory=inventory()))
+        ledger.apply(reported())
         issued.append(ledger.sequence)
     assert issued == [1, 2, 3]
 
 
-def test_warnings_count_in_the_sequence_and_the_generation():
+def test_refusals_and_drift_count_in_the_sequence_and_the_generation():
     ledger = new_ledger()
     ledger.apply(events.ClaimRejected(at=NOW, instance=instance(), shortfalls=(), limit_source="caller"))
     assert (ledger.sequence, ledger.generation) == (10, 5)
     ledger.committed()
-    ledger.apply(events.NodeDrift(at=NOW, stored=ZERO, usage=ZERO))
+    ledger.apply(events.UsageDrift(at=NOW, stored=ZERO, usage=ZERO))
     assert (ledger.sequence, ledger.generation) == (11, 6)
 
 
@@ -167,18 +171,21 @@ def test_a_ledger_is_dirty_from_the_first_event_to_the_commit():
     assert ledger.dirty
     ledger.committed()
     assert not ledger.dirty
-    assert ledger.touched == set()
+    assert ledger.touched == {}
 
 
 def test_touched_names_every_allocation_that_the_commit_writes_or_deletes():
     host = host_ledger()
     for number in (1, 2, 3, 4):
         play(host, begin(number))
+    ids = {number: host.node("node-1").allocations[uuid(number)].id for number in (1, 2, 3)}
     put(host, FinishClaim(claim_id=uuid(1)))
     put(host, AbortClaim(claim_id=uuid(2)))
     put(host, update(3, vm_state="deleted"))
     put(host, begin(5))
-    assert host.node("node-1").touched == {uuid(1), uuid(2), uuid(3), uuid(5)}
+    held = host.node("node-1").allocations
+    new = held[uuid(5)]
+    assert host.node("node-1").touched == {ids[1]: held[uuid(1)], ids[2]: None, ids[3]: None, new.id: new}
 
 
 def test_a_change_of_project_moves_the_usage_to_the_new_project():
@@ -207,7 +214,7 @@ def test_restore_keeps_the_states_of_claims():
     ledger.restore(allocation(1, claim_state="begun"))
     ledger.restore(allocation(2, claim_state=FINISHED))
     assert ledger.begun == {uuid(1)}
-    assert ledger.touched == set()
+    assert ledger.touched == {}
     assert (ledger.generation, ledger.sequence, ledger.dirty) == (4, 9, False)
 
 

@@ -14,7 +14,7 @@ def test_memory_disk_and_cpu_are_the_sums_of_their_instance_fields():
     assert {klass.name: klass.sizes for klass in CLASSES} == {
         "VCPU": ("vcpus",),
         "MEMORY_MB": ("memory_mb",),
-        "DISK_GB": ("root_gb", "ephemeral_gb"),
+        "DISK_GB": ("root_gb", "ephemeral_gb", "swap_gb"),
     }
     assert set(SIZES) == {"vcpus", "memory_mb", "root_gb", "ephemeral_gb"}
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.builders import instance
+from tests.support.builders import begin, host_ledger, instance, play, update, uuid
 from tracker_worker.domain.states import (
     IO_TASK_STATES,
     IO_VM_STATES,
     RELEASING,
     TASK_STATES,
+    UNBUILT,
     VM_STATES,
 )
 from tracker_worker.domain.stats import Stats
@@ -34,28 +35,24 @@ def test_every_vm_state_of_the_original_is_known():
 
 
 @pytest.mark.behaviour("release-states")
-@pytest.mark.parametrize("vm_state", [state for state in SEED_VM_STATES if state != "deleted"] + ["shelved", None])
-@pytest.mark.parametrize("task_state", [None, "deleting", "spawning"])
-def test_of_the_states_of_the_original_only_deleted_releases(vm_state, task_state):
-    assert instance(vm_state=vm_state, task_state=task_state).releases is False
-
-
-@pytest.mark.behaviour("release-states")
-@pytest.mark.parametrize("task_state", [None, *SEED_TASK_STATES])
-def test_deleted_releases_with_every_task_state(task_state):
-    assert instance(vm_state="deleted", task_state=task_state).releases is True
-
-
-@pytest.mark.behaviour("release-states")
-@pytest.mark.parametrize("task_state", [None, *SEED_TASK_STATES])
-def test_shelved_offloaded_releases_unless_the_task_state_is_spawning(task_state):
-    assert instance(vm_state="shelved_offloaded", task_state=task_state).releases is (task_state != "spawning")
-
-
-@pytest.mark.behaviour("release-states")
 def test_the_release_rule_is_a_table_over_known_states():
-    assert set(RELEASING) <= VM_STATES
-    assert all(kept <= TASK_STATES for kept in RELEASING.values())
+    assert set(RELEASING) == {"deleted", "shelved_offloaded"} <= VM_STATES
+
+
+@pytest.mark.behaviour("release-states")
+@pytest.mark.parametrize("task_state", [None, "deleting", "spawning"])
+@pytest.mark.parametrize("old", sorted(VM_STATES - {"deleted"}) + [None])
+@pytest.mark.parametrize("new", sorted(VM_STATES) + [None])
+def test_only_deleted_and_a_change_to_shelved_offloaded_release(old, new, task_state):
+    host = host_ledger()
+    play(host, begin(1, vm_state=old))
+    play(host, update(1, vm_state=new, task_state=task_state))
+    assert (host.holding(uuid(1)) is None) is (new == "deleted" or (new == "shelved_offloaded" and old != new))
+
+
+@pytest.mark.behaviour("built-stays-charged")
+def test_an_instance_that_is_building_in_error_or_shelved_need_not_be_built():
+    assert UNBUILT == {None, "building", "error", "shelved", "shelved_offloaded"}
 
 
 @pytest.mark.behaviour("task-states")

@@ -11,6 +11,7 @@ from tests.support.builders import (
     HOST,
     NOW,
     begin,
+    claim_id,
     driver_resource_dict,
     host_ledger,
     inventory,
@@ -24,14 +25,20 @@ from tests.support.builders import (
 )
 from tracker_worker.domain.commands import AbortClaim, ExpireClaims, FinishClaim, ReportNode
 from tracker_worker.domain.inventory import read_inventory
-from tracker_worker.domain.views import claim_views, node_view, usage_view
+from tracker_worker.domain.views import each_claim_view, iso, node_view, usage_view
 
 NODE_VIEW_KEYS = {
     "vcpus", "vcpus_used", "memory_mb", "memory_mb_used", "free_ram_mb", "local_gb", "local_gb_used", "free_disk_gb",
     "cpu_info", "hypervisor_type", "hypervisor_version", "hypervisor_hostname", "disk_available_least",
     "current_workload", "running_vms", "stats", "id",
 }  # fmt: skip
-RPC_KEYS = {"host", "node", "generation", "sequence", "disabled"}
+RPC_KEYS = {
+    "host", "node", "generation", "sequence", "disabled", "ledger_id", "state", "state_reason", "state_since",
+}  # fmt: skip
+
+
+def claims_of(*ledgers, **page):
+    return list(each_claim_view(ledgers, **page))
 
 
 @pytest.mark.behaviour("node-view")
@@ -95,7 +102,7 @@ def test_the_view_of_a_disabled_node_has_neither_totals_nor_free_amounts():
         None
     }
     assert (view["vcpus_used"], view["memory_mb_used"], view["local_gb_used"]) == (0, 0, 0)
-    assert (view["generation"], view["sequence"]) == (0, 0)
+    assert (view["state"], view["state_since"]) == ("unsupported", iso(NOW))
 
 
 def test_a_node_that_is_disabled_later_still_shows_its_usage():
@@ -126,33 +133,50 @@ def test_a_node_view_is_a_copy_to_every_depth():
     assert node_view(ledger)["cpu_info"]["topology"]["cores"] == 8
 
 
-def test_listed_claims_are_begun_and_not_ended_and_sorted_by_age():
+def test_listed_claims_are_begun_and_not_ended_and_sorted_by_claim_id():
     host = host_ledger()
     for number, now in ((1, NOW + 2), (3, NOW + 1), (2, NOW + 1), (4, NOW), (5, NOW), (6, NOW)):
         play(host, begin(number, timeout=100 if number < 6 else 1), now)
+    play(host, begin(7, more={"claim_id": "a-claim"}))
     play(host, FinishClaim(claim_id=uuid(4)))
     play(host, AbortClaim(claim_id=uuid(5)))
     play(host, ExpireClaims(node="node-1"), NOW + 50)
-    views = claim_views(host.node("node-1"))
-    assert [view["claim_id"] for view in views] == [uuid(2), uuid(3), uuid(1)]
-    assert {view["state"] for view in views} == {"begun"}
-    assert claim_views(host_ledger().node("node-1")) == []
+    listed = claims_of(host.node("node-1"))
+    ids = [view["claim_id"] for view in listed]
+    assert ids == sorted(claim_id(host, number) for number in (1, 2, 3, 7))
+    assert ids[-1] == "a-claim"
+    assert {view["state"] for view in listed} == {"begun"}
+    assert claims_of(host_ledger().node("node-1")) == []
+
+
+def test_claims_are_listed_in_pages_over_all_nodes():
+    host = host_ledger(nodes=2)
+    for number in range(1, 8):
+        play(host, begin(number, node=f"node-{1 + number % 2}"), NOW + number)
+    whole = claims_of(*host)
+    assert [view["instance_uuid"] for view in whole] == [uuid(number) for number in range(1, 8)]
+    pages, after = [], None
+    while page := claims_of(*host, limit=3, after=after):
+        pages.append(page)
+        after = page[-1]["claim_id"]
+    assert [len(page) for page in pages] == [3, 3, 1]
+    assert sum(pages, []) == whole
 
 
 def test_a_listed_claim_is_the_claim_that_begin_returned():
     host = host_ledger()
-    assert claim_views(host.node("node-1")) == []
+    assert claims_of(host.node("node-1")) == []
     reply = play(host, begin(1)).reply
-    assert claim_views(host.node("node-1")) == [reply]
+    assert claims_of(host.node("node-1")) == [reply]
 
 
 @pytest.mark.behaviour("copies-only")
 def test_a_listed_claim_is_a_copy():
     host = host_ledger()
     play(host, begin(1))
-    (view,) = claim_views(host.node("node-1"))
+    (view,) = claims_of(host.node("node-1"))
     view["resources"]["VCPU"] = 99
-    assert claim_views(host.node("node-1"))[0]["resources"]["VCPU"] == 2
+    assert claims_of(host.node("node-1"))[0]["resources"]["VCPU"] == 2
 
 
 def two_projects():
@@ -212,6 +236,6 @@ def test_every_view_is_json_without_floats():
         raise AssertionError(text)
 
     for ledger in host:
-        for view in (node_view(ledger), claim_views(ledger)):
+        for view in (node_view(ledger), claims_of(ledger)):
             json.loads(json.dumps(view), parse_float=refuse, parse_constant=refuse)
     json.loads(json.dumps(usage_view(host)), parse_float=refuse, parse_constant=refuse)

@@ -172,7 +172,7 @@ def test_cursors_of_the_lost_history_are_not_written(
     (stream,) = memory.streams(HOST)
     topic = next(iter(stream.cursors))
     backup.restore()
-    memory._streams[stream.id].cursors[topic].sequence = 6  # written just before the worker noticed
+    memory._rows.streams[stream.id].cursors[topic].sequence = 6  # written just before the worker noticed
     claim(harness, 6)
     assert [payload["sequence"] for payload in published(harness, 2)] == [4, 5]
 

@@ -49,7 +49,8 @@ def owner_of(store: Store) -> str | None:
 
 
 def cursor_of(harness: EngineHarness) -> int:
-    return harness.store.inner.cursors(harness.ledger().id)[harness.ledger().node(N1).id, "notifications"]
+    [stream] = harness.store.inner.streams(HOST)
+    return stream.cursors["notifications"]
 
 
 def lost_notification(harness: EngineHarness) -> None:

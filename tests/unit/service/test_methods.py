@@ -18,7 +18,15 @@ from tracker_worker.bus.base import FANOUT, SHARED
 from tracker_worker.domain import commands
 from tracker_worker.domain.fit import UNLIMITED, Limits
 from tracker_worker.domain.policy import Policy
-from tracker_worker.domain.queries import GetNode, GetUsage, ListClaims, ListNodes
+from tracker_worker.domain.queries import (
+    GetAllocation,
+    GetNode,
+    GetUsage,
+    ListAllocations,
+    ListClaims,
+    ListNodes,
+    WouldFit,
+)
 from tracker_worker.domain.values import SECOND
 from tracker_worker.errors import HostNotServed, InvalidInput
 from tracker_worker.service.requests.methods import (
@@ -28,6 +36,7 @@ from tracker_worker.service.requests.methods import (
     Ping,
     resolve,
 )
+from tracker_worker.wire import versions
 from tracker_worker.wire.request import Request
 
 # Derandomized examples are the same in each run; the first example takes longer because it loads the tables of Unicode.
@@ -45,6 +54,13 @@ VALID: dict[str, dict[str, Any]] = {
     "list_nodes": {},
     "list_claims": {},
     "get_usage": {},
+    "renew_resource_claim": {"claim_id": uuid(1)},
+    "begin_resource_claims": {"claims": [{"instance": instance_dict(1)}, {"instance": instance_dict(2)}]},
+    "would_fit": {"instance": instance_dict(1)},
+    "list_allocations": {},
+    "get_allocation": {"instance_uuid": uuid(1)},
+    "release_allocation": {"instance_uuid": uuid(1), "reason": "a ghost"},
+    "report_instances": {"uuids": [uuid(1)]},
     "oslo_rpc_server_ping": {},
 }
 
@@ -91,7 +107,7 @@ def test_the_table_has_exactly_the_methods_of_the_interface() -> None:
         (
             "update_usage",
             {"instance": {"uuid": "i", "vm_state": "active", "node": "n", "colour": "blue"}},
-            commands.UpdateUsage(uuid="i", changes={"uuid": "i", "vm_state": "active"}, node="n"),
+            commands.UpdateUsage(uuid="i", changes={"uuid": "i", "vm_state": "active"}, node="n", notes_deletions=True),
         ),
         ("update_available_resource", {}, Audit(node=None)),
         ("update_available_resource", {"node": "n"}, Audit(node="n")),
@@ -101,6 +117,47 @@ def test_the_table_has_exactly_the_methods_of_the_interface() -> None:
         ("list_nodes", {}, ListNodes()),
         ("list_claims", {}, ListClaims(node=None)),
         ("list_claims", {"node": "n"}, ListClaims(node="n")),
+        ("list_claims", {"limit": 3, "after": "c"}, ListClaims(node=None, limit=3, after="c")),
+        ("list_allocations", {}, ListAllocations(limit=500)),
+        (
+            "list_allocations",
+            {
+                "node": "n",
+                "project_id": "p",
+                "role": "instance",
+                "state": "active",
+                "older_than": 1.5,
+                "limit": 1000,
+                "after": "a/b/c",
+            },
+            ListAllocations(
+                node="n",
+                project_id="p",
+                role="instance",
+                state="active",
+                older_than=1_500_000,
+                limit=1000,
+                after=("a/b", "c"),
+            ),
+        ),
+        ("get_allocation", {"instance_uuid": "i"}, GetAllocation(uuid="i")),
+        ("renew_resource_claim", {"claim_id": "c"}, commands.RenewClaim(claim_id="c", timeout=TIMEOUT)),
+        (
+            "renew_resource_claim",
+            {"claim_id": "c", "timeout": 2},
+            commands.RenewClaim(claim_id="c", timeout=2 * SECOND),
+        ),
+        (
+            "report_instances",
+            {"node": "n", "uuids": ["b", "a", "b"]},
+            commands.CompareInstances(node="n", uuids=frozenset({"a", "b"})),
+        ),
+        ("report_instances", {"uuids": []}, commands.CompareInstances(node=None, uuids=frozenset())),
+        (
+            "release_allocation",
+            {"instance_uuid": "i", "reason": "a ghost"},
+            commands.ReleaseAllocation(uuid="i", reason="a ghost", released_by=""),
+        ),
         ("get_usage", {}, GetUsage(project_id=None)),
         ("get_usage", {"project_id": "p"}, GetUsage(project_id="p")),
         ("get_usage", {"project_id": ""}, GetUsage(project_id="")),
@@ -124,9 +181,39 @@ class TestBegin:
         assert (asked.limits, asked.timeout, asked.capacity_limits) == (UNLIMITED, TIMEOUT, False)
 
     def test_the_policy_sets_the_timeout_and_the_meaning_of_a_missing_limit(self) -> None:
-        policy = Policy(claim_timeout=7, capacity_limits=True, release_expired=False, reserved=POLICY.reserved)
+        policy = Policy(
+            claim_timeout=7,
+            capacity_limits=True,
+            release_expired=False,
+            reserved=POLICY.reserved,
+            stale_after=8,
+            deletion_memory=9,
+        )
         asked = self.begin(policy)
         assert (asked.timeout, asked.capacity_limits) == (7, True)
+        assert (asked.stale_after, asked.remembers_deletions) == (8, 9)
+
+    def test_a_caller_may_choose_the_claim_id_and_what_happens_on_expiry(self) -> None:
+        assert (self.begin().claim_id, self.begin().on_expiry) == (None, None)
+        assert (self.begin(claim_id=None).claim_id, self.begin(on_expiry=None).on_expiry) == (None, None)
+        asked = self.begin(claim_id=uuid(7).upper(), on_expiry="release")
+        assert (asked.claim_id, asked.on_expiry) == (uuid(7), "release")
+
+    @pytest.mark.parametrize("value", ["", " c", "c ", 7, True, [], {}, "n" * 256])
+    def test_a_claim_id_that_is_no_id_is_refused(self, value: Any) -> None:
+        assert refused("begin_resource_claim", {"instance": instance_dict(1), "claim_id": value}) == "claim_id"
+
+    @pytest.mark.parametrize("value", ["", "Keep", "abort", 7, True, []])
+    def test_what_happens_on_expiry_is_one_of_two(self, value: Any) -> None:
+        assert refused("begin_resource_claim", {"instance": instance_dict(1), "on_expiry": value}) == "on_expiry"
+
+    def test_what_would_fit_is_asked_with_the_same_arguments(self) -> None:
+        args = {"instance": instance_dict(1), "limits": {"vcpu": 4}}
+        begun = ask("begin_resource_claim", args).action
+        assert isinstance(begun, commands.BeginClaim)
+        assert ask("would_fit", args).action == WouldFit(begin=begun)
+        assert refused("would_fit", {"instance": instance_dict(1, vcpus=-1)}) == "instance.vcpus"
+        assert refused("would_fit", {**args, "timeout": 1}) == "timeout"
 
     @pytest.mark.parametrize(
         ("timeout", "microseconds"),
@@ -167,13 +254,129 @@ class TestBegin:
         assert refused("begin_resource_claim", {"instance": nobody}, context={key: 7}) == f"context.{key}"
 
 
+class TestGroups:
+    def begin(self, *entries: Any, **args: Any) -> tuple[commands.BeginClaim, ...]:
+        action = ask("begin_resource_claims", {"claims": list(entries), **args}).action
+        assert isinstance(action, commands.BeginClaims)
+        return action.claims
+
+    def test_each_entry_is_a_claim_in_order(self) -> None:
+        entries = [{"instance": instance_dict(n, node=f"n-{n}"), "limits": {"vcpu": n}} for n in (2, 1)]
+        begun = self.begin(*entries, timeout=3, on_expiry="keep")
+        alone = [ask("begin_resource_claim", {**entry, "timeout": 3, "on_expiry": "keep"}).action for entry in entries]
+        assert list(begun) == alone
+
+    def test_an_entry_may_choose_its_claim_id(self) -> None:
+        [begun] = self.begin({"instance": instance_dict(1), "claim_id": uuid(9)})
+        assert begun.claim_id == uuid(9)
+
+    def test_a_group_has_1_to_500_claims(self) -> None:
+        assert len(self.begin(*[{"instance": instance_dict(n)} for n in range(500)])) == 500
+        wrong: list[Any] = [[], [{"instance": instance_dict(n)} for n in range(501)], {}, None, "claims", 7]
+        for claims in wrong:
+            assert refused("begin_resource_claims", {"claims": claims}) == "claims"
+
+    @pytest.mark.parametrize(
+        ("entry", "path"),
+        [
+            (None, "claims.1"),
+            ([], "claims.1"),
+            ({}, "claims.1.instance"),
+            ({"instance": instance_dict(2), "limit": {}}, "claims.1.limit"),
+            ({"instance": instance_dict(2), "timeout": 3}, "claims.1.timeout"),
+            ({"instance": instance_dict(2, vcpus="2")}, "claims.1.instance.vcpus"),
+            ({"instance": instance_dict(2), "limits": {"vcpu": -1}}, "claims.1.limits.vcpu"),
+            ({"instance": instance_dict(2), "limits": {"cpu": 1}}, "claims.1.limits.cpu"),
+            ({"instance": instance_dict(2), "claim_id": ""}, "claims.1.claim_id"),
+        ],
+    )
+    def test_a_wrong_entry_is_named_with_its_place(self, entry: Any, path: str) -> None:
+        assert refused("begin_resource_claims", {"claims": [{"instance": instance_dict(1)}, entry]}) == path
+
+    @pytest.mark.parametrize(("name", "value"), [("timeout", -1), ("on_expiry", "never")])
+    def test_what_the_entries_share_is_named_by_itself(self, name: str, value: Any) -> None:
+        assert refused("begin_resource_claims", {"claims": [{"instance": instance_dict(1)}], name: value}) == name
+
+    def test_a_wrong_context_is_named_by_itself(self) -> None:
+        args = {"claims": [{"instance": instance_dict(1, project_id=None)}]}
+        assert refused("begin_resource_claims", args, context={"project_id": 7}) == "context.project_id"
+
+
+class TestPages:
+    @pytest.mark.parametrize("limit", [0, -1, 1001, 1.0, True, "5", []])
+    def test_a_page_has_1_to_1000_allocations(self, limit: Any) -> None:
+        assert refused("list_allocations", {"limit": limit}) == "limit"
+
+    @pytest.mark.parametrize("limit", [0, -1, 1.0, True, "5", []])
+    def test_a_page_has_at_least_one_claim(self, limit: Any) -> None:
+        assert refused("list_claims", {"limit": limit}) == "limit"
+
+    @pytest.mark.parametrize("after", ["", "a", "/", "a/", "/a", 7, [], "a" * 256 + "/b", "a/" + "b" * 256, "a\0/b"])
+    def test_a_page_begins_where_an_earlier_one_ended(self, after: Any) -> None:
+        assert refused("list_allocations", {"after": after}) == "after"
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("role", "tenant"),
+            ("role", ""),
+            ("state", "running"),
+            ("state", 7),
+            ("older_than", -1),
+            ("older_than", "1"),
+            ("project_id", 7),
+        ],
+    )
+    def test_what_is_asked_for_is_checked(self, name: str, value: Any) -> None:
+        assert refused("list_allocations", {name: value}) == name
+
+
+class TestOperators:
+    @pytest.mark.parametrize("reason", ["", "  ", None, 7, "r" * 256])
+    def test_a_release_has_a_reason(self, reason: Any) -> None:
+        assert refused("release_allocation", {"instance_uuid": "i", "reason": reason}) == "reason"
+
+    @pytest.mark.parametrize("key", ["user_id", "user"])
+    def test_a_release_has_the_user_of_the_context(self, key: str) -> None:
+        asked = ask("release_allocation", context={key: "operator", "project_id": "p"}).action
+        assert isinstance(asked, commands.ReleaseAllocation)
+        assert asked.released_by == "operator"
+
+    @pytest.mark.parametrize("uuids", [None, "u", {}, 7])
+    def test_the_instances_that_run_are_a_list(self, uuids: Any) -> None:
+        assert refused("report_instances", {"uuids": uuids}) == "uuids"
+
+    @pytest.mark.parametrize("wrong", ["", 7, " u", None])
+    def test_an_instance_that_is_no_id_is_named_with_its_place(self, wrong: Any) -> None:
+        assert refused("report_instances", {"uuids": ["u", wrong]}) == "uuids.1"
+
+    def test_uuids_are_read_in_any_spelling(self) -> None:
+        spelt = [uuid(1).upper(), "{" + uuid(2) + "}", "urn:uuid:" + uuid(3), uuid(4).replace("-", "")]
+        asked = ask("report_instances", {"uuids": spelt}).action
+        assert isinstance(asked, commands.CompareInstances)
+        assert asked.uuids == {uuid(n) for n in (1, 2, 3, 4)}
+        assert ask("get_allocation", {"instance_uuid": spelt[0]}).action == GetAllocation(uuid=uuid(1))
+        assert ask("abort_resource_claim", {"claim_id": spelt[1]}).action == commands.AbortClaim(claim_id=uuid(2))
+        assert ask("renew_resource_claim", {"claim_id": spelt[3]}).action == commands.RenewClaim(
+            claim_id=uuid(4), timeout=TIMEOUT
+        )
+
+    def test_without_a_memory_of_deletions_none_is_noted(self) -> None:
+        policy = Policy(
+            claim_timeout=7, capacity_limits=True, release_expired=False, reserved=POLICY.reserved, deletion_memory=0
+        )
+        asked = ask("update_usage", policy=policy).action
+        assert isinstance(asked, commands.UpdateUsage)
+        assert not asked.notes_deletions
+
+
 class TestArguments:
     @pytest.mark.parametrize(
         ("method", "missing"),
         [(name, required) for name, method in METHODS.items() for required in method.required],
     )
     def test_a_missing_argument_is_named(self, method: str, missing: str) -> None:
-        assert refused(method, {}) == missing
+        assert refused(method, {name: value for name, value in VALID[method].items() if name != missing}) == missing
 
     @pytest.mark.parametrize("method", METHODS)
     def test_an_unknown_argument_is_named(self, method: str) -> None:
@@ -185,12 +388,14 @@ class TestArguments:
         assert refused("begin_resource_claim", {"instance": instance_dict(1), "limits": limits}) == "limits.memory"
 
     @pytest.mark.parametrize("value", ["", 7, True, [], {}, "n" * 256, "a\0b", "\ud800"])
-    @pytest.mark.parametrize("method", ["update_available_resource", "get_node", "list_claims"])
+    @pytest.mark.parametrize(
+        "method", ["update_available_resource", "get_node", "list_claims", "list_allocations", "report_instances"]
+    )
     def test_a_node_that_is_not_a_name_is_refused(self, method: str, value: Any) -> None:
-        assert refused(method, {"node": value}) == "node"
+        assert refused(method, {**VALID[method], "node": value}) == "node"
 
     @pytest.mark.parametrize("value", ["", None, 7, True, [], {}])
-    @pytest.mark.parametrize("method", ["finish_resource_claim", "abort_resource_claim"])
+    @pytest.mark.parametrize("method", ["finish_resource_claim", "abort_resource_claim", "renew_resource_claim"])
     def test_a_claim_id_that_is_not_a_name_is_refused(self, method: str, value: Any) -> None:
         assert refused(method, {"claim_id": value}) == "claim_id"
 
@@ -257,13 +462,40 @@ class TestHosts:
 
 
 class TestVersions:
-    def test_version_1_0_is_served(self) -> None:
-        assert ask("get_node", version="1.0").action == GetNode(node=None)
+    @pytest.mark.parametrize("version", ["1.0", "1.1"])
+    @pytest.mark.parametrize("method", METHODS)
+    def test_versions_1_0_and_1_1_are_served_for_every_method(self, method: str, version: str) -> None:
+        assert ask(method, version=version) == ask(method)
+
+    def test_the_version_of_every_method_and_argument_is_known(self) -> None:
+        assert set(versions.METHODS) == set(METHODS)
+        assert max(versions.METHODS.values()) == versions.MINOR
+        for method, newer in versions.ARGUMENTS.items():
+            assert set(newer) <= set(METHODS[method].optional)
+            assert all(versions.METHODS[method] < minor <= versions.MINOR for minor in newer.values())
+
+    def test_what_1_0_had_is_still_there(self) -> None:
+        had = {
+            "begin_resource_claim": {"instance", "limits", "timeout"},
+            "finish_resource_claim": {"claim_id"},
+            "abort_resource_claim": {"claim_id"},
+            "update_usage": {"instance"},
+            "update_available_resource": {"node"},
+            "get_node": {"node"},
+            "list_nodes": set(),
+            "list_claims": {"node"},
+            "get_usage": {"project_id"},
+            "oslo_rpc_server_ping": set(),
+        }
+        assert {name for name, minor in versions.METHODS.items() if minor == 0} == set(had)
+        for name, arguments_of in had.items():
+            asked = {*METHODS[name].required, *METHODS[name].optional} - set(versions.ARGUMENTS.get(name, ()))
+            assert asked == arguments_of
 
     @pytest.mark.parametrize(
         "version",
         [
-            "1.1",
+            "1.2",
             "\u0c67.0",
             "2.0",
             "0.9",
@@ -357,8 +589,8 @@ def test_every_request_gives_an_operation_or_a_typed_error(
 
 @FUZZ
 @given(version=st.text(max_size=8) | st.from_regex(r"\d{1,3}\.\d{1,3}", fullmatch=True), method=st.text(max_size=8))
-def test_only_versions_with_major_1_and_minor_0_are_served(version: str, method: str) -> None:
+def test_only_versions_with_major_1_and_minor_0_or_1_are_served(version: str, method: str) -> None:
     with pytest.raises((UnsupportedVersion, NoSuchMethod)) as caught:
         ask(method, {}, version=version)
-    served = re.fullmatch(r"0*1\.0+", version) is not None
+    served = re.fullmatch(r"0*1\.0*[01]", version) is not None
     assert isinstance(caught.value, NoSuchMethod) is served

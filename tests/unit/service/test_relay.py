@@ -203,8 +203,8 @@ def test_a_relay_that_cannot_read_the_outbox_reads_it_later(case: Case) -> None:
 def test_a_dropped_host_is_not_relayed_and_frees_its_window(case: Case, small_window: int) -> None:
     case.offer(4)
     case.confirm((1, 3, A))
-    case.relay.drop(case.writer.host)
-    case.relay.drop(case.writer.host)
+    case.relay.drop(HOST)
+    case.relay.drop(HOST)
     assert case.relay._topics[A].in_flight == 0
     assert dict(case.relay.moved) == {}
     assert case.offer(1) == []
@@ -217,7 +217,7 @@ def test_a_host_that_is_taken_again_continues_from_its_cursor(case: Case) -> Non
     case.offer(3)
     case.confirm((1, 2, A))
     case.cursors()
-    case.relay.drop(case.writer.host)
+    case.relay.drop(HOST)
     case.relay.take(case.writer.host)
     # The confirm is for the sending before the drop; since then, the relay has not sent this notification.
     case.confirm((1, 3, A))

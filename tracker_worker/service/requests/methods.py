@@ -12,17 +12,15 @@ import msgspec
 
 from tracker_worker.bus.base import FANOUT, SHARED
 from tracker_worker.domain import commands
-from tracker_worker.domain.fit import read_limits
-from tracker_worker.domain.instance import owner_of, read_changes, read_instance, read_node
 from tracker_worker.domain.policy import Policy
-from tracker_worker.domain.queries import GetNode, GetUsage, ListClaims, ListNodes, Query
-from tracker_worker.domain.values import read_name, read_optional_text, read_timeout
+from tracker_worker.domain.queries import GetAllocation, GetNode, GetUsage, ListNodes, Query
+from tracker_worker.domain.values import read_id, read_name, read_optional_text
 from tracker_worker.errors import HostNotServed, InvalidInput
 from tracker_worker.oslo import NoSuchMethod, UnsupportedVersion
+from tracker_worker.service.requests import arguments
+from tracker_worker.service.requests.arguments import Context
 from tracker_worker.wire.request import Request
-
-# An addition raises the minor version; a client may ask for any minor version up to this one.
-MAJOR, MINOR = 1, 0
+from tracker_worker.wire.versions import MAJOR, MINOR
 
 
 class Audit(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,7 +34,6 @@ class Ping(msgspec.Struct, frozen=True):
 
 
 Action = commands.Command | Query | Audit | Ping
-Context = Mapping[str, Any]
 
 
 class Operation(msgspec.Struct, frozen=True):
@@ -57,43 +54,38 @@ class _Method:
     any_host: bool = False
 
 
-def _begin(args: Mapping[str, Any], context: Context, policy: Policy) -> Action:
-    instance = read_instance(args["instance"], policy.max_field_bytes)
-    owner = owner_of(instance.project_id, instance.user_id, context)
-    timeout = read_timeout("timeout", args.get("timeout"))
-    return commands.BeginClaim(
-        instance=instance.changed(owner),
-        node=read_node(args["instance"]),
-        limits=read_limits(args.get("limits")),
-        timeout=policy.claim_timeout if timeout is None else timeout,
-        capacity_limits=policy.capacity_limits,
-    )
-
-
-def _update(args: Mapping[str, Any], _context: Context, policy: Policy) -> Action:
-    changes = read_changes(args["instance"], policy.max_field_bytes)
-    return commands.UpdateUsage(uuid=changes["uuid"], changes=changes, node=read_node(args["instance"]))
-
-
-def _node(args: Mapping[str, Any]) -> str | None:
-    return None if args.get("node") is None else read_name("node", args["node"])
-
-
 METHODS: dict[str, _Method] = {
-    "begin_resource_claim": _Method(build=_begin, required=("instance",), optional=("limits", "timeout")),
+    "begin_resource_claim": _Method(
+        build=arguments.begin, required=("instance",), optional=("limits", "timeout", "claim_id", "on_expiry")
+    ),
     "finish_resource_claim": _Method(
-        build=lambda args, *_: commands.FinishClaim(claim_id=read_name("claim_id", args["claim_id"])),
+        build=lambda args, *_: commands.FinishClaim(claim_id=read_id("claim_id", args["claim_id"])),
         required=("claim_id",),
     ),
     "abort_resource_claim": _Method(
-        build=lambda args, *_: commands.AbortClaim(claim_id=read_name("claim_id", args["claim_id"])),
+        build=lambda args, *_: commands.AbortClaim(claim_id=read_id("claim_id", args["claim_id"])),
         required=("claim_id",),
     ),
-    "update_usage": _Method(build=_update, required=("instance",)),
-    "update_available_resource": _Method(build=lambda args, *_: Audit(node=_node(args)), optional=("node",)),
-    "get_node": _Method(build=lambda args, *_: GetNode(node=_node(args)), optional=("node",)),
+    "renew_resource_claim": _Method(build=arguments.renew, required=("claim_id",), optional=("timeout",)),
+    "begin_resource_claims": _Method(
+        build=arguments.begin_all, required=("claims",), optional=("timeout", "on_expiry")
+    ),
+    "would_fit": _Method(build=arguments.would_fit, required=("instance",), optional=("limits",)),
+    "update_usage": _Method(build=arguments.update, required=("instance",)),
+    "update_available_resource": _Method(build=lambda args, *_: Audit(node=arguments.node(args)), optional=("node",)),
+    "get_node": _Method(build=lambda args, *_: GetNode(node=arguments.node(args)), optional=("node",)),
     "list_nodes": _Method(build=lambda *_: ListNodes(), any_host=True),
-    "list_claims": _Method(build=lambda args, *_: ListClaims(node=_node(args)), optional=("node",)),
+    "list_claims": _Method(build=arguments.list_claims, optional=("node", "limit", "after")),
+    "list_allocations": _Method(
+        build=arguments.list_allocations,
+        optional=("node", "project_id", "role", "state", "older_than", "limit", "after"),
+    ),
+    "get_allocation": _Method(
+        build=lambda args, *_: GetAllocation(uuid=read_id("instance_uuid", args["instance_uuid"])),
+        required=("instance_uuid",),
+    ),
+    "release_allocation": _Method(build=arguments.release, required=("instance_uuid", "reason")),
+    "report_instances": _Method(build=arguments.compare, required=("uuids",), optional=("node",)),
     "get_usage": _Method(
         build=lambda args, *_: GetUsage(project_id=read_optional_text("project_id", args.get("project_id"))),
         optional=("project_id",),

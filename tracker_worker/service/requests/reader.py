@@ -11,8 +11,9 @@ from tracker_worker.bus.base import FANOUT, SHARED, Bus, Delivery
 from tracker_worker.domain.policy import Policy
 from tracker_worker.errors import TrackerError
 from tracker_worker.oslo import NoSuchMethod, UnsupportedVersion
+from tracker_worker.service.requests.arguments import Context
 from tracker_worker.service.requests.asked import asked_by
-from tracker_worker.service.requests.methods import Context, resolve
+from tracker_worker.service.requests.methods import resolve
 from tracker_worker.service.requests.pending import Heartbeat, PendingRequest
 from tracker_worker.text import described, printable
 from tracker_worker.wire.message import Malformed, ReplyTo

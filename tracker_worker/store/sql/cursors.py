@@ -33,6 +33,7 @@ def read(connection: sa.Connection, host: str) -> list[Stream]:
             host=host,
             node=row.node,
             sequence=row.sequence,
+            last_at=row.occurred_at,
             cursors={topic: at for topic, at in stored.get(row.id, {}).items() if topic != NOWHERE},
         )
         # Sorted in Python because databases differ in the order of text.

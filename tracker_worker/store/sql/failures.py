@@ -19,6 +19,7 @@ COUNT_DIFFERS = "22012"
 ``statements``."""
 # SQLSTATEs of PostgreSQL (its manual, appendix A). None: the server's own words say which row.
 _CONFLICTS = {
+    "23503": None,
     "23505": None,
     "40001": None,
     "40P01": "deadlock with another writer",
@@ -40,8 +41,13 @@ _AWAY_CODES = frozenset(
         sqlite3.SQLITE_PROTOCOL,
     }
 )
-_EXISTS_CODES = frozenset(
-    {sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY, sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_ROWID}
+_CONFLICT_CODES = frozenset(
+    {
+        sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY,
+        sqlite3.SQLITE_CONSTRAINT_UNIQUE,
+        sqlite3.SQLITE_CONSTRAINT_ROWID,
+        sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY,
+    }
 )
 # What psycopg raises without an SQLSTATE when it has lost the server, or a class below one of these. DatabaseError itself: an
 # error of libpq.
@@ -59,7 +65,7 @@ def meaning(error: Exception) -> Conflict | StoreUnavailable | Unstorable:
     reason = str(original) or type(original).__name__
     if isinstance(original, sqlite3.Error):
         code = getattr(original, "sqlite_errorcode", None)
-        if code in _EXISTS_CODES:
+        if code in _CONFLICT_CODES:
             return Conflict(reason)
         away = code is not None and code & 0xFF in _AWAY_CODES
     else:

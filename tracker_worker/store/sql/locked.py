@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from tracker_worker.domain.ledger import HostLedger
@@ -14,10 +14,11 @@ from tracker_worker.store.sql.failures import explained
 
 class SQLLockedHost(LockedHost):
     """Belongs to the thread that made it. ``connection`` is the driver's; ``writer`` has locked the host in it and returned
-    ``ledger``."""
+    ``ledger``; ``check`` is that of the store."""
 
-    def __init__(self, connection: Any, writer: Writer, ledger: HostLedger) -> None:
+    def __init__(self, connection: Any, writer: Writer, ledger: HostLedger, check: Callable[[], None]) -> None:
         self.ledger = ledger
+        self._check = check
         self._connection = connection
         self._writer = writer
         self._ended = False
@@ -32,3 +33,4 @@ class SQLLockedHost(LockedHost):
         self._ended = True
         with explained():
             self._writer.finish(self._connection, commit)
+        self._check()

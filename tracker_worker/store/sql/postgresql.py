@@ -12,6 +12,7 @@ from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.store.base import Commit
 from tracker_worker.store.sql import statements
 from tracker_worker.store.sql.commit import Row, Tables, Writer, fetched, host_of, tables_of
+from tracker_worker.store.sql.rearranging import LOCK_NODES, in_psycopg, nodes_of, rearrange
 
 MOST_ROWS = 1000
 """The most rows of a table in one statement."""
@@ -20,7 +21,7 @@ MOST_BYTES = 4_000_000
 
 _to_json = msgspec.json.Encoder().encode
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
-_NOTHING = dict.fromkeys((*Tables._fields, "verified"), "[]")
+_NOTHING = {**dict.fromkeys((*Tables._fields, "verified"), "[]"), "ledger_id": None}
 
 Parameters = Mapping[str, str | None]
 """The parameters of ``statements.POSTGRESQL``."""
@@ -31,17 +32,19 @@ class PostgreSQLWriter(Writer):
 
     def commit(self, connection: Any, commit: Commit) -> None:
         parameters = list(parameters_of(commit))
-        alone = len(parameters) == 1 and commit.history is None
-        if not alone:
-            connection.execute(_BEGIN)
-        if commit.history is not None:
-            connection.execute(statements.INSERT_HISTORY_POSTGRESQL, msgspec.structs.asdict(commit.history))
-            connection.execute(statements.LOWER_CURSORS)
-        self._write(connection, parameters)
-        if not alone:
-            connection.commit()
+        if len(parameters) == 1 and not _is_rare(commit):
+            self._write(connection, parameters)
+            return
+        connection.execute(_BEGIN)
+        self.finish(connection, commit)
 
     def finish(self, connection: Any, commit: Commit) -> None:
+        if _is_rare(commit):
+            connection.execute(LOCK_NODES, nodes_of(commit))
+            # Before everything else, because the hosts are verified as they were before this commit.
+            self._write(connection, [{**_NOTHING, "verified": _array(map(_to_json, _verified(commit)))}])
+            rearrange(lambda text, row: connection.execute(in_psycopg(text), row).rowcount, commit)
+            commit = msgspec.structs.replace(commit, verified={})
         self._write(connection, parameters_of(commit))
         connection.commit()
 
@@ -76,11 +79,16 @@ class PostgreSQLWriter(Writer):
         return dict(connection.execute(statements.ANSWERED_POSTGRESQL, [list(unique_ids)]).fetchall())
 
 
+def _is_rare(commit: Commit) -> bool:
+    """Whether the commit has rows that the one statement does not write."""
+    return commit.history is not None or commit.rearranges
+
+
 def parameters_of(commit: Commit) -> Iterator[Parameters]:
     """The parameters of the statements that write a commit: of one statement where its rows are within the limits, otherwise of
     several, each with rows of one table, in the order in which they must be executed."""
     nothing = {**_NOTHING, "ledger_id": commit.ledger_id}
-    # Before everything else, because the hosts are verified as they were before this commit.
+    # The hosts come first: they are verified as they were before this commit.
     tables = {"verified": _verified(commit), **tables_of(commit)._asdict()}
     encoded = {name: [_to_json(row) for row in table] for name, table in tables.items() if table}
     size = sum(len(row) for table in encoded.values() for row in table)

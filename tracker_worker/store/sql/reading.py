@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from tracker_worker.domain.allocation import Allocation
 from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.store.base import Progress
 from tracker_worker.store.sql import rows
@@ -39,6 +40,26 @@ def refreshed(connection: sa.Connection, known: Mapping[str, Mapping[int, int]])
         for name, generations in stored.items()
         if not known[name] or known[name] != generations
     }
+
+
+def page(
+    connection: sa.Connection, having: Mapping[sa.Column[Any], str | None], *, after: tuple[str, str] | None, limit: int
+) -> list[tuple[str, str, Allocation]]:
+    """See ``Store.allocations``. ``having``: column -> the value that it must have; None: any value."""
+    in_order = (allocations.c.instance_uuid, allocations.c.id)
+    query = (
+        sa.select(allocations, hosts.c.name.label("host"), nodes.c.name.label("node"))
+        .select_from(allocations.join(nodes, nodes.c.id == allocations.c.node_id))
+        .join(hosts, hosts.c.id == nodes.c.host_id)
+        .where(*(column == value for column, value in having.items() if value is not None))
+        .order_by(*in_order)
+        .limit(limit)
+    )
+    if after is not None:
+        uuid, allocation_id = after
+        # The first condition finds the place in the index; the second one leaves out what is before it.
+        query = query.where(in_order[0] >= uuid, sa.or_(in_order[0] > uuid, in_order[1] > allocation_id))
+    return [(row["host"], row["node"], rows.allocation_from(row)) for row in connection.execute(query).mappings()]
 
 
 def progress(connection: sa.Connection, names: Collection[str]) -> Progress:

@@ -28,6 +28,11 @@ metadata = MetaData(
     }
 )
 
+# Text whose order is that of the code points on every database.
+_IN_CODE_ORDER = {
+    length: String(length).with_variant(String(length, collation="C"), "postgresql") for length in (36, 255)
+}
+
 hosts = Table(
     "hosts",
     metadata,
@@ -44,6 +49,7 @@ hosts = Table(
     # The last two tokens that an active worker has put on the broker: a database with older ones is a copy.
     Column("token", String(36)),
     Column("previous_token", String(36)),
+    sqlite_autoincrement=True,  # an id is never used again
 )
 
 # The histories of this database, the present one last. No two have the same predecessor.
@@ -93,16 +99,17 @@ nodes = Table(
     Column("current_workload", BigInteger, nullable=False),
     Column("io_workload", BigInteger, nullable=False),
     UniqueConstraint("host_id", "name"),
+    sqlite_autoincrement=True,  # an id is never used again
 )
 
 # One row is an allocation and the claim that charged it. The unique constraint prevents that an instance is charged to two
-# nodes of a host.
+# nodes of a host; it begins with the instance, so that all allocations can be read page by page in the order of instances.
 allocations = Table(
     "allocations",
     metadata,
-    Column("id", String(36), primary_key=True),
-    Column("host_id", ForeignKey(hosts.c.id), nullable=False),
-    Column("instance_uuid", String(255), nullable=False),
+    Column("id", _IN_CODE_ORDER[36], primary_key=True),
+    Column("host_id", ForeignKey(hosts.c.id), nullable=False, index=True),
+    Column("instance_uuid", _IN_CODE_ORDER[255], nullable=False),
     Column("role", String(16), nullable=False),
     Column("node_id", ForeignKey(nodes.c.id), nullable=False),
     Column("claim_id", String(255), nullable=False),
@@ -118,7 +125,7 @@ allocations = Table(
     Column("expires_at", BigInteger, nullable=False),
     Column("on_expiry", String(8)),
     Column("built", Boolean, nullable=False),
-    UniqueConstraint("host_id", "instance_uuid", "role"),
+    UniqueConstraint("instance_uuid", "host_id", "role"),
 )
 
 # Deletions of instances that were not charged when they were reported. The node is the one whose generation says that they
@@ -136,7 +143,7 @@ inbox = Table(
     "inbox",
     metadata,
     Column("unique_id", String(255), primary_key=True),
-    # Without a foreign key: the database would look the host up for every message, and a host is never deleted.
+    # Without a foreign key: the database would look the host up for every message.
     Column("host_id", Integer, nullable=False),
     Column("reply", LargeBinary, nullable=False),
     Column("received_at", BigInteger, nullable=False),

@@ -14,6 +14,7 @@ from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.store.base import Commit, Conflict
 from tracker_worker.store.sql import statements
 from tracker_worker.store.sql.commit import Row, Writer, fetched, host_of, tables_of
+from tracker_worker.store.sql.rearranging import rearrange
 from tracker_worker.store.sql.statements import PARAMETER, SQLITE
 
 
@@ -57,9 +58,7 @@ class SQLiteWriter(Writer):
             stored = cursor.execute(statements.GENERATIONS.format(host_id=host_id))
             if dict(stored.fetchall()) != generations:
                 raise Conflict("a host that an answer rests on has changed")
-        if commit.history is not None:
-            cursor.execute(statements.INSERT_HISTORY_SQLITE, msgspec.structs.asdict(commit.history))
-            cursor.execute(statements.LOWER_CURSORS)
+        rearrange(lambda text, row: cursor.execute(text, row).rowcount, commit)
         if commit.ledger_id is not None and cursor.execute(statements.HISTORY).fetchone() != (commit.ledger_id,):
             raise Conflict("the present history is another one")
         tables = tables_of(commit)

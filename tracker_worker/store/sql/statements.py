@@ -116,7 +116,8 @@ UPDATE relay_cursor SET sequence = :sequence
 WHERE stream_id = :stream_id AND topic = :topic AND sequence < :sequence""",
 )
 
-_HISTORY = "SELECT ledger_id FROM histories ORDER BY number DESC LIMIT 1"
+HISTORY = "SELECT ledger_id FROM histories ORDER BY number DESC LIMIT 1"
+"""The ledger_id of the present history."""
 
 POSTGRESQL = f"""\
 WITH given_nodes AS (
@@ -133,7 +134,7 @@ WITH given_nodes AS (
     RETURNING nodes.id
 ), ready AS (
     SELECT count(*) = json_array_length(%(nodes)s::json)
-        AND coalesce(%(ledger_id)s::varchar = ({_HISTORY}), true) AS is_so
+        AND coalesce(%(ledger_id)s::varchar = ({HISTORY}), true) AS is_so
     FROM changed
 ), streamed AS (
     UPDATE streams SET sequence = given.sequence, occurred_at = given.occurred_at
@@ -197,15 +198,6 @@ SELECT 1 / (
 
 GENERATIONS = "SELECT id, generation FROM nodes WHERE host_id = {host_id:d}"
 """The nodes of a host, for ``Commit.verified``."""
-HISTORY = _HISTORY
-"""The ledger_id of the present history."""
-LOWER_CURSORS = """\
-UPDATE relay_cursor SET sequence = (SELECT sequence FROM streams WHERE streams.id = relay_cursor.stream_id)
-WHERE sequence > (SELECT sequence FROM streams WHERE streams.id = relay_cursor.stream_id)"""
-"""For a history that begins after its database has gone back."""
-INSERT_HISTORY_SQLITE = """\
-INSERT INTO histories (ledger_id, since, reason, predecessor) VALUES (:ledger_id, :since, :reason, :predecessor)"""
-INSERT_HISTORY_POSTGRESQL = re.sub(PARAMETER, r"%(\1)s", INSERT_HISTORY_SQLITE)
 HOST = f"SELECT name, ({HISTORY}) AS ledger_id FROM hosts WHERE id = {{host_id:d}}"
 NODES = """\
 SELECT nodes.*, streams.sequence, streams.occurred_at

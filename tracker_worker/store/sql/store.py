@@ -12,29 +12,31 @@ from typing import Any
 import sqlalchemy as sa
 
 from tracker_worker import threads
+from tracker_worker.domain.allocation import Allocation
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
 from tracker_worker.domain.values import SECOND
 from tracker_worker.notifications.notification import Notification
 from tracker_worker.store.base import (
     Commit,
-    Conflict,
     DeadLetterRow,
     History,
+    HostRecord,
     LockedHost,
     OutboxBacklog,
     Progress,
     Store,
     Stream,
 )
-from tracker_worker.store.sql import cursors, dead_letters, reading, rows
+from tracker_worker.store.sql import cursors, dead_letters, reading, rows, service_records
 from tracker_worker.store.sql.commit import Writer
 from tracker_worker.store.sql.engines import LOCK_TIMEOUT_SECONDS, create_engine
-from tracker_worker.store.sql.failures import explained, meaning
+from tracker_worker.store.sql.failures import explained
+from tracker_worker.store.sql.file import watched_file
 from tracker_worker.store.sql.locked import SQLLockedHost
 from tracker_worker.store.sql.migration import ensure_schema
 from tracker_worker.store.sql.postgresql import PostgreSQLWriter
 from tracker_worker.store.sql.pruning import Pruning
-from tracker_worker.store.sql.schema import attempts, histories, hosts, inbox, nodes
+from tracker_worker.store.sql.schema import allocations, attempts, histories, hosts, inbox, nodes
 from tracker_worker.store.sql.sessions import Sessions
 from tracker_worker.store.sql.sqlite import SQLiteWriter
 
@@ -76,12 +78,19 @@ class SQLStore(Store):
         self._writer: Writer = SQLiteWriter() if self._sessions.dialect == "sqlite" else PostgreSQLWriter()
         self._pruning = Pruning()
         self._now = now
+        self._file = watched_file(self._engine.url)
 
     def start(self) -> None:
         ensure_schema(self._engine)
+        if self._file is not None:
+            self._file.remember()
 
     def stop(self) -> None:
         self._engine.dispose()
+
+    def check(self) -> None:
+        if self._file is not None:
+            self._file.check()
 
     def time(self) -> int:
         if self._sessions.dialect == "sqlite":
@@ -113,6 +122,18 @@ class SQLStore(Store):
             # Sorted in Python because databases differ in the order of text.
             return sorted(connection.execute(sa.select(hosts.c.name)).scalars())
 
+    def hosts(self) -> list[HostRecord]:
+        with self._sessions.read() as connection:
+            return service_records.read(connection)
+
+    def renew_token(self, host_id: int, token: str) -> None:
+        with self._sessions.write() as connection:
+            service_records.renew_token(connection, host_id, token)
+
+    def forget_host(self, host_id: int) -> None:
+        with self._sessions.write() as connection:
+            service_records.forget(connection, host_id)
+
     def load_host(self, name: str) -> HostLedger | None:
         with self._sessions.read() as connection:
             return reading.load_host(connection, name)
@@ -129,7 +150,7 @@ class SQLStore(Store):
                 ledger = self._writer.lock(connection, host_id)
             if ledger is None:
                 raise LookupError(f"no host has the id {host_id}")
-            yield SQLLockedHost(connection, self._writer, ledger)
+            yield SQLLockedHost(connection, self._writer, ledger, self.check)
 
     def create_node(self, host_id: int, name: str) -> None:
         with self._sessions.write() as connection:
@@ -143,6 +164,29 @@ class SQLStore(Store):
                 .values(host_id=host_id, name=name, stream_id=stream_id, **rows.node_values(empty))
                 .on_conflict_do_nothing()
             )
+
+    def stream_id(self, host: str, node: str) -> int:
+        with self._sessions.write() as connection:
+            return cursors.stream(connection, self._sessions.insert, host, node)
+
+    def allocations(
+        self,
+        *,
+        host: str | None = None,
+        node: str | None = None,
+        project_id: str | None = None,
+        role: str | None = None,
+        after: tuple[str, str] | None = None,
+        limit: int,
+    ) -> list[tuple[str, str, Allocation]]:
+        having = {
+            hosts.c.name: host,
+            nodes.c.name: node,
+            allocations.c.project_id: project_id,
+            allocations.c.role: role,
+        }
+        with self._sessions.read() as connection:
+            return reading.page(connection, having, after=after, limit=limit)
 
     def generations(self, host_ids: Collection[int]) -> dict[int, int]:
         query = sa.select(nodes.c.id, nodes.c.generation).where(nodes.c.host_id.in_(list(host_ids)))
@@ -171,12 +215,10 @@ class SQLStore(Store):
 
     def commit(self, commit: Commit) -> None:
         try:
-            with self._sessions.driver() as connection:
+            with explained(), self._sessions.driver() as connection:
                 self._writer.commit(connection, commit)
-        except Conflict:
-            raise
-        except Exception as error:
-            raise meaning(error) from error
+        finally:
+            self.check()  # whatever came of it, in another file it is worth nothing
 
     def probe(self, host_id: int, now: int) -> None:
         with self._sessions.write() as connection:

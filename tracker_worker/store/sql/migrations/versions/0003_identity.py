@@ -28,7 +28,10 @@ LOG = logging.getLogger(__name__)
 
 _AT_A_TIME = 1000
 _UUID = re.compile(
-    r"(?:urn:uuid:)?\{?([0-9a-f]{8})-?([0-9a-f]{4})-?([0-9a-f]{4})-?([0-9a-f]{4})-?([0-9a-f]{12})\}?", re.I
+    r"(?:urn:uuid:)?(?P<brace>\{)?"
+    r"([0-9a-f]{8})(?P<hyphen>-?)([0-9a-f]{4})(?P=hyphen)([0-9a-f]{4})(?P=hyphen)([0-9a-f]{4})(?P=hyphen)([0-9a-f]{12})"
+    r"(?(brace)\})",
+    re.ASCII | re.IGNORECASE,
 )
 _ALLOCATION = (
     "host_id, instance_uuid, node_id, resources, project_id, user_id, vm_state, task_state, facts, claim_state, limit_source, "
@@ -38,13 +41,13 @@ _FIGURES = (
     "vcpus, vcpus_used, memory_mb, memory_mb_used, local_gb, local_gb_used, running_vms, current_workload, io_workload"
 )
 _NOTIFICATION = "sequence, message_id, event_type, priority, payload, occurred_at"
-_TABLES = ("outbox", "relay_cursor", "allocations", "nodes")  # in the order in which they can be dropped
+_HOST = "id, name, topic, version, started_at, last_seen_at, lease_owner, lease_expires_at, blocked_since"
+# In the order in which they can be dropped.
+_TABLES = ("outbox", "relay_cursor", "allocations", "nodes", "hosts")
 
 
 def upgrade() -> None:
     now = threads.now_microseconds()
-    op.add_column("hosts", sa.Column("token", sa.String(36)))
-    op.add_column("hosts", sa.Column("previous_token", sa.String(36)))
     op.create_table(
         "histories",
         sa.Column("number", sa.Integer, nullable=False),
@@ -57,6 +60,11 @@ def upgrade() -> None:
         sa.UniqueConstraint("predecessor", name="uq_histories_predecessor"),
     )
     _put_aside()
+    _create_hosts(
+        sa.Column("token", sa.String(36)),
+        sa.Column("previous_token", sa.String(36)),
+        sqlite_autoincrement=True,
+    )
     op.create_table(
         "streams",
         sa.Column("id", sa.Integer, nullable=False),
@@ -83,12 +91,13 @@ def upgrade() -> None:
         sa.UniqueConstraint("stream_id", name="uq_nodes_stream_id"),
         sa.ForeignKeyConstraint(["host_id"], ["hosts.id"], name="fk_nodes_host_id"),
         sa.ForeignKeyConstraint(["stream_id"], ["streams.id"], name="fk_nodes_stream_id"),
+        sqlite_autoincrement=True,
     )
     op.create_table(
         "allocations",
-        sa.Column("id", sa.String(36), nullable=False),
+        sa.Column("id", _in_code_order(36), nullable=False),
         sa.Column("host_id", sa.Integer, nullable=False),
-        sa.Column("instance_uuid", sa.String(255), nullable=False),
+        sa.Column("instance_uuid", _in_code_order(255), nullable=False),
         sa.Column("role", sa.String(16), nullable=False),
         sa.Column("node_id", sa.Integer, nullable=False),
         sa.Column("claim_id", sa.String(255), nullable=False),
@@ -96,10 +105,11 @@ def upgrade() -> None:
         sa.Column("on_expiry", sa.String(8)),
         sa.Column("built", sa.Boolean, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_allocations"),
-        sa.UniqueConstraint("host_id", "instance_uuid", "role", name="uq_allocations_host_id_instance_uuid_role"),
+        sa.UniqueConstraint("instance_uuid", "host_id", "role", name="uq_allocations_instance_uuid_host_id_role"),
         sa.ForeignKeyConstraint(["host_id"], ["hosts.id"], name="fk_allocations_host_id"),
         sa.ForeignKeyConstraint(["node_id"], ["nodes.id"], name="fk_allocations_node_id"),
     )
+    op.create_index("ix_allocations_host_id", "allocations", ["host_id"])
     op.create_table(
         "deletions",
         sa.Column("host_id", sa.Integer, nullable=False),
@@ -136,12 +146,13 @@ def upgrade() -> None:
         " SELECT node_id, topic, sequence, refused_sequence, refused_reason FROM kept_relay_cursor"
     )
     _drop_what_is_aside()
-    _go_on_counting(connection, "streams", "nodes", "histories")
+    _go_on_counting(connection, "hosts", "streams", "nodes", "histories")
 
 
 def downgrade() -> None:
     """A node's old stream ends with its name: its rows, and those of other streams without a node, are dropped."""
     _put_aside()
+    _create_hosts()
     op.create_table(
         "nodes",
         sa.Column("id", sa.Integer, nullable=False),
@@ -189,10 +200,7 @@ def downgrade() -> None:
     _drop_what_is_aside()
     for table in ("streams", "histories"):
         op.drop_table(table)
-    # As text, because SQLite would get a new table, which the nodes do not refer to.
-    op.execute("ALTER TABLE hosts DROP COLUMN token")
-    op.execute("ALTER TABLE hosts DROP COLUMN previous_token")
-    _go_on_counting(op.get_bind(), "nodes")
+    _go_on_counting(op.get_bind(), "hosts", "nodes")
 
 
 def _put_aside() -> None:
@@ -207,6 +215,31 @@ def _put_aside() -> None:
 def _drop_what_is_aside() -> None:
     for table in _TABLES:
         op.drop_table(f"kept_{table}")
+
+
+def _create_hosts(*more: sa.Column[Any], **options: Any) -> None:
+    op.create_table(
+        "hosts",
+        sa.Column("id", sa.Integer, nullable=False),
+        sa.Column("name", sa.String(255), nullable=False),
+        sa.Column("topic", sa.String(255), nullable=False),
+        sa.Column("version", sa.String(64), nullable=False),
+        sa.Column("started_at", sa.BigInteger, nullable=False),
+        sa.Column("last_seen_at", sa.BigInteger, nullable=False),
+        sa.Column("lease_owner", sa.String(255)),
+        sa.Column("lease_expires_at", sa.BigInteger, nullable=False),
+        sa.Column("blocked_since", sa.BigInteger),
+        *more,
+        sa.PrimaryKeyConstraint("id", name="pk_hosts"),
+        sa.UniqueConstraint("name", name="uq_hosts_name"),
+        **options,
+    )
+    op.execute(f"INSERT INTO hosts ({_HOST}) SELECT {_HOST} FROM kept_hosts")
+
+
+def _in_code_order(length: int) -> sa.types.TypeEngine[str]:
+    """Text whose order is that of the code points on every database."""
+    return sa.String(length).with_variant(sa.String(length, collation="C"), "postgresql")
 
 
 def _figures() -> list[sa.Column[Any]]:
@@ -320,28 +353,28 @@ def _copy_allocations(connection: sa.Connection) -> None:
 
 def _pieces(connection: sa.Connection) -> Iterator[list[dict[str, Any]]]:
     """The rows, the earliest first."""
-    in_order = (
-        f"SELECT {_ALLOCATION} FROM kept_allocations ORDER BY begun_at, host_id, instance_uuid"
-        " LIMIT :limit OFFSET :offset"
+    order = "begun_at, host_id, instance_uuid"
+    op.execute(f"CREATE INDEX kept_order ON kept_allocations ({order})")
+    query = (
+        f"SELECT {_ALLOCATION} FROM kept_allocations WHERE ({order}) > (:begun_at, :host_id, :instance_uuid)"
+        f" ORDER BY {order} LIMIT {_AT_A_TIME}"
     )
-    offset = 0
-    while rows := connection.execute(sa.text(in_order), {"limit": _AT_A_TIME, "offset": offset}).mappings().all():
+    last: dict[str, Any] = {"begun_at": -1, "host_id": 0, "instance_uuid": ""}
+    while rows := connection.execute(sa.text(query), last).mappings().all():
         yield [dict(row) for row in rows]
-        offset += len(rows)
+        last = {name: rows[-1][name] for name in last}
 
 
 def _canonical(uuid: str) -> str:
     match = _UUID.fullmatch(uuid)
-    return uuid if match is None else "-".join(match.groups()).lower()
+    return uuid if match is None else "-".join(match.group(2, 4, 5, 6, 7)).lower()
 
 
 def _uuid7(at: int) -> str:
     """A UUID of version 7 (RFC 9562, section 5.7) at a time in microseconds."""
     milliseconds, microseconds = divmod(at, 1000)
-    head, tail = (
-        f"{milliseconds:012x}",
-        f"{int.from_bytes(threads.random_bytes(8)) & 0x3FFFFFFFFFFFFFFF | 1 << 63:016x}",
-    )
+    head = f"{milliseconds:012x}"
+    tail = f"{int.from_bytes(threads.random_bytes(8)) & 0x3FFFFFFFFFFFFFFF | 1 << 63:016x}"
     return f"{head[:8]}-{head[8:]}-7{microseconds * 4096 // 1000:03x}-{tail[:4]}-{tail[4:]}"
 
 

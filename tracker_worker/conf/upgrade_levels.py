@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+"""[upgrade_levels]: the RPC versions that clients may send."""
+
+from oslo_config import cfg
+
+GROUP = "upgrade_levels"
+
+OPTIONS = [
+    cfg.StrOpt(
+        "tracker",
+        regex=r"^1\.[0-9]{1,4}\Z",
+        sample_default="<the newest version>",
+        help="The newest version of the RPC API that clients send, the commands of this program among them; workers do not "
+        "read it. Set it, on the schedulers, to the version of the oldest worker while workers are being upgraded: a client "
+        "then refuses by itself what came later. Without it such a request fails at the worker that is too old.",
+    ),
+]
