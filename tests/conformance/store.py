@@ -9,6 +9,7 @@ from typing import Any
 from tests.conformance.store_chores import AttemptsContract, InboxContract, LeaseContract, OutboxContract, PruneContract
 from tests.conformance.store_commits import CommitContract, ConflictContract
 from tests.conformance.store_concurrency import ConcurrencyContract
+from tests.conformance.store_histories import HistoryContract
 from tests.conformance.store_locks import LockedContract, RefreshedContract, VerifiedContract
 from tests.conformance.store_topics import CursorContract, DeadLetterContract
 from tests.support.builders import HOST, NOW, begin, node_name, update, uuid
@@ -146,6 +147,7 @@ class ValueContract(StoreCase):
 
 
 class StoreContract(
+    HistoryContract,
     HostContract,
     ValueContract,
     CommitContract,

@@ -45,7 +45,9 @@ class Recovery:
         self._began = began
 
     def verify(self) -> None:
-        """Compare the store with everything that was read, committed and published. Raises AnotherHistory, StoreUnavailable."""
+        """Compare the store with everything that was read, committed and published. Raises AnotherHistory, StoreUnavailable;
+        and StoreReplaced, which ends the worker: nothing that it could answer would last."""
+        self._store.check()
         progress = self._ledgers.verify()
         for stream_id, topic, published, cursor in self._relay.reached():
             sequence = progress.sequences.get(stream_id)

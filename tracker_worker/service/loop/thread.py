@@ -30,7 +30,7 @@ from tracker_worker.service.loop.recovery import Recovery
 from tracker_worker.service.requests.asked import asked_by
 from tracker_worker.service.requests.items import Chore
 from tracker_worker.service.requests.pending import PendingRequest
-from tracker_worker.store.base import Conflict, DeadLetterRow, Store
+from tracker_worker.store.base import Conflict, DeadLetterRow, Store, StoreReplaced
 from tracker_worker.store.ledgers import Ledgers
 from tracker_worker.unit_of_work import UnitOfWork
 from tracker_worker.wire.reply import MAX_ANSWER_BYTES
@@ -172,7 +172,7 @@ class EngineThread:
             self._ledgers.confirm()
             self._relay.flush()
             self._leases.release()
-        except (StoreUnavailable, Conflict) as error:
+        except (StoreUnavailable, StoreReplaced, Conflict) as error:
             LOG.warning("the cursors or the leases are left to the successor: %s", error)
 
     def _history_began(self, ledger_id: str) -> None:

@@ -13,11 +13,12 @@ from typing import Any
 import msgspec
 
 from tracker_worker.store.base import Commit, Conflict
-from tracker_worker.store.sql.statements import HISTORY, PARAMETER
+from tracker_worker.store.sql.statements import PARAMETER
 
-_BEGIN_HISTORY = f"""\
+_BEGIN_HISTORY = """\
 INSERT INTO histories (ledger_id, since, reason, predecessor)
-SELECT :ledger_id, :since, :reason, :predecessor WHERE :predecessor = ({HISTORY})"""
+SELECT :ledger_id, :since, :reason, present.ledger_id FROM histories AS present
+WHERE present.ledger_id = :predecessor AND present.number = (SELECT max(number) FROM histories)"""
 _LOWER_CURSORS = """\
 UPDATE relay_cursor SET sequence = (SELECT sequence FROM streams WHERE streams.id = relay_cursor.stream_id)
 WHERE sequence > (SELECT sequence FROM streams WHERE streams.id = relay_cursor.stream_id)"""
