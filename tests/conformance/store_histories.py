@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from tests.support.builders import HOST, NOW, begin, node_name, uuid
-from tests.support.store import TOPIC, StoreCase, Writer, answer, load, picture, settle, uuids
+from tests.support.store import TOPIC, StoreCase, answer, load, picture, settle, uuids
 from tracker_worker.ids import uuid7
 from tracker_worker.store.base import Commit, Conflict, History, Store
 
