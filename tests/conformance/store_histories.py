@@ -26,7 +26,7 @@ def succeed(store: Store) -> str:
     return new
 
 
-class HistoryContract(StoreCase):
+class ProgressContract(StoreCase):
     def test_the_progress_is_that_of_the_hosts_that_are_asked_for(self, store: Store, second: Store) -> None:
         writer = settle(store)
         settle(store, host=OTHER)
