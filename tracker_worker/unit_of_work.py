@@ -91,6 +91,7 @@ class UnitOfWork:
         """
         commit = Commit(
             history=history,
+            ledger_id=self._ledgers.ledger_id if history is None else history.ledger_id,
             ledgers=list(self.changed.values()),
             notifications=self.notifications,
             inbox_rows=inbox_rows,
@@ -121,3 +122,4 @@ class UnitOfWork:
         """Note in the changed ledgers that the store has them now."""
         for ledger in self.changed.values():
             ledger.committed()
+            self._ledgers.note(ledger)

@@ -12,6 +12,7 @@ from tests.conformance.store_chores import AttemptsContract, InboxContract, Leas
 from tests.conformance.store_commits import CommitContract, ConflictContract
 from tests.conformance.store_concurrency import ConcurrencyContract
 from tests.conformance.store_deletions import DeletionContract, LifeContract
+from tests.conformance.store_histories import ProgressContract
 from tests.conformance.store_hosts import AllocationsContract, HistoryContract, RecordContract
 from tests.conformance.store_locks import LockedContract, RefreshedContract, VerifiedContract
 from tests.conformance.store_moves import MoveContract
@@ -157,6 +158,7 @@ class ValueContract(StoreCase):
 
 
 class StoreContract(
+    ProgressContract,
     HostContract,
     ValueContract,
     CommitContract,

@@ -28,6 +28,7 @@ from tracker_worker.store.base import (
     HostRecord,
     LockedHost,
     OutboxBacklog,
+    Progress,
     Store,
     Stream,
 )
@@ -163,6 +164,10 @@ class MemoryStore(Store):
     def generations(self, host_ids: Collection[int]) -> dict[int, int]:
         with self._lock:
             return {node.id: node.generation for node in self._rows.nodes.values() if node.host.id in host_ids}
+
+    def progress(self, hosts: Collection[str]) -> Progress:
+        with self._lock:
+            return self._rows.progress(hosts)
 
     def answered(self, unique_ids: Collection[str]) -> dict[str, bytes]:
         with self._lock:

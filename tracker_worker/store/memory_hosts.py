@@ -68,6 +68,11 @@ class Events:
             id=self.id, host=self.host, node=self.node, sequence=self.sequence, cursors=at, last_at=self.last_at
         )
 
+    def lower_cursors(self) -> None:
+        """Let no cursor be above the last event."""
+        for cursor in self.cursors.values():
+            cursor.sequence = min(cursor.sequence, self.sequence)
+
     def backlog(self, topic: str, blocked_since: int | None) -> OutboxBacklog:
         """What is not confirmed on one of the stream's topics."""
         cursor = self.cursors[topic]

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -11,8 +11,9 @@ import sqlalchemy as sa
 from tracker_worker.domain.allocation import Allocation
 from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.domain.life import DRAINING, MISSING
+from tracker_worker.store.base import Progress
 from tracker_worker.store.sql import rows
-from tracker_worker.store.sql.schema import allocations, deletions, histories, hosts, nodes, streams
+from tracker_worker.store.sql.schema import allocations, deletions, histories, hosts, nodes, relay_cursor, streams
 
 
 def load_host(connection: sa.Connection, name: str) -> HostLedger | None:
@@ -79,6 +80,19 @@ def page_query(
     uuid, allocation_id = after
     # The first condition finds the place in the index; the second one leaves out what is before it.
     return query.where(in_order[0] >= uuid, sa.or_(in_order[0] > uuid, in_order[1] > allocation_id))
+
+
+def progress(connection: sa.Connection, names: Collection[str]) -> Progress:
+    """See ``Store.progress``."""
+    of_hosts = sa.select(nodes.c.id, nodes.c.generation).join(hosts).where(hosts.c.name.in_(list(names)))
+    named = streams.c.host.in_(list(names))
+    confirmed = sa.select(relay_cursor.c.stream_id, relay_cursor.c.topic, relay_cursor.c.sequence).join(streams)
+    return Progress(
+        ledger_id=ledger_id(connection),
+        generations={row.id: row.generation for row in connection.execute(of_hosts)},
+        sequences={row.id: row.sequence for row in connection.execute(sa.select(streams).where(named))},
+        cursors={(row.stream_id, row.topic): row.sequence for row in connection.execute(confirmed.where(named))},
+    )
 
 
 def ledger_id(connection: sa.Connection) -> str:

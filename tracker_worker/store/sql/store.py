@@ -23,6 +23,7 @@ from tracker_worker.store.base import (
     HostRecord,
     LockedHost,
     OutboxBacklog,
+    Progress,
     Store,
     Stream,
 )
@@ -195,6 +196,10 @@ class SQLStore(Store):
         query = sa.select(nodes.c.id, nodes.c.generation).where(nodes.c.host_id.in_(list(host_ids)))
         with self._sessions.read() as connection:
             return {row.id: row.generation for row in connection.execute(query)}
+
+    def progress(self, hosts: Collection[str]) -> Progress:
+        with self._sessions.read() as connection:
+            return reading.progress(connection, hosts)
 
     def answered(self, unique_ids: Collection[str]) -> dict[str, bytes]:
         query = sa.select(inbox.c.unique_id, inbox.c.reply).where(inbox.c.unique_id.in_(list(unique_ids)))
