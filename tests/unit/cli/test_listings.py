@@ -36,13 +36,13 @@ def test_nodes_are_listed_as_the_rpc_api_shows_them(cli: Cli, ledger: Writer) ->
 
 def test_a_table_of_nodes_has_one_line_per_node(cli: Cli, ledger: Writer) -> None:
     _, _, first, second = cli.succeed("node", "list").splitlines()
-    assert first.split() == ["host-1", "node-1", "enabled", "2/32", "4608/131072", "50/2000", "1", "2", "2"]
-    assert second.split()[:4] == ["host-1", "node-2", "enabled", "4/32"]
+    assert first.split() == ["host-1", "node-1", "open", "2/32", "4608/131072", "50/2000", "1", "2", "2"]
+    assert second.split()[:4] == ["host-1", "node-2", "open", "4/32"]
 
 
-def test_a_disabled_node_has_no_totals(cli: Cli, store: SQLStore) -> None:
+def test_a_node_of_which_nothing_is_known_has_no_totals(cli: Cli, store: SQLStore) -> None:
     store.create_node(register(store), "node-1")
-    assert cli.succeed("node", "list").splitlines()[2].split()[2:5] == ["disabled", "0/-", "0/-"]
+    assert cli.succeed("node", "list").splitlines()[2].split()[2:5] == ["unknown", "0/-", "0/-"]
 
 
 def test_one_node_is_shown_in_full(cli: Cli, ledger: Writer) -> None:
