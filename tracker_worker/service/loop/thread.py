@@ -83,6 +83,7 @@ class EngineThread:
             store,
             bus,
             topics=topics if notify else (),
+            hole=lambda host, node, first, last: self._recovery.hole(host, node, first, last),
             confirm_history=ledgers.confirm,
             monotonic=monotonic,
             wake=wake,
