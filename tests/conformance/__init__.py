@@ -14,7 +14,9 @@ pytest.register_assert_rewrite(
             "store_chores",
             "store_commits",
             "store_concurrency",
+            "store_hosts",
             "store_locks",
+            "store_moves",
             "store_sql",
             "store_topics",
         )

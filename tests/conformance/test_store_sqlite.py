@@ -17,7 +17,20 @@ from tracker_worker.store.sql.store import SQLStore
 
 # The methods of every_method that only read: in WAL mode a reader needs no lock.
 READERS = frozenset(
-    {"host_names", "load_host", "generations", "answered", "cursors", "outbox", "backlog", "refreshed", "dead_letters"}
+    {
+        "host_names",
+        "hosts",
+        "histories",
+        "load_host",
+        "allocations",
+        "generations",
+        "answered",
+        "streams",
+        "outbox",
+        "backlog",
+        "refreshed",
+        "dead_letters",
+    }
 )
 
 
@@ -50,13 +63,13 @@ def test_while_another_process_holds_the_lock_writes_time_out_and_reads_work(
     writer = settle(impatient)
     before = picture(impatient)
     with locked(tmp_path / "ledger.sqlite"):
-        assert_unavailable(impatient, writer[node_name(1)].id, but=READERS)
+        assert_unavailable(impatient, writer[node_name(1)].stream_id, but=READERS)
         assert picture(impatient) == before
 
 
 def test_a_commit_that_timed_out_succeeds_after_the_lock_is_released(impatient: SQLStore, tmp_path: Path) -> None:
     writer = settle(impatient)
     with locked(tmp_path / "ledger.sqlite"):
-        assert_unavailable(impatient, writer[node_name(1)].id, but=READERS)
+        assert_unavailable(impatient, writer[node_name(1)].stream_id, but=READERS)
     writer.put(begin(1, node=node_name(1))).commit()
     assert snapshots(load(impatient)) == snapshots(writer.host)

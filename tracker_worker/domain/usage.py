@@ -71,7 +71,7 @@ def _applicable(changes: Mapping[str, Any], releases: bool) -> Mapping[str, Any]
 def _releases(before: Allocation, changes: Mapping[str, Any]) -> bool:
     """Whether the change means that the instance holds nothing any more. A state that it had before says nothing new."""
     state = changes.get("vm_state")
-    again = RELEASING.get(state)
+    again = None if state is None else RELEASING.get(state)
     return again is not None and (again or before.instance.vm_state != state)
 
 

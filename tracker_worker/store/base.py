@@ -192,6 +192,11 @@ class Store(ABC):
         node that exists stays unchanged. Any thread."""
 
     @abstractmethod
+    def missing_nodes(self) -> list[tuple[str, str]]:
+        """Return host name and node name of each node that its driver does not list and that is charged, in their order. Any
+        thread."""
+
+    @abstractmethod
     def stream_id(self, host: str, node: str) -> int:
         """Return the id of the stream of these names, and make the stream, at sequence 0, where there is none. Any thread."""
 
@@ -291,8 +296,10 @@ class Store(ABC):
         blocked_since: int | None = None,
     ) -> set[int]:
         """Take or renew the lease of each of these hosts whose lease is free, expired or held by ``owner``; with ``force``, of
-        each of these hosts. ``blocked_since``: since when the broker takes no messages of ``owner``; None: it takes them. Times
-        in microseconds. Return the ids of the hosts whose lease ``owner`` holds now. Any thread."""
+        each of these hosts. A lease is expired, too, that ends half as long again after ``until`` as ``until`` is after
+        ``now``: the clock that it was taken by was wrong. ``blocked_since``: since when the broker takes no messages of
+        ``owner``; None: it takes them. Times in microseconds. Return the ids of the hosts whose lease ``owner`` holds
+        now. Any thread."""
 
     @abstractmethod
     def release_lease(self, owner: str) -> None:

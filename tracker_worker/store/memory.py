@@ -155,6 +155,11 @@ class MemoryStore(Store):
             ]
             return heapq.nsmallest(limit, found, key=lambda row: (row[2].uuid, row[2].id))
 
+    def missing_nodes(self) -> list[tuple[str, str]]:
+        with self._lock:
+            nodes = self._rows.nodes.values()
+            return sorted((node.host.name, node.name) for node in nodes if node.allocations and not node.life.listed)
+
     def generations(self, host_ids: Collection[int]) -> dict[int, int]:
         with self._lock:
             return {node.id: node.generation for node in self._rows.nodes.values() if node.host.id in host_ids}
@@ -256,9 +261,10 @@ class MemoryStore(Store):
         blocked_since: int | None = None,
     ) -> set[int]:
         with self._lock:
-            wanted, held = set(host_ids), set()
+            wanted, held, latest = set(host_ids), set(), until + (until - now) // 2
             for host in self._rows.hosts.values():
-                free = force or host.lease_owner in (None, owner) or host.lease_expires_at < now
+                expired = host.lease_expires_at < now or host.lease_expires_at > latest
+                free = force or expired or host.lease_owner in (None, owner)
                 if host.id in wanted and free:
                     host.lease_owner, host.lease_expires_at = owner, until
                     host.last_seen_at, host.blocked_since = now, blocked_since

@@ -131,7 +131,7 @@ class Host:
             token=self.token,
             previous_token=self.previous_token,
             nodes=sum(node.life.state != RETIRED for node in self.nodes.values()),
-            instances=len({charged.uuid for node in self.nodes.values() for charged in node.allocations.values()}),
+            instances=sum(len(node.allocations) for node in self.nodes.values()),
         )
 
     def generations(self) -> dict[int, int]:

@@ -36,7 +36,7 @@ class HostRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The service record of a host. ``version`` is the release of the worker that started last, at ``started_at``.
     ``lease_owner``: the worker that has the host's lease, until ``lease_expires_at``; None: nobody. ``token`` and
     ``previous_token``: the last two that were put on the broker for the host (see ``Store.renew_token``). ``nodes`` counts
-    the nodes that are not retired; ``instances`` counts those that are charged to the host."""
+    the nodes that are not retired; ``instances`` counts what is charged to the host."""
 
     id: int
     name: str

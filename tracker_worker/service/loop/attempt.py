@@ -79,8 +79,11 @@ class Attempts:
     def _create_nodes(self, items: Sequence[Item]) -> None:
         for item in items:
             if isinstance(item, Chore):
-                reported = [c.node for c in item.commands if isinstance(c, commands.ReportNode)]
-                self._ledgers.create_nodes(item.host, reported)
+                for command in item.commands:
+                    if isinstance(command, commands.ReportNode):
+                        self._ledgers.create_nodes(item.host, [command.node])
+                    elif isinstance(command, commands.ReportList) and not item.if_new:
+                        self._ledgers.create_nodes(item.host, sorted(command.nodes))
 
 
 def _reads(item: Item) -> bool:

@@ -17,10 +17,13 @@ from tracker_worker.errors import StoreUnavailable
 from tracker_worker.ids import NewIds
 from tracker_worker.notifications.render import PLAIN, Style
 from tracker_worker.service.chores.audits import Audits
+from tracker_worker.service.chores.elsewhere import Elsewhere
+from tracker_worker.service.chores.expiry import Expiry
 from tracker_worker.service.chores.inventories import Inventories
 from tracker_worker.service.chores.leases import Leases
 from tracker_worker.service.chores.pruning import Pruning
 from tracker_worker.service.chores.relay import Relay
+from tracker_worker.service.clock import Clock
 from tracker_worker.service.loop.attempt import Attempts
 from tracker_worker.service.loop.batch import Decider
 from tracker_worker.service.loop.engine import Engine
@@ -53,7 +56,7 @@ class EngineThread:
         topics: Sequence[str] = (),
         style: Style = PLAIN,
         counters: Counters,
-        clock: Callable[[], int],
+        clock: Clock,
         died: Callable[[BaseException], None],
         monotonic: Callable[[], float] = threads.monotonic,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
@@ -70,18 +73,23 @@ class EngineThread:
         ledgers = Ledgers(store)
         inbox = Inbox(store)
         self._relay = Relay(store, bus, topics=topics if notify else (), monotonic=monotonic, wake=wake)
+        self._expiry = Expiry(clock=clock, bus=bus, policy=policy, submit=self.submit)
         self._leases = Leases(
             store=store,
             bus=bus,
             ledgers=ledgers,
             relay=self._relay,
+            expiry=self._expiry,
             hosts=hosts,
             owner=owner,
             gained=self.audit,
             clock=clock,
             monotonic=monotonic,
         )
-        self._pruning = Pruning(store=store, ledgers=ledgers, leases=self._leases, clock=clock)
+        self._elsewhere = Elsewhere(store=store, ledgers=ledgers, held=lambda: self._leases.held, submit=self.submit)
+        self._pruning = Pruning(
+            store=store, ledgers=ledgers, leases=self._leases, clock=clock, policy=policy, submit=self.submit
+        )
         self._audits = Audits(
             inventories=inventories,
             bus=bus,
@@ -89,6 +97,7 @@ class EngineThread:
             leases=self._leases,
             policy=policy,
             submit=self.submit,
+            listed=self.look_elsewhere,
             monotonic=monotonic,
             count=counters.add,
             max_answer_bytes=max_answer_bytes,
@@ -107,6 +116,7 @@ class EngineThread:
                     policy=policy,
                     clock=clock,
                     monotonic=monotonic,
+                    may_expire=self._expiry.may,
                     new_unit=partial(
                         UnitOfWork,
                         store,
@@ -169,6 +179,10 @@ class EngineThread:
         """The bus has these notifications."""
         self._relay.confirmed(keys)
 
+    def emptied(self, host: str) -> None:
+        """No message was ready in the host's queue, and everything that was delivered before has been submitted."""
+        self._engine.run(lambda: self._expiry.emptied(host))
+
     def lost(self) -> None:
         """The consuming connection is gone: what came over it and is not decided comes again."""
         self._engine.run(self._engine.drop_lost)
@@ -212,6 +226,12 @@ class EngineThread:
         self._leases.acquire()
         return self._leases.held
 
+    def allow(self, hosts: frozenset[str]) -> None:
+        """Do the chores of these hosts only, from now on. Without a call, those of all hosts are done."""
+        self._leases.allowed = hosts
+        if self._leases.begun:
+            self.renew_leases()
+
     @property
     def held(self) -> frozenset[str]:
         """The hosts whose chores this worker does."""
@@ -230,6 +250,7 @@ class EngineThread:
         """Take or renew the leases of all hosts, and relay the hosts that are held. No notification is published before
         the first call of this method."""
         self._engine.run(self._leases.renew)
+        self._engine.run(self._elsewhere.look)
         if self._refusals:
             self._engine.run(self._keep_refusals)
 
@@ -237,10 +258,14 @@ class EngineThread:
         """Expire claims of a host that are due and read its inventories, if this worker holds the host's lease."""
         self._engine.run(lambda: self._audits.periodic(host))
 
-    def prune(self, *, inbox_seconds: int, outbox_seconds: int) -> None:
-        """Drop older rows of the inbox and of the confirmed part of the outbox, for the hosts whose leases this worker
-        holds."""
-        step = self._pruning.begin(inbox_seconds=inbox_seconds, outbox_seconds=outbox_seconds)
+    def look_elsewhere(self) -> None:
+        """Find the nodes of the held hosts that are charged on other hosts, which no longer list them."""
+        self._engine.run(self._elsewhere.look)
+
+    def prune(self, *, inbox_seconds: int, outbox_seconds: int, keeps_inbox: bool = False) -> None:
+        """Drop older rows of the inbox and of the confirmed part of the outbox, and deletions that were remembered for long
+        enough, for the hosts whose leases this worker holds. ``keeps_inbox``: nothing of the inbox."""
+        step = self._pruning.begin(inbox_seconds=inbox_seconds, outbox_seconds=outbox_seconds, keeps_inbox=keeps_inbox)
 
         def task() -> None:
             # A waiting batch may be committed already without the worker's knowledge. Its inbox rows must not be pruned.

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from tracker_worker.domain.allocation import Allocation
 from tracker_worker.domain.ledger import HostLedger
+from tracker_worker.domain.life import DRAINING, MISSING
 from tracker_worker.store.sql import rows
 from tracker_worker.store.sql.schema import allocations, deletions, histories, hosts, nodes, streams
 
@@ -39,6 +40,17 @@ def refreshed(connection: sa.Connection, known: Mapping[str, Mapping[int, int]])
         for name, generations in stored.items()
         if not known[name] or known[name] != generations
     }
+
+
+def missing_nodes(connection: sa.Connection) -> list[tuple[str, str]]:
+    """See ``Store.missing_nodes``."""
+    # An operator's mark is shown before what the driver says, which is in ``life``.
+    charged = (
+        sa.select(hosts.c.name.label("host"), nodes.c.name, nodes.c.life)
+        .select_from(nodes.join(hosts))
+        .where(nodes.c.running_vms > 0, nodes.c.state.in_((MISSING, DRAINING)))
+    )
+    return sorted((row.host, row.name) for row in connection.execute(charged) if not rows.life_from(row.life).listed)
 
 
 def page(

@@ -13,11 +13,12 @@ from typing import Any
 import msgspec
 
 from tracker_worker.store.base import Commit, Conflict
-from tracker_worker.store.sql.statements import HISTORY, PARAMETER
+from tracker_worker.store.sql.statements import PARAMETER
 
-_BEGIN_HISTORY = f"""\
+_BEGIN_HISTORY = """\
 INSERT INTO histories (ledger_id, since, reason, predecessor)
-SELECT :ledger_id, :since, :reason, :predecessor WHERE :predecessor = ({HISTORY})"""
+SELECT :ledger_id, :since, :reason, present.ledger_id FROM histories AS present
+WHERE present.ledger_id = :predecessor AND present.number = (SELECT max(number) FROM histories)"""
 _FORGET_DELETIONS = "DELETE FROM deletions WHERE node_id = :node_id"
 _DROP_NODE = """\
 DELETE FROM nodes WHERE id = :node_id AND NOT EXISTS (SELECT 1 FROM allocations WHERE node_id = :node_id)"""

@@ -14,8 +14,9 @@ on.
 
 Within the statement, everything else waits for ``changed``, which locks the nodes in the order of their ids, and happens only
 if all nodes have the expected generation. All parts see the rows as they were before the statement. What is deleted is no
-longer in the way of a unique index, though: ``kept`` therefore waits for ``released``, as an instance may be charged anew. At
-the end the statement divides by zero (SQLSTATE 22012: nothing else in it divides) if a number of rows is not the expected one,
+longer in the way of a unique index, though: ``kept`` therefore waits for ``released``, as an instance may be charged anew.
+``released`` compares with an array: the planner takes a document for 100 rows, and would scan the table for so many. At the
+end the statement divides by zero (SQLSTATE 22012: nothing else in it divides) if a number of rows is not the expected one,
 so that nothing of it stays.
 
 The columns of ``nodes`` come from ``rows.NODE_COLUMNS``: a new resource class adds no line here.
@@ -135,8 +136,9 @@ WITH given_nodes AS (
     UPDATE streams SET sequence = given.sequence, occurred_at = given.occurred_at
     FROM given_nodes AS given WHERE streams.id = given.stream_id AND (SELECT is_so FROM ready)
 ), released AS (
-    DELETE FROM allocations USING json_to_recordset(%(released)s::json) AS given (id varchar)
-    WHERE allocations.id = given.id AND (SELECT is_so FROM ready)
+    DELETE FROM allocations
+    WHERE id = ANY (ARRAY(SELECT id FROM json_to_recordset(%(released)s::json) AS given (id varchar)))
+        AND (SELECT is_so FROM ready)
     RETURNING 1
 ), kept AS (
     INSERT INTO allocations (

@@ -164,6 +164,10 @@ class SQLStore(Store):
                 .on_conflict_do_nothing()
             )
 
+    def missing_nodes(self) -> list[tuple[str, str]]:
+        with self._sessions.read() as connection:
+            return reading.missing_nodes(connection)
+
     def stream_id(self, host: str, node: str) -> int:
         with self._sessions.write() as connection:
             return cursors.stream(connection, self._sessions.insert, host, node)
@@ -262,7 +266,8 @@ class SQLStore(Store):
         blocked_since: int | None = None,
     ) -> set[int]:
         wanted = sorted(host_ids)
-        free = sa.or_(hosts.c.lease_owner.is_(None), hosts.c.lease_owner == owner, hosts.c.lease_expires_at < now)
+        expired = sa.or_(hosts.c.lease_expires_at < now, hosts.c.lease_expires_at > until + (until - now) // 2)
+        free = sa.or_(hosts.c.lease_owner.is_(None), hosts.c.lease_owner == owner, expired)
         with self._sessions.write() as connection:
             # In the order of the ids, so that two workers do not wait for each other's hosts crosswise.
             in_order = sa.select(hosts.c.id).where(hosts.c.id.in_(wanted)).order_by(hosts.c.id)

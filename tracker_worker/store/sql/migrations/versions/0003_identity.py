@@ -24,7 +24,7 @@ down_revision = "0002"
 branch_labels = None
 depends_on = None
 
-LOG = logging.getLogger(__name__)
+LOG = logging.getLogger("tracker_worker.store.sql.migration")
 
 _AT_A_TIME = 1000
 _UUID = re.compile(
