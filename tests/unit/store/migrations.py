@@ -37,6 +37,8 @@ FIRST_REVISION = (
         f" VALUES ({id}, 1, 'n{id}', 0, {sequence}, true, 0, 0, 0, 0, 0, 0)"
         for id, sequence in ((1, 9), (2, 0))
     ),
+    "INSERT INTO outbox (node_id, sequence, message_id, event_type, priority, payload, occurred_at)"
+    " VALUES (1, 8, 'a', 'e', 'INFO', '', 1), (1, 9, 'b', 'e', 'INFO', '', 2)",
     "INSERT INTO relay_cursor (node_id, sequence) VALUES (1, 7)",
     "INSERT INTO relay_cursor (node_id, sequence) VALUES (2, 0)",
 )
