@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an operator does to nodes and hosts. Each change is one commit in the database, with or without running workers.
+"""What an operator does to nodes, hosts and instances. Each change is one commit in the database, whether workers run or not.
 
 A worker notices a change because the generations of the nodes have risen: its next commit on them fails, and it reads them
 again.

@@ -18,7 +18,7 @@ from tracker_worker.domain.ledger import HostLedger, NodeLedger
 from tracker_worker.ids import NewIds
 from tracker_worker.notifications.notification import Notification
 from tracker_worker.notifications.render import PLAIN, Style, render
-from tracker_worker.store.base import Commit, History, InboxRow, Store
+from tracker_worker.store.base import EVERY_TOPIC, Commit, History, InboxRow, Store
 from tracker_worker.store.ledgers import Ledgers
 
 
@@ -46,6 +46,8 @@ class UnitOfWork:
         self._asked = asked
         self.changed: dict[int, NodeLedger] = {}
         self.notifications: list[Notification] = []
+        # Where notifications are switched off: stream id -> the last number that is not published.
+        self._unpublished: dict[int, int] = {}
         # The hosts with an answer that rests on more nodes than it changed: the commit checks the generations of all of them.
         self.unverified: set[str] = set()
 
@@ -70,6 +72,8 @@ class UnitOfWork:
                 event, ledger, message_id=self._new_id(event.at), asked=asked or self._asked, style=self._style
             )
             self.notifications.append(notification)
+        else:
+            self._unpublished[ledger.stream_id] = ledger.sequence
 
     def commit(
         self,
@@ -87,10 +91,11 @@ class UnitOfWork:
         """
         commit = Commit(
             history=history,
+            ledger_id=self._ledgers.ledger_id if history is None else history.ledger_id,
             ledgers=list(self.changed.values()),
             notifications=self.notifications,
             inbox_rows=inbox_rows,
-            cursors=cursors or {},
+            cursors={**(cursors or {}), **self._passed_over()},
             verified=self._verified(),
         )
         if faults.hook is not None:
@@ -99,9 +104,13 @@ class UnitOfWork:
         if faults.hook is not None:
             faults.hook("after_commit")
 
+    def _passed_over(self) -> dict[tuple[int, str], int]:
+        """The numbers that no outbox row has, for the cursors to pass over: a row that is missing is lost."""
+        return {(stream_id, EVERY_TOPIC): sequence for stream_id, sequence in self._unpublished.items()}
+
     def _verified(self) -> dict[int, dict[int, int]]:
-        """The hosts with an answer that rests on more nodes than it changed, unless the commit changes all of them and so checks
-        them."""
+        """The hosts with an answer that rests on more nodes than it changed, unless the commit changes all of them and so
+        checks them."""
         hosts = [self._ledgers.get(name) for name in self.unverified]
         return {
             host.id: {ledger.id: ledger.stored_generation for ledger in host}
@@ -113,3 +122,4 @@ class UnitOfWork:
         """Note in the changed ledgers that the store has them now."""
         for ledger in self.changed.values():
             ledger.committed()
+            self._ledgers.note(ledger)

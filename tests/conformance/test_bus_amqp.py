@@ -7,10 +7,12 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 
+import amqp
 import pytest
 
 from tests.conformance.bus import NOBODY, BusContract
 from tests.conformance.bus_amqp import Broker
+from tests.conformance.markers import FIRST, SECOND, MarkersContract, ServeContract
 from tests.support.bus import (
     HOST_1,
     HOST_2,
@@ -25,7 +27,7 @@ from tests.support.bus import (
 )
 from tests.support.deadline import wait_until
 from tracker_worker.bus.amqp.bus import AMQPBus
-from tracker_worker.bus.base import FANOUT, SHARED, DeadLetter, Reply
+from tracker_worker.bus.base import FANOUT, SHARED, DeadLetter, MarkerUnavailable, Reply
 from tracker_worker.wire.message import ReplyTo
 
 
@@ -47,8 +49,59 @@ class AMQPCase(BusCase):
         return broker
 
 
-class TestAMQPBus(BusContract, AMQPCase):
+class TestAMQPBus(BusContract, MarkersContract, ServeContract, AMQPCase):
     """The whole contract, on both types of queues."""
+
+
+class TestMarkers(AMQPCase):
+    def test_the_marker_is_one_message_that_survives_a_restart(self, broker: Broker) -> None:
+        with broker.bus().markers() as markers:
+            for marker in (FIRST, SECOND):
+                with markers.locked(HOST_1):
+                    markers.write(HOST_1, marker)
+            for _ in range(12):
+                markers.look(HOST_1)
+        wait_until(lambda: broker.count(f"tracker_ledger.{HOST_1}") == 1, "the message is given back")
+        message = broker.take(f"tracker_ledger.{HOST_1}")
+        assert message.properties["delivery_mode"] == 2
+        assert int(message.properties.get("application_headers", {}).get("x-delivery-count", 0)) < 10
+
+    def test_an_empty_queue_means_to_look_again_and_not_that_nobody_owns_the_host(self, broker: Broker) -> None:
+        with broker.bus().markers() as markers:
+            with markers.locked(HOST_1):
+                markers.write(HOST_1, FIRST)
+            broker.take(f"tracker_ledger.{HOST_1}")
+            with pytest.raises(MarkerUnavailable, match=f"tracker_ledger.{HOST_1} is empty"):
+                markers.look(HOST_1)
+            with markers.locked(HOST_1):
+                markers.write(HOST_1, SECOND)
+            assert markers.look(HOST_1) == SECOND
+
+    def test_a_message_that_is_held_meanwhile_does_not_come_back_in_place_of_a_later_one(self, broker: Broker) -> None:
+        with broker.bus().markers() as markers:
+            with markers.locked(HOST_1):
+                markers.write(HOST_1, FIRST)
+            held = broker.channel.basic_get(f"tracker_ledger.{HOST_1}")
+            with markers.locked(HOST_1):
+                markers.write(HOST_1, SECOND)
+            broker.channel.basic_reject(held.delivery_tag, requeue=True)
+            assert {markers.look(HOST_1) for _ in range(10)} == {SECOND}
+
+    def test_a_message_that_no_worker_has_written_is_the_marker_of_another_ledger(self, broker: Broker) -> None:
+        with broker.bus().markers() as markers:
+            with markers.locked(HOST_1):
+                markers.write(HOST_1, FIRST)
+            broker.channel.basic_publish_confirm(
+                amqp.Message(b"\xff what is this?"), routing_key=f"tracker_ledger.{HOST_1}"
+            )
+            found = markers.look(HOST_1)
+        assert found is not None
+        assert "what is this?" in found.ledger_id
+
+    def test_without_a_broker_a_marker_is_out_of_sight(self, broker: Broker) -> None:
+        broker.lines.cut()
+        with pytest.raises(MarkerUnavailable, match="no broker can be reached"), broker.bus().markers():
+            pass
 
 
 class TestLostConnection(AMQPCase):

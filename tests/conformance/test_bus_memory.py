@@ -12,6 +12,7 @@ from uuid import uuid4
 import pytest
 
 from tests.conformance.bus import BusContract
+from tests.conformance.markers import MarkersContract, ServeContract
 from tests.support.bus import Letter, Outside
 from tests.support.deadline import SECONDS
 from tracker_worker.bus.base import Bus
@@ -55,7 +56,7 @@ class MemoryOutside(Outside):
         return Letter(parked.body, parked.headers)
 
 
-class TestMemoryBus(BusContract):
+class TestMemoryBus(BusContract, MarkersContract, ServeContract):
     @pytest.fixture
     def outside(self) -> Outside:
         return MemoryOutside()

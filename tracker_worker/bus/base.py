@@ -14,7 +14,8 @@ serves the host next.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,9 +118,10 @@ Refusal = RefusedDeadLetter | RefusedPublication
 class Listener:
     """The functions that the bus calls on its own threads. They return immediately and never raise.
 
-    ``lost``: the consuming connection is gone, and nothing that came over it is handed over any more. All of it that is not
-    settled will be delivered again, so that whoever has not decided it yet drops it. ``refused``: the broker does not take
-    these messages, and the bus does not send them again; it leaves the delivery of a dead letter unsettled.
+    ``opened``: there is a new consuming connection, over which nothing has been handed over yet. ``lost``: that connection is
+    gone, and nothing that came over it is handed over any more. All of it that is not settled will be delivered again, so that
+    whoever has not decided it yet drops it. ``refused``: the broker does not take these messages, and the bus does not send
+    them again; it leaves the delivery of a dead letter unsettled. ``emptied``: see ``Bus.report_empty``.
     """
 
     received: Callable[[Sequence[Delivery]], None]
@@ -127,6 +129,8 @@ class Listener:
     confirmed: Callable[[Sequence[Any]], None]
     refused: Callable[[Sequence[Refusal]], None]
     died: Callable[[BaseException], None]
+    emptied: Callable[[str], None] = lambda host: None
+    opened: Callable[[], None] = lambda: None
 
 
 class Blocked(msgspec.Struct, frozen=True, kw_only=True):
@@ -135,6 +139,42 @@ class Blocked(msgspec.Struct, frozen=True, kw_only=True):
 
     reason: str
     since: float
+
+
+class Marker(msgspec.Struct, frozen=True, kw_only=True):
+    """What the broker says about a host: its queue is served from the ledger ``ledger_id``, by a worker that began with
+    ``token``."""
+
+    ledger_id: str
+    token: str
+
+
+class MarkerUnavailable(Exception):
+    """The marker of a host cannot be seen or written at this moment: look again."""
+
+
+class Markers(ABC):
+    """The markers of hosts, for one thread and one block of ``Bus.markers``. Every method raises MarkerUnavailable."""
+
+    @abstractmethod
+    def look(self, host: str) -> Marker | None:
+        """Return the marker and leave it as it is; None: the host has none, and no ledger owns it."""
+
+    @abstractmethod
+    def write(self, host: str, marker: Marker) -> None:
+        """Replace the marker, and return once it was read back. The caller has ``locked`` the host."""
+
+    @abstractmethod
+    def locked(self, host: str) -> AbstractContextManager[None]:
+        """Keep others from writing the marker of the host until the end of the block."""
+
+    @abstractmethod
+    def consumers(self, host: str) -> int:
+        """Return how many consumers the queue of the host has; 0 if it does not exist."""
+
+    @abstractmethod
+    def answers(self, host: str) -> bool:
+        """Whether a worker that consumes the queue of the host answers a ping within two seconds."""
 
 
 class Receiver(ABC):
@@ -174,6 +214,18 @@ class Bus(ABC):
         """Begin to serve the hosts' queues in the background. The bus waits for a broker that cannot be reached. One thread."""
 
     @abstractmethod
+    def serve(self, hosts: Collection[str]) -> None:
+        """Of the hosts of ``start``, serve exactly these from now on, over later connections too, beside the shared queue and
+        fanouts. Before ``start``: from the start on; without a call, all are served. Where a host is left out that is served
+        now, the consuming connection is replaced, so that its deliveries return to their queue. Any thread; returns
+        immediately."""
+
+    @abstractmethod
+    def markers(self) -> AbstractContextManager[Markers]:
+        """The markers of hosts for a block, also before ``start``. Any thread. Raises MarkerUnavailable: no broker can be
+        reached."""
+
+    @abstractmethod
     def pause(self) -> None:
         """Hand over no further delivery. Any thread."""
 
@@ -195,6 +247,12 @@ class Bus(ABC):
         """Read user and password of ``[DEFAULT] transport_url`` again, from the files and the environment that ``conf`` was
         read from, and connect with them if they have changed. What cannot be read is logged, and the old ones hold. One
         thread."""
+
+    @abstractmethod
+    def report_empty(self, hosts: Sequence[str]) -> None:
+        """Call ``Listener.emptied`` with each of these hosts once no message is ready in the host's queue and everything that
+        was delivered from it before has been handed over. A queue that does not exist is empty; the bus need not serve the
+        host. These hosts replace those of the call before. Any thread; returns immediately."""
 
     def figures(self) -> Mapping[str, int]:
         """What the bus counts, by names of ``counters.NAMES``. Any thread."""

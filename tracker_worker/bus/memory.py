@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,9 @@ from tracker_worker.bus.base import (
     DeadLetter,
     Delivery,
     Listener,
+    Marker,
+    Markers,
+    MarkerUnavailable,
     Outgoing,
     Publication,
     Receiver,
@@ -49,13 +53,15 @@ Consumer = Callable[[Sequence[Delivery]], None]
 
 class MemoryBroker:
     """Queues of one process. The first consumer of a queue is its active one, the others are standbys. ``notifications`` and
-    ``parked`` hold messages that nobody has taken yet. Any thread may call any method."""
+    ``parked`` hold messages that nobody has taken yet; ``markers`` has the markers of hosts. Any thread may call any method."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._waiting: dict[str, deque[Delivery]] = {}
         self._consumers: dict[str, list[Consumer]] = {}
         self._replies: dict[str, Callable[[bytes], None]] = {}
+        self._locked: set[str] = set()
+        self.markers: dict[str, Marker] = {}
         self.notifications: threads.SimpleQueue[bytes] = threads.SimpleQueue()
         self.parked: threads.SimpleQueue[Parked] = threads.SimpleQueue()
 
@@ -114,6 +120,29 @@ class MemoryBroker:
         if consumers and (waiting := self._waiting.pop(source, None)):
             consumers[0](list(waiting))
 
+    def is_empty(self, source: str) -> bool:
+        """Whether no message waits in a queue."""
+        with self._lock:
+            return not self._waiting.get(source)
+
+    def consumers(self, source: str) -> int:
+        """How many consumers a queue has."""
+        with self._lock:
+            return len(self._consumers.get(source, ()))
+
+    @contextmanager
+    def locked(self, host: str) -> Iterator[None]:
+        """Nobody else locks the marker of the host during the block. Raises MarkerUnavailable: somebody has."""
+        with self._lock:
+            if host in self._locked:
+                raise MarkerUnavailable(f"another thread writes the marker of host {host}")
+            self._locked.add(host)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._locked.remove(host)
+
     def open_replies(self, name: str, receiver: Callable[[bytes], None]) -> None:
         """Make a reply queue; ``receiver`` is called on the thread that publishes the reply."""
         with self._lock:
@@ -125,6 +154,28 @@ class MemoryBroker:
             receiver(body)
 
 
+class MemoryMarkers(Markers):
+    """The markers of a MemoryBroker."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        self._broker = broker
+
+    def locked(self, host: str) -> AbstractContextManager[None]:
+        return self._broker.locked(host)
+
+    def consumers(self, host: str) -> int:
+        return self._broker.consumers(host)
+
+    def look(self, host: str) -> Marker | None:
+        return self._broker.markers.get(host)
+
+    def write(self, host: str, marker: Marker) -> None:
+        self._broker.markers[host] = marker
+
+    def answers(self, host: str) -> bool:
+        return self._broker.consumers(host) > 0  # whoever consumes runs in this process
+
+
 class MemoryBus(Bus, Receiver, Sender):
     """The bus port on a MemoryBroker: one object is both sides. ``monotonic`` gives seconds."""
 
@@ -133,6 +184,7 @@ class MemoryBus(Bus, Receiver, Sender):
         self._broker = broker
         self._monotonic = monotonic
         self._listener: Listener | None = None
+        self._serving: Collection[str] | None = None
         self._sources: list[str] = []
         self._lock = threading.Lock()
         self._unsettled: OrderedDict[int, Delivery] = OrderedDict()
@@ -143,10 +195,33 @@ class MemoryBus(Bus, Receiver, Sender):
     def start(self, hosts: Sequence[str], listener: Listener) -> None:
         self._listener = listener
         self._paused = False
+        self._connect(hosts if self._serving is None else self._serving)
+
+    def _connect(self, hosts: Collection[str]) -> None:
+        assert self._listener is not None
         self._last_start = self._tags
-        self._sources = [*hosts, SHARED, FANOUT]
-        for source in self._sources:
+        self._listener.opened()
+        self._consume([*hosts, SHARED, FANOUT])
+
+    def _consume(self, sources: Sequence[str]) -> None:
+        self._sources += sources
+        for source in sources:
             self._broker.consume(source, self._receive)
+
+    def serve(self, hosts: Collection[str]) -> None:
+        self._serving = hosts
+        if self._listener is None or not self._sources:
+            return  # also while the connection is replaced
+        if set(self._sources) <= {*hosts, SHARED, FANOUT}:
+            self._consume([host for host in hosts if host not in self._sources])
+            return
+        self._disconnect()
+        self._listener.lost()
+        self._connect(self._serving)  # ``lost`` may have called this method
+
+    @contextmanager
+    def markers(self) -> Iterator[Markers]:
+        yield MemoryMarkers(self._broker)
 
     def _receive(self, deliveries: Sequence[Delivery]) -> None:
         assert self._listener is not None
@@ -164,11 +239,14 @@ class MemoryBus(Bus, Receiver, Sender):
         self._paused = True
 
     def stop(self, timeout_seconds: float) -> None:
-        sources, self._sources = self._sources, []
-        self._broker.leave(sources, self._receive, self._take_unsettled)
+        self._disconnect()
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.lost()
+
+    def _disconnect(self) -> None:
+        sources, self._sources = self._sources, []
+        self._broker.leave(sources, self._receive, self._take_unsettled)
 
     def _take_unsettled(self) -> list[Delivery]:
         with self._lock:
@@ -194,6 +272,13 @@ class MemoryBus(Bus, Receiver, Sender):
 
     def repair(self) -> None:
         """Nothing of a MemoryBroker can be gone."""
+
+    def report_empty(self, hosts: Sequence[str]) -> None:
+        listener = self._listener
+        for host in hosts:
+            # What is not waiting was handed over, on the thread that published it.
+            if listener is not None and not self._paused and self._broker.is_empty(host):
+                listener.emptied(host)
 
     def settle(self, deliveries: Iterable[Delivery]) -> None:
         with self._lock:

@@ -218,7 +218,7 @@ def _check_names(conf: cfg.ConfigOpts) -> None:
     names = [
         ("[DEFAULT] control_exchange", conf.control_exchange),
         ("[tracker] topic", f"{topic}_fanout_{32 * '0'}"),
-        *(("[tracker] hosts", f"{topic}.{host}") for host in conf.tracker.hosts),
+        *(("[tracker] hosts", f"{topic}_ledger_lock.{host}") for host in conf.tracker.hosts),
         ("[bus] dead_letter_queue", conf.bus.dead_letter_queue),
         *(("[notifications] topics", f"{name}.critical") for name in conf.notifications.topics),
     ]

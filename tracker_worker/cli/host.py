@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``tracker-worker host``: list, rename and forget hosts, in the database."""
+"""``tracker-worker host``: list, rename and forget hosts, in the database; adopt a host that another ledger served."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from tracker_worker.cli.administration import administration
-from tracker_worker.cli.context import Commands, Settings
+from tracker_worker.cli.context import Commands, Settings, keep_logs_quiet
 from tracker_worker.cli.output import JSON, format_option, plain, show_json, show_table, to_seconds
 
 _COLUMNS = ("Host", "Queue", "Active", "Lease until", "Last seen", "Release", "Nodes", "Instances")
@@ -17,7 +17,7 @@ _COLUMNS = ("Host", "Queue", "Active", "Lease until", "Last seen", "Release", "N
 
 @click.group(cls=Commands)
 def host() -> None:
-    """List, rename and forget hosts."""
+    """List, rename, forget and adopt hosts."""
 
 
 @host.command("list")
@@ -63,6 +63,35 @@ def forget(settings: Settings, host: str) -> None:
         operator.forget_host(host)
     topic = settings.load(messaging=False).tracker.topic
     click.echo(plain(f"Host {host} is forgotten. Delete its queue too: {topic}.{host}"))
+
+
+@host.command()
+@click.argument("host", metavar="HOST")
+@click.pass_obj
+def adopt(settings: Settings, host: str) -> None:
+    """Let this configuration's database be the ledger of HOST from now on.
+
+    The broker keeps for each host which ledger it is served from, and no worker with another one serves it: after a
+    machine was installed anew, after a database was lost, and with the copy of a database. Stop the worker that serves
+    the host first. A worker of this configuration that is refused goes on by itself within a few seconds.
+
+    The copy of a ledger that has served the host becomes a new history of its own, with a new ledger_id, of all its
+    hosts.
+    """
+    from tracker_worker.cli.adoption import adopt_host
+    from tracker_worker.cli.ledgers import opened_store
+
+    conf = settings.load()
+    keep_logs_quiet(conf)
+    with opened_store(conf) as store:
+        adopted = adopt_host(store, conf, host)
+    if adopted.is_new_history:
+        click.echo(
+            f"The database goes on in a new history, because the ledger {adopted.before} is that of another copy."
+        )
+    click.echo(
+        f"Host {host} is served from the ledger {adopted.ledger_id} now; it was served from {adopted.before or 'none'}."
+    )
 
 
 def read_hosts(settings: Settings) -> list[dict[str, Any]]:

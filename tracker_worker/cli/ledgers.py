@@ -15,7 +15,7 @@ from oslo_config import cfg
 from tracker_worker.cli.context import CommandFailed
 from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.errors import ConfigurationError
-from tracker_worker.store.base import Store
+from tracker_worker.store.base import Store, Stream
 from tracker_worker.store.sql import engines, migration
 from tracker_worker.store.sql.location import configured_url
 from tracker_worker.store.sql.store import SQLStore
@@ -83,6 +83,18 @@ def load_host(store: Store, name: str) -> HostLedger:
     if host is None:
         raise CommandFailed(f"the database has no host {name}")
     return host
+
+
+def find_stream(store: Store, host: str, node: str) -> Stream:
+    """Return the stream of these names, also if they are no longer those of a node.
+
+    Raises CommandFailed: the database has no such stream.
+    """
+    streams = store.streams(host)
+    found = [stream for stream in streams if stream.node == node]
+    if not found:
+        raise CommandFailed(f"host {host} has no node {node}" if streams else f"the database has no host {host}")
+    return found[0]
 
 
 def load_hosts(store: Store, name: str | None = None) -> list[HostLedger]:

@@ -2,9 +2,9 @@
 """The worker: builds its parts, starts them in order, and stops them in order. The only module of the service that chooses
 drivers.
 
-Start: store and its schema -> service records -> free leases -> engine -> one inventory of every host, committed for the hosts
-whose lease this worker has, and for others where the ledger has none -> bus. Drivers that do not answer in time are not waited
-for.
+Start: store and its schema -> service records -> the hosts' markers on the broker, and what of the hosts this worker's ledger
+may serve -> free leases -> engine -> one inventory of every host, committed for the hosts whose lease this worker has, and for
+others where the ledger has none -> bus. Drivers that do not answer in time are not waited for.
 
 Stop: receive nothing new -> finish and commit the batch in hand -> publish replies and notifications until they are
 confirmed, and acknowledge -> close the connections without a basic.cancel, so that messages which were not started return
@@ -31,13 +31,14 @@ from tracker_worker.conf.names import check_names
 from tracker_worker.conf.policy import read_policy
 from tracker_worker.counters import Counters
 from tracker_worker.domain.policy import Policy
-from tracker_worker.domain.values import SECOND
 from tracker_worker.errors import ConfigurationError, TrackerError
 from tracker_worker.inventory.base import InventoryDriver, load_driver
 from tracker_worker.notifications.style import read_style
 from tracker_worker.service.chores.inventories import Inventories
 from tracker_worker.service.chores.leases import LEASE_SECONDS
+from tracker_worker.service.chores.ownership import Ownership
 from tracker_worker.service.chores.timers import Timers
+from tracker_worker.service.clock import Clock
 from tracker_worker.service.first_audit import FirstAudit, StartCancelled
 from tracker_worker.service.loop.thread import EngineThread
 from tracker_worker.service.requests.reader import RequestReader
@@ -53,12 +54,14 @@ LOG = logging.getLogger(__name__)
 _FIRST_AUDIT_SECONDS = 5.0
 # Drivers that hang are looked for this often.
 _HANGING_SECONDS = 5
+# A start goes on without the markers of its hosts after this time. No host is served before its marker was seen.
+_FIRST_LOOK_SECONDS = 60
 # Of the time for a stop, what is kept for publishing and acknowledging while the engine's batch does not end.
 _PUBLISHING_SHARE = 0.2
+# It may wait for a broker that does not answer.
+_OWNERSHIP_STOP_SECONDS = 1.0
 _PRUNE_SECONDS = 30
 _PROBE_SECONDS = 2
-# 317 years: no row is that old.
-_NO_ROW_SECONDS = 10**10
 
 
 class Worker:
@@ -73,12 +76,14 @@ class Worker:
         bus: Bus | None = None,
         store: Store | None = None,
         clock: Callable[[], int] = threads.now_microseconds,
+        monotonic: Callable[[], float] = threads.monotonic,
         died: Callable[[BaseException], None] | None = None,
         stalled: Callable[[str], None] | None = None,
     ) -> None:
-        """``bus`` and ``store`` None: those that the configuration names. ``clock`` gives microseconds. ``stalled`` is called
-        with a sentence when the engine hangs (see ``watchdog``), and should end the process without waiting for the worker;
-        None: ``died`` is called."""
+        """``bus`` and ``store`` None: those that the configuration names. ``clock`` is the time of day of this machine in
+        microseconds, which is the time of a store on SQLite that the configuration names; ``monotonic`` gives seconds, and
+        carries the time of the store on. ``stalled`` is called with a sentence when the engine hangs (see ``watchdog``), and
+        should end the process without waiting for the worker; None: ``died`` is called."""
         self._conf = conf
         self._hosts = _hosts(conf)
         self._died = died or (lambda error: None)
@@ -86,9 +91,10 @@ class Worker:
         self._reply_queues = _reply_queues(conf)
         self._bus = bus or AMQPBus(read_settings(conf))
         self._drivers: dict[str, InventoryDriver] = {host: _driver(conf, host) for host in self._hosts}
-        self._store = store or SQLStore(prepared_url(conf))
-        self._clock = clock
-        self._connected_at: int | None = None
+        self._store = store or SQLStore(prepared_url(conf), now=clock)
+        self._clock = Clock(self._store.time, monotonic=monotonic)
+        self._connected_at: float | None = None
+        self._owner = f"{socket.gethostname()}:{os.getpid()}:{threads.random_bytes(4).hex()}"
         self.counters = Counters()
         self._stop_seconds = float(conf.tracker.stop_seconds)
         self._starting = threading.Lock()
@@ -104,14 +110,34 @@ class Worker:
             inventories=self._inventories,
             policy=self._current_policy,
             hosts=self._hosts,
-            owner=f"{socket.gethostname()}:{os.getpid()}:{threads.random_bytes(4).hex()}",
+            owner=self._owner,
             notify=conf.notifications.driver == "messaging",
             topics=conf.notifications.topics,
             counters=self.counters,
-            clock=clock,
+            clock=self._clock,
             died=self._died,
             max_answer_bytes=conf.bus.max_answer_bytes,
             style=read_style(conf),
+        )
+        self._reader = RequestReader(
+            bus=self._bus,
+            served=self._hosts,
+            owned=lambda: self._ownership.served(),
+            policy=self._current_policy,
+            max_body_bytes=conf.bus.max_body_bytes,
+            every=self._timers.every,
+            submit=self._engine.submit,
+            reply_queues=self._reply_queues,
+        )
+        self._ownership = Ownership(
+            store=self._store,
+            bus=self._bus,
+            hosts=self._hosts,
+            worker=self._owner,
+            received=self._reader.received,
+            changed=self._engine.allow,
+            clock=self._clock,
+            died=self._died,
         )
         self._watchdog = Watchdog(
             self._engine.thread,
@@ -142,6 +168,9 @@ class Worker:
             self._store.register_host(
                 host, topic=self._conf.tracker.topic, version=version("tracker-worker"), now=self._clock()
             )
+        self._engine.allow(frozenset())
+        self._ownership.begin(_FIRST_LOOK_SECONDS)
+        self._go_on()
         # A standby of another worker writes an inventory only where the ledger has none.
         own = self._engine.acquire_leases()
         self._engine.start()
@@ -151,22 +180,15 @@ class Worker:
         self._go_on()
         self._first_audit.run(_FIRST_AUDIT_SECONDS)
         self._go_on()
-        reader = RequestReader(
-            bus=self._bus,
-            served=self._hosts,
-            policy=self._current_policy,
-            max_body_bytes=self._conf.bus.max_body_bytes,
-            every=self._timers.every,
-            submit=self._engine.submit,
-            reply_queues=self._reply_queues,
-        )
         self._bus.start(
             self._hosts,
             Listener(
-                received=reader.received,
+                received=self._ownership.received,
                 confirmed=self._engine.confirmed,
-                lost=self._engine.lost,
+                opened=self._ownership.opened,
+                lost=self._lost,
                 refused=self._engine.refused,
+                emptied=self._engine.emptied,
                 died=self._died,
             ),
         )
@@ -178,6 +200,10 @@ class Worker:
         self._timers.every(_PRUNE_SECONDS, self._prune)
         self._timers.every(_PROBE_SECONDS, self.probe)
         self._timers.start()
+
+    def _lost(self) -> None:
+        self._ownership.lost()
+        self._engine.lost()
 
     def _go_on(self) -> None:
         """Raises StartCancelled: ``stop`` was called in the meantime."""
@@ -195,14 +221,15 @@ class Worker:
     def _prune(self) -> None:
         # Copies wait while this worker is disconnected or does not run, and arrive when it is back. However old they are by
         # then, the inbox still knows their messages for as long as it knows a message whose copy comes immediately.
-        now, retention = self._clock(), self._conf.database.inbox_retention_seconds
+        now, retention = self._clock.monotonic(), self._conf.database.inbox_retention_seconds
         if not self._bus.connected():
             self._connected_at = None
         elif self._connected_at is None:
             self._connected_at = now
-        settled = self._connected_at is not None and now - self._connected_at >= retention * SECOND
+        settled = self._connected_at is not None and now - self._connected_at >= retention
         self._engine.prune(
-            inbox_seconds=retention if settled else _NO_ROW_SECONDS,
+            inbox_seconds=retention,
+            keeps_inbox=not settled,
             outbox_seconds=self._conf.notifications.retention_hours * 3600,
         )
 
@@ -212,8 +239,9 @@ class Worker:
         return self._hosts
 
     def ready(self) -> bool:
-        """Whether requests are being consumed now, as the active worker or as a standby."""
-        return self._bus.connected()
+        """Whether requests are being consumed now, as the active worker or as a standby. A worker whose hosts are all served
+        from other ledgers is not ready."""
+        return self._ownership.settled() and self._bus.connected()
 
     def settled(self) -> bool:
         """Whether this worker has received something from the queue of each host whose chores it does."""
@@ -221,12 +249,13 @@ class Worker:
 
     def standing(self) -> str:
         """Which hosts this worker is active for, and which it is a standby for: "active for h1, h2; standby for h3". Changes
-        are logged from now on."""
+        are logged from now on. Hosts that another ledger owns come last: "refused: h4"."""
         self._engine.announce()
-        active = self._engine.active
+        active, served = self._engine.active, self._ownership.served()
         parts = {
-            "active for": [host for host in self._hosts if host in active],
-            "standby for": [host for host in self._hosts if host not in active],
+            "active for": [host for host in served if host in active],
+            "standby for": [host for host in served if host not in active],
+            "refused:": [host for host in self._hosts if host not in served],
         }
         return "; ".join(f"{what} {', '.join(hosts)}" for what, hosts in parts.items() if hosts)
 
@@ -266,6 +295,7 @@ class Worker:
         self._watchdog.stop()
         self._timers.stop(seconds)
         self._inventories.stop()
+        self._ownership.stop(min(seconds, _OWNERSHIP_STOP_SECONDS))
         self._bus.pause()
         for_engine = (1 - _PUBLISHING_SHARE) * (until - threads.monotonic())
         finished = self._engine.stop(for_engine)

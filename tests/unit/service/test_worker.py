@@ -216,8 +216,8 @@ class TestStop:
     def test_a_stop_writes_the_cursors(self, started_worker: WorkerHarness) -> None:
         started_worker.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
         started_worker.worker.stop()
-        (stream,) = started_worker.store.inner.streams(HOST)
-        assert (stream.sequence, stream.cursors) == (2, {"notifications": 2})
+        [stream] = started_worker.store.inner.streams(HOST)
+        assert (stream.node, dict(stream.cursors)) == (N1, {"notifications": 2})
 
     def test_a_worker_may_be_stopped_twice_and_without_a_start(self, worker_harness: WorkerHarness) -> None:
         worker_harness.worker.stop()

@@ -5,15 +5,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 
 from oslo_config import cfg
 
+from tracker_worker.bus.amqp import markers
 from tracker_worker.bus.amqp.addresses import shared_addresses
 from tracker_worker.bus.amqp.consumer import Consumer
 from tracker_worker.bus.amqp.probes import Probes
 from tracker_worker.bus.amqp.sender import AMQPSender
-from tracker_worker.bus.base import Blocked, Bus, Listener
+from tracker_worker.bus.base import Blocked, Bus, Listener, Markers
 from tracker_worker.bus.settings import BrokerSettings, address, read_again, read_connection, with_logins_of
 from tracker_worker.errors import ConfigurationError
 
@@ -31,6 +33,7 @@ class AMQPBus(Bus):
         # The two connections share the list, so that both are to the same broker if it is there.
         self._addresses = shared_addresses(settings)
         self._started = False
+        self._serving: Collection[str] | None = None
 
     def start(self, hosts: Sequence[str], listener: Listener) -> None:
         self.receiver = Consumer(
@@ -38,6 +41,8 @@ class AMQPBus(Bus):
             hosts,
             received=listener.received,
             lost=listener.lost,
+            emptied=listener.emptied,
+            opened=listener.opened,
             died=listener.died,
             addresses=self._addresses,
         )
@@ -54,9 +59,19 @@ class AMQPBus(Bus):
         self._probes = Probes(
             self._settings, submit=self.sender.submit, unreachable=self.receiver.repair, monotonic=time.monotonic
         )
+        if self._serving is not None:
+            self.receiver.serve(self._serving)
         self._started = True
         self.sender.start()
         self.receiver.start()
+
+    def serve(self, hosts: Collection[str]) -> None:
+        self._serving = hosts
+        if self._started:
+            self.receiver.serve(hosts)
+
+    def markers(self) -> AbstractContextManager[Markers]:
+        return markers.opened(self._settings, [self._addresses.url(number) for number in self._addresses.round()])
 
     def pause(self) -> None:
         if self._started:
@@ -79,6 +94,10 @@ class AMQPBus(Bus):
         if self._started:
             self.sender.repair()
             self.receiver.repair()
+
+    def report_empty(self, hosts: Sequence[str]) -> None:
+        if self._started:
+            self.receiver.report_empty(hosts)
 
     def _open(self) -> bool:
         return self._started and self.receiver.is_open() and self.sender.is_open()

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
@@ -35,11 +36,13 @@ _PAUSE_SECONDS = 1.0
 
 
 class Served:
-    """Belongs to the thread of the consuming connection; ``repair`` may be called on any thread."""
+    """Belongs to the thread of the consuming connection; ``repair`` and ``serve`` may be called on any thread."""
 
     def __init__(self, settings: BrokerSettings, hosts: Sequence[str]) -> None:
+        """``hosts`` are those that are served at first; the prefetch is shared out over them."""
         self._settings = settings
-        self._hosts = hosts
+        self._wanted = tuple(sorted(hosts))
+        self._hosts: tuple[str, ...] = ()  # whose queues the broker delivers, or will
         self.share = max(1, settings.prefetch // max(1, len(hosts)))
         self.sources: dict[str, str] = {}  # by consumer tag, which is the queue's name
         self._queues: dict[str, Queue] = {}
@@ -53,6 +56,7 @@ class Served:
         self._failure = ""  # that was logged
         self._limit = 0
         self._unanswered = 0
+        self._answers: deque[Callable[[], None] | None] = deque()  # whom each answer of the broker concerns, in order
         self._asked = False
         self._check_at = 0.0
         self._not_before = 0.0
@@ -60,6 +64,7 @@ class Served:
     def declare(self, connection: Any) -> None:
         """Declare everything on a new connection."""
         self._connection = connection
+        self._hosts = self._wanted
         queues = topology.served(self._settings, self._hosts)
         self._queues = {queue.name: queue for queue in queues}
         self.sources = {queue.name: queue.source for queue in queues}
@@ -71,21 +76,36 @@ class Served:
         """Have the broker deliver over this channel. Does not wait for anything: a call of the library that waits reads all the
         deliveries that come first."""
         self._channel, self._limit, self._unanswered = channel, 0, 0
+        self._answers.clear()
         self._consume(self._idle - self._refused)
         self._set_limit(self._limit)  # its answer comes when all queues are consumed
         self._check_at = time.monotonic() + _CHECK_SECONDS
 
     def answered(self) -> None:
         """The broker has answered a limit."""
-        self._unanswered -= 1
+        ask = self._answers.popleft()
+        if ask is None:
+            self._unanswered -= 1
+        else:
+            ask()
+
+    def ask(self, answered: Callable[[], None]) -> None:
+        """Call ``answered`` when everything that the broker has delivered by now has arrived."""
+        self._answers.append(answered)
+        internals.set_prefetch(self._channel, self._limit)
 
     def consuming(self) -> bool:
         """Whether the broker delivers."""
         return self._channel is not None and self._unanswered == 0
 
     def complete(self) -> bool:
-        """Whether it delivers from every queue."""
-        return not self._idle
+        """Whether it delivers from every queue. Any thread."""
+        return not self._idle and self._hosts == self._wanted
+
+    def serve(self, hosts: Collection[str]) -> bool:
+        """Serve exactly these hosts from now on. Returns whether the connection has to be replaced: it serves others."""
+        self._wanted = tuple(sorted(hosts))
+        return not set(hosts).issuperset(self._hosts)
 
     def repair(self) -> None:
         """Declare, bind and consume everything again soon. Returns immediately."""
@@ -93,10 +113,17 @@ class Served:
 
     def due(self, now: float) -> bool:
         """Whether ``work`` has something to do at ``now`` (seconds on the monotonic clock)."""
+        return self._check_is_due(now) or (self._connection is not None and self._hosts != self._wanted)
+
+    def _check_is_due(self, now: float) -> bool:
         return now >= self._check_at or (self._asked and now >= self._not_before)
 
     def work(self, now: float) -> None:
-        """Look after what may be gone. Waits for the broker's answers; what it refuses is logged, once."""
+        """Serve further hosts, and look after what may be gone. Waits for the broker's answers; what it refuses is logged,
+        once."""
+        self._add_hosts()
+        if not self._check_is_due(now):
+            return
         self._check_at, self._not_before = now + _CHECK_SECONDS, now + _PAUSE_SECONDS
         asked, self._asked = self._asked, False
         try:
@@ -119,6 +146,19 @@ class Served:
             if str(error) != self._failure:
                 LOG.error("exchanges and queues are not declared again: %s", error)
             self._failure = str(error)
+
+    def _add_hosts(self) -> None:
+        added = [host for host in self._wanted if host not in self._hosts]
+        if not added or self._connection is None:
+            return
+        queues = {queue.name: queue for queue in (topology.host_queue(self._settings, host) for host in added)}
+        refused = topology.declare_queues(self._connection, list(queues.values()), reported=self._refused)
+        self._refused |= {queue.name for queue in refused}
+        self._hosts = tuple(sorted((*self._hosts, *added)))
+        self._queues.update(queues)
+        self.sources.update((name, queue.source) for name, queue in queues.items())
+        self._idle |= queues.keys()
+        self._consume(queues.keys() - self._refused)
 
     def _bind(self, everything: bool) -> None:
         """Bind queues that are consumed: all, or the connection's own."""
@@ -143,6 +183,7 @@ class Served:
         """The connection is lost."""
         self._deleted.clear()
         self._connection = self._channel = None
+        self._hosts = ()
         self._asked = False
 
     def _consume(self, names: AbstractSet[str]) -> None:
@@ -159,6 +200,7 @@ class Served:
     def _set_limit(self, limit: int) -> None:
         self._limit = limit
         self._unanswered += 1
+        self._answers.append(None)
         internals.set_prefetch(self._channel, limit)
 
     def _cancelled(self, name: str) -> None:

@@ -99,7 +99,7 @@ class Audits:
             return
         release = self._policy().release_expired
         expire = [commands.ExpireClaims(node=ledger.name, release=release) for ledger in self._ledgers.get(host)]
-        self._submit(Chore(host=host, commands=expire))
+        self._submit(Chore(host=host, commands=expire))  # while they may not expire, the commands change nothing
         self._inventories.refresh(host, None, self._found)
 
     def step(self, now: float) -> float | None:

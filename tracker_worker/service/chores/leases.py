@@ -13,7 +13,9 @@ from msgspec.structs import replace
 
 from tracker_worker.bus.base import FANOUT, SHARED, Bus
 from tracker_worker.domain.values import SECOND
+from tracker_worker.service.chores.expiry import Expiry
 from tracker_worker.service.chores.relay import Relay
+from tracker_worker.service.clock import Clock
 from tracker_worker.service.requests.methods import Audit
 from tracker_worker.service.requests.pending import PendingRequest
 from tracker_worker.store.base import Store
@@ -28,7 +30,8 @@ class Leases:
     """Belongs to the engine's thread; any thread may read ``held`` and ``active``. Before the first ``renew`` nothing is
     relayed.
 
-    ``wanted``: the hosts for which ``take`` has something to do. ``settled``: sources that are no news to ``heard``.
+    ``allowed``: the hosts whose chores this worker may do; None: all. ``wanted``: the hosts for which ``take`` has something to
+    do. ``settled``: sources that are no news to ``heard``.
     ``held``: the hosts whose chores this worker does. The broker tells no consumer that it is the active one: a host is
     ``active`` if this worker has received something from the host's queue on the present connection, and holds its lease."""
 
@@ -39,18 +42,20 @@ class Leases:
         bus: Bus,
         ledgers: Ledgers,
         relay: Relay,
+        expiry: Expiry,
         hosts: Sequence[str],
         owner: str,
         gained: Callable[[str], None],
-        clock: Callable[[], int],
+        clock: Clock,
         monotonic: Callable[[], float],
     ) -> None:
-        """``owner`` names this worker. ``gained`` is called with a host whose lease another worker had. ``clock`` gives
-        microseconds, ``monotonic`` seconds."""
+        """``owner`` names this worker. ``gained`` is called with a host whose lease another worker had. ``monotonic`` gives
+        the seconds of the bus."""
         self._store = store
         self._bus = bus
         self._ledgers = ledgers
         self._relay = relay
+        self._expiry = expiry
         self._hosts = hosts
         self._owner = owner
         self._gained = gained
@@ -59,6 +64,7 @@ class Leases:
         self._begun = False
         self._announced = False
         self._heard: set[str] = set()
+        self.allowed: frozenset[str] | None = None
         self.wanted: set[str] = set()
         self.settled = frozenset((SHARED, FANOUT))
         self.held: frozenset[str] = frozenset()
@@ -66,16 +72,24 @@ class Leases:
 
     def acquire(self) -> None:
         """Take the leases that are free before anything is received or relayed. Raises StoreUnavailable."""
-        hosts = {name: self._ledgers.get(name).id for name in self._hosts}
+        self._clock.sync()
+        hosts = {name: self._ledgers.get(name).id for name in self._allowed()}
         granted = self._granted(hosts.values(), force=False)
         self.held = frozenset(name for name, host_id in hosts.items() if host_id in granted)
         for name in sorted(self.held):
             LOG.info("this worker does the chores of host %s", name)
+            self._expiry.gained(name)
 
     def renew(self) -> None:
-        """Take or renew the leases of all hosts where they are free, expired or this worker's. Raises StoreUnavailable."""
+        """Take or renew the leases of all hosts where they are free, expired or this worker's. For a while after a step of the
+        clock, what the leases of other workers say means nothing, until they have renewed them. Raises StoreUnavailable."""
         self._begun = True
-        hosts = {name: self._ledgers.get(name) for name in self._hosts}
+        self._clock.sync()
+        stepped = self._clock.stepped_within(LEASE_SECONDS)
+        for name in self.held.difference(self._allowed()):
+            self._drop(name)
+        allowed = [name for name in self._allowed() if name in self.held or not stepped]
+        hosts = {name: self._ledgers.get(name) for name in allowed}
         granted = self._granted([host.id for host in hosts.values()], force=False)
         # What another worker has added in the meantime has to be relayed too.
         self._ledgers.refresh([name for name, host in hosts.items() if host.id in granted])
@@ -84,6 +98,7 @@ class Leases:
         self.wanted = self._heard - self.held
         if self.wanted:
             self.take()
+        self._expiry.look()
 
     def heard(self, sources: set[str]) -> None:
         """Requests have come from these sources. Of a host's own queue this worker is the active consumer."""
@@ -96,6 +111,7 @@ class Leases:
         """The consuming connection is gone: another worker may have become the active consumer of every host."""
         self._heard.clear()
         self.wanted = set()
+        self._expiry.connection_lost()
         self._announce()
 
     def share(self, request: PendingRequest) -> PendingRequest:
@@ -108,11 +124,21 @@ class Leases:
     def take(self) -> None:
         """Take the leases of the hosts whose active consumer this worker has become from their owners. Raises
         StoreUnavailable; then the next message of the host, or the next renewal, tries again."""
-        wanted, self.wanted = self.wanted, set()
+        wanted, self.wanted = self.wanted.intersection(self._allowed()), set()
         hosts = {name: self._ledgers.get(name).id for name in wanted}
         granted = self._granted(hosts.values(), force=True)
         for name in wanted:
             self._set(name, granted)
+        self._expiry.look()
+
+    @property
+    def begun(self) -> bool:
+        """Whether ``renew`` was called."""
+        return self._begun
+
+    def _allowed(self) -> Sequence[str]:
+        allowed = self.allowed
+        return self._hosts if allowed is None else [name for name in self._hosts if name in allowed]
 
     def _granted(self, host_ids: Iterable[int], *, force: bool) -> set[int]:
         now, blocked = self._clock(), self._bus.blocked()
@@ -129,15 +155,20 @@ class Leases:
         if host.id in granted:
             if name not in self.held:
                 LOG.info("this worker does the chores of host %s", name)
+                self._expiry.gained(name)
                 self._gained(name)
             self._relay.take(host)  # also for a lease that was held before: the host may have new nodes
             self.held |= {name}
         elif name in self.held:
             LOG.info("another worker does the chores of host %s", name)
-            self.held -= {name}
-            self._heard.discard(name)  # that worker has received something from the host's queue, and more recently
-            self._relay.drop(name)
+            self._drop(name)
         self._announce()
+
+    def _drop(self, name: str) -> None:
+        self.held -= {name}
+        self._heard.discard(name)  # another worker has received something from the host's queue, and more recently
+        self._relay.drop(name)
+        self._expiry.lost(name)
 
     def announce(self) -> None:
         """From now on, log each host that becomes active or standby."""

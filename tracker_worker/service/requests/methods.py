@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from tracker_worker.bus.base import FANOUT, SHARED
+from tracker_worker.bus.base import FANOUT, PING, SHARED
 from tracker_worker.domain import commands
 from tracker_worker.domain.policy import Policy
 from tracker_worker.domain.queries import GetAllocation, GetNode, GetUsage, ListNodes, Query
@@ -135,6 +135,8 @@ def _hosts(request: Request, method: _Method, source: str, served: Sequence[str]
         if host not in served:
             raise HostNotServed(host=host)
         return (host,)
+    if source == SHARED and not served and request.method != PING:
+        raise HostNotServed(host="any")
     if method.any_host or (source == FANOUT and request.method == "update_available_resource"):
         return tuple(served)
     raise InvalidInput(field="host", reason="is missing: this topic is not of one host")

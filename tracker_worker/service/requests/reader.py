@@ -38,14 +38,15 @@ class RequestReader:
         max_body_bytes: int,
         every: Callable[[float, Callable[[], None], float], Heartbeat],
         submit: Callable[[Sequence[PendingRequest]], None],
+        owned: Callable[[], Sequence[str]] | None = None,
         reply_queues: ReplyQueues = ANY_QUEUE,
         worker: str = "",
     ) -> None:
         """``every(seconds, action, until)`` starts a timer that ends at ``until`` on the monotonic clock; ``submit`` gets
-        the requests that arrived together, in order. ``worker`` is this worker's name. A call that wants its reply in none
-        of ``reply_queues`` is not done."""
+        the requests that arrived together, in order. ``owned`` returns those of ``served`` that this worker may serve now;
+        None: all. ``worker`` is this worker's name. A call that wants its reply in none of ``reply_queues`` is not done."""
         self._bus = bus
-        self._served = served
+        self._owned = owned or (lambda: served)
         self._policy = policy
         self._max_body_bytes = max_body_bytes
         self._every = every
@@ -75,7 +76,7 @@ class RequestReader:
                 pending.deadline = _deadline(delivery)
                 if request.monitor_seconds is not None:
                     pending.heartbeat = self._heartbeat(reply_to, request.monitor_seconds, pending.deadline)
-            pending.operation = resolve(request, source=delivery.source, served=self._served, policy=self._policy())
+            pending.operation = resolve(request, source=delivery.source, served=self._owned(), policy=self._policy())
         except Malformed as error:
             pending.refusal = error
             pending.reply_to = error.reply_to

@@ -1,0 +1,374 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Serves a host only from the ledger that the host's marker on the broker names.
+
+The marker is looked at before the host's queue is consumed, after each loss of the connection again, and once more when the
+first delivery of each connection has arrived, before it is decided: meanwhile the deliveries are kept here, unsettled. All of
+it happens on a thread of its own, over a connection that is open while there is something to look at.
+
+A worker that finds a consumer on the queue is a standby if its database is the consumer's. This cannot be asked, but seen:
+the consumer's worker renews its lease every few seconds.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+from tracker_worker import threads
+from tracker_worker.bus.base import FANOUT, SHARED, Bus, Delivery, Marker, Markers, MarkerUnavailable
+from tracker_worker.errors import StoreUnavailable
+from tracker_worker.service.chores.marker import MAY_SERVE, Owner, owner, take
+from tracker_worker.service.chores.standing import HostStanding, Standing
+from tracker_worker.store.base import History, HostRecord, Store
+
+LOG = logging.getLogger(__name__)
+
+# What stands in the way of a whole round: no broker, no store.
+_RETRY_SECONDS = 0.5
+# A long round tells what it has found this often.
+_TELL_SECONDS = 0.2
+# The ledger_id of the database is compared this often with the one that the markers have.
+_HISTORY_SECONDS = 5.0
+# A host about which nothing is decided for so long is left out of what a ready worker has decided.
+_PENDING_SECONDS = 30.0
+# The renewal of a token that the broker did not take is tried again after this time.
+_RENEW_SECONDS = 5.0
+
+
+class Ownership:
+    """``received``, ``opened`` and ``lost`` are for the bus (see ``Listener``); the other methods may be called from any thread
+    as well."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        bus: Bus,
+        hosts: Sequence[str],
+        worker: str,
+        received: Callable[[Sequence[Delivery]], None],
+        changed: Callable[[frozenset[str]], None],
+        clock: Callable[[], int],
+        died: Callable[[BaseException], None],
+        monotonic: Callable[[], float] = threads.monotonic,
+        new_token: Callable[[], str] = lambda: str(threads.new_uuid()),
+    ) -> None:
+        """``worker`` is this worker's name in leases. ``received`` gets the deliveries that may be decided. ``changed`` is
+        called with the hosts whose chores this worker may do, before their queues are consumed. ``clock`` gives microseconds,
+        ``monotonic`` seconds."""
+        self._store = store
+        self._bus = bus
+        self._worker = worker
+        self._received = received
+        self._changed = changed
+        self._clock = clock
+        self._monotonic = monotonic
+        self._new_token = new_token
+        self._hosts = {host: HostStanding(name=host) for host in hosts}
+        self._thread = threads.StepThread("tracker-owner", self, died, monotonic=monotonic)
+        self._stopping = False
+        self._lock = threads.Condition()
+        self._connection = 0  # rises with each connection that is opened or lost
+        self._lost = False
+        self._round_complete = False
+        self._rounds = 0
+        self._retry_at = 0.0
+        self._history_at = 0.0
+        self._confirmed: frozenset[str] = frozenset()
+        self._held: dict[str, list[Delivery]] = {}
+        self._told: frozenset[str] = frozenset()
+        self._consumed: frozenset[str] = frozenset()
+        self._view: tuple[list[History], dict[str, HostRecord]] | None = None
+        self._taking: HostStanding | None = None
+
+    # --- for the worker ----------------------------------------------------------------------------------------------
+
+    def begin(self, seconds: float) -> None:
+        """Look at the markers of all hosts, for at most so long. Without a broker that answers, nothing is decided. Call it
+        before the bus is started; the hosts must be registered in the store."""
+        self._thread.start()
+        with self._lock:
+            self._lock.wait_for(lambda: self._rounds > 0 or self._stopping, seconds)
+
+    def stop(self, timeout_seconds: float) -> None:
+        """End the thread. Harmless when stopped."""
+        self._stopping = True
+        with self._lock:
+            self._lock.notify_all()
+        self._thread.stop(timeout_seconds)
+
+    def served(self) -> tuple[str, ...]:
+        """The hosts that this worker serves, as far as is known."""
+        return tuple(host.name for host in self._hosts.values() if host.standing is Standing.SERVED)
+
+    def refused(self) -> tuple[str, ...]:
+        """The hosts that another ledger owns."""
+        return tuple(host.name for host in self._hosts.values() if host.standing is Standing.REFUSED)
+
+    def settled(self) -> bool:
+        """Whether this worker serves a host, and it is decided about every other one."""
+        since = self._monotonic() - _PENDING_SECONDS
+        hosts = self._hosts.values()
+        decided = all(
+            host.standing is not Standing.PENDING or (host.pending_since is not None and host.pending_since < since)
+            for host in hosts
+        )
+        return decided and self._round_complete and any(host.standing is Standing.SERVED for host in hosts)
+
+    # --- for the bus -------------------------------------------------------------------------------------------------
+
+    def received(self, deliveries: Sequence[Delivery]) -> None:
+        """Pass on what may be decided, and keep the rest until its host was looked at."""
+        for delivery in deliveries:
+            if delivery.source not in self._confirmed:
+                break
+        else:
+            self._received(deliveries)
+            return
+        with self._lock:
+            ready = []
+            for delivery in deliveries:
+                if delivery.source in self._confirmed:
+                    ready.append(delivery)
+                    continue
+                self._held.setdefault(delivery.source, []).append(delivery)
+                if delivery.source in self._hosts:
+                    self._hosts[delivery.source].wanted = True
+            if ready:
+                self._received(ready)
+        self._thread.wake()
+
+    def opened(self) -> None:
+        """There is a new connection."""
+        with self._lock:
+            self._connection += 1
+            self._lost = self._round_complete = False
+            self._confirmed = frozenset()
+            self._retry_at = 0.0
+            for host in self._hosts.values():
+                host.looked = False
+                host.look_at = 0.0
+        self._thread.wake()
+
+    def lost(self) -> None:
+        """The connection is gone. No host is consumed on the next one before it was looked at."""
+        with self._lock:
+            self._connection += 1
+            self._lost, self._round_complete = True, False
+            self._confirmed, self._consumed = frozenset(), frozenset()
+            self._held.clear()
+            for host in self._hosts.values():
+                host.looked = host.wanted = False
+        self._bus.serve(())
+
+    # --- the thread --------------------------------------------------------------------------------------------------
+
+    def step(self, now: float) -> float | None:
+        """Look at the markers that are due. Returns the seconds until the next step; None: a second."""
+        with self._lock:
+            connection, lost = self._connection, self._lost
+            due = [host for host in self._hosts.values() if self._is_due(host, now)]
+        if lost or self._stopping:
+            return None
+        if now < self._retry_at:
+            return self._retry_at - now
+        try:
+            self._round(due, connection, now)
+        except (MarkerUnavailable, StoreUnavailable) as error:
+            LOG.debug("the markers of hosts cannot be looked at: %s", error)
+            self._retry_at = now + _RETRY_SECONDS
+        with self._lock:
+            self._rounds += 1
+            self._lock.notify_all()
+        return _RETRY_SECONDS
+
+    def _is_due(self, host: HostStanding, now: float) -> bool:
+        if host.wanted:
+            return True
+        if host.looked and host.standing is Standing.SERVED and (host.renewed or host.name not in self._confirmed):
+            return False
+        return now >= host.look_at
+
+    def _round(self, due: Sequence[HostStanding], connection: int, now: float) -> None:
+        """Look at these hosts, and at those whose markers name an earlier history of the database.
+
+        Raises MarkerUnavailable: there is no broker. Raises StoreUnavailable: nothing is known of the database.
+        """
+        if now >= self._history_at:
+            self._history_at = now + _HISTORY_SECONDS
+            due = self._with_old_histories(due)
+        if not due:
+            return
+        self._read_store(required=False)
+        told = now
+        try:
+            with self._bus.markers() as markers:
+                for host in due:
+                    if self._stopping:
+                        return
+                    first = host.wanted
+                    self._examine(markers, host)
+                    if first and host.looked and host.standing is Standing.SERVED:
+                        self._confirm(host.name, connection)
+                    if self._monotonic() >= told + _TELL_SECONDS:
+                        self._tell(connection)
+                        told = self._monotonic()
+        finally:
+            self._end_take()
+            self._tell(connection)
+        if all(host.looked for host in self._hosts.values()):
+            self._complete(connection)
+
+    def _with_old_histories(self, due: Sequence[HostStanding]) -> Sequence[HostStanding]:
+        """``due``, and the hosts that are served in a history that is over."""
+        try:
+            present = self._store.histories()[-1].ledger_id
+        except StoreUnavailable:
+            return due
+        served = (host for host in self._hosts.values() if host.standing is Standing.SERVED)
+        return [*due, *(host for host in served if host.ledger_id != present and host not in due)]
+
+    def _read_store(self, *, required: bool) -> None:
+        """Read the histories and the service records of the database. While the store is unavailable, those that were read last
+        hold. Raises StoreUnavailable: nothing was read before, or it is ``required``."""
+        try:
+            self._view = self._store.histories(), {record.name: record for record in self._store.hosts()}
+        except StoreUnavailable:
+            if required or self._view is None:
+                raise
+
+    def _examine(self, markers: Markers, host: HostStanding) -> None:
+        """Look at the marker of a host, and decide whether this worker may serve the host. Raises StoreUnavailable."""
+        now = self._monotonic()
+        try:
+            marker = markers.look(host.name)
+            found, histories = self._owner(marker, host)
+            if found not in MAY_SERVE:
+                host.refuse(now, _foreign(found, marker, histories[-1].ledger_id, host.name))
+            elif not host.proven and markers.consumers(host.name) > 0:
+                self._examine_consumer(markers, host, marker, found)
+            elif host.copy_of is not None and host.copy_of[0] == marker:
+                host.refuse(now, _copied(marker, histories[-1].ledger_id, host.name))
+            elif self._has_to_take(host, found):
+                self._take(markers, host, found)
+            else:
+                host.serve(histories[-1].ledger_id)
+                host.look_at = now + _RENEW_SECONDS
+        except MarkerUnavailable as error:
+            if host.looked and host.proven and not host.wanted:
+                host.look_at = now + _RENEW_SECONDS  # it is served, and only its token was to be renewed
+            else:
+                host.wait(now, f"{error}; if it stays so: tracker-worker host adopt {host.name}")
+
+    def _owner(self, marker: Marker | None, host: HostStanding) -> tuple[Owner, list[History]]:
+        """Whose the marker is, and the histories of the database. What would refuse a host is not decided on what may be old.
+        Raises StoreUnavailable."""
+        assert self._view is not None
+        for attempt in range(2):
+            histories, records = self._view
+            found = owner(marker, histories, records[host.name])
+            if found in MAY_SERVE or attempt:
+                break
+            self._read_store(required=True)
+        return found, histories
+
+    def _has_to_take(self, host: HostStanding, found: Owner) -> bool:
+        """Whether the marker is to be written: by the first start of an owner, and by a standby that has become active."""
+        if found is not Owner.SELF or not host.proven:
+            return True
+        return host.looked and not host.wanted and not host.renewed and self._bus.blocked() is None
+
+    def _take(self, markers: Markers, host: HostStanding, found: Owner) -> None:
+        assert self._view is not None
+        histories, records = self._view
+        self._taking = host if found is Owner.SELF else None
+        if take(self._store, markers, histories, records[host.name], new_token=self._new_token):
+            host.serve(histories[-1].ledger_id)
+            host.renewed = True
+        else:
+            host.wait(self._monotonic(), "another worker has written its marker at this moment")
+        self._taking = None
+
+    def _end_take(self) -> None:
+        """The connection on which a marker was being written is lost, or the broker takes no messages at the moment: a host
+        that is this ledger's is served all the same, and its token is renewed later."""
+        host, self._taking = self._taking, None
+        if host is not None and self._view is not None:
+            host.serve(self._view[0][-1].ledger_id)
+            host.look_at = self._monotonic() + _RENEW_SECONDS
+
+    def _examine_consumer(self, markers: Markers, host: HostStanding, marker: Marker | None, found: Owner) -> None:
+        """Another worker consumes the queue of a host that this database may serve."""
+        assert self._view is not None
+        histories, records = self._view
+        now, ledger_id = self._monotonic(), histories[-1].ledger_id
+        same = host.is_same_database(records[host.name], own=self._worker, at=self._clock(), now=now)
+        if same is None:
+            host.wait(now, "its queue has a consumer, and it is not yet known whether that works on this database")
+        elif same and found is Owner.SELF:
+            host.serve(ledger_id)
+        elif same:
+            self._take(markers, host, found)
+        else:
+            if markers.answers(host.name):
+                host.copy_of = (marker,)
+            host.refuse(now, _copied(marker, ledger_id, host.name))
+
+    def _complete(self, connection: int) -> None:
+        self._confirm(SHARED, connection)
+        self._confirm(FANOUT, connection)
+        with self._lock:
+            self._round_complete = connection == self._connection
+
+    def _confirm(self, source: str, connection: int) -> None:
+        """Pass on what has come from this source over the connection, and let the rest pass."""
+        with self._lock:
+            if connection != self._connection or source in self._confirmed:
+                return
+            if source in self._hosts:
+                self._hosts[source].wanted = False
+            held = self._held.pop(source, None)
+            if held:
+                self._received(held)  # before anything that comes now
+            self._confirmed |= {source}
+
+    def _tell(self, connection: int) -> None:
+        """Have the chores done and the queues consumed of the hosts that are served, and of no others."""
+        allowed = frozenset(self.served())
+        if allowed != self._told:
+            self._told = allowed
+            self._changed(allowed)
+        with self._lock:
+            if connection != self._connection:
+                return
+            consumed = frozenset(name for name in allowed if self._hosts[name].looked or name in self._consumed)
+            if consumed == self._consumed:
+                return
+            self._consumed = consumed
+        self._bus.serve(sorted(consumed))
+        with self._lock:
+            lost = connection != self._connection and self._lost
+        if lost:
+            self._bus.serve(())
+
+
+def _foreign(found: Owner, marker: Marker | None, own: str, host: str) -> str:
+    named = "none" if marker is None else marker.ledger_id
+    if found is Owner.COPY:
+        return (
+            f"the ledger {named} serves it, and this worker's database is an earlier copy of that ledger ({own}); to serve the "
+            f"host from this copy, as a new history: tracker-worker host adopt {host}"
+        )
+    return (
+        f"the ledger {named} serves it, and this worker's ledger is {own}; to serve the host from this worker's ledger: "
+        f"tracker-worker host adopt {host}"
+    )
+
+
+def _copied(marker: Marker | None, own: str, host: str) -> str:
+    named = "no ledger" if marker is None else f"the ledger {marker.ledger_id}"
+    return (
+        f"{named} serves it, and the worker that consumes its queue has no lease in the database of this worker's ledger "
+        f"{own}: that worker has another database, of which this one is a copy, or which is a copy of this one; once that "
+        f"worker is stopped for good: tracker-worker host adopt {host}"
+    )
