@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from msgspec.structs import replace
 
 from tracker_worker.domain.commands import Command
-from tracker_worker.domain.events import DeletionNoted, NodeUpdated
+from tracker_worker.domain.events import DeletionNoted, LifeNoted, NodeUpdated
 from tracker_worker.domain.inventory import Inventory, read_node_name
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
 from tracker_worker.domain.life import Life, renewed
@@ -220,6 +220,10 @@ class _Rearrangement:
         for uuid, at in () if replaced is None else replaced.deletions.items():
             if at > ledger.deletions.get(uuid, 0):
                 self._unit.apply(ledger, DeletionNoted(at=at, uuid=uuid))
+        # Their generations rise too: a worker that knows nothing of the new one decides nothing on them.
+        for other in self._target:
+            if other not in (ledger, replaced):
+                self._unit.apply(other, LifeNoted(at=now, life=other.life))
         ledger.stored_generation = stored
         self._moves.append(NodeMove(node_id=ledger.id, host_id=self._target.id, name=name, stream_id=stream.id))
 
