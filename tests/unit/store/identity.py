@@ -158,7 +158,7 @@ class IdentityContract(MigrationContract):
             for sequence in (2, 3, 4)
         ]
         opened = flat(store.open_cursors("h", ["a"]))
-        assert (opened[stream.id, "a"], sum(opened.values())) == (3, 4)
+        assert (opened[stream.id, "a"], sum(opened.values())) == (3, 5)
 
     def test_the_database_has_its_first_history(self, store: SQLStore, host: HostLedger) -> None:
         (history,) = store.histories()
