@@ -42,6 +42,11 @@ class Events:
         """The sequence up to which no topic waits for notifications."""
         return min((cursor.sequence for cursor in self.cursors.values()), default=self.sequence)
 
+    @property
+    def waits(self) -> bool:
+        """Whether it has events that are not confirmed."""
+        return self.sequence > (self.confirmed if self.cursors else self.left_at)
+
     def confirm(self, topic: str, sequence: int) -> None:
         """Nothing is left to publish up to ``sequence``, on a topic or on EVERY_TOPIC."""
         if topic == EVERY_TOPIC:
@@ -63,6 +68,11 @@ class Events:
         return Stream(
             id=self.id, host=self.host, node=self.node, sequence=self.sequence, cursors=at, last_at=self.last_at
         )
+
+    def lower_cursors(self) -> None:
+        """Let no cursor be above the last event."""
+        for cursor in self.cursors.values():
+            cursor.sequence = min(cursor.sequence, self.sequence)
 
     def backlog(self, topic: str, blocked_since: int | None) -> OutboxBacklog:
         """What is not confirmed on one of the stream's topics."""

@@ -13,8 +13,8 @@ from the outbox instead. It reads a limited number at a time, which bounds memor
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tracker_worker import faults, threads
@@ -64,20 +64,25 @@ class Relay:
         topics: Sequence[str],
         wake: Callable[[], None],
         hole: Callable[[str, str, int, int], None] = _log_hole,
+        confirm_history: Callable[[], object] = lambda: None,
         monotonic: Callable[[], float] = threads.monotonic,
     ) -> None:
         """``topics`` may be empty: then notifications are kept and not published. ``wake`` causes the engine's next step soon.
         ``hole`` is called with a host name, a node name, and the first and the last number of events that were never published
         and that the outbox lacks, when the relay has passed over them; it may raise StoreUnavailable and Conflict, and is then
-        called again. ``monotonic`` gives seconds."""
+        called again. ``confirm_history`` is called before the outbox is read and cursors are written; it raises AnotherHistory
+        if the store has gone back. ``monotonic`` gives seconds."""
         self._store = store
         self._bus = bus
         self._wake = wake
         self._report = hole
+        self._confirm_history = confirm_history
         self._monotonic = monotonic
         self._topics = {name: Topic(name) for name in topics}
         self._relayed: dict[str, set[int]] = {}  # host -> its streams
         self._confirms: deque[Any] = deque()
+        # What was in flight when the history ended, and how often: its confirms mean nothing.
+        self._outdated: Counter[Any] = Counter()
         self._confirms_wanted = False
         # (stream id, topic) -> cursor, of the cursors that have moved since ``written``.
         self.moved: dict[tuple[int, str], int] = {}
@@ -101,7 +106,7 @@ class Relay:
         stream_id, sequence, name = key
         topic = self._topics[name]
         track = topic.tracks.get(stream_id)
-        if track is None or sequence not in track.in_flight:
+        if self._is_outdated(key) or track is None or sequence not in track.in_flight:
             return
         self._store.mark_refused(stream_id, name, sequence, reason)
         topic.refused(track, sequence)
@@ -154,6 +159,23 @@ class Relay:
                 topic.drop(stream_id)
                 self.moved.pop((stream_id, topic.name), None)
 
+    def restart(self) -> None:
+        """Relay nothing until the hosts are taken again, from the cursors of the store: its history is another one."""
+        for topic in self._topics.values():
+            for track in topic.tracks.values():
+                self._outdated.update((track.stream_id, sequence, topic.name) for sequence in track.in_flight)
+        self._topics = {name: Topic(name) for name in self._topics}
+        self._relayed.clear()
+        self.moved.clear()
+
+    def reached(self) -> Iterator[tuple[int, str, int, int]]:
+        """Stream id, topic, number of the last published notification, and the cursor that the store has (0: not known), of
+        every stream on every topic."""
+        for topic in self._topics.values():
+            for track in topic.tracks.values():
+                cursor = 0 if (track.stream_id, topic.name) in self.moved else track.confirmed
+                yield track.stream_id, topic.name, track.sent, cursor
+
     def offer(self, notifications: Iterable[Notification]) -> list[Publication]:
         """Take over notifications that were committed. Returns those that the caller publishes now; the relay reads the others
         from the outbox later."""
@@ -195,6 +217,7 @@ class Relay:
     def _access(self, pause: _Pause, access: Callable[[], None]) -> None:
         began = self._monotonic()
         try:
+            self._confirm_history()
             access()
         except (StoreUnavailable, Conflict) as error:
             LOG.warning("the relay is put off: %s", error)
@@ -232,11 +255,23 @@ class Relay:
     def _take_confirms(self) -> None:
         confirms = self._confirms
         while confirms:
-            stream_id, sequence, name = confirms.popleft()
+            key = confirms.popleft()
+            if self._is_outdated(key):
+                continue
+            stream_id, sequence, name = key
             topic = self._topics[name]
             track = topic.tracks.get(stream_id)
             if track is not None and topic.confirmed(track, sequence):
                 self.moved[stream_id, name] = track.confirmed
+
+    def _is_outdated(self, key: Any) -> bool:
+        """Whether a publication of the history that has ended is meant; each is meant once."""
+        if key not in self._outdated:
+            return False
+        self._outdated[key] -= 1
+        if not self._outdated[key]:
+            del self._outdated[key]
+        return True
 
     def _catch_up(self) -> None:
         """Read notifications from the outbox that were not handed over, as many as the windows admit. Raises

@@ -117,6 +117,9 @@ UPDATE relay_cursor SET sequence = :sequence
 WHERE stream_id = :stream_id AND (topic = :topic OR :topic = '') AND sequence < :sequence""",
 )
 
+HISTORY = "SELECT ledger_id FROM histories ORDER BY number DESC LIMIT 1"
+"""The ledger_id of the present history."""
+
 POSTGRESQL = f"""\
 WITH given_nodes AS (
     SELECT * FROM json_to_recordset(%(nodes)s::json) AS given (
@@ -131,7 +134,9 @@ WITH given_nodes AS (
     WHERE nodes.id = locked.id AND nodes.generation = given.stored_generation
     RETURNING nodes.id
 ), ready AS (
-    SELECT count(*) = json_array_length(%(nodes)s::json) AS is_so FROM changed
+    SELECT count(*) = json_array_length(%(nodes)s::json)
+        AND coalesce(%(ledger_id)s::varchar = ({HISTORY}), true) AS is_so
+    FROM changed
 ), streamed AS (
     UPDATE streams SET sequence = given.sequence, occurred_at = given.occurred_at
     FROM given_nodes AS given WHERE streams.id = given.stream_id AND (SELECT is_so FROM ready)
@@ -195,7 +200,6 @@ SELECT 1 / (
 
 GENERATIONS = "SELECT id, generation FROM nodes WHERE host_id = {host_id:d}"
 """The nodes of a host, for ``Commit.verified``."""
-HISTORY = "SELECT ledger_id FROM histories ORDER BY number DESC LIMIT 1"
 HOST = f"SELECT name, ({HISTORY}) AS ledger_id FROM hosts WHERE id = {{host_id:d}}"
 NODES = """\
 SELECT nodes.*, streams.sequence, streams.occurred_at
