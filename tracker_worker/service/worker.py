@@ -36,6 +36,7 @@ from tracker_worker.inventory.base import InventoryDriver, load_driver
 from tracker_worker.notifications.style import read_style
 from tracker_worker.service.chores.inventories import Inventories
 from tracker_worker.service.chores.leases import LEASE_SECONDS
+from tracker_worker.service.chores.orphans import LOOK_SECONDS
 from tracker_worker.service.chores.ownership import Ownership
 from tracker_worker.service.chores.timers import Timers
 from tracker_worker.service.clock import Clock
@@ -194,7 +195,9 @@ class Worker:
         )
         self.counters.watch(self._bus.figures)
         self._engine.renew_leases()
+        self._engine.look_for_orphans()
         self._timers.every(LEASE_SECONDS / 3, self._engine.renew_leases)
+        self._timers.every(LOOK_SECONDS, self._engine.look_for_orphans)
         self._timers.every(self._conf.tracker.audit_interval_seconds, self._audit_all)
         self._timers.every(_HANGING_SECONDS, self._inventories.note_hanging)
         self._timers.every(_PRUNE_SECONDS, self._prune)

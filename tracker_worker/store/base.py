@@ -20,6 +20,7 @@ from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.notifications.notification import Notification
 from tracker_worker.store.records import (
+    CARETAKER,
     EVERY_TOPIC,
     Commit,
     DeadLetterRow,
@@ -31,9 +32,12 @@ from tracker_worker.store.records import (
     Progress,
     Stream,
     StreamEnd,
+    serving,
 )
 
 __all__ = (
+    "CARETAKER",
+    "serving",
     "AnotherHistory",
     "EVERY_TOPIC",
     "Commit",
@@ -267,6 +271,11 @@ class Store(ABC):
         that were renamed or forgotten, sorted. Any thread."""
 
     @abstractmethod
+    def stray_hosts(self) -> list[str]:
+        """Return the host names that no host has any more, and whose streams have events that are not confirmed on every topic,
+        sorted. Any thread."""
+
+    @abstractmethod
     def open_cursors(self, host: str, topics: Sequence[str]) -> list[Stream]:
         """Make the cursors of all streams of a host name those of ``topics``, and return the streams as ``streams`` does. Any
         thread.
@@ -316,9 +325,9 @@ class Store(ABC):
     ) -> set[int]:
         """Take or renew the lease of each of these hosts whose lease is free, expired or held by ``owner``; with ``force``, of
         each of these hosts. A lease is expired, too, that ends half as long again after ``until`` as ``until`` is after
-        ``now``: the clock that it was taken by was wrong. ``blocked_since``: since when the broker takes no messages of
-        ``owner``; None: it takes them. Times in microseconds. Return the ids of the hosts whose lease ``owner`` holds
-        now. Any thread."""
+        ``now``: the clock that it was taken by was wrong. A lease of a CARETAKER is free for every other owner.
+        ``blocked_since``: since when the broker takes no messages of ``owner``; None: it takes them. Times in microseconds.
+        Return the ids of the hosts whose lease ``owner`` holds now. Any thread."""
 
     @abstractmethod
     def release_lease(self, owner: str) -> None:

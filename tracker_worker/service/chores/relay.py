@@ -80,6 +80,7 @@ class Relay:
         self._monotonic = monotonic
         self._topics = {name: Topic(name) for name in topics}
         self._relayed: dict[str, set[int]] = {}  # host -> its streams
+        self._nodes: dict[str, frozenset[int]] = {}  # host -> those of its nodes
         self._confirms: deque[Any] = deque()
         # What was in flight when the history ended, and how often: its confirms mean nothing.
         self._outdated: Counter[Any] = Counter()
@@ -129,10 +130,12 @@ class Relay:
         """The same for the streams of a host name, of which those of its nodes have these ids and sequences."""
         relayed = self._relayed.get(host)
         stuck = relayed is not None and any(topic.is_stuck(relayed) for topic in self._topics.values())
-        if relayed is None or stuck or not known.keys() <= relayed:
+        # A stream that a node has left has had its last event meanwhile.
+        if relayed is None or stuck or self._nodes[host] != known.keys():
             # Also without topics: the cursors of topics that are configured no more are removed.
             streams = self._store.open_cursors(host, list(self._topics))
             self._relayed[host] = {stream.id for stream in streams}
+            self._nodes[host] = frozenset(known)
             for stream in streams:
                 self._take_stream(stream)
         for stream_id, sequence in known.items():

@@ -22,6 +22,7 @@ from tracker_worker.service.chores.elsewhere import Elsewhere
 from tracker_worker.service.chores.expiry import Expiry
 from tracker_worker.service.chores.inventories import Inventories
 from tracker_worker.service.chores.leases import Leases
+from tracker_worker.service.chores.orphans import Orphans
 from tracker_worker.service.chores.pruning import Pruning
 from tracker_worker.service.chores.relay import Relay
 from tracker_worker.service.clock import Clock
@@ -111,6 +112,19 @@ class EngineThread:
             clock=clock,
             monotonic=monotonic,
         )
+        self._orphans = Orphans(
+            store=store,
+            ledgers=ledgers,
+            relay=self._relay,
+            expiry=self._expiry,
+            leases=self._leases,
+            hosts=hosts,
+            owner=owner,
+            policy=policy,
+            submit=self.submit,
+            clock=clock,
+        )
+        self._expiry.may_again = self._orphans.expire
         self._elsewhere = Elsewhere(store=store, ledgers=ledgers, held=lambda: self._leases.held, submit=self.submit)
         self._pruning = Pruning(
             store=store, ledgers=ledgers, leases=self._leases, clock=clock, policy=policy, submit=self.submit
@@ -183,6 +197,7 @@ class EngineThread:
             self._ledgers.confirm()
             self._relay.flush()
             self._leases.release()
+            self._orphans.release()
         except (StoreUnavailable, StoreReplaced, Conflict) as error:
             LOG.warning("the cursors or the leases are left to the successor: %s", error)
 
@@ -274,6 +289,7 @@ class EngineThread:
         the first call of this method."""
         self._engine.run(self._recovery.verify)
         self._engine.run(self._leases.renew)
+        self._engine.run(self._orphans.renew)
         self._engine.run(self._elsewhere.look)
         if self._refusals:
             self._engine.run(self._keep_refusals)
@@ -281,6 +297,10 @@ class EngineThread:
     def audit(self, host: str) -> None:
         """Expire claims of a host that are due and read its inventories, if this worker holds the host's lease."""
         self._engine.run(lambda: self._audits.periodic(host))
+
+    def look_for_orphans(self) -> None:
+        """Do the chores of the hosts of the database that nobody serves. Called every ``LOOK_SECONDS`` of ``orphans``."""
+        self._engine.run(self._orphans.look)
 
     def look_elsewhere(self) -> None:
         """Find the nodes of the held hosts that are charged on other hosts, which no longer list them."""

@@ -17,6 +17,7 @@ from tracker_worker.domain.ledger import HostLedger, NodeLedger
 from tracker_worker.domain.values import SECOND
 from tracker_worker.notifications.notification import Notification
 from tracker_worker.store.base import (
+    CARETAKER,
     Commit,
     DeadLetterRow,
     History,
@@ -236,6 +237,10 @@ class SQLStore(Store):
         with self._sessions.read() as connection:
             return cursors.without_host(connection)
 
+    def stray_hosts(self) -> list[str]:
+        with self._sessions.read() as connection:
+            return cursors.stray_hosts(connection)
+
     def open_cursors(self, host: str, topics: Sequence[str]) -> list[Stream]:
         with self._sessions.write() as connection:
             return cursors.open_cursors(connection, self._sessions.insert, host, topics)
@@ -277,6 +282,8 @@ class SQLStore(Store):
         wanted = sorted(host_ids)
         expired = sa.or_(hosts.c.lease_expires_at < now, hosts.c.lease_expires_at > until + (until - now) // 2)
         free = sa.or_(hosts.c.lease_owner.is_(None), hosts.c.lease_owner == owner, expired)
+        if not owner.endswith(CARETAKER):
+            free = sa.or_(free, hosts.c.lease_owner.endswith(CARETAKER))
         with self._sessions.write() as connection:
             # In the order of the ids, so that two workers do not wait for each other's hosts crosswise.
             in_order = sa.select(hosts.c.id).where(hosts.c.id.in_(wanted)).order_by(hosts.c.id)
