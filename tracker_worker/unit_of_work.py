@@ -18,7 +18,7 @@ from tracker_worker.domain.ledger import HostLedger, NodeLedger
 from tracker_worker.ids import NewIds
 from tracker_worker.notifications.notification import Notification
 from tracker_worker.notifications.render import PLAIN, Style, render
-from tracker_worker.store.base import Commit, History, InboxRow, Store
+from tracker_worker.store.base import EVERY_TOPIC, Commit, History, InboxRow, Store
 from tracker_worker.store.ledgers import Ledgers
 
 
@@ -46,6 +46,8 @@ class UnitOfWork:
         self._asked = asked
         self.changed: dict[int, NodeLedger] = {}
         self.notifications: list[Notification] = []
+        # Where notifications are switched off: stream id -> the last number that is not published.
+        self._unpublished: dict[int, int] = {}
         # The hosts with an answer that changed nothing: the commit checks the generations of all of their nodes.
         self.unverified: set[str] = set()
 
@@ -68,6 +70,8 @@ class UnitOfWork:
                 event, ledger, message_id=self._new_id(event.at), asked=asked or self._asked, style=self._style
             )
             self.notifications.append(notification)
+        else:
+            self._unpublished[ledger.stream_id] = ledger.sequence
 
     def commit(
         self,
@@ -89,7 +93,7 @@ class UnitOfWork:
             ledgers=list(self.changed.values()),
             notifications=self.notifications,
             inbox_rows=inbox_rows,
-            cursors=cursors or {},
+            cursors={**(cursors or {}), **self._passed_over()},
             verified=self._verified(),
         )
         if faults.hook is not None:
@@ -97,6 +101,10 @@ class UnitOfWork:
         (write or self._store.commit)(commit)
         if faults.hook is not None:
             faults.hook("after_commit")
+
+    def _passed_over(self) -> dict[tuple[int, str], int]:
+        """The numbers that no outbox row has, for the cursors to pass over: a row that is missing is lost."""
+        return {(stream_id, EVERY_TOPIC): sequence for stream_id, sequence in self._unpublished.items()}
 
     def _verified(self) -> dict[int, dict[int, int]]:
         """The hosts with an answer that changed nothing, unless the commit changes all of their nodes and so checks them."""

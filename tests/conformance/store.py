@@ -15,6 +15,7 @@ from tests.conformance.store_histories import ProgressContract
 from tests.conformance.store_hosts import AllocationsContract, HistoryContract, RecordContract
 from tests.conformance.store_locks import LockedContract, RefreshedContract, VerifiedContract
 from tests.conformance.store_moves import MoveContract
+from tests.conformance.store_silent import SilentContract
 from tests.conformance.store_topics import CursorContract, DeadLetterContract
 from tests.support.builders import HOST, NOW, begin, node_name, update, uuid
 from tests.support.store import StoreCase, Writer, cursors, load, picture, register, settle, snapshots
@@ -168,6 +169,7 @@ class StoreContract(
     PruneContract,
     CursorContract,
     DeadLetterContract,
+    SilentContract,
     VerifiedContract,
     RefreshedContract,
     LockedContract,

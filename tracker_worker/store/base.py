@@ -20,6 +20,7 @@ from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.notifications.notification import Notification
 from tracker_worker.store.records import (
+    EVERY_TOPIC,
     Commit,
     DeadLetterRow,
     History,
@@ -33,6 +34,7 @@ from tracker_worker.store.records import (
 )
 
 __all__ = (
+    "EVERY_TOPIC",
     "AnotherHistory",
     "Commit",
     "Conflict",
@@ -264,9 +266,9 @@ class Store(ABC):
         """Make the cursors of all streams of a host name those of ``topics``, and return the streams as ``streams`` does. Any
         thread.
 
-        A stream that has no cursors starts at 0, so that everything in its outbox is published. A topic that is new for a
-        stream with other topics starts at the stream's last sequence. The cursors of other topics are removed; a stream whose
-        last topic is removed remembers where it was, and its next topics start there.
+        A new stream starts at 0, so that everything in its outbox is published. A topic that is new for a stream with other
+        topics starts at the stream's last sequence. The cursors of other topics are removed; a stream whose last topic is
+        removed remembers where it was, and its next topics start there, but not before what is left of its outbox.
         """
 
     @abstractmethod

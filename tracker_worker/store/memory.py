@@ -295,8 +295,8 @@ class MemoryStore(Store):
                 done = [
                     s for s, n in stream.outbox.items() if s <= stream.confirmed and n.occurred_at < occurred_before
                 ]
-                for sequence in done[:limit]:
-                    del stream.outbox[sequence]
+                if done:
+                    stream.drop(done[:limit])
                 dropped += len(done[:limit])
             return dropped
 

@@ -162,9 +162,7 @@ def write(rows: Rows, commit: Commit) -> None:
     for message in commit.inbox_rows:
         rows.inbox[message.unique_id] = message
     for (stream_id, topic), sequence in commit.cursors.items():
-        cursor = rows.streams[stream_id].cursors.get(topic)
-        if cursor is not None:
-            cursor.sequence = max(cursor.sequence, sequence)
+        rows.streams[stream_id].confirm(topic, sequence)
 
 
 def _move(rows: Rows, commit: Commit) -> None:

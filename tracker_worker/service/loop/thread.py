@@ -84,6 +84,7 @@ class EngineThread:
             bus,
             topics=topics if notify else (),
             confirm_history=ledgers.confirm,
+            hole=lambda *where: self._recovery.hole(*where),
             monotonic=monotonic,
             wake=wake,
         )

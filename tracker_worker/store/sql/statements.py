@@ -114,7 +114,7 @@ INSERT INTO outbox (stream_id, sequence, message_id, event_type, priority, paylo
 VALUES (:stream_id, :sequence, :message_id, :event_type, :priority, :payload, :occurred_at, :asked)""",
     move_cursor="""\
 UPDATE relay_cursor SET sequence = :sequence
-WHERE stream_id = :stream_id AND topic = :topic AND sequence < :sequence""",
+WHERE stream_id = :stream_id AND (topic = :topic OR :topic = '') AND sequence < :sequence""",
 )
 
 HISTORY = "SELECT ledger_id FROM histories ORDER BY number DESC LIMIT 1"
@@ -184,7 +184,7 @@ WITH given_nodes AS (
 ), moved AS (
     UPDATE relay_cursor SET sequence = given.sequence
     FROM json_to_recordset(%(cursors)s::json) AS given (stream_id integer, topic varchar, sequence bigint)
-    WHERE relay_cursor.stream_id = given.stream_id AND relay_cursor.topic = given.topic
+    WHERE relay_cursor.stream_id = given.stream_id AND (relay_cursor.topic = given.topic OR given.topic = '')
         AND relay_cursor.sequence < given.sequence AND (SELECT is_so FROM ready)
 ), stale AS (
     SELECT FROM json_to_recordset(%(verified)s::json) AS given (host_id integer, generations jsonb)
