@@ -48,7 +48,7 @@ class UnitOfWork:
         self.notifications: list[Notification] = []
         # Where notifications are switched off: stream id -> the last number that is not published.
         self._unpublished: dict[int, int] = {}
-        # The hosts with an answer that changed nothing: the commit checks the generations of all of their nodes.
+        # The hosts with an answer that rests on more nodes than it changed: the commit checks the generations of all of them.
         self.unverified: set[str] = set()
 
     def decide(self, host: HostLedger, command: Command, now: int, asked: bytes | None = None) -> Decision:
@@ -57,6 +57,8 @@ class UnitOfWork:
         decision = decide(host, command, now, self._new_id)
         for ledger, event in decision.events:
             self.apply(ledger, event, asked)
+        if decision.whole_host:
+            self.unverified.add(host.name)
         return decision
 
     def apply(self, ledger: NodeLedger, event: Event, asked: bytes | None = None) -> None:
@@ -82,7 +84,7 @@ class UnitOfWork:
         write: Callable[[Commit], None] | None = None,
     ) -> None:
         """Write all decisions with these rows of the inbox and these cursors of the relay, in one transaction, on condition
-        that the ledgers behind every answer without a change are at the store's generations. ``write`` None stands for the
+        that the ledgers on which the answers rest are at the store's generations. ``write`` None stands for the
         commit of the store.
 
         Raises Conflict, Unstorable, StoreUnavailable (then it is unknown whether the commit happened).
@@ -107,7 +109,8 @@ class UnitOfWork:
         return {(stream_id, EVERY_TOPIC): sequence for stream_id, sequence in self._unpublished.items()}
 
     def _verified(self) -> dict[int, dict[int, int]]:
-        """The hosts with an answer that changed nothing, unless the commit changes all of their nodes and so checks them."""
+        """The hosts with an answer that rests on more nodes than it changed, unless the commit changes all of them and so
+        checks them."""
         hosts = [self._ledgers.get(name) for name in self.unverified]
         return {
             host.id: {ledger.id: ledger.stored_generation for ledger in host}

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from tests.conformance.store_chores import AttemptsContract, InboxContract, LeaseContract, OutboxContract, PruneContract
 from tests.conformance.store_commits import CommitContract, ConflictContract
 from tests.conformance.store_concurrency import ConcurrencyContract
+from tests.conformance.store_deletions import DeletionContract, LifeContract
 from tests.conformance.store_histories import ProgressContract
 from tests.conformance.store_hosts import AllocationsContract, HistoryContract, RecordContract
 from tests.conformance.store_locks import LockedContract, RefreshedContract, VerifiedContract
@@ -173,6 +174,8 @@ class StoreContract(
     VerifiedContract,
     RefreshedContract,
     LockedContract,
+    DeletionContract,
+    LifeContract,
     RecordContract,
     HistoryContract,
     AllocationsContract,

@@ -34,8 +34,8 @@ from tracker_worker.store.records import (
 )
 
 __all__ = (
-    "EVERY_TOPIC",
     "AnotherHistory",
+    "EVERY_TOPIC",
     "Commit",
     "Conflict",
     "DeadLetterRow",
@@ -279,6 +279,11 @@ class Store(ABC):
         """Return the streams of a host name, also those of nodes that it has no more, by node name. Any thread."""
 
     @abstractmethod
+    def streams_without_host(self) -> list[str]:
+        """Return the host names that have no service record, and a stream with events that are not confirmed: those of hosts
+        that were renamed or forgotten, sorted. Any thread."""
+
+    @abstractmethod
     def open_cursors(self, host: str, topics: Sequence[str]) -> list[Stream]:
         """Make the cursors of all streams of a host name those of ``topics``, and return the streams as ``streams`` does. Any
         thread.
@@ -340,5 +345,6 @@ class Store(ABC):
     def prune(self, host_id: int, *, answered_before: int, occurred_before: int, limit: int) -> int:
         """Delete at most about ``limit`` rows of each kind of one host: inbox rows that were received before
         ``answered_before``, and outbox rows that occurred before ``occurred_before`` and are confirmed on every topic of
-        their stream. Delete every count of attempts that is older than ``answered_before``. Times in microseconds. Return the
-        number of deleted inbox rows and outbox rows. Any thread."""
+        their stream; those of streams without a service record count as rows of every host. Delete every count of attempts
+        that is older than ``answered_before``. Times in microseconds. Return the number of deleted inbox rows and outbox
+        rows. Any thread."""

@@ -205,6 +205,10 @@ class MemoryStore(Store):
         with self._lock:
             return self._streams_locked(host)
 
+    def streams_without_host(self) -> list[str]:
+        with self._lock:
+            return sorted({s.host for s in self._rows.streams.values() if s.waits and s.host not in self._rows.hosts})
+
     def _streams_locked(self, host: str) -> list[Stream]:
         return sorted((s.seen() for s in self._rows.streams.values() if s.host == host), key=attrgetter("node"))
 
@@ -298,7 +302,8 @@ class MemoryStore(Store):
             dropped = len(old)
             self._attempts = {uid: kept for uid, kept in self._attempts.items() if kept[1] >= answered_before}
             host = self._rows.host(host_id).name
-            for stream in (stream for stream in self._rows.streams.values() if stream.host == host):
+            own = [s for s in self._rows.streams.values() if s.host == host or s.host not in self._rows.hosts]
+            for stream in own:
                 done = [
                     s for s, n in stream.outbox.items() if s <= stream.confirmed and n.occurred_at < occurred_before
                 ]

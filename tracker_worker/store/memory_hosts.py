@@ -42,6 +42,11 @@ class Events:
         """The sequence up to which no topic waits for notifications."""
         return min((cursor.sequence for cursor in self.cursors.values()), default=self.sequence)
 
+    @property
+    def waits(self) -> bool:
+        """Whether it has events that are not confirmed."""
+        return self.sequence > (self.confirmed if self.cursors else self.left_at)
+
     def confirm(self, topic: str, sequence: int) -> None:
         """Nothing is left to publish up to ``sequence``, on a topic or on EVERY_TOPIC."""
         if topic == EVERY_TOPIC:

@@ -14,6 +14,7 @@ from tests.support.builders import HOST, NOW, instance_dict, node_name, uuid
 from tests.support.deadline import wait_until
 from tests.support.engine import EngineHarness, _drained
 from tests.support.store import Writer, settle
+from tests.support.worker import WorkerHarness
 from tests.unit.service.conftest import MakeHarness
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.ids import NewIds
@@ -276,6 +277,21 @@ def test_what_cannot_be_settled_now_is_settled_later(
     backup.restore()
     harness.store.script["histories"] = [AWAY, AWAY]
     assert claim(harness, 6)["generation"] == 5
+    assert len(memory.histories()) == 2
+
+
+def test_a_store_that_went_back_to_before_the_host_was_registered_gets_it_again(
+    worker_harness: WorkerHarness,
+) -> None:
+    memory = worker_harness.store.inner
+    assert isinstance(memory, MemoryStore)
+    empty = Backup(memory)
+    worker_harness.worker.start()
+    claimed = worker_harness.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
+    empty.restore()
+    again = worker_harness.caller.call("begin_resource_claim", instance=instance_dict(1))
+    worker_harness.worker.reload()  # the inventory is read again at the next audit
+    assert again.reply() != claimed
     assert len(memory.histories()) == 2
 
 

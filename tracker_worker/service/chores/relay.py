@@ -63,20 +63,20 @@ class Relay:
         *,
         topics: Sequence[str],
         wake: Callable[[], None],
-        confirm_history: Callable[[], object] = lambda: None,
         hole: Callable[[str, str, int, int], None] = _log_hole,
+        confirm_history: Callable[[], object] = lambda: None,
         monotonic: Callable[[], float] = threads.monotonic,
     ) -> None:
         """``topics`` may be empty: then notifications are kept and not published. ``wake`` causes the engine's next step soon.
-        ``confirm_history`` is called before the outbox is read and cursors are written; it raises AnotherHistory if the store
-        has gone back. ``hole`` is called with a host name, a node name, and the first and the last number of events that were
-        never published and that the outbox lacks, when the relay has passed over them; it may raise StoreUnavailable and
-        Conflict, and is then called again. ``monotonic`` gives seconds."""
+        ``hole`` is called with a host name, a node name, and the first and the last number of events that were never published
+        and that the outbox lacks, when the relay has passed over them; it may raise StoreUnavailable and Conflict, and is then
+        called again. ``confirm_history`` is called before the outbox is read and cursors are written; it raises AnotherHistory
+        if the store has gone back. ``monotonic`` gives seconds."""
         self._store = store
         self._bus = bus
         self._wake = wake
-        self._confirm_history = confirm_history
         self._report = hole
+        self._confirm_history = confirm_history
         self._monotonic = monotonic
         self._topics = {name: Topic(name) for name in topics}
         self._relayed: dict[str, set[int]] = {}  # host -> its streams

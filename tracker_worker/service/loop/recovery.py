@@ -28,10 +28,12 @@ class Recovery:
         begin: Begin,
         counters: Counters,
         clock: Callable[[], int],
+        register: Callable[[], object],
         began: Callable[[str], None],
     ) -> None:
-        """``begin`` begins a new history. ``clock`` gives microseconds. ``began`` is called with the ledger_id of each history
-        in which the worker goes on."""
+        """``begin`` begins a new history. ``clock`` gives microseconds. ``register`` makes the service records of the worker's
+        hosts, which a database that has gone back may not have. ``began`` is called with the ledger_id of each history in which
+        the worker goes on."""
         self._store = store
         self._ledgers = ledgers
         self._inbox = inbox
@@ -39,6 +41,7 @@ class Recovery:
         self._begin = begin
         self._counters = counters
         self._clock = clock
+        self._register = register
         self._began = began
 
     def verify(self) -> None:
@@ -70,6 +73,7 @@ class Recovery:
         self._go_on(why, with_holes=True)
 
     def _go_on(self, why: str, *, with_holes: bool) -> None:
+        self._register()
         published: dict[int, int] = {}
         for stream_id, _, sent, _ in self._relay.reached():
             published[stream_id] = max(published.get(stream_id, 0), sent)

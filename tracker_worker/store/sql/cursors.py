@@ -20,6 +20,9 @@ from tracker_worker.store.sql.schema import hosts, outbox, relay_cursor, streams
 
 LOG = logging.getLogger(__name__)
 
+HAS_NO_HOST = ~sa.exists().where(hosts.c.name == streams.c.host).correlate(streams)
+"""Of a stream: its host was renamed or forgotten."""
+
 
 def read(connection: sa.Connection, host: str) -> list[Stream]:
     """See ``Store.streams``."""
@@ -45,6 +48,20 @@ def _stored(connection: sa.Connection, host: str) -> dict[int, dict[str, int]]:
     for row in connection.execute(sa.select(relay_cursor).join(streams).where(streams.c.host == host)):
         found.setdefault(row.stream_id, {})[row.topic] = row.sequence
     return found
+
+
+def without_host(connection: sa.Connection) -> list[str]:
+    """See ``Store.streams_without_host``."""
+    confirmed = (
+        sa.select(sa.func.min(relay_cursor.c.sequence))
+        .where(relay_cursor.c.stream_id == streams.c.id)
+        .correlate(streams)
+        .scalar_subquery()
+    )
+    waits = streams.c.sequence > sa.func.coalesce(confirmed, 0)
+    query = sa.select(streams.c.host).where(HAS_NO_HOST, waits).distinct()
+    # Sorted in Python because databases differ in the order of text.
+    return sorted(connection.execute(query).scalars())
 
 
 def open_cursors(connection: sa.Connection, insert: Any, host: str, topics: Sequence[str]) -> list[Stream]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from tracker_worker.store.base import EVERY_TOPIC
+from tracker_worker.store.sql.cursors import HAS_NO_HOST
 from tracker_worker.store.sql.schema import attempts, hosts, inbox, outbox, relay_cursor, streams
 
 _MOST_LOOKS = 10
@@ -28,10 +29,11 @@ class Pruning:
         dropped = connection.execute(sa.delete(inbox).where(inbox.c.unique_id.in_(old))).rowcount
         connection.execute(sa.delete(attempts).where(attempts.c.last_at < answered_before))
         on_topic = sa.and_(relay_cursor.c.stream_id == streams.c.id, relay_cursor.c.topic != EVERY_TOPIC)
+        name = sa.select(hosts.c.name).where(hosts.c.id == host_id)
         confirmed = (
             sa.select(streams.c.id, sa.func.coalesce(sa.func.min(relay_cursor.c.sequence), streams.c.sequence))
-            .select_from(hosts.join(streams, streams.c.host == hosts.c.name).outerjoin(relay_cursor, on_topic))
-            .where(hosts.c.id == host_id)
+            .select_from(streams.outerjoin(relay_cursor, on_topic))
+            .where(sa.or_(streams.c.host == name.scalar_subquery(), HAS_NO_HOST))
             .group_by(streams.c.id, streams.c.sequence)
         )
         for stream_id, cursor in connection.execute(confirmed).all():

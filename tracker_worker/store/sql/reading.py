@@ -58,6 +58,14 @@ def page(
     connection: sa.Connection, having: Mapping[sa.Column[Any], str | None], *, after: tuple[str, str] | None, limit: int
 ) -> list[tuple[str, str, Allocation]]:
     """See ``Store.allocations``. ``having``: column -> the value that it must have; None: any value."""
+    found = connection.execute(page_query(having, after=after, limit=limit)).mappings()
+    return [(row["host"], row["node"], rows.allocation_from(row)) for row in found]
+
+
+def page_query(
+    having: Mapping[sa.Column[Any], str | None], *, after: tuple[str, str] | None, limit: int
+) -> sa.Select[Any]:
+    """The query of ``page``, which reads in the order of an index."""
     in_order = (allocations.c.instance_uuid, allocations.c.id)
     query = (
         sa.select(allocations, hosts.c.name.label("host"), nodes.c.name.label("node"))
@@ -67,11 +75,11 @@ def page(
         .order_by(*in_order)
         .limit(limit)
     )
-    if after is not None:
-        uuid, allocation_id = after
-        # The first condition finds the place in the index; the second one leaves out what is before it.
-        query = query.where(in_order[0] >= uuid, sa.or_(in_order[0] > uuid, in_order[1] > allocation_id))
-    return [(row["host"], row["node"], rows.allocation_from(row)) for row in connection.execute(query).mappings()]
+    if after is None:
+        return query
+    uuid, allocation_id = after
+    # The first condition finds the place in the index; the second one leaves out what is before it.
+    return query.where(in_order[0] >= uuid, sa.or_(in_order[0] > uuid, in_order[1] > allocation_id))
 
 
 def progress(connection: sa.Connection, names: Collection[str]) -> Progress:

@@ -241,6 +241,10 @@ class SQLStore(Store):
         with self._sessions.read() as connection:
             return cursors.read(connection, host)
 
+    def streams_without_host(self) -> list[str]:
+        with self._sessions.read() as connection:
+            return cursors.without_host(connection)
+
     def open_cursors(self, host: str, topics: Sequence[str]) -> list[Stream]:
         with self._sessions.write() as connection:
             return cursors.open_cursors(connection, self._sessions.insert, host, topics)
