@@ -119,6 +119,7 @@ class Worker:
             died=self._died,
             max_answer_bytes=conf.bus.max_answer_bytes,
             style=read_style(conf),
+            register=self._register,
         )
         self._reader = RequestReader(
             bus=self._bus,
@@ -164,11 +165,7 @@ class Worker:
         if self._conf.notifications.driver == "messaging" and not self._conf.notifications.topics:
             LOG.info("[notifications] topics is empty: notifications are kept in the database and not published")
         self._store.start()
-        for host in self._hosts:
-            self._go_on()
-            self._store.register_host(
-                host, topic=self._conf.tracker.topic, version=version("tracker-worker"), now=self._clock()
-            )
+        self._register()
         self._engine.allow(frozenset())
         self._ownership.begin(_FIRST_LOOK_SECONDS)
         self._go_on()
@@ -203,6 +200,14 @@ class Worker:
         self._timers.every(_PRUNE_SECONDS, self._prune)
         self._timers.every(_PROBE_SECONDS, self.probe)
         self._timers.start()
+
+    def _register(self) -> None:
+        """Make or refresh the service record of each host. Raises StoreUnavailable, StartCancelled."""
+        for host in self._hosts:
+            self._go_on()
+            self._store.register_host(
+                host, topic=self._conf.tracker.topic, version=version("tracker-worker"), now=self._clock()
+            )
 
     def _lost(self) -> None:
         self._ownership.lost()

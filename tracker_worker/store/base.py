@@ -48,6 +48,7 @@ __all__ = (
     "HostRecord",
     "InboxRow",
     "LockedHost",
+    "LockedStore",
     "NodeMove",
     "OutboxBacklog",
     "Progress",
@@ -115,6 +116,18 @@ class LockedHost(ABC):
 
         Raises Unstorable, StoreReplaced. Raises Conflict: as ``Store.commit``, but never for the nodes of this host.
         """
+
+
+class LockedStore(ABC):
+    """A store in which no other writer changes a node until the block of ``Store.all_locked`` ends. Belongs to the thread of
+    the block, which calls no other method of the store."""
+
+    hosts: Sequence[HostLedger]
+    """The ledgers of all hosts, by name, read after they were locked."""
+
+    @abstractmethod
+    def commit(self, commit: Commit) -> None:
+        """Write all of the commit and end the transaction; call it once at most. Raises as ``Store.commit``."""
 
 
 class Store(ABC):
@@ -198,6 +211,10 @@ class Store(ABC):
 
         Raises LookupError: no host has this id.
         """
+
+    @abstractmethod
+    def all_locked(self) -> AbstractContextManager[LockedStore]:
+        """The same for all hosts: every other writer waits, and so does this one for those that have begun. Any thread."""
 
     @abstractmethod
     def create_node(self, host_id: int, name: str) -> None:

@@ -28,6 +28,7 @@ from tracker_worker.store.base import (
     History,
     HostRecord,
     LockedHost,
+    LockedStore,
     OutboxBacklog,
     Progress,
     Store,
@@ -125,6 +126,12 @@ class MemoryStore(Store):
     def locked(self, host_id: int) -> Iterator[LockedHost]:
         with self._lock:
             yield _LockedHost(self, self._rows.host(host_id).loaded(self._rows.ledger_id))
+
+    @contextmanager
+    def all_locked(self) -> Iterator[LockedStore]:
+        with self._lock:
+            names = sorted(self._rows.hosts)
+            yield _LockedStore(self, [self._rows.hosts[name].loaded(self._rows.ledger_id) for name in names])
 
     def create_node(self, host_id: int, name: str) -> None:
         with self._lock:
@@ -328,4 +335,15 @@ class _LockedHost(LockedHost):
         if self._ended:
             raise RuntimeError("a locked host is committed once at most")
         self._ended = True
+        self._store._commit_locked(commit)
+
+
+class _LockedStore(LockedStore):
+    """Used while the store's lock is held."""
+
+    def __init__(self, store: MemoryStore, hosts: list[HostLedger]) -> None:
+        self.hosts = hosts
+        self._store = store
+
+    def commit(self, commit: Commit) -> None:
         self._store._commit_locked(commit)

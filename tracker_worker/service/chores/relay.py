@@ -162,13 +162,17 @@ class Relay:
                 topic.drop(stream_id)
                 self.moved.pop((stream_id, topic.name), None)
 
-    def restart(self) -> None:
-        """Relay nothing until the hosts are taken again, from the cursors of the store: its history is another one."""
+    def restart(self, *, with_holes: bool) -> None:
+        """Relay nothing until the hosts are taken again, from the cursors of the store: its history is another one.
+        ``with_holes``: the holes that were reported are in it too."""
         for topic in self._topics.values():
             for track in topic.tracks.values():
                 self._outdated.update((track.stream_id, sequence, topic.name) for sequence in track.in_flight)
         self._topics = {name: Topic(name) for name in self._topics}
         self._relayed.clear()
+        if not with_holes:
+            self._reported.clear()
+        self._hole = None
         self.moved.clear()
 
     def reached(self) -> Iterator[tuple[int, str, int, int]]:

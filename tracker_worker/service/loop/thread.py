@@ -63,11 +63,13 @@ class EngineThread:
         died: Callable[[BaseException], None],
         monotonic: Callable[[], float] = threads.monotonic,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
+        register: Callable[[], object] = lambda: None,
         began: Callable[[str], None] = lambda ledger_id: None,
     ) -> None:
         """``owner`` names this worker in leases. ``notify`` False: notifications are neither kept nor published. They are
-        published to ``topics``; ``style`` is what they have in common. ``began`` is called on the engine's thread with the
-        ledger_id of each history in which the worker goes on."""
+        published to ``topics``; ``style`` is what they have in common. ``register`` makes the service records of the hosts
+        again, and ``began`` is told the ledger_id of each history in which the worker goes on; both are called on the engine's
+        thread."""
         self._store = store
         self._bus = bus
         self._clock = clock
@@ -97,6 +99,7 @@ class EngineThread:
             begin=partial(begin_history, store, **made),
             counters=counters,
             clock=clock,
+            register=register,
             began=self._history_began,
         )
         self._expiry = Expiry(clock=clock, bus=bus, policy=policy, submit=self.submit)

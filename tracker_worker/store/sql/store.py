@@ -23,6 +23,7 @@ from tracker_worker.store.base import (
     History,
     HostRecord,
     LockedHost,
+    LockedStore,
     OutboxBacklog,
     Progress,
     Store,
@@ -33,7 +34,7 @@ from tracker_worker.store.sql.commit import Writer
 from tracker_worker.store.sql.engines import LOCK_TIMEOUT_SECONDS, create_engine
 from tracker_worker.store.sql.failures import explained
 from tracker_worker.store.sql.file import watched_file
-from tracker_worker.store.sql.locked import SQLLockedHost
+from tracker_worker.store.sql.locked import SQLLockedHost, SQLLockedStore
 from tracker_worker.store.sql.migration import ensure_schema
 from tracker_worker.store.sql.postgresql import PostgreSQLWriter
 from tracker_worker.store.sql.pruning import Pruning
@@ -152,6 +153,14 @@ class SQLStore(Store):
             if ledger is None:
                 raise LookupError(f"no host has the id {host_id}")
             yield SQLLockedHost(connection, self._writer, ledger, self.check)
+
+    @contextmanager
+    def all_locked(self) -> Iterator[LockedStore]:
+        with ExitStack() as stack:
+            with explained():
+                connection = stack.enter_context(self._sessions.driver(urgent=True))
+                found = self._writer.lock_all(connection)
+            yield SQLLockedStore(connection, self._writer, found, self.check)
 
     def create_node(self, host_id: int, name: str) -> None:
         with self._sessions.write() as connection:
