@@ -8,6 +8,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
+from tracker_worker.cli.administration import administration, user
 from tracker_worker.cli.context import CommandFailed, Commands, Settings
 from tracker_worker.cli.output import (
     JSON,
@@ -96,7 +97,6 @@ def release(settings: Settings, uuid: str, host: str, reason: str, style: str) -
 
     A claim that has begun ends with it. The notification tracker.usage.released says who released it, and why.
     """
-    from tracker_worker.cli.administration import administration, user
     from tracker_worker.domain.commands import ReleaseAllocation
     from tracker_worker.domain.values import read_id, read_name
 
@@ -127,7 +127,6 @@ def compare(ctx: click.Context, host: str, node: str | None, running: IO[bytes],
     Exit code 1 if there is a difference, which is also published as tracker.node.drift. Instances whose claim has begun are
     building: they may run or not. Nothing is repaired.
     """
-    from tracker_worker.cli.administration import administration
     from tracker_worker.domain.commands import CompareInstances
 
     command = CompareInstances(node=node, uuids=_read_uuids(running))
