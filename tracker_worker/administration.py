@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an operator does to nodes and hosts. Each change is one commit in the database, with or without running workers.
+"""What an operator does to nodes, hosts and instances. Each change is one commit in the database, whether workers run or not.
 
 A worker notices a change because the generations of the nodes have risen: its next commit on them fails, and it reads them
 again.
@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from msgspec.structs import replace
 
 from tracker_worker.domain.commands import Command
-from tracker_worker.domain.events import NodeUpdated
+from tracker_worker.domain.events import DeletionNoted, NodeUpdated
 from tracker_worker.domain.inventory import Inventory, read_node_name
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
 from tracker_worker.domain.life import Life, renewed
@@ -217,6 +217,9 @@ class _Rearrangement:
         ledger.stream_id, ledger.sequence, ledger.last_at = stream.id, stream.sequence, stream.last_at
         inventory, life = _joined(ledger, replaced, ledger.time(now))
         self._tell(ledger, inventory, life, now, before)
+        for uuid, at in () if replaced is None else replaced.deletions.items():
+            if at > ledger.deletions.get(uuid, 0):
+                self._unit.apply(ledger, DeletionNoted(at=at, uuid=uuid))
         ledger.stored_generation = stored
         self._moves.append(NodeMove(node_id=ledger.id, host_id=self._target.id, name=name, stream_id=stream.id))
 

@@ -11,9 +11,12 @@ from msgspec.structs import replace
 from tests.conformance.store_chores import AttemptsContract, InboxContract, LeaseContract, OutboxContract, PruneContract
 from tests.conformance.store_commits import CommitContract, ConflictContract
 from tests.conformance.store_concurrency import ConcurrencyContract
+from tests.conformance.store_deletions import DeletionContract, LifeContract
+from tests.conformance.store_histories import ProgressContract
 from tests.conformance.store_hosts import AllocationsContract, HistoryContract, RecordContract
 from tests.conformance.store_locks import LockedContract, RefreshedContract, VerifiedContract
 from tests.conformance.store_moves import MoveContract
+from tests.conformance.store_silent import SilentContract
 from tests.conformance.store_topics import CursorContract, DeadLetterContract
 from tests.support.builders import HOST, NOW, begin, node_name, update, uuid
 from tests.support.store import StoreCase, Writer, cursors, load, picture, register, settle, snapshots
@@ -155,6 +158,7 @@ class ValueContract(StoreCase):
 
 
 class StoreContract(
+    ProgressContract,
     HostContract,
     ValueContract,
     CommitContract,
@@ -166,9 +170,12 @@ class StoreContract(
     PruneContract,
     CursorContract,
     DeadLetterContract,
+    SilentContract,
     VerifiedContract,
     RefreshedContract,
     LockedContract,
+    DeletionContract,
+    LifeContract,
     RecordContract,
     HistoryContract,
     AllocationsContract,

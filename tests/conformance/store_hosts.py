@@ -7,9 +7,9 @@ import pytest
 from msgspec.structs import replace
 
 from tests.support.builders import HOST, NOW, begin, node_name, uuid
-from tests.support.store import ALL, StoreCase, Writer, answer, load, picture, register, settle
+from tests.support.store import ALL, TOPIC, StoreCase, Writer, answer, load, picture, register, settle
 from tracker_worker.domain.commands import AbortClaim, RetireNode
-from tracker_worker.store.base import Commit, Conflict, History, HostRecord, Store
+from tracker_worker.store.base import Commit, Conflict, History, HostRecord, Store, StreamEnd
 
 N1, N2 = node_name(1), node_name(2)
 TOKENS = ("019bc0de-0000-7000-8000-00000000000a", "019bc0de-0000-7000-8000-00000000000b", "c")
@@ -122,6 +122,37 @@ class RecordContract(StoreCase):
             (made, 0, 0)
         ]
         assert [(each.sequence, each.last_at) for each in store.streams(HOST) if each.node == N1] == [(1, NOW)]
+
+    def test_the_events_of_a_forgotten_host_are_found_until_they_are_confirmed_and_then_pruned(
+        self, store: Store, second: Store
+    ) -> None:
+        writer, other = settle(store), settle(store, host="other", nodes=1)
+        streams = [ledger.stream_id for ledger in writer.host]
+        assert store.streams_without_host() == []
+        store.forget_host(writer.host.id)
+        assert second.streams_without_host() == [HOST]
+
+        def left() -> list[int]:
+            store.prune(other.host.id, answered_before=0, occurred_before=NOW + 1, limit=ALL)
+            return [len(store.outbox(stream_id, after=0, limit=ALL)) for stream_id in streams]
+
+        store.commit(Commit(cursors={(streams[0], TOPIC): 1}))
+        assert second.streams_without_host() == [HOST]
+        assert left() == [0, 1]
+        store.commit(Commit(cursors={(streams[1], TOPIC): 1}))
+        assert second.streams_without_host() == []
+        assert left() == [0, 0]
+        assert len(store.outbox(other[N1].stream_id, after=0, limit=ALL)) == 1
+
+    def test_the_events_of_a_name_that_never_had_a_topic_are_found(self, store: Store) -> None:
+        stream_id = store.stream_id("gone", N1)
+        assert store.streams_without_host() == []
+        store.commit(Commit(ended_streams=[StreamEnd(stream_id=stream_id, sequence=1, occurred_at=NOW)]))
+        assert store.streams_without_host() == ["gone"]
+        store.open_cursors("gone", [TOPIC])
+        assert store.streams_without_host() == ["gone"]
+        store.open_cursors("gone", [])
+        assert store.streams_without_host() == ["gone"]
 
 
 class HistoryContract(StoreCase):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Changes to nodes and hosts from the command line: the database, and who makes them."""
+"""Changes to nodes, hosts and instances from the command line: the database, and who makes them."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
+from tracker_worker.cli.administration import administration, user
 from tracker_worker.cli.context import CommandFailed, Commands, Settings
 from tracker_worker.cli.output import (
     JSON,
@@ -96,16 +97,13 @@ def release(settings: Settings, uuid: str, host: str, reason: str, style: str) -
 
     A claim that has begun ends with it. The notification tracker.usage.released says who released it, and why.
     """
-    from tracker_worker.cli.deciding import decide_now, operator
-    from tracker_worker.cli.ledgers import opened_store
     from tracker_worker.domain.commands import ReleaseAllocation
     from tracker_worker.domain.values import read_id, read_name
 
     name = read_id("instance_uuid", uuid)
-    command = ReleaseAllocation(uuid=name, reason=read_name("reason", reason.strip()), released_by=operator())
-    conf = settings.load(messaging=False)
-    with opened_store(conf) as store:
-        released = decide_now(conf, store, host, command, method="instance release").reply
+    command = ReleaseAllocation(uuid=name, reason=read_name("reason", reason.strip()), released_by=user())
+    with administration(settings, "instance release") as (_, operator):
+        released = operator.decide(host, command)
     if released is None:
         raise CommandFailed(f"host {host} is charged nothing for instance {name}")
     _show(released, style)
@@ -129,14 +127,11 @@ def compare(ctx: click.Context, host: str, node: str | None, running: IO[bytes],
     Exit code 1 if there is a difference, which is also published as tracker.node.drift. Instances whose claim has begun are
     building: they may run or not. Nothing is repaired.
     """
-    from tracker_worker.cli.deciding import decide_now
-    from tracker_worker.cli.ledgers import opened_store
     from tracker_worker.domain.commands import CompareInstances
 
     command = CompareInstances(node=node, uuids=_read_uuids(running))
-    conf = ctx.obj.load(messaging=False)
-    with opened_store(conf) as store:
-        found: dict[str, list[str]] = decide_now(conf, store, host, command, method="instance compare").reply
+    with administration(ctx.obj, "instance compare") as (_, operator):
+        found: dict[str, list[str]] = operator.decide(host, command)
     if style == JSON:
         show_json(found)
     else:

@@ -42,7 +42,7 @@ def listed(host: HostLedger, command: commands.ReportList, now: int) -> Decision
         elif ledger.life.listed != (ledger.name in command.nodes):
             known = replace(ledger.life, listed=not ledger.life.listed)
             happened += [(ledger, event) for event in _lives(ledger, ledger.inventory, known, now)]
-    return Decision(events=tuple(happened))
+    return Decision(events=tuple(happened), whole_host=True)
 
 
 def elsewhere(ledger: NodeLedger, command: commands.NoteElsewhere, now: int) -> Decision:

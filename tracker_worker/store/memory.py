@@ -28,6 +28,7 @@ from tracker_worker.store.base import (
     HostRecord,
     LockedHost,
     OutboxBacklog,
+    Progress,
     Store,
     Stream,
 )
@@ -164,6 +165,10 @@ class MemoryStore(Store):
         with self._lock:
             return {node.id: node.generation for node in self._rows.nodes.values() if node.host.id in host_ids}
 
+    def progress(self, hosts: Collection[str]) -> Progress:
+        with self._lock:
+            return self._rows.progress(hosts)
+
     def answered(self, unique_ids: Collection[str]) -> dict[str, bytes]:
         with self._lock:
             return self._answered_locked(unique_ids)
@@ -192,6 +197,10 @@ class MemoryStore(Store):
     def streams(self, host: str) -> list[Stream]:
         with self._lock:
             return self._streams_locked(host)
+
+    def streams_without_host(self) -> list[str]:
+        with self._lock:
+            return sorted({s.host for s in self._rows.streams.values() if s.waits and s.host not in self._rows.hosts})
 
     def _streams_locked(self, host: str) -> list[Stream]:
         return sorted((s.seen() for s in self._rows.streams.values() if s.host == host), key=attrgetter("node"))
@@ -286,12 +295,13 @@ class MemoryStore(Store):
             dropped = len(old)
             self._attempts = {uid: kept for uid, kept in self._attempts.items() if kept[1] >= answered_before}
             host = self._rows.host(host_id).name
-            for stream in (stream for stream in self._rows.streams.values() if stream.host == host):
+            own = [s for s in self._rows.streams.values() if s.host == host or s.host not in self._rows.hosts]
+            for stream in own:
                 done = [
                     s for s, n in stream.outbox.items() if s <= stream.confirmed and n.occurred_at < occurred_before
                 ]
-                for sequence in done[:limit]:
-                    del stream.outbox[sequence]
+                if done:
+                    stream.drop(done[:limit])
                 dropped += len(done[:limit])
             return dropped
 

@@ -6,11 +6,12 @@ from __future__ import annotations
 import pytest
 
 from tests.support.builders import NOW, begin
-from tests.support.store import ALL, TOPIC, Writer, cursors
+from tests.support.store import ALL, TOPIC, Writer, cursors, note
 from tests.unit.cli.conftest import Cli
 from tracker_worker.cli.context import CommandFailed
 from tracker_worker.cli.outbox_replay import Range
-from tracker_worker.store.base import Stream
+from tracker_worker.domain.ledger import NodeLedger
+from tracker_worker.store.base import Commit, Stream, StreamEnd
 from tracker_worker.store.sql.store import SQLStore
 
 _BROKER = "transport_url = rabbit://tracker:secret@127.0.0.1:1//"  # no broker listens there
@@ -130,6 +131,16 @@ class TestSkip:
         before = self.cursors()
         assert why in cli.refuse(*self.skip(*arguments))
         assert self.cursors() == before
+
+
+def test_a_notification_of_a_node_that_has_another_name_now_is_skipped(cli: Cli, store: SQLStore) -> None:
+    stream_id = store.stream_id("host-1", "gone")
+    store.open_cursors("host-1", [TOPIC])
+    node = NodeLedger(id=0, host="host-1", name="gone", stream_id=stream_id)
+    end = StreamEnd(stream_id=stream_id, sequence=1, occurred_at=NOW)
+    store.commit(Commit(notifications=[note(node, 1)], ended_streams=[end]))
+    skipped = cli.json("outbox", "skip", "--host", "host-1", "--node", "gone", "--sequence", "1", "--yes")
+    assert skipped["topics"] == [TOPIC]
 
 
 @pytest.mark.parametrize("arguments", [("--host", "x", "--node", "node-1"), ("--host", "host-1", "--node", "x")])

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
 
-from tests.support.builders import begin, node_name
+from tests.support.builders import begin, node_name, uuid
 from tests.support.migrated import migrated
 from tests.support.store import settle
+from tracker_worker.store.sql import reading, rearranging
 from tracker_worker.store.sql.postgresql import _NOTHING
 from tracker_worker.store.sql.rows import NODE_COLUMNS
 from tracker_worker.store.sql.schema import allocations, deletions, inbox, outbox
@@ -62,6 +64,20 @@ def test_sqlite_prepares_every_statement(sqlite: sqlite3.Connection, name: str) 
     assert sqlite.execute(f"EXPLAIN {text}", parameters(text)).fetchall()
 
 
+@pytest.mark.parametrize("text", rearranging.STATEMENTS)
+def test_sqlite_prepares_the_rare_statements(sqlite: sqlite3.Connection, text: str) -> None:
+    assert sqlite.execute(f"EXPLAIN {text}", parameters(text)).fetchall()
+
+
+def test_a_page_of_allocations_on_sqlite_is_read_in_the_order_of_an_index(sqlite: sqlite3.Connection) -> None:
+    query = reading.page_query({}, after=("u", "i"), limit=9)
+    text = str(query.compile(dialect=sqlite_dialect(), compile_kwargs={"literal_binds": True}))
+    plan = [row[-1] for row in sqlite.execute(f"EXPLAIN QUERY PLAN {text}")]
+    assert plan[0].startswith("SEARCH allocations USING INDEX")
+    assert "(instance_uuid>?)" in plan[0]
+    assert "USE TEMP B-TREE FOR ORDER BY" not in plan  # it sorts what one instance is charged, and no more
+
+
 @pytest.mark.parametrize(("name", "table"), LOOK_UPS.items())
 def test_a_statement_that_looks_rows_up_on_sqlite_uses_an_index(
     sqlite: sqlite3.Connection, name: str, table: str
@@ -85,12 +101,17 @@ def test_the_statement_on_postgresql_looks_the_rows_of_large_tables_up_by_an_ind
     writer.commit()
     with store._engine.connect() as connection:
         connection.exec_driver_sql("ANALYZE")
+        page = reading.page_query({}, after=(uuid(1500), ""), limit=500)
+        text = page.compile(connection, compile_kwargs={"literal_binds": True})
+        page_plan = "\n".join(connection.exec_driver_sql(f"EXPLAIN {text}".replace("%", "%%")).scalars())
         connection.exec_driver_sql("SET plan_cache_mode = force_generic_plan")
         plans = []
         for scans in ("on", "off"):  # a scan is right for a table of a few rows
             connection.exec_driver_sql(f"SET enable_seqscan = {scans}")
             plans.append("\n".join(connection.exec_driver_sql(f"EXPLAIN {POSTGRESQL}", _NOTHING).scalars()))
     store.stop()
+    assert "Index Scan using uq_allocations_instance_uuid_host_id_role" in page_plan, page_plan
+    assert "Incremental Sort" in page_plan
     assert "Index Scan using pk_allocations" in plans[0], plans[0]
     assert "Seq Scan on allocations" not in plans[0]
     for table in ("nodes", "allocations", "relay_cursor"):

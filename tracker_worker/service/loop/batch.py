@@ -247,8 +247,8 @@ class Decider:
 
 def _is_gone(host: HostLedger, command: commands.Command) -> bool:
     """Whether the chore is about a node that an operator has renamed or moved since it was submitted."""
-    node = getattr(command, "node", None)
-    return node is not None and node not in host.nodes
+    own = commands.ExpireClaims | commands.ReportNode | commands.NoteElsewhere
+    return isinstance(command, own) and command.node not in host.nodes
 
 
 def _is_new(host: HostLedger, command: commands.Command) -> bool:

@@ -15,6 +15,7 @@ from tracker_worker.counters import Counters
 from tracker_worker.domain.policy import Policy
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.ids import NewIds
+from tracker_worker.new_history import begin_history
 from tracker_worker.notifications.render import PLAIN, Style
 from tracker_worker.service.chores.audits import Audits
 from tracker_worker.service.chores.elsewhere import Elsewhere
@@ -28,10 +29,11 @@ from tracker_worker.service.loop.attempt import Attempts
 from tracker_worker.service.loop.batch import Decider
 from tracker_worker.service.loop.engine import Engine
 from tracker_worker.service.loop.inbox import Inbox
+from tracker_worker.service.loop.recovery import Recovery
 from tracker_worker.service.requests.asked import asked_by
 from tracker_worker.service.requests.items import Chore
 from tracker_worker.service.requests.pending import PendingRequest
-from tracker_worker.store.base import Conflict, DeadLetterRow, Store
+from tracker_worker.store.base import Conflict, DeadLetterRow, Store, StoreReplaced
 from tracker_worker.store.ledgers import Ledgers
 from tracker_worker.unit_of_work import UnitOfWork
 from tracker_worker.wire.reply import MAX_ANSWER_BYTES
@@ -60,9 +62,11 @@ class EngineThread:
         died: Callable[[BaseException], None],
         monotonic: Callable[[], float] = threads.monotonic,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
+        began: Callable[[str], None] = lambda ledger_id: None,
     ) -> None:
         """``owner`` names this worker in leases. ``notify`` False: notifications are neither kept nor published. They are
-        published to ``topics``; ``style`` is what they have in common."""
+        published to ``topics``; ``style`` is what they have in common. ``began`` is called on the engine's thread with the
+        ledger_id of each history in which the worker goes on."""
         self._store = store
         self._bus = bus
         self._clock = clock
@@ -72,7 +76,28 @@ class EngineThread:
         wake = self._thread.wake
         ledgers = Ledgers(store)
         inbox = Inbox(store)
-        self._relay = Relay(store, bus, topics=topics if notify else (), monotonic=monotonic, wake=wake)
+        made: dict[str, Any] = {"notify": notify, "new_id": NewIds(), "style": style, "asked": asked_by(owner)}
+        self._ledgers = ledgers
+        self._began = began
+        self._relay = Relay(
+            store,
+            bus,
+            topics=topics if notify else (),
+            hole=lambda host, node, first, last: self._recovery.hole(host, node, first, last),
+            confirm_history=ledgers.confirm,
+            monotonic=monotonic,
+            wake=wake,
+        )
+        self._recovery = Recovery(
+            store=store,
+            ledgers=ledgers,
+            inbox=inbox,
+            relay=self._relay,
+            begin=partial(begin_history, store, **made),
+            counters=counters,
+            clock=clock,
+            began=self._history_began,
+        )
         self._expiry = Expiry(clock=clock, bus=bus, policy=policy, submit=self.submit)
         self._leases = Leases(
             store=store,
@@ -117,19 +142,12 @@ class EngineThread:
                     clock=clock,
                     monotonic=monotonic,
                     may_expire=self._expiry.may,
-                    new_unit=partial(
-                        UnitOfWork,
-                        store,
-                        ledgers,
-                        notify=notify,
-                        new_id=NewIds(),
-                        style=style,
-                        asked=asked_by(owner),
-                    ),
+                    new_unit=partial(UnitOfWork, store, ledgers, **made),
                     max_answer_bytes=max_answer_bytes,
                 ),
                 counters=counters,
             ),
+            recovery=self._recovery,
             relay=self._relay,
             leases=self._leases,
             audits=self._audits,
@@ -162,10 +180,15 @@ class EngineThread:
         after ``stop``, when no further confirms will arrive. If the store is unavailable, the successor publishes some
         notifications again and waits until the leases expire."""
         try:
+            self._ledgers.confirm()
             self._relay.flush()
             self._leases.release()
-        except (StoreUnavailable, Conflict) as error:
+        except (StoreUnavailable, StoreReplaced, Conflict) as error:
             LOG.warning("the cursors or the leases are left to the successor: %s", error)
+
+    def _history_began(self, ledger_id: str) -> None:
+        self._engine.run(self._leases.renew)  # the relay takes its hosts again
+        self._began(ledger_id)
 
     def submit(self, item: Sequence[PendingRequest] | Chore) -> None:
         """Decide ``item`` after every item that was submitted before it."""
@@ -249,6 +272,7 @@ class EngineThread:
     def renew_leases(self) -> None:
         """Take or renew the leases of all hosts, and relay the hosts that are held. No notification is published before
         the first call of this method."""
+        self._engine.run(self._recovery.verify)
         self._engine.run(self._leases.renew)
         self._engine.run(self._elsewhere.look)
         if self._refusals:

@@ -23,6 +23,7 @@ from tracker_worker.store.base import (
     HostRecord,
     LockedHost,
     OutboxBacklog,
+    Progress,
     Store,
     Stream,
 )
@@ -196,6 +197,10 @@ class SQLStore(Store):
         with self._sessions.read() as connection:
             return {row.id: row.generation for row in connection.execute(query)}
 
+    def progress(self, hosts: Collection[str]) -> Progress:
+        with self._sessions.read() as connection:
+            return reading.progress(connection, hosts)
+
     def answered(self, unique_ids: Collection[str]) -> dict[str, bytes]:
         query = sa.select(inbox.c.unique_id, inbox.c.reply).where(inbox.c.unique_id.in_(list(unique_ids)))
         with self._sessions.read() as connection:
@@ -226,6 +231,10 @@ class SQLStore(Store):
     def streams(self, host: str) -> list[Stream]:
         with self._sessions.read() as connection:
             return cursors.read(connection, host)
+
+    def streams_without_host(self) -> list[str]:
+        with self._sessions.read() as connection:
+            return cursors.without_host(connection)
 
     def open_cursors(self, host: str, topics: Sequence[str]) -> list[Stream]:
         with self._sessions.write() as connection:
