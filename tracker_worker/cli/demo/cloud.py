@@ -2,7 +2,7 @@
 """The demo's cloud: two workers, a client for the scheduler, and a notification consumer for billing.
 
 One worker serves a fleet of hosts from an inventory file, the other one this machine. The bus is in memory, or a real broker
-on which all names are the demo's own; the queues are deleted at the end.
+on which all names are the demo's own; the queues, and the markers of the hosts' ledger, are deleted at the end.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import yaml
 from oslo_config import cfg
 
 from tracker_worker.bus.amqp.bus import AMQPBus
+from tracker_worker.bus.amqp.topology import ledger_queue
 from tracker_worker.bus.base import Bus
 from tracker_worker.bus.memory import MemoryBroker, MemoryBus, MemoryClient
 from tracker_worker.bus.settings import read_settings
@@ -160,6 +161,7 @@ class BrokerCloud(Cloud):
         super().__init__(settings, directory, hosts)
         self._url = transport_url
         self._name = f"tracker-demo-{uuid4().hex[:8]}"
+        self._dead_letters = f"{self._name}_dead"
         self._listener: Any = None
 
     def _worker_conf(self, hosts: Sequence[str], driver: str) -> cfg.ConfigOpts:
@@ -168,7 +170,7 @@ class BrokerCloud(Cloud):
             driver,
             transport_url=self._url,
             tracker__topic=self._name,
-            bus__dead_letter_queue=f"{self._name}.dead",
+            bus__dead_letter_queue=self._dead_letters,
             notifications__topics=[self._name],
         )
 
@@ -207,8 +209,9 @@ class BrokerCloud(Cloud):
         connection = settings.connection(settings.urls[0])
         connection.connect()
         try:
-            names = [self._name, f"{self._name}.dead", *(f"{self._name}.{host}" for host in self.hosts)]
+            names = [self._name, self._dead_letters, *(f"{self._name}.{host}" for host in self.hosts)]
             names += [f"{self._name}.{priority.lower()}" for priority in PRIORITIES]
+            names += [ledger_queue(settings, host).name for host in self.hosts]
             with connection.channel() as channel:
                 for name in names:
                     channel.queue_delete(name)
