@@ -19,6 +19,7 @@ from tests.support import raw, stock
 from tests.support.builders import instance_dict
 from tests.support.deadline import wait_until
 from tests.support.worker_process import NODE, PROGRAM, WorkerProcess
+from tracker_worker import errors
 
 TIMES = 10
 CURE = "tracker-worker host adopt h1"
@@ -118,9 +119,9 @@ class TestTwoLedgers:
         assert claim(client)["state"] == "begun"
         one.kill()
         with pytest.raises(oslo_messaging.MessagingTimeout):
-            client.call("h1", "oslo_rpc_server_ping", timeout=12)
+            client.prepare("h1", timeout=12).call(stock.CONTEXT, "oslo_rpc_server_ping")
         assert not two.is_ready()
-        with pytest.raises(stock.RemoteError, match="HostNotServed"):
+        with pytest.raises(errors.HostNotServed):
             client.call(None, "list_claims", host="h1")
         with raw.connect(broker_vhost) as connection:
             assert connection.count("notifications.info") == 2  # of the first ledger
@@ -188,7 +189,7 @@ class TestCopies:
         assert claim(client)["state"] == "begun"
         original.kill()
         with pytest.raises(oslo_messaging.MessagingTimeout):
-            client.call("h1", "oslo_rpc_server_ping", timeout=12)
+            client.prepare("h1", timeout=12).call(stock.CONTEXT, "oslo_rpc_server_ping")
         before = copy.ledger_id()
         adopted = copy.adopt()
         assert adopted.returncode == 0, adopted.stderr
