@@ -11,6 +11,7 @@ NAMES = {
     "locked_decisions": "batches that were decided under the lock of their host",
     "most_lost_races": "the most conflicts in a row that one host's batch has met",
     "outages": "accesses of the engine to a store that was unavailable",
+    "histories": "times that the database had gone back, or was in another history, and the worker went on there",
     "halved_batches": "batches that could not be stored as a whole, although the store can write",
     "dropped_deliveries": "deliveries that were dropped undecided because their connection was lost; they come again",
     "audits_dropped": "called audits that were dropped because too many waited",

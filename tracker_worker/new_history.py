@@ -7,18 +7,24 @@ number in the new one. Every node tells the change, also an idle one: what was h
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from tracker_worker.domain.events import NodeUpdated
 from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.ids import NewIds
 from tracker_worker.notifications.render import PLAIN, Style
 from tracker_worker.store.base import Conflict, History, Store
-from tracker_worker.store.ledgers import Ledgers
+from tracker_worker.store.ledgers import Ledgers, Lost
 from tracker_worker.unit_of_work import UnitOfWork
+
+LOG = logging.getLogger(__name__)
 
 # Another writer that commits at the same time costs an attempt.
 _MOST_ATTEMPTS = 50
+# So many nodes are named in one line of the log.
+_MOST_NODES = 50
 
 
 def begin_history(
@@ -76,3 +82,79 @@ def _go_on(unit: UnitOfWork, ledger: NodeLedger, ledger_id: str, now: int) -> No
 def follows(histories: Sequence[History], ledger_id: str) -> bool:
     """Whether the present history, the last one, has ``ledger_id`` among its predecessors."""
     return any(history.ledger_id == ledger_id for history in histories[:-1])
+
+
+class Begin(Protocol):
+    """``begin_history`` for one store, with all that histories which one writer begins have in common."""
+
+    def __call__(self, *, predecessor: str, reason: str, now: int) -> str: ...
+
+
+def recover(store: Store, ledgers: Ledgers, begin: Begin, *, why: str, published: Mapping[int, int], now: int) -> str:
+    """Go on after AnotherHistory, or for another reason ``why``: in the history that has followed the one of ``ledgers``, or in
+    a new one. Log an error that says what is lost, reset ``ledgers``, and return the ledger_id.
+
+    ``published``: stream id -> the number of the last event that this process has published. ``now`` in microseconds. Raises
+    StoreUnavailable, Unstorable; and Conflict: other writers were first again and again. Then nothing is reset.
+    """
+    own = ledgers.ledger_id
+    for _ in range(_MOST_ATTEMPTS):
+        histories = store.histories()
+        present = histories[-1]
+        lost = ledgers.lost(ledgers.progress())
+        if own is not None and follows(histories, own):
+            LOG.error(
+                "the ledger %s has ended: another worker or an operator has begun the ledger %s (%s); this worker forgets "
+                "everything that it has in memory and goes on there; %s",
+                own,
+                present.ledger_id,
+                present.reason,
+                _described(lost, published),
+            )
+            ledgers.reset()
+            return present.ledger_id
+        try:
+            new = begin(predecessor=present.ledger_id, reason=_reason(why, own, present.ledger_id, lost), now=now)
+        except Conflict as conflict:
+            last = conflict
+            continue
+        LOG.error(
+            "the ledger %s has ended (%s): the ledger %s follows on %s, and everything in memory is forgotten; %s",
+            own,
+            why,
+            new,
+            present.ledger_id,
+            _described(lost, published),
+        )
+        ledgers.reset()
+        return new
+    raise last
+
+
+def _reason(why: str, own: str | None, present: str, lost: Sequence[Lost]) -> str:
+    if own != present:
+        return f"the database went back from the ledger {own}"
+    return f"the database went back by {_commits(lost)} commits" if lost else why
+
+
+def _commits(lost: Sequence[Lost]) -> int:
+    return sum(max(0, each.seen.generation - each.generation) for each in lost)
+
+
+def _described(lost: Sequence[Lost], published: Mapping[int, int]) -> str:
+    """How many commits are lost, of which nodes, and how far billing has heard of them."""
+    if not lost:
+        return "as far as this process knows, no commit is lost"
+    nodes = [_node(each, published.get(each.seen.stream_id)) for each in lost[:_MOST_NODES]]
+    if len(lost) > len(nodes):
+        nodes.append(f"and {len(lost) - len(nodes)} more nodes")
+    return f"{_commits(lost)} commits are lost: {'; '.join(nodes)}"
+
+
+def _node(lost: Lost, published: int | None) -> str:
+    seen = lost.seen
+    heard = f"{seen.sequence} at most" if published is None else f"{published}"
+    return (
+        f"{seen.host}/{seen.node} was at generation {seen.generation} and event {seen.sequence}, is at {lost.generation} and "
+        f"{lost.sequence} (published up to event {heard})"
+    )

@@ -18,7 +18,7 @@ from tracker_worker.domain.ledger import HostLedger, NodeLedger
 from tracker_worker.ids import NewIds
 from tracker_worker.notifications.notification import Notification
 from tracker_worker.notifications.render import PLAIN, Style, render
-from tracker_worker.store.base import Commit, History, InboxRow, Store
+from tracker_worker.store.base import EVERY_TOPIC, Commit, History, InboxRow, Store
 from tracker_worker.store.ledgers import Ledgers
 
 
@@ -46,7 +46,9 @@ class UnitOfWork:
         self._asked = asked
         self.changed: dict[int, NodeLedger] = {}
         self.notifications: list[Notification] = []
-        # The hosts with an answer that changed nothing: the commit checks the generations of all of their nodes.
+        # Where notifications are switched off: stream id -> the last number that is not published.
+        self._unpublished: dict[int, int] = {}
+        # The hosts with an answer that rests on more nodes than it changed: the commit checks the generations of all of them.
         self.unverified: set[str] = set()
 
     def decide(self, host: HostLedger, command: Command, now: int, asked: bytes | None = None) -> Decision:
@@ -55,6 +57,8 @@ class UnitOfWork:
         decision = decide(host, command, now, self._new_id)
         for ledger, event in decision.events:
             self.apply(ledger, event, asked)
+        if decision.whole_host:
+            self.unverified.add(host.name)
         return decision
 
     def apply(self, ledger: NodeLedger, event: Event, asked: bytes | None = None) -> None:
@@ -68,6 +72,8 @@ class UnitOfWork:
                 event, ledger, message_id=self._new_id(event.at), asked=asked or self._asked, style=self._style
             )
             self.notifications.append(notification)
+        else:
+            self._unpublished[ledger.stream_id] = ledger.sequence
 
     def commit(
         self,
@@ -78,17 +84,18 @@ class UnitOfWork:
         write: Callable[[Commit], None] | None = None,
     ) -> None:
         """Write all decisions with these rows of the inbox and these cursors of the relay, in one transaction, on condition
-        that the ledgers behind every answer without a change are at the store's generations. ``write`` None stands for the
+        that the ledgers on which the answers rest are at the store's generations. ``write`` None stands for the
         commit of the store.
 
         Raises Conflict, Unstorable, StoreUnavailable (then it is unknown whether the commit happened).
         """
         commit = Commit(
             history=history,
+            ledger_id=self._ledgers.ledger_id if history is None else history.ledger_id,
             ledgers=list(self.changed.values()),
             notifications=self.notifications,
             inbox_rows=inbox_rows,
-            cursors=cursors or {},
+            cursors={**(cursors or {}), **self._passed_over()},
             verified=self._verified(),
         )
         if faults.hook is not None:
@@ -97,8 +104,13 @@ class UnitOfWork:
         if faults.hook is not None:
             faults.hook("after_commit")
 
+    def _passed_over(self) -> dict[tuple[int, str], int]:
+        """The numbers that no outbox row has, for the cursors to pass over: a row that is missing is lost."""
+        return {(stream_id, EVERY_TOPIC): sequence for stream_id, sequence in self._unpublished.items()}
+
     def _verified(self) -> dict[int, dict[int, int]]:
-        """The hosts with an answer that changed nothing, unless the commit changes all of their nodes and so checks them."""
+        """The hosts with an answer that rests on more nodes than it changed, unless the commit changes all of them and so
+        checks them."""
         hosts = [self._ledgers.get(name) for name in self.unverified]
         return {
             host.id: {ledger.id: ledger.stored_generation for ledger in host}
@@ -110,3 +122,4 @@ class UnitOfWork:
         """Note in the changed ledgers that the store has them now."""
         for ledger in self.changed.values():
             ledger.committed()
+            self._ledgers.note(ledger)

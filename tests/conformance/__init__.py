@@ -14,7 +14,10 @@ pytest.register_assert_rewrite(
             "store_chores",
             "store_commits",
             "store_concurrency",
+            "store_deletions",
+            "store_hosts",
             "store_locks",
+            "store_moves",
             "store_sql",
             "store_topics",
         )

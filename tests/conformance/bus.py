@@ -452,8 +452,44 @@ class StartStopContract(BusCase):
         stress(make)
 
 
+class EmptyContract(BusCase):
+    """A worker wants to know whether it has read a queue to its end."""
+
+    def test_an_empty_queue_is_reported_once_after_all_of_its_deliveries(
+        self, outside: Outside, make_worker: MakeWorker
+    ) -> None:
+        for body in numbered(30):
+            outside.publish(HOST_1, body)
+        worker = make_worker()
+        worker.bus.report_empty([HOST_1])
+        assert worker.listener.hear_empty(1) == [(HOST_1, 30)]
+        outside.publish(HOST_1, b"30")
+        worker.listener.receive(31)
+        assert len(worker.listener.emptied) == 1
+
+    def test_a_queue_that_nobody_consumes_and_one_that_does_not_exist_may_be_asked_for(self, worker: Worker) -> None:
+        worker.bus.report_empty([HOST_2, "no-such-host"])
+        assert sorted(worker.listener.hear_empty(2)) == [(HOST_2, 0), ("no-such-host", 0)]
+
+    def test_a_queue_in_which_a_message_waits_is_not_reported(
+        self, outside: Outside, worker: Worker, make_worker: MakeWorker
+    ) -> None:
+        outside.publish(HOST_2, b"0")
+        worker.bus.report_empty([HOST_2, HOST_1])
+        assert worker.listener.hear_empty(1) == [(HOST_1, 0)]
+        worker.bus.report_empty([HOST_2])
+        other = make_worker([HOST_2])
+        other.listener.receive(1)
+        worker.bus.report_empty([HOST_2])
+        assert worker.listener.hear_empty(2)[1] == (HOST_2, 0)
+
+    def test_a_bus_that_is_not_started_may_be_asked(self, outside: Outside) -> None:
+        outside.bus().report_empty([HOST_1])
+
+
 class BusContract(
     ReceiveContract,
+    EmptyContract,
     SettleContract,
     LostContract,
     TellContract,

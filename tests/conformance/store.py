@@ -6,13 +6,21 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec.structs import replace
+
 from tests.conformance.store_chores import AttemptsContract, InboxContract, LeaseContract, OutboxContract, PruneContract
 from tests.conformance.store_commits import CommitContract, ConflictContract
 from tests.conformance.store_concurrency import ConcurrencyContract
+from tests.conformance.store_deletions import DeletionContract, LifeContract
+from tests.conformance.store_histories import ProgressContract
+from tests.conformance.store_hosts import AllocationsContract, HistoryContract, RecordContract
 from tests.conformance.store_locks import LockedContract, RefreshedContract, VerifiedContract
+from tests.conformance.store_moves import MoveContract
+from tests.conformance.store_silent import SilentContract
 from tests.conformance.store_topics import CursorContract, DeadLetterContract
 from tests.support.builders import HOST, NOW, begin, node_name, update, uuid
-from tests.support.store import StoreCase, Writer, load, picture, register, settle, snapshots
+from tests.support.store import StoreCase, Writer, cursors, load, picture, register, settle, snapshots
+from tracker_worker.domain.life import Life
 from tracker_worker.domain.resources import MAX_AMOUNT, MAX_USAGE
 from tracker_worker.domain.values import MAX_DEPTH
 from tracker_worker.store.base import Store
@@ -25,7 +33,7 @@ class HostContract(StoreCase):
         assert store.host_names() == []
         assert store.backlog() == []
         assert store.generations([1]) == {}
-        assert store.cursors(1) == {}
+        assert store.hosts() == []
 
     def test_a_host_that_is_not_registered_has_no_ledger(self, store: Store) -> None:
         register(store, "host-1")
@@ -40,29 +48,33 @@ class HostContract(StoreCase):
         writer = settle(store).put(begin(1, node=N1)).commit()
         before = picture(store)
         assert second.register_host(HOST, topic="other", version="2.0", now=NOW + 1) == writer.host.id
-        assert picture(store) == before
+        after = picture(store)
+        (host,) = after.pop("hosts")
+        assert before.pop("hosts") == [replace(host, version="1.0", started_at=NOW, last_seen_at=NOW)]
+        assert (host.version, host.started_at, host.last_seen_at) == ("2.0", NOW + 1, NOW + 1)
+        assert after == before
 
     def test_hosts_have_different_ids_and_are_listed_by_name(self, store: Store) -> None:
         names = ["host-b", "Host-a", "host-a", "hôte", "host_a", "host-a.example.org"]
         assert len({register(store, name) for name in names}) == len(names)
         assert store.host_names() == sorted(names)
 
-    def test_a_new_node_is_disabled_and_empty(self, store: Store) -> None:
+    def test_a_new_node_is_unknown_and_empty(self, store: Store) -> None:
         host_id = register(store)
         store.create_node(host_id, N1)
         ledger = load(store).node(N1)
         assert (ledger.host_id, ledger.host, ledger.name) == (host_id, HOST, N1)
-        assert (ledger.generation, ledger.stored_generation, ledger.sequence) == (0, 0, 0)
-        assert ledger.disabled
+        assert (ledger.generation, ledger.stored_generation, ledger.sequence, ledger.last_at) == (0, 0, 0, 0)
+        assert ledger.life == Life()
         assert not ledger.dirty
         assert ledger.allocations == {}
         assert ledger.drift is None
-        assert store.cursors(host_id) == {}
+        assert cursors(store) == {}
         assert store.backlog() == []
 
     def test_creating_an_existing_node_changes_nothing(self, store: Store, second: Store) -> None:
         writer = settle(store).put(begin(1, node=N1))
-        writer.commit(cursors={writer[N1].id: 1})
+        writer.commit(cursors={writer[N1].stream_id: 1})
         before = picture(store)
         second.create_node(writer.host.id, N1)
         assert picture(store) == before
@@ -146,6 +158,7 @@ class ValueContract(StoreCase):
 
 
 class StoreContract(
+    ProgressContract,
     HostContract,
     ValueContract,
     CommitContract,
@@ -157,9 +170,16 @@ class StoreContract(
     PruneContract,
     CursorContract,
     DeadLetterContract,
+    SilentContract,
     VerifiedContract,
     RefreshedContract,
     LockedContract,
+    DeletionContract,
+    LifeContract,
+    RecordContract,
+    HistoryContract,
+    AllocationsContract,
+    MoveContract,
     ConcurrencyContract,
 ):
     """The whole contract."""

@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from tests.support.builders import NOW, begin, node_name
-from tests.support.store import ALL, TOPIC, StoreCase, Writer, answer, note, register, settle
+from tests.support.store import ALL, TOPIC, StoreCase, Writer, answer, cursors, note, register, settle
 from tracker_worker.notifications.notification import Notification
 from tracker_worker.store.base import Commit, OutboxBacklog, Store
 
@@ -27,7 +27,7 @@ class AttemptsContract(StoreCase):
     def test_old_attempts_are_pruned(self, store: Store) -> None:
         store.count_attempt("old", OLD)
         store.count_attempt("young", YOUNG)
-        store.prune(1, answered_before=NOW, occurred_before=NOW, limit=ALL)
+        store.prune(register(store), answered_before=NOW, occurred_before=NOW, limit=ALL)
         assert store.count_attempt("old", NOW) == 1
         assert store.count_attempt("young", NOW) == 2
 
@@ -39,47 +39,49 @@ class OutboxContract(StoreCase):
         writer = settle(store)
         written = [note(writer[N1], 3, at=NOW + 1), note(writer[N1], 2)]
         store.commit(Commit(notifications=written))
-        assert store.outbox(writer[N1].id, after=1, limit=ALL) == written[::-1]
+        assert store.outbox(writer[N1].stream_id, after=1, limit=ALL) == written[::-1]
 
     def test_the_outbox_returns_notifications_in_order_after_a_sequence_up_to_the_limit(self, store: Store) -> None:
         writer = settle(store)
         for batch in ([11, 9], [2, 10], [3]):
             store.commit(Commit(notifications=[note(writer[N1], sequence) for sequence in batch]))
-        node_id = writer[N1].id
-        assert sequences(store.outbox(node_id, after=0, limit=ALL)) == [1, 2, 3, 9, 10, 11]
-        assert sequences(store.outbox(node_id, after=2, limit=3)) == [3, 9, 10]
-        assert sequences(store.outbox(node_id, after=4, limit=1)) == [9]
-        assert store.outbox(node_id, after=11, limit=ALL) == []
+        stream_id = writer[N1].stream_id
+        assert sequences(store.outbox(stream_id, after=0, limit=ALL)) == [1, 2, 3, 9, 10, 11]
+        assert sequences(store.outbox(stream_id, after=2, limit=3)) == [3, 9, 10]
+        assert sequences(store.outbox(stream_id, after=4, limit=1)) == [9]
+        assert store.outbox(stream_id, after=11, limit=ALL) == []
 
     def test_each_node_has_its_own_outbox(self, store: Store) -> None:
         writer = settle(store).put(begin(1, node=N1)).commit()
-        assert sequences(store.outbox(writer[N1].id, after=0, limit=ALL)) == [1, 2]
-        assert sequences(store.outbox(writer[N2].id, after=0, limit=ALL)) == [1]
-        assert {row.node for row in store.outbox(writer[N2].id, after=0, limit=ALL)} == {N2}
+        assert sequences(store.outbox(writer[N1].stream_id, after=0, limit=ALL)) == [1, 2]
+        assert sequences(store.outbox(writer[N2].stream_id, after=0, limit=ALL)) == [1]
+        assert {row.node for row in store.outbox(writer[N2].stream_id, after=0, limit=ALL)} == {N2}
 
     def test_a_cursor_starts_at_0_and_only_moves_forward(self, store: Store) -> None:
         writer = settle(store)
-        one, two = writer[N1].id, writer[N2].id
-        assert store.cursors(writer.host.id) == {(one, TOPIC): 0, (two, TOPIC): 0}
+        one, two = writer[N1].stream_id, writer[N2].stream_id
+        assert cursors(store, writer.host.name) == {(one, TOPIC): 0, (two, TOPIC): 0}
         for moved, expected in ((5, 5), (3, 5), (5, 5), (6, 6)):
             store.commit(Commit(cursors={(one, TOPIC): moved}))
-            assert store.cursors(writer.host.id) == {(one, TOPIC): expected, (two, TOPIC): 0}
+            assert cursors(store, writer.host.name) == {(one, TOPIC): expected, (two, TOPIC): 0}
 
     def test_one_commit_moves_the_cursors_of_several_hosts(self, store: Store) -> None:
         first, other = settle(store, host="host-1", nodes=1), settle(store, host="host-2", nodes=1)
-        store.commit(Commit(cursors={(first[N1].id, TOPIC): 1, (other[N1].id, TOPIC): 7}))
-        assert store.cursors(first.host.id) == {(first[N1].id, TOPIC): 1}
-        assert store.cursors(other.host.id) == {(other[N1].id, TOPIC): 7}
+        store.commit(Commit(cursors={(first[N1].stream_id, TOPIC): 1, (other[N1].stream_id, TOPIC): 7}))
+        assert cursors(store, first.host.name) == {(first[N1].stream_id, TOPIC): 1}
+        assert cursors(store, other.host.name) == {(other[N1].stream_id, TOPIC): 7}
 
     def test_the_backlog_of_a_node_counts_the_rows_after_its_cursor(self, store: Store) -> None:
         first, other = settle(store, host="host-1", nodes=2), settle(store, host="host-2", nodes=1)
         first.put(begin(1, node=N1), NOW + 1).commit()
         extra = [note(first[N1], sequence, at=NOW + sequence) for sequence in (3, 4, 5)]
-        store.commit(Commit(notifications=extra, cursors={(first[N1].id, TOPIC): 3, (other[N1].id, TOPIC): 1}))
-        figures = {row.node_id: row for row in store.backlog()}
+        store.commit(
+            Commit(notifications=extra, cursors={(first[N1].stream_id, TOPIC): 3, (other[N1].stream_id, TOPIC): 1})
+        )
+        figures = {row.stream_id: row for row in store.backlog()}
         assert figures == {
-            first[N1].id: OutboxBacklog(
-                node_id=first[N1].id,
+            first[N1].stream_id: OutboxBacklog(
+                stream_id=first[N1].stream_id,
                 host="host-1",
                 node=N1,
                 topic=TOPIC,
@@ -88,11 +90,25 @@ class OutboxContract(StoreCase):
                 rows=2,
                 oldest_at=NOW + 4,
             ),
-            first[N2].id: OutboxBacklog(
-                node_id=first[N2].id, host="host-1", node=N2, topic=TOPIC, sequence=1, cursor=0, rows=1, oldest_at=NOW
+            first[N2].stream_id: OutboxBacklog(
+                stream_id=first[N2].stream_id,
+                host="host-1",
+                node=N2,
+                topic=TOPIC,
+                sequence=1,
+                cursor=0,
+                rows=1,
+                oldest_at=NOW,
             ),
-            other[N1].id: OutboxBacklog(
-                node_id=other[N1].id, host="host-2", node=N1, topic=TOPIC, sequence=1, cursor=1, rows=0, oldest_at=None
+            other[N1].stream_id: OutboxBacklog(
+                stream_id=other[N1].stream_id,
+                host="host-2",
+                node=N1,
+                topic=TOPIC,
+                sequence=1,
+                cursor=1,
+                rows=0,
+                oldest_at=None,
             ),
         }
 
@@ -140,6 +156,15 @@ class LeaseContract(StoreCase):
         assert second.take_lease(hosts[:1], "b", now=11, until=21) == {hosts[0]}
         assert store.take_lease(hosts[:1], "a", now=12, until=22) == set()
 
+    @pytest.mark.parametrize("owner", ["a", "b"])
+    def test_a_lease_of_a_clock_that_was_wrong_is_free(
+        self, store: Store, second: Store, hosts: list[int], owner: str
+    ) -> None:
+        store.take_lease(hosts[:2], "a", now=1000, until=1010)
+        assert second.take_lease(hosts[:1], "b", now=994, until=1005) == set()
+        assert second.take_lease(hosts[:1], owner, now=994, until=1004) == {hosts[0]}
+        assert second.take_lease(hosts[:2], "b", now=0, until=10) == set(hosts[:2])
+
     def test_the_owner_of_an_expired_lease_may_take_it_again(self, store: Store, hosts: list[int]) -> None:
         store.take_lease(hosts[:1], "a", now=0, until=10)
         assert store.take_lease(hosts[:1], "a", now=100, until=110) == {hosts[0]}
@@ -173,11 +198,11 @@ class PruneContract(StoreCase):
         """Write outbox rows of the first node, each with a sequence and a time. The row of sequence 1 has the time NOW."""
         writer = settle(store)
         notifications = [note(writer[N1], sequence, at=at) for sequence, at in rows]
-        store.commit(Commit(notifications=notifications, cursors={(writer[N1].id, TOPIC): cursor}))
+        store.commit(Commit(notifications=notifications, cursors={(writer[N1].stream_id, TOPIC): cursor}))
         return writer
 
     def left(self, store: Store, writer: Writer, node: str = N1) -> list[int]:
-        return sequences(store.outbox(writer[node].id, after=0, limit=ALL))
+        return sequences(store.outbox(writer[node].stream_id, after=0, limit=ALL))
 
     def test_old_inbox_rows_are_pruned_and_young_ones_stay(self, store: Store) -> None:
         times = {"u-1": OLD, "u-2": NOW - 1, "u-3": NOW, "u-4": YOUNG}
@@ -193,7 +218,7 @@ class PruneContract(StoreCase):
         store.commit(
             Commit(
                 notifications=[note(other[N1], 2, at=OLD)],
-                cursors={(other[N1].id, TOPIC): 2},
+                cursors={(other[N1].stream_id, TOPIC): 2},
                 inbox_rows=[
                     answer("u-1", host_id=writer.host.id, at=OLD),
                     answer("u-2", host_id=other.host.id, at=OLD),
@@ -213,7 +238,7 @@ class PruneContract(StoreCase):
         writer = self.filled(store, (2, YOUNG), (3, YOUNG), cursor=3)
         assert self.prune(store) == 0
         writer = Writer(store)
-        store.commit(Commit(notifications=[note(writer[N2], 2, at=OLD)], cursors={(writer[N2].id, TOPIC): 2}))
+        store.commit(Commit(notifications=[note(writer[N2], 2, at=OLD)], cursors={(writer[N2].stream_id, TOPIC): 2}))
         assert self.prune(store) == 1
         assert self.left(store, writer) == [1, 2, 3]
         assert self.left(store, writer, N2) == [1]
@@ -247,4 +272,4 @@ class PruneContract(StoreCase):
         generations = store.generations([writer.host.id])
         self.prune(store)
         assert store.generations([writer.host.id]) == generations
-        assert store.cursors(writer.host.id) == {(writer[N1].id, TOPIC): 2, (writer[N2].id, TOPIC): 0}
+        assert cursors(store, writer.host.name) == {(writer[N1].stream_id, TOPIC): 2, (writer[N2].stream_id, TOPIC): 0}

@@ -7,13 +7,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.builders import HOST, NOW, begin, instance, inventory, node_name, update, uuid
+from tests.support.builders import HOST, NOW, begin, inventory, node_name, update, uuid
 from tests.support.store import (
     ALL,
     TOPIC,
     StoreCase,
     Writer,
     answer,
+    cursors,
     load,
     note,
     picture,
@@ -21,9 +22,7 @@ from tests.support.store import (
     snapshots,
     uuids,
 )
-from tracker_worker.domain.allocation import UNLIMITED, Allocation
 from tracker_worker.domain.commands import AbortClaim, ExpireClaims, FinishClaim, ReportNode
-from tracker_worker.domain.events import ClaimBegun
 from tracker_worker.domain.resources import MAX_AMOUNT
 from tracker_worker.domain.states import TASK_STATES, VM_STATES
 from tracker_worker.domain.values import SECOND
@@ -110,7 +109,7 @@ class CommitContract(StoreCase):
 
     def test_a_commit_writes_only_touched_allocations(self, store: Store) -> None:
         writer = settle(store).put(begin(1, node=N1)).put(begin(2, node=N1))
-        writer[N1].touched.remove(uuid(1))
+        del writer[N1].touched[writer[N1].allocations[uuid(1)].id]
         writer.commit()
         assert uuids(list(load(store))) == [uuid(2)]
 
@@ -142,25 +141,6 @@ class CommitContract(StoreCase):
         for host in ("host-1", "host-2"):
             assert uuids(list(load(store, host))) == [uuid(1)]
 
-    def test_the_row_of_a_released_instance_is_ignored_and_deleted_by_the_next_commit(self, store: Store) -> None:
-        writer = settle(store).put(begin(1, node=N1))
-        gone = Allocation(
-            instance=instance(2, vm_state="deleted"),
-            resources=instance(2).resources,
-            begun_at=NOW,
-            expires_at=NOW,
-            limit_source=UNLIMITED,
-        )
-        writer[N1].apply(ClaimBegun(at=NOW, allocation=gone))
-        writer.commit()
-
-        again = Writer(store)
-        assert list(again[N1].allocations) == [uuid(1)]
-        assert again[N1].touched == {uuid(2)}
-        assert not again[N1].dirty
-        again.put(FinishClaim(claim_id=uuid(1))).commit()
-        assert load(store).node(N1).touched == set()
-
 
 class ConflictContract(StoreCase):
     """The refused commit of each test has rows for every table, and one error."""
@@ -173,12 +153,12 @@ class ConflictContract(StoreCase):
                     ledgers=parts.get("ledgers", list(writer.host)),
                     notifications=parts.get("notifications", writer.notifications),
                     inbox_rows=parts.get("inbox_rows", [answer("u-2")]),
-                    cursors={(ledger.id, TOPIC): 1 for ledger in writer.host},
+                    cursors={(ledger.stream_id, TOPIC): 1 for ledger in writer.host},
                 )
             )
         assert picture(store, "u-1", "u-2", "u-3") == before
         assert store.answered(["u-2"]) == {}
-        assert set(store.cursors(writer.host.id).values()) == {0}
+        assert set(cursors(store).values()) == {0}
 
     def test_a_stale_generation_changes_nothing(self, store: Store, second: Store) -> None:
         settle(store)
@@ -235,7 +215,7 @@ class ConflictContract(StoreCase):
     def test_the_same_sequence_number_on_two_nodes_is_no_conflict(self, store: Store) -> None:
         writer = settle(store).put(begin(1, node=N1)).put(begin(2, node=N2)).commit()
         for ledger in writer.host:
-            assert [row.sequence for row in store.outbox(ledger.id, after=0, limit=ALL)] == [1, 2]
+            assert [row.sequence for row in store.outbox(ledger.stream_id, after=0, limit=ALL)] == [1, 2]
 
     def test_a_claim_for_an_instance_that_another_node_holds_changes_nothing(self, store: Store, second: Store) -> None:
         settle(store)
@@ -255,6 +235,6 @@ class ConflictContract(StoreCase):
     def test_a_commit_of_one_node_does_not_delete_the_row_of_another_node(self, store: Store) -> None:
         writer = settle(store).put(begin(1, node=N1)).commit()
         writer.put(begin(2, node=N2))
-        writer[N2].touched.add(uuid(1))
+        writer[N2].noted.add(uuid(1))
         writer.commit()
         assert list(load(store, HOST).node(N1).allocations) == [uuid(1)]

@@ -10,8 +10,8 @@ from threading import Event
 
 import pytest
 
-from tests.support.builders import begin, instance, inventory, node_name, uuid
-from tests.support.store import ALL, TOPIC, StoreCase, Writer, answer, at_once, load, register, settle, uuids
+from tests.support.builders import HOST, begin, instance, inventory, node_name, uuid
+from tests.support.store import ALL, TOPIC, StoreCase, Writer, answer, at_once, cursors, load, register, settle, uuids
 from tracker_worker.domain.commands import AbortClaim
 from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.domain.resources import ZERO
@@ -58,7 +58,7 @@ def check_totals(host: HostLedger, store: Store) -> None:
         assert ledger.inventory is not None
         charged = sum((allocation.resources for allocation in ledger.allocations.values()), ZERO)
         assert ledger.usage == ledger.inventory.reserved + charged
-        rows = store.outbox(ledger.id, after=0, limit=ALL)
+        rows = store.outbox(ledger.stream_id, after=0, limit=ALL)
         assert [row.sequence for row in rows] == list(range(1, ledger.sequence + 1))
 
 
@@ -171,10 +171,10 @@ class ConcurrencyContract(StoreCase):
         def come(which: Store) -> int:
             host_id = register(which)
             which.create_node(host_id, N1)
-            which.open_cursors(host_id, [TOPIC])
+            which.open_cursors(HOST, [TOPIC])
             return host_id
 
         ids = at_once(*(partial(come, (store, second)[thread % 2]) for thread in range(THREADS)))
         assert len(set(ids)) == 1
         assert list(load(store).nodes) == [N1]
-        assert list(store.cursors(ids[0]).values()) == [0]
+        assert list(cursors(store).values()) == [0]

@@ -9,7 +9,19 @@ from threading import Event
 import pytest
 
 from tests.support.builders import HOST, NOW, begin, node_name, uuid
-from tests.support.store import TOPIC, StoreCase, Writer, answer, load, picture, register, settle, snapshots, uuids
+from tests.support.store import (
+    TOPIC,
+    StoreCase,
+    Writer,
+    answer,
+    cursors,
+    load,
+    picture,
+    register,
+    settle,
+    snapshots,
+    uuids,
+)
 from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.store.base import Commit, Conflict, Store
 
@@ -94,10 +106,10 @@ class LockedContract(StoreCase):
             assert snapshots(locked.ledger) == snapshots(writer.host)
             assert locked.answered(["u-1", "u-2"]) == {"u-1": answer("u-1").reply}
             late = Writer.on(store, locked.ledger).put(begin(2, node=N2))
-            locked.commit(late.made(answer("u-2"), cursors={late[N1].id: 1}))
+            locked.commit(late.made(answer("u-2"), cursors={late[N1].stream_id: 1}))
         assert uuids(list(load(second))) == [uuid(1), uuid(2)]
         assert second.answered(["u-2"])
-        assert second.cursors(writer.host.id)[writer[N1].id, TOPIC] == 1
+        assert cursors(second)[writer[N1].stream_id, TOPIC] == 1
 
     def test_a_block_without_a_commit_changes_nothing(self, store: Store) -> None:
         writer = settle(store)
@@ -203,4 +215,7 @@ class LockedContract(StoreCase):
         writer = settle(store)
         before = picture(store)
         store.probe(writer.host.id, NOW + 5)
-        assert picture(store) == before
+        after = picture(store)
+        (was,), (host,) = before.pop("hosts"), after.pop("hosts")
+        assert (was.last_seen_at, host.last_seen_at) == (NOW, NOW + 5)
+        assert after == before

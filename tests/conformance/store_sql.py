@@ -33,7 +33,7 @@ def lock_and_leave(store: Store) -> None:
         pass
 
 
-def every_method(store: Store, node_id: int) -> dict[str, partial]:
+def every_method(store: Store, stream_id: int) -> dict[str, partial]:
     """Return a call of each method that uses the database; each call would succeed."""
     return {
         "register_host": partial(store.register_host, "host-9", topic="tracker", version="1.0", now=NOW),
@@ -46,13 +46,21 @@ def every_method(store: Store, node_id: int) -> dict[str, partial]:
         "refreshed": partial(store.refreshed, {"host-1": {}}),
         "locked": partial(lock_and_leave, store),
         "probe": partial(store.probe, 1, NOW),
-        "cursors": partial(store.cursors, 1),
-        "open_cursors": partial(store.open_cursors, 1, [TOPIC]),
-        "mark_refused": partial(store.mark_refused, node_id, TOPIC, 1, "too large"),
+        "hosts": store.hosts,
+        "histories": store.histories,
+        "renew_token": partial(store.renew_token, 1, "a token"),
+        "commit of a name": partial(store.commit, Commit(host_names={1: "host-1"})),
+        "forget_host": partial(store.forget_host, 77),
+        "stream_id": partial(store.stream_id, "host-1", "node-8"),
+        "allocations": partial(store.allocations, limit=1),
+        "streams": partial(store.streams, "host-1"),
+        "streams_without_host": store.streams_without_host,
+        "open_cursors": partial(store.open_cursors, "host-1", [TOPIC]),
+        "mark_refused": partial(store.mark_refused, stream_id, TOPIC, 1, "too large"),
         "keep_dead_letters": partial(store.keep_dead_letters, [letter()]),
         "dead_letters": partial(store.dead_letters, 1),
         "drop_dead_letters": partial(store.drop_dead_letters, [1]),
-        "outbox": partial(store.outbox, node_id, after=0, limit=1),
+        "outbox": partial(store.outbox, stream_id, after=0, limit=1),
         "backlog": store.backlog,
         "take_lease": partial(store.take_lease, [1], "a", now=NOW, until=NOW),
         "release_lease": partial(store.release_lease, "a"),
@@ -60,9 +68,9 @@ def every_method(store: Store, node_id: int) -> dict[str, partial]:
     }
 
 
-def assert_unavailable(store: Store, node_id: int, *, but: frozenset[str] = frozenset()) -> None:
+def assert_unavailable(store: Store, stream_id: int, *, but: frozenset[str] = frozenset()) -> None:
     """Assert that every method raises StoreUnavailable, except the methods ``but``, which succeed."""
-    for name, call in every_method(store, node_id).items():
+    for name, call in every_method(store, stream_id).items():
         if name in but:
             call()
             continue
@@ -113,12 +121,11 @@ class SQLStoreContract(StoreContract):
         settle(store).put(begin(1, node=N1)).put(begin(2, node=N1, task_state=None)).commit()
         with database.begin() as connection:
             row = connection.execute(sa.select(nodes).where(nodes.c.name == N1)).mappings().one()
-        read = {name: row[name] for name in row if name not in ("id", "host_id", "inventory")}
+        read = {name: row[name] for name in row if name not in ("id", "host_id", "stream_id", "life", "inventory")}
         assert read == {
             "name": N1,
             "generation": 2,
-            "sequence": 3,
-            "disabled": False,
+            "state": "open",
             "vcpus": 32,
             "vcpus_used": 4,
             "memory_mb": 131072,
@@ -130,12 +137,12 @@ class SQLStoreContract(StoreContract):
             "io_workload": 2,
         }
 
-    def test_a_disabled_node_has_no_totals(self, store: Store, database: sa.Engine) -> None:
-        settle(store).put(ReportNode(node=N1, inventory=None)).commit()
-        columns = (nodes.c.disabled, nodes.c.vcpus, nodes.c.memory_mb, nodes.c.local_gb, nodes.c.inventory)
+    def test_an_unsupported_node_has_no_totals(self, store: Store, database: sa.Engine) -> None:
+        settle(store).put(ReportNode(node=N1, inventory=None, keeps_inventory=False)).commit()
+        columns = (nodes.c.state, nodes.c.vcpus, nodes.c.memory_mb, nodes.c.local_gb, nodes.c.inventory)
         with database.begin() as connection:
             row = connection.execute(sa.select(*columns).where(nodes.c.name == N1)).one()
-        assert tuple(row) == (True, None, None, None, None)
+        assert tuple(row) == ("unsupported", None, None, None, None)
 
     def test_edited_usage_is_reported_as_drift_and_replaced(self, store: Store, database: sa.Engine) -> None:
         settle(store).put(begin(1, node=N1)).commit()
@@ -147,7 +154,7 @@ class SQLStoreContract(StoreContract):
         assert again[N2].drift is None
 
         again.put(ReportNode(node=N1, inventory=again[N1].inventory)).commit()
-        assert [row.event_type for row in store.outbox(again[N1].id, after=2, limit=10)] == ["NodeDrift"]
+        assert [row.event_type for row in store.outbox(again[N1].stream_id, after=2, limit=10)] == ["UsageDrift"]
         assert load(store).node(N1).drift is None
 
     def test_a_removed_allocation_is_reported_as_drift(self, store: Store, database: sa.Engine) -> None:
@@ -170,7 +177,7 @@ class SQLStoreContract(StoreContract):
         writer = settle(store)
         with database.begin() as connection:
             stored = connection.execute(
-                sa.text("SELECT message_id FROM outbox WHERE node_id = :id"), {"id": writer[N1].id}
+                sa.text("SELECT message_id FROM outbox WHERE stream_id = :id"), {"id": writer[N1].stream_id}
             ).scalar_one()
         assert stored == note(writer[N1], 1).message_id
         assert len({note(writer[name], sequence).message_id for name in (N1, N2) for sequence in (1, 2)}) == 4

@@ -8,8 +8,8 @@ import logging
 import pytest
 from msgspec.structs import replace
 
-from tests.support.builders import NOW, begin, inventory, node_name
-from tests.support.store import ALL, TOPIC, StoreCase, Writer, load, note, register, settle
+from tests.support.builders import HOST, NOW, begin, inventory, node_name
+from tests.support.store import ALL, TOPIC, StoreCase, Writer, cursors, flat, load, note, register, settle
 from tracker_worker.domain.commands import ReportNode
 from tracker_worker.store import base
 from tracker_worker.store.base import Commit, DeadLetterRow, Store
@@ -35,9 +35,9 @@ def letter(number: int = 1, *, size: int = 0, **fields: str) -> DeadLetterRow:
 class CursorContract(StoreCase):
     def opened(self, store: Store, *topics: str) -> dict[str, int]:
         """Open the cursors of the only node of the host, and return those of these topics."""
-        cursors = store.open_cursors(load(store).id, topics)
-        assert cursors == store.cursors(load(store).id)
-        return {topic: sequence for (_, topic), sequence in cursors.items()}
+        opened = store.open_cursors(HOST, topics)
+        assert opened == store.streams(HOST)
+        return {topic: sequence for (_, topic), sequence in flat(opened).items()}
 
     def node(self, store: Store, *, rows: int = 4) -> Writer:
         """A node with these rows in its outbox, and no cursor."""
@@ -57,7 +57,7 @@ class CursorContract(StoreCase):
     def test_opening_cursors_again_changes_nothing(self, store: Store, second: Store) -> None:
         writer = self.node(store)
         self.opened(store, TOPIC, OTHER)
-        writer.commit(cursors={writer[N1].id: 3})
+        writer.commit(cursors={writer[N1].stream_id: 3})
         assert self.opened(second, TOPIC, OTHER) == {TOPIC: 3, OTHER: 0}
 
     def test_a_topic_that_is_new_for_a_node_starts_at_the_last_sequence(self, store: Store) -> None:
@@ -79,7 +79,7 @@ class CursorContract(StoreCase):
     def test_a_node_whose_topics_were_removed_goes_on_where_it_was(self, store: Store) -> None:
         writer = self.node(store)
         self.opened(store, TOPIC, OTHER)
-        store.commit(Commit(cursors={(writer[N1].id, TOPIC): 2, (writer[N1].id, OTHER): 3}))
+        store.commit(Commit(cursors={(writer[N1].stream_id, TOPIC): 2, (writer[N1].stream_id, OTHER): 3}))
         assert self.opened(store) == {}
         assert store.backlog() == []
         assert self.opened(store) == {}
@@ -89,26 +89,26 @@ class CursorContract(StoreCase):
     def test_a_new_node_beside_others_starts_at_0(self, store: Store) -> None:
         writer = self.node(store)
         self.opened(store, TOPIC)
-        writer.commit(cursors={writer[N1].id: 4})
+        writer.commit(cursors={writer[N1].stream_id: 4})
         store.create_node(1, N2)
-        new = load(store).node(N2).id
-        assert store.open_cursors(1, [TOPIC]) == {(writer[N1].id, TOPIC): 4, (new, TOPIC): 0}
+        new = load(store).node(N2).stream_id
+        assert flat(store.open_cursors(HOST, [TOPIC])) == {(writer[N1].stream_id, TOPIC): 4, (new, TOPIC): 0}
 
     def test_the_cursors_of_a_host_are_not_those_of_another(self, store: Store) -> None:
         first, other = settle(store, host="host-1", nodes=1), settle(store, host="host-2", nodes=1)
-        assert store.open_cursors(other.host.id, [OTHER]) == {(other[N1].id, OTHER): 1}
-        assert store.cursors(first.host.id) == {(first[N1].id, TOPIC): 0}
+        assert flat(store.open_cursors("host-2", [OTHER])) == {(other[N1].stream_id, OTHER): 1}
+        assert cursors(store, "host-1") == {(first[N1].stream_id, TOPIC): 0}
 
     def test_a_cursor_that_is_not_open_is_not_made_by_a_commit(self, store: Store) -> None:
         writer = self.node(store)
         self.opened(store, TOPIC)
-        store.commit(Commit(cursors={(writer[N1].id, OTHER): 2, (writer[N1].id, TOPIC): 1}))
+        store.commit(Commit(cursors={(writer[N1].stream_id, OTHER): 2, (writer[N1].stream_id, TOPIC): 1}))
         assert self.opened(store, TOPIC) == {TOPIC: 1}
 
     def test_the_backlog_is_counted_for_each_topic(self, store: Store) -> None:
         writer = self.node(store)
         self.opened(store, TOPIC, OTHER)
-        writer.commit(cursors={writer[N1].id: 3})
+        writer.commit(cursors={writer[N1].stream_id: 3})
         found = [(row.topic, row.sequence, row.cursor, row.rows) for row in store.backlog()]
         assert found == [(TOPIC, 4, 3, 1), (OTHER, 4, 0, 4)]
 
@@ -119,12 +119,12 @@ class CursorContract(StoreCase):
         def refused() -> list[tuple[int | None, str | None]]:
             return [(row.refused_sequence, row.refused_reason) for row in second.backlog()]
 
-        store.mark_refused(writer[N1].id, OTHER, 1, "too large: 🦊")
+        store.mark_refused(writer[N1].stream_id, OTHER, 1, "too large: 🦊")
         assert refused() == [(None, None), (1, "too large: 🦊")]
-        store.mark_refused(writer[N1].id, OTHER, 1, None)
+        store.mark_refused(writer[N1].stream_id, OTHER, 1, None)
         assert refused() == [(None, None)] * 2
-        store.mark_refused(writer[N1].id, OTHER, 1, "again")
-        store.commit(Commit(cursors={(writer[N1].id, OTHER): 1}))
+        store.mark_refused(writer[N1].stream_id, OTHER, 1, "again")
+        store.commit(Commit(cursors={(writer[N1].stream_id, OTHER): 1}))
         assert refused() == [(None, None)] * 2
 
     def test_the_broker_s_alarm_is_kept_with_the_lease(self, store: Store) -> None:
@@ -145,8 +145,8 @@ class CursorContract(StoreCase):
         store.commit(Commit(notifications=rows))
 
         def read(after: int, max_bytes: int, limit: int = ALL) -> list[int]:
-            node_id = writer[N1].id
-            return [row.sequence for row in store.outbox(node_id, after=after, limit=limit, max_bytes=max_bytes)]
+            stream_id = writer[N1].stream_id
+            return [row.sequence for row in store.outbox(stream_id, after=after, limit=limit, max_bytes=max_bytes)]
 
         assert read(0, 30) == [1, 2, 3]
         assert read(0, 29) == [1, 2]
@@ -159,14 +159,14 @@ class CursorContract(StoreCase):
 
     def test_the_slowest_topic_decides_what_is_pruned(self, store: Store) -> None:
         writer = self.node(store)
-        node_id = writer[N1].id
+        stream_id = writer[N1].stream_id
 
         def left_after_pruning() -> list[int]:
             store.prune(1, answered_before=0, occurred_before=NOW + 1, limit=ALL)
-            return [row.sequence for row in store.outbox(node_id, after=0, limit=ALL)]
+            return [row.sequence for row in store.outbox(stream_id, after=0, limit=ALL)]
 
         self.opened(store, TOPIC, OTHER)
-        store.commit(Commit(cursors={(node_id, TOPIC): 3, (node_id, OTHER): 1}))
+        store.commit(Commit(cursors={(stream_id, TOPIC): 3, (stream_id, OTHER): 1}))
         assert left_after_pruning() == [2, 3, 4]
         self.opened(store, TOPIC)
         assert left_after_pruning() == [4]
@@ -180,11 +180,11 @@ class CursorContract(StoreCase):
         behind = [note(writer[N1], sequence, at=NOW - 1) for sequence in range(41, 101)]
         store.commit(Commit(notifications=[*ahead, *behind]))
         self.opened(store, TOPIC)
-        store.commit(Commit(cursors={(writer[N1].id, TOPIC): 99}))
+        store.commit(Commit(cursors={(writer[N1].stream_id, TOPIC): 99}))
         dropped = [store.prune(1, answered_before=0, occurred_before=NOW, limit=10) for _ in range(12)]
         assert sum(dropped) == 59
         assert max(dropped) <= 10
-        left = [row.sequence for row in store.outbox(writer[N1].id, after=0, limit=ALL)]
+        left = [row.sequence for row in store.outbox(writer[N1].stream_id, after=0, limit=ALL)]
         assert left == [*range(1, 41), 100]
 
 

@@ -77,13 +77,13 @@ def test_every_method_is_unavailable_while_the_server_is_stopped_and_works_after
         writer = settle(store).put(begin(1, node=N1)).commit(answer("u-1"))
         before = picture(store, "u-1")
         postgresql.stop(mode=mode)
-        assert_unavailable(store, writer[N1].id)
-        assert_unavailable(store, writer[N1].id)
+        assert_unavailable(store, writer[N1].stream_id)
+        assert_unavailable(store, writer[N1].stream_id)
         postgresql.start()
         assert picture(store, "u-1") == before
         writer.put(begin(2, node=N1)).commit()
         assert snapshots(load(store)) == snapshots(writer.host)
-        for call in every_method(store, writer[N1].id).values():
+        for call in every_method(store, writer[N1].stream_id).values():
             call()
 
 
@@ -95,8 +95,8 @@ def test_a_restart_of_the_server_fails_one_call_and_no_later_call(
         writer = settle(store)
         postgresql.restart()
         with pytest.raises(StoreUnavailable):
-            every_method(store, writer[N1].id)[first]()
-        for call in every_method(store, writer[N1].id).values():
+            every_method(store, writer[N1].stream_id)[first]()
+        for call in every_method(store, writer[N1].stream_id).values():
             call()
 
 

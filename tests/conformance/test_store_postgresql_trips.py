@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from tests.support.builders import begin, node_name, uuid
 from tests.support.migrated import migrated
-from tests.support.store import ALL, TOPIC, Writer, answer, load, note, picture, settle, snapshots
+from tests.support.store import ALL, TOPIC, Writer, answer, cursors, load, note, picture, settle, snapshots
 from tracker_worker.domain.commands import AbortClaim
 from tracker_worker.store.base import Commit, Conflict
 from tracker_worker.store.sql.postgresql import MOST_ROWS
@@ -95,7 +95,7 @@ def test_a_decision_under_lock_takes_at_most_four_round_trips(store: SQLStore, t
     with trips.counted() as counted, store.locked(1) as locked:
         assert locked.answered(["u-1"]) == {}
         late = Writer.on(store, locked.ledger).put(begin(1, node=N1))
-        locked.commit(late.made(answer("u-1"), cursors={late[N1].id: 1}))
+        locked.commit(late.made(answer("u-1"), cursors={late[N1].stream_id: 1}))
     assert len(counted) <= 4
     assert list(load(store).node(N1).allocations) == [uuid(1)]
 
@@ -112,14 +112,14 @@ def test_a_large_commit_is_one_transaction_of_several_statements(store: SQLStore
         store.commit(writer.made(*answers, answers[-1]))  # refused by one of the last statements
     assert len(counted) > 6
     assert picture(store, *(row.unique_id for row in answers)) == before
-    writer.commit(*answers, cursors={writer[N1].id: 1})
+    writer.commit(*answers, cursors={writer[N1].stream_id: 1})
     assert snapshots(load(store)) == snapshots(writer.host)
-    assert len(store.outbox(writer[N1].id, after=0, limit=ALL)) == writer[N1].sequence
-    assert store.cursors(1)[writer[N1].id, TOPIC] == 1
+    assert len(store.outbox(writer[N1].stream_id, after=0, limit=ALL)) == writer[N1].sequence
+    assert cursors(store)[writer[N1].stream_id, TOPIC] == 1
 
 
 def test_rows_of_many_megabytes_are_committed(store: SQLStore) -> None:
     writer = Writer(store)
     rows = [replace(note(writer[N1], sequence), payload=bytes(10**6)) for sequence in range(100, 112)]
     store.commit(Commit(notifications=rows))
-    assert store.outbox(writer[N1].id, after=99, limit=ALL) == rows
+    assert store.outbox(writer[N1].stream_id, after=99, limit=ALL) == rows

@@ -12,6 +12,7 @@ import pytest
 from tests.functional.conftest import MakeWorker
 from tests.support import stock
 from tests.support.builders import instance_dict, sized, uuid
+from tests.support.deadline import wait_until
 from tests.support.fleet import FAILING, GOOD, SILENT, Answers, Fleet
 from tests.support.worker_process import WorkerProcess
 from tracker_worker.errors import ComputeResourcesUnavailable, NodeUnavailable
@@ -46,9 +47,15 @@ def begin(client: stock.Client, number: int, node: str = NODE) -> Any:
     return client.call(HOST, "begin_resource_claim", instance=instance, limits=WHOLE)
 
 
-def audited(client: stock.Client, node: str = NODE) -> Any:
-    (view,) = client.call(HOST, "update_available_resource", node=node)
-    return view
+def look(client: stock.Client, state: str) -> Any:
+    """Let the worker look at NODE, and return its view once it has this state."""
+    client.cast(HOST, "update_available_resource", node=NODE)
+
+    def view() -> Any:
+        found = client.call(HOST, "get_node", node=NODE)
+        return found if found["state"] == state else None
+
+    return wait_until(view, f"{NODE} is {state}")
 
 
 @pytest.mark.parametrize("silence", [SILENT, FAILING])
@@ -56,15 +63,14 @@ def test_a_node_whose_driver_is_silent_once_takes_claims_on_its_last_inventory(
     start_worker: Callable[[Answers], WorkerProcess], client: stock.Client, fleet: Fleet, silence: str
 ) -> None:
     start_worker({NODE: GOOD, "bm-7": GOOD})
-    assert audited(client)["state"] == "open"
     fleet.answer({NODE: silence, "bm-7": GOOD})
-    stale = audited(client)
-    assert (stale["state"], stale["disabled"], stale["vcpus"]) == ("stale", False, 16)
+    stale = look(client, "stale")
+    assert (stale["disabled"], stale["vcpus"]) == (False, 16)
 
     assert begin(client, 1)["state"] == "begun"
     fleet.answer({NODE: GOOD, "bm-7": GOOD})
 
-    assert audited(client)["state"] == "open"
+    look(client, "open")
     active = {"uuid": uuid(1), "node": NODE, "vm_state": "active"}
     assert client.call(HOST, "update_usage", instance=active) == {"tracked": True, "changed": True}
     view = client.call(HOST, "get_node", node=NODE)
@@ -77,7 +83,7 @@ def test_an_untracked_claim_is_told_to_billing(
     start_worker: Callable[[Answers], WorkerProcess], client: stock.Client, listener: stock.Listener
 ) -> None:
     start_worker({NODE: SILENT})
-    view = audited(client)
+    view = client.call(HOST, "get_node")
     assert (view["state"], view["disabled"]) == ("unsupported", True)
 
     assert begin(client, 1) is None

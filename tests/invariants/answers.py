@@ -71,7 +71,7 @@ def _claim(message: Message) -> list[Mapping[str, Any]]:
 
 
 def _place(claim: Mapping[str, Any]) -> tuple[Any, ...]:
-    return claim["host"], claim["node"], claim["claim_id"], claim["generation"]
+    return claim["host"], claim["node"], claim["instance_uuid"], claim["generation"]
 
 
 def inbox(sent: Sequence[Message], recorded: Mapping[str, Mapping[str, Any] | None]) -> Iterator[str]:
@@ -112,7 +112,9 @@ def unrecorded(
         request = message.request
         if request.outcome != RESULT or request.method not in COMMANDS or request.unique_id in recorded:
             continue
-        changed = any(_place(claim) in changes - begun and claim["claim_id"] not in cast for claim in _claim(message))
+        changed = any(
+            _place(claim) in changes - begun and claim["instance_uuid"] not in cast for claim in _claim(message)
+        )
         if changed or (isinstance(request.reply, Mapping) and request.reply.get("changed")):
             yield f"Call {request.unique_id} ({request.method}) has had its effect and is not recorded in the inbox."
 

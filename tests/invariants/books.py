@@ -17,7 +17,9 @@ CLASSES = {"VCPU": "vcpus_used", "MEMORY_MB": "memory_mb_used", "DISK_GB": "loca
 
 BEGUN = "tracker.claim.begun"
 REJECTED = "tracker.claim.rejected"
+UNTRACKED = "tracker.claim.untracked"
 FINISHED = "tracker.claim.finished"
+RENEWED = "tracker.claim.renewed"
 ABORTED = "tracker.claim.aborted"
 EXPIRED = "tracker.claim.expired"
 UPDATED = "tracker.usage.updated"
@@ -38,6 +40,16 @@ class Replay:
     instances: dict[int, int] = field(default_factory=dict)
 
 
+# Event type -> the states of a claim before it; what is not here keeps the state.
+_FROM = {
+    FINISHED: ("begun",),
+    RENEWED: ("begun",),
+    EXPIRED: ("begun",),
+    ABORTED: ("begun", "expired"),
+}
+_TO = {FINISHED: "finished", EXPIRED: "expired"}
+
+
 def replay(place: Place, story: Sequence[Heard], reserved: Vector) -> tuple[Replay, list[str]]:
     """Add up the notifications; return the result and the contradictions among them."""
     result = Replay()
@@ -49,7 +61,7 @@ def replay(place: Place, story: Sequence[Heard], reserved: Vector) -> tuple[Repl
         _note(result, one.sequence, reserved, charged)
         if one.event_type == NODE_UPDATED:
             violations += _view(place, one, result.usage[one.sequence])
-        elif one.event_type == NODE_DRIFT:
+        elif one.event_type == NODE_DRIFT and one.payload["kind"] == "usage":
             violations.append(
                 f"Node {_at(place, one)} reports drift: its columns said {one.payload['stored_usage']}, "
                 f"its allocations {one.payload['usage']}."
@@ -82,14 +94,19 @@ def _note(result: Replay, sequence: int, reserved: Vector, charged: Vector) -> N
 
 def _apply(place: Place, held: dict[str, StoredAllocation], charged: dict[str, int], one: Heard) -> Iterator[str]:
     kind, payload = one.event_type, one.payload
-    if kind in (NODE_UPDATED, NODE_DRIFT, REJECTED):
+    if kind in (NODE_UPDATED, NODE_DRIFT):
+        return
+    if kind in (REJECTED, UNTRACKED):
+        yield from _says(place, one, None)
         return
     uuid, resources = str(payload["instance_id"]), payload["resources"]
     before = held.get(uuid)
     if kind == BEGUN:
         if before is not None:
             yield f"Node {_at(place, one)} charges instance {uuid}, which is charged already."
-        _put(held, charged, uuid, StoredAllocation(resources=resources, claim_state="begun"))
+        begun = StoredAllocation(claim_id=payload["claim_id"], resources=resources, claim_state="begun")
+        _put(held, charged, uuid, begun)
+        yield from _says(place, one, begun)
         return
     if before is None:
         yield f"Node {_at(place, one)} says {kind} of instance {uuid}, which is not charged."
@@ -97,13 +114,26 @@ def _apply(place: Place, held: dict[str, StoredAllocation], charged: dict[str, i
     expected = payload["old_resources"] if kind == UPDATED else resources
     if before.resources != expected:
         yield f"Node {_at(place, one)} ({kind}, {uuid}) goes from {expected}; charged are {before.resources}."
-    if kind in (FINISHED, ABORTED, EXPIRED) and before.claim_state != "begun":
+    if before.claim_id != payload["claim_id"]:
+        yield f"Node {_at(place, one)} says {kind} of claim {payload['claim_id']}; charged is {before.claim_id}."
+    if before.claim_state not in _FROM.get(kind, (before.claim_state,)):
         yield f"Node {_at(place, one)} says {kind} of instance {uuid}, whose claim has ended already."
-    if kind in (ABORTED, RELEASED) or (kind == EXPIRED and payload["released"]):
-        _put(held, charged, uuid, None)
-    else:
-        state = before.claim_state if kind == UPDATED else "finished"
-        _put(held, charged, uuid, StoredAllocation(resources=resources, claim_state=state))
+    after = None
+    if kind not in (ABORTED, RELEASED) and not (kind == EXPIRED and payload["released"]):
+        state = _TO.get(kind, before.claim_state)
+        after = StoredAllocation(claim_id=before.claim_id, resources=resources, claim_state=state)
+    _put(held, charged, uuid, after)
+    yield from _says(place, one, after)
+
+
+def _says(place: Place, one: Heard, held: StoredAllocation | None) -> Iterator[str]:
+    """An instance's notification says by itself what is charged after it, and the state of the claim."""
+    payload = one.payload
+    expected = dict.fromkeys(CLASSES, 0) if held is None else held.resources
+    if payload["charged"] != expected or payload["role"] != ("" if held is None else "instance"):
+        yield f"Node {_at(place, one)} says that {payload['charged']} is charged; it is {dict(expected)}."
+    if held is not None and payload["claim_state"] != held.claim_state:
+        yield f"Node {_at(place, one)} says that the claim is {payload['claim_state']}; it is {held.claim_state}."
 
 
 def _put(held: dict[str, StoredAllocation], charged: dict[str, int], uuid: str, new: StoredAllocation | None) -> None:

@@ -21,7 +21,13 @@ def check(evidence: Evidence) -> list[str]:
         replays[place], contradictions = books.replay(place, story, kept.reserved)
         violations += contradictions
         violations += books.compare(place, replays[place], kept)
-    sent, about_copies = messages(evidence.requests, evidence.parked)
+    claims = {
+        one.payload["claim_id"]: one.payload["instance_id"]
+        for story in told.values()
+        for one in story
+        if one.payload.get("claim_id")
+    }
+    sent, about_copies = messages(evidence.requests, evidence.parked, claims)
     violations += about_copies
     violations += explain(sent, told, replays)
     violations += answers.views(sent, told, replays)

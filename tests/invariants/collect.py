@@ -153,10 +153,12 @@ class RecordingClient:
             if call:
                 outcome = {
                     "outcome": RESULT,
-                    "reply": self._client.prepare(host).call(stock.CONTEXT, method, **arguments),
+                    "reply": self._client.prepare(host, version=_version(method)).call(
+                        stock.CONTEXT, method, **arguments
+                    ),
                 }
             else:
-                self._client.prepare(host).cast(stock.CONTEXT, method, **arguments)
+                self._client.prepare(host, version=_version(method)).cast(stock.CONTEXT, method, **arguments)
                 outcome = {"outcome": SENT}
         except (*stock.UNANSWERED, stock.RETURNED) as error:
             outcome = {"outcome": UNKNOWN, "error": type(error).__name__}
@@ -178,6 +180,11 @@ class RecordingClient:
             client=self._name,
             **outcome,
         )
+
+
+def _version(method: str) -> str:
+    """The version in which the method appeared."""
+    return "1.1" if method == "renew_resource_claim" else "1.0"
 
 
 def _was_returned(request: Request) -> bool:
@@ -295,7 +302,7 @@ def books(store: SQLStore) -> dict[Place, StoredNode]:
     for name in store.host_names():
         host = store.load_host(name)
         assert host is not None
-        cursors = store.cursors(host.id)
+        streams = {stream.id: stream for stream in store.streams(name)}
         for ledger in host:
             zero = dict.fromkeys(ledger.charged.to_dict(), 0)
             found[name, ledger.name] = StoredNode(
@@ -305,7 +312,9 @@ def books(store: SQLStore) -> dict[Place, StoredNode]:
                 # The store reports columns that differ from the sum, with their values.
                 usage=(ledger.drift or ledger.usage).to_dict(),
                 held={
-                    uuid: StoredAllocation(resources=held.resources.to_dict(), claim_state=held.claim_state)
+                    uuid: StoredAllocation(
+                        claim_id=held.claim_id, resources=held.resources.to_dict(), claim_state=held.claim_state
+                    )
                     for uuid, held in ledger.allocations.items()
                 },
                 issued=[
@@ -316,9 +325,9 @@ def books(store: SQLStore) -> dict[Place, StoredNode]:
                         priority=row.priority,
                         payload=json.loads(row.payload),
                     )
-                    for row in store.outbox(ledger.id, after=0, limit=10_000_000)
+                    for row in store.outbox(ledger.stream_id, after=0, limit=10_000_000)
                 ],
-                cursor=min((at for (node_id, _), at in cursors.items() if node_id == ledger.id), default=0),
+                cursor=min(streams[ledger.stream_id].cursors.values(), default=0),
             )
     return found
 

@@ -19,13 +19,22 @@ from tests.invariants import books, rules
 from tests.invariants.books import Replay
 from tests.invariants.messages import Message
 from tests.invariants.record import RESULT, Heard, Place
-from tests.invariants.rules import Allocation, Overlooked
+from tests.invariants.rules import Deleted, Overlooked, State
 from tests.invariants.stream import Streams
 
 _MOST_STATES = 200_000
 _FREE = frozenset({books.EXPIRED})
 _ABOUT_INSTANCES = frozenset(
-    {books.BEGUN, books.REJECTED, books.FINISHED, books.ABORTED, books.EXPIRED, books.UPDATED, books.RELEASED}
+    {
+        books.BEGUN,
+        books.REJECTED,
+        books.FINISHED,
+        books.RENEWED,
+        books.ABORTED,
+        books.EXPIRED,
+        books.UPDATED,
+        books.RELEASED,
+    }
 )
 
 
@@ -144,7 +153,7 @@ class _Case:
             )
         )
         ends = tuple(len(self.events[node]) for node in self._order)
-        start: tuple[int, tuple[int, ...], Allocation | None] = (0, (0,) * len(self._order), None)
+        start: tuple[int, tuple[int, ...], State] = (0, (0,) * len(self._order), None)
         stack, seen = [start], {self._key(start)}
         while stack:
             done, positions, held = stack.pop()
@@ -159,13 +168,20 @@ class _Case:
         return False
 
     @staticmethod
-    def _key(state: tuple[int, tuple[int, ...], Allocation | None]) -> tuple[int, tuple[int, ...], str]:
+    def _key(state: tuple[int, tuple[int, ...], State]) -> tuple[int, tuple[int, ...], str]:
+        """What else of the state follows from the explained events."""
         done, positions, held = state
-        return done, positions, "" if held is None else f"{held.facts.get('os_type')}"
+        match held:
+            case None:
+                return done, positions, ""
+            case Deleted():
+                return done, positions, "deleted"
+            case _:
+                return done, positions, f"{held.built} {held.facts.get('os_type')}"
 
     def _following(
-        self, done: int, positions: tuple[int, ...], held: Allocation | None, must: int, overlooked: Overlooked
-    ) -> Iterator[tuple[int, tuple[int, ...], Allocation | None]]:
+        self, done: int, positions: tuple[int, ...], held: State, must: int, overlooked: Overlooked
+    ) -> Iterator[tuple[int, tuple[int, ...], State]]:
         free = self._mask(lambda i: self.messages[i].request.unique_id == overlooked.place)
         waiting = {
             node: self.events[node][position]

@@ -6,32 +6,32 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from tests.invariants.record import ERROR, RESULT, SENT, UNKNOWN, Parked, Request
 
-COMMANDS = ("begin_resource_claim", "finish_resource_claim", "abort_resource_claim", "update_usage")
+COMMANDS = (
+    "begin_resource_claim",
+    "finish_resource_claim",
+    "abort_resource_claim",
+    "renew_resource_claim",
+    "update_usage",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
     """A message that was sent once or more. ``request`` has its best known outcome, its first sending and its first end.
 
-    ``definite``: the message is in a queue or settled, so it must have had its effect. ``copies``: how often it was sent.
+    ``instance`` is the uuid of a command's instance, or None. ``definite``: the message is in a queue or settled, so it must
+    have had its effect. ``copies``: how often it was sent.
     """
 
     request: Request
+    instance: str | None
     definite: bool
     copies: int
     parked: bool
-
-    @property
-    def instance(self) -> str | None:
-        """The uuid of the instance of a command, or None."""
-        args = self.request.args
-        if self.request.method not in COMMANDS:
-            return None
-        uuid = args.get("claim_id") if "claim_id" in args else (args.get("instance") or {}).get("uuid")
-        return uuid if isinstance(uuid, str) else None
 
     def precedes(self, other: Message) -> bool:
         """Whether this message must take effect before ``other``: it was answered first, or it was earlier in the same
@@ -48,13 +48,18 @@ class Message:
         return f"{kind} {request.unique_id} ({request.method} of instance {self.instance} on {request.about})"
 
 
-def messages(requests: Iterable[Request], parked: Sequence[Parked]) -> tuple[list[Message], list[str]]:
-    """Return every message that was sent, and the violations in its copies or in its place in the dead-letter queue."""
+def messages(
+    requests: Iterable[Request], parked: Sequence[Parked], claims: Mapping[str, str]
+) -> tuple[list[Message], list[str]]:
+    """Return every message that was sent, and the violations in its copies or in its place in the dead-letter queue.
+
+    ``claims``: claim_id -> uuid of its instance.
+    """
     reasons = {one.unique_id: one.reason for one in parked}
     grouped: dict[str, list[Request]] = defaultdict(list)
     for request in requests:
         grouped[request.unique_id].append(_settled(request))
-    found = [_merge(copies, reasons) for copies in grouped.values()]
+    found = list(map(partial(_merge, reasons=reasons, claims=claims), grouped.values()))
     violations = [violation for copies in grouped.values() for violation in _differences(copies)]
     violations += _parked(grouped, reasons)
     return found, violations
@@ -67,7 +72,7 @@ def _settled(request: Request) -> Request:
     return request
 
 
-def _merge(copies: Sequence[Request], reasons: Mapping[str | None, str]) -> Message:
+def _merge(copies: Sequence[Request], *, reasons: Mapping[str | None, str], claims: Mapping[str, str]) -> Message:
     rank = {RESULT: 0, ERROR: 0, SENT: 1, UNKNOWN: 2}
     best = min(copies, key=lambda copy: rank[copy.outcome])
     known = [copy.ended_at for copy in copies if copy.outcome != UNKNOWN]
@@ -76,7 +81,16 @@ def _merge(copies: Sequence[Request], reasons: Mapping[str | None, str]) -> Mess
         sent_at=min(copy.sent_at for copy in copies),
         ended_at=min(known) if known else max(copy.ended_at for copy in copies),
     )
-    return Message(merged, bool(known), len(copies), merged.unique_id in reasons)
+    return Message(merged, _instance(best, claims), bool(known), len(copies), merged.unique_id in reasons)
+
+
+def _instance(request: Request, claims: Mapping[str, str]) -> str | None:
+    """The uuid of a command's instance. In the place of a claim_id, its instance may be named."""
+    if request.method not in COMMANDS:
+        return None
+    args = request.args
+    named = (args.get("instance") or {}).get("uuid") if "instance" in args else args.get("claim_id")
+    return claims.get(named, named) if isinstance(named, str) else None
 
 
 def _differences(copies: Sequence[Request]) -> Iterator[str]:

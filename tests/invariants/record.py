@@ -92,6 +92,7 @@ class Parked:
 class StoredAllocation:
     """One allocation in the store."""
 
+    claim_id: str
     resources: Vector
     claim_state: str
 

@@ -7,7 +7,7 @@ Written from the description of the interfaces alone; no code comes from the wor
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tests.invariants import books
@@ -35,6 +35,10 @@ _TEXTS = {
 _MAPPINGS = ("image_meta", "metadata")
 # This field is in no payload, but its change is a change of the instance.
 _UNSEEN = "os_type"
+_OWNER = ("tenant_id", "user_id")
+# The states ('' for None) that a report of an instance that is not built yet has.
+_UNBUILT = ("", "building", "error", "shelved", "shelved_offloaded")
+_DECIDED = ("insufficient_resources", "claim_conflict", "instance_elsewhere")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,19 +54,33 @@ class Overlooked:
     event: str | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Allocation:
-    """An instance that has an allocation. ``facts`` are the fields that billing reads, by payload key."""
+    """An instance that has an allocation. ``claim_state`` is begun, finished or expired. ``built``: the instance was reported
+    in a state that only a built instance has. ``facts`` are the fields that billing reads, by payload key."""
 
     node: str
     resources: Vector
-    begun: bool
+    claim_id: str
+    claim_state: str
+    built: bool
     begun_at: str
     facts: Mapping[str, Any]
 
+    @property
+    def begun(self) -> bool:
+        return self.claim_state == "begun"
 
-Effect = tuple[Heard | None, Allocation | None]
-"""The notification that a request caused, and the allocation after it."""
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Deleted:
+    """An instance that is not charged and was reported deleted: its claim, which may still come, is refused."""
+
+
+State = Allocation | Deleted | None
+
+Effect = tuple[Heard | None, State]
+"""The notification that a request caused, and the state of the instance after it."""
 
 
 def node_of(message: Message, nodes: Collection[str]) -> str | None:
@@ -73,22 +91,30 @@ def node_of(message: Message, nodes: Collection[str]) -> str | None:
     return next(iter(nodes)) if len(nodes) == 1 else None
 
 
-def after(event: Heard, held: Allocation | None, unseen: Any = None) -> Allocation | None:
-    """The allocation after ``event``."""
+def after(event: Heard, held: State, unseen: Any = None) -> State:
+    """The state after ``event``."""
     kind, payload = event.event_type, event.payload
     if kind == books.REJECTED:
         return held
     if kind in (books.ABORTED, books.RELEASED) or (kind == books.EXPIRED and payload["released"]):
         return None
-    begun = kind == books.BEGUN or (kind == books.UPDATED and held is not None and held.begun)
+    before = held if isinstance(held, Allocation) else None
+    states = {books.BEGUN: "begun", books.FINISHED: "finished", books.EXPIRED: "expired"}
     keys = (*SIZES, *_TEXTS.values(), *_MAPPINGS)
-    facts = {key: payload[key] for key in keys} | {_UNSEEN: unseen if held is None else held.facts[_UNSEEN]}
-    return Allocation(str(payload["node"]), payload["resources"], begun, payload["begun_at"], facts)
+    return Allocation(
+        node=str(payload["node"]),
+        resources=payload["resources"],
+        claim_id=str(payload["claim_id"]),
+        claim_state=states.get(kind, "begun" if before is None else before.claim_state),
+        built=before is not None and before.built,
+        begun_at=payload["begun_at"],
+        facts={key: payload[key] for key in keys} | {_UNSEEN: unseen if before is None else before.facts[_UNSEEN]},
+    )
 
 
 def effects(
     message: Message,
-    held: Allocation | None,
+    held: State,
     node: str | None,
     waiting: Mapping[str, Heard],
     replayed: Replay | None,
@@ -99,18 +125,20 @@ def effects(
     """
     request = message.request
     told = _Told(request, overlooked)
-    if request.outcome == ERROR and request.error not in ("insufficient_resources", "claim_conflict"):
+    if request.outcome == ERROR and request.error not in _DECIDED:
         yield None, held  # refused as invalid, or could not be handled
         return
     match request.method:
         case "begin_resource_claim":
             yield from _begin(request, told, held, node, waiting.get(node or ""), replayed, overlooked)
         case "finish_resource_claim":
-            yield from _end(told, held, waiting, books.FINISHED, "finished")
+            yield from _end(message, told, held, waiting, books.FINISHED, "finished")
         case "abort_resource_claim":
-            yield from _end(told, held, waiting, books.ABORTED, "aborted")
+            yield from _end(message, told, held, waiting, books.ABORTED, "aborted")
+        case "renew_resource_claim":
+            yield from _renew(message, told, held, waiting)
         case "update_usage":
-            yield from _update(request, told, held, node, waiting.get(node or ""))
+            yield from _update(request, told, held, node, waiting)
 
 
 class _Told:
@@ -149,20 +177,30 @@ def _begin(
 ) -> Iterator[Effect]:
     instance = request.args["instance"]
     resources = vector(instance)
-    if held is not None:
-        if held.node == node and dict(held.resources) == resources:
-            state = "begun" if held.begun else "finished"
-            if told.result(begun_at=held.begun_at, resources=resources, state=state):
+    if isinstance(held, Allocation):
+        if node in (None, held.node) and dict(held.resources) == resources:
+            claim = {"begun_at": held.begun_at, "resources": resources, "claim_id": held.claim_id}
+            if told.result(**claim, state=held.claim_state):
                 yield None, held
         elif told.error("claim_conflict"):
+            yield None, held
+        return
+    if isinstance(held, Deleted):
+        if told.error("claim_conflict"):
             yield None, held
         return
     if event is None or replayed is None or dict(event.payload["resources"]) != resources:
         return
     lacks = shortfalls(resources, replayed.usage.get(event.sequence - 1, {}), request.args.get("limits"))
     if event.event_type == books.BEGUN and (overlooked.limits or not lacks):
-        claim = {"begun_at": event.payload["begun_at"], "generation": event.generation, "resources": resources}
-        if _agrees(event, instance) and told.result(**claim, state="begun", node=node, claim_id=instance["uuid"]):
+        claim = {
+            "begun_at": event.payload["begun_at"],
+            "generation": event.generation,
+            "resources": resources,
+            "claim_id": event.payload["claim_id"],
+            "instance_uuid": instance["uuid"],
+        }
+        if _agrees(event, instance) and told.result(**claim, state="begun", node=node):
             yield event, after(event, None, instance.get(_UNSEEN))
     if event.event_type == books.REJECTED and (overlooked.limits or event.payload["shortfalls"] == lacks):
         said = event.payload["shortfalls"]
@@ -170,42 +208,77 @@ def _begin(
             yield event, None
 
 
-def _end(told: _Told, held: Allocation | None, waiting: Mapping[str, Heard], kind: str, state: str) -> Iterator[Effect]:
-    if held is None or not held.begun:
+def _end(
+    message: Message, told: _Told, held: State, waiting: Mapping[str, Heard], kind: str, state: str
+) -> Iterator[Effect]:
+    if not isinstance(held, Allocation) or not _ends(message, held, kind):
         if told.null():
             yield None, held
         return
     event = waiting.get(held.node)
     if event is not None and event.event_type == kind:
         claim = {"generation": event.generation, "resources": dict(held.resources), "begun_at": held.begun_at}
-        if told.result(**claim, state=state):
+        if told.result(**claim, state=state, claim_id=held.claim_id):
             yield event, after(event, held)
 
 
-def _update(
-    request: Request, told: _Told, held: Allocation | None, node: str | None, event: Heard | None
-) -> Iterator[Effect]:
-    if held is None or held.node != node:
-        if told.result(tracked=False, changed=False):
+def _ends(message: Message, held: Allocation, kind: str) -> bool:
+    """Whether a message of this effect concerns the claim of ``held``: it names the claim, or the instance in its place."""
+    if message.request.args.get("claim_id") not in (held.claim_id, message.instance):
+        return False
+    return held.begun or (kind == books.ABORTED and held.claim_state == "expired" and not held.built)
+
+
+def _renew(message: Message, told: _Told, held: State, waiting: Mapping[str, Heard]) -> Iterator[Effect]:
+    if not isinstance(held, Allocation) or not _ends(message, held, books.RENEWED):
+        if told.null():
             yield None, held
         return
-    fields = _facts(request.args["instance"])
+    claim = {"resources": dict(held.resources), "begun_at": held.begun_at, "claim_id": held.claim_id, "state": "begun"}
+    if told.result(**claim):
+        yield None, held  # it would expire later in any case
+    event = waiting.get(held.node)
+    if event is None or event.event_type != books.RENEWED:
+        return
+    if told.result(**claim, generation=event.generation, expires_at=event.payload["expires_at"]):
+        yield event, after(event, held)
+
+
+def _update(
+    request: Request, told: _Told, held: State, node: str | None, waiting: Mapping[str, Heard]
+) -> Iterator[Effect]:
+    instance = request.args["instance"]
+    deleted = instance.get("vm_state") == "deleted"
+    if not isinstance(held, Allocation):
+        if told.result(tracked=False, changed=False):
+            yield None, Deleted() if deleted else held
+        return
+    if node not in (None, held.node):
+        if told.error("instance_elsewhere", node=held.node):
+            yield None, held
+        return
+    fields = _facts(instance)
+    gone = deleted or (fields.get("state") == "shelved_offloaded" and held.facts["state"] != "shelved_offloaded")
+    for owner in _OWNER:
+        if gone or not fields.get(owner):
+            fields.pop(owner, None)  # a deletion changes no owner, and null says nothing of it
+    built = held.built or ("state" in fields and fields["state"] not in _UNBUILT)
     if all(held.facts[key] == value for key, value in fields.items()):
         if told.result(tracked=True, changed=False):
-            yield None, held
+            yield None, replace(held, built=built)
         return
     new = {**held.facts, **fields}
-    gone = new["state"] == "deleted" or (new["state"] == "shelved_offloaded" and new["state_description"] != "spawning")
     if gone:
         new |= {size: held.facts[size] for size in SIZES}  # the last figures are those of the charge
+    event = waiting.get(held.node)
     if event is None or event.event_type != (books.RELEASED if gone else books.UPDATED):
         return
     if any(event.payload[key] != value for key, value in new.items() if key != _UNSEEN):
         return
     if told.result(tracked=True, changed=True):
         following = after(event, held)
-        if following is not None:
-            following = Allocation(following.node, following.resources, following.begun, following.begun_at, new)
+        if isinstance(following, Allocation):
+            following = replace(following, built=built, facts=new)
         yield event, following
 
 
@@ -213,7 +286,7 @@ def _agrees(event: Heard, instance: Mapping[str, Any]) -> bool:
     """Whether a notification charges for the requested instance. Its project and user may come from the request's context."""
     fields = _facts(instance)
     fields.pop(_UNSEEN, None)
-    for owner in ("tenant_id", "user_id"):
+    for owner in _OWNER:
         if not fields.get(owner):
             fields.pop(owner, None)
     return all(event.payload[key] == value for key, value in fields.items())
@@ -234,7 +307,7 @@ def vector(instance: Mapping[str, Any]) -> dict[str, int]:
     return {
         "VCPU": instance["vcpus"],
         "MEMORY_MB": instance["memory_mb"],
-        "DISK_GB": instance["root_gb"] + instance["ephemeral_gb"],
+        "DISK_GB": instance["root_gb"] + instance["ephemeral_gb"] - (-instance.get("swap", 0) // 1024),
     }
 
 
@@ -242,9 +315,10 @@ def shortfalls(requested: Vector, used: Vector, limits: Mapping[str, float] | No
     """The resources whose requested amount exceeds the limits' remainder."""
     lacks = []
     for name, key in LIMITS.items():
-        limit = (limits or {}).get(key)
-        if limit is not None and 0 < requested[name] > int(limit) - used.get(name, 0):
-            lacks.append(
-                {"resource": name, "requested": requested[name], "used": used.get(name, 0), "limit": int(limit)}
-            )
+        given = (limits or {}).get(key)
+        if given is None:
+            continue
+        limit = int(float(f"{given:.15g}"))
+        if 0 < requested[name] > limit - used.get(name, 0):
+            lacks.append({"resource": name, "requested": requested[name], "used": used.get(name, 0), "limit": limit})
     return lacks

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from random import Random
 from typing import Any
 
 from tests.invariants.record import (
@@ -22,23 +23,26 @@ from tests.invariants.record import (
     StoredAllocation,
     StoredNode,
 )
-from tests.support.builders import HOST, NOW, TIMEOUT, host_ledger, instance_dict, node_name
+from tests.support.builders import HOST, LEDGER_ID, NOW, TIMEOUT, instance_dict, inventory, node_name
 from tracker_worker.domain.commands import (
     AbortClaim,
     BeginClaim,
     Command,
     ExpireClaims,
     FinishClaim,
+    RenewClaim,
     ReportNode,
     UpdateUsage,
 )
 from tracker_worker.domain.decide import decide
 from tracker_worker.domain.decision import Decision
-from tracker_worker.domain.events import Event
+from tracker_worker.domain.events import UNPUBLISHED, Event
 from tracker_worker.domain.fit import read_limits
 from tracker_worker.domain.instance import read_changes, read_instance, read_node
-from tracker_worker.domain.ledger import NodeLedger
+from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.domain.values import SECOND
 from tracker_worker.domain.views import node_view
+from tracker_worker.ids import NewIds
 from tracker_worker.notifications.render import render
 
 PLACE: Place = (HOST, node_name(1))
@@ -51,16 +55,19 @@ class Scene:
     """
 
     def __init__(self, nodes: int = 1) -> None:
-        self._host = host_ledger(nodes, disabled=True)
+        self._host = HostLedger(id=1, name=HOST, ledger_id=LEDGER_ID)
+        for number in range(1, nodes + 1):
+            name = node_name(number)
+            self._host.nodes[name] = NodeLedger(id=number, host=HOST, name=name, stream_id=number, ledger_id=LEDGER_ID)
         self._now = NOW
+        self._new_id = NewIds(Random(1).randbytes)
         self.requests: list[Request] = []
         self.heard: list[Heard] = []
         self.parked: list[Parked] = []
         self.inbox: dict[str, Mapping[str, Any] | None] = {}
         self._issued: dict[Place, list[OutboxRow]] = {(HOST, ledger.name): [] for ledger in self._host}
-        reported = host_ledger(nodes)
         for ledger in self._host:
-            self.decide(ReportNode(node=ledger.name, inventory=reported.nodes[ledger.name].inventory))
+            self.decide(ReportNode(node=ledger.name, inventory=inventory()))
 
     def call(self, method: str, *, outcome: str | None = None, **args: Any) -> Request:
         """A call that is decided and answered. With ``outcome`` UNKNOWN it is decided, and the answer is lost."""
@@ -116,18 +123,17 @@ class Scene:
     def decide(self, command: Command) -> Decision:
         """Decide ``command``, apply its events, commit and notify."""
         self._now += 1_000_000
-        decision = decide(self._host, command, self._now)
-        ledger = decision.node
-        for event in decision.events:
-            assert ledger is not None
+        decision = decide(self._host, command, self._now, self._new_id)
+        for ledger, event in decision.events:
             ledger.apply(event)
-            self._notify(event, ledger)
-        if ledger is not None:
+            if not isinstance(event, UNPUBLISHED):
+                self._notify(event, ledger)
+        for ledger in self._host:
             ledger.committed()
         return decision
 
     def _notify(self, event: Event, ledger: NodeLedger) -> None:
-        row = render(event, ledger)
+        row = render(event, ledger, message_id=self._new_id(event.at))
         self._issued[HOST, ledger.name].append(
             OutboxRow(
                 sequence=row.sequence,
@@ -157,7 +163,9 @@ class Scene:
                 reserved=ledger.inventory.reserved.to_dict() if ledger.inventory else {},
                 usage=ledger.usage.to_dict(),
                 held={
-                    uuid: StoredAllocation(resources=held.resources.to_dict(), claim_state=held.claim_state)
+                    uuid: StoredAllocation(
+                        claim_id=held.claim_id, resources=held.resources.to_dict(), claim_state=held.claim_state
+                    )
                     for uuid, held in ledger.allocations.items()
                 },
                 issued=self._issued[HOST, ledger.name],
@@ -188,11 +196,15 @@ def _command(method: str, args: Mapping[str, Any]) -> Command:
                 limits=read_limits(args.get("limits")),
                 timeout=TIMEOUT,
                 node=read_node(instance),
+                remembers_deletions=TIMEOUT,
             )
         case "finish_resource_claim":
             return FinishClaim(claim_id=args["claim_id"])
         case "abort_resource_claim":
             return AbortClaim(claim_id=args["claim_id"])
+        case "renew_resource_claim":
+            return RenewClaim(claim_id=args["claim_id"], timeout=int(args["timeout"] * SECOND))
         case _:
             changes = read_changes(args["instance"])
-            return UpdateUsage(uuid=changes["uuid"], changes=changes, node=read_node(args["instance"]))
+            node = read_node(args["instance"])
+            return UpdateUsage(uuid=changes["uuid"], changes=changes, node=node, notes_deletions=True)

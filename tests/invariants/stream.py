@@ -29,6 +29,7 @@ def streams(evidence: Evidence) -> tuple[dict[Place, list[Heard]], list[str]]:
         violations += _order(place, first)
         told[place] = [first[sequence] for sequence in sorted(first)]
         violations += _generations(place, told[place])
+        violations += _times(place, told[place])
         books = evidence.nodes.get(place)
         if books is None:
             violations.append(f"{_name(place)} is in notifications but not in the store.")
@@ -75,6 +76,16 @@ def _generations(place: Place, story: Sequence[Heard]) -> Iterator[str]:
             yield (
                 f"{_name(place)} falls from generation {before.generation} at sequence {before.sequence} "
                 f"to {one.generation} at {one.sequence}."
+            )
+
+
+def _times(place: Place, story: Sequence[Heard]) -> Iterator[str]:
+    """Times are texts of one form, whose order is that of the times."""
+    for before, one in itertools.pairwise(story):
+        if one.payload["occurred_at"] < before.payload["occurred_at"]:
+            yield (
+                f"{_name(place)} goes back from {before.payload['occurred_at']} at sequence {before.sequence} "
+                f"to {one.payload['occurred_at']} at {one.sequence}."
             )
 
 

@@ -76,6 +76,38 @@ def test_a_call_that_fails_because_the_store_is_unavailable_may_have_had_its_eff
     assert check(scene.evidence()) == []
 
 
+def test_ends_name_one_claim_and_late_ones_have_no_effect() -> None:
+    scene = Scene()
+    first = scene.begin(1).reply["claim_id"]
+    scene.call("renew_resource_claim", claim_id=first, timeout=7200)
+    scene.call("renew_resource_claim", claim_id=first, timeout=1)
+    scene.call("abort_resource_claim", claim_id=first)
+    second = scene.begin(1).reply["claim_id"]
+    scene.call("abort_resource_claim", claim_id=first)
+    scene.cast("finish_resource_claim", claim_id=first)
+    scene.call("renew_resource_claim", claim_id=first, timeout=7200)
+    scene.call("finish_resource_claim", claim_id=second)
+
+    assert check(scene.evidence()) == []
+
+
+def test_deletions_before_claims_and_reports_that_an_instance_is_built_are_explained() -> None:
+    scene = Scene(nodes=2)
+    scene.call("update_usage", instance={"uuid": uuid(1), "vm_state": "deleted"})
+    scene.begin(1)
+    scene.cast("begin_resource_claim", instance=instance_dict(1, node=NODE))
+    for number in (2, 3):
+        scene.begin(number)
+    scene.call("update_usage", instance={"uuid": uuid(2), "vm_state": "active", "project_id": None})
+    scene.call("update_usage", instance={"uuid": uuid(2), "node": "node-2", "vm_state": "active"})
+    scene.expire()
+    for number in (2, 3):
+        scene.call("abort_resource_claim", claim_id=uuid(number))
+    scene.call("update_usage", instance={"uuid": uuid(2), "vm_state": "shelved_offloaded", "project_id": "other"})
+
+    assert check(scene.evidence()) == []
+
+
 def test_copies_of_a_request_have_one_effect() -> None:
     scene = Scene()
     told = scene.begin(1)

@@ -305,7 +305,9 @@ def test_usage_columns_that_are_not_the_sum_are_found(scene: Scene) -> None:
 def test_an_allocation_without_a_notification_is_found(scene: Scene) -> None:
     held = {
         **scene.books()[PLACE].held,
-        "ghost": StoredAllocation(resources={"VCPU": 0, "MEMORY_MB": 0, "DISK_GB": 0}, claim_state="begun"),
+        "ghost": StoredAllocation(
+            claim_id="c-1", resources={"VCPU": 0, "MEMORY_MB": 0, "DISK_GB": 0}, claim_state="begun"
+        ),
     }
 
     assert "of which the notifications know nothing" in only(in_store(scene, held=held))
@@ -320,7 +322,7 @@ def test_an_allocation_that_the_store_has_lost_is_found(scene: Scene) -> None:
 
 def test_an_allocation_with_another_vector_is_found(scene: Scene) -> None:
     books = scene.books()[PLACE]
-    other = StoredAllocation(resources={"VCPU": 1, "MEMORY_MB": 1, "DISK_GB": 1}, claim_state="begun")
+    other = StoredAllocation(claim_id="c-1", resources={"VCPU": 1, "MEMORY_MB": 1, "DISK_GB": 1}, claim_state="begun")
 
     assert any("holds instance" in v for v in check(in_store(scene, held={**books.held, uuid(2): other})))
 
@@ -354,6 +356,49 @@ def test_notifications_that_contradict_each_other_are_found(
     heard[index] = changed(heard[index], **payload)
 
     assert any(said in violation for violation in check(scene.evidence(heard=heard)))
+
+
+@pytest.mark.parametrize(
+    ("payload", "said"),
+    [
+        ({"charged": {"VCPU": 0, "MEMORY_MB": 0, "DISK_GB": 0}}, "is charged; it is"),
+        ({"role": ""}, "is charged; it is"),
+        ({"claim_state": "finished"}, "says that the claim is finished; it is begun"),
+        ({"claim_id": "another"}, "of claim another; charged is"),
+    ],
+)
+def test_an_event_that_says_another_state_than_it_leaves_is_found(
+    scene: Scene, payload: dict[str, Any], said: str
+) -> None:
+    heard = [*scene.heard]
+    heard[2] = changed(heard[2], **payload)
+
+    assert any(said in violation for violation in check(scene.evidence(heard=heard)))
+
+
+def test_a_time_that_falls_is_found(scene: Scene) -> None:
+    heard = [*scene.heard[:-1], changed(scene.heard[-1], occurred_at="2026-01-15T11:00:00.000000Z")]
+
+    assert any("goes back from 2026-01-15T12:" in violation for violation in check(scene.evidence(heard=heard)))
+
+
+def test_a_late_end_that_ends_a_later_claim_is_found(scene: Scene) -> None:
+    first = scene.requests[-1].reply["claim_id"]
+    scene.call("abort_resource_claim", claim_id=first)
+    second = scene.begin(2, limits={"vcpu": 8}).reply["claim_id"]
+    ended = scene.call("abort_resource_claim", claim_id=second)
+    scene.requests[-1] = replace(ended, args={"claim_id": first})
+
+    assert "explains what happened" in only(scene.evidence())
+
+
+def test_a_claim_of_an_instance_that_was_deleted_before_is_found(scene: Scene) -> None:
+    begun = scene.begin(3)
+    deleted = scene.call("update_usage", instance={"uuid": uuid(4), "vm_state": "deleted"})
+    before = replace(deleted, args={"instance": {"uuid": uuid(3), "vm_state": "deleted"}}, sent_at=4.6, ended_at=4.7)
+    scene.requests[-2:] = [before, begun]
+
+    assert only(scene.evidence()).endswith("but its effect is missing.")
 
 
 def test_an_instance_that_is_charged_twice_is_found(scene: Scene) -> None:

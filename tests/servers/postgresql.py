@@ -97,6 +97,29 @@ class PostgreSQLServer:
         self.stop()
         self.start()
 
+    def back_up(self) -> Path:
+        """Stop the server, copy its data, and start it again. Return the copy, for ``fail_over``."""
+        self.stop()
+        copy = Path(tempfile.mkdtemp(dir=self.directory, prefix="copy-"))
+        shutil.copytree(self._data, copy, dirs_exist_ok=True)
+        for path in (copy, *copy.rglob("*")):
+            self._give(path)
+        copy.chmod(0o700)
+        self.start()
+        return copy
+
+    def fail_over(self, copy: Path) -> None:
+        """Crash the server, and start it on a copy that ``back_up`` has made: what was written since then is lost."""
+        self.stop(mode="immediate")
+        shutil.rmtree(self._data)
+        copy.rename(self._data)
+        self.start()
+
+    def _give(self, path: Path) -> None:
+        """Let the account of the server own the file."""
+        if self._account is not None:
+            os.chown(path, self._account.pw_uid, self._account.pw_gid)
+
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """Suspend all server processes: connections stay open, the kernel accepts new ones, and the server answers nothing."""

@@ -29,6 +29,7 @@ class RecordingListener:
         self.confirmed: list[Any] = []
         self.refused: list[Refusal] = []
         self.lost_after: list[int] = []  # for each lost connection, how many deliveries there were
+        self.emptied: list[tuple[str, int]] = []  # host, and how many deliveries there were
         self.opened = 0
         self.deaths: list[BaseException] = []
 
@@ -40,6 +41,7 @@ class RecordingListener:
             confirmed=self._adder(self.confirmed),
             refused=self._adder(self.refused),
             died=self._died,
+            emptied=self._emptied,
         )
 
     def _opened(self) -> None:
@@ -51,6 +53,16 @@ class RecordingListener:
         with self._told:
             self.lost_after.append(len(self.deliveries))
             self._told.notify_all()
+
+    def _emptied(self, host: str) -> None:
+        with self._told:
+            self.emptied.append((host, len(self.deliveries)))
+            self._told.notify_all()
+
+    def hear_empty(self, count: int) -> list[tuple[str, int]]:
+        """Wait for ``count`` reports of an empty queue and return the first ``count``."""
+        self._wait(lambda: len(self.emptied) >= count, lambda: f"{count} empty queues: {self.emptied}")
+        return self.emptied[:count]
 
     def _adder(self, kept: list[Any]) -> Callable[[Sequence[Any]], None]:
         def add(told: Sequence[Any]) -> None:

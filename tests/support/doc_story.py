@@ -1,31 +1,46 @@
 # SPDX-License-Identifier: Apache-2.0
 """One story with every kind of event. The examples in doc/user show the messages that it really produces.
 
-``python -m tests.support.doc_story`` rewrites the sample notifications; read the difference before the commit.
+``python -m tests.support.doc_story`` rewrites the sample notifications, and the first JSON block of each section of the pages
+that shows something of the story; read the difference before the commit.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.support.builders import HOST, NODE, NOW, begin, inventory, resources, update, uuid
-from tracker_worker.bus.memory import MemoryBroker, MemoryBus
-from tracker_worker.domain.commands import AbortClaim, Command, ExpireClaims, FinishClaim, ReportNode
-from tracker_worker.domain.decide import decide
+from tests.support.builders import HOST, NODE, NOW, TIMEOUT, begin, inventory, resources, update, uuid
+from tracker_worker.domain import queries
+from tracker_worker.domain.commands import (
+    AbortClaim,
+    BeginClaims,
+    Command,
+    CompareInstances,
+    ExpireClaims,
+    FinishClaim,
+    ReleaseAllocation,
+    RenewClaim,
+    ReportNode,
+)
 from tracker_worker.domain.decision import Decision
-from tracker_worker.domain.ledger import NodeLedger
+from tracker_worker.domain.ledger import HostLedger, NodeLedger
 from tracker_worker.domain.values import SECOND
-from tracker_worker.domain.views import claim_views, node_view, usage_view
-from tracker_worker.notifications.render import render
-from tracker_worker.service.chores.relay import Relay
-from tracker_worker.store.base import Commit
+from tracker_worker.domain.views import each_claim_view, node_view, usage_view
+from tracker_worker.ids import NewIds
+from tracker_worker.store.ledgers import Ledgers
 from tracker_worker.store.memory import MemoryStore
+from tracker_worker.unit_of_work import UnitOfWork
 from tracker_worker.wire.message import decode_message
 
 DOC = Path(__file__).parents[2] / "doc"
 SAMPLES = DOC / "user" / "samples"
+RPC = DOC / "user" / "rpc.md"
+NOTIFICATIONS = DOC / "user" / "notifications.md"
 LIMITS = {"memory_mb": 196608.0, "disk_gb": 2000, "vcpu": 128.0}
 TIGHT = {"memory_mb": 6144, "vcpu": 3}
 
@@ -35,40 +50,49 @@ class Story:
 
     def __init__(self) -> None:
         self.now = NOW
-        self._store = MemoryStore()
+        numbers = itertools.count()
+
+        def random_bytes(size: int) -> bytes:
+            return b"".join((0x9E3779B97F4A7C15 * next(numbers) % 2**64).to_bytes(8) for _ in range(size // 8))
+
+        self._store = MemoryStore(now=lambda: self.now, random_bytes=random_bytes)
         self._store.create_node(self._store.register_host(HOST, topic="tracker", version="0.1.0", now=NOW), NODE)
-        host = self._store.load_host(HOST)
-        assert host is not None
-        self.host = host
-        self._broker = MemoryBroker()
-        self._bus = MemoryBus(self._broker)
-        self._relay = Relay(self._store, self._bus, topics=["notifications"], wake=lambda: None)
-        self._relay.take(host)
+        self._ledgers = Ledgers(self._store)
+        self._new_id = NewIds(random_bytes)
+        self._told: list[dict[str, Any]] = []
+
+    @property
+    def host(self) -> HostLedger:
+        return self._ledgers.get(HOST)
 
     @property
     def node(self) -> NodeLedger:
         return self.host.node(NODE)
 
     def tell(self, command: Command, *, after_seconds: int = 10) -> Decision:
-        """Decide ``command``, commit its events and publish their notifications."""
+        """Decide ``command``, commit its events and encode their notifications."""
         self.now += after_seconds * SECOND
-        decision = decide(self.host, command, self.now)
-        told = []
-        for event in decision.events:
-            self.node.apply(event)
-            told.append(render(event, self.node))
-        self._store.commit(Commit(ledgers=[self.node], notifications=told))
-        self.node.committed()
-        self._bus.send(self._relay.offer(told))
+        unit = UnitOfWork(self._store, self._ledgers, notify=True, new_id=self._new_id)
+        decision = unit.decide(self.host, command, self.now)
+        unit.commit()
+        unit.committed()
+        for notification in unit.notifications:
+            message = decode_message(notification.encode())
+            del message["_unique_id"]  # each sending generates another one
+            self._told.append(message)
         return decision
 
+    def claim_id(self, number: int) -> str:
+        """The id of the claim by which an instance is charged."""
+        return self.node.allocations[uuid(number)].claim_id
+
+    def answer(self, query: queries.Query) -> Any:
+        """The answer to a question now."""
+        return queries.kept(queries.read([self.host], query, self.now))
+
     def notifications(self) -> list[dict[str, Any]]:
-        """The notifications since the last call, in order, as on the bus but without the id that each sending generates."""
-        messages = []
-        while not self._broker.notifications.empty():
-            messages.append(decode_message(self._broker.notifications.get()))
-            del messages[-1]["_unique_id"]
-        return messages
+        """The notifications, in order, as on the bus but without the id that each sending generates."""
+        return self._told
 
 
 def answers() -> dict[str, Any]:
@@ -81,39 +105,55 @@ def answers() -> dict[str, Any]:
         "get_node": node_view(story.node),
         "list_nodes": [node_view(ledger) for ledger in story.host],
         "update_available_resource": [node_view(ledger) for ledger in story.host],
-        "list_claims": claim_views(story.node),
+        "list_claims": list(each_claim_view(story.host)),
         "get_usage": usage_view(story.host),
         "oslo_rpc_server_ping": "pong",
+        "would_fit": story.answer(queries.WouldFit(begin=begin(2, limits=TIGHT))),
     }
-    told["finish_resource_claim"] = story.tell(FinishClaim(claim_id=uuid(1))).reply
+    told["renew_resource_claim"] = story.tell(RenewClaim(claim_id=story.claim_id(1), timeout=2 * TIMEOUT)).reply
+    told["finish_resource_claim"] = story.tell(FinishClaim(claim_id=story.claim_id(1))).reply
     told["update_usage"] = story.tell(update(1, vm_state="active", task_state=None)).reply
+    told["get_allocation"] = story.answer(queries.GetAllocation(uuid=uuid(1)))
     story.tell(begin(2, limits=LIMITS))
-    told["abort_resource_claim"] = story.tell(AbortClaim(claim_id=uuid(2))).reply
+    told["list_allocations"] = story.answer(queries.ListAllocations(limit=1))
+    told["report_instances"] = story.tell(CompareInstances(node=NODE, uuids=frozenset({uuid(7)}))).reply
+    told["abort_resource_claim"] = story.tell(AbortClaim(claim_id=story.claim_id(2))).reply
     refusal = story.tell(begin(3, limits=TIGHT)).error
     assert refusal is not None
     told["ComputeResourcesUnavailable"] = refusal.kwargs
+    told["begin_resource_claims"] = story.tell(BeginClaims(claims=(begin(4), begin(5)))).reply
+    told["release_allocation"] = story.tell(_released(1)).reply
     return told
 
 
 def notifications() -> list[dict[str, Any]]:
     """The notifications of the story, in order, at least one of every event type."""
     story = Story()
+    story.tell(ReportNode(node=NODE, inventory=None))
+    story.tell(begin(9, limits=LIMITS))
     story.tell(ReportNode(node=NODE, inventory=inventory()))
     story.tell(begin(1, limits=LIMITS))
     story.tell(begin(2, limits=TIGHT))
-    story.tell(FinishClaim(claim_id=uuid(1)))
-    running = {"vm_state": "active", "task_state": None, "launched_at": "2026-01-15T12:00:38Z"}
+    story.tell(RenewClaim(claim_id=story.claim_id(1), timeout=2 * TIMEOUT))
+    story.tell(FinishClaim(claim_id=story.claim_id(1)))
+    running = {"vm_state": "active", "task_state": None, "launched_at": "2026-01-15T12:01:08Z"}
     story.tell(update(1, **running, memory_mb=8192, vcpus=4, instance_type="m1.large", instance_flavor_id="4"))
-    gone = {"vm_state": "deleted", "task_state": None, "deleted_at": "2026-01-15T12:00:59Z"}
-    story.tell(update(1, **gone, terminated_at="2026-01-15T12:00:58Z"))
+    gone = {"vm_state": "deleted", "task_state": None, "deleted_at": "2026-01-15T12:01:29Z"}
+    story.tell(update(1, **gone, terminated_at="2026-01-15T12:01:28Z"))
     story.tell(begin(3, limits=LIMITS))
-    story.tell(AbortClaim(claim_id=uuid(3)))
+    story.tell(AbortClaim(claim_id=story.claim_id(3)))
     story.tell(begin(4))
     story.tell(ExpireClaims(node=NODE), after_seconds=660)
+    story.tell(CompareInstances(node=NODE, uuids=frozenset({uuid(7)})))
+    story.tell(_released(4))
     # This simulates a manual change of the table.
     story.node.drift = resources(vcpu=5, memory_mb=8704, disk_gb=100)
     story.tell(ReportNode(node=NODE, inventory=inventory()))
     return story.notifications()
+
+
+def _released(number: int) -> ReleaseAllocation:
+    return ReleaseAllocation(uuid=uuid(number), reason="lost with its disk", released_by="operator")
 
 
 def samples() -> dict[str, dict[str, Any]]:
@@ -129,6 +169,18 @@ def text(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
+def _show(page: Path, shown: Mapping[str, Any]) -> None:
+    """Put ``shown``, by heading, into the first JSON block of its section, where there is one."""
+    content = page.read_text("utf-8")
+    for heading, value in shown.items():
+        block = re.compile(rf"(^#+ {re.escape(heading)}\n(?:(?!^#).*\n)*?```json\n)(?:.*\n)*?(```\n)", re.MULTILINE)
+        content = block.sub(lambda found, value=value: found[1] + text(value) + found[2], content, count=1)
+    page.write_text(content, encoding="utf-8")
+
+
 if __name__ == "__main__":
     for event_type, message in samples().items():
         (SAMPLES / f"{event_type}.json").write_text(text(message), encoding="utf-8")
+    _show(NOTIFICATIONS, {"Receiving them": samples()["tracker.claim.begun"]})
+    named = {"ComputeResourcesUnavailable": "Errors"}
+    _show(RPC, {named.get(name, f"`{name}`"): value for name, value in answers().items()})

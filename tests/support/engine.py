@@ -30,6 +30,7 @@ from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.domain.policy import Policy
 from tracker_worker.domain.values import SECOND
 from tracker_worker.inventory.fake import FakeDriver
+from tracker_worker.service import clock as service_clock
 from tracker_worker.service.chores.inventories import Inventories, Pool
 from tracker_worker.service.loop.thread import EngineThread
 from tracker_worker.service.requests.items import Chore
@@ -39,20 +40,34 @@ from tracker_worker.store.memory import MemoryStore
 from tracker_worker.wire.message import JSON, MSGPACK, ReplyTo, decode_message
 from tracker_worker.wire.reply import MAX_ANSWER_BYTES
 
+STEPS_TO_SETTLE = 3
+"""So many steps after a start the engine has renewed its leases, heard that the queues are empty, and decided what came before
+that."""
 RESERVED = reserve(memory_mb=RESERVED_MEMORY_MB, disk_mb=0)
 POLICY = Policy(claim_timeout=TIMEOUT, capacity_limits=False, release_expired=False, reserved=RESERVED)
 
 
 class Clock:
-    """The time of day in microseconds. Only ``forward`` changes it."""
+    """The time of day in microseconds, and a monotonic clock. Both stand still until ``forward``."""
 
     def __init__(self, now: int = NOW) -> None:
         self.now = now
+        self._ran = 0.0
 
     def __call__(self) -> int:
         return self.now
 
+    def monotonic(self) -> float:
+        """Seconds."""
+        return self._ran
+
     def forward(self, seconds: float) -> None:
+        """Time passes."""
+        self._ran += seconds
+        self.now += int(seconds * SECOND)
+
+    def step(self, seconds: float) -> None:
+        """Somebody sets the time of day."""
         self.now += int(seconds * SECOND)
 
 
@@ -238,11 +253,11 @@ class EngineHarness:
         max_answer_bytes: int = MAX_ANSWER_BYTES,
     ) -> None:
         """``pool`` None: drivers are asked on threads."""
-        self.store = ScriptedStore(store)
+        self.clock = clock or Clock()
+        self.store = ScriptedStore(store or MemoryStore(now=self.clock))
         self.broker = broker or MemoryBroker()
         self.hosts = hosts
         self.topics = topics
-        self.clock = clock or Clock()
         self.counters = Counters()
         self.caller = Caller(self.broker)
         self.bus = MemoryBus(self.broker, monotonic=monotonic)
@@ -263,7 +278,7 @@ class EngineHarness:
             notify=notify,
             topics=topics,
             counters=self.counters,
-            clock=self.clock,
+            clock=service_clock.Clock(self.store.time, monotonic=self.clock.monotonic),
             died=self.deaths.put,
             monotonic=monotonic,
             max_answer_bytes=max_answer_bytes,
@@ -294,6 +309,8 @@ class EngineHarness:
         self.connect()
         if relaying:
             self.engine.renew_leases()
+            for _ in range(STEPS_TO_SETTLE):
+                self.finish()
         return self
 
     def connect(self) -> None:
@@ -312,6 +329,7 @@ class EngineHarness:
                 confirmed=self.engine.confirmed,
                 lost=self.engine.lost,
                 refused=self.engine.refused,
+                emptied=self.engine.emptied,
                 died=self.deaths.put,
             ),
         )

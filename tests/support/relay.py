@@ -6,13 +6,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
+from msgspec.structs import replace
+
 from tests.support.builders import begin, node_name
 from tests.support.engine import ScriptedStore
 from tests.support.store import TOPIC, settle
 from tracker_worker.bus.base import Bus, Publication
 from tracker_worker.notifications.notification import Notification
 from tracker_worker.service.chores.relay import Relay
-from tracker_worker.store.base import Commit
+from tracker_worker.store.base import EVERY_TOPIC, Commit
 
 N1, N2 = node_name(1), node_name(2)
 A = TOPIC
@@ -45,8 +47,19 @@ class Case:
         self.writer = settle(self.store, nodes=nodes)
         self.ids = [ledger.id for ledger in self.writer.host]
         self.sent = RecordingBus()
-        self.relay = Relay(self.store, cast(Bus, self.sent), topics=topics, wake=lambda: None)
+        self.holes: list[tuple[str, str, int, int]] = []
+        self.hole_errors: list[Exception] = []  # that the coming reports of holes raise
+        self.relay = self.another_relay(topics)
         self.numbers = iter(range(1, 10000))
+
+    def another_relay(self, topics: Sequence[str] = (A,)) -> Relay:
+        """A relay on the same store and bus."""
+        return Relay(self.store, cast(Bus, self.sent), topics=topics, wake=lambda: None, hole=self._hole)
+
+    def _hole(self, host: str, node: str, first: int, last: int) -> None:
+        if self.hole_errors:
+            raise self.hole_errors.pop(0)
+        self.holes.append((host, node, first, last))
 
     def taken(self) -> Case:
         """Let the relay take the host, with all its notifications sent and confirmed."""
@@ -62,6 +75,18 @@ class Case:
         rows = list(self.writer.notifications)
         self.writer.commit()
         return rows
+
+    def commit_lost(self, count: int, node: str = N1, *, passes_over: bool = False) -> None:
+        """Commit events that have no row in the outbox. With ``passes_over`` because notifications are switched off."""
+        for _ in range(count):
+            self.writer.put(begin(next(self.numbers), node=node))
+        self.writer.notifications.clear()
+        made = self.writer.made()
+        if passes_over:
+            ledger = self.writer[node]
+            made = replace(made, cursors={(ledger.stream_id, EVERY_TOPIC): ledger.sequence})
+        self.store.commit(made)
+        self.writer[node].committed()
 
     def offer(self, count: int, node: str = N1) -> list[Key]:
         """Commit and offer ``count`` more notifications. Return the sent keys."""

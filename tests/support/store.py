@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import abc
+import itertools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
@@ -11,16 +12,18 @@ from typing import Any
 
 import pytest
 
-from tests.support.builders import HOST, NOW, inventory, node_name, put, snapshot
+from tests.support.builders import HOST, NOW, inventory, node_name, snapshot
 from tracker_worker.domain.commands import Command, ReportNode
+from tracker_worker.domain.decide import decide
 from tracker_worker.domain.events import UNPUBLISHED
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
 from tracker_worker.ids import uuid7
 from tracker_worker.notifications.notification import Notification
-from tracker_worker.store.base import Commit, InboxRow, Store
+from tracker_worker.store.base import Commit, InboxRow, Store, Stream
 
 ALL = 10**9
 TOPIC = "notifications"
+_numbers = itertools.count(1)  # of the ids that writers make: no two are the same, as in a store
 
 
 class StoreCase(abc.ABC):
@@ -58,8 +61,9 @@ class Writer:
     def put(self, command: Command, now: int = NOW) -> Writer:
         """Decide and apply ``command`` without a commit."""
         before = {ledger.id: ledger.sequence for ledger in self.host}
-        decision = put(self.host, command, now)
+        decision = decide(self.host, command, now, lambda at: uuid7(at, next(_numbers).to_bytes(8)))
         for ledger, event in decision.events:
+            ledger.apply(event)
             if not isinstance(event, UNPUBLISHED):
                 before[ledger.id] += 1
                 self.notifications.append(note(ledger, before[ledger.id], event_type=type(event).__name__))
@@ -99,6 +103,16 @@ def settle(store: Store, *, host: str = HOST, nodes: int = 2) -> Writer:
 
 def register(store: Store, host: str = HOST) -> int:
     return store.register_host(host, topic="tracker", version="1.0", now=NOW)
+
+
+def cursors(store: Store, host: str = HOST) -> dict[tuple[int, str], int]:
+    """(stream id, topic) -> cursor, of a host name."""
+    return flat(store.streams(host))
+
+
+def flat(streams: Sequence[Stream]) -> dict[tuple[int, str], int]:
+    """(stream id, topic) -> cursor, of these streams."""
+    return {(stream.id, topic): sequence for stream in streams for topic, sequence in stream.cursors.items()}
 
 
 def load(store: Store, host: str = HOST) -> HostLedger:
@@ -141,6 +155,7 @@ def picture(store: Store, *unique_ids: str) -> dict[str, Any]:
             stream.id: store.outbox(stream.id, after=0, limit=ALL) for name in hosts for stream in store.streams(name)
         },
         "backlog": {(row.stream_id, row.topic): row for row in store.backlog()},
+        "hosts": store.hosts(),
         "histories": store.histories(),
         "answered": store.answered(unique_ids),
     }

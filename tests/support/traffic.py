@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Schedulers that claim, build, change, delete and read. The answers that they receive are judged afterwards.
+"""Schedulers that claim, renew, build, change, delete and read. The answers that they receive are judged afterwards.
 
 Each scheduler works on instances of its own, one request after the other; many schedulers make the load. The same seed gives
 the same requests in the same order, as long as the answers are the same.
@@ -18,6 +18,8 @@ from tests.support.builders import instance_dict
 
 # The most instances that a scheduler holds; it deletes the oldest to make room.
 _MOST_HELD = 12
+# The most instances whose claims it has aborted and may begin again.
+_MOST_ABORTED = 4
 
 
 @dataclass(slots=True)
@@ -25,7 +27,8 @@ class _HeldInstance:
     place: Place
     fields: dict[str, Any]
     building: bool = True
-    updates: int = field(default=0)
+    updates: int = 0
+    claim_ids: list[str] = field(default_factory=list)
 
 
 class Scheduler:
@@ -55,18 +58,28 @@ class Scheduler:
         self._shared_topic = shared_topic
         self._numbers = 0
         self._held: dict[str, _HeldInstance] = {}
+        self._aborted: dict[str, _HeldInstance] = {}
 
     def step(self) -> None:
         """Send one request."""
         if len(self._held) >= _MOST_HELD:
             self._delete(next(iter(self._held)))
             return
-        choices: list[tuple[Callable[[], None], int]] = [(self._begin, 30), (self._read, 6), (self._nonsense, 2)]
+        choices: list[tuple[Callable[[], None], int]] = [
+            (self._begin, 30),
+            (self._begin_deleted, 1),
+            (self._read, 6),
+            (self._nonsense, 2),
+        ]
+        if self._aborted:
+            choices.append((self._begin_again, 4))
         if self._held:
             choices += [
                 (self._change, 30),
                 (self._finish, 12),
                 (self._abort, 5),
+                (self._end_late, 3),
+                (self._renew, 4),
                 (self._repeat, 4),
                 (self._contradict, 2),
                 (lambda: self._delete(self._any()), 9),
@@ -75,10 +88,25 @@ class Scheduler:
         what()
 
     def _begin(self) -> None:
+        self._claim(*self._new())
+
+    def _begin_again(self) -> None:
+        """Begin a claim for an instance whose claim was aborted. Ends of the earlier claim may still come."""
+        uuid = self._random.choice(list(self._aborted))
+        before = self._aborted.pop(uuid)
+        self._claim(before.place, before.fields, before.claim_ids)
+
+    def _begin_deleted(self) -> None:
+        """Delete an instance before its claim begins, which is refused."""
+        place, fields = self._new()
+        self._say(place[0], "update_usage", casts=0.5, instance={"uuid": fields["uuid"], "vm_state": "deleted"})
+        self._say(place[0], "begin_resource_claim", casts=0.5, instance=fields)
+
+    def _new(self) -> tuple[Place, dict[str, Any]]:
         self._numbers += 1
         uuid = f"{self._name}-{self._numbers}"
         place = self._random.choice(self._places)
-        fields = instance_dict(
+        return place, instance_dict(
             uuid=uuid,
             node=place[1],
             vcpus=self._random.randint(1, 4),
@@ -87,10 +115,14 @@ class Scheduler:
             ephemeral_gb=self._random.randint(0, 2),
             display_name=uuid,
         )
+
+    def _claim(self, place: Place, fields: dict[str, Any], claim_ids: Sequence[str] = ()) -> None:
         limits = {"vcpu": 40.5} if place in self._tight else self._random.choice((None, {"memory_mb": 262144}))
         said = self._say(place[0], "begin_resource_claim", casts=0.2, insist=True, instance=fields, limits=limits)
         if said is None or said.outcome == RESULT:
-            self._held[uuid] = _HeldInstance(place, fields)
+            held = self._held[fields["uuid"]] = _HeldInstance(place, fields, claim_ids=list(claim_ids))
+            if said is not None:
+                held.claim_ids.append(said.reply["claim_id"])
 
     def _change(self) -> None:
         uuid = self._any()
@@ -107,15 +139,35 @@ class Scheduler:
 
     def _finish(self) -> None:
         uuid = self._any()
-        self._held[uuid].building = False
-        self._say(self._held[uuid].place[0], "finish_resource_claim", casts=0.3, claim_id=uuid)
+        held = self._held[uuid]
+        held.building = False
+        self._say(held.place[0], "finish_resource_claim", casts=0.3, claim_id=self._named(held))
 
     def _abort(self) -> None:
         uuid = self._any()
         held = self._held[uuid]
-        self._say(held.place[0], "abort_resource_claim", casts=0.3, claim_id=uuid)
+        self._say(held.place[0], "abort_resource_claim", casts=0.3, claim_id=self._named(held))
         if held.building:
             del self._held[uuid]
+            if len(self._aborted) < _MOST_ABORTED:
+                self._aborted[uuid] = held
+
+    def _end_late(self) -> None:
+        """End the first claim of an instance, which may have ended, and another one may have begun."""
+        held = self._held[self._any()]
+        method = self._random.choice(("abort_resource_claim", "finish_resource_claim"))
+        if len(held.claim_ids) > 1:
+            self._say(held.place[0], method, casts=0.5, claim_id=held.claim_ids[0])
+
+    def _renew(self) -> None:
+        held = self._held[self._any()]
+        timeout = self._random.choice((1, 600, 3600))
+        self._say(held.place[0], "renew_resource_claim", casts=0.3, claim_id=self._named(held), timeout=timeout)
+
+    def _named(self, held: _HeldInstance) -> str:
+        """The last claim of the instance by its id, if it is known, or by the instance's uuid."""
+        uuid: str = held.fields["uuid"]
+        return uuid if not held.claim_ids or self._random.random() < 0.3 else held.claim_ids[-1]
 
     def _delete(self, uuid: str) -> None:
         held = self._held.pop(uuid)

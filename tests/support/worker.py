@@ -15,6 +15,7 @@ from tracker_worker.bus.base import Listener
 from tracker_worker.bus.memory import MemoryBroker, MemoryBus
 from tracker_worker.inventory.fake import FakeDriver
 from tracker_worker.service.worker import Worker
+from tracker_worker.store.memory import MemoryStore
 
 
 class RecordingBus(MemoryBus):
@@ -45,13 +46,13 @@ class WorkerHarness:
     def __init__(self, conf: cfg.ConfigOpts, drivers: dict[str, FakeDriver]) -> None:
         self.conf = conf
         self.drivers = drivers
-        self.store = ScriptedStore()
+        self.clock = Clock()
+        self.store = ScriptedStore(MemoryStore(now=self.clock))
         self.broker = MemoryBroker()
         self.bus = RecordingBus(self.broker, self.store.calls)
         self.caller = Caller(self.broker)
         self.deaths: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
-        self.clock = Clock()
-        self.worker = Worker(conf, bus=self.bus, store=self.store, clock=self.clock, died=self.deaths.put)
+        self.worker = Worker(conf, bus=self.bus, store=self.store, monotonic=self.clock.monotonic, died=self.deaths.put)
 
     @property
     def driver(self) -> FakeDriver:

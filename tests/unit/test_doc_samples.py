@@ -74,7 +74,8 @@ def test_the_inbox_of_the_page_passes_on_every_notification_once_and_in_order(se
     exec(compile(code.text, str(NOTIFICATIONS), "exec"), names)
     told = doc_story.notifications()
     # The notifications come from two queues, each in order, with copies.
-    arriving = [[message for message in told if message["priority"] == priority] for priority in ("INFO", "WARN")]
+    warned = ("tracker.claim.rejected", "tracker.node.drift")
+    arriving = [[message for message in told if (message["event_type"] in warned) is warn] for warn in (False, True)]
     dice = random.Random(seed)
     order = dice.sample([0] * len(arriving[0]) + [1] * len(arriving[1]), len(told))
     iterators = [iter(queue) for queue in arriving]
@@ -89,4 +90,25 @@ def test_the_inbox_of_the_page_passes_on_every_notification_once_and_in_order(se
 
     assert processed == [(message["event_type"], message["payload"]["sequence"]) for message in told]
     assert inbox.missing() == {}
-    assert lacking in ({}, {("host-1", "node-1"): received[-1]["payload"]["sequence"]})
+    place = (told[0]["payload"]["ledger_id"], "host-1", "node-1")
+    assert lacking in ({}, {place: received[-1]["payload"]["sequence"]})
+
+
+def test_the_inbox_of_the_page_goes_on_in_a_new_history() -> None:
+    [code] = [block for block in blocks(NOTIFICATIONS, "python") if block.text.startswith("class Inbox")]
+    names: dict[str, Any] = {}
+    exec(compile(code.text, str(NOTIFICATIONS), "exec"), names)
+    heard = []
+    inbox = names["Inbox"](lambda event_type, payload: heard.append((payload["ledger_id"], payload["sequence"])))
+
+    def receive(ledger_id: str, sequence: int, **more: Any) -> None:
+        inbox.receive("", {"ledger_id": ledger_id, "host": "h", "node": "n", "sequence": sequence, **more})
+
+    for sequence in (1, 2, 3):
+        receive("old", sequence)
+    receive("new", 4)
+    assert inbox.missing() == {("new", "h", "n"): 1}
+    receive("new", 3, previous_ledger_id="old", previous_sequence=2)
+    receive("new", 3, previous_ledger_id="old", previous_sequence=2)
+    assert heard == [("old", 1), ("old", 2), ("old", 3), ("new", 3), ("new", 4)]
+    assert inbox.missing() == {}

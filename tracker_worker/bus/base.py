@@ -120,8 +120,8 @@ class Listener:
 
     ``opened``: there is a new consuming connection, over which nothing has been handed over yet. ``lost``: that connection is
     gone, and nothing that came over it is handed over any more. All of it that is not settled will be delivered again, so that
-    whoever has not decided it yet drops it. ``refused``: the broker does not take
-    these messages, and the bus does not send them again; it leaves the delivery of a dead letter unsettled.
+    whoever has not decided it yet drops it. ``refused``: the broker does not take these messages, and the bus does not send
+    them again; it leaves the delivery of a dead letter unsettled. ``emptied``: see ``Bus.report_empty``.
     """
 
     received: Callable[[Sequence[Delivery]], None]
@@ -129,6 +129,7 @@ class Listener:
     confirmed: Callable[[Sequence[Any]], None]
     refused: Callable[[Sequence[Refusal]], None]
     died: Callable[[BaseException], None]
+    emptied: Callable[[str], None] = lambda host: None
     opened: Callable[[], None] = lambda: None
 
 
@@ -246,6 +247,12 @@ class Bus(ABC):
         """Read user and password of ``[DEFAULT] transport_url`` again, from the files and the environment that ``conf`` was
         read from, and connect with them if they have changed. What cannot be read is logged, and the old ones hold. One
         thread."""
+
+    @abstractmethod
+    def report_empty(self, hosts: Sequence[str]) -> None:
+        """Call ``Listener.emptied`` with each of these hosts once no message is ready in the host's queue and everything that
+        was delivered from it before has been handed over. A queue that does not exist is empty; the bus need not serve the
+        host. These hosts replace those of the call before. Any thread; returns immediately."""
 
     def figures(self) -> Mapping[str, int]:
         """What the bus counts, by names of ``counters.NAMES``. Any thread."""

@@ -120,6 +120,11 @@ class MemoryBroker:
         if consumers and (waiting := self._waiting.pop(source, None)):
             consumers[0](list(waiting))
 
+    def is_empty(self, source: str) -> bool:
+        """Whether no message waits in a queue."""
+        with self._lock:
+            return not self._waiting.get(source)
+
     def consumers(self, source: str) -> int:
         """How many consumers a queue has."""
         with self._lock:
@@ -267,6 +272,13 @@ class MemoryBus(Bus, Receiver, Sender):
 
     def repair(self) -> None:
         """Nothing of a MemoryBroker can be gone."""
+
+    def report_empty(self, hosts: Sequence[str]) -> None:
+        listener = self._listener
+        for host in hosts:
+            # What is not waiting was handed over, on the thread that published it.
+            if listener is not None and not self._paused and self._broker.is_empty(host):
+                listener.emptied(host)
 
     def settle(self, deliveries: Iterable[Delivery]) -> None:
         with self._lock:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``tracker-worker claim``: list claims from the store; begin, finish and abort claims over the broker, as a scheduler does."""
+"""``tracker-worker claim``: list claims from the store; begin, renew and end them over the broker, as a scheduler does."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 from uuid import uuid4
 
 import click
@@ -13,7 +13,7 @@ from tracker_worker.cli.context import CommandFailed, Commands, Settings
 from tracker_worker.cli.output import JSON, format_option, show_fields, show_json, show_table, to_seconds
 from tracker_worker.domain.resources import CLASSES
 
-_COLUMNS = ("Claim", "Host", "Node", *(klass.name for klass in CLASSES), "Begun", "Expires", "Limits from")
+_COLUMNS = ("Claim", "Instance", "Host", "Node", *(klass.name for klass in CLASSES), "Begun", "Expires", "Limits from")
 _SIZE = click.IntRange(min=0)
 _LIMIT = click.FloatRange(min=0)
 
@@ -28,9 +28,9 @@ _wait_option = click.option(
 
 @click.group(cls=Commands)
 def claim() -> None:
-    """List, begin, finish and abort claims.
+    """List, begin, renew, finish and abort claims.
 
-    'list' reads the database. 'begin', 'finish' and 'abort' ask the host's worker over the broker, as a scheduler does.
+    'list' reads the database. The others ask the host's worker over the broker, as a scheduler does.
     """
 
 
@@ -51,7 +51,7 @@ def list_(settings: Settings, host: str | None, node: str | None, style: str) ->
 @claim.command()
 @_host_option
 @click.option("--node", help="Charge this node; required when the host has several.")
-@click.option("--uuid", help="The instance's uuid, which is also the claim's id.  [default: a new uuid]")
+@click.option("--uuid", help="The instance's uuid.  [default: a new uuid]")
 @click.option("--vcpus", type=_SIZE, required=True, help="Virtual CPUs.")
 @click.option("--memory-mb", type=_SIZE, required=True, help="Memory in MB.")
 @click.option("--root-gb", type=_SIZE, required=True, help="Root disk in GB.")
@@ -68,6 +68,12 @@ def list_(settings: Settings, host: str | None, node: str | None, style: str) ->
     type=click.FloatRange(min=0),
     metavar="SECONDS",
     help="Expire the claim after this time.  [default: the worker's [tracker] claim_timeout_seconds]",
+)
+@click.option("--claim-id", help="The claim's id, which no other claim has.  [default: the worker makes one]")
+@click.option(
+    "--on-expiry",
+    type=click.Choice(["keep", "release"]),
+    help="What happens to the allocation when the claim expires.  [default: the worker's [tracker] expired_claims]",
 )
 @_wait_option
 @format_option
@@ -87,6 +93,8 @@ def begin(
     limit_memory_mb: float | None,
     limit_disk_gb: float | None,
     timeout: float | None,
+    claim_id: str | None,
+    on_expiry: Literal["keep", "release"] | None,
     wait: int | None,
     style: str,
 ) -> None:
@@ -112,11 +120,13 @@ def begin(
     limit_options = {"vcpu": limit_vcpu, "memory_mb": limit_memory_mb, "disk_gb": limit_disk_gb}
     limits = {name: limit for name, limit in limit_options.items() if limit is not None} or None
     with scheduler(settings, host, wait) as api:
-        begun = api.begin_resource_claim(request_context(project, user), host, instance, limits, timeout)
+        begun = api.begin_resource_claim(
+            request_context(project, user), host, instance, limits, timeout, claim_id=claim_id, on_expiry=on_expiry
+        )
     if style == JSON:
         show_json(begun)
     elif begun is None:
-        click.echo("The node is disabled: nothing is tracked there, and the build needs no claim.")
+        click.echo("The node is unsupported: nothing is tracked there, and the build needs no claim.")
     else:
         show_fields(_fields(begun))
 
@@ -129,7 +139,7 @@ def begin(
 @click.pass_obj
 def finish(settings: Settings, claim_id: str, host: str, wait: int | None, style: str) -> None:
     """Finish a claim after a build that succeeded. The instance stays charged."""
-    _end("finish_resource_claim", settings, claim_id, host, wait, style)
+    _ask("finish_resource_claim", settings, claim_id, host, wait, style)
 
 
 @claim.command()
@@ -140,20 +150,39 @@ def finish(settings: Settings, claim_id: str, host: str, wait: int | None, style
 @click.pass_obj
 def abort(settings: Settings, claim_id: str, host: str, wait: int | None, style: str) -> None:
     """Abort a claim after a build that failed. The instance's resources are released."""
-    _end("abort_resource_claim", settings, claim_id, host, wait, style)
+    _ask("abort_resource_claim", settings, claim_id, host, wait, style)
 
 
-def _end(method: str, settings: Settings, claim_id: str, host: str, wait: int | None, style: str) -> None:
+@claim.command()
+@click.argument("claim_id")
+@_host_option
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Expire the claim this long from now.  [default: the worker's [tracker] claim_timeout_seconds]",
+)
+@_wait_option
+@format_option
+@click.pass_obj
+def renew(settings: Settings, claim_id: str, host: str, timeout: float | None, wait: int | None, style: str) -> None:
+    """Renew a claim, for a build that takes longer. It never expires earlier than it would have."""
+    _ask("renew_resource_claim", settings, claim_id, host, wait, style, timeout=timeout)
+
+
+def _ask(
+    method: str, settings: Settings, claim_id: str, host: str, wait: int | None, style: str, **args: float | None
+) -> None:
     from tracker_worker.cli.rpc import request_context, scheduler
 
     with scheduler(settings, host, wait) as api:
-        ended = getattr(api, method)(request_context(), host, claim_id)
-    if ended is None:
+        answered = getattr(api, method)(request_context(), host, claim_id, **args)
+    if answered is None:
         raise CommandFailed(f"host {host} has no claim {claim_id}: it never began, or it has ended already")
     if style == JSON:
-        show_json(ended)
+        show_json(answered)
     else:
-        show_fields(_fields(ended))
+        show_fields(_fields(answered))
 
 
 def _read_claims(settings: Settings, host: str | None, node: str | None) -> list[dict[str, Any]]:
@@ -177,7 +206,15 @@ def _rows(claims: list[dict[str, Any]]) -> Iterator[Sequence[Any]]:
     for view in claims:
         amounts = [view["resources"][klass.name] for klass in CLASSES]
         times = (to_seconds(view["begun_at"]), to_seconds(view["expires_at"]))
-        yield (view["claim_id"], view["host"], view["node"], *amounts, *times, view["limit_source"])
+        yield (
+            view["claim_id"],
+            view["instance_uuid"],
+            view["host"],
+            view["node"],
+            *amounts,
+            *times,
+            view["limit_source"],
+        )
 
 
 def _fields(view: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

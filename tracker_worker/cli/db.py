@@ -1,17 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``tracker-worker db``: the schema of the database."""
+"""``tracker-worker db``: the schema of the database, and its histories."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tracker_worker.cli.context import CommandFailed, Commands, Settings
-from tracker_worker.cli.output import JSON, format_option, show_json
+from tracker_worker.cli.output import JSON, format_option, show_json, show_table, to_seconds
+
+if TYPE_CHECKING:
+    from tracker_worker.store.base import History
 
 
 @click.group(cls=Commands)
 def db() -> None:
-    """Show, check and upgrade the schema of the database.
+    """Show, check and upgrade the schema of the database; show its histories, and begin a new one.
 
     A worker on SQLite upgrades the schema by itself. On PostgreSQL run `db upgrade` of the new release before its workers
     start.
@@ -71,3 +76,81 @@ def check(settings: Settings) -> None:
     if problem:
         raise CommandFailed(problem)
     click.echo("The schema is what this release needs.")
+
+
+@db.command()
+@format_option
+@click.pass_obj
+def history(settings: Settings, style: str) -> None:
+    """Show the histories of the database, the oldest first; the last one is the present one.
+
+    A history has a ledger id, which is in each notification. A new one begins when a worker finds that the database went back,
+    or with `db new-history`: what the one before has told beyond its last number there never happened.
+    """
+    from tracker_worker.cli.ledgers import opened_store
+
+    with opened_store(settings.load(messaging=False)) as store:
+        found = [_view(history) for history in store.histories()]
+    if style == JSON:
+        show_json(found)
+        return
+    rows = ((view["ledger_id"], to_seconds(view["since"]), view["reason"]) for view in found)
+    show_table(("Ledger", "Since", "Reason"), rows, empty="There are no histories.")
+
+
+def _reason(_context: click.Context, _option: click.Parameter, reason: str) -> str:
+    if not reason.strip():
+        raise click.BadParameter("must not be empty")
+    return reason
+
+
+@db.command("new-history")
+@click.option("--reason", required=True, callback=_reason, help="Why; shown by 'db history'.")
+@format_option
+@click.pass_obj
+def new_history(settings: Settings, reason: str, style: str) -> None:
+    """Begin a new history after the database was restored, and print its ledger id.
+
+    Each node of each host tells it with its next notification, so that consumers know which notifications of the old history
+    never happened. Workers may run: they go on in the new history. Begin one after each restore, before workers start, and
+    whenever workers were stopped while the database went back.
+    """
+    from tracker_worker.cli.ledgers import opened_store
+    from tracker_worker.cli.operator import asked
+    from tracker_worker.ids import NewIds
+    from tracker_worker.new_history import begin_history
+    from tracker_worker.notifications.style import read_style
+    from tracker_worker.store.base import Conflict
+
+    conf = settings.load(messaging=False)
+    with opened_store(conf) as store:
+        try:
+            begin_history(
+                store,
+                predecessor=store.histories()[-1].ledger_id,
+                reason=reason,
+                now=store.time(),
+                new_id=NewIds(),
+                notify=conf.notifications.driver == "messaging",
+                style=read_style(conf),
+                asked=asked("db new-history"),
+            )
+        except Conflict as conflict:
+            raise CommandFailed(f"another writer was first, see 'db history': {conflict}") from conflict
+        begun = _view(store.histories()[-1])
+    if style == JSON:
+        show_json(begun)
+    else:
+        click.echo(begun["ledger_id"])
+
+
+def _view(history: History) -> dict[str, Any]:
+    """The history as these commands show it."""
+    from tracker_worker.domain.views import iso
+
+    return {
+        "ledger_id": history.ledger_id,
+        "since": iso(history.since),
+        "reason": history.reason,
+        "predecessor": history.predecessor,
+    }

@@ -1,16 +1,68 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``tracker-worker host``: the hosts of the database."""
+"""``tracker-worker host``: list, rename and forget hosts, in the database; adopt a host that another ledger served."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
 import click
 
+from tracker_worker.cli.administration import administration
 from tracker_worker.cli.context import Commands, Settings, keep_logs_quiet
+from tracker_worker.cli.output import JSON, format_option, plain, show_json, show_table, to_seconds
+
+_COLUMNS = ("Host", "Queue", "Active", "Lease until", "Last seen", "Release", "Nodes", "Instances")
 
 
 @click.group(cls=Commands)
 def host() -> None:
-    """Care for the hosts of the database, whether a worker runs or not."""
+    """List, rename, forget and adopt hosts."""
+
+
+@host.command("list")
+@format_option
+@click.pass_obj
+def list_(settings: Settings, style: str) -> None:
+    """List the hosts of the database, and the worker that serves each of them. No worker needs to run."""
+    views = read_hosts(settings)
+    if style == JSON:
+        show_json(views)
+    else:
+        show_table(_COLUMNS, _rows(views), empty="There are no hosts.")
+
+
+@host.command()
+@click.argument("old", metavar="OLD")
+@click.argument("new", metavar="NEW")
+@click.pass_obj
+def rename(settings: Settings, old: str, new: str) -> None:
+    """Give a host another name, with its nodes and all that they are charged.
+
+    No worker may serve one of the two. A host NEW may exist if nothing is charged to it. Set [tracker] hosts of the worker
+    and its inventory to the new name.
+    """
+    from tracker_worker.conf.names import check_host_name
+
+    topic = settings.load(messaging=False).tracker.topic
+    check_host_name("NEW", new, topic)
+    with administration(settings, "host rename") as (_, operator):
+        operator.rename_host(old, new)
+    click.echo(plain(f"Host {old} is host {new} now. Delete the queue {topic}.{old} when nothing is left in it."))
+
+
+@host.command()
+@click.argument("host", metavar="HOST")
+@click.pass_obj
+def forget(settings: Settings, host: str) -> None:
+    """Delete a host that nobody serves and that is charged for nothing, with its nodes.
+
+    The numbers of its nodes' notifications are kept: they go on if the host comes back.
+    """
+    with administration(settings, "host forget") as (_, operator):
+        operator.forget_host(host)
+    topic = settings.load(messaging=False).tracker.topic
+    click.echo(plain(f"Host {host} is forgotten. Delete its queue too: {topic}.{host}"))
 
 
 @host.command()
@@ -41,3 +93,44 @@ def adopt(settings: Settings, host: str) -> None:
     click.echo(
         f"Host {host} is served from the ledger {adopted.ledger_id} now; it was served from {adopted.before or 'none'}."
     )
+
+
+def read_hosts(settings: Settings) -> list[dict[str, Any]]:
+    """The hosts of the database, by name. Raises CommandFailed, ConfigurationError: as ``opened_store``."""
+    from tracker_worker.administration import serving
+    from tracker_worker.cli.ledgers import opened_store
+    from tracker_worker.domain.views import iso
+
+    conf = settings.load(messaging=False)
+    with opened_store(conf) as store:
+        records, now, ledger_id = store.hosts(), store.time(), store.histories()[-1].ledger_id
+    return [
+        {
+            "host": record.name,
+            "ledger_id": ledger_id,
+            "queue": f"{conf.tracker.topic}.{record.name}",
+            "active": serving(record, now),
+            # A standby leaves no trace in the database until it is active.
+            "standbys": [],
+            "lease_expires_at": iso(record.lease_expires_at) if record.lease_expires_at else "",
+            "last_seen_at": iso(record.last_seen_at) if record.last_seen_at else "",
+            "release": record.version,
+            "nodes": record.nodes,
+            "instances": record.instances,
+        }
+        for record in records
+    ]
+
+
+def _rows(views: Iterable[Mapping[str, Any]]) -> Iterator[Sequence[Any]]:
+    for view in views:
+        yield (
+            view["host"],
+            view["queue"],
+            view["active"] or "-",
+            to_seconds(view["lease_expires_at"]) or "-",
+            to_seconds(view["last_seen_at"]) or "-",
+            view["release"],
+            view["nodes"],
+            view["instances"],
+        )

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Access to the store, with or without a running worker. Nothing is created or upgraded, and only `outbox skip` writes."""
+"""Access to the store, with or without a running worker. Nothing is created or upgraded. `outbox skip` and the commands
+of ``cli.administration`` write."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from oslo_config import cfg
 from tracker_worker.cli.context import CommandFailed
 from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.errors import ConfigurationError
-from tracker_worker.store.base import Store
+from tracker_worker.store.base import Store, Stream
 from tracker_worker.store.sql import engines, migration
 from tracker_worker.store.sql.location import configured_url
 from tracker_worker.store.sql.store import SQLStore
@@ -82,6 +83,18 @@ def load_host(store: Store, name: str) -> HostLedger:
     if host is None:
         raise CommandFailed(f"the database has no host {name}")
     return host
+
+
+def find_stream(store: Store, host: str, node: str) -> Stream:
+    """Return the stream of these names, also if they are no longer those of a node.
+
+    Raises CommandFailed: the database has no such stream.
+    """
+    streams = store.streams(host)
+    found = [stream for stream in streams if stream.node == node]
+    if not found:
+        raise CommandFailed(f"host {host} has no node {node}" if streams else f"the database has no host {host}")
+    return found[0]
 
 
 def load_hosts(store: Store, name: str | None = None) -> list[HostLedger]:

@@ -16,6 +16,7 @@ _COMMANDS = {
     "node": "node",
     "host": "host",
     "claim": "claim",
+    "instance": "instance",
     "usage": "usage",
     "audit": "audit",
     "watch": "watch",
@@ -25,7 +26,7 @@ _COMMANDS = {
     "config": "config",
 }
 # These subcommands import oslo.messaging late or not at all. For every other one threading_backend is imported first.
-_WITHOUT_MESSAGING = {"node", "host", "claim", "usage", "db", "outbox", "config"}
+_WITHOUT_MESSAGING = {"node", "host", "claim", "instance", "usage", "db", "outbox", "config"}
 
 
 class _LazyCommands(Commands):

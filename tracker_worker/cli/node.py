@@ -1,16 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``tracker-worker node``: list and show nodes, read from the store."""
+"""``tracker-worker node``: list and show nodes; drain, retire, rename and move them. All of it in the database."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from tracker_worker.cli.administration import administration, host_of
 from tracker_worker.cli.context import CommandFailed, Commands, Settings
-from tracker_worker.cli.output import JSON, format_option, show_fields, show_json, show_table
+from tracker_worker.cli.output import JSON, format_option, plain, show_fields, show_json, show_table
 from tracker_worker.domain.resources import CLASSES
+
+if TYPE_CHECKING:
+    from tracker_worker.domain.commands import DrainNode, RetireNode, UndrainNode
+
+    NodeCommand = DrainNode | UndrainNode | RetireNode
 
 NODE_COLUMNS = (
     "Host",
@@ -22,12 +28,21 @@ NODE_COLUMNS = (
     "Sequence",
 )
 
+_host_option = click.option("--host", help="The node's host; required when several hosts have a node of this name.")
+
+
+def _given(context: click.Context, option: click.Parameter, value: str) -> str:
+    """The text of an option that must not be empty."""
+    if not value.strip():
+        raise click.BadParameter("must not be empty")
+    return value
+
 
 @click.group(cls=Commands)
 def node() -> None:
-    """List and show nodes: their inventories and their usage.
+    """List and show nodes: their inventories and their usage. Drain, retire, rename and move them.
 
-    Read from the database; no worker needs to run.
+    All of this happens in the database, whether workers run or not. A running worker obeys from its next decision on.
     """
 
 
@@ -39,7 +54,7 @@ def list_(settings: Settings, host: str | None, style: str) -> None:
     """List nodes with their usage and their inventory.
 
     Amounts are used/total: VCPU in virtual CPUs, MEMORY_MB in MB, DISK_GB in GB. Used includes the reserve of [tracker]
-    reserved_host_*. A disabled node has no total.
+    reserved_host_*. A node whose inventory is not known has no total. Retired nodes are listed too.
     """
     views = read_nodes(settings, host)
     if style == JSON:
@@ -50,7 +65,7 @@ def list_(settings: Settings, host: str | None, style: str) -> None:
 
 @node.command()
 @click.argument("node", metavar="NODE")
-@click.option("--host", help="The node's host; required when several hosts have a node of this name.")
+@_host_option
 @format_option
 @click.pass_obj
 def show(settings: Settings, node: str, host: str | None, style: str) -> None:
@@ -66,6 +81,107 @@ def show(settings: Settings, node: str, host: str | None, style: str) -> None:
         show_json(found[0])
     else:
         show_fields(_fields(found[0]))
+
+
+@node.command()
+@click.argument("node", metavar="NODE")
+@click.option("--reason", required=True, callback=_given, help="Why; callers who are refused are told.")
+@_host_option
+@format_option
+@click.pass_obj
+def drain(settings: Settings, node: str, reason: str, host: str | None, style: str) -> None:
+    """Let a node take no further claims.
+
+    What the node is charged stays; claims that are begun may be finished. 'node undrain' takes it back.
+    """
+    from tracker_worker.domain.commands import DrainNode
+
+    _change(settings, "node drain", DrainNode(node=node, reason=reason), host, style)
+
+
+@node.command()
+@click.argument("node", metavar="NODE")
+@_host_option
+@format_option
+@click.pass_obj
+def undrain(settings: Settings, node: str, host: str | None, style: str) -> None:
+    """Let a node take claims again that was drained or retired."""
+    from tracker_worker.domain.commands import UndrainNode
+
+    _change(settings, "node undrain", UndrainNode(node=node), host, style)
+
+
+@node.command()
+@click.argument("node", metavar="NODE")
+@click.option("--reason", default="", help="Why; shown by 'node list'.")
+@_host_option
+@format_option
+@click.pass_obj
+def retire(settings: Settings, node: str, reason: str, host: str | None, style: str) -> None:
+    """Take an empty node out of service, although its driver may list it.
+
+    For clients the node does not exist any more. A node that is charged for instances is refused. 'node undrain' takes it
+    back.
+    """
+    from tracker_worker.domain.commands import RetireNode
+
+    _change(settings, "node retire", RetireNode(node=node, reason=reason), host, style)
+
+
+@node.command()
+@click.argument("old", metavar="OLD")
+@click.argument("new", metavar="NEW")
+@click.option("--host", required=True, help="The node's host.")
+@format_option
+@click.pass_obj
+def rename(settings: Settings, old: str, new: str, host: str, style: str) -> None:
+    """Give a node another name, with all that it is charged.
+
+    A node NEW may exist if nothing is charged to it: it is replaced. Rename the node in its inventory too.
+    """
+    _move(settings, "node rename", old, host, host, new, style)
+
+
+@node.command()
+@click.argument("node", metavar="NODE")
+@click.option("--host", required=True, help="The host that the node belongs to now.")
+@click.option("--to", required=True, metavar="HOST", help="The host that the node is to belong to.")
+@format_option
+@click.pass_obj
+def move(settings: Settings, node: str, host: str, to: str, style: str) -> None:
+    """Give a node to another host of the same database, with all that it is charged.
+
+    The other host may have a node of this name if nothing is charged to it: it is replaced. Move the node in the inventories
+    too.
+    """
+    _move(settings, "node move", node, host, to, node, style)
+
+
+def _change(settings: Settings, method: str, command: NodeCommand, host: str | None, style: str) -> None:
+    from tracker_worker.cli.ledgers import load_host
+    from tracker_worker.domain.views import node_view
+
+    with administration(settings, method) as (store, operator):
+        name = host_of(store, command.node, host)
+        operator.decide(name, command)
+        view = node_view(load_host(store, name).nodes[command.node])
+    _show(view, style)
+
+
+def _move(settings: Settings, method: str, node: str, host: str, to: str, name: str, style: str) -> None:
+    from tracker_worker.domain.views import node_view
+
+    with administration(settings, method) as (_, operator):
+        view = node_view(operator.move_node(node, host=host, to=to, name=name))
+    _show(view, style)
+
+
+def _show(view: Mapping[str, Any], style: str) -> None:
+    if style == JSON:
+        show_json(view)
+    else:
+        reason = f" ({view['state_reason']})" if view["state_reason"] else ""
+        click.echo(plain(f"Node {view['node']} of host {view['host']} is {view['state']}{reason}."))
 
 
 def read_nodes(settings: Settings, host: str | None) -> list[dict[str, Any]]:
@@ -84,7 +200,7 @@ def node_rows(views: Iterable[Mapping[str, Any]]) -> Iterator[Sequence[Any]]:
         yield (
             view["host"],
             view["node"],
-            "disabled" if view["disabled"] else "enabled",
+            view["state"],
             *(f"{view[klass.used]}/{'-' if view[klass.total] is None else view[klass.total]}" for klass in CLASSES),
             view["running_vms"],
             view["generation"],

@@ -105,7 +105,7 @@ def replay(settings: Settings, host: str, node: str, first: int, last: int | Non
     conf = settings.load()
     keep_logs_quiet(conf)
     from tracker_worker.bus.settings import read_settings
-    from tracker_worker.cli.ledgers import load_host, opened_store
+    from tracker_worker.cli.ledgers import find_stream, opened_store
     from tracker_worker.cli.outbox_replay import Range, publish_again
 
     broker = read_settings(conf)
@@ -114,10 +114,7 @@ def replay(settings: Settings, host: str, node: str, first: int, last: int | Non
             "nothing is published in this configuration: [notifications] driver is noop, or topics is empty"
         )
     with opened_store(conf) as store:
-        ledger = load_host(store, host).node(node)
-        cursors = next(stream.cursors for stream in store.streams(host) if stream.id == ledger.stream_id)
-        published = min(cursors.values(), default=0)
-        wanted = Range.of(ledger, first, last, published=published)
+        wanted = Range.of(find_stream(store, host, node), first, last)
         replayed = publish_again(store, broker, wanted)
     if style == JSON:
         show_json({"host": host, "node": node, "sent": replayed.sent, "missing": replayed.missing})
@@ -145,19 +142,19 @@ def skip(settings: Settings, host: str, node: str, sequence: int, topic: str | N
     notification stays in the outbox for [notifications] retention_hours, and `outbox replay` can publish it. A worker may run
     at the same time: it goes on within a few seconds.
     """
-    from tracker_worker.cli.ledgers import load_host, opened_store
+    from tracker_worker.cli.ledgers import find_stream, opened_store
     from tracker_worker.cli.outbox_skip import skip as skip_on
     from tracker_worker.cli.outbox_skip import topics_to_skip
 
     with opened_store(settings.load(messaging=False)) as store:
-        ledger = load_host(store, host).node(node)
-        topics = topics_to_skip(store, ledger, sequence, topic)
+        stream = find_stream(store, host, node)
+        topics = topics_to_skip(store, stream, sequence, topic)
         on = f"topic {topics[0]}" if len(topics) == 1 else f"topics {', '.join(topics)}"
         if not yes:
             raise CommandFailed(
                 f"notification {sequence} of {host}/{node} would be skipped on {on}; say --yes to do it"
             )
-        skip_on(store, ledger, sequence, topics)
+        skip_on(store, stream, sequence, topics)
     if style == JSON:
         show_json({"host": host, "node": node, "sequence": sequence, "topics": topics})
     else:

@@ -11,9 +11,8 @@ from tracker_worker.bus.settings import LOST, BrokerSettings
 from tracker_worker.cli.broker import connected
 from tracker_worker.cli.context import CommandFailed
 from tracker_worker.cli.publishing import Answer, ConfirmedPublisher, NoAnswer, Published
-from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.notifications.notification import Notification
-from tracker_worker.store.base import Store
+from tracker_worker.store.base import Store, Stream
 from tracker_worker.wire.message import JSON
 
 _PAGE = 200
@@ -22,30 +21,31 @@ _PAGE_BYTES = 4_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Range:
-    """Sequences ``first`` to ``last`` of a node, both included."""
+    """Sequences ``first`` to ``last`` of a stream, both included."""
 
     stream_id: int
     first: int
     last: int
 
     @classmethod
-    def of(cls, ledger: NodeLedger, first: int, last: int | None, *, published: int) -> Range:
-        """``last`` None means the last issued sequence. ``published`` is the last sequence that the broker has confirmed.
+    def of(cls, stream: Stream, first: int, last: int | None) -> Range:
+        """``last`` None means the last issued sequence.
 
         Raises CommandFailed: the range reaches beyond the last issued sequence, or begins after the first unpublished one.
         A range may begin with the first unpublished sequence: when the worker publishes it at the same time, a consumer
         that drops copies still sees the sequences in order.
         """
-        where = f"{ledger.host}/{ledger.name}"
+        where = f"{stream.host}/{stream.node}"
+        published = min(stream.cursors.values(), default=0)
         highest = last or first
-        if highest > ledger.sequence:
-            raise CommandFailed(f"{where} has issued sequences up to {ledger.sequence}, not {highest}")
+        if highest > stream.sequence:
+            raise CommandFailed(f"{where} has issued sequences up to {stream.sequence}, not {highest}")
         if first > published + 1:
             raise CommandFailed(
                 f"sequences of {where} from {published + 1} on are not published yet and the worker will publish them: "
                 "replaying a later sequence would put the notifications out of order"
             )
-        return cls(stream_id=ledger.stream_id, first=first, last=last or ledger.sequence)
+        return cls(stream_id=stream.id, first=first, last=last or stream.sequence)
 
 
 @dataclass(slots=True)

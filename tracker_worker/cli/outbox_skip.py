@@ -4,18 +4,17 @@
 from __future__ import annotations
 
 from tracker_worker.cli.context import CommandFailed
-from tracker_worker.domain.ledger import NodeLedger
-from tracker_worker.store.base import Commit, Store
+from tracker_worker.store.base import Commit, Store, Stream
 
 
-def topics_to_skip(store: Store, ledger: NodeLedger, sequence: int, topic: str | None) -> list[str]:
+def topics_to_skip(store: Store, stream: Stream, sequence: int, topic: str | None) -> list[str]:
     """Return the topics on which notification ``sequence`` of a node is the first one that is not published; ``topic`` None: of
     all topics.
 
     Raises CommandFailed: there is no such topic, or the notification is published already, or another one comes before it.
     """
-    where = f"{ledger.host}/{ledger.name}"
-    cursors = next(stream.cursors for stream in store.streams(ledger.host) if stream.id == ledger.stream_id)
+    where = f"{stream.host}/{stream.node}"
+    cursors = stream.cursors
     if topic is not None and topic not in cursors:
         known = ", ".join(sorted(cursors)) or "none"
         raise CommandFailed(f"{where} has no topic {topic}: its topics are {known}")
@@ -23,7 +22,7 @@ def topics_to_skip(store: Store, ledger: NodeLedger, sequence: int, topic: str |
     for name in sorted(cursors) if topic is None else [topic]:
         if cursors[name] >= sequence:
             continue
-        first = store.outbox(ledger.stream_id, after=cursors[name], limit=1)
+        first = store.outbox(stream.id, after=cursors[name], limit=1)
         if not first:
             raise CommandFailed(f"no notification of {where} waits to be published on topic {name}")
         if first[0].sequence != sequence:
@@ -37,6 +36,6 @@ def topics_to_skip(store: Store, ledger: NodeLedger, sequence: int, topic: str |
     return waiting
 
 
-def skip(store: Store, ledger: NodeLedger, sequence: int, topics: list[str]) -> None:
+def skip(store: Store, stream: Stream, sequence: int, topics: list[str]) -> None:
     """Count the notification as published on these topics. Its row stays in the outbox. Raises StoreUnavailable."""
-    store.commit(Commit(cursors={(ledger.stream_id, topic): sequence for topic in topics}))
+    store.commit(Commit(cursors={(stream.id, topic): sequence for topic in topics}))

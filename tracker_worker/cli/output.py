@@ -32,6 +32,33 @@ def show_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2))
 
 
+def stream_json(pages: Iterable[Sequence[Any]]) -> None:
+    """Print one JSON document page by page: a list with one value a line."""
+    begun = False
+    for page in pages:
+        if page:
+            click.echo((",\n" if begun else "[\n") + ",\n".join(map(json.dumps, page)), nl=False)
+            begun = True
+    click.echo("\n]" if begun else "[]")
+
+
+def stream_table(columns: Sequence[str], pages: Iterable[Sequence[Sequence[Any]]], *, empty: str) -> None:
+    """Print a table page by page, or the sentence ``empty`` when there are no rows. A column is as wide as its widest cell up
+    to the end of the page."""
+    widths: list[int] = []
+    for page in pages:
+        cells = [list(map(plain, row)) for row in page]
+        widest = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+        if not widths:
+            widths = widest
+            click.echo("  ".join(map(str.ljust, columns, widths)).rstrip())
+            click.echo("-" * (sum(widths) + 2 * (len(widths) - 1)))
+        widths = list(map(max, widths, widest))
+        click.echo("\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells))
+    if not widths:
+        click.echo(empty)
+
+
 def show_table(columns: Sequence[str], rows: Iterable[Iterable[Any]], *, empty: str) -> None:
     """Print a table with figures aligned to the right, or the sentence ``empty`` when there are no rows."""
     from rich import box  # imported late: JSON output does not need it
@@ -69,11 +96,12 @@ def plain(value: Any) -> str:
     """
     if value is None:
         return "-"
-    if isinstance(value, dict | list | bool):
-        value = json.dumps(value)
+    if not isinstance(value, str):
+        value = json.dumps(value) if isinstance(value, dict | list | bool) else str(value)
+    if value.isascii() and value.isprintable():
+        return value
     text = "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in str(value)
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in value
     )
     encoding = sys.stdout.encoding or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)

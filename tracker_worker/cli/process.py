@@ -81,7 +81,7 @@ class WorkerProcess:
             self._refuse(end.error)
         if isinstance(end, BaseException):
             LOG.critical("a part of the worker failed: %s", end)
-            self._stop(1)
+            self._stop(1, f"a part of the worker failed: {end}")
         LOG.info("stopping on signal %s", end)
         self._stop(0)
 
@@ -183,8 +183,9 @@ class WorkerProcess:
         self._log.close(_LAST_WORDS_SECONDS)
         os._exit(1)
 
-    def _stop(self, code: int) -> NoReturn:
-        """Stop everything that was started, and end the process within the time that a stop may take."""
+    def _stop(self, code: int, reason: str = "") -> NoReturn:
+        """Stop everything that was started, and end the process within the time that a stop may take. The last line of the log
+        is the ``reason``, if there is one."""
         until = time.monotonic() + self._stop_seconds
         last_words = min(_LAST_WORDS_SECONDS, self._stop_seconds / 10)
         notify_systemd("STOPPING=1")
@@ -195,6 +196,8 @@ class WorkerProcess:
             LOG.warning("the stop takes longer than %g s; the rest is left to the next start", self._stop_seconds)
         else:
             LOG.info("stopped")
+        if reason:
+            LOG.critical("%s", reason)
         self._log.close(min(_LAST_WORDS_SECONDS, until - time.monotonic()))
         os._exit(code)
 

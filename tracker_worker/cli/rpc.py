@@ -17,8 +17,9 @@ from oslo_config import cfg
 from tracker_worker.bus.settings import read_settings
 from tracker_worker.cli.broker import connected
 from tracker_worker.cli.context import CommandFailed, Settings, keep_logs_quiet
-from tracker_worker.client.api import ALLOWED_REMOTE_EXMODS, VERSION, TrackerAPI
-from tracker_worker.oslo import oslo_messaging
+from tracker_worker.client.api import ALLOWED_REMOTE_EXMODS, TrackerAPI
+from tracker_worker.oslo import UnsupportedVersion, oslo_messaging
+from tracker_worker.wire.versions import needed
 
 
 @contextmanager
@@ -45,8 +46,9 @@ def audit_everywhere(settings: Settings) -> None:
     with connected(read_settings(conf)) as connection:
         _require(connection, "exchange", f"{conf.tracker.topic}_fanout", "no worker is connected to the broker")
     with _transport(conf, "the broker") as transport:
-        target = oslo_messaging.Target(topic=conf.tracker.topic, version=VERSION, fanout=True)
-        oslo_messaging.get_rpc_client(transport, target).cast(request_context(), "update_available_resource")
+        method = "update_available_resource"
+        target = oslo_messaging.Target(topic=conf.tracker.topic, version=needed(method, {}), fanout=True)
+        oslo_messaging.get_rpc_client(transport, target).cast(request_context(), method)
 
 
 def request_context(project: str | None = None, user: str | None = None) -> Mapping[str, Any]:
@@ -87,6 +89,14 @@ def _transport(conf: cfg.ConfigOpts, callee: str) -> Iterator[Any]:
         raise CommandFailed(
             f"no answer from {callee} within {conf.rpc_response_timeout} s: no worker serves it now, or its worker is "
             "busy; the request may still be executed later"
+        ) from error
+    except oslo_messaging.RPCVersionCapError as error:
+        raise CommandFailed(
+            f"the request needs version {error.version} of the RPC API, and [upgrade_levels] tracker is {error.version_cap}"
+        ) from error
+    except UnsupportedVersion as error:
+        raise CommandFailed(
+            f"the worker of {callee} is older than this program and does not know the request (version {error.version})"
         ) from error
     except oslo_messaging.RemoteError as error:
         raise CommandFailed(f"{callee} failed: {error.exc_type}: {error.value}") from error

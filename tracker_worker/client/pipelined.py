@@ -26,9 +26,10 @@ from tracker_worker import threads
 from tracker_worker.bus.settings import ConnectionSettings, read_connection
 from tracker_worker.client.api import TrackerAPI
 from tracker_worker.client.requester import NoReply, OutgoingRequest, Requester
-from tracker_worker.client.transport import VERSION, remote_error
+from tracker_worker.client.transport import remote_error, version_of
 from tracker_worker.client.types import Claim, Context, InstanceLike, LimitsLike, Update
 from tracker_worker.conf.opts import register_client_opts
+from tracker_worker.conf.upgrade_levels import read_version_cap
 from tracker_worker.oslo import oslo_messaging
 from tracker_worker.wire.message import MSGPACK, ReplyTo, fresh_id
 from tracker_worker.wire.request import encode_request
@@ -49,7 +50,9 @@ class TrackerClient(TrackerAPI):
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
         register_client_opts(conf)
-        self._pipeline = PipelinedTransport(read_connection(conf), conf.rpc_response_timeout)
+        self._pipeline = PipelinedTransport(
+            read_connection(conf), conf.rpc_response_timeout, version_cap=read_version_cap(conf)
+        )
         self._pipeline.start()
         super().__init__(conf, self._pipeline)
 
@@ -91,8 +94,10 @@ class PipelinedTransport:
     """The Transport on a Requester, and futures. Any thread may use it, and any forked child, which gets a Requester of its
     own."""
 
-    def __init__(self, settings: ConnectionSettings, timeout_seconds: float) -> None:
+    def __init__(self, settings: ConnectionSettings, timeout_seconds: float, *, version_cap: str | None = None) -> None:
+        """A request that needs a newer version of the RPC API than ``version_cap`` raises RPCVersionCapError."""
         self._settings = settings
+        self._version_cap = version_cap
         self._timeout_seconds = timeout_seconds
         self._requester = Requester(settings)
         self._lock = threading.Lock()
@@ -173,7 +178,7 @@ class PipelinedTransport:
             args,
             context=context,
             unique_id=fresh_id(),
-            version=VERSION,
+            version=version_of(method, args, self._version_cap),
             reply_to=reply_to,
             content_type=MSGPACK,
         )

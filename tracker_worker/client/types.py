@@ -8,7 +8,7 @@ The wire format is open: a worker may accept and return further keys.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Required, TypedDict
+from typing import Any, NotRequired, Required, TypedDict
 
 Context = Mapping[str, Any]
 """A request context; project_id, user_id and request_id are read."""
@@ -49,9 +49,22 @@ class Limits(TypedDict, total=False):
     vcpu: float | None
 
 
+InstanceLike = Instance | Mapping[str, Any]
+LimitsLike = Limits | Mapping[str, float | None]
+
+
+class GroupEntry(TypedDict, total=False):
+    """One claim of a group."""
+
+    instance: Required[InstanceLike]
+    limits: LimitsLike | None
+    claim_id: str | None
+
+
 class Claim(TypedDict):
-    """A claim. ``resources``: resource class -> amount; ``state``: begun, finished or aborted; ``limit_source``: caller,
-    capacity or unlimited."""
+    """A claim. ``resources``: resource class -> amount; ``state``: begun, finished, aborted or expired; ``limit_source``:
+    caller, capacity or unlimited; ``on_expiry``: keep, release, or null for what the worker's options say. (A worker of version
+    1.0 leaves on_expiry out.)"""
 
     claim_id: str
     instance_uuid: str
@@ -63,18 +76,68 @@ class Claim(TypedDict):
     expires_at: str
     generation: int
     limit_source: str
+    on_expiry: NotRequired[str | None]
+
+
+class Allocation(TypedDict):
+    """What a node is charged for an instance. ``role``: instance, incoming or hold; ``claim_state``: begun, finished, or
+    expired for a claim that expired and left the instance charged."""
+
+    instance_uuid: str
+    host: str
+    node: str
+    project_id: str | None
+    user_id: str | None
+    resources: dict[str, int]
+    role: str
+    vm_state: str | None
+    task_state: str | None
+    claim_id: str
+    claim_state: str
+    begun_at: str
+
+
+class Allocations(TypedDict):
+    """A page of allocations, as of the ``sequences`` of the nodes that were asked. ``next``: where the next page begins; null
+    at the end."""
+
+    ledger_id: str
+    sequences: dict[str, int]
+    allocations: list[Allocation]
+    next: str | None
+
+
+class Fit(TypedDict):
+    """Whether a claim would be granted, and every shortfall if it would not."""
+
+    fits: bool
+    shortfalls: list[dict[str, Any]]
+    limit_source: str
+
+
+class Comparison(TypedDict):
+    """What a node is charged for beside what runs there: uuids, sorted. ``building``: those whose claim is begun and that were
+    never reported built; they are in neither of the other lists."""
+
+    charged_not_running: list[str]
+    running_not_charged: list[str]
+    building: list[str]
 
 
 class Node(TypedDict):
     """A node: what its driver reported, what is used and free, and its counters. Free amounts may be negative; totals and free
-    amounts are null while the node is disabled."""
+    amounts are null while no inventory is known. (A worker of version 1.0 leaves ledger_id and the state out.)"""
 
     id: int
     host: str
     node: str
     generation: int
     sequence: int
+    ledger_id: NotRequired[str]
     disabled: bool
+    state: NotRequired[str]
+    state_reason: NotRequired[str]
+    state_since: NotRequired[str]
     running_vms: int
     current_workload: int
     stats: dict[str, int]
@@ -102,6 +165,3 @@ class Update(TypedDict):
 
 Usage = dict[str, dict[str, int]]
 """Project -> number of instances, and the sum of each resource class."""
-
-InstanceLike = Instance | Mapping[str, Any]
-LimitsLike = Limits | Mapping[str, float | None]

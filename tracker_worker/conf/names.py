@@ -18,7 +18,7 @@ def check_names(conf: cfg.ConfigOpts) -> None:
         raise ConfigurationError("[tracker] hosts names no host")
     _check_words("[tracker] topic", topic, room=len("_fanout"))
     for host in conf.tracker.hosts:
-        _check_words("[tracker] hosts", host, room=len(topic.encode()) + 1)
+        check_host_name("[tracker] hosts", host, topic)
     _check("[DEFAULT] control_exchange", conf.control_exchange)
     _check("[bus] dead_letter_queue", dead_letters)
     topics = conf.notifications.topics
@@ -30,6 +30,11 @@ def check_names(conf: cfg.ConfigOpts) -> None:
         raise ConfigurationError(f"[bus] dead_letter_queue {dead_letters} is the queue of [tracker] topic")
     if dead_letters.rpartition(".")[0] in topics:
         raise ConfigurationError(f"[bus] dead_letter_queue {dead_letters} is a queue of [notifications] topics")
+
+
+def check_host_name(option: str, name: str, topic: str) -> None:
+    """Raises ConfigurationError: no host can have this name, because its queue is ``<topic>.<name>``."""
+    _check_words(option, name, room=len(topic.encode()) + 1)
 
 
 def _check(option: str, name: str, room: int = 0) -> None:

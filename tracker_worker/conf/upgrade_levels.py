@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """[upgrade_levels]: the RPC versions that clients may send."""
 
+from __future__ import annotations
+
 from oslo_config import cfg
+
+from tracker_worker.errors import ConfigurationError
 
 GROUP = "upgrade_levels"
 
@@ -15,3 +19,12 @@ OPTIONS = [
         "then refuses by itself what came later. Without it such a request fails at the worker that is too old.",
     ),
 ]
+
+
+def read_version_cap(conf: cfg.ConfigOpts) -> str | None:
+    """The newest version that a client may send; None: any. Raises ConfigurationError: the option is no version."""
+    try:
+        cap: str | None = conf.upgrade_levels.tracker
+    except ValueError as error:
+        raise ConfigurationError("[upgrade_levels] tracker must be a version such as 1.0") from error
+    return cap

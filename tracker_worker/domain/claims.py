@@ -121,7 +121,8 @@ def begin(host: HostLedger, command: commands.BeginClaim, now: int, new_id: NewI
         return decided(ledger, _rejected(command, found, at), error=error)
     allocation = _charged(command, found, at, new_id)
     reply = claim_view(ledger, allocation, generation=ledger.next_generation)
-    return decided(ledger, events.ClaimBegun(at=at, allocation=allocation), reply=reply)
+    # No other node has a claim of this id, or has heard that the instance was deleted.
+    return decided(ledger, events.ClaimBegun(at=at, allocation=allocation), reply=reply, whole_host=True)
 
 
 def begin_all(host: HostLedger, command: commands.BeginClaims, now: int, new_id: NewId) -> Decision:
@@ -163,7 +164,7 @@ def begin_all(host: HostLedger, command: commands.BeginClaims, now: int, new_id:
         None if allocation is None else claim_view(ledger, allocation, generation=_after(ledger, ledger.id in changed))
         for ledger, allocation in held
     ]
-    return Decision(events=tuple(granted), reply=replies)
+    return Decision(events=tuple(granted), reply=replies, whole_host=True)
 
 
 def _fit_in_group(

@@ -110,9 +110,11 @@ class ReportNode(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReportList(msgspec.Struct, frozen=True, kw_only=True):
-    """The nodes that a host's driver lists. The host's other nodes are missing."""
+    """The nodes that a host's driver lists. The host's other nodes are missing. With a ``failure`` the driver could not list
+    its nodes, which is a failed look at each node that it has listed before."""
 
     nodes: frozenset[str]
+    failure: str | None = None
 
 
 class NoteElsewhere(msgspec.Struct, frozen=True, kw_only=True):

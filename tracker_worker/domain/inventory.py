@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from tracker_worker.domain.resources import DISK_GB, MEMORY_MB, Resources
-from tracker_worker.domain.values import plain, read_amount
+from tracker_worker.domain.values import plain, read_amount, read_name
 from tracker_worker.errors import InvalidInput
 
 # The keys that a driver's answer must contain. The ledger does not use the driver's *_used figures, because it would
@@ -45,3 +46,12 @@ def read_inventory(resource: Mapping[str, Any] | None, reserved: Resources) -> I
     total = Resources.collect(lambda klass: read_amount(klass.total, resource[klass.total]))
     facts = {key: plain(key, resource[key]) for key in FACTS if key in resource}
     return Inventory(total=total, reserved=reserved, facts=facts)
+
+
+def read_node_name(name: object) -> str:
+    """The name of a node as a driver or an operator gives it. Raises InvalidInput: it is not a text of 1 to 255 characters, or
+    has control characters."""
+    text = read_name("node", name)
+    if any(unicodedata.category(char) == "Cc" for char in text):
+        raise InvalidInput(field="node", reason="must not have control characters")
+    return text

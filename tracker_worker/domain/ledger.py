@@ -250,11 +250,13 @@ class HostLedger:
         return self.node(name) if name is not None else self._only([node for node in self if _is_there(node)], field)
 
     def node_to_claim(self, name: str | None, field: str) -> NodeLedger:
-        """The same for a claim: without a name, only nodes count that may take claims, if there are any."""
+        """The same for a claim: without a name, only nodes count that may take claims. If there are none, the other ones count,
+        so that the claim is refused, or granted without a charge, by the state of the node."""
         if name is not None:
             return self.node(name)
-        there = [node for node in self if _is_there(node)]
-        return self._only([node for node in there if node.life.is_named_by_default] or there, field)
+        nodes = [node for node in self if node.life.retired is None]
+        there = [node for node in nodes if _is_there(node)]
+        return self._only([node for node in there if node.life.is_named_by_default] or there or nodes, field)
 
     def _only(self, nodes: Sequence[NodeLedger], field: str) -> NodeLedger:
         if not nodes:

@@ -35,9 +35,14 @@ def report(ledger: NodeLedger, command: commands.ReportNode, now: int) -> Decisi
 def listed(host: HostLedger, command: commands.ReportList, now: int) -> Decision:
     happened: list[tuple[NodeLedger, events.Event]] = []
     for ledger in host:
-        known = replace(ledger.life, listed=ledger.name in command.nodes)
-        happened += [(ledger, event) for event in _lives(ledger, ledger.inventory, known, now)]
-    return Decision(events=tuple(happened))
+        if command.failure is not None:
+            if ledger.life.listed:
+                look = commands.ReportNode(node=ledger.name, inventory=None, failure=command.failure)
+                happened += report(ledger, look, now).events
+        elif ledger.life.listed != (ledger.name in command.nodes):
+            known = replace(ledger.life, listed=not ledger.life.listed)
+            happened += [(ledger, event) for event in _lives(ledger, ledger.inventory, known, now)]
+    return Decision(events=tuple(happened), whole_host=True)
 
 
 def elsewhere(ledger: NodeLedger, command: commands.NoteElsewhere, now: int) -> Decision:

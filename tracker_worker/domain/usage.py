@@ -60,7 +60,8 @@ def _untracked(host: HostLedger, command: commands.UpdateUsage, now: int) -> Dec
     ledger = ledger or next(iter(host), None)
     if ledger is None:
         return Decision(reply=reply)
-    return decided(ledger, events.DeletionNoted(at=ledger.time(now), uuid=command.uuid), reply=reply)
+    noted = events.DeletionNoted(at=ledger.time(now), uuid=command.uuid)
+    return decided(ledger, noted, reply=reply, whole_host=True)
 
 
 def _applicable(changes: Mapping[str, Any], releases: bool) -> Mapping[str, Any]:
@@ -71,7 +72,7 @@ def _applicable(changes: Mapping[str, Any], releases: bool) -> Mapping[str, Any]
 def _releases(before: Allocation, changes: Mapping[str, Any]) -> bool:
     """Whether the change means that the instance holds nothing any more. A state that it had before says nothing new."""
     state = changes.get("vm_state")
-    again = RELEASING.get(state)
+    again = None if state is None else RELEASING.get(state)
     return again is not None and (again or before.instance.vm_state != state)
 
 
@@ -118,7 +119,8 @@ def compare(host: HostLedger, command: commands.CompareInstances, now: int) -> D
     reply = {name: list(getattr(comparison, name)) for name in comparison.__struct_fields__}
     if not comparison.charged_not_running and not comparison.running_not_charged:
         return decided(ledger, reply=reply)
-    return decided(ledger, events.InstancesDrift(at=ledger.time(now), comparison=comparison), reply=reply)
+    drift = events.InstancesDrift(at=ledger.time(now), comparison=comparison)
+    return decided(ledger, drift, reply=reply, whole_host=command.node is None)
 
 
 def forget_deletions(host: HostLedger, command: commands.ForgetDeletions, now: int) -> Decision:
@@ -130,4 +132,4 @@ def forget_deletions(host: HostLedger, command: commands.ForgetDeletions, now: i
     for ledger in host:
         if gone := tuple(uuid for uuid in ledger.deletions if uuid not in kept_uuids):
             happened.append((ledger, events.DeletionsForgotten(at=now, uuids=gone)))
-    return Decision(events=tuple(happened))
+    return Decision(events=tuple(happened), whole_host=True)

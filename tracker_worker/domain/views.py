@@ -67,11 +67,16 @@ def each_claim_view(
 
 def allocation_view(ledger: NodeLedger, held: Allocation) -> dict[str, Any]:
     """What a node is charged for an instance."""
+    return charge_view(ledger.host, ledger.name, held)
+
+
+def charge_view(host: str, node: str, held: Allocation) -> dict[str, Any]:
+    """What a node, given by its names, is charged for an instance."""
     instance = held.instance
     return {
         "instance_uuid": held.uuid,
-        "host": ledger.host,
-        "node": ledger.name,
+        "host": host,
+        "node": node,
         "project_id": instance.project_id,
         "user_id": instance.user_id,
         "resources": held.resources.to_dict(),

@@ -42,7 +42,11 @@ class InventoryDriver(abc.ABC):
     def get_available_nodes(self) -> Sequence[str]:
         """The names of the host's current nodes, each once, in a stable order. Every audit calls this method.
 
-        Raises: any exception when the driver cannot list the nodes now. The worker logs it, and the next audit tries again.
+        A node that is no longer listed is missing and takes no claims. A name has 1 to 255 characters, none of them a control
+        character; a node with another name is left out.
+
+        Raises: any exception when the driver cannot list the nodes now. The worker logs it, and the next audit tries again;
+        until then the nodes that were listed count as failed.
         """
 
     @abc.abstractmethod
@@ -60,11 +64,12 @@ class InventoryDriver(abc.ABC):
         Optional keys: ``hypervisor_type`` (text), ``hypervisor_version`` (integer), ``hypervisor_hostname`` (text),
         ``disk_available_least`` (GiB that can be written now, integer, may be negative). Other keys are ignored.
 
-        A falsy answer says that the driver does not support the node, or no longer supports it. The node is then
-        disabled: builds on it are neither charged nor stopped until an audit gets an inventory again.
+        A falsy answer says that the driver does not support the node. A node that never had an inventory is then
+        unsupported: builds on it are neither charged nor stopped until an audit gets an inventory.
 
-        Raises: any exception when the driver cannot read the inventory now. The worker logs it, keeps the last inventory,
-        and tries again at the next audit; an exception in the first audit ends the start.
+        Raises: any exception when the driver cannot read the inventory now. The worker logs it, shows its text as the reason
+        of the node's state, and tries again at the next audit. A call that has not returned after 30 s counts as a failure
+        until it returns. A node that had an inventory keeps it, and is stale until the driver answers again.
         """
 
     def reload(self) -> None:  # noqa: B027 - a hook: most drivers have nothing to reload

@@ -17,14 +17,15 @@ from tracker_worker.domain.allocation import Allocation
 from tracker_worker.domain.instance import Instance
 from tracker_worker.domain.values import SECOND
 from tracker_worker.errors import ComputeResourcesUnavailable, TrackerError
+from tracker_worker.text import printable
 
 LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A snapshot of an instance and of what it was charged. Memory in MB, disk in GB; ``expire_ts`` in seconds since the
-    epoch."""
+    """A snapshot of an instance and of what it was charged. ``claim_id`` is new with each claim, unless the caller chose it.
+    Memory in MB, disk in GB; ``expire_ts`` in seconds since the epoch."""
 
     claim_id: str
     memory_mb: int
@@ -39,7 +40,7 @@ class Claim:
         """The claim by which ``held`` was charged. ``clock`` gives seconds since the epoch."""
         sizes = held.resources.to_dict()
         return cls(
-            claim_id=held.uuid,
+            claim_id=held.claim_id,
             memory_mb=sizes["MEMORY_MB"],
             disk_gb=sizes["DISK_GB"],
             vcpus=sizes["VCPU"],
@@ -70,8 +71,7 @@ class ResourceClaim:
     """A claim that was begun, as a context manager: finished when the block is left, aborted when an exception leaves it.
 
     Entering gives the Claim (None where the tracker was disabled), and raises ComputeResourcesUnavailable, with every
-    shortfall,
-    if the claim was refused when it was begun.
+    shortfall, if the claim was refused when it was begun.
     """
 
     def __init__(
@@ -103,7 +103,8 @@ class ResourceClaim:
             self._tracker.abort_resource_claim(self._context, self.claim, self._instance)
         except TrackerError as failure:
             # Best effort: the exception that leaves the block must not be hidden.
-            LOG.warning("claim %s is not aborted, it will expire: %s", self.claim, failure)
+            uuid = None if self.claim is None else printable(self.claim.instance.uuid)
+            LOG.warning("%s of instance %s is not aborted, it will expire: %s", self.claim, uuid, failure)
         return False
 
 

@@ -14,21 +14,20 @@ from oslo_config import cfg
 
 from tracker_worker import threads
 from tracker_worker.conf.policy import read_policy, register_policy_opts
-from tracker_worker.domain import commands, views
+from tracker_worker.domain import commands
+from tracker_worker.domain.allocation import KEEP, RELEASE, Allocation
 from tracker_worker.domain.fit import read_limits
-from tracker_worker.domain.instance import Instance, owner_of, read_changes, read_instance
+from tracker_worker.domain.instance import owner_of, read_changes, read_instance
 from tracker_worker.domain.inventory import read_inventory
-from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.domain.policy import Policy
-from tracker_worker.domain.stats import Stats
-from tracker_worker.domain.values import SECOND, read_amount, read_timeout
+from tracker_worker.domain.values import read_amount, read_choice, read_id, read_timeout
 from tracker_worker.errors import ComputeResourcesUnavailable, InvalidInput, NodeNotFound
+from tracker_worker.ids import canonical
 from tracker_worker.inventory.base import InventoryDriver
-from tracker_worker.library.claim import Claim, ResourceClaim, copied
-from tracker_worker.library.decisions import Decisions
+from tracker_worker.library.claim import Claim, ResourceClaim
 from tracker_worker.library.fairlock import FairLock
+from tracker_worker.library.reading import TrackedNode
 from tracker_worker.store.base import Store
-from tracker_worker.store.memory import MemoryStore
 from tracker_worker.text import printable
 
 LOG = logging.getLogger(__name__)
@@ -37,7 +36,7 @@ Context = Any
 """A request context: a mapping with project_id and user_id, an object with ``to_dict()``, or None."""
 
 
-class ResourceTracker:
+class ResourceTracker(TrackedNode):
     """Keeps the ledger of one node.
 
     Any thread may call any method. Operations on the node exclude each other and are served in order of arrival; the driver is
@@ -63,69 +62,12 @@ class ResourceTracker:
         conf: cfg.ConfigOpts | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        self.host = host
-        self.driver = driver
-        self._node = node
-        self._clock = clock or threads.wall_clock
         self._conf = _defaults() if conf is None else conf
         register_policy_opts(self._conf)
-        self._lock = FairLock()
+        super().__init__(host, node=node, store=store, topic=self._conf.tracker.topic, clock=clock)
+        self.driver = driver
         # The driver is asked under this lock alone: never twice at a time, and an older answer never replaces a newer one.
         self._auditing = FairLock()
-        self._audited = False
-        self._ignored_updates = 0
-        kept = MemoryStore() if store is None else store
-        kept.register_host(host, topic=self._conf.tracker.topic, version="library", now=self._now())
-        self._decisions = Decisions(kept, host, now=self._now, notify=store is not None)
-
-    # --- reading -----------------------------------------------------------------------------------------------------
-
-    @property
-    def disabled(self) -> bool:
-        """Whether claims are not tracked: until the first successful audit, and after an audit whose driver reports nothing."""
-        with self._lock:
-            return self._ledger_locked() is None
-
-    @property
-    def compute_node(self) -> dict[str, Any] | None:
-        """A copy of the node view; None while the tracker is disabled."""
-        with self._lock:
-            ledger = self._ledger_locked()
-            return None if ledger is None else views.node_view(ledger)
-
-    @property
-    def claims(self) -> dict[str, Claim]:
-        """The claims that are begun and not ended, by instance uuid."""
-        with self._lock:
-            ledger = self._ledger_locked()
-            return (
-                {}
-                if ledger is None
-                else {uuid: Claim.of(ledger.allocations[uuid], self._clock) for uuid in ledger.begun}
-            )
-
-    @property
-    def tracked_instances(self) -> dict[str, Instance]:
-        """Copies of the instances that are charged to the node, by uuid."""
-        with self._lock:
-            ledger = self._ledger_locked()
-            return {} if ledger is None else {uuid: copied(held.instance) for uuid, held in ledger.allocations.items()}
-
-    @property
-    def stats(self) -> Stats:
-        """A copy of the node's counters."""
-        with self._lock:
-            counted = Stats()
-            ledger = self._ledger_locked()
-            for held in [] if ledger is None else ledger.allocations.values():
-                counted.add(held.instance)
-            return counted
-
-    @property
-    def ignored_updates(self) -> int:
-        """The number of updates for instances that are not tracked."""
-        with self._lock:
-            return self._ignored_updates
 
     # --- claims ------------------------------------------------------------------------------------------------------
 
@@ -135,17 +77,22 @@ class ResourceTracker:
         instance: MutableMapping[str, Any],
         limits: Mapping[str, float | None] | None = None,
         timeout: float | None = None,
+        *,
+        claim_id: str | None = None,
+        on_expiry: str | None = None,
     ) -> Claim | None:
         """Charge the instance within ``limits`` (ceilings on total usage), and set its host, node and launched_on. The claim
-        expires after ``timeout`` seconds; None: as ``[tracker] claim_timeout_seconds`` says.
+        expires after ``timeout`` seconds; None: as ``[tracker] claim_timeout_seconds`` says. ``on_expiry`` is "keep" or
+        "release"; None: as ``[tracker] expired_claims`` says. ``claim_id`` None: a new one is made. An instance that is charged
+        already keeps its claim as it was begun.
 
         Returns None when the instance does not fit, and when the tracker is disabled; in the second case the host is set
         all the same, so that a build is not blocked. (The clients' method of this name raises ComputeResourcesUnavailable
         for an instance that does not fit; so does ``resource_claim`` here, on entry.)
 
-        Raises InvalidInput, ClaimConflict, StoreUnavailable; nothing has changed then.
+        Raises InvalidInput, ClaimConflict, NodeUnavailable, NodeDraining, StoreUnavailable; nothing has changed then.
         """
-        claim, _ = self._begin(context, instance, limits, timeout)
+        claim, _ = self._begin(context, instance, limits, timeout, claim_id, on_expiry)
         return claim
 
     def _begin(
@@ -154,6 +101,8 @@ class ResourceTracker:
         instance: Any,
         limits: Mapping[str, float | None] | None,
         timeout: float | None = None,
+        claim_id: str | None = None,
+        on_expiry: str | None = None,
     ) -> tuple[Claim | None, ComputeResourcesUnavailable | None]:
         policy = self._policy()
         wanted = read_instance(instance, policy.max_field_bytes)
@@ -162,6 +111,8 @@ class ResourceTracker:
         wanted = wanted.changed(owner_of(wanted.project_id, wanted.user_id, _facts(context)))
         within = read_limits(limits)
         lasting = read_timeout("timeout", timeout) or policy.claim_timeout
+        chosen = None if claim_id is None else read_id("claim_id", claim_id)
+        on_expiry = read_choice("on_expiry", on_expiry, (KEEP, RELEASE))
         if instance.get("host"):
             LOG.warning("instance %s already has the host %s", printable(wanted.uuid), printable(str(instance["host"])))
         with self._lock:
@@ -173,6 +124,10 @@ class ResourceTracker:
                     timeout=lasting,
                     node=ledger.name,
                     capacity_limits=policy.capacity_limits,
+                    claim_id=chosen,
+                    on_expiry=on_expiry,
+                    stale_after=policy.stale_after,
+                    remembers_deletions=policy.deletion_memory,
                 )
                 [decision] = self._decisions.commit(command)
                 if isinstance(decision.error, ComputeResourcesUnavailable):
@@ -206,17 +161,44 @@ class ResourceTracker:
         if ended and instance is not None:
             instance["host"] = instance["launched_on"] = instance["node"] = None
 
-    def _end(self, claim: Claim | str | None, command: type[commands.FinishClaim] | type[commands.AbortClaim]) -> bool:
-        claim_id = claim.claim_id if isinstance(claim, Claim) else claim
+    def renew_resource_claim(self, claim: Claim | str | None, timeout: float | None = None) -> Claim | None:
+        """The build takes longer: the claim expires ``timeout`` seconds from now (None: as ``[tracker] claim_timeout_seconds``
+        says), but never earlier than it would have. Returns the renewed claim; None: the claim is unknown.
+
+        Raises InvalidInput, StoreUnavailable; nothing has changed then."""
+        lasting = read_timeout("timeout", timeout) or self._policy().claim_timeout
+        named = _id_of(claim)
         with self._lock:
-            ledger = self._ledger_locked()
-            if claim_id is None or ledger is None:
-                return False
-            # A claim of another node of the host is unknown here: it belongs to that node's tracker.
-            ended = claim_id in ledger.begun and self._decisions.commit(command(claim_id=claim_id))[0].reply is not None
-        if not ended:
-            LOG.info("claim %s is unknown: finished, aborted or expired", printable(claim_id))
-        return ended
+            held = self._begun_locked(named)
+            if held is not None:
+                [decision] = self._decisions.commit(commands.RenewClaim(claim_id=held.claim_id, timeout=lasting))
+                if decision.reply is not None:
+                    assert decision.node is not None
+                    return Claim.of(decision.node.allocations[held.uuid], self._clock)
+        self._log_unknown(named)
+        return None
+
+    def _end(self, claim: Claim | str | None, command: type[commands.FinishClaim] | type[commands.AbortClaim]) -> bool:
+        named = _id_of(claim)
+        with self._lock:
+            held = self._begun_locked(named)
+            if held is not None and self._decisions.commit(command(claim_id=held.claim_id))[0].reply is not None:
+                return True
+        self._log_unknown(named)
+        return False
+
+    def _begun_locked(self, named: str | None) -> Allocation | None:
+        """What the claim that is begun and has this id, or is that of the instance with this uuid, was charged. A claim of
+        another node of the host is unknown here: it belongs to that node's tracker."""
+        ledger = self._ledger_locked()
+        if named is None or ledger is None:
+            return None
+        uuid = ledger.claims.get(named, named)
+        return ledger.allocations[uuid] if uuid in ledger.begun else None
+
+    def _log_unknown(self, named: str | None) -> None:
+        if named is not None and not self.disabled:
+            LOG.info("claim %s is unknown: finished, aborted or expired", printable(named))
 
     def resource_claim(
         self,
@@ -235,7 +217,9 @@ class ResourceTracker:
             for name, value in (("memory_mb", memory_mb), ("disk_gb", disk_gb), ("vcpus", vcpus)):
                 read_amount(name, value)
             instance = {"uuid": str(threads.new_uuid()), "ephemeral_gb": 0, **sizes}
-        claim, refusal = self._begin(context, instance, limits)
+            claim, refusal = self._begin(context, instance, limits, claim_id=instance["uuid"])
+        else:
+            claim, refusal = self._begin(context, instance, limits)
         return ResourceClaim(self, context, instance, claim, refusal)
 
     # --- usage -------------------------------------------------------------------------------------------------------
@@ -246,12 +230,17 @@ class ResourceTracker:
         changes = read_changes(instance, self._policy().max_field_bytes)
         with self._lock:
             ledger = self._ledger_locked()
-            if ledger is not None:
-                command = commands.UpdateUsage(uuid=changes["uuid"], changes=changes, node=ledger.name)
-                [decision] = self._decisions.commit(command)
-                if decision.error is not None:
-                    raise decision.error
-                self._ignored_updates += not decision.reply["tracked"]
+            if ledger is None:
+                return
+            # An instance of another node of the host is not tracked here: it belongs to that node's tracker.
+            if changes["uuid"] not in ledger.allocations:
+                self._ignored_updates += 1
+                return
+            command = commands.UpdateUsage(uuid=changes["uuid"], changes=changes)
+            [decision] = self._decisions.commit(command)
+            if decision.error is not None:
+                raise decision.error
+            self._ignored_updates += not decision.reply["tracked"]
 
     def update_available_resource(self, context: Context) -> None:
         """The audit: ask the driver, expire overdue claims, and take usage from the instances that are charged.
@@ -289,17 +278,7 @@ class ResourceTracker:
             raise NodeNotFound(host=self.host, node=self._node)
         return self._node or nodes[0]
 
-    # --- the ledger --------------------------------------------------------------------------------------------------
-
-    def _ledger_locked(self) -> NodeLedger | None:
-        """The node's ledger; None while the tracker is disabled."""
-        if not self._audited or self._node is None:
-            return None
-        ledger = self._decisions.ledger(self._node)
-        return None if ledger is None or ledger.disabled else ledger
-
-    def _now(self) -> int:
-        return round(self._clock() * SECOND)
+    # --- options ----------------------------------------------------------------------------------------------------
 
     def _policy(self) -> Policy:
         return read_policy(self._conf)
@@ -309,6 +288,10 @@ def _defaults() -> cfg.ConfigOpts:
     conf = cfg.ConfigOpts()
     conf([], project="tracker-worker", default_config_files=[], default_config_dirs=[], use_env=False)
     return conf
+
+
+def _id_of(claim: Claim | str | None) -> str | None:
+    return claim.claim_id if isinstance(claim, Claim) else None if claim is None else canonical(claim)
 
 
 def _facts(context: Context) -> Mapping[str, Any]:

@@ -3,8 +3,8 @@
 drivers.
 
 Start: store and its schema -> service records -> the hosts' markers on the broker, and what of the hosts this worker's ledger
-may serve -> free leases -> engine -> one inventory of every host, committed for the hosts
-whose lease this worker has, and for others where the ledger has none -> bus. No claim is received before the first inventory.
+may serve -> free leases -> engine -> one inventory of every host, committed for the hosts whose lease this worker has, and for
+others where the ledger has none -> bus. Drivers that do not answer in time are not waited for.
 
 Stop: receive nothing new -> finish and commit the batch in hand -> publish replies and notifications until they are
 confirmed, and acknowledge -> close the connections without a basic.cancel, so that messages which were not started return
@@ -31,7 +31,6 @@ from tracker_worker.conf.names import check_names
 from tracker_worker.conf.policy import read_policy
 from tracker_worker.counters import Counters
 from tracker_worker.domain.policy import Policy
-from tracker_worker.domain.values import SECOND
 from tracker_worker.errors import ConfigurationError, TrackerError
 from tracker_worker.inventory.base import InventoryDriver, load_driver
 from tracker_worker.notifications.style import read_style
@@ -39,6 +38,7 @@ from tracker_worker.service.chores.inventories import Inventories
 from tracker_worker.service.chores.leases import LEASE_SECONDS
 from tracker_worker.service.chores.ownership import Ownership
 from tracker_worker.service.chores.timers import Timers
+from tracker_worker.service.clock import Clock
 from tracker_worker.service.first_audit import FirstAudit, StartCancelled
 from tracker_worker.service.loop.thread import EngineThread
 from tracker_worker.service.requests.reader import RequestReader
@@ -50,7 +50,10 @@ from tracker_worker.wire.reply_queues import ReplyQueues
 
 LOG = logging.getLogger(__name__)
 
-_FIRST_AUDIT_SECONDS = 120
+# A start waits so long for the drivers: a claim on a node that the ledger does not know yet is better refused than late.
+_FIRST_AUDIT_SECONDS = 5.0
+# Drivers that hang are looked for this often.
+_HANGING_SECONDS = 5
 # A start goes on without the markers of its hosts after this time. No host is served before its marker was seen.
 _FIRST_LOOK_SECONDS = 60
 # Of the time for a stop, what is kept for publishing and acknowledging while the engine's batch does not end.
@@ -59,8 +62,6 @@ _PUBLISHING_SHARE = 0.2
 _OWNERSHIP_STOP_SECONDS = 1.0
 _PRUNE_SECONDS = 30
 _PROBE_SECONDS = 2
-# 317 years: no row is that old.
-_NO_ROW_SECONDS = 10**10
 
 
 class Worker:
@@ -75,12 +76,14 @@ class Worker:
         bus: Bus | None = None,
         store: Store | None = None,
         clock: Callable[[], int] = threads.now_microseconds,
+        monotonic: Callable[[], float] = threads.monotonic,
         died: Callable[[BaseException], None] | None = None,
         stalled: Callable[[str], None] | None = None,
     ) -> None:
-        """``bus`` and ``store`` None: those that the configuration names. ``clock`` gives microseconds. ``stalled`` is called
-        with a sentence when the engine hangs (see ``watchdog``), and should end the process without waiting for the worker;
-        None: ``died`` is called."""
+        """``bus`` and ``store`` None: those that the configuration names. ``clock`` is the time of day of this machine in
+        microseconds, which is the time of a store on SQLite that the configuration names; ``monotonic`` gives seconds, and
+        carries the time of the store on. ``stalled`` is called with a sentence when the engine hangs (see ``watchdog``), and
+        should end the process without waiting for the worker; None: ``died`` is called."""
         self._conf = conf
         self._hosts = _hosts(conf)
         self._died = died or (lambda error: None)
@@ -88,9 +91,9 @@ class Worker:
         self._reply_queues = _reply_queues(conf)
         self._bus = bus or AMQPBus(read_settings(conf))
         self._drivers: dict[str, InventoryDriver] = {host: _driver(conf, host) for host in self._hosts}
-        self._store = store or SQLStore(prepared_url(conf))
-        self._clock = clock
-        self._connected_at: int | None = None
+        self._store = store or SQLStore(prepared_url(conf), now=clock)
+        self._clock = Clock(self._store.time, monotonic=monotonic)
+        self._connected_at: float | None = None
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{threads.random_bytes(4).hex()}"
         self.counters = Counters()
         self._stop_seconds = float(conf.tracker.stop_seconds)
@@ -111,7 +114,7 @@ class Worker:
             notify=conf.notifications.driver == "messaging",
             topics=conf.notifications.topics,
             counters=self.counters,
-            clock=clock,
+            clock=self._clock,
             died=self._died,
             max_answer_bytes=conf.bus.max_answer_bytes,
             style=read_style(conf),
@@ -133,7 +136,7 @@ class Worker:
             worker=self._owner,
             received=self._reader.received,
             changed=self._engine.allow,
-            clock=clock,
+            clock=self._clock,
             died=self._died,
         )
         self._watchdog = Watchdog(
@@ -185,6 +188,7 @@ class Worker:
                 opened=self._ownership.opened,
                 lost=self._lost,
                 refused=self._engine.refused,
+                emptied=self._engine.emptied,
                 died=self._died,
             ),
         )
@@ -192,6 +196,7 @@ class Worker:
         self._engine.renew_leases()
         self._timers.every(LEASE_SECONDS / 3, self._engine.renew_leases)
         self._timers.every(self._conf.tracker.audit_interval_seconds, self._audit_all)
+        self._timers.every(_HANGING_SECONDS, self._inventories.note_hanging)
         self._timers.every(_PRUNE_SECONDS, self._prune)
         self._timers.every(_PROBE_SECONDS, self.probe)
         self._timers.start()
@@ -216,14 +221,15 @@ class Worker:
     def _prune(self) -> None:
         # Copies wait while this worker is disconnected or does not run, and arrive when it is back. However old they are by
         # then, the inbox still knows their messages for as long as it knows a message whose copy comes immediately.
-        now, retention = self._clock(), self._conf.database.inbox_retention_seconds
+        now, retention = self._clock.monotonic(), self._conf.database.inbox_retention_seconds
         if not self._bus.connected():
             self._connected_at = None
         elif self._connected_at is None:
             self._connected_at = now
-        settled = self._connected_at is not None and now - self._connected_at >= retention * SECOND
+        settled = self._connected_at is not None and now - self._connected_at >= retention
         self._engine.prune(
-            inbox_seconds=retention if settled else _NO_ROW_SECONDS,
+            inbox_seconds=retention,
+            keeps_inbox=not settled,
             outbox_seconds=self._conf.notifications.retention_hours * 3600,
         )
 

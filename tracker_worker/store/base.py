@@ -20,6 +20,7 @@ from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.notifications.notification import Notification
 from tracker_worker.store.records import (
+    EVERY_TOPIC,
     Commit,
     DeadLetterRow,
     History,
@@ -27,11 +28,14 @@ from tracker_worker.store.records import (
     InboxRow,
     NodeMove,
     OutboxBacklog,
+    Progress,
     Stream,
     StreamEnd,
 )
 
 __all__ = (
+    "AnotherHistory",
+    "EVERY_TOPIC",
     "Commit",
     "Conflict",
     "DeadLetterRow",
@@ -42,6 +46,7 @@ __all__ = (
     "LockedHost",
     "NodeMove",
     "OutboxBacklog",
+    "Progress",
     "Store",
     "StoreReplaced",
     "Stream",
@@ -61,6 +66,10 @@ NOT_CONFIGURED = (
 class Conflict(Exception):
     """Another writer has changed the rows on which this commit was decided. Nothing was written; the caller reads the ledgers
     and decides again."""
+
+
+class AnotherHistory(Conflict):
+    """The store has another history than the caller has seen, or an earlier state of the same one: see ``new_history``."""
 
 
 class Unstorable(Exception):
@@ -192,6 +201,11 @@ class Store(ABC):
         node that exists stays unchanged. Any thread."""
 
     @abstractmethod
+    def missing_nodes(self) -> list[tuple[str, str]]:
+        """Return host name and node name of each node that its driver does not list and that is charged, in their order. Any
+        thread."""
+
+    @abstractmethod
     def stream_id(self, host: str, node: str) -> int:
         """Return the id of the stream of these names, and make the stream, at sequence 0, where there is none. Any thread."""
 
@@ -215,6 +229,11 @@ class Store(ABC):
         """Return node id -> generation, of all nodes of these hosts. Any thread."""
 
     @abstractmethod
+    def progress(self, hosts: Collection[str]) -> Progress:
+        """Return how far the hosts of these names have got, in one view; also the streams of nodes that they have no more. Any
+        thread."""
+
+    @abstractmethod
     def answered(self, unique_ids: Collection[str]) -> dict[str, bytes]:
         """Return unique_id -> reply, of those messages that have an inbox row. Any thread."""
 
@@ -227,12 +246,12 @@ class Store(ABC):
     def commit(self, commit: Commit) -> None:
         """Write all of the commit. Any thread.
 
-        Raises Conflict: a node has another generation, a verified host has other nodes or generations, a message is
-        answered already, an instance is charged to another node of the host, a sequence number is taken, the history has a
-        successor already, a name or a stream has another owner, a dropped node is charged, or the store rolled the commit back
-        in favour of another writer. Raises Unstorable: the commit failed for any other reason while the store works, usually
-        because the store cannot keep a value. Raises StoreReplaced, after the commit or instead of what failed: see
-        ``check``."""
+        Raises Conflict: the present history is another one, a node has another generation, a verified host has other nodes or
+        generations, a message is answered already, an instance is charged to another node of the host, a sequence number is
+        taken, the history has a successor already, a name or a stream has another owner, a dropped node is charged, or the
+        store rolled the commit back in favour of another writer. Raises Unstorable: the commit failed for any other reason
+        while the store works, usually because the store cannot keep a value. Raises StoreReplaced, after the commit or instead
+        of what failed: see ``check``."""
 
     @abstractmethod
     def probe(self, host_id: int, now: int) -> None:
@@ -243,13 +262,18 @@ class Store(ABC):
         """Return the streams of a host name, also those of nodes that it has no more, by node name. Any thread."""
 
     @abstractmethod
+    def streams_without_host(self) -> list[str]:
+        """Return the host names that have no service record, and a stream with events that are not confirmed: those of hosts
+        that were renamed or forgotten, sorted. Any thread."""
+
+    @abstractmethod
     def open_cursors(self, host: str, topics: Sequence[str]) -> list[Stream]:
         """Make the cursors of all streams of a host name those of ``topics``, and return the streams as ``streams`` does. Any
         thread.
 
-        A stream that has no cursors starts at 0, so that everything in its outbox is published. A topic that is new for a
-        stream with other topics starts at the stream's last sequence. The cursors of other topics are removed; a stream whose
-        last topic is removed remembers where it was, and its next topics start there.
+        A new stream starts at 0, so that everything in its outbox is published. A topic that is new for a stream with other
+        topics starts at the stream's last sequence. The cursors of other topics are removed; a stream whose last topic is
+        removed remembers where it was, and its next topics start there, but not before what is left of its outbox.
         """
 
     @abstractmethod
@@ -291,8 +315,10 @@ class Store(ABC):
         blocked_since: int | None = None,
     ) -> set[int]:
         """Take or renew the lease of each of these hosts whose lease is free, expired or held by ``owner``; with ``force``, of
-        each of these hosts. ``blocked_since``: since when the broker takes no messages of ``owner``; None: it takes them. Times
-        in microseconds. Return the ids of the hosts whose lease ``owner`` holds now. Any thread."""
+        each of these hosts. A lease is expired, too, that ends half as long again after ``until`` as ``until`` is after
+        ``now``: the clock that it was taken by was wrong. ``blocked_since``: since when the broker takes no messages of
+        ``owner``; None: it takes them. Times in microseconds. Return the ids of the hosts whose lease ``owner`` holds
+        now. Any thread."""
 
     @abstractmethod
     def release_lease(self, owner: str) -> None:
@@ -302,5 +328,6 @@ class Store(ABC):
     def prune(self, host_id: int, *, answered_before: int, occurred_before: int, limit: int) -> int:
         """Delete at most about ``limit`` rows of each kind of one host: inbox rows that were received before
         ``answered_before``, and outbox rows that occurred before ``occurred_before`` and are confirmed on every topic of
-        their stream. Delete every count of attempts that is older than ``answered_before``. Times in microseconds. Return the
-        number of deleted inbox rows and outbox rows. Any thread."""
+        their stream; those of streams without a service record count as rows of every host. Delete every count of attempts
+        that is older than ``answered_before``. Times in microseconds. Return the number of deleted inbox rows and outbox
+        rows. Any thread."""

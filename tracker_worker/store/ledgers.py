@@ -1,20 +1,52 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ledgers in memory: read from the store when they are needed, forgotten when they may be wrong, never patched."""
+"""The ledgers in memory: read from the store when they are needed, forgotten when they may be wrong, never patched.
+
+A database can go back: a backup is restored, or a replica without the last commits takes over. What is read is therefore
+compared with what was read and committed before.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
-from tracker_worker.store.base import Store
+from tracker_worker.store.base import AnotherHistory, Progress, Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """How far a node had got when it was read or committed last."""
+
+    host: str
+    node: str
+    stream_id: int
+    generation: int
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lost:
+    """A node that the store has at an earlier state than ``seen``: there it is at this generation, and its stream at this
+    sequence."""
+
+    seen: Seen
+    generation: int
+    sequence: int
 
 
 class Ledgers:
-    """Belongs to one thread at a time. Every method raises StoreUnavailable."""
+    """Belongs to one thread at a time. Every method that reads raises StoreUnavailable; and AnotherHistory, until ``reset``,
+    where the store is not in the history that was seen before, or is behind what was seen of it.
+
+    ``ledger_id``: the history; None: nothing has been read. ``seen``: node id -> how far it had got."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._hosts: dict[str, HostLedger] = {}
+        self._doubted = False
+        self.ledger_id: str | None = None
+        self.seen: dict[int, Seen] = {}
 
     def find(self, name: str) -> HostLedger | None:
         """A host's ledgers as they were read last and as events have left them since; None: the host has no service record."""
@@ -22,7 +54,7 @@ class Ledgers:
         if host is None:
             host = self._store.load_host(name)
             if host is not None:
-                self._hosts[name] = host
+                self.put(host)
         return host
 
     def get(self, name: str) -> HostLedger:
@@ -54,10 +86,19 @@ class Ledgers:
         """Bring these hosts' ledgers to the store's generations: one read compares them, and loads those that differ."""
         known = {name: _generations(self._hosts.get(name)) for name in names}
         if known:
-            self._hosts.update(self._store.refreshed(known))
+            for host in self._store.refreshed(known).values():
+                self.put(host)
 
     def put(self, host: HostLedger) -> None:
-        """Take over ledgers that were read elsewhere."""
+        """Take over ledgers that were just read."""
+        if self.ledger_id is None:
+            self.ledger_id = host.ledger_id
+        behind = [ledger for ledger in host if self._is_behind(ledger.id, ledger.generation, ledger.sequence)]
+        if behind or host.ledger_id != self.ledger_id:
+            self._hosts.pop(host.name, None)
+            raise AnotherHistory(f"host {host.name} is not as it was seen before")
+        for ledger in host:
+            self.note(ledger)
         self._hosts[host.name] = host
 
     def create_nodes(self, name: str, nodes: Sequence[str]) -> None:
@@ -68,6 +109,63 @@ class Ledgers:
             self._store.create_node(host.id, node)
         if new:
             self.forget([name])
+
+    # --- the history -------------------------------------------------------------------------------------------------
+
+    def note(self, ledger: NodeLedger) -> None:
+        """The store has this ledger as it is."""
+        self.seen[ledger.id] = Seen(
+            host=ledger.host,
+            node=ledger.name,
+            stream_id=ledger.stream_id,
+            generation=ledger.generation,
+            sequence=ledger.sequence,
+        )
+
+    def doubt(self) -> None:
+        """The store was away, and may have gone back in the meantime."""
+        self._doubted = True
+
+    def confirm(self) -> None:
+        """Compare the store with everything that was seen, if there is a doubt."""
+        if self._doubted:
+            self.verify()
+
+    def verify(self) -> Progress:
+        """Compare the store with everything that was seen. Returns the progress of the hosts that were seen."""
+        progress = self.progress()
+        if self.ledger_id not in (None, progress.ledger_id) or self.lost(progress):
+            raise AnotherHistory("the store is not as it was seen before")
+        self._doubted = False
+        return progress
+
+    def progress(self) -> Progress:
+        """The store's progress of the hosts that were seen. Raises StoreUnavailable only."""
+        return self._store.progress({seen.host for seen in self.seen.values()})
+
+    def lost(self, progress: Progress) -> list[Lost]:
+        """The nodes that the store has at an earlier state than they were seen, by host and node."""
+        found = []
+        for node_id, seen in self.seen.items():
+            # A node may have got another name or host, or none; its stream stays in any case.
+            generation = progress.generations.get(node_id)
+            sequence = progress.sequences.get(seen.stream_id)
+            if sequence is None:
+                found.append(Lost(seen=seen, generation=0, sequence=0))
+            elif self._is_behind(node_id, seen.generation if generation is None else generation, sequence):
+                found.append(Lost(seen=seen, generation=generation or 0, sequence=sequence))
+        return sorted(found, key=lambda lost: (lost.seen.host, lost.seen.node))
+
+    def _is_behind(self, node_id: int, generation: int, sequence: int) -> bool:
+        seen = self.seen.get(node_id)
+        return seen is not None and (generation < seen.generation or sequence < seen.sequence)
+
+    def reset(self) -> None:
+        """Forget every ledger and everything that was seen: what is read next is the truth."""
+        self._hosts.clear()
+        self.seen.clear()
+        self.ledger_id = None
+        self._doubted = False
 
 
 def _generations(host: HostLedger | None) -> dict[int, int]:

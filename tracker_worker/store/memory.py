@@ -28,6 +28,7 @@ from tracker_worker.store.base import (
     HostRecord,
     LockedHost,
     OutboxBacklog,
+    Progress,
     Store,
     Stream,
 )
@@ -155,9 +156,18 @@ class MemoryStore(Store):
             ]
             return heapq.nsmallest(limit, found, key=lambda row: (row[2].uuid, row[2].id))
 
+    def missing_nodes(self) -> list[tuple[str, str]]:
+        with self._lock:
+            nodes = self._rows.nodes.values()
+            return sorted((node.host.name, node.name) for node in nodes if node.allocations and not node.life.listed)
+
     def generations(self, host_ids: Collection[int]) -> dict[int, int]:
         with self._lock:
             return {node.id: node.generation for node in self._rows.nodes.values() if node.host.id in host_ids}
+
+    def progress(self, hosts: Collection[str]) -> Progress:
+        with self._lock:
+            return self._rows.progress(hosts)
 
     def answered(self, unique_ids: Collection[str]) -> dict[str, bytes]:
         with self._lock:
@@ -187,6 +197,10 @@ class MemoryStore(Store):
     def streams(self, host: str) -> list[Stream]:
         with self._lock:
             return self._streams_locked(host)
+
+    def streams_without_host(self) -> list[str]:
+        with self._lock:
+            return sorted({s.host for s in self._rows.streams.values() if s.waits and s.host not in self._rows.hosts})
 
     def _streams_locked(self, host: str) -> list[Stream]:
         return sorted((s.seen() for s in self._rows.streams.values() if s.host == host), key=attrgetter("node"))
@@ -256,9 +270,10 @@ class MemoryStore(Store):
         blocked_since: int | None = None,
     ) -> set[int]:
         with self._lock:
-            wanted, held = set(host_ids), set()
+            wanted, held, latest = set(host_ids), set(), until + (until - now) // 2
             for host in self._rows.hosts.values():
-                free = force or host.lease_owner in (None, owner) or host.lease_expires_at < now
+                expired = host.lease_expires_at < now or host.lease_expires_at > latest
+                free = force or expired or host.lease_owner in (None, owner)
                 if host.id in wanted and free:
                     host.lease_owner, host.lease_expires_at = owner, until
                     host.last_seen_at, host.blocked_since = now, blocked_since
@@ -280,12 +295,13 @@ class MemoryStore(Store):
             dropped = len(old)
             self._attempts = {uid: kept for uid, kept in self._attempts.items() if kept[1] >= answered_before}
             host = self._rows.host(host_id).name
-            for stream in (stream for stream in self._rows.streams.values() if stream.host == host):
+            own = [s for s in self._rows.streams.values() if s.host == host or s.host not in self._rows.hosts]
+            for stream in own:
                 done = [
                     s for s, n in stream.outbox.items() if s <= stream.confirmed and n.occurred_at < occurred_before
                 ]
-                for sequence in done[:limit]:
-                    del stream.outbox[sequence]
+                if done:
+                    stream.drop(done[:limit])
                 dropped += len(done[:limit])
             return dropped
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from tracker_worker.domain.ledger import NodeLedger
-from tracker_worker.store.base import Commit, Conflict, History, InboxRow, NodeMove
+from tracker_worker.store.base import Commit, Conflict, History, InboxRow, NodeMove, Progress
 from tracker_worker.store.memory_hosts import Events, Host, Node
 
 
@@ -58,6 +58,16 @@ class Rows:
         self.streams[stream.id] = stream
         return stream
 
+    def progress(self, hosts: Collection[str]) -> Progress:
+        """See ``Store.progress``."""
+        streams = [stream for stream in self.streams.values() if stream.host in hosts]
+        return Progress(
+            ledger_id=self.ledger_id,
+            generations={node.id: node.generation for node in self.nodes.values() if node.host.name in hosts},
+            sequences={stream.id: stream.sequence for stream in streams},
+            cursors={(s.id, topic): cursor.sequence for s in streams for topic, cursor in s.cursors.items()},
+        )
+
     def drop_node(self, node_id: int) -> None:
         """Delete a node and its remembered deletions."""
         node = self.nodes.pop(node_id)
@@ -75,6 +85,9 @@ def check(rows: Rows, commit: Commit) -> None:
         raise Conflict("a message is answered twice")
     if commit.history is not None and commit.history.predecessor != rows.ledger_id:
         raise Conflict("the history has a successor already")
+    present = rows.ledger_id if commit.history is None else commit.history.ledger_id
+    if commit.ledger_id not in (None, present):
+        raise Conflict("the present history is another one")
     for ledger in commit.ledgers:
         node = rows.nodes.get(ledger.id)
         if node is None or node.generation != ledger.stored_generation:
@@ -132,6 +145,8 @@ def write(rows: Rows, commit: Commit) -> None:
     """Write a commit that was checked."""
     if commit.history is not None:
         rows.histories.append(commit.history)
+        for stream in rows.streams.values():
+            stream.lower_cursors()
     for node_id in commit.dropped_nodes:
         rows.drop_node(node_id)
     for host_id, name in commit.host_names.items():
@@ -147,9 +162,7 @@ def write(rows: Rows, commit: Commit) -> None:
     for message in commit.inbox_rows:
         rows.inbox[message.unique_id] = message
     for (stream_id, topic), sequence in commit.cursors.items():
-        cursor = rows.streams[stream_id].cursors.get(topic)
-        if cursor is not None:
-            cursor.sequence = max(cursor.sequence, sequence)
+        rows.streams[stream_id].confirm(topic, sequence)
 
 
 def _move(rows: Rows, commit: Commit) -> None:

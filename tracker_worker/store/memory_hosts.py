@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from operator import attrgetter
 
@@ -11,7 +12,7 @@ from tracker_worker.domain.inventory import Inventory
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
 from tracker_worker.domain.life import RETIRED, Life
 from tracker_worker.notifications.notification import Notification
-from tracker_worker.store.base import HostRecord, OutboxBacklog, Stream
+from tracker_worker.store.base import EVERY_TOPIC, HostRecord, OutboxBacklog, Stream
 
 
 @dataclass(slots=True)
@@ -25,7 +26,7 @@ class Cursor:
 
 @dataclass(slots=True)
 class Events:
-    """A stream. ``cursors``: topic -> cursor. ``left_at``: the confirmed sequence at which the last topic was removed."""
+    """A stream. ``cursors``: topic -> cursor. ``left_at``: where its next topics start while it has none."""
 
     id: int
     host: str
@@ -41,12 +42,37 @@ class Events:
         """The sequence up to which no topic waits for notifications."""
         return min((cursor.sequence for cursor in self.cursors.values()), default=self.sequence)
 
+    @property
+    def waits(self) -> bool:
+        """Whether it has events that are not confirmed."""
+        return self.sequence > (self.confirmed if self.cursors else self.left_at)
+
+    def confirm(self, topic: str, sequence: int) -> None:
+        """Nothing is left to publish up to ``sequence``, on a topic or on EVERY_TOPIC."""
+        if topic == EVERY_TOPIC:
+            self.left_at = max(self.left_at, sequence)
+        for name, cursor in self.cursors.items():
+            if topic in (name, EVERY_TOPIC):
+                cursor.sequence = max(cursor.sequence, sequence)
+
+    def drop(self, sequences: Iterable[int]) -> None:
+        """Delete these rows of the outbox, which are done with."""
+        for sequence in sequences:
+            del self.outbox[sequence]
+        if not self.cursors:
+            self.left_at = max(self.left_at, min(self.outbox, default=self.sequence + 1) - 1)
+
     def seen(self) -> Stream:
         """The stream as a store returns it."""
         at = {topic: cursor.sequence for topic, cursor in self.cursors.items()}
         return Stream(
             id=self.id, host=self.host, node=self.node, sequence=self.sequence, cursors=at, last_at=self.last_at
         )
+
+    def lower_cursors(self) -> None:
+        """Let no cursor be above the last event."""
+        for cursor in self.cursors.values():
+            cursor.sequence = min(cursor.sequence, self.sequence)
 
     def backlog(self, topic: str, blocked_since: int | None) -> OutboxBacklog:
         """What is not confirmed on one of the stream's topics."""
@@ -131,7 +157,7 @@ class Host:
             token=self.token,
             previous_token=self.previous_token,
             nodes=sum(node.life.state != RETIRED for node in self.nodes.values()),
-            instances=len({charged.uuid for node in self.nodes.values() for charged in node.allocations.values()}),
+            instances=sum(len(node.allocations) for node in self.nodes.values()),
         )
 
     def generations(self) -> dict[int, int]:

@@ -11,6 +11,9 @@ import msgspec
 from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.notifications.notification import Notification
 
+EVERY_TOPIC = ""
+"""In ``Commit.cursors``: all topics of a stream, and the place at which its next topics start while it has none."""
+
 
 class InboxRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One inbox row: a message about a host whose effect is committed, and the reply to each copy of the message.
@@ -36,7 +39,7 @@ class HostRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The service record of a host. ``version`` is the release of the worker that started last, at ``started_at``.
     ``lease_owner``: the worker that has the host's lease, until ``lease_expires_at``; None: nobody. ``token`` and
     ``previous_token``: the last two that were put on the broker for the host (see ``Store.renew_token``). ``nodes`` counts
-    the nodes that are not retired; ``instances`` counts those that are charged to the host."""
+    the nodes that are not retired; ``instances`` counts what is charged to the host."""
 
     id: int
     name: str
@@ -63,6 +66,16 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     last_at: int = 0
 
 
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the nodes and the streams of some hosts have got in the present history, ``ledger_id``. ``generations``: node
+    id -> generation; ``sequences``: stream id -> number of the last event; ``cursors``: (stream id, topic) -> cursor."""
+
+    ledger_id: str
+    generations: Mapping[int, int]
+    sequences: Mapping[int, int]
+    cursors: Mapping[tuple[int, str], int]
+
+
 class NodeMove(msgspec.Struct, frozen=True, kw_only=True):
     """A node gets this host, this name and this stream; what it is charged and its remembered deletions go with it. Where the
     host remembers the deletion of the same instance at another of its nodes already, that one stays."""
@@ -87,9 +100,11 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True):
     ``noted``, on condition that the node still has the ledger's ``stored_generation``.
 
     ``cursors``: (stream id, topic) -> last sequence that the bus has confirmed on the topic; a cursor that ``open_cursors`` has
-    not made is ignored. ``verified``: host id -> node id -> generation, of hosts that answers without a change rest on: the
-    store must have exactly these nodes of the host, at these generations, before this commit. ``history``: the history that
-    this commit begins, whose predecessor must be the present one.
+    not made is ignored. The topic EVERY_TOPIC says that nothing is to be published up to the sequence. ``verified``: host
+    id -> node id -> generation, of hosts that answers without a change rest on: the store must have exactly these nodes of the
+    host, at these generations, before this commit. ``ledger_id``: the history of this commit, which must be the present one;
+    None: whichever it is. ``history``: the history that this commit begins, whose predecessor must be the present one; no
+    cursor is above its stream then.
 
     What follows happens before the ledgers are written, in this order. ``dropped_nodes``: the ids of nodes that are deleted
     with their remembered deletions; nothing may be charged to them. Their streams stay. ``host_names``: host id -> new name.
@@ -98,6 +113,7 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True):
     the stream of a dropped node has the host of that node ``verified``.
     """
 
+    ledger_id: str | None = None
     history: History | None = None
     ledgers: Sequence[NodeLedger] = ()
     notifications: Sequence[Notification] = ()

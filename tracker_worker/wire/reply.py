@@ -38,10 +38,11 @@ _MAY_BE_LARGE = (list, Iterator, Entries)
 _MOST_ENVELOPE_BYTES = 1400
 _NULL = {False: b"null", True: b"\xc0"}
 _SMALLER_NODE = "ask for one node at a time (node)"
-_SMALLER_PAGE = "ask for fewer at a time (limit), and then for those after them (after)"
+_SMALLER_PAGE = "ask for fewer at a time (limit) and then for those behind them (after), or for one node (node)"
 _SMALLER = {
     "list_allocations": _SMALLER_PAGE,
     "list_claims": _SMALLER_PAGE,
+    "report_instances": "compare with list_allocations, which answers fewer at a time (limit, after)",
     "get_usage": "ask for one project at a time (project_id), or for one host; no answer is per node",
     "list_nodes": "ask for one node at a time (get_node with node)",
 }

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
+from tests.support.store import Writer, settle
 from tests.unit.cli.conftest import Cli
+from tracker_worker.domain.views import iso
 from tracker_worker.store.sql import engines, migration
 from tracker_worker.store.sql.store import SQLStore
 
@@ -76,3 +79,58 @@ def test_a_directory_that_cannot_be_created_is_an_error(cli: Cli, tmp_path: Path
     (tmp_path / "file").write_text("")
     cli.configure(f"[tracker]\nstate_path = {tmp_path / 'file' / 'state'}\n")
     assert "cannot be made" in cli.refuse("db", "upgrade")
+
+
+def test_the_histories_of_a_database_are_listed_oldest_first(cli: Cli, store: SQLStore) -> None:
+    (first,) = cli.json("db", "history")
+    assert first == {
+        "ledger_id": store.histories()[0].ledger_id,
+        "since": iso(store.histories()[0].since),
+        "reason": "a new database",
+        "predecessor": None,
+    }
+    new = cli.succeed("db", "new-history", "--reason", "restored from the backup of Sunday").strip()
+    last = cli.json("db", "history")[-1]
+    assert (last["ledger_id"], last["predecessor"]) == (new, first["ledger_id"])
+    assert last["reason"] == "restored from the backup of Sunday"
+    lines = cli.succeed("db", "history").splitlines()
+    assert [line.split()[0] for line in lines[2:]] == [first["ledger_id"], new]
+
+
+def test_a_new_history_is_told_by_every_node_of_every_host(cli: Cli, store: SQLStore, ledger: Writer) -> None:
+    settle(store, host="other", nodes=1)
+    before = {
+        (stream.host, stream.node): stream.sequence for host in store.host_names() for stream in store.streams(host)
+    }
+    old = store.histories()[-1].ledger_id
+    begun = cli.json("db", "new-history", "--reason", "a test")
+    assert begun == cli.json("db", "history")[-1]
+    for (host, node), sequence in before.items():
+        (stream,) = (stream for stream in store.streams(host) if stream.node == node)
+        (row,) = store.outbox(stream.id, after=sequence, limit=9)
+        payload = json.loads(row.payload)
+        assert row.event_type == "tracker.node.updated"
+        assert (payload["previous_ledger_id"], payload["previous_sequence"]) == (old, sequence)
+        assert payload["ledger_id"] == begun["ledger_id"]
+        asked = json.loads(row.asked)
+        assert asked["method"] == "db new-history"
+        assert asked["user_id"]
+
+
+def test_without_notifications_a_new_history_makes_none(cli: Cli, store: SQLStore, ledger: Writer) -> None:
+    cli.configure(f"[tracker]\nstate_path = {cli.state}\n[notifications]\ndriver = noop\n")
+    cli.succeed("db", "new-history", "--reason", "a test")
+    assert store.outbox(ledger["node-2"].stream_id, after=3, limit=9) == []
+    assert [stream.sequence for stream in store.streams("host-1")] == [3, 4]
+
+
+@pytest.mark.parametrize("arguments", [(), ("--reason", " ")])
+def test_a_new_history_needs_a_reason(cli: Cli, store: SQLStore, arguments: tuple[str, ...]) -> None:
+    assert cli.run("db", "new-history", *arguments).exit_code == 2
+    assert len(store.histories()) == 1
+
+
+def test_histories_of_a_missing_database_are_an_error(cli: Cli) -> None:
+    for arguments in (("history",), ("new-history", "--reason", "a test")):
+        assert cli.refuse("db", *arguments).startswith("there is no database ")
+    assert not cli.state.exists()

@@ -15,11 +15,18 @@ import sqlalchemy as sa
 from tests.support.builders import begin, instance_dict, update, uuid
 from tests.support.store import Writer, register, settle
 from tests.unit.cli.conftest import Cli
-from tracker_worker.domain.views import claim_views, node_view, usage_view
+from tracker_worker.domain.views import each_claim_view, node_view, usage_view
 from tracker_worker.store.sql import engines
 from tracker_worker.store.sql.store import SQLStore
 
-LISTINGS = [("node", "list"), ("node", "show", "node-1"), ("claim", "list"), ("usage",), ("outbox", "status")]
+LISTINGS = [
+    ("node", "list"),
+    ("node", "show", "node-1"),
+    ("claim", "list"),
+    ("instance", "list"),
+    ("usage",),
+    ("outbox", "status"),
+]
 PROJECT = instance_dict()["project_id"]
 
 
@@ -29,13 +36,13 @@ def test_nodes_are_listed_as_the_rpc_api_shows_them(cli: Cli, ledger: Writer) ->
 
 def test_a_table_of_nodes_has_one_line_per_node(cli: Cli, ledger: Writer) -> None:
     _, _, first, second = cli.succeed("node", "list").splitlines()
-    assert first.split() == ["host-1", "node-1", "enabled", "2/32", "4608/131072", "50/2000", "1", "2", "2"]
-    assert second.split()[:4] == ["host-1", "node-2", "enabled", "4/32"]
+    assert first.split() == ["host-1", "node-1", "open", "2/32", "4608/131072", "50/2000", "1", "2", "2"]
+    assert second.split()[:4] == ["host-1", "node-2", "open", "4/32"]
 
 
-def test_a_disabled_node_has_no_totals(cli: Cli, store: SQLStore) -> None:
+def test_a_node_of_which_nothing_is_known_has_no_totals(cli: Cli, store: SQLStore) -> None:
     store.create_node(register(store), "node-1")
-    assert cli.succeed("node", "list").splitlines()[2].split()[2:5] == ["disabled", "0/-", "0/-"]
+    assert cli.succeed("node", "list").splitlines()[2].split()[2:5] == ["unknown", "0/-", "0/-"]
 
 
 def test_one_node_is_shown_in_full(cli: Cli, ledger: Writer) -> None:
@@ -53,14 +60,15 @@ def test_a_node_of_several_hosts_needs_its_host(cli: Cli, ledger: Writer, store:
 
 
 def test_claims_are_listed_oldest_first(cli: Cli, ledger: Writer) -> None:
-    assert cli.json("claim", "list") == [*claim_views(ledger["node-1"]), *claim_views(ledger["node-2"])]
-    assert [view["claim_id"] for view in cli.json("claim", "list", "--node", "node-2")] == [uuid(2), uuid(3)]
+    assert cli.json("claim", "list") == list(each_claim_view(ledger.host))
+    assert [view["instance_uuid"] for view in cli.json("claim", "list", "--node", "node-2")] == [uuid(2), uuid(3)]
 
 
 def test_a_table_of_claims_is_not_folded_without_a_terminal(cli: Cli, ledger: Writer) -> None:
     lines = cli.succeed("claim", "list", "--host", "host-1").splitlines()[2:]
-    assert [line.split()[0] for line in lines] == [uuid(1), uuid(2), uuid(3)]
-    assert lines[0].split()[3:] == ["2", "4096", "50", "2026-01-15T12:00:00Z", "2026-01-15T12:10:00Z", "unlimited"]
+    claims = [view["claim_id"] for view in cli.json("claim", "list")]
+    assert [line.split()[:2] for line in lines] == [[claim, uuid(n)] for n, claim in enumerate(claims, start=1)]
+    assert lines[0].split()[4:] == ["2", "4096", "50", "2026-01-15T12:00:00Z", "2026-01-15T12:10:00Z", "unlimited"]
 
 
 def test_usage_is_summed_by_project(cli: Cli, ledger: Writer) -> None:

@@ -6,18 +6,19 @@ from __future__ import annotations
 import pytest
 
 from tests.support.builders import NOW, begin
-from tests.support.store import ALL, TOPIC, Writer
+from tests.support.store import ALL, TOPIC, Writer, cursors, note
 from tests.unit.cli.conftest import Cli
 from tracker_worker.cli.context import CommandFailed
 from tracker_worker.cli.outbox_replay import Range
 from tracker_worker.domain.ledger import NodeLedger
+from tracker_worker.store.base import Commit, Stream, StreamEnd
 from tracker_worker.store.sql.store import SQLStore
 
 _BROKER = "transport_url = rabbit://tracker:secret@127.0.0.1:1//"  # no broker listens there
 
 
 def test_the_backlog_of_every_node_is_shown(cli: Cli, ledger: Writer) -> None:
-    ledger.commit(cursors={ledger["node-1"].id: 2, ledger["node-2"].id: 1})
+    ledger.commit(cursors={ledger["node-1"].stream_id: 2, ledger["node-2"].stream_id: 1})
 
     first, second = cli.json("outbox", "status")
 
@@ -52,9 +53,9 @@ def test_an_empty_backlog_is_reported(cli: Cli, store: SQLStore) -> None:
 def test_a_refused_notification_and_an_alarm_are_shown_for_each_topic(
     cli: Cli, store: SQLStore, ledger: Writer
 ) -> None:
-    store.open_cursors(1, [TOPIC, "other"])
-    ledger.commit(cursors={ledger["node-1"].id: 1})
-    store.mark_refused(ledger["node-1"].id, TOPIC, 2, "message size 9 is larger \x1b[1m")
+    store.open_cursors("host-1", [TOPIC, "other"])
+    ledger.commit(cursors={ledger["node-1"].stream_id: 1})
+    store.mark_refused(ledger["node-1"].stream_id, TOPIC, 2, "message size 9 is larger \x1b[1m")
     store.take_lease([1], "a", now=NOW, until=NOW + 1, blocked_since=NOW)
 
     rows = cli.json("outbox", "status")
@@ -79,11 +80,11 @@ class TestSkip:
 
     @pytest.fixture(autouse=True)
     def topics(self, store: SQLStore, ledger: Writer) -> None:
-        store.open_cursors(1, [TOPIC, "early"])
+        store.open_cursors("host-1", [TOPIC, "early"])
         self.cursors = lambda: {  # of node-2
-            topic: at for (node_id, topic), at in store.cursors(1).items() if node_id == ledger["node-2"].id
+            topic: at for (stream_id, topic), at in cursors(store).items() if stream_id == ledger["node-2"].stream_id
         }
-        ledger.commit(cursors={ledger["node-2"].id: 1})
+        ledger.commit(cursors={ledger["node-2"].stream_id: 1})
 
     def skip(self, sequence: int, *more: str) -> tuple[str, ...]:
         return ("outbox", "skip", "--host", "host-1", "--node", "node-2", "--sequence", str(sequence), *more)
@@ -94,7 +95,7 @@ class TestSkip:
         assert self.cursors() == {TOPIC: 1, "early": 3}
         assert cli.succeed(*self.skip(2, "--yes")) == f"Skipped notification 2 of host-1/node-2 on topic {TOPIC}.\n"
         assert self.cursors() == {TOPIC: 2, "early": 3}
-        assert [row.sequence for row in store.outbox(ledger["node-2"].id, after=0, limit=ALL)] == [1, 2, 3]
+        assert [row.sequence for row in store.outbox(ledger["node-2"].stream_id, after=0, limit=ALL)] == [1, 2, 3]
         assert cli.json(*self.skip(3, "--topic", TOPIC, "--yes")) == {
             "host": "host-1",
             "node": "node-2",
@@ -107,7 +108,7 @@ class TestSkip:
         self, cli: Cli, store: SQLStore, ledger: Writer
     ) -> None:
         ledger.put(begin(70, node="node-2")).put(begin(71, node="node-2"))
-        ledger.commit(cursors={ledger["node-2"].id: 3})
+        ledger.commit(cursors={ledger["node-2"].stream_id: 3})
         assert cli.json(*self.skip(4, "--yes"))["topics"] == ["early", TOPIC]
         assert self.cursors() == {TOPIC: 4, "early": 4}
 
@@ -121,7 +122,7 @@ class TestSkip:
             ((4, "--topic", "early", "--yes"), "no notification of host-1/node-2 waits to be published on topic early"),
             ((2, "--topic", "x", "--yes"), f"host-1/node-2 has no topic x: its topics are early, {TOPIC}"),
             ((2, "--yes", "--host", "x"), "the database has no host x"),
-            ((2, "--yes", "--node", "x"), "Host host-1 has no node x"),
+            ((2, "--yes", "--node", "x"), "host host-1 has no node x"),
         ],
     )
     def test_every_other_notification_is_refused_and_nothing_changes(
@@ -130,6 +131,16 @@ class TestSkip:
         before = self.cursors()
         assert why in cli.refuse(*self.skip(*arguments))
         assert self.cursors() == before
+
+
+def test_a_notification_of_a_node_that_has_another_name_now_is_skipped(cli: Cli, store: SQLStore) -> None:
+    stream_id = store.stream_id("host-1", "gone")
+    store.open_cursors("host-1", [TOPIC])
+    node = NodeLedger(id=0, host="host-1", name="gone", stream_id=stream_id)
+    end = StreamEnd(stream_id=stream_id, sequence=1, occurred_at=NOW)
+    store.commit(Commit(notifications=[note(node, 1)], ended_streams=[end]))
+    skipped = cli.json("outbox", "skip", "--host", "host-1", "--node", "gone", "--sequence", "1", "--yes")
+    assert skipped["topics"] == [TOPIC]
 
 
 @pytest.mark.parametrize("arguments", [("--host", "x", "--node", "node-1"), ("--host", "host-1", "--node", "x")])
@@ -152,23 +163,23 @@ def test_an_invalid_range_is_a_usage_error(cli: Cli, ledger: Writer, sequences: 
 
 class TestRange:
     @pytest.fixture
-    def node(self) -> NodeLedger:
-        return NodeLedger(id=7, host="host-1", name="node-1", sequence=10)
+    def stream(self) -> Stream:
+        return Stream(id=7, host="host-1", node="node-1", sequence=10, cursors={"slow": 5, "fast": 10})
 
-    def test_a_range_without_an_end_reaches_to_the_last_sequence(self, node: NodeLedger) -> None:
-        assert Range.of(node, 3, None, published=10) == Range(node_id=7, first=3, last=10)
+    def test_a_range_without_an_end_reaches_to_the_last_sequence(self, stream: Stream) -> None:
+        assert Range.of(stream, 3, None) == Range(stream_id=7, first=3, last=10)
 
-    def test_a_range_includes_both_ends(self, node: NodeLedger) -> None:
-        assert Range.of(node, 3, 3, published=10) == Range(node_id=7, first=3, last=3)
+    def test_a_range_includes_both_ends(self, stream: Stream) -> None:
+        assert Range.of(stream, 3, 3) == Range(stream_id=7, first=3, last=3)
 
     @pytest.mark.parametrize(("first", "last"), [(11, None), (3, 11)])
-    def test_a_range_beyond_the_last_sequence_is_refused(self, node: NodeLedger, first: int, last: int | None) -> None:
+    def test_a_range_beyond_the_last_sequence_is_refused(self, stream: Stream, first: int, last: int | None) -> None:
         with pytest.raises(CommandFailed, match="up to 10, not 11"):
-            Range.of(node, first, last, published=10)
+            Range.of(stream, first, last)
 
-    def test_a_range_may_begin_right_after_the_cursor(self, node: NodeLedger) -> None:
-        assert Range.of(node, 6, None, published=5).first == 6
+    def test_a_range_may_begin_right_after_the_slowest_cursor(self, stream: Stream) -> None:
+        assert Range.of(stream, 6, None).first == 6
 
-    def test_a_range_that_begins_later_than_the_next_sequence_is_refused(self, node: NodeLedger) -> None:
+    def test_a_range_that_begins_later_than_the_next_sequence_is_refused(self, stream: Stream) -> None:
         with pytest.raises(CommandFailed, match="from 6 on are not published yet"):
-            Range.of(node, 7, None, published=5)
+            Range.of(stream, 7, None)

@@ -19,11 +19,13 @@ from tests.support.deadline import SECONDS
 from tests.support.stock import oslo_messaging
 from tracker_worker import errors
 from tracker_worker.client.api import ALLOWED_REMOTE_EXMODS, TrackerAPI
+from tracker_worker.ids import canonical
+from tracker_worker.oslo import NoSuchMethod, UnsupportedVersion
 from tracker_worker.service.requests.methods import METHODS
 
 CONTEXT = {"project_id": "p", "user_id": "u", "request_id": "req-1"}
 LIMITS = {"memory_mb": 5000.5, "disk_gb": None, "vcpu": 4}
-CLAIM = {"claim_id": uuid(1), "state": "begun"}
+CLAIM: Any = {"claim_id": uuid(1), "state": "begun"}
 NODES = [{"node": "node-1"}]
 
 
@@ -67,9 +69,11 @@ class ScriptedTransport:
         return [f"{sent.kind} {sent.method}" for sent in self.sent]
 
 
-def scheduler_conf(path: Path, **tracker: str) -> cfg.ConfigOpts:
-    """The ConfigOpts of a scheduler, read from a file, without registered options; it is not cfg.CONF."""
-    lines = ["[DEFAULT]", "transport_url = fake://", "rpc_response_timeout = 30", "[tracker]"]
+def scheduler_conf(path: Path, pin: str | None = None, **tracker: str) -> cfg.ConfigOpts:
+    """The ConfigOpts of a scheduler, read from a file, without registered options; it is not cfg.CONF. ``pin`` is the newest
+    version that its client may send."""
+    lines = [] if pin is None else ["[upgrade_levels]", f"tracker = {pin}"]
+    lines += ["[DEFAULT]", "transport_url = fake://", "rpc_response_timeout = 30", "[tracker]"]
     lines += [f"{name} = {value}" for name, value in tracker.items()]
     (path / "scheduler.conf").write_text("\n".join(lines), encoding="utf-8")
     conf = cfg.ConfigOpts()
@@ -103,10 +107,50 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "list_nodes": ((), {}),
     "list_claims": (("node-1",), {"node": "node-1"}),
     "get_usage": (("project",), {"project_id": "project"}),
+    "renew_resource_claim": ((uuid(1), 2.5), {"claim_id": uuid(1), "timeout": 2.5}),
+    "begin_resource_claims": (
+        ([{"instance": INSTANCE, "limits": LIMITS}, {"instance": INSTANCE, "claim_id": uuid(9)}], 2.5, "keep"),
+        {
+            "claims": [{"instance": INSTANCE, "limits": LIMITS}, {"instance": INSTANCE, "claim_id": uuid(9)}],
+            "timeout": 2.5,
+            "on_expiry": "keep",
+        },
+    ),
+    "would_fit": ((INSTANCE, LIMITS), {"instance": INSTANCE, "limits": LIMITS}),
+    "list_allocations": (
+        ("node-1", "project", "instance", "active", 1.5, 7, "a/b"),
+        {
+            "node": "node-1",
+            "project_id": "project",
+            "role": "instance",
+            "state": "active",
+            "older_than": 1.5,
+            "limit": 7,
+            "after": "a/b",
+        },
+    ),
+    "get_allocation": ((uuid(1),), {"instance_uuid": uuid(1)}),
+    "release_allocation": ((uuid(1), "a ghost"), {"instance_uuid": uuid(1), "reason": "a ghost"}),
+    "report_instances": (("node-1", [uuid(1)]), {"node": "node-1", "uuids": [uuid(1)]}),
     "oslo_rpc_server_ping": ((), {}),
 }
 CASTS = ["begin_resource_claim", "finish_resource_claim", "abort_resource_claim", "update_usage"]
-CASTS += ["update_available_resource"]
+CASTS += ["update_available_resource", "renew_resource_claim", "begin_resource_claims", "release_allocation"]
+CASTS += ["report_instances"]
+# The methods that version 1.0 did not have.
+NEW = {
+    "renew_resource_claim",
+    "begin_resource_claims",
+    "would_fit",
+    "list_allocations",
+    "get_allocation",
+    "release_allocation",
+    "report_instances",
+}
+
+
+def version_of(method: str) -> str:
+    return "1.1" if method in NEW else "1.0"
 
 
 def test_there_is_one_method_per_rpc_method() -> None:
@@ -120,7 +164,7 @@ def test_a_call_sends_the_method_and_its_arguments_to_the_host_and_returns_the_a
     given, sent = CALLS[method]
     answer = scripted_transport.script["call", method] = {"answer": method}
     assert getattr(api, method)(CONTEXT, HOST, *given) == answer
-    assert scripted_transport.sent == [Sent("call", method, sent)]
+    assert scripted_transport.sent == [Sent("call", method, sent, version=version_of(method))]
 
 
 @pytest.mark.parametrize("method", CASTS)
@@ -129,7 +173,7 @@ def test_a_cast_sends_the_same_and_returns_none(
 ) -> None:
     given, sent = CALLS[method]
     assert getattr(api, f"cast_{method}")(CONTEXT, HOST, *given) is None
-    assert scripted_transport.sent == [Sent("cast", method, sent)]
+    assert scripted_transport.sent == [Sent("cast", method, sent, version=version_of(method))]
 
 
 @pytest.mark.parametrize(
@@ -148,6 +192,119 @@ def test_an_omitted_argument_is_sent_as_null(
     required = [INSTANCE] if "instance" in defaults else []
     getattr(api, method)(CONTEXT, HOST, *required)
     assert scripted_transport.sent == [Sent("call", method, defaults)]
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "sent"),
+    [
+        ("would_fit", (INSTANCE,), {"instance": INSTANCE}),
+        ("list_allocations", (), {}),
+        ("renew_resource_claim", (uuid(1),), {"claim_id": uuid(1)}),
+        ("begin_resource_claims", ([{"instance": INSTANCE, "limits": None}],), {"claims": [{"instance": INSTANCE}]}),
+        ("report_instances", (None, iter([uuid(1)])), {"uuids": [uuid(1)]}),
+    ],
+)
+def test_an_omitted_argument_of_a_newer_method_is_not_sent(
+    api: TrackerAPI, scripted_transport: ScriptedTransport, method: str, given: Any, sent: Any
+) -> None:
+    getattr(api, method)(CONTEXT, HOST, *given)
+    assert scripted_transport.sent == [Sent("call", method, sent, version="1.1")]
+
+
+# Method, keyword arguments of the API, and the version that they need.
+NEWER_ARGUMENTS: list[tuple[str, dict[str, Any], str]] = [
+    ("begin_resource_claim", {"instance": INSTANCE, "timeout": 1}, "1.0"),
+    ("begin_resource_claim", {"instance": INSTANCE, "claim_id": None, "on_expiry": None}, "1.0"),
+    ("begin_resource_claim", {"instance": INSTANCE, "claim_id": "c"}, "1.1"),
+    ("begin_resource_claim", {"instance": INSTANCE, "on_expiry": "keep"}, "1.1"),
+    ("list_claims", {"node": "node-1"}, "1.0"),
+    ("list_claims", {"limit": 7}, "1.1"),
+    ("list_claims", {"after": "c"}, "1.1"),
+]
+
+
+@pytest.mark.parametrize(("method", "args", "version"), NEWER_ARGUMENTS)
+def test_a_request_has_the_version_of_its_newest_argument(
+    api: TrackerAPI, scripted_transport: ScriptedTransport, method: str, args: dict[str, Any], version: str
+) -> None:
+    getattr(api, method)(CONTEXT, HOST, **args)
+    [sent] = scripted_transport.sent
+    assert sent.version == version
+    given = {name: value for name, value in args.items() if value is not None}
+    assert {name: value for name, value in sent.args.items() if value is not None} == given
+
+
+class TestPinned:
+    @pytest.fixture
+    def pinned(self, scripted_transport: ScriptedTransport, tmp_path: Path) -> TrackerAPI:
+        return TrackerAPI(scheduler_conf(tmp_path, pin="1.0"))
+
+    @pytest.mark.parametrize("method", CALLS)
+    def test_a_pinned_client_sends_what_its_version_has_and_refuses_the_rest(
+        self, pinned: TrackerAPI, scripted_transport: ScriptedTransport, method: str
+    ) -> None:
+        given, sent = CALLS[method]
+        if method not in NEW:
+            getattr(pinned, method)(CONTEXT, HOST, *given)
+            assert scripted_transport.sent == [Sent("call", method, sent)]
+            return
+        with pytest.raises(oslo_messaging.RPCVersionCapError) as raised:
+            getattr(pinned, method)(CONTEXT, HOST, *given)
+        assert (raised.value.version, raised.value.version_cap) == ("1.1", "1.0")
+        if method in CASTS:
+            with pytest.raises(oslo_messaging.RPCVersionCapError):
+                getattr(pinned, f"cast_{method}")(CONTEXT, HOST, *given)
+        assert scripted_transport.sent == []
+
+    @pytest.mark.parametrize(("method", "args", "version"), NEWER_ARGUMENTS)
+    def test_a_newer_argument_counts_as_a_newer_method(
+        self,
+        pinned: TrackerAPI,
+        scripted_transport: ScriptedTransport,
+        method: str,
+        args: dict[str, Any],
+        version: str,
+    ) -> None:
+        if version == "1.0":
+            getattr(pinned, method)(CONTEXT, HOST, **args)
+            assert [sent.version for sent in scripted_transport.sent] == ["1.0"]
+        else:
+            with pytest.raises(oslo_messaging.RPCVersionCapError):
+                getattr(pinned, method)(CONTEXT, HOST, **args)
+
+    def test_a_claim_around_a_build_is_named_by_the_uuid_of_the_instance(
+        self, pinned: TrackerAPI, scripted_transport: ScriptedTransport
+    ) -> None:
+        scripted_transport.script["call", "begin_resource_claim"] = {**CLAIM, "claim_id": "another"}
+        with pinned.resource_claim(CONTEXT, HOST, INSTANCE):
+            pass
+        with pytest.raises(BuildFailed), pinned.resource_claim(CONTEXT, HOST, INSTANCE):
+            raise BuildFailed
+        scripted_transport.script["call", "begin_resource_claim"] = oslo_messaging.MessagingTimeout()
+        with pytest.raises(oslo_messaging.MessagingTimeout), pinned.resource_claim(CONTEXT, HOST, INSTANCE):
+            pass
+        begin = Sent("call", "begin_resource_claim", {"instance": INSTANCE, "limits": None, "timeout": None})
+        assert scripted_transport.sent == [
+            begin,
+            Sent("call", "finish_resource_claim", {"claim_id": uuid(1)}),
+            begin,
+            Sent("call", "abort_resource_claim", {"claim_id": uuid(1)}),
+            begin,
+            Sent("cast", "abort_resource_claim", {"claim_id": uuid(1)}),
+        ]
+
+    @pytest.mark.parametrize("pin", ["1.1", "1.7", "1.10"])
+    def test_a_pin_at_the_newest_version_or_above_pins_nothing(
+        self, scripted_transport: ScriptedTransport, tmp_path: Path, pin: str
+    ) -> None:
+        api = TrackerAPI(scheduler_conf(tmp_path, pin=pin))
+        with api.resource_claim(CONTEXT, HOST, INSTANCE):
+            api.get_allocation(CONTEXT, HOST, uuid(1))
+        assert [sent.version for sent in scripted_transport.sent] == ["1.1", "1.1", "1.0"]
+
+    def test_a_pin_that_is_no_version_is_a_mistake(self, tmp_path: Path) -> None:
+        with pytest.raises(errors.ConfigurationError, match=r"\[upgrade_levels\] tracker"):
+            TrackerAPI(scheduler_conf(tmp_path, pin="newest"))
 
 
 def test_mappings_of_any_kind_are_sent_as_objects(api: TrackerAPI, scripted_transport: ScriptedTransport) -> None:
@@ -176,8 +333,46 @@ def test_a_claim_around_a_build_is_begun_and_finished(api: TrackerAPI, scripted_
         assert claim == CLAIM
         assert scripted_transport.steps == ["call begin_resource_claim"]
     begin, finish = scripted_transport.sent
-    assert begin.args == {"instance": INSTANCE, "limits": LIMITS, "timeout": None}
-    assert finish == Sent("call", "finish_resource_claim", {"claim_id": uuid(1)})
+    assert begin.args == {"instance": INSTANCE, "limits": LIMITS, "timeout": None, "claim_id": begin.args["claim_id"]}
+    assert begin.version == "1.1"
+    assert finish == Sent("call", "finish_resource_claim", {"claim_id": CLAIM["claim_id"]})
+
+
+def test_each_claim_around_a_build_has_an_id_of_its_own(api: TrackerAPI, scripted_transport: ScriptedTransport) -> None:
+    for _ in range(3):
+        with api.resource_claim(CONTEXT, HOST, INSTANCE):
+            pass
+    ids = [sent.args["claim_id"] for sent in scripted_transport.sent if sent.method == "begin_resource_claim"]
+    assert len({*ids, uuid(1)}) == 4
+    assert ids == [canonical(claim_id) for claim_id in ids]
+
+
+def test_a_claim_that_the_instance_had_before_is_the_one_that_ends(
+    api: TrackerAPI, scripted_transport: ScriptedTransport
+) -> None:
+    scripted_transport.script["call", "begin_resource_claim"] = {**CLAIM, "claim_id": "the first one"}
+    with pytest.raises(BuildFailed), api.resource_claim(CONTEXT, HOST, INSTANCE):
+        raise BuildFailed
+    assert scripted_transport.sent[1:] == [Sent("call", "abort_resource_claim", {"claim_id": "the first one"})]
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        errors.ClaimConflict(instance_uuid=uuid(1), node="node-1", reason="it was reported deleted"),
+        UnsupportedVersion("1.1", "begin_resource_claim"),
+        NoSuchMethod("begin_resource_claim"),
+        oslo_messaging.RemoteError("RuntimeError", "failed"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_begin_that_was_answered_with_an_error_is_not_aborted(
+    api: TrackerAPI, scripted_transport: ScriptedTransport, refusal: Exception
+) -> None:
+    scripted_transport.script["call", "begin_resource_claim"] = refusal
+    with pytest.raises(type(refusal)), api.resource_claim(CONTEXT, HOST, INSTANCE):
+        pass
+    assert scripted_transport.steps == ["call begin_resource_claim"]
 
 
 @pytest.mark.behaviour("disabled-does-not-block")
@@ -195,7 +390,8 @@ def test_a_build_that_fails_aborts_and_its_exception_propagates(
 ) -> None:
     with pytest.raises(error), api.resource_claim(CONTEXT, HOST, INSTANCE):
         raise error
-    assert scripted_transport.sent[1:] == [Sent("call", "abort_resource_claim", {"claim_id": uuid(1)})]
+    chosen = scripted_transport.sent[0].args["claim_id"]
+    assert scripted_transport.sent[1:] == [Sent("call", "abort_resource_claim", {"claim_id": chosen})]
 
 
 def test_a_refused_claim_runs_no_build_and_sends_no_abort(
@@ -222,13 +418,16 @@ def test_a_begin_without_an_answer_is_aborted_by_a_cast_and_the_timeout_propagat
     with pytest.raises(oslo_messaging.MessagingTimeout), api.resource_claim(CONTEXT, HOST, INSTANCE):
         ran.append(1)
     assert ran == []
-    assert scripted_transport.sent[1:] == [Sent("cast", "abort_resource_claim", {"claim_id": uuid(1)})]
+    chosen = scripted_transport.sent[0].args["claim_id"]
+    assert chosen != uuid(1)
+    assert scripted_transport.sent[1:] == [Sent("cast", "abort_resource_claim", {"claim_id": chosen})]
 
 
 def test_a_finish_without_an_answer_is_sent_again_as_a_cast(
     api: TrackerAPI, scripted_transport: ScriptedTransport
 ) -> None:
     scripted_transport.script["call", "finish_resource_claim"] = oslo_messaging.MessagingTimeout()
+    scripted_transport.script["call", "begin_resource_claim"] = CLAIM
     with api.resource_claim(CONTEXT, HOST, INSTANCE):
         pass
     assert scripted_transport.sent[1:] == [
@@ -344,6 +543,9 @@ def test_a_stock_server_gets_the_requests_and_its_answers_and_errors_are_returne
         errors.NodeNotFound(host=HOST, node="node-9"),
         errors.HostNotServed(host="host-9"),
         errors.StoreUnavailable(reason="away"),
+        errors.InstanceElsewhere(instance_uuid=uuid(1), host=HOST, node="node-2"),
+        errors.NodeUnavailable(host=HOST, node="node-1", state="missing", reason="the driver does not list the node"),
+        errors.NodeDraining(host=HOST, node="node-1", reason="new disks"),
     ],
     ids=lambda error: error.code,
 )

@@ -160,7 +160,7 @@ def test_claims_are_listed_in_pages_over_all_nodes():
         pages.append(page)
         after = page[-1]["claim_id"]
     assert [len(page) for page in pages] == [3, 3, 1]
-    assert sum(pages, []) == whole
+    assert [view for page in pages for view in page] == whole
 
 
 def test_a_listed_claim_is_the_claim_that_begin_returned():

@@ -137,10 +137,10 @@ def test_an_instance_that_already_has_a_host_is_claimed_with_a_warning(caplog: p
 def test_a_claim_has_the_charged_amounts_and_its_expiry() -> None:
     clock = Clock()
     claim = begun(audited(clock=clock))
-    assert (claim.claim_id, claim.vcpus, claim.memory_mb, claim.disk_gb) == (uuid(1), *SIZE)
+    assert (claim.vcpus, claim.memory_mb, claim.disk_gb) == SIZE
     assert claim.expire_ts == clock.at + 600
     assert (claim.instance.uuid, claim.instance.display_name) == (uuid(1), "web-1")
-    assert str(claim) == f"[Claim {uuid(1)}: 4096 MB memory, 50 GB disk, 2 VCPUs]"
+    assert str(claim) == f"[Claim {claim.claim_id}: 4096 MB memory, 50 GB disk, 2 VCPUs]"
 
 
 @pytest.mark.behaviour("claim-snapshot")
@@ -174,15 +174,101 @@ def test_a_finish_drops_the_claim_and_keeps_the_usage() -> None:
     assert event_types(store)[1:] == ["tracker.claim.begun", "tracker.claim.finished"]
 
 
-@pytest.mark.behaviour("finish-keeps-usage")
-def test_finish_and_abort_accept_a_claim_id_in_place_of_a_claim() -> None:
+@pytest.mark.behaviour("finish-keeps-usage", "claim-ids")
+@pytest.mark.parametrize("named", ["claim", "claim id", "instance", "instance in capitals"])
+def test_finish_renew_and_abort_accept_a_claim_its_id_and_the_uuid_of_its_instance(named: str) -> None:
     tracker = audited()
-    begun(tracker, instance_dict(1))
-    begun(tracker, instance_dict(2))
-    tracker.finish_resource_claim(uuid(1))
-    tracker.abort_resource_claim(CONTEXT, uuid(2))
+    claims = [begun(tracker, instance_dict(number)) for number in (10, 11)]
+    names: list[Any] = [
+        claim
+        if named == "claim"
+        else claim.claim_id
+        if named == "claim id"
+        else uuid(number).upper()
+        if named.endswith("capitals")
+        else uuid(number)
+        for number, claim in enumerate(claims, 10)
+    ]
+    assert tracker.renew_resource_claim(names[0], 900) is not None
+    tracker.finish_resource_claim(names[0])
+    tracker.abort_resource_claim(CONTEXT, names[1])
     assert tracker.claims == {}
-    assert list(tracker.tracked_instances) == [uuid(1)]
+    assert list(tracker.tracked_instances) == [uuid(10)]
+
+
+@pytest.mark.behaviour("claim-ids")
+def test_each_claim_has_an_id_of_its_own_and_a_late_end_ends_no_other_claim() -> None:
+    tracker = audited()
+    first = begun(tracker)
+    tracker.abort_resource_claim(CONTEXT, first)
+    second = begun(tracker)
+    assert len({first.claim_id, second.claim_id, uuid(1)}) == 3
+    tracker.abort_resource_claim(CONTEXT, first)
+    tracker.finish_resource_claim(first)
+    assert tracker.renew_resource_claim(first) is None
+    assert tracker.claims == {uuid(1): second}
+
+
+@pytest.mark.behaviour("claim-ids")
+def test_a_caller_may_choose_the_id_of_a_claim_once() -> None:
+    tracker = audited()
+    claim = begun(tracker, instance_dict(1), claim_id="{" + uuid(77).upper() + "}")
+    assert claim.claim_id == uuid(77)
+    assert begun(tracker, instance_dict(1), claim_id="other") == claim
+    other = instance_dict(2)
+    with pytest.raises(ClaimConflict):
+        tracker.begin_resource_claim(CONTEXT, other, claim_id=uuid(77))
+    assert other == instance_dict(2)
+    for name in ("", " x", "x" * 256):
+        with pytest.raises(InvalidInput) as raised:
+            tracker.begin_resource_claim(CONTEXT, other, claim_id=name)
+        assert raised.value.kwargs["field"] == "claim_id"
+
+
+@pytest.mark.behaviour("renewal")
+def test_a_renewed_claim_expires_later_and_never_earlier() -> None:
+    store = MemoryStore()
+    clock = Clock()
+    tracker = audited(store=store, clock=clock)
+    claim = begun(tracker, timeout=100)
+    clock.at += 50
+    assert tracker.renew_resource_claim(claim, 10) == claim
+    renewed = tracker.renew_resource_claim(claim, 200)
+    assert renewed is not None
+    assert (renewed.claim_id, renewed.expire_ts) == (claim.claim_id, clock.at + 200)
+    assert tracker.claims == {uuid(1): renewed}
+    assert event_types(store)[1:] == ["tracker.claim.begun", "tracker.claim.renewed"]
+    clock.at += 201
+    tracker.update_available_resource(CONTEXT)
+    assert tracker.renew_resource_claim(claim) is None
+    with pytest.raises(InvalidInput) as raised:
+        tracker.renew_resource_claim(claim, -1)
+    assert raised.value.kwargs["field"] == "timeout"
+
+
+@pytest.mark.behaviour("claim-expiry")
+@pytest.mark.parametrize("option", ["keep", "release"])
+@pytest.mark.parametrize("own", ["keep", "release", None])
+@pytest.mark.parametrize("reported", ["active", "building", None])
+def test_a_claim_may_say_what_its_expiry_does_unless_its_instance_was_reported_built(
+    option: str, own: str | None, reported: str | None
+) -> None:
+    clock = Clock()
+    tracker = audited(clock=clock, expired_claims=option)
+    begun(tracker, on_expiry=own)
+    if reported is not None:
+        tracker.update_usage(CONTEXT, {"uuid": uuid(1), "vm_state": reported})
+    clock.at += 601
+    tracker.update_available_resource(CONTEXT)
+    kept = reported == "active" or (own or option) == "keep"
+    assert (tracker.claims, used(tracker)) == ({}, FULL if kept else EMPTY)
+
+
+@pytest.mark.behaviour("claim-expiry")
+def test_another_word_for_what_an_expiry_does_is_refused() -> None:
+    with pytest.raises(InvalidInput) as raised:
+        audited().begin_resource_claim(CONTEXT, instance_dict(1), on_expiry="drop")
+    assert raised.value.kwargs["field"] == "on_expiry"
 
 
 @pytest.mark.behaviour("finish-keeps-usage", "abort-releases")

@@ -102,7 +102,7 @@ def test_sizes_without_an_instance_are_claimed_under_a_generated_id() -> None:
         assert second is not None
         assert (first.memory_mb, first.disk_gb, first.vcpus) == (100, 7, 3)
         assert (second.memory_mb, second.disk_gb, second.vcpus) == (1, 0, 0)
-        assert set(tracker.claims) == {first.claim_id, second.claim_id}
+        assert set(tracker.claims) == {first.claim_id, second.claim_id} == {first.instance.uuid, second.instance.uuid}
         assert used(tracker) == (3, 613, 7)
     assert (tracker.claims, used(tracker)) == ({}, (3, 613, 7))
     with pytest.raises(BuildFailed), tracker.resource_claim(CONTEXT, vcpus=5):

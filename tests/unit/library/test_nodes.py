@@ -156,7 +156,7 @@ def test_a_node_that_is_disabled_while_a_claim_is_decided_blocks_no_build() -> N
     instance = instance_dict(1)
     assert one.begin_resource_claim(CONTEXT, instance) is None
     assert (instance["host"], one.disabled) == (HOST, True)
-    assert event_types(store) == ["tracker.node.updated", "tracker.node.updated"]
+    assert event_types(store) == ["tracker.node.updated", "tracker.node.updated", "tracker.claim.untracked"]
 
 
 @pytest.mark.behaviour("exclusion-per-node")

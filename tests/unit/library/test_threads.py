@@ -31,7 +31,7 @@ def test_threads_on_one_tracker_are_granted_exactly_the_claims_that_fit(store: S
         for number in range(thread * EACH, (thread + 1) * EACH):
             claim = tracker.begin_resource_claim(CONTEXT, instance_dict(number, **sized(1, 100, 1)), limits)
             if claim is not None:
-                accepted.append(claim.claim_id)
+                accepted.append(claim.instance.uuid)
 
     at_once(*(lambda thread=thread: work(thread) for thread in range(THREADS)))
     assert len(accepted) == 40
@@ -69,13 +69,13 @@ def test_threads_that_mix_all_operations_leave_exact_totals_and_never_exceed_a_l
             tracker.abort_resource_claim(CONTEXT, claim, instance)
         elif number % 5 == 1:
             tracker.finish_resource_claim(claim)
-            tracker.update_usage(CONTEXT, {"uuid": claim.claim_id, "vm_state": "deleted"})
+            tracker.update_usage(CONTEXT, {"uuid": claim.instance.uuid, "vm_state": "deleted"})
         elif number % 5 == 2:
-            tracker.update_usage(CONTEXT, {"uuid": claim.claim_id, "memory_mb": 5})
-            kept[claim.claim_id] = 5
+            tracker.update_usage(CONTEXT, {"uuid": claim.instance.uuid, "memory_mb": 5})
+            kept[claim.instance.uuid] = 5
         else:
             tracker.finish_resource_claim(claim)
-            kept[claim.claim_id] = 10
+            kept[claim.instance.uuid] = 10
 
     watcher = threading.Thread(daemon=True, target=watch)
     watcher.start()
@@ -143,7 +143,7 @@ class GatedStore(MemoryStore):
             self.entered.set()
             assert self.opened.wait(SECONDS)
         super().commit(commit)
-        self.charged += [uuid for ledger in commit.ledgers for uuid in ledger.touched]
+        self.charged += [held.uuid for ledger in commit.ledgers for held in ledger.touched.values() if held is not None]
 
 
 @pytest.mark.behaviour("exclusion-per-node")

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from tests.support.builders import driver_resource_dict, instance_dict, resources
+from tests.support.builders import LEDGER_ID, driver_resource_dict, instance_dict, planned, resources
 from tracker_worker.domain import commands
-from tracker_worker.domain.decide import decide
 from tracker_worker.domain.fit import read_limits
 from tracker_worker.domain.instance import owner_of, read_changes, read_instance
 from tracker_worker.domain.inventory import FACTS, read_inventory
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.domain.life import OPEN, Life
 from tracker_worker.domain.resources import MAX_AMOUNT
 from tracker_worker.domain.values import MAX_FIELD_BYTES, MAX_TEXT
-from tracker_worker.notifications.render import render
+from tracker_worker.notifications.render import Style, render
 from tracker_worker.wire.notification import renewed
 
 INSTANCE_BYTES = 4 * MAX_FIELD_BYTES + 40_000
@@ -27,6 +27,7 @@ NODE_BYTES = 12 * MAX_FIELD_BYTES + 40_000
 BROKER_BYTES = 16 * 1024 * 1024
 """The least default of max_message_size in RabbitMQ (4.0)."""
 NOW = 2**52
+STYLE = Style(region="r" * MAX_TEXT)
 # A control character has six bytes in JSON, and seven in JSON inside of JSON.
 LONG = "\x01" * MAX_TEXT
 
@@ -48,16 +49,18 @@ def largest_instance(**changes: Any) -> dict[str, Any]:
 
 
 def host() -> HostLedger:
-    ledger = NodeLedger(id=2**62, host="h" * 240, name=LONG, generation=2**62, sequence=2**62)
-    ledger.inventory = read_inventory(driver_resource_dict(), resources())
-    found = HostLedger(id=1, name=ledger.host)
+    ledger = NodeLedger(
+        id=2**62, host="h" * 240, name=LONG, ledger_id=LEDGER_ID, generation=2**62, sequence=2**62, last_at=1
+    )
+    ledger.inventory, ledger.life = read_inventory(driver_resource_dict(), resources()), Life(state=OPEN)
+    found = HostLedger(id=1, name=ledger.host, ledger_id=LEDGER_ID)
     found.nodes[ledger.name] = ledger
     return found
 
 
 def sent(ledger: NodeLedger, event: Any) -> dict[str, int]:
     ledger.apply(event)
-    notification = render(event, ledger)
+    notification = render(event, ledger, message_id=LEDGER_ID, style=STYLE)
     body = notification.encode()
     payload = json.loads(json.loads(body)["oslo.message"])["payload"]
     assert payload == json.loads(notification.payload)
@@ -66,35 +69,42 @@ def sent(ledger: NodeLedger, event: Any) -> dict[str, int]:
 
 
 def play(hosts: HostLedger, command: commands.Command, now: int = NOW) -> dict[str, int]:
-    decision = decide(hosts, command, now)
     sizes: dict[str, int] = {}
-    for event in decision.events:
-        assert decision.node is not None
-        sizes |= sent(decision.node, event)
+    for ledger, event in planned(hosts, command, now).events:
+        sizes |= sent(ledger, event)
     return sizes
 
 
-def begin(fields: dict[str, Any], **limits: int) -> commands.BeginClaim:
+def begin(fields: dict[str, Any], *, claim_id: str | None = None, **limits: int) -> commands.BeginClaim:
     instance = read_instance(fields)
     instance = instance.changed(owner_of(instance.project_id, instance.user_id, {}))
-    return commands.BeginClaim(instance=instance, limits=read_limits(limits), timeout=2**50, node=LONG)
+    return commands.BeginClaim(
+        instance=instance, limits=read_limits(limits), timeout=2**50, node=LONG, claim_id=claim_id
+    )
 
 
 def test_the_largest_notification_of_an_instance_stays_under_its_limit() -> None:
     hosts = host()
     sizes = play(hosts, begin(largest_instance(), vcpu=1, memory_mb=1, disk_gb=1))
-    sizes |= play(hosts, begin(largest_instance()))
+    sizes |= play(hosts, begin(largest_instance(), claim_id=LONG))
+    sizes |= play(hosts, commands.RenewClaim(claim_id=LONG, timeout=2**51))
     changes = read_changes({"uuid": LONG, "vm_state": "shelved_offloaded", "metadata": {**filled(), "": '"' * 30_000}})
     sizes |= play(hosts, commands.UpdateUsage(uuid=LONG, changes={"vm_state": "active"}))
-    sizes |= play(hosts, commands.ExpireClaims(node=LONG), now=2 * NOW)
+    sizes |= play(hosts, commands.ExpireClaims(node=LONG), now=NOW + 2**52)
     sizes |= play(hosts, commands.UpdateUsage(uuid=LONG, changes=changes))
-    for end in (commands.FinishClaim, commands.AbortClaim):
+    ends = (commands.FinishClaim(claim_id=LONG), commands.AbortClaim(claim_id=LONG))
+    for end in (*ends, commands.ReleaseAllocation(uuid=LONG, reason=LONG, released_by=LONG)):
         hosts = host()
-        play(hosts, begin(largest_instance()))
-        sizes |= play(hosts, end(claim_id=LONG))
+        play(hosts, begin(largest_instance(), claim_id=LONG))
+        sizes |= play(hosts, end)
+    play(hosts, commands.ReportNode(node=LONG, inventory=None, keeps_inventory=False))
+    sizes |= play(hosts, begin(largest_instance()))
 
     assert set(sizes) == {
-        *(f"tracker.claim.{name}" for name in ("rejected", "begun", "finished", "aborted", "expired")),
+        *(
+            f"tracker.claim.{name}"
+            for name in ("rejected", "begun", "renewed", "finished", "aborted", "expired", "untracked")
+        ),
         *("tracker.usage.updated", "tracker.usage.released"),
     }
     assert max(sizes.values()) < INSTANCE_BYTES < BROKER_BYTES / 16
@@ -103,7 +113,6 @@ def test_the_largest_notification_of_an_instance_stays_under_its_limit() -> None
 
 def test_the_largest_notification_of_a_node_stays_under_its_limit() -> None:
     hosts = host()
-    (ledger,) = hosts
     for number in range(2000):
         play(hosts, begin(instance_dict(number, project_id=f"{number:0255}", os_type=f"{number}{LONG}"[:MAX_TEXT])))
     found = read_inventory(driver_resource_dict(**dict.fromkeys(FACTS, filled())), resources())
@@ -111,9 +120,7 @@ def test_the_largest_notification_of_a_node_stays_under_its_limit() -> None:
     sizes = play(hosts, commands.ReportNode(node=LONG, inventory=found))
 
     assert 10 * MAX_FIELD_BYTES < sizes["tracker.node.updated"] < NODE_BYTES < BROKER_BYTES / 16
-    view = json.loads(
-        render(decide(hosts, commands.ReportNode(node=LONG, inventory=None), NOW).events[0], ledger).payload
-    )
+    view = _node_updated(hosts)
     assert view["stats_omitted"] == 4001  # a project and an operating system for each instance, and the task state
     assert view["stats"] == {
         "num_instances": 2000,
@@ -123,15 +130,19 @@ def test_the_largest_notification_of_a_node_stays_under_its_limit() -> None:
     }
 
 
+def _node_updated(hosts: HostLedger) -> Any:
+    """The payload that tells that the driver answers nothing."""
+    [(ledger, event)] = planned(hosts, commands.ReportNode(node=LONG, inventory=None), NOW).events
+    return json.loads(render(event, ledger, message_id=LEDGER_ID).payload)
+
+
 @pytest.mark.parametrize("projects", [1, 100])
 def test_counters_that_have_room_are_kept(projects: int) -> None:
     hosts = host()
-    (ledger,) = hosts
     for number in range(projects):
         play(hosts, begin(instance_dict(number, project_id=f"project-{number}")))
 
-    event = decide(hosts, commands.ReportNode(node=LONG, inventory=None), NOW).events[0]
-    view = json.loads(render(event, ledger).payload)
+    view = _node_updated(hosts)
 
     assert len([name for name in view["stats"] if name.startswith("num_proj_")]) == projects
     assert "stats_omitted" not in view

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import random
+import threading
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.builders import HOST, driver_resource_dict, instance_dict, node_name
+from tests.support.deadline import SECONDS
 from tests.support.engine import Call, EngineHarness, Refused
 from tracker_worker.bus.base import FANOUT
 from tracker_worker.service.chores import audit_calls as module
@@ -236,7 +238,10 @@ def test_a_node_that_hangs_holds_neither_the_audits_of_other_nodes_nor_the_perio
     whole = case.call()
     case.settle()
     case.pool.questions.pop(0)()
-    hanging = case.pool.questions.pop(0)  # the first node
+    hang = case.harness.drivers[HOST].hang(N1)
+    hanging = threading.Thread(target=case.pool.questions.pop(0))  # the first node
+    hanging.start()
+    assert hang.entered.wait(SECONDS)
     case.ask()
     for vcpus in (40, 50):
         case.harness.drivers[HOST].nodes[N2] = driver_resource_dict(vcpus=vcpus)
@@ -246,9 +251,10 @@ def test_a_node_that_hangs_holds_neither_the_audits_of_other_nodes_nor_the_perio
         case.ask()
         assert one.reply()[0]["vcpus"] == vcpus
     assert {node.name: node.inventory.total["VCPU"] for node in case.harness.ledger() if node.inventory}[N2] == 50
-    assert case.harness.drivers[HOST].calls.count(N1) == 0
+    assert case.harness.drivers[HOST].calls.count(N1) == 1
     assert not whole.replied()
-    hanging()
+    hang.release()
+    hanging.join(SECONDS)
     case.ask()
     assert len(whole.reply()) == 2
     case.harness.stop()

@@ -125,7 +125,8 @@ def test_a_failed_audit_returns_the_error_and_keeps_the_inventory(harness: Engin
     else:
         # The reply must not hold the text of the driver's error, which may contain any data.
         assert told.error == "RuntimeError"
-    assert harness.caller.call("get_node").reply()["generation"] == 1
+    view = harness.caller.call("get_node").reply()
+    assert (view["generation"], view["state"], view["vcpus"]) == (2, "stale", TOTAL["VCPU"])
     assert harness.unsettled() == 0
 
 

@@ -322,9 +322,10 @@ class TestUnexpected:
         told: queue.SimpleQueue[Exception] = queue.SimpleQueue()
         command = begin(13, node=N1)
         harness.engine.submit(Chore(host=HOST, commands=[command], failed=told.put))
-        harness.engine.submit(Chore(host=HOST, commands=[begin(2, node="node-9")], failed=told.put))
+        conflict = [begin(2, node=N1), begin(2, node=N1, memory_mb=1)]
+        harness.engine.submit(Chore(host=HOST, commands=conflict, failed=told.put))
         harness.engine.submit(Chore(host=HOST, commands=[command]))
-        assert [type(told.get(timeout=SECONDS)).__name__ for _ in range(2)] == ["ZeroDivisionError", "NodeNotFound"]
+        assert [type(told.get(timeout=SECONDS)).__name__ for _ in range(2)] == ["ZeroDivisionError", "ClaimConflict"]
         harness.finish()
         assert harness.charged() == []
 

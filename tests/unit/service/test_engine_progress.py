@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.builders import begin, driver_resource_dict, instance_dict, node_name, uuid
-from tests.support.engine import Call, EngineHarness, Refused
+from tests.support.engine import STEPS_TO_SETTLE, Call, EngineHarness, Refused
 from tests.support.store import Writer
 from tracker_worker.bus.base import FANOUT, SHARED
 from tracker_worker.errors import StoreUnavailable
@@ -42,7 +42,7 @@ class Worker:
 
         self.store.inner.commit = interfered  # type: ignore[method-assign]
         self.plain_commit = commit
-        self.step()
+        self.step(STEPS_TO_SETTLE)
 
     def step(self, times: int = 1) -> float | None:
         for _ in range(times):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.support.builders import begin, instance_dict, node_name, uuid
-from tests.support.engine import Call, EngineHarness, Refused
+from tests.support.engine import STEPS_TO_SETTLE, Call, EngineHarness, Refused
 from tests.support.store import Writer
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.store.base import Commit, Store, Unstorable
@@ -26,7 +26,8 @@ class Steps:
         self.harness.engine.acquire_leases()
         self.harness.connect()
         self.harness.engine.renew_leases()
-        self.step()
+        for _ in range(STEPS_TO_SETTLE):
+            self.step()
 
     def step(self) -> float | None:
         """One step. Time passes only where a script of the store says so."""

@@ -45,7 +45,8 @@ def standby(harness: EngineHarness, make_harness: MakeHarness, clock: Clock) -> 
 
 
 def owner_of(store: Store) -> str | None:
-    return store._hosts[HOST].lease_owner  # type: ignore[attr-defined]
+    [host] = store.hosts()
+    return host.lease_owner
 
 
 def cursor_of(harness: EngineHarness) -> int:
@@ -141,6 +142,39 @@ def test_a_renewed_lease_keeps_its_owner(
         standby.engine.renew_leases()
         standby.finish()
     assert owner_of(store) == "worker-1"
+
+
+class TestSteppedClock:
+    """Somebody sets the clock of the database."""
+
+    @pytest.mark.parametrize("seconds", [7200, -7200])
+    def test_a_worker_that_is_up_keeps_its_lease(
+        self, harness: EngineHarness, standby: EngineHarness, clock: Clock, store: Store, seconds: float
+    ) -> None:
+        clock.step(seconds)
+        for each in (standby, harness, standby, harness, standby):
+            clock.forward(2.5)
+            each.engine.renew_leases()
+            each.finish()
+            assert owner_of(store) == "worker-1"
+        clock.forward(LEASE_SECONDS + 1)
+        standby.engine.renew_leases()
+        standby.finish()
+        assert owner_of(store) == "worker-2"
+
+    @pytest.mark.parametrize("seconds", [7200, 10, -10, -7200])
+    def test_the_lease_of_a_worker_that_is_gone_lasts_half_a_minute_at_most(
+        self, harness: EngineHarness, standby: EngineHarness, clock: Clock, store: Store, seconds: float
+    ) -> None:
+        harness.stop(release=False)
+        clock.step(seconds)
+        waited = 0
+        while owner_of(store) != "worker-2":
+            clock.forward(LEASE_SECONDS / 3)
+            waited += LEASE_SECONDS // 3
+            standby.engine.renew_leases()
+            standby.finish()
+            assert waited <= 30
 
 
 def test_a_worker_that_takes_an_expired_lease_relays_the_rest(

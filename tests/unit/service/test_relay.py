@@ -7,7 +7,7 @@ from typing import cast
 
 import pytest
 
-from tests.support.builders import HOST, begin, node_name
+from tests.support.builders import HOST, node_name
 from tests.support.relay import A, Case, keys, lagging
 from tracker_worker.bus.base import Bus
 from tracker_worker.errors import StoreUnavailable
@@ -148,45 +148,6 @@ def test_all_nodes_share_one_window(small_window: int) -> None:
     case.confirm(*keys(2, 3, 4))
     case.relay._catch_up()
     assert case.sent.take() == keys(3, 4, node=2)
-
-
-def test_sequences_without_an_outbox_row_are_skipped() -> None:
-    """Notifications were switched off for a while."""
-    case = Case().taken()
-    case.cursors()
-    case.commit(2)
-    case.writer.put(begin(101, node=N1)).put(begin(102, node=N1))
-    case.writer.notifications.clear()
-    case.writer.commit()
-    case.commit(1)
-    case.relay.take(case.writer.host)
-    case.relay._catch_up()
-    assert case.sent.take() == keys(2, 3)
-    case.relay._catch_up()
-    assert case.sent.take() == []
-    case.confirm((1, 3, A), (1, 2, A))
-    case.relay._catch_up()
-    assert case.sent.take() == keys(6)
-    assert case.cursors() == {(1, A): 5}
-    case.confirm((1, 6, A))
-    assert case.cursors() == {(1, A): 6}
-    assert case.offer(1) == keys(7)
-
-
-def test_sequences_without_an_outbox_row_at_the_end_are_skipped(case: Case) -> None:
-    case.cursors()
-    case.writer.put(begin(101, node=N1)).put(begin(102, node=N1))
-    case.writer.notifications.clear()
-    case.writer.commit()
-    case.relay.take(case.writer.host)
-    for _ in range(3):
-        if case.behind():
-            case.relay._catch_up()
-    assert not case.behind()
-    assert case.cursors() == {(1, A): 3}
-    assert case.offer(1) == keys(4)
-    case.confirm((1, 4, A))
-    assert case.cursors() == {(1, A): 4}
 
 
 def test_a_relay_that_cannot_read_the_outbox_reads_it_later(case: Case) -> None:

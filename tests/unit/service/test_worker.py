@@ -12,13 +12,15 @@ import pytest
 
 from tests.support.builders import HOST, TOTAL, driver_resource_dict, instance_dict, node_name, uuid
 from tests.support.deadline import SECONDS, wait_until
+from tests.support.engine import Refused
 from tests.support.startstop import stress
 from tests.support.worker import WorkerHarness
 from tests.unit.service.conftest import MakeWorker
 from tracker_worker.errors import ConfigurationError, StoreUnavailable
+from tracker_worker.inventory.fake import FakeDriver
 from tracker_worker.service import worker as module
 
-N1 = node_name(1)
+N1, N2 = node_name(1), node_name(2)
 
 
 class TestStart:
@@ -51,48 +53,82 @@ class TestStart:
             ("host-2", N1, TOTAL["VCPU"]),
         ]
 
-    @pytest.mark.behaviour("start-order")
     @pytest.mark.parametrize(
-        ("wrong", "named"),
+        ("wrong", "states"),
         [
-            ({"listing_error": OSError("no hypervisor")}, "no hypervisor"),
-            ({"nodes": {N1: OSError("no hypervisor")}}, "no hypervisor"),
-            ({"nodes": {N1: {"vcpus": 1}}}, "memory_mb"),
-            ({"nodes": {N1: driver_resource_dict(), "node-2": driver_resource_dict(vcpus=-1)}}, "vcpus"),
+            ({"listing_error": OSError("no hypervisor")}, {}),
+            ({"nodes": {N1: OSError("no hypervisor")}}, {N1: "unknown"}),
+            ({"nodes": {N1: {"vcpus": 1}}}, {N1: "unknown"}),
+            (
+                {"nodes": {N1: driver_resource_dict(), N2: driver_resource_dict(vcpus=-1), "\x1b": None}},
+                {N1: "open", N2: "unknown"},
+            ),
         ],
     )
-    def test_a_first_inventory_that_fails_ends_the_start(
-        self, worker_harness: WorkerHarness, wrong: dict[str, Any], named: str
+    def test_a_start_goes_on_with_what_has_answered(
+        self, worker_harness: WorkerHarness, wrong: dict[str, Any], states: dict[str, str]
     ) -> None:
-        threads = set(threading.enumerate())
         for name, value in wrong.items():
             setattr(worker_harness.driver, name, value)
-        with pytest.raises(ConfigurationError, match=named):
-            worker_harness.worker.start()
-        assert "bus.start" not in worker_harness.store.calls
-        assert worker_harness.store.calls[-1] == "stop"
-        wait_until(lambda: set(threading.enumerate()) <= threads, "the end of its threads")
-        assert not worker_harness.worker.ready()
+        worker_harness.worker.start()
+        views = worker_harness.caller.call("list_nodes").reply()
+        assert {view["node"]: view["state"] for view in views} == states
+        assert all(view["state_reason"] for view in views if view["state"] == "unknown")
 
-    def test_one_host_whose_inventory_fails_ends_the_start_of_all(
+    @pytest.mark.parametrize("fails", [OSError("no hypervisor"), None])
+    def test_after_a_start_a_node_that_fails_has_its_last_inventory(
+        self, make_worker: MakeWorker, started_worker: WorkerHarness, fails: Exception | None
+    ) -> None:
+        started_worker.worker.stop()
+        again = make_worker()
+        again.store.inner = started_worker.store.inner
+        again.driver.nodes[N1] = fails
+        again.worker.start()
+        view = again.caller.call("get_node").reply()
+        assert (view["state"], view["vcpus"]) == ("stale", TOTAL["VCPU"])
+        node = again.caller.call("update_usage", instance={"uuid": uuid(1), "vm_state": "active"}).reply()
+        assert node == {"tracked": False, "changed": False}
+
+    def test_one_host_whose_driver_fails_keeps_no_other_host_from_being_served(
         self, make_worker: MakeWorker, configuration: Path
     ) -> None:
         configuration.write_text("[tracker]\nhosts = host-1, host-2\ninventory_driver = fake\n")
         worker_harness = make_worker()
         worker_harness.drivers["host-2"].listing_error = OSError("no hypervisor")
-        with pytest.raises(ConfigurationError, match="no hypervisor"):
-            worker_harness.worker.start()
-        assert "bus.start" not in worker_harness.store.calls
+        worker_harness.worker.start()
+        claim = worker_harness.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
+        assert claim["instance_uuid"] == uuid(1)
+        assert worker_harness.caller.call("list_nodes", source="host-2").reply() == []
 
-    def test_a_driver_that_does_not_answer_ends_the_start(
-        self, worker_harness: WorkerHarness, monkeypatch: pytest.MonkeyPatch
+    def test_a_start_does_not_wait_for_a_driver_that_hangs(
+        self, worker_harness: WorkerHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         monkeypatch.setattr(module, "_FIRST_AUDIT_SECONDS", 0.01)
+        worker_harness.driver.nodes[N2] = driver_resource_dict()
         hang = worker_harness.driver.hang(N1)
-        with pytest.raises(ConfigurationError, match=r"has not answered within 0\.01 s"):
-            worker_harness.worker.start()
+        worker_harness.worker.start()
+        assert "the inventory drivers of 1 hosts have not answered within 0.01 s (host-1)" in caplog.text
+        call = worker_harness.caller.call
+        wait_until(lambda: len(call("list_nodes").reply()) == 2, "both nodes listed")
+        refused = call("begin_resource_claim", instance=instance_dict(1, node=N1)).reply()
+        assert isinstance(refused, Refused)
+        assert (refused.error, refused.kwargs["state"]) == ("NodeUnavailable", "unknown")
+        wait_until(lambda: call("get_node", node=N2).reply()["state"] == "open", "the other node")
         hang.release()
-        assert "bus.start" not in worker_harness.store.calls
+        wait_until(lambda: call("get_node", node=N1).reply()["state"] == "open", "the slow node")
+
+    def test_a_standby_writes_neither_failures_nor_missing_nodes(
+        self, make_worker: MakeWorker, started_worker: WorkerHarness
+    ) -> None:
+        standby = make_worker()
+        standby.store.inner = started_worker.store.inner
+        standby.drivers[HOST] = FakeDriver(HOST, nodes={N2: OSError("no hypervisor")})
+        standby.worker._drivers[HOST] = standby.drivers[HOST]
+        standby.worker.start()
+        host = standby.store.inner.load_host(HOST)
+        assert host is not None
+        assert {ledger.name: ledger.life.state for ledger in host} == {N1: "open", N2: "unknown"}
+        assert host.nodes[N2].life.look is None
 
     @pytest.mark.parametrize("method", ["start", "register_host"])
     def test_an_unavailable_store_ends_the_start(self, worker_harness: WorkerHarness, method: str) -> None:
@@ -172,7 +208,7 @@ class TestStop:
         started_worker.caller.cast("begin_resource_claim", instance=instance_dict(2))
         commit.set()
         stopping.join(SECONDS)
-        assert claim.reply()["claim_id"] == uuid(1)
+        assert claim.reply()["instance_uuid"] == uuid(1)
         assert in_order(started_worker.store.calls, "bus.pause", "bus.stop", "stop")
         # Only the request that had not begun waits for the next worker.
         assert [delivery.source for delivery in started_worker.broker._waiting[HOST]] == [HOST]
@@ -180,9 +216,8 @@ class TestStop:
     def test_a_stop_writes_the_cursors(self, started_worker: WorkerHarness) -> None:
         started_worker.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
         started_worker.worker.stop()
-        loaded = started_worker.store.inner.load_host(HOST)
-        assert loaded is not None
-        assert started_worker.store.inner.cursors(loaded.id) == {(loaded.node(N1).id, "notifications"): 2}
+        [stream] = started_worker.store.inner.streams(HOST)
+        assert (stream.node, dict(stream.cursors)) == (N1, {"notifications": 2})
 
     def test_a_worker_may_be_stopped_twice_and_without_a_start(self, worker_harness: WorkerHarness) -> None:
         worker_harness.worker.stop()

@@ -36,7 +36,7 @@ class TestReload:
         assert (claim["expires_at"], claim["limit_source"]) == ("2026-01-15T12:01:00.000000Z", "capacity")
         started_worker.clock.forward(61)
         started_worker.caller.call("update_available_resource").reply()
-        assert [claim["claim_id"] for claim in started_worker.caller.call("list_claims").reply()] == [uuid(1)]
+        assert [claim["instance_uuid"] for claim in started_worker.caller.call("list_claims").reply()] == [uuid(1)]
         assert started_worker.caller.call("get_node").reply()["running_vms"] == 1
 
     @pytest.mark.parametrize("text", ["claim_timeout_seconds = soon\n", "missing_limit = bogus\n", "no option\n"])

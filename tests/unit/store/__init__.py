@@ -2,4 +2,4 @@
 
 import pytest
 
-pytest.register_assert_rewrite(f"{__name__}.migrations")
+pytest.register_assert_rewrite(f"{__name__}.migrations", f"{__name__}.identity")

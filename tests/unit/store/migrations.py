@@ -13,15 +13,16 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from tests.support.builders import begin, node_name
-from tests.support.store import at_once, load, settle, snapshots
+from tests.support.builders import HOST, begin, node_name
+from tests.support.store import Writer, answer, at_once, cursors, flat, load, settle, snapshots
+from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.errors import ConfigurationError
 from tracker_worker.store.base import Commit
 from tracker_worker.store.sql import engines, migration
 from tracker_worker.store.sql.schema import metadata
 from tracker_worker.store.sql.store import SQLStore
 
-TABLES = {"hosts", "nodes", "allocations", "attempts", "inbox", "outbox", "relay_cursor", "dead_letters"}
+TABLES = {table.name for table in metadata.sorted_tables}
 
 
 # A host with two nodes, of which the first has published 7 of 9 notifications.
@@ -39,6 +40,25 @@ FIRST_REVISION = (
     "INSERT INTO relay_cursor (node_id, sequence) VALUES (1, 7)",
     "INSERT INTO relay_cursor (node_id, sequence) VALUES (2, 0)",
 )
+
+
+def of_node(ledger: NodeLedger) -> dict[str, Any]:
+    """What the first schema has of a node too."""
+    allocations = [
+        (held.uuid, held.instance, held.resources, held.claim_state, held.limit_source, held.begun_at, held.expires_at)
+        for held in ledger.allocations.values()
+    ]
+    inventory = ledger.inventory
+    return {
+        "id": ledger.id,
+        "generation": ledger.generation,
+        "sequence": ledger.sequence,
+        "total": inventory and inventory.total,
+        "usage": ledger.usage,
+        "state": ledger.life.state,
+        "allocations": allocations,
+        "drift": ledger.drift,
+    }
 
 
 def tables(engine: sa.Engine) -> set[str]:
@@ -146,10 +166,10 @@ class MigrationContract(abc.ABC):
                 connection.exec_driver_sql(statement)
         migration.upgrade(engine)
         store = SQLStore(url)
-        assert store.cursors(1) == {}
-        assert store.open_cursors(1, ["a", "b"]) == {(1, "a"): 7, (1, "b"): 7, (2, "a"): 0, (2, "b"): 0}
+        assert cursors(store, "h") == {}
+        assert flat(store.open_cursors("h", ["a", "b"])) == {(1, "a"): 7, (1, "b"): 7, (2, "a"): 0, (2, "b"): 0}
         store.commit(Commit(cursors={(1, "a"): 9}))
-        assert store.open_cursors(1, ["a", "b", "c"])[1, "c"] == 9  # at the last sequence, as any new topic
+        assert flat(store.open_cursors("h", ["a", "b", "c"]))[1, "c"] == 9  # at the last sequence, as any new topic
         store.stop()
 
     def test_a_downgrade_keeps_the_cursor_of_the_slowest_topic(self, url: str, engine: sa.Engine) -> None:
@@ -157,19 +177,34 @@ class MigrationContract(abc.ABC):
         store = SQLStore(url)
         writer = settle(store)
         ids = [ledger.id for ledger in writer.host]
-        store.open_cursors(1, ["a", "b"])
-        store.commit(Commit(cursors={(ids[0], "a"): 4, (ids[0], "b"): 3, (ids[1], "a"): 1}))
-        store.create_node(1, "without cursors")
-        before = {name: snapshot for name, snapshot in snapshots(load(store)).items() if name != "without cursors"}
+        streams = [ledger.stream_id for ledger in writer.host]
+        store.open_cursors(HOST, ["a", "b"])
+        store.commit(Commit(cursors={(streams[0], "a"): 4, (streams[0], "b"): 3, (streams[1], "a"): 1}))
+        store.create_node(writer.host.id, "without cursors")
         store.stop()
         migration.downgrade(engine, "0001")
         with engine.connect() as connection:
             left = connection.exec_driver_sql("SELECT node_id, sequence FROM relay_cursor ORDER BY node_id").all()
         assert [tuple(row) for row in left] == [(ids[0], 3), (ids[1], 1), (max(ids) + 1, 0)]
+
+    def test_a_downgrade_and_an_upgrade_keep_nodes_allocations_and_the_outbox(
+        self, url: str, engine: sa.Engine
+    ) -> None:
         migration.upgrade(engine)
-        after = snapshots(load(store))
+        store = SQLStore(url)
+        writer = settle(store).put(begin(1, node=node_name(1))).commit(answer("u-1"))
+        before = {name: of_node(ledger) for name, ledger in writer.host.nodes.items()}
+        outbox = [row.message_id for row in store.outbox(writer[node_name(1)].stream_id, after=0, limit=9)]
         store.stop()
-        assert {name: after[name] for name in before} == before
+        migration.downgrade(engine, "0001")
+        migration.upgrade(engine)
+        assert {name: of_node(ledger) for name, ledger in load(store).nodes.items()} == before
+        stream_id = load(store).node(node_name(1)).stream_id
+        assert [row.message_id for row in store.outbox(stream_id, after=0, limit=9)] == outbox
+        assert store.answered(["u-1"]) == {"u-1": answer("u-1").reply}
+        Writer(store).put(begin(2, node=node_name(1))).commit()
+        store.create_node(writer.host.id, "another")
+        store.stop()
 
     def test_a_failed_upgrade_changes_nothing(self, engine: sa.Engine) -> None:
         with engine.begin() as connection:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ import pytest
 
 from tests.support.builders import begin
 from tracker_worker.domain import views
+from tracker_worker.domain.commands import FinishClaim
 from tracker_worker.domain.ledger import HostLedger
+from tracker_worker.ids import NewIds
 from tracker_worker.store.ledgers import Ledgers
 from tracker_worker.store.sql.location import sqlite_url
 from tracker_worker.store.sql.store import SQLStore
@@ -48,6 +51,10 @@ def store(dump: Path, tmp_path: Path) -> Iterator[SQLStore]:
     store.stop()
 
 
+def unit_of_work(store: SQLStore, ledgers: Ledgers) -> UnitOfWork:
+    return UnitOfWork(store, ledgers, notify=True, new_id=NewIds(bytes))
+
+
 @pytest.fixture
 def host(store: SQLStore) -> HostLedger:
     host = store.load_host(HOST)
@@ -58,10 +65,30 @@ def host(store: SQLStore) -> HostLedger:
 def test_nodes_claims_and_usage_are_what_the_earlier_worker_answered(
     host: HostLedger, expected: dict[str, Any]
 ) -> None:
-    assert [views.node_view(ledger) for ledger in host] == expected["nodes"]
-    assert [claim for ledger in host for claim in views.claim_views(ledger)] == expected["claims"]
+    for ledger, node in zip(host, expected["nodes"], strict=True):
+        view = views.node_view(ledger)
+        assert {name: view[name] for name in node} == node
+        assert (view["state"], view["state_reason"]) == ("open", "")
+    claims = list(views.each_claim_view(host))
+    for view, claim in zip(sorted(claims, key=itemgetter("instance_uuid")), expected["claims"], strict=True):
+        # Its id is new; the uuid of the instance, which was the id, still names it.
+        assert {name: view[name] for name in claim if name != "claim_id"} == {
+            name: value for name, value in claim.items() if name != "claim_id"
+        }
+    assert len({view["claim_id"] for view in claims}) == len(claims)
     assert views.usage_view(host) == expected["usage"]
     assert [ledger.drift for ledger in host] == [None, None]
+
+
+def test_a_claim_of_the_earlier_worker_is_finished_by_the_uuid_that_was_its_id(store: SQLStore) -> None:
+    ledgers = Ledgers(store)
+    unit = unit_of_work(store, ledgers)
+    decision = unit.decide(ledgers.get(HOST), FinishClaim(claim_id="vm-2"), 1_768_478_500_000_000)
+    unit.commit()
+    assert decision.reply["state"] == "finished"
+    host = store.load_host(HOST)
+    assert host is not None
+    assert [claim["instance_uuid"] for claim in views.each_claim_view(host)] == ["vm-4"]
 
 
 def test_outbox_cursors_and_inbox_are_what_the_earlier_worker_wrote(
@@ -70,14 +97,18 @@ def test_outbox_cursors_and_inbox_are_what_the_earlier_worker_wrote(
     outbox = [
         [row.node, row.sequence, row.event_type, row.message_id, json.loads(row.payload)]
         for ledger in host
-        for row in store.outbox(ledger.id, after=0, limit=100)
+        for row in store.outbox(ledger.stream_id, after=0, limit=100)
     ]
     assert outbox == expected["outbox"]
-    opened = store.open_cursors(host.id, ["first", "second"])
-    assert opened == {
-        (ledger.id, topic): expected["cursors"][ledger.name] for ledger in host for topic in ("first", "second")
+    opened = store.open_cursors(HOST, ["first", "second"])
+    assert {stream.node: dict(stream.cursors) for stream in opened} == {
+        node: {"first": cursor, "second": cursor} for node, cursor in expected["cursors"].items()
     }
-    assert store.cursors(host.id) == opened
+    last = {stream.node: (stream.sequence, stream.last_at) for stream in opened}
+    assert last == {
+        ledger.name: (ledger.sequence, store.outbox(ledger.stream_id, after=0, limit=100)[-1].occurred_at)
+        for ledger in host
+    }
     answers = {unique_id: answer.encode() for unique_id, answer in expected["answers"].items()}
     assert store.answered(list(answers)) == answers
 
@@ -86,7 +117,7 @@ def test_the_next_decision_continues_generation_and_sequence_of_the_earlier_work
     store: SQLStore, expected: dict[str, Any]
 ) -> None:
     ledgers = Ledgers(store)
-    unit = UnitOfWork(store, ledgers, notify=True)
+    unit = unit_of_work(store, ledgers)
     before = {view["node"]: view for view in expected["nodes"]}["n1"]
     decision = unit.decide(ledgers.get(HOST), begin(7, node="n1"), 1_800_000_000_000_000)
     unit.commit()
@@ -94,5 +125,5 @@ def test_the_next_decision_continues_generation_and_sequence_of_the_earlier_work
     host = store.load_host(HOST)
     assert host is not None
     assert host.node("n1").sequence == before["sequence"] + 1
-    (row,) = store.outbox(host.node("n1").id, after=before["sequence"], limit=10)
+    (row,) = store.outbox(host.node("n1").stream_id, after=before["sequence"], limit=10)
     assert row.event_type == "tracker.claim.begun"

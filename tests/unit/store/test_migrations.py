@@ -10,12 +10,13 @@ import pytest
 import sqlalchemy as sa
 
 from tests.support.store import at_once
-from tests.unit.store.migrations import TABLES, MigrationContract, refusal, tables
+from tests.unit.store.identity import IdentityContract
+from tests.unit.store.migrations import TABLES, refusal, tables
 from tracker_worker.store.sql import engines, migration
 from tracker_worker.store.sql.store import SQLStore
 
 
-class TestSQLiteMigrations(MigrationContract):
+class TestSQLiteMigrations(IdentityContract):
     @pytest.fixture
     def url(self, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path / 'ledger.sqlite'}"

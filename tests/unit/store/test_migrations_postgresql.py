@@ -12,12 +12,13 @@ import sqlalchemy as sa
 
 from tests.servers import PostgreSQLServer
 from tests.servers.ports import Ports
-from tests.unit.store.migrations import MigrationContract, refusal, tables
+from tests.unit.store.identity import IdentityContract
+from tests.unit.store.migrations import refusal, tables
 from tracker_worker.store.sql import engines, migration
 from tracker_worker.store.sql.store import SQLStore
 
 
-class TestPostgreSQLMigrations(MigrationContract):
+class TestPostgreSQLMigrations(IdentityContract):
     @pytest.fixture
     def url(self, postgresql_url: str) -> str:
         return postgresql_url
@@ -40,7 +41,9 @@ class TestPostgreSQLMigrations(MigrationContract):
     def test_a_start_on_an_old_revision_is_refused(self, engine: sa.Engine) -> None:
         migration.upgrade(engine, "0001")
         message = refusal(partial(migration.ensure_schema, engine))
-        assert message == "the database schema is at revision 0001, not at 0002: run 'tracker-worker db upgrade'"
+        assert message == (
+            f"the database schema is at revision 0001, not at {migration.head()}: run 'tracker-worker db upgrade'"
+        )
 
 
 def test_an_unreachable_server_is_an_error_without_the_password() -> None:

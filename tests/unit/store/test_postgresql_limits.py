@@ -35,7 +35,7 @@ def test_an_ordinary_commit_is_one_statement(writer: Writer) -> None:
     for number in range(MOST_ROWS - 1):
         writer.put(begin(number, node=N1))
     answers = [answer(f"u-{number}") for number in range(MOST_ROWS)]
-    commit = writer.made(*answers, cursors={ledger.id: 1 for ledger in writer.host})
+    commit = writer.made(*answers, cursors={ledger.stream_id: 1 for ledger in writer.host})
     verified = {1: {ledger.id: ledger.stored_generation for ledger in writer.host}}
     assert rows_of(replace(commit, verified=verified)) == [
         {"nodes": 1, "kept": 999, "inbox": 1000, "outbox": 999, "cursors": 2, "verified": 1}

@@ -41,6 +41,7 @@ class AMQPBus(Bus):
             hosts,
             received=listener.received,
             lost=listener.lost,
+            emptied=listener.emptied,
             opened=listener.opened,
             died=listener.died,
             addresses=self._addresses,
@@ -93,6 +94,10 @@ class AMQPBus(Bus):
         if self._started:
             self.sender.repair()
             self.receiver.repair()
+
+    def report_empty(self, hosts: Sequence[str]) -> None:
+        if self._started:
+            self.receiver.report_empty(hosts)
 
     def _open(self) -> bool:
         return self._started and self.receiver.is_open() and self.sender.is_open()

@@ -15,6 +15,7 @@ from tracker_worker import faults
 from tracker_worker.bus.amqp import internals
 from tracker_worker.bus.amqp.addresses import Addresses
 from tracker_worker.bus.amqp.connection import FOREVER, BrokerConnection
+from tracker_worker.bus.amqp.emptiness import Emptiness
 from tracker_worker.bus.amqp.frames import Delivered, Pieces, read_delivery
 from tracker_worker.bus.amqp.served import SIDE_PREFETCH, Served
 from tracker_worker.bus.base import Delivery, Receiver
@@ -44,6 +45,7 @@ class Consumer(BrokerConnection, Receiver):
         *,
         received: Callable[[Sequence[Delivery]], None],
         lost: Callable[[], None],
+        emptied: Callable[[str], None] = lambda host: None,
         opened: Callable[[], None] = lambda: None,
         died: Callable[[BaseException], None],
         addresses: Addresses | None = None,
@@ -54,6 +56,7 @@ class Consumer(BrokerConnection, Receiver):
         self._report_lost = lost
         self._handing_over = True
         self._served = Served(settings, hosts)
+        self._emptiness = Emptiness(settings, emptied)
         self._ack_threshold = max(1, min(self._served.share, SIDE_PREFETCH) // 4)
         self._ack_before = 0.0
         self._channel: Any = None
@@ -96,6 +99,7 @@ class Consumer(BrokerConnection, Receiver):
         channel.auto_decode = False  # the bytes as they came, whatever content_encoding says
         internals.take_frames(connection, channel.channel_id, self._take)
         self._served.consume(channel)
+        self._emptiness.opened(connection)
         self._report_opened()
 
     def is_open(self) -> bool:
@@ -115,6 +119,11 @@ class Consumer(BrokerConnection, Receiver):
     def repair(self) -> None:
         """Declare, bind and consume everything again soon. Any thread; returns immediately."""
         self._served.repair()
+        self.wake()
+
+    def report_empty(self, hosts: Sequence[str]) -> None:
+        """See ``Bus.report_empty``."""
+        self._emptiness.want(hosts)
         self.wake()
 
     def read_pause(self) -> float:
@@ -169,14 +178,21 @@ class Consumer(BrokerConnection, Receiver):
 
     def work(self) -> None:
         self._hand_over()
+        if self._handing_over:
+            self._emptiness.report()
         if self._settled:
             self._acknowledge()
         now = time.monotonic()
+        serves, looks = self._served.due(now), self._emptiness.due(now)
         # With the answers that are waited for, deliveries are read that have to have room.
-        if self._served.due(now) and 2 * self._unsettled_bytes <= self._most_bytes and not self._stopping.is_set():
+        has_room = 2 * self._unsettled_bytes <= self._most_bytes and not self._stopping.is_set()
+        if (serves or looks) and has_room:
             self._waiting_for_broker = True
             try:
-                self._served.work(now)
+                if serves:
+                    self._served.work(now)
+                if looks and self._emptiness.look(now):
+                    self._served.ask(self._emptiness.answered)
             finally:
                 self._waiting_for_broker = False
 
@@ -226,6 +242,7 @@ class Consumer(BrokerConnection, Receiver):
         self._arrived.clear()
         self._pieces.forget()
         self._served.forget()
+        self._emptiness.forget()
         self._settled.clear()
         self._unsettled.clear()
         self._unsettled_bytes = 0

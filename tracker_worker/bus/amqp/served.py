@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
@@ -55,6 +56,7 @@ class Served:
         self._failure = ""  # that was logged
         self._limit = 0
         self._unanswered = 0
+        self._answers: deque[Callable[[], None] | None] = deque()  # whom each answer of the broker concerns, in order
         self._asked = False
         self._check_at = 0.0
         self._not_before = 0.0
@@ -74,13 +76,23 @@ class Served:
         """Have the broker deliver over this channel. Does not wait for anything: a call of the library that waits reads all the
         deliveries that come first."""
         self._channel, self._limit, self._unanswered = channel, 0, 0
+        self._answers.clear()
         self._consume(self._idle - self._refused)
         self._set_limit(self._limit)  # its answer comes when all queues are consumed
         self._check_at = time.monotonic() + _CHECK_SECONDS
 
     def answered(self) -> None:
         """The broker has answered a limit."""
-        self._unanswered -= 1
+        ask = self._answers.popleft()
+        if ask is None:
+            self._unanswered -= 1
+        else:
+            ask()
+
+    def ask(self, answered: Callable[[], None]) -> None:
+        """Call ``answered`` when everything that the broker has delivered by now has arrived."""
+        self._answers.append(answered)
+        internals.set_prefetch(self._channel, self._limit)
 
     def consuming(self) -> bool:
         """Whether the broker delivers."""
@@ -188,6 +200,7 @@ class Served:
     def _set_limit(self, limit: int) -> None:
         self._limit = limit
         self._unanswered += 1
+        self._answers.append(None)
         internals.set_prefetch(self._channel, limit)
 
     def _cancelled(self, name: str) -> None:

@@ -26,6 +26,8 @@ LOG = logging.getLogger(__name__)
 # The worker counts its own attempts: the broker's count also rises for messages that were only prefetched. The queue has a
 # limit all the same: without one, RabbitMQ 3.10 returns messages to the back of the queue.
 _DELIVERY_LIMIT = 1_000_000
+# What the broker says of a queue that does not exist; of one whose node is down it says something else, with the same code.
+_NO_QUEUE = "no queue "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +173,18 @@ def _exist(connection: Any, queues: Sequence[Queue]) -> bool:
     except NotFound:
         return False
     return True
+
+
+def is_empty(connection: Any, queue: Queue) -> bool:
+    """Whether the queue has no message that is ready for a consumer, or does not exist. One that is on a node which is down is
+    not empty."""
+    try:
+        with _channel(connection) as channel:
+            return int(channel.queue_declare(queue.name, passive=True).message_count) == 0
+    except NotFound as error:
+        return _NO_QUEUE in str(error)
+    except ChannelError:
+        return False
 
 
 def bind(connection: Any, queues: Sequence[Queue]) -> None:

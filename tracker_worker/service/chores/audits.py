@@ -18,7 +18,7 @@ from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.domain.policy import Policy
 from tracker_worker.errors import TrackerError
 from tracker_worker.service.chores.audit_calls import AuditCall, AuditCalls, Views
-from tracker_worker.service.chores.inventories import Inventories, InventoryReport
+from tracker_worker.service.chores.inventories import Inventories, InventoryReport, Report
 from tracker_worker.service.chores.leases import Leases
 from tracker_worker.service.requests.items import Chore
 from tracker_worker.service.requests.methods import Audit
@@ -53,17 +53,20 @@ class Audits:
         leases: Leases,
         policy: Callable[[], Policy],
         submit: Callable[[Chore], None],
+        listed: Callable[[], None] = lambda: None,
         monotonic: Callable[[], float] = threads.monotonic,
         count: Callable[[str], None] = lambda name: None,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
     ) -> None:
-        """``monotonic`` gives seconds; ``count`` adds one to a counter."""
+        """``listed`` is called on the engine's thread when a host's list of nodes is committed. ``monotonic`` gives seconds;
+        ``count`` adds one to a counter."""
         self._inventories = inventories
         self._bus = bus
         self._ledgers = ledgers
         self._leases = leases
         self._policy = policy
         self._submit = submit
+        self._listed = listed
         self._calls = AuditCalls(send=self._send, monotonic=monotonic, count=count, max_answer_bytes=max_answer_bytes)
         # Of each kind, by host and node, one look runs and another one waits for its end, or for the next step.
         self._running: set[tuple[str, str | None]] = set()
@@ -96,7 +99,7 @@ class Audits:
             return
         release = self._policy().release_expired
         expire = [commands.ExpireClaims(node=ledger.name, release=release) for ledger in self._ledgers.get(host)]
-        self._submit(Chore(host=host, commands=expire))
+        self._submit(Chore(host=host, commands=expire))  # while they may not expire, the commands change nothing
         self._inventories.refresh(host, None, self._found)
 
     def step(self, now: float) -> float | None:
@@ -132,10 +135,13 @@ class Audits:
         self._running.add(key)
         self._inventories.read(look.host, look.node, partial(self._reported, look), partial(self._found, look=look))
 
-    def _found(self, host: str, command: commands.ReportNode, *, look: _Look | None = None) -> None:
-        """A node has answered; on one of the pool's threads."""
+    def _found(self, host: str, report: Report, *, look: _Look | None = None) -> None:
+        """Something is known of a host's nodes; not on the engine's thread."""
         failed = None if look is None else look.failed
-        self._submit(Chore(host=host, commands=[command], failed=failed))
+        self._submit(Chore(host=host, commands=[report], done=self._done(report), failed=failed))
+
+    def _done(self, report: Report) -> Callable[[HostLedger], None] | None:
+        return (lambda host: self._listed()) if isinstance(report, commands.ReportList) else None
 
     def _reported(self, look: _Look, report: InventoryReport) -> None:
         """All nodes have answered, and their reports have been submitted; on one of the pool's threads."""

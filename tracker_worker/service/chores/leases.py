@@ -13,7 +13,9 @@ from msgspec.structs import replace
 
 from tracker_worker.bus.base import FANOUT, SHARED, Bus
 from tracker_worker.domain.values import SECOND
+from tracker_worker.service.chores.expiry import Expiry
 from tracker_worker.service.chores.relay import Relay
+from tracker_worker.service.clock import Clock
 from tracker_worker.service.requests.methods import Audit
 from tracker_worker.service.requests.pending import PendingRequest
 from tracker_worker.store.base import Store
@@ -40,18 +42,20 @@ class Leases:
         bus: Bus,
         ledgers: Ledgers,
         relay: Relay,
+        expiry: Expiry,
         hosts: Sequence[str],
         owner: str,
         gained: Callable[[str], None],
-        clock: Callable[[], int],
+        clock: Clock,
         monotonic: Callable[[], float],
     ) -> None:
-        """``owner`` names this worker. ``gained`` is called with a host whose lease another worker had. ``clock`` gives
-        microseconds, ``monotonic`` seconds."""
+        """``owner`` names this worker. ``gained`` is called with a host whose lease another worker had. ``monotonic`` gives
+        the seconds of the bus."""
         self._store = store
         self._bus = bus
         self._ledgers = ledgers
         self._relay = relay
+        self._expiry = expiry
         self._hosts = hosts
         self._owner = owner
         self._gained = gained
@@ -68,18 +72,24 @@ class Leases:
 
     def acquire(self) -> None:
         """Take the leases that are free before anything is received or relayed. Raises StoreUnavailable."""
+        self._clock.sync()
         hosts = {name: self._ledgers.get(name).id for name in self._allowed()}
         granted = self._granted(hosts.values(), force=False)
         self.held = frozenset(name for name, host_id in hosts.items() if host_id in granted)
         for name in sorted(self.held):
             LOG.info("this worker does the chores of host %s", name)
+            self._expiry.gained(name)
 
     def renew(self) -> None:
-        """Take or renew the leases of all hosts where they are free, expired or this worker's. Raises StoreUnavailable."""
+        """Take or renew the leases of all hosts where they are free, expired or this worker's. For a while after a step of the
+        clock, what the leases of other workers say means nothing, until they have renewed them. Raises StoreUnavailable."""
         self._begun = True
+        self._clock.sync()
+        stepped = self._clock.stepped_within(LEASE_SECONDS)
         for name in self.held.difference(self._allowed()):
             self._drop(name)
-        hosts = {name: self._ledgers.get(name) for name in self._allowed()}
+        allowed = [name for name in self._allowed() if name in self.held or not stepped]
+        hosts = {name: self._ledgers.get(name) for name in allowed}
         granted = self._granted([host.id for host in hosts.values()], force=False)
         # What another worker has added in the meantime has to be relayed too.
         self._ledgers.refresh([name for name, host in hosts.items() if host.id in granted])
@@ -88,6 +98,7 @@ class Leases:
         self.wanted = self._heard - self.held
         if self.wanted:
             self.take()
+        self._expiry.look()
 
     def heard(self, sources: set[str]) -> None:
         """Requests have come from these sources. Of a host's own queue this worker is the active consumer."""
@@ -100,6 +111,7 @@ class Leases:
         """The consuming connection is gone: another worker may have become the active consumer of every host."""
         self._heard.clear()
         self.wanted = set()
+        self._expiry.connection_lost()
         self._announce()
 
     def share(self, request: PendingRequest) -> PendingRequest:
@@ -117,6 +129,7 @@ class Leases:
         granted = self._granted(hosts.values(), force=True)
         for name in wanted:
             self._set(name, granted)
+        self._expiry.look()
 
     @property
     def begun(self) -> bool:
@@ -142,6 +155,7 @@ class Leases:
         if host.id in granted:
             if name not in self.held:
                 LOG.info("this worker does the chores of host %s", name)
+                self._expiry.gained(name)
                 self._gained(name)
             self._relay.take(host)  # also for a lease that was held before: the host may have new nodes
             self.held |= {name}
@@ -154,6 +168,7 @@ class Leases:
         self.held -= {name}
         self._heard.discard(name)  # another worker has received something from the host's queue, and more recently
         self._relay.drop(name)
+        self._expiry.lost(name)
 
     def announce(self) -> None:
         """From now on, log each host that becomes active or standby."""

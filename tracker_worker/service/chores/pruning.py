@@ -1,15 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dropping old rows of inbox and outbox, a limited number at a time, so that no request waits for it."""
+"""Dropping old rows of inbox and outbox, and remembered deletions, a limited number at a time, so that no request waits for
+it."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
+from tracker_worker.domain import commands
+from tracker_worker.domain.ledger import HostLedger
+from tracker_worker.domain.policy import Policy
 from tracker_worker.domain.values import SECOND
 from tracker_worker.service.chores.leases import Leases
+from tracker_worker.service.clock import Clock
+from tracker_worker.service.requests.items import Chore
 from tracker_worker.store.base import Store
 from tracker_worker.store.ledgers import Ledgers
 
+LOG = logging.getLogger(__name__)
+
+MOST_DELETIONS = 100_000
+"""The most deletions that are remembered of a host."""
 _ROWS = 1000
 
 
@@ -17,27 +28,45 @@ class Pruning:
     """Belongs to the engine's thread. Prunes the hosts whose leases this worker holds: copies of a message about another
     host may still wait for that host's worker."""
 
-    def __init__(self, *, store: Store, ledgers: Ledgers, leases: Leases, clock: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        *,
+        store: Store,
+        ledgers: Ledgers,
+        leases: Leases,
+        clock: Clock,
+        policy: Callable[[], Policy],
+        submit: Callable[[Chore], None],
+    ) -> None:
+        """``submit`` has a chore decided."""
         self._store = store
         self._ledgers = ledgers
         self._leases = leases
         self._clock = clock
+        self._policy = policy
+        self._submit = submit
+        self._warned: set[str] = set()
 
-    def begin(self, *, inbox_seconds: int, outbox_seconds: int) -> Callable[[], bool]:
+    def begin(self, *, inbox_seconds: int, outbox_seconds: int, keeps_inbox: bool = False) -> Callable[[], bool]:
         """One round. Each call of the returned function drops some rows that are older than this, and returns whether more are
-        left. It raises StoreUnavailable."""
+        left. It raises StoreUnavailable. ``keeps_inbox``: no row of the inbox is dropped. For ``inbox_seconds`` after a step of
+        the clock forward, no row is."""
         left: list[str] | None = None
 
         def step() -> bool:
             nonlocal left
+            self._clock.sync()
+            jumped = self._clock.jumped_within(inbox_seconds)
             if left is None:
                 left = sorted(self._leases.held, reverse=True)
-            if not left:
+                for host in left:
+                    self._forget_deletions(self._ledgers.get(host), jumped=jumped)
+            if not left or jumped:
                 return False
             now = self._clock()
             dropped = self._store.prune(
                 self._ledgers.get(left[-1]).id,
-                answered_before=now - inbox_seconds * SECOND,
+                answered_before=0 if keeps_inbox else now - inbox_seconds * SECOND,
                 occurred_before=now - outbox_seconds * SECOND,
                 limit=_ROWS,
             )
@@ -46,3 +75,29 @@ class Pruning:
             return bool(left)
 
         return step
+
+    def _forget_deletions(self, host: HostLedger, *, jumped: bool) -> None:
+        """Have those deletions forgotten that were remembered for long enough, or are the oldest of too many."""
+        before = 0 if jumped else self._clock() - self._policy().deletion_memory
+        times = [at for ledger in host for at in ledger.deletions.values()]
+        old = sum(at < before for at in times)
+        gone = max(old, len(times) - MOST_DELETIONS)
+        if gone <= 0:
+            return
+        if len(times) - old > MOST_DELETIONS and host.name not in self._warned:
+            self._warned.add(host.name)
+            LOG.warning(
+                "host %s: more than %d deletions of instances that were not charged are remembered; the oldest ones are "
+                "forgotten",
+                host.name,
+                MOST_DELETIONS,
+            )
+        # Of many, the oldest ones first; the others have their turn when these are forgotten.
+        before, most = (before, MOST_DELETIONS) if gone <= _ROWS else (0, len(times) - _ROWS)
+        self._submit(
+            Chore(
+                host=host.name,
+                commands=[commands.ForgetDeletions(reported_before=before, most=most)],
+                done=lambda ledgers: self._forget_deletions(ledgers, jumped=jumped),
+            )
+        )

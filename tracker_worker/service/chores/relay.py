@@ -13,8 +13,8 @@ from the outbox instead. It reads a limited number at a time, which bounds memor
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tracker_worker import faults, threads
@@ -31,6 +31,10 @@ LOG = logging.getLogger(__name__)
 # this often, because a confirm usually does not wake the engine.
 _FLUSH_SECONDS = 0.2
 _LONGEST_DELAY_SECONDS = 2.0
+
+
+def _log_hole(host: str, node: str, first: int, last: int) -> None:
+    LOG.error("the outbox lacks the events %d to %d of node %s/%s: they are lost", first, last, host, node)
 
 
 class _Pause:
@@ -59,20 +63,31 @@ class Relay:
         *,
         topics: Sequence[str],
         wake: Callable[[], None],
+        hole: Callable[[str, str, int, int], None] = _log_hole,
+        confirm_history: Callable[[], object] = lambda: None,
         monotonic: Callable[[], float] = threads.monotonic,
     ) -> None:
         """``topics`` may be empty: then notifications are kept and not published. ``wake`` causes the engine's next step soon.
-        ``monotonic`` gives seconds."""
+        ``hole`` is called with a host name, a node name, and the first and the last number of events that were never published
+        and that the outbox lacks, when the relay has passed over them; it may raise StoreUnavailable and Conflict, and is then
+        called again. ``confirm_history`` is called before the outbox is read and cursors are written; it raises AnotherHistory
+        if the store has gone back. ``monotonic`` gives seconds."""
         self._store = store
         self._bus = bus
         self._wake = wake
+        self._report = hole
+        self._confirm_history = confirm_history
         self._monotonic = monotonic
         self._topics = {name: Topic(name) for name in topics}
         self._relayed: dict[str, set[int]] = {}  # host -> its streams
         self._confirms: deque[Any] = deque()
+        # What was in flight when the history ended, and how often: its confirms mean nothing.
+        self._outdated: Counter[Any] = Counter()
         self._confirms_wanted = False
         # (stream id, topic) -> cursor, of the cursors that have moved since ``written``.
         self.moved: dict[tuple[int, str], int] = {}
+        self._hole: tuple[str, str, int, int] | None = None  # that has yet to be reported
+        self._reported: dict[int, int] = {}  # stream id -> the last number of its last hole, which each topic comes to
         self._flush_at: float | None = None
         self._reads = _Pause()
         self._writes = _Pause()
@@ -91,7 +106,7 @@ class Relay:
         stream_id, sequence, name = key
         topic = self._topics[name]
         track = topic.tracks.get(stream_id)
-        if track is None or sequence not in track.in_flight:
+        if self._is_outdated(key) or track is None or sequence not in track.in_flight:
             return
         self._store.mark_refused(stream_id, name, sequence, reason)
         topic.refused(track, sequence)
@@ -131,7 +146,7 @@ class Relay:
             track = topic.tracks.get(stream.id)
             cursor = stream.cursors.get(topic.name, 0)
             if track is None:
-                track = topic.tracks[stream.id] = Track(stream.id, stream.node, cursor)
+                track = topic.tracks[stream.id] = Track(stream.id, stream.host, stream.node, cursor)
             elif track.stuck_at and cursor >= track.stuck_at:
                 topic.set_aside(track)
             track.known = max(track.known, stream.sequence)
@@ -143,6 +158,23 @@ class Relay:
             for topic in self._topics.values():
                 topic.drop(stream_id)
                 self.moved.pop((stream_id, topic.name), None)
+
+    def restart(self) -> None:
+        """Relay nothing until the hosts are taken again, from the cursors of the store: its history is another one."""
+        for topic in self._topics.values():
+            for track in topic.tracks.values():
+                self._outdated.update((track.stream_id, sequence, topic.name) for sequence in track.in_flight)
+        self._topics = {name: Topic(name) for name in self._topics}
+        self._relayed.clear()
+        self.moved.clear()
+
+    def reached(self) -> Iterator[tuple[int, str, int, int]]:
+        """Stream id, topic, number of the last published notification, and the cursor that the store has (0: not known), of
+        every stream on every topic."""
+        for topic in self._topics.values():
+            for track in topic.tracks.values():
+                cursor = 0 if (track.stream_id, topic.name) in self.moved else track.confirmed
+                yield track.stream_id, topic.name, track.sent, cursor
 
     def offer(self, notifications: Iterable[Notification]) -> list[Publication]:
         """Take over notifications that were committed. Returns those that the caller publishes now; the relay reads the others
@@ -172,8 +204,10 @@ class Relay:
         busy = any(topic.in_flight for topic in self._topics.values())
         lagging = any(topic.lagging for topic in self._topics.values())
         flush_is_due = self._flush_is_due(now, waits=busy or lagging)
-        if lagging and now >= self._reads.until:
+        if lagging and self._hole is None and now >= self._reads.until:
             self._access(self._reads, self._catch_up)
+        if self._hole is not None and now >= self._reads.until:
+            self._access(self._reads, self._report_hole)
         if flush_is_due and self.outage is None:
             self._access(self._writes, self.flush)
             self._flush_at = max(now + _FLUSH_SECONDS, self._writes.until) if busy or lagging or self.moved else None
@@ -183,6 +217,7 @@ class Relay:
     def _access(self, pause: _Pause, access: Callable[[], None]) -> None:
         began = self._monotonic()
         try:
+            self._confirm_history()
             access()
         except (StoreUnavailable, Conflict) as error:
             LOG.warning("the relay is put off: %s", error)
@@ -220,11 +255,23 @@ class Relay:
     def _take_confirms(self) -> None:
         confirms = self._confirms
         while confirms:
-            stream_id, sequence, name = confirms.popleft()
+            key = confirms.popleft()
+            if self._is_outdated(key):
+                continue
+            stream_id, sequence, name = key
             topic = self._topics[name]
             track = topic.tracks.get(stream_id)
             if track is not None and topic.confirmed(track, sequence):
                 self.moved[stream_id, name] = track.confirmed
+
+    def _is_outdated(self, key: Any) -> bool:
+        """Whether a publication of the history that has ended is meant; each is meant once."""
+        if key not in self._outdated:
+            return False
+        self._outdated[key] -= 1
+        if not self._outdated[key]:
+            del self._outdated[key]
+        return True
 
     def _catch_up(self) -> None:
         """Read notifications from the outbox that were not handed over, as many as the windows admit. Raises
@@ -237,21 +284,46 @@ class Relay:
                 found = self._store.outbox(track.stream_id, after=track.sent, limit=count, max_bytes=size)
                 ready = []
                 for notification in found:
-                    if not self._passed_over(topic, track, notification.sequence - 1):
-                        break  # the sequences before the gap are not confirmed yet
+                    if not self._reaches(topic, track, notification.sequence - 1):
+                        break
                     ready.append(topic.publication(track, notification))
                 if not found:
-                    self._passed_over(topic, track, track.known)
+                    self._reaches(topic, track, track.known)
                 topic.note_last(track)  # if more is left, the node goes behind the other nodes
                 if ready:
                     self._bus.sender.send(ready)
+                if self._hole is not None:
+                    return
 
-    def _passed_over(self, topic: Topic, track: Track, sequence: int) -> bool:
-        """Count the missing notifications up to ``sequence`` as confirmed, unless earlier ones are not. The outbox does not
-        have them because notifications were switched off when their events happened."""
-        if track.sent >= sequence:
+    def _reaches(self, topic: Topic, track: Track, last: int) -> bool:
+        """Whether what comes after ``last`` is published next. The outbox has nothing between what was published and that.
+
+        Numbers that are missing were published already, by another worker, or were taken while notifications were switched
+        off; then the store's cursor is behind them. If it is not, what is missing is lost, and what follows waits until that is
+        reported. Raises StoreUnavailable."""
+        if track.sent >= last:
             return True
-        if not topic.pass_over(track, sequence):
-            return False
-        self.moved[track.stream_id, topic.name] = track.confirmed
-        return True
+        if track.in_flight or track.ahead:
+            return False  # what was published before is not confirmed yet
+        stream = next(stream for stream in self._store.streams(track.host) if stream.id == track.stream_id)
+        done = max(stream.cursors.get(topic.name, 0), self._reported.get(stream.id, 0))
+        if stream.sequence < last:
+            track.known = stream.sequence  # the store has gone back
+        elif done < last:
+            self._reported[stream.id] = last
+            self._hole = (track.host, track.node, max(track.sent, done) + 1, last)
+            self._pass_over(topic, track, last)
+        else:
+            self._pass_over(topic, track, last)
+            return True
+        return False
+
+    def _pass_over(self, topic: Topic, track: Track, last: int) -> None:
+        topic.pass_over(track, last)
+        self.moved[track.stream_id, topic.name] = last
+
+    def _report_hole(self) -> None:
+        """Raises StoreUnavailable, Conflict."""
+        assert self._hole is not None
+        self._report(*self._hole)
+        self._hole = None

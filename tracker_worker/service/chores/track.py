@@ -24,6 +24,7 @@ class Track:
     broker has refused; 0: none."""
 
     stream_id: int
+    host: str
     node: str
     confirmed: int
     sent: int = 0
@@ -95,13 +96,9 @@ class Topic:
             track.ahead.discard(track.confirmed)
         return track.confirmed > before
 
-    def pass_over(self, track: Track, sequence: int) -> bool:
-        """The outbox has no notification up to ``sequence``: count them as confirmed. Returns False, and does nothing, while
-        earlier ones are not confirmed."""
-        if track.in_flight or track.ahead:
-            return False
+    def pass_over(self, track: Track, sequence: int) -> None:
+        """There is nothing to publish up to ``sequence``. Everything that was published before is confirmed."""
         track.confirmed = track.sent = sequence
-        return True
 
     def refused(self, track: Track, sequence: int) -> None:
         """The broker does not take a notification that is in flight: the node waits."""

@@ -37,10 +37,12 @@ class Attempts:
     def make(self, lane: Lane, items: list[Item], cursors: Mapping[tuple[int, str], int]) -> Batch:
         """Decide and commit ``items``, which are the next ones of ``lane``, and with them these cursors of the relay.
 
-        Raises Conflict (never after ``_LOST_RACES`` lost races), StoreUnavailable, Unstorable and Unexpected. Then nothing of
-        the attempt is in the store, but after StoreUnavailable all of it may be; the ledgers of the items' hosts are forgotten.
+        Raises Conflict (after ``_LOST_RACES`` lost races only AnotherHistory), StoreUnavailable, Unstorable and Unexpected.
+        Then nothing of the attempt is in the store, but after StoreUnavailable all of it may be; the ledgers of the items'
+        hosts are forgotten.
         """
         try:
+            self._ledgers.confirm()
             if lane.host is not None and lane.lost_races >= _LOST_RACES:
                 self._counters.add("locked_decisions")
                 return self._locked(lane.host, items)
@@ -79,8 +81,11 @@ class Attempts:
     def _create_nodes(self, items: Sequence[Item]) -> None:
         for item in items:
             if isinstance(item, Chore):
-                reported = [c.node for c in item.commands if isinstance(c, commands.ReportNode)]
-                self._ledgers.create_nodes(item.host, reported)
+                for command in item.commands:
+                    if isinstance(command, commands.ReportNode):
+                        self._ledgers.create_nodes(item.host, [command.node])
+                    elif isinstance(command, commands.ReportList) and not item.if_new:
+                        self._ledgers.create_nodes(item.host, sorted(command.nodes))
 
 
 def _reads(item: Item) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from tracker_worker.bus.base import Outgoing, Settlement
 from tracker_worker.domain import commands, queries
-from tracker_worker.domain.decision import Decision
+from tracker_worker.domain.decision import NOTHING, Decision
 from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.domain.policy import Policy
 from tracker_worker.errors import StoreUnavailable, TrackerError
@@ -115,14 +115,17 @@ class Decider:
         policy: Callable[[], Policy],
         clock: Callable[[], int],
         monotonic: Callable[[], float],
+        may_expire: Callable[[str], bool],
         new_unit: Callable[[], UnitOfWork],
         max_answer_bytes: int = MAX_ANSWER_BYTES,
     ) -> None:
-        """``clock`` gives microseconds, ``monotonic`` seconds. ``new_unit`` makes the unit of work of a batch."""
+        """``clock`` gives microseconds, ``monotonic`` seconds. ``may_expire``: whether the claims of a host may expire now; it
+        may raise StoreUnavailable. ``new_unit`` makes the unit of work of a batch."""
         self._ledgers = ledgers
         self._policy = policy
         self._clock = clock
         self._monotonic = monotonic
+        self._may_expire = may_expire
         self._new_unit = new_unit
         self._max_answer_bytes = max_answer_bytes
 
@@ -207,7 +210,7 @@ class Decider:
         error, unique_id = decision.error, request.unique_id
         if not decision.events:
             batch.unit.unverified.add(host.name)
-        answered = answer(request.reply_to, decision.reply, error)
+        answered = answer(request.reply_to, decision.reply, error, method=request.method)
         parked = request.reply_to is None and parks(error)
         reason = parking_reason(error) if parked and error is not None else ""
         batch.conclude(request, request.conclusion(answered, reason))
@@ -225,7 +228,7 @@ class Decider:
     def _chore(self, batch: Batch, chore: Chore) -> None:
         host = self._ledgers.get(chore.host)
         for command in chore.commands:
-            if chore.if_new and _is_old(host, command):
+            if _is_gone(host, command) or (chore.if_new and not _is_new(host, command)):
                 continue
             error = self._decide_command(batch, host, command, None).error
             if error is not None:
@@ -235,11 +238,23 @@ class Decider:
     def _decide_command(
         self, batch: Batch, host: HostLedger, command: commands.Command, request: PendingRequest | None
     ) -> Decision:
+        if isinstance(command, commands.ExpireClaims) and not self._may_expire(host.name):
+            return NOTHING
         decision = batch.unit.decide(host, command, batch.now, None if request is None else request.asked)
         batch.decisions.append((command, decision, request))
         return decision
 
 
-def _is_old(host: HostLedger, command: commands.Command) -> bool:
-    """Whether the command reports about a node of which something is known already."""
-    return isinstance(command, commands.ReportNode) and host.nodes[command.node].life.look is not None
+def _is_gone(host: HostLedger, command: commands.Command) -> bool:
+    """Whether the chore is about a node that an operator has renamed or moved since it was submitted."""
+    own = commands.ExpireClaims | commands.ReportNode | commands.NoteElsewhere
+    return isinstance(command, own) and command.node not in host.nodes
+
+
+def _is_new(host: HostLedger, command: commands.Command) -> bool:
+    """Whether the command brings the inventory of a node of which nothing is known."""
+    return (
+        isinstance(command, commands.ReportNode)
+        and command.failure is None
+        and host.nodes[command.node].life.look is None
+    )

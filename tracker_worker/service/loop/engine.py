@@ -37,9 +37,10 @@ from tracker_worker.service.loop.decision_log import log_decisions
 from tracker_worker.service.loop.failures import Failures
 from tracker_worker.service.loop.inbox import Inbox
 from tracker_worker.service.loop.outage import Outage
+from tracker_worker.service.loop.recovery import Recovery
 from tracker_worker.service.requests.items import Chore, Item, divided
 from tracker_worker.service.requests.pending import PendingRequest
-from tracker_worker.store.base import Conflict, HostLocked, Store, Unstorable
+from tracker_worker.store.base import AnotherHistory, Conflict, HostLocked, Store, Unstorable
 from tracker_worker.store.ledgers import Ledgers
 from tracker_worker.text import described
 from tracker_worker.threads import soonest
@@ -65,6 +66,7 @@ class Engine:
         ledgers: Ledgers,
         inbox: Inbox,
         attempts: Attempts,
+        recovery: Recovery,
         relay: Relay,
         leases: Leases,
         audits: Audits,
@@ -78,6 +80,7 @@ class Engine:
         self._ledgers = ledgers
         self._inbox = inbox
         self._attempts = attempts
+        self._recovery = recovery
         self._relay = relay
         self._leases = leases
         self._audits = audits
@@ -86,7 +89,7 @@ class Engine:
         self._wake = wake
         self._arrivals: deque[Sequence[PendingRequest] | Chore | Task] = deque()
         self._backlog = Backlog()
-        self._outage = Outage(counters)
+        self._outage = Outage(counters, ledgers.doubt)
         self._failures = Failures(
             store=store,
             bus=bus,
@@ -173,7 +176,10 @@ class Engine:
     def _do(self, task: Task) -> None:
         began = self._monotonic()
         try:
-            task()
+            try:
+                task()
+            except AnotherHistory as another:
+                self._recovery.recover(another)
         except Conflict as conflict:
             LOG.warning("a chore is put off: %s", conflict)
         except StoreUnavailable as error:
@@ -199,6 +205,8 @@ class Engine:
         items = lane.next()
         try:
             batch = self._attempts.make(lane, items, self._relay.moved)
+        except AnotherHistory as another:
+            self._recover(lane, another, began)
         except Conflict as conflict:
             self._outage.over()
             self._counters.add("conflicts")
@@ -224,6 +232,16 @@ class Engine:
             if self._outage.error is not None and lane is not self._backlog.free:
                 self._outage.over()
             self._after_commit(batch)
+
+    def _recover(self, lane: Lane, another: AnotherHistory, began: float) -> None:
+        """Go on in another history, in which the items of the lane are decided again."""
+        try:
+            self._recovery.recover(another)
+        except StoreUnavailable as error:
+            self._put_off(lane, error, began)
+        except Conflict as conflict:
+            LOG.warning("the history cannot be settled now: %s", conflict)
+            lane.pause(self._monotonic())
 
     def _put_off(self, lane: Lane, error: StoreUnavailable, began: float) -> None:
         """The store was unavailable to the attempt. If only a host was locked, the other hosts go on."""

@@ -39,6 +39,11 @@ class Inbox:
             known.update(self._store.answered(unseen))
         return known
 
+    def clear(self) -> None:
+        """Forget every answer: the store may not have it any more."""
+        self._recent.clear()
+        self._bytes = 0
+
     def keep(self, rows: Sequence[InboxRow]) -> None:
         """These rows are committed."""
         for message in rows:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tracker_worker.counters import Counters
 from tracker_worker.errors import StoreUnavailable
 
@@ -11,8 +13,10 @@ class Outage:
     """``error``: the error of the last access, if the store was unavailable to it; ``seconds``: how long that access took, as
     the next one may take as long. ``in_this_pass``: the engine has waited for the store in this pass already."""
 
-    def __init__(self, counters: Counters) -> None:
+    def __init__(self, counters: Counters, doubt_history: Callable[[], None]) -> None:
+        """``doubt_history`` is called whenever the store was unavailable: it may come back at an earlier state."""
         self._counters = counters
+        self._doubt_history = doubt_history
         self.error: StoreUnavailable | None = None
         self.seconds = 0.0
         self.in_this_pass = False
@@ -20,6 +24,7 @@ class Outage:
     def note(self, error: StoreUnavailable, seconds: float) -> None:
         """The store was unavailable to an access, which failed after so many seconds."""
         self._counters.add("outages")
+        self._doubt_history()
         self.error, self.seconds, self.in_this_pass = error, seconds, True
 
     def over(self) -> None:

@@ -15,20 +15,25 @@ from tracker_worker.counters import Counters
 from tracker_worker.domain.policy import Policy
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.ids import NewIds
+from tracker_worker.new_history import begin_history
 from tracker_worker.notifications.render import PLAIN, Style
 from tracker_worker.service.chores.audits import Audits
+from tracker_worker.service.chores.elsewhere import Elsewhere
+from tracker_worker.service.chores.expiry import Expiry
 from tracker_worker.service.chores.inventories import Inventories
 from tracker_worker.service.chores.leases import Leases
 from tracker_worker.service.chores.pruning import Pruning
 from tracker_worker.service.chores.relay import Relay
+from tracker_worker.service.clock import Clock
 from tracker_worker.service.loop.attempt import Attempts
 from tracker_worker.service.loop.batch import Decider
 from tracker_worker.service.loop.engine import Engine
 from tracker_worker.service.loop.inbox import Inbox
+from tracker_worker.service.loop.recovery import Recovery
 from tracker_worker.service.requests.asked import asked_by
 from tracker_worker.service.requests.items import Chore
 from tracker_worker.service.requests.pending import PendingRequest
-from tracker_worker.store.base import Conflict, DeadLetterRow, Store
+from tracker_worker.store.base import Conflict, DeadLetterRow, Store, StoreReplaced
 from tracker_worker.store.ledgers import Ledgers
 from tracker_worker.unit_of_work import UnitOfWork
 from tracker_worker.wire.reply import MAX_ANSWER_BYTES
@@ -53,13 +58,15 @@ class EngineThread:
         topics: Sequence[str] = (),
         style: Style = PLAIN,
         counters: Counters,
-        clock: Callable[[], int],
+        clock: Clock,
         died: Callable[[BaseException], None],
         monotonic: Callable[[], float] = threads.monotonic,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
+        began: Callable[[str], None] = lambda ledger_id: None,
     ) -> None:
         """``owner`` names this worker in leases. ``notify`` False: notifications are neither kept nor published. They are
-        published to ``topics``; ``style`` is what they have in common."""
+        published to ``topics``; ``style`` is what they have in common. ``began`` is called on the engine's thread with the
+        ledger_id of each history in which the worker goes on."""
         self._store = store
         self._bus = bus
         self._clock = clock
@@ -69,19 +76,45 @@ class EngineThread:
         wake = self._thread.wake
         ledgers = Ledgers(store)
         inbox = Inbox(store)
-        self._relay = Relay(store, bus, topics=topics if notify else (), monotonic=monotonic, wake=wake)
+        made: dict[str, Any] = {"notify": notify, "new_id": NewIds(), "style": style, "asked": asked_by(owner)}
+        self._ledgers = ledgers
+        self._began = began
+        self._relay = Relay(
+            store,
+            bus,
+            topics=topics if notify else (),
+            hole=lambda host, node, first, last: self._recovery.hole(host, node, first, last),
+            confirm_history=ledgers.confirm,
+            monotonic=monotonic,
+            wake=wake,
+        )
+        self._recovery = Recovery(
+            store=store,
+            ledgers=ledgers,
+            inbox=inbox,
+            relay=self._relay,
+            begin=partial(begin_history, store, **made),
+            counters=counters,
+            clock=clock,
+            began=self._history_began,
+        )
+        self._expiry = Expiry(clock=clock, bus=bus, policy=policy, submit=self.submit)
         self._leases = Leases(
             store=store,
             bus=bus,
             ledgers=ledgers,
             relay=self._relay,
+            expiry=self._expiry,
             hosts=hosts,
             owner=owner,
             gained=self.audit,
             clock=clock,
             monotonic=monotonic,
         )
-        self._pruning = Pruning(store=store, ledgers=ledgers, leases=self._leases, clock=clock)
+        self._elsewhere = Elsewhere(store=store, ledgers=ledgers, held=lambda: self._leases.held, submit=self.submit)
+        self._pruning = Pruning(
+            store=store, ledgers=ledgers, leases=self._leases, clock=clock, policy=policy, submit=self.submit
+        )
         self._audits = Audits(
             inventories=inventories,
             bus=bus,
@@ -89,6 +122,7 @@ class EngineThread:
             leases=self._leases,
             policy=policy,
             submit=self.submit,
+            listed=self.look_elsewhere,
             monotonic=monotonic,
             count=counters.add,
             max_answer_bytes=max_answer_bytes,
@@ -107,19 +141,13 @@ class EngineThread:
                     policy=policy,
                     clock=clock,
                     monotonic=monotonic,
-                    new_unit=partial(
-                        UnitOfWork,
-                        store,
-                        ledgers,
-                        notify=notify,
-                        new_id=NewIds(),
-                        style=style,
-                        asked=asked_by(owner),
-                    ),
+                    may_expire=self._expiry.may,
+                    new_unit=partial(UnitOfWork, store, ledgers, **made),
                     max_answer_bytes=max_answer_bytes,
                 ),
                 counters=counters,
             ),
+            recovery=self._recovery,
             relay=self._relay,
             leases=self._leases,
             audits=self._audits,
@@ -152,10 +180,15 @@ class EngineThread:
         after ``stop``, when no further confirms will arrive. If the store is unavailable, the successor publishes some
         notifications again and waits until the leases expire."""
         try:
+            self._ledgers.confirm()
             self._relay.flush()
             self._leases.release()
-        except (StoreUnavailable, Conflict) as error:
+        except (StoreUnavailable, StoreReplaced, Conflict) as error:
             LOG.warning("the cursors or the leases are left to the successor: %s", error)
+
+    def _history_began(self, ledger_id: str) -> None:
+        self._engine.run(self._leases.renew)  # the relay takes its hosts again
+        self._began(ledger_id)
 
     def submit(self, item: Sequence[PendingRequest] | Chore) -> None:
         """Decide ``item`` after every item that was submitted before it."""
@@ -168,6 +201,10 @@ class EngineThread:
     def confirmed(self, keys: Sequence[Any]) -> None:
         """The bus has these notifications."""
         self._relay.confirmed(keys)
+
+    def emptied(self, host: str) -> None:
+        """No message was ready in the host's queue, and everything that was delivered before has been submitted."""
+        self._engine.run(lambda: self._expiry.emptied(host))
 
     def lost(self) -> None:
         """The consuming connection is gone: what came over it and is not decided comes again."""
@@ -235,7 +272,9 @@ class EngineThread:
     def renew_leases(self) -> None:
         """Take or renew the leases of all hosts, and relay the hosts that are held. No notification is published before
         the first call of this method."""
+        self._engine.run(self._recovery.verify)
         self._engine.run(self._leases.renew)
+        self._engine.run(self._elsewhere.look)
         if self._refusals:
             self._engine.run(self._keep_refusals)
 
@@ -243,10 +282,14 @@ class EngineThread:
         """Expire claims of a host that are due and read its inventories, if this worker holds the host's lease."""
         self._engine.run(lambda: self._audits.periodic(host))
 
-    def prune(self, *, inbox_seconds: int, outbox_seconds: int) -> None:
-        """Drop older rows of the inbox and of the confirmed part of the outbox, for the hosts whose leases this worker
-        holds."""
-        step = self._pruning.begin(inbox_seconds=inbox_seconds, outbox_seconds=outbox_seconds)
+    def look_elsewhere(self) -> None:
+        """Find the nodes of the held hosts that are charged on other hosts, which no longer list them."""
+        self._engine.run(self._elsewhere.look)
+
+    def prune(self, *, inbox_seconds: int, outbox_seconds: int, keeps_inbox: bool = False) -> None:
+        """Drop older rows of the inbox and of the confirmed part of the outbox, and deletions that were remembered for long
+        enough, for the hosts whose leases this worker holds. ``keeps_inbox``: nothing of the inbox."""
+        step = self._pruning.begin(inbox_seconds=inbox_seconds, outbox_seconds=outbox_seconds, keeps_inbox=keeps_inbox)
 
         def task() -> None:
             # A waiting batch may be committed already without the worker's knowledge. Its inbox rows must not be pruned.

@@ -18,7 +18,8 @@ class Chore:
     """Commands of the worker's own for one host.
 
     ``done`` is called on the engine's thread after their commit, with the ledgers as they are then; ``failed`` instead when the
-    commands cannot be decided. ``if_new``: a report is left out if its node has an inventory already.
+    commands cannot be decided. ``if_new``: of the commands, only those count that bring the inventory of a
+    node of which nothing is known.
     """
 
     host: str

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cursors of the relay, and what of the outbox they leave to publish. Each function works in the caller's transaction.
 
-A row with the topic '' is no cursor: it remembers where the topics of a stream begin that has no topics now (NOWHERE).
+A row with the topic EVERY_TOPIC is no cursor: it remembers where the topics of a stream begin that has no topics now.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from typing import Any
 import sqlalchemy as sa
 
 from tracker_worker.notifications.notification import Notification
-from tracker_worker.store.base import NOT_CONFIGURED, OutboxBacklog, Stream
+from tracker_worker.store.base import EVERY_TOPIC, NOT_CONFIGURED, OutboxBacklog, Stream
 from tracker_worker.store.sql import rows
 from tracker_worker.store.sql.schema import hosts, outbox, relay_cursor, streams
 
 LOG = logging.getLogger(__name__)
 
-NOWHERE = ""
+HAS_NO_HOST = ~sa.exists().where(hosts.c.name == streams.c.host).correlate(streams)
+"""Of a stream: its host was renamed or forgotten."""
 
 
 def read(connection: sa.Connection, host: str) -> list[Stream]:
@@ -34,7 +35,7 @@ def read(connection: sa.Connection, host: str) -> list[Stream]:
             node=row.node,
             sequence=row.sequence,
             last_at=row.occurred_at,
-            cursors={topic: at for topic, at in stored.get(row.id, {}).items() if topic != NOWHERE},
+            cursors={topic: at for topic, at in stored.get(row.id, {}).items() if topic != EVERY_TOPIC},
         )
         # Sorted in Python because databases differ in the order of text.
         for row in sorted(connection.execute(query).all(), key=attrgetter("node"))
@@ -42,11 +43,25 @@ def read(connection: sa.Connection, host: str) -> list[Stream]:
 
 
 def _stored(connection: sa.Connection, host: str) -> dict[int, dict[str, int]]:
-    """Return stream id -> topic -> sequence, with the rows of NOWHERE."""
+    """Return stream id -> topic -> sequence, with the rows of EVERY_TOPIC."""
     found: dict[int, dict[str, int]] = {}
     for row in connection.execute(sa.select(relay_cursor).join(streams).where(streams.c.host == host)):
         found.setdefault(row.stream_id, {})[row.topic] = row.sequence
     return found
+
+
+def without_host(connection: sa.Connection) -> list[str]:
+    """See ``Store.streams_without_host``."""
+    confirmed = (
+        sa.select(sa.func.min(relay_cursor.c.sequence))
+        .where(relay_cursor.c.stream_id == streams.c.id)
+        .correlate(streams)
+        .scalar_subquery()
+    )
+    waits = streams.c.sequence > sa.func.coalesce(confirmed, 0)
+    query = sa.select(streams.c.host).where(HAS_NO_HOST, waits).distinct()
+    # Sorted in Python because databases differ in the order of text.
+    return sorted(connection.execute(query).scalars())
 
 
 def open_cursors(connection: sa.Connection, insert: Any, host: str, topics: Sequence[str]) -> list[Stream]:
@@ -54,17 +69,17 @@ def open_cursors(connection: sa.Connection, insert: Any, host: str, topics: Sequ
     stored = _stored(connection, host)
     for stream in connection.execute(sa.select(streams).where(streams.c.host == host)).all():
         present = stored.get(stream.id, {})
-        left_at = present.pop(NOWHERE, None)
+        left_at = present.pop(EVERY_TOPIC, None)
         if topics:
             start = stream.sequence if present else left_at or 0
             wanted = {topic: start for topic in topics if topic not in present}
         else:
-            wanted = {NOWHERE: min(present.values())} if present else {}
+            wanted = {EVERY_TOPIC: min(present.values())} if present else {}
         gone = sorted(present.keys() - set(topics))
         for topic in gone:
             LOG.warning(NOT_CONFIGURED, host, stream.node, topic, present[topic])
         if topics and left_at is not None:
-            gone.append(NOWHERE)
+            gone.append(EVERY_TOPIC)
         if gone:
             connection.execute(
                 sa.delete(relay_cursor).where(relay_cursor.c.stream_id == stream.id, relay_cursor.c.topic.in_(gone))
@@ -78,9 +93,13 @@ def open_cursors(connection: sa.Connection, insert: Any, host: str, topics: Sequ
 def stream(connection: sa.Connection, insert: Any, host: str, node: str) -> int:
     """Return the id of the stream of these names, and make it where there is none. ``insert`` is the dialect's INSERT."""
     new = insert(streams).values(host=host, node=node, sequence=0, occurred_at=0)
-    connection.execute(new.on_conflict_do_nothing())
+    made = connection.execute(new.on_conflict_do_nothing()).rowcount
     named = sa.select(streams.c.id).where(streams.c.host == host, streams.c.node == node)
-    return int(connection.execute(named).scalar_one())
+    stream_id = int(connection.execute(named).scalar_one())
+    if made:
+        start = insert(relay_cursor).values(stream_id=stream_id, topic=EVERY_TOPIC, sequence=0)
+        connection.execute(start.on_conflict_do_nothing())
+    return stream_id
 
 
 def mark_refused(connection: sa.Connection, stream_id: int, topic: str, sequence: int, reason: str | None) -> None:
@@ -141,7 +160,7 @@ def backlog(connection: sa.Connection) -> list[OutboxBacklog]:
         .select_from(
             streams.join(relay_cursor).outerjoin(hosts, hosts.c.name == streams.c.host).outerjoin(outbox, waiting)
         )
-        .where(relay_cursor.c.topic != NOWHERE)
+        .where(relay_cursor.c.topic != EVERY_TOPIC)
         .group_by(*columns)
     )
     found = [OutboxBacklog(**row) for row in connection.execute(query).mappings()]

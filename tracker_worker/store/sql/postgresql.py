@@ -21,9 +21,9 @@ MOST_BYTES = 4_000_000
 
 _to_json = msgspec.json.Encoder().encode
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
-_NOTHING = dict.fromkeys((*Tables._fields, "verified"), "[]")
+_NOTHING = {**dict.fromkeys((*Tables._fields, "verified"), "[]"), "ledger_id": None}
 
-Parameters = Mapping[str, str]
+Parameters = Mapping[str, str | None]
 """The parameters of ``statements.POSTGRESQL``."""
 
 
@@ -87,16 +87,17 @@ def _is_rare(commit: Commit) -> bool:
 def parameters_of(commit: Commit) -> Iterator[Parameters]:
     """The parameters of the statements that write a commit: of one statement where its rows are within the limits, otherwise of
     several, each with rows of one table, in the order in which they must be executed."""
+    nothing = {**_NOTHING, "ledger_id": commit.ledger_id}
     # The hosts come first: they are verified as they were before this commit.
     tables = {"verified": _verified(commit), **tables_of(commit)._asdict()}
     encoded = {name: [_to_json(row) for row in table] for name, table in tables.items() if table}
     size = sum(len(row) for table in encoded.values() for row in table)
     if size <= MOST_BYTES and all(len(table) <= MOST_ROWS for table in encoded.values()):
-        yield {**_NOTHING, **{name: _array(table) for name, table in encoded.items()}}
+        yield {**nothing, **{name: _array(table) for name, table in encoded.items()}}
         return
     for name, table in encoded.items():
         for part in _parts(table):
-            yield {**_NOTHING, name: _array(part)}
+            yield {**nothing, name: _array(part)}
 
 
 def _verified(commit: Commit) -> list[Row]:

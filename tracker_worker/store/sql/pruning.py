@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from tracker_worker.store.sql.cursors import NOWHERE
+from tracker_worker.store.base import EVERY_TOPIC
+from tracker_worker.store.sql.cursors import HAS_NO_HOST
 from tracker_worker.store.sql.schema import attempts, hosts, inbox, outbox, relay_cursor, streams
 
 _MOST_LOOKS = 10
@@ -27,11 +28,12 @@ class Pruning:
         old = sa.select(inbox.c.unique_id).where(of_host).limit(limit)
         dropped = connection.execute(sa.delete(inbox).where(inbox.c.unique_id.in_(old))).rowcount
         connection.execute(sa.delete(attempts).where(attempts.c.last_at < answered_before))
-        on_topic = sa.and_(relay_cursor.c.stream_id == streams.c.id, relay_cursor.c.topic != NOWHERE)
+        on_topic = sa.and_(relay_cursor.c.stream_id == streams.c.id, relay_cursor.c.topic != EVERY_TOPIC)
+        name = sa.select(hosts.c.name).where(hosts.c.id == host_id)
         confirmed = (
             sa.select(streams.c.id, sa.func.coalesce(sa.func.min(relay_cursor.c.sequence), streams.c.sequence))
-            .select_from(hosts.join(streams, streams.c.host == hosts.c.name).outerjoin(relay_cursor, on_topic))
-            .where(hosts.c.id == host_id)
+            .select_from(streams.outerjoin(relay_cursor, on_topic))
+            .where(sa.or_(streams.c.host == name.scalar_subquery(), HAS_NO_HOST))
             .group_by(streams.c.id, streams.c.sequence)
         )
         for stream_id, cursor in connection.execute(confirmed).all():
@@ -53,6 +55,8 @@ class Pruning:
             found, begin = _look(connection, stream_id, begin, cursor, before, limit, limit - dropped)
             dropped += found
         self._looked_at[stream_id] = 0 if begin >= cursor else begin
+        if dropped:
+            _start_behind(connection, stream_id)
         return dropped
 
 
@@ -72,3 +76,12 @@ def _look(
     old_rows = sa.and_(of_stream, outbox.c.sequence <= old[-1], outbox.c.occurred_at < before)
     dropped = connection.execute(sa.delete(outbox).where(old_rows)).rowcount
     return dropped, old[-1] if len(old) == most else reached
+
+
+def _start_behind(connection: sa.Connection, stream_id: int) -> None:
+    """Rows of the stream were dropped: while it has no topics, its next ones start behind them."""
+    following = sa.select(sa.func.min(outbox.c.sequence) - 1).where(outbox.c.stream_id == stream_id).scalar_subquery()
+    last = sa.select(streams.c.sequence).where(streams.c.id == stream_id).scalar_subquery()
+    start = sa.func.coalesce(following, last)
+    place = sa.and_(relay_cursor.c.stream_id == stream_id, relay_cursor.c.topic == EVERY_TOPIC)
+    connection.execute(sa.update(relay_cursor).where(place, relay_cursor.c.sequence < start).values(sequence=start))

@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
 
 from tracker_worker.domain.allocation import Allocation
 from tracker_worker.domain.ledger import HostLedger
+from tracker_worker.domain.life import DRAINING, MISSING
+from tracker_worker.store.base import Progress
 from tracker_worker.store.sql import rows
-from tracker_worker.store.sql.schema import allocations, deletions, histories, hosts, nodes, streams
+from tracker_worker.store.sql.schema import allocations, deletions, histories, hosts, nodes, relay_cursor, streams
 
 
 def load_host(connection: sa.Connection, name: str) -> HostLedger | None:
@@ -41,10 +43,29 @@ def refreshed(connection: sa.Connection, known: Mapping[str, Mapping[int, int]])
     }
 
 
+def missing_nodes(connection: sa.Connection) -> list[tuple[str, str]]:
+    """See ``Store.missing_nodes``."""
+    # An operator's mark is shown before what the driver says, which is in ``life``.
+    charged = (
+        sa.select(hosts.c.name.label("host"), nodes.c.name, nodes.c.life)
+        .select_from(nodes.join(hosts))
+        .where(nodes.c.running_vms > 0, nodes.c.state.in_((MISSING, DRAINING)))
+    )
+    return sorted((row.host, row.name) for row in connection.execute(charged) if not rows.life_from(row.life).listed)
+
+
 def page(
     connection: sa.Connection, having: Mapping[sa.Column[Any], str | None], *, after: tuple[str, str] | None, limit: int
 ) -> list[tuple[str, str, Allocation]]:
     """See ``Store.allocations``. ``having``: column -> the value that it must have; None: any value."""
+    found = connection.execute(page_query(having, after=after, limit=limit)).mappings()
+    return [(row["host"], row["node"], rows.allocation_from(row)) for row in found]
+
+
+def page_query(
+    having: Mapping[sa.Column[Any], str | None], *, after: tuple[str, str] | None, limit: int
+) -> sa.Select[Any]:
+    """The query of ``page``, which reads in the order of an index."""
     in_order = (allocations.c.instance_uuid, allocations.c.id)
     query = (
         sa.select(allocations, hosts.c.name.label("host"), nodes.c.name.label("node"))
@@ -54,11 +75,24 @@ def page(
         .order_by(*in_order)
         .limit(limit)
     )
-    if after is not None:
-        uuid, allocation_id = after
-        # The first condition finds the place in the index; the second one leaves out what is before it.
-        query = query.where(in_order[0] >= uuid, sa.or_(in_order[0] > uuid, in_order[1] > allocation_id))
-    return [(row["host"], row["node"], rows.allocation_from(row)) for row in connection.execute(query).mappings()]
+    if after is None:
+        return query
+    uuid, allocation_id = after
+    # The first condition finds the place in the index; the second one leaves out what is before it.
+    return query.where(in_order[0] >= uuid, sa.or_(in_order[0] > uuid, in_order[1] > allocation_id))
+
+
+def progress(connection: sa.Connection, names: Collection[str]) -> Progress:
+    """See ``Store.progress``."""
+    of_hosts = sa.select(nodes.c.id, nodes.c.generation).join(hosts).where(hosts.c.name.in_(list(names)))
+    named = streams.c.host.in_(list(names))
+    confirmed = sa.select(relay_cursor.c.stream_id, relay_cursor.c.topic, relay_cursor.c.sequence).join(streams)
+    return Progress(
+        ledger_id=ledger_id(connection),
+        generations={row.id: row.generation for row in connection.execute(of_hosts)},
+        sequences={row.id: row.sequence for row in connection.execute(sa.select(streams).where(named))},
+        cursors={(row.stream_id, row.topic): row.sequence for row in connection.execute(confirmed.where(named))},
+    )
 
 
 def ledger_id(connection: sa.Connection) -> str:

@@ -13,11 +13,15 @@ from typing import Any
 import msgspec
 
 from tracker_worker.store.base import Commit, Conflict
-from tracker_worker.store.sql.statements import HISTORY, PARAMETER
+from tracker_worker.store.sql.statements import PARAMETER
 
-_BEGIN_HISTORY = f"""\
+_BEGIN_HISTORY = """\
 INSERT INTO histories (ledger_id, since, reason, predecessor)
-SELECT :ledger_id, :since, :reason, :predecessor WHERE :predecessor = ({HISTORY})"""
+SELECT :ledger_id, :since, :reason, present.ledger_id FROM histories AS present
+WHERE present.ledger_id = :predecessor AND present.number = (SELECT max(number) FROM histories)"""
+_LOWER_CURSORS = """\
+UPDATE relay_cursor SET sequence = (SELECT sequence FROM streams WHERE streams.id = relay_cursor.stream_id)
+WHERE sequence > (SELECT sequence FROM streams WHERE streams.id = relay_cursor.stream_id)"""
 _FORGET_DELETIONS = "DELETE FROM deletions WHERE node_id = :node_id"
 _DROP_NODE = """\
 DELETE FROM nodes WHERE id = :node_id AND NOT EXISTS (SELECT 1 FROM allocations WHERE node_id = :node_id)"""
@@ -34,6 +38,7 @@ DELETE FROM deletions WHERE node_id = :node_id AND EXISTS (
 _MOVE_DELETIONS = "UPDATE deletions SET host_id = :host_id WHERE node_id = :node_id"
 STATEMENTS = (
     _BEGIN_HISTORY,
+    _LOWER_CURSORS,
     _FORGET_DELETIONS,
     _DROP_NODE,
     _RENAME_HOST,
@@ -70,6 +75,7 @@ def rearrange(execute: Callable[[str, Mapping[str, Any]], int], commit: Commit) 
 
     if commit.history is not None:
         one(_BEGIN_HISTORY, msgspec.structs.asdict(commit.history), "the history has a successor already")
+        execute(_LOWER_CURSORS, {})
     for node_id in commit.dropped_nodes:
         execute(_FORGET_DELETIONS, {"node_id": node_id})
         one(_DROP_NODE, {"node_id": node_id}, "a dropped node is charged or gone")

@@ -5,6 +5,7 @@ call its functions."""
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import msgpack
@@ -20,7 +21,8 @@ from tracker_worker.notifications.notification import Notification
 from tracker_worker.store.base import InboxRow
 
 _pack = msgspec.msgpack.Encoder().encode
-_unpack_life = msgspec.msgpack.Decoder(Life).decode
+life_from: Callable[[bytes], Life] = msgspec.msgpack.Decoder(Life).decode
+"""What is known of a node, as its column ``life`` has it."""
 
 # The fields of an instance that have a column of their own. The other fields are packed into ``facts``, except a field that has
 # its default, which is the value in _FACTS.
@@ -129,7 +131,7 @@ def ledger_from(host: str, ledger_id: str, row: Any) -> NodeLedger:
         sequence=row["sequence"],
         last_at=row["occurred_at"],
     )
-    ledger.life = _unpack_life(row["life"])
+    ledger.life = life_from(row["life"])
     if row["inventory"] is not None:
         ledger.inventory = _unpack_inventory(row["inventory"])
     return ledger

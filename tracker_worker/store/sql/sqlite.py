@@ -59,6 +59,8 @@ class SQLiteWriter(Writer):
             if dict(stored.fetchall()) != generations:
                 raise Conflict("a host that an answer rests on has changed")
         rearrange(lambda text, row: cursor.execute(text, row).rowcount, commit)
+        if commit.ledger_id is not None and cursor.execute(statements.HISTORY).fetchone() != (commit.ledger_id,):
+            raise Conflict("the present history is another one")
         tables = tables_of(commit)
         if _NODE.execute(cursor, tables.nodes) != len(tables.nodes):
             raise Conflict("a node has another generation")

@@ -14,8 +14,9 @@ on.
 
 Within the statement, everything else waits for ``changed``, which locks the nodes in the order of their ids, and happens only
 if all nodes have the expected generation. All parts see the rows as they were before the statement. What is deleted is no
-longer in the way of a unique index, though: ``kept`` therefore waits for ``released``, as an instance may be charged anew. At
-the end the statement divides by zero (SQLSTATE 22012: nothing else in it divides) if a number of rows is not the expected one,
+longer in the way of a unique index, though: ``kept`` therefore waits for ``released``, as an instance may be charged anew.
+``released`` compares with an array: the planner takes a document for 100 rows, and would scan the table for so many. At the
+end the statement divides by zero (SQLSTATE 22012: nothing else in it divides) if a number of rows is not the expected one,
 so that nothing of it stays.
 
 The columns of ``nodes`` come from ``rows.NODE_COLUMNS``: a new resource class adds no line here.
@@ -113,8 +114,11 @@ INSERT INTO outbox (stream_id, sequence, message_id, event_type, priority, paylo
 VALUES (:stream_id, :sequence, :message_id, :event_type, :priority, :payload, :occurred_at, :asked)""",
     move_cursor="""\
 UPDATE relay_cursor SET sequence = :sequence
-WHERE stream_id = :stream_id AND topic = :topic AND sequence < :sequence""",
+WHERE stream_id = :stream_id AND (topic = :topic OR :topic = '') AND sequence < :sequence""",
 )
+
+HISTORY = "SELECT ledger_id FROM histories ORDER BY number DESC LIMIT 1"
+"""The ledger_id of the present history."""
 
 POSTGRESQL = f"""\
 WITH given_nodes AS (
@@ -130,13 +134,16 @@ WITH given_nodes AS (
     WHERE nodes.id = locked.id AND nodes.generation = given.stored_generation
     RETURNING nodes.id
 ), ready AS (
-    SELECT count(*) = json_array_length(%(nodes)s::json) AS is_so FROM changed
+    SELECT count(*) = json_array_length(%(nodes)s::json)
+        AND coalesce(%(ledger_id)s::varchar = ({HISTORY}), true) AS is_so
+    FROM changed
 ), streamed AS (
     UPDATE streams SET sequence = given.sequence, occurred_at = given.occurred_at
     FROM given_nodes AS given WHERE streams.id = given.stream_id AND (SELECT is_so FROM ready)
 ), released AS (
-    DELETE FROM allocations USING json_to_recordset(%(released)s::json) AS given (id varchar)
-    WHERE allocations.id = given.id AND (SELECT is_so FROM ready)
+    DELETE FROM allocations
+    WHERE id = ANY (ARRAY(SELECT id FROM json_to_recordset(%(released)s::json) AS given (id varchar)))
+        AND (SELECT is_so FROM ready)
     RETURNING 1
 ), kept AS (
     INSERT INTO allocations (
@@ -177,7 +184,7 @@ WITH given_nodes AS (
 ), moved AS (
     UPDATE relay_cursor SET sequence = given.sequence
     FROM json_to_recordset(%(cursors)s::json) AS given (stream_id integer, topic varchar, sequence bigint)
-    WHERE relay_cursor.stream_id = given.stream_id AND relay_cursor.topic = given.topic
+    WHERE relay_cursor.stream_id = given.stream_id AND (relay_cursor.topic = given.topic OR given.topic = '')
         AND relay_cursor.sequence < given.sequence AND (SELECT is_so FROM ready)
 ), stale AS (
     SELECT FROM json_to_recordset(%(verified)s::json) AS given (host_id integer, generations jsonb)
@@ -193,7 +200,6 @@ SELECT 1 / (
 
 GENERATIONS = "SELECT id, generation FROM nodes WHERE host_id = {host_id:d}"
 """The nodes of a host, for ``Commit.verified``."""
-HISTORY = "SELECT ledger_id FROM histories ORDER BY number DESC LIMIT 1"
 HOST = f"SELECT name, ({HISTORY}) AS ledger_id FROM hosts WHERE id = {{host_id:d}}"
 NODES = """\
 SELECT nodes.*, streams.sequence, streams.occurred_at

@@ -23,6 +23,7 @@ from tracker_worker.store.base import (
     HostRecord,
     LockedHost,
     OutboxBacklog,
+    Progress,
     Store,
     Stream,
 )
@@ -164,6 +165,10 @@ class SQLStore(Store):
                 .on_conflict_do_nothing()
             )
 
+    def missing_nodes(self) -> list[tuple[str, str]]:
+        with self._sessions.read() as connection:
+            return reading.missing_nodes(connection)
+
     def stream_id(self, host: str, node: str) -> int:
         with self._sessions.write() as connection:
             return cursors.stream(connection, self._sessions.insert, host, node)
@@ -191,6 +196,10 @@ class SQLStore(Store):
         query = sa.select(nodes.c.id, nodes.c.generation).where(nodes.c.host_id.in_(list(host_ids)))
         with self._sessions.read() as connection:
             return {row.id: row.generation for row in connection.execute(query)}
+
+    def progress(self, hosts: Collection[str]) -> Progress:
+        with self._sessions.read() as connection:
+            return reading.progress(connection, hosts)
 
     def answered(self, unique_ids: Collection[str]) -> dict[str, bytes]:
         query = sa.select(inbox.c.unique_id, inbox.c.reply).where(inbox.c.unique_id.in_(list(unique_ids)))
@@ -222,6 +231,10 @@ class SQLStore(Store):
     def streams(self, host: str) -> list[Stream]:
         with self._sessions.read() as connection:
             return cursors.read(connection, host)
+
+    def streams_without_host(self) -> list[str]:
+        with self._sessions.read() as connection:
+            return cursors.without_host(connection)
 
     def open_cursors(self, host: str, topics: Sequence[str]) -> list[Stream]:
         with self._sessions.write() as connection:
@@ -262,7 +275,8 @@ class SQLStore(Store):
         blocked_since: int | None = None,
     ) -> set[int]:
         wanted = sorted(host_ids)
-        free = sa.or_(hosts.c.lease_owner.is_(None), hosts.c.lease_owner == owner, hosts.c.lease_expires_at < now)
+        expired = sa.or_(hosts.c.lease_expires_at < now, hosts.c.lease_expires_at > until + (until - now) // 2)
+        free = sa.or_(hosts.c.lease_owner.is_(None), hosts.c.lease_owner == owner, expired)
         with self._sessions.write() as connection:
             # In the order of the ids, so that two workers do not wait for each other's hosts crosswise.
             in_order = sa.select(hosts.c.id).where(hosts.c.id.in_(wanted)).order_by(hosts.c.id)

@@ -24,7 +24,7 @@ down_revision = "0002"
 branch_labels = None
 depends_on = None
 
-LOG = logging.getLogger(__name__)
+LOG = logging.getLogger("tracker_worker.store.sql.migration")
 
 _AT_A_TIME = 1000
 _UUID = re.compile(
@@ -145,6 +145,7 @@ def upgrade() -> None:
         "INSERT INTO relay_cursor (stream_id, topic, sequence, refused_sequence, refused_reason)"
         " SELECT node_id, topic, sequence, refused_sequence, refused_reason FROM kept_relay_cursor"
     )
+    _begin_cursors()
     _drop_what_is_aside()
     _go_on_counting(connection, "hosts", "streams", "nodes", "histories")
 
@@ -297,6 +298,22 @@ def _create_cursors(owner: str, table: str) -> None:
         sa.Column("refused_reason", sa.Text),
         sa.PrimaryKeyConstraint(owner, "topic", name="pk_relay_cursor"),
         sa.ForeignKeyConstraint([owner], [f"{table}.id"], name=f"fk_relay_cursor_{owner}"),
+    )
+
+
+def _begin_cursors() -> None:
+    """From now on a number without a row in the outbox is lost, unless the cursors are behind it. In earlier releases it
+    meant that notifications were switched off."""
+    following = "(SELECT min(sequence) - 1 FROM outbox WHERE stream_id = streams.id{})"
+    op.execute(
+        "INSERT INTO relay_cursor (stream_id, topic, sequence)"
+        f" SELECT id, '', coalesce({following.format('')}, sequence) FROM streams"
+        " WHERE NOT EXISTS (SELECT 1 FROM relay_cursor WHERE stream_id = streams.id)"
+    )
+    after = following.format(" AND outbox.sequence > relay_cursor.sequence")
+    op.execute(
+        f"UPDATE relay_cursor SET sequence = (SELECT coalesce({after}, streams.sequence)"
+        " FROM streams WHERE streams.id = relay_cursor.stream_id)"
     )
 
 

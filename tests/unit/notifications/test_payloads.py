@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each notification says: who is charged what after the event, in which state, and in which stream."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.support.builders import LEDGER_ID, NOW, TIMEOUT, begin, host_ledger, inventory, planned, sized, update, uuid
+from tracker_worker.domain.commands import (
+    AbortClaim,
+    Command,
+    CompareInstances,
+    DrainNode,
+    ExpireClaims,
+    FinishClaim,
+    ReleaseAllocation,
+    RenewClaim,
+    ReportNode,
+)
+from tracker_worker.domain.events import UNPUBLISHED
+from tracker_worker.domain.ledger import HostLedger
+from tracker_worker.notifications import schema
+from tracker_worker.notifications.notification import INFO, WARN, Notification
+from tracker_worker.notifications.render import Style, render
+
+ZERO = {"VCPU": 0, "MEMORY_MB": 0, "DISK_GB": 0}
+SIZE = {"VCPU": 2, "MEMORY_MB": 4096, "DISK_GB": 50}
+FINISH, ABORT = FinishClaim(claim_id=uuid(1)), AbortClaim(claim_id=uuid(1))
+ACTIVE, DELETED = update(1, vm_state="active"), update(1, vm_state="deleted", project_id="q", user_id="v")
+OFFLOADED = update(1, vm_state="shelved_offloaded", project_id="q", user_id="v")
+KEEP, RELEASE = ExpireClaims(node="node-1"), ExpireClaims(node="node-1", release=True)
+LATE = NOW + TIMEOUT + 1
+
+
+def told(host: HostLedger, command: Command, now: int = NOW, style: Style | None = None) -> list[Notification]:
+    """Decide and apply ``command``, and return its notifications."""
+    rows = []
+    for ledger, event in planned(host, command, now).events:
+        ledger.apply(event)
+        if not isinstance(event, UNPUBLISHED):
+            rows.append(render(event, ledger, message_id=f"m-{ledger.sequence}", style=style or Style()))
+    for ledger in host:
+        ledger.committed()
+    return rows
+
+
+def last(*commands: Command, style: Style | None = None) -> tuple[str, dict[str, Any]]:
+    """The event type and the payload of the only notification of the last command, after the others."""
+    host = host_ledger()
+    for command in commands[:-1]:
+        told(host, command)
+    now = LATE if isinstance(commands[-1], ExpireClaims) else NOW
+    [row] = told(host, commands[-1], now, style)
+    return row.event_type, json.loads(row.payload)
+
+
+CLAIM = begin(1, project_id="p", user_id="u")
+
+
+@pytest.mark.parametrize(
+    ("commands", "event_type", "state", "charged"),
+    [
+        ((CLAIM,), "claim.begun", "begun", SIZE),
+        ((CLAIM, RenewClaim(claim_id=uuid(1), timeout=2 * TIMEOUT)), "claim.renewed", "begun", SIZE),
+        ((CLAIM, FINISH), "claim.finished", "finished", SIZE),
+        ((CLAIM, ABORT), "claim.aborted", "aborted", ZERO),
+        ((CLAIM, KEEP), "claim.expired", "expired", SIZE),
+        ((CLAIM, RELEASE), "claim.expired", "expired", ZERO),
+        ((CLAIM, ACTIVE), "usage.updated", "begun", SIZE),
+        ((CLAIM, FINISH, ACTIVE), "usage.updated", "finished", SIZE),
+        ((CLAIM, FINISH, update(1, **sized(9, 9, 9))), "usage.updated", "finished", {"VCPU": 9, "MEMORY_MB": 9, "DISK_GB": 9}),
+        ((CLAIM, FINISH, DELETED), "usage.released", "finished", ZERO),
+        ((CLAIM, FINISH, OFFLOADED), "usage.released", "finished", ZERO),
+        ((CLAIM, DELETED), "usage.released", "aborted", ZERO),
+        ((CLAIM, ReleaseAllocation(uuid=uuid(1), reason="x", released_by="ann")), "usage.released", "aborted", ZERO),
+        ((begin(1, project_id="p", user_id="u", limits={"vcpu": 0}),), "claim.rejected", "", ZERO),
+        ((ReportNode(node="node-1", inventory=None, keeps_inventory=False), CLAIM), "claim.untracked", "", ZERO),
+    ],
+)  # fmt: skip
+def test_every_event_of_an_instance_says_who_is_charged_what_after_it(
+    commands: tuple[Command, ...], event_type: str, state: str, charged: dict[str, int]
+) -> None:
+    kind, payload = last(*commands)
+    assert (kind, payload["claim_state"], payload["charged"]) == (f"tracker.{event_type}", state, charged)
+    assert payload["role"] == ("instance" if charged != ZERO else "")
+    assert payload["charged"].keys() == payload["resources"].keys()
+    assert payload["resources"] == (SIZE if charged == ZERO else charged)
+    assert (payload["tenant_id"], payload["user_id"]) == ("p", "u")  # who was charged, whatever a deletion says
+    assert (payload["ledger_id"], payload["region"]) == (LEDGER_ID, "")
+    assert payload["claim_id"] != uuid(1)
+    assert (payload["claim_id"] == "") is (state == "")
+
+
+def test_a_change_of_the_owner_names_both_and_null_changes_nothing() -> None:
+    kind, payload = last(CLAIM, update(1, project_id="q", user_id="v"))
+    assert (kind, payload["tenant_id"], payload["user_id"]) == ("tracker.usage.updated", "q", "v")
+    assert (payload["old_tenant_id"], payload["old_user_id"]) == ("p", "u")
+    _, payload = last(CLAIM, update(1, project_id=None, user_id=None, vm_state="active"))
+    assert (payload["tenant_id"], payload["old_tenant_id"], payload["user_id"]) == ("p", "p", "u")
+    host = host_ledger()
+    told(host, CLAIM)
+    assert told(host, update(1, project_id=None)) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "over"),
+    [
+        (2, 32, []),
+        (2, 33, [{"resource": "VCPU", "used": 33, "capacity": 32}]),
+        (40, 41, [{"resource": "VCPU", "used": 41, "capacity": 32}]),
+        (40, 39, []),
+        (40, 40, []),
+    ],
+)
+def test_growth_is_accepted_and_says_what_it_made_larger_than_the_node(
+    before: int, after: int, over: list[dict[str, Any]]
+) -> None:
+    _, payload = last(begin(1, vcpus=before), update(1, vcpus=after, vm_state="active"))
+    assert payload["over_capacity"] == over
+
+
+def test_growth_counts_the_reserve_and_all_instances() -> None:
+    _, payload = last(begin(2, **sized(1, 100_000, 0)), begin(1), update(1, memory_mb=30_561, root_gb=2000))
+    assert payload["over_capacity"] == [
+        {"resource": "MEMORY_MB", "used": 131_073, "capacity": 131_072},
+        {"resource": "DISK_GB", "used": 2010, "capacity": 2000},
+    ]
+
+
+def test_a_release_by_an_operator_says_who_and_why() -> None:
+    _, payload = last(CLAIM, ReleaseAllocation(uuid=uuid(1), reason="burnt", released_by="ann"))
+    assert (payload["released_by"], payload["reason"]) == ("ann", "burnt")
+    _, payload = last(CLAIM, DELETED)
+    assert (payload["released_by"], payload["reason"]) == ("", "")
+
+
+def test_a_difference_of_what_runs_has_keys_of_its_own() -> None:
+    kind, payload = last(CLAIM, CompareInstances(node=None, uuids=frozenset({uuid(9)})))
+    assert (kind, payload["kind"]) == ("tracker.node.drift", "instances")
+    assert (payload["charged_not_running"], payload["running_not_charged"], payload["building"]) == (
+        [],
+        [uuid(9)],
+        [uuid(1)],
+    )
+    assert "stored_usage" not in payload
+
+
+def test_a_change_of_state_is_told_with_the_reason() -> None:
+    kind, payload = last(DrainNode(node="node-1", reason="disk"))
+    assert kind == "tracker.node.updated"
+    assert (payload["state"], payload["state_reason"]) == ("draining", "disk")
+    assert "previous_ledger_id" not in payload
+
+
+def test_everything_is_information_unless_its_type_is_named_and_the_region_is_in_every_payload() -> None:
+    style = Style(region="north", warn_events=frozenset({"tracker.claim.rejected"}))
+    host = host_ledger()
+    commands = (
+        begin(1, limits={"vcpu": 0}),
+        CLAIM,
+        FINISH,
+        DELETED,
+        ReportNode(node="node-1", inventory=inventory(vcpus=1)),
+    )
+    rows = [row for command in commands for row in told(host, command, style=style)]
+    assert [row.priority for row in rows] == [WARN, INFO, INFO, INFO, INFO]
+    assert {json.loads(row.payload)["region"] for row in rows} == {"north"}
+    host = host_ledger()
+    assert {row.priority for command in commands for row in told(host, command)} == {INFO}
+
+
+@pytest.mark.parametrize("name", sorted(["instance", "node", *schema.event_types()]))
+def test_every_key_of_a_schema_is_described(name: str) -> None:
+    published = schema.load(f"{name}.json")
+    described = {key for key, value in published.get("properties", {}).items() if value.get("description")}
+    assert set(published.get("properties", {})) - described == set()

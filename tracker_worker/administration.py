@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an operator does to nodes, hosts and instances. Each change is one commit in the database, whether workers run or not.
+
+A worker notices a change because the generations of the nodes have risen: its next commit on them fails, and it reads them
+again.
+
+Events belong to the name of a node (see ``store.base.Stream``). A node that gets another name or host leaves its stream with an
+event that names the next one, and continues the stream of its new name with an event that names the previous one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from msgspec.structs import replace
+
+from tracker_worker.domain.commands import Command
+from tracker_worker.domain.events import DeletionNoted, NodeUpdated
+from tracker_worker.domain.inventory import Inventory, read_node_name
+from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.domain.life import Life, renewed
+from tracker_worker.errors import ClaimConflict, NodeBusy
+from tracker_worker.ids import NewIds
+from tracker_worker.notifications.render import PLAIN, Style
+from tracker_worker.store.base import Commit, Conflict, HostRecord, NodeMove, Store, Stream, StreamEnd
+from tracker_worker.store.ledgers import Ledgers
+from tracker_worker.unit_of_work import UnitOfWork
+
+Result = TypeVar("Result")
+
+CARETAKER = "#orphans"
+"""How the owner of a lease ends who does the chores of a host that nobody serves."""
+
+# Another writer that commits at the same time costs an attempt.
+_MOST_ATTEMPTS = 50
+
+
+class Refused(Exception):
+    """The change cannot be made now. The text is one sentence for the operator."""
+
+
+class Administration:
+    """Belongs to one thread. Every method raises StoreUnavailable, and Refused if other writers were first again and again."""
+
+    def __init__(
+        self, store: Store, *, notify: bool, style: Style = PLAIN, asked: bytes = b"{}", new_id: NewIds | None = None
+    ) -> None:
+        """``notify`` and ``style`` are those of the workers. ``asked``: the operator, as the outbox keeps it."""
+        self._store = store
+        self._notify = notify
+        self._style = style
+        self._asked = asked
+        self._new_id = new_id or NewIds()
+
+    def decide(self, host: str, command: Command) -> Any:
+        """Decide ``command`` on a host's ledgers, commit it, and return its reply. Raises the refusal of the command, and
+        Refused: there is no such host."""
+        return self._repeated(lambda: self._decide(host, command))
+
+    def move_node(self, node: str, *, host: str, to: str, name: str) -> NodeLedger:
+        """Give a node, with all that it is charged, the host ``to`` and the ``name``, and return it.
+
+        Raises NodeNotFound. Raises Refused: there is no such host, or the node has this place already. Raises NodeBusy: there
+        is a node of this name, which is charged. Raises ClaimConflict: another node of the host ``to`` is charged for an
+        instance of this node. Raises InvalidInput: no node can have this name.
+        """
+        read_node_name(name)
+        return self._repeated(lambda: self._move_node(node, host, to, name))
+
+    def rename_host(self, old: str, new: str) -> None:
+        """Give all nodes of the host ``old`` to the host ``new``, which is made if it does not exist. The host ``old`` is
+        forgotten.
+
+        Raises Refused: there is no host ``old``, a worker serves one of the two, or ``new`` is charged for instances.
+        """
+        self._repeated(lambda: self._rename_host(old, new))
+
+    def forget_host(self, name: str) -> None:
+        """Delete a host with its nodes. Their streams stay.
+
+        Raises Refused: there is no such host, a worker serves it, or it is charged for instances.
+        """
+        self._repeated(lambda: self._forget_host(name))
+
+    def _repeated(self, change: Callable[[], Result]) -> Result:
+        for _ in range(_MOST_ATTEMPTS):
+            try:
+                return change()
+            except Conflict as conflict:
+                lost = conflict
+        raise Refused(f"other writers were first {_MOST_ATTEMPTS} times: {lost}")
+
+    def _decide(self, host: str, command: Command) -> Any:
+        ledgers, unit = self._unit()
+        decision = unit.decide(self._host(ledgers, host), command, self._store.time())
+        if unit.changed:
+            unit.commit()
+        if decision.error is not None:
+            raise decision.error
+        return decision.reply
+
+    def _move_node(self, node: str, host: str, to: str, name: str) -> NodeLedger:
+        ledgers, unit = self._unit()
+        source = self._host(ledgers, host)
+        target = self._host(ledgers, to)
+        moved = source.node(node)
+        if source is target and name == node:
+            raise Refused(f"node {node} of host {host} has this name already")
+        with _Rearrangement(self._store, unit, target, to).committed() as rearrangement:
+            rearrangement.move(moved, name, self._store.time())
+        return moved
+
+    def _rename_host(self, old: str, new: str) -> None:
+        ledgers, unit = self._unit()
+        source = self._host(ledgers, old)
+        if old == new:
+            raise Refused(f"host {old} has this name already")
+        self._check_idle(old)
+        target = ledgers.find(new)
+        if target is not None:
+            self._check_idle(new)
+            _check_empty(target)
+        now = self._store.time()
+        with _Rearrangement(self._store, unit, target or source, new).committed() as rearrangement:
+            if target is None:
+                rearrangement.host_names[source.id] = new
+            for ledger in list(source):
+                rearrangement.move(ledger, ledger.name, now)
+        if target is not None:
+            self._store.forget_host(source.id)
+
+    def _forget_host(self, name: str) -> None:
+        ledgers, _ = self._unit()
+        host = self._host(ledgers, name)
+        self._check_idle(name)
+        _check_empty(host)
+        self._store.forget_host(host.id)
+
+    def _unit(self) -> tuple[Ledgers, UnitOfWork]:
+        """The ledgers as they are now, and a unit of work on them."""
+        ledgers = Ledgers(self._store)
+        unit = UnitOfWork(
+            self._store, ledgers, notify=self._notify, new_id=self._new_id, style=self._style, asked=self._asked
+        )
+        return ledgers, unit
+
+    def _host(self, ledgers: Ledgers, name: str) -> HostLedger:
+        host = ledgers.find(name)
+        if host is None:
+            raise Refused(f"the database has no host {name}")
+        return host
+
+    def _check_idle(self, name: str) -> None:
+        now = self._store.time()
+        for record in self._store.hosts():
+            if record.name == name and (owner := serving(record, now)) is not None:
+                raise Refused(f"host {name} is served by worker {owner}: stop it first")
+
+
+def serving(record: HostRecord, now: int) -> str | None:
+    """The worker that serves a host at ``now`` (microseconds), or None."""
+    owner = record.lease_owner
+    return None if owner is None or record.lease_expires_at < now or owner.endswith(CARETAKER) else owner
+
+
+class _Rearrangement:
+    """The nodes that one commit gives to the host ``target``, which has the name ``host`` afterwards."""
+
+    def __init__(self, store: Store, unit: UnitOfWork, target: HostLedger, host: str) -> None:
+        self._store = store
+        self._unit = unit
+        self._target = target
+        self._host = host
+        self._generations = {ledger.id: ledger.stored_generation for ledger in target}
+        self._moves: list[NodeMove] = []
+        self._ended: list[StreamEnd] = []
+        self._dropped: list[int] = []
+        self.host_names: dict[int, str] = {}
+
+    @contextmanager
+    def committed(self) -> Iterator[_Rearrangement]:
+        """Commit at the end of the block. Raises Conflict."""
+        yield self
+        self._unit.commit(write=self._write)
+
+    def _write(self, commit: Commit) -> None:
+        self._store.commit(
+            replace(
+                commit,
+                verified={**commit.verified, self._target.id: self._generations},
+                dropped_nodes=self._dropped,
+                host_names=self.host_names,
+                moves=self._moves,
+                ended_streams=self._ended,
+            )
+        )
+
+    def move(self, ledger: NodeLedger, name: str, now: int) -> None:
+        """Give the node its new place and name. Raises NodeBusy, ClaimConflict: see ``Administration.move_node``."""
+        replaced = self._target.nodes.get(name)
+        if replaced is ledger:
+            replaced = None  # the host itself gets another name
+        if replaced is not None:
+            _check_node_empty(replaced)
+            self._dropped.append(replaced.id)
+        _check_charges(ledger, self._target)
+        stream = self._stream(name)
+        # Neither name sees a generation that falls.
+        stored = ledger.stored_generation
+        ledger.stored_generation = max(stored, 0 if replaced is None else replaced.stored_generation)
+        before = {"previous_host": ledger.host, "previous_node": ledger.name}
+        self._tell(ledger, ledger.inventory, ledger.life, now, {"next_host": self._host, "next_node": name})
+        self._ended.append(StreamEnd(stream_id=ledger.stream_id, sequence=ledger.sequence, occurred_at=ledger.last_at))
+        ledger.host, ledger.host_id, ledger.name = self._host, self._target.id, name
+        ledger.stream_id, ledger.sequence, ledger.last_at = stream.id, stream.sequence, stream.last_at
+        inventory, life = _joined(ledger, replaced, ledger.time(now))
+        self._tell(ledger, inventory, life, now, before)
+        for uuid, at in () if replaced is None else replaced.deletions.items():
+            if at > ledger.deletions.get(uuid, 0):
+                self._unit.apply(ledger, DeletionNoted(at=at, uuid=uuid))
+        ledger.stored_generation = stored
+        self._moves.append(NodeMove(node_id=ledger.id, host_id=self._target.id, name=name, stream_id=stream.id))
+
+    def _stream(self, name: str) -> Stream:
+        stream_id = self._store.stream_id(self._host, name)
+        return next(stream for stream in self._store.streams(self._host) if stream.id == stream_id)
+
+    def _tell(
+        self, ledger: NodeLedger, inventory: Inventory | None, life: Life, now: int, more: Mapping[str, str | int]
+    ) -> None:
+        self._unit.apply(ledger, NodeUpdated(at=ledger.time(now), inventory=inventory, life=life, more=more))
+
+
+def _joined(ledger: NodeLedger, replaced: NodeLedger | None, at: int) -> tuple[Inventory | None, Life]:
+    """What is known of a node that takes the place of another one, which the driver may list under this name already. What an
+    operator has said of either holds, except that the empty one was retired."""
+    life, inventory = replace(ledger.life, elsewhere=None), ledger.inventory
+    if replaced is not None:
+        known = replaced.life
+        life = replace(life, listed=known.listed, draining=life.draining or known.draining)
+        if known.look is not None:
+            life = replace(life, look=known.look, silent_since=known.silent_since, silent_reason=known.silent_reason)
+            inventory = replaced.inventory or inventory
+    return inventory, renewed(life, has_inventory=inventory is not None, at=at)
+
+
+def _check_charges(ledger: NodeLedger, target: HostLedger) -> None:
+    for uuid in ledger.allocations:
+        holder = target.holding(uuid)
+        if holder is not None and holder is not ledger:
+            reason = f"node {ledger.name} of host {ledger.host} is charged for it too"
+            raise ClaimConflict(instance_uuid=uuid, node=holder.name, reason=reason)
+
+
+def _check_empty(host: HostLedger) -> None:
+    uuids = sorted(uuid for ledger in host for uuid in ledger.allocations)
+    if uuids:
+        raise Refused(f"host {host.name} is charged for {len(uuids)} instances: {', '.join(uuids)}")
+
+
+def _check_node_empty(ledger: NodeLedger) -> None:
+    if ledger.allocations:
+        raise NodeBusy(host=ledger.host, node=ledger.name, instances=sorted(ledger.allocations))

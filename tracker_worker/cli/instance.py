@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``tracker-worker instance``: what instances are charged for, and what operators do about it, in the database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO, TYPE_CHECKING, Any
+
+import click
+
+from tracker_worker.cli.administration import administration, user
+from tracker_worker.cli.context import CommandFailed, Commands, Settings
+from tracker_worker.cli.output import (
+    JSON,
+    format_option,
+    show_fields,
+    show_json,
+    stream_json,
+    stream_table,
+    to_seconds,
+)
+from tracker_worker.domain.resources import CLASSES
+
+if TYPE_CHECKING:
+    from tracker_worker.store.base import Store
+
+_PAGE = 1000
+_ROLES = ("instance", "incoming", "hold")
+_COLUMNS = (
+    "Instance",
+    "Host",
+    "Node",
+    "Project",
+    "State",
+    "Role",
+    *(klass.name for klass in CLASSES),
+    "Claim",
+    "Since",
+)
+# More instances than a hypervisor can run; a larger file is not a list of uuids.
+_MOST_FILE_BYTES = 64 * 1024 * 1024
+
+
+@click.group(cls=Commands)
+def instance() -> None:
+    """List, show and release what instances are charged for, and compare it with what runs.
+
+    All subcommands work in the database; no worker needs to run, and one that runs sees the change.
+    """
+
+
+@instance.command("list")
+@click.option("--host", help="List only what is charged on this host.")
+@click.option("--node", help="List only what is charged on nodes of this name.")
+@click.option("--project", help="List only what this project is charged for.")
+@format_option
+@click.pass_obj
+def list_(settings: Settings, host: str | None, node: str | None, project: str | None, style: str) -> None:
+    """List what is charged, by instance.
+
+    VCPU in virtual CPUs, MEMORY_MB in MB, DISK_GB in GB. Claim is the state of the claim that charged the instance: an
+    expired one left the instance charged.
+    """
+    from tracker_worker.cli.ledgers import opened_store
+
+    with opened_store(settings.load(messaging=False)) as store:
+        _check_names(store, host, node)
+        pages = _pages(store, host=host, node=node, project_id=project)
+        if style == JSON:
+            stream_json(pages)
+        else:
+            stream_table(_COLUMNS, ([_row(view) for view in page] for page in pages), empty="There are no instances.")
+
+
+@instance.command()
+@click.argument("uuid")
+@click.option("--host", help="The host; required when the instance is charged on several hosts.")
+@format_option
+@click.pass_obj
+def show(settings: Settings, uuid: str, host: str | None, style: str) -> None:
+    """Show what one instance is charged for."""
+    from tracker_worker.cli.ledgers import opened_store
+
+    with opened_store(settings.load(messaging=False)) as store:
+        view = _find(store, uuid, host)
+    _show(view, style)
+
+
+@instance.command()
+@click.argument("uuid")
+@click.option("--host", required=True, help="The host that is charged for the instance.")
+@click.option("--reason", required=True, help="Why; the notification and the answer say it.")
+@format_option
+@click.pass_obj
+def release(settings: Settings, uuid: str, host: str, reason: str, style: str) -> None:
+    """Release what an instance is charged for, because it is known to be gone.
+
+    A claim that has begun ends with it. The notification tracker.usage.released says who released it, and why.
+    """
+    from tracker_worker.domain.commands import ReleaseAllocation
+    from tracker_worker.domain.values import read_id, read_name
+
+    name = read_id("instance_uuid", uuid)
+    command = ReleaseAllocation(uuid=name, reason=read_name("reason", reason.strip()), released_by=user())
+    with administration(settings, "instance release") as (_, operator):
+        released = operator.decide(host, command)
+    if released is None:
+        raise CommandFailed(f"host {host} is charged nothing for instance {name}")
+    _show(released, style)
+
+
+@instance.command()
+@click.option("--host", required=True, help="The host to compare.")
+@click.option("--node", help="The node to compare; required when the host has several.")
+@click.option(
+    "--file",
+    "running",
+    type=click.File("rb"),
+    required=True,
+    help="The uuids of the instances that run there, one a line; - is standard input.",
+)
+@format_option
+@click.pass_context
+def compare(ctx: click.Context, host: str, node: str | None, running: IO[bytes], style: str) -> None:
+    """Compare what a node is charged for with the instances that really run there.
+
+    Exit code 1 if there is a difference, which is also published as tracker.node.drift. Instances whose claim has begun are
+    building: they may run or not. Nothing is repaired.
+    """
+    from tracker_worker.domain.commands import CompareInstances
+
+    command = CompareInstances(node=node, uuids=_read_uuids(running))
+    with administration(ctx.obj, "instance compare") as (_, operator):
+        found: dict[str, list[str]] = operator.decide(host, command)
+    if style == JSON:
+        show_json(found)
+    else:
+        for what, uuids in found.items():
+            click.echo(f"{what.replace('_', ' ')}: {len(uuids)}")
+            for uuid in uuids:
+                click.echo(f"  {uuid}")
+    if found["charged_not_running"] or found["running_not_charged"]:
+        ctx.exit(1)
+
+
+def _read_uuids(running: IO[bytes]) -> frozenset[str]:
+    """The uuids in a file, one a line; empty lines do not count. Raises CommandFailed, InvalidInput, which names the line."""
+    from tracker_worker.domain.values import read_id
+
+    content = running.read(_MOST_FILE_BYTES + 1)
+    if len(content) > _MOST_FILE_BYTES:
+        raise CommandFailed(f"{running.name} has more than {_MOST_FILE_BYTES} bytes")
+    try:
+        lines = content.decode().splitlines()
+    except UnicodeDecodeError:
+        raise CommandFailed(f"{running.name} is not text in UTF-8") from None
+    stripped = ((number, line.strip()) for number, line in enumerate(lines, start=1))
+    return frozenset(read_id(f"{running.name}, line {number}", line) for number, line in stripped if line)
+
+
+def _check_names(store: Store, host: str | None, node: str | None) -> None:
+    """Raises CommandFailed: the database has no such host, or none of its hosts has ever had such a node."""
+    names = store.host_names()
+    if host is not None and host not in names:
+        raise CommandFailed(f"the database has no host {host}")
+    asked = names if host is None else [host]
+    if node is not None and not any(stream.node == node for name in asked for stream in store.streams(name)):
+        raise CommandFailed(f"{'the database' if host is None else f'host {host}'} has no node {node}")
+
+
+def _pages(store: Store, **only: str | None) -> Iterator[list[dict[str, Any]]]:
+    """What is charged, page by page: one page is in memory at a time."""
+    from tracker_worker.domain.views import charge_view
+
+    after: tuple[str, str] | None = None
+    while page := store.allocations(**only, after=after, limit=_PAGE):
+        yield [charge_view(host, node, held) for host, node, held in page]
+        after = page[-1][2].uuid, page[-1][2].id
+
+
+def _find(store: Store, uuid: str, host: str | None) -> Mapping[str, Any]:
+    """What an instance is charged for on one host. Raises CommandFailed: nothing, or on several hosts."""
+    from tracker_worker.domain.values import read_id
+    from tracker_worker.domain.views import charge_view
+
+    name = read_id("instance_uuid", uuid)
+    page = store.allocations(host=host, after=(name, ""), limit=_PAGE)
+    found = [charge_view(at, node, held) for at, node, held in page if held.uuid == name]
+    if not found:
+        where = "on any host" if host is None else f"on host {host}"
+        raise CommandFailed(f"instance {name} is charged nothing {where}")
+    if len(hosts := sorted({view["host"] for view in found})) > 1:
+        raise CommandFailed(
+            f"instance {name} is charged on several hosts, name one of them with --host: {', '.join(hosts)}"
+        )
+    return min(found, key=lambda view: _ROLES.index(view["role"]))
+
+
+def _show(view: Mapping[str, Any], style: str) -> None:
+    if style == JSON:
+        show_json(view)
+        return
+    fields = {**view, **view["resources"]}
+    del fields["resources"]
+    show_fields(fields.items())
+
+
+def _row(view: Mapping[str, Any]) -> Sequence[Any]:
+    amounts = [view["resources"][klass.name] for klass in CLASSES]
+    place = (view["instance_uuid"], view["host"], view["node"], view["project_id"] or "(none)")
+    return (*place, view["vm_state"], view["role"], *amounts, view["claim_state"], to_seconds(view["begun_at"]))
