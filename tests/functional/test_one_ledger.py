@@ -53,7 +53,7 @@ class Machine(WorkerProcess):
         shutil.rmtree(self.database.parent, ignore_errors=True)
 
     def adopt(self, host: str = "h1") -> subprocess.CompletedProcess[str]:
-        command = [PROGRAM, f"--config-file={self.configuration}", "host", "adopt", host]
+        command = [str(PROGRAM), f"--config-file={self.configuration}", "host", "adopt", host]
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
     def is_ready(self) -> bool:
@@ -164,6 +164,7 @@ class TestTwoLedgers:
         machine.wait_ready()
         assert claim(client)["state"] == "begun"
 
+    @pytest.mark.timeout(600)
     def test_both_at_once(self, make_machine: MakeMachine, broker_vhost: str) -> None:
         machines = [make_machine("one"), make_machine("two")]
         for _ in range(TIMES):
@@ -199,6 +200,7 @@ class TestCopies:
         original.start()
         wait_refused(original)
 
+    @pytest.mark.timeout(600)
     @pytest.mark.parametrize("queue_type", ["quorum"])
     def test_an_earlier_copy_with_the_original_down(self, make_machine: MakeMachine, client: stock.Client) -> None:
         original, copy = make_machine("original"), make_machine("copy")
@@ -229,6 +231,7 @@ class TestCopies:
         machines[0].start()
         wait_refused(machines[0])
 
+    @pytest.mark.timeout(600)
     @pytest.mark.parametrize("queue_type", ["quorum"])
     def test_a_start_that_ended_between_database_and_broker_is_no_copy(self, make_machine: MakeMachine) -> None:
         machine = make_machine("one")
