@@ -175,8 +175,11 @@ def test_two_workers_go_on_together_through_several_failovers(
     listener: stock.Listener,
 ) -> None:
     """One begins each history, the other follows."""
-    options = {"database": {"connection": migrated(postgresql_url)}}
-    workers = [make_worker(hosts={host: HOSTS[host]}, options=options, name=host) for host in HOSTS]
+    database = {"connection": migrated(postgresql_url)}
+    workers = [
+        make_worker(hosts=HOSTS, options={"database": database, "tracker": {"hosts": host}}, name=host)
+        for host in HOSTS
+    ]
     for worker in workers:
         worker.start()
     for worker in workers:
