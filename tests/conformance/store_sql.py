@@ -40,6 +40,7 @@ def every_method(store: Store, stream_id: int) -> dict[str, partial]:
         "host_names": store.host_names,
         "load_host": partial(store.load_host, "host-1"),
         "create_node": partial(store.create_node, 1, "node-9"),
+        "missing_nodes": store.missing_nodes,
         "generations": partial(store.generations, [1]),
         "missing_nodes": store.missing_nodes,
         "answered": partial(store.answered, ["u-1"]),
