@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.builders import HOST, NOW, begin, inventory, node_name, update, uuid
 from tests.support.store import ALL, Writer, load, register, settle
-from tracker_worker.administration import CARETAKER, Administration, Refused
+from tracker_worker.administration import Administration, Refused
 from tracker_worker.domain.commands import (
     DrainNode,
     FinishClaim,
@@ -25,7 +25,7 @@ from tracker_worker.domain.commands import (
 from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.domain.values import SECOND
 from tracker_worker.errors import ClaimConflict, InvalidInput, NodeBusy, NodeNotFound
-from tracker_worker.store.base import Commit, Conflict, Store
+from tracker_worker.store.base import CARETAKER, Commit, Conflict, Store
 from tracker_worker.store.memory import MemoryStore
 from tracker_worker.store.sql.store import SQLStore
 
