@@ -24,14 +24,11 @@ from tracker_worker.domain.life import Life, renewed
 from tracker_worker.errors import ClaimConflict, NodeBusy
 from tracker_worker.ids import NewIds
 from tracker_worker.notifications.render import PLAIN, Style
-from tracker_worker.store.base import Commit, Conflict, HostRecord, NodeMove, Store, Stream, StreamEnd
+from tracker_worker.store.base import Commit, Conflict, NodeMove, Store, Stream, StreamEnd, serving
 from tracker_worker.store.ledgers import Ledgers
 from tracker_worker.unit_of_work import UnitOfWork
 
 Result = TypeVar("Result")
-
-CARETAKER = "#orphans"
-"""How the owner of a lease ends who does the chores of a host that nobody serves."""
 
 # Another writer that commits at the same time costs an attempt.
 _MOST_ATTEMPTS = 50
@@ -157,12 +154,6 @@ class Administration:
         for record in self._store.hosts():
             if record.name == name and (owner := serving(record, now)) is not None:
                 raise Refused(f"host {name} is served by worker {owner}: stop it first")
-
-
-def serving(record: HostRecord, now: int) -> str | None:
-    """The worker that serves a host at ``now`` (microseconds), or None."""
-    owner = record.lease_owner
-    return None if owner is None or record.lease_expires_at < now or owner.endswith(CARETAKER) else owner
 
 
 class _Rearrangement:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -219,9 +219,8 @@ class MemoryBus(Bus, Receiver, Sender):
         self._listener.lost()
         self._connect(self._serving)  # ``lost`` may have called this method
 
-    @contextmanager
-    def markers(self) -> Iterator[Markers]:
-        yield MemoryMarkers(self._broker)
+    def markers(self) -> AbstractContextManager[Markers]:
+        return nullcontext(MemoryMarkers(self._broker))
 
     def _receive(self, deliveries: Sequence[Delivery]) -> None:
         assert self._listener is not None

@@ -78,11 +78,12 @@ def adopt(settings: Settings, host: str) -> None:
     The copy of a ledger that has served the host becomes a new history of its own, with a new ledger_id, of all its
     hosts.
     """
+    conf = settings.load()
+    keep_logs_quiet(conf)
+    # After the options of oslo.messaging, which choose how it uses threads.
     from tracker_worker.cli.adoption import adopt_host
     from tracker_worker.cli.ledgers import opened_store
 
-    conf = settings.load()
-    keep_logs_quiet(conf)
     with opened_store(conf) as store:
         adopted = adopt_host(store, conf, host)
     if adopted.is_new_history:
@@ -96,9 +97,9 @@ def adopt(settings: Settings, host: str) -> None:
 
 def read_hosts(settings: Settings) -> list[dict[str, Any]]:
     """The hosts of the database, by name. Raises CommandFailed, ConfigurationError: as ``opened_store``."""
-    from tracker_worker.administration import serving
     from tracker_worker.cli.ledgers import opened_store
     from tracker_worker.domain.views import iso
+    from tracker_worker.store.base import serving
 
     conf = settings.load(messaging=False)
     with opened_store(conf) as store:

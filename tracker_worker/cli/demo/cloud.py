@@ -2,7 +2,7 @@
 """The demo's cloud: two workers, a client for the scheduler, and a notification consumer for billing.
 
 One worker serves a fleet of hosts from an inventory file, the other one this machine. The bus is in memory, or a real broker
-on which all names are the demo's own; the queues are deleted at the end.
+on which all names are the demo's own; the queues and the markers of the hosts are deleted at the end.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -18,17 +19,21 @@ from uuid import uuid4
 import yaml
 from oslo_config import cfg
 
+from tracker_worker.bus.amqp import topology
 from tracker_worker.bus.amqp.bus import AMQPBus
 from tracker_worker.bus.base import Bus
 from tracker_worker.bus.memory import MemoryBroker, MemoryBus, MemoryClient
 from tracker_worker.bus.settings import read_settings
-from tracker_worker.cli.context import Settings
+from tracker_worker.cli.adoption import adopt_host
+from tracker_worker.cli.context import PROJECT, Settings
 from tracker_worker.client.api import TrackerAPI
 from tracker_worker.client.transport import remote_error
 from tracker_worker.notifications.notification import PRIORITIES
 from tracker_worker.oslo import oslo_messaging
 from tracker_worker.service.worker import Worker
+from tracker_worker.store.base import Store
 from tracker_worker.store.sql.location import sqlite_url
+from tracker_worker.store.sql.store import SQLStore
 from tracker_worker.wire.message import decode_message
 
 Receive = Callable[[dict[str, Any]], None]
@@ -40,7 +45,8 @@ _CALL_SECONDS = 30
 
 
 class Cloud(ABC):
-    """The workers and the notification consumer. ``start`` and ``stop`` are synchronous; ``stop`` may be called again."""
+    """The workers and the notification consumer. ``start`` and ``stop`` are synchronous; ``stop`` may be called again.
+    ``ledger_id`` is that of the database, once it is started."""
 
     def __init__(self, settings: Settings, directory: Path, hosts: int) -> None:
         self.fleet = [f"host-{number}" for number in range(1, hosts + 1)]
@@ -49,6 +55,7 @@ class Cloud(ABC):
         self._directory = directory
         self._fleet_file = directory / "fleet.yaml"
         self._workers: list[Worker] = []
+        self.ledger_id = ""
 
     def _conf(self, hosts: Sequence[str], driver: str, **overrides: Any) -> cfg.ConfigOpts:
         return self._settings.load(
@@ -67,11 +74,27 @@ class Cloud(ABC):
         )
         for hosts, driver in ((self.fleet, "static"), ([MACHINE], "host")):
             conf = self._worker_conf(hosts, driver)
+            self._adopt_hosts(conf)
             worker = Worker(conf, bus=self._bus(conf), died=self._died)
             self._workers.append(worker)
             worker.start()
         self._listen(receive)
         return self._api()
+
+    def _adopt_hosts(self, conf: cfg.ConfigOpts) -> None:
+        """Make the demo's database the ledger of these hosts, whatever an earlier demo has left on the broker."""
+        store = SQLStore(conf.database.connection)
+        store.start()
+        try:
+            for host in conf.tracker.hosts:
+                store.register_host(host, topic=conf.tracker.topic, version=version(PROJECT), now=store.time())
+            self._adopt(store, conf)
+            self.ledger_id = store.histories()[-1].ledger_id
+        finally:
+            store.stop()
+
+    def _adopt(self, store: Store, conf: cfg.ConfigOpts) -> None:  # noqa: B027 only a broker keeps anything
+        """Have the hosts of ``conf``, which are registered, served from ``store``."""
 
     def _died(self, error: BaseException) -> None:
         LOG.critical("a worker of the demo failed: %s", error)
@@ -160,7 +183,14 @@ class BrokerCloud(Cloud):
         super().__init__(settings, directory, hosts)
         self._url = transport_url
         self._name = f"tracker-demo-{uuid4().hex[:8]}"
+        self._dead_letters = f"{self._name}_dead"
         self._listener: Any = None
+        self._has_queues = False
+
+    def _adopt(self, store: Store, conf: cfg.ConfigOpts) -> None:
+        self._has_queues = True
+        for host in conf.tracker.hosts:
+            adopt_host(store, conf, host)
 
     def _worker_conf(self, hosts: Sequence[str], driver: str) -> cfg.ConfigOpts:
         return self._conf(
@@ -168,7 +198,7 @@ class BrokerCloud(Cloud):
             driver,
             transport_url=self._url,
             tracker__topic=self._name,
-            bus__dead_letter_queue=f"{self._name}.dead",
+            bus__dead_letter_queue=self._dead_letters,
             notifications__topics=[self._name],
         )
 
@@ -199,6 +229,8 @@ class BrokerCloud(Cloud):
             self._listener.stop()
             self._listener.wait()
             self._listener = None
+        if self._has_queues:
+            self._has_queues = False
             self._delete_queues()
 
     def _delete_queues(self) -> None:
@@ -207,7 +239,9 @@ class BrokerCloud(Cloud):
         connection = settings.connection(settings.urls[0])
         connection.connect()
         try:
-            names = [self._name, f"{self._name}.dead", *(f"{self._name}.{host}" for host in self.hosts)]
+            names = [self._name, self._dead_letters]
+            for host in self.hosts:
+                names += [topology.host_queue(settings, host).name, topology.ledger_queue(settings, host).name]
             names += [f"{self._name}.{priority.lower()}" for priority in PRIORITIES]
             with connection.channel() as channel:
                 for name in names:

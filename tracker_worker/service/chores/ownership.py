@@ -86,6 +86,7 @@ class Ownership:
     def begin(self, seconds: float) -> None:
         """Look at the markers of all hosts, for at most so long. Without a broker that answers, nothing is decided. Call it
         before the bus is started; the hosts must be registered in the store."""
+        self._bus.serve(())
         self._thread.start()
         with self._lock:
             self._lock.wait_for(lambda: self._rounds > 0 or self._stopping, seconds)
@@ -175,7 +176,7 @@ class Ownership:
         try:
             self._round(due, connection, now)
         except (MarkerUnavailable, StoreUnavailable) as error:
-            LOG.debug("the markers of hosts cannot be looked at: %s", error)
+            LOG.info("the markers of hosts cannot be looked at: %s", error)
             self._retry_at = now + _RETRY_SECONDS
         with self._lock:
             self._rounds += 1
