@@ -95,8 +95,7 @@ class Ledgers:
         """Take over ledgers that were just read."""
         if self.ledger_id is None:
             self.ledger_id = host.ledger_id
-        behind = [ledger for ledger in host if self._is_behind(ledger.id, ledger.generation, ledger.sequence)]
-        if behind or host.ledger_id != self.ledger_id:
+        if any(map(self._was_further, host)) or host.ledger_id != self.ledger_id:
             self._hosts.pop(host.name, None)
             raise AnotherHistory(f"host {host.name} is not as it was seen before")
         for ledger in host:
@@ -161,6 +160,12 @@ class Ledgers:
     def _is_behind(self, node_id: int, generation: int, sequence: int) -> bool:
         seen = self.seen.get(node_id)
         return seen is not None and (generation < seen.generation or sequence < seen.sequence)
+
+    def _was_further(self, ledger: NodeLedger) -> bool:
+        # A node that has got another name or host goes on with the numbers of another stream.
+        seen = self.seen.get(ledger.id)
+        sequence = ledger.sequence if seen is None or seen.stream_id == ledger.stream_id else seen.sequence
+        return self._is_behind(ledger.id, ledger.generation, sequence)
 
     def reset(self) -> None:
         """Forget every ledger and everything that was seen: what is read next is the truth."""
