@@ -27,6 +27,7 @@ from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.domain.values import SECOND
 from tracker_worker.errors import ClaimConflict, InvalidInput, NodeBusy, NodeNotFound
 from tracker_worker.store.base import CARETAKER, Commit, Conflict, Store
+from tracker_worker.store.ledgers import Ledgers
 from tracker_worker.store.memory import MemoryStore
 from tracker_worker.store.sql.store import SQLStore
 
@@ -204,6 +205,16 @@ class TestRename:
         administration.move_node(N1, host=HOST, to=HOST, name="rack-1")
         with pytest.raises(Conflict):
             late.commit()
+
+    def test_a_worker_that_has_seen_the_old_name_goes_on_in_the_same_history(
+        self, store: Store, writer: Writer, administration: Administration
+    ) -> None:
+        ledgers = Ledgers(store)
+        assert ledgers.get(HOST).nodes[N1].sequence == 3
+        administration.move_node(N1, host=HOST, to=HOST, name="rack-1")
+        ledgers.refresh([HOST])
+        assert ledgers.get(HOST).nodes["rack-1"].sequence == 1
+        assert ledgers.lost(ledgers.verify()) == []
 
 
 class TestMove:

@@ -95,8 +95,7 @@ class Ledgers:
         """Take over ledgers that were just read."""
         if self.ledger_id is None:
             self.ledger_id = host.ledger_id
-        behind = [ledger for ledger in host if self._is_behind(ledger.id, ledger.generation, ledger.sequence)]
-        if behind or host.ledger_id != self.ledger_id:
+        if host.ledger_id != self.ledger_id or any(self._is_behind_seen(ledger) for ledger in host):
             self._hosts.pop(host.name, None)
             raise AnotherHistory(f"host {host.name} is not as it was seen before")
         for ledger in host:
@@ -157,6 +156,14 @@ class Ledgers:
             elif self._is_behind(node_id, seen.generation if generation is None else generation, sequence):
                 found.append(Lost(seen=seen, generation=generation or 0, sequence=sequence))
         return sorted(found, key=lambda lost: (lost.seen.host, lost.seen.node))
+
+    def _is_behind_seen(self, ledger: NodeLedger) -> bool:
+        """Whether the ledger is behind what was seen of its node. On another stream, after a rename or a move, its events have
+        other numbers."""
+        seen = self.seen.get(ledger.id)
+        if seen is not None and seen.stream_id != ledger.stream_id:
+            return ledger.generation < seen.generation
+        return self._is_behind(ledger.id, ledger.generation, ledger.sequence)
 
     def _is_behind(self, node_id: int, generation: int, sequence: int) -> bool:
         seen = self.seen.get(node_id)
