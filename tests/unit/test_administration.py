@@ -264,6 +264,16 @@ class TestHosts:
             assert (last["next_host"], last["next_node"]) == (OTHER, name)
             assert (first["previous_host"], first["previous_node"]) == (HOST, name)
 
+    def test_a_worker_that_has_seen_the_old_name_goes_on_in_the_same_history(
+        self, store: Store, writer: Writer, administration: Administration
+    ) -> None:
+        ledgers = Ledgers(store)
+        ledgers.get(HOST)
+        administration.rename_host(HOST, OTHER)
+        ledgers.forget([HOST])
+        assert ledgers.find(HOST) is None
+        assert ledgers.get(OTHER).nodes[N1].sequence == 1
+
     def test_a_host_that_is_charged_is_not_replaced(
         self, store: Store, writer: Writer, administration: Administration
     ) -> None:
