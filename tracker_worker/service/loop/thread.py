@@ -306,8 +306,11 @@ class EngineThread:
         self._engine.run(self._orphans.look)
 
     def look_elsewhere(self) -> None:
-        """Find the nodes of the held hosts that are charged on other hosts, which no longer list them."""
-        self._engine.run(self._elsewhere.look)
+        """Find the nodes of the held hosts that are charged on other hosts, which no longer list them. Call it on the engine's
+        thread; several calls before the next step are one."""
+        if not self._elsewhere.queued:
+            self._elsewhere.queued = True
+            self._engine.run(self._elsewhere.look)
 
     def prune(self, *, inbox_seconds: int, outbox_seconds: int, keeps_inbox: bool = False) -> None:
         """Drop older rows of the inbox and of the confirmed part of the outbox, and deletions that were remembered for long
