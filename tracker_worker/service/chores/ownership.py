@@ -15,7 +15,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from tracker_worker import threads
-from tracker_worker.bus.base import FANOUT, SHARED, Bus, Delivery, Marker, Markers, MarkerUnavailable
+from tracker_worker.bus.base import FANOUT, SHARED, Bus, Delivery, Marker, Markers, MarkerUnavailable, MarkerUnwritten
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.service.chores.marker import MAY_SERVE, Owner, owner, take
 from tracker_worker.service.chores.standing import HostStanding, Standing
@@ -79,7 +79,6 @@ class Ownership:
         self._told: frozenset[str] = frozenset()
         self._consumed: frozenset[str] = frozenset()
         self._view: tuple[list[History], dict[str, HostRecord]] | None = None
-        self._taking: HostStanding | None = None
 
     # --- for the worker ----------------------------------------------------------------------------------------------
 
@@ -215,7 +214,6 @@ class Ownership:
                         self._tell(connection)
                         told = self._monotonic()
         finally:
-            self._end_take()
             self._tell(connection)
         if all(host.looked for host in self._hosts.values()):
             self._complete(connection)
@@ -242,7 +240,7 @@ class Ownership:
         """Look at the marker of a host, and decide whether this worker may serve the host. Raises StoreUnavailable."""
         now = self._monotonic()
         try:
-            marker = markers.look(host.name)
+            marker = self._look(markers, host)
             found, histories = self._owner(marker, host)
             if found not in MAY_SERVE:
                 host.refuse(now, _foreign(found, marker, histories[-1].ledger_id, host.name))
@@ -255,11 +253,25 @@ class Ownership:
             else:
                 host.serve(histories[-1].ledger_id)
                 host.look_at = now + _RENEW_SECONDS
+        except MarkerUnwritten:
+            # Whoever else comes meanwhile sees the marker that was, or an empty one, and serves the host neither way.
+            assert self._view is not None
+            host.serve(self._view[0][-1].ledger_id)
+            host.unwritten, host.look_at = host.unwritten or found is Owner.NOBODY, now + _RENEW_SECONDS
         except MarkerUnavailable as error:
             if host.looked and host.proven and not host.wanted:
                 host.look_at = now + _RENEW_SECONDS  # it is served, and only its token was to be renewed
             else:
                 host.wait(now, f"{error}; if it stays so: tracker-worker host adopt {host.name}")
+
+    def _look(self, markers: Markers, host: HostStanding) -> Marker | None:
+        """The marker; None also for the empty one that this process has made. Raises MarkerUnavailable."""
+        try:
+            return markers.look(host.name)
+        except MarkerUnavailable:
+            if host.unwritten:
+                return None
+            raise
 
     def _owner(self, marker: Marker | None, host: HostStanding) -> tuple[Owner, list[History]]:
         """Whose the marker is, and the histories of the database. What would refuse a host is not decided on what may be old.
@@ -275,28 +287,21 @@ class Ownership:
 
     def _has_to_take(self, host: HostStanding, found: Owner) -> bool:
         """Whether the marker is to be written: by the first start of an owner, and by a standby that has become active."""
+        blocked = self._bus.blocked() is not None
         if found is not Owner.SELF or not host.proven:
-            return True
-        return host.looked and not host.wanted and not host.renewed and self._bus.blocked() is None
+            return not (host.unwritten and host.proven and (blocked or host.wanted))
+        return host.looked and not host.wanted and not host.renewed and not blocked
 
     def _take(self, markers: Markers, host: HostStanding, found: Owner) -> None:
+        """Write the marker of a host. Raises MarkerUnavailable, MarkerUnwritten, StoreUnavailable."""
         assert self._view is not None
         histories, records = self._view
-        self._taking = host if found is Owner.SELF else None
-        if take(self._store, markers, histories, records[host.name], new_token=self._new_token):
+        record = records[host.name]
+        if take(self._store, markers, histories, record, new_token=self._new_token, made_empty=host.unwritten):
             host.serve(histories[-1].ledger_id)
-            host.renewed = True
+            host.renewed, host.unwritten = True, False
         else:
             host.wait(self._monotonic(), "another worker has written its marker at this moment")
-        self._taking = None
-
-    def _end_take(self) -> None:
-        """The connection on which a marker was being written is lost, or the broker takes no messages at the moment: a host
-        that is this ledger's is served all the same, and its token is renewed later."""
-        host, self._taking = self._taking, None
-        if host is not None and self._view is not None:
-            host.serve(self._view[0][-1].ledger_id)
-            host.look_at = self._monotonic() + _RENEW_SECONDS
 
     def _examine_consumer(self, markers: Markers, host: HostStanding, marker: Marker | None, found: Owner) -> None:
         """Another worker consumes the queue of a host that this database may serve."""

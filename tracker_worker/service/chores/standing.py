@@ -37,7 +37,8 @@ class HostStanding:
 
     ``looked``: its marker was looked at since the present connection was opened. ``wanted``: a delivery waits for the next
     look. ``proven``: this process has found that this database is the one that the host is served from. ``renewed``: this
-    process has renewed the token. ``ledger_id``: what the marker names while the host is served. ``copy_of``: the marker at a
+    process has renewed the token. ``unwritten``: this process has made an empty marker, because the broker
+    took no messages. ``ledger_id``: what the marker names while the host is served. ``copy_of``: the marker at a
     time when a worker with another database was alive behind the host's queue."""
 
     name: str
@@ -50,6 +51,7 @@ class HostStanding:
     pending_since: float | None = None
     doubted_since: float | None = None
     lease_seen: int | None = None
+    unwritten: bool = False
     ledger_id: str = ""
     copy_of: tuple[Marker | None] | None = None
     reason: str = ""
