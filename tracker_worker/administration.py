@@ -17,21 +17,18 @@ from typing import Any, TypeVar
 from msgspec.structs import replace
 
 from tracker_worker.domain.commands import Command
-from tracker_worker.domain.events import DeletionNoted, NodeUpdated
+from tracker_worker.domain.events import DeletionNoted, LifeNoted, NodeUpdated
 from tracker_worker.domain.inventory import Inventory, read_node_name
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
 from tracker_worker.domain.life import Life, renewed
 from tracker_worker.errors import ClaimConflict, NodeBusy
 from tracker_worker.ids import NewIds
 from tracker_worker.notifications.render import PLAIN, Style
-from tracker_worker.store.base import Commit, Conflict, HostRecord, NodeMove, Store, Stream, StreamEnd
+from tracker_worker.store.base import Commit, Conflict, NodeMove, Store, Stream, StreamEnd, serving
 from tracker_worker.store.ledgers import Ledgers
 from tracker_worker.unit_of_work import UnitOfWork
 
 Result = TypeVar("Result")
-
-CARETAKER = "#orphans"
-"""How the owner of a lease ends who does the chores of a host that nobody serves."""
 
 # Another writer that commits at the same time costs an attempt.
 _MOST_ATTEMPTS = 50
@@ -159,12 +156,6 @@ class Administration:
                 raise Refused(f"host {name} is served by worker {owner}: stop it first")
 
 
-def serving(record: HostRecord, now: int) -> str | None:
-    """The worker that serves a host at ``now`` (microseconds), or None."""
-    owner = record.lease_owner
-    return None if owner is None or record.lease_expires_at < now or owner.endswith(CARETAKER) else owner
-
-
 class _Rearrangement:
     """The nodes that one commit gives to the host ``target``, which has the name ``host`` afterwards."""
 
@@ -220,6 +211,10 @@ class _Rearrangement:
         for uuid, at in () if replaced is None else replaced.deletions.items():
             if at > ledger.deletions.get(uuid, 0):
                 self._unit.apply(ledger, DeletionNoted(at=at, uuid=uuid))
+        # Their generations rise too: a worker that knows nothing of the new one decides nothing on them.
+        for other in self._target:
+            if other not in (ledger, replaced):
+                self._unit.apply(other, LifeNoted(at=now, life=other.life))
         ledger.stored_generation = stored
         self._moves.append(NodeMove(node_id=ledger.id, host_id=self._target.id, name=name, stream_id=stream.id))
 

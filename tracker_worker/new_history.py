@@ -21,8 +21,8 @@ from tracker_worker.unit_of_work import UnitOfWork
 
 LOG = logging.getLogger(__name__)
 
-# Another writer that commits at the same time costs an attempt.
-_MOST_ATTEMPTS = 50
+# Another writer that begins a history costs an attempt.
+_MOST_ATTEMPTS = 5
 # So many nodes are named in one line of the log.
 _MOST_NODES = 50
 
@@ -44,30 +44,19 @@ def begin_history(
     ``previous_sequence``, which keeps who ``asked``; ``notify`` False: notifications are switched off, and none is made.
     ``now`` in microseconds. The caller's ledgers in memory are worthless afterwards.
 
-    Raises Conflict: another history has followed ``predecessor`` already, and nothing was written; or other writers were first
-    again and again. Raises StoreUnavailable, Unstorable.
+    Raises Conflict: another history has followed ``predecessor`` already, and nothing was written. Raises StoreUnavailable,
+    Unstorable.
     """
-    for _ in range(_MOST_ATTEMPTS):
-        if store.histories()[-1].ledger_id != predecessor:
-            raise Conflict(f"the history {predecessor} has a successor already")
-        try:
-            return _begin(store, predecessor, reason, now, new_id, notify, style, asked)
-        except Conflict as conflict:
-            lost = conflict
-    raise lost
-
-
-def _begin(
-    store: Store, predecessor: str, reason: str, now: int, new_id: NewIds, notify: bool, style: Style, asked: bytes
-) -> str:
-    ledgers = Ledgers(store)
-    unit = UnitOfWork(store, ledgers, notify=notify, new_id=new_id, style=style, asked=asked)
+    unit = UnitOfWork(store, Ledgers(store), notify=notify, new_id=new_id, style=style, asked=asked)
     ledger_id = new_id(now)
-    for name in store.host_names():
-        host = ledgers.find(name)
-        for ledger in () if host is None else host:
-            _go_on(unit, ledger, ledger_id, now)
-    unit.commit(history=History(ledger_id=ledger_id, since=now, reason=reason, predecessor=predecessor))
+    with store.all_locked() as locked:
+        for host in locked.hosts:
+            if host.ledger_id != predecessor:
+                raise Conflict(f"the history {predecessor} has a successor already")
+            for ledger in host:
+                _go_on(unit, ledger, ledger_id, now)
+        history = History(ledger_id=ledger_id, since=now, reason=reason, predecessor=predecessor)
+        unit.commit(history=history, write=locked.commit)
     return ledger_id
 
 

@@ -15,9 +15,11 @@ pytest.register_assert_rewrite(
             "store_commits",
             "store_concurrency",
             "store_deletions",
+            "store_histories",
             "store_hosts",
             "store_locks",
             "store_moves",
+            "store_silent",
             "store_sql",
             "store_topics",
         )

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from tests.support.builders import NOW, begin, node_name
 from tests.support.store import ALL, TOPIC, StoreCase, Writer, answer, cursors, note, register, settle
 from tracker_worker.notifications.notification import Notification
-from tracker_worker.store.base import Commit, OutboxBacklog, Store
+from tracker_worker.store.base import CARETAKER, Commit, OutboxBacklog, Store
 
 N1, N2 = node_name(1), node_name(2)
 OLD, YOUNG = NOW - 1000, NOW + 1000
@@ -164,6 +164,15 @@ class LeaseContract(StoreCase):
         assert second.take_lease(hosts[:1], "b", now=994, until=1005) == set()
         assert second.take_lease(hosts[:1], owner, now=994, until=1004) == {hosts[0]}
         assert second.take_lease(hosts[:2], "b", now=0, until=10) == set(hosts[:2])
+
+    def test_whoever_serves_a_host_takes_the_lease_of_a_caretaker(
+        self, store: Store, second: Store, hosts: list[int]
+    ) -> None:
+        cares, other = f"a{CARETAKER}", f"b{CARETAKER}"
+        assert store.take_lease(hosts[:2], cares, now=0, until=10) == set(hosts[:2])
+        assert second.take_lease(hosts[:2], other, now=1, until=11) == set()
+        assert second.take_lease(hosts[:1], "a", now=1, until=11) == {hosts[0]}
+        assert store.take_lease(hosts[:2], cares, now=2, until=12) == {hosts[1]}
 
     def test_the_owner_of_an_expired_lease_may_take_it_again(self, store: Store, hosts: list[int]) -> None:
         store.take_lease(hosts[:1], "a", now=0, until=10)

@@ -97,6 +97,17 @@ class LifeContract(StoreCase):
             "node-3": "open",
         }
 
+    def test_missing_nodes_are_those_that_are_charged_and_not_listed(self, store: Store, second: Store) -> None:
+        first, other = settle(store, host="host-2", nodes=4), settle(store, host="host-1", nodes=2)
+        for number in (1, 2, 4):
+            first.put(begin(number, node=node_name(number)))
+        first.put(ReportList(nodes=frozenset({node_name(4)}))).put(DrainNode(node=N2, reason="moving")).commit()
+        other.put(begin(5, node=N2)).put(ReportList(nodes=frozenset())).commit()
+        # node-3 is empty, node-4 is listed; a node that is draining too is missing all the same.
+        assert second.missing_nodes() == [("host-1", N2), ("host-2", N1), ("host-2", N2)]
+        first.put(ReportList(nodes=frozenset({N1, N2}))).commit()
+        assert store.missing_nodes() == [("host-1", N2), ("host-2", node_name(4))]
+
     def test_what_is_known_of_a_claim_is_kept(self, store: Store, second: Store) -> None:
         writer = settle(store)
         writer.put(replace(begin(1, node=N1), claim_id="chosen", on_expiry="release"))

@@ -3,11 +3,17 @@
 
 from __future__ import annotations
 
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+
 import pytest
 
 from tests.support.builders import HOST, NOW, begin, node_name, uuid
-from tests.support.store import TOPIC, StoreCase, answer, load, picture, settle, uuids
-from tracker_worker.ids import uuid7
+from tests.support.store import TOPIC, StoreCase, Writer, answer, load, picture, settle, uuids
+from tracker_worker.errors import StoreUnavailable
+from tracker_worker.ids import NewIds, uuid7
+from tracker_worker.new_history import begin_history
 from tracker_worker.store.base import Commit, Conflict, History, Store
 
 N1, N2 = node_name(1), node_name(2)
@@ -80,3 +86,42 @@ class ProgressContract(StoreCase):
         settle(store)
         new = succeed(store)
         assert {ledger.ledger_id for ledger in load(store)} == {load(store).ledger_id} == {new}
+
+    def test_of_two_that_begin_a_history_one_succeeds(self, store: Store, second: Store) -> None:
+        settle(store)
+        settle(store, host=OTHER)
+        predecessor = present(store)
+
+        def begun(on: Store) -> str | None:
+            try:
+                return begin_history(on, predecessor=predecessor, reason="a test", now=NOW, new_id=NewIds())
+            except Conflict:
+                return None
+
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            ids = list(pool.map(begun, [store, second]))
+        assert sorted(ids, key=str)[1:] == [None]
+        assert present(store) in ids
+        assert {ledger.sequence for host in (HOST, OTHER) for ledger in load(store, host)} == {2}
+
+    def test_a_writer_that_is_busy_does_not_keep_a_history_from_its_begin(self, store: Store, second: Store) -> None:
+        settle(store)
+        ended = Event()
+
+        def work() -> int:
+            for number in itertools.count(1):
+                if ended.is_set():
+                    return number
+                try:
+                    Writer(second).put(begin(number, node=N1)).commit()
+                except (Conflict, StoreUnavailable):
+                    continue
+            raise AssertionError
+
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            working = pool.submit(work)
+            for _ in range(3):
+                begin_history(store, predecessor=present(store), reason="a test", now=NOW, new_id=NewIds())
+            ended.set()
+            assert working.result(timeout=60) > 1
+        assert len(store.histories()) == 4

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from tests.support.builders import HOST, NOW, begin, node_name, uuid
 from tests.support.store import ALL, TOPIC, StoreCase, Writer, answer, load, picture, register, settle
-from tracker_worker.domain.commands import AbortClaim, RetireNode
+from tracker_worker.domain.commands import AbortClaim, DrainNode, ReportList, RetireNode
 from tracker_worker.store.base import Commit, Conflict, History, HostRecord, Store, StreamEnd
 
 N1, N2 = node_name(1), node_name(2)
@@ -102,6 +102,21 @@ class RecordContract(StoreCase):
         with pytest.raises(Conflict):
             store.forget_host(writer.host.id)
         assert picture(store, "u-1") == before
+
+    def test_a_missing_node_is_one_that_is_charged_and_that_its_driver_does_not_list(
+        self, store: Store, second: Store
+    ) -> None:
+        other, writer = settle(store, host="a host"), settle(store, nodes=3)
+        for number, each in ((1, other), (1, writer)):
+            each.put(begin(number, node=N1)).commit()
+        writer.put(begin(2, node=N2)).commit()
+        assert second.missing_nodes() == []
+        other.put(ReportList(nodes=frozenset([N2]))).commit()
+        # An operator's mark is shown before it; a node that is not charged does not count.
+        writer.put(DrainNode(node=N2, reason="old")).put(ReportList(nodes=frozenset([N1]))).commit()
+        assert second.missing_nodes() == [("a host", N1), (HOST, N2)]
+        writer.put(ReportList(nodes=frozenset([N1, N2]))).commit()
+        assert second.missing_nodes() == [("a host", N1)]
 
     def test_only_a_host_without_nodes_is_renamed_alone(self, store: Store) -> None:
         empty, taken = register(store, "empty"), settle(store, host="taken").host.id

@@ -100,3 +100,13 @@ class SilentContract(StoreCase):
         writer.commit()
         prune(NOW + 10)
         assert cursors(store, TOPIC) == {TOPIC: 3}
+
+    def test_a_name_is_stray_while_no_host_has_it_and_events_wait(self, store: Store) -> None:
+        writer = node(store)
+        events(writer, 1)
+        assert store.stray_hosts() == []
+        cursors(store, TOPIC)
+        store.forget_host(writer.host.id)
+        assert store.stray_hosts() == [HOST]
+        store.commit(Commit(cursors={(writer[N1].stream_id, TOPIC): 1}))
+        assert store.stray_hosts() == []

@@ -40,14 +40,18 @@ def every_method(store: Store, stream_id: int) -> dict[str, partial]:
         "host_names": store.host_names,
         "load_host": partial(store.load_host, "host-1"),
         "create_node": partial(store.create_node, 1, "node-9"),
+        "missing_nodes": store.missing_nodes,
         "generations": partial(store.generations, [1]),
+        "missing_nodes": store.missing_nodes,
         "answered": partial(store.answered, ["u-1"]),
+        "count_attempt": partial(store.count_attempt, "u-1", NOW),
         "commit": partial(store.commit, Commit(inbox_rows=[answer("u-9")])),
         "refreshed": partial(store.refreshed, {"host-1": {}}),
         "locked": partial(lock_and_leave, store),
         "probe": partial(store.probe, 1, NOW),
         "hosts": store.hosts,
         "histories": store.histories,
+        "progress": partial(store.progress, ["host-1"]),
         "renew_token": partial(store.renew_token, 1, "a token"),
         "commit of a name": partial(store.commit, Commit(host_names={1: "host-1"})),
         "forget_host": partial(store.forget_host, 77),
@@ -107,6 +111,10 @@ class SQLStoreContract(StoreContract):
         engine = engines.create_engine(url)
         yield engine
         engine.dispose()
+
+    def test_every_method_that_uses_the_database_is_tried_without_it(self, store: Store) -> None:
+        others = {"start", "stop", "check", "time"}
+        assert Store.__abstractmethods__ - others <= every_method(store, 1).keys()
 
     def test_a_store_that_is_opened_later_has_the_committed_data(self, store: Store, url: str) -> None:
         writer = settle(store).put(begin(1, node=N1)).commit(answer("u-1"))

@@ -23,6 +23,8 @@ READERS = frozenset(
         "host_names",
         "hosts",
         "histories",
+        "progress",
+        "missing_nodes",
         "load_host",
         "allocations",
         "generations",

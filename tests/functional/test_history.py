@@ -167,6 +167,46 @@ def histories_of(url: str) -> list[History]:
         store.stop()
 
 
+def test_two_workers_go_on_together_through_several_failovers(
+    make_worker: MakeWorker,
+    postgresql: PostgreSQLServer,
+    postgresql_url: str,
+    client: stock.Client,
+    listener: stock.Listener,
+) -> None:
+    """One begins each history, the other follows."""
+    database = {"connection": migrated(postgresql_url)}
+    workers = [
+        make_worker(hosts=HOSTS, options={"database": database, "tracker": {"hosts": host}}, name=host)
+        for host in HOSTS
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.wait_ready()
+    with loads(client) as working:
+        for times in (1, 2, 3):
+            backup = postgresql.back_up()
+            for load in working:
+                load.wait(10)
+            postgresql.fail_over(backup)
+            for worker in workers:
+                worker.wait_for_log(" has ended", times=times)
+            for load in working:
+                load.wait(10)
+    ids = [history.ledger_id for history in histories_of(postgresql_url)]
+    assert len(ids) == 4
+    for host, nodes in HOSTS.items():
+        (node,) = nodes
+        view = client.call(host, "get_node", node=node)
+        assert view["ledger_id"] == ids[-1]
+        bill = Bill(wait_for_last(listener, host, node, view["sequence"], ids[-1]))
+        assert bill.charged(ids[-1]) == {claim["instance_uuid"] for claim in client.call(host, "list_claims")}
+    errors = [line for worker in workers for line in worker.log().splitlines() if " ERROR " in line]
+    assert len(errors) == 6
+    assert sum("another worker or an operator has begun" in error for error in errors) == 3
+
+
 def load_uuids(working: Sequence[Load], host: str) -> list[str]:
     return [uuid for load in working if load._host == host for uuid in load.told]
 

@@ -211,8 +211,8 @@ def test_a_worker_rolled_back_by_a_deadlock_decides_again(
             other.commit()
             # The worker waits for one of these rows when it has locked a node.
             other.execute(
-                "INSERT INTO outbox (stream_id, sequence, message_id, event_type, priority, payload, occurred_at)"
-                " SELECT id, sequence + more, '', '', '', '', 0 FROM streams, generate_series(1, 1000) AS more"
+                "INSERT INTO outbox (stream_id, sequence, message_id, event_type, priority, payload, asked, occurred_at)"
+                " SELECT id, sequence + more, '', '', '', '', '', 0 FROM streams, generate_series(1, 1000) AS more"
                 " ON CONFLICT DO NOTHING"
             )
             wait_for_a_lock_queue(admin)

@@ -99,7 +99,8 @@ class World:
     @staticmethod
     def _compare(decision: Decision, expected: Outcome) -> None:
         happened, answer = expected
-        assert [((ledger.host, ledger.name), type(event).__name__) for ledger, event in decision.events] == happened
+        real = [((ledger.host, ledger.name), type(event).__name__) for ledger, event in decision.events]
+        assert real == happened, f"{real}, {decision.error!r}; expected: {expected}"
         error = decision.error
         if error is not None and error.code == "insufficient_resources":
             assert error.kwargs["shortfalls"] == answer
@@ -178,6 +179,6 @@ class World:
                 for worker in self.workers:
                     if worker.holds(name) and ledger.name in worker.get(name).nodes:
                         cached = worker.get(name).nodes[ledger.name]
-                        if cached.stored_generation == ledger.generation:
+                        if (cached.id, cached.stored_generation) == (ledger.id, ledger.generation):
                             assert snapshot(cached) == snapshot(ledger)
         assert self.ear.charged == charged, "the notifications add up to what is charged"

@@ -20,11 +20,23 @@ HOST, NODE = "story", "story-1"
 SIZE = sized(vcpus=2, memory_mb=2048, disk_gb=20)
 RESOURCES = {"VCPU": 2, "MEMORY_MB": 2048, "DISK_GB": 20}
 LARGER = {"VCPU": 4, "MEMORY_MB": 2048, "DISK_GB": 20}
+NOTHING = {"VCPU": 0, "MEMORY_MB": 0, "DISK_GB": 0}
 
 # Event type, priority, and the part of the payload that this step determines.
 EXPECTED_NOTIFICATIONS: list[tuple[str, str, Mapping[str, Any]]] = [
     ("tracker.node.updated", "info", {"disabled": False, "vcpus": 64, "vcpus_used": 0}),
-    ("tracker.claim.begun", "info", {"instance_id": "i1", "resources": RESOURCES, "limit_source": "caller"}),
+    (
+        "tracker.claim.begun",
+        "info",
+        {
+            "instance_id": "i1",
+            "resources": RESOURCES,
+            "limit_source": "caller",
+            "charged": RESOURCES,
+            "claim_state": "begun",
+            "role": "instance",
+        },
+    ),
     (
         "tracker.claim.rejected",
         "warn",
@@ -32,9 +44,12 @@ EXPECTED_NOTIFICATIONS: list[tuple[str, str, Mapping[str, Any]]] = [
             "instance_id": "i2",
             "shortfalls": [{"resource": "VCPU", "requested": 2, "used": 2, "limit": 3}],
             "limit_source": "caller",
+            "charged": NOTHING,
+            "claim_state": "",
+            "role": "",
         },
     ),
-    ("tracker.claim.finished", "info", {"instance_id": "i1", "state": "building"}),
+    ("tracker.claim.finished", "info", {"instance_id": "i1", "state": "building", "claim_state": "finished"}),
     (
         "tracker.usage.updated",
         "info",
@@ -51,13 +66,34 @@ EXPECTED_NOTIFICATIONS: list[tuple[str, str, Mapping[str, Any]]] = [
     (
         "tracker.usage.updated",
         "info",
-        {"instance_id": "i1", "old_resources": RESOURCES, "resources": LARGER, "vcpus": 4, "old_state": "active"},
+        {
+            "instance_id": "i1",
+            "old_resources": RESOURCES,
+            "resources": LARGER,
+            "charged": LARGER,
+            "over_capacity": [],
+            "vcpus": 4,
+            "old_state": "active",
+        },
     ),
     ("tracker.claim.begun", "info", {"instance_id": "i3", "tenant_id": "project-of-context", "user_id": "user-of-context"}),
-    ("tracker.claim.aborted", "info", {"instance_id": "i3"}),
+    ("tracker.claim.aborted", "info", {"instance_id": "i3", "charged": NOTHING, "claim_state": "aborted", "role": ""}),
     ("tracker.claim.begun", "info", {"instance_id": "i4"}),
-    ("tracker.claim.expired", "info", {"instance_id": "i4", "released": False}),
-    ("tracker.usage.released", "info", {"instance_id": "i1", "state": "deleted", "old_state": "active", "resources": LARGER}),
+    ("tracker.claim.expired", "info", {"instance_id": "i4", "released": False, "charged": RESOURCES, "claim_state": "expired"}),
+    (
+        "tracker.usage.released",
+        "info",
+        {
+            "instance_id": "i1",
+            "state": "deleted",
+            "old_state": "active",
+            "resources": LARGER,
+            "charged": NOTHING,
+            "role": "",
+            "released_by": "",
+            "reason": "",
+        },
+    ),
 ]  # fmt: skip
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from tests.support.builders import HOST, NOW, begin, inventory, node_name, update, uuid
+from tests.support.migrated import migrated
 from tests.support.store import ALL, Writer, load, register, settle
-from tracker_worker.administration import CARETAKER, Administration, Refused
+from tracker_worker.administration import Administration, Refused
 from tracker_worker.domain.commands import (
     DrainNode,
     FinishClaim,
@@ -25,7 +26,7 @@ from tracker_worker.domain.commands import (
 from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.domain.values import SECOND
 from tracker_worker.errors import ClaimConflict, InvalidInput, NodeBusy, NodeNotFound
-from tracker_worker.store.base import Commit, Conflict, Store
+from tracker_worker.store.base import CARETAKER, Commit, Conflict, Store
 from tracker_worker.store.memory import MemoryStore
 from tracker_worker.store.sql.store import SQLStore
 
@@ -35,13 +36,17 @@ LATER = NOW + 3600 * SECOND
 ASKED = b'{"method":"node move","user_id":"root","worker":"w"}'
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """A store whose time is LATER."""
     if request.param == "memory":
-        store: Store = MemoryStore(now=lambda: LATER)
+        store: Store = MemoryStore()
+    elif request.param == "sqlite":
+        store = SQLStore(f"sqlite:///{tmp_path}/tracker.sqlite")
     else:
-        store = SQLStore(f"sqlite:///{tmp_path}/tracker.sqlite", now=lambda: LATER)
+        store = SQLStore(migrated(request.getfixturevalue("postgresql_url")))
     store.start()
+    monkeypatch.setattr(store, "time", lambda: LATER)
     yield store
     store.stop()
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,24 +13,11 @@ from tests.support.store import ALL, Writer, settle
 from tracker_worker.domain.values import SECOND
 from tracker_worker.ids import NewIds
 from tracker_worker.new_history import begin_history, follows
-from tracker_worker.store.base import Commit, Conflict, Store
+from tracker_worker.store.base import Conflict, Store
 from tracker_worker.store.memory import MemoryStore
 
 N1, N2 = node_name(1), node_name(2)
 OTHER = "host-2"
-
-
-class Contested(MemoryStore):
-    """A store with another writer, who acts before each commit that is expected."""
-
-    def __init__(self) -> None:
-        super().__init__(now=lambda: NOW)
-        self.before: list[Callable[[], object]] = []
-
-    def commit(self, commit: Commit) -> None:
-        if self.before:
-            self.before.pop()()
-        super().commit(commit)
 
 
 @pytest.fixture
@@ -107,25 +93,6 @@ def test_a_history_that_has_a_successor_gets_no_second_one(store: MemoryStore) -
     with pytest.raises(Conflict, match="has a successor already"):
         begun(store, predecessor=old)
     assert [history.ledger_id for history in store.histories()] == [old, new]
-
-
-def test_of_two_writers_one_begins_the_history() -> None:
-    store = Contested()
-    settle(store)
-    winner: list[str] = []
-    store.before = [lambda: winner.append(begun(store))]
-    with pytest.raises(Conflict):
-        begun(store)
-    assert [history.ledger_id for history in store.histories()][1:] == winner
-
-
-def test_a_writer_that_commits_in_between_costs_only_an_attempt() -> None:
-    store = Contested()
-    settle(store)
-    store.before = [lambda: Writer(store).put(begin(1, node=N1)).commit()]
-    new = begun(store)
-    assert payloads(store, HOST, N1)[-1]["previous_sequence"] == 2
-    assert store.histories()[-1].ledger_id == new
 
 
 def test_a_history_follows_each_of_its_predecessors_and_not_itself(store: MemoryStore) -> None:

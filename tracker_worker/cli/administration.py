@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-import getpass
-import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from tracker_worker.cli.context import CommandFailed, Settings
+from tracker_worker.cli.operator import asked
 
 if TYPE_CHECKING:
     from tracker_worker.administration import Administration
@@ -28,14 +26,12 @@ def administration(settings: Settings, method: str) -> Iterator[tuple[Store, Adm
     from tracker_worker.cli.ledgers import opened_store
     from tracker_worker.errors import NodeBusy
     from tracker_worker.notifications.style import read_style
-    from tracker_worker.service.requests.asked import asked_by
 
     conf = settings.load(messaging=False)
-    asked = asked_by(f"{socket.gethostname()}:{os.getpid()}", method=method, context={"user_id": user()})
     notify = conf.notifications.driver == "messaging"
     with opened_store(conf) as store:
         try:
-            yield store, Administration(store, notify=notify, style=read_style(conf), asked=asked)
+            yield store, Administration(store, notify=notify, style=read_style(conf), asked=asked(method))
         except Refused as refused:
             raise CommandFailed(str(refused)) from refused
         except NodeBusy as busy:  # all of the instances: the text of the error itself is cut
@@ -44,14 +40,6 @@ def administration(settings: Settings, method: str) -> Iterator[tuple[Store, Adm
                 f"node {facts['node']} of host {facts['host']} is charged for {len(facts['instances'])} instances: "
                 f"{', '.join(facts['instances'])}"
             ) from busy
-
-
-def user() -> str:
-    """The name of the user of this process, or the number if there is no name."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return str(os.getuid())
 
 
 def host_of(store: Store, node: str, host: str | None) -> str:

@@ -97,9 +97,9 @@ def adopt(settings: Settings, host: str) -> None:
 
 def read_hosts(settings: Settings) -> list[dict[str, Any]]:
     """The hosts of the database, by name. Raises CommandFailed, ConfigurationError: as ``opened_store``."""
-    from tracker_worker.administration import serving
     from tracker_worker.cli.ledgers import opened_store
     from tracker_worker.domain.views import iso
+    from tracker_worker.store.base import serving
 
     conf = settings.load(messaging=False)
     with opened_store(conf) as store:

@@ -8,8 +8,9 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from tracker_worker.cli.administration import administration, user
+from tracker_worker.cli.administration import administration
 from tracker_worker.cli.context import CommandFailed, Commands, Settings
+from tracker_worker.cli.operator import user
 from tracker_worker.cli.output import (
     JSON,
     format_option,

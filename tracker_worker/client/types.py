@@ -15,7 +15,7 @@ Context = Mapping[str, Any]
 
 
 class Instance(TypedDict, total=False):
-    """An instance as its callers describe it. A claim needs the sizes; an update needs only what has changed."""
+    """An instance as its callers describe it. A claim needs the sizes; an update needs only what has changed. Swap is in MB."""
 
     uuid: Required[str]
     node: str | None
@@ -23,6 +23,7 @@ class Instance(TypedDict, total=False):
     memory_mb: int
     root_gb: int
     ephemeral_gb: int
+    swap: int | None
     vm_state: str | None
     task_state: str | None
     os_type: str | None

@@ -3,16 +3,31 @@
 
 from __future__ import annotations
 
-from oslo_config import cfg
+import re
+from typing import Any
+
+from oslo_config import cfg, types
 
 from tracker_worker.errors import ConfigurationError
 
 GROUP = "upgrade_levels"
 
+_VERSION = re.compile(r"1\.[0-9]{1,4}")
+
+
+class _Version(types.String):
+    """A version of the RPC API."""
+
+    def __call__(self, value: Any) -> Any:
+        if not _VERSION.fullmatch(str(value)):
+            raise ValueError(f"{value!r} is no version of the RPC API such as 1.0")
+        return super().__call__(value)
+
+
 OPTIONS = [
-    cfg.StrOpt(
+    cfg.Opt(
         "tracker",
-        regex=r"^1\.[0-9]{1,4}\Z",
+        type=_Version(),
         sample_default="<the newest version>",
         help="The newest version of the RPC API that clients send, the commands of this program among them; workers do not "
         "read it. Set it, on the schedulers, to the version of the oldest worker while workers are being upgraded: a client "

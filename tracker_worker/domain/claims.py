@@ -109,19 +109,19 @@ def _taken(ledger: NodeLedger, command: commands.BeginClaim, other: str) -> Clai
 
 
 def begin(host: HostLedger, command: commands.BeginClaim, now: int, new_id: NewId) -> Decision:
+    """Rests on the whole host: no other node has the instance, a claim of this id, or word that the instance was deleted."""
     found = fit(host, command, now)
     ledger = found.ledger
     at = ledger.time(now)
     if not found.tracked:
-        return decided(ledger, events.ClaimUntracked(at=at, instance=command.instance))
+        return decided(ledger, events.ClaimUntracked(at=at, instance=command.instance), whole_host=True)
     if found.held is not None:
         return decided(ledger, reply=claim_view(ledger, found.held, generation=ledger.generation))
     if found.shortfalls:
         error = ComputeResourcesUnavailable(shortfalls=[shortfall.to_dict() for shortfall in found.shortfalls])
-        return decided(ledger, _rejected(command, found, at), error=error)
+        return decided(ledger, _rejected(command, found, at), error=error, whole_host=True)
     allocation = _charged(command, found, at, new_id)
     reply = claim_view(ledger, allocation, generation=ledger.next_generation)
-    # No other node has a claim of this id, or has heard that the instance was deleted.
     return decided(ledger, events.ClaimBegun(at=at, allocation=allocation), reply=reply, whole_host=True)
 
 
@@ -158,7 +158,8 @@ def begin_all(host: HostLedger, command: commands.BeginClaims, now: int, new_id:
             granted.append((ledger, events.ClaimBegun(at=at, allocation=allocation)))
         held.append((ledger, allocation))
     if lacking:
-        return Decision(events=tuple(lacking), error=ComputeResourcesUnavailable(shortfalls=shortfalls))
+        error = ComputeResourcesUnavailable(shortfalls=shortfalls)
+        return Decision(events=tuple(lacking), error=error, whole_host=True)
     changed = {ledger.id for ledger, _ in granted}
     replies = [
         None if allocation is None else claim_view(ledger, allocation, generation=_after(ledger, ledger.id in changed))

@@ -5,16 +5,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
 from tracker_worker.domain.commands import Command
 from tracker_worker.domain.decision import Decision
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.errors import StoreUnavailable
 from tracker_worker.ids import NewIds
-from tracker_worker.store.base import Conflict, Store
+from tracker_worker.new_history import begin_history, recover
+from tracker_worker.store.base import AnotherHistory, Conflict, Store
 from tracker_worker.store.ledgers import Ledgers
 from tracker_worker.unit_of_work import UnitOfWork
 
 LOG = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 # Attempts on the ledgers in memory; after so many lost races the host is decided under lock, which cannot lose one.
 _ATTEMPTS = 2
@@ -36,21 +42,38 @@ class Decisions:
 
     def host(self) -> HostLedger | None:
         """The host's ledgers as last read and as events have left them since; None: the host has no service record."""
-        return self._ledgers.find(self._name)
+        return self._in_history(lambda: self._ledgers.find(self._name))
 
     def ledger(self, node: str) -> NodeLedger | None:
         """The node's ledger at the store's generation: another tracker or a worker may have written since it was read."""
-        return self._ledgers.current(self._name, node)
+        return self._in_history(lambda: self._ledgers.current(self._name, node))
 
     def create_node(self, node: str) -> None:
         """Make a row for a node that has none. The host must have a service record."""
-        self._ledgers.create_nodes(self._name, [node])
+        self._in_history(lambda: self._ledgers.create_nodes(self._name, [node]))
 
     def commit(self, *commands: Command) -> list[Decision]:
         """Decide all of these commands and commit them as one step; again, when another writer was first."""
+        return self._in_history(lambda: self._commit(commands))
+
+    def _in_history(self, act: Callable[[], Result]) -> Result:
+        """Do ``act``; if the store has gone back or is in another history, once more in the history in which it goes on."""
+        try:
+            return act()
+        except AnotherHistory as another:
+            begin = partial(begin_history, self._store, new_id=self._new_id, notify=self._notify, asked=_ASKED)
+            try:
+                recover(self._store, self._ledgers, begin, why=str(another), published={}, now=self._now())
+                return act()
+            except Conflict as conflict:
+                raise StoreUnavailable(reason=str(conflict)) from conflict
+
+    def _commit(self, commands: tuple[Command, ...]) -> list[Decision]:
         for _ in range(_ATTEMPTS):
             try:
                 return self._attempt(commands)
+            except AnotherHistory:
+                raise
             except Conflict as conflict:
                 LOG.info("another writer was first (%s); deciding again", conflict)
         return self._locked(commands)

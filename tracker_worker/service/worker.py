@@ -36,6 +36,7 @@ from tracker_worker.inventory.base import InventoryDriver, load_driver
 from tracker_worker.notifications.style import read_style
 from tracker_worker.service.chores.inventories import Inventories
 from tracker_worker.service.chores.leases import LEASE_SECONDS
+from tracker_worker.service.chores.orphans import LOOK_SECONDS
 from tracker_worker.service.chores.ownership import Ownership
 from tracker_worker.service.chores.timers import Timers
 from tracker_worker.service.clock import Clock
@@ -118,6 +119,7 @@ class Worker:
             died=self._died,
             max_answer_bytes=conf.bus.max_answer_bytes,
             style=read_style(conf),
+            register=self._register,
         )
         self._reader = RequestReader(
             bus=self._bus,
@@ -163,11 +165,7 @@ class Worker:
         if self._conf.notifications.driver == "messaging" and not self._conf.notifications.topics:
             LOG.info("[notifications] topics is empty: notifications are kept in the database and not published")
         self._store.start()
-        for host in self._hosts:
-            self._go_on()
-            self._store.register_host(
-                host, topic=self._conf.tracker.topic, version=version("tracker-worker"), now=self._clock()
-            )
+        self._register()
         self._engine.allow(frozenset())
         self._ownership.begin(_FIRST_LOOK_SECONDS)
         self._go_on()
@@ -194,12 +192,22 @@ class Worker:
         )
         self.counters.watch(self._bus.figures)
         self._engine.renew_leases()
+        self._engine.look_for_orphans()
         self._timers.every(LEASE_SECONDS / 3, self._engine.renew_leases)
+        self._timers.every(LOOK_SECONDS, self._engine.look_for_orphans)
         self._timers.every(self._conf.tracker.audit_interval_seconds, self._audit_all)
         self._timers.every(_HANGING_SECONDS, self._inventories.note_hanging)
         self._timers.every(_PRUNE_SECONDS, self._prune)
         self._timers.every(_PROBE_SECONDS, self.probe)
         self._timers.start()
+
+    def _register(self) -> None:
+        """Make or refresh the service record of each host. Raises StoreUnavailable, StartCancelled."""
+        for host in self._hosts:
+            self._go_on()
+            self._store.register_host(
+                host, topic=self._conf.tracker.topic, version=version("tracker-worker"), now=self._clock()
+            )
 
     def _lost(self) -> None:
         self._ownership.lost()

@@ -20,6 +20,7 @@ from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.notifications.notification import Notification
 from tracker_worker.store.records import (
+    CARETAKER,
     EVERY_TOPIC,
     Commit,
     DeadLetterRow,
@@ -31,9 +32,12 @@ from tracker_worker.store.records import (
     Progress,
     Stream,
     StreamEnd,
+    serving,
 )
 
 __all__ = (
+    "CARETAKER",
+    "serving",
     "AnotherHistory",
     "EVERY_TOPIC",
     "Commit",
@@ -44,6 +48,7 @@ __all__ = (
     "HostRecord",
     "InboxRow",
     "LockedHost",
+    "LockedStore",
     "NodeMove",
     "OutboxBacklog",
     "Progress",
@@ -111,6 +116,18 @@ class LockedHost(ABC):
 
         Raises Unstorable, StoreReplaced. Raises Conflict: as ``Store.commit``, but never for the nodes of this host.
         """
+
+
+class LockedStore(ABC):
+    """A store in which no other writer changes a node until the block of ``Store.all_locked`` ends. Belongs to the thread of
+    the block, which calls no other method of the store."""
+
+    hosts: Sequence[HostLedger]
+    """The ledgers of all hosts, by name, read after they were locked."""
+
+    @abstractmethod
+    def commit(self, commit: Commit) -> None:
+        """Write all of the commit and end the transaction; call it once at most. Raises as ``Store.commit``."""
 
 
 class Store(ABC):
@@ -196,6 +213,10 @@ class Store(ABC):
         """
 
     @abstractmethod
+    def all_locked(self) -> AbstractContextManager[LockedStore]:
+        """The same for all hosts: every other writer waits, and so does this one for those that have begun. Any thread."""
+
+    @abstractmethod
     def create_node(self, host_id: int, name: str) -> None:
         """Create an empty node at generation 0, on the stream of its name, which begins at sequence 0 if the name is new. A
         node that exists stays unchanged. Any thread."""
@@ -267,6 +288,11 @@ class Store(ABC):
         that were renamed or forgotten, sorted. Any thread."""
 
     @abstractmethod
+    def stray_hosts(self) -> list[str]:
+        """Return the host names that no host has any more, and whose streams have events that are not confirmed on every topic,
+        sorted. Any thread."""
+
+    @abstractmethod
     def open_cursors(self, host: str, topics: Sequence[str]) -> list[Stream]:
         """Make the cursors of all streams of a host name those of ``topics``, and return the streams as ``streams`` does. Any
         thread.
@@ -316,9 +342,9 @@ class Store(ABC):
     ) -> set[int]:
         """Take or renew the lease of each of these hosts whose lease is free, expired or held by ``owner``; with ``force``, of
         each of these hosts. A lease is expired, too, that ends half as long again after ``until`` as ``until`` is after
-        ``now``: the clock that it was taken by was wrong. ``blocked_since``: since when the broker takes no messages of
-        ``owner``; None: it takes them. Times in microseconds. Return the ids of the hosts whose lease ``owner`` holds
-        now. Any thread."""
+        ``now``: the clock that it was taken by was wrong. A lease of a CARETAKER is free for every other owner.
+        ``blocked_since``: since when the broker takes no messages of ``owner``; None: it takes them. Times in microseconds.
+        Return the ids of the hosts whose lease ``owner`` holds now. Any thread."""
 
     @abstractmethod
     def release_lease(self, owner: str) -> None:

@@ -55,6 +55,8 @@ class Ledgers:
             host = self._store.load_host(name)
             if host is not None:
                 self.put(host)
+            elif any(seen.host == name for seen in self.seen.values()):
+                raise AnotherHistory(f"host {name} has no service record any more")
         return host
 
     def get(self, name: str) -> HostLedger:

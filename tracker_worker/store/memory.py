@@ -18,6 +18,7 @@ from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.ids import NewIds
 from tracker_worker.notifications.notification import Notification
 from tracker_worker.store.base import (
+    CARETAKER,
     MOST_DEAD_LETTER_BYTES,
     MOST_DEAD_LETTERS,
     NOT_CONFIGURED,
@@ -27,6 +28,7 @@ from tracker_worker.store.base import (
     History,
     HostRecord,
     LockedHost,
+    LockedStore,
     OutboxBacklog,
     Progress,
     Store,
@@ -125,6 +127,12 @@ class MemoryStore(Store):
         with self._lock:
             yield _LockedHost(self, self._rows.host(host_id).loaded(self._rows.ledger_id))
 
+    @contextmanager
+    def all_locked(self) -> Iterator[LockedStore]:
+        with self._lock:
+            names = sorted(self._rows.hosts)
+            yield _LockedStore(self, [self._rows.hosts[name].loaded(self._rows.ledger_id) for name in names])
+
     def create_node(self, host_id: int, name: str) -> None:
         with self._lock:
             self._rows.create_node(self._rows.host(host_id), name)
@@ -205,6 +213,11 @@ class MemoryStore(Store):
     def _streams_locked(self, host: str) -> list[Stream]:
         return sorted((s.seen() for s in self._rows.streams.values() if s.host == host), key=attrgetter("node"))
 
+    def stray_hosts(self) -> list[str]:
+        with self._lock:
+            streams = self._rows.streams.values()
+            return sorted({s.host for s in streams if s.host not in self._rows.hosts and s.confirmed < s.sequence})
+
     def open_cursors(self, host: str, topics: Sequence[str]) -> list[Stream]:
         with self._lock:
             for stream in (stream for stream in self._rows.streams.values() if stream.host == host):
@@ -273,7 +286,8 @@ class MemoryStore(Store):
             wanted, held, latest = set(host_ids), set(), until + (until - now) // 2
             for host in self._rows.hosts.values():
                 expired = host.lease_expires_at < now or host.lease_expires_at > latest
-                free = force or expired or host.lease_owner in (None, owner)
+                cared_for = not owner.endswith(CARETAKER) and (host.lease_owner or "").endswith(CARETAKER)
+                free = force or expired or cared_for or host.lease_owner in (None, owner)
                 if host.id in wanted and free:
                     host.lease_owner, host.lease_expires_at = owner, until
                     host.last_seen_at, host.blocked_since = now, blocked_since
@@ -321,4 +335,15 @@ class _LockedHost(LockedHost):
         if self._ended:
             raise RuntimeError("a locked host is committed once at most")
         self._ended = True
+        self._store._commit_locked(commit)
+
+
+class _LockedStore(LockedStore):
+    """Used while the store's lock is held."""
+
+    def __init__(self, store: MemoryStore, hosts: list[HostLedger]) -> None:
+        self.hosts = hosts
+        self._store = store
+
+    def commit(self, commit: Commit) -> None:
         self._store._commit_locked(commit)

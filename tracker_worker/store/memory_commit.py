@@ -76,8 +76,9 @@ class Rows:
 
 def check(rows: Rows, commit: Commit) -> None:
     """Raises Conflict: see ``Store.commit``."""
+    stored = {host.id: host for host in rows.hosts.values()} if commit.verified else {}
     for host_id, generations in commit.verified.items():
-        if rows.host(host_id).generations() != generations:
+        if host_id not in stored or stored[host_id].generations() != generations:
             raise Conflict("a host that an answer rests on has changed")
     if any(message.unique_id in rows.inbox for message in commit.inbox_rows):
         raise Conflict("a message is answered already")

@@ -15,6 +15,11 @@ EVERY_TOPIC = ""
 """In ``Commit.cursors``: all topics of a stream, and the place at which its next topics start while it has none."""
 
 
+CARETAKER = "#orphans"
+"""How the owner of a lease ends who does the chores of a host that nobody serves. Whoever serves the host may take the
+lease."""
+
+
 class InboxRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One inbox row: a message about a host whose effect is committed, and the reply to each copy of the message.
     ``received_at`` in microseconds."""
@@ -52,6 +57,12 @@ class HostRecord(msgspec.Struct, frozen=True, kw_only=True):
     previous_token: str | None
     nodes: int
     instances: int
+
+
+def serving(record: HostRecord, now: int) -> str | None:
+    """The worker that serves a host at ``now`` (microseconds), or None."""
+    owner = record.lease_owner
+    return None if owner is None or record.lease_expires_at < now or owner.endswith(CARETAKER) else owner
 
 
 class Stream(msgspec.Struct, frozen=True, kw_only=True):

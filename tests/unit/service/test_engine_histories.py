@@ -14,6 +14,7 @@ from tests.support.builders import HOST, NOW, instance_dict, node_name, uuid
 from tests.support.deadline import wait_until
 from tests.support.engine import EngineHarness, _drained
 from tests.support.store import Writer, settle
+from tests.support.worker import WorkerHarness
 from tests.unit.service.conftest import MakeHarness
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.ids import NewIds
@@ -279,15 +280,40 @@ def test_what_cannot_be_settled_now_is_settled_later(
     assert len(memory.histories()) == 2
 
 
-def test_a_hole_in_the_outbox_begins_a_new_history(
-    harness: EngineHarness, memory: MemoryStore, caplog: pytest.LogCaptureFixture
+def test_a_store_that_went_back_to_before_the_host_was_registered_gets_it_again(
+    worker_harness: WorkerHarness,
 ) -> None:
+    memory = worker_harness.store.inner
+    assert isinstance(memory, MemoryStore)
+    empty = Backup(memory)
+    worker_harness.worker.start()
+    claimed = worker_harness.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
+    empty.restore()
+    again = worker_harness.caller.call("begin_resource_claim", instance=instance_dict(1))
+    worker_harness.worker.reload()  # the inventory is read again at the next audit
+    assert again.reply() != claimed
+    assert len(memory.histories()) == 2
+
+
+def test_a_hole_in_the_outbox_begins_one_new_history_and_what_is_behind_it_is_published(
+    make_harness: MakeHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    harness = make_harness(topics=["one", "two"]).start(relaying=False)
+    memory = harness.store.inner
+    assert isinstance(memory, MemoryStore)
     old = memory.histories()[-1].ledger_id
-    harness.engine._engine.run(lambda: harness.engine._recovery.hole(HOST, N1, 2, 3))
-    harness.finish()
-    assert memory.histories()[-1].predecessor == old
-    assert "the outbox lacks the events 2 to 3 of node host-1/node-1" in errors(caplog)[0]
-    assert published(harness, 1)[0]["previous_sequence"] == 1
+    for number in (1, 2, 3):
+        claim(harness, number)
+    (stream,) = memory.streams(HOST)
+    del memory._rows.streams[stream.id].outbox[3]
+    harness.engine.acquire_leases()
+    harness.engine.renew_leases()
+    found = published(harness, 6)
+    assert [history.predecessor for history in memory.histories()] == [None, old]
+    (error,) = errors(caplog)
+    assert "the outbox lacks the events 3 to 3 of node host-1/node-1" in error
+    assert sorted(payload["sequence"] for payload in found) == [2, 2, 4, 4, 5, 5]
+    assert {payload.get("previous_sequence") for payload in found} == {None, 4}
 
 
 def test_payloads_of_one_ledger_never_use_a_number_twice(

@@ -7,8 +7,9 @@ from typing import cast
 
 import pytest
 
-from tests.support.builders import HOST, node_name
+from tests.support.builders import HOST, NOW, node_name
 from tests.support.relay import A, Case, keys, lagging
+from tracker_worker.administration import Administration
 from tracker_worker.bus.base import Bus
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.service.chores.relay import Relay
@@ -214,3 +215,15 @@ def test_lagging_nodes_take_turns(small_window: int) -> None:
             case.relay._catch_up()
         on_the_way = case.sent.take()
     assert turns == [{first}, {first}, {second}, {first}]
+
+
+def test_the_last_event_of_a_name_that_a_node_has_left_is_sent() -> None:
+    """An operator has moved a node to another host; the command writes the event, and no worker offers it."""
+    case = Case(nodes=2).taken()
+    case.cursors()
+    case.store.register_host("host-2", topic="tracker", version="1.0", now=NOW)
+    Administration(case.store, notify=True).move_node(N2, host=HOST, to="host-2", name=N2)
+    [host] = case.store.refreshed({HOST: {}}).values()
+    case.relay.take(host)
+    case.relay._catch_up()
+    assert case.sent.take() == keys(2, node=2)

@@ -38,7 +38,8 @@ class TestStart:
         hang.release()
         starting.join(SECONDS)
         assert claim.reply()["generation"] == 2
-        assert worker_harness.store.commits[0].events == ["tracker.node.updated"]
+        events = [event for commit in worker_harness.store.commits for event in commit.events]
+        assert events == ["tracker.node.updated", "tracker.claim.begun"]
         assert in_order(worker_harness.store.calls, "start", "register_host", "create_node", "commit", "bus.start")
         assert worker_harness.worker.ready()
 

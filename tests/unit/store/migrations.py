@@ -37,6 +37,8 @@ FIRST_REVISION = (
         f" VALUES ({id}, 1, 'n{id}', 0, {sequence}, true, 0, 0, 0, 0, 0, 0)"
         for id, sequence in ((1, 9), (2, 0))
     ),
+    "INSERT INTO outbox (node_id, sequence, message_id, event_type, priority, payload, occurred_at)"
+    " VALUES (1, 8, 'a', 'e', 'INFO', '', 1), (1, 9, 'b', 'e', 'INFO', '', 2)",
     "INSERT INTO relay_cursor (node_id, sequence) VALUES (1, 7)",
     "INSERT INTO relay_cursor (node_id, sequence) VALUES (2, 0)",
 )
@@ -167,7 +169,8 @@ class MigrationContract(abc.ABC):
         migration.upgrade(engine)
         store = SQLStore(url)
         assert cursors(store, "h") == {}
-        assert flat(store.open_cursors("h", ["a", "b"])) == {(1, "a"): 7, (1, "b"): 7, (2, "a"): 0, (2, "b"): 0}
+        # The cursor was at 7, and the outbox has nothing behind it: notifications were switched off.
+        assert flat(store.open_cursors("h", ["a", "b"])) == {(1, "a"): 9, (1, "b"): 9, (2, "a"): 0, (2, "b"): 0}
         store.commit(Commit(cursors={(1, "a"): 9}))
         assert flat(store.open_cursors("h", ["a", "b", "c"]))[1, "c"] == 9  # at the last sequence, as any new topic
         store.stop()

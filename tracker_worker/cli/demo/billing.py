@@ -8,8 +8,6 @@ from collections import Counter, defaultdict
 from typing import Any
 
 Totals = dict[str, int]
-_RELEASED = {"tracker.claim.aborted", "tracker.usage.released"}
-_CHARGED = {"tracker.claim.begun", "tracker.claim.finished", "tracker.usage.updated"}
 
 
 class Billing:
@@ -45,10 +43,12 @@ class Billing:
             self.gaps.append(f"{'/'.join(node)}: {payload['sequence']} instead of {expected}")
         self._sequences[node] = payload["sequence"]
         self.events[event_type] += 1
-        if event_type in _CHARGED or (event_type == "tracker.claim.expired" and not payload["released"]):
+        if "instance_id" not in payload:
+            return
+        if payload["role"] == "instance":
             self._charged[node][payload["instance_id"]] = payload
-        elif event_type in _RELEASED or event_type == "tracker.claim.expired":
-            del self._charged[node][payload["instance_id"]]
+        else:
+            self._charged[node].pop(payload["instance_id"], None)
 
     def wait_for(self, sequences: dict[tuple[str, str], int], seconds: float) -> bool:
         """Wait until the notifications up to ``sequences``, by (host, node), have arrived; False after ``seconds``."""
@@ -76,5 +76,5 @@ def _sum(payloads: Any) -> Totals:
     total: Counter[str] = Counter(instances=0, VCPU=0, MEMORY_MB=0, DISK_GB=0)
     for payload in payloads:
         total["instances"] += 1
-        total.update(payload["resources"])
+        total.update(payload["charged"])
     return dict(total)

@@ -183,6 +183,7 @@ class BrokerCloud(Cloud):
         super().__init__(settings, directory, hosts)
         self._url = transport_url
         self._name = f"tracker-demo-{uuid4().hex[:8]}"
+        self._dead_letters = f"{self._name}_dead"
         self._listener: Any = None
         self._has_queues = False
 
@@ -197,7 +198,7 @@ class BrokerCloud(Cloud):
             driver,
             transport_url=self._url,
             tracker__topic=self._name,
-            bus__dead_letter_queue=f"{self._name}.dead",
+            bus__dead_letter_queue=self._dead_letters,
             notifications__topics=[self._name],
         )
 
@@ -238,7 +239,7 @@ class BrokerCloud(Cloud):
         connection = settings.connection(settings.urls[0])
         connection.connect()
         try:
-            names = [self._name, f"{self._name}.dead"]
+            names = [self._name, self._dead_letters]
             for host in self.hosts:
                 names += [topology.host_queue(settings, host).name, topology.ledger_queue(settings, host).name]
             names += [f"{self._name}.{priority.lower()}" for priority in PRIORITIES]

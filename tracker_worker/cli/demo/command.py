@@ -82,7 +82,7 @@ def _run(console: Console, cloud: Cloud, instances: int, transport_url: str | No
     where = "in memory" if transport_url is None else "over " + address(transport_url)
     console.print(f"[bold]tracker-worker[/bold]: two workers, {len(cloud.hosts)} hosts, {where}; the ledger is SQLite")
     api = cloud.start(billing.receive)
-    console.print(f"ledger {cloud.ledger_id}")
+    console.print(f"ledger {cloud.ledger_id}", highlight=False)
     scheduler = Scheduler(api, cloud.hosts, _SEED)
     began = time.monotonic()
     _place(console, scheduler, instances)

@@ -34,11 +34,13 @@ class Expiry:
     def __init__(
         self, *, clock: Clock, bus: Bus, policy: Callable[[], Policy], submit: Callable[[Chore], None]
     ) -> None:
-        """``submit`` has a chore decided after everything that has arrived before it."""
+        """``submit`` has a chore decided after everything that has arrived before it. ``may_again`` is called with each host
+        whose queue was empty."""
         self._clock = clock
         self._bus = bus
         self._policy = policy
         self._submit = submit
+        self.may_again: Callable[[str], None] = lambda host: None
         self._since: dict[str, float] = {}  # of the hosts that are waiting or may expire claims, on the monotonic clock
         self._waiting: set[str] = set()
         self._connection = 0
@@ -74,6 +76,7 @@ class Expiry:
     def _decided(self, ledgers: HostLedger, *, connection: int, since: float) -> None:
         if connection == self._connection and self._since.get(ledgers.name) == since:
             self._waiting.discard(ledgers.name)
+            self.may_again(ledgers.name)
 
     def connection_lost(self) -> None:
         """What was delivered and is not decided comes again."""

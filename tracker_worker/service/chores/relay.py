@@ -80,6 +80,7 @@ class Relay:
         self._monotonic = monotonic
         self._topics = {name: Topic(name) for name in topics}
         self._relayed: dict[str, set[int]] = {}  # host -> its streams
+        self._nodes: dict[str, frozenset[int]] = {}  # host -> those of its nodes
         self._confirms: deque[Any] = deque()
         # What was in flight when the history ended, and how often: its confirms mean nothing.
         self._outdated: Counter[Any] = Counter()
@@ -129,10 +130,12 @@ class Relay:
         """The same for the streams of a host name, of which those of its nodes have these ids and sequences."""
         relayed = self._relayed.get(host)
         stuck = relayed is not None and any(topic.is_stuck(relayed) for topic in self._topics.values())
-        if relayed is None or stuck or not known.keys() <= relayed:
+        # A stream that a node has left has had its last event meanwhile.
+        if relayed is None or stuck or self._nodes[host] != known.keys():
             # Also without topics: the cursors of topics that are configured no more are removed.
             streams = self._store.open_cursors(host, list(self._topics))
             self._relayed[host] = {stream.id for stream in streams}
+            self._nodes[host] = frozenset(known)
             for stream in streams:
                 self._take_stream(stream)
         for stream_id, sequence in known.items():
@@ -159,13 +162,17 @@ class Relay:
                 topic.drop(stream_id)
                 self.moved.pop((stream_id, topic.name), None)
 
-    def restart(self) -> None:
-        """Relay nothing until the hosts are taken again, from the cursors of the store: its history is another one."""
+    def restart(self, *, with_holes: bool) -> None:
+        """Relay nothing until the hosts are taken again, from the cursors of the store: its history is another one.
+        ``with_holes``: the holes that were reported are in it too."""
         for topic in self._topics.values():
             for track in topic.tracks.values():
                 self._outdated.update((track.stream_id, sequence, topic.name) for sequence in track.in_flight)
         self._topics = {name: Topic(name) for name in self._topics}
         self._relayed.clear()
+        if not with_holes:
+            self._reported.clear()
+        self._hole = None
         self.moved.clear()
 
     def reached(self) -> Iterator[tuple[int, str, int, int]]:

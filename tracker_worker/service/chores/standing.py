@@ -8,7 +8,7 @@ import logging
 from dataclasses import dataclass
 
 from tracker_worker.bus.base import Marker
-from tracker_worker.store.base import HostRecord
+from tracker_worker.store.base import HostRecord, serving
 
 LOG = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ class HostStanding:
         It does if a lease of another worker than ``own`` is renewed here while this worker watches: a copy keeps the lease as
         it was. It does not if there is no such lease at ``at`` (microseconds).
         """
-        if record.lease_owner not in (None, own) and record.lease_expires_at > at:
+        if serving(record, at) not in (None, own):
             self.doubted_since = None
             if self.lease_seen is None:
                 self.lease_seen = record.lease_expires_at

@@ -5,7 +5,6 @@ goes on in a history whose numbers mean nothing else anywhere.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 from tracker_worker.counters import Counters
@@ -14,8 +13,6 @@ from tracker_worker.service.chores.relay import Relay
 from tracker_worker.service.loop.inbox import Inbox
 from tracker_worker.store.base import AnotherHistory, Store
 from tracker_worker.store.ledgers import Ledgers
-
-LOG = logging.getLogger(__name__)
 
 
 class Recovery:
@@ -31,10 +28,12 @@ class Recovery:
         begin: Begin,
         counters: Counters,
         clock: Callable[[], int],
+        register: Callable[[], object],
         began: Callable[[str], None],
     ) -> None:
-        """``begin`` begins a new history. ``clock`` gives microseconds. ``began`` is called with the ledger_id of each history
-        in which the worker goes on."""
+        """``begin`` begins a new history. ``clock`` gives microseconds. ``register`` makes the service records of the worker's
+        hosts, which a database that has gone back may not have. ``began`` is called with the ledger_id of each history in which
+        the worker goes on."""
         self._store = store
         self._ledgers = ledgers
         self._inbox = inbox
@@ -42,6 +41,7 @@ class Recovery:
         self._begin = begin
         self._counters = counters
         self._clock = clock
+        self._register = register
         self._began = began
 
     def verify(self) -> None:
@@ -58,25 +58,27 @@ class Recovery:
             if progress.cursors.get((stream_id, topic), cursor) < cursor:
                 raise AnotherHistory(f"the cursor of topic {topic} was at {cursor} already")
 
-    def recover(self, why: AnotherHistory | str) -> None:
+    def recover(self, why: AnotherHistory) -> None:
         """Go on in the history that has followed, or begin a new one, and forget everything of the old one.
 
         Raises StoreUnavailable; and Conflict: other writers were first again and again. Then nothing is forgotten, and the
         caller tries again."""
+        self._go_on(str(why), with_holes=False)
+
+    def hole(self, host: str, node: str, first: int, last: int) -> None:
+        """The outbox lacks the events ``first`` to ``last`` of a node. Nobody has published them, and the relay has passed over
+        them: begin a new history. Raises as ``recover`` does."""
+        self._relay.flush()
+        why = f"the outbox lacks the events {first} to {last} of node {host}/{node}, which nobody has published"
+        self._go_on(why, with_holes=True)
+
+    def _go_on(self, why: str, *, with_holes: bool) -> None:
+        self._register()
         published: dict[int, int] = {}
         for stream_id, _, sent, _ in self._relay.reached():
             published[stream_id] = max(published.get(stream_id, 0), sent)
-        ledger_id = recover(
-            self._store, self._ledgers, self._begin, why=str(why), published=published, now=self._clock()
-        )
+        ledger_id = recover(self._store, self._ledgers, self._begin, why=why, published=published, now=self._clock())
         self._counters.add("histories")
         self._inbox.clear()
-        self._relay.restart()
+        self._relay.restart(with_holes=with_holes)
         self._began(ledger_id)
-
-    def hole(self, host: str, node: str, first: int, last: int) -> None:
-        """The outbox lacks the events ``first`` to ``last`` of a node, which nobody has published: begin a new history. Raises
-        as ``recover`` does. The relay must have passed over the hole."""
-        LOG.error("the outbox lacks the events %d to %d of node %s/%s: they are lost", first, last, host, node)
-        self._relay.flush()
-        self.recover(f"the outbox lacks the events {first} to {last} of {host}/{node}")

@@ -22,6 +22,7 @@ from tracker_worker.service.chores.elsewhere import Elsewhere
 from tracker_worker.service.chores.expiry import Expiry
 from tracker_worker.service.chores.inventories import Inventories
 from tracker_worker.service.chores.leases import Leases
+from tracker_worker.service.chores.orphans import Orphans
 from tracker_worker.service.chores.pruning import Pruning
 from tracker_worker.service.chores.relay import Relay
 from tracker_worker.service.clock import Clock
@@ -62,11 +63,13 @@ class EngineThread:
         died: Callable[[BaseException], None],
         monotonic: Callable[[], float] = threads.monotonic,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
+        register: Callable[[], object] = lambda: None,
         began: Callable[[str], None] = lambda ledger_id: None,
     ) -> None:
         """``owner`` names this worker in leases. ``notify`` False: notifications are neither kept nor published. They are
-        published to ``topics``; ``style`` is what they have in common. ``began`` is called on the engine's thread with the
-        ledger_id of each history in which the worker goes on."""
+        published to ``topics``; ``style`` is what they have in common. ``register`` makes the service records of the hosts
+        again, and ``began`` is told the ledger_id of each history in which the worker goes on; both are called on the engine's
+        thread."""
         self._store = store
         self._bus = bus
         self._clock = clock
@@ -96,6 +99,7 @@ class EngineThread:
             begin=partial(begin_history, store, **made),
             counters=counters,
             clock=clock,
+            register=register,
             began=self._history_began,
         )
         self._expiry = Expiry(clock=clock, bus=bus, policy=policy, submit=self.submit)
@@ -111,6 +115,19 @@ class EngineThread:
             clock=clock,
             monotonic=monotonic,
         )
+        self._orphans = Orphans(
+            store=store,
+            ledgers=ledgers,
+            relay=self._relay,
+            expiry=self._expiry,
+            leases=self._leases,
+            hosts=hosts,
+            owner=owner,
+            policy=policy,
+            submit=self.submit,
+            clock=clock,
+        )
+        self._expiry.may_again = self._orphans.expire
         self._elsewhere = Elsewhere(store=store, ledgers=ledgers, held=lambda: self._leases.held, submit=self.submit)
         self._pruning = Pruning(
             store=store, ledgers=ledgers, leases=self._leases, clock=clock, policy=policy, submit=self.submit
@@ -183,6 +200,7 @@ class EngineThread:
             self._ledgers.confirm()
             self._relay.flush()
             self._leases.release()
+            self._orphans.release()
         except (StoreUnavailable, StoreReplaced, Conflict) as error:
             LOG.warning("the cursors or the leases are left to the successor: %s", error)
 
@@ -274,6 +292,7 @@ class EngineThread:
         the first call of this method."""
         self._engine.run(self._recovery.verify)
         self._engine.run(self._leases.renew)
+        self._engine.run(self._orphans.renew)
         self._engine.run(self._elsewhere.look)
         if self._refusals:
             self._engine.run(self._keep_refusals)
@@ -282,9 +301,16 @@ class EngineThread:
         """Expire claims of a host that are due and read its inventories, if this worker holds the host's lease."""
         self._engine.run(lambda: self._audits.periodic(host))
 
+    def look_for_orphans(self) -> None:
+        """Do the chores of the hosts of the database that nobody serves. Called every ``LOOK_SECONDS`` of ``orphans``."""
+        self._engine.run(self._orphans.look)
+
     def look_elsewhere(self) -> None:
-        """Find the nodes of the held hosts that are charged on other hosts, which no longer list them."""
-        self._engine.run(self._elsewhere.look)
+        """Find the nodes of the held hosts that are charged on other hosts, which no longer list them. Call it on the engine's
+        thread; several calls before the next step are one."""
+        if not self._elsewhere.queued:
+            self._elsewhere.queued = True
+            self._engine.run(self._elsewhere.look)
 
     def prune(self, *, inbox_seconds: int, outbox_seconds: int, keeps_inbox: bool = False) -> None:
         """Drop older rows of the inbox and of the confirmed part of the outbox, and deletions that were remembered for long

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
 from tracker_worker.store.base import Commit, Conflict
-from tracker_worker.store.sql import rows
+from tracker_worker.store.sql import rows, statements
 from tracker_worker.store.sql.reading import host_from
 
 Row = dict[str, Any]
@@ -31,11 +31,14 @@ class Writer(Protocol):
     def lock(self, connection: Any, host_id: int) -> HostLedger | None:
         """Open a transaction in which nobody else changes the host, and return its ledgers; None: there is no such host."""
 
+    def lock_all(self, connection: Any) -> list[HostLedger]:
+        """Open a transaction in which nobody else changes a node, and return the ledgers of all hosts, by name."""
+
     def answered(self, connection: Any, unique_ids: Collection[str]) -> dict[str, bytes]:
         """Return unique_id -> reply, of those messages that have an inbox row. Call it after ``lock``."""
 
     def finish(self, connection: Any, commit: Commit) -> None:
-        """Write all of the commit in the transaction that ``lock`` has opened, and commit it."""
+        """Write all of the commit in the transaction that ``lock`` or ``lock_all`` has opened, and commit it."""
 
 
 class Tables(NamedTuple):
@@ -125,6 +128,19 @@ def fetched(cursor: Any) -> list[Mapping[str, Any]]:
     """The rows of a cursor's result, by column name."""
     names = [column[0] for column in cursor.description]
     return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
+def hosts_of(connection: Any) -> list[HostLedger]:
+    """The ledgers of all hosts, by name, in the transaction of a connection of the driver."""
+    found = fetched(connection.execute(statements.HOSTS))
+    texts = (statements.HOST, statements.NODES, statements.ALLOCATIONS, statements.DELETIONS)
+    hosts = []
+    for row in sorted(found, key=itemgetter("name")):
+        read = (fetched(connection.execute(text.format(host_id=row["id"]))) for text in texts)
+        host = host_of(row["id"], *read)
+        assert host is not None
+        hosts.append(host)
+    return hosts
 
 
 def host_of(

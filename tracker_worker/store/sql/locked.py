@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A host under lock, in an open transaction of the driver."""
+"""Hosts under lock, in an open transaction of the driver."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from tracker_worker.domain.ledger import HostLedger
-from tracker_worker.store.base import Commit, LockedHost
+from tracker_worker.store.base import Commit, LockedHost, LockedStore
 from tracker_worker.store.sql.commit import Writer
 from tracker_worker.store.sql.failures import explained
 
@@ -31,6 +31,21 @@ class SQLLockedHost(LockedHost):
         if self._ended:
             raise RuntimeError("a locked host is committed once at most")
         self._ended = True
+        with explained():
+            self._writer.finish(self._connection, commit)
+        self._check()
+
+
+class SQLLockedStore(LockedStore):
+    """The same for all hosts; ``writer`` has locked them and returned ``hosts``."""
+
+    def __init__(self, connection: Any, writer: Writer, hosts: Sequence[HostLedger], check: Callable[[], None]) -> None:
+        self.hosts = hosts
+        self._check = check
+        self._connection = connection
+        self._writer = writer
+
+    def commit(self, commit: Commit) -> None:
         with explained():
             self._writer.finish(self._connection, commit)
         self._check()

@@ -11,7 +11,7 @@ import msgspec
 from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.store.base import Commit
 from tracker_worker.store.sql import statements
-from tracker_worker.store.sql.commit import Row, Tables, Writer, fetched, host_of, tables_of
+from tracker_worker.store.sql.commit import Row, Tables, Writer, fetched, host_of, hosts_of, tables_of
 from tracker_worker.store.sql.rearranging import LOCK_NODES, in_psycopg, nodes_of, rearrange
 
 MOST_ROWS = 1000
@@ -74,6 +74,11 @@ class PostgreSQLWriter(Writer):
         allocations = fetched(cursor)
         cursor.nextset()
         return host_of(host_id, host, nodes, allocations, fetched(cursor))
+
+    def lock_all(self, connection: Any) -> list[HostLedger]:
+        connection.execute(_BEGIN)
+        connection.execute(statements.LOCK_ALL_NODES)
+        return hosts_of(connection)
 
     def answered(self, connection: Any, unique_ids: Collection[str]) -> dict[str, bytes]:
         return dict(connection.execute(statements.ANSWERED_POSTGRESQL, [list(unique_ids)]).fetchall())

@@ -13,7 +13,7 @@ import msgspec
 from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.store.base import Commit, Conflict
 from tracker_worker.store.sql import statements
-from tracker_worker.store.sql.commit import Row, Writer, fetched, host_of, tables_of
+from tracker_worker.store.sql.commit import Row, Writer, fetched, host_of, hosts_of, tables_of
 from tracker_worker.store.sql.rearranging import rearrange
 from tracker_worker.store.sql.statements import PARAMETER, SQLITE
 
@@ -79,6 +79,9 @@ class SQLiteWriter(Writer):
     def lock(self, connection: sqlite3.Connection, host_id: int) -> HostLedger | None:
         texts = (statements.HOST, statements.NODES, statements.ALLOCATIONS, statements.DELETIONS)
         return host_of(host_id, *(fetched(connection.execute(text.format(host_id=host_id))) for text in texts))
+
+    def lock_all(self, connection: sqlite3.Connection) -> list[HostLedger]:
+        return hosts_of(connection)
 
     def answered(self, connection: sqlite3.Connection, unique_ids: Collection[str]) -> dict[str, bytes]:
         wanted = msgspec.json.encode(list(unique_ids)).decode()

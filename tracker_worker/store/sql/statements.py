@@ -201,6 +201,7 @@ SELECT 1 / (
 GENERATIONS = "SELECT id, generation FROM nodes WHERE host_id = {host_id:d}"
 """The nodes of a host, for ``Commit.verified``."""
 HOST = f"SELECT name, ({HISTORY}) AS ledger_id FROM hosts WHERE id = {{host_id:d}}"
+HOSTS = "SELECT id, name FROM hosts"
 NODES = """\
 SELECT nodes.*, streams.sequence, streams.occurred_at
 FROM nodes JOIN streams ON streams.id = nodes.stream_id WHERE host_id = {host_id:d} ORDER BY nodes.id"""
@@ -210,5 +211,7 @@ DELETIONS = "SELECT * FROM deletions WHERE host_id = {host_id:d}"
 # does, in the opposite order: first its node, then its host.
 LOCK_HOST = f"{HOST} FOR NO KEY UPDATE"
 LOCK_NODES = "SELECT id FROM nodes WHERE host_id = {host_id:d} ORDER BY id FOR NO KEY UPDATE"
+# Keeps out every writer of a node, also one that has so far only locked some.
+LOCK_ALL_NODES = "LOCK TABLE nodes IN EXCLUSIVE MODE"
 ANSWERED_SQLITE = "SELECT unique_id, reply FROM inbox WHERE unique_id IN (SELECT value FROM json_each(?))"
 ANSWERED_POSTGRESQL = "SELECT unique_id, reply FROM inbox WHERE unique_id = ANY(%s)"

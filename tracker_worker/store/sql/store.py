@@ -17,11 +17,13 @@ from tracker_worker.domain.ledger import HostLedger, NodeLedger
 from tracker_worker.domain.values import SECOND
 from tracker_worker.notifications.notification import Notification
 from tracker_worker.store.base import (
+    CARETAKER,
     Commit,
     DeadLetterRow,
     History,
     HostRecord,
     LockedHost,
+    LockedStore,
     OutboxBacklog,
     Progress,
     Store,
@@ -32,7 +34,7 @@ from tracker_worker.store.sql.commit import Writer
 from tracker_worker.store.sql.engines import LOCK_TIMEOUT_SECONDS, create_engine
 from tracker_worker.store.sql.failures import explained
 from tracker_worker.store.sql.file import watched_file
-from tracker_worker.store.sql.locked import SQLLockedHost
+from tracker_worker.store.sql.locked import SQLLockedHost, SQLLockedStore
 from tracker_worker.store.sql.migration import ensure_schema
 from tracker_worker.store.sql.postgresql import PostgreSQLWriter
 from tracker_worker.store.sql.pruning import Pruning
@@ -152,6 +154,14 @@ class SQLStore(Store):
                 raise LookupError(f"no host has the id {host_id}")
             yield SQLLockedHost(connection, self._writer, ledger, self.check)
 
+    @contextmanager
+    def all_locked(self) -> Iterator[LockedStore]:
+        with ExitStack() as stack:
+            with explained():
+                connection = stack.enter_context(self._sessions.driver(urgent=True))
+                found = self._writer.lock_all(connection)
+            yield SQLLockedStore(connection, self._writer, found, self.check)
+
     def create_node(self, host_id: int, name: str) -> None:
         with self._sessions.write() as connection:
             # A locked host gets no new node; and a host that does not exist none at all.
@@ -236,6 +246,10 @@ class SQLStore(Store):
         with self._sessions.read() as connection:
             return cursors.without_host(connection)
 
+    def stray_hosts(self) -> list[str]:
+        with self._sessions.read() as connection:
+            return cursors.stray_hosts(connection)
+
     def open_cursors(self, host: str, topics: Sequence[str]) -> list[Stream]:
         with self._sessions.write() as connection:
             return cursors.open_cursors(connection, self._sessions.insert, host, topics)
@@ -277,6 +291,8 @@ class SQLStore(Store):
         wanted = sorted(host_ids)
         expired = sa.or_(hosts.c.lease_expires_at < now, hosts.c.lease_expires_at > until + (until - now) // 2)
         free = sa.or_(hosts.c.lease_owner.is_(None), hosts.c.lease_owner == owner, expired)
+        if not owner.endswith(CARETAKER):
+            free = sa.or_(free, hosts.c.lease_owner.endswith(CARETAKER))
         with self._sessions.write() as connection:
             # In the order of the ids, so that two workers do not wait for each other's hosts crosswise.
             in_order = sa.select(hosts.c.id).where(hosts.c.id.in_(wanted)).order_by(hosts.c.id)

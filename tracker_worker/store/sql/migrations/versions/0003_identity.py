@@ -125,9 +125,10 @@ def upgrade() -> None:
     # A stream takes over the id of its node.
     op.execute(
         "INSERT INTO streams (id, host, node, sequence, occurred_at)"
-        " SELECT kept_nodes.id, hosts.name, kept_nodes.name, kept_nodes.sequence,"
-        " coalesce((SELECT max(occurred_at) FROM kept_outbox WHERE node_id = kept_nodes.id), 0)"
-        " FROM kept_nodes JOIN hosts ON hosts.id = kept_nodes.host_id"
+        " SELECT kept_nodes.id, hosts.name, kept_nodes.name, kept_nodes.sequence, coalesce(latest.occurred_at, 0)"
+        " FROM kept_nodes JOIN hosts ON hosts.id = kept_nodes.host_id LEFT JOIN ("
+        "SELECT node_id, max(occurred_at) AS occurred_at FROM kept_outbox GROUP BY node_id"
+        ") AS latest ON latest.node_id = kept_nodes.id"
     )
     connection = op.get_bind()
     new_history = sa.text(
