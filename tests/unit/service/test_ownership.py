@@ -237,6 +237,17 @@ class TestStart:
         assert worker.step(2).ownership.served() == (HOST,)
         assert worker.broker.consumers(HOST) == 1
 
+    def test_a_refused_host_that_an_operator_removes_from_the_database_disturbs_nothing(
+        self, make_worker: MakeWorker
+    ) -> None:
+        worker = make_worker(hosts=(HOST, "host-2"))
+        worker.broker.markers[HOST] = OTHER
+        worker.start()
+        worker.store.forget_host(worker.record.id)
+        for _ in range(3):
+            worker.step(6)
+        assert worker.ownership.served() == ("host-2",)
+
     def test_without_a_broker_nothing_is_decided_and_nothing_is_consumed(self, make_worker: MakeWorker) -> None:
         worker = make_worker()
         worker.bus.down = True

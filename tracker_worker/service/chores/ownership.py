@@ -236,6 +236,16 @@ class Ownership:
             if required or self._view is None:
                 raise
 
+    def _known(self, host: HostStanding) -> tuple[list[History], HostRecord]:
+        """The histories of the database, and the host's service record. Raises MarkerUnavailable: an operator has removed or
+        renamed the host, which nobody serves."""
+        assert self._view is not None
+        histories, records = self._view
+        record = records.get(host.name)
+        if record is None:
+            raise MarkerUnavailable("the database has no such host any more")
+        return histories, record
+
     def _examine(self, markers: Markers, host: HostStanding) -> None:
         """Look at the marker of a host, and decide whether this worker may serve the host. Raises StoreUnavailable."""
         now = self._monotonic()
@@ -276,10 +286,9 @@ class Ownership:
     def _owner(self, marker: Marker | None, host: HostStanding) -> tuple[Owner, list[History]]:
         """Whose the marker is, and the histories of the database. What would refuse a host is not decided on what may be old.
         Raises StoreUnavailable."""
-        assert self._view is not None
         for attempt in range(2):
-            histories, records = self._view
-            found = owner(marker, histories, records[host.name])
+            histories, record = self._known(host)
+            found = owner(marker, histories, record)
             if found in MAY_SERVE or attempt:
                 break
             self._read_store(required=True)
@@ -294,9 +303,7 @@ class Ownership:
 
     def _take(self, markers: Markers, host: HostStanding, found: Owner) -> None:
         """Write the marker of a host. Raises MarkerUnavailable, MarkerUnwritten, StoreUnavailable."""
-        assert self._view is not None
-        histories, records = self._view
-        record = records[host.name]
+        histories, record = self._known(host)
         if take(self._store, markers, histories, record, new_token=self._new_token, made_empty=host.unwritten):
             host.serve(histories[-1].ledger_id)
             host.renewed, host.unwritten = True, False
@@ -305,10 +312,9 @@ class Ownership:
 
     def _examine_consumer(self, markers: Markers, host: HostStanding, marker: Marker | None, found: Owner) -> None:
         """Another worker consumes the queue of a host that this database may serve."""
-        assert self._view is not None
-        histories, records = self._view
+        histories, record = self._known(host)
         now, ledger_id = self._monotonic(), histories[-1].ledger_id
-        same = host.is_same_database(records[host.name], own=self._worker, at=self._clock(), now=now)
+        same = host.is_same_database(record, own=self._worker, at=self._clock(), now=now)
         if same is None:
             host.wait(now, "its queue has a consumer, and it is not yet known whether that works on this database")
         elif same and found is Owner.SELF:
