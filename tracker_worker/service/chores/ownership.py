@@ -177,7 +177,13 @@ class Ownership:
         except (MarkerUnavailable, StoreUnavailable) as error:
             LOG.info("the markers of hosts cannot be looked at: %s", error)
             self._retry_at = now + _RETRY_SECONDS
+        if all(host.looked for host in self._hosts.values()):
+            self._complete(connection)
         with self._lock:
+            if connection != self._connection:
+                # What was seen before the present connection was opened does not count for it.
+                for host in self._hosts.values():
+                    host.looked, host.look_at = False, 0.0
             self._rounds += 1
             self._lock.notify_all()
         return _RETRY_SECONDS
@@ -215,8 +221,6 @@ class Ownership:
                         told = self._monotonic()
         finally:
             self._tell(connection)
-        if all(host.looked for host in self._hosts.values()):
-            self._complete(connection)
 
     def _with_old_histories(self, due: Sequence[HostStanding]) -> Sequence[HostStanding]:
         """``due``, and the hosts that are served in a history that is over."""
