@@ -17,8 +17,9 @@ from collections.abc import Callable, Sequence
 from tracker_worker import threads
 from tracker_worker.bus.base import FANOUT, SHARED, Bus, Delivery, Marker, Markers, MarkerUnavailable, MarkerUnwritten
 from tracker_worker.errors import StoreUnavailable
+from tracker_worker.service.chores.gate import Gate
 from tracker_worker.service.chores.marker import MAY_SERVE, Owner, owner, take
-from tracker_worker.service.chores.standing import HostStanding, Standing
+from tracker_worker.service.chores.standing import HostStanding, Standing, copied, foreign
 from tracker_worker.store.base import History, HostRecord, Store
 
 LOG = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ class Ownership:
         self._store = store
         self._bus = bus
         self._worker = worker
-        self._received = received
+        self._gate = Gate(received)
         self._changed = changed
         self._clock = clock
         self._monotonic = monotonic
@@ -67,15 +68,11 @@ class Ownership:
         self._hosts = {host: HostStanding(name=host) for host in hosts}
         self._thread = threads.StepThread("tracker-owner", self, died, monotonic=monotonic)
         self._stopping = False
-        self._lock = threads.Condition()
-        self._connection = 0  # rises with each connection that is opened or lost
-        self._lost = False
-        self._round_complete = False
+        self._round_made = threads.Condition()
         self._rounds = 0
+        self._round_complete = False
         self._retry_at = 0.0
         self._history_at = 0.0
-        self._confirmed: frozenset[str] = frozenset()
-        self._held: dict[str, list[Delivery]] = {}
         self._told: frozenset[str] = frozenset()
         self._consumed: frozenset[str] = frozenset()
         self._view: tuple[list[History], dict[str, HostRecord]] | None = None
@@ -87,14 +84,14 @@ class Ownership:
         before the bus is started; the hosts must be registered in the store."""
         self._bus.serve(())
         self._thread.start()
-        with self._lock:
-            self._lock.wait_for(lambda: self._rounds > 0 or self._stopping, seconds)
+        with self._round_made:
+            self._round_made.wait_for(lambda: self._rounds > 0 or self._stopping, seconds)
 
     def stop(self, timeout_seconds: float) -> None:
         """End the thread. Harmless when stopped."""
         self._stopping = True
-        with self._lock:
-            self._lock.notify_all()
+        with self._round_made:
+            self._round_made.notify_all()
         self._thread.stop(timeout_seconds)
 
     def served(self) -> tuple[str, ...]:
@@ -119,79 +116,56 @@ class Ownership:
 
     def received(self, deliveries: Sequence[Delivery]) -> None:
         """Pass on what may be decided, and keep the rest until its host was looked at."""
-        for delivery in deliveries:
-            if delivery.source not in self._confirmed:
-                break
-        else:
-            self._received(deliveries)
-            return
-        with self._lock:
-            ready = []
-            for delivery in deliveries:
-                if delivery.source in self._confirmed:
-                    ready.append(delivery)
-                    continue
-                self._held.setdefault(delivery.source, []).append(delivery)
-                if delivery.source in self._hosts:
-                    self._hosts[delivery.source].wanted = True
-            if ready:
-                self._received(ready)
-        self._thread.wake()
+        if self._gate.received(deliveries):
+            self._thread.wake()
 
     def opened(self) -> None:
         """There is a new connection."""
-        with self._lock:
-            self._connection += 1
-            self._lost = self._round_complete = False
-            self._confirmed = frozenset()
-            self._retry_at = 0.0
-            for host in self._hosts.values():
-                host.looked = False
-                host.look_at = 0.0
+        self._gate.opened()
+        self._forget_looks()
         self._thread.wake()
 
     def lost(self) -> None:
         """The connection is gone. No host is consumed on the next one before it was looked at."""
-        with self._lock:
-            self._connection += 1
-            self._lost, self._round_complete = True, False
-            self._confirmed, self._consumed = frozenset(), frozenset()
-            self._held.clear()
-            for host in self._hosts.values():
-                host.looked = host.wanted = False
+        self._gate.lost()
+        self._forget_looks()
+        self._consumed = frozenset()
         self._bus.serve(())
+
+    def _forget_looks(self) -> None:
+        """What was seen before the present connection was opened does not count for it."""
+        self._round_complete = False
+        self._retry_at = 0.0
+        for host in self._hosts.values():
+            host.looked, host.look_at = False, 0.0
 
     # --- the thread --------------------------------------------------------------------------------------------------
 
     def step(self, now: float) -> float | None:
         """Look at the markers that are due. Returns the seconds until the next step; None: a second."""
-        with self._lock:
-            connection, lost = self._connection, self._lost
-            due = [host for host in self._hosts.values() if self._is_due(host, now)]
-        if lost or self._stopping:
+        connection = self._gate.connection
+        if self._gate.is_lost or self._stopping:
             return None
         if now < self._retry_at:
             return self._retry_at - now
         try:
-            self._round(due, connection, now)
+            self._round([host for host in self._hosts.values() if self._is_due(host, now)], connection, now)
         except (MarkerUnavailable, StoreUnavailable) as error:
             LOG.info("the markers of hosts cannot be looked at: %s", error)
             self._retry_at = now + _RETRY_SECONDS
         if all(host.looked for host in self._hosts.values()):
             self._complete(connection)
-        with self._lock:
-            if connection != self._connection:
-                # What was seen before the present connection was opened does not count for it.
-                for host in self._hosts.values():
-                    host.looked, host.look_at = False, 0.0
+        if connection != self._gate.connection:
+            self._forget_looks()
+        with self._round_made:
             self._rounds += 1
-            self._lock.notify_all()
+            self._round_made.notify_all()
         return _RETRY_SECONDS
 
     def _is_due(self, host: HostStanding, now: float) -> bool:
-        if host.wanted:
+        if self._gate.waits(host.name):
             return True
-        if host.looked and host.standing is Standing.SERVED and (host.renewed or host.name not in self._confirmed):
+        if host.looked and host.standing is Standing.SERVED and (host.renewed or not self._gate.admits(host.name)):
             return False
         return now >= host.look_at
 
@@ -212,10 +186,10 @@ class Ownership:
                 for host in due:
                     if self._stopping:
                         return
-                    first = host.wanted
+                    first = self._gate.waits(host.name)
                     self._examine(markers, host)
                     if first and host.looked and host.standing is Standing.SERVED:
-                        self._confirm(host.name, connection)
+                        self._gate.admit(host.name, connection)
                     if self._monotonic() >= told + _TELL_SECONDS:
                         self._tell(connection)
                         told = self._monotonic()
@@ -257,11 +231,11 @@ class Ownership:
             marker = self._look(markers, host)
             found, histories = self._owner(marker, host)
             if found not in MAY_SERVE:
-                host.refuse(now, _foreign(found, marker, histories[-1].ledger_id, host.name))
+                host.refuse(now, foreign(found, marker, histories[-1].ledger_id, host.name))
             elif not host.proven and markers.consumers(host.name) > 0:
                 self._examine_consumer(markers, host, marker, found)
             elif host.copy_of is not None and host.copy_of[0] == marker:
-                host.refuse(now, _copied(marker, histories[-1].ledger_id, host.name))
+                host.refuse(now, copied(marker, histories[-1].ledger_id, host.name))
             elif self._has_to_take(host, found):
                 self._take(markers, host, found)
             else:
@@ -273,7 +247,7 @@ class Ownership:
             host.serve(self._view[0][-1].ledger_id)
             host.unwritten, host.look_at = host.unwritten or found is Owner.NOBODY, now + _RENEW_SECONDS
         except MarkerUnavailable as error:
-            if host.looked and host.proven and not host.wanted:
+            if host.looked and host.proven and not self._gate.waits(host.name):
                 host.look_at = now + _RENEW_SECONDS  # it is served, and only its token was to be renewed
             else:
                 host.wait(now, f"{error}; if it stays so: tracker-worker host adopt {host.name}")
@@ -302,8 +276,8 @@ class Ownership:
         """Whether the marker is to be written: by the first start of an owner, and by a standby that has become active."""
         blocked = self._bus.blocked() is not None
         if found is not Owner.SELF or not host.proven:
-            return not (host.unwritten and host.proven and (blocked or host.wanted))
-        return host.looked and not host.wanted and not host.renewed and not blocked
+            return not (host.unwritten and host.proven and (blocked or self._gate.waits(host.name)))
+        return host.looked and not self._gate.waits(host.name) and not host.renewed and not blocked
 
     def _take(self, markers: Markers, host: HostStanding, found: Owner) -> None:
         """Write the marker of a host. Raises MarkerUnavailable, MarkerUnwritten, StoreUnavailable."""
@@ -328,25 +302,13 @@ class Ownership:
         else:
             if markers.answers(host.name):
                 host.copy_of = (marker,)
-            host.refuse(now, _copied(marker, ledger_id, host.name))
+            host.refuse(now, copied(marker, ledger_id, host.name))
 
     def _complete(self, connection: int) -> None:
-        self._confirm(SHARED, connection)
-        self._confirm(FANOUT, connection)
-        with self._lock:
-            self._round_complete = connection == self._connection
-
-    def _confirm(self, source: str, connection: int) -> None:
-        """Pass on what has come from this source over the connection, and let the rest pass."""
-        with self._lock:
-            if connection != self._connection or source in self._confirmed:
-                return
-            if source in self._hosts:
-                self._hosts[source].wanted = False
-            held = self._held.pop(source, None)
-            if held:
-                self._received(held)  # before anything that comes now
-            self._confirmed |= {source}
+        """Every host was looked at on this connection."""
+        self._gate.admit(SHARED, connection)
+        self._gate.admit(FANOUT, connection)
+        self._round_complete = connection == self._gate.connection
 
     def _tell(self, connection: int) -> None:
         """Have the chores done and the queues consumed of the hosts that are served, and of no others."""
@@ -354,37 +316,12 @@ class Ownership:
         if allowed != self._told:
             self._told = allowed
             self._changed(allowed)
-        with self._lock:
-            if connection != self._connection:
-                return
-            consumed = frozenset(name for name in allowed if self._hosts[name].looked or name in self._consumed)
-            if consumed == self._consumed:
-                return
-            self._consumed = consumed
+        consumed = frozenset(name for name in allowed if self._hosts[name].looked or name in self._consumed)
+        if connection != self._gate.connection or consumed == self._consumed:
+            return
+        self._consumed = consumed
         self._bus.serve(sorted(consumed))
-        with self._lock:
-            lost = connection != self._connection and self._lost
-        if lost:
+        if connection != self._gate.connection:
+            # On the next connection, none is consumed before it was looked at.
+            self._consumed = frozenset()
             self._bus.serve(())
-
-
-def _foreign(found: Owner, marker: Marker | None, own: str, host: str) -> str:
-    named = "none" if marker is None else marker.ledger_id
-    if found is Owner.COPY:
-        return (
-            f"the ledger {named} serves it, and this worker's database is an earlier copy of that ledger ({own}); to serve the "
-            f"host from this copy, as a new history: tracker-worker host adopt {host}"
-        )
-    return (
-        f"the ledger {named} serves it, and this worker's ledger is {own}; to serve the host from this worker's ledger: "
-        f"tracker-worker host adopt {host}"
-    )
-
-
-def _copied(marker: Marker | None, own: str, host: str) -> str:
-    named = "no ledger" if marker is None else f"the ledger {marker.ledger_id}"
-    return (
-        f"{named} serves it, and the worker that consumes its queue has no lease in the database of this worker's ledger "
-        f"{own}: that worker has another database, of which this one is a copy, or which is a copy of this one; once that "
-        f"worker is stopped for good: tracker-worker host adopt {host}"
-    )
