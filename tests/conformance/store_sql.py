@@ -33,6 +33,11 @@ def lock_and_leave(store: Store) -> None:
         pass
 
 
+def lock_all_and_leave(store: Store) -> None:
+    with store.all_locked():
+        pass
+
+
 def every_method(store: Store, stream_id: int) -> dict[str, partial]:
     """Return a call of each method that uses the database; each call would succeed."""
     return {
@@ -57,6 +62,7 @@ def every_method(store: Store, stream_id: int) -> dict[str, partial]:
         "stream_id": partial(store.stream_id, "host-1", "node-8"),
         "allocations": partial(store.allocations, limit=1),
         "streams": partial(store.streams, "host-1"),
+        "all_locked": partial(lock_all_and_leave, store),
         "streams_without_host": store.streams_without_host,
         "open_cursors": partial(store.open_cursors, "host-1", [TOPIC]),
         "mark_refused": partial(store.mark_refused, stream_id, TOPIC, 1, "too large"),
