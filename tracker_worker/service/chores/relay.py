@@ -318,13 +318,12 @@ class Relay:
             track.known = track.sent if stream is None else stream.sequence  # the store has gone back
             return False
         done = max(stream.cursors.get(topic.name, 0), self._reported.get(stream.id, 0))
-        if done < last:
-            self._reported[stream.id] = last
-            self._hole = (track.host, track.node, max(track.sent, done) + 1, last)
-            self._pass_over(topic, track, last)
-        else:
-            self._pass_over(topic, track, last)
+        first = max(track.sent, done) + 1
+        self._pass_over(topic, track, last)
+        if first > last:
             return True
+        self._reported[stream.id] = last
+        self._hole = (track.host, track.node, first, last)
         return False
 
     def _pass_over(self, topic: Topic, track: Track, last: int) -> None:
