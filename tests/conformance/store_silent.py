@@ -104,9 +104,9 @@ class SilentContract(StoreCase):
     def test_a_name_is_stray_while_no_host_has_it_and_events_wait(self, store: Store) -> None:
         writer = node(store)
         events(writer, 1)
-        assert store.stray_hosts() == []
+        assert store.streams_without_host() == []
         cursors(store, TOPIC)
         store.forget_host(writer.host.id)
-        assert store.stray_hosts() == [HOST]
+        assert store.streams_without_host() == [HOST]
         store.commit(Commit(cursors={(writer[N1].stream_id, TOPIC): 1}))
-        assert store.stray_hosts() == []
+        assert store.streams_without_host() == []

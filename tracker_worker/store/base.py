@@ -288,11 +288,6 @@ class Store(ABC):
         that were renamed or forgotten, sorted. Any thread."""
 
     @abstractmethod
-    def stray_hosts(self) -> list[str]:
-        """Return the host names that no host has any more, and whose streams have events that are not confirmed on every topic,
-        sorted. Any thread."""
-
-    @abstractmethod
     def open_cursors(self, host: str, topics: Sequence[str]) -> list[Stream]:
         """Make the cursors of all streams of a host name those of ``topics``, and return the streams as ``streams`` does. Any
         thread.

@@ -213,11 +213,6 @@ class MemoryStore(Store):
     def _streams_locked(self, host: str) -> list[Stream]:
         return sorted((s.seen() for s in self._rows.streams.values() if s.host == host), key=attrgetter("node"))
 
-    def stray_hosts(self) -> list[str]:
-        with self._lock:
-            streams = self._rows.streams.values()
-            return sorted({s.host for s in streams if s.host not in self._rows.hosts and s.confirmed < s.sequence})
-
     def open_cursors(self, host: str, topics: Sequence[str]) -> list[Stream]:
         with self._lock:
             for stream in (stream for stream in self._rows.streams.values() if stream.host == host):

@@ -168,12 +168,12 @@ def test_a_worker_that_serves_no_host_of_the_database_leaves_them_alone(
 def test_what_a_name_has_left_behind_that_no_host_has_is_published(harness: EngineHarness, store: MemoryStore) -> None:
     store.open_cursors(OLD, ["notifications"])
     Administration(store, notify=True).rename_host(OLD, "new-1")
-    assert store.stray_hosts() == [OLD]
+    assert store.streams_without_host() == [OLD]
     look(harness)
     # The old name's three and its last one, and the first one of the new name.
     assert sorted(number for _, number in harness.hear(5)) == [1, 1, 2, 3, 4]
     harness.stop()
-    assert store.stray_hosts() == []
+    assert store.streams_without_host() == []
 
 
 def test_a_host_that_is_forgotten_meanwhile_is_given_up(harness: EngineHarness, store: MemoryStore) -> None:

@@ -135,7 +135,7 @@ class Orphans:
 
     def _relay_strays(self) -> None:
         """Relay what names have left behind that no host has any more, until it is published. Several workers may do so."""
-        strays = frozenset(self._store.stray_hosts())
+        strays = frozenset(self._store.streams_without_host())
         for name in strays:
             self._relay.take_streams(name, {})
         for name in self._strays - strays:

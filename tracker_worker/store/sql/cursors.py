@@ -102,14 +102,6 @@ def stream(connection: sa.Connection, insert: Any, host: str, node: str) -> int:
     return stream_id
 
 
-def stray_hosts(connection: sa.Connection) -> list[str]:
-    """See ``Store.stray_hosts``."""
-    waiting = sa.and_(relay_cursor.c.topic != EVERY_TOPIC, relay_cursor.c.sequence < streams.c.sequence)
-    without_host = streams.outerjoin(hosts, hosts.c.name == streams.c.host).join(relay_cursor)
-    found = sa.select(streams.c.host).distinct().select_from(without_host).where(hosts.c.id.is_(None), waiting)
-    return sorted(connection.execute(found).scalars())
-
-
 def mark_refused(connection: sa.Connection, stream_id: int, topic: str, sequence: int, reason: str | None) -> None:
     """See ``Store.mark_refused``."""
     connection.execute(

@@ -246,10 +246,6 @@ class SQLStore(Store):
         with self._sessions.read() as connection:
             return cursors.without_host(connection)
 
-    def stray_hosts(self) -> list[str]:
-        with self._sessions.read() as connection:
-            return cursors.stray_hosts(connection)
-
     def open_cursors(self, host: str, topics: Sequence[str]) -> list[Stream]:
         with self._sessions.write() as connection:
             return cursors.open_cursors(connection, self._sessions.insert, host, topics)
