@@ -312,17 +312,18 @@ class Relay:
             return True
         if track.in_flight or track.ahead:
             return False  # what was published before is not confirmed yet
-        stream = next(stream for stream in self._store.streams(track.host) if stream.id == track.stream_id)
+        streams = {stream.id: stream for stream in self._store.streams(track.host)}
+        stream = streams.get(track.stream_id)
+        if stream is None or stream.sequence < last:
+            track.known = track.sent if stream is None else stream.sequence  # the store has gone back
+            return False
         done = max(stream.cursors.get(topic.name, 0), self._reported.get(stream.id, 0))
-        if stream.sequence < last:
-            track.known = stream.sequence  # the store has gone back
-        elif done < last:
-            self._reported[stream.id] = last
-            self._hole = (track.host, track.node, max(track.sent, done) + 1, last)
-            self._pass_over(topic, track, last)
-        else:
-            self._pass_over(topic, track, last)
+        first = max(track.sent, done) + 1
+        self._pass_over(topic, track, last)
+        if first > last:
             return True
+        self._reported[stream.id] = last
+        self._hole = (track.host, track.node, first, last)
         return False
 
     def _pass_over(self, topic: Topic, track: Track, last: int) -> None:
