@@ -253,6 +253,15 @@ class Machine(RuleBasedStateMachine):
             name = charge.uuid if by_uuid else charge.claim_id
             self._step(world, worker, host, commands.AbortClaim(claim_id=name), lambda _: of.oracle.abort(host, name))
 
+    @rule(world=WORLD, worker=WORKER, pick=PICK, ask=ASK, state=STATE, release=st.booleans(), by_uuid=st.booleans())
+    def a_claim_is_reported_on_falls_due_and_ends_late(
+        self, world: int, worker: int, pick: int, ask: dict[str, Any], state: str | None, release: bool, by_uuid: bool
+    ) -> None:
+        self.claims_begin_where_there_is_room(world, worker, pick, (ask, ask))
+        self.a_charged_instance_is_reported_or_its_claim_ends(world, worker, pick, state, by_uuid, False)
+        self.an_open_claim_falls_due(world, worker, pick, 1, release)
+        self.a_charged_instance_is_reported_or_its_claim_ends(world, worker, pick, None, by_uuid, True)
+
     # --- instances ---------------------------------------------------------------------------------------------------
 
     @rule(
@@ -295,7 +304,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(
         world=WORLD, worker=WORKER, host=HOST, pick=PICK, memory=st.integers(0, 2), failure=st.sampled_from([None, "x"]),
-        total=st.sampled_from([(4, 8, 8), (32, 64, 64), None, None]), fate=FATE,
+        total=st.sampled_from([(4, 8, 8)] + [(32, 64, 64)] * 4 + [None]), fate=FATE,
     )  # fmt: skip
     def a_node_is_looked_at(
         self, world: int, worker: int, host: str, pick: int, memory: int, failure: str | None, total: Any, fate: str
@@ -324,7 +333,7 @@ class Machine(RuleBasedStateMachine):
             lambda decision: of.oracle.look(host, name, totals, reserve, failure is not None, of.now, decision), fate,
         )  # fmt: skip
 
-    @rule(world=WORLD, worker=WORKER, host=HOST, listed=st.sets(st.sampled_from(NAMES), min_size=1))
+    @rule(world=WORLD, worker=WORKER, host=HOST, listed=st.sampled_from([set(NAMES)] * 5 + [{"n1"}, {"n2", "n3"}]))
     def nodes_are_listed(self, world: int, worker: int, host: str, listed: set[str]) -> None:
         of = self.worlds[world]
         asked = commands.ReportList(nodes=frozenset(listed))
@@ -332,7 +341,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(
         world=WORLD, worker=WORKER, host=HOST, pick=PICK,
-        what=st.sampled_from(["drain", "undrain", "undrain", "retire", "elsewhere", "here", "here"]),
+        what=st.sampled_from(["undrain"] * 4 + ["here"] * 3 + ["drain", "retire", "elsewhere"]),
     )  # fmt: skip
     def an_operator_or_another_host_says_something(
         self, world: int, worker: int, host: str, pick: int, what: str
