@@ -12,7 +12,7 @@ import pytest
 
 from tests.functional.conftest import HOST, HOST_TOPIC
 from tests.support import raw
-from tests.support.builders import instance_dict
+from tests.support.builders import instance_dict, uuid
 
 NAN, INFINITY = float("nan"), float("inf")
 DISPATCHER = "oslo_messaging.rpc.dispatcher"
@@ -86,6 +86,40 @@ CASES = [
     invalid(
         "update with a negative size", "instance.vcpus", method="update_usage", instance={"uuid": "i1", "vcpus": -2}
     ),
+    invalid("uuid with white space", "instance.uuid", instance=instance_dict(uuid=f" {uuid()}")),
+    invalid("claim_id with white space", "claim_id", method="finish_resource_claim", claim_id=f"{uuid()}\n"),
+    invalid("PCI requests", "instance.pci_requests", instance=instance_dict(pci_requests=[{"count": 1}])),
+    invalid("NUMA topology", "instance.numa_topology", instance=instance_dict(numa_topology={"cells": [0]})),
+    invalid("unknown on_expiry", "on_expiry", instance=instance_dict(), on_expiry="forget"),
+    invalid("chosen claim_id is a number", "claim_id", instance=instance_dict(), claim_id=7),
+    invalid("renewal without a claim", "claim_id", method="renew_resource_claim"),
+    invalid("negative renewal", "timeout", method="renew_resource_claim", claim_id=uuid(), timeout=-1),
+    invalid("group is an object", "claims", method="begin_resource_claims", claims={}),
+    invalid("group without a claim", "claims", method="begin_resource_claims", claims=[]),
+    invalid(
+        "group of 501 claims",
+        "claims",
+        method="begin_resource_claims",
+        claims=[{"instance": instance_dict(number, metadata={}, image_meta={})} for number in range(501)],
+    ),
+    invalid(
+        "bad size in a group",
+        "claims.1.instance.vcpus",
+        method="begin_resource_claims",
+        claims=[{"instance": instance_dict(1)}, {"instance": instance_dict(2, vcpus="two")}],
+    ),
+    invalid(
+        "instance twice in a group",
+        "claims.1.instance.uuid",
+        method="begin_resource_claims",
+        claims=[{"instance": instance_dict(1)}, {"instance": instance_dict(uuid=uuid(1).upper())}],
+    ),
+    invalid("page of nothing", "limit", method="list_allocations", limit=0),
+    invalid("page of a text", "limit", method="list_allocations", limit="10"),
+    invalid("place that no page gave", "after", method="list_allocations", after="x"),
+    invalid("unknown role", "role", method="list_allocations", role="owner"),
+    invalid("release without a reason", "reason", method="release_allocation", instance_uuid=uuid()),
+    invalid("running instances as a text", "uuids", method="report_instances", uuids=uuid()),
     invalid("audited node is a list", "node", method="update_available_resource", node=["n1"]),
     invalid("another host on this host's topic", "host", method="get_node", host="h2"),
     invalid("body of 10 MB", "body", instance=instance_dict(metadata={"x": "y" * 10_000_000})),
@@ -132,7 +166,7 @@ CASES = [
             keys={"version": version},
             module=DISPATCHER,
         )
-        for version, method in (("1.1", "get_node"), ("2.0", "get_node"), ("x", "get_node"), ("3.0", "destroy"))
+        for version, method in (("1.2", "get_node"), ("2.0", "get_node"), ("x", "get_node"), ("3.0", "destroy"))
     ),
     Case(
         id="a namespace",

@@ -29,7 +29,9 @@ def views(sent: Sequence[Message], told: Streams, replays: Mapping[Place, Replay
                     f"{what} at sequence {sequence} with usage {used_in(view)} of {view['running_vms']} instances; "
                     f"the notifications come to {replayed.usage[sequence]} of {replayed.instances[sequence]}."
                 )
-            if sequence and view["generation"] != generations[place].get(sequence):
+            # What nobody is told of, such as a deletion that is remembered, raises the generation and not the sequence.
+            last, following = generations[place].get(sequence, 0), generations[place].get(sequence + 1)
+            if not last <= view["generation"] <= (view["generation"] if following is None else following):
                 yield f"{what} at generation {view['generation']}, which is not that of sequence {sequence}."
 
 

@@ -94,6 +94,7 @@ def test_ends_name_one_claim_and_late_ones_have_no_effect() -> None:
 def test_deletions_before_claims_and_reports_that_an_instance_is_built_are_explained() -> None:
     scene = Scene(nodes=2)
     scene.call("update_usage", instance={"uuid": uuid(1), "vm_state": "deleted"})
+    scene.view()
     scene.begin(1)
     scene.cast("begin_resource_claim", instance=instance_dict(1, node=NODE))
     for number in (2, 3):

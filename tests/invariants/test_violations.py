@@ -164,6 +164,17 @@ def test_a_view_of_a_sequence_that_was_never_issued_is_found(scene: Scene) -> No
     assert "which was never issued" in only(scene.evidence())
 
 
+@pytest.mark.parametrize("generation", [1, 4])
+def test_a_view_of_another_generation_than_its_sequence_is_found(generation: int) -> None:
+    scene = Scene()
+    scene.begin(1)
+    told = scene.view()
+    scene.begin(2)
+    scene.requests[1] = replace(told, reply={**told.reply, "generation": generation})
+
+    assert "which is not that of sequence 2" in check(scene.evidence())[0]
+
+
 def test_an_answer_from_an_old_state_is_found() -> None:
     scene = Scene()
     old = scene.view()
