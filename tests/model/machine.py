@@ -24,7 +24,7 @@ NAMES = ["n1", "n2", "n3"]
 WORLD = st.sampled_from([0, 0, 0, 1])
 WORKER = st.sampled_from([0, 0, 0, 1])
 HOST = st.sampled_from(["a", "a", "b"])
-NUMBER = st.integers(1, 4)
+NUMBER = st.integers(1, 3)
 PICK = st.integers(0, 5)
 NAMED = st.sampled_from([*NAMES, None, None])
 FATE = st.sampled_from([TOLD] * 8 + [RESTARTED, LOST])
@@ -137,6 +137,19 @@ class Machine(RuleBasedStateMachine):
         plain = {"limits": {}, "capacity": False, "vm_state": "building", "node": self._node(world, host, pick).name}
         self._begin(world, worker, host, {**ask, **plain, "uuid": uuid(number)}, fate)
 
+    @rule(world=WORLD, worker=WORKER, pick=PICK, asks=st.tuples(ASK, ASK))
+    def claims_begin_where_there_is_room(
+        self, world: int, worker: int, pick: int, asks: tuple[dict[str, Any], dict[str, Any]]
+    ) -> None:
+        oracle = self.worlds[world].oracle
+        for number, ask in enumerate(asks, pick):
+            name = uuid(1 + number % 3)
+            takes = [n for n in oracle.nodes() if n.state() == "open" and oracle.where(n.host, name) is None]
+            if takes:
+                node = takes[pick % len(takes)]
+                plain = {"limits": {}, "capacity": False, "claim_id": None, "vm_state": "building", "node": node.name}
+                self._begin(world, worker, node.host, {**ask, **plain, "uuid": name}, TOLD)
+
     @rule(world=WORLD, worker=WORKER, host=HOST, pick=PICK, ask=ASK, named=st.booleans())
     def a_claim_is_repeated(
         self, world: int, worker: int, host: str, pick: int, ask: dict[str, Any], named: bool
@@ -215,6 +228,40 @@ class Machine(RuleBasedStateMachine):
         )
         assert fate == LOST or {event.allocation.uuid for _, event in decision.events} == due
 
+    @rule(world=WORLD, worker=WORKER, pick=PICK, after=st.integers(0, 1), release=st.booleans())
+    def an_open_claim_falls_due(self, world: int, worker: int, pick: int, after: int, release: bool) -> None:
+        of = self.worlds[world]
+        begun = [(n, c) for n in of.oracle.nodes() for c in n.held.values() if c.state == "begun"]
+        if begun:
+            node, charge = begun[pick % len(begun)]
+            host, name = node.place
+            of.now = max(of.now, charge.due + after)
+            asked = commands.ExpireClaims(node=name, release=release)
+            self._step(world, worker, host, asked, lambda _: of.oracle.expire(host, name, release, of.now))
+
+    @rule(world=WORLD, worker=WORKER, pick=PICK, state=STATE, by_uuid=st.booleans(), end=st.booleans())
+    def a_charged_instance_is_reported_or_its_claim_ends(
+        self, world: int, worker: int, pick: int, state: str | None, by_uuid: bool, end: bool
+    ) -> None:
+        of = self.worlds[world]
+        held = [(n.host, c) for n in of.oracle.nodes() for c in n.held.values()]
+        if held:
+            host, charge = held[pick % len(held)]
+            if not end:
+                self._update(world, worker, host, charge.uuid, None, {"vm_state": state}, TOLD)
+                return
+            name = charge.uuid if by_uuid else charge.claim_id
+            self._step(world, worker, host, commands.AbortClaim(claim_id=name), lambda _: of.oracle.abort(host, name))
+
+    @rule(world=WORLD, worker=WORKER, pick=PICK, ask=ASK, state=STATE, release=st.booleans(), by_uuid=st.booleans())
+    def a_claim_is_reported_on_falls_due_and_ends_late(
+        self, world: int, worker: int, pick: int, ask: dict[str, Any], state: str | None, release: bool, by_uuid: bool
+    ) -> None:
+        self.claims_begin_where_there_is_room(world, worker, pick, (ask, ask))
+        self.a_charged_instance_is_reported_or_its_claim_ends(world, worker, pick, state, by_uuid, False)
+        self.an_open_claim_falls_due(world, worker, pick, 1, release)
+        self.a_charged_instance_is_reported_or_its_claim_ends(world, worker, pick, None, by_uuid, True)
+
     # --- instances ---------------------------------------------------------------------------------------------------
 
     @rule(
@@ -224,13 +271,15 @@ class Machine(RuleBasedStateMachine):
     def an_instance_is_updated(
         self, world: int, worker: int, host: str, number: int, named: str | None, fate: str, changes: dict[str, Any]
     ) -> None:
+        self._update(world, worker, host, uuid(number), named, changes, fate)
+
+    def _update(
+        self, world: int, worker: int, host: str, name: str, named: str | None, changes: dict[str, Any], fate: str
+    ) -> None:
         of = self.worlds[world]
-        asked = commands.UpdateUsage(
-            uuid=uuid(number), changes=read_changes({"uuid": uuid(number), **changes}), node=named, notes_deletions=True
-        )
-        self._step(
-            world, worker, host, asked, lambda _: of.oracle.update(host, uuid(number), named, changes, of.now), fate
-        )
+        read = read_changes({"uuid": name, **changes})
+        asked = commands.UpdateUsage(uuid=name, changes=read, node=named, notes_deletions=True)
+        self._step(world, worker, host, asked, lambda _: of.oracle.update(host, name, named, changes, of.now), fate)
 
     @rule(world=WORLD, worker=WORKER, host=HOST, number=NUMBER, fate=FATE)
     def an_operator_releases(self, world: int, worker: int, host: str, number: int, fate: str) -> None:
@@ -255,7 +304,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(
         world=WORLD, worker=WORKER, host=HOST, pick=PICK, memory=st.integers(0, 2), failure=st.sampled_from([None, "x"]),
-        total=st.sampled_from([(4, 8, 8), (32, 64, 64), None, None]), fate=FATE,
+        total=st.sampled_from([(4, 8, 8)] + [(32, 64, 64)] * 4 + [None]), fate=FATE,
     )  # fmt: skip
     def a_node_is_looked_at(
         self, world: int, worker: int, host: str, pick: int, memory: int, failure: str | None, total: Any, fate: str
@@ -284,7 +333,7 @@ class Machine(RuleBasedStateMachine):
             lambda decision: of.oracle.look(host, name, totals, reserve, failure is not None, of.now, decision), fate,
         )  # fmt: skip
 
-    @rule(world=WORLD, worker=WORKER, host=HOST, listed=st.sets(st.sampled_from(NAMES), min_size=1))
+    @rule(world=WORLD, worker=WORKER, host=HOST, listed=st.sampled_from([set(NAMES)] * 5 + [{"n1"}, {"n2", "n3"}]))
     def nodes_are_listed(self, world: int, worker: int, host: str, listed: set[str]) -> None:
         of = self.worlds[world]
         asked = commands.ReportList(nodes=frozenset(listed))
@@ -292,7 +341,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(
         world=WORLD, worker=WORKER, host=HOST, pick=PICK,
-        what=st.sampled_from(["drain", "undrain", "undrain", "retire", "elsewhere", "here", "here"]),
+        what=st.sampled_from(["undrain"] * 4 + ["here"] * 3 + ["drain", "retire", "elsewhere"]),
     )  # fmt: skip
     def an_operator_or_another_host_says_something(
         self, world: int, worker: int, host: str, pick: int, what: str
@@ -306,6 +355,15 @@ class Machine(RuleBasedStateMachine):
             "here": commands.NoteElsewhere(node=name, host=None),
         }[what]
         self._step(world, worker, host, asked, lambda decision: of.oracle.say(host, name, what, decision))
+
+    @rule(world=WORLD, worker=WORKER, host=HOST)
+    def a_host_recovers(self, world: int, worker: int, host: str) -> None:
+        names = list(self.worlds[world].oracle.hosts[host])
+        self.nodes_are_listed(world, worker, host, set(names))
+        for pick, name in enumerate(names):
+            self._look(world, worker, host, name, (32, 64, 64), 1, None)
+            for what in ("undrain", "here"):
+                self.an_operator_or_another_host_says_something(world, worker, host, pick, what)
 
     @rule(world=WORLD, pick=PICK, to=HOST, name=st.sampled_from(NAMES))
     def a_node_moves(self, world: int, pick: int, to: str, name: str) -> None:
