@@ -33,6 +33,11 @@ def lock_and_leave(store: Store) -> None:
         pass
 
 
+def lock_all_and_leave(store: Store) -> None:
+    with store.all_locked():
+        pass
+
+
 def every_method(store: Store, stream_id: int) -> dict[str, partial]:
     """Return a call of each method that uses the database; each call would succeed."""
     return {
@@ -42,12 +47,12 @@ def every_method(store: Store, stream_id: int) -> dict[str, partial]:
         "create_node": partial(store.create_node, 1, "node-9"),
         "missing_nodes": store.missing_nodes,
         "generations": partial(store.generations, [1]),
-        "missing_nodes": store.missing_nodes,
         "answered": partial(store.answered, ["u-1"]),
         "count_attempt": partial(store.count_attempt, "u-1", NOW),
         "commit": partial(store.commit, Commit(inbox_rows=[answer("u-9")])),
         "refreshed": partial(store.refreshed, {"host-1": {}}),
         "locked": partial(lock_and_leave, store),
+        "all_locked": partial(lock_all_and_leave, store),
         "probe": partial(store.probe, 1, NOW),
         "hosts": store.hosts,
         "histories": store.histories,
@@ -59,6 +64,7 @@ def every_method(store: Store, stream_id: int) -> dict[str, partial]:
         "allocations": partial(store.allocations, limit=1),
         "streams": partial(store.streams, "host-1"),
         "streams_without_host": store.streams_without_host,
+        "stray_hosts": store.stray_hosts,
         "open_cursors": partial(store.open_cursors, "host-1", [TOPIC]),
         "mark_refused": partial(store.mark_refused, stream_id, TOPIC, 1, "too large"),
         "keep_dead_letters": partial(store.keep_dead_letters, [letter()]),
