@@ -11,16 +11,16 @@ import pytest
 from tests.servers import Guard, PostgreSQLServer, RabbitMQServer, ensure_binaries
 
 _FUNCTIONAL = Path(__file__).parent / "functional"
-_LIMITS = Path(__file__).parent / "limits"
+_BY_HAND = [Path(__file__).parent / name for name in ("limits", "model")]
 _SERVER_FIXTURES = {"rabbitmq", "postgresql"}
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave out tests/limits, which takes minutes, unless the command line names it."""
-    if collection_path != _LIMITS:
+    """Leave out tests/limits and tests/model, which take minutes, unless the command line names them."""
+    if collection_path not in _BY_HAND:
         return None
     named = [(config.invocation_params.dir / name.partition("::")[0]).resolve() for name in config.args]
-    return None if any(path == _LIMITS or _LIMITS in path.parents for path in named) else True
+    return None if any(collection_path in (path, *path.parents) for path in named) else True
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

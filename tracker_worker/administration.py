@@ -105,8 +105,8 @@ class Administration:
         moved = source.node(node)
         if source is target and name == node:
             raise Refused(f"node {node} of host {host} has this name already")
-        with _Rearrangement(self._store, unit, target, to).committed() as rearrangement:
-            rearrangement.move(moved, name, self._store.time())
+        with _Rearrangement(self._store, unit, target, to, self._store.time()).committed() as rearrangement:
+            rearrangement.move(moved, name)
         return moved
 
     def _rename_host(self, old: str, new: str) -> None:
@@ -120,11 +120,11 @@ class Administration:
             self._check_idle(new)
             _check_empty(target)
         now = self._store.time()
-        with _Rearrangement(self._store, unit, target or source, new).committed() as rearrangement:
+        with _Rearrangement(self._store, unit, target or source, new, now).committed() as rearrangement:
             if target is None:
                 rearrangement.host_names[source.id] = new
             for ledger in list(source):
-                rearrangement.move(ledger, ledger.name, now)
+                rearrangement.move(ledger, ledger.name)
         if target is not None:
             self._store.forget_host(source.id)
 
@@ -157,13 +157,14 @@ class Administration:
 
 
 class _Rearrangement:
-    """The nodes that one commit gives to the host ``target``, which has the name ``host`` afterwards."""
+    """The nodes that one commit gives, at ``now``, to the host ``target``, which has the name ``host`` afterwards."""
 
-    def __init__(self, store: Store, unit: UnitOfWork, target: HostLedger, host: str) -> None:
+    def __init__(self, store: Store, unit: UnitOfWork, target: HostLedger, host: str, now: int) -> None:
         self._store = store
         self._unit = unit
         self._target = target
         self._host = host
+        self._now = now
         self._generations = {ledger.id: ledger.stored_generation for ledger in target}
         self._moves: list[NodeMove] = []
         self._ended: list[StreamEnd] = []
@@ -174,6 +175,12 @@ class _Rearrangement:
     def committed(self) -> Iterator[_Rearrangement]:
         """Commit at the end of the block. Raises Conflict."""
         yield self
+        # The generations of the host's other nodes rise too: a worker that knows nothing of the new ones decides nothing on
+        # them.
+        gone = {*self._dropped, *(move.node_id for move in self._moves)}
+        for other in self._target:
+            if other.id not in gone:
+                self._unit.apply(other, LifeNoted(at=self._now, life=other.life))
         self._unit.commit(write=self._write)
 
     def _write(self, commit: Commit) -> None:
@@ -188,7 +195,7 @@ class _Rearrangement:
             )
         )
 
-    def move(self, ledger: NodeLedger, name: str, now: int) -> None:
+    def move(self, ledger: NodeLedger, name: str) -> None:
         """Give the node its new place and name. Raises NodeBusy, ClaimConflict: see ``Administration.move_node``."""
         replaced = self._target.nodes.get(name)
         if replaced is ledger:
@@ -202,19 +209,15 @@ class _Rearrangement:
         stored = ledger.stored_generation
         ledger.stored_generation = max(stored, 0 if replaced is None else replaced.stored_generation)
         before = {"previous_host": ledger.host, "previous_node": ledger.name}
-        self._tell(ledger, ledger.inventory, ledger.life, now, {"next_host": self._host, "next_node": name})
+        self._tell(ledger, ledger.inventory, ledger.life, {"next_host": self._host, "next_node": name})
         self._ended.append(StreamEnd(stream_id=ledger.stream_id, sequence=ledger.sequence, occurred_at=ledger.last_at))
         ledger.host, ledger.host_id, ledger.name = self._host, self._target.id, name
         ledger.stream_id, ledger.sequence, ledger.last_at = stream.id, stream.sequence, stream.last_at
-        inventory, life = _joined(ledger, replaced, ledger.time(now))
-        self._tell(ledger, inventory, life, now, before)
+        inventory, life = _joined(ledger, replaced, ledger.time(self._now))
+        self._tell(ledger, inventory, life, before)
         for uuid, at in () if replaced is None else replaced.deletions.items():
             if at > ledger.deletions.get(uuid, 0):
                 self._unit.apply(ledger, DeletionNoted(at=at, uuid=uuid))
-        # Their generations rise too: a worker that knows nothing of the new one decides nothing on them.
-        for other in self._target:
-            if other not in (ledger, replaced):
-                self._unit.apply(other, LifeNoted(at=now, life=other.life))
         ledger.stored_generation = stored
         self._moves.append(NodeMove(node_id=ledger.id, host_id=self._target.id, name=name, stream_id=stream.id))
 
@@ -222,10 +225,9 @@ class _Rearrangement:
         stream_id = self._store.stream_id(self._host, name)
         return next(stream for stream in self._store.streams(self._host) if stream.id == stream_id)
 
-    def _tell(
-        self, ledger: NodeLedger, inventory: Inventory | None, life: Life, now: int, more: Mapping[str, str | int]
-    ) -> None:
-        self._unit.apply(ledger, NodeUpdated(at=ledger.time(now), inventory=inventory, life=life, more=more))
+    def _tell(self, ledger: NodeLedger, inventory: Inventory | None, life: Life, more: Mapping[str, str | int]) -> None:
+        at = ledger.time(self._now)
+        self._unit.apply(ledger, NodeUpdated(at=at, inventory=inventory, life=life, more=more))
 
 
 def _joined(ledger: NodeLedger, replaced: NodeLedger | None, at: int) -> tuple[Inventory | None, Life]:

@@ -121,7 +121,7 @@ def recover(store: Store, ledgers: Ledgers, begin: Begin, *, why: str, published
 
 
 def _reason(why: str, own: str | None, present: str, lost: Sequence[Lost]) -> str:
-    if own != present:
+    if own not in (None, present):
         return f"the database went back from the ledger {own}"
     return f"the database went back by {_commits(lost)} commits" if lost else why
 

@@ -109,7 +109,7 @@ class UnitOfWork:
         return {(stream_id, EVERY_TOPIC): sequence for stream_id, sequence in self._unpublished.items()}
 
     def _verified(self) -> dict[int, dict[int, int]]:
-        """The hosts with an answer that rests on more nodes than it changed, unless the commit changes all of them and so
+        """The hosts with an answer that rests on more nodes than it changed, unless the commit changes all of them, and so
         checks them."""
         hosts = [self._ledgers.get(name) for name in self.unverified]
         return {

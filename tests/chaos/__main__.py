@@ -11,15 +11,17 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
 
 from tests.chaos.arena import Arena
-from tests.chaos.faults import FAULTS, Fault
+from tests.chaos.faults import FAULTS, SET_BACK, Fault
 from tests.chaos.report import Injected, Run, lines, overlong
+from tests.invariants import histories
 from tests.invariants.check import check
+from tests.invariants.record import Evidence
 from tests.servers import ensure_binaries
 from tests.servers.network import Network, OwnNamespace, StallingProxy
 
@@ -39,6 +41,11 @@ _STORES = ("sqlite", "postgresql")
 @click.option(
     "--proxy", is_flag=True, help="Put a proxy before the broker, as where a run may have no network namespace."
 )
+@click.option(
+    "--set-back",
+    is_flag=True,
+    help="PostgreSQL also loses its last commits; only what is left is judged, and no answers.",
+)
 @click.option("--without", multiple=True, help="No faults whose name contains this; repeatable.")
 def main(
     minutes: float,
@@ -46,6 +53,7 @@ def main(
     stores: tuple[str, ...],
     only: str | None,
     proxy: bool,
+    set_back: bool,
     without: tuple[str, ...],
 ) -> None:
     """Inject random faults under load, then prove that nothing was lost and nothing was done twice."""
@@ -53,12 +61,14 @@ def main(
     ensure_binaries()
     signal.signal(signal.SIGTERM, _end)
     _say(f"seed {seed}; {minutes:g} minutes on {', '.join(stores)}")
-    possible = [
+    possible = [SET_BACK] if set_back else []
+    possible += [
         fault for fault in FAULTS if (only or "") in fault.name and not any(name in fault.name for name in without)
     ]
     network = (None if proxy else OwnNamespace.enter()) or StallingProxy()
     _say(f"when packets are dropped: {network.kind}")
-    runs = [_run(store, seed, minutes * 60 / len(stores), possible, network) for store in stores]
+    judge = histories.check if set_back else check
+    runs = [_run(store, seed, minutes * 60 / len(stores), possible, network, judge) for store in stores]
     for line in lines(runs):
         _say(line)
     found = sum(len(run.violations) for run in runs)
@@ -66,7 +76,14 @@ def main(
     sys.exit(1 if found else 0)
 
 
-def _run(store: str, seed: int, seconds: float, faults: Sequence[Fault], network: Network) -> Run:
+def _run(
+    store: str,
+    seed: int,
+    seconds: float,
+    faults: Sequence[Fault],
+    network: Network,
+    judge: Callable[[Evidence], list[str]],
+) -> Run:
     directory = Path(tempfile.mkdtemp(prefix=f"tracker-chaos-{store}-"))
     arena = Arena(directory, store, seed, network)
     injected: list[Injected] = []
@@ -78,7 +95,7 @@ def _run(store: str, seed: int, seconds: float, faults: Sequence[Fault], network
         _inject(arena, seconds, faults, injected)
         evidence = arena.drain()
         notifications = len(evidence.heard)
-        violations = [*check(evidence), *overlong(arena.requests(), injected)]
+        violations = [*judge(evidence), *overlong(arena.requests(), injected)]
     except Exception as error:
         LOG.exception("the run ends early")
         violations = [f"The run on {store} did not come to its end: {error}"]

@@ -133,6 +133,15 @@ def _stop_postgresql(arena: Arena, draw: random.Random) -> None:
     arena.postgresql.start()
 
 
+def _set_back(arena: Arena, draw: random.Random) -> None:
+    """Let PostgreSQL fail over to a copy that lacks the last commits."""
+    assert arena.postgresql is not None
+    copy = arena.postgresql.back_up()
+    arena.wait_answered()
+    passes(draw.uniform(0, 3))
+    arena.postgresql.fail_over(copy)
+
+
 def _terminate_sessions(arena: Arena, draw: random.Random) -> None:
     """Terminate sessions several times in a row, so that some are in the middle of a transaction."""
     for _ in range(draw.randint(1, 20)):
@@ -200,3 +209,6 @@ FAULTS = (
     Fault("kill -9 while broker or store is away", _meanwhile(_kill_some), 4),
     Fault("SIGSTOP while broker or store is away", _meanwhile(_stall(0.5, 12)), 4),
 )
+
+SET_BACK = Fault("store set back", _set_back, 6, ("postgresql",))
+"""Not among the others: it takes requests back that were answered."""

@@ -42,7 +42,6 @@ def every_method(store: Store, stream_id: int) -> dict[str, partial]:
         "create_node": partial(store.create_node, 1, "node-9"),
         "missing_nodes": store.missing_nodes,
         "generations": partial(store.generations, [1]),
-        "missing_nodes": store.missing_nodes,
         "answered": partial(store.answered, ["u-1"]),
         "count_attempt": partial(store.count_attempt, "u-1", NOW),
         "commit": partial(store.commit, Commit(inbox_rows=[answer("u-9")])),

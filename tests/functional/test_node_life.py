@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,15 @@ def command(worker: WorkerProcess, *arguments: str, code: int = 0) -> Any:
     )
     assert done.returncode == code, done.stderr
     return json.loads(done.stdout) if formatted else done.stderr or done.stdout
+
+
+def streams(worker: WorkerProcess) -> list[dict[str, Any]]:
+    """Each name that has had events, with the number of its last one."""
+    with sqlite3.connect(worker.database) as connection:
+        connection.row_factory = sqlite3.Row
+        found = [dict(row) for row in connection.execute("SELECT host, node, sequence FROM streams")]
+    connection.close()
+    return found
 
 
 def begin(client: stock.Client, host: str, number: int, **fields: Any) -> Any:
@@ -107,7 +117,7 @@ def test_a_drained_node_refuses_claims_at_once(worker: WorkerProcess, client: st
 
 
 def test_a_machine_that_goes_to_another_host_takes_its_charges_along(
-    worker: WorkerProcess, client: stock.Client
+    worker: WorkerProcess, client: stock.Client, listener: stock.Listener
 ) -> None:
     claim = begin(client, HOST, 1)
     worker.write_inventory({HOST: {"new": NODE}, OTHER: {"other": NODE, OLD: NODE}})
@@ -124,6 +134,11 @@ def test_a_machine_that_goes_to_another_host_takes_its_charges_along(
     assert (finished["host"], finished["node"], finished["state"]) == (OTHER, OLD, "finished")
     assert client.call(HOST, "get_node")["node"] == "new"
     assert begin(client, OTHER, 2, node=OLD)["host"] == OTHER
+    last = next(stream["sequence"] for stream in streams(worker) if (stream["host"], stream["node"]) == (HOST, OLD))
+    told = listener.wait_for(HOST, OLD, last)[-1]
+    assert (told.payload["next_host"], told.payload["next_node"]) == (OTHER, OLD)
+    ledger_ids = {heard.payload["ledger_id"] for heard in listener.heard(OTHER, OLD)}
+    assert ledger_ids == {told.payload["ledger_id"]}
 
 
 def test_a_retired_node_is_gone_for_clients_though_its_driver_lists_it(

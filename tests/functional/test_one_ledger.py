@@ -173,7 +173,7 @@ class TestTwoLedgers:
             for machine in machines:
                 machine.start()
             for machine in machines:
-                wait_until(lambda machine=machine: decided(machine), machine.log)  # type: ignore[misc]
+                wait_until(lambda machine=machine: decided(machine), machine.log, seconds=90)  # type: ignore[misc]
             assert sorted(machine.is_ready() for machine in machines) == [False, True]
             for machine in machines:
                 machine.kill()

@@ -27,6 +27,7 @@ from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.domain.values import SECOND
 from tracker_worker.errors import ClaimConflict, InvalidInput, NodeBusy, NodeNotFound
 from tracker_worker.store.base import CARETAKER, Commit, Conflict, Store
+from tracker_worker.store.ledgers import Ledgers
 from tracker_worker.store.memory import MemoryStore
 from tracker_worker.store.sql.store import SQLStore
 
@@ -205,6 +206,16 @@ class TestRename:
         with pytest.raises(Conflict):
             late.commit()
 
+    def test_a_worker_that_has_seen_the_old_name_goes_on_in_the_same_history(
+        self, store: Store, writer: Writer, administration: Administration
+    ) -> None:
+        ledgers = Ledgers(store)
+        assert ledgers.get(HOST).nodes[N1].sequence == 3
+        administration.move_node(N1, host=HOST, to=HOST, name="rack-1")
+        ledgers.refresh([HOST])
+        assert ledgers.get(HOST).nodes["rack-1"].sequence == 1
+        assert ledgers.lost(ledgers.verify()) == []
+
 
 class TestMove:
     def test_a_node_goes_to_another_host_with_everything(
@@ -252,6 +263,16 @@ class TestHosts:
             (last,), (first,) = told(store, HOST, name), told(store, OTHER, name)
             assert (last["next_host"], last["next_node"]) == (OTHER, name)
             assert (first["previous_host"], first["previous_node"]) == (HOST, name)
+
+    def test_a_worker_that_has_seen_the_old_name_goes_on_in_the_same_history(
+        self, store: Store, writer: Writer, administration: Administration
+    ) -> None:
+        ledgers = Ledgers(store)
+        ledgers.get(HOST)
+        administration.rename_host(HOST, OTHER)
+        ledgers.forget([HOST])
+        assert ledgers.find(HOST) is None
+        assert ledgers.get(OTHER).nodes[N1].sequence == 1
 
     def test_a_host_that_is_charged_is_not_replaced(
         self, store: Store, writer: Writer, administration: Administration

@@ -153,6 +153,10 @@ class MarkerUnavailable(Exception):
     """The marker of a host cannot be seen or written at this moment: look again."""
 
 
+class MarkerUnwritten(MarkerUnavailable):
+    """The broker takes no messages at this moment. A host that had no marker has an empty one now, which keeps others away."""
+
+
 class Markers(ABC):
     """The markers of hosts, for one thread and one block of ``Bus.markers``. Every method raises MarkerUnavailable."""
 
@@ -162,7 +166,7 @@ class Markers(ABC):
 
     @abstractmethod
     def write(self, host: str, marker: Marker) -> None:
-        """Replace the marker, and return once it was read back. The caller has ``locked`` the host."""
+        """Replace the marker, and return once it was read back. The caller has ``locked`` the host. Raises MarkerUnwritten."""
 
     @abstractmethod
     def locked(self, host: str) -> AbstractContextManager[None]:

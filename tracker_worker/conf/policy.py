@@ -29,5 +29,6 @@ def read_policy(conf: cfg.ConfigOpts) -> Policy:
         reserved=reserve(memory_mb=conf.tracker.reserved_host_memory_mb, disk_mb=conf.tracker.reserved_host_disk_mb),
         stale_after=conf.inventory.stale_after_seconds * SECOND,
         deletion_memory=conf.tracker.deletion_memory_seconds * SECOND,
+        owner_required=conf.tracker.missing_owner == "refuse",
         max_field_bytes=conf.bus.max_field_bytes,
     )

@@ -93,6 +93,16 @@ OPTIONS = [
         "their instance. Each remembered deletion costs a row; at most 100000 a host are kept.",
     ),
     cfg.StrOpt(
+        "missing_owner",
+        default="allow",
+        choices=[
+            ("allow", "it is charged to nobody: notifications have an empty tenant_id"),
+            ("refuse", "it is refused; choose it if everything is billed"),
+        ],
+        mutable=True,
+        help="What happens to a claim when neither its instance nor the context of the request names a project.",
+    ),
+    cfg.StrOpt(
         "missing_limit",
         default="unlimited",
         choices=[

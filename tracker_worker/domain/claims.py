@@ -96,7 +96,8 @@ def _check_taking(ledger: NodeLedger, stale_after: int, now: int) -> None:
         raise NodeDraining(host=ledger.host, node=ledger.name, reason=state.reason)
     stale = state.state == life.STALE and state.silent_since is not None and state.silent_since + stale_after < now
     if stale or state.state in (life.MISSING, life.UNKNOWN) or ledger.inventory is None:
-        raise NodeUnavailable(host=ledger.host, node=ledger.name, state=state.state, reason=state.reason)
+        reason = state.reason or "its driver has not answered yet"
+        raise NodeUnavailable(host=ledger.host, node=ledger.name, state=state.state, reason=reason)
 
 
 def _conflict(ledger: NodeLedger, uuid: str, reason: str) -> ClaimConflict:

@@ -143,6 +143,18 @@ def read_node(fields: Any) -> str | None:
     return None if node is None else read_name("instance.node", node)
 
 
+def owned(instance: Instance, context: Mapping[str, Any], *, required: bool) -> Instance:
+    """The instance with the owner that it says itself, else that of the request's ``context``.
+
+    Raises InvalidInput: a project is ``required``, and neither says one; the context says something that is no text."""
+    owner = owner_of(instance.project_id, instance.user_id, context)
+    if required and not owner["project_id"]:
+        raise InvalidInput(
+            field="instance.project_id", reason="is missing, in the context too: nobody would be charged"
+        )
+    return instance.changed(owner)
+
+
 def owner_of(project_id: str | None, user_id: str | None, context: Mapping[str, Any]) -> dict[str, str | None]:
     """What the instance says itself, else what the context of the request says (oslo.context 6.5 puts the user's id under
     'user'). Raises InvalidInput: the context says something that is no text."""

@@ -17,7 +17,8 @@ class Policy:
     limited by the node's total. ``release_expired``: an expired claim releases its allocation. ``reserved``: the part of each
     node that is kept for the host itself. ``stale_after``, in microseconds: how long a node takes claims whose driver is
     silent. ``deletion_memory``, in microseconds: how long the deletion of an instance that is not charged stands against its
-    claim; 0: it is not remembered. ``max_field_bytes``: the most bytes of one field of an instance, as UTF-8 JSON.
+    claim; 0: it is not remembered. ``owner_required``: a claim must say who is charged. ``max_field_bytes``: the most bytes of
+    one field of an instance, as UTF-8 JSON.
     """
 
     claim_timeout: int
@@ -26,4 +27,5 @@ class Policy:
     reserved: Resources
     stale_after: int = 600 * SECOND
     deletion_memory: int = 600 * SECOND
+    owner_required: bool = False
     max_field_bytes: int = MAX_FIELD_BYTES

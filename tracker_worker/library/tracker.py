@@ -17,7 +17,7 @@ from tracker_worker.conf.policy import read_policy, register_policy_opts
 from tracker_worker.domain import commands
 from tracker_worker.domain.allocation import KEEP, RELEASE, Allocation
 from tracker_worker.domain.fit import read_limits
-from tracker_worker.domain.instance import owner_of, read_changes, read_instance
+from tracker_worker.domain.instance import owned, read_changes, read_instance
 from tracker_worker.domain.inventory import read_inventory
 from tracker_worker.domain.policy import Policy
 from tracker_worker.domain.values import read_amount, read_choice, read_id, read_timeout
@@ -108,7 +108,7 @@ class ResourceTracker(TrackedNode):
         wanted = read_instance(instance, policy.max_field_bytes)
         if not isinstance(instance, MutableMapping):
             raise InvalidInput(field="instance", reason="must be an object whose host can be set")
-        wanted = wanted.changed(owner_of(wanted.project_id, wanted.user_id, _facts(context)))
+        wanted = owned(wanted, _facts(context), required=policy.owner_required)
         within = read_limits(limits)
         lasting = read_timeout("timeout", timeout) or policy.claim_timeout
         chosen = None if claim_id is None else read_id("claim_id", claim_id)

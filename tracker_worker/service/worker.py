@@ -165,7 +165,9 @@ class Worker:
         if self._conf.notifications.driver == "messaging" and not self._conf.notifications.topics:
             LOG.info("[notifications] topics is empty: notifications are kept in the database and not published")
         self._store.start()
-        self._register()
+        for host in self._hosts:
+            self._go_on()
+            self._register_host(host)
         self._engine.allow(frozenset())
         self._ownership.begin(_FIRST_LOOK_SECONDS)
         self._go_on()
@@ -202,12 +204,14 @@ class Worker:
         self._timers.start()
 
     def _register(self) -> None:
-        """Make or refresh the service record of each host. Raises StoreUnavailable, StartCancelled."""
+        """Make or refresh the service record of each host. Raises StoreUnavailable."""
         for host in self._hosts:
-            self._go_on()
-            self._store.register_host(
-                host, topic=self._conf.tracker.topic, version=version("tracker-worker"), now=self._clock()
-            )
+            self._register_host(host)
+
+    def _register_host(self, host: str) -> None:
+        self._store.register_host(
+            host, topic=self._conf.tracker.topic, version=version("tracker-worker"), now=self._clock()
+        )
 
     def _lost(self) -> None:
         self._ownership.lost()

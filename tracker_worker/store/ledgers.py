@@ -56,7 +56,7 @@ class Ledgers:
             if host is not None:
                 self.put(host)
             elif any(seen.host == name for seen in self.seen.values()):
-                raise AnotherHistory(f"host {name} has no service record any more")
+                self.verify()  # perhaps the store has gone back to before the host was there
         return host
 
     def get(self, name: str) -> HostLedger:
@@ -95,8 +95,7 @@ class Ledgers:
         """Take over ledgers that were just read."""
         if self.ledger_id is None:
             self.ledger_id = host.ledger_id
-        behind = [ledger for ledger in host if self._is_behind(ledger.id, ledger.generation, ledger.sequence)]
-        if behind or host.ledger_id != self.ledger_id:
+        if any(self._is_behind(ledger) for ledger in host) or host.ledger_id != self.ledger_id:
             self._hosts.pop(host.name, None)
             raise AnotherHistory(f"host {host.name} is not as it was seen before")
         for ledger in host:
@@ -150,17 +149,19 @@ class Ledgers:
         found = []
         for node_id, seen in self.seen.items():
             # A node may have got another name or host, or none; its stream stays in any case.
-            generation = progress.generations.get(node_id)
-            sequence = progress.sequences.get(seen.stream_id)
-            if sequence is None:
-                found.append(Lost(seen=seen, generation=0, sequence=0))
-            elif self._is_behind(node_id, seen.generation if generation is None else generation, sequence):
-                found.append(Lost(seen=seen, generation=generation or 0, sequence=sequence))
+            sequence = progress.sequences.get(seen.stream_id, 0)
+            generation = progress.generations.get(node_id, seen.generation if sequence else 0)
+            if generation < seen.generation or sequence < seen.sequence:
+                found.append(Lost(seen=seen, generation=generation, sequence=sequence))
         return sorted(found, key=lambda lost: (lost.seen.host, lost.seen.node))
 
-    def _is_behind(self, node_id: int, generation: int, sequence: int) -> bool:
-        seen = self.seen.get(node_id)
-        return seen is not None and (generation < seen.generation or sequence < seen.sequence)
+    def _is_behind(self, ledger: NodeLedger) -> bool:
+        seen = self.seen.get(ledger.id)
+        if seen is None:
+            return False
+        # A node that has got another name has another stream, whose numbers are its own.
+        same = ledger.stream_id == seen.stream_id
+        return ledger.generation < seen.generation or (same and ledger.sequence < seen.sequence)
 
     def reset(self) -> None:
         """Forget every ledger and everything that was seen: what is read next is the truth."""

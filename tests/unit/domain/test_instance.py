@@ -9,7 +9,7 @@ from types import MappingProxyType
 import pytest
 
 from tests.support.builders import instance, instance_dict, resources, uuid
-from tracker_worker.domain.instance import read_changes, read_instance, read_node
+from tracker_worker.domain.instance import owned, read_changes, read_instance, read_node
 from tracker_worker.domain.resources import SIZES
 from tracker_worker.domain.states import TASK_STATES, VM_STATES
 from tracker_worker.errors import InvalidInput
@@ -240,3 +240,19 @@ def test_white_space_at_an_end_of_a_uuid_is_refused(name):
 def test_ids_of_projects_and_users_are_never_respelled():
     made = instance(project_id=uuid(10).upper(), user_id=uuid(10).replace("-", ""))
     assert (made.project_id, made.user_id) == (uuid(10).upper(), uuid(10).replace("-", ""))
+
+
+@pytest.mark.behaviour("atomic-claim")
+@pytest.mark.parametrize("own", [None, "", "p"])
+@pytest.mark.parametrize(
+    "context", [{}, {"project_id": None}, {"project_id": ""}, {"project_id": "q"}, {"tenant": "q"}]
+)
+@pytest.mark.parametrize("required", [True, False])
+def test_the_owner_is_the_instances_or_else_the_contexts_and_may_be_required(own, context, required):
+    said = own or next(filter(None, context.values()), None)
+    if required and not said:
+        with pytest.raises(InvalidInput) as caught:
+            owned(instance(project_id=own), context, required=required)
+        assert caught.value.kwargs["field"] == "instance.project_id"
+    else:
+        assert (owned(instance(project_id=own), context, required=required).project_id or None) == said

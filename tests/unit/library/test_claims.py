@@ -387,3 +387,12 @@ def test_a_context_may_be_an_object_or_none() -> None:
     tracker.begin_resource_claim(None, instance_dict(2, **nobodys))
     projects = {key: held.project_id for key, held in tracker.tracked_instances.items()}
     assert projects == {uuid(1): "project-of-object", uuid(2): None}
+
+
+@pytest.mark.behaviour("atomic-claim")
+def test_with_missing_owner_refuse_a_claim_for_nobody_is_refused() -> None:
+    tracker = audited(missing_owner="refuse")
+    with pytest.raises(InvalidInput) as raised:
+        tracker.begin_resource_claim(None, instance_dict(1, project_id=None))
+    assert raised.value.kwargs["field"] == "instance.project_id"
+    assert tracker.begin_resource_claim(CONTEXT, instance_dict(1, project_id=None)) is not None

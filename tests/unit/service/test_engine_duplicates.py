@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.support.builders import HOST, NOW, begin, instance_dict, node_name, uuid
@@ -10,7 +12,7 @@ from tests.support.engine import EngineHarness, Refused
 from tests.support.store import Writer
 from tests.unit.service.conftest import MakeHarness
 from tracker_worker.service.loop import inbox
-from tracker_worker.store.base import InboxRow
+from tracker_worker.store.base import Conflict, InboxRow
 from tracker_worker.wire.message import MSGPACK
 from tracker_worker.wire.reply import encode_answer
 
@@ -192,6 +194,33 @@ class TestWhatChangedNothing:
         harness.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
         assert harness.caller.call("abort_resource_claim", unique_id="u-1", claim_id=uuid(1)).reply() is None
         assert harness.charged() == [uuid(1)]
+
+    @pytest.mark.parametrize("under_lock", [False, True], ids=["", "under lock"])
+    @pytest.mark.parametrize(
+        ("method", "args"),
+        [
+            ("begin_resource_claim", {"instance": instance_dict(1)}),
+            ("begin_resource_claim", {"instance": instance_dict(1, vcpus=1)}),
+            ("begin_resource_claims", {"claims": [{"instance": instance_dict(1)}]}),
+            ("finish_resource_claim", {"claim_id": uuid(9)}),
+            ("abort_resource_claim", {"claim_id": uuid(9)}),
+            ("renew_resource_claim", {"claim_id": uuid(9), "timeout": 60}),
+            ("update_usage", {"instance": {"uuid": uuid(9), "vm_state": "active"}}),
+            ("release_allocation", {"instance_uuid": uuid(9), "reason": "a test"}),
+            ("report_instances", {"uuids": [uuid(1)]}),
+        ],
+    )
+    def test_no_command_is_answered_before_its_inbox_row_is_committed(
+        self, harness: EngineHarness, method: str, args: dict[str, Any], under_lock: bool
+    ) -> None:
+        harness.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
+        harness.finish()
+        if under_lock:
+            harness.store.script["commit"] = [Conflict("once"), Conflict("twice")]
+        call = harness.caller.call(method, unique_id="u-1", **args)
+        call.reply()
+        assert set(harness.store.inner.answered(["u-1"])) == {"u-1"}
+        assert harness.counters.snapshot()["locked_decisions"] == under_lock
 
     def test_reads_and_invalid_requests_have_no_inbox_row(self, harness: EngineHarness) -> None:
         harness.caller.call("get_node", unique_id="u-1").reply()

@@ -16,6 +16,7 @@ from tests.support.engine import EngineHarness, _drained
 from tests.support.store import Writer, settle
 from tests.support.worker import WorkerHarness
 from tests.unit.service.conftest import MakeHarness
+from tracker_worker.administration import Administration
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.ids import NewIds
 from tracker_worker.new_history import begin_history
@@ -278,6 +279,18 @@ def test_what_cannot_be_settled_now_is_settled_later(
     harness.store.script["histories"] = [AWAY, AWAY]
     assert claim(harness, 6)["generation"] == 5
     assert len(memory.histories()) == 2
+
+
+def test_a_node_that_gets_another_name_has_lost_nothing(harness: EngineHarness, memory: MemoryStore) -> None:
+    """The numbers of its new name are lower."""
+    for number in range(1, 6):
+        claim(harness, number)
+    Administration(memory, notify=True).move_node(N1, host=HOST, to=HOST, name="node-new")
+    assert claim(harness, 6)["node"] == "node-new"
+    harness.engine.renew_leases()
+    harness.finish()
+    assert len(memory.histories()) == 1
+    assert len(harness.charged()) == 6
 
 
 def test_a_store_that_went_back_to_before_the_host_was_registered_gets_it_again(

@@ -29,8 +29,10 @@ class BrokenBus(MemoryBus):
     """A bus whose markers can be out of reach."""
 
     down = False
+    look_first: Callable[[], None] = staticmethod(lambda: None)
 
     def markers(self) -> AbstractContextManager[Markers]:
+        self.look_first()
         if self.down:
             raise MarkerUnavailable("no broker can be reached")
         return super().markers()
@@ -49,6 +51,7 @@ class Worker:
         self.name = name
         self.bus = BrokenBus(broker)
         self.passed: list[Delivery] = []
+        self.looked_again = False
         self.allowed: frozenset[str] = frozenset()
         self.hosts = hosts
         tokens = itertools.count(1)
@@ -237,6 +240,17 @@ class TestStart:
         assert worker.step(2).ownership.served() == (HOST,)
         assert worker.broker.consumers(HOST) == 1
 
+    def test_a_refused_host_that_an_operator_removes_from_the_database_disturbs_nothing(
+        self, make_worker: MakeWorker
+    ) -> None:
+        worker = make_worker(hosts=(HOST, "host-2"))
+        worker.broker.markers[HOST] = OTHER
+        worker.start()
+        worker.store.forget_host(worker.record.id)
+        for _ in range(3):
+            worker.step(6)
+        assert worker.ownership.served() == ("host-2",)
+
     def test_without_a_broker_nothing_is_decided_and_nothing_is_consumed(self, make_worker: MakeWorker) -> None:
         worker = make_worker()
         worker.bus.down = True
@@ -347,6 +361,24 @@ class TestConnections:
         worker.connect()
         assert worker.broker.consumers(HOST) == 0
         assert worker.ownership.refused() == (HOST,)
+
+    def test_what_was_seen_before_a_connection_was_opened_does_not_count_for_it(self, make_worker: MakeWorker) -> None:
+        worker = make_worker().start()
+        look = worker.bus.look_first
+
+        def reconnect() -> None:
+            worker.bus.look_first = look
+            worker.ownership.lost()
+            worker.ownership.opened()
+            worker.bus.look_first = lambda: setattr(worker, "looked_again", True)
+
+        worker.broker.publish(HOST, b"0")
+        worker.bus.look_first = reconnect
+        worker.step()
+        assert worker.passed == []
+        worker.step()
+        assert worker.looked_again
+        assert worker.broker.consumers(HOST) == 1
 
     def test_a_store_that_is_away_keeps_no_host_of_this_ledger_from_being_served_again(
         self, make_worker: MakeWorker

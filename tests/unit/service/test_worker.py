@@ -113,7 +113,8 @@ class TestStart:
         wait_until(lambda: len(call("list_nodes").reply()) == 2, "both nodes listed")
         refused = call("begin_resource_claim", instance=instance_dict(1, node=N1)).reply()
         assert isinstance(refused, Refused)
-        assert (refused.error, refused.kwargs["state"]) == ("NodeUnavailable", "unknown")
+        assert refused.error == "NodeUnavailable"
+        assert (refused.kwargs["state"], refused.kwargs["reason"]) == ("unknown", "its driver has not answered yet")
         wait_until(lambda: call("get_node", node=N2).reply()["state"] == "open", "the other node")
         hang.release()
         wait_until(lambda: call("get_node", node=N1).reply()["state"] == "open", "the slow node")

@@ -27,7 +27,7 @@ from amqp.exceptions import ChannelError, MessageNacked, NotFound, PreconditionF
 from tracker_worker.bus.amqp import opening, topology
 from tracker_worker.bus.amqp.stream import Stream
 from tracker_worker.bus.amqp.topology import Queue
-from tracker_worker.bus.base import PING, Marker, Markers, MarkerUnavailable
+from tracker_worker.bus.base import PING, Marker, Markers, MarkerUnavailable, MarkerUnwritten
 from tracker_worker.bus.settings import LOST, BrokerSettings, address
 from tracker_worker.text import printable
 from tracker_worker.wire.message import JSON, ReplyTo
@@ -218,6 +218,8 @@ class AMQPMarkers(Markers):
         message = amqp.Message(msgspec.json.encode(written), content_type=JSON, delivery_mode=2)
         try:
             channel.basic_publish_confirm(message, routing_key=name, mandatory=True)
+        except TimeoutError as error:  # the connection is of no use any more
+            raise MarkerUnwritten(f"the broker takes no message for the queue {name}") from error
         except MessageNacked:
             raise MarkerUnavailable(f"the broker does not take a message for the queue {name}") from None
 

@@ -52,17 +52,19 @@ def take(
     record: HostRecord,
     *,
     new_token: Callable[[], str],
+    made_empty: bool = False,
     force: bool = False,
 ) -> bool:
     """Renew the token of a host in the database, and then write the marker. Return whether this was done: not where the marker
-    has become that of another ledger, unless ``force``, which writes it whatever is there. ``histories`` and ``record`` as for
-    ``owner``.
+    has become that of another ledger. ``histories`` and ``record`` as for ``owner``. ``made_empty``: the caller has made a
+    marker that is empty. ``force``: write it whatever is there.
 
-    Raises MarkerUnavailable, StoreUnavailable: the marker is as before, or the new one. A database that was the owner still is.
+    Raises MarkerUnwritten, MarkerUnavailable, StoreUnavailable: the marker is as before, or the new one. A database that was
+    the owner still is.
     """
     with markers.locked(record.name):
         marker = None
-        with suppress(*([MarkerUnavailable] if force else [])):
+        with suppress(*([MarkerUnavailable] if made_empty or force else [])):
             marker = markers.look(record.name)
         found = owner(marker, histories, record)
         if found not in MAY_SERVE and not force:

@@ -15,10 +15,11 @@ import logging
 from collections.abc import Callable, Sequence
 
 from tracker_worker import threads
-from tracker_worker.bus.base import FANOUT, SHARED, Bus, Delivery, Marker, Markers, MarkerUnavailable
+from tracker_worker.bus.base import FANOUT, SHARED, Bus, Delivery, Marker, Markers, MarkerUnavailable, MarkerUnwritten
 from tracker_worker.errors import StoreUnavailable
+from tracker_worker.service.chores.gate import Gate
 from tracker_worker.service.chores.marker import MAY_SERVE, Owner, owner, take
-from tracker_worker.service.chores.standing import HostStanding, Standing
+from tracker_worker.service.chores.standing import HostStanding, Standing, copied, foreign
 from tracker_worker.store.base import History, HostRecord, Store
 
 LOG = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ class Ownership:
         self._store = store
         self._bus = bus
         self._worker = worker
-        self._received = received
+        self._gate = Gate(received)
         self._changed = changed
         self._clock = clock
         self._monotonic = monotonic
@@ -67,19 +68,14 @@ class Ownership:
         self._hosts = {host: HostStanding(name=host) for host in hosts}
         self._thread = threads.StepThread("tracker-owner", self, died, monotonic=monotonic)
         self._stopping = False
-        self._lock = threads.Condition()
-        self._connection = 0  # rises with each connection that is opened or lost
-        self._lost = False
-        self._round_complete = False
+        self._round_made = threads.Condition()
         self._rounds = 0
+        self._round_complete = False
         self._retry_at = 0.0
         self._history_at = 0.0
-        self._confirmed: frozenset[str] = frozenset()
-        self._held: dict[str, list[Delivery]] = {}
         self._told: frozenset[str] = frozenset()
         self._consumed: frozenset[str] = frozenset()
         self._view: tuple[list[History], dict[str, HostRecord]] | None = None
-        self._taking: HostStanding | None = None
 
     # --- for the worker ----------------------------------------------------------------------------------------------
 
@@ -88,14 +84,14 @@ class Ownership:
         before the bus is started; the hosts must be registered in the store."""
         self._bus.serve(())
         self._thread.start()
-        with self._lock:
-            self._lock.wait_for(lambda: self._rounds > 0 or self._stopping, seconds)
+        with self._round_made:
+            self._round_made.wait_for(lambda: self._rounds > 0 or self._stopping, seconds)
 
     def stop(self, timeout_seconds: float) -> None:
         """End the thread. Harmless when stopped."""
         self._stopping = True
-        with self._lock:
-            self._lock.notify_all()
+        with self._round_made:
+            self._round_made.notify_all()
         self._thread.stop(timeout_seconds)
 
     def served(self) -> tuple[str, ...]:
@@ -120,73 +116,56 @@ class Ownership:
 
     def received(self, deliveries: Sequence[Delivery]) -> None:
         """Pass on what may be decided, and keep the rest until its host was looked at."""
-        for delivery in deliveries:
-            if delivery.source not in self._confirmed:
-                break
-        else:
-            self._received(deliveries)
-            return
-        with self._lock:
-            ready = []
-            for delivery in deliveries:
-                if delivery.source in self._confirmed:
-                    ready.append(delivery)
-                    continue
-                self._held.setdefault(delivery.source, []).append(delivery)
-                if delivery.source in self._hosts:
-                    self._hosts[delivery.source].wanted = True
-            if ready:
-                self._received(ready)
-        self._thread.wake()
+        if self._gate.received(deliveries):
+            self._thread.wake()
 
     def opened(self) -> None:
         """There is a new connection."""
-        with self._lock:
-            self._connection += 1
-            self._lost = self._round_complete = False
-            self._confirmed = frozenset()
-            self._retry_at = 0.0
-            for host in self._hosts.values():
-                host.looked = False
-                host.look_at = 0.0
+        self._gate.opened()
+        self._forget_looks()
         self._thread.wake()
 
     def lost(self) -> None:
         """The connection is gone. No host is consumed on the next one before it was looked at."""
-        with self._lock:
-            self._connection += 1
-            self._lost, self._round_complete = True, False
-            self._confirmed, self._consumed = frozenset(), frozenset()
-            self._held.clear()
-            for host in self._hosts.values():
-                host.looked = host.wanted = False
+        self._gate.lost()
+        self._forget_looks()
+        self._consumed = frozenset()
         self._bus.serve(())
+
+    def _forget_looks(self) -> None:
+        """What was seen before the present connection was opened does not count for it."""
+        self._round_complete = False
+        self._retry_at = 0.0
+        for host in self._hosts.values():
+            host.looked, host.look_at = False, 0.0
 
     # --- the thread --------------------------------------------------------------------------------------------------
 
     def step(self, now: float) -> float | None:
         """Look at the markers that are due. Returns the seconds until the next step; None: a second."""
-        with self._lock:
-            connection, lost = self._connection, self._lost
-            due = [host for host in self._hosts.values() if self._is_due(host, now)]
-        if lost or self._stopping:
+        connection = self._gate.connection
+        if self._gate.is_lost or self._stopping:
             return None
         if now < self._retry_at:
             return self._retry_at - now
         try:
-            self._round(due, connection, now)
+            self._round([host for host in self._hosts.values() if self._is_due(host, now)], connection, now)
         except (MarkerUnavailable, StoreUnavailable) as error:
             LOG.info("the markers of hosts cannot be looked at: %s", error)
             self._retry_at = now + _RETRY_SECONDS
-        with self._lock:
+        if all(host.looked for host in self._hosts.values()):
+            self._complete(connection)
+        if connection != self._gate.connection:
+            self._forget_looks()
+        with self._round_made:
             self._rounds += 1
-            self._lock.notify_all()
+            self._round_made.notify_all()
         return _RETRY_SECONDS
 
     def _is_due(self, host: HostStanding, now: float) -> bool:
-        if host.wanted:
+        if self._gate.waits(host.name):
             return True
-        if host.looked and host.standing is Standing.SERVED and (host.renewed or host.name not in self._confirmed):
+        if host.looked and host.standing is Standing.SERVED and (host.renewed or not self._gate.admits(host.name)):
             return False
         return now >= host.look_at
 
@@ -207,18 +186,15 @@ class Ownership:
                 for host in due:
                     if self._stopping:
                         return
-                    first = host.wanted
+                    first = self._gate.waits(host.name)
                     self._examine(markers, host)
                     if first and host.looked and host.standing is Standing.SERVED:
-                        self._confirm(host.name, connection)
+                        self._gate.admit(host.name, connection)
                     if self._monotonic() >= told + _TELL_SECONDS:
                         self._tell(connection)
                         told = self._monotonic()
         finally:
-            self._end_take()
             self._tell(connection)
-        if all(host.looked for host in self._hosts.values()):
-            self._complete(connection)
 
     def _with_old_histories(self, due: Sequence[HostStanding]) -> Sequence[HostStanding]:
         """``due``, and the hosts that are served in a history that is over."""
@@ -238,36 +214,59 @@ class Ownership:
             if required or self._view is None:
                 raise
 
+    def _known(self, host: HostStanding) -> tuple[list[History], HostRecord]:
+        """The histories of the database, and the host's service record. Raises MarkerUnavailable: an operator has removed or
+        renamed the host, which nobody serves."""
+        assert self._view is not None
+        histories, records = self._view
+        record = records.get(host.name)
+        if record is None:
+            raise MarkerUnavailable("the database has no such host any more")
+        return histories, record
+
     def _examine(self, markers: Markers, host: HostStanding) -> None:
         """Look at the marker of a host, and decide whether this worker may serve the host. Raises StoreUnavailable."""
         now = self._monotonic()
         try:
-            marker = markers.look(host.name)
+            marker = self._look(markers, host)
             found, histories = self._owner(marker, host)
             if found not in MAY_SERVE:
-                host.refuse(now, _foreign(found, marker, histories[-1].ledger_id, host.name))
+                host.refuse(now, foreign(found, marker, histories[-1].ledger_id, host.name))
             elif not host.proven and markers.consumers(host.name) > 0:
                 self._examine_consumer(markers, host, marker, found)
             elif host.copy_of is not None and host.copy_of[0] == marker:
-                host.refuse(now, _copied(marker, histories[-1].ledger_id, host.name))
+                host.refuse(now, copied(marker, histories[-1].ledger_id, host.name))
             elif self._has_to_take(host, found):
                 self._take(markers, host, found)
             else:
                 host.serve(histories[-1].ledger_id)
                 host.look_at = now + _RENEW_SECONDS
+        except MarkerUnwritten:
+            # Whoever else comes meanwhile sees the marker that was, or an empty one, and serves the host neither way.
+            assert self._view is not None
+            host.serve(self._view[0][-1].ledger_id)
+            host.unwritten, host.look_at = host.unwritten or found is Owner.NOBODY, now + _RENEW_SECONDS
         except MarkerUnavailable as error:
-            if host.looked and host.proven and not host.wanted:
+            if host.looked and host.proven and not self._gate.waits(host.name):
                 host.look_at = now + _RENEW_SECONDS  # it is served, and only its token was to be renewed
             else:
                 host.wait(now, f"{error}; if it stays so: tracker-worker host adopt {host.name}")
 
+    def _look(self, markers: Markers, host: HostStanding) -> Marker | None:
+        """The marker; None also for the empty one that this process has made. Raises MarkerUnavailable."""
+        try:
+            return markers.look(host.name)
+        except MarkerUnavailable:
+            if host.unwritten:
+                return None
+            raise
+
     def _owner(self, marker: Marker | None, host: HostStanding) -> tuple[Owner, list[History]]:
         """Whose the marker is, and the histories of the database. What would refuse a host is not decided on what may be old.
         Raises StoreUnavailable."""
-        assert self._view is not None
         for attempt in range(2):
-            histories, records = self._view
-            found = owner(marker, histories, records[host.name])
+            histories, record = self._known(host)
+            found = owner(marker, histories, record)
             if found in MAY_SERVE or attempt:
                 break
             self._read_store(required=True)
@@ -275,35 +274,25 @@ class Ownership:
 
     def _has_to_take(self, host: HostStanding, found: Owner) -> bool:
         """Whether the marker is to be written: by the first start of an owner, and by a standby that has become active."""
+        blocked = self._bus.blocked() is not None
         if found is not Owner.SELF or not host.proven:
-            return True
-        return host.looked and not host.wanted and not host.renewed and self._bus.blocked() is None
+            return not (host.unwritten and host.proven and (blocked or self._gate.waits(host.name)))
+        return host.looked and not self._gate.waits(host.name) and not host.renewed and not blocked
 
     def _take(self, markers: Markers, host: HostStanding, found: Owner) -> None:
-        assert self._view is not None
-        histories, records = self._view
-        self._taking = host if found is Owner.SELF else None
-        if take(self._store, markers, histories, records[host.name], new_token=self._new_token):
+        """Write the marker of a host. Raises MarkerUnavailable, MarkerUnwritten, StoreUnavailable."""
+        histories, record = self._known(host)
+        if take(self._store, markers, histories, record, new_token=self._new_token, made_empty=host.unwritten):
             host.serve(histories[-1].ledger_id)
-            host.renewed = True
+            host.renewed, host.unwritten = True, False
         else:
             host.wait(self._monotonic(), "another worker has written its marker at this moment")
-        self._taking = None
-
-    def _end_take(self) -> None:
-        """The connection on which a marker was being written is lost, or the broker takes no messages at the moment: a host
-        that is this ledger's is served all the same, and its token is renewed later."""
-        host, self._taking = self._taking, None
-        if host is not None and self._view is not None:
-            host.serve(self._view[0][-1].ledger_id)
-            host.look_at = self._monotonic() + _RENEW_SECONDS
 
     def _examine_consumer(self, markers: Markers, host: HostStanding, marker: Marker | None, found: Owner) -> None:
         """Another worker consumes the queue of a host that this database may serve."""
-        assert self._view is not None
-        histories, records = self._view
+        histories, record = self._known(host)
         now, ledger_id = self._monotonic(), histories[-1].ledger_id
-        same = host.is_same_database(records[host.name], own=self._worker, at=self._clock(), now=now)
+        same = host.is_same_database(record, own=self._worker, at=self._clock(), now=now)
         if same is None:
             host.wait(now, "its queue has a consumer, and it is not yet known whether that works on this database")
         elif same and found is Owner.SELF:
@@ -313,25 +302,13 @@ class Ownership:
         else:
             if markers.answers(host.name):
                 host.copy_of = (marker,)
-            host.refuse(now, _copied(marker, ledger_id, host.name))
+            host.refuse(now, copied(marker, ledger_id, host.name))
 
     def _complete(self, connection: int) -> None:
-        self._confirm(SHARED, connection)
-        self._confirm(FANOUT, connection)
-        with self._lock:
-            self._round_complete = connection == self._connection
-
-    def _confirm(self, source: str, connection: int) -> None:
-        """Pass on what has come from this source over the connection, and let the rest pass."""
-        with self._lock:
-            if connection != self._connection or source in self._confirmed:
-                return
-            if source in self._hosts:
-                self._hosts[source].wanted = False
-            held = self._held.pop(source, None)
-            if held:
-                self._received(held)  # before anything that comes now
-            self._confirmed |= {source}
+        """Every host was looked at on this connection."""
+        self._gate.admit(SHARED, connection)
+        self._gate.admit(FANOUT, connection)
+        self._round_complete = connection == self._gate.connection
 
     def _tell(self, connection: int) -> None:
         """Have the chores done and the queues consumed of the hosts that are served, and of no others."""
@@ -339,37 +316,12 @@ class Ownership:
         if allowed != self._told:
             self._told = allowed
             self._changed(allowed)
-        with self._lock:
-            if connection != self._connection:
-                return
-            consumed = frozenset(name for name in allowed if self._hosts[name].looked or name in self._consumed)
-            if consumed == self._consumed:
-                return
-            self._consumed = consumed
+        consumed = frozenset(name for name in allowed if self._hosts[name].looked or name in self._consumed)
+        if connection != self._gate.connection or consumed == self._consumed:
+            return
+        self._consumed = consumed
         self._bus.serve(sorted(consumed))
-        with self._lock:
-            lost = connection != self._connection and self._lost
-        if lost:
+        if connection != self._gate.connection:
+            # On the next connection, none is consumed before it was looked at.
+            self._consumed = frozenset()
             self._bus.serve(())
-
-
-def _foreign(found: Owner, marker: Marker | None, own: str, host: str) -> str:
-    named = "none" if marker is None else marker.ledger_id
-    if found is Owner.COPY:
-        return (
-            f"the ledger {named} serves it, and this worker's database is an earlier copy of that ledger ({own}); to serve the "
-            f"host from this copy, as a new history: tracker-worker host adopt {host}"
-        )
-    return (
-        f"the ledger {named} serves it, and this worker's ledger is {own}; to serve the host from this worker's ledger: "
-        f"tracker-worker host adopt {host}"
-    )
-
-
-def _copied(marker: Marker | None, own: str, host: str) -> str:
-    named = "no ledger" if marker is None else f"the ledger {marker.ledger_id}"
-    return (
-        f"{named} serves it, and the worker that consumes its queue has no lease in the database of this worker's ledger "
-        f"{own}: that worker has another database, of which this one is a copy, or which is a copy of this one; once that "
-        f"worker is stopped for good: tracker-worker host adopt {host}"
-    )

@@ -8,6 +8,7 @@ import logging
 from dataclasses import dataclass
 
 from tracker_worker.bus.base import Marker
+from tracker_worker.service.chores.marker import Owner
 from tracker_worker.store.base import HostRecord, serving
 
 LOG = logging.getLogger(__name__)
@@ -35,21 +36,21 @@ class Standing(enum.Enum):
 class HostStanding:
     """One host. Times are in seconds on the monotonic clock.
 
-    ``looked``: its marker was looked at since the present connection was opened. ``wanted``: a delivery waits for the next
-    look. ``proven``: this process has found that this database is the one that the host is served from. ``renewed``: this
-    process has renewed the token. ``ledger_id``: what the marker names while the host is served. ``copy_of``: the marker at a
-    time when a worker with another database was alive behind the host's queue."""
+    ``looked``: its marker was looked at since the present connection was opened. ``proven``: this process has found that this
+    database is the one that the host is served from. ``renewed``: this process has renewed the token. ``unwritten``: this
+    process has made an empty marker, because the broker took no messages. ``ledger_id``: what the marker names while the host
+    is served. ``copy_of``: the marker at a time when a worker with another database was alive behind the host's queue."""
 
     name: str
     standing: Standing = Standing.PENDING
     looked: bool = False
-    wanted: bool = False
     proven: bool = False
     renewed: bool = False
     look_at: float = 0.0
     pending_since: float | None = None
     doubted_since: float | None = None
     lease_seen: int | None = None
+    unwritten: bool = False
     ledger_id: str = ""
     copy_of: tuple[Marker | None] | None = None
     reason: str = ""
@@ -102,3 +103,27 @@ class HostStanding:
         if self.doubted_since is None:
             self.doubted_since = now
         return False if now >= self.doubted_since + _DOUBT_SECONDS else None
+
+
+def foreign(found: Owner, marker: Marker | None, own: str, host: str) -> str:
+    """Why a host is not served whose marker names another ledger than ``own``, and the cure."""
+    named = "none" if marker is None else marker.ledger_id
+    if found is Owner.COPY:
+        return (
+            f"the ledger {named} serves it, and this worker's database is an earlier copy of that ledger ({own}); to serve the "
+            f"host from this copy, as a new history: tracker-worker host adopt {host}"
+        )
+    return (
+        f"the ledger {named} serves it, and this worker's ledger is {own}; to serve the host from this worker's ledger: "
+        f"tracker-worker host adopt {host}"
+    )
+
+
+def copied(marker: Marker | None, own: str, host: str) -> str:
+    """Why a host is not served whose queue is consumed by a worker on another database, and the cure."""
+    named = "no ledger" if marker is None else f"the ledger {marker.ledger_id}"
+    return (
+        f"{named} serves it, and the worker that consumes its queue has no lease in the database of this worker's ledger "
+        f"{own}: that worker has another database, of which this one is a copy, or which is a copy of this one; once that "
+        f"worker is stopped for good: tracker-worker host adopt {host}"
+    )

@@ -9,7 +9,7 @@ from typing import Any
 from tracker_worker.domain import commands
 from tracker_worker.domain.allocation import KEEP, RELEASE
 from tracker_worker.domain.fit import read_limits
-from tracker_worker.domain.instance import owner_of, read_changes, read_instance, read_node
+from tracker_worker.domain.instance import owned, owner_of, read_changes, read_instance, read_node
 from tracker_worker.domain.policy import Policy
 from tracker_worker.domain.queries import ListAllocations, ListClaims, WouldFit
 from tracker_worker.domain.states import VM_STATES
@@ -39,7 +39,7 @@ def begin(args: Arguments, context: Context, policy: Policy) -> commands.BeginCl
     instance = read_instance(args["instance"], policy.max_field_bytes)
     claim_id = args.get("claim_id")
     return commands.BeginClaim(
-        instance=instance.changed(owner_of(instance.project_id, instance.user_id, context)),
+        instance=owned(instance, context, required=policy.owner_required),
         node=read_node(args["instance"]),
         limits=read_limits(args.get("limits")),
         timeout=_timeout(args, policy),

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run in which the database went back: what a consumer keeps of its notifications, as doc/user/notifications.md says, must
+give the state that the store holds. Which requests are lost is not known, so that answers are not judged.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from tests.invariants import books, stream
+from tests.invariants.record import Evidence, Heard, Place
+
+
+def check(evidence: Evidence) -> list[str]:
+    """Return the violations in the transmission and in the sum of what has not been taken back, one sentence each."""
+    kept, violations = survivors(evidence.heard)
+    others: dict[str, Sequence[Heard]] = {}
+    for topic, arrived in evidence.others.items():
+        others[topic], more = survivors(arrived)
+        violations += (f"{topic}: {violation}" for violation in more)
+    left = replace(evidence, heard=kept, others=others)
+    told, more = stream.streams(left)
+    violations += more
+    violations += stream.others(left)
+    for place, story in told.items():
+        stored = left.nodes.get(place)
+        if stored is not None:
+            replay, contradictions = books.replay(place, story, stored.reserved)
+            violations += contradictions
+            violations += books.compare(place, replay, stored)
+    return violations
+
+
+def survivors(heard: Iterable[Heard]) -> tuple[list[Heard], list[str]]:
+    """The notifications that have not been taken back, in order of arrival; and a sentence for each number that a ledger has
+    used twice, and for each node whose ledgers are no chain."""
+    of_place: dict[Place, list[Heard]] = defaultdict(list)
+    for one in heard:
+        of_place[one.place].append(one)
+    kept: list[Heard] = []
+    violations: list[str] = []
+    for (host, node), story in of_place.items():
+        first: dict[tuple[str, int], Heard] = {}
+        for one in story:
+            ledger_id = one.payload["ledger_id"]
+            if first.setdefault((ledger_id, one.sequence), one).message_id != one.message_id:
+                violations.append(f"Node {host}/{node} has used {one.sequence} twice in the ledger {ledger_id}.")
+        limits = _limits(story)
+        if limits is None:
+            violations.append(f"The ledgers of node {host}/{node} are no chain.")
+            continue
+        kept += (one for one in story if one.sequence <= limits[one.payload["ledger_id"]])
+    return kept, violations
+
+
+def _limits(story: Sequence[Heard]) -> dict[str, float] | None:
+    """ledger_id -> the last number that has not been taken back; None: the ledgers are no chain."""
+    previous = {
+        one.payload["ledger_id"]: (one.payload["previous_ledger_id"], one.payload["previous_sequence"])
+        for one in story
+        if "previous_ledger_id" in one.payload
+    }
+    ids = {one.payload["ledger_id"] for one in story}
+    ends = ids - {ledger_id for ledger_id, _ in previous.values()}
+    if len(ends) != 1:
+        return None
+    limits = {}
+    (ledger_id,), limit = ends, float("inf")
+    while ledger_id not in limits:
+        limits[ledger_id] = limit
+        ledger_id, last = previous.get(ledger_id, (ledger_id, limit))
+        limit = min(limit, last)
+    return limits if ids <= limits.keys() else None
