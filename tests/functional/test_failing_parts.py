@@ -48,9 +48,11 @@ def test_a_worker_with_a_failed_thread_ends_and_its_successor_continues(
             said = faulty_worker.log()
             assert says in said
             assert f"a part of the worker failed: {FAILURE}" in said
-            # The other parts stop cleanly and the log has one traceback.
+            # The other parts stop cleanly, the log has one traceback, and its last line says why the process has ended.
             assert said.count("Traceback") == 1
-            assert said.rstrip().endswith("stopped")
+            *_, stopped, last = said.splitlines()
+            assert stopped.endswith(" stopped")
+            assert last.endswith(f"a part of the worker failed: {FAILURE}")
 
             # The service manager would restart the worker.
             faulty_worker.heal()
