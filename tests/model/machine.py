@@ -374,6 +374,7 @@ class Machine(RuleBasedStateMachine):
         host, old = node.place
         error = of.administer(lambda operator: operator.move_node(old, host=host, to=to, name=name))
         assert error == of.oracle.move(host, old, to, name)
+        of.listen()  # the node has the times of another stream now
 
     @invariant()
     def everything_agrees(self) -> None:
