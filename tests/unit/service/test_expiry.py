@@ -13,6 +13,7 @@ from tests.support.store import Writer, settle
 from tests.unit.service.conftest import MakeHarness
 from tracker_worker.bus.memory import MemoryBroker
 from tracker_worker.domain.values import SECOND
+from tracker_worker.service.requests.items import Chore
 from tracker_worker.store.memory import MemoryStore
 
 N1 = node_name(1)
@@ -134,20 +135,21 @@ class TestQueueThatWasNotRead:
         audit(harness)
         assert begun(harness) == []
 
-    def test_messages_of_a_connection_that_is_lost_are_read_first(
-        self, make_harness: MakeHarness, clock: Clock, store: MemoryStore
-    ) -> None:
-        harness = make_harness(store=store, clock=clock).start(relaying=False)
-        with harness.busy():
-            harness.engine.renew_leases()  # finds the queue empty, and submits a chore that says so
-            harness.engine.lost()  # comes before that chore
-        for _ in range(3):
-            harness.finish()
-        expiry = harness.engine._expiry
+    def test_messages_of_a_connection_that_is_lost_are_read_first(self, harness: EngineHarness) -> None:
+        harness.stop()
+        expiry, ledgers = harness.engine._expiry, harness.ledger()
+        found: list[Chore] = []
+        expiry._submit = found.append
+        expiry.gained(HOST)
+        expiry.emptied(HOST)  # what came before is not decided yet
+        expiry.connection_lost()
+        for chore in found:
+            assert chore.done is not None
+            chore.done(ledgers)
         assert not expiry.may(HOST)
-        harness.engine.renew_leases()
-        for _ in range(3):
-            harness.finish()
+        expiry.emptied(HOST)
+        assert found[-1].done is not None
+        found[-1].done(ledgers)
         assert expiry.may(HOST)
 
     def test_a_worker_that_takes_over_waits_again(
