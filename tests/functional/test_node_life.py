@@ -126,7 +126,7 @@ def test_a_machine_that_goes_to_another_host_takes_its_charges_along(
     wait_until(lambda: state(client, OTHER, OLD) == "unknown", "the other host knows of it")
     with pytest.raises(NodeUnavailable):
         begin(client, OTHER, 2, node=OLD)
-    assert f"tracker-worker node move {OLD} --host {HOST} --to {OTHER}" in worker.log()
+    worker.wait_for_log(f"tracker-worker node move {OLD} --host {HOST} --to {OTHER}")
 
     moved = command(worker, "node", "move", OLD, "--host", HOST, "--to", OTHER)
     assert (moved["host"], moved["state"], moved["running_vms"]) == (OTHER, "open", 1)

@@ -60,7 +60,8 @@ def test_a_host_that_nobody_serves_is_named_relayed_and_relieved_of_overdue_clai
     wait_until(lambda: sequences(alone)[0] == 3, "the claim expires")
     heard = listener.wait_for(ORPHAN, "m1", 3)
     assert time.monotonic() - began < LONGEST_SECONDS
-    assert [one.event_type for one in heard] == ["tracker.node.updated", "tracker.claim.begun", "tracker.claim.expired"]
+    once = {one.message_id: one.event_type for one in heard}  # the killed worker may have published them too
+    assert list(once.values()) == ["tracker.node.updated", "tracker.claim.begun", "tracker.claim.expired"]
     assert f"hosts of the database that no worker serves: {ORPHAN} (1 instance);" in alone.log()
     wait_until(lambda: sequences(alone) == (3, 3), "the cursor")
     assert alone.terminate() == 0

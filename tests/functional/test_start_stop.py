@@ -173,8 +173,8 @@ def test_a_sighup_with_invalid_files_changes_nothing(make_worker: MakeWorker, cl
 
     worker.reload()
 
-    assert "claim_timeout_seconds" in worker.log()
-    assert str(worker.inventory) in worker.log()
+    worker.wait_for_log("claim_timeout_seconds")
+    worker.wait_for_log(str(worker.inventory))
     assert client.call(HOST, "update_available_resource") == [before]
     begun = claim(client)
     assert datetime.fromisoformat(begun["expires_at"]) - datetime.fromisoformat(begun["begun_at"]) == timedelta(

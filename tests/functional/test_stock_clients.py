@@ -197,12 +197,13 @@ def test_casts_are_executed_in_the_order_of_sending(client: Client) -> None:
 
 
 def test_a_fanout_audit_reaches_every_host_and_expires_claims(client: Client) -> None:
+    before = client.call("fanout", "get_node")["running_vms"]
     client.call("fanout", "begin_resource_claim", instance=small("f1"), timeout=0.001)
 
     client.fanout("update_available_resource")
 
     wait_until(lambda: client.call("fanout", "list_claims") == [], "the claim expires")
-    assert client.call("fanout", "get_node")["running_vms"] == 1
+    assert client.call("fanout", "get_node")["running_vms"] == before + 1
 
 
 def test_a_fanout_that_names_a_host_is_executed_by_the_worker_of_that_host(client: Client) -> None:

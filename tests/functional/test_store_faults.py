@@ -233,7 +233,7 @@ def test_a_worker_with_a_serialization_failure_decides_again(
         worker = start_worker(database_url)
         with scheduler_run(broker_vhost, database_url) as working:
             with working.at_work():
-                other.execute("UPDATE nodes SET disabled = disabled")
+                other.execute("UPDATE nodes SET state = state")
                 wait_for_a_lock_queue(admin)
                 other.commit()
                 worker.wait_for_log("could not serialize")

@@ -22,7 +22,7 @@ LOG = logging.getLogger(__name__)
 
 
 class Elsewhere:
-    """Belongs to the engine's thread. ``queued``: a call of ``look`` is to come."""
+    """Belongs to the engine's thread."""
 
     def __init__(
         self,
@@ -37,12 +37,10 @@ class Elsewhere:
         self._ledgers = ledgers
         self._held = held
         self._submit = submit
-        self.queued = False
 
     def look(self) -> None:
         """Compare the nodes of the held hosts with those that other hosts of the ledger are charged for and do not list. What
         is new becomes the node's state. Raises StoreUnavailable."""
-        self.queued = False
         missing: dict[str, list[str]] = {}
         for host, node in self._store.missing_nodes():
             missing.setdefault(node, []).append(host)

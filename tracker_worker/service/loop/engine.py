@@ -88,6 +88,7 @@ class Engine:
         self._monotonic = monotonic
         self._wake = wake
         self._arrivals: deque[Sequence[PendingRequest] | Chore | Task] = deque()
+        self._called_soon: set[Task] = set()  # of ``run_once``
         self._backlog = Backlog()
         self._outage = Outage(counters, ledgers.doubt)
         self._failures = Failures(
@@ -113,6 +114,13 @@ class Engine:
         that runs the task periodically runs it again."""
         self._arrivals.append(task)
         self._wake()
+
+    def run_once(self, task: Task) -> None:
+        """The same, unless the task waits to be called already: while each call waits for a store that is away, they do not
+        become more and more."""
+        if task not in self._called_soon:
+            self._called_soon.add(task)
+            self.run(task)
 
     # --- the loop ----------------------------------------------------------------------------------------------------
 
@@ -175,6 +183,7 @@ class Engine:
 
     def _do(self, task: Task) -> None:
         began = self._monotonic()
+        self._called_soon.discard(task)
         try:
             try:
                 task()

@@ -290,12 +290,15 @@ class EngineThread:
     def renew_leases(self) -> None:
         """Take or renew the leases of all hosts, and relay the hosts that are held. No notification is published before
         the first call of this method."""
-        self._engine.run(self._recovery.verify)
-        self._engine.run(self._leases.renew)
-        self._engine.run(self._orphans.renew)
-        self._engine.run(self._elsewhere.look)
-        if self._refusals:
-            self._engine.run(self._keep_refusals)
+        self._engine.run_once(self._renew)
+
+    def _renew(self) -> None:
+        """One task, so that a store that is away is waited for once."""
+        self._recovery.verify()
+        self._leases.renew()
+        self._orphans.renew()
+        self._elsewhere.look()
+        self._keep_refusals()
 
     def audit(self, host: str) -> None:
         """Expire claims of a host that are due and read its inventories, if this worker holds the host's lease."""
@@ -303,14 +306,12 @@ class EngineThread:
 
     def look_for_orphans(self) -> None:
         """Do the chores of the hosts of the database that nobody serves. Called every ``LOOK_SECONDS`` of ``orphans``."""
-        self._engine.run(self._orphans.look)
+        self._engine.run_once(self._orphans.look)
 
     def look_elsewhere(self) -> None:
         """Find the nodes of the held hosts that are charged on other hosts, which no longer list them. Call it on the engine's
         thread; several calls before the next step are one."""
-        if not self._elsewhere.queued:
-            self._elsewhere.queued = True
-            self._engine.run(self._elsewhere.look)
+        self._engine.run_once(self._elsewhere.look)
 
     def prune(self, *, inbox_seconds: int, outbox_seconds: int, keeps_inbox: bool = False) -> None:
         """Drop older rows of the inbox and of the confirmed part of the outbox, and deletions that were remembered for long
