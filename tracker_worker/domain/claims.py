@@ -39,10 +39,11 @@ NewId = Callable[[int], str]
 
 
 class Fit(msgspec.Struct, frozen=True, kw_only=True):
-    """How a claim stands on its node. ``held``: the instance is charged already, exactly so. ``tracked`` False: the node
-    charges nothing. Otherwise the claim fits if there are no ``shortfalls``."""
+    """How a claim of ``requested`` stands on its node. ``held``: the instance is charged already, exactly so. ``tracked``
+    False: the node charges nothing. Otherwise the claim fits if there are no ``shortfalls``."""
 
     ledger: NodeLedger
+    requested: Resources = ZERO
     tracked: bool = True
     held: Allocation | None = None
     shortfalls: tuple[Shortfall, ...] = ()
@@ -87,7 +88,7 @@ def fit(
         source = CALLER if limits.given else CAPACITY
         limits = limits.completed(inventory.total)
     used = ledger.usage + charged.get(ledger.id, ZERO) if charged else ledger.usage
-    return Fit(ledger=ledger, shortfalls=fits(requested, used, limits), limit_source=source)
+    return Fit(ledger=ledger, requested=requested, shortfalls=fits(requested, used, limits), limit_source=source)
 
 
 def _check_taking(ledger: NodeLedger, stale_after: int, now: int) -> None:
@@ -196,7 +197,7 @@ def _charged(command: commands.BeginClaim, found: Fit, at: int, new_id: NewId) -
         id=allocation_id,
         claim_id=command.claim_id or allocation_id,
         instance=command.instance,
-        resources=command.instance.resources,
+        resources=found.requested,
         begun_at=at,
         expires_at=at + command.timeout,
         limit_source=found.limit_source,

@@ -37,6 +37,7 @@ _SAME = (
 # A name has at most 270 characters, each of at most six bytes in JSON.
 _LONGEST_COUNTER_BYTES = 1700
 _MOST_STATS_BYTES = 65536
+_NO_CHARGE = ZERO.to_dict()
 _encode = msgspec.json.Encoder().encode
 
 
@@ -126,23 +127,28 @@ def _node(ledger: NodeLedger) -> dict[str, Any]:
 
 def _charged(ledger: NodeLedger, held: Allocation) -> dict[str, Any]:
     """An allocation that is charged after the event."""
-    return {**_held(ledger, held), "charged": held.resources.to_dict(), "role": held.role}
+    payload = _held(ledger, held)
+    payload.update(charged=payload["resources"], role=held.role)
+    return payload
 
 
 def _ended(ledger: NodeLedger, held: Allocation) -> dict[str, Any]:
     """An allocation that the event has ended."""
-    return {**_held(ledger, held), "charged": ZERO.to_dict(), "role": ""}
+    payload = _held(ledger, held)
+    payload.update(charged=_NO_CHARGE, role="")
+    return payload
 
 
 def _held(ledger: NodeLedger, held: Allocation) -> dict[str, Any]:
-    return {
-        **_instance(ledger, held.instance, held.resources),
-        "claim_id": held.claim_id,
-        "claim_state": held.claim_state,
-        "begun_at": iso(held.begun_at),
-        "expires_at": iso(held.expires_at),
-        "limit_source": held.limit_source,
-    }
+    payload = _instance(ledger, held.instance, held.resources)
+    payload.update(
+        claim_id=held.claim_id,
+        claim_state=held.claim_state,
+        begun_at=iso(held.begun_at),
+        expires_at=iso(held.expires_at),
+        limit_source=held.limit_source,
+    )
+    return payload
 
 
 def _refused(ledger: NodeLedger, instance: Instance, limit_source: str) -> dict[str, Any]:
@@ -154,7 +160,7 @@ def _refused(ledger: NodeLedger, instance: Instance, limit_source: str) -> dict[
         "begun_at": "",
         "expires_at": "",
         "limit_source": limit_source,
-        "charged": ZERO.to_dict(),
+        "charged": _NO_CHARGE,
         "role": "",
     }
 
