@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import amqp
 import pytest
@@ -14,10 +16,11 @@ from tests.functional.conftest import HOST, HOST_TOPIC
 from tests.functional.conftest import MakeWorker as MakeProcess
 from tests.support import raw, stock
 from tests.support.bus import HOST_1, HOST_2, HOSTS, BusCase, MakeWorker, Worker, bodies, keys, numbered, outgoing
-from tests.support.deadline import wait_until
+from tests.support.deadline import SECONDS, wait_until
 from tests.support.messaging import oslo_messaging
 from tests.support.worker_process import NODE
-from tracker_worker.bus.amqp import served
+from tracker_worker.bus.amqp import served, topology
+from tracker_worker.bus.amqp.topology import Queue
 from tracker_worker.bus.base import FANOUT, SHARED
 
 EXCHANGE = "openstack"
@@ -200,6 +203,27 @@ class TestQueues(RepairCase):
         assert broker.lines.attempts == BOTH_CONNECTIONS
         worker.stop()
         wait_until(lambda: broker.count(f"tracker.{HOST_2}") == 1, "the request that was not settled")
+
+    def test_a_queue_that_is_deleted_behind_the_look_for_deleted_ones_is_consumed_again(
+        self, broker: Broker, worker: Worker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """RabbitMQ would not cancel the consumer of a queue that is declared again at once."""
+        look, deleted = topology.missing, threading.Event()
+
+        def look_and_delete(connection: Any, queues: Sequence[Queue]) -> list[Queue]:
+            found = look(connection, queues)
+            if not deleted.is_set():
+                damage(broker, lambda channel: channel.queue_delete(f"tracker.{HOST_1}"))
+                deleted.set()
+            return found
+
+        monkeypatch.setattr(topology, "missing", look_and_delete)
+        worker.bus.receiver.repair()
+        assert deleted.wait(SECONDS)
+
+        wait_until_reached(broker, worker, EXCHANGE, f"tracker.{HOST_1}", HOST_1)
+
+        assert broker.lines.attempts == BOTH_CONNECTIONS
 
 
 class TestPrefetch(RepairCase):

@@ -52,7 +52,7 @@ class Case:
 
     @property
     def channel(self) -> RecordingChannel:
-        return next(channel for channel in self.connection.channels if channel.confirms)
+        return [channel for channel in self.connection.channels if channel.confirms][-1]
 
     def message(self, body: bytes, *, retry_before: float | None = LONG, key: str = "reply_1") -> Message:
         def done(routed: bool) -> None:
@@ -83,7 +83,11 @@ class Case:
 
     def published(self) -> list[bytes]:
         """The bodies published on the present connection."""
-        return [message.body for message in self.channel.published]
+        return [message.body for channel in self.connection.channels for message in channel.published]
+
+    def tag(self) -> int:
+        """The tag of the last message on the present channel."""
+        return len(self.channel.published)
 
     def ack(self, tag: int, multiple: bool = False) -> None:
         self.channel.tell("basic_ack", tag, multiple)

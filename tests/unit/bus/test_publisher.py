@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.publishing import PLAIN, RETRY, WINDOW, Case, clocked
-from tracker_worker.bus.amqp.outgoing import Message
+from tests.support.publishing import PLAIN, QUEUE, RETRY, WINDOW, Case, clocked
+from tracker_worker.bus.amqp.outgoing import FOREVER, Message
 
 
 @pytest.fixture
@@ -182,6 +182,53 @@ def test_a_message_that_stays_unconfirmed_is_reported_when_its_time_is_over(case
     assert case.done == [(b"1", False)]
     case.ack(1)
     assert case.done == [(b"1", False)]
+
+
+def test_a_queue_that_refuses_again_and_again_is_tried_on_a_new_channel(case: Case) -> None:
+    case.submit(b"1", b"2", key=QUEUE)
+    case.submit(b"other")
+    case.nack(1)
+    case.nack(2)
+    case.later(RETRY)
+    case.nack(4)  # the probe
+    old = case.channel
+    case.later(4 * RETRY)
+    assert case.channel is old  # waits for the answer to "other"
+    case.ack(3)
+    case.publisher.work()
+    assert case.channel is not old
+    assert case.done == [(b"1", False), (b"2", False), (b"other", True)]
+    case.publisher.work()
+    case.ack(1)
+    case.publisher.work()
+    assert case.published() == [b"1", b"2", b"other", b"1", b"1", b"2"]
+
+
+def test_a_new_channel_does_not_wait_for_an_answer_for_ever(case: Case) -> None:
+    case.submit(b"1", key=QUEUE)
+    case.submit(b"other")
+    case.nack(1)
+    case.later(RETRY)
+    case.nack(3)
+    case.later(0)
+    old = case.channel
+    case.later(0.9)
+    assert case.channel is old
+    case.later(0.1)
+    case.publisher.work()
+    assert sorted(message.body for message in case.channel.published) == [b"1", b"other"]
+
+
+def test_a_queue_that_stays_full_gets_ever_fewer_new_channels(case: Case) -> None:
+    case.submit(b"1", retry_before=FOREVER, key=QUEUE)
+    case.nack(1)
+    first = len(case.connection.channels)
+    for _ in range(300):
+        case.later(6)
+        case.nack(case.tag())
+        case.publisher.work()
+    assert len(case.published()) == 301
+    assert len(case.connection.channels) - first == 8  # after 2, 4, ... 256 refusals
 
 
 @pytest.mark.parametrize("name", ["n" * 300, "\ud800"])

@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 from tracker_worker.bus.amqp.outgoing import FOREVER, RETRY_SECONDS, WINDOW, WINDOW_BYTES, Destination, Message
+from tracker_worker.bus.amqp.renewal import Renewal
 from tracker_worker.bus.amqp.unclaimed import Unclaimed
 
 LOG = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class Destinations:
         self.by_key: dict[str, Destination] = {}
         self.released: deque[Message] = deque()
         self.unclaimed = Unclaimed()
+        self.renewal = Renewal()
         self.bytes = 0
         self._retries: list[tuple[float, int, Destination]] = []
         self._order = itertools.count()
@@ -109,6 +111,7 @@ class Destinations:
         """A closed destination has taken a message."""
         if destination.held and destination.probing:
             destination.held = destination.probing = False
+            destination.refusals = 0
             destination.delay = RETRY_SECONDS
             if destination.name not in self._own:
                 self._missing_replies -= 1
@@ -173,7 +176,20 @@ class Destinations:
             self._warn(destination, reason)
         else:
             return
+        destination.refusals = 0 if missing else destination.refusals + 1
+        self.renewal.want(destination.refusals)
         heapq.heappush(self._retries, (destination.retry_at, next(self._order), destination))
+
+    def lack_an_exchange(self, unconfirmed: Iterable[Message], reason: str, now: float) -> bool:
+        """The broker has closed the channel because an exchange of these messages is missing or forbidden. False: none of them
+        can be the reason, because all go through the default exchange, which cannot be missing."""
+        suspected = [message for message in unconfirmed if message.exchange]
+        for destination in dict.fromkeys(message.destination for message in suspected):
+            self.close(destination, now, missing=True, reason=reason)
+        for message in suspected:
+            if message.retry_before is None:
+                message.notify_unrouted()  # it is not tried again, and its exchange may be the one that is missing
+        return bool(suspected)
 
     def _warn(self, destination: Destination, reason: str) -> None:
         if not destination.warned:

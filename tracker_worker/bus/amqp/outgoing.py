@@ -80,6 +80,7 @@ class Destination:
         "out",
         "out_bytes",
         "probing",
+        "refusals",
         "retry_at",
         "returning",
         "suspected",
@@ -95,6 +96,7 @@ class Destination:
         self.missing = False
         self.suspected = False  # a message for it waits to be tried alone
         self.probing = False
+        self.refusals = 0  # in a row
         self.warned = False
         self.out = 0  # messages on the wire, and released to be written
         self.out_bytes = 0

@@ -96,8 +96,7 @@ class Publisher(BrokerConnection):
         self.wake()
 
     def given_up(self, message: Message, error: str, limit: int | None) -> Message | None:
-        """The broker does not take this message, whose body it may find larger than ``limit`` bytes. Returns what is to be
-        published instead. The thread that has the write turn."""
+        """The broker does not take this message (larger than ``limit``?). Returns what to publish instead; has the turn."""
         return None
 
     def waiting_bytes(self) -> int:
@@ -114,11 +113,15 @@ class Publisher(BrokerConnection):
         self._connection = connection
         self._most_bytes = FOREVER
         self._declare()
-        self._channel = connection.channel()
+        self._open_channel(connected=True)
+        self.wake()
+
+    def _open_channel(self, *, connected: bool) -> None:
+        self._channel = self._connection.channel()
         internals.take_close(self._channel, self._channel_closed)
         self._confirms.watch(self._channel)
-        self._resume(connected=True)
-        self.wake()
+        self._destinations.renewal.done()
+        self._resume(connected=connected)
 
     def _declare(self) -> None:
         topology.declare_control_exchange(self._connection, self._settings)
@@ -157,12 +160,9 @@ class Publisher(BrokerConnection):
             self._give_up(culprit, str(error))
         elif refusals.channel_ended_for_a_message(error):
             self._take_back(error)
-        elif refusals.channel_ended_for_a_place(error) and (held := self._in_exchanges()):
-            for destination in held:
-                self._destinations.close(destination, time.monotonic(), missing=True, reason=str(error))
-            for message in self._confirms.pending.values():
-                if message.exchange and message.retry_before is None:
-                    message.notify_unrouted()  # it is not tried again, and its exchange may be the one that is missing
+        elif refusals.channel_ended_for_a_place(error) and self._destinations.lack_an_exchange(
+            self._confirms.pending.values(), str(error), time.monotonic()
+        ):
             self._take_back(None)
         else:
             raise error
@@ -170,9 +170,14 @@ class Publisher(BrokerConnection):
         self._confirms.select(self._channel)
         self._resume(connected=False)
 
-    def _in_exchanges(self) -> list[Destination]:
-        """The destinations of unconfirmed messages through a named exchange: the default one cannot be missing."""
-        return list({message.destination: None for message in self._confirms.pending.values() if message.exchange})
+    def _renew_channel(self, now: float) -> None:
+        """Write nothing more, and open a new channel once the broker has answered everything."""
+        self._barred = True
+        if self._destinations.renewal.is_due(now, len(self._confirms.pending)):
+            self._channel.close()
+            self._closed_by = None
+            self._take_back(None)
+            self._open_channel(connected=False)
 
     def _take_back(self, error: Exception | None, culprit: Message | None = None) -> None:
         """Nothing is on the wire any more. ``error``: the broker's, if it was because of some message."""
@@ -208,6 +213,8 @@ class Publisher(BrokerConnection):
             self._overdue_at = now + _OVERDUE_SECONDS
             self._destinations.unclaimed.report(now)
             self._settle_overdue(now)
+        if self._destinations.renewal.is_wanted(now) and self._alarm.state is None and not list(self._suspects):
+            self._renew_channel(now)
         if self._alarm.state is None and now >= self._destinations.due_at():
             self.write()  # before probes: their queues most likely still do not take anything
             for destination in self._destinations.due(now):
@@ -300,21 +307,13 @@ class Publisher(BrokerConnection):
     def _write_marker(self) -> None:
         self._barred = True
         marker = Message("", _MARKER, b"", _NO_PROPERTIES, self._cleared, mandatory=False, urgent=True)
-        marker.destination = self._destinations.by_key.get(_MARKER) or self._destinations.add(_MARKER)
+        marker.destination = self._destinations.add(_MARKER)
         marker.destination.out += 1
         self._confirms.add(marker)
         self._urgent += 1
-        self._connection.transport.write(
-            frames.publish(
-                self._channel.channel_id,
-                "",
-                _MARKER,
-                _NO_PROPERTIES,
-                b"",
-                mandatory=False,
-                frame_max=self._connection.frame_max,
-            )
-        )
+        number, frame_max = self._channel.channel_id, self._connection.frame_max
+        data = frames.publish(number, "", _MARKER, _NO_PROPERTIES, b"", mandatory=False, frame_max=frame_max)
+        self._connection.transport.write(data)
 
     def _cleared(self, routed: bool) -> None:
         """The broker has read everything up to the marker."""
