@@ -28,6 +28,7 @@ random_bytes = os.urandom
 new_uuid = uuid4
 Event = threading.Event
 Condition = threading.Condition
+Lock = threading.Lock
 SimpleQueue = queue.SimpleQueue
 Empty = queue.Empty
 
@@ -147,6 +148,16 @@ class StepThread:
             self._died(error)
 
 
+class Pool(Protocol):
+    """Threads that run functions. One that hangs must not keep others from being run for ever."""
+
+    def start(self) -> None: ...
+
+    def submit(self, function: Callable[[], None]) -> None: ...
+
+    def stop(self) -> None: ...
+
+
 class DaemonPool:
     """Runs functions on daemon threads, first come, first served.
 
@@ -231,3 +242,33 @@ class DaemonPool:
                 places -= 1
                 soonest = soonest or left
         return 0.0 if places > 0 else soonest
+
+
+class Runtime:
+    """What a worker gets from its system: threads, what they wait for, and randomness. A simulation has its own, whose threads
+    take turns in virtual time."""
+
+    def stepped(
+        self, name: str, part: Stepped, died: Callable[[BaseException], None], *, monotonic: Callable[[], float]
+    ) -> StepThread:
+        """A thread for a stepped part."""
+        return StepThread(name, part, died, monotonic=monotonic)
+
+    def pool(self, name: str, size: int, *, patience_seconds: float) -> Pool:
+        """Threads for functions that may hang (see ``DaemonPool``)."""
+        return DaemonPool(name, size, patience_seconds=patience_seconds)
+
+    def condition(self) -> Condition:
+        """What one thread waits for and another one notifies."""
+        return Condition()
+
+    def lock(self) -> Lock:
+        """A lock that may be held while its owner waits."""
+        return Lock()
+
+    def random_bytes(self, count: int) -> bytes:
+        """So many bytes that nobody can guess."""
+        return random_bytes(count)
+
+
+SYSTEM = Runtime()

@@ -31,12 +31,13 @@ from tracker_worker.domain.policy import Policy
 from tracker_worker.domain.values import SECOND
 from tracker_worker.inventory.fake import FakeDriver
 from tracker_worker.service import clock as service_clock
-from tracker_worker.service.chores.inventories import Inventories, Pool
+from tracker_worker.service.chores.inventories import Inventories
 from tracker_worker.service.loop.thread import EngineThread
 from tracker_worker.service.requests.items import Chore
 from tracker_worker.service.requests.reader import RequestReader
 from tracker_worker.store.base import Commit, Store
 from tracker_worker.store.memory import MemoryStore
+from tracker_worker.threads import Pool
 from tracker_worker.wire.message import JSON, MSGPACK, ReplyTo, decode_message
 from tracker_worker.wire.reply import MAX_ANSWER_BYTES
 

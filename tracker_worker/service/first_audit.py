@@ -28,7 +28,13 @@ class FirstAudit:
     """Reads the inventory of every host. What is known after ``run`` has returned is committed as it comes."""
 
     def __init__(
-        self, engine: EngineThread, inventories: Inventories, hosts: Sequence[str], own: Collection[str]
+        self,
+        engine: EngineThread,
+        inventories: Inventories,
+        hosts: Sequence[str],
+        own: Collection[str],
+        *,
+        runtime: threads.Runtime = threads.SYSTEM,
     ) -> None:
         """Of ``hosts``, this worker does the chores of ``own``. For the others it writes an inventory only where the ledger has
         none."""
@@ -36,7 +42,7 @@ class FirstAudit:
         self._inventories = inventories
         self._hosts = hosts
         self._own = own
-        self._condition = threads.Condition()
+        self._condition = runtime.condition()
         self._left = set(hosts)
         self._cancelled = False
 

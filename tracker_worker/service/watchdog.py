@@ -52,12 +52,13 @@ class Watchdog:
         died: Callable[[BaseException], None],
         frame_of: Callable[[int], FrameType | None] = threads.frame_of,
         monotonic: Callable[[], float] = threads.monotonic,
+        runtime: threads.Runtime = threads.SYSTEM,
     ) -> None:
         self._watched = watched
         self._stall_seconds = stall_seconds
         self._stalled = stalled
         self._frame_of = frame_of
-        self._thread = threads.StepThread("tracker-watch", self, died, monotonic=monotonic)
+        self._thread = runtime.stepped("tracker-watch", self, died, monotonic=monotonic)
         self._looked_at: float | None = None
         self._turns = -1
         self._standing = 0.0

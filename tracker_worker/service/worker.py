@@ -15,7 +15,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
@@ -78,6 +77,7 @@ class Worker:
         store: Store | None = None,
         clock: Callable[[], int] = threads.now_microseconds,
         monotonic: Callable[[], float] = threads.monotonic,
+        runtime: threads.Runtime = threads.SYSTEM,
         died: Callable[[BaseException], None] | None = None,
         stalled: Callable[[str], None] | None = None,
     ) -> None:
@@ -86,6 +86,8 @@ class Worker:
         carries the time of the store on. ``stalled`` is called with a sentence when the engine hangs (see ``watchdog``), and
         should end the process without waiting for the worker; None: ``died`` is called."""
         self._conf = conf
+        self._runtime = runtime
+        self._monotonic = monotonic
         self._hosts = _hosts(conf)
         self._died = died or (lambda error: None)
         self._policy = read_policy(conf)
@@ -95,14 +97,14 @@ class Worker:
         self._store = store or SQLStore(prepared_url(conf), now=clock)
         self._clock = Clock(self._store.time, monotonic=monotonic)
         self._connected_at: float | None = None
-        self._owner = f"{socket.gethostname()}:{os.getpid()}:{threads.random_bytes(4).hex()}"
+        self._owner = f"{socket.gethostname()}:{os.getpid()}:{runtime.random_bytes(4).hex()}"
         self.counters = Counters()
         self._stop_seconds = float(conf.tracker.stop_seconds)
-        self._starting = threading.Lock()
+        self._starting = runtime.lock()
         self._stopping = False
         self._first_audit: FirstAudit | None = None
-        self._timers = Timers(self._died)
-        self._inventories = Inventories(self._drivers, self._policy.reserved)
+        self._timers = Timers(self._died, monotonic=monotonic, runtime=runtime)
+        self._inventories = Inventories(self._drivers, self._policy.reserved, monotonic=monotonic, runtime=runtime)
         # The policy of the moment: ``reload`` replaces it.
         self._current_policy: Callable[[], Policy] = partial(attrgetter("_policy"), self)
         self._engine = EngineThread(
@@ -120,6 +122,8 @@ class Worker:
             max_answer_bytes=conf.bus.max_answer_bytes,
             style=read_style(conf),
             register=self._register,
+            monotonic=monotonic,
+            runtime=runtime,
         )
         self._reader = RequestReader(
             bus=self._bus,
@@ -140,12 +144,16 @@ class Worker:
             changed=self._engine.allow,
             clock=self._clock,
             died=self._died,
+            monotonic=monotonic,
+            runtime=runtime,
         )
         self._watchdog = Watchdog(
             self._engine.thread,
             stall_seconds=conf.tracker.stall_seconds,
             stalled=stalled or (lambda sentence: self._died(RuntimeError(sentence))),
             died=self._died,
+            monotonic=monotonic,
+            runtime=runtime,
         )
 
     def start(self) -> None:
@@ -176,7 +184,7 @@ class Worker:
         self._engine.start()
         self._watchdog.start()
         self._inventories.start()
-        self._first_audit = FirstAudit(self._engine, self._inventories, self._hosts, own)
+        self._first_audit = FirstAudit(self._engine, self._inventories, self._hosts, own, runtime=self._runtime)
         self._go_on()
         self._first_audit.run(_FIRST_AUDIT_SECONDS)
         self._go_on()
@@ -293,25 +301,25 @@ class Worker:
     def stop(self, seconds: float | None = None) -> None:
         """Stop all parts within so many seconds; None: ``[tracker] stop_seconds``. What is not finished by then is left to the
         end of the process. Cancels a start that another thread makes."""
-        until = threads.monotonic() + (self._stop_seconds if seconds is None else seconds)
+        until = self._monotonic() + (self._stop_seconds if seconds is None else seconds)
         self._stopping = True
         if self._first_audit is not None:
             self._first_audit.cancel()
-        if self._starting.acquire(timeout=max(0.0, until - threads.monotonic())):
+        if self._starting.acquire(timeout=max(0.0, until - self._monotonic())):
             self._starting.release()
-            self._stop_parts(until - threads.monotonic())
+            self._stop_parts(until - self._monotonic())
 
     def _stop_parts(self, seconds: float) -> None:
         """Every part gets what the parts before it have left of the time."""
-        until = threads.monotonic() + seconds
+        until = self._monotonic() + seconds
         self._watchdog.stop()
         self._timers.stop(seconds)
         self._inventories.stop()
         self._ownership.stop(min(seconds, _OWNERSHIP_STOP_SECONDS))
         self._bus.pause()
-        for_engine = (1 - _PUBLISHING_SHARE) * (until - threads.monotonic())
+        for_engine = (1 - _PUBLISHING_SHARE) * (until - self._monotonic())
         finished = self._engine.stop(for_engine)
-        self._bus.stop(max(0.0, until - threads.monotonic()))
+        self._bus.stop(max(0.0, until - self._monotonic()))
         if not finished:
             LOG.warning("the engine has not finished its batch within %g s; the next start decides it", for_engine)
             return  # it may be using the store

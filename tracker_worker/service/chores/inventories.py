@@ -40,16 +40,6 @@ class Driver(Protocol):
     def get_available_resource(self, nodename: str) -> Mapping[str, object] | None: ...
 
 
-class Pool(Protocol):
-    """The threads on which drivers are asked. A function that hangs must not keep others from being run for ever."""
-
-    def start(self) -> None: ...
-
-    def submit(self, function: Callable[[], None]) -> None: ...
-
-    def stop(self) -> None: ...
-
-
 @dataclass(slots=True)
 class InventoryReport:
     """The end of a reading of one host's inventories: the errors of the nodes, or of the list, that could not be read."""
@@ -94,13 +84,14 @@ class Inventories:
         drivers: Mapping[str, Driver],
         reserved: Resources,
         *,
-        pool: Pool | None = None,
+        pool: threads.Pool | None = None,
         monotonic: Callable[[], float] = threads.monotonic,
+        runtime: threads.Runtime = threads.SYSTEM,
     ) -> None:
         """``drivers`` by host; ``reserved`` is kept of each node for the host itself. ``monotonic`` gives seconds."""
         self._drivers = drivers
         self._reserved = reserved
-        self._pool = pool or threads.DaemonPool("tracker-inventory", _QUESTIONS, patience_seconds=_PATIENCE_SECONDS)
+        self._pool = pool or runtime.pool("tracker-inventory", _QUESTIONS, patience_seconds=_PATIENCE_SECONDS)
         self._monotonic = monotonic
         self._lock = threading.Lock()
         # Who waits for the question that is to be asked next: by (host, node), or (host, None) for its list of nodes. A key is

@@ -52,7 +52,8 @@ class Ownership:
         clock: Callable[[], int],
         died: Callable[[BaseException], None],
         monotonic: Callable[[], float] = threads.monotonic,
-        new_token: Callable[[], str] = lambda: str(threads.new_uuid()),
+        runtime: threads.Runtime = threads.SYSTEM,
+        new_token: Callable[[], str] | None = None,
     ) -> None:
         """``worker`` is this worker's name in leases. ``received`` gets the deliveries that may be decided. ``changed`` is
         called with the hosts whose chores this worker may do, before their queues are consumed. ``clock`` gives microseconds,
@@ -64,11 +65,11 @@ class Ownership:
         self._changed = changed
         self._clock = clock
         self._monotonic = monotonic
-        self._new_token = new_token
+        self._new_token = new_token or (lambda: runtime.random_bytes(16).hex())
         self._hosts = {host: HostStanding(name=host) for host in hosts}
-        self._thread = threads.StepThread("tracker-owner", self, died, monotonic=monotonic)
+        self._thread = runtime.stepped("tracker-owner", self, died, monotonic=monotonic)
         self._stopping = False
-        self._round_made = threads.Condition()
+        self._round_made = runtime.condition()
         self._rounds = 0
         self._round_complete = False
         self._retry_at = 0.0

@@ -34,12 +34,16 @@ class Timers:
     ends the process (``died``), because chores that stop unnoticed are worse than a restart."""
 
     def __init__(
-        self, died: Callable[[BaseException], None], *, monotonic: Callable[[], float] = threads.monotonic
+        self,
+        died: Callable[[BaseException], None],
+        *,
+        monotonic: Callable[[], float] = threads.monotonic,
+        runtime: threads.Runtime = threads.SYSTEM,
     ) -> None:
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._agenda: Agenda[Timer] = Agenda()
-        self._thread = threads.StepThread("tracker-timers", self, died, monotonic=monotonic)
+        self._thread = runtime.stepped("tracker-timers", self, died, monotonic=monotonic)
 
     def every(self, interval_seconds: float, action: Callable[[], None], until: float = inf) -> Timer:
         """Call ``action`` each ``interval_seconds``, first after one interval. From ``until`` on (seconds on the monotonic

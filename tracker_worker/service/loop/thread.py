@@ -62,6 +62,7 @@ class EngineThread:
         clock: Clock,
         died: Callable[[BaseException], None],
         monotonic: Callable[[], float] = threads.monotonic,
+        runtime: threads.Runtime = threads.SYSTEM,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
         register: Callable[[], object] = lambda: None,
         began: Callable[[str], None] = lambda ledger_id: None,
@@ -75,11 +76,16 @@ class EngineThread:
         self._clock = clock
         self._counters = counters
         self._refusals: deque[Refusal] = deque()
-        self._thread = threads.StepThread("tracker-engine", self, died, monotonic=monotonic)
+        self._thread = runtime.stepped("tracker-engine", self, died, monotonic=monotonic)
         wake = self._thread.wake
         ledgers = Ledgers(store)
         inbox = Inbox(store)
-        made: dict[str, Any] = {"notify": notify, "new_id": NewIds(), "style": style, "asked": asked_by(owner)}
+        made: dict[str, Any] = {
+            "notify": notify,
+            "new_id": NewIds(runtime.random_bytes),
+            "style": style,
+            "asked": asked_by(owner),
+        }
         self._ledgers = ledgers
         self._began = began
         self._relay = Relay(
