@@ -245,8 +245,12 @@ class DaemonPool:
 
 
 class Runtime:
-    """What a worker gets from its system: threads, what they wait for, and randomness. A simulation has its own, whose threads
+    """What a worker gets from its system: threads, what they wait for, a clock, and randomness. A simulation has its own, whose threads
     take turns in virtual time."""
+
+    def monotonic(self) -> float:
+        """Seconds that no step of the time of day changes."""
+        return monotonic()
 
     def stepped(
         self, name: str, part: Stepped, died: Callable[[BaseException], None], *, monotonic: Callable[[], float]

@@ -76,18 +76,18 @@ class Worker:
         bus: Bus | None = None,
         store: Store | None = None,
         clock: Callable[[], int] = threads.now_microseconds,
-        monotonic: Callable[[], float] = threads.monotonic,
+        monotonic: Callable[[], float] | None = None,
         runtime: threads.Runtime = threads.SYSTEM,
         died: Callable[[BaseException], None] | None = None,
         stalled: Callable[[str], None] | None = None,
     ) -> None:
         """``bus`` and ``store`` None: those that the configuration names. ``clock`` is the time of day of this machine in
         microseconds, which is the time of a store on SQLite that the configuration names; ``monotonic`` gives seconds, and
-        carries the time of the store on. ``stalled`` is called with a sentence when the engine hangs (see ``watchdog``), and
+        carries the time of the store on; None: the clock of ``runtime``, from which the worker has its threads. ``stalled`` is called with a sentence when the engine hangs (see ``watchdog``), and
         should end the process without waiting for the worker; None: ``died`` is called."""
         self._conf = conf
         self._runtime = runtime
-        self._monotonic = monotonic
+        self._monotonic = runtime.monotonic
         self._hosts = _hosts(conf)
         self._died = died or (lambda error: None)
         self._policy = read_policy(conf)
@@ -95,7 +95,7 @@ class Worker:
         self._bus = bus or AMQPBus(read_settings(conf))
         self._drivers: dict[str, InventoryDriver] = {host: _driver(conf, host) for host in self._hosts}
         self._store = store or SQLStore(prepared_url(conf), now=clock)
-        self._clock = Clock(self._store.time, monotonic=monotonic)
+        self._clock = Clock(self._store.time, monotonic=monotonic or runtime.monotonic)
         self._connected_at: float | None = None
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{runtime.random_bytes(4).hex()}"
         self.counters = Counters()
@@ -103,8 +103,10 @@ class Worker:
         self._starting = runtime.lock()
         self._stopping = False
         self._first_audit: FirstAudit | None = None
-        self._timers = Timers(self._died, monotonic=monotonic, runtime=runtime)
-        self._inventories = Inventories(self._drivers, self._policy.reserved, monotonic=monotonic, runtime=runtime)
+        self._timers = Timers(self._died, monotonic=runtime.monotonic, runtime=runtime)
+        self._inventories = Inventories(
+            self._drivers, self._policy.reserved, monotonic=runtime.monotonic, runtime=runtime
+        )
         # The policy of the moment: ``reload`` replaces it.
         self._current_policy: Callable[[], Policy] = partial(attrgetter("_policy"), self)
         self._engine = EngineThread(
@@ -122,7 +124,7 @@ class Worker:
             max_answer_bytes=conf.bus.max_answer_bytes,
             style=read_style(conf),
             register=self._register,
-            monotonic=monotonic,
+            monotonic=runtime.monotonic,
             runtime=runtime,
         )
         self._reader = RequestReader(
@@ -144,7 +146,7 @@ class Worker:
             changed=self._engine.allow,
             clock=self._clock,
             died=self._died,
-            monotonic=monotonic,
+            monotonic=runtime.monotonic,
             runtime=runtime,
         )
         self._watchdog = Watchdog(
@@ -152,7 +154,7 @@ class Worker:
             stall_seconds=conf.tracker.stall_seconds,
             stalled=stalled or (lambda sentence: self._died(RuntimeError(sentence))),
             died=self._died,
-            monotonic=monotonic,
+            monotonic=runtime.monotonic,
             runtime=runtime,
         )
 
