@@ -245,8 +245,8 @@ class DaemonPool:
 
 
 class Runtime:
-    """What a worker gets from its system: threads, what they wait for, a clock, and randomness. A simulation has its own, whose threads
-    take turns in virtual time."""
+    """What a worker gets from its system: threads, what they wait for, a clock, and randomness. A simulation has its own, whose
+    threads take turns in virtual time."""
 
     def monotonic(self) -> float:
         """Seconds that no step of the time of day changes."""

@@ -83,8 +83,9 @@ class Worker:
     ) -> None:
         """``bus`` and ``store`` None: those that the configuration names. ``clock`` is the time of day of this machine in
         microseconds, which is the time of a store on SQLite that the configuration names; ``monotonic`` gives seconds, and
-        carries the time of the store on; None: the clock of ``runtime``, from which the worker has its threads. ``stalled`` is called with a sentence when the engine hangs (see ``watchdog``), and
-        should end the process without waiting for the worker; None: ``died`` is called."""
+        carries the time of the store on; None: the clock of ``runtime``, from which the worker also has its threads.
+        ``stalled`` is called with a sentence when the engine hangs (see ``watchdog``), and should end the process without
+        waiting for the worker; None: ``died`` is called."""
         self._conf = conf
         self._runtime = runtime
         self._monotonic = runtime.monotonic
