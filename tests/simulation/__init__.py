@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The worker's real code on several machines, in one thread and virtual time, with faults that a seed draws."""

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A client with the behaviour of a stock one, which records what it asked and what it was told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tests.invariants.record import ERROR, RESULT, SENT, UNKNOWN, Request
+from tests.simulation.broker import Broker, Message
+from tests.simulation.stage import Due, Stage
+from tracker_worker.bus.base import SHARED
+from tracker_worker.wire.message import ReplyTo, decode_message
+from tracker_worker.wire.request import encode_request
+
+CONTEXT = {"project_id": "p1", "user_id": "u1", "request_id": "req-1"}
+Told = Callable[[Request], object]
+
+
+class Client:
+    """``requests``: what has ended. A call that gets no answer in time is UNKNOWN; a message that the broker may have taken twice
+    is one request, and one more for each copy."""
+
+    def __init__(self, stage: Stage, broker: Broker, name: str, *, timeout: float = 10.0) -> None:
+        self.requests: list[Request] = []
+        self.waiting = 0
+        self._stage = stage
+        self._broker = broker
+        self._name = name
+        self._timeout = timeout
+        self._queue = f"reply_{name}"
+        self._calls: dict[str, tuple[dict[str, Any], Due, Told]] = {}
+        broker.replies[self._queue] = self._receive
+
+    def call(self, host: str | None, method: str, told: Told = lambda request: None, /, **args: Any) -> None:
+        reply_to = ReplyTo(self._queue, self._id())
+        asked = self._asked(host, method, args, call=True)
+        late = self._stage.later(self._timeout, lambda: self._give_up(reply_to.msg_id))
+        self._calls[reply_to.msg_id] = (asked, late, told)
+        self.waiting += 1
+        self._send(host, method, args, asked["unique_id"], reply_to)
+
+    def cast(self, host: str | None, method: str, /, **args: Any) -> None:
+        asked = self._asked(host, method, args, call=False)
+        self._send(host, method, args, asked["unique_id"], None)
+        self._end(asked, SENT)
+
+    def _id(self) -> str:
+        return self._stage.random.randbytes(16).hex()
+
+    def _asked(self, host: str | None, method: str, args: Mapping[str, Any], *, call: bool) -> dict[str, Any]:
+        return {
+            "unique_id": self._id(),
+            "host": host,
+            "method": method,
+            "args": args,
+            "call": call,
+            "sent_at": self._stage.now,
+            "client": self._name,
+        }
+
+    def _send(
+        self, host: str | None, method: str, args: Mapping[str, Any], unique_id: str, reply_to: ReplyTo | None
+    ) -> None:
+        body = encode_request(method, args, context=CONTEXT, unique_id=unique_id, reply_to=reply_to, version="1.1")
+        deadline = None if reply_to is None else self._stage.now + self._timeout
+        message = Message(body=body, deadline=deadline)
+        queue = SHARED if host is None else host
+        self._broker.queue(queue)
+        self._stage.later(self._stage.random.random() * 0.002, lambda: self._broker.publish(queue, message))
+
+    def _receive(self, body: bytes) -> None:
+        reply = decode_message(body)
+        found = self._calls.get(reply["_msg_id"])
+        if found is None or not reply["ending"]:
+            return
+        asked, late, told = self._calls.pop(reply["_msg_id"])
+        late.cancelled = True
+        self.waiting -= 1
+        if reply["failure"] is None:
+            request = self._end(asked, RESULT, reply=reply["result"])
+        else:
+            failure = json.loads(reply["failure"])
+            facts = failure.get("kwargs") or {}
+            request = self._end(asked, ERROR, error=_code(failure["class"]), facts=facts)
+        told(request)
+
+    def _give_up(self, msg_id: str) -> None:
+        asked, _, told = self._calls.pop(msg_id)
+        self.waiting -= 1
+        told(self._end(asked, UNKNOWN))
+
+    def _end(self, asked: Mapping[str, Any], outcome: str, **more: Any) -> Request:
+        request = Request(**asked, ended_at=self._stage.now, outcome=outcome, **more)
+        self.requests.append(request)
+        return request
+
+
+def _code(name: str) -> str:
+    from tracker_worker import errors
+
+    found = getattr(errors, name, None)
+    return str(getattr(found, "code", "") or name)

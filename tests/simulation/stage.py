@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Virtual time, and the order in which everything happens.
+
+An action is due at a virtual time. Of those that are due at the same time, the seed draws which comes first. A virtual thread
+is a greenlet: it runs until it waits, and only the stage lets it go on. Nothing here reads a real clock or real randomness, so
+that one seed always gives one history.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+import greenlet
+
+START_MICROSECONDS = 1_800_000_000_000_000
+"""The time of day at virtual time 0."""
+
+
+@dataclass(slots=True, order=True)
+class Due:
+    """An action at a time. ``cancelled``: it does not happen."""
+
+    at: float
+    tie: float
+    number: int
+    action: Callable[[], object] = field(compare=False)
+    cancelled: bool = field(default=False, compare=False)
+
+
+class Stage:
+    """``now`` is in seconds from the beginning. Actions must not wait; what waits runs as a ``thread``."""
+
+    def __init__(self, seed: object) -> None:
+        self.random = Random(f"{seed}")
+        self.now = 0.0
+        self.steps = 0
+        self._due: list[Due] = []
+        self._number = 0
+        self._hub = greenlet.getcurrent()
+
+    def microseconds(self) -> int:
+        """The true time of day."""
+        return START_MICROSECONDS + round(self.now * 1_000_000)
+
+    def later(self, seconds: float, action: Callable[[], object]) -> Due:
+        """Have ``action`` happen after so many seconds."""
+        self._number += 1
+        due = Due(self.now + seconds, self.random.random(), self._number, action)
+        heapq.heappush(self._due, due)
+        return due
+
+    def put_off(self, due: Due, until: float) -> None:
+        """Have an action that would happen now happen at ``until``, in the order of the actions that are put off."""
+        self._number += 1
+        due.at, due.tie, due.number = until, 0.0, self._number
+        heapq.heappush(self._due, due)
+
+    def run(self, until: float, after: Callable[[], object] = lambda: None) -> None:
+        """Let time pass until ``until``; ``after`` is called after every action."""
+        due = self._due
+        while due and due[0].at <= until:
+            one = heapq.heappop(due)
+            if one.cancelled:
+                continue
+            self.now = max(self.now, one.at)
+            self.steps += 1
+            one.action()
+            after()
+        self.now = max(self.now, until)
+
+    def thread(self, target: Callable[[], object]) -> greenlet.greenlet:
+        """A virtual thread that has not begun. Let it run with ``go_on``."""
+        return greenlet.greenlet(target, self._hub)
+
+    def current(self) -> greenlet.greenlet:
+        """The virtual thread that runs now."""
+        return greenlet.getcurrent()
+
+    def wait(self) -> Any:
+        """Wait on the calling virtual thread, until somebody calls ``go_on`` with it."""
+        return self._hub.switch()
+
+    def go_on(self, thread: greenlet.greenlet, value: Any = None) -> None:
+        """Let a virtual thread run until it waits or ends. Only as an action of the stage."""
+        if thread:
+            thread.switch(value)
+        elif not thread.dead:
+            thread.switch()

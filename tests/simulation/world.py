@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Workers, a broker, a database, clients and billing, in virtual time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from oslo_config import cfg
+
+from tests.invariants.check import check
+from tests.invariants.collect import books, recorded
+from tests.invariants.record import Evidence, Heard, Parked
+from tests.simulation.broker import Broker, Message
+from tests.simulation.bus import SimulatedBus
+from tests.simulation.client import Client
+from tests.simulation.machine import Machine
+from tests.simulation.stage import Stage
+from tracker_worker.conf import register_opts
+from tracker_worker.service.worker import Worker
+from tracker_worker.store.base import Store
+from tracker_worker.store.memory import MemoryStore
+from tracker_worker.wire.message import begin_series
+
+TOPIC = "notifications"
+
+
+class Site:
+    """One worker on its machine. ``worker`` None: it does not run."""
+
+    def __init__(self, world: World, name: str, hosts: Sequence[str]) -> None:
+        self.world = world
+        self.name = name
+        self.hosts = hosts
+        self.machine = Machine(world.stage, name)
+        self.bus: SimulatedBus | None = None
+        self.worker: Worker | None = None
+        self.deaths: list[BaseException] = []
+
+    def start(self) -> None:
+        world = self.world
+        self.machine = Machine(world.stage, self.name)
+        self.bus = SimulatedBus(world.broker, self.machine)
+        self.worker = Worker(
+            configured(self.hosts),
+            bus=self.bus,
+            store=world.store,
+            clock=self.machine.clock,
+            runtime=self.machine,
+            died=self.deaths.append,
+        )
+        self.machine.spawn(self.worker.start)
+
+    def crash(self) -> None:
+        """End the process at once."""
+        self.machine.crash()
+        bus, self.bus, self.worker = self.bus, None, None
+        if bus is not None and bus.connection is not None:
+            self.world.broker.leave(bus.connection)
+
+
+def configured(hosts: Sequence[str]) -> cfg.ConfigOpts:
+    conf = cfg.ConfigOpts()
+    register_opts(conf)
+    conf([], project="tracker-worker", default_config_files=[])
+    conf.set_override("hosts", list(hosts), group="tracker")
+    conf.set_override("inventory_driver", "fake", group="tracker")
+    conf.set_override("connection", "sqlite://", group="database")
+    return conf
+
+
+class World:
+    """Hosts h1 ... are served by every worker; the first one that consumes a queue is the active one."""
+
+    def __init__(self, seed: object, *, hosts: int = 6, workers: int = 3, clients: int = 4) -> None:
+        self.stage = Stage(seed)
+        begin_series("0" * 20)
+        self.broker = Broker(self.stage)
+        self.hosts = [f"h{number}" for number in range(1, hosts + 1)]
+        self.store: Store = MemoryStore(now=self.stage.microseconds, random_bytes=self.stage.random.randbytes)
+        self.clients = [Client(self.stage, self.broker, f"c{number}") for number in range(clients)]
+        self.sites = [Site(self, f"w{number}", self.hosts) for number in range(1, workers + 1)]
+
+    def start(self) -> None:
+        for site in self.sites:
+            site.start()
+
+    def evidence(self) -> Evidence:
+        requests = [request for client in self.clients for request in client.requests]
+        return Evidence(
+            requests=requests,
+            heard=[_heard(queue, message) for queue, message in self.broker.notifications],
+            parked=[_parked(message) for message in self.broker.parked],
+            nodes=books(self.store),  # type: ignore[arg-type]
+            inbox=recorded(self.store, sorted({request.unique_id for request in requests})),  # type: ignore[arg-type]
+        )
+
+    def violations(self) -> list[str]:
+        """What is wrong when everything is quiet."""
+        deaths = [f"{site.name} died: {death!r}" for site in self.sites for death in site.deaths]
+        return deaths + check(self.evidence())
+
+
+def _heard(queue: str, message: Message) -> Heard:
+    said = json.loads(json.loads(message.body)["oslo.message"])
+    names = ("message_id", "event_type", "priority", "publisher_id", "timestamp", "payload")
+    return Heard(queue=queue, **{name: said[name] for name in names})
+
+
+def _parked(message: Message) -> Parked:
+    said = json.loads(json.loads(message.body)["oslo.message"])
+    return Parked(unique_id=said.get("_unique_id"), reason=str(message.headers["x-tracker-reason"]))
