@@ -19,6 +19,7 @@ from tests.simulation.stage import Stage
 from tracker_worker.bus.base import SHARED, Marker
 
 _MOST_TRAVEL_SECONDS = 0.002
+_APART_SECONDS = 1e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +68,7 @@ class Connection:
     def to_broker(self, action: Callable[[], object]) -> None:
         """Have ``action`` happen at the broker after everything that was sent before."""
         stage = self.broker.stage
-        self._there_at = max(self._there_at, stage.now + stage.random.random() * _MOST_TRAVEL_SECONDS)
+        self._there_at = max(self._there_at + _APART_SECONDS, stage.now + stage.random.random() * _MOST_TRAVEL_SECONDS)
         stage.later(self._there_at - stage.now, lambda: self._arrive(action))
 
     def _arrive(self, action: Callable[[], object]) -> None:
@@ -81,7 +82,7 @@ class Connection:
     def to_client(self, action: Callable[[], object]) -> None:
         """Have ``action`` happen at the other side after everything that was sent there before."""
         stage = self.broker.stage
-        self._here_at = max(self._here_at, stage.now + stage.random.random() * _MOST_TRAVEL_SECONDS)
+        self._here_at = max(self._here_at + _APART_SECONDS, stage.now + stage.random.random() * _MOST_TRAVEL_SECONDS)
         self.later(self._here_at - stage.now, lambda: None if self.cut else action())
 
     def give(self, queue: Queue, message: Message) -> None:
@@ -115,6 +116,8 @@ class Broker:
         self.locked: dict[str, Machine] = {}
         self.connections: list[Connection] = []
         self.waiting: deque[Callable[[], object]] = deque()
+        self.copy_next = 0
+        """So many of the next messages come once more."""
 
     def queue(self, name: str) -> Queue:
         """The queue, which is declared if it is missing."""
@@ -154,6 +157,9 @@ class Broker:
         if queue is None:
             return False
         queue.ready.append(message)
+        if self.copy_next > 0:
+            self.copy_next -= 1
+            self.stage.later(self.stage.random.random() ** 3 * 60, lambda: self.publish(name, message))
         self.pump(queue)
         return True
 

@@ -37,14 +37,16 @@ class Stage:
     def __init__(self, seed: object) -> None:
         self.random = Random(f"{seed}")
         self.now = 0.0
+        self.ahead = 0.0
+        """By how many seconds the time of day is wrong."""
         self.steps = 0
         self._due: list[Due] = []
         self._number = 0
         self._hub = greenlet.getcurrent()
 
     def microseconds(self) -> int:
-        """The true time of day."""
-        return START_MICROSECONDS + round(self.now * 1_000_000)
+        """The time of day of the database."""
+        return START_MICROSECONDS + round((self.now + self.ahead) * 1_000_000)
 
     def later(self, seconds: float, action: Callable[[], object]) -> Due:
         """Have ``action`` happen after so many seconds."""

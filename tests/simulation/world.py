@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 
 from oslo_config import cfg
 
@@ -16,13 +17,16 @@ from tests.simulation.bus import SimulatedBus
 from tests.simulation.client import Client
 from tests.simulation.machine import Machine
 from tests.simulation.stage import Stage
+from tests.simulation.store import Link, linked
 from tracker_worker.conf import register_opts
+from tracker_worker.errors import ConfigurationError
+from tracker_worker.service.first_audit import StartCancelled
 from tracker_worker.service.worker import Worker
 from tracker_worker.store.base import Store
 from tracker_worker.store.memory import MemoryStore
 from tracker_worker.wire.message import begin_series
 
-TOPIC = "notifications"
+_RESTART_SECONDS = 2.0
 
 
 class Site:
@@ -35,21 +39,42 @@ class Site:
         self.machine = Machine(world.stage, name)
         self.bus: SimulatedBus | None = None
         self.worker: Worker | None = None
+        self.link = Link()
+        self.starts = False
+        """Whether it is about to start."""
         self.deaths: list[BaseException] = []
 
     def start(self) -> None:
         world = self.world
+        self.starts = False
         self.machine = Machine(world.stage, self.name)
         self.bus = SimulatedBus(world.broker, self.machine)
         self.worker = Worker(
             configured(self.hosts),
             bus=self.bus,
-            store=world.store,
+            store=linked(world.store, self.machine, self.link),
             clock=self.machine.clock,
             runtime=self.machine,
-            died=self.deaths.append,
+            died=self._died,
+            stalled=lambda sentence: self.restart(_RESTART_SECONDS),
         )
-        self.machine.spawn(self.worker.start)
+        self.machine.spawn(partial(self._run, self.worker))
+
+    def _run(self, worker: Worker) -> None:
+        try:
+            worker.start()
+        except (ConfigurationError, StartCancelled):
+            self.restart(_RESTART_SECONDS)
+
+    def _died(self, error: BaseException) -> None:
+        self.deaths.append(error)
+        self.restart(_RESTART_SECONDS)
+
+    def restart(self, seconds: float) -> None:
+        """Kill the process, and start another one after so many seconds."""
+        self.crash()
+        self.starts = True
+        self.world.stage.later(seconds, self.start)
 
     def crash(self) -> None:
         """End the process at once."""

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can happen between a worker and its store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+from tests.simulation.machine import Machine
+from tracker_worker.errors import StoreUnavailable
+from tracker_worker.store.base import Commit, Store
+
+_WAIT_SECONDS = 5.0
+"""How long a call waits for a store that does not answer."""
+
+
+class Link:
+    """The way from one machine to the store. ``away``: calls fail at once; ``silent``: they fail after a time. ``delay``: what
+    each write takes, at the most. ``doubtful``: the part of the commits whose outcome the worker does not learn."""
+
+    def __init__(self) -> None:
+        self.away = False
+        self.silent = False
+        self.delay = 0.0
+        self.doubtful = 0.0
+
+
+def linked(store: Store, machine: Machine, link: Link) -> Store:
+    """The store as a worker on the machine sees it."""
+    return _Linked(store, machine, link)
+
+
+class _Linked(Store):
+    def __init__(self, store: Store, machine: Machine, link: Link) -> None:
+        self._store = store
+        self._machine = machine
+        self._link = link
+
+    def _check(self) -> None:
+        if self._link.silent:
+            self._machine.sleep(_WAIT_SECONDS * self._machine.stage.random.random())
+        if self._link.silent or self._link.away:
+            raise StoreUnavailable()
+
+    def _through(self, name: str, *arguments: Any, **options: Any) -> Any:
+        self._check()
+        return getattr(self._store, name)(*arguments, **options)
+
+    def _write(self, write: Callable[[Commit], None], commit: Commit) -> None:
+        link, machine = self._link, self._machine
+        self._check()
+        if link.delay:
+            machine.sleep(link.delay * machine.stage.random.random())
+            self._check()
+        write(commit)
+        if link.delay:
+            machine.sleep(link.delay * machine.stage.random.random())
+        if link.doubtful and machine.stage.random.random() < link.doubtful:
+            raise StoreUnavailable()
+
+    def commit(self, commit: Commit) -> None:
+        self._write(self._store.commit, commit)
+
+
+def _passing(name: str) -> Callable[..., Any]:
+    def passed(self: _Linked, *arguments: Any, **options: Any) -> Any:
+        return self._through(name, *arguments, **options)
+
+    return passed
+
+
+def _holding(name: str) -> Callable[..., AbstractContextManager[Any]]:
+    @contextmanager
+    def held(self: _Linked, *arguments: Any) -> Iterator[Any]:
+        self._check()
+        with getattr(self._store, name)(*arguments) as locked:
+            yield locked
+
+    return held
+
+
+for _name in Store.__abstractmethods__:
+    if _name in ("locked", "all_locked"):
+        setattr(_Linked, _name, _holding(_name))
+    elif _name == "stop":
+        setattr(_Linked, _name, lambda self: None)  # the database outlives the worker
+    elif _name != "commit":
+        setattr(_Linked, _name, _passing(_name))
+_Linked.__abstractmethods__ = frozenset()
