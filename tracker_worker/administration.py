@@ -26,6 +26,7 @@ from tracker_worker.ids import NewIds
 from tracker_worker.notifications.render import PLAIN, Style
 from tracker_worker.store.base import Commit, Conflict, NodeMove, Store, Stream, StreamEnd, serving
 from tracker_worker.store.ledgers import Ledgers
+from tracker_worker.text import counted
 from tracker_worker.unit_of_work import UnitOfWork
 
 Result = TypeVar("Result")
@@ -254,7 +255,7 @@ def _check_charges(ledger: NodeLedger, target: HostLedger) -> None:
 def _check_empty(host: HostLedger) -> None:
     uuids = sorted(uuid for ledger in host for uuid in ledger.allocations)
     if uuids:
-        raise Refused(f"host {host.name} is charged for {len(uuids)} instances: {', '.join(uuids)}")
+        raise Refused(f"host {host.name} is charged for {counted(len(uuids), 'instance')}: {', '.join(uuids)}")
 
 
 def _check_node_empty(ledger: NodeLedger) -> None:

@@ -154,7 +154,7 @@ class TestTwoLedgers:
         before = machine.ledger_id()
         refused = machine.adopt()
         assert (refused.returncode, refused.stdout) == (1, "")
-        assert "has 1 consumers" in refused.stderr
+        assert "has 1 consumer;" in refused.stderr
         machine.kill()
         machine.forget()
         machine.start()

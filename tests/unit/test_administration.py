@@ -278,7 +278,7 @@ class TestHosts:
         self, store: Store, writer: Writer, administration: Administration
     ) -> None:
         settle(store, host=OTHER, nodes=1).put(begin(3)).commit()
-        with pytest.raises(Refused, match=f"host host-2 is charged for 1 instances: {uuid(3)}"):
+        with pytest.raises(Refused, match=f"host host-2 is charged for 1 instance: {uuid(3)}"):
             administration.rename_host(HOST, OTHER)
         assert store.host_names() == [HOST, OTHER]
 

@@ -177,6 +177,8 @@ def test_an_unreachable_database_is_an_error_of_one_sentence_without_the_passwor
 
 @pytest.mark.parametrize("arguments", [*LISTINGS, ("db", "check")])
 def test_a_listing_does_not_import_oslo_messaging(cli: Cli, ledger: Writer, arguments: tuple[str, ...]) -> None:
+    with cli.configuration.open("a") as configuration:
+        configuration.write("hosts = host-1\n")
     program = (
         "import sys; from tracker_worker.cli.main import main; main(sys.argv[1:], standalone_mode=False); "
         "sys.exit({'oslo_messaging', 'oslo_log.log', 'kombu', 'amqp'} & set(sys.modules) or 0)"

@@ -63,6 +63,25 @@ def test_an_unknown_node_is_refused(cli: Cli, ledger: Writer, command: tuple[str
     assert cli.refuse("node", *command, "--host", "y") == "the database has no host y"
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("drain", "node-1", "--reason", "r"),
+        ("retire", "node-1"),
+        ("rename", "node-1", "n"),
+        ("move", "node-1", "--to", "host-1"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_retired_node_is_said_to_be_retired(
+    cli: Cli, ledger: Writer, store: SQLStore, command: tuple[str, ...]
+) -> None:
+    settle(store, host="host-2", nodes=1)
+    cli.succeed("node", "retire", "node-1", "--host", "host-2")
+    sentence = "node node-1 of host host-2 is retired: 'node undrain' takes it back"
+    assert cli.refuse("node", *command, "--host", "host-2") == sentence
+
+
 def test_a_node_of_several_hosts_needs_its_host(cli: Cli, ledger: Writer, store: SQLStore) -> None:
     settle(store, host="host-2", nodes=1)
     assert cli.refuse("node", "undrain", "node-1").endswith("with --host: host-1, host-2")
@@ -73,12 +92,17 @@ def test_a_node_of_several_hosts_needs_its_host(cli: Cli, ledger: Writer, store:
     [
         ("drain", "node-1"),
         ("drain", "node-1", "--reason", " "),
+        ("drain", "node-1", "--reason", "r" * 256),
+        ("drain", "node-1", "--reason", "\udcff"),
+        ("retire", "node-1", "--reason", "r" * 256),
         ("rename", "node-1", "n", "--to", "x"),
         ("move", "node-1", "--host", "host-1"),
     ],
 )
-def test_what_is_missing_is_a_usage_error(cli: Cli, ledger: Writer, arguments: tuple[str, ...]) -> None:
+def test_what_is_missing_or_no_text_is_a_usage_error(cli: Cli, ledger: Writer, arguments: tuple[str, ...]) -> None:
+    before = states(cli)
     assert cli.run("node", *arguments).exit_code == 2
+    assert states(cli) == before
 
 
 def test_without_a_database_nothing_is_made(cli: Cli) -> None:

@@ -232,6 +232,12 @@ def test_an_unknown_node_is_node_not_found_and_never_null(disabled):
     assert error.kwargs == {"host": HOST, "node": "elsewhere"}
 
 
+def test_a_request_without_a_node_on_a_host_without_nodes_says_so_in_words():
+    error = refused(host_ledger(nodes=0), begin(1), NodeNotFound)
+    assert str(error) == f"Host {HOST} has no node for this request"
+    assert error.kwargs == {"host": HOST, "node": None}
+
+
 @pytest.mark.behaviour("disabled-until-audited")
 def test_on_a_host_with_several_nodes_a_claim_must_name_its_node():
     host = host_ledger(nodes=2)

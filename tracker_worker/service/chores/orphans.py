@@ -21,6 +21,7 @@ from tracker_worker.service.clock import Clock
 from tracker_worker.service.requests.items import Chore
 from tracker_worker.store.base import CARETAKER, HostRecord, Store, serving
 from tracker_worker.store.ledgers import Ledgers
+from tracker_worker.text import counted
 
 LOG = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ class Orphans:
             LOG.warning(
                 "hosts of the database that no worker serves: %s; their notifications are published and their claims expire, "
                 "and nothing else is done for them ('tracker-worker host list', 'node move', 'host forget')",
-                ", ".join(f"{record.name} ({_instances(record.instances)})" for record in new),
+                ", ".join(f"{record.name} ({counted(record.instances, 'instance')})" for record in new),
             )
 
     def _take(self, ids: dict[str, int]) -> None:
@@ -147,7 +148,3 @@ class Orphans:
         if self.cared_for:
             self._store.release_lease(self._owner)
             self.cared_for = frozenset()
-
-
-def _instances(count: int) -> str:
-    return "1 instance" if count == 1 else f"{count} instances"
