@@ -65,7 +65,7 @@ class Resources(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, amounts: Mapping[str, int]) -> Resources:
         """A vector from amounts by class name. A class that ``amounts`` does not name has the amount 0."""
-        return cls(tuple(amounts.get(klass.name, 0) for klass in CLASSES))
+        return cls(tuple([amounts.get(name, 0) for name in _INDEX]))
 
     @classmethod
     def collect(cls, amount_of: Callable[[ResourceClass], int]) -> Resources:
@@ -83,7 +83,7 @@ class Resources(msgspec.Struct, frozen=True):
 
     def to_dict(self) -> dict[str, int]:
         """The amounts by class name."""
-        return {klass.name: amount for klass, amount in zip(CLASSES, self.amounts, strict=True)}
+        return dict(zip(_INDEX, self.amounts, strict=True))
 
 
 @lru_cache(maxsize=4096)

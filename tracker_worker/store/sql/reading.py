@@ -58,7 +58,7 @@ def page(
     connection: sa.Connection, having: Mapping[sa.Column[Any], str | None], *, after: tuple[str, str] | None, limit: int
 ) -> list[tuple[str, str, Allocation]]:
     """See ``Store.allocations``. ``having``: column -> the value that it must have; None: any value."""
-    found = connection.execute(page_query(having, after=after, limit=limit)).mappings()
+    found = connection.execute(page_query(having, after=after, limit=limit)).mappings().all()
     return [(row["host"], row["node"], rows.allocation_from(row)) for row in found]
 
 
