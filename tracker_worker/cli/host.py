@@ -75,8 +75,8 @@ def adopt(settings: Settings, host: str) -> None:
     machine was installed anew, after a database was lost, and with the copy of a database. Stop the worker that serves
     the host first. A worker of this configuration that is refused goes on by itself within a few seconds.
 
-    The copy of a ledger that has served the host becomes a new history of its own, with a new ledger_id, of all its
-    hosts.
+    If the host was served from this database or from a copy of it, the database begins a new history, with a new
+    ledger_id for all of its hosts, because the copy may have used the same numbers for other notifications.
     """
     conf = settings.load()
     keep_logs_quiet(conf)
@@ -88,7 +88,7 @@ def adopt(settings: Settings, host: str) -> None:
         adopted = adopt_host(store, conf, host)
     if adopted.is_new_history:
         click.echo(
-            f"The database goes on in a new history, because the ledger {adopted.before} is that of another copy."
+            f"The database goes on in a new history, because another copy of it may have served the host as {adopted.before}."
         )
     click.echo(
         f"Host {host} is served from the ledger {adopted.ledger_id} now; it was served from {adopted.before or 'none'}."
