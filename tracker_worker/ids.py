@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Callable
 
 from tracker_worker import threads
 
-_RANDOM_BYTES = 8
-# Random bytes are read for many ids at a time, because each read is a call of the system.
-_READ_AHEAD = 512 * _RANDOM_BYTES
+# Random numbers of 64 bits are read for many ids at a time, because each read is a call of the system.
+_READ_AHEAD = struct.Struct("512Q")
 # The 32 digits of a UUID with hyphens, or without, in braces, or behind "urn:uuid:" (RFC 9562, section 4).
 _UUID = re.compile(
     r"(?:urn:uuid:)?(?P<brace>\{)?"
@@ -20,17 +20,16 @@ _UUID = re.compile(
 )
 
 
-def uuid7(at: int, random: bytes) -> str:
-    """A UUID of version 7 as text: the time ``at`` (microseconds since the epoch) and 62 of the bits of ``random`` (8 bytes).
+def uuid7(at: int, random: int) -> str:
+    """A UUID of version 7 as text: the time ``at`` (microseconds since the epoch) and the lower 62 bits of ``random``.
 
     48 bits are milliseconds; the next 12 are the fraction of the millisecond, so that ids sort as their times do (RFC 9562,
     sections 5.7 and 6.2, method 3).
     """
     milliseconds, microseconds = divmod(at, 1000)
-    head = f"{milliseconds & 0xFFFFFFFFFFFF:012x}"
-    fraction = f"{microseconds * 4096 // 1000:03x}"
-    tail = f"{int.from_bytes(random) & 0x3FFFFFFFFFFFFFFF | 0x8000000000000000:016x}"
-    return f"{head[:8]}-{head[8:]}-7{fraction}-{tail[:4]}-{tail[4:]}"
+    head = (milliseconds & 0xFFFFFFFFFFFF) << 16 | 0x7000 | microseconds * 4096 // 1000
+    digits = f"{head << 64 | 0x8000000000000000 | random & 0x3FFFFFFFFFFFFFFF:032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 class NewIds:
@@ -38,15 +37,12 @@ class NewIds:
 
     def __init__(self, random_bytes: Callable[[int], bytes] = threads.random_bytes) -> None:
         self._random_bytes = random_bytes
-        self._ahead = b""
-        self._used = 0
+        self._ahead: list[int] = []
 
     def __call__(self, at: int) -> str:
-        if self._used == len(self._ahead):
-            self._ahead, self._used = self._random_bytes(_READ_AHEAD), 0
-        random = self._ahead[self._used : self._used + _RANDOM_BYTES]
-        self._used += _RANDOM_BYTES
-        return uuid7(at, random)
+        if not self._ahead:
+            self._ahead.extend(_READ_AHEAD.unpack(self._random_bytes(_READ_AHEAD.size)))
+        return uuid7(at, self._ahead.pop())
 
 
 def canonical(name: str) -> str:

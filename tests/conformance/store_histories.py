@@ -27,7 +27,7 @@ def present(store: Store) -> str:
 def succeed(store: Store) -> str:
     """Begin a history without events, and return its id."""
     predecessor = present(store)
-    new = uuid7(NOW, len(store.histories()).to_bytes(8))
+    new = uuid7(NOW, len(store.histories()))
     store.commit(Commit(history=History(ledger_id=new, since=NOW, reason="a test", predecessor=predecessor)))
     return new
 

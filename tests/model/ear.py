@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tracker_worker.notifications.notification import Notification
+from tracker_worker.notifications.schema import validator
 
 Place = tuple[str, str]
 UNCHARGED = ("tracker.claim.rejected", "tracker.claim.untracked")
@@ -26,6 +27,7 @@ class Ear:
     def hear(self, row: Notification, base: int) -> None:
         """The next notification of a stream. ``base``: the number at which the stream was when its history began."""
         payload = json.loads(row.payload)
+        validator(row.event_type)(payload)
         assert row.message_id not in self.ids, "a message id is used twice"
         self.ids.add(row.message_id)
         key = payload["ledger_id"], (row.host, row.node)

@@ -187,7 +187,7 @@ def claim_id(host: HostLedger, number: int = 1) -> str:
 def new_ids(host: HostLedger) -> NewId:
     """Makes ids for one decision; equal ledgers of one host get equal ones."""
     numbers = itertools.count((host.id - 1 << 40) + 1000 * sum(ledger.generation % 2**20 for ledger in host))
-    return lambda at: uuid7(at, next(numbers).to_bytes(8))
+    return lambda at: uuid7(at, next(numbers))
 
 
 def snapshot(ledger: NodeLedger) -> dict[str, Any]:

@@ -131,7 +131,7 @@ def note(ledger: NodeLedger, sequence: int, *, at: int = NOW, event_type: str = 
         priority="INFO",
         payload=f'{{"sequence": {sequence}, "name": "Žofie 🦊"}}'.encode(),
         occurred_at=at,
-        message_id=uuid7(at, (ledger.stream_id << 32 | sequence).to_bytes(8)),
+        message_id=uuid7(at, ledger.stream_id << 32 | sequence),
         asked=b'{"worker":"w"}',
     )
 

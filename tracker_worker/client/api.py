@@ -103,7 +103,7 @@ class TrackerAPI(Calls, Casts):
         """An id for a claim; None: this client is pinned to a version in which callers do not choose it."""
         if not allowed(needed("begin_resource_claim", {"claim_id": ""}), self._cap):
             return None
-        return uuid7(threads.now_microseconds(), threads.random_bytes(_RANDOM_BYTES))
+        return uuid7(threads.now_microseconds(), int.from_bytes(threads.random_bytes(_RANDOM_BYTES)))
 
     def _try_abort(self, context: Context, host: str, claim_id: str) -> None:
         """Best effort: a failure is logged, never raised, so that it does not hide the exception that caused the abort."""

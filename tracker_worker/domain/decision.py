@@ -35,5 +35,5 @@ def decided(
     whole_host: bool = False,
 ) -> Decision:
     """A decision about one node."""
-    told = tuple((node, event) for event in happened)
+    told = tuple([(node, event) for event in happened])
     return Decision(node=node, events=told, reply=reply, error=error, whole_host=whole_host)

@@ -54,7 +54,8 @@ DISK_GB = ResourceClass(
 CLASSES: tuple[ResourceClass, ...] = (VCPU, MEMORY_MB, DISK_GB)
 SIZES = ("vcpus", "memory_mb", "root_gb", "ephemeral_gb")
 """The fields of an instance that give its sizes, all of which a claim must have."""
-_INDEX = {cls.name: index for index, cls in enumerate(CLASSES)}
+_NAMES = tuple(cls.name for cls in CLASSES)
+_INDEX = {name: index for index, name in enumerate(_NAMES)}
 
 
 class Resources(msgspec.Struct, frozen=True):
@@ -65,7 +66,7 @@ class Resources(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, amounts: Mapping[str, int]) -> Resources:
         """A vector from amounts by class name. A class that ``amounts`` does not name has the amount 0."""
-        return cls(tuple([amounts.get(name, 0) for name in _INDEX]))
+        return cls(tuple([amounts.get(name, 0) for name in _NAMES]))
 
     @classmethod
     def collect(cls, amount_of: Callable[[ResourceClass], int]) -> Resources:
@@ -83,7 +84,7 @@ class Resources(msgspec.Struct, frozen=True):
 
     def to_dict(self) -> dict[str, int]:
         """The amounts by class name."""
-        return dict(zip(_INDEX, self.amounts, strict=True))
+        return dict(zip(_NAMES, self.amounts, strict=True))
 
 
 @lru_cache(maxsize=4096)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rendering: an event of the ledger -> its notification with event type, priority and payload.
 
-The payload is flat; numbers are numbers, and a text that is not known is ''. This module checks the payload against its
-published schema before the payload is stored, because a value of a wrong type can crash a consumer.
+The payload is flat; numbers are numbers, and a text that is not known is ''. The payload is checked against its published
+schema before it is stored, because a value of a wrong type can crash a consumer.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tracker_worker.domain.resources import ZERO, Resources
 from tracker_worker.domain.stats import TOTALS, VM_STATE
 from tracker_worker.domain.views import iso, node_view
 from tracker_worker.notifications.notification import INFO, WARN, Notification
-from tracker_worker.notifications.schema import InvalidPayload, ValidationError, validator
+from tracker_worker.notifications.schema import check
 
 _TEXTS = ("display_name", "instance_type", "instance_flavor_id", "availability_zone")
 _SAME = (
@@ -62,10 +62,7 @@ def render(
     """
     event_type, payload = _describe(event, ledger)
     payload.update(occurred_at=iso(event.at), ledger_id=ledger.ledger_id, region=style.region)
-    try:
-        validator(event_type)(payload)
-    except ValidationError as error:
-        raise InvalidPayload(f"{event_type}: {error.message}") from error
+    check(event_type, payload)
     return Notification(
         stream_id=ledger.stream_id,
         host=ledger.host,

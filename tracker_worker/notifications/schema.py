@@ -32,6 +32,28 @@ def event_types() -> frozenset[str]:
     return frozenset(name.removesuffix(".json") for name in names if name.startswith("tracker."))
 
 
+_MOST_SHAPES = 1024
+_seen: set[tuple[object, ...]] = set()
+
+
+def check(event_type: str, payload: dict[str, Any]) -> None:
+    """Check a payload against the schema of its event type, unless there has been one with the same keys and types of values: a
+    check takes longer than everything else that makes a payload, and the values are those that the readers of requests let
+    through. Any thread.
+
+    Raises InvalidPayload.
+    """
+    shape = (event_type, *payload, *map(type, payload.values()))
+    if shape in _seen:
+        return
+    try:
+        validator(event_type)(payload)
+    except ValidationError as error:
+        raise InvalidPayload(f"{event_type}: {error.message}") from error
+    if len(_seen) < _MOST_SHAPES:
+        _seen.add(shape)
+
+
 @functools.cache
 def validator(event_type: str) -> Callable[[dict[str, Any]], Any]:
     """The check of a payload of that event type. It raises ValidationError."""

@@ -41,7 +41,9 @@ def told(host: HostLedger, command: Command, now: int = NOW, style: Style | None
     for ledger, event in planned(host, command, now).events:
         ledger.apply(event)
         if not isinstance(event, UNPUBLISHED):
-            rows.append(render(event, ledger, message_id=f"m-{ledger.sequence}", style=style or Style()))
+            row = render(event, ledger, message_id=f"m-{ledger.sequence}", style=style or Style())
+            schema.validator(row.event_type)(json.loads(row.payload))
+            rows.append(row)
     for ledger in host:
         ledger.committed()
     return rows
@@ -177,3 +179,19 @@ def test_every_key_of_a_schema_is_described(name: str) -> None:
     published = schema.load(f"{name}.json")
     described = {key for key, value in published.get("properties", {}).items() if value.get("description")}
     assert set(published.get("properties", {})) - described == set()
+
+
+class TestTheCheck:
+    def test_a_value_of_another_type_is_found_though_an_equal_payload_was_good(self) -> None:
+        event_type, payload = last(CLAIM)
+        schema.check(event_type, payload)
+        for name in payload:
+            with pytest.raises(schema.InvalidPayload, match=name):
+                schema.check(event_type, {**payload, name: None})
+
+    def test_a_key_that_is_missing_is_found(self) -> None:
+        event_type, payload = last(CLAIM)
+        schema.check(event_type, payload)
+        del payload["ledger_id"]
+        with pytest.raises(schema.InvalidPayload, match="ledger_id"):
+            schema.check(event_type, payload)

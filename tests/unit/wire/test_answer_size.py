@@ -166,8 +166,8 @@ def ledger(claims: int, projects: int = 1) -> HostLedger:
     for number in range(claims):
         held = instance(number, project_id=f"{number % projects:0200}")
         allocation = Allocation(
-            id=uuid7(NOW, number.to_bytes(8)),
-            claim_id=uuid7(NOW, number.to_bytes(8)),
+            id=uuid7(NOW, number),
+            claim_id=uuid7(NOW, number),
             instance=held,
             resources=held.resources,
             begun_at=NOW + number,
