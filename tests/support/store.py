@@ -61,7 +61,7 @@ class Writer:
     def put(self, command: Command, now: int = NOW) -> Writer:
         """Decide and apply ``command`` without a commit."""
         before = {ledger.id: ledger.sequence for ledger in self.host}
-        decision = decide(self.host, command, now, lambda at: uuid7(at, next(_numbers).to_bytes(8)))
+        decision = decide(self.host, command, now, lambda at: uuid7(at, next(_numbers)))
         for ledger, event in decision.events:
             ledger.apply(event)
             if not isinstance(event, UNPUBLISHED):

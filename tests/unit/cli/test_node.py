@@ -22,7 +22,10 @@ def test_a_node_is_drained_and_taken_back(cli: Cli, ledger: Writer) -> None:
     said = cli.succeed("node", "drain", "node-1", "--reason", "disk replaced")
     assert said == "Node node-1 of host host-1 is draining (disk replaced).\n"
     assert states(cli) == {"node-1": ("draining", "disk replaced"), "node-2": ("open", "")}
-    assert cli.succeed("node", "list").splitlines()[2].split()[2] == "draining"
+    row = cli.succeed("node", "list").splitlines()[2]
+    assert row.split()[2] == "draining"
+    (view, _) = cli.json("node", "list")
+    assert row.rstrip().endswith(f"{view['state_since'][:19]}Z   disk replaced")
     assert cli.json("node", "undrain", "node-1", "--host", "host-1")["state"] == "open"
 
 
