@@ -5,6 +5,7 @@ What depends on the order of a start is repeated LEDGER_STARTS times (2; ten in 
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sqlite3
@@ -56,7 +57,10 @@ class Machine(WorkerProcess):
         shutil.rmtree(self.database.parent, ignore_errors=True)
 
     def adopt(self, host: str = "h1") -> subprocess.CompletedProcess[str]:
-        command = [str(PROGRAM), f"--config-file={self.configuration}", "host", "adopt", host]
+        return self.command("host", "adopt", host)
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [str(PROGRAM), f"--config-file={self.configuration}", *arguments]
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
     def is_ready(self) -> bool:
@@ -256,6 +260,9 @@ def test_standbys_and_restarts_of_one_database_need_nothing(make_machine: MakeMa
     two.start()
     two.wait_ready()
     assert "standby for h1" in two.log()
+    (host,) = json.loads(one.command("host", "list", "--format", "json").stdout)
+    names = [str(host["active"]), *host["standbys"]]
+    assert [name.split(":")[1] for name in names] == [str(machine.pid()) for machine in (one, two)]
     for active, standby in ((one, two), (two, one)):
         active.kill()
         assert claim(client)["state"] == "begun"

@@ -143,6 +143,7 @@ class Host:
     started_at: int = 0
     token: str | None = None
     previous_token: str | None = None
+    workers: dict[str, int] = field(default_factory=dict)
 
     def record(self) -> HostRecord:
         """The host as ``Store.hosts`` returns it."""
@@ -158,6 +159,7 @@ class Host:
             previous_token=self.previous_token,
             nodes=sum(node.life.state != RETIRED for node in self.nodes.values()),
             instances=sum(len(node.allocations) for node in self.nodes.values()),
+            workers=dict(self.workers),
         )
 
     def generations(self) -> dict[int, int]:

@@ -37,8 +37,17 @@ def test_hosts_are_listed_with_who_serves_them(cli: Cli, ledger: Writer, store: 
     assert (second["host"], second["active"], second["nodes"], second["instances"]) == ("host-2", "worker-1", 0, 0)
     assert second["lease_expires_at"].endswith("Z")
     lines = [line.split() for line in cli.succeed("host", "list").splitlines()[2:]]
-    assert lines[0] == ["host-1", "tracker.host-1", "-", "-", "2026-01-15T12:00:00Z", "1.0", "2", "3"]
+    assert lines[0] == ["host-1", "tracker.host-1", "-", "-", "-", "2026-01-15T12:00:00Z", "1.0", "2", "3"]
     assert lines[1][:3] == ["host-2", "tracker.host-2", "worker-1"]
+
+
+def test_the_standbys_of_a_host_are_listed(cli: Cli, store: SQLStore) -> None:
+    host, now = register(store, "host-1"), time.time_ns() // 1000
+    for name in ("worker-2", "worker-3", "worker-1"):
+        store.take_lease([host], name, now=now, until=now + 600 * SECOND, serves=[host])
+    (view,) = cli.json("host", "list")
+    assert (view["active"], view["standbys"]) == ("worker-2", ["worker-1", "worker-3"])
+    assert "worker-2 worker-1, worker-3" in " ".join(cli.succeed("host", "list").split())
 
 
 def test_a_lease_that_is_over_names_no_worker(cli: Cli, store: SQLStore) -> None:
