@@ -48,7 +48,12 @@ def rename(settings: Settings, old: str, new: str) -> None:
     check_host_name("NEW", new, topic)
     with administration(settings, "host rename") as (_, operator):
         operator.rename_host(old, new)
-    click.echo(plain(f"Host {old} is host {new} now. Delete the queue {topic}.{old} when nothing is left in it."))
+    click.echo(
+        plain(
+            f"Host {old} is host {new} now. Delete the queue {topic}.{old} when nothing is left in it, and the queue "
+            f"{topic}_ledger.{old}."
+        )
+    )
 
 
 @host.command()
@@ -62,7 +67,7 @@ def forget(settings: Settings, host: str) -> None:
     with administration(settings, "host forget") as (_, operator):
         operator.forget_host(host)
     topic = settings.load(messaging=False).tracker.topic
-    click.echo(plain(f"Host {host} is forgotten. Delete its queue too: {topic}.{host}"))
+    click.echo(plain(f"Host {host} is forgotten. Delete its queues too: {topic}.{host}, {topic}_ledger.{host}"))
 
 
 @host.command()

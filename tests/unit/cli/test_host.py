@@ -8,8 +8,10 @@ import time
 import pytest
 
 from tests.support.builders import NOW, update, uuid
+from tests.support.channels import SETTINGS
 from tests.support.store import Writer, load, register, settle
 from tests.unit.cli.conftest import Cli
+from tracker_worker.bus.amqp import topology
 from tracker_worker.domain.values import SECOND
 from tracker_worker.store.sql.store import SQLStore
 
@@ -58,7 +60,10 @@ def test_a_lease_that_is_over_names_no_worker(cli: Cli, store: SQLStore) -> None
 
 def test_a_host_is_renamed(cli: Cli, ledger: Writer, store: SQLStore) -> None:
     said = cli.succeed("host", "rename", "host-1", "host-9")
-    assert said == "Host host-1 is host host-9 now. Delete the queue tracker.host-1 when nothing is left in it.\n"
+    assert said == (
+        "Host host-1 is host host-9 now. Delete the queue tracker.host-1 when nothing is left in it, and the queue "
+        "tracker_ledger.host-1.\n"
+    )
     assert store.host_names() == ["host-9"]
     assert load(store, "host-9").holding(uuid(1)) is not None
 
@@ -80,7 +85,9 @@ def test_only_an_empty_host_is_forgotten(cli: Cli, ledger: Writer, store: SQLSto
         ledger.put(update(number, vm_state="deleted"))
     ledger.commit()
     said = cli.succeed("host", "forget", "host-1")
-    assert said == "Host host-1 is forgotten. Delete its queue too: tracker.host-1\n"
+    assert said == "Host host-1 is forgotten. Delete its queues too: tracker.host-1, tracker_ledger.host-1\n"
+    queues = [queue(SETTINGS, "host-1").name for queue in (topology.host_queue, topology.ledger_queue)]
+    assert said.endswith(f": {', '.join(queues)}\n")
     assert cli.succeed("host", "list") == "There are no hosts.\n"
     assert cli.refuse("host", "forget", "host-1") == "the database has no host host-1"
 
