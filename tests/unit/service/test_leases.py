@@ -7,7 +7,8 @@ import pytest
 
 from tests.support.builders import HOST, begin, driver_resource_dict, instance_dict, node_name, uuid
 from tests.support.deadline import wait_until
-from tests.support.engine import Clock, EngineHarness
+from tests.support.engine import EngineHarness
+from tests.support.scripted import Clock
 from tests.support.store import Writer, note
 from tests.unit.service.conftest import MakeHarness
 from tracker_worker.bus.base import FANOUT, SHARED
