@@ -11,16 +11,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from tests.invariants.collect import (
-    TOPIC,
-    Listener,
-    Log,
-    RecordingClient,
-    evidence,
-    listener,
-    opened,
-    wait_relayed,
-)
+from tests.invariants.collect import Log, RecordingClient, evidence, opened, wait_relayed
+from tests.invariants.listening import TOPIC, Listener, listener
 from tests.invariants.record import RESULT, Evidence, Place, Request, read_lines
 from tests.servers import PostgreSQLServer, RabbitMQServer
 from tests.servers.network import Network

@@ -32,11 +32,13 @@ class RecordContract(StoreCase):
                 previous_token=None,
                 nodes=0,
                 instances=0,
+                workers={},
             )
         ]
         store.take_lease([host_id], "w", now=NOW + 2, until=NOW + 9)
         (host,) = second.hosts()
         assert (host.lease_owner, host.lease_expires_at, host.last_seen_at) == ("w", NOW + 9, NOW + 2)
+        assert host.workers == {}
 
     def test_records_are_in_the_order_of_names_and_count_nodes_and_what_they_are_charged(self, store: Store) -> None:
         settle(store, host="host-b", nodes=3).put(RetireNode(node=node_name(3), reason="sold")).commit()

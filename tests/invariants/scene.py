@@ -9,6 +9,7 @@ from dataclasses import replace
 from random import Random
 from typing import Any
 
+from tests.invariants.check import check
 from tests.invariants.record import (
     ERROR,
     RESULT,
@@ -208,3 +209,10 @@ def _command(method: str, args: Mapping[str, Any]) -> Command:
             changes = read_changes(args["instance"])
             node = read_node(args["instance"])
             return UpdateUsage(uuid=changes["uuid"], changes=changes, node=node, notes_deletions=True)
+
+
+def only(evidence: Evidence) -> str:
+    """The one violation that the checker finds."""
+    violations = check(evidence)
+    assert len(violations) == 1, violations
+    return violations[0]

@@ -214,7 +214,8 @@ class Oracle(NodeOracle):
             return [], "NodeNotFound"
         if changes.get("vm_state") != "deleted" or not nodes:
             return [], reply
-        node = min(nodes, key=lambda node: node.number)
+        again = [node for node in self.hosts[host].values() if uuid in node.deletions]
+        node = min(again or nodes, key=lambda node: node.number)
         node.deletions[uuid] = node.time(now)
         return [(node.place, "DeletionNoted")], reply
 

@@ -135,6 +135,10 @@ class WorkerProcess:
     def is_alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def thread_names(self) -> list[str]:
         """The names of the process's threads, as the system knows them."""
         assert self._process is not None

@@ -33,11 +33,13 @@ from tracker_worker.store.records import (
     Stream,
     StreamEnd,
     serving,
+    standbys,
 )
 
 __all__ = (
     "CARETAKER",
     "serving",
+    "standbys",
     "AnotherHistory",
     "EVERY_TOPIC",
     "Commit",
@@ -334,16 +336,18 @@ class Store(ABC):
         until: int,
         force: bool = False,
         blocked_since: int | None = None,
+        serves: Collection[int] | None = None,
     ) -> set[int]:
         """Take or renew the lease of each of these hosts whose lease is free, expired or held by ``owner``; with ``force``, of
         each of these hosts. A lease is expired, too, that ends half as long again after ``until`` as ``until`` is after
         ``now``: the clock that it was taken by was wrong. A lease of a CARETAKER is free for every other owner.
-        ``blocked_since``: since when the broker takes no messages of ``owner``; None: it takes them. Times in microseconds.
-        Return the ids of the hosts whose lease ``owner`` holds now. Any thread."""
+        ``blocked_since``: since when the broker takes no messages of ``owner``; None: it takes them. ``serves``: the ids of all
+        hosts that ``owner`` serves until ``until``, as the active worker or as a standby; None: as it said before. Times in
+        microseconds. Return the ids of the hosts whose lease ``owner`` holds now. Any thread."""
 
     @abstractmethod
     def release_lease(self, owner: str) -> None:
-        """Release every lease of ``owner``. Any thread."""
+        """Release every lease of ``owner``, which serves no host any more. Any thread."""
 
     @abstractmethod
     def prune(self, host_id: int, *, answered_before: int, occurred_before: int, limit: int) -> int:

@@ -276,6 +276,7 @@ class MemoryStore(Store):
         until: int,
         force: bool = False,
         blocked_since: int | None = None,
+        serves: Collection[int] | None = None,
     ) -> set[int]:
         with self._lock:
             wanted, held, latest = set(host_ids), set(), until + (until - now) // 2
@@ -287,11 +288,15 @@ class MemoryStore(Store):
                     host.lease_owner, host.lease_expires_at = owner, until
                     host.last_seen_at, host.blocked_since = now, blocked_since
                     held.add(host.id)
+                if serves is not None:
+                    others = {name: at for name, at in host.workers.items() if now <= at <= latest and name != owner}
+                    host.workers = {**others, owner: until} if host.id in serves else others
             return held
 
     def release_lease(self, owner: str) -> None:
         with self._lock:
             for host in self._rows.hosts.values():
+                host.workers.pop(owner, None)
                 if host.lease_owner == owner:
                     host.lease_owner = host.blocked_since = None
 

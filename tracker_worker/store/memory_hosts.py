@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 
 from tracker_worker.domain.allocation import Allocation
 from tracker_worker.domain.inventory import Inventory
@@ -122,7 +122,7 @@ class Node:
             last_at=self.stream.last_at,
         )
         ledger.life, ledger.inventory = self.life, self.inventory
-        ledger.deletions.update(self.deletions)
+        ledger.deletions.update(sorted(self.deletions.items(), key=itemgetter(1)))
         for allocation in self.allocations.values():
             ledger.restore(allocation)
         return ledger
@@ -143,6 +143,7 @@ class Host:
     started_at: int = 0
     token: str | None = None
     previous_token: str | None = None
+    workers: dict[str, int] = field(default_factory=dict)
 
     def record(self) -> HostRecord:
         """The host as ``Store.hosts`` returns it."""
@@ -158,6 +159,7 @@ class Host:
             previous_token=self.previous_token,
             nodes=sum(node.life.state != RETIRED for node in self.nodes.values()),
             instances=sum(len(node.allocations) for node in self.nodes.values()),
+            workers=dict(self.workers),
         )
 
     def generations(self) -> dict[int, int]:

@@ -44,7 +44,8 @@ class HostRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The service record of a host. ``version`` is the release of the worker that started last, at ``started_at``.
     ``lease_owner``: the worker that has the host's lease, until ``lease_expires_at``; None: nobody. ``token`` and
     ``previous_token``: the last two that were put on the broker for the host (see ``Store.renew_token``). ``nodes`` counts
-    the nodes that are not retired; ``instances`` counts what is charged to the host."""
+    the nodes that are not retired; ``instances`` counts what is charged to the host. ``workers``: name -> until when, of each
+    worker that has said that it serves the host, as the active one or as a standby."""
 
     id: int
     name: str
@@ -57,12 +58,19 @@ class HostRecord(msgspec.Struct, frozen=True, kw_only=True):
     previous_token: str | None
     nodes: int
     instances: int
+    workers: Mapping[str, int]
 
 
 def serving(record: HostRecord, now: int) -> str | None:
     """The worker that serves a host at ``now`` (microseconds), or None."""
     owner = record.lease_owner
     return None if owner is None or record.lease_expires_at < now or owner.endswith(CARETAKER) else owner
+
+
+def standbys(record: HostRecord, now: int) -> list[str]:
+    """The workers that serve a host at ``now`` (microseconds) beside the one that has its lease, sorted."""
+    active = serving(record, now)
+    return sorted(name for name, until in record.workers.items() if until >= now and name != active)
 
 
 class Stream(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,7 +8,8 @@ import logging
 import pytest
 
 from tests.support.builders import HOST, TIMEOUT, begin, instance_dict, node_name, uuid
-from tests.support.engine import Clock, EngineHarness
+from tests.support.engine import EngineHarness
+from tests.support.scripted import Clock
 from tests.support.store import Writer, settle
 from tests.unit.service.conftest import MakeHarness
 from tracker_worker.bus.memory import MemoryBroker

@@ -8,7 +8,8 @@ import logging
 import pytest
 
 from tests.support.builders import HOST, TIMEOUT, begin, instance_dict, node_name
-from tests.support.engine import Clock, EngineHarness
+from tests.support.engine import EngineHarness
+from tests.support.scripted import Clock
 from tests.support.store import Writer, note, register, settle
 from tests.unit.service.conftest import MakeHarness
 from tracker_worker.administration import Administration

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from tests.support.builders import HOST, TOTAL, driver_resource_dict, instance_dict, node_name, uuid
+from tests.support.caller import Refused
 from tests.support.deadline import SECONDS, wait_until
-from tests.support.engine import Refused
 from tests.support.startstop import stress
 from tests.support.worker import WorkerHarness
 from tests.unit.service.conftest import MakeWorker

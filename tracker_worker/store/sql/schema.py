@@ -52,6 +52,16 @@ hosts = Table(
     sqlite_autoincrement=True,  # an id is never used again
 )
 
+# The workers that serve hosts, as active ones or as standbys: each says so when it renews its leases. ``hosts`` are the ids of
+# hosts, as msgpack.
+workers = Table(
+    "workers",
+    metadata,
+    Column("name", String(255), primary_key=True),
+    Column("hosts", LargeBinary, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+)
+
 # The histories of this database, the present one last. No two have the same predecessor.
 histories = Table(
     "histories",

@@ -4,6 +4,9 @@ claims, the life of nodes, remembered deletions, and who asked for what the outb
 
 The uuids of instances get their canonical spelling. Where two rows of a host become one, the earliest stays; an ERROR names the
 others, whose room the next audit gives back.
+
+This file is longer than others may be: the way up and the way down share its tables, and a migration stays in one file as it
+was released.
 """
 
 from __future__ import annotations
