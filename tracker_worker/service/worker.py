@@ -138,6 +138,7 @@ class Worker:
             worker=self._owner,
             received=self._reader.received,
             changed=self._engine.allow,
+            emptied=self._engine.emptied,
             clock=self._clock,
             died=self._died,
         )
@@ -188,7 +189,7 @@ class Worker:
                 opened=self._ownership.opened,
                 lost=self._lost,
                 refused=self._engine.refused,
-                emptied=self._engine.emptied,
+                emptied=self._ownership.emptied,
                 died=self._died,
             ),
         )

@@ -51,6 +51,7 @@ class Worker:
         self.name = name
         self.bus = BrokenBus(broker)
         self.passed: list[Delivery] = []
+        self.emptied: list[str] = []
         self.looked_again = False
         self.allowed: frozenset[str] = frozenset()
         self.hosts = hosts
@@ -64,6 +65,7 @@ class Worker:
             worker=name,
             received=self.passed.extend,
             changed=self._changed,
+            emptied=self.emptied.append,
             clock=lambda: self.wall,
             died=lambda error: pytest.fail(str(error)),
             monotonic=lambda: self.now,
@@ -85,6 +87,7 @@ class Worker:
                 received=self.ownership.received,
                 lost=self.ownership.lost,
                 opened=self.ownership.opened,
+                emptied=self.ownership.emptied,
                 confirmed=lambda keys: None,
                 refused=lambda refusals: None,
                 died=lambda error: None,
@@ -335,6 +338,16 @@ class TestConnections:
         worker.step()
         worker.broker.publish(HOST, b"2")
         assert [delivery.body for delivery in worker.passed] == [b"0", b"1", b"2"]
+
+    def test_a_queue_is_not_empty_while_something_of_it_waits(self, make_worker: MakeWorker) -> None:
+        worker = make_worker().start()
+        worker.bus.report_empty([HOST])
+        worker.broker.publish(HOST, b"0")
+        worker.bus.report_empty([HOST])
+        assert (worker.passed, worker.emptied) == ([], [HOST])
+        worker.step()
+        worker.bus.report_empty([HOST])
+        assert (len(worker.passed), worker.emptied) == (1, [HOST, HOST])
 
     def test_a_host_whose_marker_has_changed_is_given_up_at_its_first_delivery(self, make_worker: MakeWorker) -> None:
         worker = make_worker().start()
