@@ -37,8 +37,8 @@ _RENEW_SECONDS = 5.0
 
 
 class Ownership:
-    """``received``, ``emptied``, ``opened`` and ``lost`` are for the bus (see ``Listener``); the other methods may be called from
-    any thread as well."""
+    """``received``, ``emptied``, ``opened`` and ``lost`` are for the bus (see ``Listener``); the other methods may be called
+    from any thread as well."""
 
     def __init__(
         self,
