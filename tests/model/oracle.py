@@ -216,7 +216,8 @@ class Oracle(NodeOracle):
             return [], "NodeNotFound"
         if changes.get("vm_state") != "deleted" or not nodes:
             return [], reply
-        node = min(nodes, key=lambda node: node.number)
+        knowing = [node for node in self.hosts[host].values() if uuid in node.deletions]
+        node = min(knowing or nodes, key=lambda node: node.number)
         node.deletions[uuid] = node.time(now)
         return [(node.place, "DeletionNoted")], reply
 

@@ -57,7 +57,8 @@ def _untracked(host: HostLedger, command: commands.UpdateUsage, now: int) -> Dec
     deleted = command.changes.get("vm_state") == DELETED
     if not deleted or not command.notes_deletions:
         return Decision(node=ledger, reply=reply)
-    ledger = ledger or next(iter(host), None)
+    # On one node of the host, whatever node the next report names.
+    ledger = next((node for node in host if command.uuid in node.deletions), None) or ledger or next(iter(host), None)
     if ledger is None:
         return Decision(reply=reply)
     noted = events.DeletionNoted(at=ledger.time(now), uuid=command.uuid)
@@ -66,7 +67,7 @@ def _untracked(host: HostLedger, command: commands.UpdateUsage, now: int) -> Dec
 
 def _applicable(changes: Mapping[str, Any], releases: bool) -> Mapping[str, Any]:
     """The changes without an owner where it says nothing, or comes with the end of the charge: whoever was charged is told."""
-    return {name: value for name, value in changes.items() if name not in OWNER or not (value is None or releases)}
+    return {name: value for name, value in changes.items() if name not in OWNER or (value and not releases)}
 
 
 def _releases(before: Allocation, changes: Mapping[str, Any]) -> bool:
