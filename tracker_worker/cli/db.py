@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tracker_worker.cli.context import CommandFailed, Commands, Settings
+from tracker_worker.cli.operator import asked
+from tracker_worker.cli.operator import reason as reason_of
 from tracker_worker.cli.output import JSON, format_option, show_json, show_table, to_seconds
 
 if TYPE_CHECKING:
@@ -95,14 +97,8 @@ def history(settings: Settings, style: str) -> None:
     show_table(("Ledger", "Since", "Reason"), rows, empty="There are no histories.")
 
 
-def _reason(_context: click.Context, _option: click.Parameter, reason: str) -> str:
-    if not reason.strip():
-        raise click.BadParameter("must not be empty")
-    return reason
-
-
 @db.command("new-history")
-@click.option("--reason", required=True, callback=_reason, help="Why; shown by 'db history'.")
+@click.option("--reason", required=True, callback=reason_of, help="Why; shown by 'db history'.")
 @format_option
 @click.pass_obj
 def new_history(settings: Settings, reason: str, style: str) -> None:
@@ -113,7 +109,6 @@ def new_history(settings: Settings, reason: str, style: str) -> None:
     whenever workers were stopped while the database went back.
     """
     from tracker_worker.cli.ledgers import opened_store
-    from tracker_worker.cli.operator import asked
     from tracker_worker.ids import NewIds
     from tracker_worker.new_history import begin_history
     from tracker_worker.notifications.style import read_style

@@ -10,6 +10,7 @@ import click
 
 from tracker_worker.cli.administration import administration, host_of
 from tracker_worker.cli.context import CommandFailed, Commands, Settings
+from tracker_worker.cli.operator import reason as reason_of
 from tracker_worker.cli.output import JSON, format_option, plain, show_fields, show_json, show_table
 from tracker_worker.domain.resources import CLASSES
 
@@ -29,13 +30,6 @@ NODE_COLUMNS = (
 )
 
 _host_option = click.option("--host", help="The node's host; required when several hosts have a node of this name.")
-
-
-def _given(context: click.Context, option: click.Parameter, value: str) -> str:
-    """The text of an option that must not be empty."""
-    if not value.strip():
-        raise click.BadParameter("must not be empty")
-    return value
 
 
 @click.group(cls=Commands)
@@ -85,7 +79,7 @@ def show(settings: Settings, node: str, host: str | None, style: str) -> None:
 
 @node.command()
 @click.argument("node", metavar="NODE")
-@click.option("--reason", required=True, callback=_given, help="Why; callers who are refused are told.")
+@click.option("--reason", required=True, callback=reason_of, help="Why; callers who are refused are told.")
 @_host_option
 @format_option
 @click.pass_obj
@@ -113,7 +107,7 @@ def undrain(settings: Settings, node: str, host: str | None, style: str) -> None
 
 @node.command()
 @click.argument("node", metavar="NODE")
-@click.option("--reason", default="", help="Why; shown by 'node list'.")
+@click.option("--reason", default="", callback=reason_of, help="Why; shown by 'node list'.")
 @_host_option
 @format_option
 @click.pass_obj
