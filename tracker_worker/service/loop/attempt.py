@@ -78,6 +78,11 @@ class Attempts:
                 batch.unit.commit(inbox_rows=batch.inbox_rows, write=locked.commit)
         return batch
 
+    def committed(self, batch: Batch) -> None:
+        """Note in the ledgers and the inbox that the store has the batch. Call it before the next attempt."""
+        batch.unit.committed()
+        self._inbox.keep(batch.inbox_rows)
+
     def _create_nodes(self, items: Sequence[Item]) -> None:
         for item in items:
             if isinstance(item, Chore):
