@@ -43,7 +43,7 @@ class Attempts:
         """
         try:
             self._ledgers.confirm()
-            if lane.host is not None and lane.lost_races >= _LOST_RACES:
+            if lane.host is not None and lane.lost_races >= _LOST_RACES and self._ledgers.find(lane.host) is not None:
                 self._counters.add("locked_decisions")
                 return self._locked(lane.host, items)
             return self._optimistic(items, lane.lost_races > 0, cursors)
