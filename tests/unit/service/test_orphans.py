@@ -178,6 +178,17 @@ def test_what_a_name_has_left_behind_that_no_host_has_is_published(harness: Engi
     assert store.streams_without_host() == []
 
 
+def test_a_worker_that_serves_no_host_any_more_publishes_nothing_of_such_a_name(
+    harness: EngineHarness, store: MemoryStore
+) -> None:
+    Administration(store, notify=True).rename_host(OLD, "new-1")
+    look(harness)
+    assert OLD in harness.engine._relay._relayed
+    harness.engine.allow(frozenset())
+    look(harness)
+    assert OLD not in harness.engine._relay._relayed
+
+
 def test_a_host_that_is_forgotten_meanwhile_is_given_up(harness: EngineHarness, store: MemoryStore) -> None:
     host_id = register(store, OLDER)
     look(harness)
