@@ -62,7 +62,7 @@ class Administration:
 
         Raises NodeNotFound. Raises Refused: there is no such host, or the node has this place already. Raises NodeBusy: there
         is a node of this name, which is charged. Raises ClaimConflict: another node of the host ``to`` is charged for an
-        instance of this node. Raises InvalidInput: no node can have this name.
+        instance of this node, or has a claim of the same id. Raises InvalidInput: no node can have this name.
         """
         read_node_name(name)
         return self._repeated(lambda: self._move_node(node, host, to, name))
@@ -245,11 +245,14 @@ def _joined(ledger: NodeLedger, replaced: NodeLedger | None, at: int) -> tuple[I
 
 
 def _check_charges(ledger: NodeLedger, target: HostLedger) -> None:
-    for uuid in ledger.allocations:
-        holder = target.holding(uuid)
-        if holder is not None and holder is not ledger:
-            reason = f"node {ledger.name} of host {ledger.host} is charged for it too"
-            raise ClaimConflict(instance_uuid=uuid, node=holder.name, reason=reason)
+    """No two claims of a host have one name, which is the claim's id or its instance's uuid."""
+    for name in (*ledger.allocations, *ledger.claims):
+        found = target.named(name)
+        if found is not None and found[0] is not ledger:
+            holder, held = found
+            charged = "is charged for it" if name == held.uuid else f"has a claim of the name {name}"
+            reason = f"node {ledger.name} of host {ledger.host} {charged} too"
+            raise ClaimConflict(instance_uuid=held.uuid, node=holder.name, reason=reason)
 
 
 def _check_empty(host: HostLedger) -> None:

@@ -49,6 +49,7 @@ class Worker:
         self.name = name
         self.bus = BrokenBus(broker)
         self.passed: list[Delivery] = []
+        self.emptied: list[str] = []
         self.looked_again = False
         self.allowed: frozenset[str] = frozenset()
         self.hosts = hosts
@@ -62,6 +63,7 @@ class Worker:
             worker=name,
             received=self.passed.extend,
             changed=self._changed,
+            emptied=self.emptied.append,
             clock=lambda: self.wall,
             died=lambda error: pytest.fail(str(error)),
             monotonic=lambda: self.now,
@@ -83,6 +85,7 @@ class Worker:
                 received=self.ownership.received,
                 lost=self.ownership.lost,
                 opened=self.ownership.opened,
+                emptied=self.ownership.emptied,
                 confirmed=lambda keys: None,
                 refused=lambda refusals: None,
                 died=lambda error: None,

@@ -15,6 +15,7 @@ from tests.support.migrated import migrated
 from tests.support.store import ALL, Writer, load, register, settle
 from tracker_worker.administration import Administration, Refused
 from tracker_worker.domain.commands import (
+    BeginClaim,
     DrainNode,
     FinishClaim,
     ReleaseAllocation,
@@ -240,6 +241,20 @@ class TestMove:
         with pytest.raises(ClaimConflict) as conflict:
             administration.move_node(N1, host=HOST, to=OTHER, name=N1)
         assert conflict.value.kwargs["instance_uuid"] == uuid(2)
+        assert told(store, HOST, N1) == []
+
+    @pytest.mark.parametrize(
+        "there", [begin(3, node=N2, more={"claim_id": "c"}), begin(3, node=N2, more={"claim_id": uuid(1)})]
+    )
+    def test_a_claim_of_the_same_name_on_the_other_host_is_a_conflict(
+        self, store: Store, writer: Writer, administration: Administration, there: BeginClaim
+    ) -> None:
+        writer.put(begin(4, node=N1, more={"claim_id": "c"})).commit()
+        settle(store, host=OTHER, nodes=2).put(there).commit()
+        with pytest.raises(ClaimConflict) as conflict:
+            administration.move_node(N1, host=HOST, to=OTHER, name=N1)
+        assert conflict.value.kwargs["instance_uuid"] == uuid(3)
+        assert "has a claim of the name" in conflict.value.kwargs["reason"]
         assert told(store, HOST, N1) == []
 
     def test_an_unknown_host_is_refused(self, writer: Writer, administration: Administration) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tracker_worker.cli.context import CommandFailed, Commands, Settings
-from tracker_worker.cli.operator import read_reason
+from tracker_worker.cli.operator import asked, read_reason
 from tracker_worker.cli.output import JSON, format_option, plain, show_json, show_table, to_seconds
 
 if TYPE_CHECKING:
@@ -119,7 +119,6 @@ def new_history(settings: Settings, reason: str, style: str) -> None:
     whenever workers were stopped while the database went back.
     """
     from tracker_worker.cli.ledgers import opened_store
-    from tracker_worker.cli.operator import asked
     from tracker_worker.ids import NewIds
     from tracker_worker.new_history import begin_history
     from tracker_worker.notifications.style import read_style

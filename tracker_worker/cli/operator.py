@@ -25,16 +25,19 @@ def asked(method: str) -> bytes:
     return asked_by(f"{socket.gethostname()}:{os.getpid()}", method=method, context={"user_id": user()})
 
 
-def read_reason(_context: click.Context, option: click.Parameter, reason: str) -> str:
+def read_reason(_context: click.Context, option: click.Parameter, value: str) -> str:
     """Return the text of an option that says why, without white space at its ends.
 
-    Raises BadParameter: the text is longer than any other text of a request, or is empty although the option is required.
+    Raises BadParameter: the text cannot be kept, or is longer than any other text of a request, or is empty although the option
+    is required.
     """
-    from tracker_worker.domain.values import MAX_TEXT
+    from tracker_worker.domain.values import read_text
+    from tracker_worker.errors import InvalidInput
 
-    text = reason.strip()
+    try:
+        text = read_text(option.name or "reason", value.strip())
+    except InvalidInput as error:
+        raise click.BadParameter(error.kwargs["reason"]) from None
     if option.required and not text:
         raise click.BadParameter("must not be empty")
-    if len(text) > MAX_TEXT:
-        raise click.BadParameter(f"must not be longer than {MAX_TEXT} characters")
     return text

@@ -281,6 +281,13 @@ class HostLedger:
                 return ledger, ledger.allocations[uuid]
         return None
 
+    def named(self, name: str) -> tuple[NodeLedger, Allocation] | None:
+        """The allocation whose claim has this id, or whose instance has this uuid, and its node, or None."""
+        found = self.claimed(name)
+        if found is None and (ledger := self.holding(name)) is not None:
+            found = ledger, ledger.allocations[name]
+        return found
+
     def deleted_at(self, uuid: str) -> int | None:
         """When the deletion of this instance, which was not charged, was last reported, or None. Microseconds."""
         last = None

@@ -97,7 +97,7 @@ def _remembered(ledger: NodeLedger, besides: str) -> Iterator[tuple[int, str, No
 
 def _applicable(changes: Mapping[str, Any], releases: bool) -> Mapping[str, Any]:
     """The changes without an owner where it says nothing, or comes with the end of the charge: whoever was charged is told."""
-    return {name: value for name, value in changes.items() if name not in OWNER or not (value is None or releases)}
+    return {name: value for name, value in changes.items() if name not in OWNER or (value and not releases)}
 
 
 def _releases(before: Allocation, changes: Mapping[str, Any]) -> bool:

@@ -17,6 +17,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from operator import attrgetter
@@ -31,6 +32,7 @@ from tracker_worker.conf.names import check_names
 from tracker_worker.conf.policy import read_policy
 from tracker_worker.counters import Counters
 from tracker_worker.domain.policy import Policy
+from tracker_worker.domain.values import MAX_TIMEOUT_SECONDS, SECOND
 from tracker_worker.errors import ConfigurationError, TrackerError
 from tracker_worker.inventory.base import InventoryDriver, load_driver
 from tracker_worker.notifications.style import read_style
@@ -125,7 +127,7 @@ class Worker:
             bus=self._bus,
             served=self._hosts,
             owned=lambda: self._ownership.served(),
-            policy=self._current_policy,
+            policy=self._policy_of_requests,
             max_body_bytes=conf.bus.max_body_bytes,
             every=self._timers.every,
             submit=self._engine.submit,
@@ -138,6 +140,7 @@ class Worker:
             worker=self._owner,
             received=self._reader.received,
             changed=self._engine.allow,
+            emptied=self._engine.emptied,
             clock=self._clock,
             died=self._died,
         )
@@ -147,6 +150,14 @@ class Worker:
             stalled=stalled or (lambda sentence: self._died(RuntimeError(sentence))),
             died=self._died,
         )
+
+    def _policy_of_requests(self) -> Policy:
+        """The policy of the moment. After a step of the clock forward, deletions look older than they are: for as long as they
+        are remembered, all count."""
+        policy = self._policy
+        if self._clock.jumped_within(policy.deletion_memory / SECOND):
+            return replace(policy, deletion_memory=MAX_TIMEOUT_SECONDS * SECOND)
+        return policy
 
     def start(self) -> None:
         """Raises ConfigurationError, StartCancelled; the parts that were started by then are stopped again."""
@@ -188,7 +199,7 @@ class Worker:
                 opened=self._ownership.opened,
                 lost=self._lost,
                 refused=self._engine.refused,
-                emptied=self._engine.emptied,
+                emptied=self._ownership.emptied,
                 died=self._died,
             ),
         )

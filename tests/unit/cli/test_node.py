@@ -111,3 +111,16 @@ def test_what_is_missing_or_no_text_is_a_usage_error(cli: Cli, ledger: Writer, a
 def test_without_a_database_nothing_is_made(cli: Cli) -> None:
     assert cli.refuse("node", "drain", "n", "--reason", "r").startswith(f"there is no database {cli.database}: ")
     assert not cli.state.exists()
+
+
+@pytest.mark.parametrize("command", ["drain", "retire"])
+@pytest.mark.parametrize(("reason", "why"), [("x" * 256, "255 characters"), ("\udcff", "surrogates")])
+def test_a_reason_that_cannot_be_kept_is_a_mistake_of_the_option(
+    cli: Cli, ledger: Writer, command: str, reason: str, why: str
+) -> None:
+    before = cli.json("node", "list")
+    done = cli.run("node", command, "node-1", "--host", "host-1", "--reason", reason)
+    assert done.exit_code == 2, done.output
+    assert "--reason" in done.stderr
+    assert why in done.stderr
+    assert cli.json("node", "list") == before

@@ -97,12 +97,13 @@ def test_a_refused_claim_runs_no_build_and_sends_no_abort(
     assert scripted_transport.steps == ["call begin_resource_claim"]
 
 
-def test_a_begin_without_an_answer_is_aborted_by_a_cast_and_the_timeout_propagates(
-    api: TrackerAPI, scripted_transport: ScriptedTransport
+@pytest.mark.parametrize("doubt", [oslo_messaging.MessagingTimeout(), errors.StoreUnavailable(reason="away")])
+def test_a_begin_of_which_nothing_is_known_is_aborted_by_a_cast_and_the_error_propagates(
+    api: TrackerAPI, scripted_transport: ScriptedTransport, doubt: Exception
 ) -> None:
-    scripted_transport.script["call", "begin_resource_claim"] = oslo_messaging.MessagingTimeout()
+    scripted_transport.script["call", "begin_resource_claim"] = doubt
     ran = []
-    with pytest.raises(oslo_messaging.MessagingTimeout), api.resource_claim(CONTEXT, HOST, INSTANCE):
+    with pytest.raises(type(doubt)), api.resource_claim(CONTEXT, HOST, INSTANCE):
         ran.append(1)
     assert ran == []
     chosen = scripted_transport.sent[0].args["claim_id"]

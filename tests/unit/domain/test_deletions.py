@@ -71,6 +71,15 @@ def test_a_deletion_is_remembered_for_the_whole_host_and_the_last_one_counts(nam
 
 
 @pytest.mark.behaviour("early-deletions")
+def test_one_node_remembers_a_deletion_whatever_node_each_report_names():
+    host = host_ledger(nodes=2)
+    play(host, deleted(node="node-2"), NOW - 1)
+    play(host, deleted(node="node-1"))
+    play(host, deleted())
+    assert [ledger.deletions for ledger in host] == [{}, {uuid(1): NOW}]
+
+
+@pytest.mark.behaviour("early-deletions")
 def test_a_deletion_of_a_charged_instance_needs_no_memory():
     host = host_ledger()
     play(host, begin(1))

@@ -51,6 +51,18 @@ class TestTake(OwnershipCase):
             take(worker.store, markers, worker.store.histories(), worker.record, new_token=lambda: "new")
         assert worker.broker.markers[HOST] == before
 
+    def test_a_token_that_another_start_has_renewed_meanwhile_leaves_the_owner_the_owner(
+        self, make_worker: MakeWorker
+    ) -> None:
+        worker = make_worker().begin()
+        store, seen = worker.store, worker.record
+        store.renew_token(seen.id, "of a start that was broken off")
+        with worker.bus.markers() as markers:
+            written: list[str] = []
+            markers.write = lambda host, marker: written.append(marker.token)  # type: ignore[method-assign]
+            assert take(store, markers, store.histories(), seen, new_token=lambda: "new")
+        assert written == ["of a start that was broken off", "new"]
+
     def test_starts_that_are_broken_off_between_database_and_broker_leave_the_owner_the_owner(
         self, make_worker: MakeWorker
     ) -> None:

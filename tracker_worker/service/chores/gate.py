@@ -45,6 +45,11 @@ class Gate:
         """Whether deliveries of the source wait."""
         return source in self._held
 
+    def has_passed(self, source: str) -> bool:
+        """Whether everything that has come from the source was passed on. Waits for what is being passed on now."""
+        with self._lock:
+            return source not in self._held
+
     def admits(self, source: str) -> bool:
         """Whether the source is admitted on the present connection."""
         return source in self._admitted

@@ -74,6 +74,7 @@ class Orphans:
         self._name(orphans)
         if not self._leases.held:
             self._give_up(self.cared_for)
+            self._leave_strays(self._strays)
             return
         self._give_up(self.cared_for - orphans.keys())
         if not self._clock.stepped_within(LEASE_SECONDS):
@@ -139,9 +140,13 @@ class Orphans:
         strays = frozenset(self._store.streams_without_host())
         for name in strays:
             self._relay.take_streams(name, {})
-        for name in self._strays - strays:
-            self._relay.drop(name)
+        self._leave_strays(self._strays - strays)
         self._strays = strays
+
+    def _leave_strays(self, names: frozenset[str]) -> None:
+        for name in names:
+            self._relay.drop(name)
+        self._strays -= names
 
     def release(self) -> None:
         """Let another worker have the leases immediately. Raises StoreUnavailable."""

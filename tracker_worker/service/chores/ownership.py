@@ -37,8 +37,8 @@ _RENEW_SECONDS = 5.0
 
 
 class Ownership:
-    """``received``, ``opened`` and ``lost`` are for the bus (see ``Listener``); the other methods may be called from any thread
-    as well."""
+    """``received``, ``emptied``, ``opened`` and ``lost`` are for the bus (see ``Listener``); the other methods may be called
+    from any thread as well."""
 
     def __init__(
         self,
@@ -49,19 +49,22 @@ class Ownership:
         worker: str,
         received: Callable[[Sequence[Delivery]], None],
         changed: Callable[[frozenset[str]], None],
+        emptied: Callable[[str], None] = lambda host: None,
         clock: Callable[[], int],
         died: Callable[[BaseException], None],
         monotonic: Callable[[], float] = threads.monotonic,
         new_token: Callable[[], str] = lambda: str(threads.new_uuid()),
     ) -> None:
         """``worker`` is this worker's name in leases. ``received`` gets the deliveries that may be decided. ``changed`` is
-        called with the hosts whose chores this worker may do, before their queues are consumed. ``clock`` gives microseconds,
+        called with the hosts whose chores this worker may do, before their queues are consumed. ``emptied`` is called with a
+        host whose queue was empty when everything that had come from it was passed on. ``clock`` gives microseconds,
         ``monotonic`` seconds."""
         self._store = store
         self._bus = bus
         self._worker = worker
         self._gate = Gate(received)
         self._changed = changed
+        self._emptied = emptied
         self._clock = clock
         self._monotonic = monotonic
         self._new_token = new_token
@@ -118,6 +121,12 @@ class Ownership:
         """Pass on what may be decided, and keep the rest until its host was looked at."""
         if self._gate.received(deliveries):
             self._thread.wake()
+
+    def emptied(self, host: str) -> None:
+        """The bus has found the host's queue empty. What has come from it and still waits here is not decided: then nothing is
+        passed on, and the bus is asked again as long as somebody wants to know."""
+        if self._gate.has_passed(host):
+            self._emptied(host)
 
     def opened(self) -> None:
         """There is a new connection."""

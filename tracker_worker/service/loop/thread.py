@@ -148,7 +148,6 @@ class EngineThread:
             store=store,
             bus=bus,
             ledgers=ledgers,
-            inbox=inbox,
             attempts=Attempts(
                 store=store,
                 ledgers=ledgers,

@@ -30,6 +30,9 @@ depends_on = None
 LOG = logging.getLogger("tracker_worker.store.sql.migration")
 
 _AT_A_TIME = 1000
+# An earlier release did not keep whether an instance was reported built. One that is in another state than these may run: the
+# expiry of its claim must not give its room away.
+_UNBUILT = (None, "building", "error", "shelved", "shelved_offloaded")
 _UUID = re.compile(
     r"(?:urn:uuid:)?(?P<brace>\{)?"
     r"([0-9a-f]{8})(?P<hyphen>-?)([0-9a-f]{4})(?P=hyphen)([0-9a-f]{4})(?P=hyphen)([0-9a-f]{4})(?P=hyphen)([0-9a-f]{12})"
@@ -365,7 +368,7 @@ def _copy_allocations(connection: sa.Connection) -> None:
                 "id": new_id,
                 "claim_id": new_id,
                 "role": "instance",
-                "built": False,
+                "built": row["vm_state"] not in _UNBUILT,
             }
             kept.append(values)
         if kept:
