@@ -36,6 +36,7 @@ from tests.invariants.record import (
 from tests.support import stock
 from tests.support.deadline import wait_until
 from tracker_worker.errors import TrackerError
+from tracker_worker.store.base import Stream
 from tracker_worker.store.sql.store import SQLStore
 
 # isort: split
@@ -46,6 +47,16 @@ from oslo_messaging._drivers import amqp as driver
 DEAD_LETTERS = "tracker.dead"
 TOPIC = "notifications"
 PRIORITIES = ("info", "warn")
+_LATER_METHODS = (
+    "renew_resource_claim",
+    "begin_resource_claims",
+    "would_fit",
+    "list_allocations",
+    "get_allocation",
+    "release_allocation",
+    "report_instances",
+)
+_LATER_ARGUMENTS = {"claim_id", "on_expiry"}
 LOST = (*amqp.Connection.connection_errors, *amqp.Connection.channel_errors, OperationalError)
 
 # A binding is made again within 10 s, and an exchange when the next client publishes.
@@ -153,12 +164,12 @@ class RecordingClient:
             if call:
                 outcome = {
                     "outcome": RESULT,
-                    "reply": self._client.prepare(host, version=_version(method)).call(
+                    "reply": self._client.prepare(host, version=_version(method, arguments)).call(
                         stock.CONTEXT, method, **arguments
                     ),
                 }
             else:
-                self._client.prepare(host, version=_version(method)).cast(stock.CONTEXT, method, **arguments)
+                self._client.prepare(host, version=_version(method, arguments)).cast(stock.CONTEXT, method, **arguments)
                 outcome = {"outcome": SENT}
         except (*stock.UNANSWERED, stock.RETURNED) as error:
             outcome = {"outcome": UNKNOWN, "error": type(error).__name__}
@@ -182,9 +193,10 @@ class RecordingClient:
         )
 
 
-def _version(method: str) -> str:
-    """The version in which the method appeared."""
-    return "1.1" if method == "renew_resource_claim" else "1.0"
+def _version(method: str, arguments: Mapping[str, Any]) -> str:
+    """The version in which the method, or the newest of its arguments, appeared."""
+    later = method in _LATER_METHODS or (method == "begin_resource_claim" and _LATER_ARGUMENTS & arguments.keys())
+    return "1.1" if later else "1.0"
 
 
 def _was_returned(request: Request) -> bool:
@@ -297,14 +309,16 @@ def _unique_id(body: bytes | str) -> str | None:
 
 
 def books(store: SQLStore) -> dict[Place, StoredNode]:
-    """Every node of the store."""
+    """Every node of the store, and every name that a node had and none has now. Such a name has the reserve of another node."""
     found: dict[Place, StoredNode] = {}
+    left: dict[Place, Stream] = {}
     for name in store.host_names():
         host = store.load_host(name)
         assert host is not None
         streams = {stream.id: stream for stream in store.streams(name)}
         for ledger in host:
             zero = dict.fromkeys(ledger.charged.to_dict(), 0)
+            stream = streams.pop(ledger.stream_id)
             found[name, ledger.name] = StoredNode(
                 generation=ledger.generation,
                 sequence=ledger.sequence,
@@ -317,19 +331,36 @@ def books(store: SQLStore) -> dict[Place, StoredNode]:
                     )
                     for uuid, held in ledger.allocations.items()
                 },
-                issued=[
-                    OutboxRow(
-                        sequence=row.sequence,
-                        message_id=row.message_id,
-                        event_type=row.event_type,
-                        priority=row.priority,
-                        payload=json.loads(row.payload),
-                    )
-                    for row in store.outbox(ledger.stream_id, after=0, limit=10_000_000)
-                ],
-                cursor=min(streams[ledger.stream_id].cursors.values(), default=0),
+                issued=_issued(store, stream),
+                cursor=min(stream.cursors.values(), default=0),
             )
+        left |= {(name, stream.node): stream for stream in streams.values()}
+    reserved = next(iter(found.values())).reserved if found else {}
+    for place, stream in left.items():
+        issued = _issued(store, stream)
+        found[place] = StoredNode(
+            generation=issued[-1].payload["generation"] if issued else 0,
+            sequence=stream.sequence,
+            reserved=reserved,
+            usage=reserved,
+            held={},
+            issued=issued,
+            cursor=min(stream.cursors.values(), default=0),
+        )
     return found
+
+
+def _issued(store: SQLStore, stream: Stream) -> list[OutboxRow]:
+    return [
+        OutboxRow(
+            sequence=row.sequence,
+            message_id=row.message_id,
+            event_type=row.event_type,
+            priority=row.priority,
+            payload=json.loads(row.payload),
+        )
+        for row in store.outbox(stream.id, after=0, limit=10_000_000)
+    ]
 
 
 def recorded(store: SQLStore, unique_ids: Sequence[str]) -> dict[str, Mapping[str, Any] | None]:
