@@ -218,8 +218,8 @@ class Store(ABC):
 
     @abstractmethod
     def create_node(self, host_id: int, name: str) -> None:
-        """Create an empty node at generation 0, on the stream of its name, which begins at sequence 0 if the name is new. A
-        node that exists stays unchanged. Any thread."""
+        """Create an empty node on the stream of its name. A new name begins at sequence 0 and generation 0; another one goes
+        on where the last node has left it or was forgotten. A node that exists stays unchanged. Any thread."""
 
     @abstractmethod
     def missing_nodes(self) -> list[tuple[str, str]]:

@@ -103,6 +103,7 @@ class MemoryStore(Store):
                 if any(node.allocations for node in host.nodes.values()):
                     raise Conflict(f"host {host.name} is charged for instances")
                 for node in list(host.nodes.values()):
+                    node.stream.generation = node.generation
                     self._rows.drop_node(node.id)
                 del self._rows.hosts[host.name]
             inbox = self._rows.inbox

@@ -35,6 +35,7 @@ def read(connection: sa.Connection, host: str) -> list[Stream]:
             node=row.node,
             sequence=row.sequence,
             last_at=row.occurred_at,
+            generation=row.generation,
             cursors={topic: at for topic, at in stored.get(row.id, {}).items() if topic != EVERY_TOPIC},
         )
         # Sorted in Python because databases differ in the order of text.
@@ -92,7 +93,7 @@ def open_cursors(connection: sa.Connection, insert: Any, host: str, topics: Sequ
 
 def stream(connection: sa.Connection, insert: Any, host: str, node: str) -> int:
     """Return the id of the stream of these names, and make it where there is none. ``insert`` is the dialect's INSERT."""
-    new = insert(streams).values(host=host, node=node, sequence=0, occurred_at=0)
+    new = insert(streams).values(host=host, node=node, sequence=0, occurred_at=0, generation=0)
     made = connection.execute(new.on_conflict_do_nothing()).rowcount
     named = sa.select(streams.c.id).where(streams.c.host == host, streams.c.node == node)
     stream_id = int(connection.execute(named).scalar_one())
