@@ -11,31 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tests.invariants import books
+from tests.invariants.asked import MAPPINGS, OWNER, SIZES, TEXTS, UNSEEN, agrees, facts_of, shortfalls, vector
 from tests.invariants.books import Replay
 from tests.invariants.messages import Message, canonical
 from tests.invariants.record import ERROR, RESULT, Heard, Request, Vector
 
-LIMITS = {"VCPU": "vcpu", "MEMORY_MB": "memory_mb", "DISK_GB": "disk_gb"}
-SIZES = ("vcpus", "memory_mb", "root_gb", "ephemeral_gb")
-# Instance field -> payload key. The payload has '' for None.
-_TEXTS = {
-    "display_name": "display_name",
-    "instance_type": "instance_type",
-    "instance_flavor_id": "instance_flavor_id",
-    "availability_zone": "availability_zone",
-    "created_at": "created_at",
-    "launched_at": "launched_at",
-    "deleted_at": "deleted_at",
-    "terminated_at": "terminated_at",
-    "vm_state": "state",
-    "task_state": "state_description",
-    "project_id": "tenant_id",
-    "user_id": "user_id",
-}
-_MAPPINGS = ("image_meta", "metadata")
-# This field is in no payload, but its change is a change of the instance.
-_UNSEEN = "os_type"
-_OWNER = ("tenant_id", "user_id")
 # The states ('' for None) that a report of an instance that is not built yet has.
 _UNBUILT = ("", "building", "error", "shelved", "shelved_offloaded")
 _DECIDED = ("insufficient_resources", "claim_conflict", "instance_elsewhere")
@@ -103,7 +83,7 @@ def after(event: Heard, held: State, unseen: Any = None, *, releases: bool = Fal
         return None
     before = held if isinstance(held, Allocation) else None
     states = {books.BEGUN: "begun", books.FINISHED: "finished", books.EXPIRED: "expired"}
-    keys = (*SIZES, *_TEXTS.values(), *_MAPPINGS)
+    keys = (*SIZES, *TEXTS.values(), *MAPPINGS)
     return Allocation(
         node=str(payload["node"]),
         resources=payload["resources"],
@@ -113,7 +93,7 @@ def after(event: Heard, held: State, unseen: Any = None, *, releases: bool = Fal
         releases=releases if before is None else before.releases,
         begun_at=payload["begun_at"],
         expires_at=payload["expires_at"],
-        facts={key: payload[key] for key in keys} | {_UNSEEN: unseen if before is None else before.facts[_UNSEEN]},
+        facts={key: payload[key] for key in keys} | {UNSEEN: unseen if before is None else before.facts[UNSEEN]},
     )
 
 
@@ -221,9 +201,9 @@ def _begin(
             "instance_uuid": canonical(instance["uuid"]),
         }
         named = claim_id is None or canonical(claim_id) == event.payload["claim_id"]
-        if named and _agrees(event, instance) and told.result(**claim, state="begun", node=node):
+        if named and agrees(event, instance) and told.result(**claim, state="begun", node=node):
             releases = request.args.get("on_expiry") == "release"
-            yield event, after(event, None, instance.get(_UNSEEN), releases=releases)
+            yield event, after(event, None, instance.get(UNSEEN), releases=releases)
     if event.event_type == books.REJECTED and (overlooked.limits or event.payload["shortfalls"] == lacks):
         said = event.payload["shortfalls"]
         if said and told.error("insufficient_resources", shortfalls=said):
@@ -307,9 +287,9 @@ def _update(
         if told.error("instance_elsewhere", node=held.node):
             yield None, held
         return
-    fields = _facts(instance)
+    fields = facts_of(instance)
     gone = deleted or (fields.get("state") == "shelved_offloaded" and held.facts["state"] != "shelved_offloaded")
-    for owner in _OWNER:
+    for owner in OWNER:
         if gone or not fields.get(owner):
             fields.pop(owner, None)  # a deletion changes no owner, and null says nothing of it
     built = held.built or ("state" in fields and fields["state"] not in _UNBUILT)
@@ -323,52 +303,10 @@ def _update(
     event = waiting.get(held.node)
     if event is None or event.event_type != (books.RELEASED if gone else books.UPDATED):
         return
-    if any(event.payload[key] != value for key, value in new.items() if key != _UNSEEN):
+    if any(event.payload[key] != value for key, value in new.items() if key != UNSEEN):
         return
     if told.result(tracked=True, changed=True):
         following = after(event, held)
         if isinstance(following, Allocation):
             following = replace(following, built=built, facts=new)
         yield event, following
-
-
-def _agrees(event: Heard, instance: Mapping[str, Any]) -> bool:
-    """Whether a notification charges for the requested instance. Its project and user may come from the request's context."""
-    fields = _facts(instance)
-    fields.pop(_UNSEEN, None)
-    for owner in _OWNER:
-        if not fields.get(owner):
-            fields.pop(owner, None)
-    return all(event.payload[key] == value for key, value in fields.items())
-
-
-def _facts(instance: Mapping[str, Any]) -> dict[str, Any]:
-    """The given fields of ``instance``, by payload key."""
-    facts = {size: instance[size] for size in SIZES if size in instance}
-    facts |= {key: instance[name] or "" for name, key in _TEXTS.items() if name in instance}
-    facts |= {name: instance[name] or {} for name in _MAPPINGS if name in instance}
-    if _UNSEEN in instance:
-        facts[_UNSEEN] = instance[_UNSEEN]
-    return facts
-
-
-def vector(instance: Mapping[str, Any]) -> dict[str, int]:
-    """The resources that a claim for this instance reserves."""
-    return {
-        "VCPU": instance["vcpus"],
-        "MEMORY_MB": instance["memory_mb"],
-        "DISK_GB": instance["root_gb"] + instance["ephemeral_gb"] - (-instance.get("swap", 0) // 1024),
-    }
-
-
-def shortfalls(requested: Vector, used: Vector, limits: Mapping[str, float] | None) -> list[dict[str, Any]]:
-    """The resources whose requested amount exceeds the limits' remainder."""
-    lacks = []
-    for name, key in LIMITS.items():
-        given = (limits or {}).get(key)
-        if given is None:
-            continue
-        limit = int(float(f"{given:.15g}"))
-        if 0 < requested[name] > limit - used.get(name, 0):
-            lacks.append({"resource": name, "requested": requested[name], "used": used.get(name, 0), "limit": limit})
-    return lacks
