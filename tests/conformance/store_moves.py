@@ -113,6 +113,19 @@ class MoveContract(StoreCase):
         assert load(store).node(N1).generation == told > 1
         assert {stream.node: stream.generation for stream in store.streams(HOST)} == {N1: told, N2: 0, NEW: 0}
 
+    def test_the_names_that_no_node_has_are_found_with_where_they_were_left(self, store: Store, second: Store) -> None:
+        writer, other = settle(store), settle(store, host="forgotten", nodes=1)
+        assert store.left_streams() == []
+        forgotten, left = other[N1].stream_id, writer[N1].stream_id
+        store.commit(moved(store, writer[N1], name=NEW, at=NOW + 5))
+        store.forget_host(other.host.id)
+        found = {stream.id: stream for stream in second.left_streams()}
+        assert list(found) == [forgotten, left]
+        assert [(s.host, s.node, s.sequence, s.last_at, s.generation, s.cursors) for s in found.values()] == [
+            ("forgotten", N1, 1, NOW, 1, {}),
+            (HOST, N1, 2, NOW + 5, 2, {}),
+        ]
+
     def test_a_name_goes_on_at_the_generation_at_which_its_node_was_forgotten(
         self, store: Store, second: Store
     ) -> None:

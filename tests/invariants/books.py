@@ -84,7 +84,9 @@ def apply(place: Place, result: Replay, one: Heard, reserved: Vector) -> list[st
     """Add one notification to ``result``; return its contradictions to those before it."""
     violations = [*_apply(place, result, one)]
     _note(result, one.sequence, reserved)
-    if one.event_type == NODE_UPDATED:
+    if one.event_type == NODE_UPDATED and one.payload["id"] == 0:
+        result.state = ""  # no node has the name; a new history is told
+    elif one.event_type == NODE_UPDATED:
         result.state = one.payload["state"]
         violations += _view(place, one, result.usage[one.sequence])
     elif one.event_type == NODE_DRIFT and one.payload["kind"] == "usage":

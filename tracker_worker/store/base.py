@@ -288,6 +288,10 @@ class Store(ABC):
         that were renamed or forgotten, sorted. Any thread."""
 
     @abstractmethod
+    def left_streams(self) -> list[Stream]:
+        """Return the streams of all names that no node has now, without their cursors, by host and node. Any thread."""
+
+    @abstractmethod
     def open_cursors(self, host: str, topics: Sequence[str]) -> list[Stream]:
         """Make the cursors of all streams of a host name those of ``topics``, and return the streams as ``streams`` does. Any
         thread.

@@ -12,6 +12,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from operator import attrgetter
 
+from msgspec.structs import replace
+
 from tracker_worker import threads
 from tracker_worker.domain.allocation import Allocation
 from tracker_worker.domain.ledger import HostLedger
@@ -210,6 +212,12 @@ class MemoryStore(Store):
     def streams_without_host(self) -> list[str]:
         with self._lock:
             return sorted({s.host for s in self._rows.streams.values() if s.waits and s.host not in self._rows.hosts})
+
+    def left_streams(self) -> list[Stream]:
+        with self._lock:
+            taken = {node.stream.id for node in self._rows.nodes.values()}
+            left = [replace(s.seen(), cursors={}) for s in self._rows.streams.values() if s.id not in taken]
+            return sorted(left, key=attrgetter("host", "node"))
 
     def _streams_locked(self, host: str) -> list[Stream]:
         return sorted((s.seen() for s in self._rows.streams.values() if s.host == host), key=attrgetter("node"))

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from tracker_worker.notifications.notification import Notification
 from tracker_worker.store.base import EVERY_TOPIC, NOT_CONFIGURED, OutboxBacklog, Stream
 from tracker_worker.store.sql import rows
-from tracker_worker.store.sql.schema import hosts, outbox, relay_cursor, streams
+from tracker_worker.store.sql.schema import hosts, nodes, outbox, relay_cursor, streams
 
 LOG = logging.getLogger(__name__)
 
@@ -49,6 +49,25 @@ def _stored(connection: sa.Connection, host: str) -> dict[int, dict[str, int]]:
     for row in connection.execute(sa.select(relay_cursor).join(streams).where(streams.c.host == host)):
         found.setdefault(row.stream_id, {})[row.topic] = row.sequence
     return found
+
+
+def left(connection: sa.Connection) -> list[Stream]:
+    """See ``Store.left_streams``."""
+    query = sa.select(streams).where(~sa.exists().where(nodes.c.stream_id == streams.c.id))
+    found = [
+        Stream(
+            id=row.id,
+            host=row.host,
+            node=row.node,
+            sequence=row.sequence,
+            last_at=row.occurred_at,
+            generation=row.generation,
+            cursors={},
+        )
+        for row in connection.execute(query)
+    ]
+    # Sorted in Python because databases differ in the order of text.
+    return sorted(found, key=attrgetter("host", "node"))
 
 
 def without_host(connection: sa.Connection) -> list[str]:

@@ -248,6 +248,10 @@ class SQLStore(Store):
         with self._sessions.read() as connection:
             return cursors.without_host(connection)
 
+    def left_streams(self) -> list[Stream]:
+        with self._sessions.read() as connection:
+            return cursors.left(connection)
+
     def open_cursors(self, host: str, topics: Sequence[str]) -> list[Stream]:
         with self._sessions.write() as connection:
             return cursors.open_cursors(connection, self._sessions.insert, host, topics)
