@@ -208,10 +208,18 @@ class _Rearrangement:
         stream = self._stream(name)
         # Neither name sees a generation that falls.
         stored = ledger.stored_generation
-        ledger.stored_generation = max(stored, 0 if replaced is None else replaced.stored_generation)
+        known = stream.generation if replaced is None else replaced.stored_generation
+        ledger.stored_generation = max(stored, known)
         before = {"previous_host": ledger.host, "previous_node": ledger.name}
         self._tell(ledger, ledger.inventory, ledger.life, {"next_host": self._host, "next_node": name})
-        self._ended.append(StreamEnd(stream_id=ledger.stream_id, sequence=ledger.sequence, occurred_at=ledger.last_at))
+        self._ended.append(
+            StreamEnd(
+                stream_id=ledger.stream_id,
+                sequence=ledger.sequence,
+                occurred_at=ledger.last_at,
+                generation=ledger.next_generation,
+            )
+        )
         ledger.host, ledger.host_id, ledger.name = self._host, self._target.id, name
         ledger.stream_id, ledger.sequence, ledger.last_at = stream.id, stream.sequence, stream.last_at
         inventory, life = _joined(ledger, replaced, ledger.time(self._now))

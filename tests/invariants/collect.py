@@ -3,15 +3,11 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import msgpack
 
 from tests.invariants.record import (
     ERROR,
@@ -19,17 +15,13 @@ from tests.invariants.record import (
     SENT,
     UNKNOWN,
     Evidence,
-    OutboxRow,
-    Place,
     Request,
-    StoredAllocation,
-    StoredNode,
     line,
 )
+from tests.invariants.stored import books, opened, recorded
 from tests.support import stock
 from tests.support.deadline import wait_until
 from tracker_worker.errors import TrackerError
-from tracker_worker.store.sql.store import SQLStore
 
 # isort: split
 # Import these after tests.support.stock, which selects threads for oslo.messaging.
@@ -37,6 +29,17 @@ import oslo_messaging
 from oslo_messaging._drivers import amqp as driver
 
 from tests.invariants.listening import TOPIC, Listener, dead_letters
+
+_LATER_METHODS = (
+    "renew_resource_claim",
+    "begin_resource_claims",
+    "would_fit",
+    "list_allocations",
+    "get_allocation",
+    "release_allocation",
+    "report_instances",
+)
+_LATER_ARGUMENTS = {"claim_id", "on_expiry"}
 
 # A binding is made again within 10 s, and an exchange when the next client publishes.
 _NO_QUEUE_SECONDS = 60
@@ -141,12 +144,12 @@ class RecordingClient:
             if call:
                 outcome = {
                     "outcome": RESULT,
-                    "reply": self._client.prepare(host, version=_version(method)).call(
+                    "reply": self._client.prepare(host, version=_version(method, arguments)).call(
                         stock.CONTEXT, method, **arguments
                     ),
                 }
             else:
-                self._client.prepare(host, version=_version(method)).cast(stock.CONTEXT, method, **arguments)
+                self._client.prepare(host, version=_version(method, arguments)).cast(stock.CONTEXT, method, **arguments)
                 outcome = {"outcome": SENT}
         except (*stock.UNANSWERED, stock.RETURNED) as error:
             outcome = {"outcome": UNKNOWN, "error": type(error).__name__}
@@ -170,71 +173,14 @@ class RecordingClient:
         )
 
 
-def _version(method: str) -> str:
-    """The version in which the method appeared."""
-    return "1.1" if method == "renew_resource_claim" else "1.0"
+def _version(method: str, arguments: Mapping[str, Any]) -> str:
+    """The version in which the method, or the newest of its arguments, appeared."""
+    later = method in _LATER_METHODS or (method == "begin_resource_claim" and _LATER_ARGUMENTS & arguments.keys())
+    return "1.1" if later else "1.0"
 
 
 def _was_returned(request: Request) -> bool:
     return request.error == stock.RETURNED.__name__
-
-
-def books(store: SQLStore) -> dict[Place, StoredNode]:
-    """Every node of the store."""
-    found: dict[Place, StoredNode] = {}
-    for name in store.host_names():
-        host = store.load_host(name)
-        assert host is not None
-        streams = {stream.id: stream for stream in store.streams(name)}
-        for ledger in host:
-            zero = dict.fromkeys(ledger.charged.to_dict(), 0)
-            found[name, ledger.name] = StoredNode(
-                generation=ledger.generation,
-                sequence=ledger.sequence,
-                reserved=ledger.inventory.reserved.to_dict() if ledger.inventory is not None else zero,
-                # The store reports columns that differ from the sum, with their values.
-                usage=(ledger.drift or ledger.usage).to_dict(),
-                held={
-                    uuid: StoredAllocation(
-                        claim_id=held.claim_id, resources=held.resources.to_dict(), claim_state=held.claim_state
-                    )
-                    for uuid, held in ledger.allocations.items()
-                },
-                issued=[
-                    OutboxRow(
-                        sequence=row.sequence,
-                        message_id=row.message_id,
-                        event_type=row.event_type,
-                        priority=row.priority,
-                        payload=json.loads(row.payload),
-                    )
-                    for row in store.outbox(ledger.stream_id, after=0, limit=10_000_000)
-                ],
-                cursor=min(streams[ledger.stream_id].cursors.values(), default=0),
-            )
-    return found
-
-
-def recorded(store: SQLStore, unique_ids: Sequence[str]) -> dict[str, Mapping[str, Any] | None]:
-    """The inbox rows of these messages."""
-    found: dict[str, Mapping[str, Any] | None] = {}
-    for start in range(0, len(unique_ids), 500):
-        for unique_id, reply in store.answered(unique_ids[start : start + 500]).items():
-            if not reply:
-                found[unique_id] = None
-            else:
-                found[unique_id] = json.loads(reply) if reply[:1] == b"{" else msgpack.unpackb(reply)
-    return found
-
-
-@contextmanager
-def opened(database_url: str) -> Iterator[SQLStore]:
-    store = SQLStore(database_url)
-    store.start()
-    try:
-        yield store
-    finally:
-        store.stop()
 
 
 def wait_relayed(database_url: str, listening: Listener, **others: Listener) -> None:

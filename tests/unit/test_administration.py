@@ -161,6 +161,21 @@ class TestRename:
         assert [payload["sequence"] for payload in told(store, HOST, "rack-1")] == [1, 2]
         assert node(store).sequence == 5
 
+    def test_no_name_sees_a_generation_that_falls(
+        self, store: Store, writer: Writer, administration: Administration
+    ) -> None:
+        administration.move_node(N1, host=HOST, to=HOST, name="new")
+        left_at = told(store, HOST, N1)[-1]["generation"]
+        store.create_node(load(store).id, N1)
+        Writer(store).put(ReportNode(node=N1, inventory=inventory()), LATER).commit()
+        assert node(store, N1).generation > left_at
+        administration.move_node("new", host=HOST, to=HOST, name="newer")
+        assert node(store, N2).generation < node(store, N1).generation
+        administration.move_node(N2, host=HOST, to=HOST, name="new")
+        generations = [payload["generation"] for payload in told(store, HOST, "new")]
+        assert len(generations) == 3
+        assert generations == sorted(generations)
+
     def test_an_empty_node_of_the_new_name_gives_its_inventory_and_its_place_in_the_list(
         self, store: Store, writer: Writer, administration: Administration
     ) -> None:

@@ -220,8 +220,8 @@ class Store(ABC):
 
     @abstractmethod
     def create_node(self, host_id: int, name: str) -> None:
-        """Create an empty node at generation 0, on the stream of its name, which begins at sequence 0 if the name is new. A
-        node that exists stays unchanged. Any thread."""
+        """Create an empty node on the stream of its name. A new name begins at sequence 0 and generation 0; another one goes
+        on where the last node has left it or was forgotten. A node that exists stays unchanged. Any thread."""
 
     @abstractmethod
     def missing_nodes(self) -> list[tuple[str, str]]:
@@ -288,6 +288,10 @@ class Store(ABC):
     def streams_without_host(self) -> list[str]:
         """Return the host names that have no service record, and a stream with events that are not confirmed: those of hosts
         that were renamed or forgotten, sorted. Any thread."""
+
+    @abstractmethod
+    def left_streams(self) -> list[Stream]:
+        """Return the streams of all names that no node has now, without their cursors, by host and node. Any thread."""
 
     @abstractmethod
     def open_cursors(self, host: str, topics: Sequence[str]) -> list[Stream]:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from operator import attrgetter
 
+from msgspec.structs import replace
+
 from tracker_worker import threads
 from tracker_worker.domain.allocation import Allocation
 from tracker_worker.domain.ledger import HostLedger
@@ -103,6 +105,7 @@ class MemoryStore(Store):
                 if any(node.allocations for node in host.nodes.values()):
                     raise Conflict(f"host {host.name} is charged for instances")
                 for node in list(host.nodes.values()):
+                    node.stream.generation = node.generation
                     self._rows.drop_node(node.id)
                 del self._rows.hosts[host.name]
             inbox = self._rows.inbox
@@ -209,6 +212,12 @@ class MemoryStore(Store):
     def streams_without_host(self) -> list[str]:
         with self._lock:
             return sorted({s.host for s in self._rows.streams.values() if s.waits and s.host not in self._rows.hosts})
+
+    def left_streams(self) -> list[Stream]:
+        with self._lock:
+            taken = {node.stream.id for node in self._rows.nodes.values()}
+            left = [replace(s.seen(), cursors={}) for s in self._rows.streams.values() if s.id not in taken]
+            return sorted(left, key=attrgetter("host", "node"))
 
     def _streams_locked(self, host: str) -> list[Stream]:
         return sorted((s.seen() for s in self._rows.streams.values() if s.host == host), key=attrgetter("node"))

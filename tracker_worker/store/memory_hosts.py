@@ -26,13 +26,15 @@ class Cursor:
 
 @dataclass(slots=True)
 class Events:
-    """A stream. ``cursors``: topic -> cursor. ``left_at``: where its next topics start while it has none."""
+    """A stream. ``cursors``: topic -> cursor. ``left_at``: where its next topics start while it has none. ``generation``: that
+    of the last node that has left the name."""
 
     id: int
     host: str
     node: str
     sequence: int = 0
     last_at: int = 0
+    generation: int = 0
     cursors: dict[str, Cursor] = field(default_factory=dict)
     left_at: int = 0
     outbox: dict[int, Notification] = field(default_factory=dict)
@@ -66,7 +68,13 @@ class Events:
         """The stream as a store returns it."""
         at = {topic: cursor.sequence for topic, cursor in self.cursors.items()}
         return Stream(
-            id=self.id, host=self.host, node=self.node, sequence=self.sequence, cursors=at, last_at=self.last_at
+            id=self.id,
+            host=self.host,
+            node=self.node,
+            sequence=self.sequence,
+            cursors=at,
+            last_at=self.last_at,
+            generation=self.generation,
         )
 
     def lower_cursors(self) -> None:

@@ -75,7 +75,8 @@ def standbys(record: HostRecord, now: int) -> list[str]:
 
 class Stream(msgspec.Struct, frozen=True, kw_only=True):
     """The events of a name: those of the node that has the name now, after those of others that had it. ``sequence`` is the
-    number of the last one, ``last_at`` its time. ``cursors``: topic -> last sequence that the bus has confirmed there."""
+    number of the last one, ``last_at`` its time. ``cursors``: topic -> last sequence that the bus has confirmed there.
+    ``generation``: that of the last node that has left the name or was forgotten."""
 
     id: int
     host: str
@@ -83,6 +84,7 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     sequence: int
     cursors: Mapping[str, int]
     last_at: int = 0
+    generation: int = 0
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,12 +108,13 @@ class NodeMove(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StreamEnd(msgspec.Struct, frozen=True, kw_only=True):
-    """The last event of a stream, which no node of the commit has any more: its number and its time. The stream must have
-    fewer events before."""
+    """The last event of a stream, which no node of the commit has any more: its number, its time, and the generation of the
+    node with it. The stream must have fewer events before."""
 
     stream_id: int
     sequence: int
     occurred_at: int
+    generation: int
 
 
 class Commit(msgspec.Struct, frozen=True, kw_only=True):

@@ -83,6 +83,8 @@ streams = Table(
     Column("node", String(255), nullable=False),
     Column("sequence", BigInteger, nullable=False),
     Column("occurred_at", BigInteger, nullable=False),
+    # That of the last node that has left the name: a node that comes to it begins there.
+    Column("generation", BigInteger, nullable=False),
     UniqueConstraint("host", "node"),
 )
 

@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 
 from tracker_worker.domain.life import RETIRED
 from tracker_worker.store.base import CARETAKER, Conflict, HostRecord
-from tracker_worker.store.sql.schema import allocations, deletions, hosts, inbox, nodes, workers
+from tracker_worker.store.sql.schema import allocations, deletions, hosts, inbox, nodes, streams, workers
 
 
 def read(connection: sa.Connection) -> list[HostRecord]:
@@ -115,6 +115,9 @@ def renew_token(connection: sa.Connection, host_id: int, token: str) -> None:
 
 def forget(connection: sa.Connection, host_id: int) -> None:
     """See ``Store.forget_host``."""
+    left_at = sa.select(nodes.c.generation).where(nodes.c.stream_id == streams.c.id).scalar_subquery()
+    its_streams = sa.select(nodes.c.stream_id).where(nodes.c.host_id == host_id)
+    connection.execute(sa.update(streams).where(streams.c.id.in_(its_streams)).values(generation=left_at))
     try:
         for table in (inbox, deletions, nodes):
             connection.execute(sa.delete(table).where(table.c.host_id == host_id))

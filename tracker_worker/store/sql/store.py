@@ -37,7 +37,7 @@ from tracker_worker.store.sql.locked import SQLLockedHost, SQLLockedStore
 from tracker_worker.store.sql.migration import ensure_schema
 from tracker_worker.store.sql.postgresql import PostgreSQLWriter
 from tracker_worker.store.sql.pruning import Pruning
-from tracker_worker.store.sql.schema import allocations, attempts, histories, hosts, inbox, nodes
+from tracker_worker.store.sql.schema import allocations, attempts, histories, hosts, inbox, nodes, streams
 from tracker_worker.store.sql.sessions import Sessions
 from tracker_worker.store.sql.sqlite import SQLiteWriter
 
@@ -167,7 +167,9 @@ class SQLStore(Store):
             host = sa.select(hosts.c.name).where(hosts.c.id == host_id).with_for_update(key_share=True)
             host_name = connection.execute(host).scalar_one()
             stream_id = cursors.stream(connection, self._sessions.insert, host_name, name)
-            empty = NodeLedger(id=0, host=host_name, name=name)
+            left_at = sa.select(streams.c.generation).where(streams.c.id == stream_id)
+            generation = connection.execute(left_at).scalar_one()
+            empty = NodeLedger(id=0, host=host_name, name=name, generation=generation)
             connection.execute(
                 self._sessions.insert(nodes)
                 .values(host_id=host_id, name=name, stream_id=stream_id, **rows.node_values(empty))
@@ -244,6 +246,10 @@ class SQLStore(Store):
     def streams_without_host(self) -> list[str]:
         with self._sessions.read() as connection:
             return cursors.without_host(connection)
+
+    def left_streams(self) -> list[Stream]:
+        with self._sessions.read() as connection:
+            return cursors.left(connection)
 
     def open_cursors(self, host: str, topics: Sequence[str]) -> list[Stream]:
         with self._sessions.write() as connection:

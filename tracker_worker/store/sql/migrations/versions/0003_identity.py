@@ -78,6 +78,7 @@ def upgrade() -> None:
         sa.Column("node", sa.String(255), nullable=False),
         sa.Column("sequence", sa.BigInteger, nullable=False),
         sa.Column("occurred_at", sa.BigInteger, nullable=False),
+        sa.Column("generation", sa.BigInteger, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_streams"),
         sa.UniqueConstraint("host", "node", name="uq_streams_host_node"),
     )
@@ -130,8 +131,8 @@ def upgrade() -> None:
     _create_cursors("stream_id", "streams")
     # A stream takes over the id of its node.
     op.execute(
-        "INSERT INTO streams (id, host, node, sequence, occurred_at)"
-        " SELECT kept_nodes.id, hosts.name, kept_nodes.name, kept_nodes.sequence, coalesce(latest.occurred_at, 0)"
+        "INSERT INTO streams (id, host, node, sequence, occurred_at, generation)"
+        " SELECT kept_nodes.id, hosts.name, kept_nodes.name, kept_nodes.sequence, coalesce(latest.occurred_at, 0), 0"
         " FROM kept_nodes JOIN hosts ON hosts.id = kept_nodes.host_id LEFT JOIN ("
         "SELECT node_id, max(occurred_at) AS occurred_at FROM kept_outbox GROUP BY node_id"
         ") AS latest ON latest.node_id = kept_nodes.id"
@@ -189,7 +190,8 @@ def downgrade() -> None:
     _create_cursors("node_id", "nodes")
     op.execute(
         f"INSERT INTO nodes (id, host_id, name, generation, sequence, disabled, inventory, {_FIGURES})"
-        f" SELECT kept_nodes.id, host_id, name, generation, streams.sequence, inventory IS NULL, inventory, {_FIGURES}"
+        " SELECT kept_nodes.id, host_id, name, kept_nodes.generation, streams.sequence, inventory IS NULL, inventory,"
+        f" {_FIGURES}"
         " FROM kept_nodes JOIN streams ON streams.id = kept_nodes.stream_id"
     )
     op.execute(
