@@ -123,9 +123,8 @@ class Ownership:
             self._thread.wake()
 
     def emptied(self, host: str) -> None:
-        """The bus has found the host's queue empty. What has come from it and still waits here is not decided: then nothing is
-        passed on, and the bus is asked again as long as somebody wants to know."""
-        if self._gate.has_passed(host):
+        """The bus has found the host's queue empty. Pass this on behind what has come from it and still waits here."""
+        if self._gate.emptied(host):
             self._emptied(host)
 
     def opened(self) -> None:
@@ -197,8 +196,9 @@ class Ownership:
                         return
                     first = self._gate.waits(host.name)
                     self._examine(markers, host)
-                    if first and host.looked and host.standing is Standing.SERVED:
-                        self._gate.admit(host.name, connection)
+                    served = host.looked and host.standing is Standing.SERVED
+                    if first and served and self._gate.admit(host.name, connection):
+                        self._emptied(host.name)
                     if self._monotonic() >= told + _TELL_SECONDS:
                         self._tell(connection)
                         told = self._monotonic()
