@@ -120,6 +120,7 @@ class EngineHarness:
         self.connect()
         if relaying:
             self.engine.renew_leases()
+            self.bus.probe(sorted(self.engine.held))  # as a worker does: its active consumer hears of it
             for _ in range(STEPS_TO_SETTLE):
                 self.finish()
         return self

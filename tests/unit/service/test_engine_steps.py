@@ -27,6 +27,7 @@ class Steps:
         self.harness.engine.acquire_leases()
         self.harness.connect()
         self.harness.engine.renew_leases()
+        self.harness.bus.probe(sorted(self.harness.engine.held))
         for _ in range(STEPS_TO_SETTLE):
             self.step()
 

@@ -107,7 +107,15 @@ class Leases:
         self._heard |= sources.intersection(self._hosts)
         if self._begun:
             self.wanted = self._heard - self.held
+            self._expiry.look()
         self._announce()
+
+    def emptied(self, host: str) -> None:
+        """No message was ready in the host's queue, and everything that was delivered here before has been submitted. Of a host
+        that this worker is there for, this means nothing while another worker may be the active consumer: what that one has
+        received and not decided comes here when it is gone."""
+        if host in self._heard or host not in self._hosts:
+            self._expiry.emptied(host)
 
     def connection_lost(self) -> None:
         """The consuming connection is gone: another worker may have become the active consumer of every host."""
