@@ -90,8 +90,8 @@ class Orphans:
         self._take(ids)
 
     def expire(self, name: str) -> None:
-        """Have the claims of a host expire that are due, if this worker cares for it."""
-        host = self._ledgers.find(name) if name in self.cared_for else None
+        """Have the claims of a host expire that are due, if this worker does its chores or cares for it."""
+        host = self._ledgers.find(name) if name in self.cared_for | self._leases.held else None
         if host is None:
             return
         release = self._policy().release_expired
