@@ -129,10 +129,11 @@ class TestQueueThatWasNotRead:
     ) -> None:
         """The other worker hangs, and its lease ends before its connection does: the queue is empty, and not read."""
         broker = MemoryBroker()
+        clock.forward(-TIMEOUT_SECONDS)
         hanging = make_harness(store=store, broker=broker, clock=clock, owner="hanging").start()
         hanging.bus.pause()
         hanging.caller.cast("finish_resource_claim", claim_id=uuid(1))
-        clock.forward(LEASE_SECONDS + 1)
+        clock.forward(TIMEOUT_SECONDS + LEASE_SECONDS + 1)
         harness = make_harness(store=store, broker=broker, clock=clock).start()
         assert harness.engine.held == {HOST}
         audit(harness)
