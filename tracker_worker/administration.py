@@ -26,6 +26,7 @@ from tracker_worker.ids import NewIds
 from tracker_worker.notifications.render import PLAIN, Style
 from tracker_worker.store.base import Commit, Conflict, NodeMove, Store, Stream, StreamEnd, serving
 from tracker_worker.store.ledgers import Ledgers
+from tracker_worker.text import counted
 from tracker_worker.unit_of_work import UnitOfWork
 
 Result = TypeVar("Result")
@@ -61,7 +62,7 @@ class Administration:
 
         Raises NodeNotFound. Raises Refused: there is no such host, or the node has this place already. Raises NodeBusy: there
         is a node of this name, which is charged. Raises ClaimConflict: another node of the host ``to`` is charged for an
-        instance of this node. Raises InvalidInput: no node can have this name.
+        instance of this node, or has a claim of the same id. Raises InvalidInput: no node can have this name.
         """
         read_node_name(name)
         return self._repeated(lambda: self._move_node(node, host, to, name))
@@ -207,10 +208,18 @@ class _Rearrangement:
         stream = self._stream(name)
         # Neither name sees a generation that falls.
         stored = ledger.stored_generation
-        ledger.stored_generation = max(stored, 0 if replaced is None else replaced.stored_generation)
+        known = stream.generation if replaced is None else replaced.stored_generation
+        ledger.stored_generation = max(stored, known)
         before = {"previous_host": ledger.host, "previous_node": ledger.name}
         self._tell(ledger, ledger.inventory, ledger.life, {"next_host": self._host, "next_node": name})
-        self._ended.append(StreamEnd(stream_id=ledger.stream_id, sequence=ledger.sequence, occurred_at=ledger.last_at))
+        self._ended.append(
+            StreamEnd(
+                stream_id=ledger.stream_id,
+                sequence=ledger.sequence,
+                occurred_at=ledger.last_at,
+                generation=ledger.next_generation,
+            )
+        )
         ledger.host, ledger.host_id, ledger.name = self._host, self._target.id, name
         ledger.stream_id, ledger.sequence, ledger.last_at = stream.id, stream.sequence, stream.last_at
         inventory, life = _joined(ledger, replaced, ledger.time(self._now))
@@ -244,17 +253,20 @@ def _joined(ledger: NodeLedger, replaced: NodeLedger | None, at: int) -> tuple[I
 
 
 def _check_charges(ledger: NodeLedger, target: HostLedger) -> None:
-    for uuid in ledger.allocations:
-        holder = target.holding(uuid)
-        if holder is not None and holder is not ledger:
-            reason = f"node {ledger.name} of host {ledger.host} is charged for it too"
-            raise ClaimConflict(instance_uuid=uuid, node=holder.name, reason=reason)
+    """No two claims of a host have one name, which is the claim's id or its instance's uuid."""
+    for name in (*ledger.allocations, *ledger.claims):
+        found = target.named(name)
+        if found is not None and found[0] is not ledger:
+            holder, held = found
+            charged = "is charged for it" if name == held.uuid else f"has a claim of the name {name}"
+            reason = f"node {ledger.name} of host {ledger.host} {charged} too"
+            raise ClaimConflict(instance_uuid=held.uuid, node=holder.name, reason=reason)
 
 
 def _check_empty(host: HostLedger) -> None:
     uuids = sorted(uuid for ledger in host for uuid in ledger.allocations)
     if uuids:
-        raise Refused(f"host {host.name} is charged for {len(uuids)} instances: {', '.join(uuids)}")
+        raise Refused(f"host {host.name} is charged for {counted(len(uuids), 'instance')}: {', '.join(uuids)}")
 
 
 def _check_node_empty(ledger: NodeLedger) -> None:

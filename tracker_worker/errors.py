@@ -62,10 +62,15 @@ class InvalidInput(TrackerError):
 
 
 class NodeNotFound(TrackerError):
-    """The host has no such node. Facts: host, node."""
+    """The host has no such node. Facts: host; node, or None: the request names none, and the host has no node that counts."""
 
     code = "node_not_found"
     template = "Host {host} has no node {node}"
+
+    def _message(self, kwargs: dict[str, Any]) -> str:
+        return super()._message(
+            kwargs if kwargs.get("node", "") is not None else {**kwargs, "node": "for this request"}
+        )
 
 
 class InstanceElsewhere(TrackerError):

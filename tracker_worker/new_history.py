@@ -8,14 +8,17 @@ number in the new one. Every node tells the change, also an idle one: what was h
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
+
+from msgspec.structs import replace
 
 from tracker_worker.domain.events import NodeUpdated
 from tracker_worker.domain.ledger import NodeLedger
+from tracker_worker.domain.life import Life
 from tracker_worker.ids import NewIds
 from tracker_worker.notifications.render import PLAIN, Style
-from tracker_worker.store.base import Conflict, History, Store
+from tracker_worker.store.base import Conflict, History, Store, Stream, StreamEnd
 from tracker_worker.store.ledgers import Ledgers, Lost
 from tracker_worker.unit_of_work import UnitOfWork
 
@@ -40,32 +43,55 @@ def begin_history(
 ) -> str:
     """Begin a new history after ``predecessor``, the ledger_id of the present one, and return the new ledger_id.
 
-    One commit inserts the history and gives each node of every host a ``tracker.node.updated`` with ``previous_ledger_id`` and
-    ``previous_sequence``, which keeps who ``asked``; ``notify`` False: notifications are switched off, and none is made.
-    ``now`` in microseconds. The caller's ledgers in memory are worthless afterwards.
+    One commit inserts the history and gives each node of every host, and each name that no node has now, a
+    ``tracker.node.updated`` with ``previous_ledger_id`` and ``previous_sequence``, which keeps who ``asked``; ``notify`` False:
+    notifications are switched off, and none is made. ``now`` in microseconds. The caller's ledgers in memory are worthless
+    afterwards.
 
     Raises Conflict: another history has followed ``predecessor`` already, and nothing was written. Raises StoreUnavailable,
     Unstorable.
     """
     unit = UnitOfWork(store, Ledgers(store), notify=notify, new_id=new_id, style=style, asked=asked)
     ledger_id = new_id(now)
+    left = store.left_streams()
     with store.all_locked() as locked:
         for host in locked.hosts:
             if host.ledger_id != predecessor:
                 raise Conflict(f"the history {predecessor} has a successor already")
             for ledger in host:
-                _go_on(unit, ledger, ledger_id, now)
+                _go_on(unit.apply, ledger, ledger_id, now)
+        taken = {ledger.stream_id for host in locked.hosts for ledger in host}
+        ends = [_end(unit, stream, predecessor, ledger_id, now) for stream in left if stream.id not in taken]
         history = History(ledger_id=ledger_id, since=now, reason=reason, predecessor=predecessor)
-        unit.commit(history=history, write=locked.commit)
+        unit.commit(history=history, write=lambda commit: locked.commit(replace(commit, ended_streams=ends)))
     return ledger_id
 
 
-def _go_on(unit: UnitOfWork, ledger: NodeLedger, ledger_id: str, now: int) -> None:
+def _end(unit: UnitOfWork, stream: Stream, predecessor: str, ledger_id: str, now: int) -> StreamEnd:
+    """Let a name that no node has tell the change too: that a node came to it may be what is lost."""
+    nobody = NodeLedger(
+        id=0,
+        host=stream.host,
+        name=stream.node,
+        stream_id=stream.id,
+        ledger_id=predecessor,
+        generation=stream.generation,
+        sequence=stream.sequence,
+        last_at=stream.last_at,
+    )
+    nobody.life = Life(reason="no node has this name")
+    _go_on(unit.tell, nobody, ledger_id, now)
+    return StreamEnd(
+        stream_id=stream.id, sequence=nobody.sequence, occurred_at=nobody.last_at, generation=nobody.generation
+    )
+
+
+def _go_on(apply: Callable[[NodeLedger, NodeUpdated], None], ledger: NodeLedger, ledger_id: str, now: int) -> None:
     """Let the node's ledger go on in the history ``ledger_id``."""
     previous: dict[str, str | int] = {"previous_ledger_id": ledger.ledger_id, "previous_sequence": ledger.sequence}
     ledger.ledger_id = ledger_id
     event = NodeUpdated(at=ledger.time(now), inventory=ledger.inventory, life=ledger.life, more=previous)
-    unit.apply(ledger, event)
+    apply(ledger, event)
 
 
 def follows(histories: Sequence[History], ledger_id: str) -> bool:

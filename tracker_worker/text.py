@@ -25,6 +25,11 @@ def printable(text: str, limit: int = MAX_CHARACTERS) -> str:
     return shown if len(shown) <= limit else f"{shown[: max(0, limit - 3)]}..."
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things: ``1 instance``, ``2 instances``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def described(error: BaseException) -> str:
     """An error that one message caused, for the log: its type, its text, which may quote anything, made printable, and where
     it was raised."""

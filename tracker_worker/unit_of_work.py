@@ -63,8 +63,12 @@ class UnitOfWork:
 
     def apply(self, ledger: NodeLedger, event: Event, asked: bytes | None = None) -> None:
         """Apply ``event``, which was decided on this ledger as it is, and make its notification."""
-        ledger.apply(event)
         self.changed[ledger.id] = ledger
+        self.tell(ledger, event, asked)
+
+    def tell(self, ledger: NodeLedger, event: Event, asked: bytes | None = None) -> None:
+        """Apply ``event`` to a ledger that is not written, and make its notification."""
+        ledger.apply(event)
         if isinstance(event, UNPUBLISHED):
             return
         if self._notify:

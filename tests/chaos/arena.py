@@ -11,16 +11,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from tests.invariants.collect import (
-    TOPIC,
-    Listener,
-    Log,
-    RecordingClient,
-    evidence,
-    listener,
-    opened,
-    wait_relayed,
-)
+from tests.chaos.administrator import MOVES, Administrator
+from tests.invariants.collect import Log, RecordingClient, evidence, opened, wait_relayed
+from tests.invariants.listening import TOPIC, Listener, listener
 from tests.invariants.record import RESULT, Evidence, Place, Request, read_lines
 from tests.servers import PostgreSQLServer, RabbitMQServer
 from tests.servers.network import Network
@@ -32,8 +25,21 @@ from tests.support.worker_process import NODE, Nodes
 
 # Faults delete the queue of this host with its messages, so casts to it would be lost.
 FRAGILE = "h3"
-HOSTS: dict[str, Nodes] = {"h1": {"n1": NODE, "n2": NODE}, "h2": {"n3": NODE, "tight": NODE}, FRAGILE: {"n4": NODE}}
-PLACES: list[Place] = [(host, node) for host, nodes in HOSTS.items() for node in nodes]
+_FIXED: dict[str, Nodes] = {
+    "h1": {"n1": NODE, "n2": NODE},
+    "h2": {"n3": NODE, "tight": NODE, "spare": NODE},
+    FRAGILE: {"n4": NODE},
+}
+# An operator gives one node other names, and another one other hosts.
+_NAMES = ("r1", "r2", "r3")
+ROAMING = "m1"
+_RENAMED, _MOVED = ("h1", _NAMES), (ROAMING, ("h1", "h2"))
+HOSTS: dict[str, Nodes] = {**_FIXED, "h1": {**_FIXED["h1"], _NAMES[0]: NODE, ROAMING: NODE}}
+MOVING = [("h1", _NAMES[0]), ("h1", ROAMING)]
+# Only what nobody claims can be retired.
+RETIRED = ("h2", "spare")
+PLACES: list[Place] = [(host, node) for host, nodes in HOSTS.items() for node in nodes if (host, node) != RETIRED]
+DRAINED = [("h1", "n2"), ("h2", "n3")]
 TIGHT = [("h2", "tight")]
 CALLS_ONLY = [FRAGILE]
 # The second topic of the notifications: faults let its queues refuse them.
@@ -57,6 +63,7 @@ class Arena:
 
     billing: Listener
     slow: Listener
+    administrator: Administrator
 
     def __init__(self, directory: Path, store: str, seed: int, network: Network) -> None:
         self.directory = directory
@@ -101,8 +108,20 @@ class Arena:
             worker.wait_ready()
         self.billing = self._stack.enter_context(listener(self.transport_url, durable=True))
         self.slow = self._stack.enter_context(listener(self.transport_url, durable=True, topic=SLOW))
+        self.administrator = Administrator(
+            self.directory,
+            self.workers,
+            seed=self.seed,
+            fixed=_FIXED,
+            renamed=_RENAMED,
+            moved=_MOVED,
+            drained=DRAINED,
+            retired=RETIRED,
+        )
         for number in range(_CLIENT_PROCESSES):
             self._start_client(number)
+        self._stack.callback(self.administrator.stop)
+        self.administrator.start()
 
     def _start_client(self, number: int) -> None:
         name = f"c{number}"
@@ -111,6 +130,7 @@ class Arena:
                 [
                     *(sys.executable, "-m", "tests.chaos.load", "--url", self.transport_url, "--name", name),
                     *("--log", str(self.directory / f"{name}.jsonl"), "--seed", str(self.seed)),
+                    *("--moves", str(self.directory / MOVES)),
                 ],
                 cwd=_ROOT,
                 stdin=subprocess.PIPE,
@@ -128,6 +148,7 @@ class Arena:
 
     def drain(self) -> Evidence:
         """End the load, wait until all requests are processed, and stop the workers."""
+        self.administrator.stop()
         for client in self._clients:
             assert client.stdin is not None
             client.stdin.close()

@@ -15,7 +15,8 @@ from typing import Any
 import amqp
 import kombu
 
-from tests.invariants.collect import LOST, Log
+from tests.invariants.collect import Log
+from tests.invariants.listening import LOST
 from tests.invariants.record import ERROR, RESULT, SENT, UNKNOWN, Place, Request
 from tests.support.builders import instance_dict
 from tests.support.raw import EXCHANGE, JSON, packed, unpacked

@@ -6,19 +6,23 @@ The clients' requests and answers go to a file of JSON lines. The exit code is 1
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
-from tests.chaos.arena import CALLS_ONLY, PLACES, TIGHT
+from tests.chaos.arena import CALLS_ONLY, MOVING, PLACES, TIGHT
 from tests.chaos.duplicates import Duplicator
 from tests.invariants.collect import Log, RecordingClient
+from tests.invariants.record import Place
 from tests.support import stock
+from tests.support.modern_traffic import ModernScheduler
 from tests.support.traffic import Scheduler
 
 LOG = logging.getLogger(__name__)
@@ -26,6 +30,30 @@ LOG = logging.getLogger(__name__)
 # In an outage longer than this, calls get StoreUnavailable or time out; most outages are shorter.
 _CALL_SECONDS = 20
 _LONGEST_PAUSE_SECONDS = 0.12
+_READ_SECONDS = 0.1
+
+
+class Moves(Sequence[tuple[Place, Place]]):
+    """What the file of the administrator tells so far, in order. ``run`` reads on, on a thread of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._told: list[tuple[Place, Place]] = []
+
+    def run(self, stopping: threading.Event) -> None:
+        with self._path.open(encoding="utf-8") as file:
+            whole = ""
+            while not stopping.wait(_READ_SECONDS):
+                *lines, whole = (whole + file.read()).split("\n")
+                for line in lines:
+                    source, target = json.loads(line)
+                    self._told.append((tuple(source), tuple(target)))
+
+    def __len__(self) -> int:
+        return len(self._told)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._told[index]
 
 
 @click.command()
@@ -33,9 +61,13 @@ _LONGEST_PAUSE_SECONDS = 0.12
 @click.option("--log", "path", type=click.Path(path_type=Path), required=True)
 @click.option("--name", required=True)
 @click.option("--seed", type=int, required=True)
+@click.option("--moves", "moves_path", type=click.Path(path_type=Path), required=True, help="What Moves reads.")
 @click.option("--threads", type=int, default=4)
-def main(url: str, path: Path, name: str, seed: int, threads: int) -> None:
-    """Run the clients of one process, which share one stock client as the threads of a scheduler do."""
+def main(url: str, path: Path, name: str, seed: int, moves_path: Path, threads: int) -> None:
+    """Run the clients of one process, which share one stock client as the threads of a scheduler do.
+
+    Half of them know only version 1.0 of the RPC API.
+    """
     logging.basicConfig(format="%(asctime)s %(threadName)s %(name)s %(levelname)s %(message)s", level=logging.WARNING)
     stopping, failed = threading.Event(), threading.Event()
     log = Log(path)
@@ -52,11 +84,21 @@ def main(url: str, path: Path, name: str, seed: int, threads: int) -> None:
 
     with stock.client(url, timeout=_CALL_SECONDS, at_least_once=True, amqp_durable_queues=True) as client:
         recording = RecordingClient(client, log, name)
-        running = []
+        moves = Moves(moves_path)
+        running = [
+            threading.Thread(target=guarded(lambda: moves.run(stopping)), name=f"{name}-moves"),
+        ]
         for number in range(threads):
             pauses = random.Random(f"{seed}-{name}-{number}")
-            scheduler = Scheduler(
-                recording, name=f"{name}{number}", seed=seed, places=PLACES, tight=TIGHT, calls_only=CALLS_ONLY
+            kind = ModernScheduler if number % 2 else Scheduler
+            scheduler = kind(
+                recording,
+                name=f"{name}{number}",
+                seed=seed,
+                places=PLACES,
+                tight=TIGHT,
+                calls_only=CALLS_ONLY,
+                moves=moves,
             )
 
             def work(scheduler: Scheduler = scheduler, pauses: random.Random = pauses) -> None:
@@ -69,7 +111,7 @@ def main(url: str, path: Path, name: str, seed: int, threads: int) -> None:
             log,
             name=f"{name}-copies",
             seed=seed,
-            places=[place for place in PLACES if place[0] not in CALLS_ONLY],
+            places=[place for place in PLACES if place[0] not in CALLS_ONLY and place not in MOVING],
         )
         running.append(
             threading.Thread(

@@ -10,6 +10,9 @@ pytest.register_assert_rewrite(
         for module in (
             "bus",
             "bus_amqp",
+            "bus_receiving",
+            "bus_sending",
+            "bus_workers",
             "store",
             "store_chores",
             "store_commits",

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 from msgspec.structs import replace
 
 from tests.support.builders import NOW, begin, node_name
 from tests.support.store import ALL, TOPIC, StoreCase, Writer, answer, cursors, note, register, settle
 from tracker_worker.notifications.notification import Notification
-from tracker_worker.store.base import CARETAKER, Commit, OutboxBacklog, Store
+from tracker_worker.store.base import CARETAKER, Commit, OutboxBacklog, Store, standbys
 
 N1, N2 = node_name(1), node_name(2)
 OLD, YOUNG = NOW - 1000, NOW + 1000
@@ -186,6 +188,40 @@ class LeaseContract(StoreCase):
         store.release_lease("a")
         store.release_lease("nobody")
         assert second.take_lease(hosts, "b", now=1, until=11) == set(hosts[:2])
+
+    def test_a_worker_says_which_hosts_it_serves(self, store: Store, second: Store, hosts: list[int]) -> None:
+        store.take_lease(hosts[:2], "a", now=0, until=10, serves=hosts[:2])
+        second.take_lease(hosts, "b", now=1, until=11, serves=hosts)
+        assert self.workers(store) == [{"a": 10, "b": 11}, {"a": 10, "b": 11}, {"b": 11}]
+        assert [standbys(host, 2) for host in store.hosts()] == [["b"], ["b"], []]
+        store.take_lease(hosts[:1], "a", now=2, until=12)
+        assert self.workers(store)[0] == {"a": 10, "b": 11}
+        store.take_lease(hosts[:1], "a", now=2, until=12, serves=hosts[:1])
+        assert self.workers(second) == [{"a": 12, "b": 11}, {"b": 11}, {"b": 11}]
+        store.take_lease([], "a", now=2, until=12, serves=[])
+        assert self.workers(second) == [{"b": 11}] * 3
+
+    def test_a_worker_that_ends_or_is_silent_serves_no_host(
+        self, store: Store, second: Store, hosts: list[int]
+    ) -> None:
+        for number, name in enumerate(("a", "b", "c")):
+            store.take_lease(hosts[:1], name, now=number, until=number + 10, serves=hosts[:1])
+        second.release_lease("b")
+        assert self.workers(store)[0] == {"a": 10, "c": 12}
+        (host, _, _) = store.hosts()
+        assert (standbys(host, 10), standbys(host, 12), standbys(host, 13)) == (["c"], ["c"], [])
+        second.take_lease(hosts[1:], "d", now=11, until=21, serves=hosts[1:])
+        assert self.workers(store) == [{"c": 12}, {"d": 21}, {"d": 21}]
+
+    def test_what_a_worker_with_a_wrong_clock_has_said_does_not_stay(self, store: Store, hosts: list[int]) -> None:
+        store.take_lease(hosts[:1], "a", now=1000, until=1010, serves=hosts[:1])
+        store.take_lease(hosts[:1], "b", now=994, until=1005, serves=hosts[:1])
+        assert self.workers(store)[0] == {"a": 1010, "b": 1005}
+        store.take_lease(hosts[:1], "c", now=0, until=10, serves=hosts[:1])
+        assert self.workers(store)[0] == {"c": 10}
+
+    def workers(self, store: Store) -> list[Mapping[str, int]]:
+        return [host.workers for host in store.hosts()]
 
     def test_registering_a_host_again_keeps_its_lease(self, store: Store, hosts: list[int]) -> None:
         store.take_lease(hosts[:1], "a", now=0, until=10)

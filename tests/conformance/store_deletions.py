@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from tests.support.builders import HOST, NOW, begin, inventory, node_name, update, uuid
 from tests.support.store import StoreCase, Writer, load, settle, snapshots
+from tracker_worker.domain import usage
 from tracker_worker.domain.commands import (
     AbortClaim,
     DrainNode,
@@ -48,6 +49,23 @@ class DeletionContract(StoreCase):
         writer.put(deletion(1), NOW + 7).commit()
         assert load(store).deleted_at(uuid(1)) == writer.host.deleted_at(uuid(1))
         assert snapshots(load(store)) == snapshots(writer.host)
+
+    def test_they_are_read_in_the_order_of_their_times(self, store: Store, second: Store) -> None:
+        writer = settle(store)
+        for number in (3, 1, 2):
+            writer.put(deletion(number), NOW + number)
+        writer.commit()
+        writer.put(deletion(1), NOW + 9).commit()
+        assert list(load(second).node(N1).deletions) == [uuid(2), uuid(3), uuid(1)]
+
+    def test_one_is_noted_and_the_oldest_forgotten_in_one_commit(
+        self, store: Store, second: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(usage, "MOST_DELETIONS", 2)
+        writer = settle(store).put(deletion(1, N2)).put(deletion(2), NOW + 2).commit()
+        writer.put(deletion(3), NOW + 3).commit()
+        assert snapshots(load(second)) == snapshots(writer.host)
+        assert [load(second).deleted_at(uuid(number)) for number in (1, 2, 3)] == [None, NOW + 2, NOW + 3]
 
     def test_a_deletion_and_its_end_in_one_commit_leave_nothing(self, store: Store) -> None:
         writer = settle(store).put(deletion(1)).put(ForgetDeletions(reported_before=NOW + 1, most=9)).commit()

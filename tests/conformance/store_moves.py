@@ -21,7 +21,9 @@ def moved(store: Store, ledger: NodeLedger, *, host: str = HOST, name: str, at: 
     store.stream_id(host, name)
     (stream,) = [stream for stream in store.streams(host) if stream.node == name]
     last = note(ledger, ledger.sequence + 1, at=at)
-    end = StreamEnd(stream_id=ledger.stream_id, sequence=last.sequence, occurred_at=at)
+    end = StreamEnd(
+        stream_id=ledger.stream_id, sequence=last.sequence, occurred_at=at, generation=ledger.next_generation
+    )
     ledger.generation = ledger.next_generation
     ledger.host_id, ledger.host, ledger.name = host_id, host, name
     ledger.stream_id, ledger.sequence, ledger.last_at = stream.id, stream.sequence + 1, at
@@ -103,6 +105,38 @@ class MoveContract(StoreCase):
         host = load(store, "host-2")
         assert (host.node(N1).deletions, host.node(N2).deletions) == ({uuid(7): NOW}, {uuid(8): NOW})
 
+    def test_a_name_goes_on_at_the_generation_at_which_a_node_has_left_it(self, store: Store, second: Store) -> None:
+        writer = settle(store).put(begin(1, node=N1)).commit()
+        told = writer[N1].next_generation
+        store.commit(moved(store, writer[N1], name=NEW))
+        second.create_node(writer.host.id, N1)
+        assert load(store).node(N1).generation == told > 1
+        assert {stream.node: stream.generation for stream in store.streams(HOST)} == {N1: told, N2: 0, NEW: 0}
+
+    def test_the_names_that_no_node_has_are_found_with_where_they_were_left(self, store: Store, second: Store) -> None:
+        writer, other = settle(store), settle(store, host="forgotten", nodes=1)
+        assert store.left_streams() == []
+        forgotten, left = other[N1].stream_id, writer[N1].stream_id
+        store.commit(moved(store, writer[N1], name=NEW, at=NOW + 5))
+        store.forget_host(other.host.id)
+        found = {stream.id: stream for stream in second.left_streams()}
+        assert list(found) == [forgotten, left]
+        assert [(s.host, s.node, s.sequence, s.last_at, s.generation, s.cursors) for s in found.values()] == [
+            ("forgotten", N1, 1, NOW, 1, {}),
+            (HOST, N1, 2, NOW + 5, 2, {}),
+        ]
+
+    def test_a_name_goes_on_at_the_generation_at_which_its_node_was_forgotten(
+        self, store: Store, second: Store
+    ) -> None:
+        writer, other = settle(store), settle(store, host="other", nodes=1)
+        generation = writer[N1].stored_generation
+        store.forget_host(writer.host.id)
+        register(store)
+        second.create_node(load(second).id, N1)
+        assert load(store).node(N1).generation == generation > 0
+        assert load(store, "other").node(N1).generation == other[N1].stored_generation
+
     def test_an_empty_node_makes_room_for_the_one_that_gets_its_name(self, store: Store, second: Store) -> None:
         writer = settle(store).put(begin(1, node=N1)).put(update(7, noted=True, node=N2, vm_state="deleted")).commit()
         seen = {ledger.id: ledger.stored_generation for ledger in writer.host}
@@ -122,7 +156,8 @@ class MoveContract(StoreCase):
         host_id = writer.host.id
         moves, ends = [], []
         for ledger in writer.host:
-            ends.append(StreamEnd(stream_id=ledger.stream_id, sequence=ledger.sequence + 1, occurred_at=NOW))
+            end = StreamEnd(stream_id=ledger.stream_id, sequence=ledger.sequence + 1, occurred_at=NOW, generation=1)
+            ends.append(end)
             ledger.generation, ledger.host = ledger.next_generation, "new"
             ledger.stream_id, ledger.sequence = store.stream_id("new", ledger.name), 1
             moves.append(NodeMove(node_id=ledger.id, host_id=host_id, name=ledger.name, stream_id=ledger.stream_id))
@@ -168,7 +203,9 @@ class MoveContract(StoreCase):
 
     def test_a_stream_with_later_events_is_not_ended(self, store: Store) -> None:
         stream_id = settle(store)[N1].stream_id
-        assert_refused(store, Commit(ended_streams=[StreamEnd(stream_id=stream_id, sequence=1, occurred_at=NOW)]))
+        assert_refused(
+            store, Commit(ended_streams=[StreamEnd(stream_id=stream_id, sequence=1, occurred_at=NOW, generation=1)])
+        )
 
     def test_an_instance_that_the_other_host_is_charged_for_does_not_move_there(self, store: Store) -> None:
         writer = settle(store).put(begin(1, node=N1)).commit()

@@ -64,6 +64,7 @@ def every_method(store: Store, stream_id: int) -> dict[str, partial]:
         "allocations": partial(store.allocations, limit=1),
         "streams": partial(store.streams, "host-1"),
         "streams_without_host": store.streams_without_host,
+        "left_streams": store.left_streams,
         "open_cursors": partial(store.open_cursors, "host-1", [TOPIC]),
         "mark_refused": partial(store.mark_refused, stream_id, TOPIC, 1, "too large"),
         "keep_dead_letters": partial(store.keep_dead_letters, [letter()]),

@@ -10,8 +10,9 @@ from dataclasses import replace
 import amqp
 import pytest
 
-from tests.conformance.bus import NOBODY, BusContract
+from tests.conformance.bus import BusContract
 from tests.conformance.bus_amqp import Broker
+from tests.conformance.bus_sending import NOBODY
 from tests.conformance.markers import FIRST, SECOND, MarkersContract, ServeContract
 from tests.support.bus import (
     HOST_1,

@@ -31,6 +31,7 @@ READERS = frozenset(
         "answered",
         "streams",
         "streams_without_host",
+        "left_streams",
         "outbox",
         "backlog",
         "refreshed",

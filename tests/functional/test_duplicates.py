@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from tests.functional.conftest import HOST, HOST_TOPIC
-from tests.invariants.collect import Listener, listener, opened, wait_relayed
+from tests.invariants.collect import opened, wait_relayed
+from tests.invariants.listening import Listener, listener
 from tests.support import raw
 from tests.support.builders import instance_dict, sized
 from tests.support.migrated import migrated

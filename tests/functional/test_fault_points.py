@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.invariants.check import proved
-from tests.invariants.collect import Log, RecordingClient, evidence, listener, wait_relayed
+from tests.invariants.collect import Log, RecordingClient, evidence, wait_relayed
+from tests.invariants.listening import listener
 from tests.invariants.record import RESULT, UNKNOWN
 from tests.support import load, stock
 from tests.support.faulty import FaultyWorker

@@ -80,7 +80,7 @@ def test_a_node_that_left_the_inventory_takes_no_claims_and_is_renamed(
     with pytest.raises(NodeNotFound):
         client.call(HOST, "update_available_resource", node=OLD)
     assert begin(client, HOST, 3)["node"] == NEW
-    assert "is charged for 1 instances" in command(worker, "node", "rename", OLD, NEW, "--host", HOST, code=1)
+    assert "is charged for 1 instance:" in command(worker, "node", "rename", OLD, NEW, "--host", HOST, code=1)
     client.call(HOST, "update_usage", instance={"uuid": uuid(3), "vm_state": "deleted"})
 
     renamed = command(worker, "node", "rename", OLD, NEW, "--host", HOST)

@@ -5,6 +5,7 @@ What depends on the order of a start is repeated LEDGER_STARTS times (2; ten in 
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sqlite3
@@ -18,6 +19,7 @@ from typing import Any
 import oslo_messaging
 import pytest
 
+from tests.servers import RabbitMQServer
 from tests.support import raw, stock
 from tests.support.builders import instance_dict
 from tests.support.deadline import wait_until
@@ -56,7 +58,10 @@ class Machine(WorkerProcess):
         shutil.rmtree(self.database.parent, ignore_errors=True)
 
     def adopt(self, host: str = "h1") -> subprocess.CompletedProcess[str]:
-        command = [str(PROGRAM), f"--config-file={self.configuration}", "host", "adopt", host]
+        return self.command("host", "adopt", host)
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [str(PROGRAM), f"--config-file={self.configuration}", *arguments]
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
     def is_ready(self) -> bool:
@@ -154,7 +159,7 @@ class TestTwoLedgers:
         before = machine.ledger_id()
         refused = machine.adopt()
         assert (refused.returncode, refused.stdout) == (1, "")
-        assert "has 1 consumers" in refused.stderr
+        assert "has 1 consumer;" in refused.stderr
         machine.kill()
         machine.forget()
         machine.start()
@@ -256,9 +261,38 @@ def test_standbys_and_restarts_of_one_database_need_nothing(make_machine: MakeMa
     two.start()
     two.wait_ready()
     assert "standby for h1" in two.log()
+    (host,) = json.loads(one.command("host", "list", "--format", "json").stdout)
+    names = [str(host["active"]), *host["standbys"]]
+    assert [name.split(":")[1] for name in names] == [str(machine.pid()) for machine in (one, two)]
     for active, standby in ((one, two), (two, one)):
         active.kill()
         assert claim(client)["state"] == "begun"
         active.start()
         active.wait_ready()
         assert "host adopt" not in active.log() + standby.log()
+
+
+# Stock clients leave sockets open when they reconnect.
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+def test_the_ledgers_that_serve_hosts_stay_the_same_over_a_restart_of_the_broker(
+    make_machine: MakeMachine, client: stock.Client, rabbitmq: RabbitMQServer
+) -> None:
+    up, down, other = make_machine("up", "h1"), make_machine("down", "h2"), make_machine("other", "h1", "h2")
+    for machine in (up, down):
+        machine.start()
+    for machine in (up, down):
+        machine.wait_ready()
+    down.kill()
+    rabbitmq.restart()
+    other.start()
+    for host, owner in (("h1", up), ("h2", down)):
+        other.wait_for_log(f"host {host} is not served: the ledger {owner.ledger_id()} ")
+        other.wait_for_log(f"tracker-worker host adopt {host}")
+    assert client.call("h1", "get_node")["ledger_id"] == up.ledger_id()
+    assert claim(client, "h1")["state"] == "begun"
+    with pytest.raises(errors.HostNotServed):
+        client.call(None, "list_claims", host="h2")
+    down.start()
+    down.wait_ready()
+    assert client.call("h2", "get_node")["ledger_id"] == down.ledger_id()
+    assert not other.is_ready()

@@ -24,6 +24,8 @@ def views(sent: Sequence[Message], told: Streams, replays: Mapping[Place, Replay
             if replayed is None or sequence not in replayed.usage:
                 yield f"{what} at sequence {sequence}, which was never issued."
                 continue
+            if sequence in replayed.left and view["running_vms"] == 0:
+                continue  # another node, of which nothing was told yet, has the name now
             if used_in(view) != replayed.usage[sequence] or view["running_vms"] != replayed.instances[sequence]:
                 yield (
                     f"{what} at sequence {sequence} with usage {used_in(view)} of {view['running_vms']} instances; "
@@ -67,9 +69,15 @@ def order(sent: Sequence[Message]) -> Iterator[str]:
 
 def _claim(message: Message) -> list[Mapping[str, Any]]:
     request = message.request
-    if request.outcome == RESULT and request.method in COMMANDS and isinstance(request.reply, Mapping):
-        return [request.reply] if "claim_id" in request.reply else []
-    return []
+    if request.outcome != RESULT or request.method not in COMMANDS:
+        return []
+    return _claims(request.reply)
+
+
+def _claims(reply: Any) -> list[Mapping[str, Any]]:
+    """The claims in a reply. An allocation, which a release answers, has no generation and is none."""
+    found = reply if isinstance(reply, list) else [reply]
+    return [claim for claim in found if isinstance(claim, Mapping) and "claim_id" in claim and "generation" in claim]
 
 
 def _place(claim: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -101,10 +109,9 @@ def unrecorded(
     }
     # A repetition that changed nothing is recorded with a later commit, and the worker may lose its record. The
     # repetition's reply is the claim as another request began it, and that request is recorded.
-    results = [kept["result"] for kept in recorded.values() if kept is not None]
-    begun = {_place(result) for result in results if isinstance(result, Mapping) and "claim_id" in result}
+    begun = {_place(claim) for kept in recorded.values() if kept is not None for claim in _claims(kept["result"])}
     cast = {
-        message.request.args["instance"]["uuid"]
+        message.instance
         for message in sent
         if not message.request.call
         and message.request.method == "begin_resource_claim"

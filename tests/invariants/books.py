@@ -6,7 +6,7 @@ The reserve comes from the store and does not change during a run. Nodes that we
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,18 +26,41 @@ UPDATED = "tracker.usage.updated"
 RELEASED = "tracker.usage.released"
 NODE_UPDATED = "tracker.node.updated"
 NODE_DRIFT = "tracker.node.drift"
+TAKING = ("open", "stale")
+"""The states in which a node decides on claims."""
 
 
 @dataclass(slots=True)
 class Replay:
     """The state after each notification. ``usage``: sequence -> reserve + sum over allocations; 0 is the beginning.
 
-    ``instances``: sequence -> number of allocations.
+    ``instances``: sequence -> number of allocations. ``charged``: the sum over the present ones. ``state``: the last state of
+    the node that was told. ``left``: the sequences at which a node has left the name.
     """
 
     held: dict[str, StoredAllocation] = field(default_factory=dict)
     usage: dict[int, Vector] = field(default_factory=dict)
     instances: dict[int, int] = field(default_factory=dict)
+    charged: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CLASSES, 0))
+    state: str = ""
+    left: set[int] = field(default_factory=set)
+
+    def put(self, uuid: str, new: StoredAllocation | None) -> None:
+        """Charge ``new`` for this instance in place of what is charged; None: nothing."""
+        old = self.held.pop(uuid, None)
+        for name in CLASSES:
+            self.charged[name] += (new.resources[name] if new else 0) - (old.resources[name] if old else 0)
+        if new is not None:
+            self.held[uuid] = new
+
+    def exchange(self, new: Mapping[str, StoredAllocation]) -> dict[str, StoredAllocation]:
+        """Charge ``new`` in place of everything that is charged, which is returned."""
+        before = dict(self.held)
+        for uuid in before:
+            self.put(uuid, None)
+        for uuid, held in new.items():
+            self.put(uuid, held)
+        return before
 
 
 # Event type -> the states of a claim before it; what is not here keeps the state.
@@ -50,23 +73,30 @@ _FROM = {
 _TO = {FINISHED: "finished", EXPIRED: "expired"}
 
 
-def replay(place: Place, story: Sequence[Heard], reserved: Vector) -> tuple[Replay, list[str]]:
-    """Add up the notifications; return the result and the contradictions among them."""
+def start(reserved: Vector) -> Replay:
+    """The state before the first notification of a node with this reserve."""
     result = Replay()
-    violations: list[str] = []
-    charged = dict.fromkeys(CLASSES, 0)
-    _note(result, 0, reserved, charged)
-    for one in story:
-        violations += _apply(place, result.held, charged, one)
-        _note(result, one.sequence, reserved, charged)
-        if one.event_type == NODE_UPDATED:
-            violations += _view(place, one, result.usage[one.sequence])
-        elif one.event_type == NODE_DRIFT and one.payload["kind"] == "usage":
-            violations.append(
-                f"Node {_at(place, one)} reports drift: its columns said {one.payload['stored_usage']}, "
-                f"its allocations {one.payload['usage']}."
-            )
-    return result, violations
+    _note(result, 0, reserved)
+    return result
+
+
+def apply(place: Place, result: Replay, one: Heard, reserved: Vector) -> list[str]:
+    """Add one notification to ``result``; return its contradictions to those before it."""
+    violations = [*_apply(place, result, one)]
+    _note(result, one.sequence, reserved)
+    if one.event_type == NODE_UPDATED and one.payload["id"] == 0:
+        result.state = ""  # no node has the name; a new history is told
+    elif one.event_type == NODE_UPDATED:
+        result.state = one.payload["state"]
+        violations += _view(place, one, result.usage[one.sequence])
+    elif one.event_type == NODE_DRIFT and one.payload["kind"] == "usage":
+        violations.append(
+            f"Node {_at(place, one)} reports drift: its columns said {one.payload['stored_usage']}, "
+            f"its allocations {one.payload['usage']}."
+        )
+    elif one.event_type in (BEGUN, REJECTED) and result.state not in TAKING:
+        violations.append(f"Node {_at(place, one)} says {one.event_type} while it is {result.state}.")
+    return violations
 
 
 def compare(place: Place, replayed: Replay, books: StoredNode) -> Iterator[str]:
@@ -87,12 +117,12 @@ def compare(place: Place, replayed: Replay, books: StoredNode) -> Iterator[str]:
         yield f"{name} has usage columns {dict(books.usage)}; reserve and allocations come to {total}."
 
 
-def _note(result: Replay, sequence: int, reserved: Vector, charged: Vector) -> None:
-    result.usage[sequence] = {name: reserved[name] + charged[name] for name in CLASSES}
+def _note(result: Replay, sequence: int, reserved: Vector) -> None:
+    result.usage[sequence] = {name: reserved[name] + result.charged[name] for name in CLASSES}
     result.instances[sequence] = len(result.held)
 
 
-def _apply(place: Place, held: dict[str, StoredAllocation], charged: dict[str, int], one: Heard) -> Iterator[str]:
+def _apply(place: Place, result: Replay, one: Heard) -> Iterator[str]:
     kind, payload = one.event_type, one.payload
     if kind in (NODE_UPDATED, NODE_DRIFT):
         return
@@ -100,12 +130,12 @@ def _apply(place: Place, held: dict[str, StoredAllocation], charged: dict[str, i
         yield from _says(place, one, None)
         return
     uuid, resources = str(payload["instance_id"]), payload["resources"]
-    before = held.get(uuid)
+    before = result.held.get(uuid)
     if kind == BEGUN:
         if before is not None:
             yield f"Node {_at(place, one)} charges instance {uuid}, which is charged already."
         begun = StoredAllocation(claim_id=payload["claim_id"], resources=resources, claim_state="begun")
-        _put(held, charged, uuid, begun)
+        result.put(uuid, begun)
         yield from _says(place, one, begun)
         return
     if before is None:
@@ -122,7 +152,7 @@ def _apply(place: Place, held: dict[str, StoredAllocation], charged: dict[str, i
     if kind not in (ABORTED, RELEASED) and not (kind == EXPIRED and payload["released"]):
         state = _TO.get(kind, before.claim_state)
         after = StoredAllocation(claim_id=before.claim_id, resources=resources, claim_state=state)
-    _put(held, charged, uuid, after)
+    result.put(uuid, after)
     yield from _says(place, one, after)
 
 
@@ -134,14 +164,6 @@ def _says(place: Place, one: Heard, held: StoredAllocation | None) -> Iterator[s
         yield f"Node {_at(place, one)} says that {payload['charged']} is charged; it is {dict(expected)}."
     if held is not None and payload["claim_state"] != held.claim_state:
         yield f"Node {_at(place, one)} says that the claim is {payload['claim_state']}; it is {held.claim_state}."
-
-
-def _put(held: dict[str, StoredAllocation], charged: dict[str, int], uuid: str, new: StoredAllocation | None) -> None:
-    old = held.pop(uuid, None)
-    for name in CLASSES:
-        charged[name] += (new.resources[name] if new else 0) - (old.resources[name] if old else 0)
-    if new is not None:
-        held[uuid] = new
 
 
 def _view(place: Place, one: Heard, usage: Vector) -> Iterator[str]:

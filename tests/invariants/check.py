@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from tests.invariants import answers, books, stream
+from tests.invariants import answers, books, life, moves, stream
 from tests.invariants.explain import explain
 from tests.invariants.messages import messages
 from tests.invariants.record import Evidence
@@ -13,14 +13,11 @@ def check(evidence: Evidence) -> list[str]:
     """Return the violations of the promise that nothing is lost and nothing is done twice, one sentence each."""
     told, violations = stream.streams(evidence)
     violations += stream.others(evidence)
-    replays = {}
-    for place, story in told.items():
-        kept = evidence.nodes.get(place)
-        if kept is None:
-            continue  # already reported
-        replays[place], contradictions = books.replay(place, story, kept.reserved)
-        violations += contradictions
-        violations += books.compare(place, replays[place], kept)
+    replays, moved, contradictions = moves.replays(told, evidence.nodes)
+    violations += contradictions
+    for place, replay in replays.items():
+        violations += books.compare(place, replay, evidence.nodes[place])
+    violations += moves.charged_twice(evidence.nodes)
     claims = {
         one.payload["claim_id"]: one.payload["instance_id"]
         for story in told.values()
@@ -29,11 +26,14 @@ def check(evidence: Evidence) -> list[str]:
     }
     sent, about_copies = messages(evidence.requests, evidence.parked, claims)
     violations += about_copies
-    violations += explain(sent, told, replays)
+    violations += explain(sent, told, replays, moved)
     violations += answers.views(sent, told, replays)
     violations += answers.order(sent)
     violations += answers.inbox(sent, evidence.inbox)
     violations += answers.unrecorded(sent, told, evidence.inbox)
+    violations += life.groups(sent, told)
+    violations += life.drains(sent, told)
+    violations += life.listings(sent, replays)
     return violations
 
 

@@ -3,20 +3,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import amqp
-import kombu
-import msgpack
-from kombu.exceptions import OperationalError
 
 from tests.invariants.record import (
     ERROR,
@@ -24,35 +15,35 @@ from tests.invariants.record import (
     SENT,
     UNKNOWN,
     Evidence,
-    Heard,
-    OutboxRow,
-    Parked,
-    Place,
     Request,
-    StoredAllocation,
-    StoredNode,
     line,
 )
+from tests.invariants.stored import books, opened, recorded
 from tests.support import stock
 from tests.support.deadline import wait_until
 from tracker_worker.errors import TrackerError
-from tracker_worker.store.sql.store import SQLStore
 
 # isort: split
 # Import these after tests.support.stock, which selects threads for oslo.messaging.
 import oslo_messaging
 from oslo_messaging._drivers import amqp as driver
 
-DEAD_LETTERS = "tracker.dead"
-TOPIC = "notifications"
-PRIORITIES = ("info", "warn")
-LOST = (*amqp.Connection.connection_errors, *amqp.Connection.channel_errors, OperationalError)
+from tests.invariants.listening import TOPIC, Listener, dead_letters
+
+_LATER_METHODS = (
+    "renew_resource_claim",
+    "begin_resource_claims",
+    "would_fit",
+    "list_allocations",
+    "get_allocation",
+    "release_allocation",
+    "report_instances",
+)
+_LATER_ARGUMENTS = {"claim_id", "on_expiry"}
 
 # A binding is made again within 10 s, and an exchange when the next client publishes.
 _NO_QUEUE_SECONDS = 60
 _SEND_AGAIN_SECONDS = 0.2
-# The broker gives up a connection with a heartbeat of 10 s after 20 s.
-_SILENT_NETWORK_MS = 40_000
 
 _sending = threading.local()
 _add_unique_id = driver._add_unique_id
@@ -153,12 +144,12 @@ class RecordingClient:
             if call:
                 outcome = {
                     "outcome": RESULT,
-                    "reply": self._client.prepare(host, version=_version(method)).call(
+                    "reply": self._client.prepare(host, version=_version(method, arguments)).call(
                         stock.CONTEXT, method, **arguments
                     ),
                 }
             else:
-                self._client.prepare(host, version=_version(method)).cast(stock.CONTEXT, method, **arguments)
+                self._client.prepare(host, version=_version(method, arguments)).cast(stock.CONTEXT, method, **arguments)
                 outcome = {"outcome": SENT}
         except (*stock.UNANSWERED, stock.RETURNED) as error:
             outcome = {"outcome": UNKNOWN, "error": type(error).__name__}
@@ -182,176 +173,14 @@ class RecordingClient:
         )
 
 
-def _version(method: str) -> str:
-    """The version in which the method appeared."""
-    return "1.1" if method == "renew_resource_claim" else "1.0"
+def _version(method: str, arguments: Mapping[str, Any]) -> str:
+    """The version in which the method, or the newest of its arguments, appeared."""
+    later = method in _LATER_METHODS or (method == "begin_resource_claim" and _LATER_ARGUMENTS & arguments.keys())
+    return "1.1" if later else "1.0"
 
 
 def _was_returned(request: Request) -> bool:
     return request.error == stock.RETURNED.__name__
-
-
-class Listener:
-    """A consumer of a topic's notification queues that keeps every notification and continues after a lost connection.
-
-    ``heard`` is in order of arrival. A second stop has no effect.
-    """
-
-    def __init__(self, transport_url: str, *, durable: bool = False, topic: str = TOPIC) -> None:
-        self._url = _amqp_url(transport_url)
-        self._durable = durable
-        self._queues = [f"{topic}.{priority}" for priority in PRIORITIES]
-        self._heard: list[Heard] = []
-        self._stopping = threading.Event()
-        self._paused = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="listener", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stopping.set()
-        self._thread.join(30)
-
-    def pause(self) -> None:
-        """Consume nothing until ``resume``. Returns immediately; for a moment, notifications may still arrive."""
-        self._paused.set()
-
-    def resume(self) -> None:
-        self._paused.clear()
-
-    @property
-    def heard(self) -> list[Heard]:
-        return list(self._heard)
-
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            if not self._paused.is_set():
-                with contextlib.suppress(*LOST), self._connected() as connection:
-                    self._consume(connection)
-            self._stopping.wait(0.2)
-
-    def _connected(self) -> Any:
-        # A connection that only this side has given up keeps its notifications at the broker for a while, and the next
-        # connection receives later ones first. py-amqp gives up after a second in which the network drops everything.
-        options = {"socket_settings": {socket.TCP_USER_TIMEOUT: _SILENT_NETWORK_MS}}
-        return kombu.Connection(self._url, connect_timeout=5, heartbeat=10, transport_options=options)
-
-    def _consume(self, connection: Any) -> None:
-        channel = connection.default_channel
-        exchange = kombu.Exchange("openstack", "topic", durable=self._durable, auto_delete=False)
-        channel.basic_qos(0, 500, False)
-        for name in self._queues:
-            queue = kombu.Queue(name, exchange, routing_key=name, durable=self._durable, auto_delete=False)
-            queue(channel).declare()
-            channel.basic_consume(name, callback=lambda message, name=name: self._hear(channel, name, message))
-        while not self._stopping.is_set() and not self._paused.is_set():
-            with contextlib.suppress(TimeoutError):
-                connection.drain_events(timeout=0.2)
-            connection.heartbeat_check()
-
-    def _hear(self, channel: Any, queue: str, message: Any) -> None:
-        said = json.loads(json.loads(message.body)["oslo.message"])
-        self._heard.append(
-            Heard(
-                queue=queue,
-                message_id=said["message_id"],
-                event_type=said["event_type"],
-                priority=said["priority"],
-                publisher_id=said["publisher_id"],
-                timestamp=said["timestamp"],
-                payload=said["payload"],
-            )
-        )
-        channel.basic_ack(message.delivery_tag)
-
-
-@contextmanager
-def listener(transport_url: str, *, durable: bool = False, topic: str = TOPIC) -> Iterator[Listener]:
-    """Run a listener. ``durable`` is the clients' ``amqp_durable_queues``."""
-    listening = Listener(transport_url, durable=durable, topic=topic)
-    listening.start()
-    try:
-        yield listening
-    finally:
-        listening.stop()
-
-
-def dead_letters(transport_url: str) -> list[Parked]:
-    """All messages in the dead-letter queue; they stay in the queue."""
-    parked = []
-    with kombu.Connection(_amqp_url(transport_url), connect_timeout=5) as connection:
-        channel = connection.default_channel
-        while (message := channel.basic_get(DEAD_LETTERS)) is not None:
-            headers = message.headers or {}
-            parked.append(Parked(unique_id=_unique_id(message.body), reason=str(headers.get("x-tracker-reason", ""))))
-    return parked
-
-
-def _unique_id(body: bytes | str) -> str | None:
-    try:
-        unique_id = json.loads(json.loads(body)["oslo.message"])["_unique_id"]
-    except (ValueError, KeyError, TypeError):
-        return None
-    return str(unique_id)
-
-
-def books(store: SQLStore) -> dict[Place, StoredNode]:
-    """Every node of the store."""
-    found: dict[Place, StoredNode] = {}
-    for name in store.host_names():
-        host = store.load_host(name)
-        assert host is not None
-        streams = {stream.id: stream for stream in store.streams(name)}
-        for ledger in host:
-            zero = dict.fromkeys(ledger.charged.to_dict(), 0)
-            found[name, ledger.name] = StoredNode(
-                generation=ledger.generation,
-                sequence=ledger.sequence,
-                reserved=ledger.inventory.reserved.to_dict() if ledger.inventory is not None else zero,
-                # The store reports columns that differ from the sum, with their values.
-                usage=(ledger.drift or ledger.usage).to_dict(),
-                held={
-                    uuid: StoredAllocation(
-                        claim_id=held.claim_id, resources=held.resources.to_dict(), claim_state=held.claim_state
-                    )
-                    for uuid, held in ledger.allocations.items()
-                },
-                issued=[
-                    OutboxRow(
-                        sequence=row.sequence,
-                        message_id=row.message_id,
-                        event_type=row.event_type,
-                        priority=row.priority,
-                        payload=json.loads(row.payload),
-                    )
-                    for row in store.outbox(ledger.stream_id, after=0, limit=10_000_000)
-                ],
-                cursor=min(streams[ledger.stream_id].cursors.values(), default=0),
-            )
-    return found
-
-
-def recorded(store: SQLStore, unique_ids: Sequence[str]) -> dict[str, Mapping[str, Any] | None]:
-    """The inbox rows of these messages."""
-    found: dict[str, Mapping[str, Any] | None] = {}
-    for start in range(0, len(unique_ids), 500):
-        for unique_id, reply in store.answered(unique_ids[start : start + 500]).items():
-            if not reply:
-                found[unique_id] = None
-            else:
-                found[unique_id] = json.loads(reply) if reply[:1] == b"{" else msgpack.unpackb(reply)
-    return found
-
-
-@contextmanager
-def opened(database_url: str) -> Iterator[SQLStore]:
-    store = SQLStore(database_url)
-    store.start()
-    try:
-        yield store
-    finally:
-        store.stop()
 
 
 def wait_relayed(database_url: str, listening: Listener, **others: Listener) -> None:
@@ -401,7 +230,3 @@ def evidence(
             inbox=recorded(store, sorted({request.unique_id for request in requests})),
             others={topic: listening.heard for topic, listening in (others or {}).items()},
         )
-
-
-def _amqp_url(transport_url: str) -> str:
-    return transport_url.partition("?")[0].replace("rabbit://", "amqp://", 1)

@@ -1,29 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """Search an order of the requests for an instance that explains its replies and notifications.
 
-For each instance of a host, most of the sent messages must have had their effect exactly once, and each notification
+For each instance, most of the sent messages must have had their effect exactly once, and each notification
 must be the effect of exactly one message (or of time, for a claim that expired). A message that was sent after another
 message was answered, or after it in the same queue, takes effect later. The search orders the messages so that each
 message gets its recorded reply and causes its recorded notification. The rules (``rules.py``) are written from the
-interfaces and share no code with the worker. If no such order exists, an effect was lost, done twice, granted beyond
+interfaces and share no code with the worker. A node that moves takes what it is charged to its new name and host, between two
+requests. If no such order exists, an effect was lost, done twice, granted beyond
 its limits, or answered wrongly; the search then ignores one of these at a time, to name the violation.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from tests.invariants import books, rules
 from tests.invariants.books import Replay
-from tests.invariants.messages import Message
+from tests.invariants.messages import Message, parts
+from tests.invariants.moves import Move
 from tests.invariants.record import RESULT, Heard, Place
-from tests.invariants.rules import Deleted, Overlooked, State
+from tests.invariants.rules import Allocation, Deleted, Overlooked, State
 from tests.invariants.stream import Streams
 
 _MOST_STATES = 200_000
-_FREE = frozenset({books.EXPIRED})
 _ABOUT_INSTANCES = frozenset(
     {
         books.BEGUN,
@@ -38,21 +39,33 @@ _ABOUT_INSTANCES = frozenset(
 )
 
 
-def explain(sent: Sequence[Message], told: Streams, replays: Mapping[Place, Replay]) -> Iterator[str]:
+_States = Mapping[str, State]
+"""Host -> what it has of the instance."""
+
+
+def explain(
+    sent: Sequence[Message], told: Streams, replays: Mapping[Place, Replay], moves: Sequence[Move] = ()
+) -> Iterator[str]:
     """Yield one sentence for each instance whose history has no explanation."""
-    asked: dict[tuple[str | None, str], list[Message]] = defaultdict(list)
-    for message in sent:
+    asked: dict[str, list[Message]] = defaultdict(list)
+    for message in (part for whole in sent for part in parts(whole)):
         if message.instance is not None and (not message.parked or message.copies > 1):
-            asked[message.request.about, message.instance].append(message)
-    happened: dict[tuple[str | None, str], dict[str, list[Heard]]] = defaultdict(lambda: defaultdict(list))
-    for (host, node), story in told.items():
+            asked[message.instance].append(message)
+    happened: dict[str, dict[Place, list[tuple[int, Heard | Move]]]] = defaultdict(lambda: defaultdict(list))
+    for place, story in told.items():
         for one in story:
             if one.event_type in _ABOUT_INSTANCES:
-                happened[host, one.payload["instance_id"]][node].append(one)
-    for key in asked.keys() | happened.keys():
-        host, uuid = key
-        nodes = {node for place_host, node in told if place_host == host}
-        case = _Case(host or "", uuid, asked[key], happened[key], nodes, replays)
+                happened[one.payload["instance_id"]][place].append((one.sequence, one))
+    for move in moves:
+        for uuid in move.held:
+            happened[uuid][move.source].append((move.left, move))
+            happened[uuid][move.target].append((move.came, move))
+    for uuid in asked.keys() | happened.keys():
+        events = {
+            place: [one for _, one in sorted(numbered, key=lambda pair: pair[0])]
+            for place, numbered in happened[uuid].items()
+        }
+        case = _Case(uuid, asked[uuid], events, told.keys(), replays)
         if (violation := case.violation()) is not None:
             yield violation
 
@@ -63,19 +76,21 @@ class _TooMany(Exception):
 
 @dataclass(slots=True)
 class _Case:
-    host: str
     uuid: str
     messages: list[Message]
-    events: Mapping[str, list[Heard]]
-    nodes: set[str]
+    events: Mapping[Place, list[Heard | Move]]
+    places: Collection[Place]
     replays: Mapping[Place, Replay]
-    _order: list[str] = field(init=False)
+    _order: list[Place] = field(init=False)
+    _hosts: str = field(init=False)
     _before: list[int] = field(init=False)
     _behind: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
         self.messages.sort(key=lambda message: message.request.sent_at)
         self._order = sorted(self.events)
+        hosts = {message.request.about or "" for message in self.messages} | {host for host, _ in self._order}
+        self._hosts = " and ".join(sorted(hosts))
         many = range(len(self.messages))
         self._before = [self._mask(lambda i, j=j: self.messages[i].precedes(self.messages[j])) for j in many]
         self._behind = [self._mask(lambda j, i=i: self.messages[i].precedes(self.messages[j])) for i in many]
@@ -89,12 +104,12 @@ class _Case:
                 return None
             return self._why()
         except _TooMany:
-            return f"Instance {self.uuid} on {self.host} has too many requests at the same time to be explained."
+            return f"Instance {self.uuid} on {self._hosts} has too many requests at the same time to be explained."
 
     def _why(self) -> str:
         """Name the one violation without which an order exists."""
         if self._possible(Overlooked(limits=True)):
-            return f"Instance {self.uuid} on {self.host} was granted or refused against its limits: {self._limits()}."
+            return f"Instance {self.uuid} on {self._hosts} was granted or refused against its limits: {self._limits()}."
         for message in self.messages:
             if message.request.outcome == RESULT and self._possible(Overlooked(reply=message.request.unique_id)):
                 return f"{message} was told {message.request.reply}, which is not what happened."
@@ -103,37 +118,34 @@ class _Case:
                 if message.request.call:
                     return f"{message} was told {self._told(message)}, but its effect is missing."
                 return f"{message} has had no effect and is not in the dead-letter queue."
-        for node in self._order:
-            for one in self.events[node]:
-                if self._possible(Overlooked(event=one.message_id)):
-                    return (
-                        f"{one.event_type} of instance {self.uuid} at {self.host}/{node} sequence {one.sequence} is "
-                        "the effect of no request, or of one that had its effect before."
-                    )
+        for one in self._told_events():
+            if self._possible(Overlooked(event=one.message_id)):
+                return (
+                    f"{one.event_type} of instance {self.uuid} at {_at(one)} is the effect of no request, or of one that had "
+                    "its effect before."
+                )
         for message in self.messages:
             if self._possible(Overlooked(place=message.request.unique_id)):
                 return (
                     f"{message} took effect out of its turn: another message that came before it in time came after it."
                 )
-        story = ", ".join(
-            f"{node}:{one.sequence} {one.event_type}" for node in self._order for one in self.events[node]
-        )
+        story = ", ".join(f"{_at(one)} {one.event_type}" for one in self._told_events())
         asked = ", ".join(f"{message.request.method} -> {self._told(message)}" for message in self.messages)
-        return (
-            f"Instance {self.uuid} on {self.host}: no order of its requests ({asked}) explains what happened ({story})."
-        )
+        return f"Instance {self.uuid} on {self._hosts}: no order of its requests ({asked}) explains what happened ({story})."
 
     @staticmethod
     def _told(message: Message) -> str:
         request = message.request
         return request.error or (f"{request.reply}" if request.outcome == RESULT else request.outcome)
 
+    def _told_events(self) -> Iterator[Heard]:
+        for place in self._order:
+            yield from (one for one in self.events[place] if isinstance(one, Heard))
+
     def _limits(self) -> str:
         decided = [
-            f"{one.event_type} at {node} sequence {one.sequence} with "
-            f"{dict(self.replays[self.host, node].usage.get(one.sequence - 1, {}))} used"
-            for node in self._order
-            for one in self.events[node]
+            f"{one.event_type} at {_at(one)} with {dict(self.replays[one.place].usage.get(one.sequence - 1, {}))} used"
+            for one in self._told_events()
             if one.event_type in (books.BEGUN, books.REJECTED)
         ]
         asked = [
@@ -152,8 +164,8 @@ class _Case:
                 and self.messages[i].request.unique_id != overlooked.loss
             )
         )
-        ends = tuple(len(self.events[node]) for node in self._order)
-        start: tuple[int, tuple[int, ...], State] = (0, (0,) * len(self._order), None)
+        ends = tuple(len(self.events[place]) for place in self._order)
+        start: tuple[int, tuple[int, ...], _States] = (0, (0,) * len(self._order), {})
         stack, seen = [start], {self._key(start)}
         while stack:
             done, positions, held = stack.pop()
@@ -168,40 +180,64 @@ class _Case:
         return False
 
     @staticmethod
-    def _key(state: tuple[int, tuple[int, ...], State]) -> tuple[int, tuple[int, ...], str]:
+    def _key(state: tuple[int, tuple[int, ...], _States]) -> tuple[int, tuple[int, ...], str]:
         """What else of the state follows from the explained events."""
-        done, positions, held = state
-        match held:
-            case None:
-                return done, positions, ""
-            case Deleted():
-                return done, positions, "deleted"
-            case _:
-                return done, positions, f"{held.built} {held.facts.get('os_type')}"
+        done, positions, states = state
+        texts = []
+        for host, held in sorted(states.items()):
+            match held:
+                case None:
+                    pass
+                case Deleted():
+                    texts.append(f"{host} deleted")
+                case _:
+                    texts.append(f"{host} {held.built} {held.releases} {held.facts.get('os_type')}")
+        return done, positions, " ".join(texts)
 
     def _following(
-        self, done: int, positions: tuple[int, ...], held: State, must: int, overlooked: Overlooked
-    ) -> Iterator[tuple[int, tuple[int, ...], State]]:
+        self, done: int, positions: tuple[int, ...], states: _States, must: int, overlooked: Overlooked
+    ) -> Iterator[tuple[int, tuple[int, ...], _States]]:
         free = self._mask(lambda i: self.messages[i].request.unique_id == overlooked.place)
         waiting = {
-            node: self.events[node][position]
-            for node, position in zip(self._order, positions, strict=True)
-            if position < len(self.events[node])
+            place: self.events[place][position]
+            for place, position in zip(self._order, positions, strict=True)
+            if position < len(self.events[place])
         }
-        for node, one in waiting.items():
-            if one.event_type in _FREE or one.message_id == overlooked.event:
-                yield done, self._moved(positions, node), rules.after(one, held)
+        for place, one in waiting.items():
+            host = place[0]
+            if isinstance(one, Move):
+                moved = _carried(states, one) if place == one.source and waiting.get(one.target) is one else None
+                if moved is not None:
+                    yield done, self._moved(positions, one.source, one.target), moved
+            elif one.message_id == overlooked.event or (
+                one.event_type == books.EXPIRED and rules.expires(one, states.get(host))
+            ):
+                yield done, self._moved(positions, place), {**states, host: rules.after(one, states.get(host))}
         for index, message in enumerate(self.messages):
             bit = 1 << index
             out_of_turn = self._before[index] & must & ~done & ~free or self._behind[index] & done & ~free
             if done & bit or (out_of_turn and not bit & free):
                 continue
-            node = rules.node_of(message, self.nodes)
-            replayed = self.replays.get((self.host, node)) if node is not None else None
-            for event, after in rules.effects(message, held, node, waiting, replayed, overlooked):
-                moved = positions if event is None else self._moved(positions, str(event.payload["node"]))
-                yield done | bit, moved, after
+            host = message.request.about or ""
+            node = rules.node_of(message, {node for at, node in self.places if at == host})
+            replayed = self.replays.get((host, node)) if node is not None else None
+            here = {at[1]: one for at, one in waiting.items() if at[0] == host and isinstance(one, Heard)}
+            for event, after in rules.effects(message, states.get(host), node, here, replayed, overlooked):
+                moved_on = positions if event is None else self._moved(positions, event.place)
+                yield done | bit, moved_on, {**states, host: after}
 
-    def _moved(self, positions: tuple[int, ...], node: str) -> tuple[int, ...]:
-        index = self._order.index(node)
-        return (*positions[:index], positions[index] + 1, *positions[index + 1 :])
+    def _moved(self, positions: tuple[int, ...], *places: Place) -> tuple[int, ...]:
+        steps = [places.count(place) for place in self._order]
+        return tuple(position + step for position, step in zip(positions, steps, strict=True))
+
+
+def _carried(states: _States, move: Move) -> _States | None:
+    """The states after the move of a node that is charged for the instance; None: it is not."""
+    held = states.get(move.source[0])
+    if not isinstance(held, Allocation) or held.node != move.source[1]:
+        return None
+    return {**states, move.source[0]: None, move.target[0]: replace(held, node=move.target[1])}
+
+
+def _at(one: Heard) -> str:
+    return f"{one.place[0]}/{one.place[1]} sequence {one.sequence}"

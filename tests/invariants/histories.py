@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from tests.invariants import books, stream
+from tests.invariants import books, moves, stream
 from tests.invariants.record import Evidence, Heard, Place
 
 
@@ -24,12 +24,11 @@ def check(evidence: Evidence) -> list[str]:
     told, more = stream.streams(left)
     violations += more
     violations += stream.others(left)
-    for place, story in told.items():
-        stored = left.nodes.get(place)
-        if stored is not None:
-            replay, contradictions = books.replay(place, story, stored.reserved)
-            violations += contradictions
-            violations += books.compare(place, replay, stored)
+    replays, _, contradictions = moves.replays(told, left.nodes)
+    violations += contradictions
+    for place, replay in replays.items():
+        violations += books.compare(place, replay, left.nodes[place])
+    violations += moves.charged_twice(left.nodes)
     return violations
 
 

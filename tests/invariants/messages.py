@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from tests.invariants.record import ERROR, RESULT, SENT, UNKNOWN, Parked, Request
 
@@ -15,8 +17,12 @@ COMMANDS = (
     "finish_resource_claim",
     "abort_resource_claim",
     "renew_resource_claim",
+    "begin_resource_claims",
+    "release_allocation",
     "update_usage",
 )
+GROUP_REFUSED = "group_refused"
+"""The error of a claim of a group that was refused for another reason than that this claim lacks resources."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +91,59 @@ def _merge(copies: Sequence[Request], *, reasons: Mapping[str | None, str], clai
 
 
 def _instance(request: Request, claims: Mapping[str, str]) -> str | None:
-    """The uuid of a command's instance. In the place of a claim_id, its instance may be named."""
-    if request.method not in COMMANDS:
+    """The uuid of a command's instance. In the place of a claim_id, its instance may be named. Groups have no single one."""
+    if request.method not in COMMANDS or request.method == "begin_resource_claims":
         return None
     args = request.args
-    named = (args.get("instance") or {}).get("uuid") if "instance" in args else args.get("claim_id")
-    return claims.get(named, named) if isinstance(named, str) else None
+    if request.method == "release_allocation":
+        named = args.get("instance_uuid")
+    else:
+        named = (args.get("instance") or {}).get("uuid") if "instance" in args else args.get("claim_id")
+    return claims.get(canonical(named), canonical(named)) if isinstance(named, str) else None
+
+
+def canonical(name: str) -> str:
+    """The name as the worker keeps it: a UUID in any spelling in lower case with hyphens, every other name as it is."""
+    try:
+        return str(uuid.UUID(name))
+    except ValueError:
+        return name
+
+
+def parts(message: Message) -> list[Message]:
+    """The message itself; of a group, one message for each of its claims, which are decided in order.
+
+    A part has the claims of the group before it as ``before``. A claim of a refused group that lacks nothing has the error
+    GROUP_REFUSED.
+    """
+    request = message.request
+    if request.method != "begin_resource_claims":
+        return [message]
+    shared = {name: request.args[name] for name in ("timeout", "on_expiry", "host") if name in request.args}
+    entries = request.args["claims"]
+    found = []
+    for index, entry in enumerate(entries):
+        named = canonical(entry["instance"]["uuid"])
+        part = replace(
+            request,
+            method="begin_resource_claim",
+            args={**entry, **shared, "before": entries[:index]},
+            reply=request.reply[index] if request.outcome == RESULT else None,
+            **_refusal(request, named),
+        )
+        found.append(replace(message, request=part, instance=named))
+    return found
+
+
+def _refusal(request: Request, uuid: str) -> dict[str, Any]:
+    if request.outcome != ERROR:
+        return {}
+    lacks = [
+        {key: value for key, value in one.items() if key not in ("instance_uuid", "node")}
+        for one in request.facts.get("shortfalls", ())
+        if one["instance_uuid"] == uuid
+    ]
+    return {"facts": {"shortfalls": lacks}} if lacks else {"error": GROUP_REFUSED, "facts": {}}
 
 
 def _differences(copies: Sequence[Request]) -> Iterator[str]:

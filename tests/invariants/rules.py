@@ -11,31 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tests.invariants import books
+from tests.invariants.asked import MAPPINGS, OWNER, SIZES, TEXTS, UNSEEN, agrees, facts_of, shortfalls, vector
 from tests.invariants.books import Replay
-from tests.invariants.messages import Message
+from tests.invariants.messages import Message, canonical
 from tests.invariants.record import ERROR, RESULT, Heard, Request, Vector
 
-LIMITS = {"VCPU": "vcpu", "MEMORY_MB": "memory_mb", "DISK_GB": "disk_gb"}
-SIZES = ("vcpus", "memory_mb", "root_gb", "ephemeral_gb")
-# Instance field -> payload key. The payload has '' for None.
-_TEXTS = {
-    "display_name": "display_name",
-    "instance_type": "instance_type",
-    "instance_flavor_id": "instance_flavor_id",
-    "availability_zone": "availability_zone",
-    "created_at": "created_at",
-    "launched_at": "launched_at",
-    "deleted_at": "deleted_at",
-    "terminated_at": "terminated_at",
-    "vm_state": "state",
-    "task_state": "state_description",
-    "project_id": "tenant_id",
-    "user_id": "user_id",
-}
-_MAPPINGS = ("image_meta", "metadata")
-# This field is in no payload, but its change is a change of the instance.
-_UNSEEN = "os_type"
-_OWNER = ("tenant_id", "user_id")
 # The states ('' for None) that a report of an instance that is not built yet has.
 _UNBUILT = ("", "building", "error", "shelved", "shelved_offloaded")
 _DECIDED = ("insufficient_resources", "claim_conflict", "instance_elsewhere")
@@ -57,14 +37,17 @@ class Overlooked:
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Allocation:
     """An instance that has an allocation. ``claim_state`` is begun, finished or expired. ``built``: the instance was reported
-    in a state that only a built instance has. ``facts`` are the fields that billing reads, by payload key."""
+    in a state that only a built instance has. ``releases``: it is released when its claim expires, unless it is built.
+    ``facts`` are the fields that billing reads, by payload key."""
 
     node: str
     resources: Vector
     claim_id: str
     claim_state: str
     built: bool
+    releases: bool
     begun_at: str
+    expires_at: str
     facts: Mapping[str, Any]
 
     @property
@@ -91,8 +74,8 @@ def node_of(message: Message, nodes: Collection[str]) -> str | None:
     return next(iter(nodes)) if len(nodes) == 1 else None
 
 
-def after(event: Heard, held: State, unseen: Any = None) -> State:
-    """The state after ``event``."""
+def after(event: Heard, held: State, unseen: Any = None, *, releases: bool = False) -> State:
+    """The state after ``event``. ``unseen`` and ``releases`` are those of a claim that begins."""
     kind, payload = event.event_type, event.payload
     if kind == books.REJECTED:
         return held
@@ -100,16 +83,25 @@ def after(event: Heard, held: State, unseen: Any = None) -> State:
         return None
     before = held if isinstance(held, Allocation) else None
     states = {books.BEGUN: "begun", books.FINISHED: "finished", books.EXPIRED: "expired"}
-    keys = (*SIZES, *_TEXTS.values(), *_MAPPINGS)
+    keys = (*SIZES, *TEXTS.values(), *MAPPINGS)
     return Allocation(
         node=str(payload["node"]),
         resources=payload["resources"],
         claim_id=str(payload["claim_id"]),
         claim_state=states.get(kind, "begun" if before is None else before.claim_state),
         built=before is not None and before.built,
+        releases=releases if before is None else before.releases,
         begun_at=payload["begun_at"],
-        facts={key: payload[key] for key in keys} | {_UNSEEN: unseen if before is None else before.facts[_UNSEEN]},
+        expires_at=payload["expires_at"],
+        facts={key: payload[key] for key in keys} | {UNSEEN: unseen if before is None else before.facts[UNSEEN]},
     )
+
+
+def expires(event: Heard, held: State) -> bool:
+    """Whether the claim of ``held`` may have expired like this: after its end, and released only if that was wanted."""
+    if not isinstance(held, Allocation) or not held.begun or event.payload["occurred_at"] <= held.expires_at:
+        return False
+    return bool(event.payload["released"]) == (held.releases and not held.built)
 
 
 def effects(
@@ -137,6 +129,8 @@ def effects(
             yield from _end(message, told, held, waiting, books.ABORTED, "aborted")
         case "renew_resource_claim":
             yield from _renew(message, told, held, waiting)
+        case "release_allocation":
+            yield from _release(told, held, waiting)
         case "update_usage":
             yield from _update(request, told, held, node, waiting)
 
@@ -189,23 +183,47 @@ def _begin(
         if told.error("claim_conflict"):
             yield None, held
         return
+    claim_id = request.args.get("claim_id")
+    if claim_id is not None and told.error("claim_conflict") and _is_of_another_claim(request):
+        yield None, held
     if event is None or replayed is None or dict(event.payload["resources"]) != resources:
         return
-    lacks = shortfalls(resources, replayed.usage.get(event.sequence - 1, {}), request.args.get("limits"))
+    used = replayed.usage.get(event.sequence - 1, {})
+    if event.event_type == books.REJECTED:
+        used = _with_group(request, used)
+    lacks = shortfalls(resources, used, request.args.get("limits"))
     if event.event_type == books.BEGUN and (overlooked.limits or not lacks):
         claim = {
             "begun_at": event.payload["begun_at"],
             "generation": event.generation,
             "resources": resources,
             "claim_id": event.payload["claim_id"],
-            "instance_uuid": instance["uuid"],
+            "instance_uuid": canonical(instance["uuid"]),
         }
-        if _agrees(event, instance) and told.result(**claim, state="begun", node=node):
-            yield event, after(event, None, instance.get(_UNSEEN))
+        named = claim_id is None or canonical(claim_id) == event.payload["claim_id"]
+        if named and agrees(event, instance) and told.result(**claim, state="begun", node=node):
+            releases = request.args.get("on_expiry") == "release"
+            yield event, after(event, None, instance.get(UNSEEN), releases=releases)
     if event.event_type == books.REJECTED and (overlooked.limits or event.payload["shortfalls"] == lacks):
         said = event.payload["shortfalls"]
         if said and told.error("insufficient_resources", shortfalls=said):
             yield event, None
+
+
+def _is_of_another_claim(request: Request) -> bool:
+    """Whether the refusal says that the claim_id is that of another claim, as the load knows by its name."""
+    return "claim_id" in str(request.facts.get("reason", "")) or request.outcome not in (RESULT, ERROR)
+
+
+def _with_group(request: Request, used: Vector) -> Vector:
+    """The usage that a claim of a refused group sees: with the claims of the group before it that fit on its node."""
+    node = request.args["instance"]["node"]
+    seen = dict(used)
+    for entry in request.args.get("before", ()):
+        asked = vector(entry["instance"])
+        if entry["instance"]["node"] == node and not shortfalls(asked, seen, entry.get("limits")):
+            seen = {name: seen.get(name, 0) + amount for name, amount in asked.items()}
+    return seen
 
 
 def _end(
@@ -224,7 +242,7 @@ def _end(
 
 def _ends(message: Message, held: Allocation, kind: str) -> bool:
     """Whether a message of this effect concerns the claim of ``held``: it names the claim, or the instance in its place."""
-    if message.request.args.get("claim_id") not in (held.claim_id, message.instance):
+    if canonical(message.request.args["claim_id"]) not in (held.claim_id, message.instance):
         return False
     return held.begun or (kind == books.ABORTED and held.claim_state == "expired" and not held.built)
 
@@ -244,6 +262,18 @@ def _renew(message: Message, told: _Told, held: State, waiting: Mapping[str, Hea
         yield event, after(event, held)
 
 
+def _release(told: _Told, held: State, waiting: Mapping[str, Heard]) -> Iterator[Effect]:
+    if not isinstance(held, Allocation):
+        if told.null():
+            yield None, held
+        return
+    event = waiting.get(held.node)
+    if event is None or event.event_type != books.RELEASED or not event.payload["reason"]:
+        return
+    if told.result(claim_id=held.claim_id, resources=dict(held.resources), node=held.node):
+        yield event, None
+
+
 def _update(
     request: Request, told: _Told, held: State, node: str | None, waiting: Mapping[str, Heard]
 ) -> Iterator[Effect]:
@@ -257,9 +287,9 @@ def _update(
         if told.error("instance_elsewhere", node=held.node):
             yield None, held
         return
-    fields = _facts(instance)
+    fields = facts_of(instance)
     gone = deleted or (fields.get("state") == "shelved_offloaded" and held.facts["state"] != "shelved_offloaded")
-    for owner in _OWNER:
+    for owner in OWNER:
         if gone or not fields.get(owner):
             fields.pop(owner, None)  # a deletion changes no owner, and null says nothing of it
     built = held.built or ("state" in fields and fields["state"] not in _UNBUILT)
@@ -273,52 +303,10 @@ def _update(
     event = waiting.get(held.node)
     if event is None or event.event_type != (books.RELEASED if gone else books.UPDATED):
         return
-    if any(event.payload[key] != value for key, value in new.items() if key != _UNSEEN):
+    if any(event.payload[key] != value for key, value in new.items() if key != UNSEEN):
         return
     if told.result(tracked=True, changed=True):
         following = after(event, held)
         if isinstance(following, Allocation):
             following = replace(following, built=built, facts=new)
         yield event, following
-
-
-def _agrees(event: Heard, instance: Mapping[str, Any]) -> bool:
-    """Whether a notification charges for the requested instance. Its project and user may come from the request's context."""
-    fields = _facts(instance)
-    fields.pop(_UNSEEN, None)
-    for owner in _OWNER:
-        if not fields.get(owner):
-            fields.pop(owner, None)
-    return all(event.payload[key] == value for key, value in fields.items())
-
-
-def _facts(instance: Mapping[str, Any]) -> dict[str, Any]:
-    """The given fields of ``instance``, by payload key."""
-    facts = {size: instance[size] for size in SIZES if size in instance}
-    facts |= {key: instance[name] or "" for name, key in _TEXTS.items() if name in instance}
-    facts |= {name: instance[name] or {} for name in _MAPPINGS if name in instance}
-    if _UNSEEN in instance:
-        facts[_UNSEEN] = instance[_UNSEEN]
-    return facts
-
-
-def vector(instance: Mapping[str, Any]) -> dict[str, int]:
-    """The resources that a claim for this instance reserves."""
-    return {
-        "VCPU": instance["vcpus"],
-        "MEMORY_MB": instance["memory_mb"],
-        "DISK_GB": instance["root_gb"] + instance["ephemeral_gb"] - (-instance.get("swap", 0) // 1024),
-    }
-
-
-def shortfalls(requested: Vector, used: Vector, limits: Mapping[str, float] | None) -> list[dict[str, Any]]:
-    """The resources whose requested amount exceeds the limits' remainder."""
-    lacks = []
-    for name, key in LIMITS.items():
-        given = (limits or {}).get(key)
-        if given is None:
-            continue
-        limit = int(float(f"{given:.15g}"))
-        if 0 < requested[name] > limit - used.get(name, 0):
-            lacks.append({"resource": name, "requested": requested[name], "used": used.get(name, 0), "limit": limit})
-    return lacks

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from random import Random
 from typing import Any
 
+from tests.invariants.check import check
 from tests.invariants.record import (
     ERROR,
     RESULT,
@@ -27,16 +28,20 @@ from tests.support.builders import HOST, LEDGER_ID, NOW, TIMEOUT, instance_dict,
 from tracker_worker.domain.commands import (
     AbortClaim,
     BeginClaim,
+    BeginClaims,
     Command,
+    DrainNode,
     ExpireClaims,
     FinishClaim,
+    ReleaseAllocation,
     RenewClaim,
     ReportNode,
+    UndrainNode,
     UpdateUsage,
 )
 from tracker_worker.domain.decide import decide
 from tracker_worker.domain.decision import Decision
-from tracker_worker.domain.events import UNPUBLISHED, Event
+from tracker_worker.domain.events import UNPUBLISHED, Event, NodeUpdated
 from tracker_worker.domain.fit import read_limits
 from tracker_worker.domain.instance import read_changes, read_instance, read_node
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
@@ -66,6 +71,7 @@ class Scene:
         self.parked: list[Parked] = []
         self.inbox: dict[str, Mapping[str, Any] | None] = {}
         self._issued: dict[Place, list[OutboxRow]] = {(HOST, ledger.name): [] for ledger in self._host}
+        self._left: dict[Place, StoredNode] = {}
         for ledger in self._host:
             self.decide(ReportNode(node=ledger.name, inventory=inventory()))
 
@@ -100,6 +106,44 @@ class Scene:
         """
         instance = instance_dict(number, **{"node": PLACE[1], **fields})
         return self.call("begin_resource_claim", instance=instance, limits=limits)
+
+    def drain(self, reason: str, node: str = PLACE[1]) -> Request:
+        """An operator's command that drains a node."""
+        self.decide(DrainNode(node=node, reason=reason))
+        args = {"host": HOST, "reason": reason}
+        return self.sent("node drain", args, call=True, outcome=RESULT)
+
+    def undrain(self, reason: str, node: str = PLACE[1]) -> Request:
+        """An operator's command that takes back a drain."""
+        self.decide(UndrainNode(node=node))
+        return self.sent("node undrain", {"host": HOST, "reason": reason}, call=True, outcome=RESULT)
+
+    def rename(self, new: str, old: str = PLACE[1]) -> None:
+        """Give a node another name, which no node has."""
+        ledger = self._host.nodes.pop(old)
+        self._tell(ledger, {"next_host": HOST, "next_node": new})
+        books = {place: stored for place, stored in self.books([ledger]).items() if place == (HOST, old)}
+        self._left |= {place: replace(stored, held={}, usage=stored.reserved) for place, stored in books.items()}
+        ledger.name, ledger.stream_id, ledger.sequence, ledger.last_at = new, ledger.stream_id + 100, 0, 0
+        self._issued[HOST, new] = []
+        self._tell(ledger, {"previous_host": HOST, "previous_node": old})
+        ledger.committed()
+        self._host.nodes[new] = ledger
+
+    def _tell(self, ledger: NodeLedger, more: Mapping[str, str | int]) -> None:
+        event = NodeUpdated(at=self._now, inventory=ledger.inventory, life=ledger.life, more=more)
+        ledger.apply(event)
+        self._notify(event, ledger)
+
+    def listing(self, node: str = PLACE[1]) -> Request:
+        """A call that lists the allocations of a node."""
+        ledger = self._host.nodes[node]
+        reply = {
+            "sequences": {node: ledger.sequence},
+            "allocations": [{"resources": held.resources.to_dict()} for held in ledger.allocations.values()],
+            "next": None,
+        }
+        return self.sent("list_allocations", {"node": node}, call=True, outcome=RESULT, reply=reply)
 
     def view(self, node: str = PLACE[1]) -> Request:
         """A call that reads a node's view."""
@@ -155,8 +199,9 @@ class Scene:
             )
         )
 
-    def books(self) -> dict[Place, StoredNode]:
-        return {
+    def books(self, ledgers: Iterable[NodeLedger] = ()) -> dict[Place, StoredNode]:
+        """What the store has of ``ledgers``, or else of all nodes and of the names that they had."""
+        return self._left | {
             (HOST, ledger.name): StoredNode(
                 generation=ledger.generation,
                 sequence=ledger.sequence,
@@ -171,7 +216,7 @@ class Scene:
                 issued=self._issued[HOST, ledger.name],
                 cursor=ledger.sequence,
             )
-            for ledger in self._host
+            for ledger in ledgers or self._host
         }
 
     def evidence(self, **doctored: Any) -> Evidence:
@@ -190,14 +235,11 @@ def changed(heard: Heard, **payload: Any) -> Heard:
 def _command(method: str, args: Mapping[str, Any]) -> Command:
     match method:
         case "begin_resource_claim":
-            instance = args["instance"]
-            return BeginClaim(
-                instance=read_instance(instance),
-                limits=read_limits(args.get("limits")),
-                timeout=TIMEOUT,
-                node=read_node(instance),
-                remembers_deletions=TIMEOUT,
-            )
+            return _begin(args)
+        case "begin_resource_claims":
+            return BeginClaims(claims=tuple(map(_begin, args["claims"])))
+        case "release_allocation":
+            return ReleaseAllocation(uuid=args["instance_uuid"], reason=args["reason"], released_by="operator")
         case "finish_resource_claim":
             return FinishClaim(claim_id=args["claim_id"])
         case "abort_resource_claim":
@@ -208,3 +250,23 @@ def _command(method: str, args: Mapping[str, Any]) -> Command:
             changes = read_changes(args["instance"])
             node = read_node(args["instance"])
             return UpdateUsage(uuid=changes["uuid"], changes=changes, node=node, notes_deletions=True)
+
+
+def only(evidence: Evidence) -> str:
+    """The one violation that the checker finds."""
+    violations = check(evidence)
+    assert len(violations) == 1, violations
+    return violations[0]
+
+
+def _begin(args: Mapping[str, Any]) -> BeginClaim:
+    instance = args["instance"]
+    return BeginClaim(
+        instance=read_instance(instance),
+        limits=read_limits(args.get("limits")),
+        timeout=TIMEOUT,
+        node=read_node(instance),
+        claim_id=args.get("claim_id"),
+        on_expiry=args.get("on_expiry"),
+        remembers_deletions=TIMEOUT,
+    )

@@ -41,7 +41,7 @@ class Ear:
         self._book(told)
 
     def went_back(self, announced: list[Notification]) -> None:
-        """A new history has begun: take back what never happened. Every node that is left has told it."""
+        """A new history has begun: take back what never happened. Every name that is left has told it."""
         kept: dict[Place, int] = {}
         for row in announced:
             payload = json.loads(row.payload)

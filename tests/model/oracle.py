@@ -31,8 +31,10 @@ class Oracle(NodeOracle):
         by_uuid = [pair for pair in everything if pair[1].uuid == name]
         return next(iter(by_id + by_uuid), None)
 
-    def taken(self, host: str, claim_id: str) -> bool:
-        return any(charge.claim_id == claim_id for node in self.hosts[host].values() for charge in node.held.values())
+    def taken(self, host: str, ask: Fields) -> bool:
+        """Whether another charge has the name that this claim chooses, or its instance's uuid as the id of its claim."""
+        ids = {charge.claim_id for node in self.hosts[host].values() for charge in node.held.values()}
+        return ask["uuid"] in ids or (ask["claim_id"] is not None and self.claim(host, ask["claim_id"]) is not None)
 
     # --- claims ------------------------------------------------------------------------------------------------------
 
@@ -59,7 +61,7 @@ class Oracle(NodeOracle):
         gone = [at for other in self.hosts[host].values() for known, at in other.deletions.items() if known == uuid]
         if gone and now <= max(gone) + MEMORY:
             raise Refused("ClaimConflict")
-        if ask["claim_id"] is not None and self.taken(host, ask["claim_id"]):
+        if self.taken(host, ask):
             raise Refused("ClaimConflict")
         lacks = self._lacks(node, ask, (beside or {}).get(node.name, {}))
         return node, "lacks" if lacks else "fits", lacks
@@ -130,9 +132,9 @@ class Oracle(NodeOracle):
                 all_lacks += [{**lack, "instance_uuid": ask["uuid"], "node": node.name} for lack in lacks]
                 continue
             if what == "fits":
-                if ask["claim_id"] in chosen:
+                if not chosen.isdisjoint({ask["claim_id"], ask["uuid"]}):
                     return [], "ClaimConflict"
-                chosen |= {ask["claim_id"]} - {None}
+                chosen |= {ask["claim_id"], ask["uuid"]} - {None}
                 sums = beside.setdefault(node.name, dict.fromkeys(LIMITS, 0))
                 for name, amount in vector(ask).items():
                     sums[name] += amount
@@ -214,7 +216,8 @@ class Oracle(NodeOracle):
             return [], "NodeNotFound"
         if changes.get("vm_state") != "deleted" or not nodes:
             return [], reply
-        node = min(nodes, key=lambda node: node.number)
+        again = [node for node in self.hosts[host].values() if uuid in node.deletions]
+        node = min(again or nodes, key=lambda node: node.number)
         node.deletions[uuid] = node.time(now)
         return [(node.place, "DeletionNoted")], reply
 

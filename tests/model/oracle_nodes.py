@@ -77,7 +77,7 @@ class NodeOracle:
         replaced = target.get(name)
         if replaced is not None and replaced.held:
             return "NodeBusy"
-        if any(uuid in other.held for uuid in node.held for other in target.values() if other is not node):
+        if not _names([node]).isdisjoint(_names(other for other in target.values() if other is not node)):
             return "ClaimConflict"
         del self.hosts[host][old]
         node.elsewhere = False
@@ -98,6 +98,11 @@ class NodeOracle:
                 happened.append((node.place, "DeletionsForgotten"))
             node.deletions = left
         return happened, None
+
+
+def _names(nodes: Iterable[Node]) -> set[str]:
+    """What claims are named by."""
+    return {name for node in nodes for charge in node.held.values() for name in (charge.claim_id, charge.uuid)}
 
 
 def _seen(node: Node) -> Seen:

@@ -144,14 +144,14 @@ class World:
         ledger_id = begin_history(self.store, predecessor=before, reason="model", now=self.now, new_id=self.new_id)
         assert ledger_id != before
         self.workers = [Ledgers(self.store), Ledgers(self.store)]
-        nodes = {node.place for node in self.oracle.nodes()}
         streams = [stream for host in self._stream_hosts() for stream in self.store.streams(host)]
         announced = [
             row
             for stream in streams
             for row in self.store.outbox(stream.id, after=self._read.get(stream.id, 0), limit=10_000)
         ]
-        assert {(row.host, row.node) for row in announced} == nodes, "every node tells the new history"
+        names = {node.place for node in self.oracle.nodes()} | {(stream.host, stream.node) for stream in streams}
+        assert {(row.host, row.node) for row in announced} == names, "every name tells the new history"
         self.ear.went_back(announced)
         self.listen()
         self.back_up()

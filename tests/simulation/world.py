@@ -10,8 +10,8 @@ from functools import partial
 from oslo_config import cfg
 
 from tests.invariants.check import check
-from tests.invariants.collect import books, recorded
 from tests.invariants.record import Evidence, Heard, Parked
+from tests.invariants.stored import books, recorded
 from tests.simulation.broker import Broker, Message
 from tests.simulation.bus import SimulatedBus
 from tests.simulation.client import Client

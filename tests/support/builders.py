@@ -23,6 +23,7 @@ from tracker_worker.domain.inventory import Inventory, read_inventory, reserve
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
 from tracker_worker.domain.resources import Resources
 from tracker_worker.domain.values import SECOND
+from tracker_worker.errors import TrackerError
 from tracker_worker.ids import uuid7
 
 # 2026-01-15T12:00:00Z, in microseconds.
@@ -170,6 +171,18 @@ def put(host: HostLedger, command: Command, now: int = NOW) -> Decision:
 def planned(host: HostLedger, command: Command, now: int = NOW) -> Decision:
     """Decide ``command`` and apply nothing."""
     return decide(host, command, now, new_ids(host))
+
+
+def refused(host: HostLedger, command: Command, error: type[TrackerError], **facts: Any) -> TrackerError:
+    """Assert that ``command`` is refused with these facts in its error, without an event and without a change of a ledger."""
+    before = [snapshot(ledger) for ledger in host]
+    decision = play(host, command)
+    assert type(decision.error) is error
+    assert decision.events == ()
+    assert decision.reply is None
+    assert [snapshot(ledger) for ledger in host] == before
+    assert {name: decision.error.kwargs[name] for name in facts} == facts
+    return decision.error
 
 
 def happened(decision: Decision) -> list[Event]:

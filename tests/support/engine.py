@@ -5,22 +5,16 @@ a clock that stands still.
 
 from __future__ import annotations
 
-import json
 import queue
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from math import inf
-from typing import Any
-from uuid import uuid4
-
-import msgspec
 
 from tests.support.builders import HOST, NOW, RESERVED_MEMORY_MB, TIMEOUT, driver_resource_dict, node_name
+from tests.support.caller import Caller, drained
 from tests.support.deadline import SECONDS
+from tests.support.scripted import Clock, ManualTimer, ScriptedStore
 from tests.support.store import settle
 from tracker_worker.bus.base import Listener, Refusal
 from tracker_worker.bus.memory import MemoryBroker, MemoryBus, Parked
@@ -28,7 +22,6 @@ from tracker_worker.counters import Counters
 from tracker_worker.domain.inventory import reserve
 from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.domain.policy import Policy
-from tracker_worker.domain.values import SECOND
 from tracker_worker.inventory.fake import FakeDriver
 from tracker_worker.service import clock as service_clock
 from tracker_worker.service.chores.inventories import Inventories
@@ -38,7 +31,7 @@ from tracker_worker.service.requests.reader import RequestReader
 from tracker_worker.store.base import Commit, Store
 from tracker_worker.store.memory import MemoryStore
 from tracker_worker.threads import Pool
-from tracker_worker.wire.message import JSON, MSGPACK, ReplyTo, decode_message
+from tracker_worker.wire.message import decode_message
 from tracker_worker.wire.reply import MAX_ANSWER_BYTES
 
 STEPS_TO_SETTLE = 3
@@ -46,188 +39,6 @@ STEPS_TO_SETTLE = 3
 that."""
 RESERVED = reserve(memory_mb=RESERVED_MEMORY_MB, disk_mb=0)
 POLICY = Policy(claim_timeout=TIMEOUT, capacity_limits=False, release_expired=False, reserved=RESERVED)
-
-
-class Clock:
-    """The time of day in microseconds, and a monotonic clock. Both stand still until ``forward``."""
-
-    def __init__(self, now: int = NOW) -> None:
-        self.now = now
-        self._ran = 0.0
-
-    def __call__(self) -> int:
-        return self.now
-
-    def monotonic(self) -> float:
-        """Seconds."""
-        return self._ran
-
-    def forward(self, seconds: float) -> None:
-        """Time passes."""
-        self._ran += seconds
-        self.now += int(seconds * SECOND)
-
-    def step(self, seconds: float) -> None:
-        """Somebody sets the time of day."""
-        self.now += int(seconds * SECOND)
-
-
-class ScriptedStore(Store):
-    """A store in memory that records every call and can fail.
-
-    ``script["commit"]`` holds one entry for each coming commit: an exception to raise or a callable to call before it. Every
-    other method has a script of its own.
-    """
-
-    def __init__(self, inner: Store | None = None) -> None:
-        self.inner = MemoryStore() if inner is None else inner
-        self.calls: list[str] = []
-        self.commits: list[Committed] = []
-        self.script: dict[str, list[Exception | Callable[[], object]]] = defaultdict(list)
-
-    def _through(self, name: str, *arguments: Any, **options: Any) -> Any:
-        self.calls.append(name)
-        if self.script[name]:
-            act = self.script[name].pop(0)
-            if isinstance(act, Exception):
-                raise act
-            act()
-        return getattr(self.inner, name)(*arguments, **options)
-
-    def commit(self, commit: Commit) -> None:
-        made = Committed.of(commit)
-        self._through("commit", commit)
-        self.commits.append(made)
-
-
-def _passing(name: str) -> Callable[..., Any]:
-    return lambda self, *arguments, **options: self._through(name, *arguments, **options)
-
-
-for _name in Store.__abstractmethods__ - {"commit"}:
-    setattr(ScriptedStore, _name, _passing(_name))
-ScriptedStore.__abstractmethods__ = frozenset()
-
-
-@dataclass(frozen=True)
-class Committed:
-    """A summary of one commit."""
-
-    nodes: list[str]
-    events: list[str]
-    answered: list[str]
-    cursors: dict[tuple[int, str], int]
-
-    @classmethod
-    def of(cls, commit: Commit) -> Committed:
-        return cls(
-            nodes=[ledger.name for ledger in commit.ledgers],
-            events=[notification.event_type for notification in commit.notifications],
-            answered=[message.unique_id for message in commit.inbox_rows],
-            cursors=dict(commit.cursors),
-        )
-
-
-class ManualTimer:
-    """A timer that a test fires by hand."""
-
-    def __init__(self, interval_seconds: float, action: Callable[[], None], until: float = inf) -> None:
-        self.interval_seconds = interval_seconds
-        self.fire = action
-        self.until = until
-        self.cancelled = False
-
-    def cancel(self) -> None:
-        self.cancelled = True
-
-
-@dataclass(frozen=True)
-class Refused:
-    """An error as a caller receives it."""
-
-    error: str
-    kwargs: dict[str, Any] = field(hash=False)
-
-
-@dataclass(frozen=True)
-class Call:
-    """A call that was sent."""
-
-    replies: queue.SimpleQueue[Any]
-
-    def reply(self) -> Any:
-        """Wait for the reply and return its result or a Refused."""
-        return self.replies.get(timeout=SECONDS)
-
-    def replied(self) -> bool:
-        return not self.replies.empty()
-
-
-class Caller:
-    """The clients of a worker: sends requests and collects replies."""
-
-    def __init__(self, broker: MemoryBroker) -> None:
-        self._broker = broker
-        self._lock = threading.Lock()
-        self._calls: dict[str, queue.SimpleQueue[Any]] = {}
-        self.heartbeats: list[str] = []
-        self._formats: dict[str, str] = {}
-        for content_type in (JSON, MSGPACK):
-            self._broker.open_replies(
-                f"reply_{content_type}",
-                lambda body, content_type=content_type: self._receive(body, content_type),  # type: ignore[misc]
-            )
-
-    def _receive(self, body: bytes, content_type: str) -> None:
-        reply = decode_message(body, content_type)
-        with self._lock:
-            call = self._calls[reply["_msg_id"]]
-        if not reply["ending"]:
-            self.heartbeats.append(reply["_msg_id"])
-            return
-        failure = None if reply["failure"] is None else msgspec.json.decode(reply["failure"])
-        call.put(reply["result"] if failure is None else Refused(failure["class"], failure["kwargs"]))
-
-    def call(
-        self,
-        method: str,
-        *,
-        source: str = HOST,
-        unique_id: str | None = None,
-        deadline: float | None = None,
-        timeout: int | None = None,
-        content_type: str = JSON,
-        **args: Any,
-    ) -> Call:
-        """Send a call. ``deadline`` is on the monotonic clock; ``timeout`` in seconds asks for heartbeats."""
-        reply_to = ReplyTo(f"reply_{content_type}", uuid4().hex, content_type)
-        call = Call(queue.SimpleQueue())
-        with self._lock:
-            self._calls[reply_to.msg_id] = call.replies
-        keys = {"_msg_id": reply_to.msg_id, "_reply_q": reply_to.queue, "_timeout": timeout}
-        self._send(source, method, args, unique_id, keys, content_type, deadline)
-        return call
-
-    def cast(self, method: str, *, source: str = HOST, unique_id: str | None = None, **args: Any) -> None:
-        self._send(source, method, args, unique_id, {}, JSON, None)
-
-    def _send(
-        self,
-        source: str,
-        method: str,
-        args: Mapping[str, Any],
-        unique_id: str | None,
-        keys: Mapping[str, Any],
-        content_type: str,
-        deadline: float | None,
-    ) -> None:
-        message = {"method": method, "args": args, "version": "1.0", "_unique_id": unique_id or uuid4().hex, **keys}
-        message["_context_request_id"] = "req-1"
-        if content_type == MSGPACK:
-            body = msgspec.msgpack.encode(message)
-        else:
-            body = json.dumps({"oslo.version": "2.0", "oslo.message": json.dumps(message)}).encode()
-        self._broker.publish(source, body, content_type=content_type, deadline=deadline)
 
 
 class EngineHarness:
@@ -310,6 +121,7 @@ class EngineHarness:
         self.connect()
         if relaying:
             self.engine.renew_leases()
+            self.bus.probe(sorted(self.engine.held))  # as a worker does: its active consumer hears of it
             for _ in range(STEPS_TO_SETTLE):
                 self.finish()
         return self
@@ -393,12 +205,12 @@ class EngineHarness:
     def parked(self) -> list[Parked]:
         """The messages parked since the last call."""
         self.finish()
-        return _drained(self.broker.parked)
+        return drained(self.broker.parked)
 
     def notified(self) -> list[tuple[str, int]]:
         """(event type, sequence) of the notifications published since the last call."""
         self.finish()
-        return [_event(body) for body in _drained(self.broker.notifications)]
+        return [_event(body) for body in drained(self.broker.notifications)]
 
     def hear(self, count: int) -> list[tuple[str, int]]:
         """Wait for the next ``count`` notifications and return (event type, sequence) of each."""
@@ -408,10 +220,3 @@ class EngineHarness:
 def _event(body: bytes) -> tuple[str, int]:
     message = decode_message(body)
     return message["event_type"].removeprefix("tracker."), message["payload"]["sequence"]
-
-
-def _drained(waiting: queue.SimpleQueue[Any]) -> list[Any]:
-    found = []
-    while not waiting.empty():
-        found.append(waiting.get_nowait())
-    return found

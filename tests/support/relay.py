@@ -9,7 +9,7 @@ from typing import cast
 from msgspec.structs import replace
 
 from tests.support.builders import begin, node_name
-from tests.support.engine import ScriptedStore
+from tests.support.scripted import ScriptedStore
 from tests.support.store import TOPIC, settle
 from tracker_worker.bus.base import Bus, Publication
 from tracker_worker.notifications.notification import Notification

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from tests.invariants.check import proved
-from tests.invariants.collect import Listener, Log, RecordingClient, evidence, listener, wait_relayed
+from tests.invariants.collect import Log, RecordingClient, evidence, wait_relayed
+from tests.invariants.listening import Listener, listener
 from tests.invariants.record import ERROR, RESULT, Heard, Request
 from tests.support import stock
 from tests.support.deadline import SECONDS, wait_until

@@ -23,7 +23,9 @@ _MOST_ABORTED = 4
 
 
 @dataclass(slots=True)
-class _HeldInstance:
+class HeldInstance:
+    """An instance that a scheduler has claimed; ``building``: it has not finished the claim."""
+
     place: Place
     fields: dict[str, Any]
     building: bool = True
@@ -35,7 +37,7 @@ class Scheduler:
     """One scheduler. Not thread-safe.
 
     ``tight`` holds the places where all schedulers together ask for more than the limits in their requests. Hosts in
-    ``calls_only`` get no casts.
+    ``calls_only`` get no casts. ``moves`` is a list that grows: a node was there and is here now; schedulers follow.
     """
 
     def __init__(
@@ -48,23 +50,44 @@ class Scheduler:
         tight: Sequence[Place] = (),
         calls_only: Sequence[str] = (),
         shared_topic: bool = True,
+        moves: Sequence[tuple[Place, Place]] = (),
     ) -> None:
+        self._moves = moves
+        self._followed = 0
         self._client = client
         self._name = name
         self._random = random.Random(f"{seed}-{name}")
-        self._places = places
+        self._places = list(places)
         self._tight = frozenset(tight)
         self._calls_only = frozenset(calls_only)
         self._shared_topic = shared_topic
         self._numbers = 0
-        self._held: dict[str, _HeldInstance] = {}
-        self._aborted: dict[str, _HeldInstance] = {}
+        self._held: dict[str, HeldInstance] = {}
+        self._aborted: dict[str, HeldInstance] = {}
 
     def step(self) -> None:
         """Send one request."""
+        self._follow()
         if len(self._held) >= _MOST_HELD:
             self._delete(next(iter(self._held)))
             return
+        choices = self._choices()
+        what = self._random.choices([choice for choice, _ in choices], [weight for _, weight in choices])[0]
+        what()
+
+    def _follow(self) -> None:
+        """Address the nodes that have got another name or host by that from now on."""
+        while self._followed < len(self._moves):
+            source, target = self._moves[self._followed]
+            self._followed += 1
+            self._places = [target if place == source else place for place in self._places]
+            for held in (*self._held.values(), *self._aborted.values()):
+                if held.place == source:
+                    held.place = target
+                    held.fields = {**held.fields, "node": target[1]}
+
+    def _choices(self) -> list[tuple[Callable[[], None], int]]:
+        """What may be done now, and how often."""
         choices: list[tuple[Callable[[], None], int]] = [
             (self._begin, 30),
             (self._begin_deleted, 1),
@@ -84,8 +107,7 @@ class Scheduler:
                 (self._contradict, 2),
                 (lambda: self._delete(self._any()), 9),
             ]
-        what = self._random.choices([choice for choice, _ in choices], [weight for _, weight in choices])[0]
-        what()
+        return choices
 
     def _begin(self) -> None:
         self._claim(*self._new())
@@ -104,7 +126,7 @@ class Scheduler:
 
     def _new(self) -> tuple[Place, dict[str, Any]]:
         self._numbers += 1
-        uuid = f"{self._name}-{self._numbers}"
+        uuid = self._new_uuid()
         place = self._random.choice(self._places)
         return place, instance_dict(
             uuid=uuid,
@@ -116,13 +138,22 @@ class Scheduler:
             display_name=uuid,
         )
 
-    def _claim(self, place: Place, fields: dict[str, Any], claim_ids: Sequence[str] = ()) -> None:
-        limits = {"vcpu": 40.5} if place in self._tight else self._random.choice((None, {"memory_mb": 262144}))
-        said = self._say(place[0], "begin_resource_claim", casts=0.2, insist=True, instance=fields, limits=limits)
+    def _new_uuid(self) -> str:
+        return f"{self._name}-{self._numbers}"
+
+    def _claim(self, place: Place, fields: dict[str, Any], claim_ids: Sequence[str] = (), **more: Any) -> None:
+        """Begin a claim. ``more`` are further arguments."""
+        limits = self._limits(place)
+        said = self._say(
+            place[0], "begin_resource_claim", casts=0.2, insist=True, instance=fields, limits=limits, **more
+        )
         if said is None or said.outcome == RESULT:
-            held = self._held[fields["uuid"]] = _HeldInstance(place, fields, claim_ids=list(claim_ids))
+            held = self._held[fields["uuid"]] = HeldInstance(place, fields, claim_ids=list(claim_ids))
             if said is not None:
                 held.claim_ids.append(said.reply["claim_id"])
+
+    def _limits(self, place: Place) -> dict[str, float] | None:
+        return {"vcpu": 40.5} if place in self._tight else self._random.choice((None, {"memory_mb": 262144}))
 
     def _change(self) -> None:
         uuid = self._any()
@@ -149,8 +180,12 @@ class Scheduler:
         self._say(held.place[0], "abort_resource_claim", casts=0.3, claim_id=self._named(held))
         if held.building:
             del self._held[uuid]
-            if len(self._aborted) < _MOST_ABORTED:
-                self._aborted[uuid] = held
+            self._remember(uuid, held)
+
+    def _remember(self, uuid: str, held: HeldInstance) -> None:
+        """Note that the instance may be claimed again."""
+        if len(self._aborted) < _MOST_ABORTED:
+            self._aborted[uuid] = held
 
     def _end_late(self) -> None:
         """End the first claim of an instance, which may have ended, and another one may have begun."""
@@ -164,7 +199,7 @@ class Scheduler:
         timeout = self._random.choice((1, 600, 3600))
         self._say(held.place[0], "renew_resource_claim", casts=0.3, claim_id=self._named(held), timeout=timeout)
 
-    def _named(self, held: _HeldInstance) -> str:
+    def _named(self, held: HeldInstance) -> str:
         """The last claim of the instance by its id, if it is known, or by the instance's uuid."""
         uuid: str = held.fields["uuid"]
         return uuid if not held.claim_ids or self._random.random() < 0.3 else held.claim_ids[-1]

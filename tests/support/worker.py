@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from oslo_config import cfg
 
 from tests.support.builders import HOST
-from tests.support.engine import Caller, Clock, ScriptedStore
+from tests.support.caller import Caller
+from tests.support.scripted import Clock, ScriptedStore
 from tracker_worker.bus.base import Listener
 from tracker_worker.bus.memory import MemoryBroker, MemoryBus
 from tracker_worker.inventory.fake import FakeDriver

@@ -81,7 +81,9 @@ class WorkerProcess:
     def write_inventory(self, hosts: Mapping[str, Nodes]) -> None:
         """Replace the static inventory file: host -> node -> its keys."""
         content = {"hosts": {host: {"nodes": dict(nodes)} for host, nodes in hosts.items()}}
-        self.inventory.write_text(yaml.safe_dump(content), encoding="utf-8")
+        written = self.inventory.with_suffix(".new")
+        written.write_text(yaml.safe_dump(content), encoding="utf-8")
+        written.replace(self.inventory)  # a worker that reloads meanwhile reads one of the two, whole
 
     @property
     def database(self) -> Path:
@@ -135,6 +137,10 @@ class WorkerProcess:
     def is_alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def thread_names(self) -> list[str]:
         """The names of the process's threads, as the system knows them."""
         assert self._process is not None
@@ -155,6 +161,12 @@ class WorkerProcess:
     def signal(self, number: signal.Signals) -> None:
         assert self._process is not None
         self._process.send_signal(number)
+
+    def signal_ready(self, number: signal.Signals) -> None:
+        """Send a signal if the process runs and has been ready. Another thread may start and stop the process meanwhile."""
+        process = self._process
+        if process is not None and " ready: " in self.log():
+            process.send_signal(number)
 
     def wait(self, seconds: float = 30) -> int:
         """Wait for the end and return the exit code, negative for a signal.

@@ -15,6 +15,7 @@ from tests.support.migrated import migrated
 from tests.support.store import ALL, Writer, load, register, settle
 from tracker_worker.administration import Administration, Refused
 from tracker_worker.domain.commands import (
+    BeginClaim,
     DrainNode,
     FinishClaim,
     ReleaseAllocation,
@@ -160,6 +161,21 @@ class TestRename:
         assert [payload["sequence"] for payload in told(store, HOST, "rack-1")] == [1, 2]
         assert node(store).sequence == 5
 
+    def test_no_name_sees_a_generation_that_falls(
+        self, store: Store, writer: Writer, administration: Administration
+    ) -> None:
+        administration.move_node(N1, host=HOST, to=HOST, name="new")
+        left_at = told(store, HOST, N1)[-1]["generation"]
+        store.create_node(load(store).id, N1)
+        Writer(store).put(ReportNode(node=N1, inventory=inventory()), LATER).commit()
+        assert node(store, N1).generation > left_at
+        administration.move_node("new", host=HOST, to=HOST, name="newer")
+        assert node(store, N2).generation < node(store, N1).generation
+        administration.move_node(N2, host=HOST, to=HOST, name="new")
+        generations = [payload["generation"] for payload in told(store, HOST, "new")]
+        assert len(generations) == 3
+        assert generations == sorted(generations)
+
     def test_an_empty_node_of_the_new_name_gives_its_inventory_and_its_place_in_the_list(
         self, store: Store, writer: Writer, administration: Administration
     ) -> None:
@@ -242,6 +258,20 @@ class TestMove:
         assert conflict.value.kwargs["instance_uuid"] == uuid(2)
         assert told(store, HOST, N1) == []
 
+    @pytest.mark.parametrize(
+        "there", [begin(3, node=N2, more={"claim_id": "c"}), begin(3, node=N2, more={"claim_id": uuid(1)})]
+    )
+    def test_a_claim_of_the_same_name_on_the_other_host_is_a_conflict(
+        self, store: Store, writer: Writer, administration: Administration, there: BeginClaim
+    ) -> None:
+        writer.put(begin(4, node=N1, more={"claim_id": "c"})).commit()
+        settle(store, host=OTHER, nodes=2).put(there).commit()
+        with pytest.raises(ClaimConflict) as conflict:
+            administration.move_node(N1, host=HOST, to=OTHER, name=N1)
+        assert conflict.value.kwargs["instance_uuid"] == uuid(3)
+        assert "has a claim of the name" in conflict.value.kwargs["reason"]
+        assert told(store, HOST, N1) == []
+
     def test_an_unknown_host_is_refused(self, writer: Writer, administration: Administration) -> None:
         with pytest.raises(Refused, match="the database has no host host-2"):
             administration.move_node(N1, host=HOST, to=OTHER, name=N1)
@@ -278,7 +308,7 @@ class TestHosts:
         self, store: Store, writer: Writer, administration: Administration
     ) -> None:
         settle(store, host=OTHER, nodes=1).put(begin(3)).commit()
-        with pytest.raises(Refused, match=f"host host-2 is charged for 1 instances: {uuid(3)}"):
+        with pytest.raises(Refused, match=f"host host-2 is charged for 1 instance: {uuid(3)}"):
             administration.rename_host(HOST, OTHER)
         assert store.host_names() == [HOST, OTHER]
 

@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.builders import HOST, NOW, begin, node_name
 from tests.support.store import ALL, Writer, settle
+from tracker_worker.administration import Administration
 from tracker_worker.domain.values import SECOND
 from tracker_worker.ids import NewIds
 from tracker_worker.new_history import begin_history, follows
@@ -54,6 +55,29 @@ def test_every_node_of_every_host_tells_the_new_history_with_its_next_number(sto
         (OTHER, N2): 1,
     }
     assert all(payload["sequence"] == payload["previous_sequence"] + 1 for payload in told.values())
+
+
+def test_a_name_that_no_node_has_tells_the_new_history_too(store: MemoryStore) -> None:
+    """That a node came to it may be among what was lost, and a node that comes to it later goes on after that event."""
+    Administration(store, notify=True).move_node(N1, host=HOST, to=HOST, name="new")
+    old = store.histories()[-1].ledger_id
+    new = begun(store)
+    told = payloads(store, HOST, N1)[-1]
+    assert (told["ledger_id"], told["previous_ledger_id"], told["previous_sequence"]) == (new, old, 3)
+    assert (told["sequence"], told["id"], told["state"], told["running_vms"]) == (4, 0, "unknown", 0)
+    Administration(store, notify=True).move_node("new", host=HOST, to=HOST, name=N1)
+    came = payloads(store, HOST, N1)[-1]
+    assert (came["sequence"], came["previous_node"], came["running_vms"]) == (5, "new", 1)
+    assert came["generation"] > told["generation"]
+
+
+def test_without_notifications_the_numbers_of_a_name_that_no_node_has_are_passed_over(store: MemoryStore) -> None:
+    Administration(store, notify=True).move_node(N1, host=HOST, to=HOST, name="new")
+    begun(store, notify=False)
+    (stream,) = store.left_streams()
+    assert (stream.node, stream.sequence, len(payloads(store, HOST, N1))) == (N1, 4, 3)
+    (opened,) = [stream for stream in store.open_cursors(HOST, ["a topic"]) if stream.node == N1]
+    assert opened.cursors == {"a topic": 4}
 
 
 def test_the_history_keeps_when_why_and_after_which_one_it_began(store: MemoryStore) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from tracker_worker.cli.context import CommandFailed, Settings
 from tracker_worker.cli.operator import asked
+from tracker_worker.text import counted
 
 if TYPE_CHECKING:
     from tracker_worker.administration import Administration
@@ -24,7 +25,7 @@ def administration(settings: Settings, method: str) -> Iterator[tuple[Store, Adm
     """
     from tracker_worker.administration import Administration, Refused
     from tracker_worker.cli.ledgers import opened_store
-    from tracker_worker.errors import NodeBusy
+    from tracker_worker.errors import NodeBusy, NodeNotFound
     from tracker_worker.notifications.style import read_style
 
     conf = settings.load(messaging=False)
@@ -37,9 +38,15 @@ def administration(settings: Settings, method: str) -> Iterator[tuple[Store, Adm
         except NodeBusy as busy:  # all of the instances: the text of the error itself is cut
             facts = busy.kwargs
             raise CommandFailed(
-                f"node {facts['node']} of host {facts['host']} is charged for {len(facts['instances'])} instances: "
+                f"node {facts['node']} of host {facts['host']} is charged for {counted(len(facts['instances']), 'instance')}: "
                 f"{', '.join(facts['instances'])}"
             ) from busy
+        except NodeNotFound as error:
+            host, node = error.kwargs["host"], error.kwargs["node"]
+            loaded = store.load_host(host)
+            if loaded is None or node not in loaded.nodes:
+                raise
+            raise CommandFailed(f"node {node} of host {host} is retired: 'node undrain' takes it back") from error
 
 
 def host_of(store: Store, node: str, host: str | None) -> str:

@@ -19,6 +19,7 @@ from tracker_worker.notifications.style import read_style
 from tracker_worker.service.chores.marker import Owner, owner, take
 from tracker_worker.service.requests.asked import asked_by
 from tracker_worker.store.base import Conflict, HostRecord, Store
+from tracker_worker.text import counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +55,8 @@ def _adopt(store: Store, conf: cfg.ConfigOpts, record: HostRecord, markers: Mark
     consumers = markers.consumers(record.name)
     if consumers:
         raise CommandFailed(
-            f"host {record.name} is not adopted: its queue {conf.tracker.topic}.{record.name} has {consumers} consumers; stop "
-            "the worker that serves it first"
+            f"host {record.name} is not adopted: its queue {conf.tracker.topic}.{record.name} has "
+            f"{counted(consumers, 'consumer')}; stop the worker that serves it first"
         )
     marker = None
     with suppress(MarkerUnavailable):  # its queue is empty: there is nothing that could be kept

@@ -40,7 +40,10 @@ def claim() -> None:
 @format_option
 @click.pass_obj
 def list_(settings: Settings, host: str | None, node: str | None, style: str) -> None:
-    """List the claims that have not ended, oldest first. Read from the database; no worker needs to run."""
+    """List the claims that have not ended, by claim id. Read from the database; no worker needs to run.
+
+    The ids that workers make are in the order of the times when the claims began.
+    """
     claims = _read_claims(settings, host, node)
     if style == JSON:
         show_json(claims)

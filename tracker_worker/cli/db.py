@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tracker_worker.cli.context import CommandFailed, Commands, Settings
-from tracker_worker.cli.output import JSON, format_option, show_json, show_table, to_seconds
+from tracker_worker.cli.operator import asked, read_reason
+from tracker_worker.cli.output import JSON, format_option, plain, show_json, show_table, to_seconds
 
 if TYPE_CHECKING:
     from tracker_worker.store.base import History
@@ -67,12 +68,23 @@ def current(settings: Settings, style: str) -> None:
 @db.command()
 @click.pass_obj
 def check(settings: Settings) -> None:
-    """Exit with 1 unless the schema has the revision that this release needs; print the ledger id of the database."""
-    from tracker_worker.cli.ledgers import opened_store
+    """Exit with 1 unless the schema has the revision that this release needs; print the ledger id of the database.
 
-    with opened_store(settings.load(messaging=False)) as store:
-        ledger_id = store.histories()[-1].ledger_id
+    A warning names the hosts of the database that no worker serves and that are not in [tracker] hosts, with the number of
+    their instances.
+    """
+    from tracker_worker.cli.ledgers import opened_store
+    from tracker_worker.store.base import serving
+    from tracker_worker.text import counted
+
+    conf = settings.load(messaging=False)
+    with opened_store(conf) as store:
+        ledger_id, records, now = store.histories()[-1].ledger_id, store.hosts(), store.time()
     click.echo(f"The schema is what this release needs: ledger {ledger_id}")
+    orphans = [record for record in records if record.name not in conf.tracker.hosts and serving(record, now) is None]
+    if orphans:
+        named = ", ".join(f"{record.name} ({counted(record.instances, 'instance')})" for record in orphans)
+        click.echo(plain(f"WARNING: hosts of the database that no worker serves: {named}"), err=True)
 
 
 @db.command()
@@ -95,14 +107,8 @@ def history(settings: Settings, style: str) -> None:
     show_table(("Ledger", "Since", "Reason"), rows, empty="There are no histories.")
 
 
-def _reason(_context: click.Context, _option: click.Parameter, reason: str) -> str:
-    if not reason.strip():
-        raise click.BadParameter("must not be empty")
-    return reason
-
-
 @db.command("new-history")
-@click.option("--reason", required=True, callback=_reason, help="Why; shown by 'db history'.")
+@click.option("--reason", required=True, callback=read_reason, help="Why; shown by 'db history'.")
 @format_option
 @click.pass_obj
 def new_history(settings: Settings, reason: str, style: str) -> None:
@@ -113,7 +119,6 @@ def new_history(settings: Settings, reason: str, style: str) -> None:
     whenever workers were stopped while the database went back.
     """
     from tracker_worker.cli.ledgers import opened_store
-    from tracker_worker.cli.operator import asked
     from tracker_worker.ids import NewIds
     from tracker_worker.new_history import begin_history
     from tracker_worker.notifications.style import read_style

@@ -12,7 +12,7 @@ from tracker_worker.cli.administration import administration
 from tracker_worker.cli.context import Commands, Settings, keep_logs_quiet
 from tracker_worker.cli.output import JSON, format_option, plain, show_json, show_table, to_seconds
 
-_COLUMNS = ("Host", "Queue", "Active", "Lease until", "Last seen", "Release", "Nodes", "Instances")
+_COLUMNS = ("Host", "Queue", "Active", "Standbys", "Lease until", "Last seen", "Release", "Nodes", "Instances")
 
 
 @click.group(cls=Commands)
@@ -24,7 +24,7 @@ def host() -> None:
 @format_option
 @click.pass_obj
 def list_(settings: Settings, style: str) -> None:
-    """List the hosts of the database, and the worker that serves each of them. No worker needs to run."""
+    """List the hosts of the database, and the workers that serve each of them. No worker needs to run."""
     views = read_hosts(settings)
     if style == JSON:
         show_json(views)
@@ -48,7 +48,12 @@ def rename(settings: Settings, old: str, new: str) -> None:
     check_host_name("NEW", new, topic)
     with administration(settings, "host rename") as (_, operator):
         operator.rename_host(old, new)
-    click.echo(plain(f"Host {old} is host {new} now. Delete the queue {topic}.{old} when nothing is left in it."))
+    click.echo(
+        plain(
+            f"Host {old} is host {new} now. Delete the queue {topic}.{old} when nothing is left in it, and the queue "
+            f"{topic}_ledger.{old}."
+        )
+    )
 
 
 @host.command()
@@ -62,7 +67,7 @@ def forget(settings: Settings, host: str) -> None:
     with administration(settings, "host forget") as (_, operator):
         operator.forget_host(host)
     topic = settings.load(messaging=False).tracker.topic
-    click.echo(plain(f"Host {host} is forgotten. Delete its queue too: {topic}.{host}"))
+    click.echo(plain(f"Host {host} is forgotten. Delete its queues too: {topic}.{host}, {topic}_ledger.{host}"))
 
 
 @host.command()
@@ -75,8 +80,8 @@ def adopt(settings: Settings, host: str) -> None:
     machine was installed anew, after a database was lost, and with the copy of a database. Stop the worker that serves
     the host first. A worker of this configuration that is refused goes on by itself within a few seconds.
 
-    The copy of a ledger that has served the host becomes a new history of its own, with a new ledger_id, of all its
-    hosts.
+    If the host was served from this database or from a copy of it, the database begins a new history, with a new
+    ledger_id for all of its hosts, because the copy may have used the same numbers for other notifications.
     """
     conf = settings.load()
     keep_logs_quiet(conf)
@@ -88,7 +93,7 @@ def adopt(settings: Settings, host: str) -> None:
         adopted = adopt_host(store, conf, host)
     if adopted.is_new_history:
         click.echo(
-            f"The database goes on in a new history, because the ledger {adopted.before} is that of another copy."
+            f"The database goes on in a new history, because another copy of it may have served the host as {adopted.before}."
         )
     click.echo(
         f"Host {host} is served from the ledger {adopted.ledger_id} now; it was served from {adopted.before or 'none'}."
@@ -99,7 +104,7 @@ def read_hosts(settings: Settings) -> list[dict[str, Any]]:
     """The hosts of the database, by name. Raises CommandFailed, ConfigurationError: as ``opened_store``."""
     from tracker_worker.cli.ledgers import opened_store
     from tracker_worker.domain.views import iso
-    from tracker_worker.store.base import serving
+    from tracker_worker.store.base import serving, standbys
 
     conf = settings.load(messaging=False)
     with opened_store(conf) as store:
@@ -110,8 +115,7 @@ def read_hosts(settings: Settings) -> list[dict[str, Any]]:
             "ledger_id": ledger_id,
             "queue": f"{conf.tracker.topic}.{record.name}",
             "active": serving(record, now),
-            # A standby leaves no trace in the database until it is active.
-            "standbys": [],
+            "standbys": standbys(record, now),
             "lease_expires_at": iso(record.lease_expires_at) if record.lease_expires_at else "",
             "last_seen_at": iso(record.last_seen_at) if record.last_seen_at else "",
             "release": record.version,
@@ -128,6 +132,7 @@ def _rows(views: Iterable[Mapping[str, Any]]) -> Iterator[Sequence[Any]]:
             view["host"],
             view["queue"],
             view["active"] or "-",
+            ", ".join(view["standbys"]) or "-",
             to_seconds(view["lease_expires_at"]) or "-",
             to_seconds(view["last_seen_at"]) or "-",
             view["release"],

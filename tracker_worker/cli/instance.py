@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
 import click
@@ -62,6 +64,11 @@ def list_(settings: Settings, host: str | None, node: str | None, project: str |
     VCPU in virtual CPUs, MEMORY_MB in MB, DISK_GB in GB. Claim is the state of the claim that charged the instance: an
     expired one left the instance charged.
     """
+    with _without_garbage_collection():
+        _list(settings, host, node, project, style)
+
+
+def _list(settings: Settings, host: str | None, node: str | None, project: str | None, style: str) -> None:
     from tracker_worker.cli.ledgers import opened_store
 
     with opened_store(settings.load(messaging=False)) as store:
@@ -167,6 +174,19 @@ def _check_names(store: Store, host: str | None, node: str | None) -> None:
     asked = names if host is None else [host]
     if node is not None and not any(stream.node == node for name in asked for stream in store.streams(name)):
         raise CommandFailed(f"{'the database' if host is None else f'host {host}'} has no node {node}")
+
+
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Do not look for objects that only refer to each other. Rows have none, and the look takes a third of the time in which
+    100,000 of them are listed."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _pages(store: Store, **only: str | None) -> Iterator[list[dict[str, Any]]]:

@@ -9,6 +9,7 @@ from importlib.metadata import version
 import click
 
 from tracker_worker.cli.context import PROJECT, Commands, Settings
+from tracker_worker.text import printable
 
 _COMMANDS = {
     "serve": "serve",
@@ -34,6 +35,16 @@ class _LazyCommands(Commands):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        for argument in args:
+            try:
+                argument.encode()
+            except UnicodeEncodeError:
+                raise click.UsageError(f"an argument is not text in UTF-8: {printable(argument)}", ctx) from None
+        return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         module = _COMMANDS.get(cmd_name)

@@ -10,7 +10,8 @@ import click
 
 from tracker_worker.cli.administration import administration, host_of
 from tracker_worker.cli.context import CommandFailed, Commands, Settings
-from tracker_worker.cli.output import JSON, format_option, plain, show_fields, show_json, show_table
+from tracker_worker.cli.operator import read_reason
+from tracker_worker.cli.output import JSON, format_option, plain, show_fields, show_json, show_table, to_seconds
 from tracker_worker.domain.resources import CLASSES
 
 if TYPE_CHECKING:
@@ -26,16 +27,11 @@ NODE_COLUMNS = (
     "Instances",
     "Generation",
     "Sequence",
+    "Since",
+    "Reason",
 )
 
 _host_option = click.option("--host", help="The node's host; required when several hosts have a node of this name.")
-
-
-def _given(context: click.Context, option: click.Parameter, value: str) -> str:
-    """The text of an option that must not be empty."""
-    if not value.strip():
-        raise click.BadParameter("must not be empty")
-    return value
 
 
 @click.group(cls=Commands)
@@ -54,7 +50,8 @@ def list_(settings: Settings, host: str | None, style: str) -> None:
     """List nodes with their usage and their inventory.
 
     Amounts are used/total: VCPU in virtual CPUs, MEMORY_MB in MB, DISK_GB in GB. Used includes the reserve of [tracker]
-    reserved_host_*. A node whose inventory is not known has no total. Retired nodes are listed too.
+    reserved_host_*. A node whose inventory is not known has no total. Since and Reason belong to the state. Retired nodes
+    are listed too.
     """
     views = read_nodes(settings, host)
     if style == JSON:
@@ -85,7 +82,7 @@ def show(settings: Settings, node: str, host: str | None, style: str) -> None:
 
 @node.command()
 @click.argument("node", metavar="NODE")
-@click.option("--reason", required=True, callback=_given, help="Why; callers who are refused are told.")
+@click.option("--reason", required=True, callback=read_reason, help="Why; callers who are refused are told.")
 @_host_option
 @format_option
 @click.pass_obj
@@ -113,7 +110,7 @@ def undrain(settings: Settings, node: str, host: str | None, style: str) -> None
 
 @node.command()
 @click.argument("node", metavar="NODE")
-@click.option("--reason", default="", help="Why; shown by 'node list'.")
+@click.option("--reason", default="", callback=read_reason, help="Why; shown by 'node list'.")
 @_host_option
 @format_option
 @click.pass_obj
@@ -205,6 +202,8 @@ def node_rows(views: Iterable[Mapping[str, Any]]) -> Iterator[Sequence[Any]]:
             view["running_vms"],
             view["generation"],
             view["sequence"],
+            to_seconds(view["state_since"]) or "-",
+            view["state_reason"] or "-",
         )
 
 

@@ -32,7 +32,7 @@ __all__ = ["ALLOWED_REMOTE_EXMODS", "VERSION", "TrackerAPI"]
 
 LOG = logging.getLogger(__name__)
 
-# What ends a begin of which it is known that it charged nothing.
+# What ends a begin of which it is known that it charged nothing; but for StoreUnavailable, after which it may have.
 _ANSWERED = (
     errors.TrackerError,
     oslo_messaging.RemoteError,
@@ -73,15 +73,17 @@ class TrackerAPI(Calls, Casts):
     ) -> Iterator[Claim | None]:
         """Begin a claim on entry and finish it on exit. An exception in the block aborts the claim and propagates.
 
-        If the call that begins the claim gets no answer, it is unknown whether the claim was begun. A cast then aborts it, by
-        the id that this method chose, so that no other claim of the instance ends; the host's queue keeps the cast after the
-        unanswered request. If the call that finishes the claim gets no answer, it is sent again as a cast, because the build is
-        done. A client that is pinned to version 1.0 names the claim by the instance's uuid."""
+        If the call that begins the claim gets no answer, or StoreUnavailable, it is unknown whether the claim was begun. A cast
+        then aborts it, by the id that this method chose, so that no other claim of the instance ends; the host's queue keeps
+        the cast after the request. If the call that finishes the claim gets no answer, it is sent again as a cast, because the
+        build is done. A client that is pinned to version 1.0 names the claim by the instance's uuid."""
         claim_id = self._new_claim_id()
         ending = claim_id or instance["uuid"]
         try:
             claim = self.begin_resource_claim(context, host, instance, limits, claim_id=claim_id)
-        except _ANSWERED:
+        except _ANSWERED as answer:
+            if isinstance(answer, errors.StoreUnavailable):
+                self._try_cast_abort(context, host, ending)
             raise
         except BaseException:
             self._try_cast_abort(context, host, ending)

@@ -53,6 +53,8 @@ def _check_words(option: str, name: str, room: int) -> None:
     _check(option, name, room)
     if any(character.isspace() for character in name):
         raise ConfigurationError(f"{option} has a space in {name!r}: a comma separates names")
+    if "," in name:
+        raise ConfigurationError(f"{option} has a comma in {name!r}: a comma separates names")
     if "*" in name or "#" in name:
         raise ConfigurationError(f"{option} has {name!r}: * and # would stand for any name")
     if not all(name.split(".")):

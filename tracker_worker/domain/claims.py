@@ -78,8 +78,11 @@ def fit(
     deleted_at = host.deleted_at(instance.uuid)
     if deleted_at is not None and command.remembers_deletions and deleted_at + command.remembers_deletions >= now:
         raise _conflict(ledger, instance.uuid, f"it was reported deleted at {iso(deleted_at)}")
-    if command.claim_id is not None and (other := host.claimed(command.claim_id)) is not None:
-        raise _taken(ledger, command, other[1].uuid)
+    # An end names a claim by its id or by the uuid of its instance: neither may name another claim.
+    if command.claim_id is not None and (other := host.named(command.claim_id)) is not None:
+        raise _taken(ledger, command, command.claim_id, other[1].uuid)
+    if (other := host.claimed(instance.uuid)) is not None:
+        raise _taken(ledger, command, instance.uuid, other[1].uuid)
     inventory = ledger.inventory
     assert inventory is not None
     limits = command.limits
@@ -105,8 +108,9 @@ def _conflict(ledger: NodeLedger, uuid: str, reason: str) -> ClaimConflict:
     return ClaimConflict(instance_uuid=uuid, node=ledger.name, reason=reason)
 
 
-def _taken(ledger: NodeLedger, command: commands.BeginClaim, other: str) -> ClaimConflict:
-    reason = f"the claim_id {command.claim_id} is that of a claim for instance {other}"
+def _taken(ledger: NodeLedger, command: commands.BeginClaim, name: str, other: str) -> ClaimConflict:
+    what = "claim_id" if name == command.claim_id else "uuid"
+    reason = f"the {what} {name} names the claim for instance {other}"
     return _conflict(ledger, command.instance.uuid, reason)
 
 
@@ -134,7 +138,7 @@ def begin_all(host: HostLedger, command: commands.BeginClaims, now: int, new_id:
     lacking: list[tuple[NodeLedger, events.Event]] = []
     shortfalls: list[dict[str, Any]] = []
     held: list[tuple[NodeLedger, Allocation | None]] = []
-    claimed: dict[str, str] = {}  # the uuid of the instance by its claim_id
+    named: dict[str, str] = {}  # the uuid of the instance by its claim_id, and by itself
     uuids: set[str] = set()
     for index, one in enumerate(command.claims):
         uuid = one.instance.uuid
@@ -152,10 +156,11 @@ def begin_all(host: HostLedger, command: commands.BeginClaims, now: int, new_id:
             named = {"instance_uuid": uuid, "node": ledger.name}
             shortfalls += [{**shortfall.to_dict(), **named} for shortfall in found.shortfalls]
         elif allocation is None:
-            if one.claim_id in claimed:
-                raise _taken(ledger, one, claimed[one.claim_id])
+            for name in (one.claim_id, uuid):
+                if name is not None and name in named:
+                    raise _taken(ledger, one, name, named[name])
             allocation = _charged(one, found, at, new_id)
-            claimed[allocation.claim_id] = uuid
+            named[allocation.claim_id] = named[uuid] = uuid
             charged[ledger.id] = charged.get(ledger.id, ZERO) + allocation.resources
             granted.append((ledger, events.ClaimBegun(at=at, allocation=allocation)))
         held.append((ledger, allocation))
@@ -205,16 +210,8 @@ def _charged(command: commands.BeginClaim, found: Fit, at: int, new_id: NewId) -
     )
 
 
-def _named(host: HostLedger, name: str) -> tuple[NodeLedger, Allocation] | None:
-    """The allocation whose claim has this id, or whose instance has this uuid."""
-    found = host.claimed(name)
-    if found is None and (ledger := host.holding(name)) is not None:
-        found = ledger, ledger.allocations[name]
-    return found
-
-
 def finish(host: HostLedger, claim_id: str, now: int) -> Decision:
-    found = _named(host, claim_id)
+    found = host.named(claim_id)
     if found is None or found[1].claim_state != BEGUN:
         return NOTHING
     ledger, held = found
@@ -224,7 +221,7 @@ def finish(host: HostLedger, claim_id: str, now: int) -> Decision:
 
 
 def abort(host: HostLedger, claim_id: str, now: int) -> Decision:
-    found = _named(host, claim_id)
+    found = host.named(claim_id)
     if found is None or not (found[1].claim_state == BEGUN or found[1].is_assumed_built):
         return NOTHING
     ledger, held = found
@@ -234,7 +231,7 @@ def abort(host: HostLedger, claim_id: str, now: int) -> Decision:
 
 
 def renew(host: HostLedger, command: commands.RenewClaim, now: int) -> Decision:
-    found = _named(host, command.claim_id)
+    found = host.named(command.claim_id)
     if found is None or found[1].claim_state != BEGUN:
         return NOTHING
     ledger, held = found

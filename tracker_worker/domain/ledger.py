@@ -41,8 +41,8 @@ class NodeLedger:
 
     ``allocations`` by the uuid of the instance; ``claims``: claim_id -> uuid of the instance, of every allocation; ``begun``:
     the uuids of those whose claim is begun. ``deletions``: uuid -> when the deletion of an instance that was not charged was
-    reported. What the next commit writes beside the node: ``touched``, allocation id -> the allocation, or None where it ended;
-    and ``noted``, the uuids whose entry in ``deletions`` is new or gone.
+    reported, in the order in which they were reported. What the next commit writes beside the node: ``touched``, allocation
+    id -> the allocation, or None where it ended; and ``noted``, the uuids whose entry in ``deletions`` is new or gone.
     """
 
     __slots__ = (
@@ -161,6 +161,7 @@ class NodeLedger:
             case events.LifeNoted(life=life):
                 self.life = life
             case events.DeletionNoted(uuid=uuid, at=at):
+                self.deletions.pop(uuid, None)  # the last one that was reported becomes the last one
                 self.deletions[uuid] = at
                 self.noted.add(uuid)
             case events.DeletionsForgotten(uuids=uuids):
@@ -279,6 +280,13 @@ class HostLedger:
             if uuid is not None:
                 return ledger, ledger.allocations[uuid]
         return None
+
+    def named(self, name: str) -> tuple[NodeLedger, Allocation] | None:
+        """The allocation whose claim has this id, or whose instance has this uuid, and its node, or None."""
+        found = self.claimed(name)
+        if found is None and (ledger := self.holding(name)) is not None:
+            found = ledger, ledger.allocations[name]
+        return found
 
     def deleted_at(self, uuid: str) -> int | None:
         """When the deletion of this instance, which was not charged, was last reported, or None. Microseconds."""

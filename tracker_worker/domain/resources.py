@@ -66,7 +66,7 @@ class Resources(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, amounts: Mapping[str, int]) -> Resources:
         """A vector from amounts by class name. A class that ``amounts`` does not name has the amount 0."""
-        return cls(tuple(amounts.get(klass.name, 0) for klass in CLASSES))
+        return cls(tuple([amounts.get(name, 0) for name in _NAMES]))
 
     @classmethod
     def collect(cls, amount_of: Callable[[ResourceClass], int]) -> Resources:

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from heapq import merge
+from itertools import islice
+from operator import itemgetter
 from typing import Any
 
 from msgspec.structs import replace
@@ -18,6 +21,11 @@ from tracker_worker.domain.resources import CLASSES, SIZES
 from tracker_worker.domain.states import DELETED, RELEASING, UNBUILT
 from tracker_worker.domain.views import allocation_view
 from tracker_worker.errors import InstanceElsewhere, InvalidInput
+
+MOST_DELETIONS = 100_000
+"""The most deletions that are remembered of a host."""
+_MOST_FORGOTTEN = 100
+"""Nodes that come from another host bring what is remembered of them. Each further deletion then makes room for so many."""
 
 
 def update(host: HostLedger, command: commands.UpdateUsage, now: int) -> Decision:
@@ -57,16 +65,39 @@ def _untracked(host: HostLedger, command: commands.UpdateUsage, now: int) -> Dec
     deleted = command.changes.get("vm_state") == DELETED
     if not deleted or not command.notes_deletions:
         return Decision(node=ledger, reply=reply)
-    ledger = ledger or next(iter(host), None)
+    # A host remembers an instance once: the nodes share what is remembered.
+    again = next((other for other in host if command.uuid in other.deletions), None)
+    ledger = again or ledger or next(iter(host), None)
     if ledger is None:
         return Decision(reply=reply)
     noted = events.DeletionNoted(at=ledger.time(now), uuid=command.uuid)
-    return decided(ledger, noted, reply=reply, whole_host=True)
+    excess = sum(len(other.deletions) for other in host) + (again is None) - MOST_DELETIONS
+    forgotten = _oldest_forgotten(host, command.uuid, min(excess, _MOST_FORGOTTEN), now) if excess > 0 else ()
+    return Decision(node=ledger, events=((ledger, noted), *forgotten), reply=reply, whole_host=True)
+
+
+def _oldest_forgotten(
+    host: HostLedger, besides: str, number: int, now: int
+) -> Iterator[tuple[NodeLedger, events.DeletionsForgotten]]:
+    """Forget the oldest ``number`` deletions of a host, but not that of the instance ``besides``. Takes as long as the host has
+    nodes, however many deletions there are."""
+    known = merge(*(_remembered(ledger, besides) for ledger in host), key=itemgetter(0))
+    gone: dict[str, list[str]] = {}
+    for _, uuid, ledger in islice(known, number):
+        gone.setdefault(ledger.name, []).append(uuid)
+    for name, uuids in gone.items():
+        yield host.any_node(name), events.DeletionsForgotten(at=now, uuids=tuple(uuids))
+
+
+def _remembered(ledger: NodeLedger, besides: str) -> Iterator[tuple[int, str, NodeLedger]]:
+    for uuid, at in ledger.deletions.items():
+        if uuid != besides:
+            yield at, uuid, ledger
 
 
 def _applicable(changes: Mapping[str, Any], releases: bool) -> Mapping[str, Any]:
     """The changes without an owner where it says nothing, or comes with the end of the charge: whoever was charged is told."""
-    return {name: value for name, value in changes.items() if name not in OWNER or not (value is None or releases)}
+    return {name: value for name, value in changes.items() if name not in OWNER or (value and not releases)}
 
 
 def _releases(before: Allocation, changes: Mapping[str, Any]) -> bool:

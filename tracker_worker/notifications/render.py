@@ -7,6 +7,7 @@ schema before it is stored, because a value of a wrong type can crash a consumer
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,6 +38,7 @@ _SAME = (
 # A name has at most 270 characters, each of at most six bytes in JSON.
 _LONGEST_COUNTER_BYTES = 1700
 _MOST_STATS_BYTES = 65536
+_MOST_LISTED_BYTES = 262144
 _NO_CHARGE = ZERO.to_dict()
 _encode = msgspec.json.Encoder().encode
 
@@ -106,8 +108,7 @@ def _describe(event: events.Event, ledger: NodeLedger) -> tuple[str, dict[str, A
             drift = {"kind": "usage", "stored_usage": stored.to_dict(), "usage": usage.to_dict()}
             return "tracker.node.drift", {**_node(ledger), **drift}
         case events.InstancesDrift(comparison=comparison):
-            drift = {"kind": "instances", **msgspec.to_builtins(comparison)}
-            return "tracker.node.drift", {**_node(ledger), **drift}
+            return "tracker.node.drift", {**_node(ledger), "kind": "instances", **_compared(comparison)}
         case _:
             raise AssertionError(f"{type(event).__name__} is not published")
 
@@ -120,6 +121,18 @@ def _node(ledger: NodeLedger) -> dict[str, Any]:
         kept = {name: count for name, count in stats.items() if name in TOTALS or name.startswith(VM_STATE)}
         view.update(stats=kept, stats_omitted=len(stats) - len(kept))
     return view
+
+
+def _compared(comparison: events.Comparison) -> dict[str, Any]:
+    """The lists of uuids, each up to a limit in bytes; ``uuids_omitted`` are left out, if there are more."""
+    said: dict[str, Any] = {}
+    omitted = 0
+    for name, uuids in msgspec.structs.asdict(comparison).items():
+        sizes = itertools.accumulate(len(_encode(uuid)) + 1 for uuid in uuids)  # with a comma
+        room = sum(1 for _ in itertools.takewhile(_MOST_LISTED_BYTES.__ge__, sizes))
+        said[name] = list(uuids[:room])
+        omitted += len(uuids) - room
+    return {**said, "uuids_omitted": omitted} if omitted else said
 
 
 def _charged(ledger: NodeLedger, held: Allocation) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from operator import attrgetter
@@ -30,6 +31,7 @@ from tracker_worker.conf.names import check_names
 from tracker_worker.conf.policy import read_policy
 from tracker_worker.counters import Counters
 from tracker_worker.domain.policy import Policy
+from tracker_worker.domain.values import MAX_TIMEOUT_SECONDS, SECOND
 from tracker_worker.errors import ConfigurationError, TrackerError
 from tracker_worker.inventory.base import InventoryDriver, load_driver
 from tracker_worker.notifications.style import read_style
@@ -132,7 +134,7 @@ class Worker:
             bus=self._bus,
             served=self._hosts,
             owned=lambda: self._ownership.served(),
-            policy=self._current_policy,
+            policy=self._policy_of_requests,
             max_body_bytes=conf.bus.max_body_bytes,
             every=self._timers.every,
             submit=self._engine.submit,
@@ -145,6 +147,7 @@ class Worker:
             worker=self._owner,
             received=self._reader.received,
             changed=self._engine.allow,
+            emptied=self._engine.emptied,
             clock=self._clock,
             died=self._died,
             monotonic=runtime.monotonic,
@@ -158,6 +161,14 @@ class Worker:
             monotonic=runtime.monotonic,
             runtime=runtime,
         )
+
+    def _policy_of_requests(self) -> Policy:
+        """The policy of the moment. After a step of the clock forward, deletions look older than they are: for as long as they
+        are remembered, all count."""
+        policy = self._policy
+        if self._clock.jumped_within(policy.deletion_memory / SECOND):
+            return replace(policy, deletion_memory=MAX_TIMEOUT_SECONDS * SECOND)
+        return policy
 
     def start(self) -> None:
         """Raises ConfigurationError, StartCancelled; the parts that were started by then are stopped again."""
@@ -199,7 +210,7 @@ class Worker:
                 opened=self._ownership.opened,
                 lost=self._lost,
                 refused=self._engine.refused,
-                emptied=self._engine.emptied,
+                emptied=self._ownership.emptied,
                 died=self._died,
             ),
         )

@@ -33,11 +33,13 @@ from tracker_worker.store.records import (
     Stream,
     StreamEnd,
     serving,
+    standbys,
 )
 
 __all__ = (
     "CARETAKER",
     "serving",
+    "standbys",
     "AnotherHistory",
     "EVERY_TOPIC",
     "Commit",
@@ -218,8 +220,8 @@ class Store(ABC):
 
     @abstractmethod
     def create_node(self, host_id: int, name: str) -> None:
-        """Create an empty node at generation 0, on the stream of its name, which begins at sequence 0 if the name is new. A
-        node that exists stays unchanged. Any thread."""
+        """Create an empty node on the stream of its name. A new name begins at sequence 0 and generation 0; another one goes
+        on where the last node has left it or was forgotten. A node that exists stays unchanged. Any thread."""
 
     @abstractmethod
     def missing_nodes(self) -> list[tuple[str, str]]:
@@ -288,6 +290,10 @@ class Store(ABC):
         that were renamed or forgotten, sorted. Any thread."""
 
     @abstractmethod
+    def left_streams(self) -> list[Stream]:
+        """Return the streams of all names that no node has now, without their cursors, by host and node. Any thread."""
+
+    @abstractmethod
     def open_cursors(self, host: str, topics: Sequence[str]) -> list[Stream]:
         """Make the cursors of all streams of a host name those of ``topics``, and return the streams as ``streams`` does. Any
         thread.
@@ -334,16 +340,18 @@ class Store(ABC):
         until: int,
         force: bool = False,
         blocked_since: int | None = None,
+        serves: Collection[int] | None = None,
     ) -> set[int]:
         """Take or renew the lease of each of these hosts whose lease is free, expired or held by ``owner``; with ``force``, of
         each of these hosts. A lease is expired, too, that ends half as long again after ``until`` as ``until`` is after
         ``now``: the clock that it was taken by was wrong. A lease of a CARETAKER is free for every other owner.
-        ``blocked_since``: since when the broker takes no messages of ``owner``; None: it takes them. Times in microseconds.
-        Return the ids of the hosts whose lease ``owner`` holds now. Any thread."""
+        ``blocked_since``: since when the broker takes no messages of ``owner``; None: it takes them. ``serves``: the ids of all
+        hosts that ``owner`` serves until ``until``, as the active worker or as a standby; None: as it said before. Times in
+        microseconds. Return the ids of the hosts whose lease ``owner`` holds now. Any thread."""
 
     @abstractmethod
     def release_lease(self, owner: str) -> None:
-        """Release every lease of ``owner``. Any thread."""
+        """Release every lease of ``owner``, which serves no host any more. Any thread."""
 
     @abstractmethod
     def prune(self, host_id: int, *, answered_before: int, occurred_before: int, limit: int) -> int:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from operator import attrgetter
 
+from msgspec.structs import replace
+
 from tracker_worker import threads
 from tracker_worker.domain.allocation import Allocation
 from tracker_worker.domain.ledger import HostLedger
@@ -103,6 +105,7 @@ class MemoryStore(Store):
                 if any(node.allocations for node in host.nodes.values()):
                     raise Conflict(f"host {host.name} is charged for instances")
                 for node in list(host.nodes.values()):
+                    node.stream.generation = node.generation
                     self._rows.drop_node(node.id)
                 del self._rows.hosts[host.name]
             inbox = self._rows.inbox
@@ -210,6 +213,12 @@ class MemoryStore(Store):
         with self._lock:
             return sorted({s.host for s in self._rows.streams.values() if s.waits and s.host not in self._rows.hosts})
 
+    def left_streams(self) -> list[Stream]:
+        with self._lock:
+            taken = {node.stream.id for node in self._rows.nodes.values()}
+            left = [replace(s.seen(), cursors={}) for s in self._rows.streams.values() if s.id not in taken]
+            return sorted(left, key=attrgetter("host", "node"))
+
     def _streams_locked(self, host: str) -> list[Stream]:
         return sorted((s.seen() for s in self._rows.streams.values() if s.host == host), key=attrgetter("node"))
 
@@ -276,6 +285,7 @@ class MemoryStore(Store):
         until: int,
         force: bool = False,
         blocked_since: int | None = None,
+        serves: Collection[int] | None = None,
     ) -> set[int]:
         with self._lock:
             wanted, held, latest = set(host_ids), set(), until + (until - now) // 2
@@ -287,11 +297,15 @@ class MemoryStore(Store):
                     host.lease_owner, host.lease_expires_at = owner, until
                     host.last_seen_at, host.blocked_since = now, blocked_since
                     held.add(host.id)
+                if serves is not None:
+                    others = {name: at for name, at in host.workers.items() if now <= at <= latest and name != owner}
+                    host.workers = {**others, owner: until} if host.id in serves else others
             return held
 
     def release_lease(self, owner: str) -> None:
         with self._lock:
             for host in self._rows.hosts.values():
+                host.workers.pop(owner, None)
                 if host.lease_owner == owner:
                     host.lease_owner = host.blocked_since = None
 

@@ -46,7 +46,8 @@ class Rows:
     def create_node(self, host: Host, name: str) -> None:
         """See ``Store.create_node``."""
         if name not in host.nodes:
-            node = Node(id=next(self._node_ids), host=host, name=name, stream=self.stream(host.name, name))
+            stream = self.stream(host.name, name)
+            node = Node(id=next(self._node_ids), host=host, name=name, stream=stream, generation=stream.generation)
             host.nodes[name] = self.nodes[node.id] = node
 
     def stream(self, host: str, node: str) -> Events:
@@ -169,7 +170,7 @@ def write(rows: Rows, commit: Commit) -> None:
 def _move(rows: Rows, commit: Commit) -> None:
     for end in commit.ended_streams:
         stream = rows.streams[end.stream_id]
-        stream.sequence, stream.last_at = end.sequence, end.occurred_at
+        stream.sequence, stream.last_at, stream.generation = end.sequence, end.occurred_at, end.generation
     moves: list[tuple[NodeMove, Node]] = [(move, rows.nodes[move.node_id]) for move in commit.moves]
     for _, node in moves:
         del node.host.nodes[node.name]

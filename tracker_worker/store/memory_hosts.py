@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 
 from tracker_worker.domain.allocation import Allocation
 from tracker_worker.domain.inventory import Inventory
@@ -26,13 +26,15 @@ class Cursor:
 
 @dataclass(slots=True)
 class Events:
-    """A stream. ``cursors``: topic -> cursor. ``left_at``: where its next topics start while it has none."""
+    """A stream. ``cursors``: topic -> cursor. ``left_at``: where its next topics start while it has none. ``generation``: that
+    of the last node that has left the name."""
 
     id: int
     host: str
     node: str
     sequence: int = 0
     last_at: int = 0
+    generation: int = 0
     cursors: dict[str, Cursor] = field(default_factory=dict)
     left_at: int = 0
     outbox: dict[int, Notification] = field(default_factory=dict)
@@ -66,7 +68,13 @@ class Events:
         """The stream as a store returns it."""
         at = {topic: cursor.sequence for topic, cursor in self.cursors.items()}
         return Stream(
-            id=self.id, host=self.host, node=self.node, sequence=self.sequence, cursors=at, last_at=self.last_at
+            id=self.id,
+            host=self.host,
+            node=self.node,
+            sequence=self.sequence,
+            cursors=at,
+            last_at=self.last_at,
+            generation=self.generation,
         )
 
     def lower_cursors(self) -> None:
@@ -122,7 +130,7 @@ class Node:
             last_at=self.stream.last_at,
         )
         ledger.life, ledger.inventory = self.life, self.inventory
-        ledger.deletions.update(self.deletions)
+        ledger.deletions.update(sorted(self.deletions.items(), key=itemgetter(1)))
         for allocation in self.allocations.values():
             ledger.restore(allocation)
         return ledger
@@ -143,6 +151,7 @@ class Host:
     started_at: int = 0
     token: str | None = None
     previous_token: str | None = None
+    workers: dict[str, int] = field(default_factory=dict)
 
     def record(self) -> HostRecord:
         """The host as ``Store.hosts`` returns it."""
@@ -158,6 +167,7 @@ class Host:
             previous_token=self.previous_token,
             nodes=sum(node.life.state != RETIRED for node in self.nodes.values()),
             instances=sum(len(node.allocations) for node in self.nodes.values()),
+            workers=dict(self.workers),
         )
 
     def generations(self) -> dict[int, int]:

@@ -44,7 +44,8 @@ class HostRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The service record of a host. ``version`` is the release of the worker that started last, at ``started_at``.
     ``lease_owner``: the worker that has the host's lease, until ``lease_expires_at``; None: nobody. ``token`` and
     ``previous_token``: the last two that were put on the broker for the host (see ``Store.renew_token``). ``nodes`` counts
-    the nodes that are not retired; ``instances`` counts what is charged to the host."""
+    the nodes that are not retired; ``instances`` counts what is charged to the host. ``workers``: name -> until when, of each
+    worker that has said that it serves the host, as the active one or as a standby."""
 
     id: int
     name: str
@@ -57,6 +58,7 @@ class HostRecord(msgspec.Struct, frozen=True, kw_only=True):
     previous_token: str | None
     nodes: int
     instances: int
+    workers: Mapping[str, int]
 
 
 def serving(record: HostRecord, now: int) -> str | None:
@@ -65,9 +67,16 @@ def serving(record: HostRecord, now: int) -> str | None:
     return None if owner is None or record.lease_expires_at < now or owner.endswith(CARETAKER) else owner
 
 
+def standbys(record: HostRecord, now: int) -> list[str]:
+    """The workers that serve a host at ``now`` (microseconds) beside the one that has its lease, sorted."""
+    active = serving(record, now)
+    return sorted(name for name, until in record.workers.items() if until >= now and name != active)
+
+
 class Stream(msgspec.Struct, frozen=True, kw_only=True):
     """The events of a name: those of the node that has the name now, after those of others that had it. ``sequence`` is the
-    number of the last one, ``last_at`` its time. ``cursors``: topic -> last sequence that the bus has confirmed there."""
+    number of the last one, ``last_at`` its time. ``cursors``: topic -> last sequence that the bus has confirmed there.
+    ``generation``: that of the last node that has left the name or was forgotten."""
 
     id: int
     host: str
@@ -75,6 +84,7 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     sequence: int
     cursors: Mapping[str, int]
     last_at: int = 0
+    generation: int = 0
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,12 +108,13 @@ class NodeMove(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StreamEnd(msgspec.Struct, frozen=True, kw_only=True):
-    """The last event of a stream, which no node of the commit has any more: its number and its time. The stream must have
-    fewer events before."""
+    """The last event of a stream, which no node of the commit has any more: its number, its time, and the generation of the
+    node with it. The stream must have fewer events before."""
 
     stream_id: int
     sequence: int
     occurred_at: int
+    generation: int
 
 
 class Commit(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,95 +4,24 @@
 from __future__ import annotations
 
 import itertools
-import struct
 import tracemalloc
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from types import SimpleNamespace
+from collections.abc import Callable, Sequence
 
 import pytest
-from amqp import spec
-from amqp.serialization import dumps
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.channels import SETTINGS, RecordingChannel, RecordingConnection
+from tests.support.consumer import DELIVER, QUEUE, Case
 from tracker_worker.bus.amqp import consumer as module
-from tracker_worker.bus.amqp.consumer import Consumer
-from tracker_worker.bus.base import FANOUT, SHARED, Delivery
+from tracker_worker.bus.base import FANOUT, SHARED
 
 # Derandomized examples are the same in each run; the first example takes longer because it loads the tables of Unicode.
 FUZZ = settings(derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-QUEUE = "tracker.host-1"
-DELIVER = struct.pack(">HH", *spec.Basic.Deliver) + dumps("sLbss", (QUEUE, 300, False, "openstack", QUEUE))
-
-
-class Case:
-    """A consumer without its thread, on a recording connection."""
-
-    def __init__(self, hosts: Sequence[str] = ("host-1",), prefetch: int = 256, **options: int) -> None:
-        self.received: list[Delivery] = []
-        self.batches: list[int] = []
-        settings = replace(SETTINGS, prefetch=prefetch, **options)
-        self.consumer = Consumer(settings, hosts, received=self._receive, lost=self._lost, died=self._died)
-        self.losses = 0
-        self.tags = 0
-        self.connect()
-
-    def _receive(self, deliveries: Sequence[Delivery]) -> None:
-        self.received.extend(deliveries)
-        self.batches.append(len(deliveries))
-
-    def _lost(self) -> None:
-        self.losses += 1
-        self.consumer.work()  # nothing is handed over after this call
-        assert not any(self.consumer.is_current(delivery) for delivery in self.received)
-
-    def _died(self, error: BaseException) -> None:
-        raise AssertionError from error
-
-    def connect(self) -> RecordingChannel:
-        self.connection = RecordingConnection()
-        self.consumer.opened(self.connection)
-        self.tags = 0
-        return self.channel
-
-    @property
-    def channel(self) -> RecordingChannel:
-        return self.connection.last
-
-    def arrive(self, count: int, queue: str = QUEUE) -> None:
-        """Deliver ``count`` more messages with consecutive tags."""
-        for _ in range(count):
-            self.tags += 1
-            self.channel.deliver(queue, self.tags, b"%d" % self.tags)
-        self.consumer.work()
-
-    def settle(self, *tags: int) -> list[tuple[int, bool]]:
-        """Settle deliveries of the last connection by tag. Return the acknowledgements sent for them."""
-        last = self.received[-self.tags :]
-        before = len(self.channel.acks)
-        self.consumer.settle([last[tag - 1] for tag in tags])
-        self.consumer.work()
-        return self.channel.acks[before:]
 
 
 @pytest.fixture
-def make() -> Iterator[Callable[..., Case]]:
-    made: list[Case] = []
-
-    def make_case(**arguments: object) -> Case:
-        made.append(Case(**arguments))  # type: ignore[arg-type]
-        return made[-1]
-
-    yield make_case
-    for case in made:
-        case.consumer.stop(0)
-
-
-@pytest.fixture
-def case(make: Callable[..., Case]) -> Case:
-    return make()
+def case(make_consumer: Callable[..., Case]) -> Case:
+    return make_consumer()
 
 
 def test_one_acknowledgement_covers_consecutive_settled_deliveries(case: Case) -> None:
@@ -171,126 +100,6 @@ class TestLostConnection:
         assert max(held) < 1.2 * body_bytes * count
 
 
-class TestUnsettledBytes:
-    """The limit is 1000 bytes, and a delivery without properties has 2 bytes beside its body."""
-
-    @pytest.fixture
-    def case(self, make: Callable[..., Case]) -> Case:
-        return make(max_unsettled_bytes=1000)
-
-    def reads(self, case: Case) -> bool:
-        return case.consumer.read_pause() == 0.0
-
-    def test_over_the_limit_nothing_is_read_until_half_of_it_is_settled(self, case: Case) -> None:
-        for tag in range(1, 11):
-            assert self.reads(case)
-            case.channel.deliver(QUEUE, tag, bytes(100))
-        assert not self.reads(case)
-        case.consumer.work()
-        for tag in range(1, 6):
-            case.consumer.settle(case.received[tag - 1 : tag])
-            case.consumer.work()
-            assert not self.reads(case)
-        case.consumer.settle(case.received[5:6])
-        case.consumer.work()
-        assert self.reads(case)
-
-    def test_what_has_arrived_of_the_next_delivery_counts(self, case: Case) -> None:
-        case.arrive(1)
-        self.begin(case, announced=2000, arrived=900)
-        assert self.reads(case)
-        case.connection.on_inbound_frame((3, case.channel.channel_id, bytes(100)))
-        assert not self.reads(case)
-        case.consumer.settle(case.received)
-        case.consumer.work()
-        assert self.reads(case)
-
-    def test_a_single_delivery_may_be_larger_than_the_limit(self, case: Case) -> None:
-        self.begin(case, announced=5000, arrived=4900)
-        assert self.reads(case)
-        case.connection.on_inbound_frame((3, case.channel.channel_id, bytes(100)))
-        assert not self.reads(case)
-        case.consumer.work()
-        case.consumer.settle(case.received)
-        case.consumer.work()
-        assert self.reads(case)
-
-    def test_a_new_connection_begins_with_nothing(self, case: Case) -> None:
-        self.begin(case, announced=2000, arrived=2000)
-        assert not self.reads(case)
-        case.consumer.lost()
-        case.connect()
-        assert self.reads(case)
-
-    def test_headers_count(self, case: Case) -> None:
-        case.channel.deliver(QUEUE, 1, b"", {"application_headers": {"k": "v" * 1000}})
-        assert not self.reads(case)
-
-    def begin(self, case: Case, *, announced: int, arrived: int) -> None:
-        header = struct.pack(">HHQH", 60, 0, announced, 0)
-        for kind, payload in ((1, DELIVER), (2, header), (3, bytes(arrived))):
-            case.connection.on_inbound_frame((kind, case.channel.channel_id, payload))
-
-
-class TestLaziness:
-    """A single acknowledgement waits a moment for other work instead of waking the link."""
-
-    @pytest.fixture
-    def woken(self, case: Case, monkeypatch: pytest.MonkeyPatch) -> list[float]:
-        """The times at which the link was woken, on a clock that stands still."""
-        self.now = 1000.0
-        woken: list[float] = []
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now))
-        monkeypatch.setattr(case.consumer, "wake", lambda: woken.append(self.now))
-        return woken
-
-    def test_a_lone_acknowledgement_waits_for_other_work_for_a_limited_time(
-        self, case: Case, woken: list[float]
-    ) -> None:
-        case.arrive(1)
-        case.consumer.settle(case.received)
-        assert woken == []
-        assert case.consumer.due_in() == pytest.approx(module._ACK_SECONDS)
-        case.arrive(1)
-        assert case.channel.acks == [(1, True)]
-
-    def test_an_acknowledgement_long_after_the_last_delivery_is_sent_immediately(
-        self, case: Case, woken: list[float]
-    ) -> None:
-        case.arrive(1)
-        self.now += module._ACK_SECONDS
-        assert case.consumer.due_in() > module._ACK_SECONDS
-        case.consumer.settle(case.received)
-        assert woken == [self.now]
-
-    def test_an_acknowledgement_waits_only_for_the_rest_of_the_time_after_the_last_delivery(
-        self, case: Case, woken: list[float]
-    ) -> None:
-        case.arrive(1)
-        self.now += module._ACK_SECONDS / 2
-        case.consumer.settle(case.received)
-        self.now += module._ACK_SECONDS
-        assert woken == []
-        assert case.consumer.due_in() == 0.0
-
-    def test_acknowledgements_do_not_wait_when_the_prefetch_would_run_dry(self, case: Case, woken: list[float]) -> None:
-        case.arrive(4)
-        case.consumer.settle(case.received[:3])
-        assert woken == []
-        case.consumer.settle(case.received[3:])
-        assert woken == [self.now]
-
-    def test_acknowledgements_do_not_wait_on_hosts_with_little_prefetch(
-        self, make: Callable[..., Case], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        case = make(hosts=["host-1", "host-2"], prefetch=2)
-        woken: list[str] = []
-        monkeypatch.setattr(case.consumer, "wake", lambda: woken.append("now"))
-        case.arrive(1)
-        case.consumer.settle(case.received)
-        assert woken == ["now"]
-
-
 def test_nothing_is_acknowledged_twice(case: Case) -> None:
     case.arrive(3)
     assert case.settle(1, 1) == [(1, True)]
@@ -313,10 +122,10 @@ def test_deliveries_of_a_lost_connection_are_not_acknowledged_on_the_next(case: 
 
 
 def test_a_consumer_does_not_acknowledge_the_deliveries_of_another_consumer(
-    case: Case, make: Callable[..., Case]
+    case: Case, make_consumer: Callable[..., Case]
 ) -> None:
     case.arrive(1)
-    other = make()
+    other = make_consumer()
     other.arrive(1)
     other.consumer.settle(case.received)
     other.consumer.work()
@@ -357,17 +166,17 @@ def test_a_connection_is_open_when_the_broker_has_answered_that_it_delivers(case
 
 @pytest.mark.parametrize(("prefetch", "hosts", "share"), [(256, 1, 256), (256, 3, 85), (8, 2, 4), (2, 5, 1)])
 def test_the_prefetch_is_divided_and_each_host_has_at_least_one(
-    make: Callable[..., Case], prefetch: int, hosts: int, share: int
+    make_consumer: Callable[..., Case], prefetch: int, hosts: int, share: int
 ) -> None:
     names = [f"host-{number}" for number in range(hosts)]
-    case = make(hosts=names, prefetch=prefetch)
+    case = make_consumer(hosts=names, prefetch=prefetch)
     limits = case.channel.limits
     assert [limits[f"tracker.{name}"] for name in names] == [share] * hosts
     assert {a_global for _, _, a_global in case.channel.qos} == {False}  # quorum queues refuse a global prefetch
 
 
-def test_a_delivery_has_the_source_of_its_queue(make: Callable[..., Case]) -> None:
-    case = make(hosts=["host-1", "host-2"])
+def test_a_delivery_has_the_source_of_its_queue(make_consumer: Callable[..., Case]) -> None:
+    case = make_consumer(hosts=["host-1", "host-2"])
     fanout = next(queue for queue in case.channel.consumers if queue.startswith("tracker_fanout_"))
     for queue in ("tracker.host-2", "tracker.host-1", "tracker", fanout):
         case.arrive(1, queue)

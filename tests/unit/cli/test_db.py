@@ -37,6 +37,17 @@ def test_an_upgraded_database_passes_the_check(cli: Cli) -> None:
     assert migration.head() in cli.succeed("db", "current")
 
 
+def test_the_check_names_hosts_that_nobody_serves(cli: Cli, ledger: Writer, store: SQLStore) -> None:
+    settle(store, host="host-2", nodes=1)
+    cli.configure(f"[tracker]\nstate_path = {cli.state}\nhosts = host-2\n")
+    done = cli.run("db", "check")
+    assert done.exit_code == 0
+    assert done.stderr == "WARNING: hosts of the database that no worker serves: host-1 (3 instances)\n"
+    (host,) = (record for record in store.hosts() if record.name == "host-1")
+    store.take_lease([host.id], "worker", now=store.time(), until=store.time() + 60_000_000)
+    assert cli.run("db", "check").stderr == ""
+
+
 def test_upgrade_stops_at_the_given_revision(cli: Cli) -> None:
     cli.succeed("db", "upgrade", "--revision", "0001")
     assert cli.json("db", "current")["current"] == "0001"
@@ -125,8 +136,10 @@ def test_without_notifications_a_new_history_makes_none(cli: Cli, store: SQLStor
     assert [stream.sequence for stream in store.streams("host-1")] == [3, 4]
 
 
-@pytest.mark.parametrize("arguments", [(), ("--reason", " ")])
-def test_a_new_history_needs_a_reason(cli: Cli, store: SQLStore, arguments: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("arguments", [(), ("--reason", " "), ("--reason", "r" * 256), ("--reason", "\udcff")])
+def test_a_new_history_needs_a_reason_of_at_most_255_characters(
+    cli: Cli, store: SQLStore, arguments: tuple[str, ...]
+) -> None:
     assert cli.run("db", "new-history", *arguments).exit_code == 2
     assert len(store.histories()) == 1
 

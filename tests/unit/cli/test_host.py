@@ -8,8 +8,10 @@ import time
 import pytest
 
 from tests.support.builders import NOW, update, uuid
+from tests.support.channels import SETTINGS
 from tests.support.store import Writer, load, register, settle
 from tests.unit.cli.conftest import Cli
+from tracker_worker.bus.amqp import topology
 from tracker_worker.domain.values import SECOND
 from tracker_worker.store.sql.store import SQLStore
 
@@ -37,8 +39,17 @@ def test_hosts_are_listed_with_who_serves_them(cli: Cli, ledger: Writer, store: 
     assert (second["host"], second["active"], second["nodes"], second["instances"]) == ("host-2", "worker-1", 0, 0)
     assert second["lease_expires_at"].endswith("Z")
     lines = [line.split() for line in cli.succeed("host", "list").splitlines()[2:]]
-    assert lines[0] == ["host-1", "tracker.host-1", "-", "-", "2026-01-15T12:00:00Z", "1.0", "2", "3"]
+    assert lines[0] == ["host-1", "tracker.host-1", "-", "-", "-", "2026-01-15T12:00:00Z", "1.0", "2", "3"]
     assert lines[1][:3] == ["host-2", "tracker.host-2", "worker-1"]
+
+
+def test_the_standbys_of_a_host_are_listed(cli: Cli, store: SQLStore) -> None:
+    host, now = register(store, "host-1"), time.time_ns() // 1000
+    for name in ("worker-2", "worker-3", "worker-1"):
+        store.take_lease([host], name, now=now, until=now + 600 * SECOND, serves=[host])
+    (view,) = cli.json("host", "list")
+    assert (view["active"], view["standbys"]) == ("worker-2", ["worker-1", "worker-3"])
+    assert "worker-2 worker-1, worker-3" in " ".join(cli.succeed("host", "list").split())
 
 
 def test_a_lease_that_is_over_names_no_worker(cli: Cli, store: SQLStore) -> None:
@@ -49,7 +60,10 @@ def test_a_lease_that_is_over_names_no_worker(cli: Cli, store: SQLStore) -> None
 
 def test_a_host_is_renamed(cli: Cli, ledger: Writer, store: SQLStore) -> None:
     said = cli.succeed("host", "rename", "host-1", "host-9")
-    assert said == "Host host-1 is host host-9 now. Delete the queue tracker.host-1 when nothing is left in it.\n"
+    assert said == (
+        "Host host-1 is host host-9 now. Delete the queue tracker.host-1 when nothing is left in it, and the queue "
+        "tracker_ledger.host-1.\n"
+    )
     assert store.host_names() == ["host-9"]
     assert load(store, "host-9").holding(uuid(1)) is not None
 
@@ -59,7 +73,7 @@ def test_a_host_that_is_served_is_not_renamed(cli: Cli, ledger: Writer, store: S
     assert cli.refuse("host", "rename", "host-1", "host-9") == "host host-1 is served by worker worker-1: stop it first"
 
 
-@pytest.mark.parametrize("name", ["a b", "a*", "a..b", "", "x" * 255])
+@pytest.mark.parametrize("name", ["a b", "a,b", "a*", "a..b", "", "x" * 255])
 def test_a_name_that_no_queue_can_have_is_refused(cli: Cli, ledger: Writer, name: str) -> None:
     assert cli.refuse("host", "rename", "host-1", name).startswith("NEW ")
 
@@ -71,7 +85,9 @@ def test_only_an_empty_host_is_forgotten(cli: Cli, ledger: Writer, store: SQLSto
         ledger.put(update(number, vm_state="deleted"))
     ledger.commit()
     said = cli.succeed("host", "forget", "host-1")
-    assert said == "Host host-1 is forgotten. Delete its queue too: tracker.host-1\n"
+    assert said == "Host host-1 is forgotten. Delete its queues too: tracker.host-1, tracker_ledger.host-1\n"
+    queues = [queue(SETTINGS, "host-1").name for queue in (topology.host_queue, topology.ledger_queue)]
+    assert said.endswith(f": {', '.join(queues)}\n")
     assert cli.succeed("host", "list") == "There are no hosts.\n"
     assert cli.refuse("host", "forget", "host-1") == "the database has no host host-1"
 

@@ -67,6 +67,16 @@ def test_a_usage_error_exits_with_2(cli: Cli, arguments: tuple[str, ...]) -> Non
 
 
 @pytest.mark.parametrize(
+    "arguments",
+    [("node", "list", "--host"), ("host", "forget"), ("instance", "list", "--project"), ("usage", "--host")],
+)
+def test_an_argument_that_is_not_utf_8_is_a_usage_error(cli: Cli, arguments: tuple[str, ...]) -> None:
+    done = cli.run(*arguments, "h-\udcff")
+    assert done.exit_code == 2
+    assert done.stderr.splitlines()[-1] == "Error: an argument is not text in UTF-8: h-\\udcff"
+
+
+@pytest.mark.parametrize(
     ("text", "says"),
     [
         ("[database]\ninbox_retention_seconds = many\n", "many"),

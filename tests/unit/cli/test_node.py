@@ -22,7 +22,10 @@ def test_a_node_is_drained_and_taken_back(cli: Cli, ledger: Writer) -> None:
     said = cli.succeed("node", "drain", "node-1", "--reason", "disk replaced")
     assert said == "Node node-1 of host host-1 is draining (disk replaced).\n"
     assert states(cli) == {"node-1": ("draining", "disk replaced"), "node-2": ("open", "")}
-    assert cli.succeed("node", "list").splitlines()[2].split()[2] == "draining"
+    row = cli.succeed("node", "list").splitlines()[2]
+    assert row.split()[2] == "draining"
+    (view, _) = cli.json("node", "list")
+    assert row.rstrip().endswith(f"{view['state_since'][:19]}Z   disk replaced")
     assert cli.json("node", "undrain", "node-1", "--host", "host-1")["state"] == "open"
 
 
@@ -63,6 +66,25 @@ def test_an_unknown_node_is_refused(cli: Cli, ledger: Writer, command: tuple[str
     assert cli.refuse("node", *command, "--host", "y") == "the database has no host y"
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("drain", "node-1", "--reason", "r"),
+        ("retire", "node-1"),
+        ("rename", "node-1", "n"),
+        ("move", "node-1", "--to", "host-1"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_retired_node_is_said_to_be_retired(
+    cli: Cli, ledger: Writer, store: SQLStore, command: tuple[str, ...]
+) -> None:
+    settle(store, host="host-2", nodes=1)
+    cli.succeed("node", "retire", "node-1", "--host", "host-2")
+    sentence = "node node-1 of host host-2 is retired: 'node undrain' takes it back"
+    assert cli.refuse("node", *command, "--host", "host-2") == sentence
+
+
 def test_a_node_of_several_hosts_needs_its_host(cli: Cli, ledger: Writer, store: SQLStore) -> None:
     settle(store, host="host-2", nodes=1)
     assert cli.refuse("node", "undrain", "node-1").endswith("with --host: host-1, host-2")
@@ -73,14 +95,32 @@ def test_a_node_of_several_hosts_needs_its_host(cli: Cli, ledger: Writer, store:
     [
         ("drain", "node-1"),
         ("drain", "node-1", "--reason", " "),
+        ("drain", "node-1", "--reason", "r" * 256),
+        ("drain", "node-1", "--reason", "\udcff"),
+        ("retire", "node-1", "--reason", "r" * 256),
         ("rename", "node-1", "n", "--to", "x"),
         ("move", "node-1", "--host", "host-1"),
     ],
 )
-def test_what_is_missing_is_a_usage_error(cli: Cli, ledger: Writer, arguments: tuple[str, ...]) -> None:
+def test_what_is_missing_or_no_text_is_a_usage_error(cli: Cli, ledger: Writer, arguments: tuple[str, ...]) -> None:
+    before = states(cli)
     assert cli.run("node", *arguments).exit_code == 2
+    assert states(cli) == before
 
 
 def test_without_a_database_nothing_is_made(cli: Cli) -> None:
     assert cli.refuse("node", "drain", "n", "--reason", "r").startswith(f"there is no database {cli.database}: ")
     assert not cli.state.exists()
+
+
+@pytest.mark.parametrize("command", ["drain", "retire"])
+@pytest.mark.parametrize(("reason", "why"), [("x" * 256, "255 characters"), ("\udcff", "surrogates")])
+def test_a_reason_that_cannot_be_kept_is_a_mistake_of_the_option(
+    cli: Cli, ledger: Writer, command: str, reason: str, why: str
+) -> None:
+    before = cli.json("node", "list")
+    done = cli.run("node", command, "node-1", "--host", "host-1", "--reason", reason)
+    assert done.exit_code == 2, done.output
+    assert "--reason" in done.stderr
+    assert why in done.stderr
+    assert cli.json("node", "list") == before

@@ -137,7 +137,7 @@ def test_a_notification_of_a_node_that_has_another_name_now_is_skipped(cli: Cli,
     stream_id = store.stream_id("host-1", "gone")
     store.open_cursors("host-1", [TOPIC])
     node = NodeLedger(id=0, host="host-1", name="gone", stream_id=stream_id)
-    end = StreamEnd(stream_id=stream_id, sequence=1, occurred_at=NOW)
+    end = StreamEnd(stream_id=stream_id, sequence=1, occurred_at=NOW, generation=1)
     store.commit(Commit(notifications=[note(node, 1)], ended_streams=[end]))
     skipped = cli.json("outbox", "skip", "--host", "host-1", "--node", "gone", "--sequence", "1", "--yes")
     assert skipped["topics"] == [TOPIC]

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from tests.support.builders import HOST
+from tests.support.scheduler import CONTEXT, scheduler_conf
 from tests.support.stock import oslo_messaging
-from tests.unit.client.test_api import CALLS, CASTS, CONTEXT, HOST, NEW, scheduler_conf
+from tests.unit.client.test_api import CALLS, CASTS, NEW
 from tracker_worker import errors
 from tracker_worker.bus.settings import read_connection
 from tracker_worker.client.pipelined import PipelinedTransport

@@ -72,6 +72,20 @@ def test_the_id_of_another_claim_is_a_conflict(ended):
     assert (error.kwargs["instance_uuid"], "taken" in error.kwargs["reason"]) == (uuid(2), True)
 
 
+@pytest.mark.behaviour("claim-ids")
+def test_a_claim_is_never_named_by_the_uuid_of_another_instance():
+    host = host_ledger(nodes=2)
+    play(host, begin(1, node="node-1"))
+    error = unchanged(host, chosen(2, uuid(1), node="node-2")).error
+    assert (type(error), error.kwargs["instance_uuid"]) == (ClaimConflict, uuid(2))
+    assert f"the claim_id {uuid(1)} names the claim for instance {uuid(1)}" in error.kwargs["reason"]
+    play(host, chosen(2, uuid(3), node="node-2"))
+    error = unchanged(host, begin(3, node="node-1")).error
+    assert (type(error), error.kwargs["instance_uuid"]) == (ClaimConflict, uuid(3))
+    assert f"the uuid {uuid(3)} names the claim for instance {uuid(2)}" in error.kwargs["reason"]
+    assert play(host, chosen(4, uuid(4), node="node-1")).reply["claim_id"] == uuid(4)
+
+
 @pytest.mark.behaviour("claim-ids", "repeated-claim")
 @pytest.mark.parametrize("ended", ["begun", "finished", "expired"])
 def test_a_repetition_is_answered_with_the_first_claim_whatever_id_and_timeout_it_brings(ended):
@@ -99,11 +113,9 @@ def test_a_repetition_that_names_no_node_finds_its_claim_when_the_host_has_more_
 
 
 @pytest.mark.behaviour("claim-ids")
-def test_a_uuid_stands_for_the_begun_claim_of_its_instance_and_an_id_comes_first():
+def test_a_uuid_stands_for_the_begun_claim_of_its_instance():
     host = host_ledger()
-    play(host, chosen(1, uuid(2)))
     play(host, chosen(2, "other"))
-    assert play(host, AbortClaim(claim_id=uuid(2))).reply["instance_uuid"] == uuid(1)
     assert play(host, FinishClaim(claim_id=uuid(2))).reply["claim_id"] == "other"
     assert unchanged(host, AbortClaim(claim_id=uuid(2))).reply is None
 

@@ -21,7 +21,7 @@ from tests.support.builders import (
     node_name,
     planned,
     play,
-    put,
+    refused,
     resources,
     sized,
     snapshot,
@@ -46,19 +46,7 @@ from tracker_worker.domain.commands import (
 )
 from tracker_worker.domain.events import ClaimBegun, ClaimRejected, ClaimUntracked
 from tracker_worker.domain.views import iso
-from tracker_worker.errors import ClaimConflict, ComputeResourcesUnavailable, InvalidInput, NodeNotFound
-
-
-def refused(host, command, error, **facts):
-    """Assert that ``command`` is refused with ``error``, without an event and without a change of the ledger."""
-    before = [snapshot(ledger) for ledger in host]
-    decision = play(host, command)
-    assert type(decision.error) is error
-    assert decision.events == ()
-    assert decision.reply is None
-    assert [snapshot(ledger) for ledger in host] == before
-    assert {name: decision.error.kwargs[name] for name in facts} == facts
-    return decision.error
+from tracker_worker.errors import ComputeResourcesUnavailable, InvalidInput, NodeNotFound
 
 
 def shortfalls(decision):
@@ -232,6 +220,12 @@ def test_an_unknown_node_is_node_not_found_and_never_null(disabled):
     assert error.kwargs == {"host": HOST, "node": "elsewhere"}
 
 
+def test_a_request_without_a_node_on_a_host_without_nodes_says_so_in_words():
+    error = refused(host_ledger(nodes=0), begin(1), NodeNotFound)
+    assert str(error) == f"Host {HOST} has no node for this request"
+    assert error.kwargs == {"host": HOST, "node": None}
+
+
 @pytest.mark.behaviour("disabled-until-audited")
 def test_on_a_host_with_several_nodes_a_claim_must_name_its_node():
     host = host_ledger(nodes=2)
@@ -272,82 +266,6 @@ def test_a_claim_for_a_deleted_instance_is_invalid(vm_state, task_state, disable
 @pytest.mark.parametrize("task_state", ["spawning", "unshelving", None])
 def test_a_claim_for_an_offloaded_instance_is_an_unshelve_whatever_its_task_state(task_state):
     assert play(host_ledger(), begin(1, vm_state="shelved_offloaded", task_state=task_state)).error is None
-
-
-@pytest.mark.behaviour("repeated-claim")
-def test_a_repeated_begin_returns_the_same_claim_and_changes_nothing():
-    host = host_ledger()
-    first = play(host, begin(1, limits={"vcpu": 2}))
-    before = snapshot(host.node("node-1"))
-    again = play(host, begin(1, limits={"vcpu": 2}), now=NOW + 5)
-    assert again.events == ()
-    assert again.reply == first.reply
-    assert snapshot(host.node("node-1")) == before
-
-
-@pytest.mark.behaviour("repeated-claim")
-def test_a_repeated_begin_within_one_commit_returns_the_same_claim():
-    host = host_ledger()
-    first, again = put(host, begin(1)), put(host, begin(1))
-    assert again.reply == first.reply
-    assert again.events == ()
-
-
-@pytest.mark.behaviour("repeated-claim")
-def test_a_repeated_begin_ignores_limits_and_keeps_the_expiry():
-    host = host_ledger()
-    first = play(host, begin(1))
-    again = play(host, begin(1, limits={"vcpu": 0, "memory_mb": 0}, timeout=1, display_name="other"))
-    assert again.reply == first.reply
-    assert host.node("node-1").allocations[uuid(1)].instance.display_name == "web-1"
-
-
-@pytest.mark.behaviour("repeated-claim")
-def test_a_repeated_begin_may_divide_the_same_disk_differently():
-    host = host_ledger()
-    first = play(host, begin(1, root_gb=40, ephemeral_gb=10))
-    assert play(host, begin(1, root_gb=50, ephemeral_gb=0)).reply == first.reply
-
-
-@pytest.mark.behaviour("repeated-claim")
-def test_a_repeated_begin_of_a_finished_claim_returns_that_claim_and_charges_nothing():
-    host = host_ledger()
-    first = play(host, begin(1))
-    play(host, FinishClaim(claim_id=uuid(1)))
-    before = snapshot(host.node("node-1"))
-    again = play(host, begin(1))
-    assert again.reply == {**first.reply, "state": "finished", "generation": first.reply["generation"] + 1}
-    assert again.events == ()
-    assert snapshot(host.node("node-1")) == before
-
-
-@pytest.mark.behaviour("repeated-claim")
-@pytest.mark.parametrize("size", ["vcpus", "memory_mb", "root_gb", "ephemeral_gb"])
-@pytest.mark.parametrize("finished", [True, False])
-def test_a_begin_with_other_sizes_is_a_claim_conflict(size, finished):
-    host = host_ledger()
-    play(host, begin(1))
-    if finished:
-        play(host, FinishClaim(claim_id=uuid(1)))
-    refused(host, begin(1, **{size: 1}), ClaimConflict, instance_uuid=uuid(1), node="node-1")
-
-
-@pytest.mark.behaviour("repeated-claim")
-@pytest.mark.parametrize("finished", [True, False])
-def test_a_begin_on_another_node_of_the_host_is_a_claim_conflict(finished):
-    host = host_ledger(nodes=2)
-    play(host, begin(1, node="node-1"))
-    if finished:
-        play(host, FinishClaim(claim_id=uuid(1)))
-    refused(host, begin(1, node="node-2"), ClaimConflict, instance_uuid=uuid(1), node="node-1")
-
-
-@pytest.mark.behaviour("repeated-claim")
-def test_an_instance_may_be_claimed_on_any_node_after_an_abort():
-    host = host_ledger(nodes=2)
-    play(host, begin(1, node="node-1"))
-    play(host, AbortClaim(claim_id=uuid(1)))
-    assert play(host, begin(1, node="node-2", vcpus=9)).reply["resources"]["VCPU"] == 9
 
 
 EVERY_COMMAND = [

@@ -96,6 +96,13 @@ def test_an_update_of_a_field_that_billing_reads_is_a_change(field, value):
     assert [getattr(event.allocation.instance, field) for event in happened(decision)] == [value]
 
 
+@pytest.mark.behaviour("usage-update")
+@pytest.mark.parametrize("owner", [{"project_id": "", "user_id": ""}, {"project_id": None, "user_id": None}])
+def test_an_update_whose_owner_says_nothing_changes_no_owner(owner):
+    host = tracked(project_id="p", user_id="u")
+    assert play(host, update(1, **owner)).reply == {"tracked": True, "changed": False}
+
+
 @pytest.mark.behaviour("release-states")
 @pytest.mark.parametrize("vm_state", ["soft-delete", "error", "stopped", "suspended", "paused", "shelved", None])
 def test_an_update_to_a_state_other_than_deleted_keeps_the_charge(vm_state):

@@ -118,6 +118,9 @@ def test_an_error_of_one_claim_refuses_the_group_and_names_its_place():
     assert refused(host, group(good, begin(3, node="node-2")), ClaimConflict)["instance_uuid"] == uuid(3)
     same = [begin(number, node="node-1", more={"claim_id": "c"}) for number in (4, 5)]
     assert refused(host, group(*same), ClaimConflict)["instance_uuid"] == uuid(5)
+    chosen = begin(4, node="node-1", more={"claim_id": uuid(5)})
+    for claims in ([chosen, begin(5, node="node-2")], [begin(5, node="node-2"), chosen]):
+        assert refused(host, group(*claims), ClaimConflict)["instance_uuid"] == claims[1].instance.uuid
     play(host, DrainNode(node="node-2", reason="x"))
     assert refused(host, group(good, begin(6, node="node-2")), NodeDraining)["node"] == "node-2"
 
@@ -140,7 +143,7 @@ CLAIMS = st.builds(
     st.none() | st.fixed_dictionaries({}, optional=dict.fromkeys(("vcpu", "disk_gb"), st.integers(0, 4))),
     st.booleans(),
     st.sampled_from(["building", "deleted", "shelved_offloaded"]),
-    st.sampled_from([None, None, "a", "b"]),
+    st.sampled_from([None, None, "a", "b", uuid(1), uuid(2)]),
 )
 LOOK = st.builds(
     lambda node, failure, keeps: ReportNode(node=node, inventory=None, failure=failure, keeps_inventory=keeps),

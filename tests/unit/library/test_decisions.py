@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from tests.support.builders import HOST, NOW, begin, node_name
-from tests.support.engine import ScriptedStore
+from tests.support.scripted import ScriptedStore
 from tests.support.store import Writer, settle
 from tracker_worker.library.decisions import Decisions
 

@@ -146,3 +146,20 @@ def test_counters_that_have_room_are_kept(projects: int) -> None:
 
     assert len([name for name in view["stats"] if name.startswith("num_proj_")]) == projects
     assert "stats_omitted" not in view
+
+
+@pytest.mark.parametrize("length", [36, 200])
+def test_a_comparison_names_as_many_instances_as_have_room_and_counts_the_others(length: int) -> None:
+    hosts = host()
+    kept = 262144 // (length + len('"",'))
+    play(hosts, begin(instance_dict(1)))
+    running = frozenset(f"{number:0{length}}" for number in range(100_000))
+
+    [(ledger, event)] = planned(hosts, commands.CompareInstances(node=None, uuids=running), NOW).events
+    body = render(event, ledger, message_id=LEDGER_ID).payload
+
+    assert len(body) < NODE_BYTES
+    payload = json.loads(body)
+    assert payload["running_not_charged"] == sorted(running)[:kept]
+    assert payload["uuids_omitted"] == 100_000 - kept
+    assert len(payload["building"]) == 1

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from tests.support.builders import HOST, driver_resource_dict, instance_dict, node_name
+from tests.support.caller import Call, Refused
 from tests.support.deadline import SECONDS
-from tests.support.engine import Call, EngineHarness, Refused
+from tests.support.engine import EngineHarness
 from tracker_worker.bus.base import FANOUT
 from tracker_worker.service.chores import audit_calls as module
 from tracker_worker.service.chores.audit_calls import AuditCalls

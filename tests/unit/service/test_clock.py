@@ -8,7 +8,7 @@ import logging
 import pytest
 
 from tests.support.builders import NOW
-from tests.support.engine import Clock as Machine
+from tests.support.scripted import Clock as Machine
 from tracker_worker.domain.values import SECOND
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.service.clock import Clock

@@ -8,7 +8,8 @@ import logging
 import pytest
 
 from tests.support.builders import HOST, driver_resource_dict, instance_dict, node_name, uuid
-from tests.support.engine import EngineHarness, Refused
+from tests.support.caller import Refused
+from tests.support.engine import EngineHarness
 from tests.unit.service.conftest import MakeHarness
 from tracker_worker.domain.commands import ExpireClaims
 from tracker_worker.service.requests.items import Chore

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from tests.support.builders import HOST, TIMEOUT, TOTAL, driver_resource_dict, instance_dict, node_name, uuid
+from tests.support.caller import Refused
 from tests.support.deadline import SECONDS, wait_until
-from tests.support.engine import EngineHarness, Refused
+from tests.support.engine import EngineHarness
 from tests.unit.service.conftest import DeadlineClock, MakeHarness
 from tracker_worker import unit_of_work
 from tracker_worker.bus.base import FANOUT

@@ -8,8 +8,9 @@ import threading
 import pytest
 
 from tests.support.builders import HOST, instance_dict, node_name, sized, uuid
+from tests.support.caller import Refused
 from tests.support.deadline import SECONDS, wait_until
-from tests.support.engine import EngineHarness, Refused
+from tests.support.engine import EngineHarness
 from tests.unit.service.conftest import DeadlineClock, MakeHarness
 from tracker_worker.bus.base import FANOUT, SHARED
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from tests.support.builders import HOST, NOW, begin, instance_dict, node_name, uuid
-from tests.support.engine import EngineHarness, Refused
+from tests.support.caller import Refused
+from tests.support.engine import EngineHarness
 from tests.support.store import Writer
 from tests.unit.service.conftest import MakeHarness
 from tracker_worker.service.loop import inbox

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from tests.support.builders import HOST, NOW, begin, instance_dict, node_name, uuid
+from tests.support.caller import Refused
 from tests.support.deadline import SECONDS, wait_until
-from tests.support.engine import EngineHarness, Refused
+from tests.support.engine import EngineHarness
 from tests.support.store import Writer
 from tests.unit.service.conftest import DeadlineClock, MakeHarness
 from tracker_worker import unit_of_work

@@ -11,8 +11,9 @@ import pytest
 
 from tests.support.backup import Backup
 from tests.support.builders import HOST, NOW, instance_dict, node_name, uuid
+from tests.support.caller import drained
 from tests.support.deadline import wait_until
-from tests.support.engine import EngineHarness, _drained
+from tests.support.engine import EngineHarness
 from tests.support.store import Writer, settle
 from tests.support.worker import WorkerHarness
 from tests.unit.service.conftest import MakeHarness
@@ -34,7 +35,7 @@ def claim(harness: EngineHarness, number: int, **options: Any) -> Any:
 def payloads(harness: EngineHarness) -> list[dict[str, Any]]:
     """The payloads of the notifications published since the last call, with their message ids."""
     harness.finish()
-    found = [decode_message(body) for body in _drained(harness.broker.notifications)]
+    found = [decode_message(body) for body in drained(harness.broker.notifications)]
     return [{**message["payload"], "message_id": message["message_id"]} for message in found]
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from tests.support.builders import begin, driver_resource_dict, instance_dict, node_name, uuid
-from tests.support.engine import STEPS_TO_SETTLE, Call, EngineHarness, Refused
+from tests.support.caller import Call, Refused
+from tests.support.engine import STEPS_TO_SETTLE, EngineHarness
 from tests.support.store import Writer
 from tracker_worker.bus.base import FANOUT, SHARED
 from tracker_worker.errors import StoreUnavailable
@@ -30,6 +31,7 @@ class Worker:
         self.harness.engine.acquire_leases()
         self.harness.connect()
         self.harness.engine.renew_leases()
+        self.harness.bus.probe(sorted(self.harness.engine.held))
         self.interferes: Callable[[set[str]], None] = lambda hosts: None
         commit = self.store.inner.commit
         self.written: list[set[str]] = []
@@ -362,10 +364,10 @@ class TestStandby:
         worker.step()
         worker.harness.engine.lost()
         worker.step()
-        assert worker.harness.engine.active == {H1}
+        assert worker.harness.engine.active == set(HOSTS)
         worker.harness.engine.renew_leases()
         worker.step()
-        assert worker.harness.engine.active == {H1}
+        assert worker.harness.engine.active == set(HOSTS)
 
 
 def test_a_message_that_conflicts_for_ever_never_keeps_the_engine_busy(worker: Worker) -> None:

@@ -6,7 +6,8 @@ from __future__ import annotations
 import pytest
 
 from tests.support.builders import HOST, begin, instance_dict, node_name, uuid
-from tests.support.engine import EngineHarness, Refused
+from tests.support.caller import Refused
+from tests.support.engine import EngineHarness
 from tests.support.store import Writer, settle
 from tests.unit.service.conftest import MakeHarness
 from tracker_worker.bus.base import SHARED

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.support.builders import begin, instance_dict, node_name, uuid
-from tests.support.engine import STEPS_TO_SETTLE, Call, EngineHarness, Refused
+from tests.support.caller import Call, Refused
+from tests.support.engine import STEPS_TO_SETTLE, EngineHarness
 from tests.support.store import Writer
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.store.base import Commit, Store, Unstorable
@@ -26,6 +27,7 @@ class Steps:
         self.harness.engine.acquire_leases()
         self.harness.connect()
         self.harness.engine.renew_leases()
+        self.harness.bus.probe(sorted(self.harness.engine.held))
         for _ in range(STEPS_TO_SETTLE):
             self.step()
 

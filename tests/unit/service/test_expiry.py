@@ -8,11 +8,13 @@ import logging
 import pytest
 
 from tests.support.builders import HOST, TIMEOUT, begin, instance_dict, node_name, uuid
-from tests.support.engine import Clock, EngineHarness
+from tests.support.engine import EngineHarness
+from tests.support.scripted import Clock
 from tests.support.store import Writer, settle
 from tests.unit.service.conftest import MakeHarness
 from tracker_worker.bus.memory import MemoryBroker
 from tracker_worker.domain.values import SECOND
+from tracker_worker.service.chores.leases import LEASE_SECONDS
 from tracker_worker.service.requests.items import Chore
 from tracker_worker.store.memory import MemoryStore
 
@@ -118,6 +120,27 @@ class TestQueueThatWasNotRead:
         harness.engine.acquire_leases()
         audit_before_the_queue_is_read(harness)
         harness.start()
+        audit(harness)
+        states = {a.uuid: a.claim_state for ledger in harness.ledger() for a in ledger.allocations.values()}
+        assert states == {uuid(1): "finished", uuid(2): "expired"}
+
+    def test_a_claim_whose_end_another_worker_has_received_does_not_expire(
+        self, make_harness: MakeHarness, clock: Clock, store: MemoryStore
+    ) -> None:
+        """The other worker hangs, and its lease ends before its connection does: the queue is empty, and not read."""
+        broker = MemoryBroker()
+        clock.forward(-TIMEOUT_SECONDS)
+        hanging = make_harness(store=store, broker=broker, clock=clock, owner="hanging").start()
+        hanging.bus.pause()
+        hanging.caller.cast("finish_resource_claim", claim_id=uuid(1))
+        clock.forward(TIMEOUT_SECONDS + LEASE_SECONDS + 1)
+        harness = make_harness(store=store, broker=broker, clock=clock).start()
+        assert harness.engine.held == {HOST}
+        audit(harness)
+        assert begun(harness) == [uuid(1), uuid(2)]
+        hanging.stop(release=False)
+        for _ in range(3):  # the end, the empty queue, its chore
+            harness.finish()
         audit(harness)
         states = {a.uuid: a.claim_state for ledger in harness.ledger() for a in ledger.allocations.values()}
         assert states == {uuid(1): "finished", uuid(2): "expired"}

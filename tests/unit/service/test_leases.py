@@ -7,13 +7,14 @@ import pytest
 
 from tests.support.builders import HOST, begin, driver_resource_dict, instance_dict, node_name, uuid
 from tests.support.deadline import wait_until
-from tests.support.engine import Clock, EngineHarness
+from tests.support.engine import EngineHarness
+from tests.support.scripted import Clock
 from tests.support.store import Writer, note
 from tests.unit.service.conftest import MakeHarness
 from tracker_worker.bus.base import FANOUT, SHARED
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.service.chores.leases import LEASE_SECONDS
-from tracker_worker.store.base import Conflict, Store
+from tracker_worker.store.base import Conflict, Store, standbys
 
 N1 = node_name(1)
 
@@ -47,6 +48,11 @@ def standby(harness: EngineHarness, make_harness: MakeHarness, clock: Clock) -> 
 def owner_of(store: Store) -> str | None:
     [host] = store.hosts()
     return host.lease_owner
+
+
+def standbys_of(store: Store, clock: Clock) -> list[str]:
+    [host] = store.hosts()
+    return standbys(host, clock())
 
 
 def cursor_of(harness: EngineHarness) -> int:
@@ -130,6 +136,32 @@ def test_whoever_receives_from_a_hosts_queue_takes_over_its_chores(
     standby.finish()
     assert owner_of(store) == "worker-2"
     assert standby.engine.active == {HOST}
+
+
+def test_a_standby_is_known_until_it_ends_or_has_been_silent(
+    harness: EngineHarness, standby: EngineHarness, clock: Clock, store: Store
+) -> None:
+    assert standbys_of(store, clock) == ["worker-2"]
+    standby.caller.call("get_node").reply()
+    standby.finish()
+    assert (owner_of(store), standbys_of(store, clock)) == ("worker-2", ["worker-1"])
+    clock.forward(LEASE_SECONDS + 1)
+    standby.engine.renew_leases()
+    standby.finish()
+    assert standbys_of(store, clock) == []
+    harness.engine.renew_leases()
+    harness.finish()
+    assert standbys_of(store, clock) == ["worker-1"]
+    harness.stop()
+    assert standbys_of(store, clock) == []
+
+
+def test_a_worker_is_no_standby_of_a_host_that_it_may_not_serve(
+    harness: EngineHarness, standby: EngineHarness, clock: Clock, store: Store
+) -> None:
+    standby.engine.allow(frozenset())
+    standby.finish()
+    assert standbys_of(store, clock) == []
 
 
 def test_a_renewed_lease_keeps_its_owner(

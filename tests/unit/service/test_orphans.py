@@ -8,12 +8,15 @@ import logging
 import pytest
 
 from tests.support.builders import HOST, TIMEOUT, begin, instance_dict, node_name
-from tests.support.engine import Clock, EngineHarness
+from tests.support.engine import EngineHarness
+from tests.support.scripted import Clock
 from tests.support.store import Writer, note, register, settle
 from tests.unit.service.conftest import MakeHarness
 from tracker_worker.administration import Administration
+from tracker_worker.domain.commands import ExpireClaims
 from tracker_worker.domain.values import SECOND
 from tracker_worker.service.chores.leases import LEASE_SECONDS
+from tracker_worker.service.requests.items import Chore
 from tracker_worker.store.base import CARETAKER
 from tracker_worker.store.memory import MemoryStore
 
@@ -176,6 +179,17 @@ def test_what_a_name_has_left_behind_that_no_host_has_is_published(harness: Engi
     assert store.streams_without_host() == []
 
 
+def test_a_worker_that_serves_no_host_any_more_publishes_nothing_of_such_a_name(
+    harness: EngineHarness, store: MemoryStore
+) -> None:
+    Administration(store, notify=True).rename_host(OLD, "new-1")
+    look(harness)
+    assert OLD in harness.engine._relay._relayed
+    harness.engine.allow(frozenset())
+    look(harness)
+    assert OLD not in harness.engine._relay._relayed
+
+
 def test_a_host_that_is_forgotten_meanwhile_is_given_up(harness: EngineHarness, store: MemoryStore) -> None:
     host_id = register(store, OLDER)
     look(harness)
@@ -184,3 +198,20 @@ def test_a_host_that_is_forgotten_meanwhile_is_given_up(harness: EngineHarness, 
     look(harness)
     assert harness.engine._orphans.cared_for == {OLD}
     assert harness.caller.call("begin_resource_claim", instance=instance_dict(5)).reply()["state"] == "begun"
+
+
+@pytest.mark.parametrize("chores", [1, 4])
+def test_chores_of_a_host_that_is_renamed_before_they_are_decided_are_dropped(
+    harness: EngineHarness, store: MemoryStore, clock: Clock, caplog: pytest.LogCaptureFixture, chores: int
+) -> None:
+    look(harness)
+    clock.forward(TIMEOUT_SECONDS + 1)
+    with harness.busy():
+        for _ in range(chores):
+            harness.engine.submit(Chore(host=OLD, commands=[ExpireClaims(node=N1)]))
+        Administration(store, notify=True).rename_host(OLD, "new-1")
+    assert harness.caller.call("begin_resource_claim", instance=instance_dict(5)).reply()["state"] == "begun"
+    assert [record.message for record in caplog.records if record.levelno >= logging.ERROR] == []
+    look(harness)
+    look(harness)
+    assert [len(node.begun) for node in harness.ledger("new-1")] == [0]

@@ -1,145 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which hosts a worker serves: its ledger's, as the marker on the broker says, looked at before anything is decided."""
+"""Which hosts a worker serves from its start: its ledger's, as the marker on the broker says."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
-
 import pytest
 
-from tests.support.builders import HOST, NOW
-from tests.support.engine import ScriptedStore
-from tracker_worker import new_history
-from tracker_worker.bus.base import SHARED, Delivery, Listener, Marker, Markers, MarkerUnavailable
-from tracker_worker.bus.memory import MemoryBroker, MemoryBus
-from tracker_worker.domain.values import SECOND
+from tests.support.builders import HOST
+from tests.support.ownership import OTHER, MakeWorker, OwnershipCase, begin_history
+from tracker_worker.bus.base import Marker
 from tracker_worker.errors import StoreUnavailable
-from tracker_worker.ids import NewIds
 from tracker_worker.service.chores.marker import Owner, owner, take
-from tracker_worker.service.chores.ownership import Ownership
-from tracker_worker.store.base import History, HostRecord, Store
+from tracker_worker.store.base import History
 from tracker_worker.store.memory import MemoryStore
 
-OTHER = Marker(ledger_id="0192f0c1-0000-7000-8000-00000000000f", token="theirs")
 
-
-class BrokenBus(MemoryBus):
-    """A bus whose markers can be out of reach."""
-
-    down = False
-    look_first: Callable[[], None] = staticmethod(lambda: None)
-
-    def markers(self) -> AbstractContextManager[Markers]:
-        self.look_first()
-        if self.down:
-            raise MarkerUnavailable("no broker can be reached")
-        return super().markers()
-
-
-class Worker:
-    """The part of a worker that decides which hosts it serves, on virtual time and without a thread."""
-
-    def __init__(
-        self, broker: MemoryBroker, store: Store, name: str = "worker-1", hosts: Sequence[str] = (HOST,)
-    ) -> None:
-        self.now = 1000.0
-        self.wall = NOW
-        self.broker = broker
-        self.store = ScriptedStore(store)
-        self.name = name
-        self.bus = BrokenBus(broker)
-        self.passed: list[Delivery] = []
-        self.looked_again = False
-        self.allowed: frozenset[str] = frozenset()
-        self.hosts = hosts
-        tokens = itertools.count(1)
-        for host in hosts:
-            self.store.register_host(host, topic="tracker", version="1", now=NOW)
-        self.ownership = Ownership(
-            store=self.store,
-            bus=self.bus,
-            hosts=hosts,
-            worker=name,
-            received=self.passed.extend,
-            changed=self._changed,
-            clock=lambda: self.wall,
-            died=lambda error: pytest.fail(str(error)),
-            monotonic=lambda: self.now,
-            new_token=lambda: f"{name} {next(tokens)}",
-        )
-        self.bus.serve(())
-
-    def _changed(self, hosts: frozenset[str]) -> None:
-        self.allowed = hosts
-
-    def begin(self) -> Worker:
-        self.ownership.step(self.now)
-        return self
-
-    def connect(self) -> Worker:
-        self.bus.start(
-            self.hosts,
-            Listener(
-                received=self.ownership.received,
-                lost=self.ownership.lost,
-                opened=self.ownership.opened,
-                confirmed=lambda keys: None,
-                refused=lambda refusals: None,
-                died=lambda error: None,
-            ),
-        )
-        return self.step()
-
-    def start(self) -> Worker:
-        return self.begin().connect()
-
-    def step(self, seconds: float = 0.0) -> Worker:
-        self.now += seconds
-        self.wall += int(seconds * SECOND)
-        self.ownership.step(self.now)
-        return self
-
-    def lose_connection(self) -> None:
-        self.bus.stop(0)
-        self.passed.clear()
-
-    def renew_lease(self) -> None:
-        host_ids = [record.id for record in self.store.hosts()]
-        self.store.take_lease(host_ids, self.name, now=self.wall, until=self.wall + 15 * SECOND, force=True)
-
-    @property
-    def record(self) -> HostRecord:
-        return self.store.hosts()[0]
-
-    @property
-    def ledger_id(self) -> str:
-        return self.store.histories()[-1].ledger_id
-
-
-@pytest.fixture
-def broker() -> MemoryBroker:
-    return MemoryBroker()
-
-
-@pytest.fixture
-def make_worker(broker: MemoryBroker) -> Iterator[Callable[..., Worker]]:
-    made: list[Worker] = []
-
-    def make(store: Store | None = None, **options: object) -> Worker:
-        made.append(Worker(broker, store or MemoryStore(), **options))  # type: ignore[arg-type]
-        return made[-1]
-
-    yield make
-    for worker in made:
-        worker.bus.stop(0)
-
-
-MakeWorker = Callable[..., Worker]
-
-
-class TestOwner:
+class TestOwner(OwnershipCase):
     HISTORIES = (
         History(ledger_id="one", since=1, reason="", predecessor=None),
         History(ledger_id="two", since=2, reason="", predecessor="one"),
@@ -166,7 +41,7 @@ class TestOwner:
         assert owner(marker, self.HISTORIES, worker.record) is found
 
 
-class TestTake:
+class TestTake(OwnershipCase):
     def test_the_token_is_in_the_database_before_it_is_on_the_broker(self, make_worker: MakeWorker) -> None:
         worker = make_worker()
         worker.start()
@@ -175,6 +50,18 @@ class TestTake:
         with worker.bus.markers() as markers, pytest.raises(StoreUnavailable):
             take(worker.store, markers, worker.store.histories(), worker.record, new_token=lambda: "new")
         assert worker.broker.markers[HOST] == before
+
+    def test_a_token_that_another_start_has_renewed_meanwhile_leaves_the_owner_the_owner(
+        self, make_worker: MakeWorker
+    ) -> None:
+        worker = make_worker().begin()
+        store, seen = worker.store, worker.record
+        store.renew_token(seen.id, "of a start that was broken off")
+        with worker.bus.markers() as markers:
+            written: list[str] = []
+            markers.write = lambda host, marker: written.append(marker.token)  # type: ignore[method-assign]
+            assert take(store, markers, store.histories(), seen, new_token=lambda: "new")
+        assert written == ["of a start that was broken off", "new"]
 
     def test_starts_that_are_broken_off_between_database_and_broker_leave_the_owner_the_owner(
         self, make_worker: MakeWorker
@@ -188,7 +75,7 @@ class TestTake:
             assert worker.broker.markers[HOST].token == worker.record.token
 
 
-class TestStart:
+class TestStart(OwnershipCase):
     def test_a_host_without_a_marker_is_taken_before_it_is_consumed(self, make_worker: MakeWorker) -> None:
         worker = make_worker().begin()
         assert worker.broker.markers[HOST] == Marker(ledger_id=worker.ledger_id, token=worker.record.token or "")
@@ -270,152 +157,3 @@ class TestStart:
         worker.step(6)
         assert worker.broker.markers[HOST].ledger_id == worker.ledger_id != old
         assert worker.ownership.served() == (HOST,)
-
-
-class TestStandby:
-    def test_a_consumer_whose_lease_is_renewed_in_this_database_makes_this_worker_a_standby(
-        self, make_worker: MakeWorker
-    ) -> None:
-        store = MemoryStore()
-        first = make_worker(store).start()
-        first.renew_lease()
-        token = first.broker.markers[HOST].token
-        second = make_worker(store, name="worker-2").start()
-        assert second.ownership.served() == ()
-        assert second.step(2).ownership.served() == ()
-        first.step(5).renew_lease()
-        assert second.step(3).ownership.served() == (HOST,)
-        assert second.broker.consumers(HOST) == 2
-        assert second.broker.markers[HOST].token == token
-
-    def test_a_standby_renews_the_token_when_it_has_become_active(self, make_worker: MakeWorker) -> None:
-        store = MemoryStore()
-        first = make_worker(store).start()
-        first.renew_lease()
-        second = make_worker(store, name="worker-2").start()
-        first.step(5).renew_lease()
-        second.step(5)
-        first.bus.stop(0)
-        second.broker.publish(HOST, b"0")
-        second.step()
-        assert [delivery.body for delivery in second.passed] == [b"0"]
-        second.step(6)
-        assert second.broker.markers[HOST].token == second.record.token == "worker-2 1"
-
-    def test_a_consumer_without_a_lease_in_this_database_works_on_another_one(self, make_worker: MakeWorker) -> None:
-        original = make_worker(fixed()).start()
-        copy = make_worker(copy_of(original), name="copy")
-        copy.store.take_lease([copy.record.id], "worker-1", now=NOW, until=NOW + 15 * SECOND, force=True)
-        copy.start()
-        for _ in range(14):
-            assert copy.step(1).ownership.served() == ()
-        for _ in range(5):
-            copy.step(1)
-        assert copy.ownership.refused() == (HOST,)
-        original.bus.stop(0)
-        assert copy.step(6).ownership.refused() == (HOST,)  # the original was alive beside this one
-        restarted = make_worker(original.store.inner, name="restarted").start()
-        assert restarted.ownership.served() == (HOST,)
-
-    def test_an_earlier_copy_is_not_served(self, make_worker: MakeWorker) -> None:
-        original = make_worker(fixed()).start()
-        copied = copy_of(original)
-        original.bus.stop(0)
-        make_worker(original.store.inner, name="again").start().bus.stop(0)
-        make_worker(original.store.inner, name="and again").start().bus.stop(0)
-        assert make_worker(copied, name="copy").start().ownership.refused() == (HOST,)
-
-
-class TestConnections:
-    def test_a_delivery_waits_until_its_host_was_looked_at(self, make_worker: MakeWorker) -> None:
-        worker = make_worker().start()
-        for body in (b"0", b"1"):
-            worker.broker.publish(HOST, body)
-        assert worker.passed == []
-        worker.step()
-        worker.broker.publish(HOST, b"2")
-        assert [delivery.body for delivery in worker.passed] == [b"0", b"1", b"2"]
-
-    def test_a_host_whose_marker_has_changed_is_given_up_at_its_first_delivery(self, make_worker: MakeWorker) -> None:
-        worker = make_worker().start()
-        worker.broker.markers[HOST] = OTHER
-        worker.broker.publish(HOST, b"0")
-        worker.step()
-        assert worker.passed == []
-        assert worker.allowed == frozenset()
-        assert worker.broker.consumers(HOST) == 0
-        owner = make_worker(name="worker-2")
-        owner.broker.markers[HOST] = Marker(ledger_id=owner.ledger_id, token="x")
-        owner.store.renew_token(owner.record.id, "x")
-        owner.start().step()
-        assert [delivery.body for delivery in owner.passed] == [b"0"]
-
-    def test_after_each_loss_of_the_connection_the_marker_is_looked_at_before_the_queue_is_consumed(
-        self, make_worker: MakeWorker
-    ) -> None:
-        worker = make_worker().start()
-        worker.broker.publish(HOST, b"0")
-        worker.step()
-        worker.lose_connection()
-        worker.broker.markers[HOST] = OTHER
-        worker.connect()
-        assert worker.broker.consumers(HOST) == 0
-        assert worker.ownership.refused() == (HOST,)
-
-    def test_what_was_seen_before_a_connection_was_opened_does_not_count_for_it(self, make_worker: MakeWorker) -> None:
-        worker = make_worker().start()
-        look = worker.bus.look_first
-
-        def reconnect() -> None:
-            worker.bus.look_first = look
-            worker.ownership.lost()
-            worker.ownership.opened()
-            worker.bus.look_first = lambda: setattr(worker, "looked_again", True)
-
-        worker.broker.publish(HOST, b"0")
-        worker.bus.look_first = reconnect
-        worker.step()
-        assert worker.passed == []
-        worker.step()
-        assert worker.looked_again
-        assert worker.broker.consumers(HOST) == 1
-
-    def test_a_store_that_is_away_keeps_no_host_of_this_ledger_from_being_served_again(
-        self, make_worker: MakeWorker
-    ) -> None:
-        worker = make_worker().start()
-        worker.lose_connection()
-        for method in ("histories", "hosts"):
-            worker.store.script[method] = [StoreUnavailable(reason="down")] * 5
-        worker.broker.publish(HOST, b"0")
-        worker.connect().step()
-        assert [delivery.body for delivery in worker.passed] == [b"0"]
-
-    def test_the_shared_queue_waits_until_it_is_decided_about_every_host(self, make_worker: MakeWorker) -> None:
-        worker = make_worker()
-        worker.bus.down = True
-        worker.start()
-        worker.broker.publish(SHARED, b"0")
-        assert worker.step(1).passed == []
-        worker.bus.down = False
-        assert [delivery.body for delivery in worker.step(1).passed] == [b"0"]
-
-
-def fixed() -> MemoryStore:
-    """A store whose ledger_id is always the same."""
-    return MemoryStore(now=lambda: NOW, random_bytes=bytes)
-
-
-def copy_of(worker: Worker) -> MemoryStore:
-    """A store with the same ledger_id and tokens."""
-    copied = fixed()
-    assert copied.histories()[-1].ledger_id == worker.ledger_id
-    host_id = copied.register_host(HOST, topic="tracker", version="1", now=NOW)
-    for token in (worker.record.previous_token, worker.record.token):
-        if token is not None:
-            copied.renew_token(host_id, token)
-    return copied
-
-
-def begin_history(store: Store, predecessor: str) -> None:
-    new_history.begin_history(store, predecessor=predecessor, reason="restored", now=NOW, new_id=NewIds())

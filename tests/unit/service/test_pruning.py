@@ -13,6 +13,7 @@ from tests.support.builders import instance_dict, uuid
 from tests.support.deadline import SECONDS, wait_until
 from tests.support.engine import EngineHarness
 from tests.support.worker import WorkerHarness
+from tracker_worker.domain import usage
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.service import worker as module
 
@@ -78,3 +79,34 @@ def test_nothing_is_pruned_while_messages_wait_for_the_store(harness: EngineHarn
     harness.engine.prune(inbox_seconds=HOUR, outbox_seconds=HOUR)
     harness.finish()
     assert harness.store.calls.count("prune") == 1
+
+
+def test_a_host_that_remembers_as_many_deletions_as_are_kept_says_so_once(
+    harness: EngineHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(usage, "MOST_DELETIONS", 3)
+
+    def remembered() -> list[str]:
+        harness.finish()
+        return [name for ledger in harness.ledger() for name in ledger.deletions]
+
+    def prune() -> list[str]:
+        harness.engine.prune(inbox_seconds=HOUR, outbox_seconds=HOUR)
+        harness.finish()
+        return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+    def delete(number: int) -> None:
+        harness.caller.call("update_usage", instance={"uuid": uuid(number), "vm_state": "deleted"}).reply()
+
+    for number in (1, 2):
+        delete(number)
+    assert prune() == []
+    for number in (3, 4, 5):
+        delete(number)
+    assert remembered() == [uuid(3), uuid(4), uuid(5)]
+    said = (
+        "host host-1: 3 deletions of instances that were not charged are remembered, as many as are kept; for each further "
+        "one the oldest is forgotten"
+    )
+    assert prune() == prune() == [said]
+    assert remembered() == [uuid(3), uuid(4), uuid(5)]

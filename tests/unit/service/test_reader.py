@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.builders import HOST
-from tests.support.engine import POLICY, ManualTimer
+from tests.support.engine import POLICY
+from tests.support.scripted import ManualTimer
 from tracker_worker.bus.base import Delivery
 from tracker_worker.bus.memory import MemoryBroker, MemoryBus
 from tracker_worker.domain.queries import GetNode

@@ -13,7 +13,8 @@ import msgspec
 import pytest
 
 from tests.support.builders import HOST, instance_dict
-from tests.support.engine import POLICY, EngineHarness, ManualTimer
+from tests.support.engine import POLICY, EngineHarness
+from tests.support.scripted import ManualTimer
 from tests.unit.service.conftest import MakeHarness
 from tracker_worker.bus.base import FANOUT, SHARED, DeadLetter, Delivery, Reply, Settlement
 from tracker_worker.bus.memory import MemoryBroker, MemoryBus

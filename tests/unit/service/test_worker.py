@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from tests.support.builders import HOST, TOTAL, driver_resource_dict, instance_dict, node_name, uuid
+from tests.support.caller import Refused
 from tests.support.deadline import SECONDS, wait_until
-from tests.support.engine import Refused
 from tests.support.startstop import stress
 from tests.support.worker import WorkerHarness
 from tests.unit.service.conftest import MakeWorker
@@ -246,3 +246,17 @@ def test_an_error_that_ends_a_part_is_reported(started_worker: WorkerHarness) ->
     started_worker.store.script["commit"] = [ZeroDivisionError("a store that breaks its contract")]
     started_worker.caller.cast("begin_resource_claim", instance=instance_dict(1))
     assert isinstance(started_worker.deaths.get(timeout=SECONDS), ZeroDivisionError)
+
+
+@pytest.mark.behaviour("early-deletions")
+@pytest.mark.parametrize(("passed", "refused"), [(599, True), (601, False)])
+def test_after_a_step_of_the_clock_forward_a_deletion_is_remembered_for_as_long_as_before(
+    started_worker: WorkerHarness, passed: int, refused: bool
+) -> None:
+    deleted = {"uuid": uuid(1), "vm_state": "deleted"}
+    started_worker.caller.call("update_usage", instance=deleted).reply()
+    started_worker.clock.step(3600)
+    started_worker.worker._clock.sync()
+    started_worker.clock.forward(passed)
+    answer = started_worker.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
+    assert (isinstance(answer, Refused) and answer.error == "ClaimConflict") is refused

@@ -51,14 +51,16 @@ def fill(engine: sa.Engine, revision: str) -> None:
         known = {"generation": generation, "sequence": sequence, "inventory": inventory, "disabled": inventory is None}
         return {"id": id, "host_id": 4, "name": f"n{id}", **known, **zero}
 
-    def allocation(uuid: str, begun_at: int, *, state: str = "begun", node_id: int = 7) -> dict[str, Any]:
+    def allocation(
+        uuid: str, begun_at: int, *, state: str = "begun", node_id: int = 7, vm_state: str = "building"
+    ) -> dict[str, Any]:
         return {
             "host_id": 4,
             "node_id": node_id,
             "instance_uuid": uuid,
             "resources": one,
             "project_id": "p",
-            "vm_state": "building",
+            "vm_state": vm_state,
             "facts": msgpack.packb({"vcpus": 1, "memory_mb": 1024, "root_gb": 10, "ephemeral_gb": 0}),
             "claim_state": state,
             "limit_source": "caller",
@@ -81,7 +83,7 @@ def fill(engine: sa.Engine, revision: str) -> None:
             allocation(CANONICAL, 20_000_000, state="finished"),
             allocation(SPELLED, 10_000_000),
             allocation("urn:uuid:" + CANONICAL.replace("6f", "7F", 1), 40_000_000, node_id=8),
-            allocation("{" + CANONICAL, 50_000_000),
+            allocation("{" + CANONICAL, 50_000_000, vm_state="active"),
         ):
             connection.execute(charged, row)
         for sequence in (2, 3, 4):
@@ -130,11 +132,13 @@ class IdentityContract(MigrationContract):
         held = [allocation for ledger in host for allocation in ledger.allocations.values()]
         assert all(allocation.id == allocation.claim_id for allocation in held)
         assert len({allocation.id for allocation in held}) == len(held) == 4
-        assert {(allocation.role, allocation.built, allocation.on_expiry) for allocation in held} == {
-            ("instance", False, None)
-        }
+        assert {(allocation.role, allocation.on_expiry) for allocation in held} == {("instance", None)}
         in_time = sorted(held, key=lambda allocation: allocation.begun_at)
         assert sorted(held, key=lambda allocation: allocation.id) == in_time
+
+    def test_a_claim_of_an_instance_that_may_run_does_not_release_it(self, host: HostLedger) -> None:
+        held = [allocation for ledger in host for allocation in ledger.allocations.values()]
+        assert [allocation.uuid for allocation in held if allocation.built] == ["{" + CANONICAL]
 
     def test_open_claims_go_on(self, host: HostLedger) -> None:
         begun = host.node("n7").allocations["vm-1"]

@@ -2,7 +2,7 @@
 """Whether the claims of a host may expire now.
 
 A worker that starts, or that takes over a host, does not know how long nobody has read the host's queue: the end of a claim may
-wait there. After a step of the clock forward, claims look older than they are.
+wait there, or in a worker that has received it and hangs. After a step of the clock forward, claims look older than they are.
 """
 
 from __future__ import annotations

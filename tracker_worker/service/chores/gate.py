@@ -19,6 +19,7 @@ class Gate:
         self._lock = threading.Lock()
         self._admitted: frozenset[str] = frozenset()
         self._held: dict[str, list[Delivery]] = {}
+        self._emptied: set[str] = set()  # of those, the sources that were found empty meanwhile
         self.connection = 0
         self.is_lost = False
 
@@ -45,20 +46,31 @@ class Gate:
         """Whether deliveries of the source wait."""
         return source in self._held
 
+    def emptied(self, source: str) -> bool:
+        """The source was found empty. Returns whether everything that had come from it was passed on; if not, ``admit`` says
+        so."""
+        with self._lock:
+            if source in self._held:
+                self._emptied.add(source)
+            return source not in self._held
+
     def admits(self, source: str) -> bool:
         """Whether the source is admitted on the present connection."""
         return source in self._admitted
 
-    def admit(self, source: str, connection: int) -> None:
+    def admit(self, source: str, connection: int) -> bool:
         """Pass on what has come from the source over the connection, and let the rest pass. Does nothing if the connection is
-        not the present one."""
+        not the present one. Returns whether the source was found empty while something waited."""
         with self._lock:
             if connection != self.connection or source in self._admitted:
-                return
+                return False
             held = self._held.pop(source, None)
             if held:
                 self._received(held)  # before anything that comes now
             self._admitted |= {source}
+            emptied = source in self._emptied
+            self._emptied.discard(source)
+            return emptied
 
     def opened(self) -> None:
         """There is a new connection. Nothing is admitted on it."""
@@ -76,3 +88,4 @@ class Gate:
         self.connection += 1
         self._admitted = frozenset()
         self._held.clear()
+        self._emptied.clear()

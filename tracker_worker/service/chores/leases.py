@@ -7,7 +7,7 @@ A lease says who does the chores, never what is right: a chore that is done twic
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from msgspec.structs import replace
 
@@ -81,7 +81,8 @@ class Leases:
             self._expiry.gained(name)
 
     def renew(self) -> None:
-        """Take or renew the leases of all hosts where they are free, expired or this worker's. For a while after a step of the
+        """Take or renew the leases of all hosts where they are free, expired or this worker's, and note in the store that this
+        worker serves these hosts. For a while after a step of the
         clock, what the leases of other workers say means nothing, until they have renewed them. Raises StoreUnavailable."""
         self._begun = True
         self._clock.sync()
@@ -90,7 +91,8 @@ class Leases:
             self._drop(name)
         allowed = [name for name in self._allowed() if name in self.held or not stepped]
         hosts = {name: self._ledgers.get(name) for name in allowed}
-        granted = self._granted([host.id for host in hosts.values()], force=False)
+        serves = [self._ledgers.get(name).id for name in self._allowed()]
+        granted = self._granted([host.id for host in hosts.values()], force=False, serves=serves)
         # What another worker has added in the meantime has to be relayed too.
         self._ledgers.refresh([name for name, host in hosts.items() if host.id in granted])
         for name in hosts:
@@ -105,7 +107,15 @@ class Leases:
         self._heard |= sources.intersection(self._hosts)
         if self._begun:
             self.wanted = self._heard - self.held
+            self._expiry.look()
         self._announce()
+
+    def emptied(self, host: str) -> None:
+        """No message was ready in the host's queue, and everything that was delivered here before has been submitted. Of a host
+        that this worker is there for, this means nothing while another worker may be the active consumer: what that one has
+        received and not decided comes here when it is gone."""
+        if host in self._heard or host not in self._hosts:
+            self._expiry.emptied(host)
 
     def connection_lost(self) -> None:
         """The consuming connection is gone: another worker may have become the active consumer of every host."""
@@ -140,14 +150,20 @@ class Leases:
         allowed = self.allowed
         return self._hosts if allowed is None else [name for name in self._hosts if name in allowed]
 
-    def _granted(self, host_ids: Iterable[int], *, force: bool) -> set[int]:
+    def _granted(self, host_ids: Iterable[int], *, force: bool, serves: Collection[int] | None = None) -> set[int]:
         now, blocked = self._clock(), self._bus.blocked()
         blocked_since = None
         if blocked is not None:
             blocked_since = now - int((self._monotonic() - blocked.since) * SECOND)
         until = now + LEASE_SECONDS * SECOND
         return self._store.take_lease(
-            host_ids, self._owner, now=now, until=until, force=force, blocked_since=blocked_since
+            host_ids,
+            self._owner,
+            now=now,
+            until=until,
+            force=force,
+            blocked_since=blocked_since,
+            serves=serves,
         )
 
     def _set(self, name: str, granted: set[int]) -> None:
@@ -186,7 +202,7 @@ class Leases:
         self.settled = frozenset((SHARED, FANOUT)) | self.held.intersection(self._heard)
 
     def release(self) -> None:
-        """Let another worker have the leases immediately. Raises StoreUnavailable."""
-        if self.held:
+        """Let another worker have the leases immediately; this one serves no host any more. Raises StoreUnavailable."""
+        if self.held or self._begun:
             self._store.release_lease(self._owner)
             self.held = self.active = frozenset()

@@ -63,6 +63,8 @@ def take(
     the owner still is.
     """
     with markers.locked(record.name):
+        # Whoever held the lock before may have renewed the token: the database keeps two, and that on the broker must be one.
+        record = next((each for each in store.hosts() if each.id == record.id), record)
         marker = None
         with suppress(*([MarkerUnavailable] if made_empty or force else [])):
             marker = markers.look(record.name)

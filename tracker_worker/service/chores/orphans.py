@@ -21,6 +21,7 @@ from tracker_worker.service.clock import Clock
 from tracker_worker.service.requests.items import Chore
 from tracker_worker.store.base import CARETAKER, HostRecord, Store, serving
 from tracker_worker.store.ledgers import Ledgers
+from tracker_worker.text import counted
 
 LOG = logging.getLogger(__name__)
 
@@ -73,6 +74,7 @@ class Orphans:
         self._name(orphans)
         if not self._leases.held:
             self._give_up(self.cared_for)
+            self._leave_strays(self._strays)
             return
         self._give_up(self.cared_for - orphans.keys())
         if not self._clock.stepped_within(LEASE_SECONDS):
@@ -88,8 +90,8 @@ class Orphans:
         self._take(ids)
 
     def expire(self, name: str) -> None:
-        """Have the claims of a host expire that are due, if this worker cares for it."""
-        host = self._ledgers.find(name) if name in self.cared_for else None
+        """Have the claims of a host expire that are due, if this worker does its chores or cares for it."""
+        host = self._ledgers.find(name) if name in self.cared_for | self._leases.held else None
         if host is None:
             return
         release = self._policy().release_expired
@@ -104,7 +106,7 @@ class Orphans:
             LOG.warning(
                 "hosts of the database that no worker serves: %s; their notifications are published and their claims expire, "
                 "and nothing else is done for them ('tracker-worker host list', 'node move', 'host forget')",
-                ", ".join(f"{record.name} ({_instances(record.instances)})" for record in new),
+                ", ".join(f"{record.name} ({counted(record.instances, 'instance')})" for record in new),
             )
 
     def _take(self, ids: dict[str, int]) -> None:
@@ -138,16 +140,16 @@ class Orphans:
         strays = frozenset(self._store.streams_without_host())
         for name in strays:
             self._relay.take_streams(name, {})
-        for name in self._strays - strays:
-            self._relay.drop(name)
+        self._leave_strays(self._strays - strays)
         self._strays = strays
+
+    def _leave_strays(self, names: frozenset[str]) -> None:
+        for name in names:
+            self._relay.drop(name)
+        self._strays -= names
 
     def release(self) -> None:
         """Let another worker have the leases immediately. Raises StoreUnavailable."""
         if self.cared_for:
             self._store.release_lease(self._owner)
             self.cared_for = frozenset()
-
-
-def _instances(count: int) -> str:
-    return "1 instance" if count == 1 else f"{count} instances"

@@ -37,8 +37,8 @@ _RENEW_SECONDS = 5.0
 
 
 class Ownership:
-    """``received``, ``opened`` and ``lost`` are for the bus (see ``Listener``); the other methods may be called from any thread
-    as well."""
+    """``received``, ``emptied``, ``opened`` and ``lost`` are for the bus (see ``Listener``); the other methods may be called
+    from any thread as well."""
 
     def __init__(
         self,
@@ -49,6 +49,7 @@ class Ownership:
         worker: str,
         received: Callable[[Sequence[Delivery]], None],
         changed: Callable[[frozenset[str]], None],
+        emptied: Callable[[str], None] = lambda host: None,
         clock: Callable[[], int],
         died: Callable[[BaseException], None],
         monotonic: Callable[[], float] = threads.monotonic,
@@ -56,13 +57,15 @@ class Ownership:
         new_token: Callable[[], str] | None = None,
     ) -> None:
         """``worker`` is this worker's name in leases. ``received`` gets the deliveries that may be decided. ``changed`` is
-        called with the hosts whose chores this worker may do, before their queues are consumed. ``clock`` gives microseconds,
+        called with the hosts whose chores this worker may do, before their queues are consumed. ``emptied`` is called with a
+        host whose queue was empty when everything that had come from it was passed on. ``clock`` gives microseconds,
         ``monotonic`` seconds."""
         self._store = store
         self._bus = bus
         self._worker = worker
         self._gate = Gate(received)
         self._changed = changed
+        self._emptied = emptied
         self._clock = clock
         self._monotonic = monotonic
         self._new_token = new_token or (lambda: runtime.random_bytes(16).hex())
@@ -119,6 +122,11 @@ class Ownership:
         """Pass on what may be decided, and keep the rest until its host was looked at."""
         if self._gate.received(deliveries):
             self._thread.wake()
+
+    def emptied(self, host: str) -> None:
+        """The bus has found the host's queue empty. Pass this on behind what has come from it and still waits here."""
+        if self._gate.emptied(host):
+            self._emptied(host)
 
     def opened(self) -> None:
         """There is a new connection."""
@@ -189,8 +197,9 @@ class Ownership:
                         return
                     first = self._gate.waits(host.name)
                     self._examine(markers, host)
-                    if first and host.looked and host.standing is Standing.SERVED:
-                        self._gate.admit(host.name, connection)
+                    served = host.looked and host.standing is Standing.SERVED
+                    if first and served and self._gate.admit(host.name, connection):
+                        self._emptied(host.name)
                     if self._monotonic() >= told + _TELL_SECONDS:
                         self._tell(connection)
                         told = self._monotonic()

@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from tracker_worker.domain import commands
+from tracker_worker.domain import commands, usage
 from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.domain.policy import Policy
 from tracker_worker.domain.values import SECOND
@@ -19,8 +19,6 @@ from tracker_worker.store.ledgers import Ledgers
 
 LOG = logging.getLogger(__name__)
 
-MOST_DELETIONS = 100_000
-"""The most deletions that are remembered of a host."""
 _ROWS = 1000
 
 
@@ -77,23 +75,24 @@ class Pruning:
         return step
 
     def _forget_deletions(self, host: HostLedger, *, jumped: bool) -> None:
-        """Have those deletions forgotten that were remembered for long enough, or are the oldest of too many."""
+        """Have those deletions forgotten that were remembered for long enough, or are the oldest of too many. There are
+        too many only where a node has come from another host: each deletion that is remembered makes room for itself."""
         before = 0 if jumped else self._clock() - self._policy().deletion_memory
         times = [at for ledger in host for at in ledger.deletions.values()]
         old = sum(at < before for at in times)
-        gone = max(old, len(times) - MOST_DELETIONS)
-        if gone <= 0:
-            return
-        if len(times) - old > MOST_DELETIONS and host.name not in self._warned:
+        gone = max(old, len(times) - usage.MOST_DELETIONS)
+        if len(times) - old >= usage.MOST_DELETIONS and host.name not in self._warned:
             self._warned.add(host.name)
             LOG.warning(
-                "host %s: more than %d deletions of instances that were not charged are remembered; the oldest ones are "
-                "forgotten",
+                "host %s: %d deletions of instances that were not charged are remembered, as many as are kept; for each "
+                "further one the oldest is forgotten",
                 host.name,
-                MOST_DELETIONS,
+                usage.MOST_DELETIONS,
             )
+        if gone <= 0:
+            return
         # Of many, the oldest ones first; the others have their turn when these are forgotten.
-        before, most = (before, MOST_DELETIONS) if gone <= _ROWS else (0, len(times) - _ROWS)
+        before, most = (before, usage.MOST_DELETIONS) if gone <= _ROWS else (0, len(times) - _ROWS)
         self._submit(
             Chore(
                 host=host.name,

@@ -43,7 +43,7 @@ class Attempts:
         """
         try:
             self._ledgers.confirm()
-            if lane.host is not None and lane.lost_races >= _LOST_RACES:
+            if lane.host is not None and lane.lost_races >= _LOST_RACES and self._ledgers.find(lane.host) is not None:
                 self._counters.add("locked_decisions")
                 return self._locked(lane.host, items)
             return self._optimistic(items, lane.lost_races > 0, cursors)
@@ -77,6 +77,11 @@ class Attempts:
             if batch.commits:
                 batch.unit.commit(inbox_rows=batch.inbox_rows, write=locked.commit)
         return batch
+
+    def committed(self, batch: Batch) -> None:
+        """Note in the ledgers and the inbox that the store has the batch. Call it before the next attempt."""
+        batch.unit.committed()
+        self._inbox.keep(batch.inbox_rows)
 
     def _create_nodes(self, items: Sequence[Item]) -> None:
         for item in items:

@@ -226,7 +226,9 @@ class Decider:
             )
 
     def _chore(self, batch: Batch, chore: Chore) -> None:
-        host = self._ledgers.get(chore.host)
+        host = self._ledgers.find(chore.host)
+        if host is None:
+            return  # nobody has served it, and an operator has renamed or forgotten it since
         for command in chore.commands:
             if _is_gone(host, command) or (chore.if_new and not _is_new(host, command)):
                 continue

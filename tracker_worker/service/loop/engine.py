@@ -35,7 +35,6 @@ from tracker_worker.service.loop.backlog import Backlog, Lane
 from tracker_worker.service.loop.batch import Batch, Unexpected
 from tracker_worker.service.loop.decision_log import log_decisions
 from tracker_worker.service.loop.failures import Failures
-from tracker_worker.service.loop.inbox import Inbox
 from tracker_worker.service.loop.outage import Outage
 from tracker_worker.service.loop.recovery import Recovery
 from tracker_worker.service.requests.items import Chore, Item, divided
@@ -64,7 +63,6 @@ class Engine:
         store: Store,
         bus: Bus,
         ledgers: Ledgers,
-        inbox: Inbox,
         attempts: Attempts,
         recovery: Recovery,
         relay: Relay,
@@ -78,7 +76,6 @@ class Engine:
         """``clock`` returns microseconds, ``monotonic`` seconds. ``wake`` causes a call of ``step`` soon."""
         self._bus = bus
         self._ledgers = ledgers
-        self._inbox = inbox
         self._attempts = attempts
         self._recovery = recovery
         self._relay = relay
@@ -283,8 +280,7 @@ class Engine:
     def _after_commit(self, batch: Batch) -> None:
         """Do what follows the answers: bookkeeping, notifications, the log and audits."""
         if batch.commits:
-            batch.unit.committed()
-            self._inbox.keep(batch.inbox_rows)
+            self._attempts.committed(batch)
             self._relay.written(batch.cursors)
             if publications := self._relay.offer(batch.unit.notifications):
                 self._bus.sender.send(publications)

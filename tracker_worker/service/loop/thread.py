@@ -154,7 +154,6 @@ class EngineThread:
             store=store,
             bus=bus,
             ledgers=ledgers,
-            inbox=inbox,
             attempts=Attempts(
                 store=store,
                 ledgers=ledgers,
@@ -228,7 +227,7 @@ class EngineThread:
 
     def emptied(self, host: str) -> None:
         """No message was ready in the host's queue, and everything that was delivered before has been submitted."""
-        self._engine.run(lambda: self._expiry.emptied(host))
+        self._engine.run(lambda: self._leases.emptied(host))
 
     def lost(self) -> None:
         """The consuming connection is gone: what came over it and is not decided comes again."""

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from tracker_worker.notifications.notification import Notification
 from tracker_worker.store.base import EVERY_TOPIC, NOT_CONFIGURED, OutboxBacklog, Stream
 from tracker_worker.store.sql import rows
-from tracker_worker.store.sql.schema import hosts, outbox, relay_cursor, streams
+from tracker_worker.store.sql.schema import hosts, nodes, outbox, relay_cursor, streams
 
 LOG = logging.getLogger(__name__)
 
@@ -35,6 +35,7 @@ def read(connection: sa.Connection, host: str) -> list[Stream]:
             node=row.node,
             sequence=row.sequence,
             last_at=row.occurred_at,
+            generation=row.generation,
             cursors={topic: at for topic, at in stored.get(row.id, {}).items() if topic != EVERY_TOPIC},
         )
         # Sorted in Python because databases differ in the order of text.
@@ -48,6 +49,25 @@ def _stored(connection: sa.Connection, host: str) -> dict[int, dict[str, int]]:
     for row in connection.execute(sa.select(relay_cursor).join(streams).where(streams.c.host == host)):
         found.setdefault(row.stream_id, {})[row.topic] = row.sequence
     return found
+
+
+def left(connection: sa.Connection) -> list[Stream]:
+    """See ``Store.left_streams``."""
+    query = sa.select(streams).where(~sa.exists().where(nodes.c.stream_id == streams.c.id))
+    found = [
+        Stream(
+            id=row.id,
+            host=row.host,
+            node=row.node,
+            sequence=row.sequence,
+            last_at=row.occurred_at,
+            generation=row.generation,
+            cursors={},
+        )
+        for row in connection.execute(query)
+    ]
+    # Sorted in Python because databases differ in the order of text.
+    return sorted(found, key=attrgetter("host", "node"))
 
 
 def without_host(connection: sa.Connection) -> list[str]:
@@ -92,7 +112,7 @@ def open_cursors(connection: sa.Connection, insert: Any, host: str, topics: Sequ
 
 def stream(connection: sa.Connection, insert: Any, host: str, node: str) -> int:
     """Return the id of the stream of these names, and make it where there is none. ``insert`` is the dialect's INSERT."""
-    new = insert(streams).values(host=host, node=node, sequence=0, occurred_at=0)
+    new = insert(streams).values(host=host, node=node, sequence=0, occurred_at=0, generation=0)
     made = connection.execute(new.on_conflict_do_nothing()).rowcount
     named = sa.select(streams.c.id).where(streams.c.host == host, streams.c.node == node)
     stream_id = int(connection.execute(named).scalar_one())

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from operator import itemgetter
 from typing import Any
 
 import sqlalchemy as sa
@@ -58,7 +59,7 @@ def page(
     connection: sa.Connection, having: Mapping[sa.Column[Any], str | None], *, after: tuple[str, str] | None, limit: int
 ) -> list[tuple[str, str, Allocation]]:
     """See ``Store.allocations``. ``having``: column -> the value that it must have; None: any value."""
-    found = connection.execute(page_query(having, after=after, limit=limit)).mappings()
+    found = connection.execute(page_query(having, after=after, limit=limit)).mappings().all()
     return [(row["host"], row["node"], rows.allocation_from(row)) for row in found]
 
 
@@ -135,7 +136,7 @@ def host_from(
     by_id = {node_id: rows.ledger_from(name, ledger_id, row) for node_id, row in read.items()}
     for row in charged:
         by_id[row["node_id"]].restore(rows.allocation_from(row))
-    for row in deleted:
+    for row in sorted(deleted, key=itemgetter("reported_at")):
         by_id[row["node_id"]].deletions[row["instance_uuid"]] = row["reported_at"]
     for node_id, ledger in by_id.items():
         ledger.drift = rows.drift(ledger, read[node_id])

@@ -27,7 +27,8 @@ _DROP_NODE = """\
 DELETE FROM nodes WHERE id = :node_id AND NOT EXISTS (SELECT 1 FROM allocations WHERE node_id = :node_id)"""
 _RENAME_HOST = "UPDATE hosts SET name = :name WHERE id = :host_id"
 _END_STREAM = """\
-UPDATE streams SET sequence = :sequence, occurred_at = :occurred_at WHERE id = :stream_id AND sequence < :sequence"""
+UPDATE streams SET sequence = :sequence, occurred_at = :occurred_at, generation = :generation
+WHERE id = :stream_id AND sequence < :sequence"""
 _MOVE_NODE = "UPDATE nodes SET host_id = :host_id, name = :name, stream_id = :stream_id WHERE id = :node_id"
 _MOVE_ALLOCATIONS = "UPDATE allocations SET host_id = :host_id WHERE node_id = :node_id"
 _FORGET_WHAT_IS_KNOWN = """\

@@ -62,27 +62,26 @@ def allocation_row(host_id: int, node_id: int, allocation: Allocation) -> dict[s
 
 def allocation_from(row: Any) -> Allocation:
     """Return the allocation of a row. Facts that this release does not know, of a newer release, are ignored."""
-    known = {name: _shared(value) for name, value in msgpack.unpackb(row["facts"]).items() if name in _FACTS}
-    columns = {name: _shared(row[name]) for name in _COLUMNS}
-    allocation_id, claim_id = row["id"], row["claim_id"]
+    fields = {name: value for name, value in msgpack.unpackb(row["facts"]).items() if name in _FACTS}
+    for name in _COLUMNS:
+        fields[name] = row[name]
+    for name, value in fields.items():
+        if type(value) is str:  # equal texts share one object, because texts recur in many rows
+            fields[name] = sys.intern(value)
+    allocation_id, claim_id, on_expiry = row["id"], row["claim_id"], row["on_expiry"]
     return Allocation(
         id=allocation_id,
         claim_id=allocation_id if claim_id == allocation_id else claim_id,
-        instance=Instance(uuid=row["instance_uuid"], **columns, **known),
+        instance=Instance(uuid=row["instance_uuid"], **fields),
         resources=shared(Resources.of(msgpack.unpackb(row["resources"])).amounts),
         begun_at=row["begun_at"],
         expires_at=row["expires_at"],
         limit_source=sys.intern(row["limit_source"]),
         claim_state=sys.intern(row["claim_state"]),
         role=sys.intern(row["role"]),
-        on_expiry=_shared(row["on_expiry"]),
+        on_expiry=None if on_expiry is None else sys.intern(on_expiry),
         built=bool(row["built"]),
     )
-
-
-def _shared(value: Any) -> Any:
-    """Return the same object for equal texts, because texts recur in many rows."""
-    return sys.intern(value) if type(value) is str else value
 
 
 # The columns of ``nodes`` that the ledger decides.

@@ -52,6 +52,16 @@ hosts = Table(
     sqlite_autoincrement=True,  # an id is never used again
 )
 
+# The workers that serve hosts, as active ones or as standbys: each says so when it renews its leases. ``hosts`` are the ids of
+# hosts, as msgpack.
+workers = Table(
+    "workers",
+    metadata,
+    Column("name", String(255), primary_key=True),
+    Column("hosts", LargeBinary, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+)
+
 # The histories of this database, the present one last. No two have the same predecessor.
 histories = Table(
     "histories",
@@ -73,6 +83,8 @@ streams = Table(
     Column("node", String(255), nullable=False),
     Column("sequence", BigInteger, nullable=False),
     Column("occurred_at", BigInteger, nullable=False),
+    # That of the last node that has left the name: a node that comes to it begins there.
+    Column("generation", BigInteger, nullable=False),
     UniqueConstraint("host", "node"),
 )
 

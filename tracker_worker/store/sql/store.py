@@ -17,7 +17,6 @@ from tracker_worker.domain.ledger import HostLedger, NodeLedger
 from tracker_worker.domain.values import SECOND
 from tracker_worker.notifications.notification import Notification
 from tracker_worker.store.base import (
-    CARETAKER,
     Commit,
     DeadLetterRow,
     History,
@@ -38,7 +37,7 @@ from tracker_worker.store.sql.locked import SQLLockedHost, SQLLockedStore
 from tracker_worker.store.sql.migration import ensure_schema
 from tracker_worker.store.sql.postgresql import PostgreSQLWriter
 from tracker_worker.store.sql.pruning import Pruning
-from tracker_worker.store.sql.schema import allocations, attempts, histories, hosts, inbox, nodes
+from tracker_worker.store.sql.schema import allocations, attempts, histories, hosts, inbox, nodes, streams
 from tracker_worker.store.sql.sessions import Sessions
 from tracker_worker.store.sql.sqlite import SQLiteWriter
 
@@ -168,7 +167,9 @@ class SQLStore(Store):
             host = sa.select(hosts.c.name).where(hosts.c.id == host_id).with_for_update(key_share=True)
             host_name = connection.execute(host).scalar_one()
             stream_id = cursors.stream(connection, self._sessions.insert, host_name, name)
-            empty = NodeLedger(id=0, host=host_name, name=name)
+            left_at = sa.select(streams.c.generation).where(streams.c.id == stream_id)
+            generation = connection.execute(left_at).scalar_one()
+            empty = NodeLedger(id=0, host=host_name, name=name, generation=generation)
             connection.execute(
                 self._sessions.insert(nodes)
                 .values(host_id=host_id, name=name, stream_id=stream_id, **rows.node_values(empty))
@@ -246,6 +247,10 @@ class SQLStore(Store):
         with self._sessions.read() as connection:
             return cursors.without_host(connection)
 
+    def left_streams(self) -> list[Stream]:
+        with self._sessions.read() as connection:
+            return cursors.left(connection)
+
     def open_cursors(self, host: str, topics: Sequence[str]) -> list[Stream]:
         with self._sessions.write() as connection:
             return cursors.open_cursors(connection, self._sessions.insert, host, topics)
@@ -283,29 +288,19 @@ class SQLStore(Store):
         until: int,
         force: bool = False,
         blocked_since: int | None = None,
+        serves: Collection[int] | None = None,
     ) -> set[int]:
-        wanted = sorted(host_ids)
-        expired = sa.or_(hosts.c.lease_expires_at < now, hosts.c.lease_expires_at > until + (until - now) // 2)
-        free = sa.or_(hosts.c.lease_owner.is_(None), hosts.c.lease_owner == owner, expired)
-        if not owner.endswith(CARETAKER):
-            free = sa.or_(free, hosts.c.lease_owner.endswith(CARETAKER))
         with self._sessions.write() as connection:
-            # In the order of the ids, so that two workers do not wait for each other's hosts crosswise.
-            in_order = sa.select(hosts.c.id).where(hosts.c.id.in_(wanted)).order_by(hosts.c.id)
-            connection.execute(in_order.with_for_update(key_share=True)).all()
-            connection.execute(
-                sa.update(hosts)
-                .where(hosts.c.id.in_(wanted), sa.or_(free, sa.literal(force)))
-                .values(lease_owner=owner, lease_expires_at=until, last_seen_at=now, blocked_since=blocked_since)
+            held = service_records.take_lease(
+                connection, sorted(host_ids), owner, now=now, until=until, force=force, blocked_since=blocked_since
             )
-            held = sa.select(hosts.c.id).where(hosts.c.id.in_(wanted), hosts.c.lease_owner == owner)
-            return set(connection.execute(held).scalars())
+            if serves is not None:
+                service_records.note_worker(connection, self._sessions.insert, owner, serves, now=now, until=until)
+            return held
 
     def release_lease(self, owner: str) -> None:
         with self._sessions.write() as connection:
-            connection.execute(
-                sa.update(hosts).where(hosts.c.lease_owner == owner).values(lease_owner=None, blocked_since=None)
-            )
+            service_records.release_lease(connection, owner)
 
     def prune(self, host_id: int, *, answered_before: int, occurred_before: int, limit: int) -> int:
         with self._sessions.write() as connection:

@@ -4,6 +4,9 @@ claims, the life of nodes, remembered deletions, and who asked for what the outb
 
 The uuids of instances get their canonical spelling. Where two rows of a host become one, the earliest stays; an ERROR names the
 others, whose room the next audit gives back.
+
+This file is longer than others may be: the way up and the way down share its tables, and a migration stays in one file as it
+was released.
 """
 
 from __future__ import annotations
@@ -27,6 +30,9 @@ depends_on = None
 LOG = logging.getLogger("tracker_worker.store.sql.migration")
 
 _AT_A_TIME = 1000
+# An earlier release did not keep whether an instance was reported built. One that is in another state than these may run: the
+# expiry of its claim must not give its room away.
+_UNBUILT = (None, "building", "error", "shelved", "shelved_offloaded")
 _UUID = re.compile(
     r"(?:urn:uuid:)?(?P<brace>\{)?"
     r"([0-9a-f]{8})(?P<hyphen>-?)([0-9a-f]{4})(?P=hyphen)([0-9a-f]{4})(?P=hyphen)([0-9a-f]{4})(?P=hyphen)([0-9a-f]{12})"
@@ -72,6 +78,7 @@ def upgrade() -> None:
         sa.Column("node", sa.String(255), nullable=False),
         sa.Column("sequence", sa.BigInteger, nullable=False),
         sa.Column("occurred_at", sa.BigInteger, nullable=False),
+        sa.Column("generation", sa.BigInteger, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_streams"),
         sa.UniqueConstraint("host", "node", name="uq_streams_host_node"),
     )
@@ -124,8 +131,8 @@ def upgrade() -> None:
     _create_cursors("stream_id", "streams")
     # A stream takes over the id of its node.
     op.execute(
-        "INSERT INTO streams (id, host, node, sequence, occurred_at)"
-        " SELECT kept_nodes.id, hosts.name, kept_nodes.name, kept_nodes.sequence, coalesce(latest.occurred_at, 0)"
+        "INSERT INTO streams (id, host, node, sequence, occurred_at, generation)"
+        " SELECT kept_nodes.id, hosts.name, kept_nodes.name, kept_nodes.sequence, coalesce(latest.occurred_at, 0), 0"
         " FROM kept_nodes JOIN hosts ON hosts.id = kept_nodes.host_id LEFT JOIN ("
         "SELECT node_id, max(occurred_at) AS occurred_at FROM kept_outbox GROUP BY node_id"
         ") AS latest ON latest.node_id = kept_nodes.id"
@@ -183,7 +190,8 @@ def downgrade() -> None:
     _create_cursors("node_id", "nodes")
     op.execute(
         f"INSERT INTO nodes (id, host_id, name, generation, sequence, disabled, inventory, {_FIGURES})"
-        f" SELECT kept_nodes.id, host_id, name, generation, streams.sequence, inventory IS NULL, inventory, {_FIGURES}"
+        " SELECT kept_nodes.id, host_id, name, kept_nodes.generation, streams.sequence, inventory IS NULL, inventory,"
+        f" {_FIGURES}"
         " FROM kept_nodes JOIN streams ON streams.id = kept_nodes.stream_id"
     )
     op.execute(
@@ -362,7 +370,7 @@ def _copy_allocations(connection: sa.Connection) -> None:
                 "id": new_id,
                 "claim_id": new_id,
                 "role": "instance",
-                "built": False,
+                "built": row["vm_state"] not in _UNBUILT,
             }
             kept.append(values)
         if kept:

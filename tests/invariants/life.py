@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Groups of claims are granted as a whole; nodes take no claims only while an operator says so; listings are the ledger."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+
+from tests.invariants.books import BEGUN, CLASSES, NODE_UPDATED, Replay
+from tests.invariants.messages import Message, canonical
+from tests.invariants.record import ERROR, RESULT, Heard, Place
+from tests.invariants.stream import Streams
+
+
+def groups(sent: Sequence[Message], told: Streams) -> Iterator[str]:
+    """Of the claims of a group, all or none have begun, and those of a node in one commit. They are known by their ids, and
+    repetitions of a group name the same ids."""
+    begun: dict[str, list[Heard]] = defaultdict(list)
+    for story in told.values():
+        for one in story:
+            if one.event_type == BEGUN:
+                begun[one.payload["claim_id"]].append(one)
+    for message in sent:
+        if message.request.method != "begin_resource_claims":
+            continue
+        ids = [canonical(entry["claim_id"]) for entry in message.request.args["claims"] if "claim_id" in entry]
+        found = [one for claim_id in ids for one in begun.get(claim_id, ())]
+        if found and Counter(one.payload["claim_id"] for one in found) != Counter(ids):
+            yield f"Of the {len(ids)} claims of the group {message.request.unique_id}, {len(found)} have begun."
+        for place in {one.place for one in found}:
+            if len({one.generation for one in found if one.place == place}) > 1:
+                yield f"The claims of the group {message.request.unique_id} on {place[0]}/{place[1]} are several commits."
+
+
+def drains(sent: Sequence[Message], told: Streams) -> Iterator[str]:
+    """An operator's drain is told, and claims are refused for it only from its command to the end of the undrain.
+
+    Each drain has a reason of its own.
+    """
+    reasons = {
+        one.payload["state_reason"]
+        for story in told.values()
+        for one in story
+        if one.event_type == NODE_UPDATED and one.payload["state"] == "draining"
+    }
+    drained = {one.request.args["reason"]: one.request for one in sent if one.request.method == "node drain"}
+    undrained = {one.request.args["reason"]: one.request for one in sent if one.request.method == "node undrain"}
+    for reason, request in drained.items():
+        if request.outcome == RESULT and reason not in reasons:
+            yield f"No notification tells of the drain with the reason {reason!r}, which was done."
+    for message in sent:
+        request = message.request
+        if request.outcome != ERROR or request.error != "node_draining":
+            continue
+        reason = request.facts["reason"]
+        drain, undrain = drained.get(reason), undrained.get(reason)
+        late = undrain is not None and undrain.outcome == RESULT and undrain.ended_at < request.sent_at
+        if reason not in reasons or drain is None or drain.sent_at > request.ended_at or late:
+            yield f"{message} was refused because of the drain {reason!r}, which was not in force."
+
+
+def listings(sent: Sequence[Message], replays: Mapping[Place, Replay]) -> Iterator[str]:
+    """A whole listing of a node's allocations comes to its usage at the sequence number that the listing names."""
+    for message in sent:
+        request = message.request
+        if request.method != "list_allocations" or request.outcome != RESULT or request.reply["next"] is not None:
+            continue
+        ((node, sequence),) = request.reply["sequences"].items()
+        replay = replays.get((message.request.about or "", node))
+        what = f"Listing {request.unique_id} of {message.request.about}/{node} at sequence {sequence}"
+        if replay is None or sequence not in replay.usage:
+            yield f"{what} is of a number that was never issued."
+            continue
+        allocations = request.reply["allocations"]
+        if sequence in replay.left and not allocations:
+            continue  # another node, of which nothing was told yet, has the name now
+        charged = {name: sum(one["resources"].get(name, 0) for one in allocations) for name in CLASSES}
+        expected = {name: replay.usage[sequence][name] - replay.usage[0][name] for name in CLASSES}
+        if charged != expected or len(allocations) != replay.instances[sequence]:
+            yield (
+                f"{what} has {len(allocations)} allocations of {charged}; the notifications come to "
+                f"{replay.instances[sequence]} of {expected}."
+            )

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The part of the evidence that is in the store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import msgpack
+
+from tests.invariants.record import OutboxRow, Place, StoredAllocation, StoredNode
+from tracker_worker.store.base import Stream
+from tracker_worker.store.sql.store import SQLStore
+
+
+def books(store: SQLStore) -> dict[Place, StoredNode]:
+    """Every node of the store, and every name that a node had and none has now. Such a name has the reserve of another node."""
+    found: dict[Place, StoredNode] = {}
+    left: dict[Place, Stream] = {}
+    for name in store.host_names():
+        host = store.load_host(name)
+        assert host is not None
+        streams = {stream.id: stream for stream in store.streams(name)}
+        for ledger in host:
+            zero = dict.fromkeys(ledger.charged.to_dict(), 0)
+            stream = streams.pop(ledger.stream_id)
+            found[name, ledger.name] = StoredNode(
+                generation=ledger.generation,
+                sequence=ledger.sequence,
+                reserved=ledger.inventory.reserved.to_dict() if ledger.inventory is not None else zero,
+                # The store reports columns that differ from the sum, with their values.
+                usage=(ledger.drift or ledger.usage).to_dict(),
+                held={
+                    uuid: StoredAllocation(
+                        claim_id=held.claim_id, resources=held.resources.to_dict(), claim_state=held.claim_state
+                    )
+                    for uuid, held in ledger.allocations.items()
+                },
+                issued=_issued(store, stream),
+                cursor=min(stream.cursors.values(), default=0),
+            )
+        left |= {(name, stream.node): stream for stream in streams.values()}
+    reserved = next(iter(found.values())).reserved if found else {}
+    for place, stream in left.items():
+        issued = _issued(store, stream)
+        found[place] = StoredNode(
+            generation=issued[-1].payload["generation"] if issued else 0,
+            sequence=stream.sequence,
+            reserved=reserved,
+            usage=reserved,
+            held={},
+            issued=issued,
+            cursor=min(stream.cursors.values(), default=0),
+        )
+    return found
+
+
+def _issued(store: SQLStore, stream: Stream) -> list[OutboxRow]:
+    return [
+        OutboxRow(
+            sequence=row.sequence,
+            message_id=row.message_id,
+            event_type=row.event_type,
+            priority=row.priority,
+            payload=json.loads(row.payload),
+        )
+        for row in store.outbox(stream.id, after=0, limit=10_000_000)
+    ]
+
+
+def recorded(store: SQLStore, unique_ids: Sequence[str]) -> dict[str, Mapping[str, Any] | None]:
+    """The inbox rows of these messages."""
+    found: dict[str, Mapping[str, Any] | None] = {}
+    for start in range(0, len(unique_ids), 500):
+        for unique_id, reply in store.answered(unique_ids[start : start + 500]).items():
+            if not reply:
+                found[unique_id] = None
+            else:
+                found[unique_id] = json.loads(reply) if reply[:1] == b"{" else msgpack.unpackb(reply)
+    return found
+
+
+@contextmanager
+def opened(database_url: str) -> Iterator[SQLStore]:
+    store = SQLStore(database_url)
+    store.start()
+    try:
+        yield store
+    finally:
+        store.stop()
