@@ -18,8 +18,8 @@ from tests.simulation.machine import Machine
 from tests.simulation.stage import Stage
 from tracker_worker.bus.base import SHARED, Marker
 
-_MOST_TRAVEL_SECONDS = 0.002
-_APART_SECONDS = 1e-6
+MOST_TRAVEL_SECONDS = 0.002
+APART_SECONDS = 1e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,19 +43,16 @@ class Queue:
 
 
 class Connection:
-    """One connection as the broker knows it. ``deliver`` gets the queue's name, the tag and the message; ``lost`` is called when
-    the other side notices the loss."""
+    """One connection as the broker knows it. ``deliver`` gets the queue's name, the tag and the message."""
 
     def __init__(
         self,
         broker: Broker,
         deliver: Callable[[str, int, Message], None],
-        lost: Callable[[], None],
         later: Callable[[float, Callable[[], object]], object],
     ) -> None:
         self.broker = broker
         self.deliver = deliver
-        self.lost = lost
         self.later = later  # on the machine of the other side
         self.open = True  # for the broker
         self.cut = False  # nothing arrives at either side
@@ -68,7 +65,7 @@ class Connection:
     def to_broker(self, action: Callable[[], object]) -> None:
         """Have ``action`` happen at the broker after everything that was sent before."""
         stage = self.broker.stage
-        self._there_at = max(self._there_at + _APART_SECONDS, stage.now + stage.random.random() * _MOST_TRAVEL_SECONDS)
+        self._there_at = max(self._there_at + APART_SECONDS, stage.now + stage.random.random() * MOST_TRAVEL_SECONDS)
         stage.later(self._there_at - stage.now, lambda: self._arrive(action))
 
     def _arrive(self, action: Callable[[], object]) -> None:
@@ -82,7 +79,7 @@ class Connection:
     def to_client(self, action: Callable[[], object]) -> None:
         """Have ``action`` happen at the other side after everything that was sent there before."""
         stage = self.broker.stage
-        self._here_at = max(self._here_at + _APART_SECONDS, stage.now + stage.random.random() * _MOST_TRAVEL_SECONDS)
+        self._here_at = max(self._here_at + APART_SECONDS, stage.now + stage.random.random() * MOST_TRAVEL_SECONDS)
         self.later(self._here_at - stage.now, lambda: None if self.cut else action())
 
     def give(self, queue: Queue, message: Message) -> None:
@@ -103,8 +100,10 @@ class Connection:
 class Broker:
     """``notifications``: what billing has received, in order, by topic and priority. ``parked``: the dead letters."""
 
-    def __init__(self, stage: Stage, *, prefetch: int = 128) -> None:
+    def __init__(self, stage: Stage, *, heard: Callable[[str, Message], None], prefetch: int = 128) -> None:
+        """``heard`` gets each notification, with the name of its queue, as it arrives."""
         self.stage = stage
+        self._heard = heard
         self.prefetch = prefetch
         self.up = True
         self.blocked = False
@@ -163,6 +162,11 @@ class Broker:
         self.pump(queue)
         return True
 
+    def notify(self, queue: str, message: Message) -> None:
+        """A notification arrives."""
+        self.notifications.append((queue, message))
+        self._heard(queue, message)
+
     def pump(self, queue: Queue) -> None:
         """Give ready messages to whoever consumes the queue."""
         while queue.ready and queue.consumers:
@@ -179,7 +183,7 @@ class Broker:
         receive = self.replies.get(name)
         if receive is None:
             return False
-        self.stage.later(self.stage.random.random() * _MOST_TRAVEL_SECONDS, lambda: receive(body))
+        self.stage.later(self.stage.random.random() * MOST_TRAVEL_SECONDS, lambda: receive(body))
         return True
 
     def block(self, seconds: float) -> None:

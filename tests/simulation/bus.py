@@ -69,7 +69,7 @@ class SimulatedBus(Bus, Receiver, Sender):
         if not self._broker.up or self.partitioned:
             self._machine.later(_RECONNECT_SECONDS * (0.5 + self._machine.stage.random.random()), self._connect)
             return
-        self.connection = Connection(self._broker, self._arrived, self.lose, self._machine.later)
+        self.connection = Connection(self._broker, self._arrived, self._machine.later)
         self._broker.connect(self.connection)
         self._consuming.clear()
         self._listener.opened()
@@ -230,7 +230,7 @@ class SimulatedBus(Bus, Receiver, Sender):
     def _at_broker(self, connection: Connection, number: int, item: Outgoing) -> None:
         match item:
             case Publication(topic=topic, priority=priority, body=body):
-                self._broker.notifications.append((f"{topic}.{priority}", Message(body=body)))
+                self._broker.notify(f"{topic}.{priority}", Message(body=body))
             case Reply(reply_to=reply_to, body=body):
                 self._broker.reply(reply_to.queue, body)
             case DeadLetter(delivery=delivery, reason=reason):

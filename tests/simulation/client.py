@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tests.invariants.record import ERROR, RESULT, SENT, UNKNOWN, Request
-from tests.simulation.broker import Broker, Message
+from tests.simulation.broker import APART_SECONDS, MOST_TRAVEL_SECONDS, Broker, Message
 from tests.simulation.stage import Due, Stage
 from tracker_worker.bus.base import SHARED
 from tracker_worker.wire.message import ReplyTo, decode_message
@@ -19,17 +19,17 @@ Told = Callable[[Request], object]
 
 
 class Client:
-    """``requests``: what has ended. A call that gets no answer in time is UNKNOWN; a message that the broker may have taken twice
-    is one request, and one more for each copy."""
+    """``requests``: what has ended. A call that gets no answer in time is UNKNOWN. ``waiting``: calls that have not ended."""
 
     def __init__(self, stage: Stage, broker: Broker, name: str, *, timeout: float = 10.0) -> None:
         self.requests: list[Request] = []
         self.waiting = 0
         self._stage = stage
         self._broker = broker
-        self._name = name
+        self.name = name
         self._timeout = timeout
         self._queue = f"reply_{name}"
+        self._there_at = 0.0  # when the last message arrives: they arrive in order
         self._calls: dict[str, tuple[dict[str, Any], Due, Told]] = {}
         broker.replies[self._queue] = self._receive
 
@@ -57,7 +57,7 @@ class Client:
             "args": args,
             "call": call,
             "sent_at": self._stage.now,
-            "client": self._name,
+            "client": self.name,
         }
 
     def _send(
@@ -68,7 +68,9 @@ class Client:
         message = Message(body=body, deadline=deadline)
         queue = SHARED if host is None else host
         self._broker.queue(queue)
-        self._stage.later(self._stage.random.random() * 0.002, lambda: self._broker.publish(queue, message))
+        stage = self._stage
+        self._there_at = max(self._there_at + APART_SECONDS, stage.now + stage.random.random() * MOST_TRAVEL_SECONDS)
+        stage.later(self._there_at - stage.now, lambda: self._broker.publish(queue, message))
 
     def _receive(self, body: bytes) -> None:
         reply = decode_message(body)

@@ -26,13 +26,14 @@ class Link:
         self.doubtful = 0.0
 
 
-def linked(store: Store, machine: Machine, link: Link) -> Store:
-    """The store as a worker on the machine sees it."""
-    return _Linked(store, machine, link)
+def linked(store: Store, machine: Machine, link: Link, committed: Callable[[Commit], None]) -> Store:
+    """The store as a worker on the machine sees it. ``committed`` gets each commit that the store has taken."""
+    return _Linked(store, machine, link, committed)
 
 
 class _Linked(Store):
-    def __init__(self, store: Store, machine: Machine, link: Link) -> None:
+    def __init__(self, store: Store, machine: Machine, link: Link, committed: Callable[[Commit], None]) -> None:
+        self._committed = committed
         self._store = store
         self._machine = machine
         self._link = link
@@ -54,6 +55,7 @@ class _Linked(Store):
             machine.sleep(link.delay * machine.stage.random.random())
             self._check()
         write(commit)
+        self._committed(commit)
         if link.delay:
             machine.sleep(link.delay * machine.stage.random.random())
         if link.doubtful and machine.stage.random.random() < link.doubtful:

@@ -18,6 +18,7 @@ from tests.simulation.client import Client
 from tests.simulation.machine import Machine
 from tests.simulation.stage import Stage
 from tests.simulation.store import Link, linked
+from tests.simulation.watch import Watch
 from tracker_worker.conf import register_opts
 from tracker_worker.errors import ConfigurationError
 from tracker_worker.service.first_audit import StartCancelled
@@ -42,7 +43,6 @@ class Site:
         self.link = Link()
         self.starts = False
         """Whether it is about to start."""
-        self.deaths: list[BaseException] = []
 
     def start(self) -> None:
         world = self.world
@@ -52,7 +52,7 @@ class Site:
         self.worker = Worker(
             configured(self.hosts),
             bus=self.bus,
-            store=linked(world.store, self.machine, self.link),
+            store=linked(world.store, self.machine, self.link, world.watch.committed),
             clock=self.machine.clock,
             runtime=self.machine,
             died=self._died,
@@ -67,7 +67,7 @@ class Site:
             self.restart(_RESTART_SECONDS)
 
     def _died(self, error: BaseException) -> None:
-        self.deaths.append(error)
+        self.world.deaths.append(error)
         self.restart(_RESTART_SECONDS)
 
     def restart(self, seconds: float) -> None:
@@ -100,10 +100,12 @@ class World:
     def __init__(self, seed: object, *, hosts: int = 6, workers: int = 3, clients: int = 4) -> None:
         self.stage = Stage(seed)
         begin_series("0" * 20)
-        self.broker = Broker(self.stage)
+        self.watch = Watch()
+        self.broker = Broker(self.stage, heard=self.watch.heard)
         self.hosts = [f"h{number}" for number in range(1, hosts + 1)]
         self.store: Store = MemoryStore(now=self.stage.microseconds, random_bytes=self.stage.random.randbytes)
         self.clients = [Client(self.stage, self.broker, f"c{number}") for number in range(clients)]
+        self.deaths: list[BaseException] = []
         self.sites = [Site(self, f"w{number}", self.hosts) for number in range(1, workers + 1)]
 
     def start(self) -> None:
@@ -120,10 +122,32 @@ class World:
             inbox=recorded(self.store, sorted({request.unique_id for request in requests})),  # type: ignore[arg-type]
         )
 
+    def unsettled(self) -> list[str]:
+        """What is not as it should be some time after the last fault."""
+        found = [f"{client.name} waits for {client.waiting} answers" for client in self.clients if client.waiting]
+        for queue in self.broker.queues.values():
+            if queue.ready:
+                found.append(f"{len(queue.ready)} messages are ready in {queue.name!r}")
+        for connection in self.broker.connections:
+            if connection.unacknowledged:
+                found.append(f"{len(connection.unacknowledged)} messages are not acknowledged")
+        for name in self.store.host_names():
+            for stream in self.store.streams(name):
+                late = [topic for topic, cursor in stream.cursors.items() if cursor < stream.sequence]
+                found += [f"{topic} lacks notifications of {name}/{stream.node}" for topic in late]
+        active = []
+        for site in self.sites:
+            if site.worker is None or not site.worker.ready():
+                found.append(f"{site.name} is not ready")
+            else:
+                active += site.worker._engine.held
+        if sorted(active) != sorted(self.hosts):
+            found.append(f"the active workers do the chores of {sorted(active)}")
+        return found
+
     def violations(self) -> list[str]:
         """What is wrong when everything is quiet."""
-        deaths = [f"{site.name} died: {death!r}" for site in self.sites for death in site.deaths]
-        return deaths + check(self.evidence())
+        return check(self.evidence())
 
 
 def _heard(queue: str, message: Message) -> Heard:

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m tests.simulation``: play histories from fresh seeds, or one from a given seed with its trace."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+import tests.support.messaging  # noqa: F401 before oslo.messaging
+from tests.simulation.run import Outcome, Plan, run
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    parser.add_argument("--seed", type=int, help="play this history only, and show its trace")
+    parser.add_argument("--first", type=int, default=time.time_ns() % 10**9, help="the first of the seeds")
+    parser.add_argument("--for-seconds", type=float, default=60.0, help="real seconds (60)")
+    parser.add_argument("--virtual-seconds", type=float, default=120.0, help="of each history with faults (120)")
+    options = parser.parse_args()
+    if options.seed is not None:
+        outcome = run(Plan(seed=options.seed, seconds=options.virtual_seconds))
+        print("\n".join(outcome.trace))
+        _show(outcome)
+        return int(outcome.violation is not None)
+    return _search(options.first, options.for_seconds, options.virtual_seconds)
+
+
+def _search(seed: int, real_seconds: float, virtual_seconds: float) -> int:
+    began = time.monotonic()
+    played = 0.0
+    count = 0
+    while time.monotonic() - began < real_seconds:
+        outcome = run(Plan(seed=seed + count, seconds=virtual_seconds))
+        count += 1
+        played += virtual_seconds + 60
+        if outcome.violation is not None:
+            _show(outcome)
+            return 1
+    passed = time.monotonic() - began
+    print(
+        f"{count} histories from seed {seed}, {played:.0f} virtual seconds ({played / passed:.0f} times real time): nothing"
+    )
+    return 0
+
+
+def _show(outcome: Outcome) -> None:
+    plan = outcome.plan
+    print(f"seed {plan.seed}: {outcome.steps} steps, {outcome.requests} requests, {len(plan.faults or ())} faults")
+    print(f"violation: {outcome.violation}" if outcome.violation else "nothing found")
+    print(f"again: python -m tests.simulation --seed {plan.seed} --virtual-seconds {plan.seconds:g}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One history from one plan: traffic with faults, then a time without faults in which everything has to come right."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from random import Random
+
+from tests.simulation import faults, watch
+from tests.simulation.traffic import Scheduler
+from tests.simulation.world import World
+
+CALM_SECONDS = 60.0
+_START_SECONDS = 5.0
+_STEPS_BETWEEN = 1000
+_TRACE_LINES = 400
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """``faults`` None: they are drawn from the seed, one in ``fault_seconds`` on average. ``rate``: requests a second of all
+    clients. The same plan always gives the same history."""
+
+    seed: int
+    seconds: float = 120.0
+    hosts: int = 6
+    workers: int = 3
+    clients: int = 4
+    rate: float = 30.0
+    fault_seconds: float = 4.0
+    faults: Sequence[faults.Planned] | None = None
+
+    def with_faults(self) -> Plan:
+        """The same plan with its faults drawn."""
+        if self.faults is not None:
+            return self
+        random = Random(f"{self.seed} faults")
+        planned = []
+        at = _START_SECONDS
+        while (at := at + random.expovariate(1 / self.fault_seconds)) < self.seconds:
+            planned.append(faults.drawn(random, at))
+        return replace(self, faults=tuple(planned))
+
+
+@dataclass(slots=True, kw_only=True)
+class Outcome:
+    """``violation`` None: nothing was wrong. ``steps`` and ``requests`` count what happened; ``trace`` has the last lines."""
+
+    plan: Plan
+    violation: str | None = None
+    steps: int = 0
+    requests: int = 0
+    trace: deque[str] = field(default_factory=lambda: deque(maxlen=_TRACE_LINES))
+
+
+def run(plan: Plan) -> Outcome:
+    """Play the plan to its end, or to the first violation."""
+    plan = plan.with_faults()
+    outcome = Outcome(plan=plan)
+    world = World(plan.seed, hosts=plan.hosts, workers=plan.workers, clients=plan.clients)
+    handler = _Trace(world, outcome.trace)
+    before = logging.root.handlers, logging.root.level
+    logging.root.handlers, logging.root.level = [handler], logging.INFO
+    try:
+        _play(plan, world, outcome)
+    except watch.Violation as violation:
+        outcome.violation = str(violation)
+    except Exception:  # noqa: BLE001 whatever ends a worker's step in an unforeseen way is found
+        outcome.violation = traceback.format_exc()
+    finally:
+        logging.root.handlers, logging.root.level = before
+        outcome.steps = world.stage.steps
+        outcome.requests = sum(len(client.requests) for client in world.clients)
+    return outcome
+
+
+def _play(plan: Plan, world: World, outcome: Outcome) -> None:
+    stage = world.stage
+
+    def after() -> None:
+        if world.deaths:
+            raise watch.Violation(f"a part of a worker has failed: {world.deaths[0]!r}")
+        if stage.steps % _STEPS_BETWEEN == 0:
+            watch.stored(world.store)
+
+    def happen(planned: faults.Planned) -> None:
+        said = planned.happen(world)
+        if said is not None:
+            outcome.trace.append(f"{stage.now:10.4f} FAULT {said}")
+
+    world.start()
+    stage.run(_START_SECONDS, after)
+    schedulers = [
+        Scheduler(stage, client, world.hosts, Random(f"{plan.seed} client {number}"), plan.rate / plan.clients)
+        for number, client in enumerate(world.clients)
+    ]
+    for planned in plan.faults or ():
+        stage.later(planned.at - stage.now, lambda planned=planned: happen(planned))  # type: ignore[misc]
+    stage.run(plan.seconds, after)
+    for scheduler in schedulers:
+        scheduler.stop()
+    faults.heal(world)
+    outcome.trace.append(f"{stage.now:10.4f} CALM from here on, nothing more goes wrong")
+    stage.run(stage.now + CALM_SECONDS, after)
+    unsettled = world.unsettled()
+    if unsettled:
+        raise watch.Violation("after a minute without faults: " + "; ".join(unsettled))
+    violations = world.violations()
+    if violations:
+        raise watch.Violation("\n".join(violations[:20]))
+
+
+class _Trace(logging.Handler):
+    """The log of all workers, at virtual times."""
+
+    def __init__(self, world: World, lines: deque[str]) -> None:
+        super().__init__()
+        self._world = world
+        self._lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._lines.append(f"{self._world.stage.now:10.4f} {record.levelname} {record.getMessage()}")
