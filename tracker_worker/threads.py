@@ -12,7 +12,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 from types import FrameType
 from typing import Protocol
 from uuid import uuid4
@@ -103,9 +102,10 @@ class StepThread:
         self._monotonic = monotonic
         self._part = part
         self._died = died
-        self._wakeups: queue.SimpleQueue[None] = queue.SimpleQueue()
-        # Have the next step done soon. Any thread may call this; it costs no Python function.
-        self.wake: Callable[[], None] = partial(self._wakeups.put, None)
+        # Held while nobody has called ``wake``. Not a SimpleQueue: CPython 3.11 waits for ever in its ``get`` if a signal comes
+        # to the thread when the timeout is over already, as after SIGSTOP and SIGCONT.
+        self._asleep = threading.Lock()
+        self._asleep.acquire()
         self._stopping = False
         self._thread = NamedThread(target=self._run, name=name)
         # The number of steps that have begun. Without work it rises once a second.
@@ -114,11 +114,17 @@ class StepThread:
     def start(self) -> None:
         self._thread.start()
 
+    def wake(self) -> None:
+        """Have the next step done soon. Any thread may call this."""
+        if self._asleep.locked():
+            with contextlib.suppress(RuntimeError):  # another thread has done so in between
+                self._asleep.release()
+
     def stop(self, timeout_seconds: float | None = None) -> bool:
         """Let the step in hand end, for at most so long (None: however long it takes). Returns whether the thread has ended.
         Harmless when stopped, not started, or called on the thread itself."""
         self._stopping = True
-        self._wakeups.put(None)
+        self.wake()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(None if timeout_seconds is None else max(0.0, timeout_seconds))
         return not self._thread.is_alive()
@@ -132,17 +138,12 @@ class StepThread:
         return self._thread.ident
 
     def _run(self) -> None:
-        wakeups = self._wakeups
         try:
             while not self._stopping:
                 self.turns += 1
                 wait = self._part.step(self._monotonic())
-                try:
-                    wakeups.get(timeout=_IDLE_SECONDS if wait is None else min(wait, _IDLE_SECONDS))
-                    while not wakeups.empty():  # the next step sees everything that was handed over before it
-                        wakeups.get_nowait()
-                except queue.Empty:
-                    continue
+                # The next step sees everything that was handed over before it.
+                self._asleep.acquire(timeout=_IDLE_SECONDS if wait is None else max(0.0, min(wait, _IDLE_SECONDS)))
         except BaseException as error:
             LOG.exception("the thread %s ends", self._thread.name)
             self._died(error)

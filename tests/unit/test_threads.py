@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pool that drivers are asked on: it runs so many functions at a time, and functions that hang do not count."""
+"""The pool that drivers are asked on: it runs so many functions at a time, and functions that hang do not count. Steps go on
+whatever signals come."""
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -129,3 +133,43 @@ def test_start_and_stop_leave_no_thread() -> None:
         return case.pool
 
     stress(make)
+
+
+_INTERRUPTED = """
+import signal, sys
+from tracker_worker.threads import StepThread
+
+class Part:
+    def step(self, now):
+        return 0.05
+
+thread = StepThread("part", Part(), died=print)
+signal.signal(signal.SIGHUP, lambda *_: None)
+thread.start()
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])  # so that the other thread gets it
+for _ in sys.stdin:
+    print(thread.turns, flush=True)
+"""
+
+
+def test_a_signal_that_comes_while_the_process_is_stopped_does_not_stop_the_steps() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", _INTERRUPTED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        stdin, stdout = process.stdin, process.stdout
+
+        def turns() -> int:
+            stdin.write("\n")
+            stdin.flush()
+            return int(stdout.readline())
+
+        wait_until(lambda: turns() > 2, "the steps have begun")
+        process.send_signal(signal.SIGSTOP)
+        process.send_signal(signal.SIGHUP)
+        threading.Event().wait(0.3)  # longer than a step waits
+        process.send_signal(signal.SIGCONT)
+        before = turns()
+        wait_until(lambda: turns() > before + 2, "the steps go on")
+        stdin.close()

@@ -114,13 +114,10 @@ def test_without_a_database_nothing_is_made(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize("command", ["drain", "retire"])
-@pytest.mark.parametrize(("reason", "why"), [("x" * 256, "255 characters"), ("\udcff", "surrogates")])
-def test_a_reason_that_cannot_be_kept_is_a_mistake_of_the_option(
-    cli: Cli, ledger: Writer, command: str, reason: str, why: str
-) -> None:
+def test_a_reason_that_is_too_long_is_a_mistake_of_the_option(cli: Cli, ledger: Writer, command: str) -> None:
     before = cli.json("node", "list")
-    done = cli.run("node", command, "node-1", "--host", "host-1", "--reason", reason)
+    done = cli.run("node", command, "node-1", "--host", "host-1", "--reason", "x" * 256)
     assert done.exit_code == 2, done.output
     assert "--reason" in done.stderr
-    assert why in done.stderr
+    assert "255 characters" in done.stderr
     assert cli.json("node", "list") == before
