@@ -7,7 +7,6 @@ import argparse
 import sys
 import time
 
-import tests.support.messaging  # noqa: F401 before oslo.messaging
 from tests.simulation.run import Outcome, Plan, run
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``python -m tests.simulation.planting``: does the simulation find what it is there for?
 
-Each file of ``planted/`` is a patch that puts one fault into a copy of the worker. The simulation runs on the copy until it finds
-something, or until its time is over.
+Each file of ``planted/`` is a patch that puts one fault into a copy of the worker. The simulation runs on the copy until it
+finds something, or until its time is over.
 """
 
 from __future__ import annotations
@@ -45,7 +45,10 @@ def _searched(patch: Path, first: int, seconds: float) -> bool:
         passed = time.monotonic() - began
     said = re.search(r"^seed (\d+).*\nviolation: (.*)", done.stdout, re.MULTILINE)
     if said is None:
-        print(f"{patch.stem}: not found in {passed:.0f} s{': ' + done.stderr[-500:] if done.returncode else ''}", flush=True)
+        print(
+            f"{patch.stem}: not found in {passed:.0f} s{': ' + done.stderr[-500:] if done.returncode else ''}",
+            flush=True,
+        )
         return False
     print(f"{patch.stem}: found after {int(said[1]) - first + 1} seeds, {passed:.0f} s: {said[2][:150]}", flush=True)
     return True
