@@ -6,7 +6,9 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from pathlib import Path
 
+from tests.simulation.minimise import minimised
 from tests.simulation.run import Outcome, Plan, run
 
 
@@ -16,13 +18,25 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=time.time_ns() % 10**9, help="the first of the seeds")
     parser.add_argument("--for-seconds", type=float, default=60.0, help="real seconds (60)")
     parser.add_argument("--virtual-seconds", type=float, default=120.0, help="of each history with faults (120)")
+    parser.add_argument("--plan", help="play the plan in this file, which --minimise has written, and show its trace")
+    parser.add_argument("--minimise", metavar="FILE", help="write the shortest plan that still fails; with --seed")
     options = parser.parse_args()
+    if options.plan is not None:
+        return _play(Plan.read(Path(options.plan).read_text(encoding="utf-8")), None, 0)
     if options.seed is not None:
-        outcome = run(Plan(seed=options.seed, seconds=options.virtual_seconds))
-        print("\n".join(outcome.trace))
-        _show(outcome)
-        return int(outcome.violation is not None)
+        plan = Plan(seed=options.seed, seconds=options.virtual_seconds)
+        return _play(plan, options.minimise, options.for_seconds)
     return _search(options.first, options.for_seconds, options.virtual_seconds)
+
+
+def _play(plan: Plan, minimise: str | None, real_seconds: float) -> int:
+    outcome = run(plan)
+    if minimise is not None and outcome.violation is not None:
+        outcome = minimised(outcome, real_seconds=real_seconds)
+        Path(minimise).write_text(outcome.plan.text() + "\n", encoding="utf-8")
+    print("\n".join(outcome.trace))
+    _show(outcome)
+    return int(outcome.violation is not None)
 
 
 def _search(seed: int, real_seconds: float, virtual_seconds: float) -> int:

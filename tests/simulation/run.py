@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import traceback
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from random import Random
 
 from tests.simulation import faults, watch
@@ -33,6 +34,16 @@ class Plan:
     rate: float = 30.0
     fault_seconds: float = 4.0
     faults: Sequence[faults.Planned] | None = None
+
+    def text(self) -> str:
+        """The plan as JSON."""
+        return json.dumps(asdict(self.with_faults()))
+
+    @classmethod
+    def read(cls, text: str) -> Plan:
+        """The plan that ``text`` wrote."""
+        said = json.loads(text)
+        return cls(**{**said, "faults": tuple(faults.Planned(**fault) for fault in said["faults"])})
 
     def with_faults(self) -> Plan:
         """The same plan with its faults drawn."""
