@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable
+from functools import lru_cache
 
 from tracker_worker import threads
 
@@ -26,10 +27,14 @@ def uuid7(at: int, random: int) -> str:
     48 bits are milliseconds; the next 12 are the fraction of the millisecond, so that ids sort as their times do (RFC 9562,
     sections 5.7 and 6.2, method 3).
     """
+    return f"{_head(at)}{0x8000 | random >> 48 & 0x3FFF:04x}-{random & 0xFFFFFFFFFFFF:012x}"
+
+
+@lru_cache(maxsize=256)  # ids that are made together have the same time
+def _head(at: int) -> str:
     milliseconds, microseconds = divmod(at, 1000)
-    head = (milliseconds & 0xFFFFFFFFFFFF) << 16 | 0x7000 | microseconds * 4096 // 1000
-    digits = f"{head << 64 | 0x8000000000000000 | random & 0x3FFFFFFFFFFFFFFF:032x}"
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+    digits = f"{milliseconds & 0xFFFFFFFFFFFF:012x}"
+    return f"{digits[:8]}-{digits[8:]}-7{microseconds * 4096 // 1000:03x}-"
 
 
 class NewIds:

@@ -191,7 +191,10 @@ def test_an_audit_shows_the_nodes_after_the_audit(operator: Operator) -> None:
 
 
 def test_an_audit_of_all_reaches_the_worker(operator: Operator) -> None:
-    operator.json("claim", "begin", "--host", "h1", *SMALL, "--timeout", "0.001")
+    for waits_for_the_first_look in (True, False):
+        operator.json("claim", "begin", "--host", "h1", *SMALL, "--timeout", "0.001")
+        if waits_for_the_first_look:
+            wait_until(lambda: not operator.json("claim", "list"), "what is due expires when the queue was seen empty")
     assert len(operator.json("claim", "list")) == 1
 
     assert operator.json("audit", "--all") == {"sent": True}

@@ -137,6 +137,7 @@ def test_a_machine_that_goes_to_another_host_takes_its_charges_along(
     last = next(stream["sequence"] for stream in streams(worker) if (stream["host"], stream["node"]) == (HOST, OLD))
     told = listener.wait_for(HOST, OLD, last)[-1]
     assert (told.payload["next_host"], told.payload["next_node"]) == (OTHER, OLD)
+    wait_until(lambda: listener.heard(OTHER, OLD), "the new name is told")
     ledger_ids = {heard.payload["ledger_id"] for heard in listener.heard(OTHER, OLD)}
     assert ledger_ids == {told.payload["ledger_id"]}
 

@@ -32,16 +32,16 @@ def log_decisions(decisions: Sequence[tuple[commands.Command, Decision, Requeste
     debug = LOG.isEnabledFor(logging.DEBUG)
     records = _Records()
     for command, decision, request in decisions:
-        about = decision.node
-        where = "-" if about is None else f"{about.host}/{about.name}"
         request_id = "-" if request is None else request.request_id
         for ledger, event in decision.events:
             level = logging.DEBUG if isinstance(event, events.UNPUBLISHED) else logging.INFO
             if level == logging.INFO or debug:
-                node = f"{ledger.host}/{ledger.name}"
-                records.log(level, f"{type(event).__name__} node={node} {_figures(event)} request_id={request_id}")
+                name, node = type(event).__name__, f"{ledger.host}/{ledger.name}"
+                records.log(level, f"{name} node={node} {_figures(event)} request_id={request_id}")
         if decision.events:
             continue
+        about = decision.node
+        where = "-" if about is None else f"{about.host}/{about.name}"
         name = type(command).__name__
         if decision.error is not None:
             records.log(logging.INFO, f"{name} refused node={where}: {decision.error} request_id={request_id}")
@@ -70,6 +70,8 @@ class _Records:
 
 def _figures(event: events.Event) -> str:
     match event:
+        case events.ClaimBegun(allocation=held):  # the first one: there are more of them than of all others
+            return f"instance={held.uuid} resources={held.resources.to_dict()} limit_source={held.limit_source}"
         case events.ClaimRejected(instance=instance, shortfalls=shortfalls, limit_source=source):
             lacks = " ".join(f"{s.resource}={s.requested}/{s.used}/{s.limit}" for s in shortfalls)
             return f"instance={instance.uuid} requested/used/limit: {lacks} limit_source={source}"
