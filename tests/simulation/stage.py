@@ -56,9 +56,8 @@ class Stage:
         return due
 
     def put_off(self, due: Due, until: float) -> None:
-        """Have an action that would happen now happen at ``until``, in the order of the actions that are put off."""
-        self._number += 1
-        due.at, due.tie, due.number = until, 0.0, self._number
+        """Have an action that would happen now happen at ``until``. What is put off happens in the order in which it was begun."""
+        due.at, due.tie = until, 0.0
         heapq.heappush(self._due, due)
 
     def run(self, until: float, after: Callable[[], object] = lambda: None) -> None:
