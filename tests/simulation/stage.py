@@ -56,7 +56,7 @@ class Stage:
         return due
 
     def put_off(self, due: Due, until: float) -> None:
-        """Have an action that would happen now happen at ``until``: what is put off stays in the order in which it was begun."""
+        """Have an action that would happen now happen at ``until``. What is put off stays in order."""
         due.at, due.tie = until, 0.0
         heapq.heappush(self._due, due)
 
