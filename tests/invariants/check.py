@@ -18,12 +18,12 @@ def check(evidence: Evidence) -> list[str]:
     for place, replay in replays.items():
         violations += books.compare(place, replay, evidence.nodes[place])
     violations += moves.charged_twice(evidence.nodes)
-    claims = {
-        one.payload["claim_id"]: one.payload["instance_id"]
-        for story in told.values()
-        for one in story
-        if one.payload.get("claim_id")
-    }
+    claims: dict[str, str] = {}  # of an id that was used again after its claim had ended, the first instance
+    for one in sorted(
+        (one for story in told.values() for one in story), key=lambda one: str(one.payload["occurred_at"])
+    ):
+        if one.payload.get("claim_id"):
+            claims.setdefault(one.payload["claim_id"], one.payload["instance_id"])
     sent, about_copies = messages(evidence.requests, evidence.parked, claims)
     violations += about_copies
     violations += explain(sent, told, replays, moved)

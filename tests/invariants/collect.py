@@ -22,6 +22,7 @@ from tests.invariants.stored import books, opened, recorded
 from tests.support import stock
 from tests.support.deadline import wait_until
 from tracker_worker.errors import TrackerError
+from tracker_worker.wire.versions import needed
 
 # isort: split
 # Import these after tests.support.stock, which selects threads for oslo.messaging.
@@ -29,17 +30,6 @@ import oslo_messaging
 from oslo_messaging._drivers import amqp as driver
 
 from tests.invariants.listening import TOPIC, Listener, dead_letters
-
-_LATER_METHODS = (
-    "renew_resource_claim",
-    "begin_resource_claims",
-    "would_fit",
-    "list_allocations",
-    "get_allocation",
-    "release_allocation",
-    "report_instances",
-)
-_LATER_ARGUMENTS = {"claim_id", "on_expiry"}
 
 # A binding is made again within 10 s, and an exchange when the next client publishes.
 _NO_QUEUE_SECONDS = 60
@@ -144,12 +134,12 @@ class RecordingClient:
             if call:
                 outcome = {
                     "outcome": RESULT,
-                    "reply": self._client.prepare(host, version=_version(method, arguments)).call(
+                    "reply": self._client.prepare(host, version=needed(method, arguments)).call(
                         stock.CONTEXT, method, **arguments
                     ),
                 }
             else:
-                self._client.prepare(host, version=_version(method, arguments)).cast(stock.CONTEXT, method, **arguments)
+                self._client.prepare(host, version=needed(method, arguments)).cast(stock.CONTEXT, method, **arguments)
                 outcome = {"outcome": SENT}
         except (*stock.UNANSWERED, stock.RETURNED) as error:
             outcome = {"outcome": UNKNOWN, "error": type(error).__name__}
@@ -171,12 +161,6 @@ class RecordingClient:
             client=self._name,
             **outcome,
         )
-
-
-def _version(method: str, arguments: Mapping[str, Any]) -> str:
-    """The version in which the method, or the newest of its arguments, appeared."""
-    later = method in _LATER_METHODS or (method == "begin_resource_claim" and _LATER_ARGUMENTS & arguments.keys())
-    return "1.1" if later else "1.0"
 
 
 def _was_returned(request: Request) -> bool:

@@ -13,19 +13,23 @@ from tests.invariants.stream import Streams
 
 
 def groups(sent: Sequence[Message], told: Streams) -> Iterator[str]:
-    """Of the claims of a group, all or none have begun, and those of a node in one commit. They are known by their ids, and
-    repetitions of a group name the same ids."""
-    begun: dict[str, list[Heard]] = defaultdict(list)
+    """Of the claims of a group, all or none have begun, and those of a node in one commit. They are known by their ids
+    and instances, and repetitions of a group name the same ones. An id may be that of another claim once its own has ended."""
+    begun: dict[tuple[str, str], list[Heard]] = defaultdict(list)
     for story in told.values():
         for one in story:
             if one.event_type == BEGUN:
-                begun[one.payload["claim_id"]].append(one)
+                begun[one.payload["claim_id"], one.payload["instance_id"]].append(one)
     for message in sent:
         if message.request.method != "begin_resource_claims":
             continue
-        ids = [canonical(entry["claim_id"]) for entry in message.request.args["claims"] if "claim_id" in entry]
-        found = [one for claim_id in ids for one in begun.get(claim_id, ())]
-        if found and Counter(one.payload["claim_id"] for one in found) != Counter(ids):
+        ids = [
+            (canonical(entry["claim_id"]), canonical(entry["instance"]["uuid"]))
+            for entry in message.request.args["claims"]
+            if "claim_id" in entry
+        ]
+        found = [one for key in ids for one in begun.get(key, ())]
+        if found and Counter((one.payload["claim_id"], one.payload["instance_id"]) for one in found) != Counter(ids):
             yield f"Of the {len(ids)} claims of the group {message.request.unique_id}, {len(found)} have begun."
         for place in {one.place for one in found}:
             if len({one.generation for one in found if one.place == place}) > 1:

@@ -24,6 +24,7 @@ from tests.invariants.record import (
     StoredAllocation,
     StoredNode,
 )
+from tests.invariants.stored import issued
 from tests.support.builders import HOST, LEDGER_ID, NOW, TIMEOUT, instance_dict, inventory, node_name
 from tracker_worker.domain.commands import (
     AbortClaim,
@@ -178,15 +179,7 @@ class Scene:
 
     def _notify(self, event: Event, ledger: NodeLedger) -> None:
         row = render(event, ledger, message_id=self._new_id(event.at))
-        self._issued[HOST, ledger.name].append(
-            OutboxRow(
-                sequence=row.sequence,
-                message_id=row.message_id,
-                event_type=row.event_type,
-                priority=row.priority,
-                payload=json.loads(row.payload),
-            )
-        )
+        self._issued[HOST, ledger.name].append(issued(row))
         self.heard.append(
             Heard(
                 queue=f"notifications.{row.priority.lower()}",

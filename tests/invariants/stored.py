@@ -11,6 +11,7 @@ from typing import Any
 import msgpack
 
 from tests.invariants.record import OutboxRow, Place, StoredAllocation, StoredNode
+from tracker_worker.notifications.notification import Notification
 from tracker_worker.store.base import Stream
 from tracker_worker.store.sql.store import SQLStore
 
@@ -58,16 +59,18 @@ def books(store: SQLStore) -> dict[Place, StoredNode]:
 
 
 def _issued(store: SQLStore, stream: Stream) -> list[OutboxRow]:
-    return [
-        OutboxRow(
-            sequence=row.sequence,
-            message_id=row.message_id,
-            event_type=row.event_type,
-            priority=row.priority,
-            payload=json.loads(row.payload),
-        )
-        for row in store.outbox(stream.id, after=0, limit=10_000_000)
-    ]
+    return [issued(row) for row in store.outbox(stream.id, after=0, limit=10_000_000)]
+
+
+def issued(row: Notification) -> OutboxRow:
+    """A row of the outbox as evidence."""
+    return OutboxRow(
+        sequence=row.sequence,
+        message_id=row.message_id,
+        event_type=row.event_type,
+        priority=row.priority,
+        payload=json.loads(row.payload),
+    )
 
 
 def recorded(store: SQLStore, unique_ids: Sequence[str]) -> dict[str, Mapping[str, Any] | None]:

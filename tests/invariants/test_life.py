@@ -93,6 +93,16 @@ def test_claims_with_chosen_ids_groups_and_their_refusals_are_explained() -> Non
     assert check(scene.evidence()) == []
 
 
+def test_an_id_that_is_used_again_after_its_claim_has_ended_is_explained() -> None:
+    scene = Scene()
+    scene.call("begin_resource_claims", claims=[entry(1)])
+    scene.cast("abort_resource_claim", claim_id=uuid(101))
+    scene.begin(1, limits={"vcpu": 8})
+    scene.call("begin_resource_claim", instance=instance_dict(2, node=NODE), claim_id=uuid(101))
+
+    assert check(scene.evidence()) == []
+
+
 def test_a_group_of_which_only_a_part_has_begun_is_found() -> None:
     scene = Scene(nodes=2)
     asked = scene.call("begin_resource_claims", claims=[entry(1), entry(2, "node-2")])

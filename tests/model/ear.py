@@ -41,7 +41,8 @@ class Ear:
         self._book(told)
 
     def went_back(self, announced: list[Notification]) -> None:
-        """A new history has begun: take back what never happened. Every name that is left has told it."""
+        """A new history has begun: take back what never happened. Every name that is left has told it,
+        and what was heard of another name never happened at all."""
         kept: dict[Place, int] = {}
         for row in announced:
             payload = json.loads(row.payload)
@@ -50,8 +51,7 @@ class Ear:
         self.heard = [
             told
             for told in self.heard
-            if told["ledger_id"] not in old
-            or told["sequence"] <= kept.get((told["host"], told["node"]), told["sequence"])
+            if told["ledger_id"] not in old or told["sequence"] <= kept.get((told["host"], told["node"]), 0)
         ]
         self.charged = {}
         for told in self.heard:

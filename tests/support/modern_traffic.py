@@ -76,7 +76,9 @@ class ModernScheduler(Scheduler):
         said = self._say(first[0], "begin_resource_claims", insist=True, claims=claims, **self._expiry())
         if said is not None and said.outcome == RESULT:
             for (place, fields), claim in zip(members, claims, strict=True):
-                self._held[fields["uuid"]] = HeldInstance(place, fields, claim_ids=[claim["claim_id"]])
+                self._held[fields["uuid"]] = HeldInstance(
+                    place, fields, claim_ids=[claim["claim_id"]], claim_id=claim["claim_id"]
+                )
 
     def _report_built(self) -> None:
         uuid = self._any()
@@ -97,11 +99,11 @@ class ModernScheduler(Scheduler):
     def _take_claim_id(self) -> None:
         """Begin a claim with the id of another one, whose instance is charged."""
         held = self._held[self._any()]
-        if held.building or not held.claim_ids or not self._stays(held.place):
+        if held.building or held.claim_id is None or not self._stays(held.place):
             return
         _, fields = self._new()
         fields["node"] = held.place[1]
-        self._say(held.place[0], "begin_resource_claim", casts=0.3, instance=fields, claim_id=held.claim_ids[-1])
+        self._say(held.place[0], "begin_resource_claim", casts=0.3, instance=fields, claim_id=held.claim_id)
 
     def _stays(self, place: Place) -> bool:
         """Whether the node has never got another name or host."""

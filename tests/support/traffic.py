@@ -24,13 +24,15 @@ _MOST_ABORTED = 4
 
 @dataclass(slots=True)
 class HeldInstance:
-    """An instance that a scheduler has claimed; ``building``: it has not finished the claim."""
+    """An instance that a scheduler has claimed; ``building``: it has not finished the claim. ``claim_ids`` are all that it has
+    had; ``claim_id`` is that of its present claim, where a call has answered it."""
 
     place: Place
     fields: dict[str, Any]
     building: bool = True
     updates: int = 0
     claim_ids: list[str] = field(default_factory=list)
+    claim_id: str | None = None
 
 
 class Scheduler:
@@ -150,6 +152,7 @@ class Scheduler:
         if said is None or said.outcome == RESULT:
             held = self._held[fields["uuid"]] = HeldInstance(place, fields, claim_ids=list(claim_ids))
             if said is not None:
+                held.claim_id = said.reply["claim_id"]
                 held.claim_ids.append(said.reply["claim_id"])
 
     def _limits(self, place: Place) -> dict[str, float] | None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import queue
 import signal
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from typing import NoReturn
 import click
 
 from tracker_worker.cli.context import PROJECT, CommandFailed, Settings, start_logging
+from tracker_worker.cli.events import Events
 from tracker_worker.cli.log_queue import LogQueue
 from tracker_worker.cli.systemd import notify_systemd
 from tracker_worker.errors import ConfigurationError, TrackerError
@@ -59,7 +59,7 @@ class WorkerProcess:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._events: Events[Event] = Events()
         self._signalled = False
         self._log = LogQueue()
         self._logging = False
@@ -73,8 +73,7 @@ class WorkerProcess:
         """Start the worker, serve, stop, and end the process. Raises what ends a start before there is a log, most often
         ConfigurationError."""
         # Set here and not inherited: a shell that starts a program in the background has it ignore SIGINT.
-        for number in (*_STOP_SIGNALS, signal.SIGHUP):
-            signal.signal(number, self._on_signal)
+        self._events.on_signals((*_STOP_SIGNALS, signal.SIGHUP), self._on_signal)
         NamedThread(target=self._start, name="tracker-start").start()
         end = self._serve()
         if isinstance(end, StartFailed):
@@ -96,10 +95,11 @@ class WorkerProcess:
         """Start, announce and reload. Returns what ends it: a signal, the start's failure, or the error of a part."""
         started = ready = False
         while True:
-            try:
-                event = self._events.get(timeout=_READY_CHECK_SECONDS if started and not ready else None)
-            except queue.Empty:
-                ready = self._announce()
+            checking = started and not ready
+            event = self._events.get(_READY_CHECK_SECONDS if checking else None)
+            if event is None:
+                if checking:
+                    ready = self._announce()
                 continue
             if event == _STARTED:
                 started = True

@@ -28,10 +28,10 @@ class Allocation(msgspec.Struct, frozen=True, kw_only=True):
     """The resources that a node is charged for one instance.
 
     ``id`` is unique in a ledger, ``claim_id`` among the claim_ids and uuids of other allocations of the host; they are the
-    same unless the caller chose the claim_id. ``resources`` is
-    the vector exactly as it was charged, whatever ``instance`` says later. ``claim_state`` is expired if the claim expired and
-    the allocation was kept. ``on_expiry``: what the caller wants to happen then; None: what the option says. ``built``: since
-    the claim began, the instance was reported in a state that only a built instance has. Times are in microseconds.
+    same unless the caller chose the claim_id. ``resources`` is the vector exactly as it was charged, whatever ``instance`` says
+    later. ``claim_state`` is expired if the claim expired and the allocation was kept. ``on_expiry``: what the caller wants to
+    happen then; None: what the option says. ``built``: since the claim began, the instance was reported in a state that only a
+    built instance has. Times are in microseconds.
     """
 
     id: str

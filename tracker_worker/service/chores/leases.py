@@ -82,8 +82,8 @@ class Leases:
 
     def renew(self) -> None:
         """Take or renew the leases of all hosts where they are free, expired or this worker's, and note in the store that this
-        worker serves these hosts. For a while after a step of the
-        clock, what the leases of other workers say means nothing, until they have renewed them. Raises StoreUnavailable."""
+        worker serves these hosts. For a while after a step of the clock, what the leases of other workers say means nothing,
+        until they have renewed them. Raises StoreUnavailable."""
         self._begun = True
         self._clock.sync()
         stepped = self._clock.stepped_within(LEASE_SECONDS)
