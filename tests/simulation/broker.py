@@ -186,12 +186,12 @@ class Broker:
         self.stage.later(self.stage.random.random() * MOST_TRAVEL_SECONDS, lambda: receive(body))
         return True
 
-    def block(self, seconds: float) -> None:
-        """An alarm: for so long, nothing that is published is read."""
+    def block(self) -> None:
+        """An alarm: nothing that is published is read."""
         self.blocked = True
-        self.stage.later(seconds, self._unblock)
 
-    def _unblock(self) -> None:
+    def unblock(self) -> None:
+        """The end of the alarm."""
         self.blocked = False
         waiting, self.waiting = self.waiting, deque()
         for action in waiting:

@@ -114,7 +114,7 @@ def _play(plan: Plan, world: World, outcome: Outcome) -> None:
     stage.run(plan.seconds, after)
     for scheduler in schedulers:
         scheduler.stop()
-    faults.heal(world)
+    world.heal()
     outcome.trace.append(f"{stage.now:10.4f} CALM from here on, nothing more goes wrong")
     stage.run(stage.now + CALM_SECONDS, after)
     unsettled = world.unsettled()

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
@@ -20,15 +19,14 @@ START_MICROSECONDS = 1_800_000_000_000_000
 """The time of day at virtual time 0."""
 
 
-@dataclass(slots=True, order=True)
 class Due:
-    """An action at a time. ``cancelled``: it does not happen."""
+    """An action that happens at a time, unless it is cancelled."""
 
-    at: float
-    tie: float
-    number: int
-    action: Callable[[], object] = field(compare=False)
-    cancelled: bool = field(default=False, compare=False)
+    __slots__ = ("action", "cancelled")
+
+    def __init__(self, action: Callable[[], object]) -> None:
+        self.action = action
+        self.cancelled = False
 
 
 class Stage:
@@ -40,7 +38,7 @@ class Stage:
         self.ahead = 0.0
         """By how many seconds the time of day is wrong."""
         self.steps = 0
-        self._due: list[Due] = []
+        self._due: list[tuple[float, float, int, Due]] = []
         self._number = 0
         self._hub = greenlet.getcurrent()
 
@@ -50,24 +48,27 @@ class Stage:
 
     def later(self, seconds: float, action: Callable[[], object]) -> Due:
         """Have ``action`` happen after so many seconds."""
-        self._number += 1
-        due = Due(self.now + seconds, self.random.random(), self._number, action)
-        heapq.heappush(self._due, due)
+        due = Due(action)
+        self._put(self.now + seconds, self.random.random(), due)
         return due
 
     def put_off(self, due: Due, until: float) -> None:
         """Have an action that would happen now happen at ``until``. What is put off stays in order."""
-        due.at, due.tie = until, 0.0
-        heapq.heappush(self._due, due)
+        self._put(until, 0.0, due)
+
+    def _put(self, at: float, tie: float, due: Due) -> None:
+        self._number += 1
+        heapq.heappush(self._due, (at, tie, self._number, due))
 
     def run(self, until: float, after: Callable[[], object] = lambda: None) -> None:
         """Let time pass until ``until``; ``after`` is called after every action."""
         due = self._due
-        while due and due[0].at <= until:
-            one = heapq.heappop(due)
+        while due and due[0][0] <= until:
+            at, _, _, one = heapq.heappop(due)
             if one.cancelled:
                 continue
-            self.now = max(self.now, one.at)
+            if at > self.now:
+                self.now = at
             self.steps += 1
             one.action()
             after()

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from oslo_config import cfg
@@ -16,7 +16,7 @@ from tests.simulation.broker import Broker, Message
 from tests.simulation.bus import SimulatedBus
 from tests.simulation.client import Client
 from tests.simulation.machine import Machine
-from tests.simulation.stage import Stage
+from tests.simulation.stage import Due, Stage
 from tests.simulation.store import Link, linked
 from tests.simulation.watch import Watch
 from tracker_worker.conf import register_opts
@@ -106,11 +106,32 @@ class World:
         self.store: Store = MemoryStore(now=self.stage.microseconds, random_bytes=self.stage.random.randbytes)
         self.clients = [Client(self.stage, self.broker, f"c{number}") for number in range(clients)]
         self.deaths: list[BaseException] = []
+        self._ends: dict[Due, Callable[[], object]] = {}
         self.sites = [Site(self, f"w{number}", self.hosts) for number in range(1, workers + 1)]
 
     def start(self) -> None:
         for site in self.sites:
             site.start()
+
+    def until_healed(self, seconds: float, end: Callable[[], object]) -> None:
+        """Have ``end``, which ends something bad, happen after so many seconds, or when everything is healed."""
+
+        def happen() -> None:
+            del self._ends[due]
+            end()
+
+        due = self.stage.later(seconds, happen)
+        self._ends[due] = end
+
+    def heal(self) -> None:
+        """End everything that is bad."""
+        ends, self._ends = self._ends, {}
+        for due, end in ends.items():
+            due.cancelled = True
+            end()
+        for site in self.sites:
+            if site.worker is None and not site.starts:
+                site.start()
 
     def evidence(self) -> Evidence:
         requests = [request for client in self.clients for request in client.requests]

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every fault, with its weight. A fault begins something bad, and most end it after a time that they draw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+
+from tests.simulation.faults import database, network, processes
+from tests.simulation.world import World
+
+Fault = Callable[[World, Random], str | None]
+"""Makes it happen. Returns what it has drawn, for the trace; None: it cannot happen now."""
+
+FAULTS: dict[str, tuple[float, Fault]] = {
+    "crash": (3, processes.crash),
+    "pause": (2, processes.pause),
+    "clock": (1, processes.step_clock),
+    "connection lost": (3, network.break_connection),
+    "partition": (2, network.partition),
+    "alarm": (1, network.alarm),
+    "copies": (2, network.copies),
+    "store": (2, database.store_away),
+    "slow commits": (2, database.store_slow),
+    "commits in doubt": (2, database.doubt),
+}
+"""Name -> weight, and what happens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A fault at a time. What it draws, it draws from its own seed, so that other faults can be left out of a plan."""
+
+    at: float
+    name: str
+    seed: int
+
+    def happen(self, world: World) -> str | None:
+        """Returns the line of the trace; None: it cannot happen now."""
+        said = FAULTS[self.name][1](world, Random(self.seed))
+        return None if said is None else f"{self.name}: {said}"
+
+
+def drawn(random: Random, at: float) -> Planned:
+    """A fault by weight."""
+    [name] = random.choices(list(FAULTS), [weight for weight, _ in FAULTS.values()])
+    return Planned(at, name, random.getrandbits(32))

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What happens between the workers and the database."""
+
+from __future__ import annotations
+
+from random import Random
+
+from tests.simulation.faults.draw import span
+from tests.simulation.world import World
+
+
+def store_away(world: World, random: Random) -> str | None:
+    sites = [site for site in world.sites if random.random() < 0.5]
+    silent, seconds = random.random() < 0.3, span(random)
+    for site in sites:
+        site.link.away, site.link.silent = not silent, silent
+
+    def end() -> None:
+        for site in sites:
+            site.link.away = site.link.silent = False
+
+    world.until_healed(seconds, end)
+    return f"{'silent' if silent else 'away'} for {[site.name for site in sites]}, {seconds:.2f} s"
+
+
+def store_slow(world: World, random: Random) -> str | None:
+    site, seconds = random.choice(world.sites), span(random)
+    site.link.delay = random.random() ** 2 * 3
+
+    def end() -> None:
+        site.link.delay = 0.0
+
+    world.until_healed(seconds, end)
+    return f"commits of {site.name} take up to {site.link.delay:.2f} s for {seconds:.2f} s"
+
+
+def doubt(world: World, random: Random) -> str | None:
+    site, seconds = random.choice(world.sites), span(random)
+    site.link.doubtful = random.random()
+
+    def end() -> None:
+        site.link.doubtful = 0.0
+
+    world.until_healed(seconds, end)
+    return f"commits of {site.name} for {seconds:.2f} s"
