@@ -17,16 +17,21 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="play this history only, and show its trace")
     parser.add_argument("--first", type=int, default=time.time_ns() % 10**9, help="the first of the seeds")
     parser.add_argument("--for-seconds", type=float, default=60.0, help="real seconds (60)")
-    parser.add_argument("--virtual-seconds", type=float, default=120.0, help="of each history with faults (120)")
+    parser.add_argument(
+        "--virtual-seconds", type=float, help="all histories are of one shape, and so long (each has a shape of its own)"
+    )
     parser.add_argument("--plan", help="play the plan in this file, which --minimise has written, and show its trace")
     parser.add_argument("--minimise", metavar="FILE", help="write the shortest plan that still fails; with --seed")
     options = parser.parse_args()
     if options.plan is not None:
         return _play(Plan.read(Path(options.plan).read_text(encoding="utf-8")), None, 0)
     if options.seed is not None:
-        plan = Plan(seed=options.seed, seconds=options.virtual_seconds)
-        return _play(plan, options.minimise, options.for_seconds)
+        return _play(_plan(options.seed, options.virtual_seconds), options.minimise, options.for_seconds)
     return _search(options.first, options.for_seconds, options.virtual_seconds)
+
+
+def _plan(seed: int, virtual_seconds: float | None) -> Plan:
+    return Plan.drawn(seed) if virtual_seconds is None else Plan(seed=seed, seconds=virtual_seconds)
 
 
 def _play(plan: Plan, minimise: str | None, real_seconds: float) -> int:
@@ -39,14 +44,14 @@ def _play(plan: Plan, minimise: str | None, real_seconds: float) -> int:
     return int(outcome.violation is not None)
 
 
-def _search(seed: int, real_seconds: float, virtual_seconds: float) -> int:
+def _search(seed: int, real_seconds: float, virtual_seconds: float | None) -> int:
     began = time.monotonic()
     played = 0.0
     count = 0
     while time.monotonic() - began < real_seconds:
-        outcome = run(Plan(seed=seed + count, seconds=virtual_seconds))
+        outcome = run(_plan(seed + count, virtual_seconds))
         count += 1
-        played += virtual_seconds + 60
+        played += outcome.ended_at
         if outcome.violation is not None:
             _show(outcome)
             return 1
@@ -60,8 +65,8 @@ def _search(seed: int, real_seconds: float, virtual_seconds: float) -> int:
 def _show(outcome: Outcome) -> None:
     plan = outcome.plan
     print(f"seed {plan.seed}: {outcome.steps} steps, {outcome.requests} requests, {len(plan.faults or ())} faults")
-    print(f"violation: {outcome.violation}" if outcome.violation else "nothing found")
-    print(f"again: python -m tests.simulation --seed {plan.seed} --virtual-seconds {plan.seconds:g}")
+    print(f"violation at {outcome.ended_at:.4f} s: {outcome.violation}" if outcome.violation else "nothing found")
+    print(f"again: {plan.command()}")
 
 
 if __name__ == "__main__":

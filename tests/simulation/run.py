@@ -16,15 +16,16 @@ from tests.simulation.traffic import Scheduler
 from tests.simulation.world import World
 
 CALM_SECONDS = 60.0
-_START_SECONDS = 5.0
+START_SECONDS = 5.0
+"""Nothing goes wrong before this time."""
 _STEPS_BETWEEN = 1000
 _TRACE_LINES = 400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """``faults`` None: they are drawn from the seed, one in ``fault_seconds`` on average. ``rate``: requests a second of all
-    clients. The same plan always gives the same history."""
+    """``faults`` None: they are drawn from the seed, one in ``fault_seconds`` on average, of these ``kinds``; None: of all.
+    ``rate``: requests a second of all clients. ``prefetch``: of each queue. The same plan always gives the same history."""
 
     seed: int
     seconds: float = 120.0
@@ -33,7 +34,35 @@ class Plan:
     clients: int = 4
     rate: float = 30.0
     fault_seconds: float = 4.0
+    prefetch: int = 128
+    kinds: Sequence[str] | None = None
     faults: Sequence[faults.Planned] | None = None
+
+    @classmethod
+    def drawn(cls, seed: int) -> Plan:
+        """A history of a shape of its own: short or long, of few or many, quiet or stormy, and with some kinds of faults only.
+        A fault that others would hide is found where those cannot happen."""
+        random = Random(f"{seed} plan")
+        share = random.choice((0.2, 0.4, 0.6, 1.0))
+        return cls(
+            seed=seed,
+            seconds=round(20 * 10 ** random.random()),
+            hosts=random.randint(1, 6),
+            workers=random.choice((1, 2, 2, 3, 3, 4)),
+            clients=random.randint(1, 6),
+            rate=float(random.choice((5, 15, 30, 60))),
+            fault_seconds=random.choice((1.0, 3.0, 6.0, 20.0)),
+            prefetch=random.choice((1, 8, 128, 128, 512)),
+            kinds=[name for name in faults.FAULTS if random.random() < share],
+        )
+
+    def command(self) -> str:
+        """What plays the plan again."""
+        if self.with_faults() == Plan.drawn(self.seed).with_faults():
+            return f"python -m tests.simulation --seed {self.seed}"
+        if self.with_faults() == Plan(seed=self.seed, seconds=self.seconds).with_faults():
+            return f"python -m tests.simulation --seed {self.seed} --virtual-seconds {self.seconds:g}"
+        return f"python -m tests.simulation --plan FILE, where FILE has: {self.text()}"
 
     def text(self) -> str:
         """The plan as JSON."""
@@ -51,18 +80,20 @@ class Plan:
             return self
         random = Random(f"{self.seed} faults")
         planned = []
-        at = _START_SECONDS
+        at = START_SECONDS
         while (at := at + random.expovariate(1 / self.fault_seconds)) < self.seconds:
-            planned.append(faults.drawn(random, at))
+            planned.extend(faults.drawn(random, at, self.kinds))
         return replace(self, faults=tuple(planned))
 
 
 @dataclass(slots=True, kw_only=True)
 class Outcome:
-    """``violation`` None: nothing was wrong. ``steps`` and ``requests`` count what happened; ``trace`` has the last lines."""
+    """``violation`` None: nothing was wrong. ``ended_at``: in virtual seconds. ``steps`` and
+    ``requests`` count what happened; ``trace`` has the last lines."""
 
     plan: Plan
     violation: str | None = None
+    ended_at: float = 0.0
     steps: int = 0
     requests: int = 0
     trace: deque[str] = field(default_factory=lambda: deque(maxlen=_TRACE_LINES))
@@ -72,7 +103,7 @@ def run(plan: Plan) -> Outcome:
     """Play the plan to its end, or to the first violation."""
     plan = plan.with_faults()
     outcome = Outcome(plan=plan)
-    world = World(plan.seed, hosts=plan.hosts, workers=plan.workers, clients=plan.clients)
+    world = World(plan.seed, hosts=plan.hosts, workers=plan.workers, clients=plan.clients, prefetch=plan.prefetch)
     handler = _Trace(world, outcome.trace)
     before = logging.root.handlers, logging.root.level
     logging.root.handlers, logging.root.level = [handler], logging.INFO
@@ -84,7 +115,7 @@ def run(plan: Plan) -> Outcome:
         outcome.violation = traceback.format_exc()
     finally:
         logging.root.handlers, logging.root.level = before
-        outcome.steps = world.stage.steps
+        outcome.steps, outcome.ended_at = world.stage.steps, world.stage.now
         outcome.requests = sum(len(client.requests) for client in world.clients)
     return outcome
 
@@ -104,7 +135,7 @@ def _play(plan: Plan, world: World, outcome: Outcome) -> None:
             outcome.trace.append(f"{stage.now:10.4f} FAULT {said}")
 
     world.start()
-    stage.run(_START_SECONDS, after)
+    stage.run(START_SECONDS, after)
     schedulers = [
         Scheduler(stage, client, world.hosts, Random(f"{plan.seed} client {number}"), plan.rate / plan.clients)
         for number, client in enumerate(world.clients)

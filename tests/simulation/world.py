@@ -97,11 +97,11 @@ def configured(hosts: Sequence[str]) -> cfg.ConfigOpts:
 class World:
     """Hosts h1 ... are served by every worker; the first one that consumes a queue is the active one."""
 
-    def __init__(self, seed: object, *, hosts: int = 6, workers: int = 3, clients: int = 4) -> None:
+    def __init__(self, seed: object, *, hosts: int = 6, workers: int = 3, clients: int = 4, prefetch: int = 128) -> None:
         self.stage = Stage(seed)
         begin_series("0" * 20)
         self.watch = Watch()
-        self.broker = Broker(self.stage, heard=self.watch.heard)
+        self.broker = Broker(self.stage, heard=self.watch.heard, prefetch=prefetch)
         self.hosts = [f"h{number}" for number in range(1, hosts + 1)]
         self.store: Store = MemoryStore(now=self.stage.microseconds, random_bytes=self.stage.random.randbytes)
         self.clients = [Client(self.stage, self.broker, f"c{number}") for number in range(clients)]

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from random import Random
 
@@ -42,7 +42,9 @@ class Planned:
         return None if said is None else f"{self.name}: {said}"
 
 
-def drawn(random: Random, at: float) -> Planned:
-    """A fault by weight."""
-    [name] = random.choices(list(FAULTS), [weight for weight, _ in FAULTS.values()])
-    return Planned(at, name, random.getrandbits(32))
+def drawn(random: Random, at: float, kinds: Collection[str] | None = None) -> Iterator[Planned]:
+    """A fault by weight, of these kinds; None: of all. Without a kind there is none."""
+    weights = {name: weight for name, (weight, _) in FAULTS.items() if kinds is None or name in kinds}
+    if weights:
+        [name] = random.choices(list(weights), list(weights.values()))
+        yield Planned(at, name, random.getrandbits(32))
