@@ -26,12 +26,9 @@ def main() -> int:
     if options.plan is not None:
         return _play(Plan.read(Path(options.plan).read_text(encoding="utf-8")), None, 0)
     if options.seed is not None:
-        return _play(_plan(options.seed, options.virtual_seconds), options.minimise, options.for_seconds)
+        plan = Plan.chosen(options.seed, seconds=options.virtual_seconds)
+        return _play(plan, options.minimise, options.for_seconds)
     return _search(options.first, options.for_seconds, options.virtual_seconds)
-
-
-def _plan(seed: int, virtual_seconds: float | None) -> Plan:
-    return Plan.drawn(seed) if virtual_seconds is None else Plan(seed=seed, seconds=virtual_seconds)
 
 
 def _play(plan: Plan, minimise: str | None, real_seconds: float) -> int:
@@ -49,7 +46,7 @@ def _search(seed: int, real_seconds: float, virtual_seconds: float | None) -> in
     played = 0.0
     count = 0
     while time.monotonic() - began < real_seconds:
-        outcome = run(_plan(seed + count, virtual_seconds))
+        outcome = run(Plan.chosen(seed + count, seconds=virtual_seconds))
         count += 1
         played += outcome.ended_at
         if outcome.violation is not None:

@@ -56,12 +56,16 @@ class Plan:
             kinds=[name for name in faults.FAULTS if random.random() < share],
         )
 
+    @classmethod
+    def chosen(cls, seed: int, *, seconds: float | None = None) -> Plan:
+        """The plan of a seed: drawn from it, or of the usual shape and so many ``seconds``."""
+        return cls.drawn(seed) if seconds is None else cls(seed=seed, seconds=seconds)
+
     def command(self) -> str:
         """What plays the plan again."""
-        if self.with_faults() == Plan.drawn(self.seed).with_faults():
-            return f"python -m tests.simulation --seed {self.seed}"
-        if self.with_faults() == Plan(seed=self.seed, seconds=self.seconds).with_faults():
-            return f"python -m tests.simulation --seed {self.seed} --virtual-seconds {self.seconds:g}"
+        for seconds, arguments in ((None, ""), (self.seconds, f" --virtual-seconds {self.seconds:g}")):
+            if Plan.chosen(self.seed, seconds=seconds).with_faults() == self.with_faults():
+                return f"python -m tests.simulation --seed {self.seed}{arguments}"
         return f"python -m tests.simulation --plan FILE, where FILE has: {self.text()}"
 
     def text(self) -> str:
