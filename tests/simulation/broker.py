@@ -94,6 +94,7 @@ class Connection:
         found = self.unacknowledged.pop(tag, None)
         if found is not None:
             self.held[found[0].name] -= 1
+            self.broker.acknowledged(found[1])
             self.broker.pump(found[0])
 
 
@@ -114,6 +115,9 @@ class Broker:
         self.locked: dict[str, Machine] = {}
         self.connections: list[Connection] = []
         self.waiting: deque[Callable[[], object]] = deque()
+        self.published: Callable[[Message], object] = lambda message: None
+        self.acknowledged: Callable[[Message], object] = lambda message: None
+        """Called with each message that comes to a queue, and that leaves one because it is acknowledged."""
         self.copy_next = 0
         """So many of the next messages come once more."""
 
@@ -155,6 +159,7 @@ class Broker:
         if queue is None:
             return False
         queue.ready.append(message)
+        self.published(message)
         if self.copy_next > 0:
             self.copy_next -= 1
             self.stage.later(self.stage.random.random() ** 3 * 60, lambda: self.publish(name, message))

@@ -275,6 +275,7 @@ class SimulatedMarkers(Markers):
     def write(self, host: str, marker: Marker) -> None:
         self._travel()
         self._broker.markers[host] = marker
+        self._machine.reach("after marker")
         self._travel()
 
     @contextmanager

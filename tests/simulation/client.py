@@ -7,7 +7,9 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from tests.invariants.messages import COMMANDS
 from tests.invariants.record import ERROR, RESULT, SENT, UNKNOWN, Request
+from tests.simulation.answers import Answers
 from tests.simulation.broker import APART_SECONDS, MOST_TRAVEL_SECONDS, Broker, Message
 from tests.simulation.stage import Due, Stage
 from tracker_worker.bus.base import SHARED
@@ -15,17 +17,22 @@ from tracker_worker.wire.message import ReplyTo, decode_message
 from tracker_worker.wire.request import encode_request
 
 CONTEXT = {"project_id": "p1", "user_id": "u1", "request_id": "req-1"}
+_MONITORED = 0.1
+"""The part of the calls whose callers want heartbeats."""
 Told = Callable[[Request], object]
 
 
 class Client:
     """``requests``: what has ended. A call that gets no answer in time is UNKNOWN. ``waiting``: calls that have not ended."""
 
-    def __init__(self, stage: Stage, broker: Broker, name: str, *, timeout: float = 10.0) -> None:
+    def __init__(self, stage: Stage, broker: Broker, name: str, *, answers: Answers, timeout: float = 10.0) -> None:
+        """``answers`` judges what is told."""
         self.requests: list[Request] = []
         self.waiting = 0
         self._stage = stage
         self._broker = broker
+        self._answers = answers
+        self._ended: dict[str, Mapping[str, Any]] = {}
         self.name = name
         self._timeout = timeout
         self._queue = f"reply_{name}"
@@ -65,7 +72,10 @@ class Client:
     ) -> None:
         body = encode_request(method, args, context=CONTEXT, unique_id=unique_id, reply_to=reply_to, version="1.1")
         deadline = None if reply_to is None else self._stage.now + self._timeout
-        message = Message(body=body, deadline=deadline)
+        if reply_to is not None and self._stage.random.random() < _MONITORED:
+            body = body.replace(b'\\"_timeout\\": null', b'\\"_timeout\\": 2')
+        known = reply_to is not None or method in COMMANDS
+        message = Message(body=body, deadline=deadline, message_id=unique_id if known else "")
         queue = SHARED if host is None else host
         self._broker.queue(queue)
         stage = self._stage
@@ -74,9 +84,15 @@ class Client:
 
     def _receive(self, body: bytes) -> None:
         reply = decode_message(body)
-        found = self._calls.get(reply["_msg_id"])
-        if found is None or not reply["ending"]:
+        if not reply["ending"]:
             return
+        found = self._calls.get(reply["_msg_id"])
+        known = self._ended.get(reply["_msg_id"]) if found is None else found[0]
+        if known is not None:
+            self._answers.told(known, reply, waits=found is not None)
+        if found is None:
+            return
+        self._ended[reply["_msg_id"]] = found[0]
         asked, late, told = self._calls.pop(reply["_msg_id"])
         late.cancelled = True
         self.waiting -= 1
@@ -90,7 +106,9 @@ class Client:
 
     def _give_up(self, msg_id: str) -> None:
         asked, _, told = self._calls.pop(msg_id)
+        self._ended[msg_id] = asked
         self.waiting -= 1
+        self._answers.given_up(asked)
         told(self._end(asked, UNKNOWN))
 
     def _end(self, asked: Mapping[str, Any], outcome: str, **more: Any) -> Request:

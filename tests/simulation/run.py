@@ -132,15 +132,17 @@ def _play(plan: Plan, world: World, trace: _Trace) -> None:
         if world.deaths:
             raise watch.Violation(f"a part of a worker has failed: {world.deaths[0]!r}")
         if stage.steps % _STEPS_BETWEEN == 0:
-            watch.stored(world.store)
+            world.look()
 
     def happen(planned: faults.Planned) -> None:
         said = planned.happen(world)
         if said is not None:
+            world.troubles.happened(planned.name)
             trace.note(f"FAULT {said}")
 
     world.start()
     stage.run(START_SECONDS, after)
+    world.troubles.forget()
     schedulers = [
         Scheduler(stage, client, world.hosts, Random(f"{plan.seed} client {number}"), plan.rate / plan.clients)
         for number, client in enumerate(world.clients)

@@ -38,6 +38,8 @@ class Stage:
         self.ahead = 0.0
         """By how many seconds the time of day is wrong."""
         self.steps = 0
+        self.abandoned: list[greenlet.greenlet] = []
+        """The virtual threads in whose middle a machine has crashed: they never do their clean-up."""
         self._due: list[tuple[float, float, int, Due]] = []
         self._number = 0
         self._hub = greenlet.getcurrent()

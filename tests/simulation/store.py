@@ -46,7 +46,10 @@ class _Linked(Store):
 
     def _through(self, name: str, *arguments: Any, **options: Any) -> Any:
         self._check()
-        return getattr(self._store, name)(*arguments, **options)
+        found = getattr(self._store, name)(*arguments, **options)
+        if name == "renew_token":
+            self._machine.reach("after token")
+        return found
 
     def _write(self, write: Callable[[Commit], None], commit: Commit) -> None:
         link, machine = self._link, self._machine
@@ -54,8 +57,10 @@ class _Linked(Store):
         if link.delay:
             machine.sleep(link.delay * machine.stage.random.random())
             self._check()
+        machine.reach("before commit")
         write(commit)
         self._committed(commit)
+        machine.reach("after commit")
         if link.delay:
             machine.sleep(link.delay * machine.stage.random.random())
         if link.doubtful and machine.stage.random.random() < link.doubtful:

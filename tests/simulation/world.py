@@ -12,18 +12,21 @@ from oslo_config import cfg
 from tests.invariants.check import check
 from tests.invariants.record import Evidence, Parked
 from tests.invariants.stored import books, recorded
+from tests.simulation import bounds, states
+from tests.simulation.answers import Answers
 from tests.simulation.broker import Broker, Message
 from tests.simulation.bus import SimulatedBus
 from tests.simulation.client import Client
 from tests.simulation.machine import Machine
 from tests.simulation.stage import Due, Stage
 from tests.simulation.store import Link, linked
-from tests.simulation.watch import Watch
+from tests.simulation.troubles import Troubles
+from tests.simulation.watch import Violation, Watch, stored
 from tracker_worker.conf import register_opts
 from tracker_worker.errors import ConfigurationError
 from tracker_worker.service.first_audit import StartCancelled
 from tracker_worker.service.worker import Worker
-from tracker_worker.store.base import Store
+from tracker_worker.store.base import Commit, Store
 from tracker_worker.store.memory import MemoryStore
 from tracker_worker.wire.message import begin_series
 
@@ -43,16 +46,21 @@ class Site:
         self.link = Link()
         self.starts = False
         """Whether it is about to start."""
+        self.crashes_at: list[str] = []
+        """Where its next processes crash, the last one first."""
 
     def start(self) -> None:
         world = self.world
         self.starts = False
+        world.troubles.happened("start")
         self.machine = Machine(world.stage, self.name)
+        self.machine.crash_there = lambda: self.restart(_RESTART_SECONDS)
+        self.machine.crashes_at = self.crashes_at.pop() if self.crashes_at else None
         self.bus = SimulatedBus(world.broker, self.machine)
         self.worker = Worker(
             configured(self.hosts),
             bus=self.bus,
-            store=linked(world.store, self.machine, self.link, world.watch.committed),
+            store=linked(world.store, self.machine, self.link, world.committed),
             clock=self.machine.clock,
             runtime=self.machine,
             died=self._died,
@@ -78,10 +86,19 @@ class Site:
 
     def crash(self) -> None:
         """End the process at once."""
+        self.world.troubles.happened("crash")
         self.machine.crash()
         bus, self.bus, self.worker = self.bus, None, None
         if bus is not None and bus.connection is not None:
             self.world.broker.leave(bus.connection)
+
+
+    def is_well(self) -> bool:
+        """Whether it runs, goes on and is connected, as far as can be seen."""
+        connection = None if self.bus is None else self.bus.connection
+        if self.worker is None or connection is None or connection.cut or not connection.open:
+            return False
+        return not self.machine.hung and not self.machine.was_paused_since(self.world.stage.now)
 
 
 def configured(hosts: Sequence[str]) -> cfg.ConfigOpts:
@@ -104,7 +121,15 @@ class World:
         self.broker = Broker(self.stage, heard=self.watch.heard, prefetch=prefetch)
         self.hosts = [f"h{number}" for number in range(1, hosts + 1)]
         self.store: Store = MemoryStore(now=self.stage.microseconds, random_bytes=self.stage.random.randbytes)
-        self.clients = [Client(self.stage, self.broker, f"c{number}") for number in range(clients)]
+        self.troubles = Troubles(self.stage, self._is_well)
+        self.answers = Answers(
+            self.stage, self.troubles, lambda: self.store, self._is_parked, self._is_undelivered
+        )
+        self.broker.published = self.answers.published
+        self.broker.acknowledged = self.answers.acknowledged
+        self.clients = [
+            Client(self.stage, self.broker, f"c{number}", answers=self.answers) for number in range(clients)
+        ]
         self.deaths: list[BaseException] = []
         self._ends: dict[Due, Callable[[], object]] = {}
         self.sites = [Site(self, f"w{number}", self.hosts) for number in range(1, workers + 1)]
@@ -113,15 +138,52 @@ class World:
         for site in self.sites:
             site.start()
 
-    def until_healed(self, seconds: float, end: Callable[[], object]) -> None:
-        """Have ``end``, which ends something bad, happen after so many seconds, or when everything is healed."""
+    def _is_well(self) -> bool:
+        return not self.broker.blocked and self.broker.up and all(site.is_well() for site in self.sites)
+
+    def _is_parked(self, unique_id: str) -> bool:
+        return any(unique_id.encode() in message.body for message in self.broker.parked)
+
+    def _is_undelivered(self, unique_id: str) -> bool:
+        return not any(
+            message.message_id == unique_id
+            for site in self.sites
+            if site.is_well() and site.bus is not None and site.bus.connection is not None
+            for _, message in site.bus.connection.unacknowledged.values()
+        )
+
+    def committed(self, commit: Commit) -> None:
+        """The store has taken a commit."""
+        self.watch.committed(commit)
+        self.answers.committed(commit)
+        for found in bounds.too_large(commit):
+            raise Violation(found)
+
+    def look(self) -> None:
+        """Look at everything. Raises Violation."""
+        stored(self.store)
+        for site in self.sites:
+            for found in bounds.exceeded(site.worker) if site.worker is not None else ():
+                raise Violation(f"{site.name}: {found}")
+        if self.troubles.none(self.stage.now):
+            for found in states.wrong(self):
+                raise Violation(f"although nothing is wrong, {found}")
+
+    def until_healed(self, seconds: float, end: Callable[[], object], kind: str = "") -> None:
+        """Have ``end``, which ends something bad of a kind (see ``Troubles``), happen after so many seconds, or when everything
+        is healed."""
+        self.troubles.begun(kind)
+
+        def over() -> None:
+            self.troubles.ended(kind)
+            end()
 
         def happen() -> None:
             del self._ends[due]
-            end()
+            over()
 
         due = self.stage.later(seconds, happen)
-        self._ends[due] = end
+        self._ends[due] = over
 
     def heal(self) -> None:
         """End everything that is bad."""
@@ -164,6 +226,9 @@ class World:
                 active += site.worker._engine.held
         if sorted(active) != sorted(self.hosts):
             found.append(f"the active workers do the chores of {sorted(active)}")
+        found += states.wrong(self)
+        if not self.troubles.stepped:
+            found += states.overdue(self.store, self.stage.microseconds(), self.hosts)
         return found
 
     def violations(self) -> list[str]:

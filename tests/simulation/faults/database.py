@@ -6,6 +6,7 @@ from __future__ import annotations
 from random import Random
 
 from tests.simulation.faults.draw import span
+from tests.simulation.troubles import AWAY, SILENT
 from tests.simulation.world import World
 
 
@@ -19,7 +20,7 @@ def store_away(world: World, random: Random) -> str | None:
         for site in sites:
             site.link.away = site.link.silent = False
 
-    world.until_healed(seconds, end)
+    world.until_healed(seconds, end, SILENT if silent else AWAY)
     return f"{'silent' if silent else 'away'} for {[site.name for site in sites]}, {seconds:.2f} s"
 
 
