@@ -18,7 +18,9 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=time.time_ns() % 10**9, help="the first of the seeds")
     parser.add_argument("--for-seconds", type=float, default=60.0, help="real seconds (60)")
     parser.add_argument(
-        "--virtual-seconds", type=float, help="all histories are of one shape, and so long (each has a shape of its own)"
+        "--virtual-seconds",
+        type=float,
+        help="all histories are of one shape, and so long (each has a shape of its own)",
     )
     parser.add_argument("--plan", help="play the plan in this file, which --minimise has written, and show its trace")
     parser.add_argument("--minimise", metavar="FILE", help="write the shortest plan that still fails; with --seed")

@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.simulation.machine import Machine
 from tracker_worker.errors import StoreUnavailable
-from tracker_worker.store.base import Commit, Store
+from tracker_worker.store.base import Commit, Store, Unstorable
 
 _WAIT_SECONDS = 5.0
 """How long a call waits for a store that does not answer."""
@@ -26,14 +26,41 @@ class Link:
         self.doubtful = 0.0
 
 
-def linked(store: Store, machine: Machine, link: Link, committed: Callable[[Commit], None]) -> Store:
+class Unstorables:
+    """The messages that the database cannot keep. ``more``: so many of the next ones are among them."""
+
+    def __init__(self) -> None:
+        self.more = 0
+        self._ids: set[str] = set()
+
+    def check(self, commit: Commit) -> None:
+        """Raises Unstorable: one of the messages is in the commit."""
+        for row in commit.inbox_rows:
+            if self.more:
+                self.more -= 1
+                self._ids.add(row.unique_id)
+            if row.unique_id in self._ids:
+                raise Unstorable(f"the store cannot keep the answer to message {row.unique_id}")
+
+
+def linked(
+    store: Store, machine: Machine, link: Link, unstorable: Unstorables, committed: Callable[[Commit], None]
+) -> Store:
     """The store as a worker on the machine sees it. ``committed`` gets each commit that the store has taken."""
-    return _Linked(store, machine, link, committed)
+    return _Linked(store, machine, link, unstorable, committed)
 
 
 class _Linked(Store):
-    def __init__(self, store: Store, machine: Machine, link: Link, committed: Callable[[Commit], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        machine: Machine,
+        link: Link,
+        unstorable: Unstorables,
+        committed: Callable[[Commit], None],
+    ) -> None:
         self._committed = committed
+        self._unstorable = unstorable
         self._store = store
         self._machine = machine
         self._link = link
@@ -58,6 +85,7 @@ class _Linked(Store):
             machine.sleep(link.delay * machine.stage.random.random())
             self._check()
         machine.reach("before commit")
+        self._unstorable.check(commit)
         write(commit)
         self._committed(commit)
         machine.reach("after commit")

@@ -19,7 +19,7 @@ from tests.simulation.bus import SimulatedBus
 from tests.simulation.client import Client
 from tests.simulation.machine import Machine
 from tests.simulation.stage import Due, Stage
-from tests.simulation.store import Link, linked
+from tests.simulation.store import Link, Unstorables, linked
 from tests.simulation.troubles import Troubles
 from tests.simulation.watch import Violation, Watch, stored
 from tracker_worker.conf import register_opts
@@ -36,7 +36,8 @@ _RESTART_SECONDS = 2.0
 class Site:
     """One worker on its machine. ``worker`` None: it does not run."""
 
-    def __init__(self, world: World, name: str, hosts: Sequence[str]) -> None:
+    def __init__(self, world: World, name: str, hosts: Sequence[str], *, store: Store | None = None) -> None:
+        """``store`` None: the database of the world."""
         self.world = world
         self.name = name
         self.hosts = hosts
@@ -48,10 +49,15 @@ class Site:
         """Whether it is about to start."""
         self.crashes_at: list[str] = []
         """Where its next processes crash, the last one first."""
+        self.ended = False
+        """Whether it is never started again."""
+        self._store = store
 
     def start(self) -> None:
         world = self.world
         self.starts = False
+        if self.ended:
+            return
         world.troubles.happened("start")
         self.machine = Machine(world.stage, self.name)
         self.machine.crash_there = lambda: self.restart(_RESTART_SECONDS)
@@ -60,7 +66,13 @@ class Site:
         self.worker = Worker(
             configured(self.hosts),
             bus=self.bus,
-            store=linked(world.store, self.machine, self.link, world.committed),
+            store=linked(
+                world.store if self._store is None else self._store,
+                self.machine,
+                self.link,
+                world.unstorable,
+                world.committed if self._store is None else lambda commit: None,
+            ),
             clock=self.machine.clock,
             runtime=self.machine,
             died=self._died,
@@ -92,7 +104,6 @@ class Site:
         if bus is not None and bus.connection is not None:
             self.world.broker.leave(bus.connection)
 
-
     def is_well(self) -> bool:
         """Whether it runs, goes on and is connected, as far as can be seen."""
         connection = None if self.bus is None else self.bus.connection
@@ -114,7 +125,9 @@ def configured(hosts: Sequence[str]) -> cfg.ConfigOpts:
 class World:
     """Hosts h1 ... are served by every worker; the first one that consumes a queue is the active one."""
 
-    def __init__(self, seed: object, *, hosts: int = 6, workers: int = 3, clients: int = 4, prefetch: int = 128) -> None:
+    def __init__(
+        self, seed: object, *, hosts: int = 6, workers: int = 3, clients: int = 4, prefetch: int = 128
+    ) -> None:
         self.stage = Stage(seed)
         begin_series("0" * 20)
         self.watch = Watch()
@@ -122,14 +135,15 @@ class World:
         self.hosts = [f"h{number}" for number in range(1, hosts + 1)]
         self.store: Store = MemoryStore(now=self.stage.microseconds, random_bytes=self.stage.random.randbytes)
         self.troubles = Troubles(self.stage, self._is_well)
-        self.answers = Answers(
-            self.stage, self.troubles, lambda: self.store, self._is_parked, self._is_undelivered
-        )
+        self.answers = Answers(self.stage, self.troubles, lambda: self.store, self._is_parked, self._is_undelivered)
         self.broker.published = self.answers.published
         self.broker.acknowledged = self.answers.acknowledged
         self.clients = [
             Client(self.stage, self.broker, f"c{number}", answers=self.answers) for number in range(clients)
         ]
+        self.unstorable = Unstorables()
+        self.copy: MemoryStore | None = None
+        """An earlier copy of the database."""
         self.deaths: list[BaseException] = []
         self._ends: dict[Due, Callable[[], object]] = {}
         self.sites = [Site(self, f"w{number}", self.hosts) for number in range(1, workers + 1)]

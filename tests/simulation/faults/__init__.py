@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from random import Random
 
-from tests.simulation.faults import database, network, processes
+from tests.simulation.faults import copies, database, network, points, processes
 from tests.simulation.world import World
 
 Fault = Callable[[World, Random], str | None]
@@ -15,6 +15,8 @@ Fault = Callable[[World, Random], str | None]
 
 FAULTS: dict[str, tuple[float, Fault]] = {
     "crash": (3, processes.crash),
+    "crash at a point": (2, points.crash_at),
+    "hang": (1, points.hang),
     "pause": (2, processes.pause),
     "clock": (1, processes.step_clock),
     "connection lost": (3, network.break_connection),
@@ -24,6 +26,8 @@ FAULTS: dict[str, tuple[float, Fault]] = {
     "store": (2, database.store_away),
     "slow commits": (2, database.store_slow),
     "commits in doubt": (2, database.doubt),
+    "unstorable": (1, database.unstorable),
+    "copy of the database": (2, copies.serve_copy),
 }
 """Name -> weight, and what happens."""
 

@@ -44,3 +44,9 @@ def doubt(world: World, random: Random) -> str | None:
 
     world.until_healed(seconds, end)
     return f"commits of {site.name} for {seconds:.2f} s"
+
+
+def unstorable(world: World, random: Random) -> str | None:
+    """There is something in a message that the database cannot keep."""
+    world.unstorable.more += random.randint(1, 3)
+    return f"the next {world.unstorable.more} messages"
