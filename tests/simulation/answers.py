@@ -93,8 +93,8 @@ class Answers:
         passed = self._stage.now - asked["sent_at"]
         if passed > _PROMPT_SECONDS and asked["method"] not in _SLOW and self._troubles.none(asked["sent_at"]):
             raise Violation(
-                f"call {asked['unique_id']} ({asked['method']} on {asked['host']}) {what} after {passed:.3f} s, although nothing "
-                "was wrong"
+                f"call {asked['unique_id']} ({asked['method']} on {asked['host']}) {what} after {passed:.3f} s, although "
+                "nothing was wrong"
             )
 
     def acknowledged(self, message: Message) -> None:

@@ -18,6 +18,7 @@ from tests.simulation.world import World
 CALM_SECONDS = 60.0
 START_SECONDS = 5.0
 """Nothing goes wrong before this time."""
+_UNDER_WAY_SECONDS = 0.5
 _STEPS_BETWEEN = 1000
 _TRACE_LINES = 400
 
@@ -156,6 +157,9 @@ def _play(plan: Plan, world: World, trace: _Trace) -> None:
     trace.note("CALM from here on, nothing more goes wrong")
     stage.run(stage.now + CALM_SECONDS, after)
     unsettled = world.unsettled()
+    if unsettled:  # a probe may be under way at this moment
+        stage.run(stage.now + _UNDER_WAY_SECONDS, after)
+        unsettled = world.unsettled()
     if unsettled:
         raise watch.Violation("after a minute without faults: " + "; ".join(unsettled))
     violations = world.violations()

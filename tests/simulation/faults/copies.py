@@ -25,7 +25,10 @@ def serve_copy(world: World, random: Random) -> str | None:
         return None
     if world.copy is None:
         world.copy = _copied(world, world.store)
-        return "is made of the database"
+        for site in world.sites:
+            if site.worker is not None and site.worker._engine.held:
+                site.restart(seconds / 10)  # whoever serves its hosts next renews their tokens
+        return "is made, and the active workers crash"
     tokens = {record.name: (record.token, record.previous_token) for record in world.copy.hosts()}
     markers = world.broker.markers
     if not tokens or any(host not in markers or markers[host].token in tokens.get(host, ()) for host in world.hosts):
