@@ -23,6 +23,8 @@ from tracker_worker.store.base import Commit, Store
 
 _PROMPT_SECONDS = 3.0
 """A call is answered within this time where nothing is wrong."""
+_TELLS_SECONDS = 5.0
+"""A worker that has had a call for this time tells it that the store is away."""
 _LATE_SECONDS = 11.0
 """A message has waited in its queue for as long as its caller waits, at the most, when a worker begins to count."""
 _UNDECIDED = frozenset(("StoreUnavailable", "InventoryUnavailable", "HostNotServed"))
@@ -51,6 +53,7 @@ class Answers:
         self._undelivered = undelivered
         self._told: dict[str, tuple[Any, Any]] = {}
         self._deadlines: dict[str, float] = {}
+        self._arrived: dict[str, float] = {}
         self._since = 0.0
         self.decided: set[str] = set()
 
@@ -63,6 +66,7 @@ class Answers:
         """A message has come to a queue."""
         if message.deadline is not None and message.message_id:
             self._deadlines[message.message_id] = message.deadline
+            self._arrived.setdefault(message.message_id, self._stage.now)
 
     def told(self, asked: Mapping[str, Any], reply: Mapping[str, Any], *, waits: bool) -> None:
         """A caller was told ``reply``. ``waits``: it still waits for it."""
@@ -83,14 +87,15 @@ class Answers:
         """A caller has stopped waiting."""
         self._check_time(asked, "was not answered")
         troubles, now = self._troubles, self._stage.now
-        if troubles.only(AWAY, asked["sent_at"]) and not self._undelivered(asked["unique_id"]):
+        arrived = self._arrived.get(asked["unique_id"], now)
+        if arrived + _TELLS_SECONDS < now and troubles.only(AWAY, asked["sent_at"]) and not self._undelivered(asked["unique_id"]):
             raise Violation(
                 f"call {asked['unique_id']} ({asked['method']} on {asked['host']}), sent at {asked['sent_at']:.3f}, was told "
                 f"nothing by {now:.3f}, not even that the store is away"
             )
 
     def _check_time(self, asked: Mapping[str, Any], what: str) -> None:
-        passed = self._stage.now - asked["sent_at"]
+        passed = self._stage.now - self._arrived.get(asked["unique_id"], self._stage.now)
         if passed > _PROMPT_SECONDS and asked["method"] not in _SLOW and self._troubles.none(asked["sent_at"]):
             raise Violation(
                 f"call {asked['unique_id']} ({asked['method']} on {asked['host']}) {what} after {passed:.3f} s, although "

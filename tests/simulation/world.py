@@ -52,6 +52,7 @@ class Site:
         self.ended = False
         """Whether it is never started again."""
         self._store = store
+        self._start: Due | None = None
 
     def start(self) -> None:
         world = self.world
@@ -91,10 +92,12 @@ class Site:
         self.restart(_RESTART_SECONDS)
 
     def restart(self, seconds: float) -> None:
-        """Kill the process, and start another one after so many seconds."""
+        """Kill the process, and start another one after so many seconds, also where another start was due."""
         self.crash()
+        if self._start is not None:
+            self._start.cancelled = True
         self.starts = True
-        self.world.stage.later(seconds, self.start)
+        self._start = self.world.stage.later(seconds, self.start)
 
     def crash(self) -> None:
         """End the process at once."""
