@@ -64,9 +64,10 @@ class Answers:
 
     def published(self, message: Message) -> None:
         """A message has come to a queue."""
-        if message.deadline is not None and message.message_id:
-            self._deadlines[message.message_id] = message.deadline
+        if message.message_id:
             self._arrived.setdefault(message.message_id, self._stage.now)
+            if message.deadline is not None:
+                self._deadlines[message.message_id] = message.deadline
 
     def told(self, asked: Mapping[str, Any], reply: Mapping[str, Any], *, waits: bool) -> None:
         """A caller was told ``reply``. ``waits``: it still waits for it."""
@@ -105,7 +106,8 @@ class Answers:
     def acknowledged(self, message: Message) -> None:
         """The broker forgets a message. ``message_id`` is that of a cast which is a command, or of a call."""
         unique_id = message.message_id
-        if unique_id and message.deadline is None and not self._parked(unique_id):
+        known = message.deadline is not None or self._arrived.get(unique_id, -1.0) < self._since
+        if not known and not self._parked(unique_id):
             self._demand_stored(unique_id, f"cast {unique_id} was acknowledged")
 
     def _demand_stored(self, unique_id: str, what: str) -> None:

@@ -32,13 +32,15 @@ class Unstorables:
     def __init__(self) -> None:
         self.more = 0
         self._ids: set[str] = set()
+        self._seen: set[str] = set()
 
     def check(self, commit: Commit) -> None:
         """Raises Unstorable: one of the messages is in the commit."""
+        new = [row.unique_id for row in commit.inbox_rows if row.unique_id not in self._seen]
+        self._seen.update(new)  # what was tried before may be stored
+        self._ids.update(new[: self.more])
+        self.more -= min(self.more, len(new))
         for row in commit.inbox_rows:
-            if self.more:
-                self.more -= 1
-                self._ids.add(row.unique_id)
             if row.unique_id in self._ids:
                 raise Unstorable(f"the store cannot keep the answer to message {row.unique_id}")
 
