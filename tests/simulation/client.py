@@ -15,6 +15,7 @@ from tracker_worker.wire.message import ReplyTo, decode_message
 from tracker_worker.wire.request import encode_request
 
 CONTEXT = {"project_id": "p1", "user_id": "u1", "request_id": "req-1"}
+_AGAIN_SECONDS = 0.2
 Told = Callable[[Request], object]
 
 
@@ -67,10 +68,17 @@ class Client:
         deadline = None if reply_to is None else self._stage.now + self._timeout
         message = Message(body=body, deadline=deadline)
         queue = SHARED if host is None else host
-        self._broker.queue(queue)
         stage = self._stage
         self._there_at = max(self._there_at + APART_SECONDS, stage.now + stage.random.random() * MOST_TRAVEL_SECONDS)
-        stage.later(self._there_at - stage.now, lambda: self._broker.publish(queue, message))
+        stage.later(self._there_at - stage.now, lambda: self._arrive(queue, message))
+
+    def _arrive(self, queue: str, message: Message) -> None:
+        """At the broker. What no queue takes is sent again."""
+        broker = self._broker
+        if broker.blocked:
+            broker.waiting.append(lambda: self._arrive(queue, message))
+        elif not (broker.up and broker.publish(queue, message)):
+            self._stage.later(_AGAIN_SECONDS, lambda: self._arrive(queue, message))
 
     def _receive(self, body: bytes) -> None:
         reply = decode_message(body)
