@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from tests.simulation.queues import Consumer, Exchange, Message, Queue, Stored
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 MOST_TRAVEL_SECONDS = 0.002
 APART_SECONDS = 1e-6
 EXCHANGE, TOPIC, DEAD_LETTERS = "openstack", "tracker", "tracker.dead"
+_CANCEL_SECONDS = 0.5
+"""The most that the broker takes to tell the consumers of a deleted queue."""
 _REPLY_SECONDS = 1.0
 """A client has its reply queue again so soon after it has found the broker."""
 
@@ -56,6 +58,8 @@ class Broker:
         self.disordered: list[Stored] = []
         """Messages that came back to their queue in another order."""
         self.disorder_next = False
+        self.closed_at = -1e9
+        """When it last closed something of a worker without a reason."""
         self.waiting: deque[Callable[[], object]] = deque()
         self.published: Callable[[Stored], object] = lambda message: None
         self.acknowledged: Callable[[Stored], object] = lambda message: None
@@ -163,11 +167,12 @@ class Broker:
                 del self.exchanges[exchange.name]
         consumers, queue.consumers = queue.consumers, []
         for consumer in consumers:
-            consumer.session.cancel(consumer)
+            self.stage.later(self.stage.random.random() * _CANCEL_SECONDS, partial(consumer.session.cancel, consumer))
 
     def leave(self, queue: Queue, consumer: Consumer) -> None:
         """A consumer of the queue is gone."""
-        queue.consumers.remove(consumer)
+        if consumer in queue.consumers:
+            queue.consumers.remove(consumer)
         if queue.auto_delete and not queue.consumers and not queue.deleted:
             self.delete(queue)
 
@@ -219,9 +224,7 @@ class Broker:
     def come_up(self) -> None:
         self.up = True
         for name in self.replies:
-            self.stage.later(
-                _REPLY_SECONDS * self.stage.random.random(), lambda name=name: self.missing_replies.pop(name, None)
-            )
+            self.stage.later(_REPLY_SECONDS * self.stage.random.random(), partial(self.missing_replies.pop, name, None))
 
     # --- what is to be seen of it -------------------------------------------------------------------------------------------
 

@@ -114,7 +114,9 @@ class Session:
     def cancel(self, consumer: Consumer) -> None:
         """The queue of a consumer was deleted."""
         for number, channel in self.channels.items():
-            if channel.consumers.pop(consumer.tag, None) is not None:
+            found = channel.consumers.get(consumer.tag)
+            if found is not None and found[1] is consumer:
+                del channel.consumers[consumer.tag]
                 self.say(number, (60, 30), "sb", (consumer.tag, True))
 
     # --- what comes ---------------------------------------------------------------------------------------------------------

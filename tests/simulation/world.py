@@ -12,6 +12,7 @@ from oslo_config import cfg
 from tests.invariants.check import check
 from tests.invariants.record import Evidence, Parked
 from tests.invariants.stored import books, recorded
+from tests.simulation import losses
 from tests.simulation.broker import Broker, Message
 from tests.simulation.bus import SimulatedBus
 from tests.simulation.client import Client
@@ -137,6 +138,7 @@ class World:
 
     def evidence(self) -> Evidence:
         requests = [request for client in self.clients for request in client.requests]
+        requests = list(losses.judged(requests, self.broker))
         return Evidence(
             requests=requests,
             heard=self.watch.notifications,
