@@ -72,6 +72,16 @@ class NamedThread(threading.Thread):
         super().run()
 
 
+class Thread(Protocol):
+    """A thread that runs one function. It is started once."""
+
+    def start(self) -> None: ...
+
+    def join(self, timeout: float | None = None) -> None: ...
+
+    def is_alive(self) -> bool: ...
+
+
 class Stepped(Protocol):
     """A part of the program that works in steps and never waits inside one."""
 
@@ -270,6 +280,30 @@ class Runtime:
     def lock(self) -> Lock:
         """A lock that may be held while its owner waits."""
         return Lock()
+
+    def thread(self, target: Callable[[], object], name: str, died: Callable[[BaseException], None]) -> Thread:
+        """A thread that runs ``target`` once. ``died`` gets what it raises."""
+
+        def run() -> None:
+            try:
+                target()
+            except BaseException as error:
+                LOG.exception("the thread %s ends", name)
+                died(error)
+
+        return NamedThread(target=run, name=name)
+
+    def event(self) -> Event:
+        """What threads wait for until another one sets it."""
+        return Event()
+
+    def sleep(self, seconds: float) -> None:
+        """Do nothing for so long."""
+        sleep(seconds)
+
+    def microseconds(self) -> int:
+        """The time of day of this machine."""
+        return now_microseconds()
 
     def random_bytes(self, count: int) -> bytes:
         """So many bytes that nobody can guess."""

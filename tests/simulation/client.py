@@ -15,6 +15,7 @@ from tracker_worker.wire.message import ReplyTo, decode_message
 from tracker_worker.wire.request import encode_request
 
 CONTEXT = {"project_id": "p1", "user_id": "u1", "request_id": "req-1"}
+_AGAIN_SECONDS = 0.2
 Told = Callable[[Request], object]
 
 
@@ -39,12 +40,11 @@ class Client:
         late = self._stage.later(self._timeout, lambda: self._give_up(reply_to.msg_id))
         self._calls[reply_to.msg_id] = (asked, late, told)
         self.waiting += 1
-        self._send(host, method, args, asked["unique_id"], reply_to)
+        self._send(asked, reply_to)
 
     def cast(self, host: str | None, method: str, /, **args: Any) -> None:
         asked = self._asked(host, method, args, call=False)
-        self._send(host, method, args, asked["unique_id"], None)
-        self._end(asked, SENT)
+        self._send(asked, None)
 
     def _id(self) -> str:
         return self._stage.random.randbytes(16).hex()
@@ -60,17 +60,30 @@ class Client:
             "client": self.name,
         }
 
-    def _send(
-        self, host: str | None, method: str, args: Mapping[str, Any], unique_id: str, reply_to: ReplyTo | None
-    ) -> None:
-        body = encode_request(method, args, context=CONTEXT, unique_id=unique_id, reply_to=reply_to, version="1.1")
+    def _send(self, asked: Mapping[str, Any], reply_to: ReplyTo | None) -> None:
+        body = encode_request(
+            asked["method"],
+            asked["args"],
+            context=CONTEXT,
+            unique_id=asked["unique_id"],
+            reply_to=reply_to,
+            version="1.1",
+        )
         deadline = None if reply_to is None else self._stage.now + self._timeout
         message = Message(body=body, deadline=deadline)
-        queue = SHARED if host is None else host
-        self._broker.queue(queue)
         stage = self._stage
         self._there_at = max(self._there_at + APART_SECONDS, stage.now + stage.random.random() * MOST_TRAVEL_SECONDS)
-        stage.later(self._there_at - stage.now, lambda: self._broker.publish(queue, message))
+        stage.later(self._there_at - stage.now, lambda: self._arrive(asked, message))
+
+    def _arrive(self, asked: Mapping[str, Any], message: Message) -> None:
+        """At the broker. What no queue takes is sent again."""
+        broker, host = self._broker, asked["host"]
+        if broker.blocked:
+            broker.waiting.append(lambda: self._arrive(asked, message))
+        elif not (broker.up and broker.publish(SHARED if host is None else host, message)):
+            self._stage.later(_AGAIN_SECONDS, lambda: self._arrive(asked, message))
+        elif not asked["call"]:
+            self._end(asked, SENT)
 
     def _receive(self, body: bytes) -> None:
         reply = decode_message(body)

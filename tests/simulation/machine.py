@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.simulation.stage import Due, Stage
+from tests.simulation.virtual import VirtualEvent, VirtualThread
 from tracker_worker import threads
 
 _TURN_SECONDS = 0.0005
@@ -43,6 +44,8 @@ class Machine(threads.Runtime):
 
         def happen() -> None:
             if self.crashed:
+                # A thread that is thrown away would do its clean-up, whenever that happens.
+                self.stage.left.append(action)
                 return
             if self.stage.now < self._paused_until:
                 self.stage.put_off(due, self._paused_until)
@@ -94,6 +97,15 @@ class Machine(threads.Runtime):
 
     def lock(self) -> Any:
         return VirtualLock(self)
+
+    def thread(self, target: Callable[[], object], name: str, died: Callable[[BaseException], None]) -> threads.Thread:
+        return VirtualThread(self, target, died)
+
+    def event(self) -> Any:
+        return VirtualEvent(self)
+
+    def microseconds(self) -> int:
+        return self.clock()
 
     def random_bytes(self, count: int) -> bytes:
         return self.stage.random.randbytes(count)

@@ -83,8 +83,9 @@ def run(plan: Plan) -> Outcome:
     except Exception:  # noqa: BLE001 whatever ends a worker's step in an unforeseen way is found
         outcome.violation = traceback.format_exc()
     finally:
-        logging.root.handlers, logging.root.level = before
         outcome.trace = trace.lines()
+        world.stage.close()
+        logging.root.handlers, logging.root.level = before
         outcome.steps = world.stage.steps
         outcome.requests = sum(len(client.requests) for client in world.clients)
     return outcome

@@ -12,6 +12,7 @@ from oslo_config import cfg
 from tests.invariants.check import check
 from tests.invariants.record import Evidence, Parked
 from tests.invariants.stored import books, recorded
+from tests.simulation import losses
 from tests.simulation.broker import Broker, Message
 from tests.simulation.bus import SimulatedBus
 from tests.simulation.client import Client
@@ -48,9 +49,10 @@ class Site:
         world = self.world
         self.starts = False
         self.machine = Machine(world.stage, self.name)
-        self.bus = SimulatedBus(world.broker, self.machine)
+        conf = configured(self.hosts)
+        self.bus = SimulatedBus(world.broker, self.machine, conf)
         self.worker = Worker(
-            configured(self.hosts),
+            conf,
             bus=self.bus,
             store=linked(world.store, self.machine, self.link, world.watch.committed),
             clock=self.machine.clock,
@@ -80,14 +82,15 @@ class Site:
         """End the process at once."""
         self.machine.crash()
         bus, self.bus, self.worker = self.bus, None, None
-        if bus is not None and bus.connection is not None:
-            self.world.broker.leave(bus.connection)
+        if bus is not None:
+            bus.network.end()
 
 
 def configured(hosts: Sequence[str]) -> cfg.ConfigOpts:
     conf = cfg.ConfigOpts()
     register_opts(conf)
     conf([], project="tracker-worker", default_config_files=[])
+    conf.set_override("transport_url", "rabbit://guest:guest@broker:5672/")
     conf.set_override("hosts", list(hosts), group="tracker")
     conf.set_override("inventory_driver", "fake", group="tracker")
     conf.set_override("connection", "sqlite://", group="database")
@@ -135,6 +138,7 @@ class World:
 
     def evidence(self) -> Evidence:
         requests = [request for client in self.clients for request in client.requests]
+        requests = list(losses.judged(requests, self.broker))
         return Evidence(
             requests=requests,
             heard=self.watch.notifications,
@@ -146,12 +150,7 @@ class World:
     def unsettled(self) -> list[str]:
         """What is not as it should be some time after the last fault."""
         found = [f"{client.name} waits for {client.waiting} answers" for client in self.clients if client.waiting]
-        for queue in self.broker.queues.values():
-            if queue.ready:
-                found.append(f"{len(queue.ready)} messages are ready in {queue.name!r}")
-        for connection in self.broker.connections:
-            if connection.unacknowledged:
-                found.append(f"{len(connection.unacknowledged)} messages are not acknowledged")
+        found += self.broker.left()
         for name in self.store.host_names():
             for stream in self.store.streams(name):
                 late = [topic for topic, cursor in stream.cursors.items() if cursor < stream.sequence]
