@@ -7,7 +7,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 from tests.invariants.record import ERROR, RESULT, SENT, UNKNOWN, Parked, Request
@@ -102,6 +102,7 @@ def _instance(request: Request, claims: Mapping[str, str]) -> str | None:
     return claims.get(canonical(named), canonical(named)) if isinstance(named, str) else None
 
 
+@lru_cache(maxsize=65536)
 def canonical(name: str) -> str:
     """The name as the worker keeps it: a UUID in any spelling in lower case with hyphens, every other name as it is."""
     try:

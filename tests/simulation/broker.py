@@ -98,18 +98,17 @@ class Connection:
 
 
 class Broker:
-    """``notifications``: what billing has received, in order, by topic and priority. ``parked``: the dead letters."""
+    """``parked``: the dead letters."""
 
     def __init__(self, stage: Stage, *, heard: Callable[[str, Message], None], prefetch: int = 128) -> None:
         """``heard`` gets each notification, with the name of its queue, as it arrives."""
         self.stage = stage
-        self._heard = heard
+        self.heard = heard
         self.prefetch = prefetch
         self.up = True
         self.blocked = False
         self.queues: dict[str, Queue] = {}
         self.replies: dict[str, Callable[[bytes], None]] = {}
-        self.notifications: list[tuple[str, Message]] = []
         self.parked: list[Message] = []
         self.markers: dict[str, Marker] = {}
         self.locked: dict[str, Machine] = {}
@@ -164,8 +163,7 @@ class Broker:
 
     def notify(self, queue: str, message: Message) -> None:
         """A notification arrives."""
-        self.notifications.append((queue, message))
-        self._heard(queue, message)
+        self.heard(queue, message)
 
     def pump(self, queue: Queue) -> None:
         """Give ready messages to whoever consumes the queue."""

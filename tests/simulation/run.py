@@ -65,7 +65,7 @@ class Outcome:
     violation: str | None = None
     steps: int = 0
     requests: int = 0
-    trace: deque[str] = field(default_factory=lambda: deque(maxlen=_TRACE_LINES))
+    trace: list[str] = field(default_factory=list)
 
 
 def run(plan: Plan) -> Outcome:
@@ -73,23 +73,24 @@ def run(plan: Plan) -> Outcome:
     plan = plan.with_faults()
     outcome = Outcome(plan=plan)
     world = World(plan.seed, hosts=plan.hosts, workers=plan.workers, clients=plan.clients)
-    handler = _Trace(world, outcome.trace)
+    trace = _Trace(world)
     before = logging.root.handlers, logging.root.level
-    logging.root.handlers, logging.root.level = [handler], logging.INFO
+    logging.root.handlers, logging.root.level = [trace], logging.INFO
     try:
-        _play(plan, world, outcome)
+        _play(plan, world, trace)
     except watch.Violation as violation:
         outcome.violation = str(violation)
     except Exception:  # noqa: BLE001 whatever ends a worker's step in an unforeseen way is found
         outcome.violation = traceback.format_exc()
     finally:
         logging.root.handlers, logging.root.level = before
+        outcome.trace = trace.lines()
         outcome.steps = world.stage.steps
         outcome.requests = sum(len(client.requests) for client in world.clients)
     return outcome
 
 
-def _play(plan: Plan, world: World, outcome: Outcome) -> None:
+def _play(plan: Plan, world: World, trace: _Trace) -> None:
     stage = world.stage
 
     def after() -> None:
@@ -101,7 +102,7 @@ def _play(plan: Plan, world: World, outcome: Outcome) -> None:
     def happen(planned: faults.Planned) -> None:
         said = planned.happen(world)
         if said is not None:
-            outcome.trace.append(f"{stage.now:10.4f} FAULT {said}")
+            trace.note(f"FAULT {said}")
 
     world.start()
     stage.run(_START_SECONDS, after)
@@ -115,7 +116,7 @@ def _play(plan: Plan, world: World, outcome: Outcome) -> None:
     for scheduler in schedulers:
         scheduler.stop()
     world.heal()
-    outcome.trace.append(f"{stage.now:10.4f} CALM from here on, nothing more goes wrong")
+    trace.note("CALM from here on, nothing more goes wrong")
     stage.run(stage.now + CALM_SECONDS, after)
     unsettled = world.unsettled()
     if unsettled:
@@ -126,12 +127,24 @@ def _play(plan: Plan, world: World, outcome: Outcome) -> None:
 
 
 class _Trace(logging.Handler):
-    """The log of all workers, at virtual times."""
+    """The last lines of the log of all workers, at virtual times. A text is made only for a line that is shown."""
 
-    def __init__(self, world: World, lines: deque[str]) -> None:
+    def __init__(self, world: World) -> None:
         super().__init__()
-        self._world = world
-        self._lines = lines
+        self._stage = world.stage
+        self._kept: deque[tuple[float, str | logging.LogRecord]] = deque(maxlen=_TRACE_LINES)
 
-    def emit(self, record: logging.LogRecord) -> None:
-        self._lines.append(f"{self._world.stage.now:10.4f} {record.levelname} {record.getMessage()}")
+    def handle(self, record: logging.LogRecord) -> bool:
+        self._kept.append((self._stage.now, record))
+        return True
+
+    def note(self, line: str) -> None:
+        """Add a line that is not of a log."""
+        self._kept.append((self._stage.now, line))
+
+    def lines(self) -> list[str]:
+        return [f"{at:10.4f} {line if isinstance(line, str) else _said(line)}" for at, line in self._kept]
+
+
+def _said(record: logging.LogRecord) -> str:
+    return f"{record.levelname} {record.getMessage()}"

@@ -75,9 +75,11 @@ def test_a_planted_fault_still_fits(patch: Path, tmp_path: Path) -> None:
 
 def test_a_number_that_is_used_twice_is_a_violation() -> None:
     world = World(1, hosts=1, workers=1, clients=1)
+    told: list[tuple[str, Message]] = []
+    world.broker.heard = lambda queue, message: told.append((queue, message))
     world.start()
     world.stage.run(20)
-    queue, message = world.broker.notifications[0]
+    queue, message = told[0]
     watch = Watch()
     watch.heard(queue, message)
     watch.heard(queue, message)  # a copy

@@ -10,7 +10,7 @@ from functools import partial
 from oslo_config import cfg
 
 from tests.invariants.check import check
-from tests.invariants.record import Evidence, Heard, Parked
+from tests.invariants.record import Evidence, Parked
 from tests.invariants.stored import books, recorded
 from tests.simulation.broker import Broker, Message
 from tests.simulation.bus import SimulatedBus
@@ -137,7 +137,7 @@ class World:
         requests = [request for client in self.clients for request in client.requests]
         return Evidence(
             requests=requests,
-            heard=[_heard(queue, message) for queue, message in self.broker.notifications],
+            heard=self.watch.notifications,
             parked=[_parked(message) for message in self.broker.parked],
             nodes=books(self.store),  # type: ignore[arg-type]
             inbox=recorded(self.store, sorted({request.unique_id for request in requests})),  # type: ignore[arg-type]
@@ -169,12 +169,6 @@ class World:
     def violations(self) -> list[str]:
         """What is wrong when everything is quiet."""
         return check(self.evidence())
-
-
-def _heard(queue: str, message: Message) -> Heard:
-    said = json.loads(json.loads(message.body)["oslo.message"])
-    names = ("message_id", "event_type", "priority", "publisher_id", "timestamp", "payload")
-    return Heard(queue=queue, **{name: said[name] for name in names})
 
 
 def _parked(message: Message) -> Parked:
