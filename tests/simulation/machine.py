@@ -36,6 +36,9 @@ class Machine(threads.Runtime):
         """As by SIGSTOP and, after so many seconds, SIGCONT."""
         self._paused_until = max(self._paused_until, self.stage.now + seconds)
 
+    def paused(self) -> bool:
+        return self.stage.now < self._paused_until
+
     # --- for what runs on it -----------------------------------------------------------------------------------------
 
     def later(self, seconds: float, action: Callable[[], object]) -> Due:
@@ -43,6 +46,8 @@ class Machine(threads.Runtime):
 
         def happen() -> None:
             if self.crashed:
+                # A thread that is thrown away would do its clean-up, whenever that happens.
+                self.stage.left.append(action)
                 return
             if self.stage.now < self._paused_until:
                 self.stage.put_off(due, self._paused_until)
@@ -94,6 +99,9 @@ class Machine(threads.Runtime):
 
     def lock(self) -> Any:
         return VirtualLock(self)
+
+    def process(self) -> str:
+        return self.name
 
     def random_bytes(self, count: int) -> bytes:
         return self.stage.random.randbytes(count)

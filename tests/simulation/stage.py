@@ -38,6 +38,8 @@ class Stage:
         self.ahead = 0.0
         """By how many seconds the time of day is wrong."""
         self.steps = 0
+        self.left: list[Callable[[], object]] = []
+        """What never happens, because its machine has crashed."""
         self._due: list[tuple[float, float, int, Due]] = []
         self._number = 0
         self._hub = greenlet.getcurrent()

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The database of a world: what the workers open, and what can happen to it."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+from tests.simulation.machine import Machine
+from tests.simulation.stage import Stage
+from tracker_worker.ids import NewIds
+from tracker_worker.new_history import begin_history
+from tracker_worker.store.base import Store
+from tracker_worker.store.memory import MemoryStore
+
+FULL = "full"
+READ_ONLY = "read-only"
+
+
+class Database(ABC):
+    """``store`` is for those who only read, between the actions of the stage."""
+
+    store: Store
+    refuses: str | None = None
+    """FULL or READ_ONLY: it takes no writes."""
+    shared = True
+    """Whether all workers have one store, which cannot refuse by itself."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+
+    @abstractmethod
+    def opened(self, machine: Machine) -> Store:
+        """The database for a worker on a machine."""
+
+    @abstractmethod
+    def crashed(self, machine: Machine) -> None:
+        """The machine is gone: its transactions end without an effect."""
+
+    @abstractmethod
+    def refuse(self, why: str | None) -> None:
+        """Take no writes; None: take them again."""
+
+    @abstractmethod
+    def back_up(self) -> Any:
+        """A copy of its present state."""
+
+    @abstractmethod
+    def put_back(self, backup: Any, done: Callable[[], object]) -> None:
+        """Go back to the state of a copy while workers run, and call ``done``: now, or as soon as no worker writes."""
+
+    @abstractmethod
+    def with_new_history(self, backup: Any) -> Any:
+        """The copy after ``tracker-worker db new-history``."""
+
+    def replace(self, backup: Any) -> bool:
+        """Put a copy into the place of the database as another file. False: the database is no file."""
+        return False
+
+    def close(self) -> None:
+        """Release what it holds outside of this process's memory."""
+
+    def _begin_history(self, store: Store) -> None:
+        begin_history(
+            store,
+            predecessor=store.histories()[-1].ledger_id,
+            reason="a backup was restored",
+            now=self.stage.microseconds(),
+            new_id=NewIds(self.stage.random.randbytes),
+        )
+
+
+class MemoryDatabase(Database):
+    """All workers share one MemoryStore."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__(stage)
+        self.store = self._store = _Copied(now=stage.microseconds, random_bytes=stage.random.randbytes)
+
+    def opened(self, machine: Machine) -> Store:
+        return self._store
+
+    def crashed(self, machine: Machine) -> None:
+        """Nothing is open between two steps."""
+
+    def refuse(self, why: str | None) -> None:
+        self.refuses = why
+
+    def back_up(self) -> Any:
+        return self._store.state()
+
+    def put_back(self, backup: Any, done: Callable[[], object]) -> None:
+        self._store.become(backup)
+        done()
+
+    def with_new_history(self, backup: Any) -> Any:
+        other = _Copied(now=self.stage.microseconds, random_bytes=self.stage.random.randbytes)
+        other.become(backup)
+        self._begin_history(other)
+        return other.state()
+
+
+class _Copied(MemoryStore):
+    _STATE = ("_rows", "_attempts", "_dead_letters", "_letter_ids")
+
+    def state(self) -> dict[str, Any]:
+        return copy.deepcopy({name: getattr(self, name) for name in self._STATE})
+
+    def become(self, state: dict[str, Any]) -> None:
+        vars(self).update(copy.deepcopy(state))
