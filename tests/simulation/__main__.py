@@ -63,7 +63,8 @@ def _show(outcome: Outcome) -> None:
     plan = outcome.plan
     print(f"seed {plan.seed}: {outcome.steps} steps, {outcome.requests} requests, {len(plan.faults or ())} faults")
     print(f"violation: {outcome.violation}" if outcome.violation else "nothing found")
-    print(f"again: python -m tests.simulation --seed {plan.seed} --virtual-seconds {plan.seconds:g} --store {plan.store}")
+    options = f"--seed {plan.seed} --virtual-seconds {plan.seconds:g} --store {plan.store}"
+    print(f"again: python -m tests.simulation {options}")
 
 
 if __name__ == "__main__":

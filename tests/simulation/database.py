@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
 from tests.simulation.machine import Machine
 from tests.simulation.stage import Stage
+from tests.support.backup import Backup
 from tracker_worker.ids import NewIds
 from tracker_worker.new_history import begin_history
 from tracker_worker.store.base import Store
@@ -59,6 +59,7 @@ class Database(ABC):
         """Put a copy into the place of the database as another file. False: the database is no file."""
         return False
 
+    @abstractmethod
     def close(self) -> None:
         """Release what it holds outside of this process's memory."""
 
@@ -77,10 +78,13 @@ class MemoryDatabase(Database):
 
     def __init__(self, stage: Stage) -> None:
         super().__init__(stage)
-        self.store = self._store = _Copied(now=stage.microseconds, random_bytes=stage.random.randbytes)
+        self.store = self._store = MemoryStore(now=stage.microseconds, random_bytes=stage.random.randbytes)
 
     def opened(self, machine: Machine) -> Store:
         return self._store
+
+    def close(self) -> None:
+        """There is nothing."""
 
     def crashed(self, machine: Machine) -> None:
         """Nothing is open between two steps."""
@@ -88,25 +92,15 @@ class MemoryDatabase(Database):
     def refuse(self, why: str | None) -> None:
         self.refuses = why
 
-    def back_up(self) -> Any:
-        return self._store.state()
+    def back_up(self) -> Backup:
+        return Backup(self._store)
 
-    def put_back(self, backup: Any, done: Callable[[], object]) -> None:
-        self._store.become(backup)
+    def put_back(self, backup: Backup, done: Callable[[], object]) -> None:
+        backup.restore(self._store)
         done()
 
-    def with_new_history(self, backup: Any) -> Any:
-        other = _Copied(now=self.stage.microseconds, random_bytes=self.stage.random.randbytes)
-        other.become(backup)
+    def with_new_history(self, backup: Backup) -> Backup:
+        other = MemoryStore(now=self.stage.microseconds, random_bytes=self.stage.random.randbytes)
+        backup.restore(other)
         self._begin_history(other)
-        return other.state()
-
-
-class _Copied(MemoryStore):
-    _STATE = ("_rows", "_attempts", "_dead_letters", "_letter_ids")
-
-    def state(self) -> dict[str, Any]:
-        return copy.deepcopy({name: getattr(self, name) for name in self._STATE})
-
-    def become(self, state: dict[str, Any]) -> None:
-        vars(self).update(copy.deepcopy(state))
+        return Backup(other)

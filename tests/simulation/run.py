@@ -99,7 +99,7 @@ def _play(plan: Plan, world: World, trace: _Trace) -> None:
         if world.deaths:
             raise watch.Violation(f"a part of a worker has failed: {world.deaths[0]!r}")
         if stage.steps % _STEPS_BETWEEN == 0:
-            watch.stored(world.store)
+            watch.stored(world.store, went_back=world.noticing)
 
     def happen(planned: faults.Planned) -> None:
         said = None if world.noticing else planned.happen(world)

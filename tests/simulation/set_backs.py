@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What must hold of a history in which the database went back to earlier states.
 
-What was committed between the copy and its return never happened, and was told to clients and to billing. Billing learns it from
-the notifications; a client does not. What is left is judged like any other history.
+What was committed between the copy and its return never happened, and was told to clients and to billing. Billing learns that
+from the notifications; a client does not. What is left is judged like any other history.
 """
 
 from __future__ import annotations

@@ -34,14 +34,15 @@ def linked(database: Database, machine: Machine, link: Link, committed: Callable
 
 
 class _Linked(Store):
-    def __init__(
-        self, database: Database, machine: Machine, link: Link, committed: Callable[[Commit], None]
-    ) -> None:
+    def __init__(self, database: Database, machine: Machine, link: Link, committed: Callable[[Commit], None]) -> None:
         self._committed = committed
         self._store = database.opened(machine)
         self._database = database
         self._machine = machine
         self._link = link
+
+    def stop(self) -> None:
+        self._store.stop()
 
     def _check(self) -> None:
         if self._link.silent:
@@ -146,6 +147,6 @@ _WRITES = frozenset(
         "take_lease",
     }
 )
-for _name in Store.__abstractmethods__ - {"commit", "locked", "all_locked"}:
+for _name in Store.__abstractmethods__ - {"commit", "locked", "all_locked", "stop"}:
     setattr(_Linked, _name, (_writing if _name in _WRITES else _reading)(_name))
 _Linked.__abstractmethods__ = frozenset()

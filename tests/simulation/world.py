@@ -110,7 +110,9 @@ def configured(hosts: Sequence[str]) -> cfg.ConfigOpts:
 class World:
     """Hosts h1 ... are served by every worker; the first one that consumes a queue is the active one."""
 
-    def __init__(self, seed: object, *, hosts: int = 6, workers: int = 3, clients: int = 4, store: str = "memory") -> None:
+    def __init__(
+        self, seed: object, *, hosts: int = 6, workers: int = 3, clients: int = 4, store: str = "memory"
+    ) -> None:
         self.stage = Stage(seed)
         begin_series("0" * 20)
         self.watch = Watch()
