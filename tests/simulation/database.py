@@ -10,6 +10,7 @@ from typing import Any
 from tests.simulation.machine import Machine
 from tests.simulation.stage import Stage
 from tests.support.backup import Backup
+from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.ids import NewIds
 from tracker_worker.new_history import begin_history
 from tracker_worker.store.base import Store
@@ -38,6 +39,20 @@ class Database(ABC):
     @abstractmethod
     def crashed(self, machine: Machine) -> None:
         """The machine is gone: its transactions end without an effect."""
+
+    def ledgers(self) -> list[HostLedger]:
+        """What is stored of every host."""
+        return [host for name in self.store.host_names() if (host := self.store.load_host(name)) is not None]
+
+    def cursors_ahead(self) -> list[str]:
+        """The cursors that are ahead of their streams."""
+        return [
+            f"{topic} of {name}/{stream.node}"
+            for name in self.store.host_names()
+            for stream in self.store.streams(name)
+            for topic, cursor in stream.cursors.items()
+            if cursor > stream.sequence
+        ]
 
     @abstractmethod
     def refuse(self, why: str | None) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import sqlite3
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,19 @@ import sqlalchemy as sa
 from tests.simulation.database import FULL, READ_ONLY, Database
 from tests.simulation.machine import Machine
 from tests.simulation.stage import Stage
+from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.ids import NewIds
 from tracker_worker.store.base import Store
+from tracker_worker.store.sql.commit import hosts_of
 from tracker_worker.store.sql.store import SQLStore
 
 _STATEMENTS_BETWEEN = 40
 """So many statements, on average, are executed on a connection until other threads get a turn in front of one."""
 _TURN_SECONDS = 0.05
 _AGAIN_SECONDS = 0.002
+_CURSORS_AHEAD = """\
+SELECT topic, host, node FROM relay_cursor JOIN streams ON streams.id = relay_cursor.stream_id
+WHERE topic <> '' AND relay_cursor.sequence > streams.sequence"""
 _REFUSING = {
     None: ("query_only = OFF", f"max_page_count = {2**30}"),
     FULL: ("max_page_count = 1",),
@@ -94,6 +100,24 @@ class SQLiteDatabase(Database):
     def crashed(self, machine: Machine) -> None:
         found = self._open.pop(machine, None)
         for connection in found[1] if found is not None else ():
+            connection.close()
+
+    def ledgers(self) -> list[HostLedger]:
+        with self._reading() as connection:
+            return hosts_of(connection)
+
+    def cursors_ahead(self) -> list[str]:
+        with self._reading() as connection:
+            return [f"{topic} of {host}/{node}" for topic, host, node in connection.execute(_CURSORS_AHEAD)]
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """The driver alone: SQLAlchemy needs three times as long."""
+        connection = sqlite3.connect(self._file, isolation_level=None)
+        try:
+            connection.execute("BEGIN")
+            yield connection
+        finally:
             connection.close()
 
     def refuse(self, why: str | None) -> None:
