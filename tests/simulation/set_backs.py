@@ -7,6 +7,7 @@ from the notifications; a client does not. What is left is judged like any other
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -22,11 +23,14 @@ class SetBack:
     backed_up_at: float
     put_back_at: float
 
-    def voids(self, request: Request, recorded: bool) -> bool:
-        """Whether what was told of a request may be lost. ``recorded``: the database knows the request."""
-        if request.sent_at > self.put_back_at:
-            return False
-        return request.ended_at >= self.backed_up_at if request.call else not recorded
+    def applied(self, request: Request, recorded: bool) -> Request:
+        """What is known of a request after this. ``recorded``: the database has its reply. What was decided in the meantime
+        is lost, and a copy of the message, which the broker may still have, is decided anew, at any later time."""
+        if request.sent_at > self.put_back_at or (request.call and request.ended_at < self.backed_up_at):
+            return request
+        if not request.call and recorded:
+            return replace(request, ended_at=math.inf)
+        return replace(request, outcome=UNKNOWN, ended_at=math.inf, reply=None, error="", facts={})
 
 
 def judged(evidence: Evidence, set_backs: Sequence[SetBack], *, present: str) -> list[str]:
@@ -38,8 +42,7 @@ def judged(evidence: Evidence, set_backs: Sequence[SetBack], *, present: str) ->
         violations += more
     requests = []
     for request in evidence.requests:
-        recorded = request.unique_id in evidence.inbox
-        if any(each.voids(request, recorded) for each in set_backs):
-            request = replace(request, outcome=UNKNOWN, reply=None, error="", facts={})
+        for set_back in set_backs:
+            request = set_back.applied(request, request.unique_id in evidence.inbox)
         requests.append(request)
     return violations + check(replace(evidence, heard=kept, others=others, requests=requests))
