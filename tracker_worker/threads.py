@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import queue
+import socket
 import sys
 import threading
 import time
@@ -308,6 +309,10 @@ class Runtime:
     def random_bytes(self, count: int) -> bytes:
         """So many bytes that nobody can guess."""
         return random_bytes(count)
+
+    def process(self) -> str:
+        """A name of this process that no other one has at the same time: that of its machine, and its number there."""
+        return f"{socket.gethostname()}:{os.getpid()}"
 
 
 SYSTEM = Runtime()

@@ -37,6 +37,9 @@ class Machine(threads.Runtime):
         """As by SIGSTOP and, after so many seconds, SIGCONT."""
         self._paused_until = max(self._paused_until, self.stage.now + seconds)
 
+    def paused(self) -> bool:
+        return self.stage.now < self._paused_until
+
     # --- for what runs on it -----------------------------------------------------------------------------------------
 
     def later(self, seconds: float, action: Callable[[], object]) -> Due:
@@ -106,6 +109,9 @@ class Machine(threads.Runtime):
 
     def microseconds(self) -> int:
         return self.clock()
+
+    def process(self) -> str:
+        return self.name
 
     def random_bytes(self, count: int) -> bytes:
         return self.stage.random.randbytes(count)

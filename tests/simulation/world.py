@@ -16,7 +16,10 @@ from tests.simulation import losses
 from tests.simulation.broker import Broker, Message
 from tests.simulation.bus import SimulatedBus
 from tests.simulation.client import Client
+from tests.simulation.database import Database, MemoryDatabase
 from tests.simulation.machine import Machine
+from tests.simulation.set_backs import SetBack, judged
+from tests.simulation.sqlite import SQLiteDatabase
 from tests.simulation.stage import Due, Stage
 from tests.simulation.store import Link, linked
 from tests.simulation.watch import Watch
@@ -24,10 +27,11 @@ from tracker_worker.conf import register_opts
 from tracker_worker.errors import ConfigurationError
 from tracker_worker.service.first_audit import StartCancelled
 from tracker_worker.service.worker import Worker
-from tracker_worker.store.base import Store
-from tracker_worker.store.memory import MemoryStore
+from tracker_worker.store.base import Store, StoreReplaced
 from tracker_worker.wire.message import begin_series
 
+STORES: dict[str, type[Database]] = {"memory": MemoryDatabase, "sqlite": SQLiteDatabase}
+"""The name of a store in a plan -> what it is."""
 _RESTART_SECONDS = 2.0
 
 
@@ -54,7 +58,7 @@ class Site:
         self.worker = Worker(
             conf,
             bus=self.bus,
-            store=linked(world.store, self.machine, self.link, world.watch.committed),
+            store=linked(world.database, self.machine, self.link, world.watch.committed),
             clock=self.machine.clock,
             runtime=self.machine,
             died=self._died,
@@ -65,11 +69,12 @@ class Site:
     def _run(self, worker: Worker) -> None:
         try:
             worker.start()
-        except (ConfigurationError, StartCancelled):
+        except (ConfigurationError, StartCancelled, StoreReplaced):
             self.restart(_RESTART_SECONDS)
 
     def _died(self, error: BaseException) -> None:
-        self.world.deaths.append(error)
+        if not isinstance(error, StoreReplaced):
+            self.world.deaths.append(error)
         self.restart(_RESTART_SECONDS)
 
     def restart(self, seconds: float) -> None:
@@ -78,9 +83,17 @@ class Site:
         self.starts = True
         self.world.stage.later(seconds, self.start)
 
+    def works(self) -> bool:
+        """Whether the worker is ready, its process goes on, and its connection is whole."""
+        connection = None if self.bus is None else self.bus.connection
+        if self.worker is None or self.machine.paused() or connection is None or connection.cut:
+            return False
+        return connection.open and self.worker.ready()
+
     def crash(self) -> None:
         """End the process at once."""
         self.machine.crash()
+        self.world.database.crashed(self.machine)
         bus, self.bus, self.worker = self.bus, None, None
         if bus is not None:
             bus.network.end()
@@ -100,21 +113,39 @@ def configured(hosts: Sequence[str]) -> cfg.ConfigOpts:
 class World:
     """Hosts h1 ... are served by every worker; the first one that consumes a queue is the active one."""
 
-    def __init__(self, seed: object, *, hosts: int = 6, workers: int = 3, clients: int = 4) -> None:
+    def __init__(
+        self, seed: object, *, hosts: int = 6, workers: int = 3, clients: int = 4, store: str = "memory"
+    ) -> None:
         self.stage = Stage(seed)
         begin_series("0" * 20)
         self.watch = Watch()
         self.broker = Broker(self.stage, heard=self.watch.heard)
         self.hosts = [f"h{number}" for number in range(1, hosts + 1)]
-        self.store: Store = MemoryStore(now=self.stage.microseconds, random_bytes=self.stage.random.randbytes)
+        self.database = STORES[store](self.stage)
+        self.set_backs: list[SetBack] = []
+        self.noticing = False
+        """The database went back, and no worker has noticed it yet: those who can must be left alone."""
         self.clients = [Client(self.stage, self.broker, f"c{number}") for number in range(clients)]
         self.deaths: list[BaseException] = []
         self._ends: dict[Due, Callable[[], object]] = {}
         self.sites = [Site(self, f"w{number}", self.hosts) for number in range(1, workers + 1)]
 
+    @property
+    def store(self) -> Store:
+        """The database as it is now, for those who only read."""
+        return self.database.store
+
     def start(self) -> None:
         for site in self.sites:
             site.start()
+
+    def close(self) -> None:
+        """Release what the world holds outside of this process's memory."""
+        self.database.close()
+
+    def calm(self) -> bool:
+        """Whether nothing is bad now, and every worker is ready and knows what it did."""
+        return not self._ends and not self.noticing and all(site.works() for site in self.sites)
 
     def until_healed(self, seconds: float, end: Callable[[], object]) -> None:
         """Have ``end``, which ends something bad, happen after so many seconds, or when everything is healed."""
@@ -167,6 +198,8 @@ class World:
 
     def violations(self) -> list[str]:
         """What is wrong when everything is quiet."""
+        if self.set_backs:
+            return judged(self.evidence(), self.set_backs, present=self.store.histories()[-1].ledger_id)
         return check(self.evidence())
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from tests.simulation.faults import broker, database, network, processes, queues
+from tests.simulation.faults import broker, database, network, processes, queues, setback
 from tests.simulation.world import World
 
 Fault = Callable[[World, Random], str | None]
@@ -35,6 +35,8 @@ FAULTS: dict[str, tuple[float, Fault]] = {
     "store": (2, database.store_away),
     "slow commits": (2, database.store_slow),
     "commits in doubt": (2, database.doubt),
+    "no writes": (1, database.refuses_writes),
+    "store set back": (1, setback.set_back),
 }
 """Name -> weight, and what happens."""
 
