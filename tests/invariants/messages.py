@@ -41,12 +41,12 @@ class Message:
 
     def precedes(self, other: Message) -> bool:
         """Whether this message must take effect before ``other``: it was answered first, or it was earlier in the same
-        queue.
+        queue, and not in the shared one, which several workers read.
         """
         mine, others = self.request, other.request
         if mine.ended_at >= others.sent_at:
             return False
-        return mine.outcome in (RESULT, ERROR) or mine.host == others.host
+        return mine.outcome in (RESULT, ERROR) or mine.host == others.host is not None
 
     def __str__(self) -> str:
         request = self.request
