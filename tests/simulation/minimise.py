@@ -40,6 +40,10 @@ def _shorter(plan: Plan) -> Iterator[Plan]:
     for seconds in (plan.seconds / 2, last + 5, plan.seconds - 5):
         if _LEAST_SECONDS <= seconds < plan.seconds - 1 and seconds > last:
             yield replace(plan, seconds=seconds)
+    if plan.hostile:
+        yield replace(plan, hostile=False)
+    if plan.operator:
+        yield replace(plan, operator=False)
     if plan.clients > 1:
         yield replace(plan, clients=1)
         yield replace(plan, clients=plan.clients - 1)

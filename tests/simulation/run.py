@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, field, replace
 from random import Random
 
 from tests.simulation import faults, watch
-from tests.simulation.traffic import Scheduler
 from tests.simulation.world import World
 
 CALM_SECONDS = 60.0
@@ -24,16 +23,19 @@ _TRACE_LINES = 400
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """``faults`` None: they are drawn from the seed, one in ``fault_seconds`` on average. ``rate``: requests a second of all
-    clients. The same plan always gives the same history."""
+    clients. ``hostile`` and ``operator``: whether there is such a client and an operator. The same plan always gives the same
+    history."""
 
     seed: int
     seconds: float = 120.0
     hosts: int = 6
     workers: int = 3
     clients: int = 4
-    rate: float = 30.0
+    rate: float = 50.0
     fault_seconds: float = 4.0
     faults: Sequence[faults.Planned] | None = None
+    hostile: bool = True
+    operator: bool = True
 
     def text(self) -> str:
         """The plan as JSON."""
@@ -105,15 +107,11 @@ def _play(plan: Plan, world: World, outcome: Outcome) -> None:
 
     world.start()
     stage.run(_START_SECONDS, after)
-    schedulers = [
-        Scheduler(stage, client, world.hosts, Random(f"{plan.seed} client {number}"), plan.rate / plan.clients)
-        for number, client in enumerate(world.clients)
-    ]
+    world.act(plan.seed, rate=plan.rate, hostile=plan.hostile, operator=plan.operator)
     for planned in plan.faults or ():
         stage.later(planned.at - stage.now, lambda planned=planned: happen(planned))  # type: ignore[misc]
     stage.run(plan.seconds, after)
-    for scheduler in schedulers:
-        scheduler.stop()
+    world.rest()
     world.heal()
     outcome.trace.append(f"{stage.now:10.4f} CALM from here on, nothing more goes wrong")
     stage.run(stage.now + CALM_SECONDS, after)

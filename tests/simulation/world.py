@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from functools import partial
+from random import Random
 
 from oslo_config import cfg
 
@@ -15,10 +16,14 @@ from tests.invariants.stored import books, recorded
 from tests.simulation.broker import Broker, Message
 from tests.simulation.bus import SimulatedBus
 from tests.simulation.client import Client
+from tests.simulation.hardware import Hardware, Mood, SimulatedDriver
+from tests.simulation.hostile import Hostile
 from tests.simulation.machine import Machine
+from tests.simulation.operators import Operator
 from tests.simulation.stage import Due, Stage
 from tests.simulation.store import Link, linked
-from tests.simulation.watch import Watch
+from tests.simulation.traffic import Traffic
+from tests.simulation.watch import Violation, Watch
 from tracker_worker.conf import register_opts
 from tracker_worker.errors import ConfigurationError
 from tracker_worker.service.first_audit import StartCancelled
@@ -28,6 +33,10 @@ from tracker_worker.store.memory import MemoryStore
 from tracker_worker.wire.message import begin_series
 
 _RESTART_SECONDS = 2.0
+_AUDIT_SECONDS = 10
+_PARTIAL = 0.3
+"""The part of the workers, but for the first, that serve some of the hosts only."""
+_HOSTILE_RATE = 0.4
 
 
 class Site:
@@ -41,6 +50,8 @@ class Site:
         self.bus: SimulatedBus | None = None
         self.worker: Worker | None = None
         self.link = Link()
+        self.moods: dict[str, Mood] = {}
+        """How its drivers behave, by host."""
         self.starts = False
         """Whether it is about to start."""
 
@@ -52,12 +63,15 @@ class Site:
         self.worker = Worker(
             configured(self.hosts),
             bus=self.bus,
-            store=linked(world.store, self.machine, self.link, world.watch.committed),
+            store=world.linked(self.machine, self.link),
             clock=self.machine.clock,
             runtime=self.machine,
             died=self._died,
             stalled=lambda sentence: self.restart(_RESTART_SECONDS),
         )
+        for host in self.hosts:
+            mood = self.moods.setdefault(host, Mood())
+            self.worker._drivers[host] = SimulatedDriver(host, self.machine, world.hardware, mood)
         self.machine.spawn(partial(self._run, self.worker))
 
     def _run(self, worker: Worker) -> None:
@@ -76,6 +90,26 @@ class Site:
         self.starts = True
         self.world.stage.later(seconds, self.start)
 
+    def stop(self, ended: Callable[[], object]) -> None:
+        """End the process as SIGTERM does; then ``ended`` is called. It is not called if the process ends in another way.
+
+        Raises Violation on the process's thread: where nothing is in its way, the worker has not sent everything in time.
+        """
+        worker, bus, stage = self.worker, self.bus, self.world.stage
+        assert worker is not None and bus is not None
+
+        def run() -> None:
+            began, connection, calm = stage.now, bus.connection, self.world.is_calm()
+            worker.stop()
+            passed = stage.now - began
+            if calm and self.world.is_calm() and connection is not None and not connection.cut:
+                if bus._unconfirmed or passed > worker._stop_seconds:
+                    raise Violation(f"{self.name} stops after {passed:.3f} s with {len(bus._unconfirmed)} messages to send")
+            self.crash()
+            ended()
+
+        self.machine.spawn(run)
+
     def crash(self) -> None:
         """End the process at once."""
         self.machine.crash()
@@ -90,12 +124,14 @@ def configured(hosts: Sequence[str]) -> cfg.ConfigOpts:
     conf([], project="tracker-worker", default_config_files=[])
     conf.set_override("hosts", list(hosts), group="tracker")
     conf.set_override("inventory_driver", "fake", group="tracker")
+    conf.set_override("audit_interval_seconds", _AUDIT_SECONDS, group="tracker")
     conf.set_override("connection", "sqlite://", group="database")
     return conf
 
 
 class World:
-    """Hosts h1 ... are served by every worker; the first one that consumes a queue is the active one."""
+    """Hosts h1 ... are served by the first worker and by most of the others; the first one that consumes a queue is the active
+    one."""
 
     def __init__(self, seed: object, *, hosts: int = 6, workers: int = 3, clients: int = 4) -> None:
         self.stage = Stage(seed)
@@ -104,14 +140,63 @@ class World:
         self.broker = Broker(self.stage, heard=self.watch.heard)
         self.hosts = [f"h{number}" for number in range(1, hosts + 1)]
         self.store: Store = MemoryStore(now=self.stage.microseconds, random_bytes=self.stage.random.randbytes)
-        self.clients = [Client(self.stage, self.broker, f"c{number}") for number in range(clients)]
+        self.clients = [
+            Client(self.stage, self.broker, f"c{number}", until=self.until_healed) for number in range(clients)
+        ]
         self.deaths: list[BaseException] = []
         self._ends: dict[Due, Callable[[], object]] = {}
-        self.sites = [Site(self, f"w{number}", self.hosts) for number in range(1, workers + 1)]
+        self.hardware = Hardware(self.hosts)
+        random = Random(f"{seed} sites")
+        self.sites = [Site(self, f"w{number}", self._served(number, random)) for number in range(1, workers + 1)]
+        self.newcomers = 0
+        self.traffic: Traffic | None = None
+        self.operator_link = Link()
+        self.operator: Operator | None = None
+        self.hostile: Hostile | None = None
+
+    def _served(self, number: int, random: Random) -> list[str]:
+        if number == 1 or random.random() >= _PARTIAL:
+            return self.hosts
+        return [host for host in self.hosts if random.random() < 0.5] or self.hosts
+
+    def linked(self, machine: Machine, link: Link) -> Store:
+        """The store as a process on the machine sees it."""
+        return linked(self.store, machine, link, self.watch.committed)
 
     def start(self) -> None:
         for site in self.sites:
             site.start()
+
+    def act(self, seed: object, *, rate: float, hostile: bool, operator: bool) -> None:
+        """Let clients begin, which send ``rate`` requests a second, and, if wanted, a hostile one and an operator."""
+        self.operator = Operator(self, Random(f"{seed} operator"))
+        self.traffic = Traffic(
+            Machine(self.stage, "clients"),
+            self.clients,
+            seed=seed,
+            rate=rate,
+            places=self.hardware.places,
+            tight=self.hardware.tight,
+            moves=self.operator.moves,
+        )
+        random = Random(f"{seed} hostile")
+        self.hostile = Hostile(self.stage, self.broker, random, hosts=self.hosts, rate=_HOSTILE_RATE)
+        if hostile:
+            self.hostile.start()
+        if operator:
+            self.operator.start()
+        else:
+            self.operator.done = True
+
+    def rest(self) -> None:
+        """Nobody begins anything new."""
+        for one in (self.traffic, self.hostile, self.operator):
+            if one is not None:
+                one.stop()
+
+    def is_calm(self) -> bool:
+        """Whether nothing is bad that would end by itself."""
+        return not self._ends and not self.broker.blocked and self.broker.up
 
     def until_healed(self, seconds: float, end: Callable[[], object]) -> None:
         """Have ``end``, which ends something bad, happen after so many seconds, or when everything is healed."""
@@ -125,6 +210,8 @@ class World:
 
     def heal(self) -> None:
         """End everything that is bad."""
+        if self.operator is not None:
+            self.operator.heal()
         ends, self._ends = self._ends, {}
         for due, end in ends.items():
             due.cancelled = True
@@ -135,17 +222,20 @@ class World:
 
     def evidence(self) -> Evidence:
         requests = [request for client in self.clients for request in client.requests]
+        requests += self.operator.requests if self.operator is not None else []
+        hostile = self.hostile.bodies if self.hostile is not None else set()
         return Evidence(
             requests=requests,
             heard=[_heard(queue, message) for queue, message in self.broker.notifications],
-            parked=[_parked(message) for message in self.broker.parked],
+            parked=[_parked(message) for message in self.broker.parked if message.body not in hostile],
             nodes=books(self.store),  # type: ignore[arg-type]
             inbox=recorded(self.store, sorted({request.unique_id for request in requests})),  # type: ignore[arg-type]
         )
 
     def unsettled(self) -> list[str]:
         """What is not as it should be some time after the last fault."""
-        found = [f"{client.name} waits for {client.waiting} answers" for client in self.clients if client.waiting]
+        found = [] if self.operator is None or self.operator.done else ["the operator is not done"]
+        found += [f"{client.name} waits for {client.waiting} answers" for client in self.clients if client.waiting]
         for queue in self.broker.queues.values():
             if queue.ready:
                 found.append(f"{len(queue.ready)} messages are ready in {queue.name!r}")
@@ -168,7 +258,7 @@ class World:
 
     def violations(self) -> list[str]:
         """What is wrong when everything is quiet."""
-        return check(self.evidence())
+        return [*check(self.evidence()), *(self.hostile.wrong() if self.hostile is not None else ())]
 
 
 def _heard(queue: str, message: Message) -> Heard:
