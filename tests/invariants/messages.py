@@ -72,8 +72,9 @@ def messages(
 
 
 def _settled(request: Request) -> Request:
-    """The error that the store is unavailable leaves the outcome unknown: the commit may have reached the store."""
-    if request.outcome == ERROR and request.error == "store_unavailable":
+    """Two errors leave the outcome unknown. The store is unavailable: the commit may have reached it. The host is not served: by
+    this worker; another one may have got a copy from the shared queue."""
+    if request.outcome == ERROR and request.error in ("store_unavailable", "host_not_served"):
         return replace(request, outcome=UNKNOWN, error="", facts={})
     return request
 
