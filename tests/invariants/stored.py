@@ -17,7 +17,8 @@ from tracker_worker.store.sql.store import SQLStore
 
 
 def books(store: SQLStore) -> dict[Place, StoredNode]:
-    """Every node of the store, and every name that a node had and none has now. Such a name has the reserve of another node."""
+    """Every node of the store, and every name that a node had and none has now. Such a name has the reserve of another node: the
+    largest one, because a node without an inventory has none."""
     found: dict[Place, StoredNode] = {}
     left: dict[Place, Stream] = {}
     for name in store.host_names():
@@ -43,7 +44,7 @@ def books(store: SQLStore) -> dict[Place, StoredNode]:
                 cursor=min(stream.cursors.values(), default=0),
             )
         left |= {(name, stream.node): stream for stream in streams.values()}
-    reserved = next(iter(found.values())).reserved if found else {}
+    reserved = max((node.reserved for node in found.values()), key=lambda vector: sum(vector.values()), default={})
     for place, stream in left.items():
         issued = _issued(store, stream)
         found[place] = StoredNode(
