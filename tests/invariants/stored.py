@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import msgpack
@@ -17,10 +18,11 @@ from tracker_worker.store.sql.store import SQLStore
 
 
 def books(store: SQLStore) -> dict[Place, StoredNode]:
-    """Every node of the store, and every name that a node had and none has now. Such a name has the reserve of another node: the
-    largest one, because a node without an inventory has none."""
+    """Every node of the store, and every name that a node had and none has now. Such a name has the reserve of another node, and
+    so has a node whose inventory is not known: it has no reserve, but another node may have had its name."""
     found: dict[Place, StoredNode] = {}
     left: dict[Place, Stream] = {}
+    bare: list[Place] = []
     for name in store.host_names():
         host = store.load_host(name)
         assert host is not None
@@ -28,6 +30,8 @@ def books(store: SQLStore) -> dict[Place, StoredNode]:
         for ledger in host:
             zero = dict.fromkeys(ledger.charged.to_dict(), 0)
             stream = streams.pop(ledger.stream_id)
+            if ledger.inventory is None and not ledger.allocations:
+                bare.append((name, ledger.name))
             found[name, ledger.name] = StoredNode(
                 generation=ledger.generation,
                 sequence=ledger.sequence,
@@ -45,6 +49,8 @@ def books(store: SQLStore) -> dict[Place, StoredNode]:
             )
         left |= {(name, stream.node): stream for stream in streams.values()}
     reserved = max((node.reserved for node in found.values()), key=lambda vector: sum(vector.values()), default={})
+    for place in bare:
+        found[place] = replace(found[place], reserved=reserved, usage=reserved)
     for place, stream in left.items():
         issued = _issued(store, stream)
         found[place] = StoredNode(
