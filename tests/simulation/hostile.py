@@ -206,7 +206,7 @@ def _arguments(draw: _Draw) -> Sent:
             ("release_allocation", {"instance_uuid": name, "reason": ""}),
             ("report_instances", {"uuids": draw.random.choice((None, 7, [7], [[]], "text")), "node": "n1"}),
             ("renew_resource_claim", {"claim_id": name, "timeout": draw.random.choice(("x", -1, []))}),
-            ("list_claims", {"limit": draw.random.choice((0, -1, "x", 10**9))}),
+            ("list_allocations", {"limit": draw.random.choice((0, -1, "x", 10**9))}),
             ("get_node", {"node": draw.random.choice((7, [], "", "no-such-node"))}),
             ("get_node", {"host": "another-host"}),
             ("get_node", {"host": draw.random.choice((7, "", [], "x" * 300))}),

@@ -24,6 +24,8 @@ from tests.simulation.stage import Due, Stage
 from tests.simulation.store import Link, linked
 from tests.simulation.traffic import Traffic
 from tests.simulation.watch import Violation, Watch
+from tests.support.builders import instance_dict
+from tracker_worker.bus.base import SHARED
 from tracker_worker.conf import register_opts
 from tracker_worker.errors import ConfigurationError
 from tracker_worker.service.first_audit import StartCancelled
@@ -37,6 +39,7 @@ _AUDIT_SECONDS = 10
 _PARTIAL = 0.3
 """The part of the workers, but for the first, that serve some of the hosts only."""
 _HOSTILE_RATE = 0.4
+_CLAIMS = 5
 
 
 class Site:
@@ -54,10 +57,15 @@ class Site:
         """How its drivers behave, by host."""
         self.starts = False
         """Whether it is about to start."""
+        self.stopping = False
+        self.gone = False
+        """Whether it never starts again."""
 
     def start(self) -> None:
         world = self.world
-        self.starts = False
+        self.starts = self.stopping = False
+        if self.gone or not self.hosts:
+            return
         self.machine = Machine(world.stage, self.name)
         self.bus = SimulatedBus(world.broker, self.machine)
         self.worker = Worker(
@@ -96,15 +104,18 @@ class Site:
         Raises Violation on the process's thread: where nothing is in its way, the worker has not sent everything in time.
         """
         worker, bus, stage = self.worker, self.bus, self.world.stage
-        assert worker is not None and bus is not None
+        assert worker is not None
+        assert bus is not None
+
+        self.stopping = True
 
         def run() -> None:
             began, connection, calm = stage.now, bus.connection, self.world.is_calm()
             worker.stop()
             passed = stage.now - began
-            if calm and self.world.is_calm() and connection is not None and not connection.cut:
-                if bus._unconfirmed or passed > worker._stop_seconds:
-                    raise Violation(f"{self.name} stops after {passed:.3f} s with {len(bus._unconfirmed)} messages to send")
+            undisturbed = calm and self.world.is_calm() and connection is not None and not connection.cut
+            if undisturbed and (bus._unconfirmed or passed > worker._stop_seconds):
+                raise Violation(f"{self.name} stops after {passed:.3f} s with {len(bus._unconfirmed)} messages to send")
             self.crash()
             ended()
 
@@ -166,6 +177,26 @@ class World:
     def start(self) -> None:
         for site in self.sites:
             site.start()
+
+    def newcomer(self, hosts: Sequence[str]) -> Site:
+        """One more worker, which has not started, for these hosts and one of its own, for which there are some claims."""
+        self.newcomers += 1
+        own = f"extra{self.newcomers}"
+        self.hardware.put((own, own))
+        site = Site(self, f"n{self.newcomers}", [*hosts, own])
+        self.sites.append(site)
+        client = self.clients[0]
+        for number in range(_CLAIMS):
+            instance = instance_dict(uuid=f"{own}-{number}", node=own)
+            self.stage.later(number, partial(client.call, own, "begin_resource_claim", instance=instance, timeout=5))
+        return site
+
+    def dismiss(self, site: Site) -> None:
+        """Stop a newcomer for good. Nothing else happens to it."""
+        self.sites.remove(site)
+        site.gone = True
+        if site.worker is not None and not site.stopping:
+            site.stop(lambda: None)
 
     def act(self, seed: object, *, rate: float, hostile: bool, operator: bool) -> None:
         """Let clients begin, which send ``rate`` requests a second, and, if wanted, a hostile one and an operator."""
@@ -237,7 +268,7 @@ class World:
         found = [] if self.operator is None or self.operator.done else ["the operator is not done"]
         found += [f"{client.name} waits for {client.waiting} answers" for client in self.clients if client.waiting]
         for queue in self.broker.queues.values():
-            if queue.ready:
+            if queue.ready and queue.name in (*self.hosts, SHARED):
                 found.append(f"{len(queue.ready)} messages are ready in {queue.name!r}")
         for connection in self.broker.connections:
             if connection.unacknowledged:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from tests.simulation.faults import database, drivers, network, processes
+from tests.simulation.faults import database, drivers, network, processes, workers
 from tests.simulation.world import World
 
 Fault = Callable[[World, Random], str | None]
@@ -16,6 +16,9 @@ Fault = Callable[[World, Random], str | None]
 FAULTS: dict[str, tuple[float, Fault]] = {
     "crash": (3, processes.crash),
     "pause": (2, processes.pause),
+    "stop": (2, workers.stop),
+    "newcomer": (1, workers.newcomer),
+    "orphan": (1, workers.orphan),
     "clock": (1, processes.step_clock),
     "driver hangs": (1, drivers.hang),
     "driver fails": (1, drivers.fail),
