@@ -23,11 +23,9 @@ def books(store: SQLStore) -> dict[Place, StoredNode]:
     found: dict[Place, StoredNode] = {}
     left: dict[Place, Stream] = {}
     bare: list[Place] = []
-    for name in store.host_names():
-        host = store.load_host(name)
-        assert host is not None
+    for name in sorted({*store.host_names(), *(stream.host for stream in store.left_streams())}):
         streams = {stream.id: stream for stream in store.streams(name)}
-        for ledger in host:
+        for ledger in store.load_host(name) or ():
             zero = dict.fromkeys(ledger.charged.to_dict(), 0)
             stream = streams.pop(ledger.stream_id)
             if ledger.inventory is None and not ledger.allocations:

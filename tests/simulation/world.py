@@ -55,15 +55,19 @@ class Site:
         self.link = Link()
         self.moods: dict[str, Mood] = {}
         """How its drivers behave, by host."""
-        self.starts = False
-        """Whether it is about to start."""
+        self._start: Due | None = None
         self.stopping = False
         self.gone = False
         """Whether it never starts again."""
 
+    @property
+    def starts(self) -> bool:
+        """Whether it is about to start."""
+        return self._start is not None
+
     def start(self) -> None:
         world = self.world
-        self.starts = self.stopping = False
+        self._start, self.stopping = None, False
         if self.gone or not self.hosts:
             return
         self.machine = Machine(world.stage, self.name)
@@ -95,8 +99,9 @@ class Site:
     def restart(self, seconds: float) -> None:
         """Kill the process, and start another one after so many seconds."""
         self.crash()
-        self.starts = True
-        self.world.stage.later(seconds, self.start)
+        if self._start is not None:
+            self._start.cancelled = True
+        self._start = self.world.stage.later(seconds, self.start)
 
     def stop(self, ended: Callable[[], object]) -> None:
         """End the process as SIGTERM does; then ``ended`` is called. It is not called if the process ends in another way.
@@ -273,7 +278,7 @@ class World:
         for connection in self.broker.connections:
             if connection.unacknowledged:
                 found.append(f"{len(connection.unacknowledged)} messages are not acknowledged")
-        for name in self.store.host_names():
+        for name in sorted({*self.store.host_names(), *self.store.streams_without_host()}):
             for stream in self.store.streams(name):
                 late = [topic for topic, cursor in stream.cursors.items() if cursor < stream.sequence]
                 found += [f"{topic} lacks notifications of {name}/{stream.node}" for topic in late]
