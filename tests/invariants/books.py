@@ -124,9 +124,7 @@ def compare(place: Place, replayed: Replay, books: StoredNode) -> Iterator[str]:
 
 def _note(result: Replay, sequence: int, reserved: Vector) -> None:
     result.charges[sequence] = dict(result.charged)
-    result.usage[sequence] = {
-        name: (0 if result.bare else reserved[name]) + result.charged[name] for name in CLASSES
-    }
+    result.usage[sequence] = {name: (0 if result.bare else reserved[name]) + result.charged[name] for name in CLASSES}
     result.instances[sequence] = len(result.held)
 
 

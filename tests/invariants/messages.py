@@ -74,14 +74,16 @@ def messages(
 
 
 def _settled(request: Request) -> Request:
-    """Two errors leave the outcome unknown. The store is unavailable: the commit may have reached it. The host is not served: by
-    this worker; another one may have got a copy from the shared queue."""
+    """Two errors leave the outcome unknown. The store is unavailable: the commit may have reached it. The host is not served by
+    this worker: another one may have got a copy from the shared queue."""
     if request.outcome == ERROR and request.error in ("store_unavailable", "host_not_served"):
         return replace(request, outcome=UNKNOWN, error="", facts={})
     return request
 
 
-def _merge(copies: Sequence[Request], *, reasons: Mapping[str | None, str], claims: Mapping[str, Sequence[str]]) -> Message:
+def _merge(
+    copies: Sequence[Request], *, reasons: Mapping[str | None, str], claims: Mapping[str, Sequence[str]]
+) -> Message:
     rank = {RESULT: 0, ERROR: 0, SENT: 1, UNKNOWN: 2}
     best = min(copies, key=lambda copy: rank[copy.outcome])
     known = [copy.ended_at for copy in copies if copy.outcome != UNKNOWN]

@@ -18,8 +18,8 @@ from tracker_worker.store.sql.store import SQLStore
 
 
 def books(store: SQLStore) -> dict[Place, StoredNode]:
-    """Every node of the store, and every name that a node had and none has now. Such a name has the reserve of another node, and
-    so has a node whose inventory is not known: it has no reserve, but another node may have had its name."""
+    """Every node of the store, and every name that a node had and none has now. Such a name has the reserve of another node, as
+    has a node whose inventory is not known: it has no reserve, but another node may have had its name."""
     found: dict[Place, StoredNode] = {}
     left: dict[Place, Stream] = {}
     bare: list[Place] = []

@@ -148,18 +148,22 @@ _WEIRD: tuple[Any, ...] = (
 
 
 def _no_json(draw: _Draw) -> Sent:
-    garbage = draw.random.choice((b"", b"{", b"[1,", b"nul", b'{"oslo.message":', b"\xff\xfe\x00", b"<x/>", b'"\\ud800"'))
+    garbage = draw.random.choice(
+        (b"", b"{", b"[1,", b"nul", b'{"oslo.message":', b"\xff\xfe\x00", b"<x/>", b'"\\ud800"')
+    )
     return Sent("no JSON", garbage + b" " + draw.id.encode(), PARKED)
 
 
 def _no_object(draw: _Draw) -> Sent:
-    value = draw.random.choice(([], [{}], 1, "text", True, [draw.id] * 3))
+    value: Any = draw.random.choice(([], [{}], 1, "text", True, [draw.id] * 3))
     return Sent("no object", json.dumps([value, draw.id]).encode(), PARKED)
 
 
 def _broken_envelope(draw: _Draw) -> Sent:
-    inside = draw.random.choice(("", "{", "[]", "1", json.dumps(draw.message())[:-20], 7, None, {"method": 1}, []))
-    return Sent("broken envelope", json.dumps({"oslo.version": "2.0", "oslo.message": inside, "x": draw.id}).encode(), PARKED)
+    inside: Any = draw.random.choice(("", "{", "[]", "1", json.dumps(draw.message())[:-20], 7, None, {"method": 1}, []))
+    return Sent(
+        "broken envelope", json.dumps({"oslo.version": "2.0", "oslo.message": inside, "x": draw.id}).encode(), PARKED
+    )
 
 
 def _deep(draw: _Draw) -> Sent:
@@ -180,19 +184,21 @@ def _no_text(draw: _Draw) -> Sent:
             ("_unique_id", (7, "", "x" * 300, [], "two\nlines", "\u00e9")),
         )
     )
-    value = draw.random.choice(values)
-    message = draw.message(**{name: value})
+    value: Any = draw.random.choice(values)
+    keys: dict[str, Any] = {name: value}
+    message = draw.message(**keys)
     return draw.sent(f"{name} {str(value)[:20]!r}", message)
 
 
 def _arguments(draw: _Draw) -> Sent:
     """Arguments are missing, unknown, or of another type."""
     name = f"hostile-{draw.id}"
+    sizes: Any = draw.random.choice((-1, "2", 1.5, 10**400))
     method, args = draw.random.choice(
         (
             ("begin_resource_claim", {}),
             ("begin_resource_claim", {"instance": draw.random.choice((None, 7, [], "text", {}))}),
-            ("begin_resource_claim", {"instance": {**instance_dict(uuid=name), "vcpus": draw.random.choice((-1, "2", 1.5, 10**400))}}),
+            ("begin_resource_claim", {"instance": {**instance_dict(uuid=name), "vcpus": sizes}}),
             ("begin_resource_claim", {"instance": instance_dict(uuid=name, node="no-such-node")}),
             ("begin_resource_claim", {"instance": instance_dict(uuid=name), "limits": {"vcpu": "many"}}),
             ("begin_resource_claim", {"instance": instance_dict(uuid=name), "timeout": -1}),
@@ -239,14 +245,16 @@ def _without_id(draw: _Draw) -> Sent:
 
 def _reply_queue(draw: _Draw) -> Sent:
     """A call that cannot be answered: it wants its reply in a queue of ours, in one that does not exist, or nowhere."""
-    queue = draw.random.choice((f"reply_gone_{draw.id}", "tracker.h1", "tracker", "notifications.info", "tracker.dead", "", 7, None))
+    queue = draw.random.choice(
+        (f"reply_gone_{draw.id}", "tracker.h1", "tracker", "notifications.info", "tracker.dead", "", 7, None)
+    )
     expects = NOTHING if isinstance(queue, str) and queue.startswith("reply_") else PARKED
     message = {**draw.message(call=False), "_msg_id": draw.id, "_reply_q": queue}
     return Sent(f"reply in {queue!r}", in_envelope(json.dumps(message).encode()), expects)
 
 
 def _msg_id(draw: _Draw) -> Sent:
-    value = draw.random.choice((7, [], {}, "", "x" * 300, "\n"))
+    value: Any = draw.random.choice((7, [], {}, "", "x" * 300, "\n"))
     message = {**draw.message(call=False), "_msg_id": value, "_reply_q": _QUEUE}
     return Sent(f"_msg_id {str(value)[:20]!r}", in_envelope(json.dumps(message).encode()), PARKED)
 
@@ -283,7 +291,18 @@ def _many(draw: _Draw) -> Sent:
 
 
 _KINDS: tuple[Callable[[_Draw], Sent], ...] = (
-    *(_no_json, _no_object, _broken_envelope, _deep, _no_text, _no_text, _arguments, _arguments, _arguments, _weird_sizes),
+    *(
+        _no_json,
+        _no_object,
+        _broken_envelope,
+        _deep,
+        _no_text,
+        _no_text,
+        _arguments,
+        _arguments,
+        _arguments,
+        _weird_sizes,
+    ),
     *(_context, _without_id, _reply_queue, _msg_id, _monitored, _packed, _other_type, _compressed),
 )
 _LARGE_KINDS: tuple[Callable[[_Draw], Sent], ...] = (_large, _many)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """An operator who drains, retires, renames and moves nodes, releases instances and compares them, and tidies up hosts.
 
-Each command runs in a process of its own, which may crash, and does what the command of ``tracker-worker`` does: ``Administration``
-on the database. A node gets a new name or host as doc/admin/operate.md says: the inventory, the command, SIGHUP. What became of a
-command that told nothing is looked up in the database, where a node keeps its id.
+Each command runs in a process of its own, which may crash, and does what the command of ``tracker-worker`` does:
+``Administration`` on the database. A node gets a new name or host as doc/admin/operate.md says: the inventory, the command,
+SIGHUP. What became of a command that told nothing is looked up in the database, where a node keeps its id.
 """
 
 from __future__ import annotations
@@ -248,9 +248,7 @@ class Operator:
         return request
 
 
-def _outcome(
-    process: Machine, store: Store, method: str, change: Change
-) -> tuple[str, Any, str]:
+def _outcome(process: Machine, store: Store, method: str, change: Change) -> tuple[str, Any, str]:
     administration = Administration(
         store,
         notify=True,

@@ -70,7 +70,7 @@ class Traffic:
                 name = f"{client.name}-{number}"
                 kind = ModernScheduler if number % 2 else Scheduler
                 scheduler = kind(
-                    caller,  # type: ignore[arg-type]
+                    caller,
                     name=name,
                     seed=seed,  # type: ignore[arg-type]
                     places=places,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from random import Random
 
 from tests.simulation.faults.draw import running, span
 from tests.simulation.world import Site, World
@@ -57,5 +58,3 @@ def _away(world: World, site: Site, seconds: float) -> None:
             site.restart(0)
 
     world.until_healed(seconds, end)
-
-

@@ -80,7 +80,9 @@ class Relay:
         self._monotonic = monotonic
         self._topics = {name: Topic(name) for name in topics}
         self._relayed: dict[str, set[int]] = {}  # host -> its streams
-        self._nodes: dict[str, frozenset[int]] = {}  # host -> those of its nodes, unless its streams are to be read again
+        self._nodes: dict[
+            str, frozenset[int]
+        ] = {}  # host -> those of its nodes, unless its streams are to be read again
         self._noted: frozenset[int] = frozenset()
         self._confirms: deque[Any] = deque()
         # What was in flight when the history ended, and how often: its confirms mean nothing.
@@ -122,8 +124,8 @@ class Relay:
         )
 
     def note(self, sequences: Mapping[int, int]) -> None:
-        """The store has so many events of these streams, by id. A node may have had another name for so short a time that it had
-        its old name again at the next ``take``: the events under the other name are found by this."""
+        """The store has so many events of these streams, by id. A node may have had another name for so short a time that the
+        next ``take`` sees the old one again: this finds the events under the other name."""
         for topic in self._topics.values():
             for stream_id, track in topic.tracks.items():
                 if sequences.get(stream_id, 0) > track.known:

@@ -45,8 +45,8 @@ class Recovery:
         self._began = began
 
     def verify(self) -> None:
-        """Compare the store with everything that was read, committed and published, and have published what is new. Raises AnotherHistory, StoreUnavailable;
-        and StoreReplaced, which ends the worker: nothing that it could answer would last."""
+        """Compare the store with everything that was read, committed and published; the relay learns what is new. Raises
+        AnotherHistory, StoreUnavailable; and StoreReplaced, which ends the worker: nothing that it could answer would last."""
         self._store.check()
         progress = self._ledgers.verify()
         for stream_id, topic, published, cursor in self._relay.reached():
