@@ -61,12 +61,14 @@ class Plan:
 
 @dataclass(slots=True, kw_only=True)
 class Outcome:
-    """``violation`` None: nothing was wrong. ``steps`` and ``requests`` count what happened; ``trace`` has the last lines."""
+    """``violation`` None: nothing was wrong. ``steps`` and ``requests`` count what happened; ``happened`` has
+    the lines of the faults, ``trace`` the last lines of all."""
 
     plan: Plan
     violation: str | None = None
     steps: int = 0
     requests: int = 0
+    happened: list[str] = field(default_factory=list)
     trace: deque[str] = field(default_factory=lambda: deque(maxlen=_TRACE_LINES))
 
 
@@ -103,7 +105,9 @@ def _play(plan: Plan, world: World, outcome: Outcome) -> None:
     def happen(planned: faults.Planned) -> None:
         said = planned.happen(world)
         if said is not None:
-            outcome.trace.append(f"{stage.now:10.4f} FAULT {said}")
+            line = f"{stage.now:10.4f} FAULT {said}"
+            outcome.trace.append(line)
+            outcome.happened.append(line)
 
     world.start()
     stage.run(_START_SECONDS, after)

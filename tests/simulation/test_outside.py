@@ -21,8 +21,8 @@ from tracker_worker.domain.views import node_view
 _START_SECONDS = 5.0
 
 
-def started(seed: int, *, hosts: int = 2, workers: int = 2) -> World:
-    world = World(seed, hosts=hosts, workers=workers, clients=2)
+def started(seed: int, *, hosts: int = 2, workers: int = 2, clients: int = 2) -> World:
+    world = World(seed, hosts=hosts, workers=workers, clients=clients)
     world.start()
     world.stage.run(_START_SECONDS)
     return world
@@ -47,7 +47,7 @@ def begins(world: World, after: float) -> Counter[str]:
 @pytest.fixture(scope="module")
 def quiet() -> World:
     """A minute and a half of everything but faults."""
-    world = started(1, hosts=3)
+    world = started(1, hosts=3, clients=4)
     world.act(1, rate=50, hostile=True, operator=True)
     world.stage.run(100)
     settled(world)

@@ -65,7 +65,7 @@ def test_each_fault_alone_ends_well(name: str) -> None:
     plan = Plan(seed=1, seconds=30, hosts=2, workers=2, faults=[Planned(at, name, int(at)) for at in (8.0, 12.0, 20.0)])
     outcome = run(plan)
     assert outcome.violation is None
-    assert any(f"FAULT {name}: " in line for line in outcome.trace)
+    assert any(f"FAULT {name}: " in line for line in outcome.happened)
 
 
 @pytest.mark.parametrize("patch", sorted(PLANTED.glob("*.patch")), ids=lambda patch: patch.stem)
