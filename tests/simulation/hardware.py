@@ -10,8 +10,10 @@ from oslo_config import cfg
 
 from tests.invariants.record import Place
 from tests.simulation.machine import Machine
+from tracker_worker.domain.views import node_view
 from tracker_worker.inventory.base import InventoryDriver
 from tracker_worker.inventory.fake import fake_resource
+from tracker_worker.store.base import Store
 
 _LOOK_SECONDS = 0.5
 """A driver that hangs goes on at most so late."""
@@ -40,6 +42,22 @@ class Hardware:
         self.nodes: dict[str, dict[str, dict[str, Any]]] = {
             host: {name: fake_resource(nodename=name) for name in names[host]} for host in hosts
         }
+
+    def unseen(self, store: Store, hosts: Sequence[str]) -> list[str]:
+        """The nodes of these hosts that the ledger has in another state or with other sizes than they have, when every driver has
+        answered and no node is drained."""
+        found = []
+        for host in hosts:
+            known = {ledger.name: node_view(ledger) for ledger in store.load_host(host) or ()}
+            for name, sizes in self.nodes[host].items():
+                view = known.get(name, {})
+                seen = view.get("state"), view.get("vcpus"), view.get("memory_mb")
+                if seen != ("open", sizes["vcpus"], sizes["memory_mb"]):
+                    found.append(f"the ledger has node {host}/{name} as {seen}")
+            for name in known.keys() - self.nodes[host].keys():
+                if known[name]["state"] not in ("missing", "stale", "unknown"):
+                    found.append(f"the ledger has node {host}/{name} as {known[name]['state']}, and there is none")
+        return sorted(found)
 
     def put(self, place: Place) -> None:
         """From now on the host has such a node."""

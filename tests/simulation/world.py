@@ -282,7 +282,8 @@ class World:
             for stream in self.store.streams(name):
                 late = [topic for topic, cursor in stream.cursors.items() if cursor < stream.sequence]
                 found += [f"{topic} lacks notifications of {name}/{stream.node}" for topic in late]
-        active = []
+        found += self.hardware.unseen(self.store, self.hosts)
+        active: list[str] = []
         for site in self.sites:
             if site.worker is None or not site.worker.ready():
                 found.append(f"{site.name} is not ready")
