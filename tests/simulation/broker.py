@@ -11,7 +11,7 @@ takes every notification as soon as it may.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
@@ -48,6 +48,8 @@ class Broker:
         self.replies: dict[str, Callable[[bytes], None]] = {}
         self.missing_replies: dict[str, bool] = {}
         """The reply queues that take nothing: True where they are full, False where they do not exist."""
+        self.unheard: Counter[str] = Counter()
+        """How many replies each of them has missed."""
         self.topics: tuple[str, ...] = ("notifications",)
         self.most_bytes = 16 * 1024 * 1024
         """Of one message."""
@@ -90,6 +92,7 @@ class Broker:
         """A message for the reply queue of a client. Returns whether there is such a queue, and whether it has not refused."""
         missing = self.missing_replies.get(name)
         if missing is not None:
+            self.unheard[name] += 1
             return missing, not missing
         receive = self.replies[name]
         self.stage.later(self.stage.random.random() * MOST_TRAVEL_SECONDS, lambda: receive(body))

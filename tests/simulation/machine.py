@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -93,7 +92,14 @@ class Machine(threads.Runtime):
         return VirtualStepThread(self, name, part, died)
 
     def pool(self, name: str, size: int, *, patience_seconds: float) -> threads.Pool:
-        return VirtualPool(self)
+        return threads.DaemonPool(
+            name,
+            size,
+            patience_seconds=patience_seconds,
+            monotonic=self.monotonic,
+            condition=self.condition,
+            start_thread=lambda target, _: self.spawn(target),
+        )
 
     def condition(self) -> Any:
         return VirtualCondition(self)
@@ -183,29 +189,6 @@ class VirtualStepThread(threads.StepThread):
     @property
     def ident(self) -> int | None:
         return None
-
-
-class VirtualPool:
-    """Runs each function on a virtual thread of its own."""
-
-    def __init__(self, machine: Machine) -> None:
-        self._machine = machine
-        self._open = False
-        self._waiting: deque[Callable[[], None]] = deque()
-
-    def start(self) -> None:
-        self._open = True
-        while self._waiting:
-            self._machine.spawn(self._waiting.popleft())
-
-    def submit(self, function: Callable[[], None]) -> None:
-        if self._open:
-            self._machine.spawn(function)
-        else:
-            self._waiting.append(function)
-
-    def stop(self) -> None:
-        self._open = False
 
 
 class VirtualCondition:

@@ -79,7 +79,7 @@ def test_each_fault_alone_ends_well(name: str, store: str) -> None:
     plan = Plan(seed=1, seconds=30, hosts=2, workers=2, faults=planned, store=store)
     outcome = run(plan)
     assert outcome.violation is None
-    assert any(f"FAULT {name}: " in line for line in outcome.trace)
+    assert any(f"FAULT {name}: " in line for line in outcome.happened)
 
 
 @pytest.mark.parametrize("patch", sorted(PLANTED.glob("*.patch")), ids=lambda patch: patch.stem)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from tests.simulation.faults import broker, database, network, processes, queues, setback
+from tests.simulation.faults import broker, database, drivers, network, processes, queues, setback, workers
 from tests.simulation.world import World
 
 Fault = Callable[[World, Random], str | None]
@@ -16,7 +16,15 @@ Fault = Callable[[World, Random], str | None]
 FAULTS: dict[str, tuple[float, Fault]] = {
     "crash": (3, processes.crash),
     "pause": (2, processes.pause),
+    "stop": (2, workers.stop),
+    "newcomer": (1, workers.newcomer),
+    "orphan": (1, workers.orphan),
     "clock": (1, processes.step_clock),
+    "driver hangs": (1, drivers.hang),
+    "driver fails": (1, drivers.fail),
+    "other sizes": (1, drivers.resize),
+    "node lost": (1, drivers.lose_node),
+    "new node": (1, drivers.new_node),
     "connection lost": (3, network.break_connection),
     "partition": (2, network.partition),
     "alarm": (1, network.alarm),
