@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tests.simulation.minimise import minimised
 from tests.simulation.run import Outcome, Plan, run
+from tests.simulation.world import STORES
 
 
 def main() -> int:
@@ -22,15 +23,16 @@ def main() -> int:
         type=float,
         help="all histories are of one shape, and so long (each has a shape of its own)",
     )
+    parser.add_argument("--store", choices=STORES, help="the store of the workers (drawn)")
     parser.add_argument("--plan", help="play the plan in this file, which --minimise has written, and show its trace")
     parser.add_argument("--minimise", metavar="FILE", help="write the shortest plan that still fails; with --seed")
     options = parser.parse_args()
     if options.plan is not None:
         return _play(Plan.read(Path(options.plan).read_text(encoding="utf-8")), None, 0)
     if options.seed is not None:
-        plan = Plan.chosen(options.seed, seconds=options.virtual_seconds)
+        plan = Plan.chosen(options.seed, seconds=options.virtual_seconds, store=options.store)
         return _play(plan, options.minimise, options.for_seconds)
-    return _search(options.first, options.for_seconds, options.virtual_seconds)
+    return _search(options.first, options.for_seconds, options.virtual_seconds, options.store)
 
 
 def _play(plan: Plan, minimise: str | None, real_seconds: float) -> int:
@@ -38,17 +40,17 @@ def _play(plan: Plan, minimise: str | None, real_seconds: float) -> int:
     if minimise is not None and outcome.violation is not None:
         outcome = minimised(outcome, real_seconds=real_seconds)
         Path(minimise).write_text(outcome.plan.text() + "\n", encoding="utf-8")
-    print("\n".join(outcome.trace))
+    print("\n".join(outcome.happened), *outcome.trace, sep="\n")
     _show(outcome)
     return int(outcome.violation is not None)
 
 
-def _search(seed: int, real_seconds: float, virtual_seconds: float | None) -> int:
+def _search(seed: int, real_seconds: float, virtual_seconds: float | None, store: str | None) -> int:
     began = time.process_time()
     played = 0.0
     count = 0
     while time.process_time() - began < real_seconds:
-        outcome = run(Plan.chosen(seed + count, seconds=virtual_seconds))
+        outcome = run(Plan.chosen(seed + count, seconds=virtual_seconds, store=store))
         count += 1
         played += outcome.ended_at
         if outcome.violation is not None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from math import isfinite
 from typing import Any
 
+from tests.simulation.bus import SimulatedBus
 from tests.simulation.machine import VirtualStepThread
 from tracker_worker.service.chores.relay import Relay
 from tracker_worker.service.requests.items import request_of
@@ -45,6 +46,15 @@ def too_large(commit: Commit) -> Iterator[str]:
     size = sum(len(row.reply) for row in commit.inbox_rows) + sum(len(row.payload) for row in commit.notifications)
     if size > _COMMIT_BYTES:
         yield f"a commit has {size} bytes"
+
+
+def left(worker: Worker, bus: SimulatedBus) -> Iterator[str]:
+    """What a worker still has when there is nothing to do, one sentence each."""
+    sizes = {"received": bus.receiver.unsettled_bytes(), "to be published": bus.unsent()}
+    yield from (f"{size} bytes count as {what}" for what, size in sizes.items() if size)
+    out = sum(destination.out for destination in bus.sender._destinations.by_key.values())
+    if out:
+        yield f"{out} messages count as published and not confirmed"
 
 
 def _answers(worker: Worker) -> Iterator[str]:

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from tests.simulation.stage import Due, Stage
+from tests.simulation.virtual import VirtualEvent, VirtualThread
 from tracker_worker import threads
 
 _TURN_SECONDS = 0.0005
@@ -42,14 +42,13 @@ class Machine(threads.Runtime):
         self._paused_until = max(self._paused_until, self.stage.now + seconds)
 
     def reach(self, point: str) -> None:
-        """A virtual thread of the machine is at this point, which is where it may end."""
+        """A virtual thread of the machine is at this point, which is where the process may end."""
         if self.crashes_at == point:
             self.crash_there()
-            self.stage.abandoned.append(self.stage.current())
             self.stage.wait()
 
-    def was_paused_since(self, time: float) -> bool:
-        return self._paused_until > time
+    def paused(self) -> bool:
+        return self.stage.now < self._paused_until
 
     # --- for what runs on it -----------------------------------------------------------------------------------------
 
@@ -58,6 +57,8 @@ class Machine(threads.Runtime):
 
         def happen() -> None:
             if self.crashed:
+                # A thread that is thrown away would do its clean-up, whenever that happens.
+                self.stage.left.append(action)
                 return
             if self.stage.now < self._paused_until:
                 self.stage.put_off(due, self._paused_until)
@@ -102,13 +103,32 @@ class Machine(threads.Runtime):
         return VirtualStepThread(self, name, part, died)
 
     def pool(self, name: str, size: int, *, patience_seconds: float) -> threads.Pool:
-        return VirtualPool(self)
+        return threads.DaemonPool(
+            name,
+            size,
+            patience_seconds=patience_seconds,
+            monotonic=self.monotonic,
+            condition=self.condition,
+            start_thread=lambda target, _: self.spawn(target),
+        )
 
     def condition(self) -> Any:
         return VirtualCondition(self)
 
     def lock(self) -> Any:
         return VirtualLock(self)
+
+    def thread(self, target: Callable[[], object], name: str, died: Callable[[BaseException], None]) -> threads.Thread:
+        return VirtualThread(self, target, died)
+
+    def event(self) -> Any:
+        return VirtualEvent(self)
+
+    def microseconds(self) -> int:
+        return self.clock()
+
+    def process(self) -> str:
+        return self.name
 
     def random_bytes(self, count: int) -> bytes:
         return self.stage.random.randbytes(count)
@@ -185,29 +205,6 @@ class VirtualStepThread(threads.StepThread):
     @property
     def ident(self) -> int | None:
         return None
-
-
-class VirtualPool:
-    """Runs each function on a virtual thread of its own."""
-
-    def __init__(self, machine: Machine) -> None:
-        self._machine = machine
-        self._open = False
-        self._waiting: deque[Callable[[], None]] = deque()
-
-    def start(self) -> None:
-        self._open = True
-        while self._waiting:
-            self._machine.spawn(self._waiting.popleft())
-
-    def submit(self, function: Callable[[], None]) -> None:
-        if self._open:
-            self._machine.spawn(function)
-        else:
-            self._waiting.append(function)
-
-    def stop(self) -> None:
-        self._open = False
 
 
 class VirtualCondition:

@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
+from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.service.worker import Worker
-from tracker_worker.store.base import Store
 
 if TYPE_CHECKING:
     from tests.simulation.world import Site, World
@@ -33,11 +33,12 @@ def wrong(world: World) -> Iterator[str]:
 
 def _active(world: World, host: str, running: Collection[tuple[Site, Worker]]) -> Iterator[str]:
     """Whoever receives the messages of a host holds its lease and says that it is active; nobody else does."""
-    queue = world.broker.queues.get(host)
+    queue = world.broker.queue(host)
     if queue is None or not queue.consumers:
         return
     for site, worker in running:
-        receives = site.bus is not None and site.bus.connection is queue.consumers[0]
+        sockets = () if site.bus is None else site.bus.network.sockets
+        receives = any(sock.session is queue.consumers[0].session for sock in sockets)
         held, active = host in worker._engine.held, host in worker._engine.active
         if not held == active == receives:
             yield (
@@ -46,13 +47,12 @@ def _active(world: World, host: str, running: Collection[tuple[Site, Worker]]) -
             )
 
 
-def overdue(store: Store, now: int, hosts: Collection[str]) -> Iterator[str]:
-    """The claims of these hosts that should have expired by now (microseconds)."""
-    for name in hosts:
-        host = store.load_host(name)
-        for ledger in host or ():
+def overdue(ledgers: Collection[HostLedger], now: int, served: Collection[str]) -> Iterator[str]:
+    """The claims of the hosts that are served which should have expired by now (microseconds)."""
+    for host in ledgers:
+        for ledger in host if host.name in served else ():
             late = [uuid for uuid in sorted(ledger.begun) if ledger.allocations[uuid].expires_at < now]
             for uuid in late:
                 passed = (now - ledger.allocations[uuid].expires_at) / 1_000_000
                 if passed > _OVERDUE_SECONDS:
-                    yield f"the claim of {uuid} on {name}/{ledger.name} should have expired {passed:.0f} s ago"
+                    yield f"the claim of {uuid} on {host.name}/{ledger.name} should have expired {passed:.0f} s ago"

@@ -8,9 +8,9 @@ from random import Random
 from tests.simulation.faults.draw import running, span
 from tests.simulation.world import World
 
-_POINTS = ("before commit", "after commit", "after token", "after marker")
+_AT_START = ("before renew_token", "after renew_token")
+_POINTS = ("before commit", "after commit", *_AT_START)
 """See ``Machine.reach``."""
-_AT_START = ("after token", "after marker")
 _ENGINE = "tracker-engine"
 
 

@@ -25,7 +25,7 @@ def pause(world: World, random: Random) -> str | None:
     seconds = span(random)
     site.machine.pause(seconds)
     if seconds > 15 and site.bus is not None:
-        site.bus.break_off()  # the broker has missed its heartbeats
+        site.bus.network.break_off()  # the broker has missed its heartbeats
     return f"{site.name} for {seconds:.2f} s"
 
 
@@ -33,5 +33,5 @@ def step_clock(world: World, random: Random) -> str | None:
     """The store's time of day, which all workers go by."""
     seconds = (random.random() - 0.5) * 2 * random.choice((0.5, 20, 4000))
     world.stage.ahead += seconds
-    world.troubles.stepped = True
+    world.judge.troubles.stepped = True
     return f"by {seconds:.2f} s"
