@@ -10,7 +10,7 @@ from functools import partial
 from oslo_config import cfg
 
 from tests.invariants.check import check
-from tests.invariants.record import Evidence, Parked
+from tests.invariants.record import Evidence, Heard, Parked
 from tests.invariants.stored import books, recorded
 from tests.simulation import losses
 from tests.simulation.broker import Broker, Message
@@ -28,6 +28,7 @@ from tracker_worker.store.base import Store
 from tracker_worker.store.memory import MemoryStore
 from tracker_worker.wire.message import begin_series
 
+TOPICS = ("notifications", "audit")
 _RESTART_SECONDS = 2.0
 
 
@@ -49,7 +50,7 @@ class Site:
         world = self.world
         self.starts = False
         self.machine = Machine(world.stage, self.name)
-        conf = configured(self.hosts)
+        conf = configured(self.hosts, world.broker.topics)
         self.bus = SimulatedBus(world.broker, self.machine, conf)
         self.worker = Worker(
             conf,
@@ -86,12 +87,13 @@ class Site:
             bus.network.end()
 
 
-def configured(hosts: Sequence[str]) -> cfg.ConfigOpts:
+def configured(hosts: Sequence[str], topics: Sequence[str]) -> cfg.ConfigOpts:
     conf = cfg.ConfigOpts()
     register_opts(conf)
     conf([], project="tracker-worker", default_config_files=[])
     conf.set_override("transport_url", "rabbit://guest:guest@broker:5672/")
     conf.set_override("hosts", list(hosts), group="tracker")
+    conf.set_override("topics", list(topics), group="notifications")
     conf.set_override("inventory_driver", "fake", group="tracker")
     conf.set_override("connection", "sqlite://", group="database")
     return conf
@@ -100,11 +102,12 @@ def configured(hosts: Sequence[str]) -> cfg.ConfigOpts:
 class World:
     """Hosts h1 ... are served by every worker; the first one that consumes a queue is the active one."""
 
-    def __init__(self, seed: object, *, hosts: int = 6, workers: int = 3, clients: int = 4) -> None:
+    def __init__(self, seed: object, *, hosts: int = 6, workers: int = 3, clients: int = 4, topics: int = 1) -> None:
         self.stage = Stage(seed)
         begin_series("0" * 20)
         self.watch = Watch()
         self.broker = Broker(self.stage, heard=self.watch.heard)
+        self.broker.topics = TOPICS[:topics]
         self.hosts = [f"h{number}" for number in range(1, hosts + 1)]
         self.store: Store = MemoryStore(now=self.stage.microseconds, random_bytes=self.stage.random.randbytes)
         self.clients = [Client(self.stage, self.broker, f"c{number}") for number in range(clients)]
@@ -139,9 +142,14 @@ class World:
     def evidence(self) -> Evidence:
         requests = [request for client in self.clients for request in client.requests]
         requests = list(losses.judged(requests, self.broker))
+        heard: dict[str, list[Heard]] = {topic: [] for topic in self.broker.topics}
+        for one in self.watch.notifications:
+            heard[one.queue.partition(".")[0]].append(one)
+        first, *others = self.broker.topics
         return Evidence(
             requests=requests,
-            heard=self.watch.notifications,
+            heard=heard[first],
+            others={topic: heard[topic] for topic in others},
             parked=[_parked(message) for message in self.broker.parked],
             nodes=books(self.store),  # type: ignore[arg-type]
             inbox=recorded(self.store, sorted({request.unique_id for request in requests})),  # type: ignore[arg-type]
