@@ -180,11 +180,14 @@ class Broker:
             self.delete(queue)
 
     def unstick(self, queue: Queue) -> None:
-        """The queue has its majority again. What nobody waits for any more may have been forgotten."""
+        """The queue has its majority again. Of what came over a connection that is gone, the end may have been forgotten."""
         queue.stuck = False
         undecided, queue.undecided = queue.undecided, []
+        forgotten: list[Session] = []
         for stored, session, taken in undecided:
-            if session.open or self.stage.random.random() < 0.5:
+            if not session.open and session not in forgotten and self.stage.random.random() < 0.1:
+                forgotten.append(session)
+            if session not in forgotten:
                 self.put(queue, stored)
                 taken()
 

@@ -24,6 +24,8 @@ class Machine(threads.Runtime):
         self.name = name
         self.ahead = 0.0
         self.crashed = False
+        self.at_crash: list[Callable[[], object]] = []
+        """What the system does for a process that is gone."""
         self._paused_until = 0.0
 
     # --- what can happen to it ---------------------------------------------------------------------------------------
@@ -31,6 +33,9 @@ class Machine(threads.Runtime):
     def crash(self) -> None:
         """Nothing of it goes on: no thread, no timer, no clean-up."""
         self.crashed = True
+        for end in self.at_crash:
+            end()
+        self.at_crash.clear()
 
     def pause(self, seconds: float) -> None:
         """As by SIGSTOP and, after so many seconds, SIGCONT."""

@@ -11,7 +11,7 @@ from random import Random
 from oslo_config import cfg
 
 from tests.invariants.check import check
-from tests.invariants.record import Evidence, Parked
+from tests.invariants.record import Evidence, Heard, Parked
 from tests.invariants.stored import books, recorded
 from tests.simulation import losses
 from tests.simulation.broker import Broker, Message
@@ -38,6 +38,7 @@ from tracker_worker.wire.message import begin_series
 
 STORES: dict[str, type[Database]] = {"memory": MemoryDatabase, "sqlite": SQLiteDatabase}
 """The name of a store in a plan -> what it is."""
+TOPICS = ("notifications", "audit")
 _RESTART_SECONDS = 2.0
 _AUDIT_SECONDS = 10
 _PARTIAL = 0.3
@@ -75,7 +76,7 @@ class Site:
         if self.gone or not self.hosts:
             return
         self.machine = Machine(world.stage, self.name)
-        conf = configured(self.hosts)
+        conf = configured(self.hosts, world.broker.topics)
         self.bus = SimulatedBus(world.broker, self.machine, conf)
         self.worker = Worker(
             conf,
@@ -146,12 +147,13 @@ class Site:
             bus.network.end()
 
 
-def configured(hosts: Sequence[str]) -> cfg.ConfigOpts:
+def configured(hosts: Sequence[str], topics: Sequence[str]) -> cfg.ConfigOpts:
     conf = cfg.ConfigOpts()
     register_opts(conf)
     conf([], project="tracker-worker", default_config_files=[])
     conf.set_override("transport_url", "rabbit://guest:guest@broker:5672/")
     conf.set_override("hosts", list(hosts), group="tracker")
+    conf.set_override("topics", list(topics), group="notifications")
     conf.set_override("inventory_driver", "fake", group="tracker")
     conf.set_override("audit_interval_seconds", _AUDIT_SECONDS, group="tracker")
     conf.set_override("connection", "sqlite://", group="database")
@@ -163,12 +165,20 @@ class World:
     one."""
 
     def __init__(
-        self, seed: object, *, hosts: int = 6, workers: int = 3, clients: int = 4, store: str = "memory"
+        self,
+        seed: object,
+        *,
+        hosts: int = 6,
+        workers: int = 3,
+        clients: int = 4,
+        store: str = "memory",
+        topics: int = 1,
     ) -> None:
         self.stage = Stage(seed)
         begin_series("0" * 20)
         self.watch = Watch()
         self.broker = Broker(self.stage, heard=self.watch.heard)
+        self.broker.topics = TOPICS[:topics]
         self.hosts = [f"h{number}" for number in range(1, hosts + 1)]
         self.database = STORES[store](self.stage)
         self.set_backs: list[SetBack] = []
@@ -292,9 +302,14 @@ class World:
         requests += self.operator.requests if self.operator is not None else []
         requests = list(losses.judged(requests, self.broker))
         hostile = self.hostile.bodies if self.hostile is not None else set()
+        heard: dict[str, list[Heard]] = {topic: [] for topic in self.broker.topics}
+        for one in self.watch.notifications:
+            heard[one.queue.partition(".")[0]].append(one)
+        first, *others = self.broker.topics
         return Evidence(
             requests=requests,
-            heard=self.watch.notifications,
+            heard=heard[first],
+            others={topic: heard[topic] for topic in others},
             parked=[_parked(message) for message in self.broker.parked if message.body not in hostile],
             nodes=books(self.store),  # type: ignore[arg-type]
             inbox=recorded(self.store, sorted({request.unique_id for request in requests})),  # type: ignore[arg-type]
