@@ -141,8 +141,19 @@ class World:
         self.database.close()
 
     def calm(self) -> bool:
-        """Whether nothing is bad now, and every worker is ready and knows what it did."""
-        return not self._ends and not self.noticing and all(site.works() for site in self.sites)
+        """Whether nothing is bad now, every worker is ready, and who did the last work of a host does the next."""
+        if self._ends or self.noticing or not all(site.works() for site in self.sites):
+            return False
+        held = {
+            name: site.bus.connection
+            for site in self.sites
+            if site.bus and site.worker
+            for name in site.worker._engine.held
+        }
+        consumers = {name: self.broker.queue(name).consumers for name in self.hosts}
+        return len(self.broker.connections) == len(self.sites) and all(
+            consumers[name][:1] == [held.get(name)] for name in self.hosts
+        )
 
     def until_healed(self, seconds: float, end: Callable[[], object]) -> None:
         """Have ``end``, which ends something bad, happen after so many seconds, or when everything is healed."""
