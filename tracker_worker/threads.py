@@ -73,6 +73,21 @@ class NamedThread(threading.Thread):
         super().run()
 
 
+class Thread(Protocol):
+    """A thread that runs one function. It is started once."""
+
+    def start(self) -> None: ...
+
+    def join(self, timeout: float | None = None) -> None: ...
+
+    def is_alive(self) -> bool: ...
+
+
+def start_thread(target: Callable[[], object], name: str) -> None:
+    """Run ``target`` on a daemon thread of its own."""
+    NamedThread(target=target, name=name).start()
+
+
 class Stepped(Protocol):
     """A part of the program that works in steps and never waits inside one."""
 
@@ -169,13 +184,22 @@ class DaemonPool:
     """
 
     def __init__(
-        self, name: str, size: int, *, patience_seconds: float, monotonic: Callable[[], float] = monotonic
+        self,
+        name: str,
+        size: int,
+        *,
+        patience_seconds: float,
+        monotonic: Callable[[], float] = monotonic,
+        condition: Callable[[], Condition] = Condition,
+        start_thread: Callable[[Callable[[], None], str], None] = start_thread,
     ) -> None:
+        """``start_thread`` gets what a thread is to run, and its name."""
         self._name = name
         self._size = size
         self._patience = patience_seconds
         self._monotonic = monotonic
-        self._changed = threading.Condition()
+        self._start_thread = start_thread
+        self._changed = condition()
         self._functions: deque[Callable[[], None]] = deque()
         self._running: dict[object, float] = {}  # when each function began; the longest first
         self._idle = 0
@@ -208,7 +232,7 @@ class DaemonPool:
             return
         self._idle += 1
         self._made += 1
-        NamedThread(target=self._run, name=f"{self._name}-{self._made}").start()
+        self._start_thread(self._run, f"{self._name}-{self._made}")
 
     def _run(self) -> None:
         """The life of a thread, which is counted as idle when it begins."""
@@ -271,6 +295,30 @@ class Runtime:
     def lock(self) -> Lock:
         """A lock that may be held while its owner waits."""
         return Lock()
+
+    def thread(self, target: Callable[[], object], name: str, died: Callable[[BaseException], None]) -> Thread:
+        """A thread that runs ``target`` once. ``died`` gets what it raises."""
+
+        def run() -> None:
+            try:
+                target()
+            except BaseException as error:
+                LOG.exception("the thread %s ends", name)
+                died(error)
+
+        return NamedThread(target=run, name=name)
+
+    def event(self) -> Event:
+        """What threads wait for until another one sets it."""
+        return Event()
+
+    def sleep(self, seconds: float) -> None:
+        """Do nothing for so long."""
+        sleep(seconds)
+
+    def microseconds(self) -> int:
+        """The time of day of this machine."""
+        return now_microseconds()
 
     def random_bytes(self, count: int) -> bytes:
         """So many bytes that nobody can guess."""

@@ -36,7 +36,7 @@ def _play(plan: Plan, minimise: str | None, real_seconds: float) -> int:
     if minimise is not None and outcome.violation is not None:
         outcome = minimised(outcome, real_seconds=real_seconds)
         Path(minimise).write_text(outcome.plan.text() + "\n", encoding="utf-8")
-    print("\n".join(outcome.trace))
+    print("\n".join(outcome.happened), *outcome.trace, sep="\n")
     _show(outcome)
     return int(outcome.violation is not None)
 

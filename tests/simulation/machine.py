@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from tests.simulation.stage import Due, Stage
+from tests.simulation.virtual import VirtualEvent, VirtualThread
 from tracker_worker import threads
 
 _TURN_SECONDS = 0.0005
@@ -24,13 +24,16 @@ class Machine(threads.Runtime):
         self.name = name
         self.ahead = 0.0
         self.crashed = False
+        self.closed_by_crash: list[Callable[[], object]] = []
         self._paused_until = 0.0
 
     # --- what can happen to it ---------------------------------------------------------------------------------------
 
     def crash(self) -> None:
-        """Nothing of it goes on: no thread, no timer, no clean-up."""
+        """Nothing of it goes on: no thread, no timer, no clean-up. What it has open outside is closed."""
         self.crashed = True
+        while self.closed_by_crash:
+            self.closed_by_crash.pop()()
 
     def pause(self, seconds: float) -> None:
         """As by SIGSTOP and, after so many seconds, SIGCONT."""
@@ -92,13 +95,29 @@ class Machine(threads.Runtime):
         return VirtualStepThread(self, name, part, died)
 
     def pool(self, name: str, size: int, *, patience_seconds: float) -> threads.Pool:
-        return VirtualPool(self)
+        return threads.DaemonPool(
+            name,
+            size,
+            patience_seconds=patience_seconds,
+            monotonic=self.monotonic,
+            condition=self.condition,
+            start_thread=lambda target, _: self.spawn(target),
+        )
 
     def condition(self) -> Any:
         return VirtualCondition(self)
 
     def lock(self) -> Any:
         return VirtualLock(self)
+
+    def thread(self, target: Callable[[], object], name: str, died: Callable[[BaseException], None]) -> threads.Thread:
+        return VirtualThread(self, target, died)
+
+    def event(self) -> Any:
+        return VirtualEvent(self)
+
+    def microseconds(self) -> int:
+        return self.clock()
 
     def process(self) -> str:
         return self.name
@@ -173,29 +192,6 @@ class VirtualStepThread(threads.StepThread):
     @property
     def ident(self) -> int | None:
         return None
-
-
-class VirtualPool:
-    """Runs each function on a virtual thread of its own."""
-
-    def __init__(self, machine: Machine) -> None:
-        self._machine = machine
-        self._open = False
-        self._waiting: deque[Callable[[], None]] = deque()
-
-    def start(self) -> None:
-        self._open = True
-        while self._waiting:
-            self._machine.spawn(self._waiting.popleft())
-
-    def submit(self, function: Callable[[], None]) -> None:
-        if self._open:
-            self._machine.spawn(function)
-        else:
-            self._waiting.append(function)
-
-    def stop(self) -> None:
-        self._open = False
 
 
 class VirtualCondition:

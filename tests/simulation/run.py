@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, field, replace
 from random import Random
 
 from tests.simulation import faults, watch
-from tests.simulation.traffic import Scheduler
 from tests.simulation.world import World
 
 CALM_SECONDS = 60.0
@@ -24,17 +23,20 @@ _TRACE_LINES = 400
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """``faults`` None: they are drawn from the seed, one in ``fault_seconds`` on average. ``rate``: requests a second of all
-    clients. ``store``: one of STORES. The same plan always gives the same history."""
+    clients. ``store``: one of STORES. ``hostile`` and ``operator``: whether there is such a client and an operator. The same
+    plan always gives the same history."""
 
     seed: int
     seconds: float = 120.0
     hosts: int = 6
     workers: int = 3
     clients: int = 4
-    rate: float = 30.0
+    rate: float = 50.0
     fault_seconds: float = 4.0
     store: str = "memory"
     faults: Sequence[faults.Planned] | None = None
+    hostile: bool = True
+    operator: bool = True
 
     def text(self) -> str:
         """The plan as JSON."""
@@ -60,12 +62,14 @@ class Plan:
 
 @dataclass(slots=True, kw_only=True)
 class Outcome:
-    """``violation`` None: nothing was wrong. ``steps`` and ``requests`` count what happened; ``trace`` has the last lines."""
+    """``violation`` None: nothing was wrong. ``steps`` and ``requests`` count what happened; ``happened`` has
+    the lines of the faults, ``trace`` the last lines of all."""
 
     plan: Plan
     violation: str | None = None
     steps: int = 0
     requests: int = 0
+    happened: list[str] = field(default_factory=list)
     trace: list[str] = field(default_factory=list)
 
 
@@ -78,21 +82,22 @@ def run(plan: Plan) -> Outcome:
     before = logging.root.handlers, logging.root.level
     logging.root.handlers, logging.root.level = [trace], logging.INFO
     try:
-        _play(plan, world, trace)
+        _play(plan, world, trace, outcome)
     except watch.Violation as violation:
         outcome.violation = str(violation)
     except Exception:  # noqa: BLE001 whatever ends a worker's step in an unforeseen way is found
         outcome.violation = traceback.format_exc()
     finally:
-        logging.root.handlers, logging.root.level = before
-        world.close()
         outcome.trace = trace.lines()
+        world.stage.close()
+        world.close()
+        logging.root.handlers, logging.root.level = before
         outcome.steps = world.stage.steps
         outcome.requests = sum(len(client.requests) for client in world.clients)
     return outcome
 
 
-def _play(plan: Plan, world: World, trace: _Trace) -> None:
+def _play(plan: Plan, world: World, trace: _Trace, outcome: Outcome) -> None:
     stage = world.stage
 
     def after() -> None:
@@ -105,19 +110,17 @@ def _play(plan: Plan, world: World, trace: _Trace) -> None:
     def happen(planned: faults.Planned) -> None:
         said = None if world.noticing else planned.happen(world)
         if said is not None:
-            trace.note(f"FAULT {said}")
+            line = f"FAULT {said}"
+            trace.note(line)
+            outcome.happened.append(f"{stage.now:10.4f} {line}")
 
     world.start()
     stage.run(_START_SECONDS, after)
-    schedulers = [
-        Scheduler(stage, client, world.hosts, Random(f"{plan.seed} client {number}"), plan.rate / plan.clients)
-        for number, client in enumerate(world.clients)
-    ]
+    world.act(plan.seed, rate=plan.rate, hostile=plan.hostile, operator=plan.operator)
     for planned in plan.faults or ():
         stage.later(planned.at - stage.now, lambda planned=planned: happen(planned))  # type: ignore[misc]
     stage.run(plan.seconds, after)
-    for scheduler in schedulers:
-        scheduler.stop()
+    world.rest()
     world.heal()
     trace.note("CALM from here on, nothing more goes wrong")
     stage.run(stage.now + CALM_SECONDS, after)

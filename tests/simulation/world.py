@@ -4,34 +4,47 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from random import Random
 
 from oslo_config import cfg
 
 from tests.invariants.check import check
 from tests.invariants.record import Evidence, Parked
 from tests.invariants.stored import books, recorded
+from tests.simulation import losses
 from tests.simulation.broker import Broker, Message
 from tests.simulation.bus import SimulatedBus
 from tests.simulation.client import Client
 from tests.simulation.database import Database, MemoryDatabase
+from tests.simulation.hardware import Hardware, Mood, SimulatedDriver
+from tests.simulation.hostile import Hostile
 from tests.simulation.machine import Machine
+from tests.simulation.operators import Operator
 from tests.simulation.set_backs import SetBack, judged
 from tests.simulation.sqlite import SQLiteDatabase
 from tests.simulation.stage import Due, Stage
 from tests.simulation.store import Link, linked
-from tests.simulation.watch import Watch
+from tests.simulation.traffic import Traffic
+from tests.simulation.watch import Violation, Watch
+from tests.support.builders import instance_dict
 from tracker_worker.conf import register_opts
 from tracker_worker.errors import ConfigurationError
 from tracker_worker.service.first_audit import StartCancelled
 from tracker_worker.service.worker import Worker
 from tracker_worker.store.base import Store, StoreReplaced
+from tracker_worker.store.ledgers import Seen
 from tracker_worker.wire.message import begin_series
 
 STORES: dict[str, type[Database]] = {"memory": MemoryDatabase, "sqlite": SQLiteDatabase}
 """The name of a store in a plan -> what it is."""
 _RESTART_SECONDS = 2.0
+_AUDIT_SECONDS = 10
+_PARTIAL = 0.3
+"""The part of the workers, but for the first, that serve some of the hosts only."""
+_HOSTILE_RATE = 0.4
+_CLAIMS = 5
 
 
 class Site:
@@ -45,23 +58,38 @@ class Site:
         self.bus: SimulatedBus | None = None
         self.worker: Worker | None = None
         self.link = Link()
-        self.starts = False
+        self.moods: dict[str, Mood] = {}
+        """How its drivers behave, by host."""
+        self._start: Due | None = None
+        self.stopping = False
+        self.gone = False
+        """Whether it never starts again."""
+
+    @property
+    def starts(self) -> bool:
         """Whether it is about to start."""
+        return self._start is not None
 
     def start(self) -> None:
         world = self.world
-        self.starts = False
+        self._start, self.stopping = None, False
+        if self.gone or not self.hosts:
+            return
         self.machine = Machine(world.stage, self.name)
-        self.bus = SimulatedBus(world.broker, self.machine)
+        conf = configured(self.hosts)
+        self.bus = SimulatedBus(world.broker, self.machine, conf)
         self.worker = Worker(
-            configured(self.hosts),
+            conf,
             bus=self.bus,
-            store=linked(world.database, self.machine, self.link, world.watch.committed),
+            store=world.linked(self.machine, self.link),
             clock=self.machine.clock,
             runtime=self.machine,
             died=self._died,
             stalled=lambda sentence: self.restart(_RESTART_SECONDS),
         )
+        for host in self.hosts:
+            mood = self.moods.setdefault(host, Mood())
+            self.worker._drivers[host] = SimulatedDriver(host, self.machine, world.hardware, mood)
         self.machine.spawn(partial(self._run, self.worker))
 
     def _run(self, worker: Worker) -> None:
@@ -78,37 +106,65 @@ class Site:
     def restart(self, seconds: float) -> None:
         """Kill the process, and start another one after so many seconds."""
         self.crash()
-        self.starts = True
-        self.world.stage.later(seconds, self.start)
+        if self._start is not None:
+            self._start.cancelled = True
+        self._start = self.world.stage.later(seconds, self.start)
+
+    def stop(self, ended: Callable[[], object]) -> None:
+        """End the process as SIGTERM does; then ``ended`` is called. It is not called if the process ends in another way.
+
+        Raises Violation on the process's thread: where nothing is in its way, the worker has not sent everything in time.
+        """
+        worker, bus, stage = self.worker, self.bus, self.world.stage
+        assert worker is not None
+        assert bus is not None
+
+        self.stopping = True
+
+        def run() -> None:
+            began, calm = stage.now, self.world.undisturbed() and bus.is_whole()
+            worker.stop()
+            passed = stage.now - began
+            if calm and self.world.undisturbed() and (bus.unsent() or passed > worker._stop_seconds):
+                raise Violation(f"{self.name} stops after {passed:.3f} s with {bus.unsent()} bytes to send")
+            self.crash()
+            ended()
+
+        self.machine.spawn(run)
 
     def works(self) -> bool:
         """Whether the worker is ready, its process goes on, and its connection is whole."""
-        connection = None if self.bus is None else self.bus.connection
-        if self.worker is None or self.machine.paused() or connection is None or connection.cut:
+        if self.worker is None or self.bus is None or self.machine.paused() or not self.bus.is_whole():
             return False
-        return connection.open and self.worker.ready()
+        return self.worker.ready()
+
+    def seen(self) -> Mapping[int, Seen]:
+        """What the worker has seen of the database: node id -> how far it had got."""
+        return {} if self.worker is None else self.worker._engine._ledgers.seen
 
     def crash(self) -> None:
         """End the process at once."""
         self.machine.crash()
-        self.world.database.crashed(self.machine)
         bus, self.bus, self.worker = self.bus, None, None
-        if bus is not None and bus.connection is not None:
-            self.world.broker.leave(bus.connection)
+        if bus is not None:
+            bus.network.end()
 
 
 def configured(hosts: Sequence[str]) -> cfg.ConfigOpts:
     conf = cfg.ConfigOpts()
     register_opts(conf)
     conf([], project="tracker-worker", default_config_files=[])
+    conf.set_override("transport_url", "rabbit://guest:guest@broker:5672/")
     conf.set_override("hosts", list(hosts), group="tracker")
     conf.set_override("inventory_driver", "fake", group="tracker")
+    conf.set_override("audit_interval_seconds", _AUDIT_SECONDS, group="tracker")
     conf.set_override("connection", "sqlite://", group="database")
     return conf
 
 
 class World:
-    """Hosts h1 ... are served by every worker; the first one that consumes a queue is the active one."""
+    """Hosts h1 ... are served by the first worker and by most of the others; the first one that consumes a queue is the active
+    one."""
 
     def __init__(
         self, seed: object, *, hosts: int = 6, workers: int = 3, clients: int = 4, store: str = "memory"
@@ -122,10 +178,28 @@ class World:
         self.set_backs: list[SetBack] = []
         self.noticing = False
         """The database went back, and no worker has noticed it yet: those who can must be left alone."""
-        self.clients = [Client(self.stage, self.broker, f"c{number}") for number in range(clients)]
+        self.clients = [
+            Client(self.stage, self.broker, f"c{number}", until=self.until_healed) for number in range(clients)
+        ]
         self.deaths: list[BaseException] = []
         self._ends: dict[Due, Callable[[], object]] = {}
-        self.sites = [Site(self, f"w{number}", self.hosts) for number in range(1, workers + 1)]
+        self.hardware = Hardware(self.hosts)
+        random = Random(f"{seed} sites")
+        self.sites = [Site(self, f"w{number}", self._served(number, random)) for number in range(1, workers + 1)]
+        self.newcomers = 0
+        self.traffic: Traffic | None = None
+        self.operator_link = Link()
+        self.operator: Operator | None = None
+        self.hostile: Hostile | None = None
+
+    def _served(self, number: int, random: Random) -> list[str]:
+        if number == 1 or random.random() >= _PARTIAL:
+            return self.hosts
+        return [host for host in self.hosts if random.random() < 0.5] or self.hosts
+
+    def linked(self, machine: Machine, link: Link) -> Store:
+        """The store as a process on the machine sees it."""
+        return linked(self.database, machine, link, self.watch.committed)
 
     @property
     def store(self) -> Store:
@@ -140,20 +214,66 @@ class World:
         """Release what the world holds outside of this process's memory."""
         self.database.close()
 
-    def calm(self) -> bool:
-        """Whether nothing is bad now, every worker is ready, and who did the last work of a host does the next."""
-        if self._ends or self.noticing or not all(site.works() for site in self.sites):
-            return False
-        held = {
-            name: site.bus.connection
-            for site in self.sites
-            if site.bus and site.worker
-            for name in site.worker._engine.held
-        }
-        consumers = {name: self.broker.queue(name).consumers for name in self.hosts}
-        return len(self.broker.connections) == len(self.sites) and all(
-            consumers[name][:1] == [held.get(name)] for name in self.hosts
+    def calm(self, alone: Site) -> bool:
+        """Whether nothing is bad now, this worker is ready and the only one, and no operator works."""
+        return (
+            self.undisturbed()
+            and not self.noticing
+            and alone.works()
+            and not any(site.worker for site in self.sites if site is not alone)
+            and not (self.operator is not None and self.operator.works)
         )
+
+    def newcomer(self, hosts: Sequence[str]) -> Site:
+        """One more worker, which has not started, for these hosts and one of its own, for which there are some claims."""
+        self.newcomers += 1
+        own = f"extra{self.newcomers}"
+        self.hardware.put((own, own))
+        site = Site(self, f"n{self.newcomers}", [*hosts, own])
+        self.sites.append(site)
+        client = self.clients[0]
+        for number in range(_CLAIMS):
+            instance = instance_dict(uuid=f"{own}-{number}", node=own)
+            self.stage.later(number, partial(client.call, own, "begin_resource_claim", instance=instance, timeout=5))
+        return site
+
+    def dismiss(self, site: Site) -> None:
+        """Stop a newcomer for good. Nothing else happens to it."""
+        self.sites.remove(site)
+        site.gone = True
+        if site.worker is not None and not site.stopping:
+            site.stop(lambda: None)
+
+    def act(self, seed: object, *, rate: float, hostile: bool, operator: bool) -> None:
+        """Let clients begin, which send ``rate`` requests a second, and, if wanted, a hostile one and an operator."""
+        self.operator = Operator(self, Random(f"{seed} operator"))
+        self.traffic = Traffic(
+            Machine(self.stage, "clients"),
+            self.clients,
+            seed=seed,
+            rate=rate,
+            places=self.hardware.places,
+            tight=self.hardware.tight,
+            moves=self.operator.moves,
+        )
+        random = Random(f"{seed} hostile")
+        self.hostile = Hostile(self.stage, self.broker, random, hosts=self.hosts, rate=_HOSTILE_RATE)
+        if hostile:
+            self.hostile.start()
+        if operator:
+            self.operator.start()
+        else:
+            self.operator.done = True
+
+    def rest(self) -> None:
+        """Nobody begins anything new."""
+        for one in (self.traffic, self.hostile, self.operator):
+            if one is not None:
+                one.stop()
+
+    def undisturbed(self) -> bool:
+        """Whether nothing is bad that would end by itself."""
+        return not self._ends and not self.broker.blocked and self.broker.up
 
     def until_healed(self, seconds: float, end: Callable[[], object]) -> None:
         """Have ``end``, which ends something bad, happen after so many seconds, or when everything is healed."""
@@ -167,6 +287,8 @@ class World:
 
     def heal(self) -> None:
         """End everything that is bad."""
+        if self.operator is not None:
+            self.operator.heal()
         ends, self._ends = self._ends, {}
         for due, end in ends.items():
             due.cancelled = True
@@ -177,28 +299,28 @@ class World:
 
     def evidence(self) -> Evidence:
         requests = [request for client in self.clients for request in client.requests]
+        requests += self.operator.requests if self.operator is not None else []
+        requests = list(losses.judged(requests, self.broker))
+        hostile = self.hostile.bodies if self.hostile is not None else set()
         return Evidence(
             requests=requests,
             heard=self.watch.notifications,
-            parked=[_parked(message) for message in self.broker.parked],
+            parked=[_parked(message) for message in self.broker.parked if message.body not in hostile],
             nodes=books(self.store),  # type: ignore[arg-type]
             inbox=recorded(self.store, sorted({request.unique_id for request in requests})),  # type: ignore[arg-type]
         )
 
     def unsettled(self) -> list[str]:
         """What is not as it should be some time after the last fault."""
-        found = [f"{client.name} waits for {client.waiting} answers" for client in self.clients if client.waiting]
-        for queue in self.broker.queues.values():
-            if queue.ready:
-                found.append(f"{len(queue.ready)} messages are ready in {queue.name!r}")
-        for connection in self.broker.connections:
-            if connection.unacknowledged:
-                found.append(f"{len(connection.unacknowledged)} messages are not acknowledged")
-        for name in self.store.host_names():
+        found = [] if self.operator is None or self.operator.done else ["the operator is not done"]
+        found += [f"{client.name} waits for {client.waiting} answers" for client in self.clients if client.waiting]
+        found += self.broker.left()
+        for name in sorted({*self.store.host_names(), *self.store.streams_without_host()}):
             for stream in self.store.streams(name):
                 late = [topic for topic, cursor in stream.cursors.items() if cursor < stream.sequence]
                 found += [f"{topic} lacks notifications of {name}/{stream.node}" for topic in late]
-        active = []
+        found += self.hardware.unseen(self.store, self.hosts)
+        active: list[str] = []
         for site in self.sites:
             if site.worker is None or not site.worker.ready():
                 found.append(f"{site.name} is not ready")
@@ -210,9 +332,11 @@ class World:
 
     def violations(self) -> list[str]:
         """What is wrong when everything is quiet."""
+        hostile = [] if self.hostile is None else self.hostile.wrong()
         if self.set_backs:
-            return judged(self.evidence(), self.set_backs, present=self.store.histories()[-1].ledger_id)
-        return check(self.evidence())
+            present = self.store.histories()[-1].ledger_id
+            return [*judged(self.evidence(), self.set_backs, present=present), *hostile]
+        return [*check(self.evidence()), *hostile]
 
 
 def _parked(message: Message) -> Parked:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from tests.simulation.faults import database, network, processes, setback
+from tests.simulation.faults import broker, database, drivers, network, processes, queues, setback, workers
 from tests.simulation.world import World
 
 Fault = Callable[[World, Random], str | None]
@@ -16,11 +16,30 @@ Fault = Callable[[World, Random], str | None]
 FAULTS: dict[str, tuple[float, Fault]] = {
     "crash": (3, processes.crash),
     "pause": (2, processes.pause),
+    "stop": (2, workers.stop),
+    "newcomer": (1, workers.newcomer),
+    "orphan": (1, workers.orphan),
     "clock": (1, processes.step_clock),
+    "driver hangs": (1, drivers.hang),
+    "driver fails": (1, drivers.fail),
+    "other sizes": (1, drivers.resize),
+    "node lost": (1, drivers.lose_node),
+    "new node": (1, drivers.new_node),
     "connection lost": (3, network.break_connection),
     "partition": (2, network.partition),
     "alarm": (1, network.alarm),
     "copies": (2, network.copies),
+    "broker restarts": (1.5, broker.restart),
+    "late confirms": (1.5, broker.late_confirms),
+    "the broker closes": (1, broker.close),
+    "small messages": (0.5, broker.small_messages),
+    "full queue": (1.5, queues.full),
+    "stuck queue": (1, queues.stuck),
+    "queue deleted": (1.5, queues.delete),
+    "exchange deleted": (0.5, queues.delete_exchange),
+    "unbound": (1, queues.unbind),
+    "replies": (1.5, queues.replies),
+    "disorder": (1, queues.disorder),
     "store": (2, database.store_away),
     "slow commits": (2, database.store_slow),
     "commits in doubt": (2, database.doubt),

@@ -83,7 +83,10 @@ class Relay:
         self._monotonic = monotonic
         self._topics = {name: Topic(name) for name in topics}
         self._relayed: dict[str, set[int]] = {}  # host -> its streams
-        self._nodes: dict[str, frozenset[int]] = {}  # host -> those of its nodes
+        self._nodes: dict[
+            str, frozenset[int]
+        ] = {}  # host -> those of its nodes, unless its streams are to be read again
+        self._noted: frozenset[int] = frozenset()
         self._confirms: deque[Any] = deque()
         # What was in flight when the history ended, and how often: its confirms mean nothing.
         self._outdated: Counter[Any] = Counter()
@@ -123,6 +126,18 @@ class Relay:
             reason,
         )
 
+    def note(self, sequences: Mapping[int, int]) -> None:
+        """The store has so many events of these streams, by id. A node may have had another name for so short a time that the
+        next ``take`` sees the old one again: this finds the events under the other name."""
+        for topic in self._topics.values():
+            for stream_id, track in topic.tracks.items():
+                if sequences.get(stream_id, 0) > track.known:
+                    track.known = sequences[stream_id]
+                    topic.note(track)
+        if not sequences.keys() <= self._noted:
+            self._noted = self._noted.union(sequences)
+            self._nodes.clear()
+
     def take(self, host: HostLedger) -> None:
         """Relay this host's nodes from their cursors on. For a node that is relayed already, include the notifications that
         another worker may have added, and go on behind a refused one that an operator has set aside. Raises
@@ -134,7 +149,7 @@ class Relay:
         relayed = self._relayed.get(host)
         stuck = relayed is not None and any(topic.is_stuck(relayed) for topic in self._topics.values())
         # A stream that a node has left has had its last event meanwhile.
-        if relayed is None or stuck or self._nodes[host] != known.keys():
+        if relayed is None or stuck or self._nodes.get(host) != known.keys():
             # Also without topics: the cursors of topics that are configured no more are removed.
             streams = self._store.open_cursors(host, list(self._topics))
             self._relayed[host] = {stream.id for stream in streams}
