@@ -24,18 +24,16 @@ class Machine(threads.Runtime):
         self.name = name
         self.ahead = 0.0
         self.crashed = False
-        self.at_crash: list[Callable[[], object]] = []
-        """What the system does for a process that is gone."""
+        self.closed_by_crash: list[Callable[[], object]] = []
         self._paused_until = 0.0
 
     # --- what can happen to it ---------------------------------------------------------------------------------------
 
     def crash(self) -> None:
-        """Nothing of it goes on: no thread, no timer, no clean-up."""
+        """Nothing of it goes on: no thread, no timer, no clean-up. What it has open outside is closed."""
         self.crashed = True
-        for end in self.at_crash:
-            end()
-        self.at_crash.clear()
+        while self.closed_by_crash:
+            self.closed_by_crash.pop()()
 
     def pause(self, seconds: float) -> None:
         """As by SIGSTOP and, after so many seconds, SIGCONT."""

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from random import Random
 
@@ -34,6 +34,7 @@ from tracker_worker.errors import ConfigurationError
 from tracker_worker.service.first_audit import StartCancelled
 from tracker_worker.service.worker import Worker
 from tracker_worker.store.base import Store, StoreReplaced
+from tracker_worker.store.ledgers import Seen
 from tracker_worker.wire.message import begin_series
 
 STORES: dict[str, type[Database]] = {"memory": MemoryDatabase, "sqlite": SQLiteDatabase}
@@ -138,10 +139,13 @@ class Site:
             return False
         return self.worker.ready()
 
+    def seen(self) -> Mapping[int, Seen]:
+        """What the worker has seen of the database: node id -> how far it had got."""
+        return {} if self.worker is None else self.worker._engine._ledgers.seen
+
     def crash(self) -> None:
         """End the process at once."""
         self.machine.crash()
-        self.world.database.crashed(self.machine)
         bus, self.bus, self.worker = self.bus, None, None
         if bus is not None:
             bus.network.end()
@@ -220,9 +224,15 @@ class World:
         """Release what the world holds outside of this process's memory."""
         self.database.close()
 
-    def calm(self) -> bool:
-        """Whether nothing is bad now, and every worker is ready and knows what it did."""
-        return self.undisturbed() and not self.noticing and all(site.works() for site in self.sites)
+    def calm(self, alone: Site) -> bool:
+        """Whether nothing is bad now, this worker is ready and the only one, and no operator works."""
+        return (
+            self.undisturbed()
+            and not self.noticing
+            and alone.works()
+            and not any(site.worker for site in self.sites if site is not alone)
+            and not (self.operator is not None and self.operator.works)
+        )
 
     def newcomer(self, hosts: Sequence[str]) -> Site:
         """One more worker, which has not started, for these hosts and one of its own, for which there are some claims."""
