@@ -115,6 +115,8 @@ class Broker:
         self.locked: dict[str, Machine] = {}
         self.connections: list[Connection] = []
         self.waiting: deque[Callable[[], object]] = deque()
+        self.again: set[bytes] = set()
+        """The bodies that were delivered more than once, or will be."""
         self.copy_next = 0
         """So many of the next messages come once more."""
 
@@ -141,6 +143,7 @@ class Broker:
         self.connections.remove(connection)
         concerned = {queue.name: queue for queue, _ in connection.unacknowledged.values()}
         for queue, message in reversed(connection.unacknowledged.values()):
+            self.again.add(message.body)
             queue.ready.appendleft(replace(message, headers={**message.headers, "redelivered": True}))
         connection.unacknowledged.clear()
         for queue in self.queues.values():
@@ -158,6 +161,7 @@ class Broker:
         queue.ready.append(message)
         if self.copy_next > 0:
             self.copy_next -= 1
+            self.again.add(message.body)
             self.stage.later(self.stage.random.random() ** 3 * 60, lambda: self.publish(name, message))
         self.pump(queue)
         return True

@@ -44,8 +44,8 @@ class Hardware:
         }
 
     def unseen(self, store: Store, hosts: Sequence[str]) -> list[str]:
-        """The nodes of these hosts that the ledger has in another state or with other sizes than they have, when every driver has
-        answered and no node is drained."""
+        """The nodes of these hosts that the ledger has in another state or with other sizes than they have, once every driver
+        has answered and no node is drained."""
         found = []
         for host in hosts:
             known = {ledger.name: node_view(ledger) for ledger in store.load_host(host) or ()}

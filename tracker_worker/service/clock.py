@@ -84,7 +84,7 @@ class Clock:
         return self.monotonic() - self._jumped_at < seconds
 
     def unsure_within(self, seconds: float) -> bool:
-        """The same, and also whether the database was first asked within so many seconds: nobody here knows of a step before."""
+        """The same, and also whether the database was first asked within so many seconds: a step before that is not known."""
         return self.monotonic() - max(self._first_at, self._jumped_at) < seconds
 
     def stepped_within(self, seconds: float) -> bool:
