@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from random import Random
 
 from oslo_config import cfg
 
 from tests.invariants.check import check
-from tests.invariants.record import Evidence, Heard, Parked
+from tests.invariants.record import UNKNOWN, Evidence, Heard, Parked
 from tests.invariants.stored import books, recorded
 from tests.simulation import losses
 from tests.simulation.broker import Broker, Message
@@ -316,11 +317,15 @@ class World:
         for one in self.watch.notifications:
             heard[one.queue.partition(".")[0]].append(one)
         first, *others = self.broker.topics
+        by_id = {request.unique_id: request for request in requests if not request.call}
+        parked = [message for message in self.broker.parked if message.body not in hostile]
+        again = {_parked(message).unique_id or "" for message in parked if message.body in self.broker.again}
+        requests += [replace(by_id[unique_id], outcome=UNKNOWN) for unique_id in sorted(again & by_id.keys())]
         return Evidence(
             requests=requests,
             heard=heard[first],
             others={topic: heard[topic] for topic in others},
-            parked=[_parked(message) for message in self.broker.parked if message.body not in hostile],
+            parked=[_parked(message) for message in parked],
             nodes=books(self.store),  # type: ignore[arg-type]
             inbox=recorded(self.store, sorted({request.unique_id for request in requests})),  # type: ignore[arg-type]
         )
