@@ -34,11 +34,7 @@ class Database(ABC):
 
     @abstractmethod
     def opened(self, machine: Machine) -> Store:
-        """The database for a worker on a machine."""
-
-    @abstractmethod
-    def crashed(self, machine: Machine) -> None:
-        """The machine is gone: its transactions end without an effect."""
+        """The database for a process on a machine. What is open when that crashes ends without an effect."""
 
     def ledgers(self) -> list[HostLedger]:
         """What is stored of every host."""
@@ -100,9 +96,6 @@ class MemoryDatabase(Database):
 
     def close(self) -> None:
         """There is nothing."""
-
-    def crashed(self, machine: Machine) -> None:
-        """Nothing is open between two steps."""
 
     def refuse(self, why: str | None) -> None:
         self.refuses = why

@@ -29,13 +29,16 @@ class Machine(threads.Runtime):
         self.crashes_at: str | None = None
         """The point at which it crashes when it comes there next (see ``reach``)."""
         self.crash_there: Callable[[], object] = self.crash
+        self.closed_by_crash: list[Callable[[], object]] = []
         self._paused_until = 0.0
 
     # --- what can happen to it ---------------------------------------------------------------------------------------
 
     def crash(self) -> None:
-        """Nothing of it goes on: no thread, no timer, no clean-up."""
+        """Nothing of it goes on: no thread, no timer, no clean-up. What it has open outside is closed."""
         self.crashed = True
+        while self.closed_by_crash:
+            self.closed_by_crash.pop()()
 
     def pause(self, seconds: float) -> None:
         """As by SIGSTOP and, after so many seconds, SIGCONT."""

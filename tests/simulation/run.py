@@ -21,13 +21,15 @@ START_SECONDS = 5.0
 _UNDER_WAY_SECONDS = 0.5
 _STEPS_BETWEEN = 1000
 _TRACE_LINES = 400
+_TWO_TOPICS_OF = 4
+"""One of so many seeds has two topics."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """``faults`` None: they are drawn from the seed, one in ``fault_seconds`` on average, of these ``kinds``; None: of all.
-    ``rate``: requests a second of all clients. ``prefetch``: of each worker; None: as usual. ``store``: one of STORES.
-    ``hostile`` and ``operator``: whether there is such a client and an operator. The same plan always gives the same history."""
+    ``rate``: requests a second of all clients. ``prefetch``: of each worker; None: as usual. ``store``: one of STORES. ``topics``:
+    of notifications; None: the seed says how many. ``hostile`` and ``operator``: whether there is such a client and an operator. The same plan always gives the same history."""
 
     seed: int
     seconds: float = 120.0
@@ -37,6 +39,7 @@ class Plan:
     rate: float = 50.0
     fault_seconds: float = 4.0
     store: str = "memory"
+    topics: int | None = None
     faults: Sequence[faults.Planned] | None = None
     hostile: bool = True
     operator: bool = True
@@ -119,6 +122,7 @@ def run(plan: Plan) -> Outcome:
     """Play the plan to its end, or to the first violation."""
     plan = plan.with_faults()
     outcome = Outcome(plan=plan)
+    topics = plan.topics or (2 if plan.seed % _TWO_TOPICS_OF == 0 else 1)
     world = World(
         plan.seed,
         hosts=plan.hosts,
@@ -126,6 +130,7 @@ def run(plan: Plan) -> Outcome:
         clients=plan.clients,
         prefetch=plan.prefetch,
         store=plan.store,
+        topics=topics,
     )
     trace = _Trace(world)
     before = logging.root.handlers, logging.root.level

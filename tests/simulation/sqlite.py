@@ -52,7 +52,7 @@ class SQLiteDatabase(Database):
         self._file = Path(self._directory.name) / "tracker.sqlite"
         self._file.write_bytes(_empty())
         self._identify()
-        self._open: dict[Machine, tuple[SQLStore, list[_Connection]]] = {}
+        self._open: dict[Machine, list[_Connection]] = {}
         self.store: Store = self._plain(self._file)
 
     def _identify(self) -> None:
@@ -94,12 +94,12 @@ class SQLiteDatabase(Database):
 
         sa.event.listen(store.engine, "do_connect", connect)
         sa.event.listen(store.engine, "connect", prepare)
-        self._open[machine] = store, connections
+        self._open[machine] = connections
+        machine.closed_by_crash.append(lambda: self._close(machine))
         return store
 
-    def crashed(self, machine: Machine) -> None:
-        found = self._open.pop(machine, None)
-        for connection in found[1] if found is not None else ():
+    def _close(self, machine: Machine) -> None:
+        for connection in self._open.pop(machine, ()):
             connection.close()
 
     def ledgers(self) -> list[HostLedger]:
@@ -122,7 +122,7 @@ class SQLiteDatabase(Database):
 
     def refuse(self, why: str | None) -> None:
         self.refuses = why
-        for _, connections in self._open.values():
+        for connections in self._open.values():
             for connection in connections:
                 connection.set(_REFUSING[why])
 
@@ -175,7 +175,7 @@ class SQLiteDatabase(Database):
 
     def close(self) -> None:
         for machine in list(self._open):
-            self.crashed(machine)
+            self._close(machine)
         self.store.stop()
         self._directory.cleanup()
 

@@ -150,7 +150,6 @@ def test_a_crash_ends_a_transaction_and_gives_its_locks_back() -> None:
         stage.run(2.5)
         assert ended == [StoreUnavailable]  # it waits again
         first.crash()
-        database.crashed(first)
         stage.run(10)
         assert ended == [StoreUnavailable, second]
         assert database.store.hosts()[0].last_seen_at == 3

@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from random import Random
 
 from oslo_config import cfg
 
 from tests.invariants.check import check
-from tests.invariants.record import Evidence, Parked
+from tests.invariants.record import UNKNOWN, Evidence, Heard, Parked
 from tests.invariants.stored import books, recorded
 from tests.simulation import losses
 from tests.simulation.broker import Broker, Message
@@ -35,10 +36,12 @@ from tracker_worker.errors import ConfigurationError
 from tracker_worker.service.first_audit import StartCancelled
 from tracker_worker.service.worker import Worker
 from tracker_worker.store.base import Store, StoreReplaced
+from tracker_worker.store.ledgers import Seen
 from tracker_worker.wire.message import begin_series
 
 STORES: dict[str, type[Database]] = {"memory": MemoryDatabase, "sqlite": SQLiteDatabase}
 """The name of a store in a plan -> what it is."""
+TOPICS = ("notifications", "audit")
 _RESTART_SECONDS = 2.0
 _AUDIT_SECONDS = 10
 _PARTIAL = 0.3
@@ -83,7 +86,7 @@ class Site:
         self.machine = Machine(world.stage, self.name)
         self.machine.crash_there = partial(self.restart, _RESTART_SECONDS)
         self.machine.crashes_at = self.crashes_at.pop() if self.crashes_at else None
-        conf = configured(self.hosts, world.prefetch)
+        conf = configured(self.hosts, world.broker.topics, world.prefetch)
         self.bus = SimulatedBus(world.broker, self.machine, conf)
         self.worker = Worker(
             conf,
@@ -145,22 +148,26 @@ class Site:
             return False
         return self.bus.is_whole() and self.worker.ready()
 
+    def seen(self) -> Mapping[int, Seen]:
+        """What the worker has seen of the database: node id -> how far it had got."""
+        return {} if self.worker is None else self.worker._engine._ledgers.seen
+
     def crash(self) -> None:
         """End the process at once."""
         self.world.judge.troubles.happened("crash")
         self.machine.crash()
-        self.world.database.crashed(self.machine)
         bus, self.bus, self.worker = self.bus, None, None
         if bus is not None:
             bus.network.end()
 
 
-def configured(hosts: Sequence[str], prefetch: int | None = None) -> cfg.ConfigOpts:
+def configured(hosts: Sequence[str], topics: Sequence[str], prefetch: int | None = None) -> cfg.ConfigOpts:
     conf = cfg.ConfigOpts()
     register_opts(conf)
     conf([], project="tracker-worker", default_config_files=[])
     conf.set_override("transport_url", "rabbit://guest:guest@broker:5672/")
     conf.set_override("hosts", list(hosts), group="tracker")
+    conf.set_override("topics", list(topics), group="notifications")
     conf.set_override("inventory_driver", "fake", group="tracker")
     conf.set_override("audit_interval_seconds", _AUDIT_SECONDS, group="tracker")
     conf.set_override("connection", "sqlite://", group="database")
@@ -182,11 +189,13 @@ class World:
         clients: int = 4,
         prefetch: int | None = None,
         store: str = "memory",
+        topics: int = 1,
     ) -> None:
         self.stage = Stage(seed)
         begin_series("0" * 20)
         self.watch = Watch()
         self.broker = Broker(self.stage, heard=self.watch.heard)
+        self.broker.topics = TOPICS[:topics]
         self.hosts = [f"h{number}" for number in range(1, hosts + 1)]
         self.database = STORES[store](self.stage)
         self.set_backs: list[SetBack] = []
@@ -236,9 +245,15 @@ class World:
         """Release what the world holds outside of this process's memory."""
         self.database.close()
 
-    def calm(self) -> bool:
-        """Whether nothing is bad now, and every worker is ready and knows what it did."""
-        return self.undisturbed() and not self.noticing and all(site.works() for site in self.sites)
+    def calm(self, alone: Site) -> bool:
+        """Whether nothing is bad now, this worker is ready and the only one, and no operator works."""
+        return (
+            self.undisturbed()
+            and not self.noticing
+            and alone.works()
+            and not any(site.worker for site in self.sites if site is not alone)
+            and not (self.operator is not None and self.operator.works)
+        )
 
     def newcomer(self, hosts: Sequence[str]) -> Site:
         """One more worker, which has not started, for these hosts and one of its own, for which there are some claims."""
@@ -324,10 +339,19 @@ class World:
         requests += self.operator.requests if self.operator is not None else []
         requests = list(losses.judged(requests, self.broker))
         hostile = self.hostile.bodies if self.hostile is not None else set()
+        heard: dict[str, list[Heard]] = {topic: [] for topic in self.broker.topics}
+        for one in self.watch.notifications:
+            heard[one.queue.partition(".")[0]].append(one)
+        first, *others = self.broker.topics
+        by_id = {request.unique_id: request for request in requests if not request.call}
+        parked = [message for message in self.broker.parked if message.body not in hostile]
+        again = {_parked(message).unique_id or "" for message in parked if message.body in self.broker.again}
+        requests += [replace(by_id[unique_id], outcome=UNKNOWN) for unique_id in sorted(again & by_id.keys())]
         return Evidence(
             requests=requests,
-            heard=self.watch.notifications,
-            parked=[_parked(message) for message in self.broker.parked if message.body not in hostile],
+            heard=heard[first],
+            others={topic: heard[topic] for topic in others},
+            parked=[_parked(message) for message in parked],
             nodes=books(self.store),  # type: ignore[arg-type]
             inbox=recorded(self.store, sorted({request.unique_id for request in requests})),  # type: ignore[arg-type]
         )

@@ -273,6 +273,18 @@ def test_a_generation_that_the_new_history_has_again_is_not_the_old_one(
     assert harness.charged() == [uuid(2)]
 
 
+def test_a_read_sees_the_new_history_also_at_a_generation_that_the_old_one_had(
+    harness: EngineHarness, memory: MemoryStore
+) -> None:
+    backup = Backup(memory)
+    claim(harness, 1)
+    backup.restore()
+    new = begin_history(memory, predecessor=memory.histories()[-1].ledger_id, reason="a test", now=NOW, new_id=NewIds())
+    assert harness.ledger().node(N1).generation == 2
+    view = harness.caller.call("get_node").reply()
+    assert (view["ledger_id"], view["running_vms"]) == (new, 0)
+
+
 def test_a_store_that_went_back_behind_the_last_history_gets_a_new_one(
     harness: EngineHarness, memory: MemoryStore
 ) -> None:

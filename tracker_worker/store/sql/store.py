@@ -140,9 +140,11 @@ class SQLStore(Store):
         with self._sessions.read() as connection:
             return reading.load_host(connection, name)
 
-    def refreshed(self, known: Mapping[str, Mapping[int, int]]) -> dict[str, HostLedger]:
+    def refreshed(
+        self, known: Mapping[str, Mapping[int, int]], *, ledger_id: str | None = None
+    ) -> dict[str, HostLedger]:
         with self._sessions.read() as connection:
-            return reading.refreshed(connection, known)
+            return reading.refreshed(connection, known, ledger_id)
 
     @contextmanager
     def locked(self, host_id: int) -> Iterator[LockedHost]:
