@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The database goes back to an earlier state.
 
-A worker notices it by what it has seen of the database. What nobody knows any more cannot be noticed. In a failover, therefore, one
-worker is alone from the copy on, and nothing else happens to it until it has begun a new history. Whoever restores a backup
+A worker notices it by what it has seen of the database. What nobody knows any more cannot be noticed. In a failover, therefore,
+one worker is alone from the copy on, and nothing else happens to it until it has begun a new history. Whoever restores a backup
 begins one himself, so that anything may happen at the same time (doc/admin/operate.md, Backups).
 """
 
