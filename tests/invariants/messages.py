@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from math import inf
 from typing import Any
 
 from tests.invariants.record import ERROR, RESULT, SENT, UNKNOWN, Parked, Request
@@ -87,6 +88,8 @@ def _merge(
     rank = {RESULT: 0, ERROR: 0, SENT: 1, UNKNOWN: 2}
     best = min(copies, key=lambda copy: rank[copy.outcome])
     known = [copy.ended_at for copy in copies if copy.outcome != UNKNOWN]
+    if best.unique_id in reasons and len(copies) > 1:
+        known = [inf]  # a cast that was parked had no effect; copies of it are decided afresh, whenever they come
     merged = replace(
         best,
         sent_at=min(copy.sent_at for copy in copies),

@@ -66,6 +66,8 @@ class Broker:
         self.published: Callable[[Stored], object] = lambda message: None
         self.acknowledged: Callable[[Stored], object] = lambda message: None
         """Called with each message that comes to a queue, and that leaves one because it is acknowledged."""
+        self.again: set[bytes] = set()
+        """The bodies that were delivered more than once, or will be."""
         self.copy_next = 0
         """So many of the next messages of clients come once more."""
 
@@ -85,6 +87,7 @@ class Broker:
             return False
         if self.copy_next > 0:
             self.copy_next -= 1
+            self.again.add(message.body)
             self.stage.later(self.stage.random.random() ** 3 * 60, lambda: self.publish(host, message))
         return True
 
@@ -147,6 +150,7 @@ class Broker:
             return
         for stored in messages:
             stored.returns += 1
+            self.again.add(stored.body)
         if self.disorder_next and len(messages) > 1:
             self.disorder_next = False
             self.stage.random.shuffle(messages)
@@ -180,11 +184,14 @@ class Broker:
             self.delete(queue)
 
     def unstick(self, queue: Queue) -> None:
-        """The queue has its majority again. What nobody waits for any more may have been forgotten."""
+        """The queue has its majority again. Of what came over a connection that is gone, the end may have been forgotten."""
         queue.stuck = False
         undecided, queue.undecided = queue.undecided, []
+        forgotten: list[Session] = []
         for stored, session, taken in undecided:
-            if session.open or self.stage.random.random() < 0.5:
+            if not session.open and session not in forgotten and self.stage.random.random() < 0.1:
+                forgotten.append(session)
+            if session not in forgotten:
                 self.put(queue, stored)
                 taken()
 

@@ -44,7 +44,7 @@ class Hardware:
         }
 
     def unseen(self, store: Store, hosts: Sequence[str]) -> list[str]:
-        """The nodes of these hosts that the ledger has in another state or with other sizes than they have, when every driver
+        """The nodes of these hosts that the ledger has in another state or with other sizes than they have, once every driver
         has answered and no node is drained."""
         found = []
         for host in hosts:

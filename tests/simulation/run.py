@@ -18,13 +18,15 @@ CALM_SECONDS = 60.0
 _START_SECONDS = 5.0
 _STEPS_BETWEEN = 1000
 _TRACE_LINES = 400
+_TWO_TOPICS_OF = 4
+"""One of so many seeds has two topics."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """``faults`` None: they are drawn from the seed, one in ``fault_seconds`` on average. ``rate``: requests a second of all
-    clients. ``store``: one of STORES. ``hostile`` and ``operator``: whether there is such a client and an operator. The same
-    plan always gives the same history."""
+    clients. ``store``: one of STORES. ``topics``: of notifications; None: the seed says how many. ``hostile`` and ``operator``:
+    whether there is such a client and an operator. The same plan always gives the same history."""
 
     seed: int
     seconds: float = 120.0
@@ -34,6 +36,7 @@ class Plan:
     rate: float = 50.0
     fault_seconds: float = 4.0
     store: str = "memory"
+    topics: int | None = None
     faults: Sequence[faults.Planned] | None = None
     hostile: bool = True
     operator: bool = True
@@ -77,7 +80,10 @@ def run(plan: Plan) -> Outcome:
     """Play the plan to its end, or to the first violation."""
     plan = plan.with_faults()
     outcome = Outcome(plan=plan)
-    world = World(plan.seed, hosts=plan.hosts, workers=plan.workers, clients=plan.clients, store=plan.store)
+    topics = plan.topics or (2 if plan.seed % _TWO_TOPICS_OF == 0 else 1)
+    world = World(
+        plan.seed, hosts=plan.hosts, workers=plan.workers, clients=plan.clients, store=plan.store, topics=topics
+    )
     trace = _Trace(world)
     before = logging.root.handlers, logging.root.level
     logging.root.handlers, logging.root.level = [trace], logging.INFO

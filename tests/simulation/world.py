@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from random import Random
 
 from oslo_config import cfg
 
 from tests.invariants.check import check
-from tests.invariants.record import Evidence, Parked
+from tests.invariants.record import UNKNOWN, Evidence, Heard, Parked
 from tests.invariants.stored import books, recorded
 from tests.simulation import losses
 from tests.simulation.broker import Broker, Message
@@ -39,6 +40,7 @@ from tracker_worker.wire.message import begin_series
 
 STORES: dict[str, type[Database]] = {"memory": MemoryDatabase, "sqlite": SQLiteDatabase}
 """The name of a store in a plan -> what it is."""
+TOPICS = ("notifications", "audit")
 _RESTART_SECONDS = 2.0
 _AUDIT_SECONDS = 10
 _PARTIAL = 0.3
@@ -76,7 +78,7 @@ class Site:
         if self.gone or not self.hosts:
             return
         self.machine = Machine(world.stage, self.name)
-        conf = configured(self.hosts)
+        conf = configured(self.hosts, world.broker.topics)
         self.bus = SimulatedBus(world.broker, self.machine, conf)
         self.worker = Worker(
             conf,
@@ -150,12 +152,13 @@ class Site:
             bus.network.end()
 
 
-def configured(hosts: Sequence[str]) -> cfg.ConfigOpts:
+def configured(hosts: Sequence[str], topics: Sequence[str]) -> cfg.ConfigOpts:
     conf = cfg.ConfigOpts()
     register_opts(conf)
     conf([], project="tracker-worker", default_config_files=[])
     conf.set_override("transport_url", "rabbit://guest:guest@broker:5672/")
     conf.set_override("hosts", list(hosts), group="tracker")
+    conf.set_override("topics", list(topics), group="notifications")
     conf.set_override("inventory_driver", "fake", group="tracker")
     conf.set_override("audit_interval_seconds", _AUDIT_SECONDS, group="tracker")
     conf.set_override("connection", "sqlite://", group="database")
@@ -167,12 +170,20 @@ class World:
     one."""
 
     def __init__(
-        self, seed: object, *, hosts: int = 6, workers: int = 3, clients: int = 4, store: str = "memory"
+        self,
+        seed: object,
+        *,
+        hosts: int = 6,
+        workers: int = 3,
+        clients: int = 4,
+        store: str = "memory",
+        topics: int = 1,
     ) -> None:
         self.stage = Stage(seed)
         begin_series("0" * 20)
         self.watch = Watch()
         self.broker = Broker(self.stage, heard=self.watch.heard)
+        self.broker.topics = TOPICS[:topics]
         self.hosts = [f"h{number}" for number in range(1, hosts + 1)]
         self.database = STORES[store](self.stage)
         self.set_backs: list[SetBack] = []
@@ -302,10 +313,19 @@ class World:
         requests += self.operator.requests if self.operator is not None else []
         requests = list(losses.judged(requests, self.broker))
         hostile = self.hostile.bodies if self.hostile is not None else set()
+        heard: dict[str, list[Heard]] = {topic: [] for topic in self.broker.topics}
+        for one in self.watch.notifications:
+            heard[one.queue.partition(".")[0]].append(one)
+        first, *others = self.broker.topics
+        by_id = {request.unique_id: request for request in requests if not request.call}
+        parked = [message for message in self.broker.parked if message.body not in hostile]
+        again = {_parked(message).unique_id or "" for message in parked if message.body in self.broker.again}
+        requests += [replace(by_id[unique_id], outcome=UNKNOWN) for unique_id in sorted(again & by_id.keys())]
         return Evidence(
             requests=requests,
-            heard=self.watch.notifications,
-            parked=[_parked(message) for message in self.broker.parked if message.body not in hostile],
+            heard=heard[first],
+            others={topic: heard[topic] for topic in others},
+            parked=[_parked(message) for message in parked],
             nodes=books(self.store),  # type: ignore[arg-type]
             inbox=recorded(self.store, sorted({request.unique_id for request in requests})),  # type: ignore[arg-type]
         )

@@ -161,10 +161,10 @@ class Worker:
         )
 
     def _policy_of_requests(self) -> Policy:
-        """The policy of the moment. After a step of the clock forward, deletions look older than they are: for as long as they
-        are remembered, all count."""
+        """The policy of the moment. After a step of the clock forward, of which a worker that has just started does not know,
+        deletions look older than they are: for as long as they are remembered, all count."""
         policy = self._policy
-        if self._clock.jumped_within(policy.deletion_memory / SECOND):
+        if self._clock.unsure_within(policy.deletion_memory / SECOND):
             return replace(policy, deletion_memory=MAX_TIMEOUT_SECONDS * SECOND)
         return policy
 
