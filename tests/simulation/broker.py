@@ -241,6 +241,8 @@ class Broker:
     def left(self) -> list[str]:
         """What is left that should not be when everything is done."""
         kept = (DEAD_LETTERS, f"{TOPIC}_ledger")
+        for queue in self.queues.values():
+            queue.expire(self.stage.now)
         found = [
             f"{len(queue.ready)} messages are ready in {queue.name!r}"
             for queue in self.queues.values()
