@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import queue
+import socket
 import sys
 import threading
 import time
@@ -70,6 +71,16 @@ class NamedThread(threading.Thread):
         ):
             comm.write(system_name(self.name))
         super().run()
+
+
+class Thread(Protocol):
+    """A thread that runs one function. It is started once."""
+
+    def start(self) -> None: ...
+
+    def join(self, timeout: float | None = None) -> None: ...
+
+    def is_alive(self) -> bool: ...
 
 
 def start_thread(target: Callable[[], object], name: str) -> None:
@@ -285,9 +296,37 @@ class Runtime:
         """A lock that may be held while its owner waits."""
         return Lock()
 
+    def thread(self, target: Callable[[], object], name: str, died: Callable[[BaseException], None]) -> Thread:
+        """A thread that runs ``target`` once. ``died`` gets what it raises."""
+
+        def run() -> None:
+            try:
+                target()
+            except BaseException as error:
+                LOG.exception("the thread %s ends", name)
+                died(error)
+
+        return NamedThread(target=run, name=name)
+
+    def event(self) -> Event:
+        """What threads wait for until another one sets it."""
+        return Event()
+
+    def sleep(self, seconds: float) -> None:
+        """Do nothing for so long."""
+        sleep(seconds)
+
+    def microseconds(self) -> int:
+        """The time of day of this machine."""
+        return now_microseconds()
+
     def random_bytes(self, count: int) -> bytes:
         """So many bytes that nobody can guess."""
         return random_bytes(count)
+
+    def process(self) -> str:
+        """A name of this process that no other one has at the same time: that of its machine, and its number there."""
+        return f"{socket.gethostname()}:{os.getpid()}"
 
 
 SYSTEM = Runtime()

@@ -38,7 +38,7 @@ class Echo:
         settings = read_settings(conf)
         self._connection: Any = settings.connection(settings.urls[0])
         self._connection.connect()
-        queues = topology.served(settings, conf.tracker.hosts)[:1]
+        queues = topology.served(settings, conf.tracker.hosts, "1")[:1]
         topology.declare_served(self._connection, settings, queues)
         self._channel = self._connection.channel()
         self._channel.basic_qos(0, settings.prefetch, False)

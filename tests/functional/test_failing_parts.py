@@ -30,9 +30,9 @@ def faulty_worker(tmp_path: Path, broker_vhost: str) -> Iterator[FaultyWorker]:
     [
         ("before_commit", "the thread tracker-engine ends"),
         ("after_commit", "the thread tracker-engine ends"),
-        ("after_reply", "tracker-publisher: the connection's thread ends"),
-        ("after_publish", "tracker-publisher: the connection's thread ends"),
-        ("after_ack", "tracker-consumer: the connection's thread ends"),
+        ("after_reply", "the thread tracker-publisher ends"),
+        ("after_publish", "the thread tracker-publisher ends"),
+        ("after_ack", "the thread tracker-consumer ends"),
     ],
 )
 def test_a_worker_with_a_failed_thread_ends_and_its_successor_continues(

@@ -13,7 +13,7 @@ its limits, or answered wrongly; the search then ignores one of these at a time,
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tests.invariants import books, rules
@@ -63,12 +63,15 @@ def explain(
         for uuid in move.held:
             happened[uuid][move.source].append((move.left, move))
             happened[uuid][move.target].append((move.came, move))
+    nodes: dict[str, set[str]] = defaultdict(set)
+    for host, node in told:
+        nodes[host].add(node)
     for uuid in asked.keys() | happened.keys():
         events = {
             place: [one for _, one in sorted(numbered, key=lambda pair: pair[0])]
             for place, numbered in happened[uuid].items()
         }
-        case = _Case(uuid, asked[uuid], events, told.keys(), replays)
+        case = _Case(uuid, asked[uuid], events, nodes, replays)
         if (violation := case.violation()) is not None:
             yield violation
 
@@ -82,7 +85,7 @@ class _Case:
     uuid: str
     messages: list[Message]
     events: Mapping[Place, list[Heard | Move]]
-    places: Collection[Place]
+    nodes: Mapping[str, set[str]]
     replays: Mapping[Place, Replay]
     _order: list[Place] = field(init=False)
     _hosts: str = field(init=False)
@@ -200,7 +203,9 @@ class _Case:
     def _following(
         self, done: int, positions: tuple[int, ...], states: _States, must: int, overlooked: Overlooked
     ) -> Iterator[tuple[int, tuple[int, ...], _States]]:
-        free = self._mask(lambda i: self.messages[i].request.unique_id == overlooked.place)
+        free = 0
+        if overlooked.place is not None:
+            free = self._mask(lambda i: self.messages[i].request.unique_id == overlooked.place)
         waiting = {
             place: self.events[place][position]
             for place, position in zip(self._order, positions, strict=True)
@@ -222,7 +227,7 @@ class _Case:
             if done & bit or (out_of_turn and not bit & free):
                 continue
             host = message.request.about or ""
-            node = rules.node_of(message, {node for at, node in self.places if at == host})
+            node = rules.node_of(message, self.nodes[host])
             replayed = self.replays.get((host, node)) if node is not None else None
             here = {at[1]: one for at, one in waiting.items() if at[0] == host and isinstance(one, Heard)}
             for event, after in rules.effects(message, states.get(host), node, here, replayed, overlooked):

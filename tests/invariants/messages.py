@@ -7,7 +7,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from math import inf
 from typing import Any
 
@@ -115,6 +115,7 @@ def _instances(request: Request, claims: Mapping[str, Sequence[str]]) -> Sequenc
     return claims.get(canonical(named), (canonical(named),)) if isinstance(named, str) else ()
 
 
+@lru_cache(maxsize=65536)
 def canonical(name: str) -> str:
     """The name as the worker keeps it: a UUID in any spelling in lower case with hyphens, every other name as it is."""
     try:

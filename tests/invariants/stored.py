@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import msgpack
+import msgspec
 
 from tests.invariants.record import OutboxRow, Place, StoredAllocation, StoredNode
 from tracker_worker.notifications.notification import Notification
@@ -74,7 +75,7 @@ def issued(row: Notification) -> OutboxRow:
         message_id=row.message_id,
         event_type=row.event_type,
         priority=row.priority,
-        payload=json.loads(row.payload),
+        payload=msgspec.json.decode(row.payload),
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tests.simulation.minimise import minimised
 from tests.simulation.run import Outcome, Plan, run
+from tests.simulation.world import STORES
 
 
 def main() -> int:
@@ -18,15 +19,16 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=time.time_ns() % 10**9, help="the first of the seeds")
     parser.add_argument("--for-seconds", type=float, default=60.0, help="real seconds (60)")
     parser.add_argument("--virtual-seconds", type=float, default=120.0, help="of each history with faults (120)")
+    parser.add_argument("--store", choices=STORES, default="memory", help="the store of the workers (memory)")
     parser.add_argument("--plan", help="play the plan in this file, which --minimise has written, and show its trace")
     parser.add_argument("--minimise", metavar="FILE", help="write the shortest plan that still fails; with --seed")
     options = parser.parse_args()
     if options.plan is not None:
         return _play(Plan.read(Path(options.plan).read_text(encoding="utf-8")), None, 0)
     if options.seed is not None:
-        plan = Plan(seed=options.seed, seconds=options.virtual_seconds)
+        plan = Plan(seed=options.seed, seconds=options.virtual_seconds, store=options.store)
         return _play(plan, options.minimise, options.for_seconds)
-    return _search(options.first, options.for_seconds, options.virtual_seconds)
+    return _search(options.first, options.for_seconds, options.virtual_seconds, options.store)
 
 
 def _play(plan: Plan, minimise: str | None, real_seconds: float) -> int:
@@ -39,12 +41,12 @@ def _play(plan: Plan, minimise: str | None, real_seconds: float) -> int:
     return int(outcome.violation is not None)
 
 
-def _search(seed: int, real_seconds: float, virtual_seconds: float) -> int:
+def _search(seed: int, real_seconds: float, virtual_seconds: float, store: str) -> int:
     began = time.monotonic()
     played = 0.0
     count = 0
     while time.monotonic() - began < real_seconds:
-        outcome = run(Plan(seed=seed + count, seconds=virtual_seconds))
+        outcome = run(Plan(seed=seed + count, seconds=virtual_seconds, store=store))
         count += 1
         played += virtual_seconds + 60
         if outcome.violation is not None:
@@ -61,7 +63,8 @@ def _show(outcome: Outcome) -> None:
     plan = outcome.plan
     print(f"seed {plan.seed}: {outcome.steps} steps, {outcome.requests} requests, {len(plan.faults or ())} faults")
     print(f"violation: {outcome.violation}" if outcome.violation else "nothing found")
-    print(f"again: python -m tests.simulation --seed {plan.seed} --virtual-seconds {plan.seconds:g}")
+    options = f"--seed {plan.seed} --virtual-seconds {plan.seconds:g} --store {plan.store}"
+    print(f"again: python -m tests.simulation {options}")
 
 
 if __name__ == "__main__":

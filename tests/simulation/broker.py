@@ -1,194 +1,201 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A broker with what RabbitMQ promises, and nothing more.
+"""A broker with what RabbitMQ promises, and nothing more: exchanges, queues, and who consumes them.
 
-A queue gives its messages to its first consumer (single active consumer), at most ``prefetch`` of them before they are
-acknowledged. What a connection has received and not acknowledged goes back to the head of its queue, in order, when the broker
-notices that the connection is gone. Messages travel both ways on a connection in order; what travels on it when it is lost is
-lost too. A publish is confirmed, or returned where no queue takes it.
+A queue gives its messages to its consumers, to each at most as many as it may hold; a queue with a single active consumer gives
+them to its first one. What a consumer has received and not acknowledged goes back to the head of its queue, in order, when its
+channel is gone. What is published is taken, or returned where no queue takes it, or refused by a queue that is full.
+
+What the clients of other programs do, the broker does for them: they publish, their reply queues take what comes, and billing
+takes every notification as soon as it may.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections import Counter, deque
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any
 
-from tests.simulation.machine import Machine
+from tests.simulation.queues import Consumer, Exchange, Message, Queue, Stored
 from tests.simulation.stage import Stage
-from tracker_worker.bus.base import SHARED, Marker
+from tracker_worker.bus.amqp.internals import decode_content, encode_properties
+from tracker_worker.bus.base import SHARED
+
+if TYPE_CHECKING:
+    from tests.simulation.session import Session
 
 MOST_TRAVEL_SECONDS = 0.002
 APART_SECONDS = 1e-6
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
-    body: bytes
-    content_type: str = "application/json"
-    headers: Mapping[str, Any] = field(default_factory=dict)
-    deadline: float | None = None
-    message_id: str = ""
-
-
-class Queue:
-    """``consumers`` in the order of their coming."""
-
-    def __init__(self, name: str, *, exclusive: bool = True) -> None:
-        self.name = name
-        self.exclusive = exclusive
-        self.ready: deque[Message] = deque()
-        self.consumers: list[Connection] = []
-        self.full = False
-
-
-class Connection:
-    """One connection as the broker knows it. ``deliver`` gets the queue's name, the tag and the message."""
-
-    def __init__(
-        self,
-        broker: Broker,
-        deliver: Callable[[str, int, Message], None],
-        later: Callable[[float, Callable[[], object]], object],
-    ) -> None:
-        self.broker = broker
-        self.deliver = deliver
-        self.later = later  # on the machine of the other side
-        self.open = True  # for the broker
-        self.cut = False  # nothing arrives at either side
-        self.unacknowledged: OrderedDict[int, tuple[Queue, Message]] = OrderedDict()
-        self.held: dict[str, int] = {}
-        self._tag = 0
-        self._there_at = 0.0
-        self._here_at = 0.0
-
-    def to_broker(self, action: Callable[[], object]) -> None:
-        """Have ``action`` happen at the broker after everything that was sent before."""
-        stage = self.broker.stage
-        self._there_at = max(self._there_at + APART_SECONDS, stage.now + stage.random.random() * MOST_TRAVEL_SECONDS)
-        stage.later(self._there_at - stage.now, lambda: self._arrive(action))
-
-    def _arrive(self, action: Callable[[], object]) -> None:
-        if not self.open or self.cut:
-            return
-        if self.broker.blocked:
-            self.broker.waiting.append(lambda: self._arrive(action))
-        else:
-            action()
-
-    def to_client(self, action: Callable[[], object]) -> None:
-        """Have ``action`` happen at the other side after everything that was sent there before."""
-        stage = self.broker.stage
-        self._here_at = max(self._here_at + APART_SECONDS, stage.now + stage.random.random() * MOST_TRAVEL_SECONDS)
-        self.later(self._here_at - stage.now, lambda: None if self.cut else action())
-
-    def give(self, queue: Queue, message: Message) -> None:
-        self._tag += 1
-        tag = self._tag
-        self.unacknowledged[tag] = (queue, message)
-        self.held[queue.name] = self.held.get(queue.name, 0) + 1
-        self.to_client(lambda: self.deliver(queue.name, tag, message))
-
-    def acknowledge(self, tag: int) -> None:
-        """At the broker."""
-        found = self.unacknowledged.pop(tag, None)
-        if found is not None:
-            self.held[found[0].name] -= 1
-            self.broker.pump(found[0])
+EXCHANGE, TOPIC, DEAD_LETTERS = "openstack", "tracker", "tracker.dead"
+_CANCEL_SECONDS = 0.5
+"""The most that the broker takes to tell the consumers of a deleted queue."""
+_REPLY_SECONDS = 1.0
+"""A client has its reply queue again so soon after it has found the broker."""
 
 
 class Broker:
-    """``notifications``: what billing has received, in order, by topic and priority. ``parked``: the dead letters."""
+    """``parked``: the dead letters that have come, ``lost``: the messages of clients that are gone with their queue. ``heard``
+    gets each notification, with the name of its queue, as it arrives."""
 
-    def __init__(self, stage: Stage, *, heard: Callable[[str, Message], None], prefetch: int = 128) -> None:
-        """``heard`` gets each notification, with the name of its queue, as it arrives."""
+    def __init__(self, stage: Stage, *, heard: Callable[[str, Message], None]) -> None:
         self.stage = stage
-        self._heard = heard
-        self.prefetch = prefetch
+        self.heard = heard
         self.up = True
         self.blocked = False
+        self.exchanges: dict[str, Exchange] = {}
         self.queues: dict[str, Queue] = {}
+        self.sessions: list[Session] = []
         self.replies: dict[str, Callable[[bytes], None]] = {}
-        self.notifications: list[tuple[str, Message]] = []
+        self.missing_replies: dict[str, bool] = {}
+        """The reply queues that take nothing: True where they are full, False where they do not exist."""
+        self.unheard: Counter[str] = Counter()
+        """How many replies each of them has missed."""
+        self.topics: tuple[str, ...] = ("notifications",)
+        self.most_bytes = 16 * 1024 * 1024
+        """Of one message."""
+        self.confirm_seconds = 0.0
+        """Confirms come at most so late."""
         self.parked: list[Message] = []
-        self.markers: dict[str, Marker] = {}
-        self.locked: dict[str, Machine] = {}
-        self.connections: list[Connection] = []
+        self.lost: list[Stored] = []
+        self.disordered: list[Stored] = []
+        """Messages that came back to their queue in another order."""
+        self.disorder_next = False
+        self.closed_at = -1e9
+        """When it last closed something of a worker without a reason."""
         self.waiting: deque[Callable[[], object]] = deque()
+        self.published: Callable[[Stored], object] = lambda message: None
+        self.acknowledged: Callable[[Stored], object] = lambda message: None
+        """Called with each message that comes to a queue, and that leaves one because it is acknowledged."""
         self.again: set[bytes] = set()
         """The bodies that were delivered more than once, or will be."""
         self.copy_next = 0
-        """So many of the next messages come once more."""
+        """So many of the next messages of clients come once more."""
 
-    def queue(self, name: str) -> Queue:
-        """The queue, which is declared if it is missing."""
-        if name not in self.queues:
-            self.queues[name] = Queue(name, exclusive=name != SHARED)
-        return self.queues[name]
+    # --- what clients do ---------------------------------------------------------------------------------------------------
 
-    def connect(self, connection: Connection) -> None:
-        self.connections.append(connection)
+    def queue(self, host: str) -> Queue | None:
+        """The queue of requests of a host, or the SHARED one."""
+        return self.queues.get(_key(host))
 
-    def consume(self, connection: Connection, name: str) -> None:
-        queue = self.queue(name)
-        if connection not in queue.consumers:
-            queue.consumers.append(connection)
-        self.pump(queue)
-
-    def leave(self, connection: Connection) -> None:
-        """The broker notices that a connection is gone."""
-        if not connection.open:
-            return
-        connection.open = False
-        self.connections.remove(connection)
-        concerned = {queue.name: queue for queue, _ in connection.unacknowledged.values()}
-        for queue, message in reversed(connection.unacknowledged.values()):
-            self.again.add(message.body)
-            queue.ready.appendleft(replace(message, headers={**message.headers, "redelivered": True}))
-        connection.unacknowledged.clear()
-        for queue in self.queues.values():
-            if connection in queue.consumers:
-                queue.consumers.remove(connection)
-                concerned[queue.name] = queue
-        for queue in concerned.values():
-            self.pump(queue)
-
-    def publish(self, name: str, message: Message) -> bool:
-        """Put a message into a queue. False: there is none."""
-        queue = self.queues.get(name)
-        if queue is None:
+    def publish(self, host: str, message: Message) -> bool:
+        """Publish a request of a client to a host, or to SHARED. False: no queue takes it."""
+        now = self.stage.now
+        left = None if message.deadline is None else max(1, round((message.deadline - now) * 1000))
+        properties = _properties(message.content_type, left) if not message.headers else _encoded(message, left)
+        stored = Stored(EXCHANGE, _key(host), properties, message.body, now, message.message_id)
+        if not self.take(stored):
             return False
-        queue.ready.append(message)
         if self.copy_next > 0:
             self.copy_next -= 1
             self.again.add(message.body)
-            self.stage.later(self.stage.random.random() ** 3 * 60, lambda: self.publish(name, message))
-        self.pump(queue)
+            self.stage.later(self.stage.random.random() ** 3 * 60, lambda: self.publish(host, message))
         return True
 
-    def notify(self, queue: str, message: Message) -> None:
-        """A notification arrives."""
-        self.notifications.append((queue, message))
-        self._heard(queue, message)
+    def reply(self, name: str, body: bytes) -> tuple[bool, bool]:
+        """A message for the reply queue of a client. Returns whether there is such a queue, and whether it has not refused."""
+        missing = self.missing_replies.get(name)
+        if missing is not None:
+            self.unheard[name] += 1
+            return missing, not missing
+        receive = self.replies[name]
+        self.stage.later(self.stage.random.random() * MOST_TRAVEL_SECONDS, lambda: receive(body))
+        return True, True
+
+    # --- messages -----------------------------------------------------------------------------------------------------------
+
+    def take(self, stored: Stored) -> bool:
+        """Put a message of nobody in particular into the queues that it is for. False: there is none."""
+        queues = self.route(stored.exchange, stored.routing_key)
+        for queue in queues:
+            self.put(queue, stored)
+        return bool(queues)
+
+    def route(self, exchange: str, key: str) -> list[Queue]:
+        """The queues of a message; those of ``replies`` are none of them."""
+        if not exchange:
+            queue = self.queues.get(key)
+            return [] if queue is None else [queue]
+        found = self.exchanges.get(exchange)
+        return [] if found is None else list(found.route(key))
+
+    def put(self, queue: Queue, stored: Stored) -> None:
+        if queue.name.partition(".")[0] in self.topics:
+            self.heard(queue.name, Message(body=stored.body))
+            return
+        if queue.name == DEAD_LETTERS:
+            self.parked.append(Message(body=stored.body, headers=decode_content(stored.properties).headers))
+        self.published(stored)
+        queue.ready.append(stored)
+        self.pump(queue)
+        if stored.expires_at == self.stage.now and queue.ready and queue.ready[-1] is stored:
+            queue.ready.pop()  # with an expiration of 0 it stays nowhere
 
     def pump(self, queue: Queue) -> None:
         """Give ready messages to whoever consumes the queue."""
-        while queue.ready and queue.consumers:
-            if queue.exclusive:
-                taker = queue.consumers[0]
-            else:
-                taker = min(queue.consumers, key=lambda each: each.held.get(queue.name, 0))
-            if taker.held.get(queue.name, 0) >= self.prefetch:
+        ready, consumers = queue.ready, queue.consumers
+        if not ready or not consumers:
+            return
+        queue.expire(self.stage.now)
+        while ready:
+            taker = consumers[0] if queue.single else min(consumers, key=_held)
+            if taker.limit and taker.held >= taker.limit:
                 return
-            taker.give(queue, queue.ready.popleft())
+            taker.held += 1
+            taker.give(taker, queue, ready.popleft())
 
-    def reply(self, name: str, body: bytes) -> bool:
-        """Publish a reply. False: no queue has this name."""
-        receive = self.replies.get(name)
-        if receive is None:
-            return False
-        self.stage.later(self.stage.random.random() * MOST_TRAVEL_SECONDS, lambda: receive(body))
-        return True
+    def put_back(self, queue: Queue, messages: list[Stored]) -> None:
+        """Messages, in order, come back to the head of their queue."""
+        if queue.deleted:
+            self.lost += messages
+            return
+        for stored in messages:
+            stored.returns += 1
+            self.again.add(stored.body)
+        if self.disorder_next and len(messages) > 1:
+            self.disorder_next = False
+            self.stage.random.shuffle(messages)
+            self.disordered += [*messages, *queue.ready]
+        queue.ready.extendleft(reversed(messages))
+
+    # --- queues -------------------------------------------------------------------------------------------------------------
+
+    def bind(self, queue: Queue, exchange: Exchange, key: str) -> None:
+        exchange.bindings.setdefault(key, {})[queue.name] = queue
+
+    def delete(self, queue: Queue) -> None:
+        """The queue is deleted: its consumers are told, and its messages are gone."""
+        del self.queues[queue.name]
+        queue.deleted = True
+        self.lost += queue.ready
+        queue.ready.clear()
+        for exchange in list(self.exchanges.values()):
+            exchange.unbind(queue)
+            if exchange.auto_delete and not exchange.bindings:
+                del self.exchanges[exchange.name]
+        consumers, queue.consumers = queue.consumers, []
+        for consumer in consumers:
+            self.stage.later(self.stage.random.random() * _CANCEL_SECONDS, partial(consumer.session.cancel, consumer))
+
+    def leave(self, queue: Queue, consumer: Consumer) -> None:
+        """A consumer of the queue is gone."""
+        if consumer in queue.consumers:
+            queue.consumers.remove(consumer)
+        if queue.auto_delete and not queue.consumers and not queue.deleted:
+            self.delete(queue)
+
+    def unstick(self, queue: Queue) -> None:
+        """The queue has its majority again. Of what came over a connection that is gone, the end may have been forgotten."""
+        queue.stuck = False
+        undecided, queue.undecided = queue.undecided, []
+        forgotten: list[Session] = []
+        for stored, session, taken in undecided:
+            if not session.open and session not in forgotten and self.stage.random.random() < 0.1:
+                forgotten.append(session)
+            if session not in forgotten:
+                self.put(queue, stored)
+                taken()
+
+    # --- what is wrong with it ----------------------------------------------------------------------------------------------
 
     def block(self) -> None:
         """An alarm: nothing that is published is read."""
@@ -197,6 +204,70 @@ class Broker:
     def unblock(self) -> None:
         """The end of the alarm."""
         self.blocked = False
+        for session in list(self.sessions):
+            session.unblock()
         waiting, self.waiting = self.waiting, deque()
         for action in waiting:
             action()
+
+    def go_down(self, *, keeps: bool) -> None:
+        """The broker stops, and keeps what is durable, or nothing."""
+        self.up = False
+        for session in list(self.sessions):
+            session.reset()
+        for queue in list(self.queues.values()):
+            if not (keeps and queue.durable):
+                del self.queues[queue.name]
+                queue.deleted = True
+                self.lost += queue.ready
+            elif not queue.quorum:  # a quorum queue keeps everything
+                self.lost += [stored for stored in queue.ready if not stored.persistent]
+                queue.ready = deque(stored for stored in queue.ready if stored.persistent)
+        for exchange in list(self.exchanges.values()):
+            if not (keeps and exchange.durable):
+                del self.exchanges[exchange.name]
+            for queues in exchange.bindings.values():
+                for name in [name for name in queues if name not in self.queues]:
+                    del queues[name]
+        self.missing_replies = dict.fromkeys(self.replies, False)
+
+    def come_up(self) -> None:
+        self.up = True
+        for name in self.replies:
+            self.stage.later(_REPLY_SECONDS * self.stage.random.random(), partial(self.missing_replies.pop, name, None))
+
+    # --- what is to be seen of it -------------------------------------------------------------------------------------------
+
+    def left(self) -> list[str]:
+        """What is left that should not be when everything is done."""
+        kept = (DEAD_LETTERS, f"{TOPIC}_ledger")
+        found = [
+            f"{len(queue.ready)} messages are ready in {queue.name!r}"
+            for queue in self.queues.values()
+            if queue.ready and not queue.name.startswith(kept)
+        ]
+        count = sum(len(session.unacknowledged()) for session in self.sessions)
+        return [*found, f"{count} messages are not acknowledged"] if count else found
+
+
+def _held(consumer: Consumer) -> int:
+    return consumer.held
+
+
+@lru_cache(maxsize=1024)
+def _key(host: str) -> str:
+    return TOPIC if host == SHARED else f"{TOPIC}.{host}"
+
+
+@lru_cache(maxsize=4096)
+def _properties(content_type: str, left: int | None) -> bytes:
+    return _encoded(Message(body=b"", content_type=content_type), left)
+
+
+def _encoded(message: Message, left: int | None) -> bytes:
+    properties: dict[str, Any] = {"content_type": message.content_type, "content_encoding": "utf-8", "delivery_mode": 2}
+    if message.headers:
+        properties["application_headers"] = dict(message.headers)
+    if left is not None:
+        properties["expiration"] = str(left)
+    return encode_properties(properties)

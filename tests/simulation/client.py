@@ -106,8 +106,6 @@ class Client:
     # --- the way to the broker -----------------------------------------------------------------------------------------
 
     def _send(self, sent: _Sent) -> None:
-        host = sent.asked["host"]
-        self._broker.queue(SHARED if host is None else host)
         stage = self._stage
         if self.old and stage.random.random() < self.old:
             self._until(stage.random.random() ** 2 * _OLD_SECONDS, lambda: self._arrive(sent))

@@ -66,8 +66,11 @@ class Hostile:
     def wrong(self) -> list[str]:
         """To be asked when everything is quiet."""
         parked = {message.body: message.headers.get("x-tracker-reason") for message in self._broker.parked}
+        lost = {stored.body for stored in self._broker.lost}
         found = []
         for sent in self._sent:
+            if sent.body in lost:
+                continue
             replies = self._replies.get(sent.msg_id or "", [])
             became = {
                 ERROR: bool(replies) and all(reply["failure"] for reply in replies) and sent.body not in parked,
@@ -75,7 +78,9 @@ class Hostile:
                 PARKED: bool(parked.get(sent.body)) and not replies,
                 NOTHING: sent.body not in parked and not replies,
             }
-            if not became[sent.expects]:
+            if sent.expects in (ERROR, ANSWER) and not replies and self._broker.unheard[_QUEUE] > 0:
+                self._broker.unheard[_QUEUE] -= 1
+            elif not became[sent.expects]:
                 told = f"{len(replies)} answers {[reply['failure'] or reply['result'] for reply in replies]}"
                 found.append(
                     f"hostile: {sent.what} should have become {sent.expects}; {told}; parked: {parked.get(sent.body)}"

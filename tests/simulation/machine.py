@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.simulation.stage import Due, Stage
+from tests.simulation.virtual import VirtualEvent, VirtualThread
 from tracker_worker import threads
 
 _TURN_SECONDS = 0.0005
@@ -23,17 +24,23 @@ class Machine(threads.Runtime):
         self.name = name
         self.ahead = 0.0
         self.crashed = False
+        self.closed_by_crash: list[Callable[[], object]] = []
         self._paused_until = 0.0
 
     # --- what can happen to it ---------------------------------------------------------------------------------------
 
     def crash(self) -> None:
-        """Nothing of it goes on: no thread, no timer, no clean-up."""
+        """Nothing of it goes on: no thread, no timer, no clean-up. What it has open outside is closed."""
         self.crashed = True
+        while self.closed_by_crash:
+            self.closed_by_crash.pop()()
 
     def pause(self, seconds: float) -> None:
         """As by SIGSTOP and, after so many seconds, SIGCONT."""
         self._paused_until = max(self._paused_until, self.stage.now + seconds)
+
+    def paused(self) -> bool:
+        return self.stage.now < self._paused_until
 
     # --- for what runs on it -----------------------------------------------------------------------------------------
 
@@ -42,6 +49,8 @@ class Machine(threads.Runtime):
 
         def happen() -> None:
             if self.crashed:
+                # A thread that is thrown away would do its clean-up, whenever that happens.
+                self.stage.left.append(action)
                 return
             if self.stage.now < self._paused_until:
                 self.stage.put_off(due, self._paused_until)
@@ -100,6 +109,18 @@ class Machine(threads.Runtime):
 
     def lock(self) -> Any:
         return VirtualLock(self)
+
+    def thread(self, target: Callable[[], object], name: str, died: Callable[[BaseException], None]) -> threads.Thread:
+        return VirtualThread(self, target, died)
+
+    def event(self) -> Any:
+        return VirtualEvent(self)
+
+    def microseconds(self) -> int:
+        return self.clock()
+
+    def process(self) -> str:
+        return self.name
 
     def random_bytes(self, count: int) -> bytes:
         return self.stage.random.randbytes(count)

@@ -43,6 +43,8 @@ class Operator:
         self.requests: list[Request] = []
         self.moves: list[tuple[Place, Place]] = []
         self.done = False
+        self.works = False
+        """Whether a command runs."""
         self._world = world
         self._hardware = world.hardware
         self._random = random
@@ -214,7 +216,10 @@ class Operator:
 
     def _command(self, method: str, change: Change, **args: Any) -> Request:
         """Run a command in a process of its own and record it. UNKNOWN: the database was away, or the process has crashed."""
+        while self._world.noticing:
+            self._machine.sleep(_AGAIN_SECONDS)
         self._number += 1
+        self.works = True
         process = Machine(self._world.stage, f"operator-{self._number}")
         store = self._world.linked(process, self._world.operator_link)
         told: list[tuple[str, Any, str]] = []
@@ -230,6 +235,7 @@ class Operator:
             process.later(self._random.random() * 0.001, process.crash)
         ended.wait_for(lambda: told, _COMMAND_SECONDS)
         process.crash()
+        self.works = False
         outcome, reply, error = told[0] if told else (UNKNOWN, None, "")
         request = Request(
             unique_id=f"{_USER}-{self._number}",

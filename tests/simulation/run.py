@@ -18,13 +18,15 @@ CALM_SECONDS = 60.0
 _START_SECONDS = 5.0
 _STEPS_BETWEEN = 1000
 _TRACE_LINES = 400
+_TWO_TOPICS_OF = 4
+"""One of so many seeds has two topics."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """``faults`` None: they are drawn from the seed, one in ``fault_seconds`` on average. ``rate``: requests a second of all
-    clients. ``hostile`` and ``operator``: whether there is such a client and an operator. The same plan always gives the same
-    history."""
+    clients. ``store``: one of STORES. ``topics``: of notifications; None: the seed says how many. ``hostile`` and ``operator``:
+    whether there is such a client and an operator. The same plan always gives the same history."""
 
     seed: int
     seconds: float = 120.0
@@ -33,6 +35,8 @@ class Plan:
     clients: int = 4
     rate: float = 50.0
     fault_seconds: float = 4.0
+    store: str = "memory"
+    topics: int | None = None
     faults: Sequence[faults.Planned] | None = None
     hostile: bool = True
     operator: bool = True
@@ -69,45 +73,52 @@ class Outcome:
     steps: int = 0
     requests: int = 0
     happened: list[str] = field(default_factory=list)
-    trace: deque[str] = field(default_factory=lambda: deque(maxlen=_TRACE_LINES))
+    trace: list[str] = field(default_factory=list)
 
 
 def run(plan: Plan) -> Outcome:
     """Play the plan to its end, or to the first violation."""
     plan = plan.with_faults()
     outcome = Outcome(plan=plan)
-    world = World(plan.seed, hosts=plan.hosts, workers=plan.workers, clients=plan.clients)
-    handler = _Trace(world, outcome.trace)
+    topics = plan.topics or (2 if plan.seed % _TWO_TOPICS_OF == 0 else 1)
+    world = World(
+        plan.seed, hosts=plan.hosts, workers=plan.workers, clients=plan.clients, store=plan.store, topics=topics
+    )
+    trace = _Trace(world)
     before = logging.root.handlers, logging.root.level
-    logging.root.handlers, logging.root.level = [handler], logging.INFO
+    logging.root.handlers, logging.root.level = [trace], logging.INFO
     try:
-        _play(plan, world, outcome)
+        _play(plan, world, trace, outcome)
     except watch.Violation as violation:
         outcome.violation = str(violation)
     except Exception:  # noqa: BLE001 whatever ends a worker's step in an unforeseen way is found
         outcome.violation = traceback.format_exc()
     finally:
+        outcome.trace = trace.lines()
+        world.stage.close()
+        world.close()
         logging.root.handlers, logging.root.level = before
         outcome.steps = world.stage.steps
         outcome.requests = sum(len(client.requests) for client in world.clients)
     return outcome
 
 
-def _play(plan: Plan, world: World, outcome: Outcome) -> None:
+def _play(plan: Plan, world: World, trace: _Trace, outcome: Outcome) -> None:
     stage = world.stage
 
     def after() -> None:
         if world.deaths:
             raise watch.Violation(f"a part of a worker has failed: {world.deaths[0]!r}")
         if stage.steps % _STEPS_BETWEEN == 0:
-            watch.stored(world.store)
+            # A new history lowers the cursors that are written between a set-back and its beginning.
+            watch.stored(world.database.ledgers(), [] if world.noticing else world.database.cursors_ahead())
 
     def happen(planned: faults.Planned) -> None:
-        said = planned.happen(world)
+        said = None if world.noticing else planned.happen(world)
         if said is not None:
-            line = f"{stage.now:10.4f} FAULT {said}"
-            outcome.trace.append(line)
-            outcome.happened.append(line)
+            line = f"FAULT {said}"
+            trace.note(line)
+            outcome.happened.append(f"{stage.now:10.4f} {line}")
 
     world.start()
     stage.run(_START_SECONDS, after)
@@ -117,7 +128,7 @@ def _play(plan: Plan, world: World, outcome: Outcome) -> None:
     stage.run(plan.seconds, after)
     world.rest()
     world.heal()
-    outcome.trace.append(f"{stage.now:10.4f} CALM from here on, nothing more goes wrong")
+    trace.note("CALM from here on, nothing more goes wrong")
     stage.run(stage.now + CALM_SECONDS, after)
     unsettled = world.unsettled()
     if unsettled:
@@ -128,12 +139,24 @@ def _play(plan: Plan, world: World, outcome: Outcome) -> None:
 
 
 class _Trace(logging.Handler):
-    """The log of all workers, at virtual times."""
+    """The last lines of the log of all workers, at virtual times. A text is made only for a line that is shown."""
 
-    def __init__(self, world: World, lines: deque[str]) -> None:
+    def __init__(self, world: World) -> None:
         super().__init__()
-        self._world = world
-        self._lines = lines
+        self._stage = world.stage
+        self._kept: deque[tuple[float, str | logging.LogRecord]] = deque(maxlen=_TRACE_LINES)
 
-    def emit(self, record: logging.LogRecord) -> None:
-        self._lines.append(f"{self._world.stage.now:10.4f} {record.levelname} {record.getMessage()}")
+    def handle(self, record: logging.LogRecord) -> bool:
+        self._kept.append((self._stage.now, record))
+        return True
+
+    def note(self, line: str) -> None:
+        """Add a line that is not of a log."""
+        self._kept.append((self._stage.now, line))
+
+    def lines(self) -> list[str]:
+        return [f"{at:10.4f} {line if isinstance(line, str) else _said(line)}" for at, line in self._kept]
+
+
+def _said(record: logging.LogRecord) -> str:
+    return f"{record.levelname} {record.getMessage()}"

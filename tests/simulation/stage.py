@@ -8,6 +8,7 @@ that one seed always gives one history.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 from collections.abc import Callable
 from random import Random
@@ -17,6 +18,7 @@ import greenlet
 
 START_MICROSECONDS = 1_800_000_000_000_000
 """The time of day at virtual time 0."""
+_MANY_THREADS = 256
 
 
 class Due:
@@ -38,6 +40,11 @@ class Stage:
         self.ahead = 0.0
         """By how many seconds the time of day is wrong."""
         self.steps = 0
+        self.left: list[Callable[[], object]] = []
+        """What never happens, because its machine has crashed."""
+        self._over = False
+        self._threads: list[greenlet.greenlet] = []
+        self._look_above = _MANY_THREADS
         self._due: list[tuple[float, float, int, Due]] = []
         self._number = 0
         self._hub = greenlet.getcurrent()
@@ -76,7 +83,12 @@ class Stage:
 
     def thread(self, target: Callable[[], object]) -> greenlet.greenlet:
         """A virtual thread that has not begun. Let it run with ``go_on``."""
-        return greenlet.greenlet(target, self._hub)
+        threads = self._threads
+        if len(threads) > self._look_above:
+            threads[:] = [thread for thread in threads if not thread.dead]
+            self._look_above = max(_MANY_THREADS, 2 * len(threads))
+        threads.append(thread := greenlet.greenlet(target, self._hub))
+        return thread
 
     def current(self) -> greenlet.greenlet:
         """The virtual thread that runs now."""
@@ -84,7 +96,19 @@ class Stage:
 
     def wait(self) -> Any:
         """Wait on the calling virtual thread, until somebody calls ``go_on`` with it."""
+        if self._over:
+            raise greenlet.GreenletExit
         return self._hub.switch()
+
+    def close(self) -> None:
+        """Nothing happens any more. What has not ended is thrown away, and waits for nothing in its clean-up: nobody else would
+        ever release its memory, because its stack refers to itself."""
+        self._over = True
+        for thread in self._threads:
+            with contextlib.suppress(Exception):
+                thread.throw()
+        for kept in (self._due, self._threads, self.left):
+            kept.clear()
 
     def go_on(self, thread: greenlet.greenlet, value: Any = None) -> None:
         """Let a virtual thread run until it waits or ends. Only as an action of the stage."""

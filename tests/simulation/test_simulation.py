@@ -15,11 +15,18 @@ import pytest
 
 from tests.simulation.broker import Message
 from tests.simulation.faults import FAULTS, Planned
+from tests.simulation.machine import Machine
 from tests.simulation.planting import PLANTED, plant
 from tests.simulation.run import Plan, run
+from tests.simulation.sqlite import SQLiteDatabase
+from tests.simulation.stage import Stage
 from tests.simulation.watch import Violation, Watch
-from tests.simulation.world import World
+from tests.simulation.world import STORES, World
+from tests.support.builders import instance_dict
+from tracker_worker.errors import StoreUnavailable
 
+OF_DATABASES = ("crash", "pause", "store", "slow commits", "commits in doubt", "no writes", "store set back")
+"""Faults that are others on a real database."""
 SECONDS = float(os.environ.get("SIMULATION_SECONDS", "60"))
 
 
@@ -29,21 +36,25 @@ def test_histories_from_fresh_seeds() -> None:
     until = time.monotonic() + SECONDS
     count = 0
     while count == 0 or time.monotonic() < until:
-        outcome = run(Plan(seed=first + count, seconds=60))
-        assert outcome.violation is None, f"python -m tests.simulation --seed {first + count} --virtual-seconds 60"
+        plan = Plan(seed=first + count, seconds=60, store="sqlite" if count % 4 == 3 else "memory")
+        outcome = run(plan)
+        again = f"--seed {plan.seed} --virtual-seconds 60 --store {plan.store}"
+        assert outcome.violation is None, f"python -m tests.simulation {again}"
         assert outcome.requests > 500
         count += 1
 
 
-def trace(seed: int) -> str:
+def trace(seed: int, store: str = "memory") -> str:
     """A digest of everything that happens in a short history."""
-    outcome = run(Plan(seed=seed, seconds=20))
+    outcome = run(Plan(seed=seed, seconds=20, store=store, fault_seconds=1 if store == "sqlite" else 4))
     assert outcome.violation is None
     return hashlib.sha256("\n".join(outcome.trace).encode()).hexdigest()
 
 
-def test_one_seed_is_one_history_in_every_process() -> None:
-    command = [sys.executable, "-c", "from tests.simulation.test_simulation import trace; print(trace(5), trace(6))"]
+@pytest.mark.parametrize("store", STORES)
+def test_one_seed_is_one_history_in_every_process(store: str) -> None:
+    script = f"from tests.simulation.test_simulation import trace; print(trace(5, {store!r}), trace(6, {store!r}))"
+    command = [sys.executable, "-c", script]
     told = {
         subprocess.run(
             command,
@@ -60,9 +71,12 @@ def test_one_seed_is_one_history_in_every_process() -> None:
     assert len(set(digests.split())) == 2
 
 
-@pytest.mark.parametrize("name", FAULTS)
-def test_each_fault_alone_ends_well(name: str) -> None:
-    plan = Plan(seed=1, seconds=30, hosts=2, workers=2, faults=[Planned(at, name, int(at)) for at in (8.0, 12.0, 20.0)])
+@pytest.mark.parametrize(
+    ("name", "store"), [*((name, "memory") for name in FAULTS), *((name, "sqlite") for name in OF_DATABASES)]
+)
+def test_each_fault_alone_ends_well(name: str, store: str) -> None:
+    planned = [Planned(at, name, int(at)) for at in (8.0, 12.0, 20.0)]
+    plan = Plan(seed=1, seconds=30, hosts=2, workers=2, faults=planned, store=store)
     outcome = run(plan)
     assert outcome.violation is None
     assert any(f"FAULT {name}: " in line for line in outcome.happened)
@@ -75,9 +89,11 @@ def test_a_planted_fault_still_fits(patch: Path, tmp_path: Path) -> None:
 
 def test_a_number_that_is_used_twice_is_a_violation() -> None:
     world = World(1, hosts=1, workers=1, clients=1)
+    told: list[tuple[str, Message]] = []
+    world.broker.heard = lambda queue, message: told.append((queue, message))
     world.start()
     world.stage.run(20)
-    queue, message = world.broker.notifications[0]
+    queue, message = told[0]
     watch = Watch()
     watch.heard(queue, message)
     watch.heard(queue, message)  # a copy
@@ -85,3 +101,59 @@ def test_a_number_that_is_used_twice_is_a_violation() -> None:
     said["message_id"] = "another"
     with pytest.raises(Violation, match="used twice"):
         watch.heard(queue, Message(body=json.dumps({"oslo.message": json.dumps(said)}).encode()))
+
+
+def test_a_crash_ends_a_transaction_and_gives_its_locks_back() -> None:
+    stage = Stage(1)
+    database = SQLiteDatabase(stage)
+    try:
+        first, second = Machine(stage, "w1"), Machine(stage, "w2")
+        stores = {machine: database.opened(machine) for machine in (first, second)}
+        ended: list[object] = []
+
+        def hold() -> None:
+            stores[first].register_host("h1", topic="tracker", version="1", now=1)
+            with stores[first].locked(1):
+                first.sleep(5)
+            ended.append(first)
+
+        def wait() -> None:
+            try:
+                stores[second].probe(1, 2)
+            except StoreUnavailable:
+                ended.append(StoreUnavailable)
+            stores[second].probe(1, 3)
+            ended.append(second)
+
+        first.spawn(hold)
+        stage.run(0.5)
+        second.spawn(wait)
+        stage.run(2.0)
+        assert ended == []
+        stage.run(2.5)
+        assert ended == [StoreUnavailable]  # it waits again
+        first.crash()
+        stage.run(10)
+        assert ended == [StoreUnavailable, second]
+        assert database.store.hosts()[0].last_seen_at == 3
+    finally:
+        database.close()
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_what_was_committed_after_the_copy_is_lost(store: str) -> None:
+    world = World(1, hosts=2, workers=1, clients=1, store=store)
+    try:
+        world.start()
+        world.stage.run(10)
+        copied = world.database.back_up()
+        before = world.store.progress(world.hosts)
+        world.clients[0].call("h1", "begin_resource_claim", instance=instance_dict(1, node="h1"))
+        world.stage.run(12)
+        assert world.store.progress(world.hosts) != before
+        world.database.put_back(copied, lambda: None)
+        assert world.store.progress(world.hosts) == before
+        world.stage.run(20)
+        assert len(world.store.histories()) == 2
+    finally:
+        world.close()

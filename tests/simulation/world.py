@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from random import Random
@@ -14,27 +14,33 @@ from oslo_config import cfg
 from tests.invariants.check import check
 from tests.invariants.record import UNKNOWN, Evidence, Heard, Parked
 from tests.invariants.stored import books, recorded
+from tests.simulation import losses
 from tests.simulation.broker import Broker, Message
 from tests.simulation.bus import SimulatedBus
 from tests.simulation.client import Client
+from tests.simulation.database import Database, MemoryDatabase
 from tests.simulation.hardware import Hardware, Mood, SimulatedDriver
 from tests.simulation.hostile import Hostile
 from tests.simulation.machine import Machine
 from tests.simulation.operators import Operator
+from tests.simulation.set_backs import SetBack, judged
+from tests.simulation.sqlite import SQLiteDatabase
 from tests.simulation.stage import Due, Stage
 from tests.simulation.store import Link, linked
 from tests.simulation.traffic import Traffic
 from tests.simulation.watch import Violation, Watch
 from tests.support.builders import instance_dict
-from tracker_worker.bus.base import SHARED
 from tracker_worker.conf import register_opts
 from tracker_worker.errors import ConfigurationError
 from tracker_worker.service.first_audit import StartCancelled
 from tracker_worker.service.worker import Worker
-from tracker_worker.store.base import Store
-from tracker_worker.store.memory import MemoryStore
+from tracker_worker.store.base import Store, StoreReplaced
+from tracker_worker.store.ledgers import Seen
 from tracker_worker.wire.message import begin_series
 
+STORES: dict[str, type[Database]] = {"memory": MemoryDatabase, "sqlite": SQLiteDatabase}
+"""The name of a store in a plan -> what it is."""
+TOPICS = ("notifications", "audit")
 _RESTART_SECONDS = 2.0
 _AUDIT_SECONDS = 10
 _PARTIAL = 0.3
@@ -72,9 +78,10 @@ class Site:
         if self.gone or not self.hosts:
             return
         self.machine = Machine(world.stage, self.name)
-        self.bus = SimulatedBus(world.broker, self.machine)
+        conf = configured(self.hosts, world.broker.topics)
+        self.bus = SimulatedBus(world.broker, self.machine, conf)
         self.worker = Worker(
-            configured(self.hosts),
+            conf,
             bus=self.bus,
             store=world.linked(self.machine, self.link),
             clock=self.machine.clock,
@@ -90,11 +97,12 @@ class Site:
     def _run(self, worker: Worker) -> None:
         try:
             worker.start()
-        except (ConfigurationError, StartCancelled):
+        except (ConfigurationError, StartCancelled, StoreReplaced):
             self.restart(_RESTART_SECONDS)
 
     def _died(self, error: BaseException) -> None:
-        self.world.deaths.append(error)
+        if not isinstance(error, StoreReplaced):
+            self.world.deaths.append(error)
         self.restart(_RESTART_SECONDS)
 
     def restart(self, seconds: float) -> None:
@@ -116,30 +124,41 @@ class Site:
         self.stopping = True
 
         def run() -> None:
-            began, connection, calm = stage.now, bus.connection, self.world.is_calm()
+            began, calm = stage.now, self.world.undisturbed() and bus.is_whole()
             worker.stop()
             passed = stage.now - began
-            undisturbed = calm and self.world.is_calm() and connection is not None and not connection.cut
-            if undisturbed and (bus._unconfirmed or passed > worker._stop_seconds):
-                raise Violation(f"{self.name} stops after {passed:.3f} s with {len(bus._unconfirmed)} messages to send")
+            if calm and self.world.undisturbed() and (bus.unsent() or passed > worker._stop_seconds):
+                raise Violation(f"{self.name} stops after {passed:.3f} s with {bus.unsent()} bytes to send")
             self.crash()
             ended()
 
         self.machine.spawn(run)
 
+    def works(self) -> bool:
+        """Whether the worker is ready, its process goes on, and its connection is whole."""
+        if self.worker is None or self.bus is None or self.machine.paused() or not self.bus.is_whole():
+            return False
+        return self.worker.ready()
+
+    def seen(self) -> Mapping[int, Seen]:
+        """What the worker has seen of the database: node id -> how far it had got."""
+        return {} if self.worker is None else self.worker._engine._ledgers.seen
+
     def crash(self) -> None:
         """End the process at once."""
         self.machine.crash()
         bus, self.bus, self.worker = self.bus, None, None
-        if bus is not None and bus.connection is not None:
-            self.world.broker.leave(bus.connection)
+        if bus is not None:
+            bus.network.end()
 
 
-def configured(hosts: Sequence[str]) -> cfg.ConfigOpts:
+def configured(hosts: Sequence[str], topics: Sequence[str]) -> cfg.ConfigOpts:
     conf = cfg.ConfigOpts()
     register_opts(conf)
     conf([], project="tracker-worker", default_config_files=[])
+    conf.set_override("transport_url", "rabbit://guest:guest@broker:5672/")
     conf.set_override("hosts", list(hosts), group="tracker")
+    conf.set_override("topics", list(topics), group="notifications")
     conf.set_override("inventory_driver", "fake", group="tracker")
     conf.set_override("audit_interval_seconds", _AUDIT_SECONDS, group="tracker")
     conf.set_override("connection", "sqlite://", group="database")
@@ -150,13 +169,26 @@ class World:
     """Hosts h1 ... are served by the first worker and by most of the others; the first one that consumes a queue is the active
     one."""
 
-    def __init__(self, seed: object, *, hosts: int = 6, workers: int = 3, clients: int = 4) -> None:
+    def __init__(
+        self,
+        seed: object,
+        *,
+        hosts: int = 6,
+        workers: int = 3,
+        clients: int = 4,
+        store: str = "memory",
+        topics: int = 1,
+    ) -> None:
         self.stage = Stage(seed)
         begin_series("0" * 20)
         self.watch = Watch()
         self.broker = Broker(self.stage, heard=self.watch.heard)
+        self.broker.topics = TOPICS[:topics]
         self.hosts = [f"h{number}" for number in range(1, hosts + 1)]
-        self.store: Store = MemoryStore(now=self.stage.microseconds, random_bytes=self.stage.random.randbytes)
+        self.database = STORES[store](self.stage)
+        self.set_backs: list[SetBack] = []
+        self.noticing = False
+        """The database went back, and no worker has noticed it yet: those who can must be left alone."""
         self.clients = [
             Client(self.stage, self.broker, f"c{number}", until=self.until_healed) for number in range(clients)
         ]
@@ -178,11 +210,30 @@ class World:
 
     def linked(self, machine: Machine, link: Link) -> Store:
         """The store as a process on the machine sees it."""
-        return linked(self.store, machine, link, self.watch.committed)
+        return linked(self.database, machine, link, self.watch.committed)
+
+    @property
+    def store(self) -> Store:
+        """The database as it is now, for those who only read."""
+        return self.database.store
 
     def start(self) -> None:
         for site in self.sites:
             site.start()
+
+    def close(self) -> None:
+        """Release what the world holds outside of this process's memory."""
+        self.database.close()
+
+    def calm(self, alone: Site) -> bool:
+        """Whether nothing is bad now, this worker is ready and the only one, and no operator works."""
+        return (
+            self.undisturbed()
+            and not self.noticing
+            and alone.works()
+            and not any(site.worker for site in self.sites if site is not alone)
+            and not (self.operator is not None and self.operator.works)
+        )
 
     def newcomer(self, hosts: Sequence[str]) -> Site:
         """One more worker, which has not started, for these hosts and one of its own, for which there are some claims."""
@@ -231,7 +282,7 @@ class World:
             if one is not None:
                 one.stop()
 
-    def is_calm(self) -> bool:
+    def undisturbed(self) -> bool:
         """Whether nothing is bad that would end by itself."""
         return not self._ends and not self.broker.blocked and self.broker.up
 
@@ -260,14 +311,20 @@ class World:
     def evidence(self) -> Evidence:
         requests = [request for client in self.clients for request in client.requests]
         requests += self.operator.requests if self.operator is not None else []
+        requests = list(losses.judged(requests, self.broker))
         hostile = self.hostile.bodies if self.hostile is not None else set()
+        heard: dict[str, list[Heard]] = {topic: [] for topic in self.broker.topics}
+        for one in self.watch.notifications:
+            heard[one.queue.partition(".")[0]].append(one)
+        first, *others = self.broker.topics
         by_id = {request.unique_id: request for request in requests if not request.call}
         parked = [message for message in self.broker.parked if message.body not in hostile]
         again = {_parked(message).unique_id or "" for message in parked if message.body in self.broker.again}
         requests += [replace(by_id[unique_id], outcome=UNKNOWN) for unique_id in sorted(again & by_id.keys())]
         return Evidence(
             requests=requests,
-            heard=[_heard(queue, message) for queue, message in self.broker.notifications],
+            heard=heard[first],
+            others={topic: heard[topic] for topic in others},
             parked=[_parked(message) for message in parked],
             nodes=books(self.store),  # type: ignore[arg-type]
             inbox=recorded(self.store, sorted({request.unique_id for request in requests})),  # type: ignore[arg-type]
@@ -277,12 +334,7 @@ class World:
         """What is not as it should be some time after the last fault."""
         found = [] if self.operator is None or self.operator.done else ["the operator is not done"]
         found += [f"{client.name} waits for {client.waiting} answers" for client in self.clients if client.waiting]
-        for queue in self.broker.queues.values():
-            if queue.ready and queue.name in (*self.hosts, SHARED):
-                found.append(f"{len(queue.ready)} messages are ready in {queue.name!r}")
-        for connection in self.broker.connections:
-            if connection.unacknowledged:
-                found.append(f"{len(connection.unacknowledged)} messages are not acknowledged")
+        found += self.broker.left()
         for name in sorted({*self.store.host_names(), *self.store.streams_without_host()}):
             for stream in self.store.streams(name):
                 late = [topic for topic, cursor in stream.cursors.items() if cursor < stream.sequence]
@@ -300,13 +352,11 @@ class World:
 
     def violations(self) -> list[str]:
         """What is wrong when everything is quiet."""
-        return [*check(self.evidence()), *(self.hostile.wrong() if self.hostile is not None else ())]
-
-
-def _heard(queue: str, message: Message) -> Heard:
-    said = json.loads(json.loads(message.body)["oslo.message"])
-    names = ("message_id", "event_type", "priority", "publisher_id", "timestamp", "payload")
-    return Heard(queue=queue, **{name: said[name] for name in names})
+        hostile = [] if self.hostile is None else self.hostile.wrong()
+        if self.set_backs:
+            present = self.store.histories()[-1].ledger_id
+            return [*judged(self.evidence(), self.set_backs, present=present), *hostile]
+        return [*check(self.evidence()), *hostile]
 
 
 def _parked(message: Message) -> Parked:

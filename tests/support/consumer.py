@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ from amqp import spec
 from amqp.serialization import dumps
 
 from tests.support.channels import SETTINGS, RecordingChannel, RecordingConnection
+from tests.support.clocked import clocked_system
 from tracker_worker.bus.amqp.consumer import Consumer
 from tracker_worker.bus.base import Delivery
 
@@ -19,13 +21,21 @@ DELIVER = struct.pack(">HH", *spec.Basic.Deliver) + dumps("sLbss", (QUEUE, 300, 
 
 
 class Case:
-    """A consumer without its thread, on a recording connection."""
+    """A consumer without its thread, on a recording connection. ``now`` None: its clock goes on."""
 
     def __init__(self, hosts: Sequence[str] = ("host-1",), prefetch: int = 256, **options: int) -> None:
+        self.now: float | None = None
         self.received: list[Delivery] = []
         self.batches: list[int] = []
         settings = replace(SETTINGS, prefetch=prefetch, **options)
-        self.consumer = Consumer(settings, hosts, received=self._receive, lost=self._lost, died=self._died)
+        self.consumer = Consumer(
+            settings,
+            hosts,
+            received=self._receive,
+            lost=self._lost,
+            died=self._died,
+            system=clocked_system(lambda: time.monotonic() if self.now is None else self.now),
+        )
         self.losses = 0
         self.tags = 0
         self.connect()

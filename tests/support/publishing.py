@@ -8,11 +8,9 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import cast
 
-import pytest
-
 from tests.support.channels import SETTINGS, RecordingChannel, RecordingConnection
+from tests.support.clocked import clocked_system
 from tracker_worker.bus.amqp import outgoing
-from tracker_worker.bus.amqp import publisher as module
 from tracker_worker.bus.amqp.internals import encode_properties
 from tracker_worker.bus.amqp.outgoing import Message
 from tracker_worker.bus.amqp.publisher import Publisher
@@ -35,7 +33,11 @@ class Case:
         self.done: list[tuple[bytes, bool]] = []
         self.told = 0  # len(done) at the last call of ``confirmed``
         self.publisher = Publisher(
-            SETTINGS, confirm_threshold=confirm_threshold, confirmed=self._confirmed, died=self._died
+            SETTINGS,
+            confirm_threshold=confirm_threshold,
+            confirmed=self._confirmed,
+            died=self._died,
+            system=clocked_system(lambda: self.now),
         )
         self.connect()
 
@@ -76,9 +78,7 @@ class Case:
 
     def rest(self) -> None:
         """Act as if the publisher's thread slept from here on: the submitting thread then has the write turn."""
-        self.publisher._turn.serve(
-            cast(Stream, SimpleNamespace(sock=SimpleNamespace(fileno=lambda: -1), written=bytearray()))
-        )
+        self.publisher._turn.serve(cast(Stream, SimpleNamespace(send_from_outside=lambda: False, written=bytearray())))
         self.publisher._turn.begin_sleep()
 
     def published(self) -> list[bytes]:
@@ -104,10 +104,8 @@ class Case:
 
 
 @contextmanager
-def clocked(monkeypatch: pytest.MonkeyPatch) -> Iterator[Case]:
-    """Yield a case whose publisher uses the case's clock, and stop the publisher afterwards."""
+def stopped() -> Iterator[Case]:
+    """Yield a case, and stop its publisher afterwards."""
     case = Case()
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "time", SimpleNamespace(monotonic=lambda: case.now))
-        yield case
+    yield case
     case.publisher.stop(0)

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.store.base import Commit, Conflict, History, InboxRow, NodeMove, Progress
-from tracker_worker.store.memory_hosts import Events, Host, Node
+from tracker_worker.store.memory_hosts import Charge, Events, Host, Node
 
 
 @dataclass(slots=True)
@@ -94,7 +94,8 @@ def check(rows: Rows, commit: Commit) -> None:
         node = rows.nodes.get(ledger.id)
         if node is None or node.generation != ledger.stored_generation:
             raise Conflict(f"node {ledger.name} is not at generation {ledger.stored_generation}")
-    _check_places(rows, commit)
+    if commit.dropped_nodes or commit.host_names or commit.moves or commit.ended_streams:
+        _check_places(rows, commit)
     _check_charges(rows, commit)
     new = {(notification.stream_id, notification.sequence) for notification in commit.notifications}
     if len(new) != len(commit.notifications) or any(s in rows.streams[stream_id].outbox for stream_id, s in new):
@@ -130,17 +131,24 @@ def _check_charges(rows: Rows, commit: Commit) -> None:
         return
     moves = {move.node_id: move.host_id for move in commit.moves}
     touched = {allocation_id for ledger in commit.ledgers for allocation_id in ledger.touched}
-    hosts = {moves.get(ledger.id, rows.nodes[ledger.id].host.id) for ledger in commit.ledgers}
-    charged: Counter[tuple[int, str, str]] = Counter()
+    nodes: dict[int, list[Node]] = defaultdict(list)
     for node in rows.nodes.values():
-        host_id = moves.get(node.id, node.host.id)
-        if host_id in hosts:
-            charged.update((host_id, a.uuid, a.role) for a in node.allocations.values() if a.id not in touched)
+        nodes[moves.get(node.id, node.host.id)].append(node)
+    seen: set[tuple[int, Charge]] = set()
     for ledger in commit.ledgers:
         host_id = moves.get(ledger.id, rows.nodes[ledger.id].host.id)
-        charged.update((host_id, a.uuid, a.role) for a in ledger.touched.values() if a is not None)
-    if any(count > 1 for count in charged.values()):
-        raise Conflict("an instance is charged to another node of the host")
+        for allocation in ledger.touched.values():
+            if allocation is None:
+                continue
+            charge = allocation.uuid, allocation.role
+            others = (node.charged[charge] for node in nodes[host_id] if charge in node.charged)
+            if (host_id, charge) in seen or any(other not in touched for other in others):
+                raise Conflict("an instance is charged to another node of the host")
+            seen.add((host_id, charge))
+    for host_id in set(moves.values()):
+        kept = [charge for node in nodes[host_id] for charge, other in node.charged.items() if other not in touched]
+        if len(set(kept)) != len(kept):
+            raise Conflict("an instance is charged to another node of the host")
 
 
 def write(rows: Rows, commit: Commit) -> None:
@@ -187,10 +195,7 @@ def _write_ledger(rows: Rows, ledger: NodeLedger) -> None:
     node.generation, node.life, node.inventory = ledger.generation, ledger.life, ledger.inventory
     node.stream.sequence, node.stream.last_at = ledger.sequence, ledger.last_at
     for allocation_id, allocation in ledger.touched.items():
-        if allocation is None:
-            node.allocations.pop(allocation_id, None)
-        else:
-            node.allocations[allocation_id] = allocation
+        node.charge(allocation_id, allocation)
     for uuid in ledger.noted:
         for other in node.host.nodes.values():
             other.deletions.pop(uuid, None)

@@ -102,9 +102,14 @@ class Events:
         )
 
 
+Charge = tuple[str, str]
+"""The instance and the role of an allocation."""
+
+
 @dataclass(slots=True)
 class Node:
-    """A node as it was committed. ``allocations`` by id; ``deletions``: instance uuid -> when."""
+    """A node as it was committed. ``allocations`` by id; ``charged``: their ids, by instance and role; ``deletions``: instance
+    uuid -> when."""
 
     id: int
     host: Host
@@ -114,7 +119,19 @@ class Node:
     life: Life = field(default_factory=Life)
     inventory: Inventory | None = None
     allocations: dict[str, Allocation] = field(default_factory=dict)
+    charged: dict[Charge, str] = field(default_factory=dict)
     deletions: dict[str, int] = field(default_factory=dict)
+
+    def charge(self, allocation_id: str, allocation: Allocation | None) -> None:
+        """Keep the allocation under its id; None: drop it."""
+        before = self.allocations.get(allocation_id)
+        if before is not None and self.charged.get((before.uuid, before.role)) == allocation_id:
+            del self.charged[before.uuid, before.role]
+        if allocation is None:
+            self.allocations.pop(allocation_id, None)
+        else:
+            self.allocations[allocation_id] = allocation
+            self.charged[allocation.uuid, allocation.role] = allocation_id
 
     def loaded(self, ledger_id: str) -> NodeLedger:
         """A new ledger of the node."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from tests.simulation.faults import database, drivers, network, processes, workers
+from tests.simulation.faults import broker, database, drivers, network, processes, queues, setback, workers
 from tests.simulation.world import World
 
 Fault = Callable[[World, Random], str | None]
@@ -29,9 +29,22 @@ FAULTS: dict[str, tuple[float, Fault]] = {
     "partition": (2, network.partition),
     "alarm": (1, network.alarm),
     "copies": (2, network.copies),
+    "broker restarts": (1.5, broker.restart),
+    "late confirms": (1.5, broker.late_confirms),
+    "the broker closes": (1, broker.close),
+    "small messages": (0.5, broker.small_messages),
+    "full queue": (1.5, queues.full),
+    "stuck queue": (1, queues.stuck),
+    "queue deleted": (1.5, queues.delete),
+    "exchange deleted": (0.5, queues.delete_exchange),
+    "unbound": (1, queues.unbind),
+    "replies": (1.5, queues.replies),
+    "disorder": (1, queues.disorder),
     "store": (2, database.store_away),
     "slow commits": (2, database.store_slow),
     "commits in doubt": (2, database.doubt),
+    "no writes": (1, database.refuses_writes),
+    "store set back": (1, setback.set_back),
 }
 """Name -> weight, and what happens."""
 

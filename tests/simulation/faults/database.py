@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from random import Random
 
+from tests.simulation.database import FULL, READ_ONLY
 from tests.simulation.faults.draw import span
 from tests.simulation.world import World
 
@@ -43,3 +44,13 @@ def doubt(world: World, random: Random) -> str | None:
 
     world.until_healed(seconds, end)
     return f"commits of {site.name} for {seconds:.2f} s"
+
+
+def refuses_writes(world: World, random: Random) -> str | None:
+    """The disk is full, or the database can only be read."""
+    if world.database.refuses is not None:
+        return None
+    why, seconds = random.choice((FULL, READ_ONLY)), span(random)
+    world.database.refuse(why)
+    world.until_healed(seconds, lambda: world.database.refuse(None))
+    return f"{why} for {seconds:.2f} s"

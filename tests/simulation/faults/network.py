@@ -11,9 +11,9 @@ from tests.simulation.world import World
 
 def break_connection(world: World, random: Random) -> str | None:
     site = running(world, random)
-    if site is None or site.bus is None or site.bus.connection is None:
+    if site is None or site.bus is None or not site.bus.network.sockets:
         return None
-    site.bus.break_off()
+    site.bus.network.break_off()
     return site.name
 
 
@@ -21,12 +21,12 @@ def partition(world: World, random: Random) -> str | None:
     site = running(world, random)
     if site is None or site.bus is None:
         return None
-    bus, seconds = site.bus, span(random)
-    bus.partitioned = True
-    bus.break_off()
+    there, seconds = site.bus.network, span(random)
+    there.partitioned = True
+    there.break_off()
 
     def end() -> None:
-        bus.partitioned = False
+        there.partitioned = False
 
     world.until_healed(seconds, end)
     return f"{site.name} from the broker for {seconds:.2f} s"

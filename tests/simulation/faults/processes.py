@@ -25,7 +25,7 @@ def pause(world: World, random: Random) -> str | None:
     seconds = span(random)
     site.machine.pause(seconds)
     if seconds > 15 and site.bus is not None:
-        site.bus.break_off()  # the broker has missed its heartbeats
+        site.bus.network.break_off()  # the broker has missed its heartbeats
     return f"{site.name} for {seconds:.2f} s"
 
 

@@ -12,7 +12,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.consumer import DELIVER, QUEUE, Case
-from tracker_worker.bus.amqp import consumer as module
 from tracker_worker.bus.base import FANOUT, SHARED
 
 # Derandomized examples are the same in each run; the first example takes longer because it loads the tables of Unicode.
@@ -175,6 +174,14 @@ def test_the_prefetch_is_divided_and_each_host_has_at_least_one(
     assert {a_global for _, _, a_global in case.channel.qos} == {False}  # quorum queues refuse a global prefetch
 
 
+def test_each_connection_has_a_fanout_queue_of_its_own(case: Case) -> None:
+    before = set(case.channel.consumers)
+    case.connect()
+    (first,), (second,) = before - set(case.channel.consumers), set(case.channel.consumers) - before
+    assert first.startswith("tracker_fanout_")
+    assert second.startswith("tracker_fanout_")
+
+
 def test_a_delivery_has_the_source_of_its_queue(make_consumer: Callable[..., Case]) -> None:
     case = make_consumer(hosts=["host-1", "host-2"])
     fanout = next(queue for queue in case.channel.consumers if queue.startswith("tracker_fanout_"))
@@ -186,10 +193,8 @@ def test_a_delivery_has_the_source_of_its_queue(make_consumer: Callable[..., Cas
 @pytest.mark.parametrize(
     ("expiration", "seconds"), [("60000", 60.0), ("1", 0.001), ("0", 0.0), ("soon", None), ("", None), (None, None)]
 )
-def test_the_deadline_follows_from_the_expiration(
-    monkeypatch: pytest.MonkeyPatch, case: Case, expiration: str | None, seconds: float | None
-) -> None:
-    monkeypatch.setattr(module.time, "monotonic", lambda: 1000.0)
+def test_the_deadline_follows_from_the_expiration(case: Case, expiration: str | None, seconds: float | None) -> None:
+    case.now = 1000.0
     properties = {} if expiration is None else {"expiration": expiration}
     case.channel.deliver(QUEUE, 1, b"", properties)
     case.consumer.work()

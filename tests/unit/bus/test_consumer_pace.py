@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from types import SimpleNamespace
 
 import pytest
 
@@ -85,10 +84,9 @@ class TestLaziness:
     @pytest.fixture
     def woken(self, case: Case, monkeypatch: pytest.MonkeyPatch) -> list[float]:
         """The times at which the link was woken, on a clock that stands still."""
-        self.now = 1000.0
+        case.now = 1000.0
         woken: list[float] = []
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now))
-        monkeypatch.setattr(case.consumer, "wake", lambda: woken.append(self.now))
+        monkeypatch.setattr(case.consumer, "wake", lambda: woken.append(case.now))
         return woken
 
     def test_a_lone_acknowledgement_waits_for_other_work_for_a_limited_time(
@@ -105,18 +103,18 @@ class TestLaziness:
         self, case: Case, woken: list[float]
     ) -> None:
         case.arrive(1)
-        self.now += module._ACK_SECONDS
+        case.now += module._ACK_SECONDS
         assert case.consumer.due_in() > module._ACK_SECONDS
         case.consumer.settle(case.received)
-        assert woken == [self.now]
+        assert woken == [case.now]
 
     def test_an_acknowledgement_waits_only_for_the_rest_of_the_time_after_the_last_delivery(
         self, case: Case, woken: list[float]
     ) -> None:
         case.arrive(1)
-        self.now += module._ACK_SECONDS / 2
+        case.now += module._ACK_SECONDS / 2
         case.consumer.settle(case.received)
-        self.now += module._ACK_SECONDS
+        case.now += module._ACK_SECONDS
         assert woken == []
         assert case.consumer.due_in() == 0.0
 
@@ -125,7 +123,7 @@ class TestLaziness:
         case.consumer.settle(case.received[:3])
         assert woken == []
         case.consumer.settle(case.received[3:])
-        assert woken == [self.now]
+        assert woken == [case.now]
 
     def test_acknowledgements_do_not_wait_on_hosts_with_little_prefetch(
         self, make_consumer: Callable[..., Case], monkeypatch: pytest.MonkeyPatch

@@ -23,18 +23,19 @@ def letter(table: bytes = b"", reason: str = "no good", **fields: Any) -> DeadLe
 
 
 def content(item: DeadLetter) -> Content:
-    return decode_content(dead_letter.encode(item).together())
+    return decode_content(dead_letter.encode(item, 0.5).together())
 
 
 def test_the_senders_table_goes_out_as_it_came_with_our_headers_behind_it() -> None:
     for table in (deep_table(600), wide_table(39000), encode_texts({"a": "b"})):
         sent = content(letter(table)).header_table
         assert sent.startswith(table)
-        ours = decode_content(dead_letter.encode(letter()).together())
+        ours = decode_content(dead_letter.encode(letter(), 0.5).together())
         assert sent[len(table) :] == ours.header_table
         assert ours.headers["x-tracker-reason"] == "no good"
         assert ours.headers["x-tracker-exchange"] == "openstack"
         assert ours.headers["x-tracker-routing-key"] == "tracker.h1"
+        assert ours.headers["x-tracker-time"] == "1970-01-01T00:00:00Z"
 
 
 def test_headers_and_properties_that_the_broker_would_act_on_are_left_out() -> None:
@@ -62,7 +63,7 @@ def test_it_always_fits_into_a_frame(frame: int, reason: str) -> None:
     long = "p" * 255
     properties = {"content_type": long, "correlation_id": long, "reply_to": long, "message_id": long, "type": long}
     item = letter(b"\x01nV" * 50_000, reason, properties=properties)
-    sent = dead_letter.fitted(item, frame - 20)
+    sent = dead_letter.fitted(item, 0.5, frame - 20)
     assert len(sent) <= frame - 20
     found = decode_content(sent)
     assert found.headers["x-tracker-headers-left-out"] == "150000 bytes"

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from msgspec.structs import asdict
 
 from tests.support.channels import SETTINGS, RecordingConnection
-from tracker_worker.bus.amqp import consumer as consumer_module
+from tests.support.clocked import clocked_system
 from tracker_worker.bus.amqp import frames
 from tracker_worker.bus.amqp.consumer import Consumer
 from tracker_worker.bus.amqp.frames import Delivered, read_delivery
@@ -285,7 +285,12 @@ class Case:
     def __init__(self) -> None:
         self.received: list[Delivery] = []
         self.consumer = Consumer(
-            SETTINGS, ["host-1"], received=self.received.extend, lost=lambda: None, died=self._died
+            SETTINGS,
+            ["host-1"],
+            received=self.received.extend,
+            lost=lambda: None,
+            died=self._died,
+            system=clocked_system(lambda: 1000.0),
         )
         declared = RecordingConnection()
         self.consumer.opened(declared)
@@ -318,8 +323,7 @@ class Case:
 
 
 @pytest.fixture
-def case(monkeypatch: pytest.MonkeyPatch) -> Iterator[Case]:
-    monkeypatch.setattr(consumer_module, "time", SimpleNamespace(monotonic=lambda: 1000.0))
+def case() -> Iterator[Case]:
     case = Case()
     yield case
     case.close()

@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from tests.support.publishing import QUEUE, RETRY, WINDOW, Case, clocked
+from tests.support.publishing import QUEUE, RETRY, WINDOW, Case, stopped
 from tracker_worker.bus.amqp import outgoing, unclaimed
 from tracker_worker.bus.amqp.outgoing import FOREVER
 
@@ -17,8 +17,8 @@ OTHER = "metering.info"
 
 
 @pytest.fixture
-def case(monkeypatch: pytest.MonkeyPatch) -> Iterator[Case]:
-    with clocked(monkeypatch) as case:
+def case() -> Iterator[Case]:
+    with stopped() as case:
         yield case
 
 

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.publishing import PLAIN, QUEUE, RETRY, WINDOW, Case, clocked
+from tests.support.publishing import PLAIN, QUEUE, RETRY, WINDOW, Case, stopped
 from tracker_worker.bus.amqp.outgoing import FOREVER, Message
 
 
 @pytest.fixture
-def case(monkeypatch: pytest.MonkeyPatch) -> Iterator[Case]:
-    with clocked(monkeypatch) as case:
+def case() -> Iterator[Case]:
+    with stopped() as case:
         yield case
 
 

@@ -9,7 +9,7 @@ import pytest
 from amqp.exceptions import ConnectionError as AMQPConnectionError
 from amqp.exceptions import RecoverableConnectionError, error_for_code
 
-from tests.support.publishing import QUEUE, Case, clocked
+from tests.support.publishing import QUEUE, Case, stopped
 from tracker_worker.bus.amqp import suspects
 from tracker_worker.bus.amqp.outgoing import FOREVER, Message
 from tracker_worker.bus.amqp.publisher import _MARKER
@@ -18,8 +18,8 @@ TOO_LARGE = "PRECONDITION_FAILED - message size 18135492 is larger than configur
 
 
 @pytest.fixture
-def case(monkeypatch: pytest.MonkeyPatch) -> Iterator[Broker]:
-    with clocked(monkeypatch) as case:
+def case() -> Iterator[Broker]:
+    with stopped() as case:
         yield Broker(case)
 
 

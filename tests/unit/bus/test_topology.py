@@ -102,7 +102,7 @@ def recorded(name: str, operation: str) -> list[dict[str, Any]]:
 
 def declared(settings: BrokerSettings) -> Broker:
     broker = Broker()
-    topology.declare_served(broker, settings, topology.served(settings, [HOST]))
+    topology.declare_served(broker, settings, topology.served(settings, [HOST], "0" * 32))
     topology.declare_notifications(broker, settings)
     return broker
 
@@ -171,7 +171,7 @@ def test_queues_of_the_worker_are_durable_and_a_host_queue_has_one_active_consum
 
 
 def test_a_fanout_queue_is_exclusive_to_its_connection() -> None:
-    first, second = (topology.fanout_queue(SETTINGS) for _ in range(2))
+    first, second = (topology.fanout_queue(SETTINGS, unique) for unique in ("1", "2"))
 
     assert first.name != second.name
     assert (first.exclusive, first.durable, first.auto_delete) == (True, False, True)
@@ -181,7 +181,7 @@ def test_an_existing_exchange_is_not_declared_again() -> None:
     there = {"openstack": "somebody's", "tracker_fanout": "somebody's"}
     broker = Broker(there=there)
 
-    topology.declare_served(broker, SETTINGS, topology.served(SETTINGS, [HOST]))
+    topology.declare_served(broker, SETTINGS, topology.served(SETTINGS, [HOST], "1"))
 
     assert broker.exchanges == there
 
@@ -191,7 +191,7 @@ def test_a_queue_with_wrong_properties_is_logged_with_the_delete_command_and_kep
 ) -> None:
     broker = Broker(refused=(f"tracker.{HOST}",))
 
-    queues = topology.served(SETTINGS, [HOST, "compute-2"])
+    queues = topology.served(SETTINGS, [HOST, "compute-2"], "1")
     refused = topology.declare_served(broker, SETTINGS, queues)
 
     assert [queue.name for queue in refused] == [f"tracker.{HOST}"]

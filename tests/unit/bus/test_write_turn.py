@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.support.publishing import FEW, QUEUE, RETRY, WINDOW, Case, clocked
+from tests.support.publishing import FEW, QUEUE, RETRY, WINDOW, Case, stopped
 from tracker_worker.bus.amqp import publisher as module
 from tracker_worker.bus.amqp.outgoing import FOREVER
 
@@ -15,8 +15,8 @@ DEAF = module._CONFIRM_SECONDS
 
 
 @pytest.fixture
-def case(monkeypatch: pytest.MonkeyPatch) -> Iterator[Case]:
-    with clocked(monkeypatch) as case:
+def case() -> Iterator[Case]:
+    with stopped() as case:
         yield case
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import socket
-import time
+from collections.abc import Callable
 from typing import Any
 
 from tracker_worker.bus.base import Blocked
@@ -24,7 +24,8 @@ class Alarm:
     """The alarm as one publishing connection knows it. ``state`` may be read by any thread; the methods belong to the
     connection's thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
         self.state: Blocked | None = None
         """None: the broker takes messages, as far as the connection knows."""
         self._sock: Any = None
@@ -44,13 +45,13 @@ class Alarm:
     def began(self, reason: str) -> None:
         if self.state is None:
             reason = ascii(reason[:_REASON_CHARACTERS])[1:-1]
-            self.state = Blocked(reason=reason, since=time.monotonic())
+            self.state = Blocked(reason=reason, since=self._monotonic())
             self._limit(0)
             LOG.warning("the broker has blocked publishing (alarm): %s", reason)
 
     def ended(self) -> None:
         if self.state is not None:
-            seconds = time.monotonic() - self.state.since
+            seconds = self._monotonic() - self.state.since
             self.state = None
             self._limit(self._tcp_milliseconds)
             LOG.warning("the broker takes messages again after %.0f s", seconds)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 
@@ -15,6 +14,7 @@ from tracker_worker.bus.amqp.addresses import shared_addresses
 from tracker_worker.bus.amqp.consumer import Consumer
 from tracker_worker.bus.amqp.probes import Probes
 from tracker_worker.bus.amqp.sender import AMQPSender
+from tracker_worker.bus.amqp.system import SYSTEM, System
 from tracker_worker.bus.base import Blocked, Bus, Listener, Markers
 from tracker_worker.bus.settings import BrokerSettings, address, read_again, read_connection, with_logins_of
 from tracker_worker.errors import ConfigurationError
@@ -28,8 +28,9 @@ class AMQPBus(Bus):
     receiver: Consumer
     sender: AMQPSender
 
-    def __init__(self, settings: BrokerSettings) -> None:
+    def __init__(self, settings: BrokerSettings, system: System = SYSTEM) -> None:
         self._settings = settings
+        self._system = system
         # The two connections share the list, so that both are to the same broker if it is there.
         self._addresses = shared_addresses(settings)
         self._started = False
@@ -45,6 +46,7 @@ class AMQPBus(Bus):
             opened=listener.opened,
             died=listener.died,
             addresses=self._addresses,
+            system=self._system,
         )
         self.sender = AMQPSender(
             self._settings,
@@ -55,9 +57,14 @@ class AMQPBus(Bus):
             refused=listener.refused,
             died=listener.died,
             addresses=self._addresses,
+            system=self._system,
         )
         self._probes = Probes(
-            self._settings, submit=self.sender.submit, unreachable=self.receiver.repair, monotonic=time.monotonic
+            self._settings,
+            submit=self.sender.submit,
+            unreachable=self.receiver.repair,
+            monotonic=self._system.monotonic,
+            random_bytes=self._system.runtime.random_bytes,
         )
         if self._serving is not None:
             self.receiver.serve(self._serving)
@@ -71,7 +78,9 @@ class AMQPBus(Bus):
             self.receiver.serve(hosts)
 
     def markers(self) -> AbstractContextManager[Markers]:
-        return markers.opened(self._settings, [self._addresses.url(number) for number in self._addresses.round()])
+        return markers.opened(
+            self._settings, [self._addresses.url(number) for number in self._addresses.round()], self._system
+        )
 
     def pause(self) -> None:
         if self._started:

@@ -10,10 +10,7 @@ subclass's ``opened`` declares and consumes again.
 from __future__ import annotations
 
 import logging
-import select
 import socket
-import threading
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -24,10 +21,9 @@ from tracker_worker.bus.amqp import internals, opening
 from tracker_worker.bus.amqp.addresses import Addresses, shared_addresses
 from tracker_worker.bus.amqp.alarm import Alarm
 from tracker_worker.bus.amqp.stream import Stream, WriteTurn
-from tracker_worker.bus.amqp.wake import WakePipe
+from tracker_worker.bus.amqp.system import SYSTEM, System
 from tracker_worker.bus.base import Blocked
 from tracker_worker.bus.settings import LOST, ConnectionSettings, address
-from tracker_worker.threads import NamedThread
 
 LOG = logging.getLogger(__name__)
 
@@ -57,32 +53,35 @@ class BrokerConnection(ABC):
         settings: ConnectionSettings,
         died: Callable[[BaseException], None],
         addresses: Addresses | None = None,
+        system: System = SYSTEM,
     ) -> None:
         """``addresses``: those that several connections share; None: the connection has its own."""
+        runtime = system.runtime
         self.name = name
         self._settings = settings
-        self._died = died
         self._addresses = addresses or shared_addresses(settings)
         self._visitor = self._addresses.visitor()
-        self._alarm = Alarm()
-        self._socket: socket.socket | None = None
-        self._pipe = WakePipe()
-        self._turn = WriteTurn(write=self.write, wake=self._pipe.wake, reads_in_time=self._reads_in_time)
+        self._system = system
+        self._monotonic = system.monotonic
+        self._alarm = Alarm(system.monotonic)
+        self._socket: Any = None
+        self._sleeper = system.sleeper()
+        self._turn = WriteTurn(write=self.write, wake=self._sleeper.wake, reads_in_time=self._reads_in_time)
         self._paused = False  # the thread sleeps without listening to the socket
-        self._stopping = threading.Event()
+        self._stopping = runtime.event()
         self._stop_before = 0.0
-        self._renewing = threading.Event()
+        self._renewing = runtime.event()
         self._renew_before = 0.0
-        self._interrupt = threading.Event()  # set with each of both; ends the wait between two connections
-        self._open = threading.Event()
-        self._thread = NamedThread(target=self._run, name=name)
+        self._interrupt = runtime.event()  # set with each of both; ends the wait between two connections
+        self._open = runtime.event()
+        self._thread = runtime.thread(self._run, name, died)
 
     def start(self) -> None:
         self._thread.start()
 
     def wake(self) -> None:
         """Cause a call of ``work`` soon."""
-        self._pipe.wake()
+        self._sleeper.wake()
 
     def flush_soon(self) -> None:
         """Call ``write`` now, on this thread, if the connection's thread sleeps; otherwise cause a call of ``work`` soon. Never
@@ -91,7 +90,7 @@ class BrokerConnection(ABC):
 
     def stop(self, timeout_seconds: float) -> None:
         """Do what is waiting, for at most so long, and close the connection. Harmless when stopped."""
-        self._stop_before = time.monotonic() + timeout_seconds
+        self._stop_before = self._monotonic() + timeout_seconds
         self._stopping.set()
         self._interrupt.set()
         self.wake()
@@ -99,15 +98,15 @@ class BrokerConnection(ABC):
             self._thread.join(timeout_seconds + opening.CLOSE_SECONDS)
             if self._thread.is_alive() and (sock := self._socket) is not None:
                 # It waits for a broker that is silent while a connection is opened, or in the middle of a frame.
-                opening.break_off(sock)
+                self._system.break_off(sock)
                 self._thread.join(2 * opening.CLOSE_SECONDS)
         if not self._thread.is_alive():
-            self._pipe.close()
+            self._sleeper.close()
 
     def renew(self) -> None:
         """Connect again, with the present user and password: as soon as nothing waits to be done on the connection, but within
         two seconds."""
-        self._renew_before = time.monotonic() + _RENEW_SECONDS
+        self._renew_before = self._monotonic() + _RENEW_SECONDS
         self._renewing.set()
         self._interrupt.set()
         self.wake()
@@ -115,7 +114,7 @@ class BrokerConnection(ABC):
     def abandon_wakeups(self) -> None:
         """In a forked child, whose copy of this object has no thread: close its copies of the pipe's ends. Takes no lock, which
         a thread of the parent may have held."""
-        self._pipe.abandon()
+        self._sleeper.abandon()
 
     def is_open(self) -> bool:
         """Whether there is a connection and ``opened`` has returned."""
@@ -172,29 +171,24 @@ class BrokerConnection(ABC):
     # --- the thread --------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        try:
-            while not self._stopping.is_set():
-                if self._renewing.is_set():
-                    self._renewing.clear()
-                    self._visitor.restart(time.monotonic())
-                wait = self._visitor.due_in(time.monotonic())
-                if wait > 0:
-                    self._interrupt.wait(wait)
-                    if not self._stopping.is_set():
-                        self._interrupt.clear()
-                else:
-                    self._connect_and_serve(self._visitor.take(time.monotonic()))
-        except BaseException as error:  # the thread's root: half a worker is worse than a restarted one
-            LOG.exception("%s: the connection's thread ends", self.name)
-            self._died(error)
-        finally:
-            LOG.debug("%s: stopped", self.name)
+        while not self._stopping.is_set():
+            if self._renewing.is_set():
+                self._renewing.clear()
+                self._visitor.restart(self._monotonic())
+            wait = self._visitor.due_in(self._monotonic())
+            if wait > 0:
+                self._interrupt.wait(wait)
+                if not self._stopping.is_set():
+                    self._interrupt.clear()
+            else:
+                self._connect_and_serve(self._visitor.take(self._monotonic()))
+        LOG.debug("%s: stopped", self.name)
 
     def _connect_and_serve(self, number: int) -> None:
         """Use the address once: open a connection, serve it until it ends, and say why it ended."""
         url = self._addresses.url(number)
         connection = self._settings.connection(url)
-        began, opened_at, logging_in = time.monotonic(), None, True
+        began, opened_at, logging_in = self._monotonic(), None, True
         stream: Stream | None = None
         problem = ""
         refused = unresolved = False
@@ -205,13 +199,14 @@ class BrokerConnection(ABC):
                 silence_seconds=self._settings.heartbeat_seconds,
                 alarm=self._alarm if self.publishes else None,
                 connected=self._on_connected,
+                system=self._system,
             )
             logging_in = False
             LOG.info("%s: connected to %s", self.name, address(url))
             self._turn.serve(stream)
             with stream.limit(_OPENED_SECONDS, "declaring and consuming"):
                 self.opened(connection)
-            opened_at = time.monotonic()
+            opened_at = self._monotonic()
             self._visitor.opened(number)
             self._open.set()
             self._serve(connection, stream)
@@ -231,7 +226,7 @@ class BrokerConnection(ABC):
                 self._socket = None
                 self._alarm.forget()
                 self.lost()
-        now = time.monotonic()
+        now = self._monotonic()
         if opened_at is None:
             failures = self._visitor.failed(number, now, seconds=now - began, login_refused=refused)
             if unresolved:
@@ -243,11 +238,11 @@ class BrokerConnection(ABC):
             self._visitor.ended(number, now, seconds=now - opened_at)
             self._log_failure(url, problem, logging.WARNING)
 
-    def _on_connected(self, sock: socket.socket) -> None:
+    def _on_connected(self, sock: Any) -> None:
         self._socket = sock
 
     def _log_failure(self, url: str, problem: str, level: int) -> None:
-        wait = self._visitor.due_in(time.monotonic())
+        wait = self._visitor.due_in(self._monotonic())
         again = f"again in {wait:.2g} s" if wait > 0 else "connecting again now"
         LOG.log(level, "%s: no connection to %s (%s); %s", self.name, address(url), problem, again)
 
@@ -256,19 +251,11 @@ class BrokerConnection(ABC):
         LOG.log(level, "the name of broker %s does not resolve (%s): it is passed over", address(url), problem)
 
     def _serve(self, connection: Any, stream: Stream) -> None:
-        sock = connection.sock
-        poller = select.poll()
-        poller.register(sock, select.POLLIN)
-        poller.register(self._pipe.reader, select.POLLIN)
-        wake_poller = select.poll()
-        wake_poller.register(self._pipe.reader, select.POLLIN)
-        waits_for_room = False
+        self._sleeper.watch(stream.sock)
         next_check = 0.0
         while True:
             stream.send()
-            if waits_for_room != bool(stream.written):
-                waits_for_room = not waits_for_room
-                poller.modify(sock, select.POLLIN | (select.POLLOUT if waits_for_room else 0))
+            waits_for_room = bool(stream.written)
             self.sent()
             if self._interrupt.is_set() and self._may_end(stream):
                 return
@@ -278,13 +265,11 @@ class BrokerConnection(ABC):
             if waits_for_room and may_read:
                 pause = 0.0
             self._paused = pause > 0
-            ready = self._sleep(wake_poller, min(wait, pause)) if self._paused else self._sleep(poller, wait)
-            if self._pipe.reader in ready:
-                self._pipe.drain()
-            if may_read and (sock.fileno() in ready or stream.unread()):
+            readable = self._sleep(min(wait, pause) if self._paused else wait, room=waits_for_room)
+            if may_read and (readable or stream.unread()):
                 self._read(connection, stream)
             self.work()
-            now = time.monotonic()
+            now = self._monotonic()
             if now >= next_check:
                 if not may_read:
                     internals.count_as_alive(connection)
@@ -299,13 +284,13 @@ class BrokerConnection(ABC):
             before = self._renew_before
         else:
             return False
-        return (self.idle() and not stream.written) or time.monotonic() > before
+        return (self.idle() and not stream.written) or self._monotonic() > before
 
-    def _sleep(self, poller: select.poll, seconds: float) -> set[int]:
-        """The file descriptors that can be read, after at most so long, or earlier if the socket can be written."""
+    def _sleep(self, seconds: float, *, room: bool) -> bool:
+        """Whether there is something to read, after at most so long, or earlier if the socket takes something."""
         self._turn.begin_sleep()
         try:
-            return {fd for fd, event in poller.poll(seconds * 1000) if event != select.POLLOUT}
+            return self._sleeper.sleep(seconds, reads=not self._paused, room=room)
         finally:
             self._turn.end_sleep()
 
@@ -315,8 +300,6 @@ class BrokerConnection(ABC):
 
     def _read(self, connection: Any, stream: Stream) -> None:
         """Read every frame that has arrived and may be read."""
-        poller = select.poll()
-        poller.register(connection.sock, select.POLLIN)
         while True:
             try:
                 if not stream.take(self.read):
@@ -325,5 +308,5 @@ class BrokerConnection(ABC):
                 raise amqp.exceptions.RecoverableConnectionError("the broker stalled within a frame") from error
             if not connection.connected:
                 raise amqp.exceptions.RecoverableConnectionError("the connection was closed")
-            if not (stream.unread() or poller.poll(0)) or self.read_pause() == FOREVER:
+            if not stream.readable() or self.read_pause() == FOREVER:
                 return

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
@@ -18,6 +17,7 @@ from tracker_worker.bus.amqp.connection import FOREVER, BrokerConnection
 from tracker_worker.bus.amqp.emptiness import Emptiness
 from tracker_worker.bus.amqp.frames import Delivered, Pieces, read_delivery
 from tracker_worker.bus.amqp.served import SIDE_PREFETCH, Served
+from tracker_worker.bus.amqp.system import SYSTEM, System
 from tracker_worker.bus.base import Delivery, Receiver
 from tracker_worker.bus.settings import BrokerSettings
 
@@ -49,13 +49,14 @@ class Consumer(BrokerConnection, Receiver):
         opened: Callable[[], None] = lambda: None,
         died: Callable[[BaseException], None],
         addresses: Addresses | None = None,
+        system: System = SYSTEM,
     ) -> None:
-        super().__init__("tracker-consumer", settings, died, addresses)
+        super().__init__("tracker-consumer", settings, died, addresses, system)
         self._received = received
         self._report_opened = opened
         self._report_lost = lost
         self._handing_over = True
-        self._served = Served(settings, hosts)
+        self._served = Served(settings, hosts, random_bytes=system.runtime.random_bytes)
         self._emptiness = Emptiness(settings, emptied)
         self._ack_threshold = max(1, min(self._served.share, SIDE_PREFETCH) // 4)
         self._ack_before = 0.0
@@ -81,7 +82,7 @@ class Consumer(BrokerConnection, Receiver):
     def settle(self, deliveries: Iterable[Delivery]) -> None:
         """Acknowledge these deliveries soon, on the connection's thread."""
         self._settled.extend([delivery.token for delivery in deliveries])
-        if len(self._settled) >= self._ack_threshold or time.monotonic() >= self._ack_before:
+        if len(self._settled) >= self._ack_threshold or self._monotonic() >= self._ack_before:
             self.wake()
 
     def unsettled_bytes(self) -> int:
@@ -98,7 +99,7 @@ class Consumer(BrokerConnection, Receiver):
         self._channel = channel = connection.channel()
         channel.auto_decode = False  # the bytes as they came, whatever content_encoding says
         internals.take_frames(connection, channel.channel_id, self._take)
-        self._served.consume(channel)
+        self._served.consume(channel, self._monotonic())
         self._emptiness.opened(connection)
         self._report_opened()
 
@@ -169,7 +170,7 @@ class Consumer(BrokerConnection, Receiver):
                 properties=properties,
                 exchange=found.exchange,
                 routing_key=found.routing_key,
-                deadline=_deadline(properties.get("expiration")),
+                deadline=_deadline(properties.get("expiration"), self._monotonic()),
                 token=(self._epoch, found.tag),
             )
         )
@@ -182,7 +183,7 @@ class Consumer(BrokerConnection, Receiver):
             self._emptiness.report()
         if self._settled:
             self._acknowledge()
-        now = time.monotonic()
+        now = self._monotonic()
         serves, looks = self._served.due(now), self._emptiness.due(now)
         # With the answers that are waited for, deliveries are read that have to have room.
         has_room = 2 * self._unsettled_bytes <= self._most_bytes and not self._stopping.is_set()
@@ -199,7 +200,7 @@ class Consumer(BrokerConnection, Receiver):
     def _hand_over(self) -> None:
         if self._arrived:
             arrived, self._arrived = self._arrived, []
-            self._ack_before = time.monotonic() + _ACK_SECONDS
+            self._ack_before = self._monotonic() + _ACK_SECONDS
             if self._handing_over:
                 self._received(arrived)
 
@@ -229,7 +230,7 @@ class Consumer(BrokerConnection, Receiver):
                 faults.hook("after_ack")
 
     def due_in(self) -> float:
-        left = self._ack_before - time.monotonic()
+        left = self._ack_before - self._monotonic()
         return max(0.0, left) if left > 0 or self._settled else super().due_in()
 
     def idle(self) -> bool:
@@ -251,9 +252,9 @@ class Consumer(BrokerConnection, Receiver):
             self._report_lost()
 
 
-def _deadline(expiration: str | None) -> float | None:
+def _deadline(expiration: str | None, now: float) -> float | None:
     """``expiration`` is in milliseconds, as text (AMQP 0-9-1, basic properties; RabbitMQ's per-message TTL)."""
     try:
-        return None if expiration is None else time.monotonic() + int(expiration) / 1000
+        return None if expiration is None else now + int(expiration) / 1000
     except ValueError:
         return None

@@ -36,24 +36,27 @@ class Encoded(NamedTuple):
         return tables.in_properties(self.properties, self.headers)
 
 
-def encode(item: DeadLetter) -> Encoded:
-    """What a dead letter has beside its body. Never raises: what cannot be encoded is left out."""
+def encode(item: DeadLetter, parked_at: float) -> Encoded:
+    """What a dead letter has beside its body. ``parked_at`` is the time of day, in seconds since 1970-01-01T00:00:00Z. Never
+    raises: what cannot be encoded is left out."""
     delivery = item.delivery
     try:
         kept = tables.without(delivery.header_table, _is_not_kept)
     except tables.UnreadableTable as error:
         LOG.warning("the headers of a dead letter are left out: %s", error)
-        return Encoded(_properties(delivery.properties), _own_headers(item, left_out=len(delivery.header_table)))
-    return Encoded(_properties(delivery.properties), kept + _own_headers(item))
+        return Encoded(
+            _properties(delivery.properties), _own_headers(item, parked_at, left_out=len(delivery.header_table))
+        )
+    return Encoded(_properties(delivery.properties), kept + _own_headers(item, parked_at))
 
 
-def fitted(item: DeadLetter, most_bytes: int) -> bytes:
+def fitted(item: DeadLetter, parked_at: float, most_bytes: int) -> bytes:
     """The same in at most ``most_bytes``, properties and headers together: without the sender's headers, and where that is not
     enough, without the sender's other properties and the end of the reason."""
     properties, left_out = _properties(item.delivery.properties), len(item.delivery.header_table)
-    found = tables.in_properties(properties, _own_headers(item, left_out=left_out))
+    found = tables.in_properties(properties, _own_headers(item, parked_at, left_out=left_out))
     if len(found) > most_bytes:
-        found = tables.in_properties(_properties({}), _own_headers(item, left_out=left_out, short=True))
+        found = tables.in_properties(_properties({}), _own_headers(item, parked_at, left_out=left_out, short=True))
     return found
 
 
@@ -61,12 +64,12 @@ def _is_not_kept(name: bytes) -> bool:
     return name in _HEADERS_NOT_KEPT or name.startswith(_OWN_PREFIX)
 
 
-def _own_headers(item: DeadLetter, *, left_out: int = 0, short: bool = False) -> bytes:
+def _own_headers(item: DeadLetter, parked_at: float, *, left_out: int = 0, short: bool = False) -> bytes:
     headers = {
         "x-tracker-reason": item.reason[:_MOST_REASON_CHARACTERS] if short else item.reason,
         "x-tracker-exchange": item.delivery.exchange,
         "x-tracker-routing-key": item.delivery.routing_key,
-        "x-tracker-time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "x-tracker-time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(parked_at)),
     }
     if left_out:
         headers[_LEFT_OUT] = f"{left_out} bytes"

@@ -13,12 +13,10 @@ RabbitMQ 3.10), so that messages are numbered and the highest number counts.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
-from uuid import uuid4
 
 import amqp
 import msgspec
@@ -26,10 +24,12 @@ from amqp.exceptions import ChannelError, MessageNacked, NotFound, PreconditionF
 
 from tracker_worker.bus.amqp import opening, topology
 from tracker_worker.bus.amqp.stream import Stream
+from tracker_worker.bus.amqp.system import SYSTEM, System
 from tracker_worker.bus.amqp.topology import Queue
 from tracker_worker.bus.base import PING, Marker, Markers, MarkerUnavailable, MarkerUnwritten
 from tracker_worker.bus.settings import LOST, BrokerSettings, address
 from tracker_worker.text import printable
+from tracker_worker.threads import Runtime
 from tracker_worker.wire.message import JSON, ReplyTo
 from tracker_worker.wire.request import encode_request
 
@@ -49,7 +49,7 @@ _MOST_MESSAGES = 20
 
 
 @contextmanager
-def opened(settings: BrokerSettings, urls: Sequence[str]) -> Iterator[AMQPMarkers]:
+def opened(settings: BrokerSettings, urls: Sequence[str], system: System = SYSTEM) -> Iterator[AMQPMarkers]:
     """Markers over a connection of their own, for a block.
 
     Raises MarkerUnavailable: no broker of ``urls`` can be reached, or the connection was lost."""
@@ -57,13 +57,15 @@ def opened(settings: BrokerSettings, urls: Sequence[str]) -> Iterator[AMQPMarker
     for url in urls:
         connection = settings.connection(url)
         try:
-            stream = opening.log_in(connection, silence_seconds=_SILENCE_SECONDS, alarm=None, connected=lambda _: None)
+            stream = opening.log_in(
+                connection, silence_seconds=_SILENCE_SECONDS, alarm=None, connected=lambda _: None, system=system
+            )
         except LOST as error:
             opening.close(connection, None, blocked=False)
             problems.append(f"{address(url)} ({one_line(error)})")
             continue
         try:
-            yield (markers := AMQPMarkers(settings, connection, stream))
+            yield (markers := AMQPMarkers(settings, connection, stream, system.runtime))
             with suppress(*LOST):
                 markers.rewrite_worn()
         except LOST as error:
@@ -99,10 +101,11 @@ class Seen:
 class AMQPMarkers(Markers):
     """The markers over one connection, which belongs to the thread that uses this object."""
 
-    def __init__(self, settings: BrokerSettings, connection: Any, stream: Stream) -> None:
+    def __init__(self, settings: BrokerSettings, connection: Any, stream: Stream, runtime: Runtime) -> None:
         self._settings = settings
         self._connection = connection
         self._stream = stream
+        self._runtime = runtime
         self._channel: Any = None
         self._worn: set[str] = set()
 
@@ -132,7 +135,7 @@ class AMQPMarkers(Markers):
             channel.queue_declare(queue.name, durable=True, auto_delete=False, arguments=queue.arguments)
         with self._on_channel() as channel:
             before = self._take_all(channel, queue.name)
-            number = max(time.time_ns(), *(1 + seen.written.number for seen in before)) if before else time.time_ns()
+            number = max([self._now(), *(1 + seen.written.number for seen in before)])
             self._publish(channel, queue.name, Written(ledger_id=marker.ledger_id, token=marker.token, number=number))
             for seen in before:
                 channel.basic_ack(seen.tag)
@@ -162,24 +165,32 @@ class AMQPMarkers(Markers):
 
     def answers(self, host: str) -> bool:
         queue = topology.host_queue(self._settings, host)
-        replies = f"reply_ledger_{uuid4().hex}"
+        replies = f"reply_ledger_{self._runtime.random_bytes(16).hex()}"
         body = encode_request(
-            PING, {}, context={}, unique_id=uuid4().hex, reply_to=ReplyTo(replies, msg_id := uuid4().hex)
+            PING,
+            {},
+            context={},
+            unique_id=self._runtime.random_bytes(16).hex(),
+            reply_to=ReplyTo(replies, msg_id := self._runtime.random_bytes(16).hex()),
         )
         message = amqp.Message(body, content_type=JSON, content_encoding="utf-8", expiration=str(1000 * _PING_SECONDS))
-        until = time.monotonic() + _PING_SECONDS
+        until = self._runtime.monotonic() + _PING_SECONDS
         try:
             with self._on_channel() as channel:
                 channel.queue_declare(replies, durable=False, exclusive=True, auto_delete=True)
                 channel.basic_publish(message, exchange=queue.exchange, routing_key=queue.routing_key)
-                while time.monotonic() < until:
+                while self._runtime.monotonic() < until:
                     reply = channel.basic_get(replies, no_ack=True)
                     if reply is not None:
                         return msg_id.encode() in _bytes(reply)
-                    time.sleep(_ATTEMPT_SECONDS)
+                    self._runtime.sleep(_ATTEMPT_SECONDS)
         except ChannelError:
             return False  # this user may not declare the queue, or nobody has declared the exchange
         return False
+
+    def _now(self) -> int:
+        """The number of a message that is written now: nanoseconds of the time of day."""
+        return 1000 * self._runtime.microseconds()
 
     def _look(self, host: str) -> Seen | None:
         """See the message and give it back; None: there is no queue. Raises MarkerUnavailable."""
@@ -200,7 +211,7 @@ class AMQPMarkers(Markers):
                 return None
             if newest is not None:
                 return newest
-            time.sleep(_ATTEMPT_SECONDS)
+            self._runtime.sleep(_ATTEMPT_SECONDS)
         raise MarkerUnavailable(f"the queue {name} is empty")
 
     def _take_all(self, channel: Any, name: str) -> list[Seen]:
@@ -209,7 +220,7 @@ class AMQPMarkers(Markers):
         while len(found) < _MOST_MESSAGES and (message := channel.basic_get(name)) is not None:
             headers = message.properties.get("application_headers") or {}
             looks = int(headers.get("x-delivery-count", 0))
-            found.append(Seen(written=_decode(_bytes(message)), tag=message.delivery_tag, looks=looks))
+            found.append(Seen(written=_decode(_bytes(message), self._now()), tag=message.delivery_tag, looks=looks))
             if not message.delivery_info["message_count"]:
                 break
         return found
@@ -230,7 +241,7 @@ class AMQPMarkers(Markers):
                     channel.queue_declare(queue.name, durable=False, exclusive=True, auto_delete=True)
                 return
             except ResourceLocked:
-                time.sleep(_ATTEMPT_SECONDS)
+                self._runtime.sleep(_ATTEMPT_SECONDS)
         raise MarkerUnavailable(f"another program holds the queue {queue.name}")
 
     @contextmanager
@@ -252,13 +263,14 @@ def _check_gone(error: NotFound) -> None:
         raise MarkerUnavailable(one_line(error)) from error
 
 
-def _decode(body: bytes) -> Written:
-    """The content of a message. One that nothing of this release has written is the marker of some other ledger, and counts."""
+def _decode(body: bytes, now: int) -> Written:
+    """The content of a message. One that nothing of this release has written is the marker of some other ledger, and counts as
+    written ``now``."""
     try:
         return msgspec.json.decode(body, type=Written)
     except msgspec.DecodeError:
         shown = printable(body.decode(errors="replace"), _LONGEST_NAME)
-        return Written(ledger_id=shown, token="", number=time.time_ns())
+        return Written(ledger_id=shown, token="", number=now)
 
 
 def _bytes(message: Any) -> bytes:

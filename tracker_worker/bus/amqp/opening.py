@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import socket
 from collections.abc import Callable
 from typing import Any
 
 from tracker_worker.bus.amqp import internals
 from tracker_worker.bus.amqp.alarm import Alarm
 from tracker_worker.bus.amqp.stream import Stream
+from tracker_worker.bus.amqp.system import SYSTEM, System
 from tracker_worker.bus.settings import LOST
 
 LOG = logging.getLogger(__name__)
@@ -22,7 +22,12 @@ CLOSE_SECONDS = 1
 
 
 def log_in(
-    connection: Any, *, silence_seconds: float, alarm: Alarm | None, connected: Callable[[socket.socket], None]
+    connection: Any,
+    *,
+    silence_seconds: float,
+    alarm: Alarm | None,
+    connected: Callable[[Any], None],
+    system: System = SYSTEM,
 ) -> Stream:
     """Connect and log in. ``connected`` gets the socket as soon as there is one; ``alarm`` hears of the broker's alarms.
 
@@ -32,7 +37,7 @@ def log_in(
     streams: list[Stream] = []
 
     def transport_connected() -> None:
-        streams.append(stream := Stream(connection))
+        streams.append(stream := Stream(connection, system))
         connected(stream.sock)
         limits.enter_context(stream.limit(LOGIN_SECONDS, "the login"))
 
@@ -62,10 +67,3 @@ def close(connection: Any, stream: Stream | None, *, blocked: bool) -> None:
         LOG.debug("closing: %s", " ".join(str(error).split()))
     finally:
         internals.dismantle(connection)
-
-
-def break_off(sock: socket.socket) -> None:
-    """End whatever another thread waits for on the socket."""
-    with contextlib.suppress(OSError):
-        # Not SSLSocket.shutdown, which changes the object under the thread that reads.
-        socket.socket.shutdown(sock, socket.SHUT_RDWR)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from uuid import uuid4
 
 from tracker_worker.bus.amqp import topology
 from tracker_worker.bus.amqp.internals import encode_properties
@@ -19,6 +18,7 @@ from tracker_worker.bus.amqp.outgoing import Message
 from tracker_worker.bus.amqp.topology import Queue
 from tracker_worker.bus.base import PING
 from tracker_worker.bus.settings import BrokerSettings
+from tracker_worker.threads import random_bytes
 from tracker_worker.wire.message import JSON
 from tracker_worker.wire.request import encode_request
 
@@ -45,11 +45,13 @@ class Probes:
         submit: Callable[[Message], None],
         unreachable: Callable[[], None],
         monotonic: Callable[[], float],
+        random_bytes: Callable[[int], bytes] = random_bytes,
     ) -> None:
         self._settings = settings
         self._submit = submit
         self._unreachable = unreachable
         self._monotonic = monotonic
+        self._random_bytes = random_bytes
         self._lock = threading.Lock()
         self._probed: dict[str, float] = {}  # by queue, when the last probe was published
         self._unanswered: set[str] = set()
@@ -88,7 +90,7 @@ class Probes:
         return Message(
             exchange=queue.exchange,
             routing_key=queue.routing_key,
-            body=encode_request(PING, {}, context={}, unique_id=uuid4().hex),
+            body=encode_request(PING, {}, context={}, unique_id=self._random_bytes(16).hex()),
             properties=_PROPERTIES,
             done=lambda routed: self._answered(queue, routed),
         )

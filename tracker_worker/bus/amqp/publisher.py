@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +23,7 @@ from tracker_worker.bus.amqp.connection import BrokerConnection
 from tracker_worker.bus.amqp.destinations import Destinations
 from tracker_worker.bus.amqp.outgoing import FOREVER, WINDOW, WINDOW_BYTES, Destination, Message
 from tracker_worker.bus.amqp.suspects import Suspects
+from tracker_worker.bus.amqp.system import SYSTEM, System
 from tracker_worker.bus.settings import BrokerSettings
 
 LOG = logging.getLogger(__name__)
@@ -56,8 +56,9 @@ class Publisher(BrokerConnection):
         confirmed: Callable[[], None],
         died: Callable[[BaseException], None],
         addresses: Addresses | None = None,
+        system: System = SYSTEM,
     ) -> None:
-        super().__init__("tracker-publisher", settings, died, addresses)
+        super().__init__("tracker-publisher", settings, died, addresses, system)
         self._confirm_threshold = min(confirm_threshold, WINDOW // 2)
         self._urgent = 0  # of the unconfirmed messages
         self._read_at = 0.0
@@ -129,7 +130,7 @@ class Publisher(BrokerConnection):
             topology.declare_shared(self._connection, queue)
 
     def _resume(self, *, connected: bool) -> None:
-        now = time.monotonic()
+        now = self._monotonic()
         self._barred = False
         self._destinations.suspect(self._suspects, now)
         self._destinations.resume(now, connected=connected)
@@ -161,7 +162,7 @@ class Publisher(BrokerConnection):
         elif refusals.channel_ended_for_a_message(error):
             self._take_back(error)
         elif refusals.channel_ended_for_a_place(error) and self._destinations.lack_an_exchange(
-            self._confirms.pending.values(), str(error), time.monotonic()
+            self._confirms.pending.values(), str(error), self._monotonic()
         ):
             self._take_back(None)
         else:
@@ -208,7 +209,7 @@ class Publisher(BrokerConnection):
             except ChannelError as error:
                 LOG.error("the queues that are published to are not declared again: %s", error)
         self._unsent = self._turn.unsent()
-        now = time.monotonic()
+        now = self._monotonic()
         if now >= self._overdue_at:
             self._overdue_at = now + _OVERDUE_SECONDS
             self._destinations.unclaimed.report(now)
@@ -247,7 +248,7 @@ class Publisher(BrokerConnection):
         destinations, confirms, suspects, waiting = self._destinations, self._confirms, self._suspects, self._waiting
         by_key, pending = destinations.by_key, confirms.pending
         released = suspects.unsent if suspects.group else destinations.released
-        now = time.monotonic()
+        now = self._monotonic()
         before = self._unsent
         while self._unsent < _MOST_UNSENT_BYTES:
             if released:
@@ -318,7 +319,7 @@ class Publisher(BrokerConnection):
     def _cleared(self, routed: bool) -> None:
         """The broker has read everything up to the marker."""
         self._barred = self._closed_by is not None
-        now = time.monotonic()
+        now = self._monotonic()
         if self._suspects.group:
             self._suspects.clear()
             self._destinations.suspect(self._suspects, now)
@@ -335,7 +336,7 @@ class Publisher(BrokerConnection):
         )
         limit = None if self._most_bytes == FOREVER else int(self._most_bytes)
         instead = self.given_up(message, error, limit)
-        self._destinations.given_up(message, time.monotonic())
+        self._destinations.given_up(message, self._monotonic())
         if instead is not None:
             self._waiting.appendleft(instead)
         self.wake()
@@ -343,11 +344,11 @@ class Publisher(BrokerConnection):
     def read_pause(self) -> float:
         if self._urgent or len(self._confirms.pending) >= self._confirm_threshold:
             return 0.0
-        return self._read_at - time.monotonic()
+        return self._read_at - self._monotonic()
 
     def due_in(self) -> float:
         due = FOREVER if self._alarm.state is not None else self._destinations.due_at()
-        return super().due_in() if due == FOREVER else max(0.0, due - time.monotonic())
+        return super().due_in() if due == FOREVER else max(0.0, due - self._monotonic())
 
     def idle(self) -> bool:
         return not (self._waiting or self._confirms.pending or list(self._suspects) or self._destinations.waits())
@@ -379,7 +380,7 @@ class Publisher(BrokerConnection):
             self._destinations.refused(message, now, missing=False)
 
     def _answered(self, messages: list[Message]) -> float:
-        now = time.monotonic()
+        now = self._monotonic()
         self._read_at = now + _CONFIRM_SECONDS
         self._urgent -= sum(message.urgent for message in messages)
         return now

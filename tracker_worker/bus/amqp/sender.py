@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
@@ -16,6 +15,7 @@ from tracker_worker.bus.amqp.addresses import Addresses
 from tracker_worker.bus.amqp.internals import encode_properties
 from tracker_worker.bus.amqp.outgoing import FOREVER, Message
 from tracker_worker.bus.amqp.publisher import Publisher
+from tracker_worker.bus.amqp.system import SYSTEM, System
 from tracker_worker.bus.base import (
     FANOUT,
     SHARED,
@@ -58,9 +58,15 @@ class AMQPSender(Publisher, Sender):
         refused: Callable[[Sequence[Refusal]], None],
         died: Callable[[BaseException], None],
         addresses: Addresses | None = None,
+        system: System = SYSTEM,
     ) -> None:
         super().__init__(
-            settings, confirm_threshold=confirm_threshold, confirmed=self._report, died=died, addresses=addresses
+            settings,
+            confirm_threshold=confirm_threshold,
+            confirmed=self._report,
+            died=died,
+            addresses=addresses,
+            system=system,
         )
         self._settle = settle
         self._report_confirmed = confirmed
@@ -71,7 +77,7 @@ class AMQPSender(Publisher, Sender):
         self._refused: deque[Refusal] = deque()
 
     def send(self, outgoing: Sequence[Outgoing]) -> None:
-        now = time.monotonic()
+        now = self._monotonic()
         waiting = self._waiting
         settled = []
         for item in outgoing:
@@ -125,17 +131,20 @@ class AMQPSender(Publisher, Sender):
         self._safe.append(delivery)
 
     def _dead_letter(self, item: DeadLetter) -> Message:
-        delivery = item.delivery
+        delivery, parked_at = item.delivery, self._time_of_day()
         return Message(
             exchange="",
             routing_key=self._settings.dead_letter_queue,
             body=delivery.body,
-            properties=dead_letter.encode(item).together(),
+            properties=dead_letter.encode(item, parked_at).together(),
             done=lambda routed: self._safe.append(delivery),
             retry_before=FOREVER,
-            fitted=partial(dead_letter.fitted, item),
+            fitted=partial(dead_letter.fitted, item, parked_at),
             item=item,
         )
+
+    def _time_of_day(self) -> float:
+        return self._system.runtime.microseconds() / 1_000_000
 
     def _notified(self, key: Any, routed: bool) -> None:
         if faults.hook is not None:
@@ -147,7 +156,7 @@ class AMQPSender(Publisher, Sender):
         if isinstance(item, Publication):
             self._refused.append(RefusedPublication(key=item.key, reason=error))
         elif isinstance(item, DeadLetter):
-            properties, headers = dead_letter.encode(item)
+            properties, headers = dead_letter.encode(item, self._time_of_day())
             refused = RefusedDeadLetter(
                 delivery=item.delivery,
                 reason=item.reason,

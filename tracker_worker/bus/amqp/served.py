@@ -9,7 +9,6 @@ test, are declared and bound again every ten seconds. Declaring and binding what
 from __future__ import annotations
 
 import logging
-import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from collections.abc import Set as AbstractSet
@@ -21,6 +20,7 @@ from tracker_worker.bus.amqp import internals, topology
 from tracker_worker.bus.amqp.topology import Queue
 from tracker_worker.bus.base import FANOUT
 from tracker_worker.bus.settings import BrokerSettings
+from tracker_worker.threads import random_bytes
 
 LOG = logging.getLogger(__name__)
 
@@ -38,9 +38,12 @@ _PAUSE_SECONDS = 1.0
 class Served:
     """Belongs to the thread of the consuming connection; ``repair`` and ``serve`` may be called on any thread."""
 
-    def __init__(self, settings: BrokerSettings, hosts: Sequence[str]) -> None:
+    def __init__(
+        self, settings: BrokerSettings, hosts: Sequence[str], *, random_bytes: Callable[[int], bytes] = random_bytes
+    ) -> None:
         """``hosts`` are those that are served at first; the prefetch is shared out over them."""
         self._settings = settings
+        self._random_bytes = random_bytes
         self._wanted = tuple(sorted(hosts))
         self._hosts: tuple[str, ...] = ()  # whose queues the broker delivers, or will
         self.share = max(1, settings.prefetch // max(1, len(hosts)))
@@ -65,21 +68,21 @@ class Served:
         """Declare everything on a new connection."""
         self._connection = connection
         self._hosts = self._wanted
-        queues = topology.served(self._settings, self._hosts)
+        queues = topology.served(self._settings, self._hosts, self._random_bytes(16).hex())
         self._queues = {queue.name: queue for queue in queues}
         self.sources = {queue.name: queue.source for queue in queues}
         self._idle = set(self._queues)
         refused = topology.declare_served(connection, self._settings, queues, reported=self._refused)
         self._refused = {queue.name for queue in refused}
 
-    def consume(self, channel: Any) -> None:
-        """Have the broker deliver over this channel. Does not wait for anything: a call of the library that waits reads all the
-        deliveries that come first."""
+    def consume(self, channel: Any, now: float) -> None:
+        """Have the broker deliver over this channel; ``now`` is in seconds on the monotonic clock. Does not wait for anything:
+        a call of the library that waits reads all the deliveries that come first."""
         self._channel, self._limit, self._unanswered = channel, 0, 0
         self._answers.clear()
         self._consume(self._idle - self._refused)
         self._set_limit(self._limit)  # its answer comes when all queues are consumed
-        self._check_at = time.monotonic() + _CHECK_SECONDS
+        self._check_at = now + _CHECK_SECONDS
 
     def answered(self) -> None:
         """The broker has answered a limit."""

@@ -9,16 +9,14 @@ waits for an answer.
 from __future__ import annotations
 
 import contextlib
-import os
-import select
 import ssl
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from tracker_worker.bus.amqp import internals
+from tracker_worker.bus.amqp.system import SYSTEM, System
 
 _PIECE_BYTES = 65536
 _TLS_RECORD_BYTES = 16384
@@ -31,8 +29,9 @@ class Stream:
     Whoever waits for bytes goes on sending, and nobody waits for room to send: a broker that reads nothing may have something
     to say."""
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, connection: Any, system: System = SYSTEM) -> None:
         transport = connection.transport
+        self._system = system
         self.sock = transport.sock
         self.written = bytearray()
         self._tls = isinstance(self.sock, ssl.SSLSocket)
@@ -45,7 +44,7 @@ class Stream:
     @contextmanager
     def limit(self, seconds: float, phase: str) -> Iterator[None]:
         """Let all waits in the block end after ``seconds`` together, with a TimeoutError that names the phase."""
-        self._wait_until, self._phase = time.monotonic() + seconds, phase
+        self._wait_until, self._phase = self._system.monotonic() + seconds, phase
         try:
             yield
         finally:
@@ -67,19 +66,18 @@ class Stream:
 
     def _await_bytes(self) -> None:
         """Wait until there are bytes to read, and send what was written. Raises TimeoutError, OSError."""
-        until = time.monotonic() + self.sock.gettimeout()
+        system = self._system
+        until = system.monotonic() + self.sock.gettimeout()
         if self._wait_until is not None:
             until = min(until, self._wait_until)
-        poller = select.poll()
         while not self._pending():
-            left = until - time.monotonic()
+            left = until - system.monotonic()
             if left <= 0:
                 raise TimeoutError(f"the broker was silent for too long{self._phase and ': '}{self._phase}")
-            poller.register(self.sock, select.POLLIN | (select.POLLOUT if self.written else 0))
-            events = poller.poll(left * 1000)
-            if any(event & ~select.POLLOUT for _, event in events):
+            readable, ready = system.wait(self.sock, left, room=bool(self.written))
+            if readable:
                 return
-            if events:
+            if ready:
                 self.send()
 
     def take(self, read: Callable[[bytes, int], int]) -> bool:
@@ -96,6 +94,10 @@ class Stream:
         """Whether bytes were read that py-amqp has not seen, or TLS holds bytes that ``poll`` does not report."""
         return self._position < len(self._read) or self._pending()
 
+    def readable(self) -> bool:
+        """Whether there is something to read, here or at the socket. Does not wait."""
+        return self.unread() or self._system.wait(self.sock, 0.0, room=False)[0]
+
     def _pending(self) -> bool:
         return self._tls and self.sock.pending() > 0
 
@@ -107,8 +109,16 @@ class Stream:
             self._send_records()
             return
         with contextlib.suppress(BlockingIOError):
-            # os.write instead of the socket object, which would wait for room up to its timeout.
-            del self.written[: os.write(self.sock.fileno(), self.written)]
+            del self.written[: self._system.write(self.sock, self.written)]
+
+    def send_from_outside(self) -> bool:
+        """The same on another thread than the connection's, which sleeps. Returns whether everything has gone."""
+        # A TLS socket cannot be written without waiting. An error here is raised again when the connection's thread sends.
+        if self._tls:
+            return False
+        with contextlib.suppress(OSError):
+            del self.written[: self._system.write(self.sock, self.written)]
+        return not self.written
 
     def _send_records(self) -> None:
         timeout = self.sock.gettimeout()
@@ -173,13 +183,8 @@ class WriteTurn:
                 stream = self._stream
                 assert stream is not None
                 self._write()
-                # A TLS socket cannot be written without waiting. An error here is raised again when the connection's thread
-                # flushes.
-                if not isinstance(stream.sock, ssl.SSLSocket):
-                    with contextlib.suppress(OSError):
-                        del stream.written[: os.write(stream.sock.fileno(), stream.written)]
-                    if not stream.written and self._reads_in_time():
-                        return
+                if stream.send_from_outside() and self._reads_in_time():
+                    return
             finally:
                 self._lock.release()
         self._wake()

@@ -13,7 +13,6 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import uuid4
 
 from amqp.exceptions import ChannelError, NotFound, PreconditionFailed
 
@@ -62,10 +61,11 @@ def shared_queue(settings: BrokerSettings) -> Queue:
     )
 
 
-def fanout_queue(settings: BrokerSettings) -> Queue:
-    """A queue of this connection alone on the exchange ``<topic>_fanout``: each message reaches every worker."""
+def fanout_queue(settings: BrokerSettings, unique: str) -> Queue:
+    """A queue of one connection alone on the exchange ``<topic>_fanout``: each message reaches every worker. ``unique`` ends
+    its name."""
     return Queue(
-        name=f"{settings.topic}_fanout_{uuid4().hex}",
+        name=f"{settings.topic}_fanout_{unique}",
         source=FANOUT,
         exchange=f"{settings.topic}_fanout",
         durable=False,
@@ -109,9 +109,9 @@ def _typed(settings: BrokerSettings) -> dict[str, Any]:
     return {"x-queue-type": "quorum", "x-delivery-limit": _DELIVERY_LIMIT} if settings.queue_type == "quorum" else {}
 
 
-def served(settings: BrokerSettings, hosts: Sequence[str]) -> list[Queue]:
-    """The queues that a worker consumes."""
-    return [*(host_queue(settings, host) for host in hosts), shared_queue(settings), fanout_queue(settings)]
+def served(settings: BrokerSettings, hosts: Sequence[str], unique: str) -> list[Queue]:
+    """The queues that a worker consumes; ``unique`` is for the name of its fanout queue."""
+    return [*(host_queue(settings, host) for host in hosts), shared_queue(settings), fanout_queue(settings, unique)]
 
 
 def declare_served(

@@ -65,18 +65,21 @@ class Relay:
         wake: Callable[[], None],
         hole: Callable[[str, str, int, int], None] = _log_hole,
         confirm_history: Callable[[], object] = lambda: None,
+        ledger_id: Callable[[], str | None] = lambda: None,
         monotonic: Callable[[], float] = threads.monotonic,
     ) -> None:
         """``topics`` may be empty: then notifications are kept and not published. ``wake`` causes the engine's next step soon.
         ``hole`` is called with a host name, a node name, and the first and the last number of events that were never published
         and that the outbox lacks, when the relay has passed over them; it may raise StoreUnavailable and Conflict, and is then
         called again. ``confirm_history`` is called before the outbox is read and cursors are written; it raises AnotherHistory
-        if the store has gone back. ``monotonic`` gives seconds."""
+        if the store has gone back. ``ledger_id`` gives the history in which events were published: in another one, the cursors
+        mean other events. ``monotonic`` gives seconds."""
         self._store = store
         self._bus = bus
         self._wake = wake
         self._report = hole
         self._confirm_history = confirm_history
+        self._ledger_id = ledger_id
         self._monotonic = monotonic
         self._topics = {name: Topic(name) for name in topics}
         self._relayed: dict[str, set[int]] = {}  # host -> its streams
@@ -263,7 +266,7 @@ class Relay:
         if cursors := dict(self.moved):
             if faults.hook is not None:
                 faults.hook("before_cursor")
-            self._store.commit(Commit(cursors=cursors))
+            self._store.commit(Commit(cursors=cursors, ledger_id=self._ledger_id()))
             self.written(cursors)
 
     def written(self, cursors: Mapping[tuple[int, str], int]) -> None:
