@@ -12,7 +12,7 @@ takes every notification as soon as it may.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -238,9 +238,9 @@ class Broker:
 
     # --- what is to be seen of it -------------------------------------------------------------------------------------------
 
-    def left(self) -> list[str]:
-        """What is left that should not be when everything is done."""
-        kept = (DEAD_LETTERS, f"{TOPIC}_ledger")
+    def left(self, unserved: Iterable[str] = ()) -> list[str]:
+        """What is left that should not be when everything is done. ``unserved``: hosts whose queues nobody reads any more."""
+        kept = (DEAD_LETTERS, f"{TOPIC}_ledger", *map(_key, unserved))
         for queue in self.queues.values():
             queue.expire(self.stage.now)
         found = [

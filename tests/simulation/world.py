@@ -360,7 +360,7 @@ class World:
         """What is not as it should be some time after the last fault."""
         found = [] if self.operator is None or self.operator.done else ["the operator is not done"]
         found += [f"{client.name} waits for {client.waiting} answers" for client in self.clients if client.waiting]
-        found += self.broker.left()
+        found += self.broker.left(f"extra{number}" for number in range(1, self.newcomers + 1))
         for name in sorted({*self.store.host_names(), *self.store.streams_without_host()}):
             for stream in self.store.streams(name):
                 late = [topic for topic, cursor in stream.cursors.items() if cursor < stream.sequence]
