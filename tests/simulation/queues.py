@@ -30,9 +30,20 @@ class Message:
 
 
 class Stored:
-    """A message at the broker. ``returns``: how often it has come back to its queue."""
+    """A message at the broker. ``returns``: how often it has come back to its queue; ``moved_at``: when it last came to a queue
+    or was given out."""
 
-    __slots__ = ("body", "exchange", "expires_at", "message_id", "persistent", "properties", "returns", "routing_key")
+    __slots__ = (
+        "body",
+        "exchange",
+        "expires_at",
+        "message_id",
+        "moved_at",
+        "persistent",
+        "properties",
+        "returns",
+        "routing_key",
+    )
 
     def __init__(
         self, exchange: str, routing_key: str, properties: bytes, body: bytes, now: float, message_id: str = ""
@@ -43,6 +54,7 @@ class Stored:
         self.body = body
         self.message_id = message_id
         self.returns = 0
+        self.moved_at = now
         self.persistent, seconds = _kept(properties)
         self.expires_at = None if seconds is None else now + seconds
 
