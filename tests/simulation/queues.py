@@ -13,6 +13,7 @@ from tracker_worker.bus.amqp.internals import decode_content
 from tracker_worker.wire.message import JSON
 
 if TYPE_CHECKING:
+    from tests.simulation.machine import Machine
     from tests.simulation.session import Session
 
 _PERSISTENT = 2
@@ -92,12 +93,14 @@ class Queue:
         durable: bool = True,
         auto_delete: bool = False,
         owner: Session | None = None,
+        maker: Machine,
         arguments: Mapping[str, Any] = {},
     ) -> None:
         self.name = name
         self.durable = durable
         self.auto_delete = auto_delete
         self.owner = owner
+        self.maker = maker
         self.arguments = arguments
         self.single = bool(arguments.get("x-single-active-consumer"))
         self.quorum = arguments.get("x-queue-type") == "quorum"

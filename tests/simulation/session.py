@@ -10,6 +10,7 @@ from amqp.serialization import loads
 from tests.simulation import wire
 from tests.simulation.broker import Broker
 from tests.simulation.channel import ChannelProblem, ServerChannel
+from tests.simulation.machine import Machine
 from tests.simulation.methods import METHODS
 from tests.simulation.queues import Consumer, Queue, Stored
 
@@ -39,8 +40,10 @@ class Line(Protocol):
 class Session:
     """One connection as the broker knows it. ``open``: until the broker notices that it is gone."""
 
-    def __init__(self, broker: Broker, line: Line) -> None:
+    def __init__(self, broker: Broker, client: Machine, line: Line) -> None:
+        """``client``: whose connection it is."""
         self.broker = broker
+        self.client = client
         self.open = True
         self.channels: dict[int, ServerChannel] = {}
         self._line = line

@@ -41,7 +41,7 @@ class Socket:
         self._over = False  # nothing more will come
         self._error: OSError | None = None
         self._timeout: float | None = None
-        self.session = Session(network.broker, self)
+        self.session = Session(network.broker, network.machine, self)
 
     # --- the client's side --------------------------------------------------------------------------------------------------
 

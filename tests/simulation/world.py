@@ -13,6 +13,7 @@ from tests.invariants.check import check
 from tests.invariants.record import Evidence, Heard, Parked
 from tests.invariants.stored import books, recorded
 from tests.simulation import losses
+from tests.simulation.adopting import Adopter
 from tests.simulation.broker import Broker, Message
 from tests.simulation.bus import SimulatedBus
 from tests.simulation.client import Client
@@ -118,6 +119,7 @@ class World:
     def start(self) -> None:
         for site in self.sites:
             site.start()
+        Adopter(self.stage, self.broker, lambda: self.store, self.hosts, configured(self.hosts, self.broker.topics))
 
     def until_healed(self, seconds: float, end: Callable[[], object]) -> None:
         """Have ``end``, which ends something bad, happen after so many seconds, or when everything is healed."""
