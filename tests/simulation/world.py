@@ -15,6 +15,7 @@ from tests.invariants.check import check
 from tests.invariants.record import UNKNOWN, Evidence, Heard, Parked
 from tests.invariants.stored import books, recorded
 from tests.simulation import losses
+from tests.simulation.adopting import Adopter
 from tests.simulation.broker import Broker, Message
 from tests.simulation.bus import SimulatedBus
 from tests.simulation.client import Client
@@ -240,6 +241,7 @@ class World:
     def start(self) -> None:
         for site in self.sites:
             site.start()
+        Adopter(self.stage, self.broker, lambda: self.store, self.hosts, configured(self.hosts, self.broker.topics))
 
     def close(self) -> None:
         """Release what the world holds outside of this process's memory."""
