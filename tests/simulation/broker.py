@@ -240,8 +240,8 @@ class Broker:
     # --- what is to be seen of it -------------------------------------------------------------------------------------------
 
     def left(self, unserved: Iterable[str] = ()) -> list[str]:
-        """What is left that should not be when everything is done, but for what has just come: workers send probes. ``unserved``:
-        hosts whose queues nobody reads any more."""
+        """What is left that should not be when everything is done, but for what has just come: workers send probes.
+        ``unserved``: hosts whose queues nobody reads any more."""
         kept = (DEAD_LETTERS, f"{TOPIC}_ledger", *map(_key, unserved))
         long_ago = self.stage.now - _MOMENT_SECONDS
         for queue in self.queues.values():

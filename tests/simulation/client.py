@@ -59,7 +59,8 @@ class Client:
     def __init__(
         self, stage: Stage, broker: Broker, name: str, *, timeout: float = 10.0, until: Until, answers: Answers
     ) -> None:
-        """``answers`` judges what is told. ``until(seconds, action)`` has an action happen after so many seconds, or earlier when everything is to end."""
+        """``answers`` judges what is told. ``until(seconds, action)`` has an action happen after so many seconds, or earlier
+        when everything is to end."""
         self.requests: list[Request] = []
         self.waiting = 0
         self.copied = 0.0

@@ -28,8 +28,9 @@ _TWO_TOPICS_OF = 4
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """``faults`` None: they are drawn from the seed, one in ``fault_seconds`` on average, of these ``kinds``; None: of all.
-    ``rate``: requests a second of all clients. ``prefetch``: of each worker; None: as usual. ``store``: one of STORES. ``topics``:
-    of notifications; None: the seed says how many. ``hostile`` and ``operator``: whether there is such a client and an operator. The same plan always gives the same history."""
+    ``rate``: requests a second of all clients. ``prefetch``: of each worker; None: as usual. ``store``: one of STORES.
+    ``topics``: of notifications; None: the seed says how many. ``hostile`` and ``operator``: whether there is such a client and
+    an operator. The same plan always gives the same history."""
 
     seed: int
     seconds: float = 120.0
