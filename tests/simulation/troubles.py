@@ -22,7 +22,7 @@ class Troubles:
         """``well``: whether everybody is well at this moment, as far as can be seen."""
         self._stage = stage
         self._well = well
-        self._last: dict[str, float] = {}
+        self._last: dict[str, float] = {"start": stage.now}
         self._present: dict[str, int] = {}
         self.stepped = False
 
