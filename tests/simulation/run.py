@@ -171,7 +171,6 @@ def _play(plan: Plan, world: World, trace: _Trace, outcome: Outcome) -> None:
 
     world.start()
     stage.run(START_SECONDS, after)
-    world.judge.troubles.forget()
     world.act(plan.seed, rate=plan.rate, hostile=plan.hostile, operator=plan.operator)
     for planned in plan.faults or ():
         stage.later(planned.at - stage.now, lambda planned=planned: happen(planned))  # type: ignore[misc]
