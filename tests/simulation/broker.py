@@ -67,6 +67,8 @@ class Broker:
         self.published: Callable[[Stored], object] = lambda message: None
         self.acknowledged: Callable[[Stored], object] = lambda message: None
         """Called with each message that comes to a queue, and that leaves one because it is acknowledged."""
+        self.forgets: list[Callable[[], object]] = []
+        """Called when it may forget from which ledger hosts are served."""
         self.again: set[bytes] = set()
         """The bodies that were delivered more than once, or will be."""
         self.copy_next = 0
@@ -136,13 +138,14 @@ class Broker:
         ready, consumers = queue.ready, queue.consumers
         if not ready or not consumers:
             return
-        queue.expire(self.stage.now)
         while ready:
             taker = consumers[0] if queue.single else min(consumers, key=_held)
             if taker.limit and taker.held >= taker.limit:
                 return
-            taker.held += 1
-            taker.give(taker, queue, ready.popleft())
+            stored = ready.popleft()
+            if stored.expires_at is None or stored.expires_at >= self.stage.now:
+                taker.held += 1
+                taker.give(taker, queue, stored)
 
     def put_back(self, queue: Queue, messages: list[Stored]) -> None:
         """Messages, in order, come back to the head of their queue."""
@@ -165,6 +168,8 @@ class Broker:
 
     def delete(self, queue: Queue) -> None:
         """The queue is deleted: its consumers are told, and its messages are gone."""
+        if queue.name.startswith(f"{TOPIC}_ledger."):
+            self._forget()
         del self.queues[queue.name]
         queue.deleted = True
         self.lost += queue.ready
@@ -214,6 +219,7 @@ class Broker:
     def go_down(self, *, keeps: bool) -> None:
         """The broker stops, and keeps what is durable, or nothing."""
         self.up = False
+        self._forget()
         for session in list(self.sessions):
             session.reset()
         for queue in list(self.queues.values()):
@@ -231,6 +237,11 @@ class Broker:
                 for name in [name for name in queues if name not in self.queues]:
                     del queues[name]
         self.missing_replies = dict.fromkeys(self.replies, False)
+
+    def _forget(self) -> None:
+        forgets, self.forgets = self.forgets, []
+        for each in forgets:
+            each()
 
     def come_up(self) -> None:
         self.up = True

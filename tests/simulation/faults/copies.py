@@ -2,7 +2,7 @@
 """A worker on an earlier copy of the database: an image of a machine that was started again, or a restored file.
 
 The copy is made long before. It has the ledger_id of its original, and tokens that no marker has any more: such a worker serves
-no host, whatever happens to the others.
+no host, whatever happens to the others, but for a broker that forgets the markers.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ def serve_copy(world: World, random: Random) -> str | None:
         site.crash()
 
     look()
+    world.broker.forgets.append(end)  # without the marker, nothing tells the copy from the original
     world.until_healed(seconds, end)
     return f"has a worker for {seconds:.2f} s"
 
