@@ -14,6 +14,7 @@ from typing import Any
 
 from tests.invariants.messages import COMMANDS
 from tests.invariants.record import ERROR, RESULT, SENT, UNKNOWN, Request
+from tests.simulation.answers import Answers
 from tests.simulation.broker import APART_SECONDS, MOST_TRAVEL_SECONDS, Broker, Message
 from tests.simulation.stage import Due, Stage
 from tracker_worker import errors
@@ -23,6 +24,8 @@ from tracker_worker.wire.request import encode_request
 from tracker_worker.wire.versions import needed
 
 CONTEXT = {"project_id": "p1", "user_id": "u1", "request_id": "req-1"}
+_MONITORED = 0.1
+"""The part of the calls whose callers want heartbeats."""
 Told = Callable[[Request], object]
 Until = Callable[[float, Callable[[], object]], object]
 
@@ -53,14 +56,18 @@ class Client:
     ``copied`` and ``old``: the parts of the messages that are sent once more, and that are on their way for a long time.
     """
 
-    def __init__(self, stage: Stage, broker: Broker, name: str, *, timeout: float = 10.0, until: Until) -> None:
-        """``until(seconds, action)`` has an action happen after so many seconds, or earlier when everything is to end."""
+    def __init__(
+        self, stage: Stage, broker: Broker, name: str, *, timeout: float = 10.0, until: Until, answers: Answers
+    ) -> None:
+        """``answers`` judges what is told. ``until(seconds, action)`` has an action happen after so many seconds, or earlier
+        when everything is to end."""
         self.requests: list[Request] = []
         self.waiting = 0
         self.copied = 0.0
         self.old = 0.0
         self._stage = stage
         self._broker = broker
+        self._answers = answers
         self.name = name
         self._timeout = timeout
         self._until = until
@@ -92,6 +99,8 @@ class Client:
         body = encode_request(
             method, args, context=CONTEXT, unique_id=unique_id, reply_to=reply_to, version=needed(method, args)
         )
+        if reply_to is not None and self._stage.random.random() < _MONITORED:
+            body = body.replace(b'\\"_timeout\\": null', b'\\"_timeout\\": 2')
         asked = {
             "unique_id": unique_id,
             "host": host,
@@ -122,9 +131,9 @@ class Client:
             return
         host = sent.asked["host"]
         deadline = stage.now + self._timeout if sent.asked["call"] else None
-        taken = broker.up and broker.publish(
-            SHARED if host is None else host, Message(body=sent.body, deadline=deadline)
-        )
+        known = sent.asked["unique_id"] if deadline is not None or sent.is_command else ""
+        message = Message(body=sent.body, deadline=deadline, message_id=known)
+        taken = broker.up and broker.publish(SHARED if host is None else host, message)
         if not taken:
             stage.later(_AGAIN_SECONDS, lambda: self._arrive(sent))
             return
@@ -145,6 +154,7 @@ class Client:
         sent = self._calls.get(reply["_msg_id"])
         if sent is None or not reply["ending"]:
             return
+        self._answers.told(sent.asked, reply, waits=sent.late is not None)
         if sent.late is None and not sent.is_command:
             return  # what a copy reads may be new
         if reply["failure"] is None:
@@ -158,6 +168,7 @@ class Client:
             self._tell(sent, request)
 
     def _give_up(self, sent: _Sent) -> None:
+        self._answers.given_up(sent.asked)
         request = self._request(sent, UNKNOWN)
         if not sent.under_way:
             self.requests.append(request)

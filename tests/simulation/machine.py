@@ -24,6 +24,11 @@ class Machine(threads.Runtime):
         self.name = name
         self.ahead = 0.0
         self.crashed = False
+        self.hung: set[str] = set()
+        """The names of the stepped threads that never go on."""
+        self.crashes_at: str | None = None
+        """The point at which it crashes when it comes there next (see ``reach``)."""
+        self.crash_there: Callable[[], object] = self.crash
         self.closed_by_crash: list[Callable[[], object]] = []
         self._paused_until = 0.0
 
@@ -38,6 +43,12 @@ class Machine(threads.Runtime):
     def pause(self, seconds: float) -> None:
         """As by SIGSTOP and, after so many seconds, SIGCONT."""
         self._paused_until = max(self._paused_until, self.stage.now + seconds)
+
+    def reach(self, point: str) -> None:
+        """A virtual thread of the machine is at this point, which is where the process may end."""
+        if self.crashes_at == point:
+            self.crash_there()
+            self.stage.wait()
 
     def paused(self) -> bool:
         return self.stage.now < self._paused_until
@@ -158,7 +169,12 @@ class VirtualStepThread(threads.StepThread):
 
     def _go_on(self) -> None:
         self._due = None
-        self.machine.stage.go_on(self._virtual)
+        if self.name not in self.machine.hung:
+            self.machine.stage.go_on(self._virtual)
+
+    def is_between_steps(self) -> bool:
+        """Whether it waits for its next step, and is not in the middle of one."""
+        return self._due is not None
 
     def _run(self) -> None:
         machine, part = self.machine, self._part

@@ -10,7 +10,7 @@ from typing import Any
 from tests.simulation.database import Database
 from tests.simulation.machine import Machine
 from tracker_worker.errors import StoreUnavailable
-from tracker_worker.store.base import Commit, LockedHost, LockedStore, Store
+from tracker_worker.store.base import Commit, LockedHost, LockedStore, Store, Unstorable
 
 _WAIT_SECONDS = 5.0
 """How long a call waits for a store that does not answer."""
@@ -28,14 +28,49 @@ class Link:
         self.doubtful = 0.0
 
 
-def linked(database: Database, machine: Machine, link: Link, committed: Callable[[Commit], None]) -> Store:
+class Unstorables:
+    """The messages that the database cannot keep. ``more``: so many of the next ones are among them."""
+
+    def __init__(self) -> None:
+        self.more = 0
+        self._ids: set[str] = set()
+        self._seen: set[str] = set()
+
+    def check(self, commit: Commit) -> None:
+        """Raises Unstorable: one of the messages is in the commit."""
+        if not self.more and not self._ids:
+            return
+        new = [row.unique_id for row in commit.inbox_rows if row.unique_id not in self._seen]
+        self._seen.update(new)
+        self._ids.update(new[: self.more])
+        self.more -= min(self.more, len(new))
+        for row in commit.inbox_rows:
+            if row.unique_id in self._ids:
+                raise Unstorable(f"the store cannot keep the answer to message {row.unique_id}")
+
+    def kept(self, commit: Commit) -> None:
+        """What was stored once can be stored."""
+        self._seen.update(row.unique_id for row in commit.inbox_rows)
+
+
+def linked(
+    database: Database, machine: Machine, link: Link, unstorable: Unstorables, committed: Callable[[Commit], None]
+) -> Store:
     """The store as a worker on the machine sees it. ``committed`` gets each commit that the store has taken."""
-    return _Linked(database, machine, link, committed)
+    return _Linked(database, machine, link, unstorable, committed)
 
 
 class _Linked(Store):
-    def __init__(self, database: Database, machine: Machine, link: Link, committed: Callable[[Commit], None]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        machine: Machine,
+        link: Link,
+        unstorable: Unstorables,
+        committed: Callable[[Commit], None],
+    ) -> None:
         self._committed = committed
+        self._unstorable = unstorable
         self._store = database.opened(machine)
         self._database = database
         self._machine = machine
@@ -70,9 +105,15 @@ class _Linked(Store):
         in_doubt = self._in_doubt()
         if in_doubt and self._machine.stage.random.random() < 0.5:
             raise StoreUnavailable()
+        commit = arguments[0] if arguments and isinstance(arguments[0], Commit) else None
+        if commit is not None:
+            self._machine.reach("before commit")
+            self._unstorable.check(commit)
         done = write(*arguments, **options)
-        if arguments and isinstance(arguments[0], Commit):
-            self._committed(arguments[0])
+        if commit is not None:
+            self._unstorable.kept(commit)
+            self._committed(commit)
+            self._machine.reach("after commit")
         if in_doubt:
             raise StoreUnavailable()
         return done
@@ -124,7 +165,10 @@ def _reading(name: str) -> Callable[..., Any]:
 def _writing(name: str) -> Callable[..., Any]:
     def write(self: _Linked, *arguments: Any, **options: Any) -> Any:
         self._check()
-        return self._write(getattr(self._store, name), *arguments, **options)
+        self._machine.reach(f"before {name}")
+        written = self._write(getattr(self._store, name), *arguments, **options)
+        self._machine.reach(f"after {name}")
+        return written
 
     return write
 

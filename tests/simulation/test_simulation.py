@@ -9,6 +9,8 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ import pytest
 from tests.simulation.broker import Message
 from tests.simulation.faults import FAULTS, Planned
 from tests.simulation.machine import Machine
-from tests.simulation.planting import PLANTED, plant
+from tests.simulation.planting import PLANTED, SECTIONS, plant, read
 from tests.simulation.run import Plan, run
 from tests.simulation.sqlite import SQLiteDatabase
 from tests.simulation.stage import Stage
@@ -36,11 +38,9 @@ def test_histories_from_fresh_seeds() -> None:
     until = time.monotonic() + SECONDS
     count = 0
     while count == 0 or time.monotonic() < until:
-        plan = Plan(seed=first + count, seconds=60, store="sqlite" if count % 4 == 3 else "memory")
-        outcome = run(plan)
-        again = f"--seed {plan.seed} --virtual-seconds 60 --store {plan.store}"
-        assert outcome.violation is None, f"python -m tests.simulation {again}"
-        assert outcome.requests > 500
+        outcome = run(Plan.drawn(first + count))
+        assert outcome.violation is None, outcome.plan.command()
+        assert outcome.requests > 0
         count += 1
 
 
@@ -84,7 +84,24 @@ def test_each_fault_alone_ends_well(name: str, store: str) -> None:
 
 @pytest.mark.parametrize("patch", sorted(PLANTED.glob("*.patch")), ids=lambda patch: patch.stem)
 def test_a_planted_fault_still_fits(patch: Path, tmp_path: Path) -> None:
+    assert read(patch).why
     plant(patch, tmp_path)
+
+
+def test_every_section_has_planted_faults() -> None:
+    planted = Counter(read(patch).section for patch in PLANTED.glob("*.patch"))
+    assert all(planted[section] >= 2 for section in SECTIONS), planted
+
+
+def test_a_plan_is_played_again_by_its_command() -> None:
+    drawn = Plan.drawn(7)
+    assert drawn.with_faults().command() == "python -m tests.simulation --seed 7"
+    assert Plan(seed=7, seconds=30).command() == "python -m tests.simulation --seed 7 --virtual-seconds 30"
+    other = replace(drawn, store="sqlite" if drawn.store == "memory" else "memory")
+    assert other.command() == f"python -m tests.simulation --seed 7 --store {other.store}"
+    shorter = replace(drawn, seconds=19.0, faults=())
+    assert shorter.text() in shorter.command()
+    assert Plan.read(shorter.text()) == shorter
 
 
 def test_a_number_that_is_used_twice_is_a_violation() -> None:

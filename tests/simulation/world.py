@@ -15,18 +15,20 @@ from tests.invariants.check import check
 from tests.invariants.record import UNKNOWN, Evidence, Heard, Parked
 from tests.invariants.stored import books, recorded
 from tests.simulation import losses
+from tests.simulation.adopting import Adopter
 from tests.simulation.broker import Broker, Message
 from tests.simulation.bus import SimulatedBus
 from tests.simulation.client import Client
 from tests.simulation.database import Database, MemoryDatabase
 from tests.simulation.hardware import Hardware, Mood, SimulatedDriver
 from tests.simulation.hostile import Hostile
+from tests.simulation.judge import Judge
 from tests.simulation.machine import Machine
 from tests.simulation.operators import Operator
 from tests.simulation.set_backs import SetBack, judged
 from tests.simulation.sqlite import SQLiteDatabase
 from tests.simulation.stage import Due, Stage
-from tests.simulation.store import Link, linked
+from tests.simulation.store import Link, Unstorables, linked
 from tests.simulation.traffic import Traffic
 from tests.simulation.watch import Violation, Watch
 from tests.support.builders import instance_dict
@@ -52,7 +54,8 @@ _CLAIMS = 5
 class Site:
     """One worker on its machine. ``worker`` None: it does not run."""
 
-    def __init__(self, world: World, name: str, hosts: Sequence[str]) -> None:
+    def __init__(self, world: World, name: str, hosts: Sequence[str], *, database: Database | None = None) -> None:
+        """``database`` None: that of the world."""
         self.world = world
         self.name = name
         self.hosts = hosts
@@ -62,6 +65,9 @@ class Site:
         self.link = Link()
         self.moods: dict[str, Mood] = {}
         """How its drivers behave, by host."""
+        self.crashes_at: list[str] = []
+        """Where its next processes crash, the last one first."""
+        self._database = database
         self._start: Due | None = None
         self.stopping = False
         self.gone = False
@@ -77,13 +83,16 @@ class Site:
         self._start, self.stopping = None, False
         if self.gone or not self.hosts:
             return
+        world.judge.troubles.happened("start")
         self.machine = Machine(world.stage, self.name)
-        conf = configured(self.hosts, world.broker.topics)
+        self.machine.crash_there = partial(self.restart, _RESTART_SECONDS)
+        self.machine.crashes_at = self.crashes_at.pop() if self.crashes_at else None
+        conf = configured(self.hosts, world.broker.topics, world.prefetch)
         self.bus = SimulatedBus(world.broker, self.machine, conf)
         self.worker = Worker(
             conf,
             bus=self.bus,
-            store=world.linked(self.machine, self.link),
+            store=world.linked(self.machine, self.link, self._database),
             clock=self.machine.clock,
             runtime=self.machine,
             died=self._died,
@@ -136,9 +145,9 @@ class Site:
 
     def works(self) -> bool:
         """Whether the worker is ready, its process goes on, and its connection is whole."""
-        if self.worker is None or self.bus is None or self.machine.paused() or not self.bus.is_whole():
+        if self.worker is None or self.bus is None or self.machine.paused() or self.machine.hung:
             return False
-        return self.worker.ready()
+        return self.bus.is_whole() and self.worker.ready()
 
     def seen(self) -> Mapping[int, Seen]:
         """What the worker has seen of the database: node id -> how far it had got."""
@@ -146,13 +155,14 @@ class Site:
 
     def crash(self) -> None:
         """End the process at once."""
+        self.world.judge.troubles.happened("crash")
         self.machine.crash()
         bus, self.bus, self.worker = self.bus, None, None
         if bus is not None:
             bus.network.end()
 
 
-def configured(hosts: Sequence[str], topics: Sequence[str]) -> cfg.ConfigOpts:
+def configured(hosts: Sequence[str], topics: Sequence[str], prefetch: int | None = None) -> cfg.ConfigOpts:
     conf = cfg.ConfigOpts()
     register_opts(conf)
     conf([], project="tracker-worker", default_config_files=[])
@@ -162,6 +172,8 @@ def configured(hosts: Sequence[str], topics: Sequence[str]) -> cfg.ConfigOpts:
     conf.set_override("inventory_driver", "fake", group="tracker")
     conf.set_override("audit_interval_seconds", _AUDIT_SECONDS, group="tracker")
     conf.set_override("connection", "sqlite://", group="database")
+    if prefetch is not None:
+        conf.set_override("prefetch", prefetch, group="bus")
     return conf
 
 
@@ -176,6 +188,7 @@ class World:
         hosts: int = 6,
         workers: int = 3,
         clients: int = 4,
+        prefetch: int | None = None,
         store: str = "memory",
         topics: int = 1,
     ) -> None:
@@ -189,8 +202,14 @@ class World:
         self.set_backs: list[SetBack] = []
         self.noticing = False
         """The database went back, and no worker has noticed it yet: those who can must be left alone."""
+        self.prefetch = prefetch
+        self.unstorable = Unstorables()
+        self.copy: MemoryDatabase | None = None
+        """An earlier copy of the database."""
+        self.judge = Judge(self)
         self.clients = [
-            Client(self.stage, self.broker, f"c{number}", until=self.until_healed) for number in range(clients)
+            Client(self.stage, self.broker, f"c{number}", until=self.until_healed, answers=self.judge.answers)
+            for number in range(clients)
         ]
         self.deaths: list[BaseException] = []
         self._ends: dict[Due, Callable[[], object]] = {}
@@ -208,9 +227,11 @@ class World:
             return self.hosts
         return [host for host in self.hosts if random.random() < 0.5] or self.hosts
 
-    def linked(self, machine: Machine, link: Link) -> Store:
-        """The store as a process on the machine sees it."""
-        return linked(self.database, machine, link, self.watch.committed)
+    def linked(self, machine: Machine, link: Link, database: Database | None = None) -> Store:
+        """The store as a process on the machine sees it; ``database`` None: that of the world."""
+        if database is not None:
+            return linked(database, machine, link, self.unstorable, lambda commit: None)
+        return linked(self.database, machine, link, self.unstorable, self.judge.committed)
 
     @property
     def store(self) -> Store:
@@ -220,6 +241,7 @@ class World:
     def start(self) -> None:
         for site in self.sites:
             site.start()
+        Adopter(self.stage, self.broker, lambda: self.store, self.hosts, configured(self.hosts, self.broker.topics))
 
     def close(self) -> None:
         """Release what the world holds outside of this process's memory."""
@@ -286,15 +308,21 @@ class World:
         """Whether nothing is bad that would end by itself."""
         return not self._ends and not self.broker.blocked and self.broker.up
 
-    def until_healed(self, seconds: float, end: Callable[[], object]) -> None:
-        """Have ``end``, which ends something bad, happen after so many seconds, or when everything is healed."""
+    def until_healed(self, seconds: float, end: Callable[[], object], kind: str = "") -> None:
+        """Have ``end``, which ends something bad of a kind (see ``Troubles``), happen after so many seconds, or when everything
+        is healed."""
+        self.judge.troubles.begun(kind)
+
+        def over() -> None:
+            self.judge.troubles.ended(kind)
+            end()
 
         def happen() -> None:
             del self._ends[due]
-            end()
+            over()
 
         due = self.stage.later(seconds, happen)
-        self._ends[due] = end
+        self._ends[due] = over
 
     def heal(self) -> None:
         """End everything that is bad."""
@@ -334,7 +362,7 @@ class World:
         """What is not as it should be some time after the last fault."""
         found = [] if self.operator is None or self.operator.done else ["the operator is not done"]
         found += [f"{client.name} waits for {client.waiting} answers" for client in self.clients if client.waiting]
-        found += self.broker.left()
+        found += self.broker.left(f"extra{number}" for number in range(1, self.newcomers + 1))
         for name in sorted({*self.store.host_names(), *self.store.streams_without_host()}):
             for stream in self.store.streams(name):
                 late = [topic for topic, cursor in stream.cursors.items() if cursor < stream.sequence]
@@ -352,7 +380,7 @@ class World:
                 active += site.worker._engine.held
         if sorted(active) != sorted(self.hosts):
             found.append(f"the active workers do the chores of {sorted(active)}")
-        return found
+        return [*found, *self.judge.unsettled()]
 
     def violations(self) -> list[str]:
         """What is wrong when everything is quiet."""

@@ -7,6 +7,7 @@ from random import Random
 
 from tests.simulation.database import FULL, READ_ONLY
 from tests.simulation.faults.draw import span
+from tests.simulation.troubles import AWAY, SILENT
 from tests.simulation.world import World
 
 
@@ -20,7 +21,7 @@ def store_away(world: World, random: Random) -> str | None:
         for site in sites:
             site.link.away = site.link.silent = False
 
-    world.until_healed(seconds, end)
+    world.until_healed(seconds, end, SILENT if silent else AWAY)
     return f"{'silent' if silent else 'away'} for {[site.name for site in sites]}, {seconds:.2f} s"
 
 
@@ -54,3 +55,9 @@ def refuses_writes(world: World, random: Random) -> str | None:
     world.database.refuse(why)
     world.until_healed(seconds, lambda: world.database.refuse(None))
     return f"{why} for {seconds:.2f} s"
+
+
+def unstorable(world: World, random: Random) -> str | None:
+    """There is something in a message that the database cannot keep."""
+    world.unstorable.more += random.randint(1, 3)
+    return f"the next {world.unstorable.more} messages"
