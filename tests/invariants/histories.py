@@ -64,6 +64,8 @@ def _limits(story: Sequence[Heard], present: str | None) -> dict[str, float] | N
     }
     ids = {one.payload["ledger_id"] for one in story}
     ends = ids - {ledger_id for ledger_id, _ in previous.values()}
+    if present is not None and present not in ids:
+        return {}  # the name was made in what is lost
     if present not in ends if present is not None else len(ends) != 1:
         return None
     limits = {}

@@ -46,8 +46,8 @@ class Answers:
         *,
         every: int = 1,
     ) -> None:
-        """``store`` is the database; one in ``every`` answers is looked for there. ``parked``: whether the message of this id is
-        a dead letter. ``there``: whether a worker has had the message of this id since it came."""
+        """``store`` is the database; one in ``every`` answers is looked for there. ``parked``: whether the message of this id
+        is a dead letter. ``there``: whether a worker has had the message of this id since it came."""
         self._stage = stage
         self._troubles = troubles
         self._store = store

@@ -12,7 +12,7 @@ takes every notification as soon as it may.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 MOST_TRAVEL_SECONDS = 0.002
 APART_SECONDS = 1e-6
 EXCHANGE, TOPIC, DEAD_LETTERS = "openstack", "tracker", "tracker.dead"
+_MOMENT_SECONDS = 1.0
 _CANCEL_SECONDS = 0.5
 """The most that the broker takes to tell the consumers of a deleted queue."""
 _REPLY_SECONDS = 1.0
@@ -249,15 +250,20 @@ class Broker:
 
     # --- what is to be seen of it -------------------------------------------------------------------------------------------
 
-    def left(self) -> list[str]:
-        """What is left that should not be when everything is done."""
-        kept = (DEAD_LETTERS, f"{TOPIC}_ledger")
+    def left(self, unserved: Iterable[str] = ()) -> list[str]:
+        """What is left that should not be when everything is done, but for what has just come: workers send probes.
+        ``unserved``: hosts whose queues nobody reads any more."""
+        kept = (DEAD_LETTERS, f"{TOPIC}_ledger", *map(_key, unserved))
+        long_ago = self.stage.now - _MOMENT_SECONDS
+        for queue in self.queues.values():
+            queue.expire(self.stage.now)
         found = [
             f"{len(queue.ready)} messages are ready in {queue.name!r}"
             for queue in self.queues.values()
-            if queue.ready and not queue.name.startswith(kept)
+            if queue.ready and queue.ready[0].moved_at < long_ago and not queue.name.startswith(kept)
         ]
-        count = sum(len(session.unacknowledged()) for session in self.sessions)
+        given_out = (stored for session in self.sessions for _, stored in session.unacknowledged())
+        count = sum(stored.moved_at < long_ago for stored in given_out)
         return [*found, f"{count} messages are not acknowledged"] if count else found
 
 

@@ -151,7 +151,7 @@ class ServerChannel:
 
     def _next(self, queue: Queue, stored: Stored, consumer: Consumer | None) -> int:
         self._tag += 1
-        stored.given_at = self._broker.stage.now
+        stored.moved_at = self._broker.stage.now
         self.unacknowledged[self._tag] = (queue, stored, consumer)
         return self._tag
 

@@ -56,8 +56,11 @@ class Client:
     ``copied`` and ``old``: the parts of the messages that are sent once more, and that are on their way for a long time.
     """
 
-    def __init__(self, stage: Stage, broker: Broker, name: str, *, timeout: float = 10.0, until: Until, answers: Answers) -> None:
-        """``answers`` judges what is told. ``until(seconds, action)`` has an action happen after so many seconds, or earlier when everything is to end."""
+    def __init__(
+        self, stage: Stage, broker: Broker, name: str, *, timeout: float = 10.0, until: Until, answers: Answers
+    ) -> None:
+        """``answers`` judges what is told. ``until(seconds, action)`` has an action happen after so many seconds, or earlier
+        when everything is to end."""
         self.requests: list[Request] = []
         self.waiting = 0
         self.copied = 0.0

@@ -51,7 +51,7 @@ class Judge:
     def _is_there(self, unique_id: str) -> bool:
         """Whether a worker has had the call since it came."""
         return any(
-            one.message_id == unique_id and one.given_at < one.came_at + _AT_ONCE_SECONDS for one in self._delivered()
+            one.message_id == unique_id and one.moved_at < one.came_at + _AT_ONCE_SECONDS for one in self._delivered()
         )
 
     def _delivered(self) -> Iterator[Stored]:

@@ -86,7 +86,8 @@ def _declare_queue(
     if queue is None:
         if passive:
             raise _missing("queue", name)
-        queue = Queue(name, durable=durable, auto_delete=auto_delete, owner=owner, arguments=arguments)
+        options = {"durable": durable, "auto_delete": auto_delete, "owner": owner, "arguments": arguments}
+        queue = Queue(name, maker=session.client, **options)
         broker.queues[name] = queue
     elif queue.owner not in (None, session):
         raise ChannelProblem(405, f"RESOURCE_LOCKED - cannot obtain exclusive access to locked queue '{name}'")

@@ -13,6 +13,7 @@ from tracker_worker.bus.amqp.internals import decode_content
 from tracker_worker.wire.message import JSON
 
 if TYPE_CHECKING:
+    from tests.simulation.machine import Machine
     from tests.simulation.session import Session
 
 _PERSISTENT = 2
@@ -31,15 +32,15 @@ class Message:
 
 class Stored:
     """A message at the broker. ``returns``: how often it has come back to its queue. ``came_at``: when it was published;
-    ``given_at``: when somebody has got it, for the last time."""
+    ``moved_at``: when it was given out for the last time, or else when it was published."""
 
     __slots__ = (
         "body",
         "came_at",
         "exchange",
         "expires_at",
-        "given_at",
         "message_id",
+        "moved_at",
         "persistent",
         "properties",
         "returns",
@@ -55,7 +56,7 @@ class Stored:
         self.body = body
         self.message_id = message_id
         self.returns = 0
-        self.came_at = self.given_at = now
+        self.came_at = self.moved_at = now
         self.persistent, seconds = _kept(properties)
         self.expires_at = None if seconds is None else now + seconds
 
@@ -93,12 +94,14 @@ class Queue:
         durable: bool = True,
         auto_delete: bool = False,
         owner: Session | None = None,
+        maker: Machine,
         arguments: Mapping[str, Any] = {},
     ) -> None:
         self.name = name
         self.durable = durable
         self.auto_delete = auto_delete
         self.owner = owner
+        self.maker = maker
         self.arguments = arguments
         self.single = bool(arguments.get("x-single-active-consumer"))
         self.quorum = arguments.get("x-queue-type") == "quorum"

@@ -28,8 +28,9 @@ _TWO_TOPICS_OF = 4
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """``faults`` None: they are drawn from the seed, one in ``fault_seconds`` on average, of these ``kinds``; None: of all.
-    ``rate``: requests a second of all clients. ``prefetch``: of each worker; None: as usual. ``store``: one of STORES. ``topics``:
-    of notifications; None: the seed says how many. ``hostile`` and ``operator``: whether there is such a client and an operator. The same plan always gives the same history."""
+    ``rate``: requests a second of all clients. ``prefetch``: of each worker; None: as usual. ``store``: one of STORES.
+    ``topics``: of notifications; None: the seed says how many. ``hostile`` and ``operator``: whether there is such a client and
+    an operator. The same plan always gives the same history."""
 
     seed: int
     seconds: float = 120.0
@@ -170,7 +171,6 @@ def _play(plan: Plan, world: World, trace: _Trace, outcome: Outcome) -> None:
 
     world.start()
     stage.run(START_SECONDS, after)
-    world.judge.troubles.forget()
     world.act(plan.seed, rate=plan.rate, hostile=plan.hostile, operator=plan.operator)
     for planned in plan.faults or ():
         stage.later(planned.at - stage.now, lambda planned=planned: happen(planned))  # type: ignore[misc]

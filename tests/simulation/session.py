@@ -10,6 +10,7 @@ from amqp.serialization import loads
 from tests.simulation import wire
 from tests.simulation.broker import Broker
 from tests.simulation.channel import ChannelProblem, ServerChannel
+from tests.simulation.machine import Machine
 from tests.simulation.methods import METHODS
 from tests.simulation.queues import Consumer, Queue, Stored
 
@@ -23,6 +24,7 @@ _CAPABILITIES = {
     "authentication_failure_close": True,
 }
 _PROTOCOL_HEADER_BYTES = 8
+_PUBLISHES = (wire.HEADER, wire.BODY)
 
 
 class Line(Protocol):
@@ -38,8 +40,10 @@ class Line(Protocol):
 class Session:
     """One connection as the broker knows it. ``open``: until the broker notices that it is gone."""
 
-    def __init__(self, broker: Broker, line: Line) -> None:
+    def __init__(self, broker: Broker, client: Machine, line: Line) -> None:
+        """``client``: whose connection it is."""
         self.broker = broker
+        self.client = client
         self.open = True
         self.channels: dict[int, ServerChannel] = {}
         self._line = line
@@ -132,36 +136,45 @@ class Session:
             at = _PROTOCOL_HEADER_BYTES
             properties = {"capabilities": _CAPABILITIES, "product": "RabbitMQ"}
             self.say(0, (10, 10), "ooFSS", (0, 9, properties, "PLAIN", "en_US"))
-        while at + wire.FRAME.size <= size and self.open and not self._blocked:
+        while at + wire.FRAME.size <= size and self.open:
             kind, number, length = wire.FRAME.unpack_from(data, at)
             begin = at + wire.FRAME.size
             end = begin + length
             if end >= size:
                 break
             payload = data[begin:end]
-            publishes = payload[:4] == wire.PUBLISH if kind == wire.METHOD else kind in (wire.HEADER, wire.BODY)
-            if publishes and kind == wire.METHOD and self.broker.blocked:
-                self._blocked = True
-                self.say(0, (10, 60), "s", ("low on memory",))
-                break
-            self._frame(kind, number, payload, publishes)
+            if kind in _PUBLISHES:
+                self._publish(number, kind, payload)
+            elif kind == wire.METHOD:
+                if payload[:4] != wire.PUBLISH:
+                    self._method(number, payload)
+                elif self.broker.blocked:
+                    self._blocked = True
+                    self.say(0, (10, 60), "s", ("low on memory",))
+                    break
+                else:
+                    self._publish(number, kind, payload)
             at = end + 1
         self._unread = data[at:]
         for channel in self.channels.values():
             channel.answer_soon()
 
-    def _frame(self, kind: int, number: int, payload: bytes, publishes: bool) -> None:
-        if kind == wire.HEARTBEAT:
-            return
+    def _publish(self, number: int, kind: int, payload: bytes) -> None:
+        channel = self.channels[number]
+        if not channel.closed:
+            try:
+                channel.take(kind, payload)
+            except ChannelProblem as problem:
+                self.close_channel(number, problem)
+
+    def _method(self, number: int, payload: bytes) -> None:
         channel = self.channels.get(number)
         if channel is not None and channel.closed and payload[:4] != wire.CHANNEL_CLOSE_OK:
             return
         try:
-            if publishes:
-                self.channels[number].take(kind, payload)
-            elif payload[:4] == wire.ACK:
+            if channel is not None and payload[:4] == wire.ACK:
                 tag, multiple = wire.SETTLED.unpack_from(payload, 4)
-                self.channels[number].acknowledge(tag, bool(multiple))
+                channel.acknowledge(tag, bool(multiple))
             else:
                 format, react = METHODS[payload[1], payload[3]]
                 react(self, number, *(loads(format, payload, 4)[0] if format else ()))

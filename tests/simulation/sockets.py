@@ -41,7 +41,7 @@ class Socket:
         self._over = False  # nothing more will come
         self._error: OSError | None = None
         self._timeout: float | None = None
-        self.session = Session(network.broker, self)
+        self.session = Session(network.broker, network.machine, self)
 
     # --- the client's side --------------------------------------------------------------------------------------------------
 
@@ -51,7 +51,7 @@ class Socket:
 
     def wait(self, seconds: float) -> None:
         """Wait on a virtual thread until there is something to read, for at most so long."""
-        if seconds > 0 and not self.ready():
+        if not self.ready():
             before = self.arrived
             sleeper = VirtualSleeper(self._machine)
             sleeper.watch(self)
@@ -60,7 +60,8 @@ class Socket:
 
     def recv(self, size: int) -> bytes:
         """Waits, as a socket with a timeout does."""
-        self.wait(1e12 if self._timeout is None else self._timeout)
+        if not self._inbox:
+            self.wait(1e12 if self._timeout is None else self._timeout)
         if self._inbox:
             data = self._inbox.popleft()
             if len(data) > size:
@@ -211,7 +212,8 @@ class VirtualSystem(System):
         return len(data)
 
     def wait(self, sock: Socket, seconds: float, *, room: bool) -> tuple[bool, bool]:
-        sock.wait(seconds)
+        if seconds > 0:
+            sock.wait(seconds)
         ready = sock.ready()
         return ready, ready
 

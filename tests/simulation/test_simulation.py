@@ -165,7 +165,7 @@ def test_what_was_committed_after_the_copy_is_lost(store: str) -> None:
         world.stage.run(10)
         copied = world.database.back_up()
         before = world.store.progress(world.hosts)
-        world.clients[0].call("h1", "begin_resource_claim", instance=instance_dict(1, node="h1"))
+        world.clients[0].call("h1", "begin_resource_claim", instance=instance_dict(1, node="n1"))
         world.stage.run(12)
         assert world.store.progress(world.hosts) != before
         world.database.put_back(copied, lambda: None)

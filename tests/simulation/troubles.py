@@ -13,6 +13,8 @@ AWAY = "store"
 SILENT = "silent store"
 _AFTERMATH_SECONDS = 40.0
 """A lost connection is noticed, a lease is taken over, and what has waited is done within this time."""
+_START_SECONDS = 15.0
+"""After the first start everybody knows within this time what he is there for."""
 
 
 class Troubles:
@@ -22,7 +24,7 @@ class Troubles:
         """``well``: whether everybody is well at this moment, as far as can be seen."""
         self._stage = stage
         self._well = well
-        self._last: dict[str, float] = {}
+        self._last: dict[str, float] = {"start": stage.now + _START_SECONDS - _AFTERMATH_SECONDS}
         self._present: dict[str, int] = {}
         self.stepped = False
 
@@ -38,10 +40,6 @@ class Troubles:
     def ended(self, kind: str) -> None:
         self.happened(kind)
         self._present[kind] -= 1
-
-    def forget(self) -> None:
-        """What has happened until now has no aftermath."""
-        self._last.clear()
 
     def none(self, since: float) -> bool:
         """Whether nothing has been wrong since then, and long enough before."""

@@ -154,7 +154,8 @@ class MarkerUnavailable(Exception):
 
 
 class MarkerUnwritten(MarkerUnavailable):
-    """The broker takes no messages at this moment. A host that had no marker has an empty one now, which keeps others away."""
+    """The broker has not taken the message, as far as is known. A host that had no marker has an empty one now, which keeps
+    others away."""
 
 
 class Markers(ABC):

@@ -207,7 +207,9 @@ class Store(ABC):
         """Compare hosts with the store and load those that differ, all in one view. ``known``: host name -> node id ->
         generation, as the caller has them; empty where it has nothing. ``ledger_id``: the history of what it has, in which a
         generation is another one than in the present history; None: any history. Return host name -> ledgers, of the hosts
-        that differ and have a service record. Any thread."""
+        that differ and have a service record. Any thread.
+
+        Raises StoreReplaced: see ``check``."""
 
     @abstractmethod
     def locked(self, host_id: int) -> AbstractContextManager[LockedHost]:

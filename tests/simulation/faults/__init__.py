@@ -7,7 +7,18 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from random import Random
 
-from tests.simulation.faults import broker, copies, database, drivers, network, points, processes, queues, setback, workers
+from tests.simulation.faults import (
+    broker,
+    copies,
+    database,
+    drivers,
+    network,
+    points,
+    processes,
+    queues,
+    setback,
+    workers,
+)
 from tests.simulation.world import World
 
 Fault = Callable[[World, Random], str | None]

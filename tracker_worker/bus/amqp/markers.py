@@ -133,12 +133,21 @@ class AMQPMarkers(Markers):
             self._on_channel() as channel,
         ):  # of another [bus] queue_type: it serves as well
             channel.queue_declare(queue.name, durable=True, auto_delete=False, arguments=queue.arguments)
-        with self._on_channel() as channel:
-            before = self._take_all(channel, queue.name)
-            number = max([self._now(), *(1 + seen.written.number for seen in before)])
-            self._publish(channel, queue.name, Written(ledger_id=marker.ledger_id, token=marker.token, number=number))
-            for seen in before:
-                channel.basic_ack(seen.tag)
+        before: list[Seen] = []
+        try:
+            with self._on_channel() as channel:
+                before = self._take_all(channel, queue.name)
+                number = max([self._now(), *(1 + seen.written.number for seen in before)])
+                self._publish(
+                    channel, queue.name, Written(ledger_id=marker.ledger_id, token=marker.token, number=number)
+                )
+                for seen in before:
+                    channel.basic_ack(seen.tag)
+        except (MarkerUnavailable, *amqp.Connection.connection_errors) as error:
+            if before or isinstance(error, MarkerUnwritten):
+                raise
+            # Who does not learn of it would take the empty queue for that of another program.
+            raise MarkerUnwritten(f"the queue {queue.name} may be empty: {one_line(error)}") from error
         found = self._look(host)
         if found is None or found.marker != marker:
             raise MarkerUnavailable(f"the queue {queue.name} does not have what was published to it")

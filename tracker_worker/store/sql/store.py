@@ -144,7 +144,9 @@ class SQLStore(Store):
         self, known: Mapping[str, Mapping[int, int]], *, ledger_id: str | None = None
     ) -> dict[str, HostLedger]:
         with self._sessions.read() as connection:
-            return reading.refreshed(connection, known, ledger_id)
+            found = reading.refreshed(connection, known, ledger_id)
+        self.check()  # what is read from a file that is gone is no answer
+        return found
 
     @contextmanager
     def locked(self, host_id: int) -> Iterator[LockedHost]:
