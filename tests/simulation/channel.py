@@ -87,6 +87,8 @@ class ServerChannel:
                     return
                 if not queue.refuses():
                     broker.put(queue, stored)
+        if not (routed and taken):
+            broker.untaken.append((key, body))
         if not routed and mandatory:
             head = wire.head((60, 50), "Bsss", (312, "NO_ROUTE", exchange, key))
             self._session.write(wire.content(self._number, head, properties, body))

@@ -145,7 +145,7 @@ class World:
         requests = [request for client in self.clients for request in client.requests]
         requests = list(losses.judged(requests, self.broker))
         heard: dict[str, list[Heard]] = {topic: [] for topic in self.broker.topics}
-        for one in self.watch.notifications:
+        for one in losses.in_order(self.watch.notifications, self.broker):
             heard[one.queue.partition(".")[0]].append(one)
         first, *others = self.broker.topics
         return Evidence(
