@@ -107,6 +107,8 @@ class Administration:
         if source is target and name == node:
             raise Refused(f"node {node} of host {host} has this name already")
         with _Rearrangement(self._store, unit, target, to, self._store.time()).committed() as rearrangement:
+            if source is not target:
+                rearrangement.leave(moved, source)
             rearrangement.move(moved, name)
         return moved
 
@@ -195,6 +197,14 @@ class _Rearrangement:
                 ended_streams=self._ended,
             )
         )
+
+    def leave(self, ledger: NodeLedger, source: HostLedger) -> None:
+        """Have another node of the host ``source``, which the node leaves, remember the deletions that the node remembers: they
+        were reported to the host, and may be of instances that come to its other nodes."""
+        other = next((other for other in source if other is not ledger), None)
+        if other is not None:
+            for uuid, at in ledger.deletions.items():
+                self._unit.apply(other, DeletionNoted(at=at, uuid=uuid))
 
     def move(self, ledger: NodeLedger, name: str) -> None:
         """Give the node its new place and name. Raises NodeBusy, ClaimConflict: see ``Administration.move_node``."""

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import queue
+import socket
 import sys
 import threading
 import time
@@ -80,6 +81,11 @@ class Thread(Protocol):
     def join(self, timeout: float | None = None) -> None: ...
 
     def is_alive(self) -> bool: ...
+
+
+def start_thread(target: Callable[[], object], name: str) -> None:
+    """Run ``target`` on a daemon thread of its own."""
+    NamedThread(target=target, name=name).start()
 
 
 class Stepped(Protocol):
@@ -178,13 +184,22 @@ class DaemonPool:
     """
 
     def __init__(
-        self, name: str, size: int, *, patience_seconds: float, monotonic: Callable[[], float] = monotonic
+        self,
+        name: str,
+        size: int,
+        *,
+        patience_seconds: float,
+        monotonic: Callable[[], float] = monotonic,
+        condition: Callable[[], Condition] = Condition,
+        start_thread: Callable[[Callable[[], None], str], None] = start_thread,
     ) -> None:
+        """``start_thread`` gets what a thread is to run, and its name."""
         self._name = name
         self._size = size
         self._patience = patience_seconds
         self._monotonic = monotonic
-        self._changed = threading.Condition()
+        self._start_thread = start_thread
+        self._changed = condition()
         self._functions: deque[Callable[[], None]] = deque()
         self._running: dict[object, float] = {}  # when each function began; the longest first
         self._idle = 0
@@ -217,7 +232,7 @@ class DaemonPool:
             return
         self._idle += 1
         self._made += 1
-        NamedThread(target=self._run, name=f"{self._name}-{self._made}").start()
+        self._start_thread(self._run, f"{self._name}-{self._made}")
 
     def _run(self) -> None:
         """The life of a thread, which is counted as idle when it begins."""
@@ -308,6 +323,10 @@ class Runtime:
     def random_bytes(self, count: int) -> bytes:
         """So many bytes that nobody can guess."""
         return random_bytes(count)
+
+    def process(self) -> str:
+        """A name of this process that no other one has at the same time: that of its machine, and its number there."""
+        return f"{socket.gethostname()}:{os.getpid()}"
 
 
 SYSTEM = Runtime()

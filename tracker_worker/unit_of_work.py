@@ -115,7 +115,7 @@ class UnitOfWork:
     def _verified(self) -> dict[int, dict[int, int]]:
         """The hosts with an answer that rests on more nodes than it changed, unless the commit changes all of them, and so
         checks them."""
-        hosts = [self._ledgers.get(name) for name in self.unverified]
+        hosts = [self._ledgers.get(name) for name in sorted(self.unverified)]
         return {
             host.id: {ledger.id: ledger.stored_generation for ledger in host}
             for host in hosts

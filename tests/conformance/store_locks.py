@@ -23,6 +23,8 @@ from tests.support.store import (
     uuids,
 )
 from tracker_worker.domain.ledger import HostLedger
+from tracker_worker.ids import NewIds
+from tracker_worker.new_history import begin_history
 from tracker_worker.store.base import Commit, Conflict, Store
 
 N1, N2 = node_name(1), node_name(2)
@@ -84,6 +86,16 @@ class RefreshedContract(StoreCase):
         assert found[0] == "host-1"
         assert (found[1].id, found[1].name) == (first.host.id, "host-1")
         assert snapshots(found[1]) == snapshots(first.host)
+
+    def test_a_host_differs_from_what_is_known_of_another_history(self, store: Store, second: Store) -> None:
+        """However its generations are: the other history has them too."""
+        settle(store, host="host-1")
+        old = store.histories()[-1].ledger_id
+        new = begin_history(store, predecessor=old, reason="a test", now=NOW, new_id=NewIds())
+        found = second.refreshed({"host-1": {}})["host-1"]
+        known = {"host-1": generations(found)}
+        assert second.refreshed(known, ledger_id=new) == {}
+        assert second.refreshed(known, ledger_id=old)["host-1"].ledger_id == new
 
     def test_a_host_with_a_new_node_differs(self, store: Store, second: Store) -> None:
         writer = settle(store, nodes=1)

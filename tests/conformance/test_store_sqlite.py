@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.store_sql import SQLStoreContract, assert_unavailable
-from tests.support.builders import begin, node_name
+from tests.support.builders import HOST, begin, node_name
 from tests.support.store import Writer, answer, load, picture, settle, snapshots
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.store.base import Commit, StoreReplaced
@@ -123,6 +123,12 @@ class TestReplaced:
             path.unlink()
             with pytest.raises(StoreReplaced):
                 locked.commit(Commit(inbox_rows=[answer()]))
+
+    def test_what_answers_a_read_is_not_read_from_a_file_that_has_gone(self, store: SQLStore, path: Path) -> None:
+        settle(store)
+        self.replace(path)
+        with pytest.raises(StoreReplaced):
+            store.refreshed({HOST: {}})
 
     def test_a_commit_that_fails_says_that_the_file_has_gone(self, store: SQLStore, path: Path) -> None:
         settle(store)

@@ -116,8 +116,8 @@ def test_a_claim_whose_instance_was_reported_active_keeps_its_room_when_it_expir
     make_worker: MakeWorker, client: stock.Client, listener: stock.Listener
 ) -> None:
     start(make_worker)
-    begin(client, 1, vcpus=8, timeout=0.001)
-    begin(client, 2, vcpus=8, timeout=0.001)
+    begin(client, 1, vcpus=8, timeout=2)
+    begin(client, 2, vcpus=8, timeout=2)
     update(client, 1, vm_state="active", launched_at="2026-01-01T00:00:00Z")
     update(client, 2, task_state="spawning")
 

@@ -154,7 +154,7 @@ def test_a_silent_server_times_out_and_is_used_again_once_it_answers(
             with postgresql.frozen():
                 worker.wait_for_log("the server has been silent")
                 before = working.results
-                worker.wait_for_log("messages wait", times=3)
+                worker.wait_for_log("messages wait", times=2)
                 assert working.results == before
             working.wait_answers(50)
 

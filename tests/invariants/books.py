@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A node's notifications, added up as a billing consumer would, must give the state that the store holds.
 
-The reserve comes from the store and does not change during a run. Nodes that were disabled for a while are not supported.
+The reserve comes from the store and does not change during a run, but for a node whose inventory is not known: it has none.
 """
 
 from __future__ import annotations
@@ -34,15 +34,18 @@ TAKING = ("open", "stale")
 class Replay:
     """The state after each notification. ``usage``: sequence -> reserve + sum over allocations; 0 is the beginning.
 
-    ``instances``: sequence -> number of allocations. ``charged``: the sum over the present ones. ``state``: the last state of
-    the node that was told. ``left``: the sequences at which a node has left the name.
+    ``instances``: sequence -> number of allocations. ``charges``: sequence -> the sum over them. ``charged``: the sum over the
+    present ones. ``state``: the last state of the node that was told. ``bare``: the node was last told to have no inventory.
+    ``left``: the sequences at which a node has left the name.
     """
 
     held: dict[str, StoredAllocation] = field(default_factory=dict)
     usage: dict[int, Vector] = field(default_factory=dict)
     instances: dict[int, int] = field(default_factory=dict)
     charged: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CLASSES, 0))
+    charges: dict[int, Vector] = field(default_factory=dict)
     state: str = ""
+    bare: bool = False
     left: set[int] = field(default_factory=set)
 
     def put(self, uuid: str, new: StoredAllocation | None) -> None:
@@ -83,6 +86,8 @@ def start(reserved: Vector) -> Replay:
 def apply(place: Place, result: Replay, one: Heard, reserved: Vector) -> list[str]:
     """Add one notification to ``result``; return its contradictions to those before it."""
     violations = [*_apply(place, result, one)]
+    if one.event_type == NODE_UPDATED:
+        result.bare = one.payload["vcpus"] is None
     _note(result, one.sequence, reserved)
     if one.event_type == NODE_UPDATED and one.payload["id"] == 0:
         result.state = ""  # no node has the name; a new history is told
@@ -118,7 +123,8 @@ def compare(place: Place, replayed: Replay, books: StoredNode) -> Iterator[str]:
 
 
 def _note(result: Replay, sequence: int, reserved: Vector) -> None:
-    result.usage[sequence] = {name: reserved[name] + result.charged[name] for name in CLASSES}
+    result.charges[sequence] = dict(result.charged)
+    result.usage[sequence] = {name: (0 if result.bare else reserved[name]) + result.charged[name] for name in CLASSES}
     result.instances[sequence] = len(result.held)
 
 

@@ -18,12 +18,14 @@ def check(evidence: Evidence) -> list[str]:
     for place, replay in replays.items():
         violations += books.compare(place, replay, evidence.nodes[place])
     violations += moves.charged_twice(evidence.nodes)
-    claims: dict[str, str] = {}  # of an id that was used again after its claim had ended, the first instance
+    claims: dict[str, list[str]] = {}  # of an id that was used again after its claim had ended, all instances in turn
     for one in sorted(
         (one for story in told.values() for one in story), key=lambda one: str(one.payload["occurred_at"])
     ):
         if one.payload.get("claim_id"):
-            claims.setdefault(one.payload["claim_id"], one.payload["instance_id"])
+            instances = claims.setdefault(one.payload["claim_id"], [])
+            if one.payload["instance_id"] not in instances:
+                instances.append(one.payload["instance_id"])
     sent, about_copies = messages(evidence.requests, evidence.parked, claims)
     violations += about_copies
     violations += explain(sent, told, replays, moved)

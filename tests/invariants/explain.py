@@ -50,7 +50,10 @@ def explain(
     asked: dict[str, list[Message]] = defaultdict(list)
     for message in (part for whole in sent for part in parts(whole)):
         if message.instance is not None and (not message.parked or message.copies > 1):
-            asked[message.instance].append(message)
+            if message.others:
+                message = replace(message, definite=False)
+            for instance in (message.instance, *message.others):
+                asked[instance].append(replace(message, instance=instance) if message.others else message)
     happened: dict[str, dict[Place, list[tuple[int, Heard | Move]]]] = defaultdict(lambda: defaultdict(list))
     for place, story in told.items():
         for one in story:

@@ -32,9 +32,10 @@ def check(evidence: Evidence) -> list[str]:
     return violations
 
 
-def survivors(heard: Iterable[Heard]) -> tuple[list[Heard], list[str]]:
+def survivors(heard: Iterable[Heard], *, present: str | None = None) -> tuple[list[Heard], list[str]]:
     """The notifications that have not been taken back, in order of arrival; and a sentence for each number that a ledger has
-    used twice, and for each node whose ledgers are no chain."""
+    used twice, and for each node whose ledgers are no chain. ``present``: the ledger_id of the last history, where some
+    histories are not among its predecessors, so that all of them is taken back; None: there are none."""
     of_place: dict[Place, list[Heard]] = defaultdict(list)
     for one in heard:
         of_place[one.place].append(one)
@@ -46,16 +47,16 @@ def survivors(heard: Iterable[Heard]) -> tuple[list[Heard], list[str]]:
             ledger_id = one.payload["ledger_id"]
             if first.setdefault((ledger_id, one.sequence), one).message_id != one.message_id:
                 violations.append(f"Node {host}/{node} has used {one.sequence} twice in the ledger {ledger_id}.")
-        limits = _limits(story)
+        limits = _limits(story, present)
         if limits is None:
             violations.append(f"The ledgers of node {host}/{node} are no chain.")
             continue
-        kept += (one for one in story if one.sequence <= limits[one.payload["ledger_id"]])
+        kept += (one for one in story if one.sequence <= limits.get(one.payload["ledger_id"], 0))
     return kept, violations
 
 
-def _limits(story: Sequence[Heard]) -> dict[str, float] | None:
-    """ledger_id -> the last number that has not been taken back; None: the ledgers are no chain."""
+def _limits(story: Sequence[Heard], present: str | None) -> dict[str, float] | None:
+    """ledger_id -> the last number that has not been taken back; None: the ledgers are no chain that ends at ``present``."""
     previous = {
         one.payload["ledger_id"]: (one.payload["previous_ledger_id"], one.payload["previous_sequence"])
         for one in story
@@ -63,12 +64,14 @@ def _limits(story: Sequence[Heard]) -> dict[str, float] | None:
     }
     ids = {one.payload["ledger_id"] for one in story}
     ends = ids - {ledger_id for ledger_id, _ in previous.values()}
-    if len(ends) != 1:
+    if present is not None and present not in ids:
+        return {}  # the name was made in what is lost
+    if present not in ends if present is not None else len(ends) != 1:
         return None
     limits = {}
-    (ledger_id,), limit = ends, float("inf")
+    ledger_id, limit = present or next(iter(ends)), float("inf")
     while ledger_id not in limits:
         limits[ledger_id] = limit
         ledger_id, last = previous.get(ledger_id, (ledger_id, limit))
         limit = min(limit, last)
-    return limits if ids <= limits.keys() else None
+    return limits if present is not None or ids <= limits.keys() else None

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 from tests.invariants.books import BEGUN, CLASSES, NODE_UPDATED, Replay
@@ -14,7 +14,7 @@ from tests.invariants.stream import Streams
 
 def groups(sent: Sequence[Message], told: Streams) -> Iterator[str]:
     """Of the claims of a group, all or none have begun, and those of a node in one commit. They are known by their ids
-    and instances, and repetitions of a group name the same ones. An id may be that of another claim once its own has ended."""
+    and instances, and repetitions of a group name the same ones: each may begin again once it has ended."""
     begun: dict[tuple[str, str], list[Heard]] = defaultdict(list)
     for story in told.values():
         for one in story:
@@ -28,11 +28,16 @@ def groups(sent: Sequence[Message], told: Streams) -> Iterator[str]:
             for entry in message.request.args["claims"]
             if "claim_id" in entry
         ]
+        times = {key: len(begun.get(key, ())) for key in ids}
+        if any(times.values()) and not all(times.values()):
+            yield (
+                f"Of the {len(ids)} claims of the group {message.request.unique_id}, "
+                f"{sum(map(bool, times.values()))} have begun: {list(times.values())} times."
+            )
         found = [one for key in ids for one in begun.get(key, ())]
-        if found and Counter((one.payload["claim_id"], one.payload["instance_id"]) for one in found) != Counter(ids):
-            yield f"Of the {len(ids)} claims of the group {message.request.unique_id}, {len(found)} have begun."
         for place in {one.place for one in found}:
-            if len({one.generation for one in found if one.place == place}) > 1:
+            here = [one for one in found if one.place == place]
+            if len({one.generation for one in here}) > max(times.values()):
                 yield f"The claims of the group {message.request.unique_id} on {place[0]}/{place[1]} are several commits."
 
 
@@ -79,7 +84,7 @@ def listings(sent: Sequence[Message], replays: Mapping[Place, Replay]) -> Iterat
         if sequence in replay.left and not allocations:
             continue  # another node, of which nothing was told yet, has the name now
         charged = {name: sum(one["resources"].get(name, 0) for one in allocations) for name in CLASSES}
-        expected = {name: replay.usage[sequence][name] - replay.usage[0][name] for name in CLASSES}
+        expected = dict(replay.charges[sequence])
         if charged != expected or len(allocations) != replay.instances[sequence]:
             yield (
                 f"{what} has {len(allocations)} allocations of {charged}; the notifications come to "

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from math import inf
 from typing import Any
 
 from tests.invariants.record import ERROR, RESULT, SENT, UNKNOWN, Parked, Request
@@ -29,7 +30,8 @@ GROUP_REFUSED = "group_refused"
 class Message:
     """A message that was sent once or more. ``request`` has its best known outcome, its first sending and its first end.
 
-    ``instance`` is the uuid of a command's instance, or None. ``definite``: the message is in a queue or settled, so it must
+    ``instance`` is the uuid of a command's instance, or None. ``others``: more instances that it may be about, because they had
+    claims of the same id one after the other. ``definite``: the message is in a queue or settled, so it must
     have had its effect. ``copies``: how often it was sent.
     """
 
@@ -38,15 +40,16 @@ class Message:
     definite: bool
     copies: int
     parked: bool
+    others: Sequence[str] = ()
 
     def precedes(self, other: Message) -> bool:
         """Whether this message must take effect before ``other``: it was answered first, or it was earlier in the same
-        queue.
+        queue, and not in the shared one, which several workers read.
         """
         mine, others = self.request, other.request
         if mine.ended_at >= others.sent_at:
             return False
-        return mine.outcome in (RESULT, ERROR) or mine.host == others.host
+        return mine.outcome in (RESULT, ERROR) or mine.host == others.host is not None
 
     def __str__(self) -> str:
         request = self.request
@@ -55,11 +58,11 @@ class Message:
 
 
 def messages(
-    requests: Iterable[Request], parked: Sequence[Parked], claims: Mapping[str, str]
+    requests: Iterable[Request], parked: Sequence[Parked], claims: Mapping[str, Sequence[str]]
 ) -> tuple[list[Message], list[str]]:
     """Return every message that was sent, and the violations in its copies or in its place in the dead-letter queue.
 
-    ``claims``: claim_id -> uuid of its instance.
+    ``claims``: claim_id -> uuid of its instance, and of further ones that had claims of this id later.
     """
     reasons = {one.unique_id: one.reason for one in parked}
     grouped: dict[str, list[Request]] = defaultdict(list)
@@ -72,34 +75,44 @@ def messages(
 
 
 def _settled(request: Request) -> Request:
-    """The error that the store is unavailable leaves the outcome unknown: the commit may have reached the store."""
-    if request.outcome == ERROR and request.error == "store_unavailable":
+    """Two errors leave the outcome unknown. The store is unavailable: the commit may have reached it. The host is not served by
+    this worker: another one may have got a copy from the shared queue."""
+    if request.outcome == ERROR and request.error in ("store_unavailable", "host_not_served"):
         return replace(request, outcome=UNKNOWN, error="", facts={})
     return request
 
 
-def _merge(copies: Sequence[Request], *, reasons: Mapping[str | None, str], claims: Mapping[str, str]) -> Message:
+def _merge(
+    copies: Sequence[Request], *, reasons: Mapping[str | None, str], claims: Mapping[str, Sequence[str]]
+) -> Message:
     rank = {RESULT: 0, ERROR: 0, SENT: 1, UNKNOWN: 2}
     best = min(copies, key=lambda copy: rank[copy.outcome])
     known = [copy.ended_at for copy in copies if copy.outcome != UNKNOWN]
+    if best.unique_id in reasons and len(copies) > 1:
+        known = [inf]  # a cast that was parked had no effect; copies of it are decided afresh, whenever they come
     merged = replace(
         best,
         sent_at=min(copy.sent_at for copy in copies),
         ended_at=min(known) if known else max(copy.ended_at for copy in copies),
     )
-    return Message(merged, _instance(best, claims), bool(known), len(copies), merged.unique_id in reasons)
+    found = _instances(best, claims)
+    one = found[0] if found else None
+    return Message(merged, one, bool(known), len(copies), merged.unique_id in reasons, others=found[1:])
 
 
-def _instance(request: Request, claims: Mapping[str, str]) -> str | None:
-    """The uuid of a command's instance. In the place of a claim_id, its instance may be named. Groups have no single one."""
+def _instances(request: Request, claims: Mapping[str, Sequence[str]]) -> Sequence[str]:
+    """The uuid of a command's instance. In the place of a claim_id, its instance may be named. Groups have no single one. Of an
+    id that several claims had, the instance is that in the reply, or any of them."""
     if request.method not in COMMANDS or request.method == "begin_resource_claims":
-        return None
+        return ()
+    if isinstance(request.reply, Mapping) and "instance_uuid" in request.reply:
+        return (request.reply["instance_uuid"],)
     args = request.args
     if request.method == "release_allocation":
         named = args.get("instance_uuid")
     else:
         named = (args.get("instance") or {}).get("uuid") if "instance" in args else args.get("claim_id")
-    return claims.get(canonical(named), canonical(named)) if isinstance(named, str) else None
+    return claims.get(canonical(named), (canonical(named),)) if isinstance(named, str) else ()
 
 
 @lru_cache(maxsize=65536)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import msgpack
@@ -18,16 +19,18 @@ from tracker_worker.store.sql.store import SQLStore
 
 
 def books(store: SQLStore) -> dict[Place, StoredNode]:
-    """Every node of the store, and every name that a node had and none has now. Such a name has the reserve of another node."""
+    """Every node of the store, and every name that a node had and none has now. Such a name has the reserve of another node, as
+    has a node whose inventory is not known: it has no reserve, but another node may have had its name."""
     found: dict[Place, StoredNode] = {}
     left: dict[Place, Stream] = {}
-    for name in store.host_names():
-        host = store.load_host(name)
-        assert host is not None
+    bare: list[Place] = []
+    for name in sorted({*store.host_names(), *(stream.host for stream in store.left_streams())}):
         streams = {stream.id: stream for stream in store.streams(name)}
-        for ledger in host:
+        for ledger in store.load_host(name) or ():
             zero = dict.fromkeys(ledger.charged.to_dict(), 0)
             stream = streams.pop(ledger.stream_id)
+            if ledger.inventory is None and not ledger.allocations:
+                bare.append((name, ledger.name))
             found[name, ledger.name] = StoredNode(
                 generation=ledger.generation,
                 sequence=ledger.sequence,
@@ -44,7 +47,9 @@ def books(store: SQLStore) -> dict[Place, StoredNode]:
                 cursor=min(stream.cursors.values(), default=0),
             )
         left |= {(name, stream.node): stream for stream in streams.values()}
-    reserved = next(iter(found.values())).reserved if found else {}
+    reserved = max((node.reserved for node in found.values()), key=lambda vector: sum(vector.values()), default={})
+    for place in bare:
+        found[place] = replace(found[place], reserved=reserved, usage=reserved)
     for place, stream in left.items():
         issued = _issued(store, stream)
         found[place] = StoredNode(

@@ -80,6 +80,8 @@ class NodeOracle:
         if not _names([node]).isdisjoint(_names(other for other in target.values() if other is not node)):
             return "ClaimConflict"
         del self.hosts[host][old]
+        if host != to and self.hosts[host]:
+            min(self.hosts[host].values(), key=lambda other: other.number).deletions.update(node.deletions)
         node.elsewhere = False
         if replaced is not None:
             node.joined(replaced)

@@ -11,8 +11,8 @@ takes every notification as soon as it may.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +49,8 @@ class Broker:
         self.replies: dict[str, Callable[[bytes], None]] = {}
         self.missing_replies: dict[str, bool] = {}
         """The reply queues that take nothing: True where they are full, False where they do not exist."""
+        self.unheard: Counter[str] = Counter()
+        """How many replies each of them has missed."""
         self.topics: tuple[str, ...] = ("notifications",)
         self.most_bytes = 16 * 1024 * 1024
         """Of one message."""
@@ -67,6 +69,10 @@ class Broker:
         self.published: Callable[[Stored], object] = lambda message: None
         self.acknowledged: Callable[[Stored], object] = lambda message: None
         """Called with each message that comes to a queue, and that leaves one because it is acknowledged."""
+        self.forgets: list[Callable[[], object]] = []
+        """Called when it may forget from which ledger hosts are served."""
+        self.again: set[bytes] = set()
+        """The bodies that were delivered more than once, or will be."""
         self.copy_next = 0
         """So many of the next messages of clients come once more."""
 
@@ -86,6 +92,7 @@ class Broker:
             return False
         if self.copy_next > 0:
             self.copy_next -= 1
+            self.again.add(message.body)
             self.stage.later(self.stage.random.random() ** 3 * 60, lambda: self.publish(host, message))
         return True
 
@@ -93,6 +100,7 @@ class Broker:
         """A message for the reply queue of a client. Returns whether there is such a queue, and whether it has not refused."""
         missing = self.missing_replies.get(name)
         if missing is not None:
+            self.unheard[name] += 1
             return missing, not missing
         receive = self.replies[name]
         self.stage.later(self.stage.random.random() * MOST_TRAVEL_SECONDS, lambda: receive(body))
@@ -132,13 +140,14 @@ class Broker:
         ready, consumers = queue.ready, queue.consumers
         if not ready or not consumers:
             return
-        queue.expire(self.stage.now)
         while ready:
             taker = consumers[0] if queue.single else min(consumers, key=_held)
             if taker.limit and taker.held >= taker.limit:
                 return
-            taker.held += 1
-            taker.give(taker, queue, ready.popleft())
+            stored = ready.popleft()
+            if stored.expires_at is None or stored.expires_at >= self.stage.now:
+                taker.held += 1
+                taker.give(taker, queue, stored)
 
     def put_back(self, queue: Queue, messages: list[Stored]) -> None:
         """Messages, in order, come back to the head of their queue."""
@@ -147,6 +156,7 @@ class Broker:
             return
         for stored in messages:
             stored.returns += 1
+            self.again.add(stored.body)
         if self.disorder_next and len(messages) > 1:
             self.disorder_next = False
             self.stage.random.shuffle(messages)
@@ -160,6 +170,8 @@ class Broker:
 
     def delete(self, queue: Queue) -> None:
         """The queue is deleted: its consumers are told, and its messages are gone."""
+        if queue.name.startswith(f"{TOPIC}_ledger."):
+            self._forget()
         del self.queues[queue.name]
         queue.deleted = True
         self.lost += queue.ready
@@ -209,6 +221,7 @@ class Broker:
     def go_down(self, *, keeps: bool) -> None:
         """The broker stops, and keeps what is durable, or nothing."""
         self.up = False
+        self._forget()
         for session in list(self.sessions):
             session.reset()
         for queue in list(self.queues.values()):
@@ -227,6 +240,11 @@ class Broker:
                     del queues[name]
         self.missing_replies = dict.fromkeys(self.replies, False)
 
+    def _forget(self) -> None:
+        forgets, self.forgets = self.forgets, []
+        for each in forgets:
+            each()
+
     def come_up(self) -> None:
         self.up = True
         for name in self.replies:
@@ -234,9 +252,13 @@ class Broker:
 
     # --- what is to be seen of it -------------------------------------------------------------------------------------------
 
-    def left(self) -> list[str]:
-        """What is left that should not be when everything is done, but for what has just come: workers send probes."""
-        kept, long_ago = (DEAD_LETTERS, f"{TOPIC}_ledger"), self.stage.now - _MOMENT_SECONDS
+    def left(self, unserved: Iterable[str] = ()) -> list[str]:
+        """What is left that should not be when everything is done, but for what has just come: workers send probes.
+        ``unserved``: hosts whose queues nobody reads any more."""
+        kept = (DEAD_LETTERS, f"{TOPIC}_ledger", *map(_key, unserved))
+        long_ago = self.stage.now - _MOMENT_SECONDS
+        for queue in self.queues.values():
+            queue.expire(self.stage.now)
         found = [
             f"{len(queue.ready)} messages are ready in {queue.name!r}"
             for queue in self.queues.values()

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -25,17 +24,34 @@ class Machine(threads.Runtime):
         self.name = name
         self.ahead = 0.0
         self.crashed = False
+        self.hung: set[str] = set()
+        """The names of the stepped threads that never go on."""
+        self.crashes_at: str | None = None
+        """The point at which it crashes when it comes there next (see ``reach``)."""
+        self.crash_there: Callable[[], object] = self.crash
+        self.closed_by_crash: list[Callable[[], object]] = []
         self._paused_until = 0.0
 
     # --- what can happen to it ---------------------------------------------------------------------------------------
 
     def crash(self) -> None:
-        """Nothing of it goes on: no thread, no timer, no clean-up."""
+        """Nothing of it goes on: no thread, no timer, no clean-up. What it has open outside is closed."""
         self.crashed = True
+        while self.closed_by_crash:
+            self.closed_by_crash.pop()()
 
     def pause(self, seconds: float) -> None:
         """As by SIGSTOP and, after so many seconds, SIGCONT."""
         self._paused_until = max(self._paused_until, self.stage.now + seconds)
+
+    def reach(self, point: str) -> None:
+        """A virtual thread of the machine is at this point, which is where the process may end."""
+        if self.crashes_at == point:
+            self.crash_there()
+            self.stage.wait()
+
+    def paused(self) -> bool:
+        return self.stage.now < self._paused_until
 
     # --- for what runs on it -----------------------------------------------------------------------------------------
 
@@ -90,7 +106,14 @@ class Machine(threads.Runtime):
         return VirtualStepThread(self, name, part, died)
 
     def pool(self, name: str, size: int, *, patience_seconds: float) -> threads.Pool:
-        return VirtualPool(self)
+        return threads.DaemonPool(
+            name,
+            size,
+            patience_seconds=patience_seconds,
+            monotonic=self.monotonic,
+            condition=self.condition,
+            start_thread=lambda target, _: self.spawn(target),
+        )
 
     def condition(self) -> Any:
         return VirtualCondition(self)
@@ -106,6 +129,9 @@ class Machine(threads.Runtime):
 
     def microseconds(self) -> int:
         return self.clock()
+
+    def process(self) -> str:
+        return self.name
 
     def random_bytes(self, count: int) -> bytes:
         return self.stage.random.randbytes(count)
@@ -143,7 +169,12 @@ class VirtualStepThread(threads.StepThread):
 
     def _go_on(self) -> None:
         self._due = None
-        self.machine.stage.go_on(self._virtual)
+        if self.name not in self.machine.hung:
+            self.machine.stage.go_on(self._virtual)
+
+    def is_between_steps(self) -> bool:
+        """Whether it waits for its next step, and is not in the middle of one."""
+        return self._due is not None
 
     def _run(self) -> None:
         machine, part = self.machine, self._part
@@ -177,29 +208,6 @@ class VirtualStepThread(threads.StepThread):
     @property
     def ident(self) -> int | None:
         return None
-
-
-class VirtualPool:
-    """Runs each function on a virtual thread of its own."""
-
-    def __init__(self, machine: Machine) -> None:
-        self._machine = machine
-        self._open = False
-        self._waiting: deque[Callable[[], None]] = deque()
-
-    def start(self) -> None:
-        self._open = True
-        while self._waiting:
-            self._machine.spawn(self._waiting.popleft())
-
-    def submit(self, function: Callable[[], None]) -> None:
-        if self._open:
-            self._machine.spawn(function)
-        else:
-            self._waiting.append(function)
-
-    def stop(self) -> None:
-        self._open = False
 
 
 class VirtualCondition:

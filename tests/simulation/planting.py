@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """``python -m tests.simulation.planting``: does the simulation find what it is there for?
 
-Each file of ``planted/`` is a patch that puts one fault into a copy of the worker. The simulation runs on the copy until it
-finds something, or until its time is over.
+Each file of ``planted/`` is a patch that puts one fault into a copy of the worker. Its first line names the section that the
+fault breaks, the next ones say what goes wrong. The simulation runs on the copy until it finds something, or until its time is
+over. A fault with which nothing even starts is not found: every test would show it.
 """
 
 from __future__ import annotations
@@ -14,44 +15,101 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
+from collections import defaultdict
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+
+from tests.simulation.run import START_SECONDS
 
 _ROOT = Path(__file__).parents[2]
 PLANTED = Path(__file__).with_name("planted")
+SECTIONS = tuple(f"promise.md {number}" for number in range(1, 6)) + tuple(f"ledger.md {n}" for n in range(1, 5))
+"""The sections of which a fault that is planted may break one."""
+FOUND, NOT_FOUND, NO_START = "found", "not found", "does not even start"
+
+
+@dataclass(frozen=True, slots=True)
+class Planted:
+    """A fault that is planted. ``why``: what goes wrong."""
+
+    patch: Path
+    section: str
+    why: str
+
+    @property
+    def name(self) -> str:
+        return self.patch.stem
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What came of a search: FOUND, NOT_FOUND or NO_START. ``said``: for people."""
+
+    planted: Planted
+    outcome: str
+    said: str
+
+
+def read(patch: Path) -> Planted:
+    """The fault in a patch. Raises ValueError: it does not say what it breaks."""
+    section, _, rest = patch.read_text(encoding="utf-8").partition("\n")
+    why = " ".join(rest.partition("\ndiff --git")[0].split())
+    if section not in SECTIONS or not why:
+        raise ValueError(f"{patch.name} begins with a section of {', '.join(SECTIONS)}, and then says what goes wrong")
+    return Planted(patch, section, why)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation.planting", description=__doc__)
     parser.add_argument("names", nargs="*", help="of patches, without .patch (all)")
-    parser.add_argument("--for-seconds", type=float, default=600.0, help="real seconds for each patch (600)")
+    parser.add_argument("--for-seconds", type=float, default=600.0, help="of one processor, for each patch (600)")
     parser.add_argument("--first", type=int, default=1, help="the first seed (1)")
+    parser.add_argument("--jobs", type=int, default=1, help="patches at a time (1)")
     options = parser.parse_args()
     patches = sorted(PLANTED.glob("*.patch"))
     if options.names:
         patches = [patch for patch in patches if patch.stem in options.names]
-    found = [_searched(patch, options.first, options.for_seconds) for patch in patches]
-    print(f"{sum(found)} of {len(found)} found")
-    return int(not all(found))
+
+    def search(planted: Planted) -> Search:
+        done = _searched(planted, options.first, options.for_seconds)
+        print(f"{planted.name} ({planted.section}): {done.outcome} {done.said}", flush=True)
+        return done
+
+    with ThreadPoolExecutor(options.jobs) as pool:
+        searches = list(pool.map(search, map(read, patches)))
+    print("\n".join(_table(searches)))
+    return int(any(done.outcome != FOUND for done in searches))
 
 
-def _searched(patch: Path, first: int, seconds: float) -> bool:
+def _table(searches: Sequence[Search]) -> list[str]:
+    """How many faults of each section there are, and how many were found."""
+    outcomes: dict[str, list[str]] = defaultdict(list)
+    for done in searches:
+        outcomes[done.planted.section].append(done.outcome)
+    lines = [f"{'section':14}{'planted':>8}{'found':>8}"]
+    lines += [f"{name:14}{len(outcomes[name]):8}{outcomes[name].count(FOUND):8}" for name in SECTIONS]
+    total = [done.outcome for done in searches]
+    return [*lines, f"{'all':14}{len(total):8}{total.count(FOUND):8}"]
+
+
+def _searched(planted: Planted, first: int, seconds: float) -> Search:
     with tempfile.TemporaryDirectory(prefix="planted-") as folder:
-        plant(patch, Path(folder))
-        began = time.monotonic()
+        try:
+            plant(planted.patch, Path(folder))
+        except subprocess.CalledProcessError as error:
+            return Search(planted, NO_START, f"the patch does not fit: {error.stderr.decode()[-300:]}")
         arguments = ["--first", str(first), "--for-seconds", str(seconds)]
         done = _run(Path(folder), ["-m", "tests.simulation", *arguments])
-        passed = time.monotonic() - began
-    said = re.search(r"^seed (\d+).*\nviolation: (.*)", done.stdout, re.MULTILINE)
+    said = re.search(r"^(\d+) histories in (\d+) s\n.*\nviolation at ([0-9.]+) s: (.*)", done.stdout, re.MULTILINE)
+    if said is None and done.returncode:
+        return Search(planted, NO_START, done.stderr[-500:])
     if said is None:
-        print(
-            f"{patch.stem}: not found in {passed:.0f} s{': ' + done.stderr[-500:] if done.returncode else ''}",
-            flush=True,
-        )
-        return False
-    print(f"{patch.stem}: found after {int(said[1]) - first + 1} seeds, {passed:.0f} s: {said[2][:150]}", flush=True)
-    return True
+        return Search(planted, NOT_FOUND, f"in {done.stdout.strip()[-200:]}")
+    if float(said[3]) < START_SECONDS:
+        return Search(planted, NO_START, said[4][:200])
+    return Search(planted, FOUND, f"after {said[1]} seeds, {said[2]} s: {said[4][:200]}")
 
 
 def plant(patch: Path, folder: Path) -> None:

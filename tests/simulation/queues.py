@@ -31,11 +31,12 @@ class Message:
 
 
 class Stored:
-    """A message at the broker. ``returns``: how often it has come back to its queue; ``moved_at``: when it last came to a queue
-    or was given out."""
+    """A message at the broker. ``returns``: how often it has come back to its queue. ``came_at``: when it was published;
+    ``moved_at``: when it was given out for the last time, or else when it was published."""
 
     __slots__ = (
         "body",
+        "came_at",
         "exchange",
         "expires_at",
         "message_id",
@@ -55,7 +56,7 @@ class Stored:
         self.body = body
         self.message_id = message_id
         self.returns = 0
-        self.moved_at = now
+        self.came_at = self.moved_at = now
         self.persistent, seconds = _kept(properties)
         self.expires_at = None if seconds is None else now + seconds
 

@@ -9,14 +9,16 @@ import traceback
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import product
 from random import Random
 
 from tests.simulation import faults, watch
-from tests.simulation.traffic import Scheduler
 from tests.simulation.world import World
 
 CALM_SECONDS = 60.0
-_START_SECONDS = 5.0
+START_SECONDS = 5.0
+"""Nothing goes wrong before this time."""
+_UNDER_WAY_SECONDS = 0.5
 _STEPS_BETWEEN = 1000
 _TRACE_LINES = 400
 _TWO_TOPICS_OF = 4
@@ -25,18 +27,61 @@ _TWO_TOPICS_OF = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """``faults`` None: they are drawn from the seed, one in ``fault_seconds`` on average. ``rate``: requests a second of all
-    clients. ``topics``: of notifications; None: the seed says how many. The same plan always gives the same history."""
+    """``faults`` None: they are drawn from the seed, one in ``fault_seconds`` on average, of these ``kinds``; None: of all.
+    ``rate``: requests a second of all clients. ``prefetch``: of each worker; None: as usual. ``store``: one of STORES.
+    ``topics``: of notifications; None: the seed says how many. ``hostile`` and ``operator``: whether there is such a client and
+    an operator. The same plan always gives the same history."""
 
     seed: int
     seconds: float = 120.0
     hosts: int = 6
     workers: int = 3
     clients: int = 4
-    rate: float = 30.0
+    rate: float = 50.0
     fault_seconds: float = 4.0
+    store: str = "memory"
     topics: int | None = None
     faults: Sequence[faults.Planned] | None = None
+    hostile: bool = True
+    operator: bool = True
+    prefetch: int | None = None
+    kinds: Sequence[str] | None = None
+
+    @classmethod
+    def drawn(cls, seed: int) -> Plan:
+        """A history of a shape of its own: short or long, of few or many, quiet or stormy, and with some kinds of faults only.
+        A fault that others would hide is found where those cannot happen."""
+        random = Random(f"{seed} plan")
+        share = random.choice((0.1, 0.2, 0.4, 0.7, 1.0))
+        return cls(
+            seed=seed,
+            seconds=round(20 * 10 ** random.random()),
+            hosts=random.randint(1, 6),
+            workers=random.choice((1, 2, 2, 3, 3, 4)),
+            clients=random.randint(1, 6),
+            rate=float(random.choice((5, 15, 30, 60))),
+            fault_seconds=random.choice((1.0, 3.0, 6.0, 20.0)),
+            store=random.choice(("memory", "memory", "memory", "sqlite")),
+            hostile=random.random() < 0.5,
+            operator=random.random() < 0.5,
+            prefetch=random.choice((8, 32, None, None, 2048)),
+            kinds=[name for name in faults.FAULTS if random.random() < share],
+        )
+
+    @classmethod
+    def chosen(cls, seed: int, *, seconds: float | None = None, store: str | None = None) -> Plan:
+        """The plan of a seed: drawn from it, or of the usual shape and so many ``seconds``; and with this ``store``."""
+        plan = cls.drawn(seed) if seconds is None else cls(seed=seed, seconds=seconds)
+        return plan if store is None else replace(plan, store=store)
+
+    def command(self) -> str:
+        """What plays the plan again."""
+        for seconds, store in product((None, self.seconds), (None, self.store)):
+            if Plan.chosen(self.seed, seconds=seconds, store=store).with_faults() == self.with_faults():
+                arguments = "" if seconds is None else f" --virtual-seconds {seconds:g}"
+                arguments += "" if store is None else f" --store {store}"
+                return f"python -m tests.simulation --seed {self.seed}{arguments}"
+        return f"python -m tests.simulation --plan FILE, where FILE has: {self.text()}"
 
     def text(self) -> str:
         """The plan as JSON."""
@@ -54,20 +99,23 @@ class Plan:
             return self
         random = Random(f"{self.seed} faults")
         planned = []
-        at = _START_SECONDS
+        at = START_SECONDS
         while (at := at + random.expovariate(1 / self.fault_seconds)) < self.seconds:
-            planned.append(faults.drawn(random, at))
+            planned.extend(faults.drawn(random, at, self.kinds))
         return replace(self, faults=tuple(planned))
 
 
 @dataclass(slots=True, kw_only=True)
 class Outcome:
-    """``violation`` None: nothing was wrong. ``steps`` and ``requests`` count what happened; ``trace`` has the last lines."""
+    """``violation`` None: nothing was wrong. ``ended_at``: in virtual seconds. ``steps`` and ``requests`` count what
+    happened; ``happened`` has the lines of the faults, ``trace`` the last lines of all."""
 
     plan: Plan
     violation: str | None = None
+    ended_at: float = 0.0
     steps: int = 0
     requests: int = 0
+    happened: list[str] = field(default_factory=list)
     trace: list[str] = field(default_factory=list)
 
 
@@ -76,12 +124,20 @@ def run(plan: Plan) -> Outcome:
     plan = plan.with_faults()
     outcome = Outcome(plan=plan)
     topics = plan.topics or (2 if plan.seed % _TWO_TOPICS_OF == 0 else 1)
-    world = World(plan.seed, hosts=plan.hosts, workers=plan.workers, clients=plan.clients, topics=topics)
+    world = World(
+        plan.seed,
+        hosts=plan.hosts,
+        workers=plan.workers,
+        clients=plan.clients,
+        prefetch=plan.prefetch,
+        store=plan.store,
+        topics=topics,
+    )
     trace = _Trace(world)
     before = logging.root.handlers, logging.root.level
     logging.root.handlers, logging.root.level = [trace], logging.INFO
     try:
-        _play(plan, world, trace)
+        _play(plan, world, trace, outcome)
     except watch.Violation as violation:
         outcome.violation = str(violation)
     except Exception:  # noqa: BLE001 whatever ends a worker's step in an unforeseen way is found
@@ -89,41 +145,44 @@ def run(plan: Plan) -> Outcome:
     finally:
         outcome.trace = trace.lines()
         world.stage.close()
+        world.close()
         logging.root.handlers, logging.root.level = before
-        outcome.steps = world.stage.steps
+        outcome.steps, outcome.ended_at = world.stage.steps, world.stage.now
         outcome.requests = sum(len(client.requests) for client in world.clients)
     return outcome
 
 
-def _play(plan: Plan, world: World, trace: _Trace) -> None:
+def _play(plan: Plan, world: World, trace: _Trace, outcome: Outcome) -> None:
     stage = world.stage
 
     def after() -> None:
         if world.deaths:
             raise watch.Violation(f"a part of a worker has failed: {world.deaths[0]!r}")
         if stage.steps % _STEPS_BETWEEN == 0:
-            watch.stored(world.store)
+            world.judge.look()
 
     def happen(planned: faults.Planned) -> None:
-        said = planned.happen(world)
+        said = None if world.noticing else planned.happen(world)
         if said is not None:
-            trace.note(f"FAULT {said}")
+            world.judge.troubles.happened(planned.name)
+            line = f"FAULT {said}"
+            trace.note(line)
+            outcome.happened.append(f"{stage.now:10.4f} {line}")
 
     world.start()
-    stage.run(_START_SECONDS, after)
-    schedulers = [
-        Scheduler(stage, client, world.hosts, Random(f"{plan.seed} client {number}"), plan.rate / plan.clients)
-        for number, client in enumerate(world.clients)
-    ]
+    stage.run(START_SECONDS, after)
+    world.act(plan.seed, rate=plan.rate, hostile=plan.hostile, operator=plan.operator)
     for planned in plan.faults or ():
         stage.later(planned.at - stage.now, lambda planned=planned: happen(planned))  # type: ignore[misc]
     stage.run(plan.seconds, after)
-    for scheduler in schedulers:
-        scheduler.stop()
+    world.rest()
     world.heal()
     trace.note("CALM from here on, nothing more goes wrong")
     stage.run(stage.now + CALM_SECONDS, after)
     unsettled = world.unsettled()
+    if unsettled:  # a probe may be under way at this moment
+        stage.run(stage.now + _UNDER_WAY_SECONDS, after)
+        unsettled = world.unsettled()
     if unsettled:
         raise watch.Violation("after a minute without faults: " + "; ".join(unsettled))
     violations = world.violations()

@@ -1,86 +1,93 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What clients ask for: claims and their ends, reports, deletions, reads."""
+"""The schedulers of tests/support on virtual threads: half of them know only version 1.0 of the RPC API."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
-from uuid import UUID
 
-from tests.invariants.record import RESULT, Request
+from tests.invariants.record import UNKNOWN, Place, Request
 from tests.simulation.client import Client
-from tests.simulation.stage import Stage
-from tests.support.builders import instance_dict, sized
+from tests.simulation.machine import Machine
+from tests.support.modern_traffic import ModernScheduler
+from tests.support.traffic import Scheduler
 
-_READS = ("get_node", "list_claims", "get_usage")
+_SCHEDULERS = 4
+"""So many share one client."""
+_COPIED, _OLD = 0.03, 0.01
+_MOST_ATTEMPTS = 9
 
 
-class Scheduler:
-    """One client that begins something ``rate`` times a second, at random times, until ``stop``."""
+class Caller:
+    """A client as a virtual thread uses it: a call waits for its answer, and a cast until the broker has it."""
 
-    def __init__(self, stage: Stage, client: Client, hosts: list[str], random: Random, rate: float) -> None:
-        self._stage = stage
+    def __init__(self, machine: Machine, client: Client, stopped: Callable[[], bool]) -> None:
+        self._stage = machine.stage
         self._client = client
-        self._hosts = hosts
-        self._random = random
-        self._rate = rate
-        self._number = 0
-        self._running: list[tuple[str, dict[str, Any]]] = []
+        self._stopped = stopped
+
+    def call(self, host: str | None, method: str, /, **arguments: Any) -> Request:
+        thread = self._stage.current()
+        self._client.call(host, method, lambda request: self._stage.go_on(thread, request), **arguments)
+        request: Request = self._stage.wait()
+        return request
+
+    def cast(self, host: str | None, method: str, /, **arguments: Any) -> None:
+        """What is on its way for long is not waited for."""
+        self._client.cast(host, method, **arguments)
+
+    def insist(self, host: str | None, method: str, /, **arguments: Any) -> Request:
+        """Repeat a call that gets no answer, as a scheduler would. Each repetition is another message."""
+        for _ in range(_MOST_ATTEMPTS):
+            request = self.call(host, method, **arguments)
+            if self._stopped() or (request.outcome != UNKNOWN and request.error != "store_unavailable"):
+                break
+        return request
+
+
+class Traffic:
+    """Schedulers that send ``rate`` requests a second together, until ``stop``."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        clients: Sequence[Client],
+        *,
+        seed: object,
+        rate: float,
+        places: Sequence[Place],
+        tight: Sequence[Place],
+        moves: Sequence[tuple[Place, Place]],
+    ) -> None:
+        """``tight`` and ``moves``: see ``Scheduler``."""
+        self._machine = machine
         self._stopped = False
-        self._next()
+        for client in clients:
+            client.copied, client.old = _COPIED, _OLD
+            caller = Caller(machine, client, lambda: self._stopped)
+            for number in range(_SCHEDULERS):
+                name = f"{client.name}-{number}"
+                kind = ModernScheduler if number % 2 else Scheduler
+                scheduler = kind(
+                    caller,
+                    name=name,
+                    seed=seed,  # type: ignore[arg-type]
+                    places=places,
+                    tight=tight,
+                    moves=moves,
+                )
+                self._start(scheduler, Random(f"{seed}-{name}-pauses"), rate / len(clients) / _SCHEDULERS)
 
     def stop(self) -> None:
+        """Begin nothing new."""
         self._stopped = True
 
-    def _next(self) -> None:
-        if not self._stopped:
-            self._stage.later(self._random.expovariate(self._rate), self._act)
+    def _start(self, scheduler: Scheduler, random: Random, rate: float) -> None:
+        def run() -> None:
+            while not self._stopped:
+                self._machine.sleep(random.expovariate(rate))
+                if not self._stopped:
+                    scheduler.step()
 
-    def _act(self) -> None:
-        if self._stopped:
-            return
-        drawn = self._random.random()
-        if drawn < 0.1:
-            self._client.call(self._random.choice(self._hosts), self._random.choice(_READS))
-        elif drawn < 0.35 and self._running:
-            self._report()
-        else:
-            self._claim()
-        self._next()
-
-    def _claim(self) -> None:
-        self._number += 1
-        host = self._random.choice(self._hosts)
-        instance = instance_dict(
-            uuid=str(UUID(int=self._random.getrandbits(128), version=4)),
-            node=host,
-            **sized(vcpus=self._random.randint(1, 4), memory_mb=512 * self._random.randint(1, 8), disk_gb=10),
-        )
-        arguments: dict[str, Any] = {"instance": instance, "limits": {"vcpu": 64.0}}
-        if self._random.random() < 0.3:
-            arguments["timeout"] = self._random.choice((0.5, 5, 60))
-            arguments["on_expiry"] = self._random.choice(("keep", "release"))
-        self._client.call(host, "begin_resource_claim", lambda told: self._begun(told, host, instance), **arguments)
-
-    def _begun(self, told: Request, host: str, instance: dict[str, Any]) -> None:
-        claim_id = told.reply["claim_id"] if told.outcome == RESULT and told.reply else instance["uuid"]
-        drawn = self._random.random()
-        if told.outcome != RESULT:
-            if drawn < 0.5:
-                self._client.cast(host, "abort_resource_claim", claim_id=claim_id)
-            return
-        if drawn < 0.5:
-            self._client.call(host, "finish_resource_claim", claim_id=claim_id)
-        elif drawn < 0.65:
-            self._client.cast(host, "abort_resource_claim", claim_id=claim_id)
-        elif drawn < 0.75:
-            self._client.call(host, "renew_resource_claim", claim_id=claim_id)
-        if drawn > 0.3:
-            self._running.append((host, instance))
-
-    def _report(self) -> None:
-        host, instance = self._running.pop(self._random.randrange(len(self._running)))
-        state = self._random.choice(("active", "active", "deleted", "deleted", "deleted", "error"))
-        self._client.cast(host, "update_usage", instance={"uuid": instance["uuid"], "vm_state": state})
-        if state != "deleted":
-            self._running.append((host, instance))
+        self._machine.spawn(run)

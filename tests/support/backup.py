@@ -7,7 +7,7 @@ import copy
 
 from tracker_worker.store.memory import MemoryStore
 
-_STATE = ("_rows", "_attempts")
+_STATE = ("_rows", "_attempts", "_dead_letters", "_letter_ids")
 
 
 class Backup:
@@ -18,8 +18,9 @@ class Backup:
         with store._lock:
             self._state = copy.deepcopy({name: getattr(store, name) for name in _STATE})
 
-    def restore(self) -> None:
-        """Let the store go back to what it held then. The backup can be restored again."""
-        with self._store._lock:
+    def restore(self, store: MemoryStore | None = None) -> None:
+        """Let the store, or another one, become what the store was then. The backup can be restored again."""
+        target = self._store if store is None else store
+        with target._lock:
             for name, value in copy.deepcopy(self._state).items():
-                setattr(self._store, name, value)
+                setattr(target, name, value)

@@ -10,9 +10,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-from tests.invariants.collect import RecordingClient
 from tests.invariants.record import RESULT, Place, Request
 from tests.support.builders import instance_dict
 
@@ -20,6 +19,16 @@ from tests.support.builders import instance_dict
 _MOST_HELD = 12
 # The most instances whose claims it has aborted and may begin again.
 _MOST_ABORTED = 4
+
+
+class Recorder(Protocol):
+    """Sends requests and records them, as ``tests.invariants.collect.RecordingClient`` does."""
+
+    def call(self, host: str | None, method: str, /, **arguments: Any) -> Request: ...
+
+    def cast(self, host: str | None, method: str, /, **arguments: Any) -> object: ...
+
+    def insist(self, host: str | None, method: str, /, **arguments: Any) -> Request: ...
 
 
 @dataclass(slots=True)
@@ -44,7 +53,7 @@ class Scheduler:
 
     def __init__(
         self,
-        client: RecordingClient,
+        client: Recorder,
         *,
         name: str,
         seed: int,

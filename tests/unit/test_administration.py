@@ -249,6 +249,17 @@ class TestMove:
         assert first["sequence"] == 2
         assert Writer(store, OTHER).put(update(1, vm_state="deleted")).commit().host.holding(uuid(1)) is None
 
+    def test_both_hosts_remember_the_deletions_that_the_node_remembers(
+        self, store: Store, writer: Writer, administration: Administration
+    ) -> None:
+        """They were reported to the host that the node leaves, and their claims may come to its other nodes."""
+        settle(store, host=OTHER, nodes=1)
+        writer.put(listed(N2)).put(update(7, noted=True, node=N1, vm_state="deleted")).commit()
+        administration.move_node(N1, host=HOST, to=OTHER, name=N1)
+        assert load(store).node(N2).deletions == load(store, OTHER).node(N1).deletions == {uuid(7): NOW}
+        administration.move_node(N1, host=OTHER, to=HOST, name=N1)
+        assert (load(store).deleted_at(uuid(7)), list(load(store, OTHER))) == (NOW, [])
+
     def test_an_instance_that_both_hosts_are_charged_for_is_a_conflict(
         self, store: Store, writer: Writer, administration: Administration
     ) -> None:

@@ -34,6 +34,7 @@ class Clock:
         self.monotonic = monotonic
         self._known: tuple[int, float] | None = None  # the time of the database, and the monotonic clock then
         self._synced_at = -inf
+        self._first_at = -inf
         self._jumped_at = -inf
         self._stepped_at = -inf
 
@@ -58,6 +59,7 @@ class Clock:
         self._synced_at = after
         if self._known is None:
             self._known = time, after
+            self._first_at = after
             return
         # The database has answered between the two moments.
         least, most = time - self._at(after), time - self._at(before)
@@ -80,6 +82,10 @@ class Clock:
     def jumped_within(self, seconds: float) -> bool:
         """Whether the clock was stepped forward within so many seconds, on the monotonic clock."""
         return self.monotonic() - self._jumped_at < seconds
+
+    def unsure_within(self, seconds: float) -> bool:
+        """The same, and also whether the database was first asked within so many seconds: a step before that is not known."""
+        return self.monotonic() - max(self._first_at, self._jumped_at) < seconds
 
     def stepped_within(self, seconds: float) -> bool:
         """The same, for a step in either direction."""

@@ -13,8 +13,6 @@ to their queues in order -> store."""
 from __future__ import annotations
 
 import logging
-import os
-import socket
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -100,7 +98,7 @@ class Worker:
         self._store = store or SQLStore(prepared_url(conf), now=clock)
         self._clock = Clock(self._store.time, monotonic=monotonic or runtime.monotonic)
         self._connected_at: float | None = None
-        self._owner = f"{socket.gethostname()}:{os.getpid()}:{runtime.random_bytes(4).hex()}"
+        self._owner = f"{runtime.process()}:{runtime.random_bytes(4).hex()}"
         self.counters = Counters()
         self._stop_seconds = float(conf.tracker.stop_seconds)
         self._starting = runtime.lock()
@@ -163,10 +161,10 @@ class Worker:
         )
 
     def _policy_of_requests(self) -> Policy:
-        """The policy of the moment. After a step of the clock forward, deletions look older than they are: for as long as they
-        are remembered, all count."""
+        """The policy of the moment. After a step of the clock forward, of which a worker that has just started does not know,
+        deletions look older than they are: for as long as they are remembered, all count."""
         policy = self._policy
-        if self._clock.jumped_within(policy.deletion_memory / SECOND):
+        if self._clock.unsure_within(policy.deletion_memory / SECOND):
             return replace(policy, deletion_memory=MAX_TIMEOUT_SECONDS * SECOND)
         return policy
 

@@ -201,10 +201,15 @@ class Store(ABC):
         """Return one consistent view of a host's nodes; None: the host has no service record. Any thread."""
 
     @abstractmethod
-    def refreshed(self, known: Mapping[str, Mapping[int, int]]) -> dict[str, HostLedger]:
+    def refreshed(
+        self, known: Mapping[str, Mapping[int, int]], *, ledger_id: str | None = None
+    ) -> dict[str, HostLedger]:
         """Compare hosts with the store and load those that differ, all in one view. ``known``: host name -> node id ->
-        generation, as the caller has them; empty where it has nothing. Return host name -> ledgers, of the hosts that differ
-        and have a service record. Any thread."""
+        generation, as the caller has them; empty where it has nothing. ``ledger_id``: the history of what it has, in which a
+        generation is another one than in the present history; None: any history. Return host name -> ledgers, of the hosts
+        that differ and have a service record. Any thread.
+
+        Raises StoreReplaced: see ``check``."""
 
     @abstractmethod
     def locked(self, host_id: int) -> AbstractContextManager[LockedHost]:

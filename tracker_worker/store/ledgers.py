@@ -88,7 +88,7 @@ class Ledgers:
         """Bring these hosts' ledgers to the store's generations: one read compares them, and loads those that differ."""
         known = {name: _generations(self._hosts.get(name)) for name in names}
         if known:
-            for host in self._store.refreshed(known).values():
+            for host in self._store.refreshed(known, ledger_id=self.ledger_id).values():
                 self.put(host)
 
     def put(self, host: HostLedger) -> None:

@@ -116,13 +116,15 @@ class MemoryStore(Store):
             host = self._rows.hosts.get(name)
             return None if host is None else host.loaded(self._rows.ledger_id)
 
-    def refreshed(self, known: Mapping[str, Mapping[int, int]]) -> dict[str, HostLedger]:
+    def refreshed(
+        self, known: Mapping[str, Mapping[int, int]], *, ledger_id: str | None = None
+    ) -> dict[str, HostLedger]:
         with self._lock:
             hosts = {name: self._rows.hosts[name] for name in known if name in self._rows.hosts}
             return {
                 name: host.loaded(self._rows.ledger_id)
                 for name, host in hosts.items()
-                if not known[name] or known[name] != host.generations()
+                if not known[name] or known[name] != host.generations() or ledger_id not in (None, self._rows.ledger_id)
             }
 
     @contextmanager

@@ -3,11 +3,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from random import Random
 
-from tests.simulation.faults import broker, database, network, processes, queues
+from tests.simulation.faults import (
+    broker,
+    copies,
+    database,
+    drivers,
+    network,
+    points,
+    processes,
+    queues,
+    setback,
+    workers,
+)
 from tests.simulation.world import World
 
 Fault = Callable[[World, Random], str | None]
@@ -15,8 +26,18 @@ Fault = Callable[[World, Random], str | None]
 
 FAULTS: dict[str, tuple[float, Fault]] = {
     "crash": (3, processes.crash),
+    "crash at a point": (2, points.crash_at),
+    "hang": (1, points.hang),
     "pause": (2, processes.pause),
+    "stop": (2, workers.stop),
+    "newcomer": (1, workers.newcomer),
+    "orphan": (1, workers.orphan),
     "clock": (1, processes.step_clock),
+    "driver hangs": (1, drivers.hang),
+    "driver fails": (1, drivers.fail),
+    "other sizes": (1, drivers.resize),
+    "node lost": (1, drivers.lose_node),
+    "new node": (1, drivers.new_node),
     "connection lost": (3, network.break_connection),
     "partition": (2, network.partition),
     "alarm": (1, network.alarm),
@@ -35,6 +56,10 @@ FAULTS: dict[str, tuple[float, Fault]] = {
     "store": (2, database.store_away),
     "slow commits": (2, database.store_slow),
     "commits in doubt": (2, database.doubt),
+    "no writes": (1, database.refuses_writes),
+    "unstorable": (1, database.unstorable),
+    "copy of the database": (2, copies.serve_copy),
+    "store set back": (1, setback.set_back),
 }
 """Name -> weight, and what happens."""
 
@@ -53,7 +78,9 @@ class Planned:
         return None if said is None else f"{self.name}: {said}"
 
 
-def drawn(random: Random, at: float) -> Planned:
-    """A fault by weight."""
-    [name] = random.choices(list(FAULTS), [weight for weight, _ in FAULTS.values()])
-    return Planned(at, name, random.getrandbits(32))
+def drawn(random: Random, at: float, kinds: Collection[str] | None = None) -> Iterator[Planned]:
+    """A fault by weight, of these kinds; None: of all. Without a kind there is none."""
+    weights = {name: weight for name, (weight, _) in FAULTS.items() if kinds is None or name in kinds}
+    if weights:
+        [name] = random.choices(list(weights), list(weights.values()))
+        yield Planned(at, name, random.getrandbits(32))

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from random import Random
 
+from tests.simulation.database import FULL, READ_ONLY
 from tests.simulation.faults.draw import span
+from tests.simulation.troubles import AWAY, SILENT
 from tests.simulation.world import World
 
 
@@ -19,7 +21,7 @@ def store_away(world: World, random: Random) -> str | None:
         for site in sites:
             site.link.away = site.link.silent = False
 
-    world.until_healed(seconds, end)
+    world.until_healed(seconds, end, SILENT if silent else AWAY)
     return f"{'silent' if silent else 'away'} for {[site.name for site in sites]}, {seconds:.2f} s"
 
 
@@ -43,3 +45,19 @@ def doubt(world: World, random: Random) -> str | None:
 
     world.until_healed(seconds, end)
     return f"commits of {site.name} for {seconds:.2f} s"
+
+
+def refuses_writes(world: World, random: Random) -> str | None:
+    """The disk is full, or the database can only be read."""
+    if world.database.refuses is not None:
+        return None
+    why, seconds = random.choice((FULL, READ_ONLY)), span(random)
+    world.database.refuse(why)
+    world.until_healed(seconds, lambda: world.database.refuse(None))
+    return f"{why} for {seconds:.2f} s"
+
+
+def unstorable(world: World, random: Random) -> str | None:
+    """There is something in a message that the database cannot keep."""
+    world.unstorable.more += random.randint(1, 3)
+    return f"the next {world.unstorable.more} messages"

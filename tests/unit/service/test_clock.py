@@ -105,6 +105,17 @@ def test_only_a_step_forward_is_a_jump(case: Case) -> None:
     assert not case.clock.jumped_within(600)
 
 
+def test_what_was_before_the_first_synchronization_is_not_known(case: Case) -> None:
+    assert not case.clock.unsure_within(600)
+    case.clock.sync()
+    assert case.clock.unsure_within(600)
+    case.machine.forward(600)
+    assert not case.clock.unsure_within(600)
+    case.machine.step(3600)
+    case.clock.sync()
+    assert case.clock.unsure_within(600)
+
+
 @pytest.mark.parametrize(("before", "after"), [(10, 0), (0, 10), (5, 5)])
 def test_a_slow_answer_is_no_step_and_changes_nothing(
     case: Case, caplog: pytest.LogCaptureFixture, before: float, after: float

@@ -21,6 +21,7 @@ from tracker_worker.administration import Administration
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.ids import NewIds
 from tracker_worker.new_history import begin_history
+from tracker_worker.store.base import Conflict
 from tracker_worker.store.memory import MemoryStore
 from tracker_worker.wire.message import decode_message
 
@@ -180,6 +181,20 @@ def test_cursors_of_the_lost_history_are_not_written(
     assert [payload["sequence"] for payload in published(harness, 2)] == [4, 5]
 
 
+def test_a_worker_that_has_not_noticed_a_new_history_writes_no_cursor_in_it(
+    harness: EngineHarness, memory: MemoryStore, backup: Backup
+) -> None:
+    """Another worker has begun it: the number 4 is that of another event in it, which is still to be published."""
+    (stream,) = memory.streams(HOST)
+    topic = next(iter(stream.cursors))
+    backup.restore()
+    begin_history(memory, predecessor=memory.histories()[-1].ledger_id, reason="a test", now=NOW, new_id=NewIds())
+    harness.engine._relay.moved[stream.id, topic] = 6
+    with pytest.raises(Conflict):
+        harness.engine._relay.flush()
+    assert memory.streams(HOST)[0].cursors == {topic: 3}
+
+
 def test_a_confirm_from_the_lost_history_confirms_nothing_of_the_new_one(
     make_harness: MakeHarness,
 ) -> None:
@@ -256,6 +271,18 @@ def test_a_generation_that_the_new_history_has_again_is_not_the_old_one(
     assert harness.ledger().node(N1).generation == 2
     assert claim(harness, 2)["generation"] == 3
     assert harness.charged() == [uuid(2)]
+
+
+def test_a_read_sees_the_new_history_also_at_a_generation_that_the_old_one_had(
+    harness: EngineHarness, memory: MemoryStore
+) -> None:
+    backup = Backup(memory)
+    claim(harness, 1)
+    backup.restore()
+    new = begin_history(memory, predecessor=memory.histories()[-1].ledger_id, reason="a test", now=NOW, new_id=NewIds())
+    assert harness.ledger().node(N1).generation == 2
+    view = harness.caller.call("get_node").reply()
+    assert (view["ledger_id"], view["running_vms"]) == (new, 0)
 
 
 def test_a_store_that_went_back_behind_the_last_history_gets_a_new_one(

@@ -227,3 +227,21 @@ def test_the_last_event_of_a_name_that_a_node_has_left_is_sent() -> None:
     case.relay.take(host)
     case.relay._catch_up()
     assert case.sent.take() == keys(2, node=2)
+
+
+def test_what_a_node_says_under_a_name_that_it_had_between_two_looks_is_sent() -> None:
+    """An operator gives a node another name and takes it back before the host's lease is renewed, twice: the first time the
+    other name is new."""
+    case = Case().taken()
+    case.cursors()
+    operator = Administration(case.store, notify=True)
+    for first in (1, 3):
+        operator.move_node(N1, host=HOST, to=HOST, name=N2)
+        operator.move_node(N2, host=HOST, to=HOST, name=N1)
+        case.relay.note(case.store.progress([HOST]).sequences)
+        [host] = case.store.refreshed({HOST: {}}).values()
+        case.relay.take(host)
+        case.relay._catch_up()
+        sent = case.sent.take()
+        assert {key for key in sent if key[0] == 2} == set(keys(first, first + 1, node=2))
+        case.confirm(*sent)

@@ -260,3 +260,20 @@ def test_after_a_step_of_the_clock_forward_a_deletion_is_remembered_for_as_long_
     started_worker.clock.forward(passed)
     answer = started_worker.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
     assert (isinstance(answer, Refused) and answer.error == "ClaimConflict") is refused
+
+
+@pytest.mark.behaviour("early-deletions")
+@pytest.mark.parametrize(("passed", "refused"), [(599, True), (601, False)])
+def test_a_worker_that_starts_after_a_step_of_the_clock_remembers_deletions_for_as_long(
+    make_worker: MakeWorker, started_worker: WorkerHarness, passed: int, refused: bool
+) -> None:
+    deleted = {"uuid": uuid(1), "vm_state": "deleted"}
+    started_worker.caller.call("update_usage", instance=deleted).reply()
+    started_worker.worker.stop()
+    started_worker.clock.step(3600)
+    second = make_worker()
+    second.store.inner = started_worker.store.inner
+    second.worker.start()
+    second.clock.forward(passed)
+    answer = second.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
+    assert (isinstance(answer, Refused) and answer.error == "ClaimConflict") is refused

@@ -99,7 +99,7 @@ def test_the_statement_on_postgresql_looks_the_rows_of_large_tables_up_by_an_ind
     for number in range(3000):
         writer.put(begin(number, node=node_name(number % 40 + 1)))
     writer.commit()
-    with store._engine.connect() as connection:
+    with store.engine.connect() as connection:
         connection.exec_driver_sql("ANALYZE")
         page = reading.page_query({}, after=(uuid(1500), ""), limit=500)
         text = page.compile(connection, compile_kwargs={"literal_binds": True})

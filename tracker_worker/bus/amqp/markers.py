@@ -120,7 +120,7 @@ class AMQPMarkers(Markers):
     def rewrite_worn(self) -> None:
         """Write the messages anew that were looked at often, unless somebody else writes at this moment. The last use of the
         connection: a broker that takes no messages at the moment does not answer any more."""
-        for host in self._worn:
+        for host in sorted(self._worn):
             with suppress(MarkerUnavailable), self.locked(host):
                 seen = self._look(host)
                 if seen is not None and seen.looks >= _MOST_LOOKS:

@@ -89,7 +89,7 @@ class AuditCalls:
         self._max_answer_bytes = max_answer_bytes
         self._held: dict[str, _Held] = {}
         self._ends: Agenda[AuditCall] = Agenda()
-        self._waiting: set[AuditCall] = set()
+        self._waiting: dict[AuditCall, None] = {}
         self._answers: deque[tuple[AuditCall, bytes]] = deque()
         self._answers_at = -inf
 
@@ -122,7 +122,7 @@ class AuditCalls:
             self._held[host].calls += 1
             self._held[host].size += size
         call.entry = self._ends.add(call.deadline, call)
-        self._waiting.add(call)
+        self._waiting[call] = None
         return call
 
     def _drop(self, host: str, held: _Held, request: PendingRequest) -> None:
@@ -216,7 +216,7 @@ class AuditCalls:
             call.heartbeat.cancel()
         if call.entry is not None:
             self._ends.remove(call.entry)
-        self._waiting.discard(call)
+        self._waiting.pop(call, None)
         for host in call.hosts:
             self._held[host].calls -= 1
             self._held[host].size -= call.size

@@ -87,7 +87,7 @@ class Leases:
         self._begun = True
         self._clock.sync()
         stepped = self._clock.stepped_within(LEASE_SECONDS)
-        for name in self.held.difference(self._allowed()):
+        for name in sorted(self.held.difference(self._allowed())):
             self._drop(name)
         allowed = [name for name in self._allowed() if name in self.held or not stepped]
         hosts = {name: self._ledgers.get(name) for name in allowed}
@@ -134,7 +134,7 @@ class Leases:
     def take(self) -> None:
         """Take the leases of the hosts whose active consumer this worker has become from their owners. Raises
         StoreUnavailable; then the next message of the host, or the next renewal, tries again."""
-        wanted, self.wanted = self.wanted.intersection(self._allowed()), set()
+        wanted, self.wanted = sorted(self.wanted.intersection(self._allowed())), set()
         hosts = {name: self._ledgers.get(name).id for name in wanted}
         granted = self._granted(hosts.values(), force=True)
         for name in wanted:

@@ -79,13 +79,13 @@ class Orphans:
         self._give_up(self.cared_for - orphans.keys())
         if not self._clock.stepped_within(LEASE_SECONDS):
             self._take({name: record.id for name, record in orphans.items()})
-        for name in self.cared_for:
+        for name in sorted(self.cared_for):
             self.expire(name)
         self._relay_strays()
 
     def renew(self) -> None:
         """Renew the leases of the hosts that this worker cares for. Raises StoreUnavailable."""
-        ids = {name: host.id for name in self.cared_for if (host := self._ledgers.find(name)) is not None}
+        ids = {name: host.id for name in sorted(self.cared_for) if (host := self._ledgers.find(name)) is not None}
         self._give_up(self.cared_for - ids.keys())
         self._take(ids)
 
@@ -129,7 +129,7 @@ class Orphans:
         self._expiry.look()
 
     def _give_up(self, names: frozenset[str]) -> None:
-        for name in names:
+        for name in sorted(names):
             LOG.info("this worker no longer cares for host %s", name)
             self._relay.drop(name)
             self._expiry.lost(name)
@@ -137,14 +137,15 @@ class Orphans:
 
     def _relay_strays(self) -> None:
         """Relay what names have left behind that no host has any more, until it is published. Several workers may do so."""
-        strays = frozenset(self._store.streams_without_host())
-        for name in strays:
+        names = self._store.streams_without_host()
+        strays = frozenset(names)
+        for name in names:
             self._relay.take_streams(name, {})
         self._leave_strays(self._strays - strays)
         self._strays = strays
 
     def _leave_strays(self, names: frozenset[str]) -> None:
-        for name in names:
+        for name in sorted(names):
             self._relay.drop(name)
         self._strays -= names
 

@@ -77,7 +77,8 @@ class Pruning:
     def _forget_deletions(self, host: HostLedger, *, jumped: bool) -> None:
         """Have those deletions forgotten that were remembered for long enough, or are the oldest of too many. There are
         too many only where a node has come from another host: each deletion that is remembered makes room for itself."""
-        before = 0 if jumped else self._clock() - self._policy().deletion_memory
+        memory = self._policy().deletion_memory
+        before = 0 if jumped or self._clock.unsure_within(memory / SECOND) else self._clock() - memory
         times = [at for ledger in host for at in ledger.deletions.values()]
         old = sum(at < before for at in times)
         gone = max(old, len(times) - usage.MOST_DELETIONS)

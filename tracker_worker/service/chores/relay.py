@@ -65,22 +65,28 @@ class Relay:
         wake: Callable[[], None],
         hole: Callable[[str, str, int, int], None] = _log_hole,
         confirm_history: Callable[[], object] = lambda: None,
+        ledger_id: Callable[[], str | None] = lambda: None,
         monotonic: Callable[[], float] = threads.monotonic,
     ) -> None:
         """``topics`` may be empty: then notifications are kept and not published. ``wake`` causes the engine's next step soon.
         ``hole`` is called with a host name, a node name, and the first and the last number of events that were never published
         and that the outbox lacks, when the relay has passed over them; it may raise StoreUnavailable and Conflict, and is then
         called again. ``confirm_history`` is called before the outbox is read and cursors are written; it raises AnotherHistory
-        if the store has gone back. ``monotonic`` gives seconds."""
+        if the store has gone back. ``ledger_id`` gives the history in which events were published: in another one, the cursors
+        mean other events. ``monotonic`` gives seconds."""
         self._store = store
         self._bus = bus
         self._wake = wake
         self._report = hole
         self._confirm_history = confirm_history
+        self._ledger_id = ledger_id
         self._monotonic = monotonic
         self._topics = {name: Topic(name) for name in topics}
         self._relayed: dict[str, set[int]] = {}  # host -> its streams
-        self._nodes: dict[str, frozenset[int]] = {}  # host -> those of its nodes
+        self._nodes: dict[
+            str, frozenset[int]
+        ] = {}  # host -> those of its nodes, unless its streams are to be read again
+        self._noted: frozenset[int] = frozenset()
         self._confirms: deque[Any] = deque()
         # What was in flight when the history ended, and how often: its confirms mean nothing.
         self._outdated: Counter[Any] = Counter()
@@ -120,6 +126,18 @@ class Relay:
             reason,
         )
 
+    def note(self, sequences: Mapping[int, int]) -> None:
+        """The store has so many events of these streams, by id. A node may have had another name for so short a time that the
+        next ``take`` sees the old one again: this finds the events under the other name."""
+        for topic in self._topics.values():
+            for stream_id, track in topic.tracks.items():
+                if sequences.get(stream_id, 0) > track.known:
+                    track.known = sequences[stream_id]
+                    topic.note(track)
+        if not sequences.keys() <= self._noted:
+            self._noted = self._noted.union(sequences)
+            self._nodes.clear()
+
     def take(self, host: HostLedger) -> None:
         """Relay this host's nodes from their cursors on. For a node that is relayed already, include the notifications that
         another worker may have added, and go on behind a refused one that an operator has set aside. Raises
@@ -131,7 +149,7 @@ class Relay:
         relayed = self._relayed.get(host)
         stuck = relayed is not None and any(topic.is_stuck(relayed) for topic in self._topics.values())
         # A stream that a node has left has had its last event meanwhile.
-        if relayed is None or stuck or self._nodes[host] != known.keys():
+        if relayed is None or stuck or self._nodes.get(host) != known.keys():
             # Also without topics: the cursors of topics that are configured no more are removed.
             streams = self._store.open_cursors(host, list(self._topics))
             self._relayed[host] = {stream.id for stream in streams}
@@ -248,7 +266,7 @@ class Relay:
         if cursors := dict(self.moved):
             if faults.hook is not None:
                 faults.hook("before_cursor")
-            self._store.commit(Commit(cursors=cursors))
+            self._store.commit(Commit(cursors=cursors, ledger_id=self._ledger_id()))
             self.written(cursors)
 
     def written(self, cursors: Mapping[tuple[int, str], int]) -> None:

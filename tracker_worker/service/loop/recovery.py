@@ -45,8 +45,8 @@ class Recovery:
         self._began = began
 
     def verify(self) -> None:
-        """Compare the store with everything that was read, committed and published. Raises AnotherHistory, StoreUnavailable;
-        and StoreReplaced, which ends the worker: nothing that it could answer would last."""
+        """Compare the store with everything that was read, committed and published; the relay learns what is new. Raises
+        AnotherHistory, StoreUnavailable; and StoreReplaced, which ends the worker: nothing that it could answer would last."""
         self._store.check()
         progress = self._ledgers.verify()
         for stream_id, topic, published, cursor in self._relay.reached():
@@ -57,6 +57,7 @@ class Recovery:
                 )
             if progress.cursors.get((stream_id, topic), cursor) < cursor:
                 raise AnotherHistory(f"the cursor of topic {topic} was at {cursor} already")
+        self._relay.note(progress.sequences)
 
     def recover(self, why: AnotherHistory) -> None:
         """Go on in the history that has followed, or begin a new one, and forget everything of the old one.

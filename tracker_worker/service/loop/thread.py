@@ -94,6 +94,7 @@ class EngineThread:
             topics=topics if notify else (),
             hole=lambda host, node, first, last: self._recovery.hole(host, node, first, last),
             confirm_history=ledgers.confirm,
+            ledger_id=lambda: ledgers.ledger_id,
             monotonic=monotonic,
             wake=wake,
         )

@@ -16,6 +16,9 @@ from tracker_worker.store.base import Progress
 from tracker_worker.store.sql import rows
 from tracker_worker.store.sql.schema import allocations, deletions, histories, hosts, nodes, relay_cursor, streams
 
+_PRESENT = sa.select(histories.c.ledger_id).order_by(histories.c.number.desc()).limit(1)
+"""The ledger_id of the present history."""
+
 
 def load_host(connection: sa.Connection, name: str) -> HostLedger | None:
     """Return the ledgers of the host of this name; None: it has no service record."""
@@ -23,24 +26,30 @@ def load_host(connection: sa.Connection, name: str) -> HostLedger | None:
     return None if host_id is None else _load(connection, host_id, name)
 
 
-def refreshed(connection: sa.Connection, known: Mapping[str, Mapping[int, int]]) -> dict[str, HostLedger]:
-    """Return the ledgers of those of these hosts whose nodes differ from ``known``: see ``Store.refreshed``."""
+def refreshed(
+    connection: sa.Connection, known: Mapping[str, Mapping[int, int]], known_in: str | None
+) -> dict[str, HostLedger]:
+    """Return the ledgers of those of these hosts whose nodes differ from ``known``, which the caller has of the history
+    ``known_in``: see ``Store.refreshed``."""
+    present = _PRESENT.scalar_subquery().label("ledger_id")
     query = (
-        sa.select(hosts.c.id, hosts.c.name, nodes.c.id.label("node_id"), nodes.c.generation)
+        sa.select(hosts.c.id, hosts.c.name, nodes.c.id.label("node_id"), nodes.c.generation, present)
         .select_from(hosts.outerjoin(nodes))
         .where(hosts.c.name.in_(list(known)))
     )
     ids: dict[str, int] = {}
     stored: dict[str, dict[int, int]] = {}
+    other = False
     for row in connection.execute(query):
         ids[row.name] = row.id
+        other = known_in not in (None, row.ledger_id)
         generations = stored.setdefault(row.name, {})
         if row.node_id is not None:
             generations[row.node_id] = row.generation
     return {
         name: _load(connection, ids[name], name)
         for name, generations in stored.items()
-        if not known[name] or known[name] != generations
+        if other or not known[name] or known[name] != generations
     }
 
 
@@ -98,8 +107,7 @@ def progress(connection: sa.Connection, names: Collection[str]) -> Progress:
 
 def ledger_id(connection: sa.Connection) -> str:
     """Return the id of the present history."""
-    present = sa.select(histories.c.ledger_id).order_by(histories.c.number.desc()).limit(1)
-    return str(connection.execute(present).scalar_one())
+    return str(connection.execute(_PRESENT).scalar_one())
 
 
 def _load(connection: sa.Connection, host_id: int, name: str) -> HostLedger:

@@ -51,7 +51,8 @@ class SQLStore(Store):
     polling SQLite, which has one writer. The default is a plain ``threading.Lock``, which serves waiting threads in no
     particular order. A caller whose threads write at the same time passes a fair lock
     (``tracker_worker.library.fairlock.FairLock``). On PostgreSQL the lock costs nothing: a process has one engine.
-    ``monotonic``, ``wall_clock`` and ``sleep`` use seconds; ``now`` is the time of SQLite's machine in microseconds.
+    ``monotonic``, ``wall_clock`` and ``sleep`` use seconds; ``now`` is the time of SQLite's machine in microseconds. ``engine``
+    is SQLAlchemy's, for listeners; they are added before ``start``.
 
     Raises ConfigurationError: see ``engines.create_engine``.
     """
@@ -67,7 +68,7 @@ class SQLStore(Store):
         sleep: Callable[[float], None] = threads.sleep,
         now: Callable[[], int] = threads.now_microseconds,
     ) -> None:
-        self._engine = create_engine(
+        self.engine = create_engine(
             url,
             lock_timeout_seconds=lock_timeout_seconds,
             patient=False,
@@ -75,19 +76,19 @@ class SQLStore(Store):
             wall_clock=wall_clock,
             sleep=sleep,
         )
-        self._sessions = Sessions(self._engine, threading.Lock() if write_lock is None else write_lock)
+        self._sessions = Sessions(self.engine, threading.Lock() if write_lock is None else write_lock)
         self._writer: Writer = SQLiteWriter() if self._sessions.dialect == "sqlite" else PostgreSQLWriter()
         self._pruning = Pruning()
         self._now = now
-        self._file = watched_file(self._engine.url)
+        self._file = watched_file(self.engine.url)
 
     def start(self) -> None:
-        ensure_schema(self._engine)
+        ensure_schema(self.engine)
         if self._file is not None:
             self._file.remember()
 
     def stop(self) -> None:
-        self._engine.dispose()
+        self.engine.dispose()
 
     def check(self) -> None:
         if self._file is not None:
@@ -139,9 +140,13 @@ class SQLStore(Store):
         with self._sessions.read() as connection:
             return reading.load_host(connection, name)
 
-    def refreshed(self, known: Mapping[str, Mapping[int, int]]) -> dict[str, HostLedger]:
+    def refreshed(
+        self, known: Mapping[str, Mapping[int, int]], *, ledger_id: str | None = None
+    ) -> dict[str, HostLedger]:
         with self._sessions.read() as connection:
-            return reading.refreshed(connection, known)
+            found = reading.refreshed(connection, known, ledger_id)
+        self.check()  # what is read from a file that is gone is no answer
+        return found
 
     @contextmanager
     def locked(self, host_id: int) -> Iterator[LockedHost]:

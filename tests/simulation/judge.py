@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is looked at while a history is played: every commit, every answer, and every now and then everything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from tests.simulation import bounds, states
+from tests.simulation.answers import Answers
+from tests.simulation.queues import Stored
+from tests.simulation.troubles import Troubles
+from tests.simulation.watch import Violation, stored
+from tracker_worker.store.base import Commit
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+_AT_ONCE_SECONDS = 0.3
+"""A call that a worker has so soon after it came has its deadline there when it has it here."""
+_MOST_LETTERS = 1000
+
+
+class Judge:
+    """Every method raises Violation."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.troubles = Troubles(world.stage, self._is_well)
+        self.answers = Answers(
+            world.stage,
+            self.troubles,
+            lambda: world.store,
+            self._is_parked,
+            self._is_there,
+            every=1 if world.database.shared else 8,
+        )
+        world.broker.published = self.answers.published
+        world.broker.acknowledged = self.answers.acknowledged
+
+    def _is_well(self) -> bool:
+        world = self._world
+        return not world.broker.blocked and world.broker.up and all(site.works() for site in world.sites)
+
+    def _is_parked(self, unique_id: str) -> bool:
+        name = unique_id.encode()
+        if any(name in message.body for message in self._world.broker.parked):
+            return True
+        return any(name in row.body for _, row in self._world.store.dead_letters(_MOST_LETTERS))
+
+    def _is_there(self, unique_id: str) -> bool:
+        """Whether a worker has had the call since it came."""
+        return any(
+            one.message_id == unique_id and one.moved_at < one.came_at + _AT_ONCE_SECONDS for one in self._delivered()
+        )
+
+    def _delivered(self) -> Iterator[Stored]:
+        for session in self._world.broker.sessions:
+            for _, one in session.unacknowledged():
+                yield one
+
+    def committed(self, commit: Commit) -> None:
+        """The store has taken a commit."""
+        self._world.watch.committed(commit)
+        self.answers.committed(commit)
+        for found in bounds.too_large(commit):
+            raise Violation(found)
+
+    def look(self) -> None:
+        """Look at everything."""
+        world = self._world
+        # A new history lowers the cursors that are written between a set-back and its beginning.
+        stored(world.database.ledgers(), [] if world.noticing else world.database.cursors_ahead())
+        for site in world.sites:
+            for found in bounds.exceeded(site.worker) if site.worker is not None else ():
+                raise Violation(f"{site.name}: {found}")
+        if self.troubles.none(world.stage.now):
+            for found in states.wrong(world):
+                raise Violation(f"although nothing is wrong, {found}")
+
+    def unsettled(self) -> Iterator[str]:
+        """What is not as it should be some time after the last fault."""
+        world = self._world
+        yield from states.wrong(world)
+        if not self.troubles.stepped:
+            yield from states.overdue(world.database.ledgers(), world.stage.microseconds(), world.hosts)
+        for site in world.sites:
+            if site.worker is not None and site.bus is not None:
+                yield from (f"{site.name}: {found}" for found in bounds.left(site.worker, site.bus))

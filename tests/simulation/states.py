@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who does what, where nothing is wrong: one worker is active for each host and does its chores, all have one time, and no
+claim outlives its end."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING
+
+from tracker_worker.domain.ledger import HostLedger
+from tracker_worker.service.worker import Worker
+
+if TYPE_CHECKING:
+    from tests.simulation.world import Site, World
+
+_APART_SECONDS = 2.1
+"""The clock of a worker is taken over from the database where they are further apart."""
+_OVERDUE_SECONDS = 75.0
+"""Claims are looked at in each audit, and the last minute has no faults."""
+
+
+def wrong(world: World) -> Iterator[str]:
+    """What is not as it should be, one sentence each."""
+    running = [(site, site.worker) for site in world.sites if site.worker is not None]
+    for host in world.hosts:
+        yield from _active(world, host, running)
+    now = world.stage.microseconds()
+    for site, worker in running:
+        apart = (worker._clock() - now) / 1_000_000
+        if abs(apart) > _APART_SECONDS:
+            yield f"the clock of {site.name} is wrong by {apart:.3f} s"
+
+
+def _active(world: World, host: str, running: Collection[tuple[Site, Worker]]) -> Iterator[str]:
+    """Whoever receives the messages of a host holds its lease and says that it is active; nobody else does."""
+    queue = world.broker.queue(host)
+    if queue is None or not queue.consumers:
+        return
+    for site, worker in running:
+        sockets = () if site.bus is None else site.bus.network.sockets
+        receives = any(sock.session is queue.consumers[0].session for sock in sockets)
+        held, active = host in worker._engine.held, host in worker._engine.active
+        if not held == active == receives:
+            yield (
+                f"{site.name} {'receives' if receives else 'does not receive'} the messages of {host}, "
+                f"{'does' if held else 'does not do'} its chores, and is {'active' if active else 'standby'}"
+            )
+
+
+def overdue(ledgers: Collection[HostLedger], now: int, served: Collection[str]) -> Iterator[str]:
+    """The claims of the hosts that are served which should have expired by now (microseconds)."""
+    for host in ledgers:
+        for ledger in host if host.name in served else ():
+            late = [uuid for uuid in sorted(ledger.begun) if ledger.allocations[uuid].expires_at < now]
+            for uuid in late:
+                passed = (now - ledger.allocations[uuid].expires_at) / 1_000_000
+                if passed > _OVERDUE_SECONDS:
+                    yield f"the claim of {uuid} on {host.name}/{ledger.name} should have expired {passed:.0f} s ago"
