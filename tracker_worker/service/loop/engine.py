@@ -274,6 +274,8 @@ class Engine:
             else:
                 self._outage.over()
                 self._failures.unstorable(lane, items, failure)
+        except AnotherHistory as another:
+            self._recover(lane, another, began)
         except StoreUnavailable as error:
             self._put_off(lane, error, began)
 
