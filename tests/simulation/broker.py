@@ -58,6 +58,8 @@ class Broker:
         """Confirms come at most so late."""
         self.parked: list[Message] = []
         self.lost: list[Stored] = []
+        self.untaken: list[tuple[str, bytes]] = []
+        """By routing key, the messages of workers that were refused or returned."""
         self.disordered: list[Stored] = []
         """Messages that came back to their queue in another order."""
         self.disorder_next = False

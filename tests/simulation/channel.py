@@ -79,14 +79,16 @@ class ServerChannel:
         else:
             stored = Stored(exchange, key, properties, body, broker.stage.now)
             queues = broker.route(exchange, key)
-            routed, taken = bool(queues), not any(queue.full for queue in queues)
+            routed, taken = bool(queues), not any(queue.refuses() for queue in queues)
             for queue in queues:
                 if queue.stuck:
                     self._undecided.add(self._count)
                     queue.undecided.append((stored, self._session, partial(self._taken, self._count)))
                     return
-                if not queue.full:
+                if not queue.refuses():
                     broker.put(queue, stored)
+        if not (routed and taken):
+            broker.untaken.append((key, body))
         if not routed and mandatory:
             head = wire.head((60, 50), "Bsss", (312, "NO_ROUTE", exchange, key))
             self._session.write(wire.content(self._number, head, properties, body))

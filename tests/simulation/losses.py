@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a broker that loses messages, or gives them out in another order, changes in what clients know."""
+"""What clients and billing know of a broker that loses or refuses messages, or gives them out in another order."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from tests.invariants.record import SENT, UNKNOWN, Request
+from tests.invariants.record import SENT, UNKNOWN, Heard, Request
 from tests.simulation.broker import Broker
 from tests.simulation.queues import Stored
+from tests.simulation.watch import read_notification
 from tracker_worker.wire.message import JSON, Malformed
 from tracker_worker.wire.request import decode_request
 
@@ -27,6 +28,29 @@ def judged(requests: Iterable[Request], broker: Broker) -> Iterator[Request]:
             yield replace(request, ended_at=end)  # by then it had come, whatever came before it
         else:
             yield request
+
+
+def in_order(notifications: Iterable[Heard], broker: Broker) -> list[Heard]:
+    """The notifications as if each that its queue did not take at first had come in its place: those that were on their way
+    behind it may have been taken."""
+    late = {read_notification(key, body).message_id for key, body in broker.untaken if _is_of_a_topic(key, broker)}
+    found: list[Heard] = []
+    for one in notifications:
+        if one.message_id in late:
+            late.discard(one.message_id)
+            behind = (
+                index
+                for index, other in enumerate(found)
+                if (other.queue, other.place) == (one.queue, one.place) and other.sequence > one.sequence
+            )
+            found.insert(next(behind, len(found)), one)
+        else:
+            found.append(one)
+    return found
+
+
+def _is_of_a_topic(key: str, broker: Broker) -> bool:
+    return key.partition(".")[0] in broker.topics
 
 
 def _ids(messages: Iterable[Stored]) -> set[str]:

@@ -107,10 +107,14 @@ class Queue:
         self.quorum = arguments.get("x-queue-type") == "quorum"
         self.ready: deque[Stored] = deque()
         self.consumers: list[Consumer] = []
+        self.most = arguments.get("x-max-length")
         self.full = False
         self.stuck = False
         self.undecided: list[tuple[Stored, Session, Callable[[], object]]] = []
         self.deleted = False
+
+    def refuses(self) -> bool:
+        return self.full or (self.most is not None and len(self.ready) >= self.most)
 
     def declared_with(self) -> tuple[object, ...]:
         return self.durable, self.owner, self.auto_delete, self.arguments

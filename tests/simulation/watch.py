@@ -40,7 +40,7 @@ class Watch:
         self._ids: dict[str, tuple[str, str, str, int]] = {}
 
     def heard(self, queue: str, message: Message) -> None:
-        one = _heard(queue, message)
+        one = read_notification(queue, message.body)
         self.notifications.append(one)
         payload, message_id = one.payload, one.message_id
         if len(self.notifications) % _ONE_IN == 0:
@@ -64,8 +64,8 @@ class Watch:
             _charged_once(commit.ledgers)
 
 
-def _heard(queue: str, message: Message) -> Heard:
-    said = msgspec.json.decode(msgspec.json.decode(message.body)["oslo.message"])
+def read_notification(queue: str, body: bytes) -> Heard:
+    said = msgspec.json.decode(msgspec.json.decode(body)["oslo.message"])
     return Heard(
         queue=queue,
         message_id=said["message_id"],

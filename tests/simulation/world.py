@@ -342,7 +342,7 @@ class World:
         requests = list(losses.judged(requests, self.broker))
         hostile = self.hostile.bodies if self.hostile is not None else set()
         heard: dict[str, list[Heard]] = {topic: [] for topic in self.broker.topics}
-        for one in self.watch.notifications:
+        for one in losses.in_order(self.watch.notifications, self.broker):
             heard[one.queue.partition(".")[0]].append(one)
         first, *others = self.broker.topics
         by_id = {request.unique_id: request for request in requests if not request.call}
@@ -384,7 +384,7 @@ class World:
 
     def violations(self) -> list[str]:
         """What is wrong when everything is quiet."""
-        hostile = [] if self.hostile is None else self.hostile.wrong()
+        hostile = [] if self.hostile is None else self.hostile.wrong(self.store)
         if self.set_backs:
             present = self.store.histories()[-1].ledger_id
             return [*judged(self.evidence(), self.set_backs, present=present), *hostile]
