@@ -50,11 +50,11 @@ def too_large(commit: Commit) -> Iterator[str]:
 
 def left(worker: Worker, bus: SimulatedBus) -> Iterator[str]:
     """What a worker still has when there is nothing to do, one sentence each."""
-    sizes = {"received": bus.receiver.unsettled_bytes(), "to be published": bus.unsent()}
-    yield from (f"{size} bytes count as {what}" for what, size in sizes.items() if size)
-    out = sum(destination.out for destination in bus.sender._destinations.by_key.values())
-    if out:
-        yield f"{out} messages count as published and not confirmed"
+    if size := bus.receiver.unsettled_bytes():
+        yield f"{size} bytes count as received and not settled"
+    for destination in bus.sender._destinations.by_key.values():
+        if not destination.held and (destination.out or destination.waiting or destination.returning):
+            yield f"{destination.out} messages for {destination.name} count as published, and {destination.waits()} wait"
 
 
 def _answers(worker: Worker) -> Iterator[str]:

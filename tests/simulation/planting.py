@@ -27,7 +27,9 @@ _ROOT = Path(__file__).parents[2]
 PLANTED = Path(__file__).with_name("planted")
 SECTIONS = tuple(f"promise.md {number}" for number in range(1, 6)) + tuple(f"ledger.md {n}" for n in range(1, 5))
 """The sections of which a fault that is planted may break one."""
-_SAID = re.compile(r"^(?P<count>\d+) histories in (?P<seconds>\d+) s\n.*\nviolation at (?P<at>[0-9.]+) s: (?P<what>.*)", re.M)
+_SAID = re.compile(
+    r"^(?P<count>\d+) histories in (?P<seconds>\d+) s\n.*\nviolation at (?P<at>[0-9.]+) s: (?P<what>.*)", re.M
+)
 _NOTHING = re.compile(r"^(\d+) histories from seed", re.M)
 FOUND, NOT_FOUND, NO_START = "found", "not found", "does not even start"
 

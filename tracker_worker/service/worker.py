@@ -191,6 +191,7 @@ class Worker:
         self._engine.allow(frozenset())
         self._ownership.begin(_FIRST_LOOK_SECONDS)
         self._go_on()
+        self._register()  # the wait may have been long: meanwhile an operator may have forgotten a host
         # A standby of another worker writes an inventory only where the ledger has none.
         own = self._engine.acquire_leases()
         self._engine.start()

@@ -89,6 +89,18 @@ def test_a_claim_after_the_store_went_back_is_decided_on_what_the_store_has(
     assert {changed["ledger_id"], begun["ledger_id"]} == {new.ledger_id}
 
 
+def test_a_message_that_cannot_be_stored_shows_that_the_store_went_back(
+    harness: EngineHarness, memory: MemoryStore, backup: Backup
+) -> None:
+    old = memory.histories()[-1].ledger_id
+    backup.restore()
+    harness.store.script["commit"] = [Unstorable("the first attempt")]
+    assert claim(harness, 6)["instance_uuid"] == uuid(6)
+    assert memory.histories()[-1].predecessor == old
+    assert harness.charged() == [uuid(1), uuid(2), uuid(6)]
+    assert harness.deaths.empty()
+
+
 def test_an_error_says_how_many_commits_are_lost_of_which_nodes_and_what_billing_has_heard(
     harness: EngineHarness, memory: MemoryStore, backup: Backup, caplog: pytest.LogCaptureFixture
 ) -> None:

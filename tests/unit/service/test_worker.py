@@ -151,6 +151,21 @@ class TestStart:
             worker_harness.worker.start()
         wait_until(lambda: set(threading.enumerate()) <= threads, "the end of its threads")
 
+    def test_a_host_that_is_forgotten_while_a_worker_looks_at_its_markers_is_registered_again(
+        self, worker_harness: WorkerHarness, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        worker, store = worker_harness.worker, worker_harness.store
+        begin = worker._ownership.begin
+
+        def look(seconds: float) -> None:
+            begin(seconds)
+            [record] = store.hosts()
+            store.forget_host(record.id)
+
+        monkeypatch.setattr(worker._ownership, "begin", look)
+        worker.start()
+        assert store.host_names() == [HOST]
+
     def test_a_host_without_nodes_may_start(self, worker_harness: WorkerHarness) -> None:
         worker_harness.driver.nodes.clear()
         worker_harness.worker.start()
