@@ -81,5 +81,7 @@ class SimulatedBus(AMQPBus):
         return self._open() and not any(sock.cut for sock in self.network.sockets)
 
     def unsent(self) -> int:
-        """How many bytes are to be published and not confirmed."""
-        return self.sender.waiting_bytes() if self._started else 0
+        """How many bytes are to be published and not confirmed, but for answers that nobody takes, which wait for a minute."""
+        if not self._started:
+            return 0
+        return self.sender.waiting_bytes() - self.sender._destinations.unclaimed.bytes

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -19,6 +19,7 @@ from tests.simulation.broker import MOST_TRAVEL_SECONDS, Broker, Message
 from tests.simulation.stage import Stage
 from tests.support.builders import instance_dict
 from tracker_worker.bus.base import SHARED
+from tracker_worker.store.records import DeadLetterRow
 from tracker_worker.wire.message import JSON, MSGPACK, decode_message, in_envelope
 
 ERROR, ANSWER, PARKED, NOTHING = "an error", "an answer", "a dead letter", "nothing"
@@ -63,9 +64,10 @@ class Hostile:
     def stop(self) -> None:
         self._stopped = True
 
-    def wrong(self) -> list[str]:
-        """To be asked when everything is quiet."""
+    def wrong(self, kept: Iterable[DeadLetterRow]) -> list[str]:
+        """To be asked when everything is quiet. ``kept``: the dead letters that the broker did not take."""
         parked = {message.body: message.headers.get("x-tracker-reason") for message in self._broker.parked}
+        parked |= {row.body: row.reason for row in kept}
         lost = {stored.body for stored in self._broker.lost}
         found = []
         for sent in self._sent:
