@@ -59,7 +59,7 @@ class Broker:
         self.parked: list[Message] = []
         self.lost: list[Stored] = []
         self.untaken: list[tuple[str, bytes]] = []
-        """By routing key, the messages of workers that were refused or returned."""
+        """By routing key, the messages of workers that were refused, returned, or not taken for a while."""
         self.disordered: list[Stored] = []
         """Messages that came back to their queue in another order."""
         self.disorder_next = False
