@@ -59,7 +59,9 @@ class Broker:
         self.parked: list[Message] = []
         self.lost: list[Stored] = []
         self.untaken: list[tuple[str, bytes]] = []
-        """By routing key, the messages of workers that were refused, returned, or not taken for a while."""
+        """By routing key, the messages of workers that were refused or returned."""
+        self.refused: list[bytes] = []
+        """The bodies of the dead letters that workers have made."""
         self.disordered: list[Stored] = []
         """Messages that came back to their queue in another order."""
         self.disorder_next = False

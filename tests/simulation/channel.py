@@ -82,7 +82,6 @@ class ServerChannel:
             routed, taken = bool(queues), not any(queue.refuses() for queue in queues)
             for queue in queues:
                 if queue.stuck:
-                    broker.untaken.append((key, body))
                     self._undecided.add(self._count)
                     queue.undecided.append((stored, self._session, partial(self._taken, self._count)))
                     return

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from tests.invariants.record import SENT, UNKNOWN, Heard, Request
-from tests.simulation.broker import DEAD_LETTERS, Broker
+from tests.simulation.broker import Broker
 from tests.simulation.watch import read_notification
 from tracker_worker.wire.message import JSON, Malformed
 from tracker_worker.wire.request import decode_request
@@ -16,9 +16,8 @@ from tracker_worker.wire.request import decode_request
 def judged(requests: Iterable[Request], broker: Broker) -> Iterator[Request]:
     """The requests as far as they are known to have come to a worker, and when."""
     lost = _ids(stored.body for stored in broker.lost)
-    # A refused cast whose dead letter was not taken at once is decided again if the worker dies, after those behind it.
-    refused = [body for key, body in broker.untaken if key == DEAD_LETTERS]
-    disordered = _ids([*(stored.body for stored in broker.disordered), *refused])
+    # A cast that was refused is decided again, after those behind it, if the worker dies before its dead letter is safe.
+    disordered = _ids([*(stored.body for stored in broker.disordered), *broker.refused])
     if not lost and not disordered:
         yield from requests
         return
