@@ -42,12 +42,16 @@ def in_order(notifications: Iterable[Heard], broker: Broker) -> list[Heard]:
             behind = (
                 index
                 for index, other in enumerate(found)
-                if (other.queue, other.place) == (one.queue, one.place) and other.sequence > one.sequence
+                if _stream(other) == _stream(one) and other.sequence > one.sequence
             )
             found.insert(next(behind, len(found)), one)
         else:
             found.append(one)
     return found
+
+
+def _stream(one: Heard) -> tuple[str, str, str, str]:
+    return one.queue, one.payload["ledger_id"], *one.place
 
 
 def _is_of_a_topic(key: str, broker: Broker) -> bool:
