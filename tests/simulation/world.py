@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -39,6 +40,8 @@ from tracker_worker.service.worker import Worker
 from tracker_worker.store.base import Store, StoreReplaced
 from tracker_worker.store.ledgers import Seen
 from tracker_worker.wire.message import begin_series
+
+LOG = logging.getLogger(__name__)
 
 STORES: dict[str, type[Database]] = {"memory": MemoryDatabase, "sqlite": SQLiteDatabase}
 """The name of a store in a plan -> what it is."""
@@ -106,7 +109,8 @@ class Site:
     def _run(self, worker: Worker) -> None:
         try:
             worker.start()
-        except (ConfigurationError, StartCancelled, StoreReplaced):
+        except (ConfigurationError, StartCancelled, StoreReplaced) as error:
+            LOG.warning("%s does not start: %s", self.name, error)
             self.restart(_RESTART_SECONDS)
 
     def _died(self, error: BaseException) -> None:
