@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -19,12 +19,13 @@ from tests.simulation.broker import MOST_TRAVEL_SECONDS, Broker, Message
 from tests.simulation.stage import Stage
 from tests.support.builders import instance_dict
 from tracker_worker.bus.base import SHARED
-from tracker_worker.store.records import DeadLetterRow
+from tracker_worker.store.base import Store
 from tracker_worker.wire.message import JSON, MSGPACK, decode_message, in_envelope
 
 ERROR, ANSWER, PARKED, NOTHING = "an error", "an answer", "a dead letter", "nothing"
 _QUEUE = "reply_hostile"
 _AGAIN_SECONDS = 0.2
+_MOST_LETTERS = 10_000
 _BIG_BYTES = 1_200_000
 _LARGE = 0.02
 """The part of the messages that are large."""
@@ -64,10 +65,10 @@ class Hostile:
     def stop(self) -> None:
         self._stopped = True
 
-    def wrong(self, kept: Iterable[DeadLetterRow]) -> list[str]:
-        """To be asked when everything is quiet. ``kept``: the dead letters that the broker did not take."""
-        parked = {message.body: message.headers.get("x-tracker-reason") for message in self._broker.parked}
-        parked |= {row.body: row.reason for row in kept}
+    def wrong(self, store: Store) -> list[str]:
+        """To be asked when everything is quiet. ``store`` has the dead letters that the broker does not take."""
+        parked = {row.body: row.reason for _, row in store.dead_letters(_MOST_LETTERS)}
+        parked |= {message.body: message.headers.get("x-tracker-reason") for message in self._broker.parked}
         lost = {stored.body for stored in self._broker.lost}
         found = []
         for sent in self._sent:

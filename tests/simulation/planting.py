@@ -27,6 +27,10 @@ _ROOT = Path(__file__).parents[2]
 PLANTED = Path(__file__).with_name("planted")
 SECTIONS = tuple(f"promise.md {number}" for number in range(1, 6)) + tuple(f"ledger.md {n}" for n in range(1, 5))
 """The sections of which a fault that is planted may break one."""
+_SAID = re.compile(
+    r"^(?P<count>\d+) histories in (?P<seconds>\d+) s\n.*\nviolation at (?P<at>[0-9.]+) s: (?P<what>.*)", re.M
+)
+_NOTHING = re.compile(r"^(\d+) histories from seed", re.M)
 FOUND, NOT_FOUND, NO_START = "found", "not found", "does not even start"
 
 
@@ -95,21 +99,30 @@ def _table(searches: Sequence[Search]) -> list[str]:
 
 
 def _searched(planted: Planted, first: int, seconds: float) -> Search:
+    """Search for so many seconds of one processor. What the worker without the fault does as well is not counted."""
+    seed, spent, passed_over = first, 0.0, 0
     with tempfile.TemporaryDirectory(prefix="planted-") as folder:
         try:
             plant(planted.patch, Path(folder))
         except subprocess.CalledProcessError as error:
             return Search(planted, NO_START, f"the patch does not fit: {error.stderr.decode()[-300:]}")
-        arguments = ["--first", str(first), "--for-seconds", str(seconds)]
-        done = _run(Path(folder), ["-m", "tests.simulation", *arguments])
-    said = re.search(r"^(\d+) histories in (\d+) s\n.*\nviolation at ([0-9.]+) s: (.*)", done.stdout, re.MULTILINE)
-    if said is None and done.returncode:
-        return Search(planted, NO_START, done.stderr[-500:])
-    if said is None:
-        return Search(planted, NOT_FOUND, f"in {done.stdout.strip()[-200:]}")
-    if float(said[3]) < START_SECONDS:
-        return Search(planted, NO_START, said[4][:200])
-    return Search(planted, FOUND, f"after {said[1]} seeds, {said[2]} s: {said[4][:200]}")
+        while spent < seconds:
+            done = _run(Path(folder), ["--first", str(seed), "--for-seconds", str(seconds - spent)])
+            said = _SAID.search(done.stdout)
+            if said is None and done.returncode:
+                return Search(planted, NO_START, done.stderr[-500:])
+            if said is None:
+                seed += int((_NOTHING.search(done.stdout) or [0, 0])[1])
+                break
+            seed += int(said["count"])
+            spent += float(said["seconds"])
+            if float(said["at"]) < START_SECONDS:
+                return Search(planted, NO_START, said["what"][:200])
+            if _run(_ROOT, ["--seed", str(seed - 1)]).returncode == 0:
+                count = seed - first - passed_over
+                return Search(planted, FOUND, f"after {count} seeds, {spent:.0f} s: {said['what'][:200]}")
+            passed_over += 1
+    return Search(planted, NOT_FOUND, f"in {seed - first - passed_over} histories")
 
 
 def plant(patch: Path, folder: Path) -> None:
@@ -122,9 +135,8 @@ def plant(patch: Path, folder: Path) -> None:
 
 def _run(folder: Path, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(folder)}
-    return subprocess.run(
-        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-m", "tests.simulation", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
 if __name__ == "__main__":

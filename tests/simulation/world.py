@@ -47,7 +47,6 @@ _RESTART_SECONDS = 2.0
 _AUDIT_SECONDS = 10
 _PARTIAL = 0.3
 """The part of the workers, but for the first, that serve some of the hosts only."""
-_MOST_DEAD_LETTERS = 1000
 _HOSTILE_RATE = 0.4
 _CLAIMS = 5
 
@@ -385,11 +384,7 @@ class World:
 
     def violations(self) -> list[str]:
         """What is wrong when everything is quiet."""
-        hostile = (
-            []
-            if self.hostile is None
-            else self.hostile.wrong(row for _, row in self.store.dead_letters(_MOST_DEAD_LETTERS))
-        )
+        hostile = [] if self.hostile is None else self.hostile.wrong(self.store)
         if self.set_backs:
             present = self.store.histories()[-1].ledger_id
             return [*judged(self.evidence(), self.set_backs, present=present), *hostile]
