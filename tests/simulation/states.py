@@ -11,7 +11,8 @@ from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.service.worker import Worker
 
 if TYPE_CHECKING:
-    from tests.simulation.world import Site, World
+    from tests.simulation.site import Site
+    from tests.simulation.world import World
 
 _APART_SECONDS = 2.1
 """The clock of a worker is taken over from the database where they are further apart."""
