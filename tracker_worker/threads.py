@@ -274,9 +274,9 @@ class Runtime:
     """What a worker gets from its system: threads, what they wait for, a clock, and randomness. A simulation has its own, whose
     threads take turns in virtual time."""
 
-    def monotonic(self) -> float:
-        """Seconds that no step of the time of day changes."""
-        return monotonic()
+    # Not a method around it: the clock is read several times for every request.
+    monotonic = staticmethod(monotonic)
+    """Seconds that no step of the time of day changes."""
 
     def stepped(
         self, name: str, part: Stepped, died: Callable[[BaseException], None], *, monotonic: Callable[[], float]

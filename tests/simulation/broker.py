@@ -60,6 +60,8 @@ class Broker:
         self.lost: list[Stored] = []
         self.untaken: list[tuple[str, bytes]] = []
         """By routing key, the messages of workers that were refused or returned."""
+        self.refused: list[bytes] = []
+        """The bodies of the dead letters that workers have made."""
         self.disordered: list[Stored] = []
         """Messages that came back to their queue in another order."""
         self.disorder_next = False

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -14,6 +15,8 @@ from tests.simulation.broker import Broker
 from tests.simulation.machine import Machine
 from tests.simulation.sockets import CONNECT_SECONDS, Network, VirtualSystem
 from tracker_worker.bus.amqp.bus import AMQPBus
+from tracker_worker.bus.amqp.outgoing import Message
+from tracker_worker.bus.base import DeadLetter, Listener
 from tracker_worker.bus.settings import BrokerSettings, read_settings
 
 
@@ -76,10 +79,22 @@ class SimulatedBus(AMQPBus):
         options = {field.name: getattr(said, field.name) for field in fields(BrokerSettings)}
         super().__init__(SimulatedSettings(**options, network=self.network), VirtualSystem(machine))
 
+    def start(self, hosts: Sequence[str], listener: Listener) -> None:
+        super().start(hosts, listener)
+        made = self.sender._dead_letter
+
+        def noted(item: DeadLetter) -> Message:
+            self.network.broker.refused.append(item.delivery.body)
+            return made(item)
+
+        self.sender._dead_letter = noted  # type: ignore[method-assign]
+
     def is_whole(self) -> bool:
         """Whether both connections are open, and neither of them is gone without being noticed."""
         return self._open() and not any(sock.cut for sock in self.network.sockets)
 
     def unsent(self) -> int:
-        """How many bytes are to be published and not confirmed."""
-        return self.sender.waiting_bytes() if self._started else 0
+        """How many bytes are to be published and not confirmed, but for answers that nobody takes, which wait for a minute."""
+        if not self._started:
+            return 0
+        return self.sender.waiting_bytes() - self.sender._destinations.unclaimed.bytes

@@ -109,5 +109,5 @@ class Judge:
         if not self.troubles.stepped:
             yield from states.overdue(world.database.ledgers(), world.stage.microseconds(), world.hosts)
         for site in world.sites:
-            if site.worker is not None and site.bus is not None:
+            if site.worker is not None and site.bus is not None and site.bus.is_whole():
                 yield from (f"{site.name}: {found}" for found in bounds.left(site.worker, site.bus))

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 from tests.invariants.record import SENT, UNKNOWN, Heard, Request
 from tests.simulation.broker import Broker
-from tests.simulation.queues import Stored
 from tests.simulation.watch import read_notification
 from tracker_worker.wire.message import JSON, Malformed
 from tracker_worker.wire.request import decode_request
@@ -16,14 +15,16 @@ from tracker_worker.wire.request import decode_request
 
 def judged(requests: Iterable[Request], broker: Broker) -> Iterator[Request]:
     """The requests as far as they are known to have come to a worker, and when."""
-    lost, disordered = _ids(broker.lost), _ids(broker.disordered)
+    lost = _ids(stored.body for stored in broker.lost)
+    # A cast that was refused is decided again, after those behind it, if the worker dies before its dead letter is safe.
+    disordered = _ids([*(stored.body for stored in broker.disordered), *broker.refused])
     if not lost and not disordered:
         yield from requests
         return
     end = broker.stage.now
     for request in requests:
-        if request.outcome == SENT and request.unique_id in lost:
-            yield replace(request, outcome=UNKNOWN)
+        if request.outcome in (SENT, UNKNOWN) and request.unique_id in lost:
+            yield replace(request, outcome=UNKNOWN, ended_at=end)  # a copy of it may come at any time
         elif request.outcome in (SENT, UNKNOWN) and request.unique_id in disordered:
             yield replace(request, ended_at=end)  # by then it had come, whatever came before it
         else:
@@ -41,7 +42,7 @@ def in_order(notifications: Iterable[Heard], broker: Broker) -> list[Heard]:
             behind = (
                 index
                 for index, other in enumerate(found)
-                if (other.queue, other.place) == (one.queue, one.place) and other.sequence > one.sequence
+                if _stream(other) == _stream(one) and other.sequence > one.sequence
             )
             found.insert(next(behind, len(found)), one)
         else:
@@ -49,15 +50,19 @@ def in_order(notifications: Iterable[Heard], broker: Broker) -> list[Heard]:
     return found
 
 
+def _stream(one: Heard) -> tuple[str, str, str, str]:
+    return one.queue, one.payload["ledger_id"], *one.place
+
+
 def _is_of_a_topic(key: str, broker: Broker) -> bool:
     return key.partition(".")[0] in broker.topics
 
 
-def _ids(messages: Iterable[Stored]) -> set[str]:
+def _ids(bodies: Iterable[bytes]) -> set[str]:
     found = set()
-    for message in messages:
+    for body in bodies:
         try:
-            found.add(decode_request(message.body, content_type=JSON).unique_id)
+            found.add(decode_request(body, content_type=JSON).unique_id)
         except Malformed:
             continue  # no request, or a hostile one
     return {unique_id for unique_id in found if unique_id}

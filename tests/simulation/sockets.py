@@ -76,7 +76,7 @@ class Socket:
             return b""
         raise TimeoutError("timed out")
 
-    def sendall(self, data: bytes) -> None:
+    def sendall(self, data: bytes | bytearray) -> None:
         if self.closed or self._error is not None:
             raise BrokenPipeError("the connection is gone")
         if not self._to_broker:
@@ -99,6 +99,10 @@ class Socket:
     def _closed_at_broker(self) -> None:
         if not self.cut:
             self.session.end()
+
+    def fileno(self) -> Socket:
+        """What the system writes to."""
+        return self
 
     def shutdown(self, _how: int) -> None:
         """Who waits for the socket goes on."""
@@ -206,10 +210,7 @@ class VirtualSystem(System):
     def __init__(self, machine: Machine) -> None:
         super().__init__(machine)
         self._machine = machine
-
-    def write(self, sock: Socket, data: bytes | bytearray) -> int:
-        sock.sendall(bytes(data))
-        return len(data)
+        self.write = _write
 
     def wait(self, sock: Socket, seconds: float, *, room: bool) -> tuple[bool, bool]:
         if seconds > 0:
@@ -222,6 +223,11 @@ class VirtualSystem(System):
 
     def break_off(self, sock: Socket) -> None:
         sock.shutdown(0)
+
+
+def _write(sock: Socket, data: bytes | bytearray) -> int:
+    sock.sendall(data)
+    return len(data)
 
 
 class VirtualSleeper(Sleeper):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,7 @@ class SQLiteDatabase(Database):
 
     def _close(self, machine: Machine) -> None:
         for connection in self._open.pop(machine, ()):
-            connection.close()
+            connection.end()
 
     def ledgers(self) -> list[HostLedger]:
         with self._reading() as connection:
@@ -238,6 +238,12 @@ class _Connection(sqlite3.Connection):
     def commit(self) -> None:
         self.pass_statement("COMMIT")
         super().commit()
+
+    def end(self) -> None:
+        """Close it as the end of its process does. ``close`` alone keeps the locks for as long as a cursor has a statement."""
+        with suppress(sqlite3.ProgrammingError):  # closed already
+            super().rollback()
+        self.close()
 
     def set(self, pragmas: tuple[str, ...]) -> None:
         """Execute pragmas without giving up the turn."""

@@ -11,7 +11,8 @@ from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.service.worker import Worker
 
 if TYPE_CHECKING:
-    from tests.simulation.world import Site, World
+    from tests.simulation.site import Site
+    from tests.simulation.world import World
 
 _APART_SECONDS = 2.1
 """The clock of a worker is taken over from the database where they are further apart."""
@@ -50,8 +51,8 @@ def _active(world: World, host: str, running: Collection[tuple[Site, Worker]]) -
 
 
 def unnoted(world: World, since: dict[tuple[str, str, str], tuple[Worker, float]]) -> Iterator[str]:
-    """The nodes whose drivers have hung for so long that they should be stale. ``since`` remembers, between two calls, from when
-    on a worker that does the chores of a host is known to wait for a driver."""
+    """The nodes whose drivers have hung for so long that they should be stale. ``since`` remembers, between two calls, from
+    when on a worker that does the chores of a host is known to wait for a driver."""
     hanging: dict[tuple[str, str, str], tuple[Worker, float]] = {}
     for site in world.sites:
         worker = site.worker

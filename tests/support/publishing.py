@@ -78,7 +78,7 @@ class Case:
 
     def rest(self) -> None:
         """Act as if the publisher's thread slept from here on: the submitting thread then has the write turn."""
-        self.publisher._turn.serve(cast(Stream, SimpleNamespace(send_from_outside=lambda: False, written=bytearray())))
+        self.publisher._turn.serve(cast(Stream, SimpleNamespace(tls=True, written=bytearray())))
         self.publisher._turn.begin_sleep()
 
     def published(self) -> list[bytes]:

@@ -64,8 +64,9 @@ def close(world: World, random: Random) -> str | None:
         return f"a connection of {site.name} with {code}"
     numbers = [number for number, channel in session.channels.items() if not channel.closed]
     code, text = random.choice(_CHANNEL_CODES)
-    if not numbers:
-        return None
+    lasting = (site.bus.receiver._socket, site.bus.sender._socket) if site.bus._started else ()
+    if not numbers or session not in [sock.session for sock in lasting if sock is not None]:
+        return None  # what a connection for a moment says is right, and does not end its channel
     session.close_channel(random.choice(numbers), ChannelProblem(code, text))
     return f"a channel of {site.name} with {code}"
 

@@ -12,8 +12,9 @@ from random import Random
 from tests.simulation.broker import TOPIC
 from tests.simulation.database import MemoryDatabase
 from tests.simulation.faults.draw import span
+from tests.simulation.site import Site
 from tests.simulation.watch import Violation
-from tests.simulation.world import Site, World
+from tests.simulation.world import World
 from tracker_worker.store.base import HostRecord
 
 _LOOK_SECONDS = 0.5

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from random import Random
 
-from tests.simulation.world import Site, World
+from tests.simulation.site import Site
+from tests.simulation.world import World
 
 _LONG_SECONDS = 20.0
 

@@ -12,8 +12,10 @@ from random import Random
 from typing import Any
 
 from tests.simulation.faults.draw import span
+from tests.simulation.set_backs import SetBack
+from tests.simulation.site import Site
 from tests.simulation.watch import Violation
-from tests.simulation.world import SetBack, Site, World
+from tests.simulation.world import World
 from tracker_worker.store.base import Progress
 
 _NOTICED_WITHIN_SECONDS = 15.0

@@ -6,7 +6,8 @@ from __future__ import annotations
 from random import Random
 
 from tests.simulation.faults.draw import running, span
-from tests.simulation.world import Site, World
+from tests.simulation.site import Site
+from tests.simulation.world import World
 
 _LONG_SECONDS = 40.0
 """Longer than a lease, and than it takes another worker to notice that nobody serves a host."""

@@ -172,6 +172,21 @@ def test_after_an_outage_the_store_is_compared_before_anything_is_committed(
     assert "1 commits are lost: host-2/node-1" in errors(caplog)[0]
 
 
+def test_a_store_that_has_gone_back_and_refuses_a_message_is_noticed(
+    harness: EngineHarness, memory: MemoryStore, backup: Backup
+) -> None:
+    old = memory.histories()[-1].ledger_id
+
+    def refuse() -> None:
+        backup.restore()
+        raise Unstorable("all of them")
+
+    harness.store.script["commit"] = [refuse]
+    assert claim(harness, 6)["state"] == "begun"
+    assert memory.histories()[-1].predecessor == old
+    assert harness.charged() == [uuid(1), uuid(2), uuid(6)]
+
+
 def test_a_store_that_comes_back_as_it_was_keeps_its_history(harness: EngineHarness, memory: MemoryStore) -> None:
     claim(harness, 1)
     harness.store.script["commit"] = [AWAY]

@@ -34,7 +34,8 @@ class Stream:
         self._system = system
         self.sock = transport.sock
         self.written = bytearray()
-        self._tls = isinstance(self.sock, ssl.SSLSocket)
+        self.put = system.write
+        self.tls = isinstance(self.sock, ssl.SSLSocket)
         self._read = b""
         self._position = 0
         self._wait_until: float | None = None
@@ -99,26 +100,17 @@ class Stream:
         return self.unread() or self._system.wait(self.sock, 0.0, room=False)[0]
 
     def _pending(self) -> bool:
-        return self._tls and self.sock.pending() > 0
+        return self.tls and self.sock.pending() > 0
 
     def send(self) -> None:
         """Send as much of what was written as the socket takes at once; the rest stays in ``written``. Raises OSError."""
         if not self.written:
             return
-        if self._tls:
+        if self.tls:
             self._send_records()
             return
         with contextlib.suppress(BlockingIOError):
-            del self.written[: self._system.write(self.sock, self.written)]
-
-    def send_from_outside(self) -> bool:
-        """The same on another thread than the connection's, which sleeps. Returns whether everything has gone."""
-        # A TLS socket cannot be written without waiting. An error here is raised again when the connection's thread sends.
-        if self._tls:
-            return False
-        with contextlib.suppress(OSError):
-            del self.written[: self._system.write(self.sock, self.written)]
-        return not self.written
+            del self.written[: self.put(self.sock.fileno(), self.written)]
 
     def _send_records(self) -> None:
         timeout = self.sock.gettimeout()
@@ -183,8 +175,13 @@ class WriteTurn:
                 stream = self._stream
                 assert stream is not None
                 self._write()
-                if stream.send_from_outside() and self._reads_in_time():
-                    return
+                # A TLS socket cannot be written without waiting. An error here is raised again when the connection's thread
+                # sends.
+                if not stream.tls:
+                    with contextlib.suppress(OSError):
+                        del stream.written[: stream.put(stream.sock.fileno(), stream.written)]
+                    if not stream.written and self._reads_in_time():
+                        return
             finally:
                 self._lock.release()
         self._wake()

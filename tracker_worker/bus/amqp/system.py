@@ -24,11 +24,10 @@ class System:
     def __init__(self, runtime: threads.Runtime = threads.SYSTEM) -> None:
         self.runtime = runtime
         self.monotonic: Callable[[], float] = runtime.monotonic
-
-    def write(self, sock: Any, data: bytes | bytearray) -> int:
-        """Write as much as the socket takes at once, and return how much that was. Raises BlockingIOError: nothing."""
         # Not the socket object, which would wait for room up to its timeout.
-        return os.write(sock.fileno(), data)
+        self.write: Callable[[Any, bytes | bytearray], int] = os.write
+        """Write to the ``fileno()`` of a socket as much as it takes at once, and return how much that was. Raises
+        BlockingIOError: nothing."""
 
     def wait(self, sock: Any, seconds: float, *, room: bool) -> tuple[bool, bool]:
         """Wait, for at most so long, until there is something to read, or with ``room``, until the socket takes something.
