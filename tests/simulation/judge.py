@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 from tests.simulation import bounds, states
 from tests.simulation.answers import Answers
+from tests.simulation.expiries import Expiries
 from tests.simulation.queues import Stored
-from tests.simulation.troubles import Troubles
+from tests.simulation.troubles import DRIVERS, Troubles
 from tests.simulation.watch import Violation, stored
+from tracker_worker.service.worker import Worker
 from tracker_worker.store.base import Commit
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ class Judge:
             self._is_there,
             every=1 if world.database.shared else 8,
         )
+        self._hanging: dict[tuple[str, str, str], tuple[Worker, float]] = {}
+        self.expiries = Expiries(world.stage)
         world.broker.published = self.answers.published
         world.broker.acknowledged = self.answers.acknowledged
 
@@ -59,10 +63,26 @@ class Judge:
             for _, one in session.unacknowledged():
                 yield one
 
+    def went_back(self) -> None:
+        """The database is as it was before."""
+        self.answers.went_back()
+        self.expiries.went_back()
+
+    def clock_stepped(self) -> None:
+        """The clock of the database was stepped."""
+        self.troubles.stepped = True
+        self.expiries.stepped()
+
+    def started(self) -> None:
+        """A worker has started."""
+        self.troubles.happened("start")
+        self.expiries.started()
+
     def committed(self, commit: Commit) -> None:
         """The store has taken a commit."""
         self._world.watch.committed(commit)
         self.answers.committed(commit)
+        self.expiries.committed(commit)
         for found in bounds.too_large(commit):
             raise Violation(found)
 
@@ -74,7 +94,11 @@ class Judge:
         for site in world.sites:
             for found in bounds.exceeded(site.worker) if site.worker is not None else ():
                 raise Violation(f"{site.name}: {found}")
-        if self.troubles.none(world.stage.now):
+        now = world.stage.now
+        unnoted = list(states.unnoted(world, self._hanging))
+        if unnoted and (self.troubles.only(DRIVERS, now) or self.troubles.none(now)):
+            raise Violation(unnoted[0])
+        if self.troubles.none(now):
             for found in states.wrong(world):
                 raise Violation(f"although nothing is wrong, {found}")
 

@@ -65,7 +65,7 @@ class Site:
         self._start, self.stopping = None, False
         if self.gone or not self.hosts:
             return
-        world.judge.troubles.happened("start")
+        world.judge.started()
         self.machine = Machine(world.stage, self.name)
         self.machine.crash_there = partial(self.restart, _RESTART_SECONDS)
         self.machine.crashes_at = self.crashes_at.pop() if self.crashes_at else None
@@ -119,6 +119,9 @@ class Site:
             began, calm = stage.now, self.world.undisturbed() and bus.is_whole()
             worker.stop()
             passed = stage.now - began
+            calls = worker._engine._audits._calls._waiting
+            if calm and self.world.undisturbed() and not self.machine.hung and calls:
+                raise Violation(f"{self.name} stops, and {len(calls)} calls that wait for an audit are told nothing")
             if calm and self.world.undisturbed() and (bus.unsent() or passed > worker._stop_seconds):
                 raise Violation(f"{self.name} stops after {passed:.3f} s with {bus.unsent()} bytes to send")
             self.crash()

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _APART_SECONDS = 2.1
 """The clock of a worker is taken over from the database where they are further apart."""
+_HANGS_SECONDS = 70.0
+"""A driver that hangs counts as failed after 30 s; it is asked every 10 s."""
 _OVERDUE_SECONDS = 75.0
 """Claims are looked at in each audit, and the last minute has no faults."""
 
@@ -46,6 +48,32 @@ def _active(world: World, host: str, running: Collection[tuple[Site, Worker]]) -
                 f"{site.name} {'receives' if receives else 'does not receive'} the messages of {host}, "
                 f"{'does' if held else 'does not do'} its chores, and is {'active' if active else 'standby'}"
             )
+
+
+def unnoted(world: World, since: dict[tuple[str, str, str], tuple[Worker, float]]) -> Iterator[str]:
+    """The nodes whose drivers have hung for so long that they should be stale. ``since`` remembers, between two calls, from
+    when on a worker that does the chores of a host is known to wait for a driver."""
+    hanging: dict[tuple[str, str, str], tuple[Worker, float]] = {}
+    for site in world.sites:
+        worker = site.worker
+        for host in worker._engine.held if worker is not None else ():
+            for node in sorted(str(node) for node in site.moods[host].hanging if node is not None):
+                known = since.get((site.name, host, node))
+                assert worker is not None
+                began = known[1] if known is not None and known[0] is worker else world.stage.now
+                hanging[site.name, host, node] = worker, began
+                if world.stage.now - began > _HANGS_SECONDS:
+                    yield from _open(world, host, node)
+    since.clear()
+    since.update(hanging)
+
+
+def _open(world: World, host: str, name: str) -> Iterator[str]:
+    for ledger in world.database.ledgers():
+        if ledger.name == host and name in ledger.nodes:
+            life = ledger.nodes[name].life
+            if life.listed and life.silent_since is None:
+                yield f"the driver of {host}/{name} has hung for {_HANGS_SECONDS:.0f} s, and nobody has noted it"
 
 
 def overdue(ledgers: Collection[HostLedger], now: int, served: Collection[str]) -> Iterator[str]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -17,6 +18,8 @@ _SCHEDULERS = 4
 """So many share one client."""
 _COPIED, _OLD = 0.03, 0.01
 _MOST_ATTEMPTS = 9
+_AUDITS = 0.2
+"""The audits that each client asks for in a second."""
 
 
 class Caller:
@@ -26,6 +29,7 @@ class Caller:
         self._stage = machine.stage
         self._client = client
         self._stopped = stopped
+        self.audits = 0
 
     def call(self, host: str | None, method: str, /, **arguments: Any) -> Request:
         thread = self._stage.current()
@@ -77,17 +81,25 @@ class Traffic:
                     tight=tight,
                     moves=moves,
                 )
-                self._start(scheduler, Random(f"{seed}-{name}-pauses"), rate / len(clients) / _SCHEDULERS)
+                random = Random(f"{seed}-{name}-pauses")
+                self._start(scheduler.step, random, rate / len(clients) / _SCHEDULERS)
+            self._start(partial(_audit, caller, places), Random(f"{seed}-{client.name}-audits"), _AUDITS)
 
     def stop(self) -> None:
         """Begin nothing new."""
         self._stopped = True
 
-    def _start(self, scheduler: Scheduler, random: Random, rate: float) -> None:
+    def _start(self, step: Callable[[], object], random: Random, rate: float) -> None:
         def run() -> None:
             while not self._stopped:
                 self._machine.sleep(random.expovariate(rate))
                 if not self._stopped:
-                    scheduler.step()
+                    step()
 
         self._machine.spawn(run)
+
+
+def _audit(caller: Caller, places: Sequence[Place]) -> None:
+    """Ask for an audit of a host, and wait for it."""
+    caller.audits += 1
+    caller.call(places[caller.audits % len(places)][0], "update_available_resource")

@@ -11,7 +11,9 @@ from tests.simulation.stage import Stage
 AWAY = "store"
 """The kind of a store that is away and says so at once."""
 SILENT = "silent store"
-_AFTERMATH_SECONDS = 40.0
+DRIVERS = "drivers"
+"""The kind of a driver that hangs or fails."""
+_AFTERMATH_SECONDS = 35.0
 """A lost connection is noticed, a lease is taken over, and what has waited is done within this time."""
 _START_SECONDS = 15.0
 """After the first start everybody knows within this time what he is there for."""

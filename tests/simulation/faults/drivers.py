@@ -8,6 +8,7 @@ from random import Random
 from tests.invariants.record import Place
 from tests.simulation.faults.draw import span
 from tests.simulation.hardware import Mood
+from tests.simulation.troubles import DRIVERS
 from tests.simulation.world import World
 from tracker_worker.inventory.fake import fake_resource
 
@@ -36,7 +37,7 @@ def _spoil(world: World, random: Random, kind: str, most: float) -> str | None:
         for one in spoiled:
             one.difference_update(whats)
 
-    world.until_healed(seconds, end)
+    world.until_healed(seconds, end, DRIVERS)
     return f"{kind} on {host} for {[site.name for site in sites]}: {whats}, {seconds:.2f} s"
 
 

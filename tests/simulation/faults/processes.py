@@ -33,5 +33,5 @@ def step_clock(world: World, random: Random) -> str | None:
     """The store's time of day, which all workers go by."""
     seconds = (random.random() - 0.5) * 2 * random.choice((0.5, 20, 4000))
     world.stage.ahead += seconds
-    world.judge.troubles.stepped = True
+    world.judge.clock_stepped()
     return f"by {seconds:.2f} s"

@@ -66,7 +66,7 @@ def _fail_over(world: World, backup: Any, backed_up_at: float) -> None:
     before = _progress(world)
 
     def done() -> None:
-        world.judge.answers.went_back()
+        world.judge.went_back()
         world.set_backs.append(SetBack(backed_up_at, world.stage.now))
         after = _progress(world)
         if any(after.generations.get(node, 0) < generation for node, generation in before.generations.items()):
@@ -90,7 +90,7 @@ def _restore(world: World, backup: Any, backed_up_at: float, *, replaces: bool) 
     restored = world.database.with_new_history(backup)
 
     def done() -> None:
-        world.judge.answers.went_back()
+        world.judge.went_back()
         world.set_backs.append(SetBack(backed_up_at, world.stage.now))
 
     if replaces and world.database.replace(restored):
