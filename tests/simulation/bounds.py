@@ -50,6 +50,8 @@ def too_large(commit: Commit) -> Iterator[str]:
 
 def left(worker: Worker, bus: SimulatedBus) -> Iterator[str]:
     """What a worker still has when there is nothing to do, one sentence each."""
+    if not bus._started:
+        return
     sizes = {"received": bus.receiver.unsettled_bytes(), "to be published": bus.unsent()}
     yield from (f"{size} bytes count as {what}" for what, size in sizes.items() if size)
     out = sum(destination.out for destination in bus.sender._destinations.by_key.values())
