@@ -86,13 +86,13 @@ def test_a_missing_exchange_ends_the_channel_which_can_be_used_again(play: Calla
         channel = desk.connect().channel()
         ear = Ear(desk, channel)
 
-        def refused() -> None:
+        def publish_twice() -> None:
             for _ in range(2):
                 publish(channel, b"x", exchange="nothing", key="k")
             ear.quiet()
 
         with pytest.raises(NotFound, match="no exchange 'nothing' in vhost"):
-            refused()
+            publish_twice()
         ear.confirm()
         publish(channel, b"3", key="nobody", mandatory=True)
         ear.until(lambda: ear.said == [("return", "nobody"), ("ack", 1, False)])
