@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``python -m tests.simulation.planting``: does the simulation find what it is there for?
 
-Each file of ``planted/`` is a patch that puts one fault into a copy of the worker. Its first line names the section that the
+Each file of ``planted/`` is a patch that puts one fault into a copy of the worker. Its first line names the subject that the
 fault breaks, the next ones say what goes wrong. The simulation runs on the copy until it finds something, or until its time is
 over. A fault with which nothing even starts is not found: every test would show it.
 """
@@ -25,8 +25,8 @@ from tests.simulation.run import START_SECONDS
 
 _ROOT = Path(__file__).parents[2]
 PLANTED = Path(__file__).with_name("planted")
-SECTIONS = tuple(f"promise.md {number}" for number in range(1, 6)) + tuple(f"ledger.md {n}" for n in range(1, 5))
-"""The sections of which a fault that is planted may break one."""
+SUBJECTS = ("progress", "bounds", "outgoing", "consumers", "connections", "identity", "time", "claims", "nodes")
+"""The subjects of which a fault that is planted may break one."""
 _SAID = re.compile(
     r"^(?P<count>\d+) histories in (?P<seconds>\d+) s\n.*\nviolation at (?P<at>[0-9.]+) s: (?P<what>.*)", re.M
 )
@@ -39,7 +39,7 @@ class Planted:
     """A fault that is planted. ``why``: what goes wrong."""
 
     patch: Path
-    section: str
+    subject: str
     why: str
 
     @property
@@ -58,11 +58,11 @@ class Search:
 
 def read(patch: Path) -> Planted:
     """The fault in a patch. Raises ValueError: it does not say what it breaks."""
-    section, _, rest = patch.read_text(encoding="utf-8").partition("\n")
+    subject, _, rest = patch.read_text(encoding="utf-8").partition("\n")
     why = " ".join(rest.partition("\ndiff --git")[0].split())
-    if section not in SECTIONS or not why:
-        raise ValueError(f"{patch.name} begins with a section of {', '.join(SECTIONS)}, and then says what goes wrong")
-    return Planted(patch, section, why)
+    if subject not in SUBJECTS or not why:
+        raise ValueError(f"{patch.name} begins with a subject of {', '.join(SUBJECTS)}, and then says what goes wrong")
+    return Planted(patch, subject, why)
 
 
 def main() -> int:
@@ -78,7 +78,7 @@ def main() -> int:
 
     def search(planted: Planted) -> Search:
         done = _searched(planted, options.first, options.for_seconds)
-        print(f"{planted.name} ({planted.section}): {done.outcome} {done.said}", flush=True)
+        print(f"{planted.name} ({planted.subject}): {done.outcome} {done.said}", flush=True)
         return done
 
     with ThreadPoolExecutor(options.jobs) as pool:
@@ -88,12 +88,12 @@ def main() -> int:
 
 
 def _table(searches: Sequence[Search]) -> list[str]:
-    """How many faults of each section there are, and how many were found."""
+    """How many faults of each subject there are, and how many were found."""
     outcomes: dict[str, list[str]] = defaultdict(list)
     for done in searches:
-        outcomes[done.planted.section].append(done.outcome)
-    lines = [f"{'section':14}{'planted':>8}{'found':>8}"]
-    lines += [f"{name:14}{len(outcomes[name]):8}{outcomes[name].count(FOUND):8}" for name in SECTIONS]
+        outcomes[done.planted.subject].append(done.outcome)
+    lines = [f"{'subject':14}{'planted':>8}{'found':>8}"]
+    lines += [f"{name:14}{len(outcomes[name]):8}{outcomes[name].count(FOUND):8}" for name in SUBJECTS]
     total = [done.outcome for done in searches]
     return [*lines, f"{'all':14}{len(total):8}{total.count(FOUND):8}"]
 

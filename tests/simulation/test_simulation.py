@@ -18,7 +18,7 @@ import pytest
 from tests.simulation.broker import Message
 from tests.simulation.faults import FAULTS, Planned
 from tests.simulation.machine import Machine
-from tests.simulation.planting import PLANTED, SECTIONS, plant, read
+from tests.simulation.planting import PLANTED, SUBJECTS, plant, read
 from tests.simulation.run import Plan, run
 from tests.simulation.sqlite import SQLiteDatabase
 from tests.simulation.stage import Stage
@@ -88,9 +88,9 @@ def test_a_planted_fault_still_fits(patch: Path, tmp_path: Path) -> None:
     plant(patch, tmp_path)
 
 
-def test_every_section_has_planted_faults() -> None:
-    planted = Counter(read(patch).section for patch in PLANTED.glob("*.patch"))
-    assert all(planted[section] >= 2 for section in SECTIONS), planted
+def test_every_subject_has_planted_faults() -> None:
+    planted = Counter(read(patch).subject for patch in PLANTED.glob("*.patch"))
+    assert all(planted[subject] >= 2 for subject in SUBJECTS), planted
 
 
 def test_a_plan_is_played_again_by_its_command() -> None:
