@@ -100,7 +100,7 @@ class Client:
             method, args, context=CONTEXT, unique_id=unique_id, reply_to=reply_to, version=needed(method, args)
         )
         if reply_to is not None and self._stage.random.random() < _MONITORED:
-            body = body.replace(b'\\"_timeout\\": null', b'\\"_timeout\\": 2')
+            body = body.replace(b'\\"_timeout\\":null', b'\\"_timeout\\":2')
         asked = {
             "unique_id": unique_id,
             "host": host,
