@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from tests.invariants.record import SENT, UNKNOWN, Heard, Request
+from tests.invariants.record import SENT, UNKNOWN, Heard, Place, Request
 from tests.simulation.broker import Broker
 from tests.simulation.watch import read_notification
 from tracker_worker.wire.message import JSON, Malformed
@@ -42,12 +42,16 @@ def in_order(notifications: Iterable[Heard], broker: Broker) -> list[Heard]:
             behind = (
                 index
                 for index, other in enumerate(found)
-                if (other.queue, other.place) == (one.queue, one.place) and other.sequence > one.sequence
+                if _stream(other) == _stream(one) and other.sequence > one.sequence
             )
             found.insert(next(behind, len(found)), one)
         else:
             found.append(one)
     return found
+
+
+def _stream(one: Heard) -> tuple[str, Place, str]:
+    return one.queue, one.place, one.payload["ledger_id"]
 
 
 def _is_of_a_topic(key: str, broker: Broker) -> bool:
