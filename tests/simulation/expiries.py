@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""No claim expires before its time has passed, whatever the clock of the database says."""
+"""No claim expires before its time has passed, whatever the clock of the database says, and its end never comes nearer."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ class Expiries:
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
         self._due: dict[str, float] = {}
+        self._until: dict[str, int] = {}  # by the id of the allocation
         self._steps = 0
         self._unknown = False
 
@@ -35,6 +36,7 @@ class Expiries:
     def went_back(self) -> None:
         """The database is as it was before."""
         self._due.clear()
+        self._until.clear()
 
     def committed(self, commit: Commit) -> None:
         """The store has taken a commit. Raises Violation."""
@@ -48,6 +50,9 @@ class Expiries:
         for ledger in commit.ledgers:
             for allocation in ledger.touched.values():
                 if allocation is not None and allocation.claim_state == BEGUN:
+                    if allocation.expires_at < self._until.get(allocation.id, 0):
+                        raise Violation(f"the end of the claim {allocation.claim_id} has come nearer")
+                    self._until[allocation.id] = allocation.expires_at
                     due = now + (allocation.expires_at - time) / 1_000_000
                     self._due.setdefault(allocation.claim_id, due)
                     self._due[allocation.claim_id] = min(self._due[allocation.claim_id], due)

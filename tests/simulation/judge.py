@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tests.simulation import bounds, states
 from tests.simulation.answers import Answers
+from tests.simulation.cursors import Cursors
 from tests.simulation.expiries import Expiries
 from tests.simulation.queues import Stored
 from tests.simulation.troubles import DRIVERS, Troubles
@@ -39,6 +40,7 @@ class Judge:
         )
         self._hanging: dict[tuple[str, str, str], tuple[Worker, float]] = {}
         self.expiries = Expiries(world.stage)
+        self.cursors = Cursors(lambda: world.store, world.watch.notifications)
         world.broker.published = self.answers.published
         world.broker.acknowledged = self.answers.acknowledged
 
@@ -67,6 +69,7 @@ class Judge:
         """The database is as it was before."""
         self.answers.went_back()
         self.expiries.went_back()
+        self.cursors.unknown = True
 
     def clock_stepped(self) -> None:
         """The clock of the database was stepped."""
@@ -83,6 +86,7 @@ class Judge:
         self._world.watch.committed(commit)
         self.answers.committed(commit)
         self.expiries.committed(commit)
+        self.cursors.committed(commit)
         for found in bounds.too_large(commit):
             raise Violation(found)
 

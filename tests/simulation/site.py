@@ -120,7 +120,7 @@ class Site:
             worker.stop()
             passed = stage.now - began
             calls = worker._engine._audits._calls._waiting
-            if calm and self.world.undisturbed() and not self.machine.hung and calls:
+            if calls and not worker._engine.thread.is_alive():
                 raise Violation(f"{self.name} stops, and {len(calls)} calls that wait for an audit are told nothing")
             if calm and self.world.undisturbed() and (bus.unsent() or passed > worker._stop_seconds):
                 raise Violation(f"{self.name} stops after {passed:.3f} s with {bus.unsent()} bytes to send")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _APART_SECONDS = 2.1
 """The clock of a worker is taken over from the database where they are further apart."""
-_HANGS_SECONDS = 70.0
+_HANGS_SECONDS = 50.0
 """A driver that hangs counts as failed after 30 s; it is asked every 10 s."""
 _OVERDUE_SECONDS = 75.0
 """Claims are looked at in each audit, and the last minute has no faults."""

@@ -26,7 +26,8 @@ def fail(world: World, random: Random) -> str | None:
 
 def _spoil(world: World, random: Random, kind: str, most: float) -> str | None:
     """The drivers of a host do something wrong on some workers, in the list of nodes or with some nodes."""
-    host, seconds = random.choice(world.hosts), span(random, most)
+    host = random.choice(world.hosts)
+    seconds = random.random() * most if kind == "hanging" else span(random, most)
     whats = [what for what in (None, *world.hardware.nodes[host]) if random.random() < 0.5]
     sites = [site for site in world.sites if random.random() < 0.7]
     spoiled: list[set[str | None]] = [getattr(site.moods.setdefault(host, Mood()), kind) for site in sites]
