@@ -32,7 +32,7 @@ class HostContract(StoreCase):
     def test_an_empty_store_has_no_hosts_nodes_or_cursors(self, store: Store) -> None:
         assert store.host_names() == []
         assert store.backlog() == []
-        assert store.generations([1]) == {}
+        assert store.progress(["host-1"]).generations == {}
         assert store.hosts() == []
 
     def test_a_host_that_is_not_registered_has_no_ledger(self, store: Store) -> None:
@@ -85,15 +85,13 @@ class HostContract(StoreCase):
         assert first[N1].id != other[N1].id
         assert snapshots(load(store, "host-2")) == snapshots(other.host)
 
-    def test_generations_returns_the_generation_of_every_node_of_the_given_hosts(
-        self, store: Store, second: Store
-    ) -> None:
+    def test_progress_has_the_generation_of_every_node_of_the_given_hosts(self, store: Store, second: Store) -> None:
         first, other = settle(store, host="host-1"), settle(store, host="host-2", nodes=1)
         first.put(begin(1, node=N1)).put(begin(2, node=N1)).commit()
         of_first = {first[N1].id: 2, first[node_name(2)].id: 1}
-        assert second.generations([first.host.id]) == of_first
-        assert second.generations({first.host.id, other.host.id}) == {**of_first, other[N1].id: 1}
-        assert second.generations([]) == {}
+        assert second.progress(["host-1"]).generations == of_first
+        assert second.progress(["host-1", "host-2"]).generations == {**of_first, other[N1].id: 1}
+        assert second.progress([]).generations == {}
 
     def test_a_store_may_be_stopped_twice_and_started_again(self, store: Store) -> None:
         settle(store)

@@ -314,7 +314,7 @@ class PruneContract(StoreCase):
 
     def test_pruning_changes_no_generation_and_no_cursor(self, store: Store) -> None:
         writer = self.filled(store, (2, OLD), cursor=2)
-        generations = store.generations([writer.host.id])
+        generations = store.progress([writer.host.name]).generations
         self.prune(store)
-        assert store.generations([writer.host.id]) == generations
+        assert store.progress([writer.host.name]).generations == generations
         assert cursors(store, writer.host.name) == {(writer[N1].stream_id, TOPIC): 2, (writer[N2].stream_id, TOPIC): 0}

@@ -79,7 +79,7 @@ class RecordContract(StoreCase):
         second.forget_host(writer.host.id)
         assert [host.name for host in store.hosts()] == store.host_names() == ["other"]
         assert store.load_host(HOST) is None
-        assert store.generations([writer.host.id]) == {}
+        assert store.progress([HOST]).generations == {}
         assert store.answered(["u-1", "u-2"]).keys() == {"u-2"}
         generations = [ledger.stored_generation for ledger in writer.host]
         assert store.streams(HOST) == [

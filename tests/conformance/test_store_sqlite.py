@@ -27,7 +27,6 @@ READERS = frozenset(
         "missing_nodes",
         "load_host",
         "allocations",
-        "generations",
         "answered",
         "streams",
         "streams_without_host",

@@ -63,7 +63,7 @@ class Broker:
         self.refused: list[bytes] = []
         """The bodies of the dead letters that workers have made."""
         self.disordered: list[Stored] = []
-        """Messages that came back to their queue in another order."""
+        """Messages that may be decided in another order than that in which they came."""
         self.disorder_next = False
         self.closed_at = -1e9
         """When it last closed something of a worker without a reason."""
@@ -178,6 +178,9 @@ class Broker:
         queue.deleted = True
         self.lost += queue.ready
         queue.ready.clear()
+        # What was given out may be decided yet, after what comes to another worker over a new queue of this name.
+        given_out = (pair for session in self.sessions for pair in session.unacknowledged())
+        self.disordered += [stored for source, stored in given_out if source is queue]
         for exchange in list(self.exchanges.values()):
             exchange.unbind(queue)
             if exchange.auto_delete and not exchange.bindings:

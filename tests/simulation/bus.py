@@ -94,7 +94,9 @@ class SimulatedBus(AMQPBus):
         return self._open() and not any(sock.cut for sock in self.network.sockets)
 
     def unsent(self) -> int:
-        """How many bytes are to be published and not confirmed, but for answers that nobody takes, which wait for a minute."""
+        """How many bytes are to be published and not confirmed, but for those that wait for a queue which does not take them: a
+        worker that stops does not wait for it."""
         if not self._started:
             return 0
-        return self.sender.waiting_bytes() - self.sender._destinations.unclaimed.bytes
+        held = (each.waits()[1] for each in self.sender._destinations.by_key.values() if each.held)
+        return self.sender.waiting_bytes() - sum(held)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from tests.invariants.record import SENT, UNKNOWN, Heard, Request
+from tests.invariants.record import SENT, UNKNOWN, Heard, Place, Request
 from tests.simulation.broker import Broker
 from tests.simulation.watch import read_notification
 from tracker_worker.wire.message import JSON, Malformed
@@ -50,8 +50,8 @@ def in_order(notifications: Iterable[Heard], broker: Broker) -> list[Heard]:
     return found
 
 
-def _stream(one: Heard) -> tuple[str, str, str, str]:
-    return one.queue, one.payload["ledger_id"], *one.place
+def _stream(one: Heard) -> tuple[str, Place, str]:
+    return one.queue, one.place, one.payload["ledger_id"]
 
 
 def _is_of_a_topic(key: str, broker: Broker) -> bool:

@@ -147,6 +147,7 @@ def skip(settings: Settings, host: str, node: str, sequence: int, topic: str | N
     from tracker_worker.cli.outbox_skip import topics_to_skip
 
     with opened_store(settings.load(messaging=False)) as store:
+        ledger_id = store.histories()[-1].ledger_id
         stream = find_stream(store, host, node)
         topics = topics_to_skip(store, stream, sequence, topic)
         on = f"topic {topics[0]}" if len(topics) == 1 else f"topics {', '.join(topics)}"
@@ -154,7 +155,7 @@ def skip(settings: Settings, host: str, node: str, sequence: int, topic: str | N
             raise CommandFailed(
                 f"notification {sequence} of {host}/{node} would be skipped on {on}; say --yes to do it"
             )
-        skip_on(store, stream, sequence, topics)
+        skip_on(store, stream, sequence, topics, ledger_id=ledger_id)
     if style == JSON:
         show_json({"host": host, "node": node, "sequence": sequence, "topics": topics})
     else:

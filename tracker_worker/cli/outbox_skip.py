@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from tracker_worker.cli.context import CommandFailed
-from tracker_worker.store.base import Commit, Store, Stream
+from tracker_worker.store.base import Commit, Conflict, Store, Stream
 
 
 def topics_to_skip(store: Store, stream: Stream, sequence: int, topic: str | None) -> list[str]:
@@ -36,6 +36,13 @@ def topics_to_skip(store: Store, stream: Stream, sequence: int, topic: str | Non
     return waiting
 
 
-def skip(store: Store, stream: Stream, sequence: int, topics: list[str]) -> None:
-    """Count the notification as published on these topics. Its row stays in the outbox. Raises StoreUnavailable."""
-    store.commit(Commit(cursors={(stream.id, topic): sequence for topic in topics}))
+def skip(store: Store, stream: Stream, sequence: int, topics: list[str], *, ledger_id: str) -> None:
+    """Count the notification as published on these topics. Its row stays in the outbox. ``ledger_id`` is the history in which
+    the stream was read.
+
+    Raises StoreUnavailable; and CommandFailed: another history has begun, in which the number is that of another notification.
+    """
+    try:
+        store.commit(Commit(cursors={(stream.id, topic): sequence for topic in topics}, ledger_id=ledger_id))
+    except Conflict as conflict:
+        raise CommandFailed(f"nothing is skipped: {conflict}; look at 'outbox status' again") from conflict

@@ -253,10 +253,6 @@ class Store(ABC):
         thread."""
 
     @abstractmethod
-    def generations(self, host_ids: Collection[int]) -> dict[int, int]:
-        """Return node id -> generation, of all nodes of these hosts. Any thread."""
-
-    @abstractmethod
     def progress(self, hosts: Collection[str]) -> Progress:
         """Return how far the hosts of these names have got, in one view; also the streams of nodes that they have no more. Any
         thread."""

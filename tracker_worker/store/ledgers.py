@@ -70,12 +70,9 @@ class Ledgers:
         return name in self._hosts
 
     def current(self, name: str, node: str) -> NodeLedger | None:
-        """A node's ledger at the store's generation; None: there is no such node."""
-        host = self._hosts.get(name)
-        if host is not None:
-            held = host.nodes.get(node)
-            if held is None or self._store.generations([host.id]).get(held.id) != held.stored_generation:
-                self.forget([name])
+        """A node's ledger as the store has it; None: there is no such node."""
+        if self.holds(name):
+            self.refresh([name])
         host = self.find(name)
         return None if host is None else host.nodes.get(node)
 

@@ -174,10 +174,6 @@ class MemoryStore(Store):
             nodes = self._rows.nodes.values()
             return sorted((node.host.name, node.name) for node in nodes if node.allocations and not node.life.listed)
 
-    def generations(self, host_ids: Collection[int]) -> dict[int, int]:
-        with self._lock:
-            return {node.id: node.generation for node in self._rows.nodes.values() if node.host.id in host_ids}
-
     def progress(self, hosts: Collection[str]) -> Progress:
         with self._lock:
             return self._rows.progress(hosts)

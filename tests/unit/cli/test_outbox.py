@@ -10,6 +10,7 @@ from tests.support.store import ALL, TOPIC, Writer, cursors, note
 from tests.unit.cli.conftest import Cli
 from tracker_worker.cli.context import CommandFailed
 from tracker_worker.cli.outbox_replay import Range
+from tracker_worker.cli.outbox_skip import skip
 from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.store.base import Commit, Stream, StreamEnd
 from tracker_worker.store.sql.store import SQLStore
@@ -103,6 +104,13 @@ class TestSkip:
             "topics": [TOPIC],
         }
         assert self.cursors() == {TOPIC: 3, "early": 3}
+
+    def test_a_number_of_another_history_is_not_skipped(self, store: SQLStore) -> None:
+        before = self.cursors()
+        [stream] = [stream for stream in store.streams("host-1") if stream.node == "node-2"]
+        with pytest.raises(CommandFailed, match="nothing is skipped: the present history is another one"):
+            skip(store, stream, 2, [TOPIC], ledger_id="another")
+        assert self.cursors() == before
 
     def test_a_notification_is_skipped_on_every_topic_that_waits_for_it(
         self, cli: Cli, store: SQLStore, ledger: Writer

@@ -48,6 +48,23 @@ def test_a_store_that_went_back_gets_a_new_history(use: Use, caplog: pytest.LogC
     assert "1 commits are lost" in caplog.text
 
 
+def test_a_read_sees_the_new_history_also_at_a_generation_that_the_old_one_had() -> None:
+    store = MemoryStore()
+    tracker = audited(store=store)
+    claim(tracker, 1)
+    backup = Backup(store)
+    claim(tracker, 2)
+    lost = tracker.compute_node
+    backup.restore()
+    new = begin_history(
+        store, predecessor=store.histories()[-1].ledger_id, reason="a restore", now=NOW, new_id=NewIds()
+    )
+    view = tracker.compute_node
+    assert lost is not None
+    assert view is not None
+    assert (view["ledger_id"], view["running_vms"], view["generation"]) == (new, 1, lost["generation"])
+
+
 def test_a_history_that_another_writer_has_begun_is_followed() -> None:
     store = MemoryStore()
     tracker = audited(store=store)

@@ -208,11 +208,6 @@ class SQLStore(Store):
         with self._sessions.read() as connection:
             return reading.page(connection, having, after=after, limit=limit)
 
-    def generations(self, host_ids: Collection[int]) -> dict[int, int]:
-        query = sa.select(nodes.c.id, nodes.c.generation).where(nodes.c.host_id.in_(list(host_ids)))
-        with self._sessions.read() as connection:
-            return {row.id: row.generation for row in connection.execute(query)}
-
     def progress(self, hosts: Collection[str]) -> Progress:
         with self._sessions.read() as connection:
             return reading.progress(connection, hosts)
