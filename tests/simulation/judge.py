@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 _AT_ONCE_SECONDS = 0.3
 """A call that a worker has so soon after it came has its deadline there when it has it here."""
 _MOST_LETTERS = 1000
+_LOOKS, _REST_SECONDS = 20, 0.02
+"""So many looks take longer, however much there is to do."""
 
 
 class Judge:
@@ -38,6 +41,7 @@ class Judge:
             self._is_there,
             every=1 if world.database.shared else 8,
         )
+        self._looks: deque[float] = deque(maxlen=_LOOKS)
         self._hanging: dict[tuple[str, str, str], tuple[Worker, float]] = {}
         self.expiries = Expiries(world.stage)
         self.cursors = Cursors(lambda: world.store, world.watch.notifications)
@@ -91,8 +95,11 @@ class Judge:
             raise Violation(found)
 
     def look(self) -> None:
-        """Look at everything."""
+        """Look at everything. Called after a fixed number of steps."""
         world = self._world
+        self._looks.append(world.stage.now)
+        if len(self._looks) == _LOOKS and self._looks[-1] - self._looks[0] < _REST_SECONDS:
+            raise Violation("somebody never rests: time hardly passes")
         # A new history lowers the cursors that are written between a set-back and its beginning.
         stored(world.database.ledgers(), [] if world.noticing else world.database.cursors_ahead())
         for site in world.sites:
