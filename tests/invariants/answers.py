@@ -24,8 +24,8 @@ def views(sent: Sequence[Message], told: Streams, replays: Mapping[Place, Replay
             if replayed is None or sequence not in replayed.usage:
                 yield f"{what} at sequence {sequence}, which was never issued."
                 continue
-            if sequence in replayed.left and view["running_vms"] == 0:
-                continue  # another node, of which nothing was told yet, has the name now
+            if (sequence in replayed.left or sequence == 0) and view["running_vms"] == 0:
+                continue  # a node of which nothing was told yet; perhaps another one that has the name now
             if used_in(view) != replayed.usage[sequence] or view["running_vms"] != replayed.instances[sequence]:
                 yield (
                     f"{what} at sequence {sequence} with usage {used_in(view)} of {view['running_vms']} instances; "

@@ -53,13 +53,14 @@ class Plan:
         A fault that others would hide is found where those cannot happen."""
         random = Random(f"{seed} plan")
         share = random.choice((0.1, 0.2, 0.4, 0.7, 1.0))
+        rate = float(random.choice((5, 15, 30, 60, 60, 200)))
         return cls(
             seed=seed,
-            seconds=round(20 * 10 ** random.random()),
+            seconds=round(20 * min(10 ** random.random(), 400 / rate)),
             hosts=random.randint(1, 6),
             workers=random.choice((1, 2, 2, 3, 3, 4)),
             clients=random.randint(1, 6),
-            rate=float(random.choice((5, 15, 30, 60))),
+            rate=rate,
             fault_seconds=random.choice((1.0, 3.0, 6.0, 20.0)),
             store=random.choice(("memory", "memory", "memory", "sqlite")),
             hostile=random.random() < 0.5,
