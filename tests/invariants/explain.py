@@ -13,7 +13,7 @@ its limits, or answered wrongly; the search then ignores one of these at a time,
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tests.invariants import books, rules
@@ -63,6 +63,9 @@ def explain(
         for uuid in move.held:
             happened[uuid][move.source].append((move.left, move))
             happened[uuid][move.target].append((move.came, move))
+    sources: dict[str, set[str]] = defaultdict(set)
+    for move in moves:
+        sources[move.target[0]].add(move.source[0])
     nodes: dict[str, set[str]] = defaultdict(set)
     for host, node in told:
         nodes[host].add(node)
@@ -71,7 +74,7 @@ def explain(
             place: [one for _, one in sorted(numbered, key=lambda pair: pair[0])]
             for place, numbered in happened[uuid].items()
         }
-        case = _Case(uuid, asked[uuid], events, nodes, replays)
+        case = _Case(uuid, asked[uuid], events, nodes, replays, sources)
         if (violation := case.violation()) is not None:
             yield violation
 
@@ -87,6 +90,8 @@ class _Case:
     events: Mapping[Place, list[Heard | Move]]
     nodes: Mapping[str, set[str]]
     replays: Mapping[Place, Replay]
+    sources: Mapping[str, Collection[str]]
+    """Host -> the hosts from which it has got nodes."""
     _order: list[Place] = field(init=False)
     _hosts: str = field(init=False)
     _before: list[int] = field(init=False)
@@ -230,9 +235,17 @@ class _Case:
             node = rules.node_of(message, self.nodes[host])
             replayed = self.replays.get((host, node)) if node is not None else None
             here = {at[1]: one for at, one in waiting.items() if at[0] == host and isinstance(one, Heard)}
-            for event, after in rules.effects(message, states.get(host), node, here, replayed, overlooked):
-                moved_on = positions if event is None else self._moved(positions, event.place)
-                yield done | bit, moved_on, {**states, host: after}
+            for held in self._had(states, host):
+                for event, after in rules.effects(message, held, node, here, replayed, overlooked):
+                    moved_on = positions if event is None else self._moved(positions, event.place)
+                    yield done | bit, moved_on, {**states, host: after}
+
+    def _had(self, states: _States, host: str) -> Iterator[State]:
+        """What the host may have of the instance: a node that has come may have brought the memory of a deletion."""
+        held = states.get(host)
+        yield held
+        if held is None and any(isinstance(states.get(source), Deleted) for source in self.sources.get(host, ())):
+            yield Deleted()
 
     def _moved(self, positions: tuple[int, ...], *places: Place) -> tuple[int, ...]:
         steps = [places.count(place) for place in self._order]

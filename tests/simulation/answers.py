@@ -27,6 +27,8 @@ _TELLS_SECONDS = 5.0
 """A worker that has had a call for this time tells it that the store is away."""
 _LATE_SECONDS = 11.0
 """A message has waited in its queue for as long as its caller waits, at the most, when a worker begins to count."""
+_NOTICED_SECONDS = 20.0
+"""Some time after the database has gone back, workers know of no answer that it does not have."""
 _UNDECIDED = frozenset(("StoreUnavailable", "InventoryUnavailable", "HostNotServed"))
 """Errors after which a copy of the call may be told another thing."""
 _SLOW = frozenset(("update_available_resource",))
@@ -81,7 +83,7 @@ class Answers:
         failure = json.loads(reply["failure"]) if reply["failure"] is not None else None
         if asked["method"] not in COMMANDS or (failure is not None and failure["class"] in _UNDECIDED):
             return
-        if asked["sent_at"] < self._since:
+        if asked["sent_at"] < self._since and self._stage.now < self._since + _NOTICED_SECONDS:
             return
         what = reply["result"], None if failure is None else (failure["class"], failure.get("kwargs"))
         known = self._told.setdefault(unique_id, what)
@@ -113,7 +115,8 @@ class Answers:
     def acknowledged(self, message: Stored) -> None:
         """The broker forgets a message. ``message_id`` is that of a cast which is a command, or of a call."""
         unique_id = message.message_id
-        known = not unique_id or message.expires_at is not None or self._arrived.get(unique_id, -1.0) < self._since
+        before = self._arrived.get(unique_id, -1.0) < self._since and message.came_at < self._since + _NOTICED_SECONDS
+        known = not unique_id or message.expires_at is not None or before
         if not known and not self._parked(unique_id):
             self._demand_stored(unique_id, f"cast {unique_id} was acknowledged")
 

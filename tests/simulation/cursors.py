@@ -10,8 +10,8 @@ from tests.invariants.record import Heard
 from tests.simulation.watch import Violation
 from tracker_worker.store.base import EVERY_TOPIC, Commit, Store
 
-_Track = tuple[str, str, str]
-"""Topic, host and node."""
+_Track = tuple[str, str, str, str]
+"""Ledger_id, topic, host and node."""
 
 
 class Cursors:
@@ -22,21 +22,27 @@ class Cursors:
         self._store = store
         self._notifications = notifications
         self._read = 0
-        self._reached: dict[_Track, int] = defaultdict(int)
+        self._reached: dict[_Track, int] = {}
         self._ahead: dict[_Track, set[int]] = defaultdict(set)
         self._places: dict[int, tuple[str, str]] = {}
-        self.unknown = False
-        """Whether a cursor may be ahead for a good reason."""
+        self._went_back = False
+
+    def went_back(self) -> None:
+        """The database is as it was before. A history that begins now says with its first notifications where it goes on."""
+        self._catch_up()
+        self._went_back = True
+        self._places.clear()
 
     def committed(self, commit: Commit) -> None:
         """The store has taken a commit. Raises Violation."""
-        if self.unknown or not commit.cursors:
+        ledger_id = commit.ledger_id
+        if ledger_id is None or not commit.cursors:
             return
         self._catch_up()
         for (stream_id, topic), cursor in commit.cursors.items():
             host, node = self._place(stream_id)
-            if topic != EVERY_TOPIC and cursor > self._reached[topic, host, node]:
-                heard = self._reached[topic, host, node]
+            heard = self._reached.get((ledger_id, topic, host, node), cursor if self._went_back else 0)
+            if topic != EVERY_TOPIC and cursor > heard:
                 raise Violation(
                     f"the cursor of {host}/{node} for {topic} is {cursor}, and billing has heard all up to {heard}"
                 )
@@ -44,12 +50,15 @@ class Cursors:
     def _catch_up(self) -> None:
         for one in self._notifications[self._read :]:
             payload: Mapping[str, object] = one.payload
-            track = one.queue.partition(".")[0], str(payload["host"]), str(payload["node"])
+            topic = one.queue.partition(".")[0]
+            track = str(payload["ledger_id"]), topic, str(payload["host"]), str(payload["node"])
             ahead = self._ahead[track]
             ahead.add(one.sequence)
-            while self._reached[track] + 1 in ahead:
-                self._reached[track] += 1
-                ahead.discard(self._reached[track])
+            reached = self._reached.get(track, one.sequence - 1 if self._went_back else 0)
+            while reached + 1 in ahead:
+                reached += 1
+                ahead.discard(reached)
+            self._reached[track] = reached
         self._read = len(self._notifications)
 
     def _place(self, stream_id: int) -> tuple[str, str]:

@@ -54,5 +54,7 @@ class Expiries:
                         raise Violation(f"the end of the claim {allocation.claim_id} has come nearer")
                     self._until[allocation.id] = allocation.expires_at
                     due = now + (allocation.expires_at - time) / 1_000_000
-                    self._due.setdefault(allocation.claim_id, due)
+                    # A worker that has not noticed a step yet has begun it by another clock.
+                    lasts = (allocation.expires_at - allocation.begun_at) / 1_000_000
+                    self._due.setdefault(allocation.claim_id, min(due, now + lasts))
                     self._due[allocation.claim_id] = min(self._due[allocation.claim_id], due)

@@ -73,7 +73,8 @@ class Judge:
         """The database is as it was before."""
         self.answers.went_back()
         self.expiries.went_back()
-        self.cursors.unknown = True
+        self.cursors.went_back()
+        self._world.watch.went_back()
 
     def clock_stepped(self) -> None:
         """The clock of the database was stepped."""

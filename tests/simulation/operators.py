@@ -214,6 +214,7 @@ class Operator:
         if not idle:
             return
         host = self._random.choice(idle)
+        self._world.will_forget_a_host()  # one that gets the name of another one is forgotten, too
         if self._random.random() < 0.5:
             self._command("host forget", lambda to, _: to.forget_host(host))
         else:

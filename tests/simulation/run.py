@@ -163,7 +163,9 @@ def _play(plan: Plan, world: World, trace: _Trace, outcome: Outcome) -> None:
             world.judge.look()
 
     def happen(planned: faults.Planned) -> None:
+        world.happening = planned.name
         said = None if world.noticing else planned.happen(world)
+        world.happening = ""
         if said is not None:
             world.judge.troubles.happened(planned.name)
             line = f"FAULT {said}"

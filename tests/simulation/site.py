@@ -122,8 +122,14 @@ class Site:
             calls = worker._engine._audits._calls._waiting
             if calls and not worker._engine.thread.is_alive():
                 raise Violation(f"{self.name} stops, and {len(calls)} calls that wait for an audit are told nothing")
-            if calm and self.world.undisturbed() and (bus.unsent() or passed > worker._stop_seconds):
-                raise Violation(f"{self.name} stops after {passed:.3f} s with {bus.unsent()} bytes to send")
+            if calm and self.world.undisturbed():
+                if bus.unsent() or passed > worker._stop_seconds:
+                    raise Violation(f"{self.name} stops after {passed:.3f} s with {bus.unsent()} bytes to send")
+                owner = worker._engine._leases._owner
+                if not worker._engine.thread.is_alive() and (
+                    kept := [host.name for host in self.world.store.hosts() if host.lease_owner == owner]
+                ):
+                    raise Violation(f"{self.name} stops, and keeps the leases of {kept}")
             self.crash()
             ended()
 

@@ -67,6 +67,7 @@ class Traffic:
         """``tight`` and ``moves``: see ``Scheduler``."""
         self._machine = machine
         self._stopped = False
+        self._goes_on_at = 0.0
         for client in clients:
             client.copied, client.old = _COPIED, _OLD
             caller = Caller(machine, client, lambda: self._stopped)
@@ -89,11 +90,15 @@ class Traffic:
         """Begin nothing new."""
         self._stopped = True
 
+    def pause(self, seconds: float) -> None:
+        """Begin nothing new for so long."""
+        self._goes_on_at = self._machine.stage.now + seconds
+
     def _start(self, step: Callable[[], object], random: Random, rate: float) -> None:
         def run() -> None:
             while not self._stopped:
                 self._machine.sleep(random.expovariate(rate))
-                if not self._stopped:
+                if not self._stopped and self._machine.stage.now >= self._goes_on_at:
                     step()
 
         self._machine.spawn(run)

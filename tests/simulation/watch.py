@@ -38,6 +38,7 @@ class Watch:
         self._at: dict[Stream, str] = {}
         self._numbers: dict[tuple[str, str, str, int], str] = {}
         self._ids: dict[str, tuple[str, str, str, int]] = {}
+        self._generations: dict[tuple[str, str], int] = {}
 
     def heard(self, queue: str, message: Message) -> None:
         one = read_notification(queue, message.body)
@@ -56,8 +57,16 @@ class Watch:
                 raise Violation(f"the time of {number} falls")
             self._last[stream], self._at[stream] = number[3], payload["occurred_at"]
 
+    def went_back(self) -> None:
+        """The database is as it was before."""
+        self._generations.clear()
+
     def committed(self, commit: Commit) -> None:
         for ledger in commit.ledgers:
+            name = ledger.host, ledger.name
+            if ledger.generation < self._generations.get(name, 0):
+                raise Violation(f"the generation of {ledger.host}/{ledger.name} falls to {ledger.generation}")
+            self._generations[name] = ledger.generation
             if ledger.inventory is not None and ledger.usage != ledger.inventory.reserved + ledger.charged:
                 raise Violation(f"{ledger.host}/{ledger.name}: usage {ledger.usage} is not the sum")
         if len(commit.ledgers) > 1:

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from random import Random
+from typing import Any
 
 from tests.invariants.check import check
-from tests.invariants.record import UNKNOWN, Evidence, Heard, Parked
+from tests.invariants.record import UNKNOWN, Evidence, Heard, Parked, Request
 from tests.invariants.stored import books, recorded
 from tests.simulation import losses
 from tests.simulation.adopting import Adopter
@@ -40,6 +41,7 @@ _PARTIAL = 0.3
 """The part of the workers, but for the first, that serve some of the hosts only."""
 _HOSTILE_RATE = 0.4
 _CLAIMS = 5
+_LAST_COMMANDS_SECONDS = 10.0
 
 
 class World:
@@ -73,15 +75,19 @@ class World:
         """An earlier copy of the database."""
         self.judge = Judge(self)
         self.clients = [
-            Client(self.stage, self.broker, f"c{number}", until=self.until_healed, answers=self.judge.answers)
+            Client(self.stage, self.broker, f"c{number}", until=self.at_the_latest, answers=self.judge.answers)
             for number in range(clients)
         ]
         self.deaths: list[BaseException] = []
+        self.happening = ""
+        """The fault that happens at this moment."""
         self._ends: dict[Due, Callable[[], object]] = {}
+        self._under_way: dict[Due, Callable[[], object]] = {}
         self.hardware = Hardware(self.hosts)
         random = Random(f"{seed} sites")
         self.sites = [Site(self, f"w{number}", self._served(number, random)) for number in range(1, workers + 1)]
         self.newcomers = 0
+        self._forgotten: dict[str, Mapping[str, Any] | None] = {}
         self.traffic: Traffic | None = None
         self.operator_link = Link()
         self.operator: Operator | None = None
@@ -164,39 +170,51 @@ class World:
             self.operator.done = True
 
     def rest(self) -> None:
-        """Nobody begins anything new."""
-        for one in (self.traffic, self.hostile, self.operator):
+        """Nobody begins anything new. The operator is the last one, so that nobody else commits after its last command."""
+        for one in (self.traffic, self.hostile):
             if one is not None:
                 one.stop()
+        if self.operator is not None:
+            self.stage.later(_LAST_COMMANDS_SECONDS, self.operator.stop)
 
     def undisturbed(self) -> bool:
         """Whether nothing is bad that would end by itself."""
         return not self._ends and not self.broker.blocked and self.broker.up
 
     def until_healed(self, seconds: float, end: Callable[[], object], kind: str = "") -> None:
-        """Have ``end``, which ends something bad of a kind (see ``Troubles``), happen after so many seconds, or when everything
-        is healed."""
+        """Have ``end``, which ends something bad of a kind (see ``Troubles``; the fault that happens), happen after so many
+        seconds, or when everything is healed."""
+        kind = kind or self.happening
         self.judge.troubles.begun(kind)
 
         def over() -> None:
             self.judge.troubles.ended(kind)
             end()
 
+        self._schedule(self._ends, seconds, over)
+
+    def at_the_latest(self, seconds: float, action: Callable[[], object]) -> None:
+        """Have ``action`` happen after so many seconds, or when everything is healed. Nothing is wrong until then."""
+        self._schedule(self._under_way, seconds, action)
+
+    def _schedule(self, to: dict[Due, Callable[[], object]], seconds: float, action: Callable[[], object]) -> None:
         def happen() -> None:
-            del self._ends[due]
-            over()
+            del to[due]
+            action()
 
         due = self.stage.later(seconds, happen)
-        self._ends[due] = over
+        to[due] = action
 
     def heal(self) -> None:
         """End everything that is bad."""
         if self.operator is not None:
             self.operator.heal()
-        ends, self._ends = self._ends, {}
-        for due, end in ends.items():
-            due.cancelled = True
-            end()
+        while ends := {**self._ends, **self._under_way}:  # what arrives may be copied once more
+            self._ends.clear()
+            self._under_way.clear()
+            for due, end in ends.items():
+                due.cancelled = True
+                end()
         for site in self.sites:
             if site.worker is None and not site.starts:
                 site.start()
@@ -220,8 +238,16 @@ class World:
             others={topic: heard[topic] for topic in others},
             parked=[_parked(message) for message in parked],
             nodes=books(self.store),  # type: ignore[arg-type]
-            inbox=recorded(self.store, sorted({request.unique_id for request in requests})),  # type: ignore[arg-type]
+            inbox={**self._forgotten, **self._recorded(requests)},
         )
+
+    def _recorded(self, requests: Sequence[Request]) -> dict[str, Mapping[str, Any] | None]:
+        return recorded(self.store, sorted({request.unique_id for request in requests}))  # type: ignore[arg-type]
+
+    def will_forget_a_host(self) -> None:
+        """Remember what the inbox has of the hosts that no worker serves any more."""
+        requests = (request for client in self.clients for request in client.requests)
+        self._forgotten.update(self._recorded([request for request in requests if request.host not in self.hosts]))
 
     def unsettled(self) -> list[str]:
         """What is not as it should be some time after the last fault."""

@@ -29,6 +29,7 @@ class ModernScheduler(Scheduler):
         if self._held:
             choices += [
                 (self._report_built, 8),
+                (self._report_elsewhere, 1),
                 (self._shelve, 2),
                 (self._take_claim_id, 2),
                 (self._release, 3),
@@ -86,6 +87,15 @@ class ModernScheduler(Scheduler):
         if self._random.random() < 0.2:
             fields["project_id"] = self._random.choice(("another-project", None))
         self._say(self._held[uuid].place[0], "update_usage", casts=0.5, instance=fields)
+
+    def _report_elsewhere(self) -> None:
+        """Report an instance from another node of its host, which is refused."""
+        uuid = self._any()
+        host, node = self._held[uuid].place
+        others = [place[1] for place in self._places if place[0] == host and place[1] != node]
+        if others and self._stays((host, node)):
+            fields = {"uuid": uuid, "node": self._random.choice(others), "display_name": f"{uuid}-elsewhere"}
+            self._say(host, "update_usage", casts=0.3, instance=fields)
 
     def _shelve(self) -> None:
         """Report that an instance is offloaded, which ends its charge. It may be claimed again."""

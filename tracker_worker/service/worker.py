@@ -43,7 +43,7 @@ from tracker_worker.service.first_audit import FirstAudit, StartCancelled
 from tracker_worker.service.loop.thread import EngineThread
 from tracker_worker.service.requests.reader import RequestReader
 from tracker_worker.service.watchdog import Watchdog
-from tracker_worker.store.base import Store
+from tracker_worker.store.base import AnotherHistory, Store
 from tracker_worker.store.sql.location import prepared_url
 from tracker_worker.store.sql.store import SQLStore
 from tracker_worker.wire.reply_queues import ReplyQueues
@@ -173,7 +173,7 @@ class Worker:
         with self._starting:
             try:
                 self._start()
-            except TrackerError as error:
+            except (TrackerError, AnotherHistory) as error:
                 self._stop_parts(self._stop_seconds)
                 raise ConfigurationError(f"the worker cannot start: {error}") from error
             except BaseException:

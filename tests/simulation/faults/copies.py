@@ -7,6 +7,7 @@ no host, whatever happens to the others, but for a broker that forgets the marke
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 
 from tests.simulation.broker import TOPIC
@@ -31,8 +32,10 @@ def serve_copy(world: World, random: Random) -> str | None:
             if site.worker is not None and site.worker._engine.held:
                 site.restart(seconds / 10)  # whoever serves its hosts next renews their tokens
         return "is made, and the active workers crash"
-    records = {record.name: record for record in world.copy.store.hosts()}
-    if any(host not in records or not _is_outdated(world, records[host]) for host in world.hosts):
+    store = world.copy.store
+    records = {record.name: record for record in store.hosts()}
+    earlier = [history.ledger_id for history in store.histories()[:-1]]
+    if any(host not in records or not _is_outdated(world, records[host], earlier) for host in world.hosts):
         return None
     site = Site(world, "copy", world.hosts, database=world.copy)
     world.copy = None
@@ -55,13 +58,16 @@ def serve_copy(world: World, random: Random) -> str | None:
     return f"has a worker for {seconds:.2f} s"
 
 
-def _is_outdated(world: World, record: HostRecord) -> bool:
-    """Whether the marker of a host has another token than these."""
+def _is_outdated(world: World, record: HostRecord, earlier: Sequence[str]) -> bool:
+    """Whether the marker of a host has another token than these, and does not name an earlier history, of which the copy is a
+    successor as good as its original."""
     queue = world.broker.queues.get(f"{TOPIC}_ledger.{record.name}")
     if queue is None or not queue.ready:
         return False
     said = b"".join(one.properties + one.body for one in queue.ready)
-    return not any(token.encode() in said for token in (record.token, record.previous_token) if token is not None)
+    return not any(
+        known.encode() in said for known in (record.token, record.previous_token, *earlier) if known is not None
+    )
 
 
 def _copied(database: MemoryDatabase) -> MemoryDatabase:

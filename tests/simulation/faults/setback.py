@@ -20,11 +20,13 @@ from tracker_worker.store.base import Progress
 
 _NOTICED_WITHIN_SECONDS = 15.0
 _LOOK_SECONDS = 0.25
+_CONFIRM_SECONDS = 5.0
 
 
 def set_back(world: World, random: Random) -> str | None:
     seconds, fails_over, replaces = span(random), random.random() < 0.6, random.random() < 0.5
     alone = _left_alone(world, seconds) if fails_over else None
+    quiet, confirms_late = random.random() < 0.5, random.random() < 0.5
     backup, backed_up_at = world.database.back_up(), world.stage.now
     copied = _progress(world)
 
@@ -33,13 +35,27 @@ def set_back(world: World, random: Random) -> str | None:
         if present.ledger_id != copied.ledger_id or world.noticing:
             return  # histories that begin at one point are two ledgers, and the hosts wait for an operator's "host adopt"
         if alone is not None and _knows(world, alone, copied, present):
+            if quiet and world.traffic is not None:
+                world.traffic.pause(_NOTICED_WITHIN_SECONDS)
             _fail_over(world, backup, backed_up_at)
         else:
             _restore(world, backup, backed_up_at, replaces=replaces)
 
     world.until_healed(seconds, end)
+    if confirms_late and world.broker.confirm_seconds == 0:
+        _confirm_late(world, seconds + _NOTICED_WITHIN_SECONDS)
     how = "backup" if alone is None else f"failover with {alone.name} alone"
     return f"to now, after {seconds:.2f} s, {how}"
+
+
+def _confirm_late(world: World, seconds: float) -> None:
+    """The broker confirms late while the database goes back, which hinders nobody."""
+    world.broker.confirm_seconds = _CONFIRM_SECONDS
+
+    def end() -> None:
+        world.broker.confirm_seconds = 0.0
+
+    world.at_the_latest(seconds, end)
 
 
 def _left_alone(world: World, seconds: float) -> Site | None:

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.builders import HOST
 from tests.support.ownership import OTHER, MakeWorker, OwnershipCase, begin_history
-from tracker_worker.bus.base import Marker
+from tracker_worker.bus.base import Marker, MarkerUnavailable
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.service.chores.marker import Owner, owner, take
 from tracker_worker.store.base import History
@@ -62,6 +62,16 @@ class TestTake(OwnershipCase):
             markers.write = lambda host, marker: written.append(marker.token)  # type: ignore[method-assign]
             assert take(store, markers, store.histories(), seen, new_token=lambda: "new")
         assert written == ["of a start that was broken off", "new"]
+
+    def test_a_host_that_the_database_has_no_more_keeps_its_marker(self, make_worker: MakeWorker) -> None:
+        worker = make_worker().begin()
+        store, seen, marker = worker.store, worker.record, worker.broker.markers[HOST]
+        with worker.bus.markers() as markers:
+            store.script["renew_token"] = [lambda: store.inner.forget_host(seen.id)]
+            for _ in range(2):  # it goes after, and then before the look at the database
+                with pytest.raises(MarkerUnavailable, match="no such host"):
+                    take(store, markers, store.histories(), seen, new_token=lambda: "new")
+        assert worker.broker.markers[HOST] == marker
 
     def test_starts_that_are_broken_off_between_database_and_broker_leave_the_owner_the_owner(
         self, make_worker: MakeWorker

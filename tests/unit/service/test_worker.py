@@ -19,6 +19,7 @@ from tests.unit.service.conftest import MakeWorker
 from tracker_worker.errors import ConfigurationError, StoreUnavailable
 from tracker_worker.inventory.fake import FakeDriver
 from tracker_worker.service import worker as module
+from tracker_worker.store.base import AnotherHistory
 
 N1, N2 = node_name(1), node_name(2)
 
@@ -138,6 +139,12 @@ class TestStart:
         with pytest.raises(ConfigurationError, match="connection refused"):
             worker_harness.worker.start()
         assert "bus.start" not in worker_harness.store.calls
+
+    def test_a_database_that_goes_back_during_a_start_ends_the_start(self, worker_harness: WorkerHarness) -> None:
+        """Whatever restarts processes tries again, on the database as it is then."""
+        worker_harness.store.script["take_lease"] = [AnotherHistory("the store is not as it was seen before")]
+        with pytest.raises(ConfigurationError, match="cannot start: the store is not as it was seen before"):
+            worker_harness.worker.start()
 
     def test_a_bus_that_cannot_start_ends_the_start(
         self, worker_harness: WorkerHarness, monkeypatch: pytest.MonkeyPatch

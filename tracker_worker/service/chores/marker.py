@@ -31,6 +31,7 @@ class Owner(enum.Enum):
     """A history that this database does not know."""
 
 
+NO_SUCH_HOST = "the database has no such host any more"
 MAY_SERVE = frozenset((Owner.NOBODY, Owner.SELF, Owner.PREDECESSOR))
 """Where the database may serve the host, unless a consumer of another database does."""
 
@@ -60,11 +61,14 @@ def take(
     marker that is empty. ``force``: write it whatever is there.
 
     Raises MarkerUnwritten, MarkerUnavailable, StoreUnavailable: the marker is as before, or the new one. A database that was
-    the owner still is.
+    the owner still is. A host that the database no longer has is MarkerUnavailable, too.
     """
     with markers.locked(record.name):
         # Whoever held the lock before may have renewed the token: the database keeps two, and that on the broker must be one.
-        record = next((each for each in store.hosts() if each.id == record.id), record)
+        present = [each for each in store.hosts() if each.name == record.name]
+        if not present:
+            raise MarkerUnavailable(NO_SUCH_HOST)
+        record = present[0]
         marker = None
         with suppress(*([MarkerUnavailable] if made_empty or force else [])):
             marker = markers.look(record.name)
@@ -76,6 +80,9 @@ def take(
             # A start was broken off between database and broker. The database keeps two tokens, and must not need three.
             markers.write(record.name, Marker(ledger_id=ledger_id, token=record.token))
         token = new_token()
-        store.renew_token(record.id, token)
+        try:
+            store.renew_token(record.id, token)
+        except LookupError:
+            raise MarkerUnavailable(NO_SUCH_HOST) from None
         markers.write(record.name, Marker(ledger_id=ledger_id, token=token))
         return True

@@ -18,7 +18,7 @@ from tracker_worker import threads
 from tracker_worker.bus.base import FANOUT, SHARED, Bus, Delivery, Marker, Markers, MarkerUnavailable, MarkerUnwritten
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.service.chores.gate import Gate
-from tracker_worker.service.chores.marker import MAY_SERVE, Owner, owner, take
+from tracker_worker.service.chores.marker import MAY_SERVE, NO_SUCH_HOST, Owner, owner, take
 from tracker_worker.service.chores.standing import HostStanding, Standing, copied, foreign
 from tracker_worker.store.base import History, HostRecord, Store
 
@@ -231,7 +231,7 @@ class Ownership:
         histories, records = self._view
         record = records.get(host.name)
         if record is None:
-            raise MarkerUnavailable("the database has no such host any more")
+            raise MarkerUnavailable(NO_SUCH_HOST)
         return histories, record
 
     def _examine(self, markers: Markers, host: HostStanding) -> None:
