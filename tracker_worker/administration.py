@@ -274,11 +274,11 @@ def _check_charges(ledger: NodeLedger, target: HostLedger) -> None:
 
 
 def _check_empty(host: HostLedger) -> None:
-    uuids = sorted(uuid for ledger in host for uuid in ledger.allocations)
+    uuids = sorted({uuid for ledger in host for uuid in ledger.instances})
     if uuids:
         raise Refused(f"host {host.name} is charged for {counted(len(uuids), 'instance')}: {', '.join(uuids)}")
 
 
 def _check_node_empty(ledger: NodeLedger) -> None:
-    if ledger.allocations:
-        raise NodeBusy(host=ledger.host, node=ledger.name, instances=sorted(ledger.allocations))
+    if charged := ledger.instances:
+        raise NodeBusy(host=ledger.host, node=ledger.name, instances=charged)

@@ -54,6 +54,13 @@ class ClaimConflict(TrackerError):
     template = "Instance {instance_uuid} cannot be claimed: {reason}"
 
 
+class MoveNotFound(TrackerError):
+    """The host knows no move of this id, and was not told enough of it, or it is too old. Facts: move_id, host."""
+
+    code = "move_not_found"
+    template = "Host {host} knows no move {move_id}"
+
+
 class InvalidInput(TrackerError):
     """An argument is wrong. Facts: ``field``, a path such as ``instance.memory_mb``, and ``reason``."""
 

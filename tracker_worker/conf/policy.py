@@ -31,4 +31,6 @@ def read_policy(conf: cfg.ConfigOpts) -> Policy:
         deletion_memory=conf.tracker.deletion_memory_seconds * SECOND,
         owner_required=conf.tracker.missing_owner == "refuse",
         max_field_bytes=conf.bus.max_field_bytes,
+        move_memory=conf.tracker.move_memory_hours * 3600 * SECOND,
+        move_confirm=conf.tracker.move_confirm_seconds * SECOND,
     )

@@ -92,6 +92,24 @@ OPTIONS = [
         "refused in that time. 0 switches this off. Raise it if claims may come later than that after the deletion of "
         "their instance. Each remembered deletion costs a row; at most 100000 a host are kept.",
     ),
+    cfg.IntOpt(
+        "move_memory_hours",
+        default=168,
+        min=1,
+        max=24 * 366,
+        mutable=True,
+        help="Hours for which a move is known after it has begun, if nothing is charged for it any more. A step of an older "
+        "move is refused. Raise it if a host may be down for longer and be told of its moves after that.",
+    ),
+    cfg.IntOpt(
+        "move_confirm_seconds",
+        default=0,
+        min=0,
+        max=2**31,
+        mutable=True,
+        help="Seconds after the hand-over of a resize or a migration after which the source releases what it holds for a "
+        "revert. 0: it waits for a confirmation, however long that takes.",
+    ),
     cfg.StrOpt(
         "missing_owner",
         default="allow",

@@ -18,6 +18,11 @@ RELEASE = "release"
 
 INSTANCE = "instance"
 """The role of the allocation that an instance's project is charged for."""
+INCOMING = "incoming"
+"""The role of what a move's destination is charged before the hand-over."""
+HOLD = "hold"
+"""The role of what a move's source is charged after the hand-over, for a revert."""
+ROLES = (INSTANCE, INCOMING, HOLD)
 
 CALLER = "caller"
 CAPACITY = "capacity"

@@ -72,20 +72,23 @@ def fit(
         if held.resources != requested:
             raise _conflict(holder, held.uuid, f"it is charged {held.resources.to_dict()}, not {requested.to_dict()}")
         return Fit(ledger=ledger, held=held, limit_source=held.limit_source)
+    for moving, charge in host.charges(instance.uuid):
+        raise _conflict(moving, charge.uuid, f"it is {charge.role} on node {moving.name}, for a move")
     if ledger.disabled:
         return Fit(ledger=ledger, tracked=False)
-    _check_taking(ledger, command.stale_after, now)
-    deleted_at = host.deleted_at(instance.uuid)
-    if deleted_at is not None and command.remembers_deletions and deleted_at + command.remembers_deletions >= now:
-        raise _conflict(ledger, instance.uuid, f"it was reported deleted at {iso(deleted_at)}")
+    check_taking(host, ledger, command, now)
     # An end names a claim by its id or by the uuid of its instance: neither may name another claim.
     if command.claim_id is not None and (other := host.named(command.claim_id)) is not None:
         raise _taken(ledger, command, command.claim_id, other[1].uuid)
     if (other := host.claimed(instance.uuid)) is not None:
         raise _taken(ledger, command, instance.uuid, other[1].uuid)
-    inventory = ledger.inventory
+    return room(ledger, command, charged)
+
+
+def room(ledger: NodeLedger, command: commands.BeginClaim, charged: Mapping[int, Resources] | None = None) -> Fit:
+    """How what a claim asks for stands against its limits, on a node that takes claims."""
+    requested, inventory, limits = command.instance.resources, ledger.inventory, command.limits
     assert inventory is not None
-    limits = command.limits
     source = CALLER if limits.given else UNLIMITED
     if command.capacity_limits:
         source = CALLER if limits.given else CAPACITY
@@ -94,14 +97,19 @@ def fit(
     return Fit(ledger=ledger, requested=requested, shortfalls=fits(requested, used, limits), limit_source=source)
 
 
-def _check_taking(ledger: NodeLedger, stale_after: int, now: int) -> None:
-    state = ledger.life
+def check_taking(host: HostLedger, ledger: NodeLedger, command: commands.BeginClaim, now: int) -> None:
+    """Raises NodeDraining, NodeUnavailable: the node takes nothing now. Raises ClaimConflict: the instance was reported deleted
+    not long ago."""
+    state, stale_after = ledger.life, command.stale_after
     if state.state == life.DRAINING:
         raise NodeDraining(host=ledger.host, node=ledger.name, reason=state.reason)
     stale = state.state == life.STALE and state.silent_since is not None and state.silent_since + stale_after < now
     if stale or state.state in (life.MISSING, life.UNKNOWN) or ledger.inventory is None:
         reason = state.reason or "its driver has not answered yet"
         raise NodeUnavailable(host=ledger.host, node=ledger.name, state=state.state, reason=reason)
+    deleted_at = host.deleted_at(command.instance.uuid)
+    if deleted_at is not None and command.remembers_deletions and deleted_at + command.remembers_deletions >= now:
+        raise _conflict(ledger, command.instance.uuid, f"it was reported deleted at {iso(deleted_at)}")
 
 
 def _conflict(ledger: NodeLedger, uuid: str, reason: str) -> ClaimConflict:
@@ -251,13 +259,13 @@ def expire(ledger: NodeLedger, release: bool, now: int) -> Decision:
     return decided(
         ledger,
         *(
-            events.ClaimExpired(at=at, allocation=replace(held, claim_state=EXPIRED), released=_releases(held, release))
+            events.ClaimExpired(at=at, allocation=replace(held, claim_state=EXPIRED), released=releases(held, release))
             for held in due
         ),
     )
 
 
-def _releases(held: Allocation, release: bool) -> bool:
+def releases(held: Allocation, release: bool) -> bool:
     """Whether the allocation is released when its claim expires. What was reported built runs, whatever the option says."""
     wanted = release if held.on_expiry is None else held.on_expiry == RELEASE
     return wanted and not held.built

@@ -11,6 +11,7 @@ import msgspec
 from tracker_worker.domain.fit import Limits
 from tracker_worker.domain.instance import Instance
 from tracker_worker.domain.inventory import Inventory
+from tracker_worker.domain.move import Move
 
 
 class BeginClaim(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +38,36 @@ class BeginClaims(msgspec.Struct, frozen=True, kw_only=True):
     claims: tuple[BeginClaim, ...]
 
 
+class BeginMove(msgspec.Struct, frozen=True, kw_only=True):
+    """Charge the instance of ``begin``, in its new size, as what is incoming for the move ``id``, if it fits. ``from_host`` and
+    ``from_node`` None: whichever has it. ``moves_to``: the host and node for which another move of the instance has begun in
+    this ledger."""
+
+    begin: BeginClaim
+    id: str
+    kind: str
+    from_host: str | None = None
+    from_node: str | None = None
+    moves_to: tuple[str, str] | None = None
+
+
+class StepMove(msgspec.Struct, frozen=True, kw_only=True):
+    """One of STEPS of a move. ``effective_at``: when it happened; None: now. ``told``: what the caller knows of the move, for a
+    host that does not know it. ``remembers``: for how long a move is known."""
+
+    id: str
+    step: str
+    effective_at: int | None = None
+    told: Move | None = None
+    remembers: int
+
+
+class ForgetMoves(msgspec.Struct, frozen=True, kw_only=True):
+    """Forget the moves of which nothing is charged and that begun before ``begun_before`` (microseconds since the epoch)."""
+
+    begun_before: int
+
+
 class FinishClaim(msgspec.Struct, frozen=True, kw_only=True):
     """End a claim after the build is done; the allocation stays. ``claim_id`` may be the uuid of an instance with a claim that
     is begun."""
@@ -59,11 +90,12 @@ class RenewClaim(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExpireClaims(msgspec.Struct, frozen=True, kw_only=True):
-    """End the claims of a node that are overdue. With ``release`` the allocations of those that do not say otherwise are
-    released too."""
+    """End the claims and the moves of a node that are overdue. With ``release`` the allocations of those that do not say
+    otherwise are released too. What is on hold for ``confirms_after`` is released; 0: never."""
 
     node: str
     release: bool = False
+    confirms_after: int = 0
 
 
 class ForgetDeletions(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,6 +179,9 @@ class RetireNode(msgspec.Struct, frozen=True, kw_only=True):
 Command = (
     BeginClaim
     | BeginClaims
+    | BeginMove
+    | StepMove
+    | ForgetMoves
     | FinishClaim
     | AbortClaim
     | RenewClaim

@@ -7,7 +7,9 @@ events of the decision before have been applied; because of this order the capac
 
 from __future__ import annotations
 
-from tracker_worker.domain import claims, commands, nodes, usage
+from msgspec.structs import replace
+
+from tracker_worker.domain import claims, commands, moves, nodes, usage
 from tracker_worker.domain.claims import NewId
 from tracker_worker.domain.decision import Decision
 from tracker_worker.domain.ledger import HostLedger
@@ -34,8 +36,15 @@ def _decide(host: HostLedger, command: commands.Command, now: int, new_id: NewId
             return claims.abort(host, claim_id, now)
         case commands.RenewClaim():
             return claims.renew(host, command, now)
+        case commands.BeginMove():
+            return moves.begin(host, command, now, new_id)
+        case commands.StepMove():
+            return moves.step(host, command, now)
+        case commands.ForgetMoves():
+            return moves.forget(host, command, now)
         case commands.ExpireClaims(node=node, release=release):
-            return claims.expire(host.any_node(node), release, now)
+            expired = claims.expire(host.any_node(node), release, now)
+            return replace(expired, events=(*expired.events, *moves.expire(host, command, now)))
         case commands.ForgetDeletions():
             return usage.forget_deletions(host, command, now)
         case commands.UpdateUsage():

@@ -15,6 +15,7 @@ from tracker_worker.domain.fit import Shortfall
 from tracker_worker.domain.instance import Instance
 from tracker_worker.domain.inventory import Inventory
 from tracker_worker.domain.life import Life
+from tracker_worker.domain.move import Move
 from tracker_worker.domain.resources import Resources
 
 
@@ -81,6 +82,46 @@ class ClaimExpired(msgspec.Struct, frozen=True, kw_only=True):
     at: int
     allocation: Allocation
     released: bool
+
+
+class MoveRejected(msgspec.Struct, frozen=True, kw_only=True):
+    """A move was refused because resources were insufficient. Nothing was charged."""
+
+    at: int
+    move: Move
+    instance: Instance
+    shortfalls: tuple[Shortfall, ...]
+
+
+class MoveChanged(msgspec.Struct, frozen=True, kw_only=True):
+    """A move has got the state of ``move``: at this node ``ended`` is charged no more, and ``charged`` is. ``shown`` is the
+    allocation that the event is about, as it is now or, without a ``role``, as it was; ``role`` is '' if it has ended.
+    ``effective_at`` 0: none applies. ``released``: of an expiry. The node of the destination keeps the record, or that of the
+    source where the host is no destination; ``keeps``: this is that node."""
+
+    at: int
+    move: Move
+    shown: Allocation
+    role: str
+    ended: tuple[Allocation, ...] = ()
+    charged: tuple[Allocation, ...] = ()
+    effective_at: int = 0
+    released: bool | None = None
+    keeps: bool = True
+
+
+class MoveNoted(msgspec.Struct, frozen=True, kw_only=True):
+    """Something is known of a move that changes no charge."""
+
+    at: int
+    move: Move
+
+
+class MovesForgotten(msgspec.Struct, frozen=True, kw_only=True):
+    """Moves were remembered for long enough."""
+
+    at: int
+    ids: tuple[str, ...]
 
 
 class UsageUpdated(msgspec.Struct, frozen=True, kw_only=True):
@@ -158,7 +199,7 @@ class LifeNoted(msgspec.Struct, frozen=True, kw_only=True):
     life: Life
 
 
-UNPUBLISHED = (BuiltNoted, DeletionNoted, DeletionsForgotten, LifeNoted)
+UNPUBLISHED = (BuiltNoted, DeletionNoted, DeletionsForgotten, LifeNoted, MoveNoted, MovesForgotten)
 
 Event = (
     ClaimBegun
@@ -168,6 +209,10 @@ Event = (
     | ClaimRenewed
     | ClaimAborted
     | ClaimExpired
+    | MoveRejected
+    | MoveChanged
+    | MoveNoted
+    | MovesForgotten
     | UsageUpdated
     | UsageReleased
     | NodeUpdated

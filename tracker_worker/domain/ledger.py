@@ -14,9 +14,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tracker_worker.domain import events
-from tracker_worker.domain.allocation import BEGUN, Allocation
+from tracker_worker.domain.allocation import BEGUN, INCOMING, INSTANCE, ROLES, Allocation
 from tracker_worker.domain.inventory import Inventory
 from tracker_worker.domain.life import UNSUPPORTED, Life
+from tracker_worker.domain.move import Move
 from tracker_worker.domain.resources import ZERO, Resources
 from tracker_worker.domain.stats import Stats
 from tracker_worker.errors import InvalidInput, NodeNotFound
@@ -40,9 +41,11 @@ class NodeLedger:
     one has the number ``sequence`` and the time ``last_at`` (microseconds).
 
     ``allocations`` by the uuid of the instance; ``claims``: claim_id -> uuid of the instance, of every allocation; ``begun``:
-    the uuids of those whose claim is begun. ``deletions``: uuid -> when the deletion of an instance that was not charged was
-    reported, in the order in which they were reported. What the next commit writes beside the node: ``touched``, allocation
-    id -> the allocation, or None where it ended; and ``noted``, the uuids whose entry in ``deletions`` is new or gone.
+    the uuids of those whose claim is begun. ``moving`` has the allocations of other roles than INSTANCE, by uuid and role;
+    ``moves``, by id, the moves whose record the node keeps. ``deletions``: uuid -> when the deletion of an instance that was
+    not charged was reported, in the order in which they were reported. What the next commit writes beside the node:
+    ``touched``, allocation id -> the allocation, or None where it ended; ``noted``, the uuids whose entry in ``deletions`` is
+    new or gone; and ``recorded``, the ids whose entry in ``moves`` is new or gone.
     """
 
     __slots__ = (
@@ -60,9 +63,12 @@ class NodeLedger:
         "last_at",
         "ledger_id",
         "life",
+        "moves",
+        "moving",
         "name",
         "noted",
         "projects",
+        "recorded",
         "sequence",
         "stats",
         "stored_generation",
@@ -94,6 +100,8 @@ class NodeLedger:
         self.allocations: dict[str, Allocation] = {}
         self.claims: dict[str, str] = {}
         self.begun: set[str] = set()
+        self.moving: dict[tuple[str, str], Allocation] = {}
+        self.moves: dict[str, Move] = {}
         self.deletions: dict[str, int] = {}
         self.charged = ZERO
         self.projects: dict[str | None, ProjectUsage] = {}
@@ -104,6 +112,7 @@ class NodeLedger:
         self.last_at = last_at
         self.touched: dict[str, Allocation | None] = {}
         self.noted: set[str] = set()
+        self.recorded: set[str] = set()
         self.drift: Resources | None = None
 
     @property
@@ -115,6 +124,11 @@ class NodeLedger:
     def usage(self) -> Resources:
         """The reserve plus the sum over the allocations."""
         return self.charged if self.inventory is None else self.inventory.reserved + self.charged
+
+    @property
+    def instances(self) -> list[str]:
+        """The uuids of all instances for which the node is charged in any role, sorted."""
+        return sorted({*self.allocations, *(uuid for uuid, _ in self.moving)})
 
     @property
     def next_generation(self) -> int:
@@ -156,6 +170,14 @@ class NodeLedger:
                 self._release(old.uuid)
                 if not released:
                     self._charge(old)
+            case events.MoveChanged():
+                self._moved(event)
+            case events.MoveNoted(move=move):
+                self._record(move)
+            case events.MovesForgotten(ids=ids):
+                for move_id in ids:
+                    del self.moves[move_id]
+                    self.recorded.add(move_id)
             case events.NodeUpdated(inventory=inventory, life=life):
                 self.inventory, self.life = inventory, life
             case events.LifeNoted(life=life):
@@ -169,7 +191,7 @@ class NodeLedger:
                     self._forget_deletion(uuid)
             case events.UsageDrift():
                 self.drift = None
-            case events.ClaimRejected() | events.ClaimUntracked() | events.InstancesDrift():
+            case events.ClaimRejected() | events.ClaimUntracked() | events.MoveRejected() | events.InstancesDrift():
                 pass
         if not isinstance(event, events.UNPUBLISHED):
             self.sequence += 1
@@ -181,9 +203,34 @@ class NodeLedger:
         self.stored_generation = self.generation
         self.touched.clear()
         self.noted.clear()
+        self.recorded.clear()
+
+    def _moved(self, event: events.MoveChanged) -> None:
+        for old in event.ended:
+            if old.role == INSTANCE:
+                self._release(old.uuid)
+            else:
+                del self.moving[old.uuid, old.role]
+                self.charged -= old.resources
+                self.touched[old.id] = None
+        for new in event.charged:
+            self._charge(new)
+            if new.role == INCOMING:
+                self._forget_deletion(new.uuid)
+        if event.keeps:
+            self._record(event.move)
+
+    def _record(self, move: Move) -> None:
+        self.moves[move.id] = move
+        self.recorded.add(move.id)
 
     def _charge(self, new: Allocation) -> None:
         uuid = new.instance.uuid
+        if new.role != INSTANCE:
+            self.moving[uuid, new.role] = new
+            self.charged += new.resources
+            self.touched[new.id] = new
+            return
         self.allocations[uuid] = new
         self.claims[new.claim_id] = uuid
         if new.claim_state == BEGUN:
@@ -288,6 +335,25 @@ class HostLedger:
             found = ledger, ledger.allocations[name]
         return found
 
+    def charge(self, uuid: str, role: str) -> tuple[NodeLedger, Allocation] | None:
+        """What the host is charged for an instance in this role, and the node, or None."""
+        for ledger in self.nodes.values():
+            held = ledger.allocations.get(uuid) if role == INSTANCE else ledger.moving.get((uuid, role))
+            if held is not None:
+                return ledger, held
+        return None
+
+    def charges(self, uuid: str) -> list[tuple[NodeLedger, Allocation]]:
+        """All that the host is charged for an instance, by ROLES."""
+        return [found for role in ROLES if (found := self.charge(uuid, role)) is not None]
+
+    def move(self, move_id: str) -> tuple[NodeLedger, Move] | None:
+        """The record of a move, and the node that keeps it, or None."""
+        for ledger in self.nodes.values():
+            if move_id in ledger.moves:
+                return ledger, ledger.moves[move_id]
+        return None
+
     def deleted_at(self, uuid: str) -> int | None:
         """When the deletion of this instance, which was not charged, was last reported, or None. Microseconds."""
         last = None
@@ -300,4 +366,4 @@ class HostLedger:
 
 def _is_there(node: NodeLedger) -> bool:
     life = node.life
-    return life.retired is None and (life.listed or bool(node.allocations))
+    return life.retired is None and (life.listed or bool(node.allocations) or bool(node.moving))

@@ -59,8 +59,8 @@ def undrain(ledger: NodeLedger, now: int) -> Decision:
 
 
 def retire(ledger: NodeLedger, command: commands.RetireNode, now: int) -> Decision:
-    if ledger.allocations:
-        raise NodeBusy(host=ledger.host, node=ledger.name, instances=sorted(ledger.allocations))
+    if charged := ledger.instances:
+        raise NodeBusy(host=ledger.host, node=ledger.name, instances=charged)
     mark = Mark(reason=command.reason, since=ledger.time(now))
     return decided(ledger, *_lives(ledger, ledger.inventory, replace(ledger.life, retired=mark), now))
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from operator import itemgetter
 from typing import Any
@@ -88,8 +88,8 @@ def read(hosts: Sequence[HostLedger], query: Query, now: int) -> Any:
         case ListAllocations():
             return _page(hosts[0], query, now)
         case GetAllocation(uuid=uuid):
-            holder = hosts[0].holding(uuid)
-            return None if holder is None else views.allocation_view(holder, holder.allocations[uuid])
+            charges = hosts[0].charges(uuid)
+            return views.allocation_view(*charges[0]) if charges else None
         case WouldFit(begin=begin):
             return _would_fit(claims.fit(hosts[0], begin, now))
         case GetUsage(project_id=project_id):
@@ -101,7 +101,7 @@ def _page(host: HostLedger, query: ListAllocations, now: int) -> dict[str, Any]:
     found = (
         ((held.uuid, held.id), ledger, held)
         for ledger in asked
-        for held in ledger.allocations.values()
+        for held in (*ledger.allocations.values(), *ledger.moving.values())
         if _wanted(held, query, now)
     )
     page = heapq.nsmallest(query.limit + 1, found, key=itemgetter(0))
@@ -142,13 +142,20 @@ def merged(query: Query, answers: Sequence[Any]) -> Any:
     """The answer about several hosts, from the kept answers about each of them."""
     if not isinstance(query, GetUsage):
         return chain.from_iterable(answers)
-    total: dict[str, dict[str, int]] = {}
+    total: dict[str, dict[str, Any]] = {}
     for answer in answers:
         for project, usage in answer.items():
-            sums = total.setdefault(project, dict.fromkeys(usage, 0))
-            for name, amount in usage.items():
-                sums[name] += amount
+            _add_usage(total.setdefault(project, {}), usage)
     return views.Entries(total.items())
+
+
+def _add_usage(sums: dict[str, Any], usage: Mapping[str, Any]) -> None:
+    """Add the amounts, and those of each role that is counted apart."""
+    for name, amount in usage.items():
+        if isinstance(amount, Mapping):
+            _add_usage(sums.setdefault(name, {}), amount)
+        else:
+            sums[name] = sums.get(name, 0) + amount
 
 
 def nodes(host: HostLedger, name: str | None) -> list[NodeLedger]:

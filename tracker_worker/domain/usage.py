@@ -17,6 +17,7 @@ from tracker_worker.domain.decision import NOTHING, Decision, decided
 from tracker_worker.domain.fit import UNLIMITED, fits
 from tracker_worker.domain.instance import OWNER
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.domain.moves import end_with_instance
 from tracker_worker.domain.resources import CLASSES, SIZES
 from tracker_worker.domain.states import DELETED, RELEASING, UNBUILT
 from tracker_worker.domain.views import allocation_view
@@ -30,6 +31,11 @@ _MOST_FORGOTTEN = 100
 
 def update(host: HostLedger, command: commands.UpdateUsage, now: int) -> Decision:
     ledger = host.holding(command.uuid)
+    gone = command.changes.get("vm_state") == DELETED
+    if ledger is None and gone and (moved := end_with_instance(host, command.uuid, now)):
+        return Decision(
+            node=moved[0][0], events=tuple(moved), reply={"tracked": True, "changed": True}, whole_host=True
+        )
     if ledger is None:
         return _untracked(host, command, now)
     if command.node not in (None, ledger.name):
@@ -49,13 +55,19 @@ def update(host: HostLedger, command: commands.UpdateUsage, now: int) -> Decisio
     if releases:
         last = replace(instance, **{size: getattr(before.instance, size) for size in (*SIZES, "swap")})
         event = events.UsageReleased(at=at, before=before, allocation=_ended(replace(before, instance=last)))
-        return decided(ledger, event, reply=reply)
+        return _released(host, ledger, event, reply, now)
     after = replace(before, instance=instance, resources=instance.resources, built=built)
     grown = fits(after.resources, ledger.usage - before.resources, UNLIMITED)
     if grown and after.resources != before.resources:
         raise InvalidInput(field="instance", reason=f"the usage of {grown[0].resource} would exceed {grown[0].limit}")
     over = _over_capacity(ledger, before, after)
     return decided(ledger, events.UsageUpdated(at=at, before=before, allocation=after, over_capacity=over), reply=reply)
+
+
+def _released(host: HostLedger, ledger: NodeLedger, event: events.UsageReleased, reply: Any, now: int) -> Decision:
+    """The end of an instance's charge, and of what it is charged on the host for a move."""
+    moved = end_with_instance(host, event.before.uuid, now)
+    return Decision(node=ledger, events=(*moved, (ledger, event)), reply=reply, whole_host=bool(moved))
 
 
 def _untracked(host: HostLedger, command: commands.UpdateUsage, now: int) -> Decision:
@@ -126,7 +138,11 @@ def _over_capacity(ledger: NodeLedger, before: Allocation, after: Allocation) ->
 def release(host: HostLedger, command: commands.ReleaseAllocation, now: int) -> Decision:
     ledger = host.holding(command.uuid)
     if ledger is None:
-        return NOTHING
+        charges = host.charges(command.uuid)
+        moved = tuple(end_with_instance(host, command.uuid, now)) if charges else ()
+        if not moved:
+            return NOTHING
+        return Decision(node=charges[0][0], events=moved, reply=allocation_view(*charges[0]), whole_host=True)
     held = ledger.allocations[command.uuid]
     event = events.UsageReleased(
         at=ledger.time(now),
@@ -135,16 +151,17 @@ def release(host: HostLedger, command: commands.ReleaseAllocation, now: int) -> 
         released_by=command.released_by,
         reason=command.reason,
     )
-    return decided(ledger, event, reply=allocation_view(ledger, held))
+    return _released(host, ledger, event, allocation_view(ledger, held), now)
 
 
 def compare(host: HostLedger, command: commands.CompareInstances, now: int) -> Decision:
     ledger = host.node_or_only(command.node, "node")
     charged = ledger.allocations.keys()
+    moving = {uuid for uuid, _ in ledger.moving}  # it may run here, or not
     building = {uuid for uuid in ledger.begun if not ledger.allocations[uuid].built}
     comparison = events.Comparison(
         charged_not_running=tuple(sorted(charged - command.uuids - building)),
-        running_not_charged=tuple(sorted(command.uuids - charged)),
+        running_not_charged=tuple(sorted(command.uuids - charged - moving)),
         building=tuple(sorted(building)),
     )
     reply = {name: list(getattr(comparison, name)) for name in comparison.__struct_fields__}

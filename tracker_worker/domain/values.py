@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -25,6 +25,7 @@ MAX_FIELD_BYTES = 65536
 # A timeout of more than 68 years is a mistake. This maximum also keeps the expiry date inside the calendar.
 MAX_TIMEOUT_SECONDS = 2**31
 _INT64 = 2**63
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # JSON: the shortest value is one digit and a comma; a text has two quotes, and a comma or a colon behind it.
 _SHORTEST_BYTES = 2
 _QUOTES_AND_MARK_BYTES = 3
@@ -121,6 +122,16 @@ def read_date(field: str, value: Any) -> str:
     except ValueError:
         raise InvalidInput(field=field, reason="must be an ISO 8601 date") from None
     return text
+
+
+def read_time(field: str, value: Any) -> int | None:
+    """An ISO 8601 time as microseconds since the epoch; without an offset it is in UTC. None and '' give None."""
+    text = read_date(field, value)
+    if not text:
+        return None
+    at = datetime.fromisoformat(text)
+    at = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
+    return (at - _EPOCH) // timedelta(microseconds=1)
 
 
 def read_mapping(field: str, value: Any, max_bytes: int = MAX_FIELD_BYTES) -> dict[str, Any]:

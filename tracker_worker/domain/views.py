@@ -13,7 +13,8 @@ from typing import Any
 from tracker_worker.domain.allocation import Allocation
 from tracker_worker.domain.inventory import FACTS
 from tracker_worker.domain.ledger import NodeLedger, ProjectUsage
-from tracker_worker.domain.resources import CLASSES
+from tracker_worker.domain.move import Move
+from tracker_worker.domain.resources import CLASSES, Resources
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -89,6 +90,28 @@ def charge_view(host: str, node: str, held: Allocation) -> dict[str, Any]:
     }
 
 
+def move_view(move: Move, *, generation: int) -> dict[str, Any]:
+    """A move as the RPC API returns it. ``generation`` is that of the node that keeps its record."""
+    return {
+        "id": move.id,
+        "kind": move.kind,
+        "instance_uuid": move.instance_uuid,
+        "from_host": move.from_host,
+        "from_node": move.from_node,
+        "to_host": move.to_host,
+        "to_node": move.to_node,
+        "resources": move.resources.to_dict(),
+        "old_resources": {} if move.old_resources is None else move.old_resources.to_dict(),
+        "state": move.state,
+        "begun_at": iso(move.begun_at),
+        "expires_at": iso(move.expires_at),
+        "finished_at": iso(move.finished_at) if move.finished_at else "",
+        "ended_at": iso(move.ended_at) if move.ended_at else "",
+        "generation": generation,
+        "limit_source": move.limit_source,
+    }
+
+
 def node_view(ledger: NodeLedger) -> dict[str, Any]:
     """A node: the keys of its driver, its used and free amounts, and its statistics.
 
@@ -121,20 +144,35 @@ def node_view(ledger: NodeLedger) -> dict[str, Any]:
     return view
 
 
-def usage_view(ledgers: Iterable[NodeLedger], project_id: str | None = None) -> dict[str, dict[str, int]]:
+def usage_view(ledgers: Iterable[NodeLedger], project_id: str | None = None) -> dict[str, dict[str, Any]]:
     """The number of instances and the sum of each resource class, per project. ``project_id`` None stands for every project
-    that has instances. Instances without a project are counted under ''."""
+    that has instances. Instances without a project are counted under ''. What is incoming and on hold for moves is counted
+    apart, under the names of these roles, where there is any."""
     return dict(each_usage(ledgers, project_id))
 
 
-def each_usage(ledgers: Iterable[NodeLedger], project_id: str | None = None) -> Iterator[tuple[str, dict[str, int]]]:
+def each_usage(ledgers: Iterable[NodeLedger], project_id: str | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
     """The entries of ``usage_view``, each made when it is asked for."""
     total: dict[str, ProjectUsage] = {}
+    moving: dict[str, dict[str, ProjectUsage]] = {}
     for ledger in ledgers:
         for project, held in ledger.projects.items():
             if project_id is None or (project or "") == project_id:
-                usage = total.setdefault(project or "", ProjectUsage())
-                usage.instances += held.instances
-                usage.resources += held.resources
+                _add(total.setdefault(project or "", ProjectUsage()), held.instances, held.resources)
+        for (_, role), charged in ledger.moving.items():
+            owner = charged.instance.project_id or ""
+            if project_id in (None, owner):
+                total.setdefault(owner, ProjectUsage())
+                _add(moving.setdefault(owner, {}).setdefault(role, ProjectUsage()), 1, charged.resources)
     for name, usage in total.items():
-        yield name, {"instances": usage.instances, **usage.resources.to_dict()}
+        roles = {role: _usage(of_role) for role, of_role in sorted(moving.get(name, {}).items())}
+        yield name, {**_usage(usage), **roles}
+
+
+def _add(usage: ProjectUsage, instances: int, resources: Resources) -> None:
+    usage.instances += instances
+    usage.resources += resources
+
+
+def _usage(usage: ProjectUsage) -> dict[str, int]:
+    return {"instances": usage.instances, **usage.resources.to_dict()}

@@ -260,7 +260,7 @@ class ResourceTracker(TrackedNode):
                         return
                     self._decisions.create_node(node)
                 for decision in self._decisions.commit(
-                    commands.ExpireClaims(node=node, release=policy.release_expired),
+                    policy.expire(node),
                     commands.ReportNode(node=node, inventory=inventory, keeps_inventory=False),
                 ):
                     if decision.error is not None:

@@ -17,6 +17,7 @@ from tracker_worker.domain import events
 from tracker_worker.domain.allocation import Allocation
 from tracker_worker.domain.instance import Instance
 from tracker_worker.domain.ledger import NodeLedger
+from tracker_worker.domain.move import Move
 from tracker_worker.domain.resources import ZERO, Resources
 from tracker_worker.domain.stats import TOTALS, VM_STATE
 from tracker_worker.domain.views import iso, node_view
@@ -97,6 +98,14 @@ def _describe(event: events.Event, ledger: NodeLedger) -> tuple[str, dict[str, A
             return "tracker.claim.rejected", {**_refused(ledger, instance, limit_source), "shortfalls": shortfalls}
         case events.ClaimUntracked(instance=instance):
             return "tracker.claim.untracked", _refused(ledger, instance, "")
+        case events.MoveRejected(move=move, instance=instance):
+            shortfalls = [shortfall.to_dict() for shortfall in event.shortfalls]
+            refused = _refused(ledger, instance, move.limit_source)
+            return "tracker.move.rejected", {**refused, **_move(ledger, move, ""), "shortfalls": shortfalls}
+        case events.MoveChanged(move=move, shown=held, role=role, effective_at=effective_at):
+            more = {} if event.released is None else {"released": event.released}
+            moved = _move(ledger, move, iso(effective_at) if effective_at else "")
+            return f"tracker.move.{move.state}", {**_held(ledger, held), **moved, "role": role, **more}
         case events.UsageUpdated(before=before, allocation=held):
             return "tracker.usage.updated", {**_charged(ledger, held), **_old(before), **_grown(event)}
         case events.UsageReleased(before=before, allocation=held):
@@ -159,6 +168,22 @@ def _held(ledger: NodeLedger, held: Allocation) -> dict[str, Any]:
         limit_source=held.limit_source,
     )
     return payload
+
+
+def _move(ledger: NodeLedger, move: Move, effective_at: str) -> dict[str, Any]:
+    """What the payload says of a move beside the allocation."""
+    here, there = (move.to_host, move.to_node), (move.from_host or "", move.from_node or "")
+    peer = there if here == (ledger.host, ledger.name) else here
+    charged = ledger.allocations.get(move.instance_uuid)
+    return {
+        "move_id": move.id,
+        "kind": move.kind,
+        "peer_host": peer[0],
+        "peer_node": peer[1],
+        "old_resources": {} if move.old_resources is None else move.old_resources.to_dict(),
+        "effective_at": effective_at,
+        "charged": _NO_CHARGE if charged is None else charged.resources.to_dict(),
+    }
 
 
 def _refused(ledger: NodeLedger, instance: Instance, limit_source: str) -> dict[str, Any]:

@@ -165,7 +165,8 @@ class Worker:
         deletions look older than they are: for as long as they are remembered, all count."""
         policy = self._policy
         if self._clock.unsure_within(policy.deletion_memory / SECOND):
-            return replace(policy, deletion_memory=MAX_TIMEOUT_SECONDS * SECOND)
+            memory = MAX_TIMEOUT_SECONDS * SECOND
+            return replace(policy, deletion_memory=memory, move_memory=memory)
         return policy
 
     def start(self) -> None:

@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager
 
 from tracker_worker.domain.allocation import Allocation
 from tracker_worker.domain.ledger import HostLedger
+from tracker_worker.domain.move import Move
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.notifications.notification import Notification
 from tracker_worker.store.records import (
@@ -251,6 +252,24 @@ class Store(ABC):
         """Return at most ``limit`` allocations with the names of their host and node, in the order of (uuid of the instance,
         id) by code points, behind the place ``after`` in this order. Each of the other arguments leaves only what has it. Any
         thread."""
+
+    @abstractmethod
+    def incoming(self, uuids: Collection[str]) -> dict[str, tuple[str, str]]:
+        """Return, of those of these instances that are incoming somewhere for a move, uuid -> host and node. Any thread."""
+
+    @abstractmethod
+    def moves(
+        self,
+        *,
+        move_id: str | None = None,
+        from_host: str | None = None,
+        kind: str | None = None,
+        state: str | None = None,
+        open: bool | None = None,
+        limit: int,
+    ) -> list[tuple[str, Move]]:
+        """Return at most ``limit`` records of moves with the names of the hosts that keep them, in the order of (id, host).
+        Each of the other arguments leaves only what has it. Any thread."""
 
     @abstractmethod
     def progress(self, hosts: Collection[str]) -> Progress:

@@ -15,8 +15,9 @@ from operator import attrgetter
 from msgspec.structs import replace
 
 from tracker_worker import threads
-from tracker_worker.domain.allocation import Allocation
+from tracker_worker.domain.allocation import INCOMING, Allocation
 from tracker_worker.domain.ledger import HostLedger
+from tracker_worker.domain.move import Move
 from tracker_worker.ids import NewIds
 from tracker_worker.notifications.notification import Notification
 from tracker_worker.store.base import (
@@ -168,6 +169,38 @@ class MemoryStore(Store):
                 and (after is None or (allocation.uuid, allocation.id) > after)
             ]
             return heapq.nsmallest(limit, found, key=lambda row: (row[2].uuid, row[2].id))
+
+    def incoming(self, uuids: Collection[str]) -> dict[str, tuple[str, str]]:
+        with self._lock:
+            return {
+                uuid: (node.host.name, node.name)
+                for node in self._rows.nodes.values()
+                for uuid in uuids
+                if (uuid, INCOMING) in node.charged
+            }
+
+    def moves(
+        self,
+        *,
+        move_id: str | None = None,
+        from_host: str | None = None,
+        kind: str | None = None,
+        state: str | None = None,
+        open: bool | None = None,
+        limit: int,
+    ) -> list[tuple[str, Move]]:
+        with self._lock:
+            found = [
+                (node.host.name, move)
+                for node in self._rows.nodes.values()
+                for move in node.moves.values()
+                if move_id in (None, move.id)
+                and from_host in (None, move.from_host)
+                and kind in (None, move.kind)
+                and state in (None, move.state)
+                and open in (None, move.open)
+            ]
+            return sorted(found, key=lambda each: (each[1].id, each[0]))[:limit]
 
     def missing_nodes(self) -> list[tuple[str, str]]:
         with self._lock:

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
+from tracker_worker.domain.allocation import INCOMING
 from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.store.base import Commit, Conflict, History, InboxRow, NodeMove, Progress
 from tracker_worker.store.memory_hosts import Charge, Events, Host, Node
@@ -135,6 +136,7 @@ def _check_charges(rows: Rows, commit: Commit) -> None:
     for node in rows.nodes.values():
         nodes[moves.get(node.id, node.host.id)].append(node)
     seen: set[tuple[int, Charge]] = set()
+    incoming: set[Charge] = set()
     for ledger in commit.ledgers:
         host_id = moves.get(ledger.id, rows.nodes[ledger.id].host.id)
         for allocation in ledger.touched.values():
@@ -145,6 +147,11 @@ def _check_charges(rows: Rows, commit: Commit) -> None:
             if (host_id, charge) in seen or any(other not in touched for other in others):
                 raise Conflict("an instance is charged to another node of the host")
             seen.add((host_id, charge))
+            if allocation.role == INCOMING:
+                elsewhere = (node.charged[charge] for node in rows.nodes.values() if charge in node.charged)
+                if charge in incoming or any(other not in touched for other in elsewhere):
+                    raise Conflict("another move of an instance is under way")
+                incoming.add(charge)
     for host_id in set(moves.values()):
         kept = [charge for node in nodes[host_id] for charge, other in node.charged.items() if other not in touched]
         if len(set(kept)) != len(kept):
@@ -186,6 +193,8 @@ def _move(rows: Rows, commit: Commit) -> None:
         host = rows.host(move.host_id)
         remembered = {uuid for other in host.nodes.values() for uuid in other.deletions}
         node.deletions = {uuid: at for uuid, at in node.deletions.items() if uuid not in remembered}
+        known = {move_id for other in host.nodes.values() for move_id in other.moves}
+        node.moves = {move_id: move for move_id, move in node.moves.items() if move_id not in known}
         node.host, node.name, node.stream = host, move.name, rows.streams[move.stream_id]
         host.nodes[move.name] = node
 
@@ -201,3 +210,7 @@ def _write_ledger(rows: Rows, ledger: NodeLedger) -> None:
             other.deletions.pop(uuid, None)
         if uuid in ledger.deletions:
             node.deletions[uuid] = ledger.deletions[uuid]
+    for move_id in ledger.recorded:
+        node.moves.pop(move_id, None)
+        if move_id in ledger.moves:
+            node.moves[move_id] = ledger.moves[move_id]

@@ -11,6 +11,7 @@ from tracker_worker.domain.allocation import Allocation
 from tracker_worker.domain.inventory import Inventory
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
 from tracker_worker.domain.life import RETIRED, Life
+from tracker_worker.domain.move import Move
 from tracker_worker.notifications.notification import Notification
 from tracker_worker.store.base import EVERY_TOPIC, HostRecord, OutboxBacklog, Stream
 
@@ -109,7 +110,7 @@ Charge = tuple[str, str]
 @dataclass(slots=True)
 class Node:
     """A node as it was committed. ``allocations`` by id; ``charged``: their ids, by instance and role; ``deletions``: instance
-    uuid -> when."""
+    uuid -> when; ``moves`` by id."""
 
     id: int
     host: Host
@@ -121,6 +122,7 @@ class Node:
     allocations: dict[str, Allocation] = field(default_factory=dict)
     charged: dict[Charge, str] = field(default_factory=dict)
     deletions: dict[str, int] = field(default_factory=dict)
+    moves: dict[str, Move] = field(default_factory=dict)
 
     def charge(self, allocation_id: str, allocation: Allocation | None) -> None:
         """Keep the allocation under its id; None: drop it."""
@@ -148,6 +150,7 @@ class Node:
         )
         ledger.life, ledger.inventory = self.life, self.inventory
         ledger.deletions.update(sorted(self.deletions.items(), key=itemgetter(1)))
+        ledger.moves.update(self.moves)
         for allocation in self.allocations.values():
             ledger.restore(allocation)
         return ledger

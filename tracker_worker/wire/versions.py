@@ -34,6 +34,12 @@ METHODS: Mapping[str, int] = {
     "get_allocation": 1,
     "release_allocation": 1,
     "report_instances": 1,
+    "begin_move_claim": 1,
+    "finish_move": 1,
+    "confirm_move": 1,
+    "revert_move": 1,
+    "abort_move": 1,
+    "fail_move": 1,
 }
 """The minor version of each method."""
 

@@ -97,8 +97,8 @@ class Audits:
         """Expire claims of a host that are due and read its inventories, if this worker holds the host's lease."""
         if host not in self._leases.held:
             return
-        release = self._policy().release_expired
-        expire = [commands.ExpireClaims(node=ledger.name, release=release) for ledger in self._ledgers.get(host)]
+        policy = self._policy()
+        expire = [policy.expire(ledger.name) for ledger in self._ledgers.get(host)]
         self._submit(Chore(host=host, commands=expire))  # while they may not expire, the commands change nothing
         self._inventories.refresh(host, None, self._found)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
-from tracker_worker.domain import commands
 from tracker_worker.domain.policy import Policy
 from tracker_worker.domain.values import SECOND
 from tracker_worker.service.chores.expiry import Expiry
@@ -94,8 +93,8 @@ class Orphans:
         host = self._ledgers.find(name) if name in self.cared_for | self._leases.held else None
         if host is None:
             return
-        release = self._policy().release_expired
-        expire = [commands.ExpireClaims(node=node.name, release=release) for node in host if node.begun]
+        policy = self._policy()
+        expire = [policy.expire(node.name) for node in host if node.begun or node.moving]
         if expire:
             self._submit(Chore(host=name, commands=expire))
 

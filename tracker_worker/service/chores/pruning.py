@@ -59,6 +59,8 @@ class Pruning:
                 left = sorted(self._leases.held, reverse=True)
                 for host in left:
                     self._forget_deletions(self._ledgers.get(host), jumped=jumped)
+                    if not jumped:
+                        self._forget_moves(self._ledgers.get(host))
             if not left or jumped:
                 return False
             now = self._clock()
@@ -73,6 +75,12 @@ class Pruning:
             return bool(left)
 
         return step
+
+    def _forget_moves(self, host: HostLedger) -> None:
+        """Have those moves forgotten that were remembered for long enough."""
+        before = self._clock() - self._policy().move_memory
+        if any(move.begun_at < before and not move.open for ledger in host for move in ledger.moves.values()):
+            self._submit(Chore(host=host.name, commands=[commands.ForgetMoves(begun_before=before)]))
 
     def _forget_deletions(self, host: HostLedger, *, jumped: bool) -> None:
         """Have those deletions forgotten that were remembered for long enough, or are the oldest of too many. There are

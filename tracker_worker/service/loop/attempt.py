@@ -56,7 +56,7 @@ class Attempts:
         self._ledgers.refresh({host for item in items if _reads(item) and (host := host_of(item)) is not None})
         ids = _ids(items)
         known = self._inbox.look_up(ids) if lost_race else self._inbox.recall(ids)
-        batch = self._decider.decide(items, known)
+        batch = self._decider.decide(items, known, self._moving(items))
         if batch.unrecorded and not lost_race and self._inbox.look_up(batch.unrecorded):
             raise Conflict("a message is answered already")
         if batch.commits:
@@ -66,17 +66,24 @@ class Attempts:
 
     def _locked(self, host: str, items: list[Item]) -> Batch:
         self._create_nodes(items)
-        ids = _ids(items)
+        ids, moving = _ids(items), self._moving(items)
         with self._store.locked(self._ledgers.get(host).id) as locked:
             self._ledgers.put(locked.ledger)
             known = self._inbox.recall(ids)
             unseen = [unique_id for unique_id in ids if unique_id not in known]
             if unseen:
                 known.update(locked.answered(unseen))
-            batch = self._decider.decide(items, known)
+            batch = self._decider.decide(items, known, moving)
             if batch.commits:
                 batch.unit.commit(inbox_rows=batch.inbox_rows, write=locked.commit)
         return batch
+
+    def _moving(self, items: Sequence[Item]) -> dict[str, tuple[str, str]]:
+        """Where the instances are incoming for which moves are to begin. A move that begins elsewhere at the same time fails
+        the commit, and is seen by the next attempt."""
+        begins = [item.operation.action for item in items if isinstance(item, PendingRequest) and item.operation]
+        uuids = {action.begin.instance.uuid for action in begins if isinstance(action, commands.BeginMove)}
+        return self._store.incoming(sorted(uuids)) if uuids else {}
 
     def committed(self, batch: Batch) -> None:
         """Note in the ledgers and the inbox that the store has the batch. Call it before the next attempt."""

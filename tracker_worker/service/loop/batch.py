@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec.structs import replace
+
 from tracker_worker.bus.base import Outgoing, Settlement
 from tracker_worker.domain import commands, queries
 from tracker_worker.domain.decision import NOTHING, Decision
@@ -37,12 +39,14 @@ class Batch:
 
     ``known``: the recorded answers of copies. ``inbox_rows``: the answers to record. ``unrecorded``: the ids of casts that
     will be parked, which no commit records. ``parts``: what the parts of requests about several hosts came to. ``audits``: the
-    requests whose inventories are still to be read. ``heartbeats_to_end``: the requests that end here and whose callers get
+    requests whose inventories are still to be read. ``moving``: where instances are incoming, for the moves that are to begin.
+    ``heartbeats_to_end``: the requests that end here and whose callers get
     heartbeats. ``cursors``: the cursors of the relay that go into the commit."""
 
     now: int
     unit: UnitOfWork
     known: dict[str, bytes]
+    moving: dict[str, tuple[str, str]] = field(default_factory=dict)
     max_answer_bytes: int = MAX_ANSWER_BYTES
     inbox_rows: list[InboxRow] = field(default_factory=list)
     unrecorded: list[str] = field(default_factory=list)
@@ -129,12 +133,14 @@ class Decider:
         self._new_unit = new_unit
         self._max_answer_bytes = max_answer_bytes
 
-    def decide(self, items: Sequence[Item], known: dict[str, bytes]) -> Batch:
-        """Decide the items in order; ``known`` are the recorded answers of those that are copies. Raises StoreUnavailable,
-        Conflict and Unexpected; the ledgers of ``hosts_of(items)`` are then worthless.
+    def decide(
+        self, items: Sequence[Item], known: dict[str, bytes], moving: dict[str, tuple[str, str]] | None = None
+    ) -> Batch:
+        """Decide the items in order; ``known`` are the recorded answers of those that are copies; ``moving``: see Batch.
+        Raises StoreUnavailable, Conflict and Unexpected; the ledgers of ``hosts_of(items)`` are then worthless.
 
         If ``known`` lacks a copy, the commit raises Conflict, because it would record a second answer for the message."""
-        batch = Batch(self._clock(), self._new_unit(), known, self._max_answer_bytes)
+        batch = Batch(self._clock(), self._new_unit(), known, moving or {}, self._max_answer_bytes)
         now = self._monotonic()
         for item in items:
             try:
@@ -201,12 +207,16 @@ class Decider:
         if isinstance(action, queries.Query):
             return queries.read([host], action, batch.now)
         for ledger in queries.nodes(host, action.node):
-            expire = commands.ExpireClaims(node=ledger.name, release=self._policy().release_expired)
+            expire = self._policy().expire(ledger.name)
             self._decide_command(batch, host, expire, request)
         return None
 
     def _command(self, batch: Batch, request: PendingRequest, host: HostLedger, command: commands.Command) -> None:
+        if isinstance(command, commands.BeginMove):
+            command = replace(command, moves_to=_elsewhere(batch, host, command))
         decision = self._decide_command(batch, host, command, request)
+        if isinstance(command, commands.BeginMove) and decision.events and decision.node is not None:
+            batch.moving[command.begin.instance.uuid] = host.name, decision.node.name
         error, unique_id = decision.error, request.unique_id
         if not decision.events:
             batch.unit.unverified.add(host.name)
@@ -245,6 +255,12 @@ class Decider:
         decision = batch.unit.decide(host, command, batch.now, None if request is None else request.asked)
         batch.decisions.append((command, decision, request))
         return decision
+
+
+def _elsewhere(batch: Batch, host: HostLedger, command: commands.BeginMove) -> tuple[str, str] | None:
+    """Where the instance is incoming on another host."""
+    found = batch.moving.get(command.begin.instance.uuid)
+    return None if found is None or found[0] == host.name else found
 
 
 def _is_gone(host: HostLedger, command: commands.Command) -> bool:

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from tracker_worker.domain import commands, events
 from tracker_worker.domain.decision import Decision
+from tracker_worker.domain.fit import Shortfall
+from tracker_worker.domain.move import Move
 from tracker_worker.text import printable
 
 LOG = logging.getLogger("tracker_worker.decisions")
@@ -73,10 +75,17 @@ def _figures(event: events.Event) -> str:
         case events.ClaimBegun(allocation=held):  # the first one: there are more of them than of all others
             return f"instance={held.uuid} resources={held.resources.to_dict()} limit_source={held.limit_source}"
         case events.ClaimRejected(instance=instance, shortfalls=shortfalls, limit_source=source):
-            lacks = " ".join(f"{s.resource}={s.requested}/{s.used}/{s.limit}" for s in shortfalls)
-            return f"instance={instance.uuid} requested/used/limit: {lacks} limit_source={source}"
+            return f"instance={instance.uuid} requested/used/limit: {_lacks(shortfalls)} limit_source={source}"
         case events.ClaimUntracked(instance=instance):
             return f"instance={instance.uuid}"
+        case events.MoveRejected(move=move, shortfalls=shortfalls):
+            return f"{_move(move)} requested/used/limit: {_lacks(shortfalls)} limit_source={move.limit_source}"
+        case events.MoveChanged(move=move, role=role, shown=held):
+            return f"{_move(move)} state={move.state} role={role or '-'} resources={held.resources.to_dict()}"
+        case events.MoveNoted(move=move):
+            return f"{_move(move)} state={move.state}"
+        case events.MovesForgotten(ids=ids):
+            return f"moves={len(ids)}"
         case events.NodeUpdated(inventory=inventory, life=life):
             totals = "no inventory" if inventory is None else f"total={inventory.total.to_dict()}"
             return f"state={life.state} {life.reason} {totals}" if life.reason else f"state={life.state} {totals}"
@@ -102,3 +111,11 @@ def _figures(event: events.Event) -> str:
         case _:
             held = event.allocation
             return f"instance={held.uuid} resources={held.resources.to_dict()} limit_source={held.limit_source}"
+
+
+def _lacks(shortfalls: Iterable[Shortfall]) -> str:
+    return " ".join(f"{s.resource}={s.requested}/{s.used}/{s.limit}" for s in shortfalls)
+
+
+def _move(move: Move) -> str:
+    return f"move={move.id} kind={move.kind} instance={move.instance_uuid}"

@@ -19,6 +19,7 @@ from tracker_worker.new_history import begin_history
 from tracker_worker.notifications.render import PLAIN, Style
 from tracker_worker.service.chores.audits import Audits
 from tracker_worker.service.chores.elsewhere import Elsewhere
+from tracker_worker.service.chores.evacuations import Evacuations
 from tracker_worker.service.chores.expiry import Expiry
 from tracker_worker.service.chores.inventories import Inventories
 from tracker_worker.service.chores.leases import Leases
@@ -136,6 +137,9 @@ class EngineThread:
         )
         self._expiry.may_again = self._orphans.expire
         self._elsewhere = Elsewhere(store=store, ledgers=ledgers, held=lambda: self._leases.held, submit=self.submit)
+        self._evacuations = Evacuations(
+            store=store, ledgers=ledgers, held=lambda: self._leases.held, policy=policy, submit=self.submit
+        )
         self._pruning = Pruning(
             store=store, ledgers=ledgers, leases=self._leases, clock=clock, policy=policy, submit=self.submit
         )
@@ -304,6 +308,7 @@ class EngineThread:
         self._leases.renew()
         self._orphans.renew()
         self._elsewhere.look()
+        self._evacuations.look()
         self._keep_refusals()
 
     def audit(self, host: str) -> None:

@@ -12,12 +12,13 @@ import msgspec
 
 from tracker_worker.bus.base import FANOUT, PING, SHARED
 from tracker_worker.domain import commands
+from tracker_worker.domain.move import ABORT, CONFIRM, FAIL, FINISH, REVERT
 from tracker_worker.domain.policy import Policy
 from tracker_worker.domain.queries import GetAllocation, GetNode, GetUsage, ListNodes, Query
 from tracker_worker.domain.values import read_id, read_name, read_optional_text
 from tracker_worker.errors import HostNotServed, InvalidInput
 from tracker_worker.oslo import NoSuchMethod, UnsupportedVersion
-from tracker_worker.service.requests import arguments
+from tracker_worker.service.requests import arguments, moves
 from tracker_worker.service.requests.arguments import Context
 from tracker_worker.wire.request import Request
 from tracker_worker.wire.versions import MAJOR, MINOR
@@ -86,6 +87,14 @@ METHODS: dict[str, _Method] = {
     ),
     "release_allocation": _Method(build=arguments.release, required=("instance_uuid", "reason")),
     "report_instances": _Method(build=arguments.compare, required=("uuids",), optional=("node",)),
+    "begin_move_claim": _Method(
+        build=moves.begin, required=("instance", "move"), optional=("limits", "timeout", "on_expiry")
+    ),
+    "finish_move": _Method(build=moves.step(FINISH), required=("move_id",), optional=("effective_at", "move")),
+    "confirm_move": _Method(build=moves.step(CONFIRM), required=("move_id",), optional=("move",)),
+    "revert_move": _Method(build=moves.step(REVERT), required=("move_id",), optional=("effective_at", "move")),
+    "abort_move": _Method(build=moves.step(ABORT), required=("move_id",), optional=("move",)),
+    "fail_move": _Method(build=moves.step(FAIL), required=("move_id",), optional=("move",)),
     "get_usage": _Method(
         build=lambda args, *_: GetUsage(project_id=read_optional_text("project_id", args.get("project_id"))),
         optional=("project_id",),

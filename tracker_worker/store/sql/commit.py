@@ -54,6 +54,10 @@ class Tables(NamedTuple):
     """Deletions to delete."""
     noted: list[Row]
     """Deletions to insert or to overwrite."""
+    ended_moves: list[Row]
+    """Records of moves to delete."""
+    moves: list[Row]
+    """Records of moves to insert or to overwrite."""
     inbox: list[Row]
     outbox: list[Row]
     cursors: list[Row]
@@ -64,6 +68,7 @@ def tables_of(commit: Commit) -> Tables:
     ledgers = sorted(commit.ledgers, key=lambda ledger: ledger.id)
     kept, released = _allocations(ledgers)
     noted, forgotten = _deletions(ledgers)
+    moves, ended_moves = _moves(ledgers)
     return Tables(
         nodes=[
             {
@@ -80,6 +85,8 @@ def tables_of(commit: Commit) -> Tables:
         kept=kept,
         forgotten=forgotten,
         noted=noted,
+        ended_moves=ended_moves,
+        moves=moves,
         inbox=[rows.inbox_row(message) for message in sorted(commit.inbox_rows, key=lambda message: message.unique_id)],
         outbox=[rows.notification_row(notification) for notification in commit.notifications],
         cursors=[
@@ -124,6 +131,21 @@ def _deletions(ledgers: Iterable[NodeLedger]) -> tuple[list[Row], list[Row]]:
     return noted, forgotten
 
 
+def _moves(ledgers: Iterable[NodeLedger]) -> tuple[list[Row], list[Row]]:
+    """The records of moves that are new in these ledgers, and those that are gone."""
+    kept: list[Row] = []
+    gone: list[Row] = []
+    for ledger in ledgers:
+        for move_id in ledger.recorded:
+            move = ledger.moves.get(move_id)
+            if move is None:
+                gone.append({"id": move_id, "host_id": ledger.host_id})
+            else:
+                kept.append(rows.move_row(ledger.host_id, ledger.id, move))
+    key = itemgetter("host_id", "id")
+    return sorted(kept, key=key), sorted(gone, key=key)
+
+
 def fetched(cursor: Any) -> list[Mapping[str, Any]]:
     """The rows of a cursor's result, by column name."""
     names = [column[0] for column in cursor.description]
@@ -133,7 +155,7 @@ def fetched(cursor: Any) -> list[Mapping[str, Any]]:
 def hosts_of(connection: Any) -> list[HostLedger]:
     """The ledgers of all hosts, by name, in the transaction of a connection of the driver."""
     found = fetched(connection.execute(statements.HOSTS))
-    texts = (statements.HOST, statements.NODES, statements.ALLOCATIONS, statements.DELETIONS)
+    texts = (statements.HOST, *statements.OF_HOST)
     hosts = []
     for row in sorted(found, key=itemgetter("name")):
         read = (fetched(connection.execute(text.format(host_id=row["id"]))) for text in texts)
@@ -146,11 +168,9 @@ def hosts_of(connection: Any) -> list[HostLedger]:
 def host_of(
     host_id: int,
     host: list[Mapping[str, Any]],
-    nodes: list[Mapping[str, Any]],
-    allocations: list[Mapping[str, Any]],
-    deletions: list[Mapping[str, Any]],
+    *of_host: list[Mapping[str, Any]],
 ) -> HostLedger | None:
-    """The ledgers of a host from the rows of HOST, NODES, ALLOCATIONS and DELETIONS; None: there is no such host."""
+    """The ledgers of a host from the rows of HOST and OF_HOST; None: there is no such host."""
     if not host:
         return None
-    return host_from(host_id, host[0]["name"], host[0]["ledger_id"], nodes, allocations, deletions)
+    return host_from(host_id, host[0]["name"], host[0]["ledger_id"], *of_host)

@@ -60,20 +60,17 @@ class PostgreSQLWriter(Writer):
             _BEGIN,
             statements.LOCK_HOST,
             statements.LOCK_NODES,
-            statements.NODES,
-            statements.ALLOCATIONS,
-            statements.DELETIONS,
+            *statements.OF_HOST,
         )
         cursor = connection.execute("; ".join(text.format(host_id=host_id) for text in texts), prepare=False)
         cursor.nextset()
         host = fetched(cursor)
         cursor.nextset()  # the ids of the locked nodes
-        cursor.nextset()
-        nodes = fetched(cursor)
-        cursor.nextset()
-        allocations = fetched(cursor)
-        cursor.nextset()
-        return host_of(host_id, host, nodes, allocations, fetched(cursor))
+        of_host = []
+        for _ in statements.OF_HOST:
+            cursor.nextset()
+            of_host.append(fetched(cursor))
+        return host_of(host_id, host, *of_host)
 
     def lock_all(self, connection: Any) -> list[HostLedger]:
         connection.execute(_BEGIN)

@@ -9,12 +9,22 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from tracker_worker.domain.allocation import Allocation
+from tracker_worker.domain.allocation import INCOMING, Allocation
 from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.domain.life import DRAINING, MISSING
+from tracker_worker.domain.move import Move
 from tracker_worker.store.base import Progress
 from tracker_worker.store.sql import rows
-from tracker_worker.store.sql.schema import allocations, deletions, histories, hosts, nodes, relay_cursor, streams
+from tracker_worker.store.sql.schema import (
+    allocations,
+    deletions,
+    histories,
+    hosts,
+    moves,
+    nodes,
+    relay_cursor,
+    streams,
+)
 
 _PRESENT = sa.select(histories.c.ledger_id).order_by(histories.c.number.desc()).limit(1)
 """The ledger_id of the present history."""
@@ -59,7 +69,7 @@ def missing_nodes(connection: sa.Connection) -> list[tuple[str, str]]:
     charged = (
         sa.select(hosts.c.name.label("host"), nodes.c.name, nodes.c.life)
         .select_from(nodes.join(hosts))
-        .where(nodes.c.running_vms > 0, nodes.c.state.in_((MISSING, DRAINING)))
+        .where(nodes.c.state.in_((MISSING, DRAINING)), sa.exists().where(allocations.c.node_id == nodes.c.id))
     )
     return sorted((row.host, row.name) for row in connection.execute(charged) if not rows.life_from(row.life).listed)
 
@@ -90,6 +100,31 @@ def page_query(
     uuid, allocation_id = after
     # The first condition finds the place in the index; the second one leaves out what is before it.
     return query.where(in_order[0] >= uuid, sa.or_(in_order[0] > uuid, in_order[1] > allocation_id))
+
+
+def incoming(connection: sa.Connection, uuids: Collection[str]) -> dict[str, tuple[str, str]]:
+    """See ``Store.incoming``."""
+    query = (
+        sa.select(allocations.c.instance_uuid, hosts.c.name.label("host"), nodes.c.name.label("node"))
+        .select_from(allocations.join(nodes, nodes.c.id == allocations.c.node_id))
+        .join(hosts, hosts.c.id == nodes.c.host_id)
+        .where(allocations.c.instance_uuid.in_(list(uuids)), allocations.c.role == INCOMING)
+    )
+    return {row.instance_uuid: (row.host, row.node) for row in connection.execute(query)}
+
+
+def known_moves(
+    connection: sa.Connection, having: Mapping[sa.Column[Any], object], limit: int
+) -> list[tuple[str, Move]]:
+    """See ``Store.moves``. ``having``: column -> the value that it must have; None: any value."""
+    query = (
+        sa.select(moves, hosts.c.name.label("host"))
+        .join(hosts, hosts.c.id == moves.c.host_id)
+        .where(*(column == value for column, value in having.items() if value is not None))
+        .order_by(moves.c.id, hosts.c.name)
+        .limit(limit)
+    )
+    return [(row["host"], rows.move_from(row)) for row in connection.execute(query).mappings()]
 
 
 def progress(connection: sa.Connection, names: Collection[str]) -> Progress:
@@ -126,6 +161,7 @@ def _load(connection: sa.Connection, host_id: int, name: str) -> HostLedger:
         connection.execute(of_host).mappings().all(),
         connection.execute(charged).mappings(),
         connection.execute(deleted).mappings(),
+        connection.execute(sa.select(moves).where(moves.c.host_id == host_id)).mappings(),
     )
 
 
@@ -136,9 +172,10 @@ def host_from(
     of_host: Iterable[Mapping[Any, Any]],
     charged: Iterable[Mapping[Any, Any]],
     deleted: Iterable[Mapping[Any, Any]],
+    moved: Iterable[Mapping[Any, Any]],
 ) -> HostLedger:
-    """Return the ledgers of a host from the rows of its nodes with those of their streams, by id, of its allocations, and of
-    its deletions."""
+    """Return the ledgers of a host from the rows of its nodes with those of their streams, by id, of its allocations, of its
+    deletions, and of its moves."""
     host = HostLedger(id=host_id, name=name, ledger_id=ledger_id)
     read = {row["id"]: row for row in of_host}
     by_id = {node_id: rows.ledger_from(name, ledger_id, row) for node_id, row in read.items()}
@@ -146,6 +183,8 @@ def host_from(
         by_id[row["node_id"]].restore(rows.allocation_from(row))
     for row in sorted(deleted, key=itemgetter("reported_at")):
         by_id[row["node_id"]].deletions[row["instance_uuid"]] = row["reported_at"]
+    for row in moved:
+        by_id[row["node_id"]].moves[row["id"]] = rows.move_from(row)
     for node_id, ledger in by_id.items():
         ledger.drift = rows.drift(ledger, read[node_id])
         host.nodes[ledger.name] = ledger

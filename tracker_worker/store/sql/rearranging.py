@@ -37,6 +37,14 @@ DELETE FROM deletions WHERE node_id = :node_id AND EXISTS (
     WHERE others.host_id = :host_id AND others.instance_uuid = deletions.instance_uuid AND others.node_id <> :node_id
 )"""
 _MOVE_DELETIONS = "UPDATE deletions SET host_id = :host_id WHERE node_id = :node_id"
+_FORGET_MOVES = "DELETE FROM moves WHERE node_id = :node_id"
+# A move between the two hosts has a record on each of them; that of the host stays.
+_FORGET_KNOWN_MOVES = """\
+DELETE FROM moves WHERE node_id = :node_id AND EXISTS (
+    SELECT 1 FROM moves AS others
+    WHERE others.host_id = :host_id AND others.id = moves.id AND others.node_id <> :node_id
+)"""
+_MOVE_MOVES = "UPDATE moves SET host_id = :host_id WHERE node_id = :node_id"
 STATEMENTS = (
     _BEGIN_HISTORY,
     _LOWER_CURSORS,
@@ -48,6 +56,9 @@ STATEMENTS = (
     _MOVE_ALLOCATIONS,
     _FORGET_WHAT_IS_KNOWN,
     _MOVE_DELETIONS,
+    _FORGET_MOVES,
+    _FORGET_KNOWN_MOVES,
+    _MOVE_MOVES,
 )
 LOCK_NODES = "SELECT id FROM nodes WHERE id = ANY(%(ids)s) ORDER BY id FOR UPDATE"
 """For PostgreSQL: the nodes of the commit in the order in which every other commit locks them."""
@@ -79,6 +90,7 @@ def rearrange(execute: Callable[[str, Mapping[str, Any]], int], commit: Commit) 
         execute(_LOWER_CURSORS, {})
     for node_id in commit.dropped_nodes:
         execute(_FORGET_DELETIONS, {"node_id": node_id})
+        execute(_FORGET_MOVES, {"node_id": node_id})
         one(_DROP_NODE, {"node_id": node_id}, "a dropped node is charged or gone")
     for host_id, name in commit.host_names.items():
         one(_RENAME_HOST, {"host_id": host_id, "name": name}, "the host is gone")
@@ -87,5 +99,11 @@ def rearrange(execute: Callable[[str, Mapping[str, Any]], int], commit: Commit) 
     for move in commit.moves:
         row = msgspec.structs.asdict(move)
         one(_MOVE_NODE, row, "a node that moves is gone")
-        for text in (_MOVE_ALLOCATIONS, _FORGET_WHAT_IS_KNOWN, _MOVE_DELETIONS):
+        for text in (
+            _MOVE_ALLOCATIONS,
+            _FORGET_WHAT_IS_KNOWN,
+            _MOVE_DELETIONS,
+            _FORGET_KNOWN_MOVES,
+            _MOVE_MOVES,
+        ):
             execute(text, row)

@@ -16,6 +16,7 @@ from tracker_worker.domain.instance import Instance
 from tracker_worker.domain.inventory import Inventory
 from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.domain.life import Life
+from tracker_worker.domain.move import Move
 from tracker_worker.domain.resources import CLASSES, Resources, shared
 from tracker_worker.notifications.notification import Notification
 from tracker_worker.store.base import InboxRow
@@ -32,6 +33,11 @@ _FACTS = {
     for field in msgspec.structs.fields(Instance)
     if field.name not in (*_COLUMNS, "uuid")
 }
+
+
+_MOVE_COLUMNS = ("id", "instance_uuid", "kind", "state", "open", "from_host")
+# The other fields of a move, with their defaults.
+_MOVE = {field.name: field.default for field in msgspec.structs.fields(Move) if field.name not in _MOVE_COLUMNS}
 
 
 def allocation_row(host_id: int, node_id: int, allocation: Allocation) -> dict[str, Any]:
@@ -82,6 +88,38 @@ def allocation_from(row: Any) -> Allocation:
         on_expiry=None if on_expiry is None else sys.intern(on_expiry),
         built=bool(row["built"]),
     )
+
+
+def move_row(host_id: int, node_id: int, move: Move) -> dict[str, Any]:
+    """Return the row of a move: every column of ``moves``."""
+    record = {name: value for name in _MOVE if (value := getattr(move, name)) != _MOVE[name]}
+    record["resources"] = move.resources.to_dict()
+    if move.old_resources is not None:
+        record["old_resources"] = move.old_resources.to_dict()
+    return {
+        "id": move.id,
+        "host_id": host_id,
+        "node_id": node_id,
+        "instance_uuid": move.instance_uuid,
+        "kind": move.kind,
+        "state": move.state,
+        "open": move.open,
+        "from_host": move.from_host,
+        "record": _pack(record),
+    }
+
+
+def move_from(row: Any) -> Move:
+    """Return the move of a row. What this release does not know, of a newer release, is ignored."""
+    fields = {name: value for name, value in msgpack.unpackb(row["record"]).items() if name in _MOVE}
+    for name in ("resources", "old_resources"):
+        if fields.get(name) is not None:
+            fields[name] = shared(Resources.of(fields[name]).amounts)
+    if fields.get("instance") is not None:
+        fields["instance"] = msgspec.convert(fields["instance"], Instance)
+    for name in _MOVE_COLUMNS:
+        fields[name] = row[name]
+    return Move(**{**fields, "open": bool(row["open"])})
 
 
 # The columns of ``nodes`` that the ledger decides.

@@ -17,6 +17,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 metadata = MetaData(
@@ -138,6 +139,31 @@ allocations = Table(
     Column("on_expiry", String(8)),
     Column("built", Boolean, nullable=False),
     UniqueConstraint("instance_uuid", "host_id", "role"),
+    # One move of an instance is under way in a ledger.
+    Index(
+        "uq_allocations_incoming",
+        "instance_uuid",
+        unique=True,
+        sqlite_where=text("role = 'incoming'"),
+        postgresql_where=text("role = 'incoming'"),
+    ),
+)
+
+# What each host knows of the moves from and to it. The node is the one whose generation says that this has changed. ``open``:
+# the host is charged for what is incoming or on hold. ``record`` is msgpack.
+moves = Table(
+    "moves",
+    metadata,
+    Column("id", _IN_CODE_ORDER[255], primary_key=True),
+    Column("host_id", ForeignKey(hosts.c.id), primary_key=True, index=True),
+    Column("node_id", ForeignKey(nodes.c.id), nullable=False),
+    Column("instance_uuid", String(255), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("open", Boolean, nullable=False),
+    Column("from_host", String(255)),
+    Column("record", LargeBinary, nullable=False),
+    Index(None, "kind", "state"),
 )
 
 # Deletions of instances that were not charged when they were reported. The node is the one whose generation says that they

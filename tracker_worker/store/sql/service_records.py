@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 
 from tracker_worker.domain.life import RETIRED
 from tracker_worker.store.base import CARETAKER, Conflict, HostRecord
-from tracker_worker.store.sql.schema import allocations, deletions, hosts, inbox, nodes, streams, workers
+from tracker_worker.store.sql.schema import allocations, deletions, hosts, inbox, moves, nodes, streams, workers
 
 
 def read(connection: sa.Connection) -> list[HostRecord]:
@@ -119,7 +119,7 @@ def forget(connection: sa.Connection, host_id: int) -> None:
     its_streams = sa.select(nodes.c.stream_id).where(nodes.c.host_id == host_id)
     connection.execute(sa.update(streams).where(streams.c.id.in_(its_streams)).values(generation=left_at))
     try:
-        for table in (inbox, deletions, nodes):
+        for table in (inbox, deletions, moves, nodes):
             connection.execute(sa.delete(table).where(table.c.host_id == host_id))
         connection.execute(sa.delete(hosts).where(hosts.c.id == host_id))
     except IntegrityError as error:  # allocations refer to nodes and hosts

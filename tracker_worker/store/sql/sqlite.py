@@ -43,6 +43,8 @@ class _Statement:
     _KEPT,
     _FORGOTTEN,
     _NOTED,
+    _ENDED_MOVES,
+    _MOVES,
     _ANSWERED,
     _NOTIFICATION,
     _CURSOR,
@@ -69,6 +71,8 @@ class SQLiteWriter(Writer):
         _KEPT.execute(cursor, tables.kept)
         _FORGOTTEN.execute(cursor, tables.forgotten)
         _NOTED.execute(cursor, tables.noted)
+        _ENDED_MOVES.execute(cursor, tables.ended_moves)
+        _MOVES.execute(cursor, tables.moves)
         _ANSWERED.execute(cursor, tables.inbox)
         _NOTIFICATION.execute(cursor, tables.outbox)
         _CURSOR.execute(cursor, tables.cursors)
@@ -77,7 +81,7 @@ class SQLiteWriter(Writer):
     finish = commit
 
     def lock(self, connection: sqlite3.Connection, host_id: int) -> HostLedger | None:
-        texts = (statements.HOST, statements.NODES, statements.ALLOCATIONS, statements.DELETIONS)
+        texts = (statements.HOST, *statements.OF_HOST)
         return host_of(host_id, *(fetched(connection.execute(text.format(host_id=host_id))) for text in texts))
 
     def lock_all(self, connection: sqlite3.Connection) -> list[HostLedger]:

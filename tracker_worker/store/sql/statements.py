@@ -46,6 +46,8 @@ class Statements(NamedTuple):
     upsert_allocation: str
     delete_deletion: str
     upsert_deletion: str
+    delete_move: str
+    upsert_move: str
     insert_inbox: str
     insert_outbox: str
     move_cursor: str
@@ -89,6 +91,12 @@ ON CONFLICT (id) DO UPDATE SET
 _OVERWRITE_DELETION = """
 ON CONFLICT (host_id, instance_uuid) DO UPDATE SET node_id = excluded.node_id, reported_at = excluded.reported_at"""
 
+_MOVE = "id, host_id, node_id, instance_uuid, kind, state, open, from_host, record"
+_GIVEN_MOVE = re.sub(r"(\w+)", r":\1", _MOVE)
+_OVERWRITE_MOVE = """
+ON CONFLICT (id, host_id) DO UPDATE SET
+    node_id = excluded.node_id, state = excluded.state, open = excluded.open, record = excluded.record"""
+
 SQLITE = Statements(
     update_node=f"""\
 UPDATE nodes SET
@@ -106,6 +114,10 @@ INSERT INTO allocations (
     upsert_deletion=f"""\
 INSERT INTO deletions (host_id, instance_uuid, node_id, reported_at)
 VALUES (:host_id, :instance_uuid, :node_id, :reported_at){_OVERWRITE_DELETION}""",
+    delete_move="DELETE FROM moves WHERE id = :id AND host_id = :host_id",
+    upsert_move=f"""\
+INSERT INTO moves ({_MOVE})
+VALUES ({_GIVEN_MOVE}){_OVERWRITE_MOVE}""",
     insert_inbox="""\
 INSERT INTO inbox (unique_id, host_id, reply, received_at)
 VALUES (:unique_id, :host_id, :reply, :received_at)""",
@@ -166,6 +178,16 @@ WITH given_nodes AS (
     FROM json_to_recordset(%(noted)s::json) AS given (
         host_id integer, instance_uuid varchar, node_id integer, reported_at bigint
     ) WHERE (SELECT is_so FROM ready){_OVERWRITE_DELETION}
+), ended_moves AS (
+    DELETE FROM moves USING json_to_recordset(%(ended_moves)s::json) AS given (id varchar, host_id integer)
+    WHERE moves.id = given.id AND moves.host_id = given.host_id AND (SELECT is_so FROM ready)
+), recorded_moves AS (
+    INSERT INTO moves ({_MOVE})
+    SELECT id, host_id, node_id, instance_uuid, kind, state, open, from_host, decode(record, 'base64')
+    FROM json_to_recordset(%(moves)s::json) AS given (
+        id varchar, host_id integer, node_id integer, instance_uuid varchar, kind varchar, state varchar, open boolean,
+        from_host varchar, record text
+    ) WHERE (SELECT is_so FROM ready){_OVERWRITE_MOVE}
 ), answered AS (
     INSERT INTO inbox (unique_id, host_id, reply, received_at)
     SELECT unique_id, host_id, decode(reply, 'base64'), received_at
@@ -207,6 +229,9 @@ SELECT nodes.*, streams.sequence, streams.occurred_at
 FROM nodes JOIN streams ON streams.id = nodes.stream_id WHERE host_id = {host_id:d} ORDER BY nodes.id"""
 ALLOCATIONS = "SELECT * FROM allocations WHERE host_id = {host_id:d}"
 DELETIONS = "SELECT * FROM deletions WHERE host_id = {host_id:d}"
+MOVES = "SELECT * FROM moves WHERE host_id = {host_id:d}"
+OF_HOST = (NODES, ALLOCATIONS, DELETIONS, MOVES)
+"""What the ledgers of a host are read from."""
 # NO KEY UPDATE keeps out whoever changes the rows. UPDATE would also keep out whoever refers to them, as each new allocation
 # does, in the opposite order: first its node, then its host.
 LOCK_HOST = f"{HOST} FOR NO KEY UPDATE"

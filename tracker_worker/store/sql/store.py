@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from tracker_worker import threads
 from tracker_worker.domain.allocation import Allocation
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.domain.move import Move
 from tracker_worker.domain.values import SECOND
 from tracker_worker.notifications.notification import Notification
 from tracker_worker.store.base import (
@@ -37,7 +38,7 @@ from tracker_worker.store.sql.locked import SQLLockedHost, SQLLockedStore
 from tracker_worker.store.sql.migration import ensure_schema
 from tracker_worker.store.sql.postgresql import PostgreSQLWriter
 from tracker_worker.store.sql.pruning import Pruning
-from tracker_worker.store.sql.schema import allocations, attempts, histories, hosts, inbox, nodes, streams
+from tracker_worker.store.sql.schema import allocations, attempts, histories, hosts, inbox, moves, nodes, streams
 from tracker_worker.store.sql.sessions import Sessions
 from tracker_worker.store.sql.sqlite import SQLiteWriter
 
@@ -207,6 +208,30 @@ class SQLStore(Store):
         }
         with self._sessions.read() as connection:
             return reading.page(connection, having, after=after, limit=limit)
+
+    def incoming(self, uuids: Collection[str]) -> dict[str, tuple[str, str]]:
+        with self._sessions.read() as connection:
+            return reading.incoming(connection, uuids)
+
+    def moves(
+        self,
+        *,
+        move_id: str | None = None,
+        from_host: str | None = None,
+        kind: str | None = None,
+        state: str | None = None,
+        open: bool | None = None,
+        limit: int,
+    ) -> list[tuple[str, Move]]:
+        having: dict[sa.Column[Any], object] = {
+            moves.c.id: move_id,
+            moves.c.from_host: from_host,
+            moves.c.kind: kind,
+            moves.c.state: state,
+            moves.c.open: open,
+        }
+        with self._sessions.read() as connection:
+            return reading.known_moves(connection, having, limit)
 
     def progress(self, hosts: Collection[str]) -> Progress:
         with self._sessions.read() as connection:

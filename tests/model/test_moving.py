@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random moves between hosts of two databases."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from tests.model.moving import Cloud, Scheduler
+from tracker_worker.store.base import Store
+from tracker_worker.store.memory import MemoryStore
+from tracker_worker.store.sql.store import SQLStore
+
+ACTS = int(os.environ.get("MODEL_MOVES", "300"))
+
+
+def play(cloud: Cloud, acts: int) -> None:
+    scheduler = Scheduler(cloud)
+    for _ in range(acts):
+        scheduler.act()
+    assert cloud.steps > acts // 5
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_every_instance_is_charged_once_and_billed_without_a_gap(seed: int) -> None:
+    random = Random(seed)
+    play(Cloud(random, lambda now: MemoryStore(now=now, random_bytes=random.randbytes)), ACTS)
+
+
+def test_the_same_in_sqlite(tmp_path: Path) -> None:
+    stores: list[Store] = []
+
+    def make(_now: Callable[[], int]) -> Store:
+        stores.append(SQLStore(f"sqlite:///{tmp_path}/{len(stores)}.db"))
+        stores[-1].start()
+        return stores[-1]
+
+    try:
+        play(Cloud(Random(1), make), ACTS // 3)
+    finally:
+        for store in stores:
+            store.stop()

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The record of a move: an instance that is charged a second time, for another size or at another place."""
+
+from __future__ import annotations
+
+import msgspec
+
+from tracker_worker.domain.instance import Instance
+from tracker_worker.domain.resources import Resources
+
+RESIZE = "resize"
+MIGRATION = "migration"
+LIVE_MIGRATION = "live_migration"
+EVACUATION = "evacuation"
+KINDS = (RESIZE, MIGRATION, LIVE_MIGRATION, EVACUATION)
+HOLDING = (RESIZE, MIGRATION)
+"""The kinds after whose hand-over the source holds what it was charged, for a revert."""
+
+BEGUN = "begun"
+FINISHED = "finished"
+CONFIRMED = "confirmed"
+REVERTED = "reverted"
+ABORTED = "aborted"
+EXPIRED = "expired"
+FAILED = "failed"
+STATES = (BEGUN, EXPIRED, FAILED, FINISHED, ABORTED, REVERTED, CONFIRMED)
+"""In the order in which one can follow another."""
+ENDED = (CONFIRMED, REVERTED, ABORTED)
+
+FINISH = "finish"
+CONFIRM = "confirm"
+REVERT = "revert"
+ABORT = "abort"
+FAIL = "fail"
+STEPS = (FINISH, CONFIRM, REVERT, ABORT, FAIL)
+
+
+class Move(msgspec.Struct, frozen=True, kw_only=True):
+    """What one host knows of a move.
+
+    ``resources`` is what is charged at the destination, ``old_resources`` what was charged at the source; None: unknown. Times
+    are in microseconds, 0 until then: ``finished_at``, the hand-over, and ``ended_at`` are effective times. ``arrives`` and
+    ``leaves``: this host is the destination, and the source. ``open``: it is charged for what is incoming or on hold.
+    ``allocation_id`` and ``instance`` are those of the charge at the destination: '' on a host that is only the source, and
+    None there and after the hand-over.
+    """
+
+    id: str
+    kind: str
+    instance_uuid: str
+    from_host: str | None
+    from_node: str | None
+    to_host: str
+    to_node: str
+    resources: Resources
+    old_resources: Resources | None
+    state: str
+    begun_at: int
+    expires_at: int
+    limit_source: str
+    on_expiry: str | None = None
+    finished_at: int = 0
+    ended_at: int = 0
+    arrives: bool = False
+    leaves: bool = False
+    open: bool = False
+    allocation_id: str = ""
+    instance: Instance | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether no step changes it any more."""
+        return self.state in ENDED
