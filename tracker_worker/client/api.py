@@ -14,6 +14,7 @@ from oslo_config import cfg
 from tracker_worker import errors, threads
 from tracker_worker.client.calls import Calls
 from tracker_worker.client.casts import Casts
+from tracker_worker.client.moves import Moves
 from tracker_worker.client.transport import (
     ALLOWED_REMOTE_EXMODS,
     VERSION,
@@ -43,7 +44,7 @@ _ANSWERED = (
 _RANDOM_BYTES = 8
 
 
-class TrackerAPI(Calls, Casts):
+class TrackerAPI(Calls, Casts, Moves):
     """One method per RPC method. Each takes the request context (a mapping) and then the host whose worker is asked.
 
     A method waits for the answer and returns it. It raises the errors of ``tracker_worker.errors``, and

@@ -80,6 +80,38 @@ class Claim(TypedDict):
     on_expiry: NotRequired[str | None]
 
 
+class MoveBeginning(TypedDict, total=False):
+    """What a move begins with. ``kind``: resize, migration, live_migration or evacuation."""
+
+    id: Required[str]
+    kind: Required[str]
+    from_host: str | None
+    from_node: str | None
+
+
+class Move(TypedDict):
+    """A move as a host knows it. ``resources``: what the destination is charged; ``old_resources``: what the source was
+    charged, {} if the host does not know it. ``state``: begun, finished, confirmed, reverted, aborted, expired or failed.
+    ``finished_at`` and ``ended_at``: when the instance was handed over, and when the move ended, '' until then."""
+
+    id: str
+    kind: str
+    instance_uuid: str
+    from_host: str | None
+    from_node: str | None
+    to_host: str
+    to_node: str
+    resources: dict[str, int]
+    old_resources: dict[str, int]
+    state: str
+    begun_at: str
+    expires_at: str
+    finished_at: str
+    ended_at: str
+    generation: int
+    limit_source: str
+
+
 class Allocation(TypedDict):
     """What a node is charged for an instance. ``role``: instance, incoming or hold; ``claim_state``: begun, finished, or
     expired for a claim that expired and left the instance charged."""
@@ -164,5 +196,6 @@ class Update(TypedDict):
     changed: bool
 
 
-Usage = dict[str, dict[str, int]]
-"""Project -> number of instances, and the sum of each resource class."""
+Usage = dict[str, dict[str, Any]]
+"""Project -> number of instances, and the sum of each resource class; and ``incoming`` and ``hold``, each with the same, where
+there is anything incoming or on hold for moves."""

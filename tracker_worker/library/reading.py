@@ -33,6 +33,7 @@ class TrackedNode:
         self._ignored_updates = 0
         kept = MemoryStore() if store is None else store
         kept.register_host(host, topic=topic, version="library", now=self._now())
+        self._store = kept
         self._decisions = Decisions(kept, host, now=self._now, notify=store is not None)
 
     @property

@@ -25,18 +25,16 @@ from tracker_worker.errors import ComputeResourcesUnavailable, InvalidInput, Nod
 from tracker_worker.ids import canonical
 from tracker_worker.inventory.base import InventoryDriver
 from tracker_worker.library.claim import Claim, ResourceClaim
+from tracker_worker.library.context import Context, facts_of
 from tracker_worker.library.fairlock import FairLock
-from tracker_worker.library.reading import TrackedNode
+from tracker_worker.library.moves import MovingNode
 from tracker_worker.store.base import Store
 from tracker_worker.text import printable
 
 LOG = logging.getLogger(__name__)
 
-Context = Any
-"""A request context: a mapping with project_id and user_id, an object with ``to_dict()``, or None."""
 
-
-class ResourceTracker(TrackedNode):
+class ResourceTracker(MovingNode):
     """Keeps the ledger of one node.
 
     Any thread may call any method. Operations on the node exclude each other and are served in order of arrival; the driver is
@@ -108,7 +106,7 @@ class ResourceTracker(TrackedNode):
         wanted = read_instance(instance, policy.max_field_bytes)
         if not isinstance(instance, MutableMapping):
             raise InvalidInput(field="instance", reason="must be an object whose host can be set")
-        wanted = owned(wanted, _facts(context), required=policy.owner_required)
+        wanted = owned(wanted, facts_of(context), required=policy.owner_required)
         within = read_limits(limits)
         lasting = read_timeout("timeout", timeout) or policy.claim_timeout
         chosen = None if claim_id is None else read_id("claim_id", claim_id)
@@ -292,12 +290,3 @@ def _defaults() -> cfg.ConfigOpts:
 
 def _id_of(claim: Claim | str | None) -> str | None:
     return claim.claim_id if isinstance(claim, Claim) else None if claim is None else canonical(claim)
-
-
-def _facts(context: Context) -> Mapping[str, Any]:
-    if context is None:
-        return {}
-    if isinstance(context, Mapping):
-        return context
-    facts: Mapping[str, Any] = context.to_dict()
-    return facts

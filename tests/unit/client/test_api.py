@@ -31,6 +31,8 @@ from tracker_worker.client.api import ALLOWED_REMOTE_EXMODS, TrackerAPI
 from tracker_worker.service.requests.methods import METHODS
 
 NODES = [{"node": "node-1"}]
+MOVE = {"id": "m1", "kind": "resize", "from_host": None, "from_node": None}
+AT = "2026-01-15T12:00:00.000000Z"
 # Method -> its arguments in the API and on the wire.
 CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "begin_resource_claim": ((INSTANCE, LIMITS, 2.5), {"instance": INSTANCE, "limits": LIMITS, "timeout": 2.5}),
@@ -42,6 +44,15 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "list_nodes": ((), {}),
     "list_claims": (("node-1",), {"node": "node-1"}),
     "get_usage": (("project",), {"project_id": "project"}),
+    "begin_move_claim": (
+        (INSTANCE, MOVE, LIMITS, 2.5),
+        {"instance": INSTANCE, "move": MOVE, "limits": LIMITS, "timeout": 2.5},
+    ),
+    "finish_move": (("m1", AT, MOVE), {"move_id": "m1", "effective_at": AT, "move": MOVE}),
+    "confirm_move": (("m1", MOVE), {"move_id": "m1", "move": MOVE}),
+    "revert_move": (("m1", AT, MOVE), {"move_id": "m1", "effective_at": AT, "move": MOVE}),
+    "abort_move": (("m1", MOVE), {"move_id": "m1", "move": MOVE}),
+    "fail_move": (("m1",), {"move_id": "m1"}),
     "renew_resource_claim": ((uuid(1), 2.5), {"claim_id": uuid(1), "timeout": 2.5}),
     "begin_resource_claims": (
         ([{"instance": INSTANCE, "limits": LIMITS}, {"instance": INSTANCE, "claim_id": uuid(9)}], 2.5, "keep"),
