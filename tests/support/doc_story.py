@@ -19,6 +19,7 @@ from tracker_worker.domain import queries
 from tracker_worker.domain.commands import (
     AbortClaim,
     BeginClaims,
+    BeginMove,
     Command,
     CompareInstances,
     ExpireClaims,
@@ -26,9 +27,11 @@ from tracker_worker.domain.commands import (
     ReleaseAllocation,
     RenewClaim,
     ReportNode,
+    StepMove,
 )
 from tracker_worker.domain.decision import Decision
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.domain.move import ABORT, CONFIRM, FAIL, FINISH, REVERT
 from tracker_worker.domain.values import SECOND
 from tracker_worker.domain.views import each_claim_view, node_view, usage_view
 from tracker_worker.ids import NewIds
@@ -42,6 +45,7 @@ SAMPLES = DOC / "user" / "samples"
 RPC = DOC / "user" / "rpc.md"
 NOTIFICATIONS = DOC / "user" / "notifications.md"
 LIMITS = {"memory_mb": 196608.0, "disk_gb": 2000, "vcpu": 128.0}
+
 TIGHT = {"memory_mb": 6144, "vcpu": 3}
 
 
@@ -60,6 +64,7 @@ class Story:
         self._ledgers = Ledgers(self._store)
         self._new_id = NewIds(random_bytes)
         self._told: list[dict[str, Any]] = []
+        self._moves = itertools.count(1)
 
     @property
     def host(self) -> HostLedger:
@@ -85,6 +90,11 @@ class Story:
     def claim_id(self, number: int) -> str:
         """The id of the claim by which an instance is charged."""
         return self.node.allocations[uuid(number)].claim_id
+
+    def moved(self, number: int, kind: str, **options: Any) -> BeginMove:
+        """A move of the instance to twice its size, on the same node."""
+        larger = begin(number, vcpus=4, memory_mb=8192, vm_state="active", task_state="resize_prep", **options)
+        return BeginMove(begin=larger, id=f"6e0f3c1a-0000-4000-8000-{next(self._moves):012x}", kind=kind)
 
     def answer(self, query: queries.Query) -> Any:
         """The answer to a question now."""
@@ -122,6 +132,16 @@ def answers() -> dict[str, Any]:
     assert refusal is not None
     told["ComputeResourcesUnavailable"] = refusal.kwargs
     told["begin_resource_claims"] = story.tell(BeginClaims(claims=(begin(4), begin(5)))).reply
+    moved = story.tell(story.moved(1, "resize")).reply
+    told["begin_move_claim"] = moved
+    told["finish_move"] = story.tell(_step(moved, FINISH)).reply
+    told["revert_move"] = story.tell(_step(moved, REVERT)).reply
+    moved = story.tell(story.moved(1, "resize")).reply
+    told["fail_move"] = story.tell(_step(moved, FAIL)).reply
+    told["abort_move"] = story.tell(_step(moved, ABORT)).reply
+    moved = story.tell(story.moved(1, "resize")).reply
+    story.tell(_step(moved, FINISH))
+    told["confirm_move"] = story.tell(_step(moved, CONFIRM)).reply
     told["release_allocation"] = story.tell(_released(1)).reply
     return told
 
@@ -146,10 +166,26 @@ def notifications() -> list[dict[str, Any]]:
     story.tell(ExpireClaims(node=NODE), after_seconds=660)
     story.tell(CompareInstances(node=NODE, uuids=frozenset({uuid(7)})))
     story.tell(_released(4))
+    story.tell(begin(5))
+    story.tell(FinishClaim(claim_id=story.claim_id(5)))
+    story.tell(story.moved(5, "resize", limits=TIGHT))
+    for last in (CONFIRM, REVERT):
+        moved = story.tell(story.moved(5, "resize")).reply
+        story.tell(_step(moved, FINISH))
+        story.tell(_step(moved, last))
+    moved = story.tell(story.moved(5, "migration")).reply
+    story.tell(_step(moved, FAIL))
+    story.tell(_step(moved, ABORT))
+    story.tell(story.moved(5, "migration"))
+    story.tell(ExpireClaims(node=NODE), after_seconds=660)
     # This simulates a manual change of the table.
     story.node.drift = resources(vcpu=5, memory_mb=8704, disk_gb=100)
     story.tell(ReportNode(node=NODE, inventory=inventory()))
     return story.notifications()
+
+
+def _step(move: Mapping[str, Any], step: str) -> StepMove:
+    return StepMove(id=move["id"], step=step, remembers=TIMEOUT * 100)
 
 
 def _released(number: int) -> ReleaseAllocation:

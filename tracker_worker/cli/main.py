@@ -17,6 +17,7 @@ _COMMANDS = {
     "node": "node",
     "host": "host",
     "claim": "claim",
+    "move": "move",
     "instance": "instance",
     "usage": "usage",
     "audit": "audit",
@@ -27,7 +28,7 @@ _COMMANDS = {
     "config": "config",
 }
 # These subcommands import oslo.messaging late or not at all. For every other one threading_backend is imported first.
-_WITHOUT_MESSAGING = {"node", "host", "claim", "instance", "usage", "db", "outbox", "config"}
+_WITHOUT_MESSAGING = {"node", "host", "claim", "move", "instance", "usage", "db", "outbox", "config"}
 
 
 class _LazyCommands(Commands):

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from tracker_worker.domain.instance import Instance
@@ -71,3 +73,18 @@ class Move(msgspec.Struct, frozen=True, kw_only=True):
     def ended(self) -> bool:
         """Whether no step changes it any more."""
         return self.state in ENDED
+
+
+def furthest(moves: Iterable[Move]) -> list[Move]:
+    """Of several hosts' records, one of each move: that on which it has got furthest, and of equal ones the destination's. By
+    id."""
+    found: dict[str, Move] = {}
+    for move in moves:
+        known = found.get(move.id)
+        if known is None or _progress(move) > _progress(known):
+            found[move.id] = move
+    return [found[move_id] for move_id in sorted(found)]
+
+
+def _progress(move: Move) -> tuple[int, bool]:
+    return STATES.index(move.state), move.arrives

@@ -90,8 +90,8 @@ def charge_view(host: str, node: str, held: Allocation) -> dict[str, Any]:
     }
 
 
-def move_view(move: Move, *, generation: int) -> dict[str, Any]:
-    """A move as the RPC API returns it. ``generation`` is that of the node that keeps its record."""
+def move_view(move: Move, *, generation: int = 0) -> dict[str, Any]:
+    """A move as the RPC API returns it. ``generation`` is that of the node that keeps its record; 0: not known."""
     return {
         "id": move.id,
         "kind": move.kind,
