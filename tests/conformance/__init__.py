@@ -20,6 +20,7 @@ pytest.register_assert_rewrite(
             "store_deletions",
             "store_histories",
             "store_hosts",
+            "store_instance_moves",
             "store_locks",
             "store_moves",
             "store_silent",

@@ -14,6 +14,7 @@ from tests.conformance.store_concurrency import ConcurrencyContract
 from tests.conformance.store_deletions import DeletionContract, LifeContract
 from tests.conformance.store_histories import ProgressContract
 from tests.conformance.store_hosts import AllocationsContract, HistoryContract, RecordContract
+from tests.conformance.store_instance_moves import InstanceMoveContract
 from tests.conformance.store_locks import LockedContract, RefreshedContract, VerifiedContract
 from tests.conformance.store_moves import MoveContract
 from tests.conformance.store_silent import SilentContract
@@ -178,6 +179,7 @@ class StoreContract(
     HistoryContract,
     AllocationsContract,
     MoveContract,
+    InstanceMoveContract,
     ConcurrencyContract,
 ):
     """The whole contract."""

@@ -46,6 +46,8 @@ def every_method(store: Store, stream_id: int) -> dict[str, partial]:
         "load_host": partial(store.load_host, "host-1"),
         "create_node": partial(store.create_node, 1, "node-9"),
         "missing_nodes": store.missing_nodes,
+        "incoming": partial(store.incoming, ["i-1"]),
+        "moves": partial(store.moves, limit=1),
         "answered": partial(store.answered, ["u-1"]),
         "count_attempt": partial(store.count_attempt, "u-1", NOW),
         "commit": partial(store.commit, Commit(inbox_rows=[answer("u-9")])),

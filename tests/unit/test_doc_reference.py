@@ -96,7 +96,12 @@ def test_every_event_type_is_in_the_notifications_page(event_type: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("base", "heading"), [("instance.json", "Payload of claims and usage"), ("node.json", "Payload of nodes")]
+    ("base", "heading"),
+    [
+        ("instance.json", "Payload of claims and usage"),
+        ("move.json", "Payload of moves"),
+        ("node.json", "Payload of nodes"),
+    ],
 )
 def test_every_key_of_a_payload_is_in_the_notifications_page(base: str, heading: str) -> None:
     assert set(_rows(section(NOTIFICATIONS, heading))) == set(schema.load(base)["properties"])

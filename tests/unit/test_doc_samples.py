@@ -41,7 +41,7 @@ def test_a_sample_is_what_the_worker_publishes(event_type: str) -> None:
 def test_a_sample_matches_its_published_schema_for_any_validator(event_type: str) -> None:
     sample = json.loads((doc_story.SAMPLES / f"{event_type}.json").read_text(encoding="utf-8"))
     registry: Registry[Any] = Registry().with_resources(
-        (name, Resource.from_contents(schema.load(name))) for name in ("instance.json", "node.json")
+        (name, Resource.from_contents(schema.load(name))) for name in ("instance.json", "move.json", "node.json")
     )
     jsonschema.Draft7Validator(schema.load(f"{event_type}.json"), registry=registry).validate(sample["payload"])
 

@@ -82,7 +82,15 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
 }
 CASTS = ["begin_resource_claim", "finish_resource_claim", "abort_resource_claim", "update_usage"]
 CASTS += ["update_available_resource", "renew_resource_claim", "begin_resource_claims", "release_allocation"]
-CASTS += ["report_instances"]
+CASTS += [
+    "report_instances",
+    "begin_move_claim",
+    "finish_move",
+    "confirm_move",
+    "revert_move",
+    "abort_move",
+    "fail_move",
+]
 # The methods that version 1.0 did not have.
 NEW = {
     "renew_resource_claim",
@@ -92,6 +100,12 @@ NEW = {
     "get_allocation",
     "release_allocation",
     "report_instances",
+    "begin_move_claim",
+    "finish_move",
+    "confirm_move",
+    "revert_move",
+    "abort_move",
+    "fail_move",
 }
 
 

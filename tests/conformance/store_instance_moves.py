@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The contract of a store with moves of instances."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.support.builders import HOST, NOW, begin, node_name, update, uuid
+from tests.support.store import StoreCase, Writer, load, settle, snapshots
+from tracker_worker.domain.commands import BeginMove, ExpireClaims, ForgetMoves, StepMove
+from tracker_worker.domain.move import ABORT, CONFIRM, FINISH, REVERT
+from tracker_worker.domain.values import SECOND
+from tracker_worker.store.base import Conflict, Store
+
+N1, N2 = node_name(1), node_name(2)
+REMEMBERS = 10**6 * SECOND
+
+
+def moved(number: int = 1, *, node: str = N2, move_id: str = "m1", kind: str = "resize", **fields: Any) -> BeginMove:
+    """Move the instance to the node in a larger size."""
+    return BeginMove(begin=begin(number, node=node, vcpus=4, memory_mb=8192, **fields), id=move_id, kind=kind)
+
+
+def step(name: str, move_id: str = "m1") -> StepMove:
+    return StepMove(id=move_id, step=name, remembers=REMEMBERS)
+
+
+class InstanceMoveContract(StoreCase):
+    @pytest.mark.parametrize("node", [N1, N2])
+    def test_each_step_is_kept(self, store: Store, second: Store, node: str) -> None:
+        writer = settle(store).put(begin(1, node=N1)).commit()
+        for command in (
+            moved(node=node),
+            step(FINISH),
+            step(REVERT),
+            moved(node=node, move_id="m2"),
+            step(ABORT, "m2"),
+            moved(node=node, move_id="m3", metadata={"name": "🦊"}),
+            step(FINISH, "m3"),
+            step(CONFIRM, "m3"),
+        ):
+            writer.put(command, NOW + 5).commit()
+            assert snapshots(load(second)) == snapshots(writer.host)
+        assert set(load(second).node(node).moves) == {"m1", "m2", "m3"}
+        assert [held.role for _, held in load(second).charges(uuid(1))] == ["instance"]
+
+    def test_a_hand_over_and_its_end_in_one_commit(self, store: Store, second: Store) -> None:
+        writer = settle(store).put(begin(1, node=N1)).commit()
+        writer.put(moved()).put(step(FINISH)).put(step(CONFIRM)).commit()
+        assert snapshots(load(second)) == snapshots(writer.host)
+
+    def test_what_is_incoming_is_found_in_the_whole_ledger(self, store: Store, second: Store) -> None:
+        settle(store).put(begin(1, node=N1)).put(moved()).commit()
+        settle(store, host="host-2").put(begin(2, node=N1)).commit()
+        assert second.incoming([uuid(1), uuid(2), uuid(3)]) == {uuid(1): (HOST, N2)}
+        assert second.incoming([]) == {}
+
+    def test_one_move_of_an_instance_begins_at_a_time(self, store: Store, second: Store) -> None:
+        first, other = settle(store), settle(store, host="host-2")
+        first.put(moved()).commit()
+        other.put(moved(move_id="m2"))
+        with pytest.raises(Conflict):
+            other.commit()
+        assert load(second, "host-2").node(N2).moving == {}
+        first.put(step(FINISH)).commit()
+        Writer(store, "host-2").put(moved(move_id="m2")).commit()
+        assert second.incoming([uuid(1)]) == {uuid(1): ("host-2", N2)}
+
+    def test_records_are_found_by_what_they_have(self, store: Store, second: Store) -> None:
+        writer = settle(store).put(begin(1, node=N1)).put(moved()).commit()
+        told = writer.host.node(N2).moves["m1"]
+        other = settle(store, host="host-2")
+        other.put(moved(2, move_id="m0", kind="evacuation")).put(step(FINISH, "m0")).commit()
+        found = second.moves(limit=9)
+        assert [(host, move.id) for host, move in found] == [("host-2", "m0"), (HOST, "m1")]
+        assert found[1][1] == told
+        assert [move.id for _, move in second.moves(limit=1)] == ["m0"]
+        for having, ids in (
+            ({"move_id": "m1"}, ["m1"]),
+            ({"from_host": HOST}, ["m1"]),
+            ({"kind": "evacuation", "state": "finished"}, ["m0"]),
+            ({"open": True}, ["m1"]),
+            ({"open": False}, ["m0"]),
+            ({"move_id": "m9"}, []),
+        ):
+            assert [move.id for _, move in second.moves(**having, limit=9)] == ids
+
+    def test_forgotten_moves_are_gone(self, store: Store, second: Store) -> None:
+        writer = settle(store).put(begin(1, node=N1)).put(begin(2, node=N1)).put(moved()).put(step(ABORT))
+        writer.put(moved(2, move_id="m2")).commit()
+        writer.put(ForgetMoves(begun_before=NOW + 1)).commit()
+        assert [move.id for _, move in second.moves(limit=9)] == ["m2"]
+        assert snapshots(load(second)) == snapshots(writer.host)
+
+    def test_a_move_that_expires_is_kept_or_released(self, store: Store, second: Store) -> None:
+        writer = settle(store).put(begin(1, node=N1)).put(begin(2, node=N1)).put(moved())
+        writer.put(moved(2, move_id="m2")).commit()
+        writer.put(ExpireClaims(node=N2), NOW + 9999 * SECOND).commit()
+        assert snapshots(load(second)) == snapshots(writer.host)
+        assert load(second).node(N2).moves["m1"].state == "expired"
+        writer.put(step(FINISH)).put(update(2, vm_state="deleted")).commit()
+        assert snapshots(load(second)) == snapshots(writer.host)
+        assert load(second).charges(uuid(2)) == []
+
+    def test_what_a_node_has_of_moves_is_seen_under_lock(self, store: Store, second: Store) -> None:
+        writer = settle(store).put(begin(1, node=N1)).put(moved()).put(step(FINISH)).commit()
+        with second.locked(writer.host.id) as locked:
+            assert snapshots(locked.ledger) == snapshots(writer.host)
