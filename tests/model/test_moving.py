@@ -10,7 +10,8 @@ from random import Random
 
 import pytest
 
-from tests.model.moving import Cloud, Scheduler
+from tests.model.moving import DirectCloud
+from tests.model.scheduling import Cloud, Scheduler
 from tracker_worker.store.base import Store
 from tracker_worker.store.memory import MemoryStore
 from tracker_worker.store.sql.store import SQLStore
@@ -22,13 +23,15 @@ def play(cloud: Cloud, acts: int) -> None:
     scheduler = Scheduler(cloud)
     for _ in range(acts):
         scheduler.act()
+    for one in cloud.instances:
+        cloud.check_bill(one)
     assert cloud.steps > acts // 5
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_every_instance_is_charged_once_and_billed_without_a_gap(seed: int) -> None:
     random = Random(seed)
-    play(Cloud(random, lambda now: MemoryStore(now=now, random_bytes=random.randbytes)), ACTS)
+    play(DirectCloud(random, lambda now: MemoryStore(now=now, random_bytes=random.randbytes)), ACTS)
 
 
 def test_the_same_in_sqlite(tmp_path: Path) -> None:
@@ -40,7 +43,7 @@ def test_the_same_in_sqlite(tmp_path: Path) -> None:
         return stores[-1]
 
     try:
-        play(Cloud(Random(1), make), ACTS // 3)
+        play(DirectCloud(Random(1), make), ACTS // 3)
     finally:
         for store in stores:
             store.stop()

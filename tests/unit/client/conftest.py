@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import tests.support.messaging  # noqa: F401 before what imports oslo.messaging: see there
 from tests.support.scheduler import ScriptedTransport, scheduler_conf
 from tracker_worker.client.api import TrackerAPI
 
