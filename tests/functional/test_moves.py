@@ -40,6 +40,7 @@ def fleet(tmp_path: Path, broker_vhost: str) -> Iterator[Fleet]:
     client.stop()
 
 
+@pytest.mark.timeout(120 + 2 * ACTS)
 def test_every_instance_is_charged_once_and_billed_without_a_gap(
     fleet: Fleet, tmp_path: Path, broker_vhost: str
 ) -> None:

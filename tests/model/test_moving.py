@@ -28,12 +28,14 @@ def play(cloud: Cloud, acts: int) -> None:
     assert cloud.steps > acts // 5
 
 
+@pytest.mark.timeout(120 + ACTS)
 @pytest.mark.parametrize("seed", range(10))
 def test_every_instance_is_charged_once_and_billed_without_a_gap(seed: int) -> None:
     random = Random(seed)
     play(DirectCloud(random, lambda now: MemoryStore(now=now, random_bytes=random.randbytes)), ACTS)
 
 
+@pytest.mark.timeout(120 + ACTS)
 def test_the_same_in_sqlite(tmp_path: Path) -> None:
     stores: list[Store] = []
 
