@@ -263,7 +263,13 @@ def _joined(ledger: NodeLedger, replaced: NodeLedger | None, at: int) -> tuple[I
 
 
 def _check_charges(ledger: NodeLedger, target: HostLedger) -> None:
-    """No two claims of a host have one name, which is the claim's id or its instance's uuid."""
+    """No two claims of a host have one name, which is the claim's id or its instance's uuid, and no instance is incoming or on
+    hold twice."""
+    for (uuid, role), held in ledger.moving.items():
+        found = target.charge(uuid, role)
+        if found is not None and found[0] is not ledger:
+            reason = f"node {ledger.name} of host {ledger.host} has it as {held.role} for a move too"
+            raise ClaimConflict(instance_uuid=uuid, node=found[0].name, reason=reason)
     for name in (*ledger.allocations, *ledger.claims):
         found = target.named(name)
         if found is not None and found[0] is not ledger:

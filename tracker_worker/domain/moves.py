@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from tracker_worker.domain import allocation as charge
 from tracker_worker.domain import claims, commands, events
 from tracker_worker.domain import move as states
-from tracker_worker.domain.allocation import HOLD, INCOMING
+from tracker_worker.domain.allocation import HOLD, INCOMING, Allocation
 from tracker_worker.domain.claims import NewId
 from tracker_worker.domain.decision import Decision, decided
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
@@ -135,7 +135,8 @@ def _told(host: HostLedger, command: commands.StepMove, now: int) -> tuple[NodeL
     """The move as the caller knows it, and the node of this host, its source, that is to keep the record. Raises MoveNotFound,
     NodeNotFound: the source has no node."""
     told = command.told
-    if told is None or told.from_host != host.name or told.begun_at + command.remembers < now:
+    is_source = told is not None and told.to_host != host.name and told.from_host in (None, host.name)
+    if told is None or not is_source or told.begun_at + command.remembers < now:
         raise MoveNotFound(host=host.name, move_id=command.id)
     holder = host.holding(told.instance_uuid)
     named = host.nodes.get(told.from_node or "")
@@ -143,7 +144,14 @@ def _told(host: HostLedger, command: commands.StepMove, now: int) -> tuple[NodeL
     if ledger is None:
         raise NodeNotFound(host=host.name, node=told.from_node)
     old = None if holder is None else holder.allocations[told.instance_uuid].resources
-    record = replace(told, state=states.BEGUN, finished_at=0, ended_at=0, old_resources=old or told.old_resources)
+    record = replace(
+        told,
+        from_host=host.name,
+        state=states.BEGUN,
+        finished_at=0,
+        ended_at=0,
+        old_resources=old or told.old_resources,
+    )
     return ledger, replace(record, arrives=False, leaves=True, open=False, allocation_id="", instance=None)
 
 
@@ -182,9 +190,10 @@ def end_with_instance(host: HostLedger, uuid: str, now: int) -> list[Told]:
     """The events of the moves of an instance that is gone, before that of its own charge: what is incoming is aborted, and what
     is handed over is confirmed."""
     happened: list[Told] = []
-    for role, found in ((INCOMING, of_incoming(host, uuid)), (HOLD, of_hold(host, uuid))):
-        if found is not None and host.charge(uuid, role) is not None:
-            steps = MoveSteps(host, *found, now)
+    for role, record in ((INCOMING, of_incoming), (HOLD, of_hold)):
+        charged = host.charge(uuid, role)
+        if charged is not None:
+            steps = MoveSteps(host, *(record(host, uuid) or _without_record(host, *charged)), now)
             if role == INCOMING:
                 steps.abort()
             else:
@@ -199,6 +208,33 @@ def end_with_instance(host: HostLedger, uuid: str, now: int) -> list[Told]:
                 steps.confirm()
                 happened += steps.happened
     return happened
+
+
+def _without_record(host: HostLedger, ledger: NodeLedger, held: Allocation) -> tuple[NodeLedger, Move]:
+    """A record for what is incoming or on hold, whose own is on a node that has come to another host."""
+    incoming = held.role == INCOMING
+    move = Move(
+        id=held.id,
+        kind=states.RESIZE,
+        instance_uuid=held.uuid,
+        from_host=None if incoming else host.name,
+        from_node=None if incoming else ledger.name,
+        to_host=host.name if incoming else "",
+        to_node=ledger.name if incoming else "",
+        resources=held.resources,
+        old_resources=None if incoming else held.resources,
+        state=states.BEGUN if incoming else states.FINISHED,
+        begun_at=held.begun_at,
+        expires_at=held.expires_at,
+        limit_source=held.limit_source,
+        finished_at=0 if incoming else held.begun_at,
+        arrives=incoming,
+        leaves=not incoming,
+        open=True,
+        allocation_id=held.id if incoming else "",
+        instance=held.instance if incoming else None,
+    )
+    return ledger, move
 
 
 def forget(host: HostLedger, command: commands.ForgetMoves, now: int) -> Decision:
