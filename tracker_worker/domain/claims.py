@@ -72,8 +72,8 @@ def fit(
         if held.resources != requested:
             raise _conflict(holder, held.uuid, f"it is charged {held.resources.to_dict()}, not {requested.to_dict()}")
         return Fit(ledger=ledger, held=held, limit_source=held.limit_source)
-    for moving, charge in host.charges(instance.uuid):
-        raise _conflict(moving, charge.uuid, f"it is {charge.role} on node {moving.name}, for a move")
+    for node, charge in host.moving(instance.uuid):
+        raise _conflict(node, charge.uuid, f"it is {charge.role} on node {node.name}, for a move")
     if ledger.disabled:
         return Fit(ledger=ledger, tracked=False)
     check_taking(host, ledger, command, now)

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tracker_worker.domain import events
-from tracker_worker.domain.allocation import BEGUN, INCOMING, INSTANCE, ROLES, Allocation
+from tracker_worker.domain.allocation import BEGUN, HOLD, INCOMING, INSTANCE, ROLES, Allocation
 from tracker_worker.domain.inventory import Inventory
 from tracker_worker.domain.life import UNSUPPORTED, Life
 from tracker_worker.domain.move import Move
@@ -337,11 +337,19 @@ class HostLedger:
 
     def charge(self, uuid: str, role: str) -> tuple[NodeLedger, Allocation] | None:
         """What the host is charged for an instance in this role, and the node, or None."""
+        if role == INSTANCE:
+            holder = self.holding(uuid)
+            return None if holder is None else (holder, holder.allocations[uuid])
+        return next((found for found in self.moving(uuid) if found[1].role == role), None)
+
+    def moving(self, uuid: str) -> Iterator[tuple[NodeLedger, Allocation]]:
+        """What the host is charged for an instance in other roles than INSTANCE, and the nodes."""
         for ledger in self.nodes.values():
-            held = ledger.allocations.get(uuid) if role == INSTANCE else ledger.moving.get((uuid, role))
-            if held is not None:
-                return ledger, held
-        return None
+            if ledger.moving:  # mostly there is nothing
+                for role in (INCOMING, HOLD):
+                    held = ledger.moving.get((uuid, role))
+                    if held is not None:
+                        yield ledger, held
 
     def charges(self, uuid: str) -> list[tuple[NodeLedger, Allocation]]:
         """All that the host is charged for an instance, by ROLES."""
