@@ -66,7 +66,7 @@ def update(host: HostLedger, command: commands.UpdateUsage, now: int) -> Decisio
 
 def _released(host: HostLedger, ledger: NodeLedger, event: events.UsageReleased, reply: Any, now: int) -> Decision:
     """The end of an instance's charge, and of what it is charged on the host for a move."""
-    moved = end_with_instance(host, event.before.uuid, now) if any(each.moves for each in host) else []
+    moved = end_with_instance(host, event.before.uuid, now) if any(each.moves or each.moving for each in host) else []
     return Decision(node=ledger, events=(*moved, (ledger, event)), reply=reply, whole_host=bool(moved))
 
 
