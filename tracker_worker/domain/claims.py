@@ -89,9 +89,10 @@ def fit(
     source = CALLER if limits.given else UNLIMITED
     if command.capacity_limits:
         source = CALLER if limits.given else CAPACITY
-        limits = limits.completed(inventory.total)
+        limits = limits.completed(inventory.ceilings)
     used = ledger.usage + charged.get(ledger.id, ZERO) if charged else ledger.usage
-    return Fit(ledger=ledger, requested=requested, shortfalls=fits(requested, used, limits), limit_source=source)
+    shortfalls = fits(requested, used, limits, inventory)
+    return Fit(ledger=ledger, requested=requested, shortfalls=shortfalls, limit_source=source)
 
 
 def _check_taking(ledger: NodeLedger, stale_after: int, now: int) -> None:

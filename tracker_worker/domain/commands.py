@@ -16,7 +16,7 @@ from tracker_worker.domain.inventory import Inventory
 class BeginClaim(msgspec.Struct, frozen=True, kw_only=True):
     """Charge ``instance`` to the node if it fits within ``limits``.
 
-    With ``capacity_limits`` a resource without a limit is limited by the node's total. ``claim_id`` None: a new one is made.
+    With ``capacity_limits`` a resource without a limit is limited by the node's capacity. ``claim_id`` None: a new one is made.
     ``on_expiry`` None: as the option says. ``stale_after``: how long a node takes claims whose driver is silent.
     ``remembers_deletions``: how long the deletion of an instance that is not charged stands against its claim."""
 

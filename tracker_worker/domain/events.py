@@ -19,7 +19,7 @@ from tracker_worker.domain.resources import Resources
 
 
 class OverCapacity(msgspec.Struct, frozen=True, kw_only=True):
-    """A resource class of which a node uses more than it has."""
+    """A resource class of which a node uses more than its capacity; the reserve is in both figures."""
 
     resource: str
     used: int

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from operator import itemgetter
 from typing import Any
@@ -142,13 +142,19 @@ def merged(query: Query, answers: Sequence[Any]) -> Any:
     """The answer about several hosts, from the kept answers about each of them."""
     if not isinstance(query, GetUsage):
         return chain.from_iterable(answers)
-    total: dict[str, dict[str, int]] = {}
+    total: dict[str, dict[str, Any]] = {}
     for answer in answers:
         for project, usage in answer.items():
-            sums = total.setdefault(project, dict.fromkeys(usage, 0))
-            for name, amount in usage.items():
-                sums[name] += amount
+            total[project] = _sum(total[project], usage) if project in total else usage
     return views.Entries(total.items())
+
+
+def _sum(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """The sum of two objects whose values are numbers, or such objects."""
+    sums = {**one, **other}
+    for name in one.keys() & other.keys():
+        sums[name] = _sum(one[name], other[name]) if isinstance(one[name], Mapping) else one[name] + other[name]
+    return sums
 
 
 def nodes(host: HostLedger, name: str | None) -> list[NodeLedger]:

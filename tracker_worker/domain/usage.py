@@ -17,7 +17,7 @@ from tracker_worker.domain.decision import NOTHING, Decision, decided
 from tracker_worker.domain.fit import UNLIMITED, fits
 from tracker_worker.domain.instance import OWNER
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
-from tracker_worker.domain.resources import CLASSES, SIZES
+from tracker_worker.domain.resources import SIZES
 from tracker_worker.domain.states import DELETED, RELEASING, UNBUILT
 from tracker_worker.domain.views import allocation_view
 from tracker_worker.errors import InstanceElsewhere, InvalidInput
@@ -47,7 +47,7 @@ def update(host: HostLedger, command: commands.UpdateUsage, now: int) -> Decisio
             return decided(ledger, events.BuiltNoted(at=at, allocation=replace(before, built=True)), reply=reply)
         return decided(ledger, reply=reply)
     if releases:
-        last = replace(instance, **{size: getattr(before.instance, size) for size in (*SIZES, "swap")})
+        last = replace(instance, **{size: getattr(before.instance, size) for size in (*SIZES, "swap", "custom")})
         event = events.UsageReleased(at=at, before=before, allocation=_ended(replace(before, instance=last)))
         return decided(ledger, event, reply=reply)
     after = replace(before, instance=instance, resources=instance.resources, built=built)
@@ -115,11 +115,11 @@ def _ended(held: Allocation) -> Allocation:
 def _over_capacity(ledger: NodeLedger, before: Allocation, after: Allocation) -> tuple[events.OverCapacity, ...]:
     if ledger.inventory is None:
         return ()
-    used, total = ledger.usage - before.resources + after.resources, ledger.inventory.total
+    used, ceilings = ledger.usage - before.resources + after.resources, ledger.inventory.ceilings
     return tuple(
-        events.OverCapacity(resource=klass.name, used=used[klass.name], capacity=total[klass.name])
-        for klass in CLASSES
-        if after.resources[klass.name] > before.resources[klass.name] and used[klass.name] > total[klass.name]
+        events.OverCapacity(resource=name, used=used[name], capacity=ceilings.get(name, 0))
+        for name, amount in after.resources.items()
+        if amount > before.resources[name] and used[name] > ceilings.get(name, 0)
     )
 
 

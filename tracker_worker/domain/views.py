@@ -10,11 +10,16 @@ from functools import lru_cache
 from operator import itemgetter
 from typing import Any
 
+import msgspec
+
 from tracker_worker.domain.allocation import Allocation
+from tracker_worker.domain.classes import ClassInventory
 from tracker_worker.domain.inventory import FACTS
 from tracker_worker.domain.ledger import NodeLedger, ProjectUsage
-from tracker_worker.domain.resources import CLASSES
+from tracker_worker.domain.resources import CLASSES, STANDARD
 
+# A class that the node no longer has.
+_GONE = ClassInventory(total=0, max_unit=0)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -93,6 +98,7 @@ def node_view(ledger: NodeLedger) -> dict[str, Any]:
     """A node: the keys of its driver, its used and free amounts, and its statistics.
 
     Memory is in MB, disk in GB. A free amount may be negative. Totals and free amounts are None where no inventory is known.
+    ``resources`` has each class of the inventory, and each custom one that is charged all the same.
     """
     inventory, usage, stats = ledger.inventory, ledger.usage, ledger.stats
     view: dict[str, Any] = {
@@ -109,6 +115,7 @@ def node_view(ledger: NodeLedger) -> dict[str, Any]:
         "running_vms": stats.num_instances,
         "current_workload": stats.current_workload,
         "stats": stats.to_dict(),
+        "resources": _each_class(ledger),
     }
     for klass in CLASSES:
         total = None if inventory is None else inventory.total[klass.name]
@@ -121,13 +128,25 @@ def node_view(ledger: NodeLedger) -> dict[str, Any]:
     return view
 
 
-def usage_view(ledgers: Iterable[NodeLedger], project_id: str | None = None) -> dict[str, dict[str, int]]:
-    """The number of instances and the sum of each resource class, per project. ``project_id`` None stands for every project
-    that has instances. Instances without a project are counted under ''."""
+def _each_class(ledger: NodeLedger) -> dict[str, dict[str, Any]]:
+    """What the node has of each class, its capacity, and what instances are charged: the reserve is not in ``used``."""
+    inventory, charged = ledger.inventory, ledger.charged
+    classes = {} if inventory is None else inventory.classes
+    gone = {name: _GONE for name, _ in charged.custom if name not in classes}
+    return {
+        name: {**msgspec.structs.asdict(each), "capacity": each.capacity, "used": charged[name]}
+        for name, each in (*classes.items(), *gone.items())
+    }
+
+
+def usage_view(ledgers: Iterable[NodeLedger], project_id: str | None = None) -> dict[str, dict[str, Any]]:
+    """The number of instances and the sum of each resource class, per project; the custom classes are under ``resources``, if
+    there are any. ``project_id`` None stands for every project that has instances. Instances without a project are counted
+    under ''."""
     return dict(each_usage(ledgers, project_id))
 
 
-def each_usage(ledgers: Iterable[NodeLedger], project_id: str | None = None) -> Iterator[tuple[str, dict[str, int]]]:
+def each_usage(ledgers: Iterable[NodeLedger], project_id: str | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
     """The entries of ``usage_view``, each made when it is asked for."""
     total: dict[str, ProjectUsage] = {}
     for ledger in ledgers:
@@ -137,4 +156,6 @@ def each_usage(ledgers: Iterable[NodeLedger], project_id: str | None = None) -> 
                 usage.instances += held.instances
                 usage.resources += held.resources
     for name, usage in total.items():
-        yield name, {"instances": usage.instances, **usage.resources.to_dict()}
+        counted = {"instances": usage.instances, **dict(zip(STANDARD, usage.resources.amounts, strict=True))}
+        custom = dict(usage.resources.custom)
+        yield name, {**counted, "resources": custom} if custom else counted
