@@ -11,6 +11,7 @@ import msgspec
 from tracker_worker.domain.fit import Limits
 from tracker_worker.domain.instance import Instance
 from tracker_worker.domain.inventory import Inventory
+from tracker_worker.errors import InvalidInput
 
 
 class BeginClaim(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +36,21 @@ class BeginClaims(msgspec.Struct, frozen=True, kw_only=True):
     """Charge all instances or none; each claim sees those before it."""
 
     claims: tuple[BeginClaim, ...]
+
+
+class AdoptInstance(msgspec.Struct, frozen=True, kw_only=True):
+    """An instance to adopt, or why its fields cannot be read."""
+
+    uuid: str
+    instance: Instance | InvalidInput
+    node: str | None = None
+
+
+class AdoptInstances(msgspec.Struct, frozen=True, kw_only=True):
+    """Charge instances that run already, without a limit; each by itself, in order. ``remembers_deletions`` as for a claim."""
+
+    entries: tuple[AdoptInstance, ...]
+    remembers_deletions: int = 0
 
 
 class FinishClaim(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,6 +169,7 @@ Command = (
     | ExpireClaims
     | ForgetDeletions
     | UpdateUsage
+    | AdoptInstances
     | ReleaseAllocation
     | CompareInstances
     | ReportNode

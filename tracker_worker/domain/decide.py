@@ -7,7 +7,7 @@ events of the decision before have been applied; because of this order the capac
 
 from __future__ import annotations
 
-from tracker_worker.domain import claims, commands, nodes, usage
+from tracker_worker.domain import adoption, claims, commands, nodes, usage
 from tracker_worker.domain.claims import NewId
 from tracker_worker.domain.decision import Decision
 from tracker_worker.domain.ledger import HostLedger
@@ -40,6 +40,8 @@ def _decide(host: HostLedger, command: commands.Command, now: int, new_id: NewId
             return usage.forget_deletions(host, command, now)
         case commands.UpdateUsage():
             return usage.update(host, command, now)
+        case commands.AdoptInstances():
+            return adoption.adopt(host, command, now, new_id)
         case commands.ReleaseAllocation():
             return usage.release(host, command, now)
         case commands.CompareInstances():

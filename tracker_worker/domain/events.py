@@ -11,19 +11,11 @@ from collections.abc import Mapping
 import msgspec
 
 from tracker_worker.domain.allocation import Allocation
-from tracker_worker.domain.fit import Shortfall
+from tracker_worker.domain.fit import OverCapacity, Shortfall
 from tracker_worker.domain.instance import Instance
 from tracker_worker.domain.inventory import Inventory
 from tracker_worker.domain.life import Life
 from tracker_worker.domain.resources import Resources
-
-
-class OverCapacity(msgspec.Struct, frozen=True, kw_only=True):
-    """A resource class of which a node uses more than its capacity; the reserve is in both figures."""
-
-    resource: str
-    used: int
-    capacity: int
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,6 +81,15 @@ class UsageUpdated(msgspec.Struct, frozen=True, kw_only=True):
 
     at: int
     before: Allocation
+    allocation: Allocation
+    over_capacity: tuple[OverCapacity, ...] = ()
+
+
+class UsageAdopted(msgspec.Struct, frozen=True, kw_only=True):
+    """An instance that ran already is charged, whatever the limits. ``over_capacity``: the classes that it has and of which
+    more is used now than the node has."""
+
+    at: int
     allocation: Allocation
     over_capacity: tuple[OverCapacity, ...] = ()
 
@@ -169,6 +170,7 @@ Event = (
     | ClaimAborted
     | ClaimExpired
     | UsageUpdated
+    | UsageAdopted
     | UsageReleased
     | NodeUpdated
     | UsageDrift

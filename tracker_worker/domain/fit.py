@@ -103,6 +103,35 @@ class Shortfall(msgspec.Struct, frozen=True):
         return {**said, "reason": self.reason} if self.reason else said
 
 
+class OverCapacity(msgspec.Struct, frozen=True, kw_only=True):
+    """A resource class of which a node uses more than its capacity; the reserve is in both figures."""
+
+    resource: str
+    used: int
+    capacity: int
+
+
+def over_capacity(
+    before: Resources, after: Resources, used: Resources, inventory: Inventory | None
+) -> tuple[OverCapacity, ...]:
+    """The classes of which an instance has more now than before and of which the node now has too little. ``used`` is the usage
+    of the node with ``after``. None where no inventory is known."""
+    if inventory is None:
+        return ()
+    ceilings = inventory.ceilings
+    return tuple(
+        OverCapacity(resource=name, used=used[name], capacity=ceilings.get(name, 0))
+        for name, amount in after.items()
+        if amount > before[name] and used[name] > ceilings.get(name, 0)
+    )
+
+
+def too_much(amounts: Resources, used: Resources) -> str | None:
+    """Why a store could not keep the usage with ``amounts`` beside what is ``used``; None: it can."""
+    excess = fits(amounts, used, UNLIMITED)
+    return f"the usage of {excess[0].resource} would exceed {excess[0].limit}" if excess else None
+
+
 def fits(
     requested: Resources, used: Resources, limits: Limits, inventory: Inventory | None = None
 ) -> tuple[Shortfall, ...]:

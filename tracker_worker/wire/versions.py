@@ -34,6 +34,7 @@ METHODS: Mapping[str, int] = {
     "get_allocation": 1,
     "release_allocation": 1,
     "report_instances": 1,
+    "adopt": 1,
 }
 """The minor version of each method."""
 

@@ -73,7 +73,7 @@ def _figures(event: events.Event) -> str:
         case events.ClaimBegun(allocation=held):  # the first one: there are more of them than of all others
             return f"instance={held.uuid} resources={held.resources.to_dict()} limit_source={held.limit_source}"
         case events.ClaimRejected(instance=instance, shortfalls=shortfalls, limit_source=source):
-            lacks = " ".join(f"{s.resource}={s.requested}/{s.used}/{s.limit}" for s in shortfalls)
+            lacks = " ".join(f"{s.resource}={s.requested}/{s.used}/{s.limit}{_said(s.reason)}" for s in shortfalls)
             return f"instance={instance.uuid} requested/used/limit: {lacks} limit_source={source}"
         case events.ClaimUntracked(instance=instance):
             return f"instance={instance.uuid}"
@@ -102,3 +102,7 @@ def _figures(event: events.Event) -> str:
         case _:
             held = event.allocation
             return f"instance={held.uuid} resources={held.resources.to_dict()} limit_source={held.limit_source}"
+
+
+def _said(reason: str) -> str:
+    return f" ({reason})" if reason else ""

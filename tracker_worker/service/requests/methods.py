@@ -86,6 +86,7 @@ METHODS: dict[str, _Method] = {
     ),
     "release_allocation": _Method(build=arguments.release, required=("instance_uuid", "reason")),
     "report_instances": _Method(build=arguments.compare, required=("uuids",), optional=("node",)),
+    "adopt": _Method(build=arguments.adopt, required=("instances",)),
     "get_usage": _Method(
         build=lambda args, *_: GetUsage(project_id=read_optional_text("project_id", args.get("project_id"))),
         optional=("project_id",),
