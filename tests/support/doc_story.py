@@ -162,7 +162,7 @@ def notifications() -> list[dict[str, Any]]:
 
 def _adopted() -> AdoptInstances:
     running: dict[str, Any] = {"vm_state": "active", "task_state": None, "launched_at": "2025-11-03T08:30:00Z"}
-    asked = [instance_dict(4, **running), instance_dict(6, **running, resources={"VGPU": 1}), {"uuid": uuid(8)}]
+    asked = [instance_dict(6, **running, resources={"VGPU": 1}), instance_dict(4, **running), {"uuid": uuid(8)}]
     return read_adoption(asked, {}, POLICY)
 
 
