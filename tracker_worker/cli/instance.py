@@ -17,6 +17,7 @@ from tracker_worker.cli.operator import user
 from tracker_worker.cli.output import (
     JSON,
     format_option,
+    others,
     plain,
     show_fields,
     show_json,
@@ -41,6 +42,7 @@ _COLUMNS = (
     *(klass.name for klass in CLASSES),
     "Claim",
     "Since",
+    "Others",
 )
 # More instances than a hypervisor can run; a larger file is not a list of uuids.
 _MOST_FILE_BYTES = 64 * 1024 * 1024
@@ -63,8 +65,8 @@ def instance() -> None:
 def list_(settings: Settings, host: str | None, node: str | None, project: str | None, style: str) -> None:
     """List what is charged, by instance.
 
-    VCPU in virtual CPUs, MEMORY_MB in MB, DISK_GB in GB. Claim is the state of the claim that charged the instance: an
-    expired one left the instance charged.
+    VCPU in virtual CPUs, MEMORY_MB in MB, DISK_GB in GB; Others are the custom classes. Claim is the state of the claim that
+    charged the instance: an expired one left the instance charged.
     """
     with _without_garbage_collection():
         _list(settings, host, node, project, style)
@@ -302,4 +304,5 @@ def _show(view: Mapping[str, Any], style: str) -> None:
 def _row(view: Mapping[str, Any]) -> Sequence[Any]:
     amounts = [view["resources"][klass.name] for klass in CLASSES]
     place = (view["instance_uuid"], view["host"], view["node"], view["project_id"] or "(none)")
-    return (*place, view["vm_state"], view["role"], *amounts, view["claim_state"], to_seconds(view["begun_at"]))
+    claim = (view["claim_state"], to_seconds(view["begun_at"]))
+    return (*place, view["vm_state"], view["role"], *amounts, *claim, others(view["resources"]))

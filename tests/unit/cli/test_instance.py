@@ -52,7 +52,8 @@ class TestList:
     def test_a_table_has_one_line_per_instance(self, cli: Cli, ledger: Writer) -> None:
         header, _, *lines = cli.succeed("instance", "list").splitlines()
         assert header.split() == [
-            *("Instance", "Host", "Node", "Project", "State", "Role", "VCPU", "MEMORY_MB", "DISK_GB", "Claim", "Since")
+            *("Instance", "Host", "Node", "Project", "State", "Role", "VCPU", "MEMORY_MB", "DISK_GB", "Claim", "Since"),
+            "Others",
         ]
         place = [uuid(1), "host-1", "node-1", PROJECT, "building", "instance"]
         assert lines[0].split() == [*place, "2", "4096", "50", "begun", "2026-01-15T12:00:00Z"]
