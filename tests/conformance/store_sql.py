@@ -163,15 +163,20 @@ class SQLStoreContract(StoreContract):
         assert json.loads(text) == {"FPGA": {"total": 1, "used": 0}, "VGPU": {"total": 0, "used": 2}}
         assert load(store).node(N1).drift is None
 
-    def test_edited_usage_of_a_custom_class_is_reported_as_drift(self, store: Store, database: sa.Engine) -> None:
+    @pytest.mark.parametrize(
+        ("edited", "stored"),
+        [('{"VGPU": {"total": 4, "used": 3}}', 3), (None, 0), ("", 0), ("no JSON", 0), ('{"VGPU": 3}', 0), ("[]", 0)],
+    )
+    def test_edited_usage_of_a_custom_class_is_reported_as_drift(
+        self, store: Store, database: sa.Engine, edited: str | None, stored: int
+    ) -> None:
         writer = settle(store).put(ReportNode(node=N1, inventory=inventory(resources={"VGPU": 4})))
         writer.put(begin(1, node=N1, resources={"VGPU": 2})).commit()
         with database.begin() as connection:
-            edited = json.dumps({"VGPU": {"total": 4, "used": 3}})
             connection.execute(sa.update(nodes).where(nodes.c.name == N1).values(custom_resources=edited))
         ledger = load(store).node(N1)
         assert ledger.drift is not None
-        assert (ledger.drift["VGPU"], ledger.usage["VGPU"]) == (3, 2)
+        assert (ledger.drift["VGPU"], ledger.usage["VGPU"]) == (stored, 2)
 
     def test_an_unsupported_node_has_no_totals(self, store: Store, database: sa.Engine) -> None:
         settle(store).put(ReportNode(node=N1, inventory=None, keeps_inventory=False)).commit()

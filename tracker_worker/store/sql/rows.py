@@ -34,7 +34,15 @@ class _Inventory(msgspec.Struct, frozen=True):
     facts: dict[str, Any]
 
 
+class _Shown(msgspec.Struct, frozen=True):
+    """A custom class as the column for readers with SQL has it."""
+
+    total: int
+    used: int
+
+
 _inventory_from: Callable[[bytes], _Inventory] = msgspec.msgpack.Decoder(_Inventory).decode
+_shown_from: Callable[[str], dict[str, _Shown]] = msgspec.json.Decoder(dict[str, _Shown]).decode
 
 # The fields of an instance that have a column of their own. The other fields are packed into ``facts``, except a field that has
 # its default, which is the value in _FACTS.
@@ -145,7 +153,7 @@ def _custom_resources(inventory: Inventory | None, usage: Resources) -> str | No
     used = dict(usage.custom)
     names = sorted(used.keys() | declared.keys() - set(STANDARD))
     totals = {name: declared[name].total if name in declared else 0 for name in names}
-    return _to_json({name: {"total": totals[name], "used": used.get(name, 0)} for name in names}).decode()
+    return _to_json({name: _Shown(total=totals[name], used=used.get(name, 0)) for name in names}).decode()
 
 
 def ledger_from(host: str, ledger_id: str, row: Any) -> NodeLedger:
@@ -170,10 +178,18 @@ def ledger_from(host: str, ledger_id: str, row: Any) -> NodeLedger:
 
 def drift(ledger: NodeLedger, row: Any) -> Resources | None:
     """Return the usage in the columns of a node if it differs from the usage of its ledger, else None."""
-    custom = row["custom_resources"]
-    used = {} if custom is None else {name: each["used"] for name, each in msgspec.json.decode(custom).items()}
-    stored = Resources.of({**used, **{klass.name: row[klass.used] for klass in CLASSES}})
+    stored = Resources.of(
+        {**_custom_usage(row["custom_resources"]), **{klass.name: row[klass.used] for klass in CLASSES}}
+    )
     return None if stored == ledger.usage else stored
+
+
+def _custom_usage(text: str | None) -> dict[str, int]:
+    """The usage in the column of custom classes. A text that no release writes says nothing."""
+    try:
+        return {} if text is None else {name: each.used for name, each in _shown_from(text).items()}
+    except msgspec.MsgspecError:
+        return {}
 
 
 def _pack_inventory(inventory: Inventory) -> bytes:
