@@ -118,11 +118,11 @@ def over_capacity(
     of the node with ``after``. None where no inventory is known."""
     if inventory is None:
         return ()
-    ceilings = inventory.ceilings
+    was, total, ceilings = before.to_dict(), used.to_dict(), inventory.ceilings
     return tuple(
-        OverCapacity(resource=name, used=used[name], capacity=ceilings.get(name, 0))
+        OverCapacity(resource=name, used=total[name], capacity=ceilings.get(name, 0))
         for name, amount in after.items()
-        if amount > before[name] and used[name] > ceilings.get(name, 0)
+        if amount > was.get(name, 0) and total[name] > ceilings.get(name, 0)
     )
 
 
@@ -154,6 +154,7 @@ def fits(
 def _shortfalls(
     requested: Resources, used: Resources, limits: Limits, inventory: Inventory | None
 ) -> Iterator[Shortfall]:
+    have = used.to_dict()
     for name, want in requested.items():
         limit, reason = limits.of(name), ""
         if inventory is not None:
@@ -162,5 +163,5 @@ def _shortfalls(
                 limit = 0
             else:
                 reason = offered.refusal(want) if want else ""
-        if want and (reason or want > limit - used[name]):
-            yield Shortfall(name, want, used[name], limit, reason)
+        if want and (reason or want > limit - have.get(name, 0)):
+            yield Shortfall(name, want, have.get(name, 0), limit, reason)
