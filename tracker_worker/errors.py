@@ -34,13 +34,15 @@ class TrackerError(Exception):
 
 
 class ComputeResourcesUnavailable(TrackerError):
-    """The claim does not fit. Facts: ``shortfalls``, every resource that does not fit: resource, requested, used, limit."""
+    """The claim does not fit. Facts: ``shortfalls``, every resource that does not fit: resource, requested, used, limit,
+    and reason, if it could not be asked for whatever is free."""
 
     code = "insufficient_resources"
 
     def _message(self, kwargs: dict[str, Any]) -> str:
         lacks = ", ".join(
             f"{s['resource']}: requested {s['requested']}, used {s['used']}, limit {s['limit']}"
+            + (f" ({s['reason']})" if s.get("reason") else "")
             for s in kwargs.get("shortfalls", ())
         )
         return f"Insufficient resources: {lacks}" if lacks else "Insufficient resources"

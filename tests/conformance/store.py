@@ -19,8 +19,9 @@ from tests.conformance.store_locks import LockedContract, RefreshedContract, Ver
 from tests.conformance.store_moves import MoveContract
 from tests.conformance.store_silent import SilentContract
 from tests.conformance.store_topics import CursorContract, DeadLetterContract
-from tests.support.builders import HOST, NOW, begin, node_name, update, uuid
+from tests.support.builders import HOST, NOW, begin, inventory, node_name, update, uuid
 from tests.support.store import StoreCase, Writer, cursors, load, picture, register, settle, snapshots
+from tracker_worker.domain.commands import ReportNode
 from tracker_worker.domain.life import Life
 from tracker_worker.domain.resources import MAX_AMOUNT, MAX_USAGE
 from tracker_worker.domain.values import MAX_DEPTH
@@ -127,6 +128,26 @@ class ValueContract(StoreCase):
 
     def test_the_largest_sizes_are_kept(self, store: Store) -> None:
         self.kept(store, memory_mb=MAX_AMOUNT, root_gb=MAX_AMOUNT, ephemeral_gb=MAX_AMOUNT, vcpus=MAX_AMOUNT)
+
+    def test_custom_classes_are_kept(self, store: Store) -> None:
+        classes = {
+            "VGPU": {"total": 4, "reserved": 1, "allocation_ratio": 1.5, "step_size": 2},
+            "VCPU": {"max_unit": 8},
+        }
+        named = {"C" * 255: MAX_AMOUNT, **{f"CUSTOM_{number}": 1 for number in range(20)}}
+        writer = settle(store).put(ReportNode(node=N1, inventory=inventory(resources={**classes, **named})))
+        writer.put(begin(1, node=N1, resources={"VGPU": 2, **named})).put(begin(2, node=N1, resources={"CUSTOM_7": 0}))
+        writer.commit()
+        kept = load(store).node(N1)
+        assert kept.inventory == writer[N1].inventory
+        assert kept.usage.to_dict() == {
+            "VCPU": 4,
+            "MEMORY_MB": 8192 + 512,
+            "DISK_GB": 100,
+            "VGPU": 3,
+            **named,
+        }
+        assert snapshots(load(store)) == snapshots(writer.host)
 
     def test_the_largest_usage_is_kept(self, store: Store) -> None:
         """260 claims without limits reach the largest usage that is granted."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import abc
+import json
 from collections.abc import Iterator
 from functools import partial
 
@@ -13,7 +14,7 @@ import sqlalchemy as sa
 
 from tests.conformance.store import StoreContract
 from tests.conformance.store_topics import letter
-from tests.support.builders import NOW, begin, node_name, resources, uuid
+from tests.support.builders import NOW, begin, inventory, node_name, resources, uuid
 from tests.support.store import TOPIC, Writer, answer, load, note, settle, snapshots
 from tracker_worker.domain.commands import ReportNode
 from tracker_worker.errors import StoreUnavailable
@@ -150,7 +151,34 @@ class SQLStoreContract(StoreContract):
             "running_vms": 2,
             "current_workload": 1,
             "io_workload": 2,
+            "custom_resources": None,
         }
+
+    def test_a_scheduler_reads_totals_and_usage_of_custom_classes_with_sql(
+        self, store: Store, database: sa.Engine
+    ) -> None:
+        writer = settle(store).put(ReportNode(node=N1, inventory=inventory(resources={"VGPU": 4, "FPGA": 1})))
+        writer.put(begin(1, node=N1, resources={"VGPU": 2})).commit()
+        writer.put(ReportNode(node=N1, inventory=inventory(resources={"FPGA": 1}))).commit()
+        with database.begin() as connection:
+            text = connection.execute(sa.select(nodes.c.custom_resources).where(nodes.c.name == N1)).scalar_one()
+        assert json.loads(text) == {"FPGA": {"total": 1, "used": 0}, "VGPU": {"total": 0, "used": 2}}
+        assert load(store).node(N1).drift is None
+
+    @pytest.mark.parametrize(
+        ("edited", "stored"),
+        [('{"VGPU": {"total": 4, "used": 3}}', 3), (None, 0), ("", 0), ("no JSON", 0), ('{"VGPU": 3}', 0), ("[]", 0)],
+    )
+    def test_edited_usage_of_a_custom_class_is_reported_as_drift(
+        self, store: Store, database: sa.Engine, edited: str | None, stored: int
+    ) -> None:
+        writer = settle(store).put(ReportNode(node=N1, inventory=inventory(resources={"VGPU": 4})))
+        writer.put(begin(1, node=N1, resources={"VGPU": 2})).commit()
+        with database.begin() as connection:
+            connection.execute(sa.update(nodes).where(nodes.c.name == N1).values(custom_resources=edited))
+        ledger = load(store).node(N1)
+        assert ledger.drift is not None
+        assert (ledger.drift["VGPU"], ledger.usage["VGPU"]) == (stored, 2)
 
     def test_an_unsupported_node_has_no_totals(self, store: Store, database: sa.Engine) -> None:
         settle(store).put(ReportNode(node=N1, inventory=None, keeps_inventory=False)).commit()

@@ -120,6 +120,24 @@ def test_a_claim_is_begun_listed_and_finished_once(operator: Operator) -> None:
     )
 
 
+def test_a_claim_of_a_custom_class_is_limited_by_its_name(operator: Operator) -> None:
+    node = {"vcpus": 8, "memory_mb": 16384, "local_gb": 100, "resources": {"VGPU": 4}}
+    operator.worker.write_inventory({"h1": {"n1": node}})
+    operator.worker.signal(signal.SIGHUP)
+    operator.worker.wait_for_log("reloaded")
+    operator.json("audit", "--host", "h1")
+    claim = ("claim", "begin", "--host", "h1", *SMALL, "--resource", "VGPU=3", "--limit", "VGPU=4", "--limit", "VCPU=8")
+
+    assert operator.json(*claim)["resources"]["VGPU"] == 3
+
+    assert "VGPU: requested 3, used 3, limit 4" in operator.refuse(*claim)
+    assert "VGPU: requested 5, used 3, limit" in (
+        said := operator.refuse("claim", "begin", "--host", "h1", *SMALL, "--resource", "VGPU=5")
+    )
+    assert "(must be at most 4 (max_unit))" in said
+    assert operator.json("audit", "--host", "h1")[0]["resources"]["VGPU"]["used"] == 3
+
+
 def test_an_aborted_claim_releases_its_resources(operator: Operator) -> None:
     operator.json("claim", "begin", "--host", "h1", "--uuid", "i-1", *SMALL)
     assert operator.json("claim", "abort", "i-1", "--host", "h1")["state"] == "aborted"

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stock clients get what RPC API 1.1 adds: ids and renewals of claims, groups, a dry run, pages, releases, comparison."""
+"""Stock clients get what RPC API 1.1 adds: ids and renewals of claims, groups, a dry run, pages, releases, comparison, classes,
+adoption."""
 
 from __future__ import annotations
 
@@ -26,6 +27,8 @@ HOSTS = {
     "paged": {"n1": NODE, "n2": NODE},
     "released": {"n1": NODE},
     "compared": {"n1": NODE},
+    "classes": {"n1": {**NODE, "resources": {f"CUSTOM_{number}": 4 for number in range(20)}}},
+    "adopted": {"n1": {**NODE, "resources": {"VGPU": {"total": 4, "reserved": 1}}}},
 }
 CLAIM_ID = "0192E4F0-5C7B-7A3E-8D21-0A1B2C3D4E5F"
 MANY = 7
@@ -239,3 +242,52 @@ def test_what_runs_is_compared_with_what_is_charged_and_not_repaired(client: Cli
     right = client.call("compared", "report_instances", node="n1", uuids=[uuid(1), uuid(2)])
     assert right == {"charged_not_running": [], "running_not_charged": [], "building": [uuid(3)]}
     assert client.call("compared", "get_node")["sequence"] == sequence
+
+
+def test_twenty_custom_classes_are_claimed_limited_shown_and_told(client: Client, listener: stock.Listener) -> None:
+    asked = {f"CUSTOM_{number}": 3 for number in range(20)}
+    limits = dict.fromkeys(asked, 4.9)
+    claim = client.call("classes", "begin_resource_claim", instance=small(1, resources=asked), limits=limits)
+    assert claim["resources"] == {"VCPU": 1, "MEMORY_MB": 64, "DISK_GB": 1, **asked}
+
+    again = small(2, resources={**asked, "CUSTOM_7": 1, "CUSTOM_8": 5, "VGPU": 1})
+    with pytest.raises(errors.ComputeResourcesUnavailable) as refused:
+        client.call("classes", "begin_resource_claim", instance=again, limits=limits)
+    lacks = {lack["resource"]: lack for lack in refused.value.kwargs["shortfalls"]}
+    assert lacks.keys() == {*asked, "VGPU"} - {"CUSTOM_7"}
+    assert lacks["CUSTOM_0"] == {"resource": "CUSTOM_0", "requested": 3, "used": 3, "limit": 4}
+    assert lacks["CUSTOM_8"]["reason"] == "must be at most 4 (max_unit)"
+    assert lacks["VGPU"] == {"resource": "VGPU", "requested": 1, "used": 0, "limit": 0}
+    told = last(client, listener, "classes")
+    assert (told.event_type, told.payload["shortfalls"]) == (
+        "tracker.claim.rejected",
+        refused.value.kwargs["shortfalls"],
+    )
+
+    view = client.call("classes", "get_node")["resources"]
+    assert {name: view[name]["used"] for name in asked} == asked
+    usage = client.call("classes", "get_usage")
+    assert usage[instance_dict()["project_id"]]["resources"] == asked
+
+    update = {"uuid": uuid(1), "resources": {"CUSTOM_19": 1}}
+    assert client.call("classes", "update_usage", instance=update) == {"tracked": True, "changed": True}
+    told = last(client, listener, "classes")
+    assert told.payload["charged"] == {"VCPU": 1, "MEMORY_MB": 64, "DISK_GB": 1, "CUSTOM_19": 1}
+
+
+def test_instances_that_run_already_are_adopted(client: Client, listener: stock.Listener) -> None:
+    running = [small(number, vm_state="active", resources={"VGPU": 3}) for number in (1, 2)]
+    answer = client.call("adopted", "adopt", instances=[*running, small(3, vm_state="deleted"), {"uuid": "vm-4"}])
+    assert (answer["adopted"], answer["already"]) == ([uuid(1), uuid(2)], [])
+    assert [(one["instance_uuid"], one["code"]) for one in answer["refused"]] == [
+        (uuid(3), "invalid_input"),
+        ("vm-4", "invalid_input"),
+    ]
+    told = last(client, listener, "adopted")
+    assert (told.event_type, told.payload["claim_state"]) == ("tracker.usage.adopted", "finished")
+    assert told.payload["over_capacity"] == [{"resource": "VGPU", "used": 7, "capacity": 4}]
+    assert client.call("adopted", "adopt", instances=running)["already"] == [uuid(1), uuid(2)]
+    assert client.call("adopted", "list_claims") == []
+    with pytest.raises(errors.InvalidInput) as invalid:
+        client.call("adopted", "adopt", instances=[{"uuid": uuid(number)} for number in range(1001)])
+    assert invalid.value.kwargs["field"] == "instances"

@@ -130,6 +130,8 @@ def test_a_new_client_has_the_methods_of_1_1(worker: WorkerProcess, make_client:
     assert api.get_allocation(CONTEXT, HOST, uuid(2)) == listed[1]
     assert [claim["claim_id"] for claim in api.list_claims(CONTEXT, HOST, limit=1, after=uuid(1))] == [chosen]
     assert api.report_instances(CONTEXT, HOST, "n1", [uuid(8)])["running_not_charged"] == [uuid(8)]
+    answer = api.adopt(CONTEXT, HOST, [instance_dict(2), instance_dict(7)])
+    assert answer == {"adopted": [uuid(7)], "already": [uuid(2)], "refused": []}
     assert api.release_allocation(CONTEXT, HOST, uuid(3), "lost with its disk") == listed[2]
     assert api.get_allocation(CONTEXT, HOST, uuid(3)) is None
 

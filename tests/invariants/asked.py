@@ -29,6 +29,8 @@ MAPPINGS = ("image_meta", "metadata")
 # This field is in no payload, but its change is a change of the instance.
 UNSEEN = "os_type"
 OWNER = ("tenant_id", "user_id")
+CUSTOM = "custom"
+"""The amounts of custom classes, which payloads have beside the standard ones in ``resources``."""
 
 
 def agrees(event: Heard, instance: Mapping[str, Any]) -> bool:
@@ -38,7 +40,7 @@ def agrees(event: Heard, instance: Mapping[str, Any]) -> bool:
     for owner in OWNER:
         if not fields.get(owner):
             fields.pop(owner, None)
-    return all(event.payload[key] == value for key, value in fields.items())
+    return all(said(event.payload, key) == value for key, value in fields.items())
 
 
 def facts_of(instance: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,7 +50,20 @@ def facts_of(instance: Mapping[str, Any]) -> dict[str, Any]:
     facts |= {name: instance[name] or {} for name in MAPPINGS if name in instance}
     if UNSEEN in instance:
         facts[UNSEEN] = instance[UNSEEN]
+    if "resources" in instance:
+        facts[CUSTOM] = _custom(instance)
     return facts
+
+
+def said(payload: Mapping[str, Any], key: str) -> Any:
+    """What a payload says of a fact."""
+    if key != CUSTOM:
+        return payload[key]
+    return {name: amount for name, amount in payload["resources"].items() if name not in LIMITS}
+
+
+def _custom(instance: Mapping[str, Any]) -> dict[str, int]:
+    return {name: amount for name, amount in (instance.get("resources") or {}).items() if amount}
 
 
 def vector(instance: Mapping[str, Any]) -> dict[str, int]:
@@ -57,17 +72,36 @@ def vector(instance: Mapping[str, Any]) -> dict[str, int]:
         "VCPU": instance["vcpus"],
         "MEMORY_MB": instance["memory_mb"],
         "DISK_GB": instance["root_gb"] + instance["ephemeral_gb"] - (-instance.get("swap", 0) // 1024),
+        **_custom(instance),
     }
 
 
-def shortfalls(requested: Vector, used: Vector, limits: Mapping[str, float] | None) -> list[dict[str, Any]]:
-    """The resources whose requested amount exceeds the limits' remainder."""
+def shortfalls(
+    requested: Vector, used: Vector, limits: Mapping[str, float] | None, offers: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """The resources whose requested amount exceeds the limits' remainder, or is not in the units in which the node offers
+    them. A custom class that the node does not offer has the limit 0."""
     lacks = []
-    for name, key in LIMITS.items():
-        given = (limits or {}).get(key)
-        if given is None:
-            continue
-        limit = int(float(f"{given:.15g}"))
-        if 0 < requested[name] > limit - used.get(name, 0):
-            lacks.append({"resource": name, "requested": requested[name], "used": used.get(name, 0), "limit": limit})
+    for name in (*LIMITS, *sorted(requested.keys() - LIMITS.keys())):
+        want, have, limit, reason = requested[name], used.get(name, 0), _limit(name, limits), ""
+        if name in offers:
+            reason = _reason(want, offers[name])
+        elif name not in LIMITS:
+            limit = 0
+        if want and (reason or want > limit - have):
+            lack = {"resource": name, "requested": want, "used": have, "limit": limit}
+            lacks.append({**lack, "reason": reason} if reason else lack)
     return lacks
+
+
+def _limit(name: str, limits: Mapping[str, float] | None) -> int:
+    given = [limits[key] for key in (LIMITS.get(name), name) if limits and limits.get(key or "") is not None]
+    return int(float(f"{given[0]:.15g}")) if given else 2**62
+
+
+def _reason(want: int, offer: Mapping[str, Any]) -> str:
+    if want < offer["min_unit"]:
+        return f"must be at least {offer['min_unit']} (min_unit)"
+    if offer["max_unit"] is not None and want > offer["max_unit"]:
+        return f"must be at most {offer['max_unit']} (max_unit)"
+    return f"must be a multiple of {offer['step_size']} (step_size)" if want % offer["step_size"] else ""

@@ -13,7 +13,7 @@ from typing import Any
 from tests.invariants.record import Heard, Place, StoredAllocation, StoredNode, Vector
 
 CLASSES = {"VCPU": "vcpus_used", "MEMORY_MB": "memory_mb_used", "DISK_GB": "local_gb_used"}
-"""Resource class -> its key in a node's view."""
+"""Standard resource class -> its key in a node's view. A vector has each of them, and those custom classes that are not 0."""
 
 BEGUN = "tracker.claim.begun"
 REJECTED = "tracker.claim.rejected"
@@ -23,6 +23,7 @@ RENEWED = "tracker.claim.renewed"
 ABORTED = "tracker.claim.aborted"
 EXPIRED = "tracker.claim.expired"
 UPDATED = "tracker.usage.updated"
+ADOPTED = "tracker.usage.adopted"
 RELEASED = "tracker.usage.released"
 NODE_UPDATED = "tracker.node.updated"
 NODE_DRIFT = "tracker.node.drift"
@@ -36,7 +37,8 @@ class Replay:
 
     ``instances``: sequence -> number of allocations. ``charges``: sequence -> the sum over them. ``charged``: the sum over the
     present ones. ``state``: the last state of the node that was told. ``bare``: the node was last told to have no inventory.
-    ``left``: the sequences at which a node has left the name.
+    ``left``: the sequences at which a node has left the name. ``offers``: sequence -> what the node was last told to have of
+    each class.
     """
 
     held: dict[str, StoredAllocation] = field(default_factory=dict)
@@ -47,12 +49,14 @@ class Replay:
     state: str = ""
     bare: bool = False
     left: set[int] = field(default_factory=set)
+    offered: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    offers: dict[int, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
 
     def put(self, uuid: str, new: StoredAllocation | None) -> None:
         """Charge ``new`` for this instance in place of what is charged; None: nothing."""
         old = self.held.pop(uuid, None)
-        for name in CLASSES:
-            self.charged[name] += (new.resources[name] if new else 0) - (old.resources[name] if old else 0)
+        released = {name: -amount for name, amount in (old.resources if old else {}).items()}
+        self.charged = total(self.charged, released, new.resources if new else {})
         if new is not None:
             self.held[uuid] = new
 
@@ -76,6 +80,13 @@ _FROM = {
 _TO = {FINISHED: "finished", EXPIRED: "expired"}
 
 
+def total(*vectors: Vector) -> dict[str, int]:
+    """The sum of these vectors."""
+    names = [*CLASSES, *sorted({name for vector in vectors for name in vector} - CLASSES.keys())]
+    sums = {name: sum(vector.get(name, 0) for vector in vectors) for name in names}
+    return {name: amount for name, amount in sums.items() if amount or name in CLASSES}
+
+
 def start(reserved: Vector) -> Replay:
     """The state before the first notification of a node with this reserve."""
     result = Replay()
@@ -88,6 +99,7 @@ def apply(place: Place, result: Replay, one: Heard, reserved: Vector) -> list[st
     violations = [*_apply(place, result, one)]
     if one.event_type == NODE_UPDATED:
         result.bare = one.payload["vcpus"] is None
+        result.offered = one.payload["resources"]
     _note(result, one.sequence, reserved)
     if one.event_type == NODE_UPDATED and one.payload["id"] == 0:
         result.state = ""  # no node has the name; a new history is told
@@ -115,16 +127,15 @@ def compare(place: Place, replayed: Replay, books: StoredNode) -> Iterator[str]:
             yield f"{name} is not charged for instance {uuid}, which the notifications say it holds."
         elif told != kept:
             yield f"{name} holds instance {uuid} as {kept}, the notifications say {told}."
-    total = dict(books.reserved)
-    for held in books.held.values():
-        total = {name: total[name] + held.resources[name] for name in CLASSES}
-    if dict(books.usage) != total:
-        yield f"{name} has usage columns {dict(books.usage)}; reserve and allocations come to {total}."
+    usage = total(books.reserved, *(held.resources for held in books.held.values()))
+    if dict(books.usage) != usage:
+        yield f"{name} has usage columns {dict(books.usage)}; reserve and allocations come to {usage}."
 
 
 def _note(result: Replay, sequence: int, reserved: Vector) -> None:
     result.charges[sequence] = dict(result.charged)
-    result.usage[sequence] = {name: (0 if result.bare else reserved[name]) + result.charged[name] for name in CLASSES}
+    result.usage[sequence] = total({} if result.bare else reserved, result.charged)
+    result.offers[sequence] = result.offered
     result.instances[sequence] = len(result.held)
 
 
@@ -137,10 +148,11 @@ def _apply(place: Place, result: Replay, one: Heard) -> Iterator[str]:
         return
     uuid, resources = str(payload["instance_id"]), payload["resources"]
     before = result.held.get(uuid)
-    if kind == BEGUN:
+    if kind in (BEGUN, ADOPTED):
         if before is not None:
             yield f"Node {_at(place, one)} charges instance {uuid}, which is charged already."
-        begun = StoredAllocation(claim_id=payload["claim_id"], resources=resources, claim_state="begun")
+        state = "begun" if kind == BEGUN else "finished"
+        begun = StoredAllocation(claim_id=payload["claim_id"], resources=resources, claim_state=state)
         result.put(uuid, begun)
         yield from _says(place, one, begun)
         return
@@ -178,8 +190,10 @@ def _view(place: Place, one: Heard, usage: Vector) -> Iterator[str]:
 
 
 def used_in(view: Mapping[str, Any]) -> Vector:
-    """The usage in a node's view."""
-    return {name: view[key] for name, key in CLASSES.items()}
+    """The usage in a node's view. That of a class by itself is without the reserve."""
+    classes = {name: each for name, each in view["resources"].items() if name not in CLASSES}
+    custom = {name: each["reserved"] + each["used"] for name, each in classes.items()}
+    return total({name: view[key] for name, key in CLASSES.items()}, custom)
 
 
 def _at(place: Place, one: Heard) -> str:

@@ -34,6 +34,7 @@ _ABOUT_INSTANCES = frozenset(
         books.ABORTED,
         books.EXPIRED,
         books.UPDATED,
+        books.ADOPTED,
         books.RELEASED,
     }
 )

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
-from tests.invariants.books import BEGUN, CLASSES, NODE_UPDATED, Replay
+from tests.invariants.books import BEGUN, NODE_UPDATED, Replay, total
 from tests.invariants.messages import Message, canonical
 from tests.invariants.record import ERROR, RESULT, Heard, Place
 from tests.invariants.stream import Streams
@@ -83,7 +83,7 @@ def listings(sent: Sequence[Message], replays: Mapping[Place, Replay]) -> Iterat
         allocations = request.reply["allocations"]
         if sequence in replay.left and not allocations:
             continue  # another node, of which nothing was told yet, has the name now
-        charged = {name: sum(one["resources"].get(name, 0) for one in allocations) for name in CLASSES}
+        charged = total(*(one["resources"] for one in allocations))
         expected = dict(replay.charges[sequence])
         if charged != expected or len(allocations) != replay.instances[sequence]:
             yield (

@@ -21,7 +21,9 @@ COMMANDS = (
     "begin_resource_claims",
     "release_allocation",
     "update_usage",
+    "adopt",
 )
+_OF_SEVERAL = ("begin_resource_claims", "adopt")
 GROUP_REFUSED = "group_refused"
 """The error of a claim of a group that was refused for another reason than that this claim lacks resources."""
 
@@ -101,9 +103,9 @@ def _merge(
 
 
 def _instances(request: Request, claims: Mapping[str, Sequence[str]]) -> Sequence[str]:
-    """The uuid of a command's instance. In the place of a claim_id, its instance may be named. Groups have no single one. Of an
-    id that several claims had, the instance is that in the reply, or any of them."""
-    if request.method not in COMMANDS or request.method == "begin_resource_claims":
+    """The uuid of a command's instance. In the place of a claim_id, its instance may be named. Groups and adoptions have no
+    single one. Of an id that several claims had, the instance is that in the reply, or any of them."""
+    if request.method not in COMMANDS or request.method in _OF_SEVERAL:
         return ()
     if isinstance(request.reply, Mapping) and "instance_uuid" in request.reply:
         return (request.reply["instance_uuid"],)
@@ -125,12 +127,15 @@ def canonical(name: str) -> str:
 
 
 def parts(message: Message) -> list[Message]:
-    """The message itself; of a group, one message for each of its claims, which are decided in order.
+    """The message itself; of a group, one message for each of its claims, which are decided in order; of an adoption, one for
+    each of its instances, whose reply is what the answer says of the instance.
 
     A part has the claims of the group before it as ``before``. A claim of a refused group that lacks nothing has the error
     GROUP_REFUSED.
     """
     request = message.request
+    if request.method == "adopt":
+        return list(_adopted(message)) if request.outcome != ERROR else []
     if request.method != "begin_resource_claims":
         return [message]
     shared = {name: request.args[name] for name in ("timeout", "on_expiry", "host") if name in request.args}
@@ -147,6 +152,17 @@ def parts(message: Message) -> list[Message]:
         )
         found.append(replace(message, request=part, instance=named))
     return found
+
+
+def _adopted(message: Message) -> Iterator[Message]:
+    request = message.request
+    reply = request.reply if request.outcome == RESULT else {"adopted": (), "already": (), "refused": ()}
+    said = {one["instance_uuid"]: one["code"] for one in reply["refused"]}
+    said |= dict.fromkeys(reply["already"], "already") | dict.fromkeys(reply["adopted"], "adopted")
+    for instance in request.args["instances"]:
+        named = canonical(instance["uuid"])
+        part = replace(request, args={**request.args, "instance": instance}, reply=said.get(named))
+        yield replace(message, request=part, instance=named)
 
 
 def _refusal(request: Request, uuid: str) -> dict[str, Any]:

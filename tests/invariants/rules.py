@@ -11,7 +11,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tests.invariants import books
-from tests.invariants.asked import MAPPINGS, OWNER, SIZES, TEXTS, UNSEEN, agrees, facts_of, shortfalls, vector
+from tests.invariants.asked import (
+    CUSTOM,
+    MAPPINGS,
+    OWNER,
+    SIZES,
+    TEXTS,
+    UNSEEN,
+    agrees,
+    facts_of,
+    said,
+    shortfalls,
+    vector,
+)
 from tests.invariants.books import Replay
 from tests.invariants.messages import Message, canonical
 from tests.invariants.record import ERROR, RESULT, Heard, Request, Vector
@@ -82,18 +94,18 @@ def after(event: Heard, held: State, unseen: Any = None, *, releases: bool = Fal
     if kind in (books.ABORTED, books.RELEASED) or (kind == books.EXPIRED and payload["released"]):
         return None
     before = held if isinstance(held, Allocation) else None
-    states = {books.BEGUN: "begun", books.FINISHED: "finished", books.EXPIRED: "expired"}
-    keys = (*SIZES, *TEXTS.values(), *MAPPINGS)
+    states = {books.BEGUN: "begun", books.FINISHED: "finished", books.ADOPTED: "finished", books.EXPIRED: "expired"}
+    keys = (*SIZES, *TEXTS.values(), *MAPPINGS, CUSTOM)
     return Allocation(
         node=str(payload["node"]),
         resources=payload["resources"],
         claim_id=str(payload["claim_id"]),
         claim_state=states.get(kind, "begun" if before is None else before.claim_state),
-        built=before is not None and before.built,
+        built=kind == books.ADOPTED or (before is not None and before.built),
         releases=releases if before is None else before.releases,
         begun_at=payload["begun_at"],
         expires_at=payload["expires_at"],
-        facts={key: payload[key] for key in keys} | {UNSEEN: unseen if before is None else before.facts[UNSEEN]},
+        facts={key: said(payload, key) for key in keys} | {UNSEEN: unseen if before is None else before.facts[UNSEEN]},
     )
 
 
@@ -131,6 +143,8 @@ def effects(
             yield from _renew(message, told, held, waiting)
         case "release_allocation":
             yield from _release(told, held, waiting)
+        case "adopt":
+            yield from _adopt(request, held, node, waiting.get(node or ""))
         case "update_usage":
             yield from _update(request, told, held, node, waiting)
 
@@ -190,8 +204,9 @@ def _begin(
         return
     used = replayed.usage.get(event.sequence - 1, {})
     if event.event_type == books.REJECTED:
-        used = _with_group(request, used)
-    lacks = shortfalls(resources, used, request.args.get("limits"))
+        used = _with_group(request, used, replayed.offers.get(event.sequence - 1, {}))
+    offers = replayed.offers.get(event.sequence - 1, {})
+    lacks = shortfalls(resources, used, request.args.get("limits"), offers)
     if event.event_type == books.BEGUN and (overlooked.limits or not lacks):
         claim = {
             "begun_at": event.payload["begun_at"],
@@ -205,8 +220,8 @@ def _begin(
             releases = request.args.get("on_expiry") == "release"
             yield event, after(event, None, instance.get(UNSEEN), releases=releases)
     if event.event_type == books.REJECTED and (overlooked.limits or event.payload["shortfalls"] == lacks):
-        said = event.payload["shortfalls"]
-        if said and told.error("insufficient_resources", shortfalls=said):
+        listed = event.payload["shortfalls"]
+        if listed and told.error("insufficient_resources", shortfalls=listed):
             yield event, None
 
 
@@ -215,13 +230,13 @@ def _is_of_another_claim(request: Request) -> bool:
     return "claim_id" in str(request.facts.get("reason", "")) or request.outcome not in (RESULT, ERROR)
 
 
-def _with_group(request: Request, used: Vector) -> Vector:
+def _with_group(request: Request, used: Vector, offers: Mapping[str, Mapping[str, Any]]) -> Vector:
     """The usage that a claim of a refused group sees: with the claims of the group before it that fit on its node."""
     node = request.args["instance"]["node"]
     seen = dict(used)
     for entry in request.args.get("before", ()):
         asked = vector(entry["instance"])
-        if entry["instance"]["node"] == node and not shortfalls(asked, seen, entry.get("limits")):
+        if entry["instance"]["node"] == node and not shortfalls(asked, seen, entry.get("limits"), offers):
             seen = {name: seen.get(name, 0) + amount for name, amount in asked.items()}
     return seen
 
@@ -262,6 +277,25 @@ def _renew(message: Message, told: _Told, held: State, waiting: Mapping[str, Hea
         yield event, after(event, held)
 
 
+def _adopt(request: Request, held: State, node: str | None, event: Heard | None) -> Iterator[Effect]:
+    """``request.reply`` is what the answer says of the instance: adopted, already, or the code of a refusal; None: unknown."""
+    reply, instance = request.reply, request.args["instance"]
+    if reply in ("invalid_input", "node_not_found", "node_unavailable"):
+        yield None, held
+        return
+    if isinstance(held, Allocation):
+        same = node in (None, held.node) and dict(held.resources) == vector(instance)
+        if reply in (None, "already" if same else "claim_conflict"):
+            yield None, held
+        return
+    if reply == "claim_conflict" or (reply is None and isinstance(held, Deleted)):
+        yield None, held
+    if reply not in (None, "adopted") or isinstance(held, Deleted):
+        return
+    if event is not None and event.event_type == books.ADOPTED and agrees(event, instance):
+        yield event, after(event, None, instance.get(UNSEEN))
+
+
 def _release(told: _Told, held: State, waiting: Mapping[str, Heard]) -> Iterator[Effect]:
     if not isinstance(held, Allocation):
         if told.null():
@@ -299,11 +333,11 @@ def _update(
         return
     new = {**held.facts, **fields}
     if gone:
-        new |= {size: held.facts[size] for size in SIZES}  # the last figures are those of the charge
+        new |= {size: held.facts[size] for size in (*SIZES, CUSTOM)}  # the last figures are those of the charge
     event = waiting.get(held.node)
     if event is None or event.event_type != (books.RELEASED if gone else books.UPDATED):
         return
-    if any(event.payload[key] != value for key, value in new.items() if key != UNSEEN):
+    if any(said(event.payload, key) != value for key, value in new.items() if key != UNSEEN):
         return
     if told.result(tracked=True, changed=True):
         following = after(event, held)

@@ -26,6 +26,7 @@ from tests.invariants.record import (
 )
 from tests.invariants.stored import issued
 from tests.support.builders import HOST, LEDGER_ID, NOW, TIMEOUT, instance_dict, inventory, node_name
+from tracker_worker.domain.adoption import read_adoption
 from tracker_worker.domain.commands import (
     AbortClaim,
     BeginClaim,
@@ -46,12 +47,17 @@ from tracker_worker.domain.events import UNPUBLISHED, Event, NodeUpdated
 from tracker_worker.domain.fit import read_limits
 from tracker_worker.domain.instance import read_changes, read_instance, read_node
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.domain.policy import Policy
+from tracker_worker.domain.resources import ZERO
 from tracker_worker.domain.values import SECOND
 from tracker_worker.domain.views import node_view
 from tracker_worker.ids import NewIds
 from tracker_worker.notifications.render import render
 
 PLACE: Place = (HOST, node_name(1))
+_POLICY = Policy(
+    claim_timeout=TIMEOUT, capacity_limits=False, release_expired=False, reserved=ZERO, deletion_memory=TIMEOUT
+)
 
 
 class Scene:
@@ -60,7 +66,8 @@ class Scene:
     Request N is sent at N seconds and ends half a second later; its unique_id is ``u-N``.
     """
 
-    def __init__(self, nodes: int = 1) -> None:
+    def __init__(self, nodes: int = 1, **inventories: Any) -> None:
+        """``inventories``: keys of what the driver of each node returns."""
         self._host = HostLedger(id=1, name=HOST, ledger_id=LEDGER_ID)
         for number in range(1, nodes + 1):
             name = node_name(number)
@@ -74,7 +81,7 @@ class Scene:
         self._issued: dict[Place, list[OutboxRow]] = {(HOST, ledger.name): [] for ledger in self._host}
         self._left: dict[Place, StoredNode] = {}
         for ledger in self._host:
-            self.decide(ReportNode(node=ledger.name, inventory=inventory()))
+            self.decide(ReportNode(node=ledger.name, inventory=inventory(**inventories)))
 
     def call(self, method: str, *, outcome: str | None = None, **args: Any) -> Request:
         """A call that is decided and answered. With ``outcome`` UNKNOWN it is decided, and the answer is lost."""
@@ -233,6 +240,8 @@ def _command(method: str, args: Mapping[str, Any]) -> Command:
             return BeginClaims(claims=tuple(map(_begin, args["claims"])))
         case "release_allocation":
             return ReleaseAllocation(uuid=args["instance_uuid"], reason=args["reason"], released_by="operator")
+        case "adopt":
+            return read_adoption(args["instances"], {}, _POLICY)
         case "finish_resource_claim":
             return FinishClaim(claim_id=args["claim_id"])
         case "abort_resource_claim":

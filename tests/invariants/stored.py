@@ -12,6 +12,7 @@ from typing import Any
 import msgpack
 import msgspec
 
+from tests.invariants.books import total
 from tests.invariants.record import OutboxRow, Place, StoredAllocation, StoredNode
 from tracker_worker.notifications.notification import Notification
 from tracker_worker.store.base import Stream
@@ -27,7 +28,7 @@ def books(store: SQLStore) -> dict[Place, StoredNode]:
     for name in sorted({*store.host_names(), *(stream.host for stream in store.left_streams())}):
         streams = {stream.id: stream for stream in store.streams(name)}
         for ledger in store.load_host(name) or ():
-            zero = dict.fromkeys(ledger.charged.to_dict(), 0)
+            zero = total()
             stream = streams.pop(ledger.stream_id)
             if ledger.inventory is None and not ledger.allocations:
                 bare.append((name, ledger.name))

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from tests.model.naive_node import Node
+from tests.model.naive_node import GPU_RATIO, GPU_STEP, Node
 from tests.model.oracle import MEMORY, STALE_AFTER, Outcome
 from tests.model.world import LOST, RESTARTED, TOLD, World
 from tests.support.builders import NOW, inventory, uuid
@@ -17,7 +17,7 @@ from tracker_worker.domain import commands
 from tracker_worker.domain.commands import BeginClaim
 from tracker_worker.domain.decision import Decision
 from tracker_worker.domain.fit import read_limits
-from tracker_worker.domain.instance import read_changes, read_instance
+from tracker_worker.domain.instance import Instance, read_changes, read_instance
 
 HOSTS = {"a": ["n1", "n2"], "b": ["n1"]}
 NAMES = ["n1", "n2", "n3"]
@@ -33,6 +33,7 @@ PROJECT = st.sampled_from(["p", "q", None])
 # The timeouts are multiples of the steps of the clock, so that the clock reaches the exact end of a claim.
 TIMEOUT = st.sampled_from([10, 20, 40])
 CEILING = st.none() | st.sampled_from([0, 1, 2, 3, 5, 8, 2.5, 100 * 0.05])
+GPUS = st.sampled_from([0, 0, 0, 0, 1, 2, 4])
 ASK = st.fixed_dictionaries(
     {
         "vcpus": st.integers(0, 3),
@@ -40,9 +41,12 @@ ASK = st.fixed_dictionaries(
         "root_gb": st.integers(0, 2),
         "ephemeral_gb": st.integers(0, 2),
         "swap": st.sampled_from([0, 0, 1, 1024]),
+        "gpus": GPUS,
         "vm_state": st.sampled_from(["building"] * 6 + ["active", "shelved_offloaded", "deleted"]),
         "project_id": PROJECT,
-        "limits": st.fixed_dictionaries({}, optional={"vcpu": CEILING, "memory_mb": CEILING, "disk_gb": CEILING}),
+        "limits": st.fixed_dictionaries(
+            {}, optional={"vcpu": CEILING, "memory_mb": CEILING, "disk_gb": CEILING, "VGPU": CEILING}
+        ),
         "capacity": st.booleans(),
         "timeout": TIMEOUT,
         "node": NAMED,
@@ -53,9 +57,13 @@ ASK = st.fixed_dictionaries(
 _INSTANCE = ("uuid", "vcpus", "memory_mb", "root_gb", "ephemeral_gb", "swap", "vm_state", "project_id")
 
 
+def _instance(ask: dict[str, Any]) -> Instance:
+    return read_instance({**{name: ask[name] for name in _INSTANCE}, "resources": {"VGPU": ask["gpus"]}})
+
+
 def command(ask: dict[str, Any]) -> BeginClaim:
     return BeginClaim(
-        instance=read_instance({name: ask[name] for name in _INSTANCE}),
+        instance=_instance(ask),
         limits=read_limits(ask["limits"]),
         timeout=ask["timeout"],
         node=ask["node"],
@@ -158,6 +166,7 @@ class Machine(RuleBasedStateMachine):
         if held:
             node, charge = held[pick % len(held)]
             same = {"vcpus": charge.vector["VCPU"], "memory_mb": charge.vector["MEMORY_MB"], "swap": 0}
+            same["gpus"] = charge.vector.get("VGPU", 0)
             same |= {"root_gb": charge.vector["DISK_GB"], "ephemeral_gb": 0, "node": node.name if named else None}
             self._begin(world, worker, host, {**ask, **same, "uuid": charge.uuid}, TOLD)
 
@@ -266,7 +275,15 @@ class Machine(RuleBasedStateMachine):
 
     @rule(
         world=WORLD, worker=WORKER, host=HOST, number=NUMBER, named=NAMED, fate=FATE,
-        changes=st.fixed_dictionaries({}, optional={"vm_state": STATE, "vcpus": st.integers(0, 9), "project_id": PROJECT}),
+        changes=st.fixed_dictionaries(
+            {},
+            optional={
+                "vm_state": STATE,
+                "vcpus": st.integers(0, 9),
+                "project_id": PROJECT,
+                "resources": st.none() | st.fixed_dictionaries({"VGPU": st.integers(0, 3)}),
+            },
+        ),
     )  # fmt: skip
     def an_instance_is_updated(
         self, world: int, worker: int, host: str, number: int, named: str | None, fate: str, changes: dict[str, Any]
@@ -280,6 +297,29 @@ class Machine(RuleBasedStateMachine):
         read = read_changes({"uuid": name, **changes})
         asked = commands.UpdateUsage(uuid=name, changes=read, node=named, notes_deletions=True)
         self._step(world, worker, host, asked, lambda _: of.oracle.update(host, name, named, changes, of.now), fate)
+
+    @rule(world=WORLD, worker=WORKER, host=HOST, numbers=st.tuples(NUMBER, NUMBER), asks=st.tuples(ASK, ASK), fate=FATE)
+    def instances_are_adopted(
+        self,
+        world: int,
+        worker: int,
+        host: str,
+        numbers: tuple[int, int],
+        asks: tuple[dict[str, Any], dict[str, Any]],
+        fate: str,
+    ) -> None:
+        asked = [{**ask, "uuid": uuid(number)} for number, ask in zip(numbers, asks, strict=True)]
+        entries = tuple(
+            commands.AdoptInstance(uuid=ask["uuid"], instance=_instance(ask), node=ask["node"]) for ask in asked
+        )
+        of = self.worlds[world]
+
+        def expect(decision: Decision) -> Outcome:
+            ids = {event.allocation.uuid: event.allocation.claim_id for _, event in decision.events}
+            return of.oracle.adopt(host, asked, of.now, ids)
+
+        order = commands.AdoptInstances(entries=entries, remembers_deletions=MEMORY)
+        self._step(world, worker, host, order, expect, fate)
 
     @rule(world=WORLD, worker=WORKER, host=HOST, number=NUMBER, fate=FATE)
     def an_operator_releases(self, world: int, worker: int, host: str, number: int, fate: str) -> None:
@@ -304,7 +344,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(
         world=WORLD, worker=WORKER, host=HOST, pick=PICK, memory=st.integers(0, 2), failure=st.sampled_from([None, "x"]),
-        total=st.sampled_from([(4, 8, 8)] + [(32, 64, 64)] * 4 + [None]), fate=FATE,
+        total=st.sampled_from([(4, 8, 8), (32, 64, 64), (4, 8, 8, 2)] + [(32, 64, 64, 8)] * 4 + [None]), fate=FATE,
     )  # fmt: skip
     def a_node_is_looked_at(
         self, world: int, worker: int, host: str, pick: int, memory: int, failure: str | None, total: Any, fate: str
@@ -323,10 +363,13 @@ class Machine(RuleBasedStateMachine):
         fate: str = TOLD,
     ) -> None:
         of = self.worlds[world]
-        sizes = dict(zip(("vcpus", "memory_mb", "local_gb"), total or (), strict=False))
+        sizes: dict[str, Any] = dict(zip(("vcpus", "memory_mb", "local_gb"), total or (), strict=False))
+        if total and len(total) > 3:
+            gpus = {"total": total[3], "allocation_ratio": GPU_RATIO, "step_size": GPU_STEP}
+            sizes["resources"] = {"VGPU": gpus}
         found = inventory(reserved_memory_mb=memory, **sizes) if total else None
         asked = commands.ReportNode(node=name, inventory=found, failure=None if total else failure)
-        totals = total and dict(zip(("VCPU", "MEMORY_MB", "DISK_GB"), total, strict=True))
+        totals = total and dict(zip(("VCPU", "MEMORY_MB", "DISK_GB", "VGPU"), total, strict=False))
         reserve = {"VCPU": 0, "MEMORY_MB": memory, "DISK_GB": 0}
         self._step(
             world, worker, host, asked,
@@ -361,7 +404,7 @@ class Machine(RuleBasedStateMachine):
         names = list(self.worlds[world].oracle.hosts[host])
         self.nodes_are_listed(world, worker, host, set(names))
         for pick, name in enumerate(names):
-            self._look(world, worker, host, name, (32, 64, 64), 1, None)
+            self._look(world, worker, host, name, (32, 64, 64, 8), 1, None)
             for what in ("undrain", "here"):
                 self.an_operator_or_another_host_says_something(world, worker, host, pick, what)
 

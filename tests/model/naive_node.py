@@ -6,7 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-LIMITS = {"VCPU": "vcpu", "MEMORY_MB": "memory_mb", "DISK_GB": "disk_gb"}
+LIMITS = {"VCPU": "vcpu", "MEMORY_MB": "memory_mb", "DISK_GB": "disk_gb", "VGPU": "VGPU"}
+GPU_RATIO, GPU_STEP = 1.5, 2
 UNBUILT = (None, "building", "error", "shelved", "shelved_offloaded")
 
 Fields = dict[str, Any]
@@ -17,6 +18,7 @@ def vector(fields: Fields) -> dict[str, int]:
         "VCPU": fields["vcpus"],
         "MEMORY_MB": fields["memory_mb"],
         "DISK_GB": fields["root_gb"] + fields["ephemeral_gb"] + -(-fields.get("swap", 0) // 1024),
+        **({"VGPU": fields["gpus"]} if fields["gpus"] else {}),
     }
 
 
@@ -76,7 +78,9 @@ class Node:
         return "unsupported" if self.look == "nothing" else "unknown"
 
     def used(self) -> dict[str, int]:
-        return {name: self.reserve[name] + sum(charge.vector[name] for charge in self.held.values()) for name in LIMITS}
+        sums = {name: sum(charge.vector.get(name, 0) for charge in self.held.values()) for name in LIMITS}
+        used = {name: self.reserve.get(name, 0) + amount for name, amount in sums.items()}
+        return {name: amount for name, amount in used.items() if amount or name != "VGPU"}
 
     def looked(self, total: dict[str, int] | None, reserve: dict[str, int], failed: bool, now: int) -> None:
         """A look at the node has brought an inventory, nothing, or an error."""

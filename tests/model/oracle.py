@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from tests.model.naive_node import LIMITS, UNBUILT, Charge, Fields, Node, vector
+from tests.model.naive_node import GPU_RATIO, GPU_STEP, LIMITS, UNBUILT, Charge, Fields, Node, vector
 from tests.model.oracle_nodes import NodeOracle, Outcome
 
 STALE_AFTER = 30
@@ -84,13 +84,23 @@ class Oracle(NodeOracle):
     def _lacks(node: Node, ask: Fields, beside: Fields) -> list[Any]:
         assert node.total is not None
         limits = dict(node.total) if ask["capacity"] else {}
+        if "VGPU" in limits:
+            limits["VGPU"] = math.floor(limits["VGPU"] * GPU_RATIO)
         limits |= {name: ask["limits"][key] for name, key in LIMITS.items() if ask["limits"].get(key) is not None}
-        used = {name: amount + beside.get(name, 0) for name, amount in node.used().items()}
-        return [
-            {"resource": name, "requested": wanted, "used": used[name], "limit": math.floor(limits[name])}
-            for name, wanted in vector(ask).items()
-            if name in limits and wanted > 0 and used[name] + wanted > math.floor(limits[name])
-        ]
+        used = {name: node.used().get(name, 0) + beside.get(name, 0) for name in LIMITS}
+        lacks = []
+        for name, wanted in vector(ask).items():
+            limit, reason = math.floor(limits.get(name, 2**62)), ""
+            if name == "VGPU" and name not in node.total:
+                limit = 0
+            elif name == "VGPU" and wanted > node.total[name]:
+                reason = f"must be at most {node.total[name]} (max_unit)"
+            elif name == "VGPU" and wanted % GPU_STEP:
+                reason = f"must be a multiple of {GPU_STEP} (step_size)"
+            if wanted > 0 and (reason or used[name] + wanted > limit):
+                lack = {"resource": name, "requested": wanted, "used": used[name], "limit": limit}
+                lacks.append({**lack, "reason": reason} if reason else lack)
+        return lacks
 
     def begin(self, host: str, ask: Fields, now: int, claim_id: str) -> Outcome:
         """``claim_id``: the id that a new claim gets."""
@@ -200,6 +210,9 @@ class Oracle(NodeOracle):
             return [(node.place, "UsageReleased")], {"tracked": True, "changed": True}
         proof = changes.get("vm_state") not in UNBUILT
         after = {**charge.vector, **{name: changes[key] for name, key in (("VCPU", "vcpus"),) if key in changes}}
+        if "resources" in changes:
+            after.pop("VGPU", None)
+            after |= {name: amount for name, amount in (changes["resources"] or {}).items() if amount}
         owner = changes.get("project_id") or charge.project
         if (state, after, owner) == (charge.vm_state, charge.vector, charge.project):
             noted = proof and not charge.built and charge.state in ("begun", "expired")
@@ -220,6 +233,39 @@ class Oracle(NodeOracle):
         node = min(again or nodes, key=lambda node: node.number)
         node.deletions[uuid] = node.time(now)
         return [(node.place, "DeletionNoted")], reply
+
+    def adopt(self, host: str, asked: list[Fields], now: int, claim_ids: dict[str, str]) -> Outcome:
+        """``claim_ids``: uuid -> the id of what it is charged for. The reply has the codes of the refusals."""
+        happened = []
+        reply: dict[str, list[Any]] = {"adopted": [], "already": [], "refused": []}
+        for ask in asked:
+            uuid = ask["uuid"]
+            holder = self.where(host, uuid)
+            try:
+                node = holder if ask["node"] is None and holder is not None else self._place(host, ask["node"])
+                if holder is not None and (holder is not node or holder.held[uuid].vector != vector(ask)):
+                    raise Refused("ClaimConflict")
+                if holder is None:
+                    self._check_adoptable(host, node, ask, now)
+            except Refused as refused:
+                reply["refused"].append((uuid, str(refused)))
+                continue
+            reply["adopted" if holder is None else "already"].append(uuid)
+            if holder is None:
+                happened.append((node.place, "UsageAdopted"))
+                self._charge(node, {**ask, "timeout": 0, "on_expiry": None}, now, claim_ids[uuid])
+                node.held[uuid].state, node.held[uuid].built = "finished", True
+        return happened, reply
+
+    def _check_adoptable(self, host: str, node: Node, ask: Fields, now: int) -> None:
+        uuid = ask["uuid"]
+        if ask["vm_state"] in ("deleted", "shelved_offloaded"):
+            raise Refused("InvalidInput")
+        if node.total is None or node.state() == "unknown":
+            raise Refused("NodeUnavailable")
+        gone = [at for other in self.hosts[host].values() for known, at in other.deletions.items() if known == uuid]
+        if (gone and now <= max(gone) + MEMORY) or self.taken(host, {"uuid": uuid, "claim_id": None}):
+            raise Refused("ClaimConflict")
 
     def release(self, host: str, uuid: str) -> Outcome:
         node = self.where(host, uuid)

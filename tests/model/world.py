@@ -108,6 +108,10 @@ class World:
             assert type(error).__name__ == answer
         elif isinstance(decision.reply, dict) and "state" in decision.reply:
             assert decision.reply["state"] == answer
+        elif isinstance(decision.reply, dict) and "adopted" in decision.reply:
+            classes = {error.code: error.__name__ for error in TrackerError.__subclasses__()}
+            refused = [(one["instance_uuid"], classes[one["code"]]) for one in decision.reply["refused"]]
+            assert {**decision.reply, "refused": refused} == answer
         elif isinstance(decision.reply, list):
             assert [claim and claim["state"] for claim in decision.reply] == answer
         elif isinstance(decision.reply, dict) and "claim_state" in decision.reply:

@@ -202,6 +202,7 @@ def _arguments(draw: _Draw) -> Sent:
     """Arguments are missing, unknown, or of another type."""
     name = f"hostile-{draw.id}"
     sizes: Any = draw.random.choice((-1, "2", 1.5, 10**400))
+    classes: Any = draw.random.choice((7, [1], {"vgpu": 1}, {"VCPU": 1}, {"VGPU": sizes}, {"X" * 300: 1}))
     method, args = draw.random.choice(
         (
             ("begin_resource_claim", {}),
@@ -209,6 +210,9 @@ def _arguments(draw: _Draw) -> Sent:
             ("begin_resource_claim", {"instance": {**instance_dict(uuid=name), "vcpus": sizes}}),
             ("begin_resource_claim", {"instance": instance_dict(uuid=name, node="no-such-node")}),
             ("begin_resource_claim", {"instance": instance_dict(uuid=name), "limits": {"vcpu": "many"}}),
+            ("begin_resource_claim", {"instance": instance_dict(uuid=name), "limits": {"vcpu": 1, "VCPU": 1}}),
+            ("begin_resource_claim", {"instance": instance_dict(uuid=name, resources=classes)}),
+            ("adopt", {"instances": draw.random.choice((None, {}, [7], [{}], [{"uuid": 7}], [{"uuid": name}] * 1001))}),
             ("begin_resource_claim", {"instance": instance_dict(uuid=name), "timeout": -1}),
             ("begin_resource_claim", {"instance": instance_dict(uuid=name), "on_expiry": "explode"}),
             ("begin_resource_claim", {"instance": instance_dict(uuid=name), "surprise": 1}),

@@ -14,10 +14,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.support.builders import HOST, NODE, NOW, TIMEOUT, begin, inventory, resources, update, uuid
+from tests.support.builders import HOST, NODE, NOW, TIMEOUT, begin, instance_dict, inventory, resources, update, uuid
 from tracker_worker.domain import queries
+from tracker_worker.domain.adoption import read_adoption
 from tracker_worker.domain.commands import (
     AbortClaim,
+    AdoptInstances,
     BeginClaims,
     BeginMove,
     Command,
@@ -32,6 +34,7 @@ from tracker_worker.domain.commands import (
 from tracker_worker.domain.decision import Decision
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
 from tracker_worker.domain.move import ABORT, CONFIRM, FAIL, FINISH, REVERT
+from tracker_worker.domain.policy import Policy
 from tracker_worker.domain.values import SECOND
 from tracker_worker.domain.views import each_claim_view, node_view, usage_view
 from tracker_worker.ids import NewIds
@@ -47,6 +50,8 @@ NOTIFICATIONS = DOC / "user" / "notifications.md"
 LIMITS = {"memory_mb": 196608.0, "disk_gb": 2000, "vcpu": 128.0}
 
 TIGHT = {"memory_mb": 6144, "vcpu": 3}
+CLASSES = {"VGPU": 4, "VCPU": {"allocation_ratio": 4}}
+POLICY = Policy(claim_timeout=TIMEOUT, capacity_limits=False, release_expired=False, reserved=resources())
 
 
 class Story:
@@ -143,6 +148,7 @@ def answers() -> dict[str, Any]:
     story.tell(_step(moved, FINISH))
     told["confirm_move"] = story.tell(_step(moved, CONFIRM)).reply
     told["release_allocation"] = story.tell(_released(1)).reply
+    told["adopt"] = story.tell(_adopted()).reply
     return told
 
 
@@ -181,11 +187,19 @@ def notifications() -> list[dict[str, Any]]:
     # This simulates a manual change of the table.
     story.node.drift = resources(vcpu=5, memory_mb=8704, disk_gb=100)
     story.tell(ReportNode(node=NODE, inventory=inventory()))
+    story.tell(ReportNode(node=NODE, inventory=inventory(resources=CLASSES)))
+    story.tell(_adopted())
     return story.notifications()
 
 
 def _step(move: Mapping[str, Any], step: str) -> StepMove:
     return StepMove(id=move["id"], step=step, remembers=TIMEOUT * 100)
+
+
+def _adopted() -> AdoptInstances:
+    running: dict[str, Any] = {"vm_state": "active", "task_state": None, "launched_at": "2025-11-03T08:30:00Z"}
+    asked = [instance_dict(6, **running, resources={"VGPU": 1}), instance_dict(4, **running), {"uuid": uuid(8)}]
+    return read_adoption(asked, {}, POLICY)
 
 
 def _released(number: int) -> ReleaseAllocation:

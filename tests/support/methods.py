@@ -41,6 +41,7 @@ VALID: dict[str, dict[str, Any]] = {
     "get_allocation": {"instance_uuid": uuid(1)},
     "release_allocation": {"instance_uuid": uuid(1), "reason": "a ghost"},
     "report_instances": {"uuids": [uuid(1)]},
+    "adopt": {"instances": [instance_dict(1)]},
     "oslo_rpc_server_ping": {},
 }
 

@@ -78,7 +78,7 @@ def test_every_error_is_in_the_rpc_reference_with_its_code_and_facts(error: type
 
 def test_every_field_of_an_instance_and_every_vm_state_is_in_the_rpc_reference() -> None:
     text = section(RPC, "Instances")
-    assert set(_rows(text)) == {*instance._READERS, "node"}
+    assert set(_rows(text)) == {*instance._READERS, "resources", "node"}
     for state in states.VM_STATES:
         assert f"`{state}`" in text
     for klass in CLASSES:

@@ -10,10 +10,35 @@ from uuid import uuid4
 import click
 
 from tracker_worker.cli.context import CommandFailed, Commands, Settings
-from tracker_worker.cli.output import JSON, format_option, show_fields, show_json, show_table, to_seconds
+from tracker_worker.cli.output import JSON, format_option, others, show_fields, show_json, show_table, to_seconds
 from tracker_worker.domain.resources import CLASSES
 
-_COLUMNS = ("Claim", "Instance", "Host", "Node", *(klass.name for klass in CLASSES), "Begun", "Expires", "Limits from")
+_COLUMNS = (
+    "Claim",
+    "Instance",
+    "Host",
+    "Node",
+    *(klass.name for klass in CLASSES),
+    "Begun",
+    "Expires",
+    "Limits from",
+    "Others",
+)
+
+
+class _Amount(click.ParamType):
+    """CLASS=AMOUNT, as a pair. The worker checks the name."""
+
+    name = "class=amount"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
+        name, sign, amount = value.partition("=")
+        if not sign or not name or not amount.isdecimal():
+            self.fail(f"{value!r} is not CLASS=AMOUNT, such as VGPU=1", param, ctx)
+        return name, int(amount)
+
+
+_AMOUNT = _Amount()
 _SIZE = click.IntRange(min=0)
 _LIMIT = click.FloatRange(min=0)
 
@@ -59,6 +84,14 @@ def list_(settings: Settings, host: str | None, node: str | None, style: str) ->
 @click.option("--memory-mb", type=_SIZE, required=True, help="Memory in MB.")
 @click.option("--root-gb", type=_SIZE, required=True, help="Root disk in GB.")
 @click.option("--ephemeral-gb", type=_SIZE, default=0, show_default=True, help="Ephemeral disk in GB.")
+@click.option(
+    "--resource",
+    "resources",
+    type=_AMOUNT,
+    multiple=True,
+    metavar="CLASS=AMOUNT",
+    help="An amount of a custom resource class; may be given more than once.",
+)
 @click.option("--project", help="Charge this project (its id).")
 @click.option("--user", help="The user (id) on whose behalf the claim is made.")
 @click.option("--limit-vcpu", type=_LIMIT, help="Limit on the node's total usage of virtual CPUs.")
@@ -66,6 +99,14 @@ def list_(settings: Settings, host: str | None, node: str | None, style: str) ->
     "--limit-memory-mb", type=_LIMIT, help="Limit on the node's total usage of memory in MB, reserve included."
 )
 @click.option("--limit-disk-gb", type=_LIMIT, help="Limit on the node's total usage of disk in GB, reserve included.")
+@click.option(
+    "--limit",
+    "more_limits",
+    type=_AMOUNT,
+    multiple=True,
+    metavar="CLASS=AMOUNT",
+    help="Limit on the node's total usage of a resource class, reserve included; may be given more than once.",
+)
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0),
@@ -90,11 +131,13 @@ def begin(
     memory_mb: int,
     root_gb: int,
     ephemeral_gb: int,
+    resources: Sequence[tuple[str, int]],
     project: str | None,
     user: str | None,
     limit_vcpu: float | None,
     limit_memory_mb: float | None,
     limit_disk_gb: float | None,
+    more_limits: Sequence[tuple[str, int]],
     timeout: float | None,
     claim_id: str | None,
     on_expiry: Literal["keep", "release"] | None,
@@ -119,12 +162,19 @@ def begin(
         "user_id": user,
         "vm_state": "building",
         **({} if node is None else {"node": node}),
+        **({"resources": dict(resources)} if resources else {}),
     }
     limit_options = {"vcpu": limit_vcpu, "memory_mb": limit_memory_mb, "disk_gb": limit_disk_gb}
-    limits = {name: limit for name, limit in limit_options.items() if limit is not None} or None
+    limits = {name: limit for name, limit in limit_options.items() if limit is not None} | dict(more_limits)
     with scheduler(settings, host, wait) as api:
         begun = api.begin_resource_claim(
-            request_context(project, user), host, instance, limits, timeout, claim_id=claim_id, on_expiry=on_expiry
+            request_context(project, user),
+            host,
+            instance,
+            limits or None,
+            timeout,
+            claim_id=claim_id,
+            on_expiry=on_expiry,
         )
     if style == JSON:
         show_json(begun)
@@ -217,6 +267,7 @@ def _rows(claims: list[dict[str, Any]]) -> Iterator[Sequence[Any]]:
             *amounts,
             *times,
             view["limit_source"],
+            others(view["resources"]),
         )
 
 

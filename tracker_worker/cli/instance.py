@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gc
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ from tracker_worker.cli.operator import user
 from tracker_worker.cli.output import (
     JSON,
     format_option,
+    others,
+    plain,
     show_fields,
     show_json,
     stream_json,
@@ -39,6 +42,7 @@ _COLUMNS = (
     *(klass.name for klass in CLASSES),
     "Claim",
     "Since",
+    "Others",
 )
 # More instances than a hypervisor can run; a larger file is not a list of uuids.
 _MOST_FILE_BYTES = 64 * 1024 * 1024
@@ -46,7 +50,7 @@ _MOST_FILE_BYTES = 64 * 1024 * 1024
 
 @click.group(cls=Commands)
 def instance() -> None:
-    """List, show and release what instances are charged for, and compare it with what runs.
+    """List, show and release what instances are charged for, adopt instances, and compare with what runs.
 
     All subcommands work in the database; no worker needs to run, and one that runs sees the change.
     """
@@ -61,8 +65,8 @@ def instance() -> None:
 def list_(settings: Settings, host: str | None, node: str | None, project: str | None, style: str) -> None:
     """List what is charged, by instance.
 
-    VCPU in virtual CPUs, MEMORY_MB in MB, DISK_GB in GB. Claim is the state of the claim that charged the instance: an
-    expired one left the instance charged.
+    VCPU in virtual CPUs, MEMORY_MB in MB, DISK_GB in GB; Others are the custom classes. Claim is the state of the claim that
+    charged the instance: an expired one left the instance charged.
     """
     with _without_garbage_collection():
         _list(settings, host, node, project, style)
@@ -118,6 +122,51 @@ def release(settings: Settings, uuid: str, host: str, reason: str, style: str) -
 
 
 @instance.command()
+@click.option("--host", required=True, help="The host on which the instances run.")
+@click.option("--node", help="The node of those instances that name none; required when the host has several.")
+@click.option("--project", help="The project (its id) of those instances that name none.")
+@click.option(
+    "--file",
+    "running",
+    type=click.File("rb"),
+    required=True,
+    help="The instances as JSON: one list, or one object a line; - is standard input.",
+)
+@format_option
+@click.pass_context
+def adopt(ctx: click.Context, host: str, node: str | None, project: str | None, running: IO[bytes], style: str) -> None:
+    """Charge instances that run already and were never claimed, whatever the limits.
+
+    An instance has the keys of a claim's: uuid, vcpus, memory_mb, root_gb, ephemeral_gb, and perhaps node, swap, resources,
+    project_id and so on. Each is adopted, was charged already, or is refused, by itself; it can be done again. Exit code 1 if
+    one is refused.
+    """
+    from tracker_worker.conf.policy import read_policy
+    from tracker_worker.domain.adoption import MOST_ADOPTED, read_adoption
+
+    instances = [
+        {"node": node, **each} if node is not None and isinstance(each, dict) else each for each in _read_json(running)
+    ]
+    policy = read_policy(ctx.obj.load(messaging=False))
+    pieces = [instances[start : start + MOST_ADOPTED] for start in range(0, len(instances), MOST_ADOPTED)]
+    orders = [read_adoption(piece, {"project_id": project}, policy) for piece in pieces]
+    result: dict[str, list[Any]] = {"adopted": [], "already": [], "refused": []}
+    with administration(ctx.obj, "instance adopt") as (_, operator):
+        for order in orders:
+            for name, found in operator.decide(host, order).items():
+                result[name] += found
+    if style == JSON:
+        show_json(result)
+    else:
+        click.echo(f"adopted: {len(result['adopted'])}, charged already: {len(result['already'])}")
+        click.echo(f"refused: {len(result['refused'])}")
+        for refusal in result["refused"]:
+            click.echo(f"  {plain(refusal['instance_uuid'])}: {plain(refusal['message'])}")
+    if result["refused"]:
+        ctx.exit(1)
+
+
+@instance.command()
 @click.option("--host", required=True, help="The host to compare.")
 @click.option("--node", help="The node to compare; required when the host has several.")
 @click.option(
@@ -155,15 +204,41 @@ def _read_uuids(running: IO[bytes]) -> frozenset[str]:
     """The uuids in a file, one a line; empty lines do not count. Raises CommandFailed, InvalidInput, which names the line."""
     from tracker_worker.domain.values import read_id
 
+    return frozenset(read_id(f"{running.name}, line {number}", line) for number, line in _lines(_read_text(running)))
+
+
+def _read_json(running: IO[bytes]) -> list[Any]:
+    """The values in a file: those of one JSON list, or one a line. Raises CommandFailed, which names the place."""
+    text = _read_text(running)
+    if text.lstrip().startswith("["):
+        values: list[Any] = _parse_json(text, running.name)
+        return values
+    return [_parse_json(line, f"{running.name}, line {number}") for number, line in _lines(text)]
+
+
+def _parse_json(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CommandFailed(f"{where} is not JSON: {error}") from None
+
+
+def _read_text(running: IO[bytes]) -> str:
+    """The content of a file. Raises CommandFailed: it is too large, or no text."""
     content = running.read(_MOST_FILE_BYTES + 1)
     if len(content) > _MOST_FILE_BYTES:
         raise CommandFailed(f"{running.name} has more than {_MOST_FILE_BYTES} bytes")
     try:
-        lines = content.decode().splitlines()
+        return content.decode()
     except UnicodeDecodeError:
         raise CommandFailed(f"{running.name} is not text in UTF-8") from None
-    stripped = ((number, line.strip()) for number, line in enumerate(lines, start=1))
-    return frozenset(read_id(f"{running.name}, line {number}", line) for number, line in stripped if line)
+
+
+def _lines(text: str) -> Iterator[tuple[int, str]]:
+    """The number and the content of each line that is not empty."""
+    for number, line in enumerate(text.splitlines(), start=1):
+        if stripped := line.strip():
+            yield number, stripped
 
 
 def _check_names(store: Store, host: str | None, node: str | None) -> None:
@@ -229,4 +304,5 @@ def _show(view: Mapping[str, Any], style: str) -> None:
 def _row(view: Mapping[str, Any]) -> Sequence[Any]:
     amounts = [view["resources"][klass.name] for klass in CLASSES]
     place = (view["instance_uuid"], view["host"], view["node"], view["project_id"] or "(none)")
-    return (*place, view["vm_state"], view["role"], *amounts, view["claim_state"], to_seconds(view["begun_at"]))
+    claim = (view["claim_state"], to_seconds(view["begun_at"]))
+    return (*place, view["vm_state"], view["role"], *amounts, *claim, others(view["resources"]))

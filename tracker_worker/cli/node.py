@@ -11,7 +11,7 @@ import click
 from tracker_worker.cli.administration import administration, host_of
 from tracker_worker.cli.context import CommandFailed, Commands, Settings
 from tracker_worker.cli.operator import read_reason
-from tracker_worker.cli.output import JSON, format_option, plain, show_fields, show_json, show_table, to_seconds
+from tracker_worker.cli.output import JSON, format_option, others, plain, show_fields, show_json, show_table, to_seconds
 from tracker_worker.domain.resources import CLASSES
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ NODE_COLUMNS = (
     "Sequence",
     "Since",
     "Reason",
+    "Others",
 )
 
 _host_option = click.option("--host", help="The node's host; required when several hosts have a node of this name.")
@@ -50,8 +51,8 @@ def list_(settings: Settings, host: str | None, style: str) -> None:
     """List nodes with their usage and their inventory.
 
     Amounts are used/total: VCPU in virtual CPUs, MEMORY_MB in MB, DISK_GB in GB. Used includes the reserve of [tracker]
-    reserved_host_*. A node whose inventory is not known has no total. Since and Reason belong to the state. Retired nodes
-    are listed too.
+    reserved_host_*. A node whose inventory is not known has no total. Since and Reason belong to the state. Others are the
+    custom classes. Retired nodes are listed too.
     """
     views = read_nodes(settings, host)
     if style == JSON:
@@ -204,6 +205,12 @@ def node_rows(views: Iterable[Mapping[str, Any]]) -> Iterator[Sequence[Any]]:
             view["sequence"],
             to_seconds(view["state_since"]) or "-",
             view["state_reason"] or "-",
+            others(
+                {
+                    name: f"{each['reserved'] + each['used']}/{each['total']}"
+                    for name, each in view.get("resources", {}).items()
+                }
+            ),
         )
 
 
@@ -211,5 +218,7 @@ def _fields(view: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, value in view.items():
         if name == "stats":
             yield from ((f"stats.{counter}", count) for counter, count in sorted(value.items()))
+        elif name == "resources":
+            yield from ((f"resources.{klass}.{key}", each[key]) for klass, each in value.items() for key in each)
         else:
             yield name, value

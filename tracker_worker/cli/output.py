@@ -6,10 +6,12 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import click
+
+from tracker_worker.domain.resources import STANDARD
 
 JSON = "json"
 # The width in columns when stdout is not a terminal: no cell is folded, so that every line can be searched.
@@ -82,6 +84,11 @@ def show_table(columns: Sequence[str], rows: Iterable[Iterable[Any]], *, empty: 
 def show_fields(fields: Iterable[tuple[str, Any]]) -> None:
     """Print the fields of one object, one field a line."""
     show_table(("Field", "Value"), fields, empty="")
+
+
+def others(amounts: Mapping[str, object]) -> str:
+    """Return the amounts of custom classes, given by class name, as one cell; '' if there are none."""
+    return " ".join(f"{name}={amount}" for name, amount in amounts.items() if name not in STANDARD)
 
 
 def to_seconds(time: str | None) -> str | None:

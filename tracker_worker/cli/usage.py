@@ -6,8 +6,8 @@ from __future__ import annotations
 import click
 
 from tracker_worker.cli.context import Settings
-from tracker_worker.cli.output import JSON, format_option, show_json, show_table
-from tracker_worker.domain.resources import CLASSES
+from tracker_worker.cli.output import JSON, format_option, others, show_json, show_table
+from tracker_worker.domain.resources import STANDARD
 
 
 @click.command()
@@ -18,8 +18,9 @@ from tracker_worker.domain.resources import CLASSES
 def usage(settings: Settings, host: str | None, project: str | None, style: str) -> None:
     """Show how much each project is charged.
 
-    The figures are the number of instances, VCPU in virtual CPUs, MEMORY_MB in MB and DISK_GB in GB. Claims that have
-    not ended count, and so do stopped instances. Read from the database; no worker needs to run.
+    The figures are the number of instances, VCPU in virtual CPUs, MEMORY_MB in MB and DISK_GB in GB; Others are the
+    custom classes. Claims that have not ended count, and so do stopped instances. Read from the database; no worker needs
+    to run.
     """
     from tracker_worker.cli.ledgers import load_hosts, opened_store
     from tracker_worker.domain.views import usage_view
@@ -31,9 +32,14 @@ def usage(settings: Settings, host: str | None, project: str | None, style: str)
         show_json(total)
         return
     show_table(
-        ("Project", "Instances", *(klass.name for klass in CLASSES)),
+        ("Project", "Instances", *STANDARD, "Others"),
         (
-            (name or "(none)", held["instances"], *(held[klass.name] for klass in CLASSES))
+            (
+                name or "(none)",
+                held["instances"],
+                *(held[klass] for klass in STANDARD),
+                others(held.get("resources", {})),
+            )
             for name, held in total.items()
         ),
         empty="No project is charged anything." if project is None else f"Project {project} is charged nothing.",

@@ -189,7 +189,7 @@ def _figures(payload: dict[str, Any]) -> str:
     if isinstance(payload.get("shortfalls"), list):
         return ", ".join(
             f"{shortfall.get('resource')} requested={shortfall.get('requested')} used={shortfall.get('used')} "
-            f"limit={shortfall.get('limit')}"
+            f"limit={shortfall.get('limit')}" + (f" ({shortfall['reason']})" if "reason" in shortfall else "")
             for shortfall in payload["shortfalls"]
         )
     if isinstance(payload.get("resources"), dict):

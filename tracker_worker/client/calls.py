@@ -9,6 +9,7 @@ from typing import Any, Literal
 from tracker_worker.client.arguments import claim_arguments, given, group_arguments
 from tracker_worker.client.transport import Transport
 from tracker_worker.client.types import (
+    Adoption,
     Allocation,
     Allocations,
     Claim,
@@ -162,6 +163,13 @@ class Calls:
         args = {"instance_uuid": instance_uuid, "reason": reason}
         released: Allocation | None = self._call(context, host, "release_allocation", **args)
         return released
+
+    def adopt(self, context: Context, host: str, instances: Iterable[InstanceLike]) -> Adoption:
+        """Charge at most 1000 instances that run already and were never claimed, whatever the limits. Each is adopted or
+        refused by itself; one that is charged already, exactly so, changes nothing. Raises InvalidInput: they are too many, or
+        one of them has no uuid."""
+        adoption: Adoption = self._call(context, host, "adopt", instances=[dict(instance) for instance in instances])
+        return adoption
 
     def report_instances(self, context: Context, host: str, node: str | None, uuids: Iterable[str]) -> Comparison:
         """Compare what a node is charged for with the ``uuids`` of the instances that really run there; ``node``

@@ -67,6 +67,10 @@ class Casts:
         """Send ``release_allocation`` without waiting for an answer."""
         self._cast(context, host, "release_allocation", instance_uuid=instance_uuid, reason=reason)
 
+    def cast_adopt(self, context: Context, host: str, instances: Iterable[InstanceLike]) -> None:
+        """Send ``adopt`` without waiting for an answer."""
+        self._cast(context, host, "adopt", instances=[dict(instance) for instance in instances])
+
     def cast_report_instances(self, context: Context, host: str, node: str | None, uuids: Iterable[str]) -> None:
         """Send ``report_instances`` without waiting for an answer: a difference is published."""
         self._cast(context, host, "report_instances", **given(uuids=list(uuids), node=node))

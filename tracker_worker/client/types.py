@@ -15,7 +15,8 @@ Context = Mapping[str, Any]
 
 
 class Instance(TypedDict, total=False):
-    """An instance as its callers describe it. A claim needs the sizes; an update needs only what has changed. Swap is in MB."""
+    """An instance as its callers describe it. A claim needs the sizes; an update needs only what has changed. Swap is in MB;
+    ``resources`` has what it asks for of custom classes, by class name."""
 
     uuid: Required[str]
     node: str | None
@@ -24,6 +25,7 @@ class Instance(TypedDict, total=False):
     root_gb: int
     ephemeral_gb: int
     swap: int | None
+    resources: Mapping[str, int] | None
     vm_state: str | None
     task_state: str | None
     os_type: str | None
@@ -43,7 +45,7 @@ class Instance(TypedDict, total=False):
 
 class Limits(TypedDict, total=False):
     """Ceilings on a node's total usage, the host's reserve included; a missing or null limit means what [tracker] missing_limit
-    says."""
+    says. Names of resource classes are limits too."""
 
     memory_mb: float | None
     disk_gb: float | None
@@ -148,6 +150,23 @@ class Fit(TypedDict):
     limit_source: str
 
 
+class Refusal(TypedDict):
+    """Why an instance is not adopted; ``code`` is that of the error."""
+
+    instance_uuid: str
+    code: str
+    message: str
+
+
+class Adoption(TypedDict):
+    """What became of instances that run already: the uuids of those that are charged now, and of those that were charged
+    before, exactly so; and the refusals."""
+
+    adopted: list[str]
+    already: list[str]
+    refused: list[Refusal]
+
+
 class Comparison(TypedDict):
     """What a node is charged for beside what runs there: uuids, sorted. ``building``: those whose claim is begun and that were
     never reported built; they are in neither of the other lists."""
@@ -157,9 +176,22 @@ class Comparison(TypedDict):
     building: list[str]
 
 
+class ClassInventory(TypedDict):
+    """What a node has of one resource class. ``used`` is what instances are charged; the reserve is not in it."""
+
+    total: int
+    reserved: int
+    allocation_ratio: float
+    min_unit: int
+    max_unit: int | None
+    step_size: int
+    capacity: int
+    used: int
+
+
 class Node(TypedDict):
     """A node: what its driver reported, what is used and free, and its counters. Free amounts may be negative; totals and free
-    amounts are null while no inventory is known. (A worker of version 1.0 leaves ledger_id and the state out.)"""
+    amounts are null while no inventory is known. (A worker of version 1.0 leaves ledger_id, the state and resources out.)"""
 
     id: int
     host: str
@@ -174,6 +206,7 @@ class Node(TypedDict):
     running_vms: int
     current_workload: int
     stats: dict[str, int]
+    resources: NotRequired[dict[str, ClassInventory]]
     vcpus: int | None
     vcpus_used: int
     memory_mb: int | None
@@ -197,5 +230,5 @@ class Update(TypedDict):
 
 
 Usage = dict[str, dict[str, Any]]
-"""Project -> number of instances, and the sum of each resource class; and ``incoming`` and ``hold``, each with the same, where
-there is anything incoming or on hold for moves."""
+"""Project -> number of instances, and the sum of each standard class; under ``resources`` those of custom classes, if there are
+any; and under ``incoming`` and ``hold``, each with the same, what is so for moves, if there is any."""

@@ -9,7 +9,8 @@ OPTIONS = [
     cfg.StrOpt(
         "static_file",
         help="The YAML file for inventory_driver = static. It contains `nodes: {<node>: {vcpus:, memory_mb:, local_gb:, "
-        "...}}`, or the same per host under `hosts: {<host>: ...}`. The worker reads it at the start and on HUP.",
+        "resources: {<class>: ...}, ...}}`, or the same per host under `hosts: {<host>: ...}`. The worker reads it at the "
+        "start and on HUP.",
     ),
     cfg.IntOpt(
         "stale_after_seconds",

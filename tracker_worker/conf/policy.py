@@ -26,7 +26,11 @@ def read_policy(conf: cfg.ConfigOpts) -> Policy:
         claim_timeout=conf.tracker.claim_timeout_seconds * SECOND,
         capacity_limits=conf.tracker.missing_limit == "capacity",
         release_expired=conf.tracker.expired_claims == "release",
-        reserved=reserve(memory_mb=conf.tracker.reserved_host_memory_mb, disk_mb=conf.tracker.reserved_host_disk_mb),
+        reserved=reserve(
+            vcpus=conf.tracker.reserved_host_vcpus,
+            memory_mb=conf.tracker.reserved_host_memory_mb,
+            disk_mb=conf.tracker.reserved_host_disk_mb,
+        ),
         stale_after=conf.inventory.stale_after_seconds * SECOND,
         deletion_memory=conf.tracker.deletion_memory_seconds * SECOND,
         owner_required=conf.tracker.missing_owner == "refuse",

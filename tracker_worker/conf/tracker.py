@@ -125,11 +125,22 @@ OPTIONS = [
         default="unlimited",
         choices=[
             ("unlimited", "a resource without a limit is not limited"),
-            ("capacity", "a resource without a limit is limited by the node's total"),
+            (
+                "capacity",
+                "a resource without a limit is limited by the node's capacity: what is not reserved, times its "
+                "allocation ratio",
+            ),
         ],
         mutable=True,
         help="The meaning of a limit that a claim does not give. Choose capacity if a scheduler that loses its limits must not "
         "overcommit.",
+    ),
+    cfg.IntOpt(
+        "reserved_host_vcpus",
+        default=0,
+        min=0,
+        help="Virtual CPUs of each node that are kept for the host itself. They count as used. An inventory that says what it "
+        "reserves of a class overrides this option, and those below, for its node.",
     ),
     cfg.IntOpt(
         "reserved_host_memory_mb",

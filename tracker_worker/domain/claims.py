@@ -92,9 +92,10 @@ def room(ledger: NodeLedger, command: commands.BeginClaim, charged: Mapping[int,
     source = CALLER if limits.given else UNLIMITED
     if command.capacity_limits:
         source = CALLER if limits.given else CAPACITY
-        limits = limits.completed(inventory.total)
+        limits = limits.completed(inventory.ceilings)
     used = ledger.usage + charged.get(ledger.id, ZERO) if charged else ledger.usage
-    return Fit(ledger=ledger, requested=requested, shortfalls=fits(requested, used, limits), limit_source=source)
+    shortfalls = fits(requested, used, limits, inventory)
+    return Fit(ledger=ledger, requested=requested, shortfalls=shortfalls, limit_source=source)
 
 
 def check_taking(host: HostLedger, ledger: NodeLedger, command: commands.BeginClaim, now: int) -> None:

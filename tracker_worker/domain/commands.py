@@ -12,12 +12,13 @@ from tracker_worker.domain.fit import Limits
 from tracker_worker.domain.instance import Instance
 from tracker_worker.domain.inventory import Inventory
 from tracker_worker.domain.move import Move
+from tracker_worker.errors import InvalidInput
 
 
 class BeginClaim(msgspec.Struct, frozen=True, kw_only=True):
     """Charge ``instance`` to the node if it fits within ``limits``.
 
-    With ``capacity_limits`` a resource without a limit is limited by the node's total. ``claim_id`` None: a new one is made.
+    With ``capacity_limits`` a resource without a limit is limited by the node's capacity. ``claim_id`` None: a new one is made.
     ``on_expiry`` None: as the option says. ``stale_after``: how long a node takes claims whose driver is silent.
     ``remembers_deletions``: how long the deletion of an instance that is not charged stands against its claim."""
 
@@ -66,6 +67,21 @@ class ForgetMoves(msgspec.Struct, frozen=True, kw_only=True):
     """Forget the moves of which nothing is charged and that begun before ``begun_before`` (microseconds since the epoch)."""
 
     begun_before: int
+
+
+class AdoptInstance(msgspec.Struct, frozen=True, kw_only=True):
+    """An instance to adopt, or why its fields cannot be read."""
+
+    uuid: str
+    instance: Instance | InvalidInput
+    node: str | None = None
+
+
+class AdoptInstances(msgspec.Struct, frozen=True, kw_only=True):
+    """Charge instances that run already, without a limit; each by itself, in order. ``remembers_deletions`` as for a claim."""
+
+    entries: tuple[AdoptInstance, ...]
+    remembers_deletions: int = 0
 
 
 class FinishClaim(msgspec.Struct, frozen=True, kw_only=True):
@@ -188,6 +204,7 @@ Command = (
     | ExpireClaims
     | ForgetDeletions
     | UpdateUsage
+    | AdoptInstances
     | ReleaseAllocation
     | CompareInstances
     | ReportNode

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from tracker_worker.domain import claims, commands, moves, nodes, usage
+from tracker_worker.domain import adoption, claims, commands, moves, nodes, usage
 from tracker_worker.domain.claims import NewId
 from tracker_worker.domain.decision import Decision
 from tracker_worker.domain.ledger import HostLedger
@@ -49,6 +49,8 @@ def _decide(host: HostLedger, command: commands.Command, now: int, new_id: NewId
             return usage.forget_deletions(host, command, now)
         case commands.UpdateUsage():
             return usage.update(host, command, now)
+        case commands.AdoptInstances():
+            return adoption.adopt(host, command, now, new_id)
         case commands.ReleaseAllocation():
             return usage.release(host, command, now)
         case commands.CompareInstances():

@@ -11,20 +11,12 @@ from collections.abc import Mapping
 import msgspec
 
 from tracker_worker.domain.allocation import Allocation
-from tracker_worker.domain.fit import Shortfall
+from tracker_worker.domain.fit import OverCapacity, Shortfall
 from tracker_worker.domain.instance import Instance
 from tracker_worker.domain.inventory import Inventory
 from tracker_worker.domain.life import Life
 from tracker_worker.domain.move import Move
 from tracker_worker.domain.resources import Resources
-
-
-class OverCapacity(msgspec.Struct, frozen=True, kw_only=True):
-    """A resource class of which a node uses more than it has."""
-
-    resource: str
-    used: int
-    capacity: int
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,6 +126,15 @@ class UsageUpdated(msgspec.Struct, frozen=True, kw_only=True):
     over_capacity: tuple[OverCapacity, ...] = ()
 
 
+class UsageAdopted(msgspec.Struct, frozen=True, kw_only=True):
+    """An instance that ran already is charged, whatever the limits. ``over_capacity``: the classes that it has and of which
+    more is used now than the node has."""
+
+    at: int
+    allocation: Allocation
+    over_capacity: tuple[OverCapacity, ...] = ()
+
+
 class UsageReleased(msgspec.Struct, frozen=True, kw_only=True):
     """An instance released its resources. ``before`` is the allocation that was charged, and exactly its resources are
     released; ``allocation`` has the instance's last states. ``released_by``: the operator who released it for ``reason``;
@@ -214,6 +215,7 @@ Event = (
     | MoveNoted
     | MovesForgotten
     | UsageUpdated
+    | UsageAdopted
     | UsageReleased
     | NodeUpdated
     | UsageDrift

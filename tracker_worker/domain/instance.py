@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from tracker_worker.domain.resources import CLASSES, SIZES, Resources, shared
+from tracker_worker.domain.classes import read_custom
+from tracker_worker.domain.resources import CLASSES, SIZES, Custom, Resources, shared
 from tracker_worker.domain.states import DELETED, VM_STATES
 from tracker_worker.domain.values import (
     MAX_FIELD_BYTES,
@@ -26,11 +27,13 @@ from tracker_worker.errors import InvalidInput
 OWNER = ("project_id", "user_id")
 """The fields that say who is charged."""
 # What looks like a resource and is none here: a caller who asks for it would get less than it believes.
-_UNSUPPORTED = ("pci_requests", "numa_topology", "resources")
+_UNSUPPORTED = ("pci_requests", "numa_topology")
+_CUSTOM = "resources"
 
 
 class Instance(msgspec.Struct, frozen=True, kw_only=True):
-    """A snapshot of an instance. Memory and swap are in MB, disk in GB; a date is ISO 8601 text, or '' if it is not known."""
+    """A snapshot of an instance. Memory and swap are in MB, disk in GB; ``custom`` is what it asks for of custom classes; a
+    date is ISO 8601 text, or '' if it is not known."""
 
     uuid: str
     memory_mb: int
@@ -38,6 +41,7 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     ephemeral_gb: int
     vcpus: int
     swap: int = 0
+    custom: Custom = ()
     vm_state: str | None = None
     task_state: str | None = None
     os_type: str | None = None
@@ -57,7 +61,8 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def resources(self) -> Resources:
         """The vector that a claim charges for this instance."""
-        return shared(tuple(sum(getattr(self, size) for size in klass.sizes) for klass in CLASSES))
+        amounts = tuple([sum(getattr(self, size) for size in klass.sizes) for klass in CLASSES])
+        return shared(amounts, self.custom) if self.custom else shared(amounts)
 
     @property
     def swap_gb(self) -> int:
@@ -125,6 +130,8 @@ def read_changes(fields: Any, max_field_bytes: int = MAX_FIELD_BYTES) -> dict[st
     for name, path in _MAPPINGS:
         if name in fields:
             changes[name] = read_mapping(path, fields[name], max_field_bytes)
+    if _CUSTOM in fields:
+        changes["custom"] = read_custom(f"instance.{_CUSTOM}", fields[_CUSTOM], max_field_bytes)
     return changes
 
 

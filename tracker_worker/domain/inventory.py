@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 
-from tracker_worker.domain.resources import DISK_GB, MEMORY_MB, Resources
+from tracker_worker.domain.classes import ClassInventory, read_classes
+from tracker_worker.domain.resources import DISK_GB, MEMORY_MB, STANDARD, VCPU, Resources
 from tracker_worker.domain.values import plain, read_amount, read_name
 from tracker_worker.errors import InvalidInput
 
@@ -18,25 +19,50 @@ from tracker_worker.errors import InvalidInput
 REQUIRED = ("vcpus", "memory_mb", "local_gb", "cpu_info", "vcpus_used", "memory_mb_used", "local_gb_used")
 OPTIONAL = ("hypervisor_type", "hypervisor_version", "hypervisor_hostname", "disk_available_least")
 FACTS = ("cpu_info", *OPTIONAL)
+CLASSES_KEY = "resources"
+"""The optional key under which a driver declares resource classes."""
 
 
 class Inventory(msgspec.Struct, frozen=True, kw_only=True):
-    """The totals and the host's reserve per resource class, and the other facts that the driver reports (``FACTS``)."""
+    """What a node has, by resource class: each standard one and each custom one that the driver declares; and the other facts
+    that the driver reports (``FACTS``). ``Inventory.of`` makes one.
 
+    The rest follows from ``classes`` and is kept because claims ask for it: ``total`` and ``reserved`` as vectors;
+    ``ceilings``: class -> its capacity as a limit; ``restricts``: whether there is a standard class of which not every amount
+    may be asked.
+    """
+
+    classes: Mapping[str, ClassInventory]
+    facts: Mapping[str, Any]
     total: Resources
     reserved: Resources
-    facts: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    ceilings: Mapping[str, int]
+    restricts: bool
+
+    @classmethod
+    def of(cls, classes: Mapping[str, ClassInventory], facts: Mapping[str, Any]) -> Inventory:
+        """The inventory of these classes, the standard ones among them, and these facts."""
+        return cls(
+            classes=classes,
+            facts=facts,
+            total=Resources.of({name: each.total for name, each in classes.items()}),
+            reserved=Resources.of({name: each.reserved for name, each in classes.items()}),
+            ceilings={name: each.ceiling for name, each in classes.items()},
+            restricts=not all(classes[name].takes_any for name in STANDARD),
+        )
 
 
-def reserve(*, memory_mb: int, disk_mb: int) -> Resources:
+def reserve(*, vcpus: int = 0, memory_mb: int, disk_mb: int) -> Resources:
     """The host's reserve as a vector. ``disk_mb`` is rounded up to GB."""
-    return Resources.of({MEMORY_MB.name: memory_mb, DISK_GB.name: -(-disk_mb // 1024)})
+    return Resources.of({VCPU.name: vcpus, MEMORY_MB.name: memory_mb, DISK_GB.name: -(-disk_mb // 1024)})
 
 
 def read_inventory(resource: Mapping[str, Any] | None, reserved: Resources) -> Inventory | None:
-    """The inventory in a driver's answer. A falsy answer means "not supported" and gives None.
+    """The inventory in a driver's answer, with this reserve of the classes for which the answer says none. A falsy answer means
+    "not supported" and gives None.
 
-    Raises InvalidInput: keys are missing (``field`` names all of them), a total is not a size, a fact is not JSON.
+    Raises InvalidInput: keys are missing (``field`` names all of them), a total is not a size, a class is wrong (``field`` is
+    its path, ``resources.VGPU``), a fact is not JSON.
     """
     if not resource:
         return None
@@ -45,7 +71,8 @@ def read_inventory(resource: Mapping[str, Any] | None, reserved: Resources) -> I
         raise InvalidInput(field=", ".join(missing), reason="missing in what the inventory driver returned")
     total = Resources.collect(lambda klass: read_amount(klass.total, resource[klass.total]))
     facts = {key: plain(key, resource[key]) for key in FACTS if key in resource}
-    return Inventory(total=total, reserved=reserved, facts=facts)
+    classes = read_classes(CLASSES_KEY, resource.get(CLASSES_KEY), totals=total, reserved=reserved)
+    return Inventory.of(classes, facts)
 
 
 def read_node_name(name: object) -> str:

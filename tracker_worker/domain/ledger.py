@@ -153,7 +153,7 @@ class NodeLedger:
         """Apply ``event``, which was decided on exactly this ledger. An event that is published takes the next sequence
         number."""
         match event:
-            case events.ClaimBegun(allocation=new):
+            case events.ClaimBegun(allocation=new) | events.UsageAdopted(allocation=new):
                 self._charge(new)
                 self._forget_deletion(new.uuid)
             case (

@@ -216,6 +216,7 @@ class MoveSteps:
             memory_mb=vector["MEMORY_MB"],
             root_gb=vector["DISK_GB"],
             ephemeral_gb=0,
+            custom=vector.custom,
         )
         return Allocation(
             id="",

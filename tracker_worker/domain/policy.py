@@ -15,8 +15,8 @@ class Policy:
     """How claims are decided.
 
     ``claim_timeout`` in microseconds, for claims that give no timeout. ``capacity_limits``: a resource without a limit is
-    limited by the node's total. ``release_expired``: an expired claim releases its allocation. ``reserved``: the part of each
-    node that is kept for the host itself. ``stale_after``, in microseconds: how long a node takes claims whose driver is
+    limited by the node's capacity. ``release_expired``: an expired claim releases its allocation. ``reserved``: the part of
+    each node that is kept for the host itself. ``stale_after``, in microseconds: how long a node takes claims whose driver is
     silent. ``deletion_memory``, in microseconds: how long the deletion of an instance that is not charged stands against its
     claim; 0: it is not remembered. ``owner_required``: a claim must say who is charged. ``max_field_bytes``: the most bytes of
     one field of an instance, as UTF-8 JSON. ``move_memory``, in microseconds: how long a move is known of which nothing is

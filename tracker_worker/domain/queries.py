@@ -145,17 +145,16 @@ def merged(query: Query, answers: Sequence[Any]) -> Any:
     total: dict[str, dict[str, Any]] = {}
     for answer in answers:
         for project, usage in answer.items():
-            _add_usage(total.setdefault(project, {}), usage)
+            total[project] = _sum(total[project], usage) if project in total else usage
     return views.Entries(total.items())
 
 
-def _add_usage(sums: dict[str, Any], usage: Mapping[str, Any]) -> None:
-    """Add the amounts, and those of each role that is counted apart."""
-    for name, amount in usage.items():
-        if isinstance(amount, Mapping):
-            _add_usage(sums.setdefault(name, {}), amount)
-        else:
-            sums[name] = sums.get(name, 0) + amount
+def _sum(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """The sum of two objects whose values are numbers, or such objects."""
+    sums = {**one, **other}
+    for name in one.keys() & other.keys():
+        sums[name] = _sum(one[name], other[name]) if isinstance(one[name], Mapping) else one[name] + other[name]
+    return sums
 
 
 def nodes(host: HostLedger, name: str | None) -> list[NodeLedger]:

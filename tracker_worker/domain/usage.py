@@ -14,11 +14,11 @@ from msgspec.structs import replace
 from tracker_worker.domain import commands, events
 from tracker_worker.domain.allocation import ABORTED, BEGUN, EXPIRED, Allocation
 from tracker_worker.domain.decision import NOTHING, Decision, decided
-from tracker_worker.domain.fit import UNLIMITED, fits
+from tracker_worker.domain.fit import over_capacity, too_much
 from tracker_worker.domain.instance import OWNER
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
 from tracker_worker.domain.moves import end_with_instance
-from tracker_worker.domain.resources import CLASSES, SIZES
+from tracker_worker.domain.resources import SIZES
 from tracker_worker.domain.states import DELETED, RELEASING, UNBUILT
 from tracker_worker.domain.views import allocation_view
 from tracker_worker.errors import InstanceElsewhere, InvalidInput
@@ -53,14 +53,15 @@ def update(host: HostLedger, command: commands.UpdateUsage, now: int) -> Decisio
             return decided(ledger, events.BuiltNoted(at=at, allocation=replace(before, built=True)), reply=reply)
         return decided(ledger, reply=reply)
     if releases:
-        last = replace(instance, **{size: getattr(before.instance, size) for size in (*SIZES, "swap")})
+        last = replace(instance, **{size: getattr(before.instance, size) for size in (*SIZES, "swap", "custom")})
         event = events.UsageReleased(at=at, before=before, allocation=_ended(replace(before, instance=last)))
         return _released(host, ledger, event, reply, now)
     after = replace(before, instance=instance, resources=instance.resources, built=built)
-    grown = fits(after.resources, ledger.usage - before.resources, UNLIMITED)
-    if grown and after.resources != before.resources:
-        raise InvalidInput(field="instance", reason=f"the usage of {grown[0].resource} would exceed {grown[0].limit}")
-    over = _over_capacity(ledger, before, after)
+    others = ledger.usage - before.resources
+    excess = too_much(after.resources, others)
+    if excess is not None and after.resources != before.resources:
+        raise InvalidInput(field="instance", reason=excess)
+    over = over_capacity(before.resources, after.resources, others + after.resources, ledger.inventory)
     return decided(ledger, events.UsageUpdated(at=at, before=before, allocation=after, over_capacity=over), reply=reply)
 
 
@@ -122,17 +123,6 @@ def _releases(before: Allocation, changes: Mapping[str, Any]) -> bool:
 def _ended(held: Allocation) -> Allocation:
     """An allocation that is released: a claim that is begun ends without a build."""
     return replace(held, claim_state=ABORTED) if held.claim_state == BEGUN else held
-
-
-def _over_capacity(ledger: NodeLedger, before: Allocation, after: Allocation) -> tuple[events.OverCapacity, ...]:
-    if ledger.inventory is None:
-        return ()
-    used, total = ledger.usage - before.resources + after.resources, ledger.inventory.total
-    return tuple(
-        events.OverCapacity(resource=klass.name, used=used[klass.name], capacity=total[klass.name])
-        for klass in CLASSES
-        if after.resources[klass.name] > before.resources[klass.name] and used[klass.name] > total[klass.name]
-    )
 
 
 def release(host: HostLedger, command: commands.ReleaseAllocation, now: int) -> Decision:

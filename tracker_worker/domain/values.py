@@ -49,7 +49,11 @@ def read_limit(field: str, value: Any) -> int | None:
     """
     if value is None:
         return None
-    number = _read_number(field, value, MAX_AMOUNT)
+    return floored(read_number(field, value, MAX_AMOUNT))
+
+
+def floored(number: int | float) -> int:
+    """A number rounded down. A float counts with the 15 digits that every float keeps."""
     return math.floor(float(f"{number:.15g}") if isinstance(number, float) else number)
 
 
@@ -57,12 +61,13 @@ def read_timeout(field: str, value: Any) -> int | None:
     """Seconds, with fractions, as microseconds. None and 0 give None, which stands for the default."""
     if value is None:
         return None
-    seconds = _read_number(field, value, MAX_TIMEOUT_SECONDS)
+    seconds = read_number(field, value, MAX_TIMEOUT_SECONDS)
     # Only 0 itself stands for the default, not a fraction that rounds to 0.
     return max(1, round(seconds * SECOND)) if seconds else None
 
 
-def _read_number(field: str, value: Any, most: int) -> int | float:
+def read_number(field: str, value: Any, most: int) -> int | float:
+    """A finite number from 0 to ``most``. A bool is refused."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidInput(field=field, reason=f"must be a number, not {_kind(value)}")
     if isinstance(value, float) and not math.isfinite(value):

@@ -10,12 +10,17 @@ from functools import lru_cache
 from operator import itemgetter
 from typing import Any
 
+import msgspec
+
 from tracker_worker.domain.allocation import Allocation
+from tracker_worker.domain.classes import ClassInventory
 from tracker_worker.domain.inventory import FACTS
 from tracker_worker.domain.ledger import NodeLedger, ProjectUsage
 from tracker_worker.domain.move import Move
-from tracker_worker.domain.resources import CLASSES, Resources
+from tracker_worker.domain.resources import CLASSES, STANDARD, Resources
 
+# A class that the node no longer has.
+_GONE = ClassInventory(total=0, max_unit=0)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -116,6 +121,7 @@ def node_view(ledger: NodeLedger) -> dict[str, Any]:
     """A node: the keys of its driver, its used and free amounts, and its statistics.
 
     Memory is in MB, disk in GB. A free amount may be negative. Totals and free amounts are None where no inventory is known.
+    ``resources`` has each class of the inventory, and each custom one that is charged all the same.
     """
     inventory, usage, stats = ledger.inventory, ledger.usage, ledger.stats
     view: dict[str, Any] = {
@@ -132,6 +138,7 @@ def node_view(ledger: NodeLedger) -> dict[str, Any]:
         "running_vms": stats.num_instances,
         "current_workload": stats.current_workload,
         "stats": stats.to_dict(),
+        "resources": _each_class(ledger),
     }
     for klass in CLASSES:
         total = None if inventory is None else inventory.total[klass.name]
@@ -144,10 +151,21 @@ def node_view(ledger: NodeLedger) -> dict[str, Any]:
     return view
 
 
+def _each_class(ledger: NodeLedger) -> dict[str, dict[str, Any]]:
+    """What the node has of each class, its capacity, and what instances are charged: the reserve is not in ``used``."""
+    inventory, charged = ledger.inventory, ledger.charged
+    classes = {} if inventory is None else inventory.classes
+    gone = {name: _GONE for name, _ in charged.custom if name not in classes}
+    return {
+        name: {**msgspec.structs.asdict(each), "capacity": each.capacity, "used": charged[name]}
+        for name, each in (*classes.items(), *gone.items())
+    }
+
+
 def usage_view(ledgers: Iterable[NodeLedger], project_id: str | None = None) -> dict[str, dict[str, Any]]:
-    """The number of instances and the sum of each resource class, per project. ``project_id`` None stands for every project
-    that has instances. Instances without a project are counted under ''. What is incoming and on hold for moves is counted
-    apart, under the names of these roles, where there is any."""
+    """The number of instances and the sum of each resource class, per project; the custom classes are under ``resources``, if
+    there are any. ``project_id`` None stands for every project that has instances. Instances without a project are counted
+    under ''. What is incoming and on hold for moves is counted apart, under the names of these roles, where there is any."""
     return dict(each_usage(ledgers, project_id))
 
 
@@ -174,5 +192,7 @@ def _add(usage: ProjectUsage, instances: int, resources: Resources) -> None:
     usage.resources += resources
 
 
-def _usage(usage: ProjectUsage) -> dict[str, int]:
-    return {"instances": usage.instances, **usage.resources.to_dict()}
+def _usage(usage: ProjectUsage) -> dict[str, Any]:
+    counted = {"instances": usage.instances, **dict(zip(STANDARD, usage.resources.amounts, strict=True))}
+    custom = dict(usage.resources.custom)
+    return {**counted, "resources": custom} if custom else counted

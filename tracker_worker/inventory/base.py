@@ -62,7 +62,10 @@ class InventoryDriver(abc.ABC):
         - ``cpu_info``: text about the processors, JSON by convention.
 
         Optional keys: ``hypervisor_type`` (text), ``hypervisor_version`` (integer), ``hypervisor_hostname`` (text),
-        ``disk_available_least`` (GiB that can be written now, integer, may be negative). Other keys are ignored.
+        ``disk_available_least`` (GiB that can be written now, integer, may be negative); ``resources``, an object: resource
+        class -> its total, or an object with any of ``total``, ``reserved``, ``allocation_ratio``, ``min_unit``, ``max_unit``
+        and ``step_size``. It declares custom classes (``[A-Z][A-Z0-9_]*``), and says of VCPU, MEMORY_MB and DISK_GB everything
+        but the total. Other keys are ignored.
 
         A falsy answer says that the driver does not support the node. A node that never had an inventory is then
         unsupported: builds on it are neither charged nor stopped until an audit gets an inventory.

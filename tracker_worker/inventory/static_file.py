@@ -9,7 +9,10 @@ The file has either ``nodes`` for any host, or ``hosts`` with nodes for each hos
     hosts:
       h1: {nodes: {cn1: {vcpus: 64, memory_mb: 262144, local_gb: 2000}}}
 
-A node has the keys that a driver returns (base.py); ``vcpus``, ``memory_mb`` and ``local_gb`` are required.
+A node has the keys that a driver returns (base.py); ``vcpus``, ``memory_mb`` and ``local_gb`` are required. ``resources``
+declares custom classes, and says how the node hands out classes::
+
+      cn1: {vcpus: 64, memory_mb: 262144, local_gb: 2000, resources: {VGPU: 4, VCPU: {allocation_ratio: 4}}}
 """
 
 from __future__ import annotations
@@ -22,18 +25,21 @@ from typing import Any, TypeVar
 
 import yaml
 
-from tracker_worker.errors import ConfigurationError
+from tracker_worker.domain.classes import read_classes
+from tracker_worker.domain.inventory import CLASSES_KEY
+from tracker_worker.domain.resources import CLASSES, ZERO, Resources
+from tracker_worker.errors import ConfigurationError, InvalidInput
 
 #: The driver's answers by node name.
 Nodes = Mapping[str, Mapping[str, Any]]
 
 _Entry = TypeVar("_Entry")
 
-_TOTALS = ("vcpus", "memory_mb", "local_gb")
+_TOTALS = tuple(klass.total for klass in CLASSES)
 _COUNTS = (*_TOTALS, "vcpus_used", "memory_mb_used", "local_gb_used", "hypervisor_version")
 _TEXTS = ("cpu_info", "hypervisor_type", "hypervisor_hostname")
 _INTEGERS = ("disk_available_least",)
-_KEYS = (*_COUNTS, *_TEXTS, *_INTEGERS)
+_KEYS = (*_COUNTS, *_TEXTS, *_INTEGERS, CLASSES_KEY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +184,7 @@ def _node(content: Any, place: str, name: str) -> Mapping[str, Any]:
             raise _Problem(f"{place}.{key} must be an integer, not {value!r}")
         if key in _TEXTS and not isinstance(value, str):
             raise _Problem(f"{place}.{key} must be text, not {value!r}")
+    _check_classes(content, place)
     return {
         "cpu_info": "",
         "vcpus_used": 0,
@@ -189,6 +196,14 @@ def _node(content: Any, place: str, name: str) -> Mapping[str, Any]:
         "disk_available_least": content["local_gb"],
         **content,
     }
+
+
+def _check_classes(content: Mapping[str, Any], place: str) -> None:
+    totals = Resources.collect(lambda klass: content[klass.total])
+    try:
+        read_classes(f"{place}.{CLASSES_KEY}", content.get(CLASSES_KEY), totals=totals, reserved=ZERO)
+    except InvalidInput as error:
+        raise _Problem(f"{error.kwargs['field']} {error.kwargs['reason']}") from error
 
 
 def _named(content: Any, place: str, check: Callable[[Any, str, str], _Entry]) -> dict[str, _Entry]:

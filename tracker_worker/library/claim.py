@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal, Protocol
@@ -25,7 +25,7 @@ LOG = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class Claim:
     """A snapshot of an instance and of what it was charged. ``claim_id`` is new with each claim, unless the caller chose it.
-    Memory in MB, disk in GB; ``expire_ts`` in seconds since the epoch."""
+    Memory in MB, disk in GB; ``resources`` are the custom classes by name; ``expire_ts`` in seconds since the epoch."""
 
     claim_id: str
     memory_mb: int
@@ -34,6 +34,7 @@ class Claim:
     expire_ts: float
     instance: Instance = field(repr=False, compare=False)
     clock: Callable[[], float] = field(default=threads.wall_clock, repr=False, compare=False)
+    resources: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, held: Allocation, clock: Callable[[], float]) -> Claim:
@@ -47,6 +48,7 @@ class Claim:
             expire_ts=held.expires_at / SECOND,
             instance=copied(held.instance),
             clock=clock,
+            resources=dict(held.resources.custom),
         )
 
     def is_expired(self) -> bool:
@@ -54,7 +56,9 @@ class Claim:
         return self.clock() > self.expire_ts
 
     def __str__(self) -> str:
-        return f"[Claim {self.claim_id}: {self.memory_mb} MB memory, {self.disk_gb} GB disk, {self.vcpus} VCPUs]"
+        sizes = f"{self.memory_mb} MB memory, {self.disk_gb} GB disk, {self.vcpus} VCPUs"
+        custom = "".join(f", {amount} {name}" for name, amount in self.resources.items())
+        return f"[Claim {self.claim_id}: {sizes}{custom}]"
 
 
 class _Ends(Protocol):

@@ -7,14 +7,16 @@ The names and the behaviour are those of the compute resource tracker of 2012, w
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
+from msgspec.structs import replace
 from oslo_config import cfg
 
 from tracker_worker import threads
 from tracker_worker.conf.policy import read_policy, register_policy_opts
 from tracker_worker.domain import commands
+from tracker_worker.domain.adoption import read_adoption
 from tracker_worker.domain.allocation import KEEP, RELEASE, Allocation
 from tracker_worker.domain.fit import read_limits
 from tracker_worker.domain.instance import owned, read_changes, read_instance
@@ -239,6 +241,24 @@ class ResourceTracker(MovingNode):
             if decision.error is not None:
                 raise decision.error
             self._ignored_updates += not decision.reply["tracked"]
+
+    def adopt(self, context: Context, instances: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+        """Charge at most 1000 instances that run already and were never claimed, whatever the limits. Each is adopted or
+        refused by itself; one that is charged already, exactly so, changes nothing.
+
+        Returns the uuids of those that are ``adopted`` and ``already`` charged, and those that are ``refused``, each with
+        instance_uuid, code and message. A disabled tracker adopts nothing and returns empty lists.
+
+        Raises InvalidInput: they are too many, or one of them has no uuid; StoreUnavailable. Nothing has changed then."""
+        command = read_adoption(instances, facts_of(context), self._policy())
+        with self._lock:
+            ledger = self._ledger_locked()
+            if ledger is None:
+                return {"adopted": [], "already": [], "refused": []}
+            entries = tuple(replace(entry, node=entry.node or ledger.name) for entry in command.entries)
+            [decision] = self._decisions.commit(replace(command, entries=entries))
+            answer: dict[str, list[Any]] = decision.reply
+            return answer
 
     def update_available_resource(self, context: Context) -> None:
         """The audit: ask the driver, expire overdue claims, and take usage from the instances that are charged.

@@ -15,6 +15,7 @@ import msgspec
 
 from tracker_worker.domain import events
 from tracker_worker.domain.allocation import Allocation
+from tracker_worker.domain.fit import OverCapacity
 from tracker_worker.domain.instance import Instance
 from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.domain.move import Move
@@ -108,6 +109,8 @@ def _describe(event: events.Event, ledger: NodeLedger) -> tuple[str, dict[str, A
             return f"tracker.move.{move.state}", {**_held(ledger, held), **moved, "role": role, **more}
         case events.UsageUpdated(before=before, allocation=held):
             return "tracker.usage.updated", {**_charged(ledger, held), **_old(before), **_grown(event)}
+        case events.UsageAdopted(allocation=held):
+            return "tracker.usage.adopted", {**_charged(ledger, held), "over_capacity": _over(event.over_capacity)}
         case events.UsageReleased(before=before, allocation=held):
             why = {"released_by": event.released_by, "reason": event.reason}
             return "tracker.usage.released", {**_ended(ledger, held), **_old(before), **why}
@@ -210,8 +213,12 @@ def _grown(event: events.UsageUpdated) -> Mapping[str, Any]:
         "old_resources": event.before.resources.to_dict(),
         "old_tenant_id": owner.project_id or "",
         "old_user_id": owner.user_id or "",
-        "over_capacity": [msgspec.to_builtins(over) for over in event.over_capacity],
+        "over_capacity": _over(event.over_capacity),
     }
+
+
+def _over(classes: tuple[OverCapacity, ...]) -> list[dict[str, Any]]:
+    return [msgspec.to_builtins(each) for each in classes]
 
 
 def _instance(ledger: NodeLedger, instance: Instance, resources: Resources) -> dict[str, Any]:

@@ -40,6 +40,7 @@ METHODS: Mapping[str, int] = {
     "revert_move": 1,
     "abort_move": 1,
     "fail_move": 1,
+    "adopt": 1,
 }
 """The minor version of each method."""
 

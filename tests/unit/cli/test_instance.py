@@ -52,7 +52,8 @@ class TestList:
     def test_a_table_has_one_line_per_instance(self, cli: Cli, ledger: Writer) -> None:
         header, _, *lines = cli.succeed("instance", "list").splitlines()
         assert header.split() == [
-            *("Instance", "Host", "Node", "Project", "State", "Role", "VCPU", "MEMORY_MB", "DISK_GB", "Claim", "Since")
+            *("Instance", "Host", "Node", "Project", "State", "Role", "VCPU", "MEMORY_MB", "DISK_GB", "Claim", "Since"),
+            "Others",
         ]
         place = [uuid(1), "host-1", "node-1", PROJECT, "building", "instance"]
         assert lines[0].split() == [*place, "2", "4096", "50", "begun", "2026-01-15T12:00:00Z"]
@@ -220,3 +221,63 @@ class TestCompare:
 
     def test_a_file_that_does_not_exist_is_wrong_usage(self, cli: Cli, built: Writer, running: Path) -> None:
         assert cli.run("instance", "compare", "--host", "host-1", "--file", str(running)).exit_code == 2
+
+
+class TestAdopt:
+    @pytest.fixture
+    def running(self, tmp_path: Path) -> Path:
+        return tmp_path / "running.json"
+
+    def arguments(self, running: Path, *more: str) -> tuple[str, ...]:
+        return ("instance", "adopt", "--host", "host-1", "--file", str(running), *more)
+
+    @pytest.mark.parametrize("lines", [False, True])
+    def test_instances_of_a_file_are_charged(
+        self, cli: Cli, ledger: Writer, running: Path, store: SQLStore, lines: bool
+    ) -> None:
+        instances = [instance_dict(number, project_id=None, node="node-2") for number in (7, 8)]
+        text = "\n\n".join(map(json.dumps, instances)) if lines else json.dumps(instances, indent=2)
+        running.write_text(text, encoding="utf-8")
+        arguments = self.arguments(running, "--project", "p", "--node", "node-1")
+        assert cli.json(*arguments) == {"adopted": [uuid(7), uuid(8)], "already": [], "refused": []}
+        held = load(store, "host-1").node("node-2").allocations[uuid(7)]
+        assert (held.instance.project_id, held.claim_state) == ("p", "finished")
+        event_type, payload, asked = published(store)[-1]
+        assert (event_type, payload["instance_id"]) == ("tracker.usage.adopted", uuid(8))
+        assert (asked["method"], asked["user_id"]) == ("instance adopt", OPERATOR)
+        assert cli.succeed(*arguments).splitlines() == ["adopted: 0, charged already: 2", "refused: 0"]
+
+    def test_a_refusal_is_exit_code_1_and_the_others_are_adopted(
+        self, cli: Cli, ledger: Writer, running: Path, store: SQLStore
+    ) -> None:
+        running.write_text(json.dumps([instance_dict(7), {"uuid": uuid(8)}]), encoding="utf-8")
+        done = cli.run(*self.arguments(running, "--node", "node-1"))
+        assert (done.exit_code, done.stderr) == (1, "")
+        assert done.stdout.splitlines() == [
+            "adopted: 1, charged already: 0",
+            "refused: 1",
+            f"  {uuid(8)}: instances.1.vcpus: is missing",
+        ]
+        assert uuid(7) in load(store, "host-1").node("node-1").allocations
+
+    def test_a_file_of_many_instances_is_adopted_in_pieces(self, cli: Cli, ledger: Writer, running: Path) -> None:
+        text = "\n".join(json.dumps(instance_dict(number)) for number in range(10, 1110))
+        running.write_text(text, encoding="utf-8")
+        assert len(cli.json(*self.arguments(running, "--node", "node-1"))["adopted"]) == 1100
+
+    @pytest.mark.parametrize(
+        ("content", "says"),
+        [
+            (b"\xff\xfe", "running.json is not text in UTF-8"),
+            (b"[1,", "running.json is not JSON: Expecting value: line 1 column 4 (char 3)"),
+            (b'{"uuid": "x"}\n{', "running.json, line 2 is not JSON: "),
+            (b"[" * 100_000, "running.json is not JSON: "),
+            (b"[7]", "instances.0: must be an object"),
+            (b'{"vcpus": 1}', "instances.0.uuid: is missing"),
+        ],
+    )
+    def test_a_file_that_is_no_list_of_instances_is_an_error(
+        self, cli: Cli, ledger: Writer, running: Path, content: bytes, says: str
+    ) -> None:
+        running.write_bytes(content)
+        assert says in cli.refuse(*self.arguments(running))

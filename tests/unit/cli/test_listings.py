@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from tests.support.builders import begin, instance_dict, update, uuid
+from tests.support.builders import begin, instance_dict, inventory, update, uuid
 from tests.support.store import Writer, register, settle
 from tests.unit.cli.conftest import Cli
+from tracker_worker.domain.commands import ReportNode
 from tracker_worker.domain.views import each_claim_view, node_view, usage_view
 from tracker_worker.store.sql import engines
 from tracker_worker.store.sql.store import SQLStore
@@ -77,6 +78,21 @@ def test_usage_is_summed_by_project(cli: Cli, ledger: Writer) -> None:
     assert cli.json("usage", "--project", PROJECT) == usage_view(ledger.host, PROJECT)
     assert cli.json("usage", "--project", "nobody") == {}
     assert [line.split()[0] for line in cli.succeed("usage").splitlines()[2:]] == ["(none)", PROJECT]
+
+
+def test_custom_classes_are_the_last_column(cli: Cli, ledger: Writer) -> None:
+    declared = inventory(resources={"VGPU": {"total": 4, "reserved": 1}, "FPGA": 2})
+    ledger.put(ReportNode(node="node-1", inventory=declared))
+    ledger.put(begin(4, node="node-1", project_id="p", resources={"VGPU": 2})).commit()
+    node = cli.succeed("node", "list").splitlines()[2]
+    assert node.split()[-2:] == ["FPGA=0/2", "VGPU=3/4"]
+    for listing in ("claim", "instance"):
+        [line] = [line for line in cli.succeed(listing, "list").splitlines() if uuid(4) in line]
+        assert line.split()[-1] == "VGPU=2"
+    assert cli.succeed("usage", "--project", "p").splitlines()[2].split() == ["p", "1", "2", "4096", "50", "VGPU=2"]
+    shown = [line.split() for line in cli.succeed("node", "show", "node-1").splitlines()]
+    assert ["resources.VGPU.capacity", "3"] in shown
+    assert ["VGPU", "2"] in [line.split() for line in cli.succeed("instance", "show", uuid(4)).splitlines()]
 
 
 def test_an_empty_listing_is_a_sentence_or_an_empty_document(cli: Cli, store: SQLStore) -> None:

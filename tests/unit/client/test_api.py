@@ -78,12 +78,14 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "get_allocation": ((uuid(1),), {"instance_uuid": uuid(1)}),
     "release_allocation": ((uuid(1), "a ghost"), {"instance_uuid": uuid(1), "reason": "a ghost"}),
     "report_instances": (("node-1", [uuid(1)]), {"node": "node-1", "uuids": [uuid(1)]}),
+    "adopt": (([INSTANCE],), {"instances": [INSTANCE]}),
     "oslo_rpc_server_ping": ((), {}),
 }
 CASTS = ["begin_resource_claim", "finish_resource_claim", "abort_resource_claim", "update_usage"]
 CASTS += ["update_available_resource", "renew_resource_claim", "begin_resource_claims", "release_allocation"]
 CASTS += [
     "report_instances",
+    "adopt",
     "begin_move_claim",
     "finish_move",
     "confirm_move",
@@ -106,6 +108,7 @@ NEW = {
     "revert_move",
     "abort_move",
     "fail_move",
+    "adopt",
 }
 
 

@@ -43,6 +43,9 @@ def test_an_entry_of_a_group_has_every_key_that_is_read() -> None:
         (types.Allocation, ANSWERS["release_allocation"]),
         (types.Allocations, ANSWERS["list_allocations"]),
         (types.Comparison, ANSWERS["report_instances"]),
+        (types.Adoption, ANSWERS["adopt"]),
+        (types.Refusal, ANSWERS["adopt"]["refused"][0]),
+        (types.ClassInventory, ANSWERS["get_node"]["resources"]["VCPU"]),
     ],
 )
 def test_an_answer_has_the_keys_of_its_type(kind: Any, answer: dict[str, Any]) -> None:

@@ -75,7 +75,7 @@ def test_a_limit_of_one_resource_does_not_limit_another_resource():
 
 
 @pytest.mark.behaviour("limit-keys")
-@pytest.mark.parametrize("key", ["vcpus", "memory", "ram_mb", "disk", "local_gb", "Memory_mb", "VCPU", "", 1, None])
+@pytest.mark.parametrize("key", ["vcpus", "memory", "ram_mb", "disk", "local_gb", "Memory_mb", "Vcpu", "", 1, None])
 @pytest.mark.parametrize("value", [5, None])
 def test_an_unknown_limit_key_is_invalid_even_when_its_value_is_none(key, value):
     with pytest.raises(InvalidInput) as caught:
@@ -111,7 +111,7 @@ def test_nan_and_infinity_are_invalid_limits(key, value):
 
 @pytest.mark.behaviour("limit-keys")
 def test_capacity_completes_only_the_limits_that_the_caller_does_not_give():
-    limits = read_limits({"memory_mb": 5, "vcpu": 0}).completed(resources(1, 2, 3))
+    limits = read_limits({"memory_mb": 5, "vcpu": 0}).completed({"VCPU": 1, "MEMORY_MB": 2, "DISK_GB": 3})
     assert limits == read_limits({"memory_mb": 5, "vcpu": 0, "disk_gb": 3})
 
 

@@ -203,7 +203,7 @@ def test_swap_is_in_mb_and_counts_as_disk_rounded_up_to_gb(swap, disk):
 
 
 @pytest.mark.behaviour("instance-fields")
-@pytest.mark.parametrize("field", ["pci_requests", "numa_topology", "resources"])
+@pytest.mark.parametrize("field", ["pci_requests", "numa_topology"])
 def test_a_key_that_looks_like_a_resource_is_refused_and_not_dropped(field):
     for read in (read_instance, read_changes):
         for empty in (None, {}, []):

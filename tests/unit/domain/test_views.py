@@ -33,7 +33,7 @@ NODE_VIEW_KEYS = {
     "current_workload", "running_vms", "stats", "id",
 }  # fmt: skip
 RPC_KEYS = {
-    "host", "node", "generation", "sequence", "disabled", "ledger_id", "state", "state_reason", "state_since",
+    "host", "node", "generation", "sequence", "disabled", "ledger_id", "state", "state_reason", "state_since", "resources",
 }  # fmt: skip
 
 
@@ -228,7 +228,7 @@ def test_a_usage_view_is_a_copy():
 
 
 @pytest.mark.behaviour("limit-values")
-def test_every_view_is_json_without_floats():
+def test_every_view_is_json_without_floats_but_for_allocation_ratios():
     host = two_projects()
     play(host, begin(4, node="node-1", limits={"memory_mb": 1.5 * 131072, "vcpu": 512.0}))
 
@@ -236,6 +236,9 @@ def test_every_view_is_json_without_floats():
         raise AssertionError(text)
 
     for ledger in host:
-        for view in (node_view(ledger), claims_of(ledger)):
+        node = node_view(ledger)
+        for each in node["resources"].values():
+            assert each.pop("allocation_ratio") == 1.0
+        for view in (node, claims_of(ledger)):
             json.loads(json.dumps(view), parse_float=refuse, parse_constant=refuse)
     json.loads(json.dumps(usage_view(host)), parse_float=refuse, parse_constant=refuse)

@@ -10,6 +10,8 @@ import pytest
 import yaml
 
 from tests.support.inventory import DriverContract, make_conf
+from tracker_worker.domain.inventory import read_inventory
+from tracker_worker.domain.resources import ZERO
 from tracker_worker.errors import ConfigurationError
 from tracker_worker.inventory import static_file
 from tracker_worker.inventory.base import InventoryDriver
@@ -87,6 +89,18 @@ class TestWhatTheFileSays:
         }
         driver = driver_of(write(tmp_path, yaml.safe_dump({"nodes": {"n1": node}})))
         assert driver.get_available_resource("n1") == node
+
+    def test_resource_classes_are_passed_on(self, tmp_path: Path) -> None:
+        node = "{vcpus: 4, memory_mb: 8192, local_gb: 100, resources: {VGPU: 4, VCPU: {allocation_ratio: 2}}}"
+        driver = driver_of(write(tmp_path, f"nodes: {{n1: {node}}}"))
+        read = read_inventory(driver.get_available_resource("n1"), ZERO)
+        assert read is not None
+        assert {name: each.capacity for name, each in read.classes.items()} == {
+            "VCPU": 8,
+            "MEMORY_MB": 8192,
+            "DISK_GB": 100,
+            "VGPU": 4,
+        }
 
     def test_nodes_at_the_top_are_for_any_host(self, tmp_path: Path) -> None:
         path = write(tmp_path, f"nodes: {{n2: {NODE}, n1: {NODE}}}")
@@ -171,6 +185,25 @@ class TestWhatIsWrong:
     def test_an_optional_key_of_the_wrong_type_is_refused(self, tmp_path: Path, entry: str, kind: str) -> None:
         path = write(tmp_path, f"nodes: {{n1: {{<<: {NODE}, {entry}}}}}")
         assert f"nodes.n1.{entry.split(':')[0]} must be {kind}" in refusal(path)
+
+    @pytest.mark.parametrize(
+        ("classes", "expected"),
+        [
+            ("[VGPU]", "resources must be an object of resource classes"),
+            ("{vgpu: 1}", "resources.vgpu is no name of a resource class"),
+            ("{1: 1}", "resources.1 is no name of a resource class"),
+            ("{VGPU: }", "resources.VGPU has no total"),
+            ("{VGPU: {total: 4, size: 1}}", "resources.VGPU has unknown keys: size; known are total, reserved"),
+            ("{VGPU: 1.5}", "resources.VGPU.total must be an integer, not float"),
+            ("{VGPU: {total: 4, reserved: 5}}", "resources.VGPU.reserved must not be more than the total, 4"),
+            ("{VGPU: {total: 4, allocation_ratio: .nan}}", "resources.VGPU.allocation_ratio must be a finite number"),
+            ("{VGPU: {total: 4, step_size: 0}}", "resources.VGPU.step_size must be at least 1"),
+            ("{VCPU: 4}", "resources.VCPU must not have a total, which is vcpus"),
+        ],
+    )
+    def test_a_mistake_in_a_resource_class_names_its_place(self, tmp_path: Path, classes: str, expected: str) -> None:
+        path = write(tmp_path, f"hosts: {{h1: {{nodes: {{n1: {{<<: {NODE}, resources: {classes}}}}}}}}}")
+        assert refusal(path).startswith(f"The inventory file {path} is wrong: hosts.h1.nodes.n1.{expected}")
 
     def test_an_error_at_another_host_is_refused(self, tmp_path: Path) -> None:
         path = write(tmp_path, f"hosts: {{h1: {{nodes: {{n1: {NODE}}}}}, h2: {{nodes: {{n2: {{}}}}}}}}")

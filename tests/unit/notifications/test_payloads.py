@@ -60,6 +60,32 @@ def last(*commands: Command, style: Style | None = None) -> tuple[str, dict[str,
 
 
 CLAIM = begin(1, project_id="p", user_id="u")
+WITH_GPUS = ReportNode(node="node-1", inventory=inventory(resources={"VGPU": {"total": 4, "step_size": 2}}))
+
+
+@pytest.mark.behaviour("resource-classes")
+def test_custom_classes_are_in_resources_and_in_what_is_charged() -> None:
+    charged = {**SIZE, "VGPU": 2}
+    _, begun = last(WITH_GPUS, begin(1, resources={"VGPU": 2}))
+    assert (begun["resources"], begun["charged"]) == (charged, charged)
+    _, updated = last(WITH_GPUS, begin(1, resources={"VGPU": 2}), update(1, resources={"VGPU": 6}))
+    assert (updated["old_resources"], updated["charged"]) == (charged, {**SIZE, "VGPU": 6})
+    assert updated["over_capacity"] == [{"resource": "VGPU", "used": 6, "capacity": 4}]
+    _, released = last(WITH_GPUS, begin(1, resources={"VGPU": 2}), DELETED)
+    assert (released["resources"], released["charged"]) == (charged, ZERO)
+    _, rejected = last(WITH_GPUS, begin(1, resources={"VGPU": 1, "FPGA": 1}))
+    assert rejected["shortfalls"] == [
+        {"resource": "FPGA", "requested": 1, "used": 0, "limit": 0},
+        {
+            "resource": "VGPU",
+            "requested": 1,
+            "used": 0,
+            "limit": 2**62,
+            "reason": "must be a multiple of 2 (step_size)",
+        },
+    ]
+    _, told_of_node = last(WITH_GPUS)
+    assert told_of_node["resources"]["VGPU"]["capacity"] == 4
 
 
 @pytest.mark.parametrize(

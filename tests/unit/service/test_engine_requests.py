@@ -106,6 +106,32 @@ class TestGroups:
         assert usage(harness)[0] == 0
 
 
+class TestAdoption:
+    def test_instances_are_adopted_in_one_commit(self, harness: EngineHarness) -> None:
+        before = usage(harness)[2]
+        instances = [instance_dict(1), instance_dict(2, vcpus=-1), instance_dict(3)]
+        reply = ask(harness, "adopt", instances=instances)
+        assert (reply["adopted"], reply["already"]) == ([uuid(1), uuid(3)], [])
+        assert [(each["instance_uuid"], each["code"]) for each in reply["refused"]] == [(uuid(2), "invalid_input")]
+        assert harness.store.commits[-1].events == ["tracker.usage.adopted"] * 2
+        assert usage(harness) == (2, 4, before + 1)
+
+    def test_a_copy_of_an_adoption_gets_the_same_answer_and_a_repetition_another_one(
+        self, harness: EngineHarness
+    ) -> None:
+        first = harness.caller.call("adopt", unique_id="u-1", instances=[instance_dict(1)]).reply()
+        assert harness.caller.call("adopt", unique_id="u-1", instances=[instance_dict(1)]).reply() == first
+        assert ask(harness, "adopt", instances=[instance_dict(1)])["already"] == [uuid(1)]
+        assert usage(harness)[0] == 1
+
+    def test_an_adoption_of_nothing_answers_empty_lists(self, harness: EngineHarness) -> None:
+        assert ask(harness, "adopt", instances=[]) == {"adopted": [], "already": [], "refused": []}
+
+    def test_too_many_instances_are_invalid_input(self, harness: EngineHarness) -> None:
+        refused = ask(harness, "adopt", instances=[{"uuid": uuid(number)} for number in range(1001)])
+        assert (refused.error, refused.kwargs["field"]) == ("InvalidInput", "instances")
+
+
 class TestWouldFit:
     @pytest.mark.parametrize("vcpu", [1, 2, 3, 4])
     def test_the_answer_is_that_of_the_claim_and_nothing_changes(self, harness: EngineHarness, vcpu: int) -> None:

@@ -8,13 +8,15 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
+import msgpack
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from tests.support.builders import HOST, begin, node_name
+from tests.support.builders import HOST, begin, inventory, node_name
 from tests.support.store import Writer, answer, at_once, cursors, flat, load, settle, snapshots
+from tracker_worker.domain.commands import ReportNode
 from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.errors import ConfigurationError
 from tracker_worker.store.base import Commit
@@ -206,6 +208,45 @@ class MigrationContract(abc.ABC):
         assert store.answered(["u-1"]) == {"u-1": answer("u-1").reply}
         Writer(store).put(begin(2, node=node_name(1))).commit()
         store.create_node(writer.host.id, "another")
+        store.stop()
+
+    @pytest.mark.parametrize("revision", ["0001", "0002", "0003", "0004"])
+    def test_nodes_of_every_earlier_revision_get_their_standard_classes(
+        self, url: str, engine: sa.Engine, revision: str
+    ) -> None:
+        migration.upgrade(engine)
+        store = SQLStore(url)
+        writer = settle(store).put(begin(1, node=node_name(1))).commit()
+        before = writer[node_name(1)].inventory
+        assert before is not None
+        store.stop()
+        migration.downgrade(engine, revision)
+        with engine.connect() as connection:
+            [stored] = connection.execute(sa.text("SELECT inventory FROM nodes WHERE name = 'node-1'")).scalars()
+        assert msgpack.unpackb(stored) == {
+            "total": before.total.to_dict(),
+            "reserved": before.reserved.to_dict(),
+            "facts": before.facts,
+        }
+        migration.upgrade(engine)
+        after = load(store).node(node_name(1))
+        assert (after.inventory, after.drift) == (before, None)
+        store.stop()
+
+    def test_a_downgrade_keeps_what_instances_are_charged_of_custom_classes(self, url: str, engine: sa.Engine) -> None:
+        migration.upgrade(engine)
+        store = SQLStore(url)
+        declared = inventory(resources={"VGPU": 4, "VCPU": {"allocation_ratio": 2, "reserved": 1}})
+        writer = settle(store).put(ReportNode(node=node_name(1), inventory=declared))
+        writer.put(begin(1, node=node_name(1), resources={"VGPU": 1})).commit()
+        store.stop()
+        migration.downgrade(engine, "0004")
+        migration.upgrade(engine)
+        after = load(store).node(node_name(1))
+        assert after.inventory is not None
+        assert after.inventory.ceilings == {"VCPU": 32, "MEMORY_MB": 131072, "DISK_GB": 2000}
+        assert after.inventory.reserved["VCPU"] == 1
+        assert after.usage["VGPU"] == 1
         store.stop()
 
     def test_a_failed_upgrade_changes_nothing(self, engine: sa.Engine) -> None:

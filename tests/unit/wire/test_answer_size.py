@@ -12,12 +12,11 @@ import msgspec
 import pytest
 
 import tests.support.messaging  # noqa: F401 before oslo.messaging
-from tests.support.builders import HOST, NODE, NOW, instance, resources
+from tests.support.builders import HOST, NODE, NOW, instance, inventory
 from tests.support.memory import measure
 from tracker_worker.client.transport import remote_error
 from tracker_worker.domain.allocation import Allocation
 from tracker_worker.domain.events import ClaimBegun
-from tracker_worker.domain.inventory import Inventory
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
 from tracker_worker.domain.life import OPEN, Life
 from tracker_worker.domain.queries import GetNode, GetUsage, ListClaims, ListNodes, Query, read
@@ -162,7 +161,7 @@ def test_a_cast_takes_nothing_out_of_the_answer() -> None:
 
 def ledger(claims: int, projects: int = 1) -> HostLedger:
     node = NodeLedger(id=1, host=HOST, name=NODE)
-    node.inventory, node.life = Inventory(total=resources(), reserved=resources()), Life(state=OPEN)
+    node.inventory, node.life = inventory(), Life(state=OPEN)
     for number in range(claims):
         held = instance(number, project_id=f"{number % projects:0200}")
         allocation = Allocation(

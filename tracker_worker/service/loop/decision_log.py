@@ -114,7 +114,11 @@ def _figures(event: events.Event) -> str:
 
 
 def _lacks(shortfalls: Iterable[Shortfall]) -> str:
-    return " ".join(f"{s.resource}={s.requested}/{s.used}/{s.limit}" for s in shortfalls)
+    return " ".join(f"{s.resource}={s.requested}/{s.used}/{s.limit}{_said(s.reason)}" for s in shortfalls)
+
+
+def _said(reason: str) -> str:
+    return f" ({reason})" if reason else ""
 
 
 def _move(move: Move) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tracker_worker.domain import commands
+from tracker_worker.domain.adoption import read_adoption
 from tracker_worker.domain.allocation import KEEP, RELEASE
 from tracker_worker.domain.fit import read_limits
 from tracker_worker.domain.instance import owned, owner_of, read_changes, read_instance, read_node
@@ -84,6 +85,10 @@ def _entry(index: int, entry: Any, shared: Arguments, context: Context, policy: 
 def would_fit(args: Arguments, context: Context, policy: Policy) -> WouldFit:
     """The arguments of a claim that is only asked about."""
     return WouldFit(begin=begin(args, context, policy))
+
+
+def adopt(args: Arguments, context: Context, policy: Policy) -> commands.AdoptInstances:
+    return read_adoption(args["instances"], context, policy)
 
 
 def renew(args: Arguments, _context: Context, policy: Policy) -> commands.RenewClaim:

@@ -95,6 +95,7 @@ METHODS: dict[str, _Method] = {
     "revert_move": _Method(build=moves.step(REVERT), required=("move_id",), optional=("effective_at", "move")),
     "abort_move": _Method(build=moves.step(ABORT), required=("move_id",), optional=("move",)),
     "fail_move": _Method(build=moves.step(FAIL), required=("move_id",), optional=("move",)),
+    "adopt": _Method(build=arguments.adopt, required=("instances",)),
     "get_usage": _Method(
         build=lambda args, *_: GetUsage(project_id=read_optional_text("project_id", args.get("project_id"))),
         optional=("project_id",),

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tracker_worker.domain import commands
+from tracker_worker.domain.classes import MOST_CLASSES, is_class_name
 from tracker_worker.domain.move import EXPIRED, KINDS, STATES, Move
 from tracker_worker.domain.policy import Policy
-from tracker_worker.domain.resources import Resources
+from tracker_worker.domain.resources import STANDARD, Resources
 from tracker_worker.domain.values import read_amount, read_choice, read_id, read_name, read_time
 from tracker_worker.errors import InvalidInput
 from tracker_worker.service.requests import arguments
@@ -18,8 +19,8 @@ Arguments = Mapping[str, Any]
 Context = Mapping[str, Any]
 
 _BEGINNING = ("id", "kind", "from_host", "from_node")
-# The longest name of a resource class, and the most classes, are those of what a destination can answer.
-_MOST_CLASSES = 1000
+# More than a node can have, and an instance of it.
+_MOST_CLASSES = MOST_CLASSES + len(STANDARD)
 
 
 def begin(args: Arguments, context: Context, policy: Policy) -> commands.BeginMove:
@@ -114,4 +115,7 @@ def _vector(move: Mapping[str, Any], name: str) -> Resources:
     amounts = _present(move, name)
     if not isinstance(amounts, Mapping) or len(amounts) > _MOST_CLASSES:
         raise InvalidInput(field=f"move.{name}", reason="must be an object with an amount for each resource class")
+    for key in amounts:
+        if key not in STANDARD and not is_class_name(key):
+            raise InvalidInput(field=f"move.{name}", reason="has a name that no resource class has")
     return Resources.of({str(key): read_amount(f"move.{name}.{key}", amount) for key, amount in amounts.items()})

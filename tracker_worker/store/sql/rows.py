@@ -5,25 +5,45 @@ call its functions."""
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgpack
 import msgspec
 
 from tracker_worker.domain.allocation import Allocation
+from tracker_worker.domain.classes import ClassInventory
 from tracker_worker.domain.instance import Instance
 from tracker_worker.domain.inventory import Inventory
 from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.domain.life import Life
 from tracker_worker.domain.move import Move
-from tracker_worker.domain.resources import CLASSES, Resources, shared
+from tracker_worker.domain.resources import CLASSES, STANDARD, Resources, shared
 from tracker_worker.notifications.notification import Notification
 from tracker_worker.store.base import InboxRow
 
 _pack = msgspec.msgpack.Encoder().encode
+_to_json = msgspec.json.Encoder().encode
 life_from: Callable[[bytes], Life] = msgspec.msgpack.Decoder(Life).decode
 """What is known of a node, as its column ``life`` has it."""
+
+
+class _Inventory(msgspec.Struct, frozen=True):
+    """An inventory as its column has it. Keys that this release does not know, of a newer release, are ignored."""
+
+    classes: dict[str, ClassInventory]
+    facts: dict[str, Any]
+
+
+class _Shown(msgspec.Struct, frozen=True):
+    """A custom class as the column for readers with SQL has it."""
+
+    total: int
+    used: int
+
+
+_inventory_from: Callable[[bytes], _Inventory] = msgspec.msgpack.Decoder(_Inventory).decode
+_shown_from: Callable[[str], dict[str, _Shown]] = msgspec.json.Decoder(dict[str, _Shown]).decode
 
 # The fields of an instance that have a column of their own. The other fields are packed into ``facts``, except a field that has
 # its default, which is the value in _FACTS.
@@ -69,6 +89,8 @@ def allocation_row(host_id: int, node_id: int, allocation: Allocation) -> dict[s
 def allocation_from(row: Any) -> Allocation:
     """Return the allocation of a row. Facts that this release does not know, of a newer release, are ignored."""
     fields = {name: value for name, value in msgpack.unpackb(row["facts"]).items() if name in _FACTS}
+    if "custom" in fields:
+        fields["custom"] = tuple(map(tuple, fields["custom"]))
     for name in _COLUMNS:
         fields[name] = row[name]
     for name, value in fields.items():
@@ -79,7 +101,7 @@ def allocation_from(row: Any) -> Allocation:
         id=allocation_id,
         claim_id=allocation_id if claim_id == allocation_id else claim_id,
         instance=Instance(uuid=row["instance_uuid"], **fields),
-        resources=shared(Resources.of(msgpack.unpackb(row["resources"])).amounts),
+        resources=_vector(msgpack.unpackb(row["resources"])),
         begun_at=row["begun_at"],
         expires_at=row["expires_at"],
         limit_source=sys.intern(row["limit_source"]),
@@ -114,12 +136,17 @@ def move_from(row: Any) -> Move:
     fields = {name: value for name, value in msgpack.unpackb(row["record"]).items() if name in _MOVE}
     for name in ("resources", "old_resources"):
         if fields.get(name) is not None:
-            fields[name] = shared(Resources.of(fields[name]).amounts)
+            fields[name] = _vector(fields[name])
     if fields.get("instance") is not None:
         fields["instance"] = msgspec.convert(fields["instance"], Instance)
     for name in _MOVE_COLUMNS:
         fields[name] = row[name]
     return Move(**{**fields, "open": bool(row["open"])})
+
+
+def _vector(amounts: Mapping[str, int]) -> Resources:
+    vector = Resources.of(amounts)
+    return shared(vector.amounts, vector.custom) if vector.custom else shared(vector.amounts)
 
 
 # The columns of ``nodes`` that the ledger decides.
@@ -133,6 +160,7 @@ NODE_COLUMNS = (
     "io_workload",
     *(klass.total for klass in CLASSES),
     *(klass.used for klass in CLASSES),
+    "custom_resources",
 )
 
 
@@ -151,7 +179,19 @@ def node_values(ledger: NodeLedger) -> dict[str, Any]:
     for klass in CLASSES:
         values[klass.total] = None if inventory is None else inventory.total[klass.name]
         values[klass.used] = usage[klass.name]
+    values["custom_resources"] = _custom_resources(inventory, usage)
     return values
+
+
+def _custom_resources(inventory: Inventory | None, usage: Resources) -> str | None:
+    """The totals and the usage of custom classes as a JSON object; None where there is none."""
+    declared = {} if inventory is None else inventory.classes
+    if len(declared) <= len(STANDARD) and not usage.custom:
+        return None
+    used = dict(usage.custom)
+    names = sorted(used.keys() | declared.keys() - set(STANDARD))
+    totals = {name: declared[name].total if name in declared else 0 for name in names}
+    return _to_json({name: _Shown(total=totals[name], used=used.get(name, 0)) for name in names}).decode()
 
 
 def ledger_from(host: str, ledger_id: str, row: Any) -> NodeLedger:
@@ -176,27 +216,27 @@ def ledger_from(host: str, ledger_id: str, row: Any) -> NodeLedger:
 
 def drift(ledger: NodeLedger, row: Any) -> Resources | None:
     """Return the usage in the columns of a node if it differs from the usage of its ledger, else None."""
-    usage = ledger.usage
-    if all(row[klass.used] == usage[klass.name] for klass in CLASSES):
-        return None
-    return Resources.collect(lambda klass: row[klass.used])
+    stored = Resources.of(
+        {**_custom_usage(row["custom_resources"]), **{klass.name: row[klass.used] for klass in CLASSES}}
+    )
+    return None if stored == ledger.usage else stored
+
+
+def _custom_usage(text: str | None) -> dict[str, int]:
+    """The usage in the column of custom classes. A text that no release writes says nothing."""
+    try:
+        return {} if text is None else {name: each.used for name, each in _shown_from(text).items()}
+    except msgspec.MsgspecError:
+        return {}
 
 
 def _pack_inventory(inventory: Inventory) -> bytes:
-    return _pack(
-        {
-            "total": inventory.total.to_dict(),
-            "reserved": inventory.reserved.to_dict(),
-            "facts": dict(inventory.facts),
-        }
-    )
+    return _pack({"classes": inventory.classes, "facts": inventory.facts})
 
 
 def _unpack_inventory(packed: bytes) -> Inventory:
-    fields = msgpack.unpackb(packed)
-    return Inventory(
-        total=Resources.of(fields["total"]), reserved=Resources.of(fields["reserved"]), facts=fields["facts"]
-    )
+    fields = _inventory_from(packed)
+    return Inventory.of(fields.classes, fields.facts)
 
 
 def inbox_row(message: InboxRow) -> dict[str, Any]:

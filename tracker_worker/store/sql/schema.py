@@ -111,6 +111,8 @@ nodes = Table(
     Column("running_vms", BigInteger, nullable=False),
     Column("current_workload", BigInteger, nullable=False),
     Column("io_workload", BigInteger, nullable=False),
+    # A JSON object: custom class -> its total and what is used; null where there is none.
+    Column("custom_resources", Text),
     UniqueConstraint("host_id", "name"),
     sqlite_autoincrement=True,  # an id is never used again
 )
