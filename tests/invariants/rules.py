@@ -237,7 +237,7 @@ def _with_group(request: Request, used: Vector, offers: Mapping[str, Mapping[str
     for entry in request.args.get("before", ()):
         asked = vector(entry["instance"])
         if entry["instance"]["node"] == node and not shortfalls(asked, seen, entry.get("limits"), offers):
-            seen = {name: seen.get(name, 0) + amount for name, amount in asked.items()}
+            seen = books.total(seen, asked)
     return seen
 
 
