@@ -80,11 +80,11 @@ def shortfalls(
     requested: Vector, used: Vector, limits: Mapping[str, float] | None, offers: Mapping[str, Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
     """The resources whose requested amount exceeds the limits' remainder, or is not in the units in which the node offers
-    them. A custom class that the node does not offer has the limit 0."""
+    them. A custom class that the node does not offer has the limit 0; one that is charged all the same has no max_unit."""
     lacks = []
     for name in (*LIMITS, *sorted(requested.keys() - LIMITS.keys())):
         want, have, limit, reason = requested[name], used.get(name, 0), _limit(name, limits), ""
-        if name in offers:
+        if name in offers and (name in LIMITS or offers[name]["max_unit"] is not None):
             reason = _reason(want, offers[name])
         elif name not in LIMITS:
             limit = 0

@@ -237,7 +237,7 @@ def _with_group(request: Request, used: Vector, offers: Mapping[str, Mapping[str
     for entry in request.args.get("before", ()):
         asked = vector(entry["instance"])
         if entry["instance"]["node"] == node and not shortfalls(asked, seen, entry.get("limits"), offers):
-            seen = {name: seen.get(name, 0) + amount for name, amount in asked.items()}
+            seen = books.total(seen, asked)
     return seen
 
 
@@ -278,17 +278,19 @@ def _renew(message: Message, told: _Told, held: State, waiting: Mapping[str, Hea
 
 
 def _adopt(request: Request, held: State, node: str | None, event: Heard | None) -> Iterator[Effect]:
-    """``request.reply`` is what the answer says of the instance: adopted, already, or the code of a refusal; None: unknown."""
+    """``request.reply`` is what the answer says of the instance: adopted, already, or the code of a refusal; None: unknown, and
+    its node may have refused the instance."""
     reply, instance = request.reply, request.args["instance"]
-    if reply in ("invalid_input", "node_not_found", "node_unavailable"):
+    if reply in (None, "invalid_input", "node_not_found", "node_unavailable"):
         yield None, held
+    if reply in ("invalid_input", "node_not_found", "node_unavailable"):
         return
     if isinstance(held, Allocation):
         same = node in (None, held.node) and dict(held.resources) == vector(instance)
-        if reply in (None, "already" if same else "claim_conflict"):
+        if reply == ("already" if same else "claim_conflict"):
             yield None, held
         return
-    if reply == "claim_conflict" or (reply is None and isinstance(held, Deleted)):
+    if reply == "claim_conflict":
         yield None, held
     if reply not in (None, "adopted") or isinstance(held, Deleted):
         return

@@ -10,6 +10,7 @@ from oslo_config import cfg
 
 from tests.invariants.record import Place
 from tests.simulation.machine import Machine
+from tests.support.sized_traffic import CUSTOM
 from tracker_worker.domain.views import node_view
 from tracker_worker.inventory.base import InventoryDriver
 from tracker_worker.inventory.fake import fake_resource
@@ -17,6 +18,10 @@ from tracker_worker.store.base import Store
 
 _LOOK_SECONDS = 0.5
 """A driver that hangs goes on at most so late."""
+
+
+def _resource(name: str) -> dict[str, Any]:
+    return {**fake_resource(nodename=name), "resources": CUSTOM}
 
 
 class Hardware:
@@ -40,7 +45,7 @@ class Hardware:
         self.places: list[Place] = [(host, name) for host in hosts for name in names[host]]
         names[second].append("spare")
         self.nodes: dict[str, dict[str, dict[str, Any]]] = {
-            host: {name: fake_resource(nodename=name) for name in names[host]} for host in hosts
+            host: {name: _resource(name) for name in names[host]} for host in hosts
         }
 
     def unseen(self, store: Store, hosts: Sequence[str]) -> list[str]:
@@ -61,7 +66,7 @@ class Hardware:
 
     def put(self, place: Place) -> None:
         """From now on the host has such a node."""
-        self.nodes.setdefault(place[0], {}).setdefault(place[1], fake_resource(nodename=place[1]))
+        self.nodes.setdefault(place[0], {}).setdefault(place[1], _resource(place[1]))
 
     def take(self, place: Place) -> None:
         """The host has no such node any more."""

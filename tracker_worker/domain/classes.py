@@ -157,8 +157,7 @@ def _read_class(
         max_unit=units.get("max_unit", max_unit),
         step_size=units.get("step_size", 1),
     )
-    if read.capacity > MAX_AMOUNT:
-        raise InvalidInput(
-            field=f"{path}.allocation_ratio", reason=f"must not make a capacity of more than {MAX_AMOUNT}"
-        )
+    if abs(read.capacity) > MAX_AMOUNT:
+        reason = f"must not make a capacity of more than {MAX_AMOUNT}, or of less than its negative"
+        raise InvalidInput(field=f"{path}.allocation_ratio", reason=reason)
     return read

@@ -19,8 +19,8 @@ from tracker_worker.domain.ledger import NodeLedger, ProjectUsage
 from tracker_worker.domain.move import Move
 from tracker_worker.domain.resources import CLASSES, STANDARD, Resources
 
-# A class that the node no longer has.
-_GONE = ClassInventory(total=0, max_unit=0)
+# A custom class that the node no longer has. One that it has always has a max_unit.
+_GONE = ClassInventory(total=0)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 

@@ -20,7 +20,7 @@ ANSWERS = doc_story.answers()
 
 
 def test_an_instance_has_every_field_that_is_read() -> None:
-    assert set(types.Instance.__annotations__) == {*instance._READERS, "node"}
+    assert set(types.Instance.__annotations__) == {*instance._READERS, "resources", "node"}
 
 
 def test_limits_have_every_resource_class() -> None:

@@ -149,6 +149,7 @@ def test_a_reserve_of_the_options_may_be_more_than_the_total_and_makes_a_negativ
         ({"VCPU": 4}, "resources.VCPU"),
         ({"MEMORY_MB": {"total": 4}}, "resources.MEMORY_MB"),
         ({"DISK_GB": {"reserved": 2001}}, "resources.DISK_GB.reserved"),
+        ({"VCPU": {"allocation_ratio": 2**53}}, "resources.VCPU.allocation_ratio"),
     ],
 )
 def test_a_mistake_in_a_class_names_the_class(declared, field):
@@ -440,7 +441,7 @@ def test_a_class_that_the_node_no_longer_has_is_shown_while_it_is_charged():
     play(host, asked(VGPU=1))
     play(host, ReportNode(node=NODE, inventory=inventory()))
     shown = node_view(host.node(NODE))["resources"]["VGPU"]
-    assert (shown["total"], shown["capacity"], shown["used"]) == (0, 0, 1)
+    assert (shown["total"], shown["capacity"], shown["used"], shown["max_unit"]) == (0, 0, 1, None)
     play(host, update(1, vm_state="deleted"))
     assert "VGPU" not in node_view(host.node(NODE))["resources"]
 
@@ -520,3 +521,9 @@ def _takes(declared, name, amount, used, limits, capacity):
     )
     default = int(has["total"] * has.get("allocation_ratio", 1)) if capacity else 2**62
     return units and used[name] + amount <= limits.get(name, default)
+
+
+@pytest.mark.behaviour("resource-classes")
+def test_a_ratio_that_makes_a_capacity_below_every_number_of_json_is_refused():
+    large = {"memory_mb": 1, "resources": {"MEMORY_MB": {"allocation_ratio": 2**50}}}
+    assert refused_field(lambda: inventory(**large)) == "resources.MEMORY_MB.allocation_ratio"
