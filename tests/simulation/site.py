@@ -75,15 +75,16 @@ class Site:
             conf,
             bus=self.bus,
             store=world.linked(self.machine, self.link, self._database),
+            drivers=partial(self._driver, self.machine),
             clock=self.machine.clock,
             runtime=self.machine,
             died=self._died,
             stalled=lambda sentence: self.restart(_RESTART_SECONDS),
         )
-        for host in self.hosts:
-            mood = self.moods.setdefault(host, Mood())
-            self.worker._drivers[host] = SimulatedDriver(host, self.machine, world.hardware, mood)
         self.machine.spawn(partial(self._run, self.worker))
+
+    def _driver(self, machine: Machine, host: str) -> SimulatedDriver:
+        return SimulatedDriver(host, machine, self.world.hardware, self.moods.setdefault(host, Mood()))
 
     def _run(self, worker: Worker) -> None:
         try:
