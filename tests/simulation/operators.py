@@ -16,7 +16,7 @@ from tests.invariants.record import ERROR, RESULT, UNKNOWN, Place, Request
 from tests.simulation.machine import Machine, VirtualCondition
 from tracker_worker.administration import Administration, Refused
 from tracker_worker.domain import commands
-from tracker_worker.domain.life import DRAINING, RETIRED, Life
+from tracker_worker.domain.life import DRAINING, RETIRED
 from tracker_worker.errors import StoreUnavailable, TrackerError
 from tracker_worker.ids import NewIds
 from tracker_worker.service.requests.asked import asked_by
@@ -154,12 +154,12 @@ class Operator:
             self._machine.sleep(_AGAIN_SECONDS)
 
     def _take_back(self) -> None:
-        """Take back what the database, which went back, does not know to be taken back."""
-        for host, node in (*self._hardware.drained, self._hardware.retired, *self._ids.values()):
-            found = self._world.store.load_host(host)
-            life = found.nodes[node].life if found is not None and node in found.nodes else Life()
-            if life.state in (DRAINING, RETIRED):
-                self._undrain(host, node, life.reason)
+        """Take back what the database, which went back, does not know to be taken back. It may have a node under two names, and
+        the one that is left behind is drained too."""
+        for host in self._world.database.ledgers():
+            for ledger in host if host.name in self._world.hosts else ():
+                if ledger.life.state in (DRAINING, RETIRED):
+                    self._undrain(host.name, ledger.name, ledger.life.reason)
 
     def _rename(self) -> None:
         number, (host, name) = self._with_name(self._hardware.renamed[1])
