@@ -71,6 +71,8 @@ class Broker:
         self.published: Callable[[Stored], object] = lambda message: None
         self.acknowledged: Callable[[Stored], object] = lambda message: None
         """Called with each message that comes to a queue, and that leaves one because it is acknowledged."""
+        self.given: Callable[[Queue, Stored, Session], object] = lambda queue, message, session: None
+        """Called when a queue gives a message to whoever has this connection."""
         self.forgets: list[Callable[[], object]] = []
         """Called when it may forget from which ledger hosts are served."""
         self.again: set[bytes] = set()
@@ -149,6 +151,7 @@ class Broker:
             stored = ready.popleft()
             if stored.expires_at is None or stored.expires_at >= self.stage.now:
                 taker.held += 1
+                self.given(queue, stored, taker.session)
                 taker.give(taker, queue, stored)
 
     def put_back(self, queue: Queue, messages: list[Stored]) -> None:

@@ -102,7 +102,7 @@ class World:
         """The store as a process on the machine sees it; ``database`` None: that of the world."""
         if database is not None:
             return linked(database, machine, link, self.unstorable, lambda commit: None)
-        return linked(self.database, machine, link, self.unstorable, self.judge.committed)
+        return linked(self.database, machine, link, self.unstorable, partial(self.judge.committed, machine))
 
     @property
     def store(self) -> Store:
