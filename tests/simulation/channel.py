@@ -68,6 +68,9 @@ class ServerChannel:
     def _decide(self, exchange: str, key: str, mandatory: bool, properties: bytes, body: bytes) -> None:
         """Put a message into its queues, or not, and say so later."""
         broker = self._broker
+        if broker.is_poison(key, body):
+            self._session.close(501, "FRAME_ERROR")
+            return
         if len(body) > broker.most_bytes:
             text = f"message size {len(body)} is larger than configured max size {broker.most_bytes}"
             raise ChannelProblem(406, f"PRECONDITION_FAILED - {text}")

@@ -46,6 +46,7 @@ FAULTS: dict[str, tuple[float, Fault]] = {
     "late confirms": (1.5, broker.late_confirms),
     "the broker closes": (1, broker.close),
     "small messages": (0.5, broker.small_messages),
+    "poison": (1, broker.poison),
     "full queue": (1.5, queues.full),
     "stuck queue": (1, queues.stuck),
     "queue deleted": (1.5, queues.delete),
