@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from tests.simulation.broker import Message
@@ -33,16 +34,17 @@ class Skipper:
     def _run(self) -> None:
         while True:
             self._machine.sleep(_LOOK_SECONDS)
-            if not self._world.noticing:
-                store = self._world.linked(self._machine, Link())
-                try:
-                    self._look(store)
-                except (CommandFailed, StoreUnavailable):
-                    continue  # the next look shows how it is by then
-                finally:
-                    store.stop()
+            if not self._world.noticing and any(row.refused_sequence for row in self._world.store.backlog()):
+                self._skip()
 
-    def _look(self, store: Store) -> None:
+    def _skip(self) -> None:
+        """Run the command in a process of its own."""
+        process = Machine(self._world.stage, "skip")
+        with suppress(CommandFailed, StoreUnavailable):  # the next look shows how it is by then
+            self._skip_all(self._world.linked(process, Link()))
+        process.crash()
+
+    def _skip_all(self, store: Store) -> None:
         ledger_id = store.histories()[-1].ledger_id
         for row in store.backlog():
             if row.refused_sequence is None:
