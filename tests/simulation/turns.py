@@ -17,15 +17,15 @@ from tracker_worker.store.base import Commit
 class _Turn:
     session: Session
     queue: str
-    number: int
+    number: int | None
 
 
 class Turns:
-    """Counts what is given out. Of the copies of a message the first one counts."""
+    """Counts what is given out. Which copy of a message was decided that a worker has more than once is not known."""
 
     def __init__(self) -> None:
         self._turns: dict[str, dict[Machine, _Turn]] = defaultdict(dict)
-        self._last: dict[tuple[Session, str], _Turn] = {}
+        self._last: dict[tuple[Session, str], int] = {}
         self._count = 0
 
     def went_back(self) -> None:
@@ -36,10 +36,11 @@ class Turns:
         """A queue has given a message to a worker."""
         if not message.message_id or not queue.single:
             return  # the queue of all hosts together has no order
-        before = self._turns[message.message_id].get(session.client)
-        if before is None or before.session is not session:
-            self._count += 1
-            self._turns[message.message_id][session.client] = _Turn(session, queue.name, self._count)
+        turns, machine = self._turns[message.message_id], session.client
+        before = turns.get(machine)
+        self._count += 1
+        is_copy = before is not None and before.session is session
+        turns[machine] = _Turn(session, queue.name, None if is_copy else self._count)
 
     def acknowledged(self, message: Stored) -> None:
         """The broker forgets a message."""
@@ -49,11 +50,11 @@ class Turns:
         """The store has taken a commit of a worker. Raises Violation."""
         for row in commit.inbox_rows:
             turn = self._turns.get(row.unique_id, {}).get(machine)
-            if turn is None:
+            if turn is None or turn.number is None:
                 continue
-            last = self._last.setdefault((turn.session, turn.queue), turn)
-            if turn.number < last.number:
+            last = self._last.get((turn.session, turn.queue), 0)
+            if turn.number < last:
                 raise Violation(
                     f"message {row.unique_id} of {turn.queue} was decided after another one that came behind it"
                 )
-            self._last[turn.session, turn.queue] = turn
+            self._last[turn.session, turn.queue] = turn.number
