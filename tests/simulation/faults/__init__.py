@@ -60,7 +60,7 @@ FAULTS: dict[str, tuple[float, Fault]] = {
     "no writes": (1, database.refuses_writes),
     "unstorable": (1, database.unstorable),
     "copy of the database": (2, copies.serve_copy),
-    "store set back": (1, setback.set_back),
+    "store set back": (2, setback.set_back),
 }
 """Name -> weight, and what happens."""
 

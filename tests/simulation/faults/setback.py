@@ -25,7 +25,7 @@ _FULL_SECONDS = 10.0
 
 
 def set_back(world: World, random: Random) -> str | None:
-    seconds, fails_over, replaces = span(random), random.random() < 0.6, random.random() < 0.5
+    seconds, fails_over, replaces = span(random), random.random() < 0.8, random.random() < 0.5
     alone = _left_alone(world, seconds) if fails_over else None
     quiet, confirms_late = random.random() < 0.5, random.random() < 0.5
     full_for = random.random() * _FULL_SECONDS if random.random() < 0.5 else 0.0
