@@ -27,8 +27,8 @@ _FULL_SECONDS = 10.0
 def set_back(world: World, random: Random) -> str | None:
     seconds, fails_over, replaces = span(random), random.random() < 0.8, random.random() < 0.5
     alone = _left_alone(world, seconds) if fails_over else None
-    quiet, confirms_late = random.random() < 0.5, random.random() < 0.5
-    full_for = random.random() * _FULL_SECONDS if random.random() < 0.5 else 0.0
+    quiet, confirms_late = random.random() < 0.5, random.random() < 0.7
+    full_for = random.random() * _FULL_SECONDS if confirms_late else 0.0
     backup, backed_up_at = world.database.back_up(), world.stage.now
     copied = _progress(world)
 
