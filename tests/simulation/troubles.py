@@ -70,6 +70,13 @@ class Troubles:
         """Whether none of these kinds has been a trouble since then, and long enough before."""
         return not any(self._present.get(kind, 0) or self._last.get(kind, -inf) >= since for kind in kinds)
 
+    def none_but(self, kinds: Collection[str], since: float) -> bool:
+        """Whether nothing but these kinds is a trouble at this moment, or was since then."""
+        others = [kind for kind, number in self._present.items() if number] + [
+            kind for kind, at in self._last.items() if at >= since
+        ]
+        return all(kind in kinds for kind in others)
+
     def _none(self, since: float, counts: Callable[[str], bool]) -> bool:
         return (
             not any(number for kind, number in self._present.items() if counts(kind))
