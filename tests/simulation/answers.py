@@ -11,10 +11,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from tests.invariants.messages import COMMANDS
+from tests.simulation.machine import Machine
 from tests.simulation.queues import Stored
 from tests.simulation.stage import START_MICROSECONDS, Stage
 from tests.simulation.troubles import AWAY, Troubles
@@ -25,8 +27,9 @@ _PROMPT_SECONDS = 3.0
 """A call is answered within this time where nothing is wrong."""
 _TELLS_SECONDS = 5.0
 """A worker that has had a call for this time tells it that the store is away."""
-_LATE_SECONDS = 11.0
-"""A message has waited in its queue for as long as its caller waits, at the most, when a worker begins to count."""
+_LATE_SECONDS = 1.0
+_READS_SECONDS = 0.1
+"""A worker that does not pause has read within this time what it was given."""
 _NOTICED_SECONDS = 20.0
 """Some time after the database has gone back, workers know of no answer that it does not have."""
 _UNDECIDED = frozenset(("StoreUnavailable", "InventoryUnavailable", "HostNotServed"))
@@ -58,7 +61,8 @@ class Answers:
         self._every = every
         self._looked = 0
         self._told: dict[str, tuple[Any, Any]] = {}
-        self._deadlines: dict[str, float] = {}
+        self._deadlines: dict[str, tuple[float, float]] = {}
+        """Of the calls that were given to workers: when it was done last, and how long they then may wait."""
         self._arrived: dict[str, float] = {}
         self._since = 0.0
         self.decided: set[str] = set()
@@ -72,8 +76,11 @@ class Answers:
         """A message has come to a queue."""
         if message.message_id:
             self._arrived.setdefault(message.message_id, self._stage.now)
-            if message.expires_at is not None:
-                self._deadlines[message.message_id] = message.expires_at
+
+    def given(self, message: Stored) -> None:
+        """A worker is given a message."""
+        if message.message_id and message.expires_at is not None:
+            self._deadlines[message.message_id] = self._stage.now, message.expires_at - message.came_at
 
     def told(self, asked: Mapping[str, Any], reply: Mapping[str, Any], *, waits: bool) -> None:
         """A caller was told ``reply``. ``waits``: it still waits for it."""
@@ -125,16 +132,18 @@ class Answers:
         if self._looked % self._every == 0:
             _demand(bool(self._store().answered([unique_id])), f"{what}, and the inbox does not have it")
 
-    def committed(self, commit: Commit) -> None:
-        """The store has taken a commit."""
+    def committed(self, machine: Machine, commit: Commit) -> None:
+        """The store has taken a commit of a process on the machine."""
         if self._troubles.stepped:
             return  # the time of a row says nothing
         for row in commit.inbox_rows:
-            until = self._deadlines.get(row.unique_id)
+            given_at, seconds = self._deadlines.get(row.unique_id, (0.0, math.inf))
             decided_at = (row.received_at - START_MICROSECONDS) / 1_000_000
-            if until is not None and decided_at > until + _LATE_SECONDS:
+            late = decided_at > given_at + seconds + _LATE_SECONDS
+            if late and not machine.paused_within(given_at, given_at + _READS_SECONDS):
                 raise Violation(
-                    f"call {row.unique_id} was done at {decided_at:.3f}, although nobody has waited for it since {until:.3f}"
+                    f"call {row.unique_id} was done at {decided_at:.3f}; it was given to a worker at {given_at:.3f}, and its "
+                    f"caller waits for {seconds:.3f} s"
                 )
 
 

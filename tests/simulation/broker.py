@@ -11,6 +11,7 @@ takes every notification as soon as it may.
 
 from __future__ import annotations
 
+import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 MOST_TRAVEL_SECONDS = 0.002
 APART_SECONDS = 1e-6
 EXCHANGE, TOPIC, DEAD_LETTERS = "openstack", "tracker", "tracker.dead"
+_MESSAGE_ID = re.compile(rb'message_id\\": *\\"([^"\\]+)')
 _MOMENT_SECONDS = 1.0
 _CANCEL_SECONDS = 0.5
 """The most that the broker takes to tell the consumers of a deleted queue."""
@@ -60,6 +62,10 @@ class Broker:
         self.lost: list[Stored] = []
         self.untaken: list[tuple[str, bytes]] = []
         """By routing key, the messages of workers that were refused or returned."""
+        self.poison: bytes | None = None
+        """The message_id of the notification for which it closes each connection."""
+        self.poison_next = False
+        """The next notification is the one."""
         self.refused: list[bytes] = []
         """The bodies of the dead letters that workers have made."""
         self.disordered: list[Stored] = []
@@ -71,6 +77,8 @@ class Broker:
         self.published: Callable[[Stored], object] = lambda message: None
         self.acknowledged: Callable[[Stored], object] = lambda message: None
         """Called with each message that comes to a queue, and that leaves one because it is acknowledged."""
+        self.given: Callable[[Queue, Stored, Session], object] = lambda queue, message, session: None
+        """Called when a queue gives a message to whoever has this connection."""
         self.forgets: list[Callable[[], object]] = []
         """Called when it may forget from which ledger hosts are served."""
         self.again: set[bytes] = set()
@@ -117,6 +125,19 @@ class Broker:
             self.put(queue, stored)
         return bool(queues)
 
+    def is_poison(self, key: str, body: bytes) -> bool:
+        """Whether this message, which a worker publishes, is one that the broker cannot read."""
+        if key.partition(".")[0] not in self.topics:
+            return False
+        if self.poison_next:
+            self.poison_next = False
+            self.poison = _MESSAGE_ID.findall(body)[0]
+        if self.poison is None or self.poison not in body:
+            return False
+        self.untaken.append((key, body))
+        self.closed_at = self.stage.now
+        return True
+
     def route(self, exchange: str, key: str) -> list[Queue]:
         """The queues of a message; those of ``replies`` are none of them."""
         if not exchange:
@@ -149,6 +170,7 @@ class Broker:
             stored = ready.popleft()
             if stored.expires_at is None or stored.expires_at >= self.stage.now:
                 taker.held += 1
+                self.given(queue, stored, taker.session)
                 taker.give(taker, queue, stored)
 
     def put_back(self, queue: Queue, messages: list[Stored]) -> None:

@@ -68,6 +68,9 @@ class ServerChannel:
     def _decide(self, exchange: str, key: str, mandatory: bool, properties: bytes, body: bytes) -> None:
         """Put a message into its queues, or not, and say so later."""
         broker = self._broker
+        if broker.is_poison(key, body):
+            self._session.close(501, "FRAME_ERROR")
+            return
         if len(body) > broker.most_bytes:
             text = f"message size {len(body)} is larger than configured max size {broker.most_bytes}"
             raise ChannelProblem(406, f"PRECONDITION_FAILED - {text}")
@@ -108,9 +111,16 @@ class ServerChannel:
             return
         most, stage = self._broker.confirm_seconds, self._broker.stage
         if most:
-            stage.later(most * stage.random.random(), self._answer)
+            answers, self._answers = self._answers, {}
+            self._undecided.update(answers)
+            stage.later(most * stage.random.random(), partial(self._answer_late, answers))
         else:
             self._answer()
+
+    def _answer_late(self, answers: dict[int, bool]) -> None:
+        self._undecided.difference_update(answers)
+        self._answers.update(answers)
+        self._answer()
 
     def _answer(self) -> None:
         """Confirm and refuse; all messages before the first one that is refused or not decided are confirmed together."""

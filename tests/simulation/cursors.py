@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
@@ -17,10 +18,11 @@ _Track = tuple[str, str, str, str]
 class Cursors:
     """Reads the notifications when a commit has cursors, and not before."""
 
-    def __init__(self, store: Callable[[], Store], notifications: Sequence[Heard]) -> None:
+    def __init__(self, store: Callable[[], Store], notifications: Sequence[Heard], topics: Sequence[str]) -> None:
         """``store`` is the database. ``notifications``: those that billing has heard, in order; they become more."""
         self._store = store
         self._notifications = notifications
+        self._topics = topics
         self._read = 0
         self._reached: dict[_Track, int] = {}
         self._ahead: dict[_Track, set[int]] = defaultdict(set)
@@ -35,6 +37,7 @@ class Cursors:
 
     def committed(self, commit: Commit) -> None:
         """The store has taken a commit. Raises Violation."""
+        self._note_beginnings(commit)
         ledger_id = commit.ledger_id
         if ledger_id is None or not commit.cursors:
             return
@@ -46,6 +49,13 @@ class Cursors:
                 raise Violation(
                     f"the cursor of {host}/{node} for {topic} is {cursor}, and billing has heard all up to {heard}"
                 )
+
+    def _note_beginnings(self, commit: Commit) -> None:
+        """Of a history that this commit begins, billing has heard nothing."""
+        for one in commit.notifications if commit.history is not None else ():
+            said = json.loads(one.payload)
+            for topic in self._topics:
+                self._reached[said["ledger_id"], topic, said["host"], said["node"]] = said["previous_sequence"]
 
     def _catch_up(self) -> None:
         for one in self._notifications[self._read :]:

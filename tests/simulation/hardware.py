@@ -44,6 +44,7 @@ class Hardware:
         names[first] += ["r1", "m1"]
         self.places: list[Place] = [(host, name) for host in hosts for name in names[host]]
         names[second].append("spare")
+        names[first].append("r2")  # nobody asks for it: it brings the names that it gets an earlier generation
         self.nodes: dict[str, dict[str, dict[str, Any]]] = {
             host: {name: _resource(name) for name in names[host]} for host in hosts
         }

@@ -11,8 +11,11 @@ from tests.simulation import bounds, states
 from tests.simulation.answers import Answers
 from tests.simulation.cursors import Cursors
 from tests.simulation.expiries import Expiries
-from tests.simulation.queues import Stored
-from tests.simulation.troubles import DRIVERS, Troubles
+from tests.simulation.machine import Machine
+from tests.simulation.queues import Queue, Stored
+from tests.simulation.session import Session
+from tests.simulation.troubles import HINDERS_NOTES, Troubles
+from tests.simulation.turns import Turns
 from tests.simulation.watch import Violation, stored
 from tracker_worker.service.worker import Worker
 from tracker_worker.store.base import Commit
@@ -43,10 +46,12 @@ class Judge:
         )
         self._looks: deque[float] = deque(maxlen=_LOOKS)
         self._hanging: dict[tuple[str, str, str], tuple[Worker, float]] = {}
-        self.expiries = Expiries(world.stage)
-        self.cursors = Cursors(lambda: world.store, world.watch.notifications)
+        self.expiries = Expiries(world.stage, world.broker)
+        self.turns = Turns()
+        self.cursors = Cursors(lambda: world.store, world.watch.notifications, world.broker.topics)
         world.broker.published = self.answers.published
-        world.broker.acknowledged = self.answers.acknowledged
+        world.broker.acknowledged = self._acknowledged
+        world.broker.given = self._given
 
     def _is_well(self) -> bool:
         world = self._world
@@ -64,6 +69,14 @@ class Judge:
             one.message_id == unique_id and one.moved_at < one.came_at + _AT_ONCE_SECONDS for one in self._delivered()
         )
 
+    def _given(self, queue: Queue, message: Stored, session: Session) -> None:
+        self.answers.given(message)
+        self.turns.given(queue, message, session)
+
+    def _acknowledged(self, message: Stored) -> None:
+        self.answers.acknowledged(message)
+        self.turns.acknowledged(message)
+
     def _delivered(self) -> Iterator[Stored]:
         for session in self._world.broker.sessions:
             for _, one in session.unacknowledged():
@@ -74,6 +87,7 @@ class Judge:
         self.answers.went_back()
         self.expiries.went_back()
         self.cursors.went_back()
+        self.turns.went_back()
         self._world.watch.went_back()
 
     def clock_stepped(self) -> None:
@@ -86,11 +100,13 @@ class Judge:
         self.troubles.happened("start")
         self.expiries.started()
 
-    def committed(self, commit: Commit) -> None:
-        """The store has taken a commit."""
+    def committed(self, machine: Machine, commit: Commit) -> None:
+        """The store has taken a commit of a process on the machine."""
         self._world.watch.committed(commit)
-        self.answers.committed(commit)
-        self.expiries.committed(commit)
+        self.answers.committed(machine, commit)
+        worker = next((site.worker for site in self._world.sites if site.machine is machine), None)
+        self.expiries.committed(commit, worker)
+        self.turns.committed(machine, commit)
         self.cursors.committed(commit)
         for found in bounds.too_large(commit):
             raise Violation(found)
@@ -108,7 +124,7 @@ class Judge:
                 raise Violation(f"{site.name}: {found}")
         now = world.stage.now
         unnoted = list(states.unnoted(world, self._hanging))
-        if unnoted and (self.troubles.only(DRIVERS, now) or self.troubles.none(now)):
+        if unnoted and self.troubles.none_of(HINDERS_NOTES, now - states.HANGS_SECONDS):
             raise Violation(unnoted[0])
         if self.troubles.none(now):
             for found in states.wrong(world):

@@ -34,11 +34,13 @@ def judged(requests: Iterable[Request], broker: Broker) -> Iterator[Request]:
 def in_order(notifications: Iterable[Heard], broker: Broker) -> list[Heard]:
     """The notifications as if each that its queue did not take at first had come in its place: those that were on their way
     behind it may have been taken."""
-    late = {read_notification(key, body).message_id for key, body in broker.untaken if _is_of_a_topic(key, broker)}
+    late = {
+        (key, read_notification(key, body).message_id) for key, body in broker.untaken if _is_of_a_topic(key, broker)
+    }
     found: list[Heard] = []
     for one in notifications:
-        if one.message_id in late:
-            late.discard(one.message_id)
+        if (one.queue, one.message_id) in late:
+            late.discard((one.queue, one.message_id))
             behind = (
                 index
                 for index, other in enumerate(found)

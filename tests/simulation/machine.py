@@ -31,6 +31,7 @@ class Machine(threads.Runtime):
         self.crash_there: Callable[[], object] = self.crash
         self.closed_by_crash: list[Callable[[], object]] = []
         self._paused_until = 0.0
+        self._pauses: list[tuple[float, float]] = []
 
     # --- what can happen to it ---------------------------------------------------------------------------------------
 
@@ -43,6 +44,7 @@ class Machine(threads.Runtime):
     def pause(self, seconds: float) -> None:
         """As by SIGSTOP and, after so many seconds, SIGCONT."""
         self._paused_until = max(self._paused_until, self.stage.now + seconds)
+        self._pauses.append((self.stage.now, self._paused_until))
 
     def reach(self, point: str) -> None:
         """A virtual thread of the machine is at this point, which is where the process may end."""
@@ -52,6 +54,10 @@ class Machine(threads.Runtime):
 
     def paused(self) -> bool:
         return self.stage.now < self._paused_until
+
+    def paused_within(self, begin: float, end: float) -> bool:
+        """Whether it has paused between two times."""
+        return any(first <= end and begin <= last for first, last in self._pauses)
 
     # --- for what runs on it -----------------------------------------------------------------------------------------
 

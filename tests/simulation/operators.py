@@ -16,7 +16,7 @@ from tests.invariants.record import ERROR, RESULT, UNKNOWN, Place, Request
 from tests.simulation.machine import Machine, VirtualCondition
 from tracker_worker.administration import Administration, Refused
 from tracker_worker.domain import commands
-from tracker_worker.domain.life import DRAINING, RETIRED, Life
+from tracker_worker.domain.life import DRAINING, RETIRED
 from tracker_worker.errors import StoreUnavailable, TrackerError
 from tracker_worker.ids import NewIds
 from tracker_worker.service.requests.asked import asked_by
@@ -95,11 +95,13 @@ class Operator:
             return False
         places: dict[int, Place] = listing.reply
         if not self._ids:
-            first = ((self._hardware.renamed[0], self._hardware.renamed[1][0]), self._first_moved())
+            host, names = self._hardware.renamed
+            first = (*((host, name) for name in names[:2]), self._first_moved())
             self._ids = {number: place for number, place in places.items() if place in first}
             if len(self._ids) < len(first):
                 self._ids = {}
                 return False
+        self._ids = {number: place for number, place in self._ids.items() if number in places}
         for number, before in self._ids.items():
             if (now := places[number]) != before:
                 self.moves.append((before, now))
@@ -117,7 +119,7 @@ class Operator:
         return hosts[0], node
 
     def _report(self, places: Any) -> None:
-        """Write the inventory: of the names and hosts that the two nodes may have, they have these."""
+        """Write the inventory: of the names and hosts that these nodes may have, they have these."""
         host, names = self._hardware.renamed
         node, hosts = self._hardware.moved
         for place in (*((host, name) for name in names), *((at, node) for at in hosts)):
@@ -137,8 +139,8 @@ class Operator:
         self._machine.sleep(self._random.random() * _DRAIN_SECONDS)
         if number is not None:
             if self._random.random() < _MOVED_WHILE_DRAINED:
-                (self._move if node == self._hardware.moved[0] else self._rename)()
-            host, node = self._ids[number]
+                self._move() if node == self._hardware.moved[0] else self._rename(number)
+            host, node = self._ids.get(number, (host, node))
         self._undrain(host, node, reason)
 
     def _retire(self) -> None:
@@ -154,32 +156,34 @@ class Operator:
             self._machine.sleep(_AGAIN_SECONDS)
 
     def _take_back(self) -> None:
-        """Take back what the database, which went back, does not know to be taken back."""
-        for host, node in (*self._hardware.drained, self._hardware.retired, *self._ids.values()):
-            found = self._world.store.load_host(host)
-            life = found.nodes[node].life if found is not None and node in found.nodes else Life()
-            if life.state in (DRAINING, RETIRED):
-                self._undrain(host, node, life.reason)
+        """Take back what the database, which went back, does not know to be taken back. It may have a node under two names, and
+        the one that is left behind is drained too."""
+        for host in self._world.database.ledgers():
+            for ledger in host if host.name in self._world.hosts else ():
+                if ledger.life.state in (DRAINING, RETIRED):
+                    self._undrain(host.name, ledger.name, ledger.life.reason)
 
-    def _rename(self) -> None:
-        number, (host, name) = self._with_name(self._hardware.renamed[1])
-        new = self._random.choice([other for other in self._hardware.renamed[1] if other != name])
+    def _rename(self, number: int | None = None) -> None:
+        """Give a node another name, that of no other node."""
+        named = {each: place for each, place in self._ids.items() if place[1] in self._hardware.renamed[1]}
+        if number is None or number not in named:
+            number = self._random.choice(list(named))
+        host, name = self._ids[number]
+        taken = {place[1] for place in named.values()}
+        new = self._random.choice([other for other in self._hardware.renamed[1] if other not in taken])
         self._report([place if other != number else (host, new) for other, place in self._ids.items()])
         self._command("node rename", lambda to, _: to.move_node(name, host=host, to=host, name=new), host=host)
         self._look_until_found()
 
     def _move(self) -> None:
         node, hosts = self._hardware.moved
-        number, (host, _) = self._with_name([node])
+        number, (host, _) = next((number, place) for number, place in self._ids.items() if place[1] == node)
         others = [other for other in hosts if other != host]
         if others:
             new = self._random.choice(others)
             self._report([place if other != number else (new, node) for other, place in self._ids.items()])
             self._command("node move", lambda to, _: to.move_node(node, host=host, to=new, name=node), host=host)
             self._look_until_found()
-
-    def _with_name(self, names: Any) -> tuple[int, Place]:
-        return next((number, place) for number, place in self._ids.items() if place[1] in names)
 
     # --- instances and hosts ---------------------------------------------------------------------------------------------
 

@@ -52,7 +52,7 @@ class Plan:
         """A history of a shape of its own: short or long, of few or many, quiet or stormy, and with some kinds of faults only.
         A fault that others would hide is found where those cannot happen."""
         random = Random(f"{seed} plan")
-        share = random.choice((0.1, 0.2, 0.4, 0.7, 1.0))
+        share = random.choice((0.03, 0.1, 0.2, 0.4, 1.0))
         rate = float(random.choice((5, 15, 30, 60, 60, 200)))
         return cls(
             seed=seed,
@@ -66,7 +66,7 @@ class Plan:
             hostile=random.random() < 0.5,
             operator=random.random() < 0.5,
             prefetch=random.choice((8, 32, None, None, 2048)),
-            kinds=[name for name in faults.FAULTS if random.random() < share],
+            kinds=[name for name in faults.FAULTS if random.random() < share] or [random.choice(list(faults.FAULTS))],
         )
 
     @classmethod

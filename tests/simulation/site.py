@@ -31,6 +31,9 @@ LOG = logging.getLogger(__name__)
 
 _RESTART_SECONDS = 2.0
 _AUDIT_SECONDS = 10
+_STOPS = frozenset(("stop", "newcomer", "start", "crash"))
+_SETTLES_SECONDS = 10.0
+"""What has happened so long ago is in the way of no worker that stops, unless it goes on."""
 
 
 class Site:
@@ -75,15 +78,16 @@ class Site:
             conf,
             bus=self.bus,
             store=world.linked(self.machine, self.link, self._database),
+            drivers=partial(self._driver, self.machine),
             clock=self.machine.clock,
             runtime=self.machine,
             died=self._died,
             stalled=lambda sentence: self.restart(_RESTART_SECONDS),
         )
-        for host in self.hosts:
-            mood = self.moods.setdefault(host, Mood())
-            self.worker._drivers[host] = SimulatedDriver(host, self.machine, world.hardware, mood)
         self.machine.spawn(partial(self._run, self.worker))
+
+    def _driver(self, machine: Machine, host: str) -> SimulatedDriver:
+        return SimulatedDriver(host, machine, self.world.hardware, self.moods.setdefault(host, Mood()))
 
     def _run(self, worker: Worker) -> None:
         try:
@@ -114,15 +118,16 @@ class Site:
         assert bus is not None
 
         self.stopping = True
+        began, troubles = stage.now, self.world.judge.troubles
+        calm = self.world.undisturbed() and bus.is_whole()
 
         def run() -> None:
-            began, calm = stage.now, self.world.undisturbed() and bus.is_whole()
             worker.stop()
             passed = stage.now - began
             calls = worker._engine._audits._calls._waiting
             if calls and not worker._engine.thread.is_alive():
                 raise Violation(f"{self.name} stops, and {len(calls)} calls that wait for an audit are told nothing")
-            if calm and self.world.undisturbed():
+            if calm and troubles.none_but(_STOPS, began - _SETTLES_SECONDS):
                 if bus.unsent() or passed > worker._stop_seconds:
                     raise Violation(f"{self.name} stops after {passed:.3f} s with {bus.unsent()} bytes to send")
                 owner = worker._engine._leases._owner

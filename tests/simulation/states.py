@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _APART_SECONDS = 2.1
 """The clock of a worker is taken over from the database where they are further apart."""
-_HANGS_SECONDS = 50.0
+HANGS_SECONDS = 50.0
 """A driver that hangs counts as failed after 30 s; it is asked every 10 s."""
 _OVERDUE_SECONDS = 75.0
 """Claims are looked at in each audit, and the last minute has no faults."""
@@ -62,7 +62,7 @@ def unnoted(world: World, since: dict[tuple[str, str, str], tuple[Worker, float]
                 assert worker is not None
                 began = known[1] if known is not None and known[0] is worker else world.stage.now
                 hanging[site.name, host, node] = worker, began
-                if world.stage.now - began > _HANGS_SECONDS:
+                if world.stage.now - began > HANGS_SECONDS:
                     yield from _open(world, host, node)
     since.clear()
     since.update(hanging)
@@ -73,7 +73,7 @@ def _open(world: World, host: str, name: str) -> Iterator[str]:
         if ledger.name == host and name in ledger.nodes:
             life = ledger.nodes[name].life
             if life.listed and life.silent_since is None:
-                yield f"the driver of {host}/{name} has hung for {_HANGS_SECONDS:.0f} s, and nobody has noted it"
+                yield f"the driver of {host}/{name} has hung for {HANGS_SECONDS:.0f} s, and nobody has noted it"
 
 
 def overdue(ledgers: Collection[HostLedger], now: int, served: Collection[str]) -> Iterator[str]:

@@ -25,6 +25,7 @@ from tests.simulation.machine import Machine
 from tests.simulation.operators import Operator
 from tests.simulation.set_backs import SetBack, judged
 from tests.simulation.site import Site, configured
+from tests.simulation.skipping import Skipper
 from tests.simulation.sqlite import SQLiteDatabase
 from tests.simulation.stage import Due, Stage
 from tests.simulation.store import Link, Unstorables, linked
@@ -102,7 +103,7 @@ class World:
         """The store as a process on the machine sees it; ``database`` None: that of the world."""
         if database is not None:
             return linked(database, machine, link, self.unstorable, lambda commit: None)
-        return linked(self.database, machine, link, self.unstorable, self.judge.committed)
+        return linked(self.database, machine, link, self.unstorable, partial(self.judge.committed, machine))
 
     @property
     def store(self) -> Store:
@@ -112,6 +113,7 @@ class World:
     def start(self) -> None:
         for site in self.sites:
             site.start()
+        Skipper(self, self.watch.heard)
         Adopter(self.stage, self.broker, lambda: self.store, self.hosts, configured(self.hosts, self.broker.topics))
 
     def close(self) -> None:

@@ -12,6 +12,8 @@ from tests.support.traffic import HeldInstance, Scheduler
 
 # How often a uuid is spelled in another way than the worker keeps it.
 _RESPELLED = 0.15
+# How often an instance fails soon after it was built.
+_FAILED = 0.25
 _SHORT_TIMEOUTS = (1, 2, 4)
 
 
@@ -86,7 +88,10 @@ class ModernScheduler(Scheduler):
         fields: dict[str, Any] = {"uuid": uuid, "vm_state": "active", "task_state": None}
         if self._random.random() < 0.2:
             fields["project_id"] = self._random.choice(("another-project", None))
-        self._say(self._held[uuid].place[0], "update_usage", casts=0.5, instance=fields)
+        host = self._held[uuid].place[0]
+        self._say(host, "update_usage", casts=0.5, instance=fields)
+        if self._random.random() < _FAILED:  # what was built once stays charged
+            self._say(host, "update_usage", casts=0.5, instance={"uuid": uuid, "vm_state": "error"})
 
     def _report_elsewhere(self) -> None:
         """Report an instance from another node of its host, which is refused."""

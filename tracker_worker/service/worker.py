@@ -75,17 +75,18 @@ class Worker:
         *,
         bus: Bus | None = None,
         store: Store | None = None,
+        drivers: Callable[[str], InventoryDriver] | None = None,
         clock: Callable[[], int] = threads.now_microseconds,
         monotonic: Callable[[], float] | None = None,
         runtime: threads.Runtime = threads.SYSTEM,
         died: Callable[[BaseException], None] | None = None,
         stalled: Callable[[str], None] | None = None,
     ) -> None:
-        """``bus`` and ``store`` None: those that the configuration names. ``clock`` is the time of day of this machine in
-        microseconds, which is the time of a store on SQLite that the configuration names; ``monotonic`` gives seconds, and
-        carries the time of the store on; None: the clock of ``runtime``, from which the worker also has its threads.
-        ``stalled`` is called with a sentence when the engine hangs (see ``watchdog``), and should end the process without
-        waiting for the worker; None: ``died`` is called."""
+        """``bus``, ``store`` and ``drivers``, which gives the inventory driver of a host, None: those that the configuration
+        names. ``clock`` is the time of day of this machine in microseconds, which is the time of a store on SQLite that the
+        configuration names; ``monotonic`` gives seconds, and carries the time of the store on; None: the clock of ``runtime``,
+        from which the worker also has its threads. ``stalled`` is called with a sentence when the engine hangs (see
+        ``watchdog``), and should end the process without waiting for the worker; None: ``died`` is called."""
         self._conf = conf
         self._runtime = runtime
         self._monotonic = runtime.monotonic
@@ -94,7 +95,8 @@ class Worker:
         self._policy = read_policy(conf)
         self._reply_queues = _reply_queues(conf)
         self._bus = bus or AMQPBus(read_settings(conf))
-        self._drivers: dict[str, InventoryDriver] = {host: _driver(conf, host) for host in self._hosts}
+        made = drivers or partial(_driver, conf)
+        self._drivers = {host: made(host) for host in self._hosts}
         self._store = store or SQLStore(prepared_url(conf), now=clock)
         self._clock = Clock(self._store.time, monotonic=monotonic or runtime.monotonic)
         self._connected_at: float | None = None

@@ -46,6 +46,7 @@ FAULTS: dict[str, tuple[float, Fault]] = {
     "late confirms": (1.5, broker.late_confirms),
     "the broker closes": (1, broker.close),
     "small messages": (0.5, broker.small_messages),
+    "poison": (1, broker.poison),
     "full queue": (1.5, queues.full),
     "stuck queue": (1, queues.stuck),
     "queue deleted": (1.5, queues.delete),
@@ -59,7 +60,7 @@ FAULTS: dict[str, tuple[float, Fault]] = {
     "no writes": (1, database.refuses_writes),
     "unstorable": (1, database.unstorable),
     "copy of the database": (2, copies.serve_copy),
-    "store set back": (1, setback.set_back),
+    "store set back": (2, setback.set_back),
 }
 """Name -> weight, and what happens."""
 

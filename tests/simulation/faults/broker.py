@@ -71,6 +71,20 @@ def close(world: World, random: Random) -> str | None:
     return f"a channel of {site.name} with {code}"
 
 
+def poison(world: World, random: Random) -> str | None:
+    """There is something in a notification that the broker cannot read: it closes each connection that brings it."""
+    broker, seconds = world.broker, span(random, 60.0)
+    if broker.poison_next or broker.poison is not None:
+        return None
+    broker.poison_next = True
+
+    def end() -> None:
+        broker.poison_next, broker.poison = False, None
+
+    world.until_healed(seconds, end)
+    return f"the next notification, for {seconds:.2f} s"
+
+
 def small_messages(world: World, random: Random) -> str | None:
     """The broker takes no large messages; any notification is smaller."""
     broker, seconds = world.broker, span(random)

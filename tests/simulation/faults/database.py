@@ -10,10 +10,16 @@ from tests.simulation.faults.draw import span
 from tests.simulation.troubles import AWAY, SILENT
 from tests.simulation.world import World
 
+_LONG_SECONDS = 30.0
+"""Longer than a caller waits."""
+
 
 def store_away(world: World, random: Random) -> str | None:
-    sites = [site for site in world.sites if random.random() < 0.5]
-    silent, seconds = random.random() < 0.3, span(random)
+    sites = [site for site in world.sites if random.random() < 0.6]
+    silent = random.random() < 0.3
+    seconds = span(random) if silent else random.random() ** 2 * _LONG_SECONDS
+    if not sites:
+        return None
     for site in sites:
         site.link.away, site.link.silent = not silent, silent
 

@@ -21,12 +21,14 @@ from tracker_worker.store.base import Progress
 _NOTICED_WITHIN_SECONDS = 15.0
 _LOOK_SECONDS = 0.25
 _CONFIRM_SECONDS = 5.0
+_FULL_SECONDS = 10.0
 
 
 def set_back(world: World, random: Random) -> str | None:
-    seconds, fails_over, replaces = span(random), random.random() < 0.6, random.random() < 0.5
+    seconds, fails_over, replaces = span(random), random.random() < 0.8, random.random() < 0.5
     alone = _left_alone(world, seconds) if fails_over else None
-    quiet, confirms_late = random.random() < 0.5, random.random() < 0.5
+    quiet, confirms_late = random.random() < 0.5, random.random() < 0.7
+    full_for = random.random() * _FULL_SECONDS if confirms_late else 0.0
     backup, backed_up_at = world.database.back_up(), world.stage.now
     copied = _progress(world)
 
@@ -40,6 +42,8 @@ def set_back(world: World, random: Random) -> str | None:
             _fail_over(world, backup, backed_up_at)
         else:
             _restore(world, backup, backed_up_at, replaces=replaces)
+        if full_for:
+            _fill(world, full_for)
 
     world.until_healed(seconds, end)
     if confirms_late and world.broker.confirm_seconds == 0:
@@ -56,6 +60,20 @@ def _confirm_late(world: World, seconds: float) -> None:
         world.broker.confirm_seconds = 0.0
 
     world.at_the_latest(seconds, end)
+
+
+def _fill(world: World, seconds: float) -> None:
+    """What the new history tells is refused at first, while the broker may still confirm what the old one has told."""
+    queues = [queue for queue in world.broker.queues.values() if queue.name.partition(".")[0] in world.broker.topics]
+    queues = [queue for queue in queues if not queue.full]
+    for queue in queues:
+        queue.full = True
+
+    def end() -> None:
+        for queue in queues:
+            queue.full = False
+
+    world.until_healed(seconds, end)
 
 
 def _left_alone(world: World, seconds: float) -> Site | None:

@@ -123,10 +123,9 @@ class TestStart:
     def test_a_standby_writes_neither_failures_nor_missing_nodes(
         self, make_worker: MakeWorker, started_worker: WorkerHarness
     ) -> None:
+        started_worker.drivers[HOST] = FakeDriver(HOST, nodes={N2: OSError("no hypervisor")})
         standby = make_worker()
         standby.store.inner = started_worker.store.inner
-        standby.drivers[HOST] = FakeDriver(HOST, nodes={N2: OSError("no hypervisor")})
-        standby.worker._drivers[HOST] = standby.drivers[HOST]
         standby.worker.start()
         host = standby.store.inner.load_host(HOST)
         assert host is not None
