@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import IO, Any, Literal
 from uuid import uuid4
@@ -13,13 +12,10 @@ import click
 from tracker_worker.cli.context import CommandFailed, Commands, Settings
 from tracker_worker.cli.output import JSON, format_option, show_fields, show_json, show_table, to_seconds
 from tracker_worker.domain.move import KINDS
-from tracker_worker.ids import canonical
 
 _COLUMNS = ("Move", "Kind", "Instance", "State", "From host", "From node", "To host", "To node", "Begun", "Handed over")
-_MOST = 100_000
 _SIZE = click.IntRange(min=0)
 _LIMIT = click.FloatRange(min=0)
-_MOST_FILE_BYTES = 1024 * 1024
 
 _host_option = click.option("--host", required=True, help="Ask the worker of this host.")
 _wait_option = click.option(
@@ -45,32 +41,45 @@ def move() -> None:
     """Show moves of instances, begin them, and take their steps.
 
     'list' and 'show' read the database. The others ask a host's worker over the broker, as a scheduler does: first that of the
-    destination, then that of the source.
+    destination, then that of the source. Each step has its effect once, however often it is sent.
     """
 
 
-@move.command("list")
+@move.command("list", short_help="List the moves that are not over.")
 @format_option
 @click.pass_obj
 def list_(settings: Settings, style: str) -> None:
-    """List the moves for which a host is charged for what is incoming or on hold, by id."""
-    found = _known(settings, open=True)
+    """List the moves that are not over, by id.
+
+    A host is charged for what is incoming or on hold, or the source was not told of the hand-over and is charged as before. A
+    source in another database is listed there, once it was told.
+    """
+    from tracker_worker.cli.move_records import unfinished
+
+    found = unfinished(settings)
     if style == JSON:
-        show_json(list(found.values()))
+        show_json(found)
     else:
-        show_table(_COLUMNS, map(_row, found.values()), empty="There are no open moves.")
+        show_table(_COLUMNS, map(_row, found), empty="There are no open moves.")
 
 
-@move.command()
+@move.command(short_help="Show a move.")
 @click.argument("move_id")
 @format_option
 @click.pass_obj
 def show(settings: Settings, move_id: str, style: str) -> None:
-    """Show a move, as the host knows it that knows most of it."""
-    _show(_recorded(settings, move_id), style)
+    """Show a move, as the host knows it on which it has got furthest."""
+    from tracker_worker.cli.move_records import recorded
+
+    found = recorded(settings, move_id)
+    if found is None:
+        raise CommandFailed(
+            f"no host knows a move {move_id}: it never began, or it is older than [tracker] move_memory_hours"
+        )
+    _show(found, style)
 
 
-@move.command()
+@move.command(short_help="Begin a move.")
 @_host_option
 @click.option("--uuid", required=True, help="The instance's uuid.")
 @click.option("--kind", type=click.Choice(KINDS), required=True, help="What the move is for.")
@@ -148,7 +157,7 @@ def begin(
     _show(begun, style)
 
 
-@move.command()
+@move.command(short_help="Hand the instance over.")
 @click.argument("move_id")
 @_host_option
 @_at_option
@@ -165,11 +174,14 @@ def finish(
     wait: int | None,
     style: str,
 ) -> None:
-    """Hand the instance over: at the destination first, then at the source."""
+    """Hand the instance over: at the destination first, then at the source.
+
+    At the source, --at is the finished_at that the destination has answered.
+    """
     _step("finish_move", settings, move_id, host, told, wait, style, at)
 
 
-@move.command()
+@move.command(short_help="Release what the source holds.")
 @click.argument("move_id")
 @_host_option
 @_told_option
@@ -177,11 +189,14 @@ def finish(
 @format_option
 @click.pass_obj
 def confirm(settings: Settings, move_id: str, host: str, told: IO[str] | None, wait: int | None, style: str) -> None:
-    """Release what the source holds for a revert."""
+    """Release what the source holds for a revert, after the hand-over of a resize or a migration.
+
+    A source that was not told of the hand-over takes it first.
+    """
     _step("confirm_move", settings, move_id, host, told, wait, style)
 
 
-@move.command()
+@move.command(short_help="Take the hand-over back.")
 @click.argument("move_id")
 @_host_option
 @_at_option
@@ -198,11 +213,14 @@ def revert(
     wait: int | None,
     style: str,
 ) -> None:
-    """Take the hand-over back: at the destination first, then at the source."""
+    """Take the hand-over back: at the destination first, then at the source. It is never refused for want of room.
+
+    At the source, --at is the ended_at that the destination has answered.
+    """
     _step("revert_move", settings, move_id, host, told, wait, style, at)
 
 
-@move.command()
+@move.command(short_help="End a move before its hand-over.")
 @click.argument("move_id")
 @_host_option
 @_told_option
@@ -210,11 +228,11 @@ def revert(
 @format_option
 @click.pass_obj
 def abort(settings: Settings, move_id: str, host: str, told: IO[str] | None, wait: int | None, style: str) -> None:
-    """Release what is incoming at the destination, before the hand-over."""
+    """End a move before its hand-over: release what is incoming at the destination."""
     _step("abort_move", settings, move_id, host, told, wait, style)
 
 
-@move.command()
+@move.command(short_help="Note that a move has failed.")
 @click.argument("move_id")
 @_host_option
 @_told_option
@@ -236,45 +254,14 @@ def _step(
     style: str,
     at: str | None = None,
 ) -> None:
+    from tracker_worker.cli.move_records import read, recorded
     from tracker_worker.cli.rpc import request_context, scheduler
 
-    given = _read(told) if told is not None else next(iter(_known(settings, move_id=canonical(move_id)).values()), None)
+    given = recorded(settings, move_id) if told is None else read(told)
     more = {} if at is None else {"effective_at": at}
     with scheduler(settings, host, wait) as api:
         done = getattr(api, method)(request_context(), host, move_id, move=given, **more)
     _show(done, style)
-
-
-def _read(told: IO[str]) -> Mapping[str, Any]:
-    """Raises CommandFailed: the file has no move."""
-    try:
-        given = json.loads(told.read(_MOST_FILE_BYTES))
-    except (ValueError, OSError) as error:
-        raise CommandFailed(f"{told.name} is no JSON: {error}") from error
-    if not isinstance(given, Mapping):
-        raise CommandFailed(f"{told.name} has no move: it must be what 'move show ID --format json' prints")
-    return given
-
-
-def _recorded(settings: Settings, move_id: str) -> Mapping[str, Any]:
-    """Raises CommandFailed: no host knows the move."""
-    found = _known(settings, move_id=canonical(move_id))
-    if not found:
-        raise CommandFailed(
-            f"no host knows a move {move_id}: it never began, or it is older than [tracker] move_memory_hours"
-        )
-    return next(iter(found.values()))
-
-
-def _known(settings: Settings, move_id: str | None = None, open: bool | None = None) -> dict[str, dict[str, Any]]:
-    """The moves by id, each as the host knows it on which it has got furthest."""
-    from tracker_worker.cli.ledgers import opened_store
-    from tracker_worker.domain.move import furthest
-    from tracker_worker.domain.views import move_view
-
-    with opened_store(settings.load(messaging=False)) as store:
-        moves = furthest(move for _, move in store.moves(move_id=move_id, open=open, limit=_MOST))
-    return {each.id: move_view(each) for each in moves}
 
 
 def _row(view: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -18,7 +19,7 @@ from rich.table import Table
 
 from tracker_worker.bus.settings import address
 from tracker_worker.cli.context import Settings, start_logging
-from tracker_worker.cli.demo.billing import Billing
+from tracker_worker.cli.demo.billing import Billing, Charge, bill
 from tracker_worker.cli.demo.cloud import BrokerCloud, Cloud, MemoryCloud
 from tracker_worker.cli.demo.scheduler import LOST_BUILD_SECONDS, Scheduler
 from tracker_worker.client.api import TrackerAPI
@@ -28,6 +29,8 @@ from tracker_worker.domain.resources import CLASSES, Resources
 _THREADS = 8
 _BILLING_SECONDS = 30
 _SEED = 2012
+_SUMS = ("instances", "VCPU", "MEMORY_MB", "DISK_GB")
+_SECOND = 1_000_000  # microseconds
 _CONTEXT = {"project_id": "admin", "user_id": "demo"}
 
 
@@ -52,9 +55,10 @@ def demo(settings: Settings, transport_url: str | None, hosts: int, instances: i
     """Run workers, a scheduler and a billing consumer together.
 
     It takes a few seconds. The scheduler places instances by asking for node views and claiming with limits. Some
-    claims are refused, some builds fail, and some are lost, so that their claims expire; instances are updated, resized
-    and deleted. Billing receives only notifications. At the end, the sums of billing are compared with the ledger,
-    which is a temporary SQLite database. The exit code is 1 when they differ or a notification is missing.
+    claims are refused, some builds fail, and some are lost, so that their claims expire; instances grow, are resized,
+    migrated, evacuated and deleted. Billing receives only notifications. At the end, the sums of billing are compared
+    with the ledger, which is a temporary SQLite database, and its bill of the instances that moved is compared with the
+    answers that the scheduler has received. The exit code is 1 when they differ or a notification is missing.
     """
     console = Console()
     conf = settings.load()
@@ -93,7 +97,8 @@ def _run(console: Console, cloud: Cloud, instances: int, transport_url: str | No
     _show_events(console, scheduler, billing, instances, elapsed)
     nodes_agree = _show_nodes(console, views, billing, reserved)
     projects_agree = _show_projects(console, _usage(api, cloud.hosts), billing)
-    return _verdict(console, complete, nodes_agree and projects_agree, billing)
+    bills_agree = _show_bill(console, scheduler.mover.owed, billing)
+    return _verdict(console, complete, nodes_agree and projects_agree, bills_agree, billing)
 
 
 def _place(console: Console, scheduler: Scheduler, instances: int) -> None:
@@ -113,9 +118,9 @@ def _usage(api: TrackerAPI, hosts: Sequence[str]) -> dict[str, dict[str, int]]:
     total: dict[str, dict[str, int]] = {}
     for host in hosts:
         for project, usage in api.get_usage(_CONTEXT, host).items():
-            sums = total.setdefault(project, dict.fromkeys(usage, 0))
-            for key, amount in usage.items():
-                sums[key] += amount
+            sums = total.setdefault(project, dict.fromkeys(_SUMS, 0))
+            for key in _SUMS:
+                sums[key] += usage[key]
     return total
 
 
@@ -168,17 +173,41 @@ def _show_projects(console: Console, usage: dict[str, dict[str, int]], billing: 
     for project in sorted(usage.keys() | billed.keys()):
         charged = usage.get(project, {})
         same = charged == billed.get(project)
-        cells = [str(charged.get(key, 0)) for key in ("instances", "VCPU", "MEMORY_MB", "DISK_GB")]
+        cells = [str(charged.get(key, 0)) for key in _SUMS]
         table.add_row(project, *cells, _agrees(same))
     console.print(table)
     return usage == billed
+
+
+def _show_bill(console: Console, owed: Mapping[str, Sequence[Charge]], billing: Billing) -> bool:
+    """Print what projects owe for the instances that moved, from their claims until the last move; return whether billing
+    agrees with what the scheduler was answered."""
+    until = max((charges[-1].at for charges in owed.values()), default="")
+    known, billed = bill(owed.values(), until), billing.bill(owed.keys(), until)
+    table = Table(
+        "project",
+        box=box.SIMPLE_HEAD,
+        title="Projects: the bill of the moved instances",
+        title_justify="left",
+        padding=(0, 1),
+        collapse_padding=True,
+    )
+    for title in ("vcpu s", "memory MB s", "disk GB s"):
+        table.add_column(title, justify="right")
+    table.add_column("scheduler", justify="center")
+    for project in sorted(known.keys() | billed.keys()):
+        sums = billed.get(project, Counter())
+        cells = [f"{sums.get(klass.name, 0) / _SECOND:.2f}" for klass in CLASSES]
+        table.add_row(project, *cells, _agrees(known.get(project) == sums))
+    console.print(table)
+    return known == billed
 
 
 def _agrees(same: bool) -> str:
     return "[green]agrees[/green]" if same else "[red]DIFFERS[/red]"
 
 
-def _verdict(console: Console, complete: bool, agree: bool, billing: Billing) -> bool:
+def _verdict(console: Console, complete: bool, sums_agree: bool, bills_agree: bool, billing: Billing) -> bool:
     """Print the result; return whether no notification is missing and billing agrees."""
     gapless = complete and not billing.gaps
     console.print(
@@ -188,7 +217,12 @@ def _verdict(console: Console, complete: bool, agree: bool, billing: Billing) ->
     )
     console.print(
         "[green]The sums that billing makes from notifications alone equal the ledger[/green]"
-        if agree
+        if sums_agree
         else "[red]The sums that billing makes from notifications alone differ from the ledger[/red]"
     )
-    return gapless and agree
+    console.print(
+        "[green]The bill of the moved instances is what the scheduler knows: difference 0 s[/green]"
+        if bills_agree
+        else "[red]The bill of the moved instances differs from what the scheduler knows[/red]"
+    )
+    return gapless and sums_agree and bills_agree

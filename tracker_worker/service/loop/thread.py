@@ -138,7 +138,12 @@ class EngineThread:
         self._expiry.may_again = self._orphans.expire
         self._elsewhere = Elsewhere(store=store, ledgers=ledgers, held=lambda: self._leases.held, submit=self.submit)
         self._evacuations = Evacuations(
-            store=store, ledgers=ledgers, held=lambda: self._leases.held, policy=policy, submit=self.submit
+            store=store,
+            ledgers=ledgers,
+            held=lambda: self._leases.held,
+            policy=policy,
+            submit=self.submit,
+            clock=clock,
         )
         self._pruning = Pruning(
             store=store, ledgers=ledgers, leases=self._leases, clock=clock, policy=policy, submit=self.submit
