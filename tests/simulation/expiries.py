@@ -12,7 +12,7 @@ from tracker_worker.store.base import Commit
 
 _STEP_SECONDS = 2.1
 """A smaller step of the clock is none."""
-_EXPIRED = "tracker.claim.expired"
+_EXPIRED = ("tracker.claim.expired", "tracker.move.expired")
 
 
 class Expiries:
@@ -42,7 +42,7 @@ class Expiries:
         """The store has taken a commit. Raises Violation."""
         now, time = self._stage.now, self._stage.microseconds()
         for one in commit.notifications:
-            if one.event_type == _EXPIRED:
+            if one.event_type in _EXPIRED:
                 claim_id = json.loads(one.payload)["claim_id"]
                 early = self._due.get(claim_id, 0.0) - now
                 if early > _STEP_SECONDS * (1 + self._steps) and not self._unknown:
