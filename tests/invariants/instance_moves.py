@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.invariants import books, move_events
+from tests.invariants import move_events
 from tests.invariants.asked import shortfalls, vector
 from tests.invariants.messages import MOVES, Message, canonical
 from tests.invariants.move_events import FINISHED, HOLD, INCOMING, PREFIX, REVERTED
@@ -87,15 +87,15 @@ def _both_told(steps: Sequence[Heard]) -> bool:
 
 
 def _bill(uuid: str, story: Sequence[Heard]) -> Iterator[str]:
-    """What is billed follows one another without overlap, and without a gap unless a new claim begins after it."""
+    """What is billed follows one another without overlap, and without a gap where it is handed over."""
     bill = Bill()
     for one in story:
         bill.add(one.event_type, one.payload)
-    claimed = {micros(one.payload["occurred_at"]) for one in story if one.event_type == books.BEGUN}
+    handed_over = {micros(one.payload["effective_at"]) for one in story if one.event_type in (FINISHED, REVERTED)}
     for before, after in itertools.pairwise(bill.intervals().get(uuid, [])):
         if before.end is None or before.end > after.begin:
             yield f"Instance {uuid} is billed twice at a time: {before}, and {after}."
-        elif before.end < after.begin and after.begin not in claimed:
+        elif before.end < after.begin and before.end in handed_over:
             yield f"Instance {uuid} is billed to nobody between {before} and {after}."
 
 

@@ -21,7 +21,7 @@ _HOLDING = ("resize", "migration")
 
 @dataclass(slots=True)
 class Travel:
-    """An instance that moves. ``held`` is what it was before, ``place`` and ``fields`` say what it becomes. ``move`` is what the
+    """An instance that moves. ``held`` is what it was before, ``place`` and ``fields`` say what it becomes. ``move``: what the
     destination has answered; ``wanted``: a step that was sent, and of which nobody knows whether it was taken."""
 
     held: HeldInstance
