@@ -73,6 +73,8 @@ class MovingScheduler(ModernScheduler):
         """Begin a move, sometimes while another one is asked for elsewhere."""
         uuid = self._any()
         held = self._held[uuid]
+        if held.building and self._random.random() < 0.7:
+            return
         kind, place = self._aim(held)
         fields = {**held.fields, "node": place[1]}
         if kind in _HOLDING:
