@@ -15,13 +15,14 @@ from typing import Any
 from tests.invariants import move_events
 from tests.invariants.asked import shortfalls, vector
 from tests.invariants.messages import MOVES, Message, canonical
-from tests.invariants.move_events import FINISHED, HOLD, INCOMING, PREFIX, REVERTED
+from tests.invariants.move_events import FINISHED, HOLD, HOLDING, INCOMING, PREFIX, REVERTED
 from tests.invariants.moves import Move
 from tests.invariants.record import ERROR, RESULT, SENT, Heard, Place
 from tests.invariants.replay import Replay
 from tests.invariants.stream import Streams
 from tests.support.bill import Bill, micros
 
+_NEVER_REFUSED = ("finish_move", "confirm_move", "revert_move")
 _UNTOLD = ("aborted", "confirmed")
 """The ends that a host only notes where it is charged for nothing."""
 
@@ -111,6 +112,8 @@ def _answers(
         if request.method in MOVES and request.outcome == RESULT:
             shown.append(message)
             yield from _answer(message, request.reply, steps_of.get(request.reply["id"], ()))
+        if request.method in _NEVER_REFUSED and request.error == "claim_conflict":
+            yield from _refusal(message, steps_of.get(canonical(request.args["move_id"]), ()))
     ended = sorted(shown, key=lambda message: message.request.ended_at)
     latest: dict[tuple[str, str], Message] = {}
     seen = 0

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.invariants.check import check
-from tests.invariants.record import RESULT, SENT, Evidence, Heard, StoredAllocation
+from tests.invariants.record import ERROR, RESULT, SENT, Evidence, Heard, StoredAllocation
 from tests.invariants.scene import PLACE, Scene, changed, only
 from tests.support.builders import HOST, instance_dict, uuid
 
@@ -278,6 +278,14 @@ def test_a_refusal_that_nobody_told_of_is_found() -> None:
     scene.begin_move(limits={"vcpu": 2})
 
     assert "which no notification says" in only(without(scene, one_of(scene, "rejected")))
+
+
+def test_a_revert_that_is_refused_at_the_source_is_found(scene: TwoHosts) -> None:
+    scene.sent(
+        "revert_move", {"move_id": MOVE}, call=True, outcome=ERROR, error="claim_conflict", facts={"reason": "no room"}
+    )
+
+    assert "was refused at the source" in only(scene.evidence())
 
 
 def test_a_cast_without_an_effect_is_found() -> None:
