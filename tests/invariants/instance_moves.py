@@ -156,6 +156,14 @@ def _answer(message: Message, reply: Mapping[str, Any], steps: Sequence[Heard]) 
         yield f"{message} was told that the move {reply['id']} is {state}, although it was to take that step."
 
 
+def _refusal(message: Message, steps: Sequence[Heard]) -> Iterator[str]:
+    """A source takes every step: a revert asks neither for room nor for a node that takes claims."""
+    destinations = {one.place[0] for one in steps if one.event_type == move_events.BEGUN}
+    held_nothing = message.request.method == "revert_move" and not any(one.payload["kind"] in HOLDING for one in steps)
+    if steps and message.request.about not in destinations and not held_nothing:
+        yield f"{message} was refused at the source: {message.request.facts}."
+
+
 def _begin(message: Message, steps_of: Mapping[str, Sequence[Heard]], replays: Mapping[Place, Replay]) -> Iterator[str]:
     """A move is granted or refused by its limits on what the destination uses. An id is that of one begin and its copies."""
     request = message.request
