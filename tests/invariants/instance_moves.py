@@ -57,7 +57,9 @@ def check(
                     stories[uuid].steps[one.payload["move_id"]].append(one)
     carried = {uuid for move in moves for uuid in (*move.charges.held, *(uuid for uuid, _ in move.charges.moving))}
     moved_hosts = {host for move in moves for host in (move.source[0], move.target[0])}
-    for uuid, one_story in sorted(stories.items()):
+    # What one side was told may be lost with the database, while the other side is told it.
+    went_back = any("previous_ledger_id" in one.payload for story in told.values() for one in story)
+    for uuid, one_story in sorted(stories.items()) if not went_back else ():
         for move_id, steps in one_story.steps.items():
             yield from _one_time(uuid, move_id, steps)
         if uuid not in carried and all(map(_both_told, one_story.steps.values())):
