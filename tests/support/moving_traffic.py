@@ -132,7 +132,8 @@ class MovingScheduler(ModernScheduler):
         elif travel.wanted == "abort":
             choices.append((self._abort_move, 12))
         elif not travel.handed_over:
-            choices += [(self._hand_over, 8), (self._abort_move, 2), (self._fail, 1), (self._begin_move_again, 2)]
+            choices += [(self._hand_over, 8), (self._abort_move, 2), (self._fail, 1)]
+            choices += [(self._begin_move_again, 2), (self._start_over, 3)]
         else:
             choices += [(self._confirm, 6), (self._fail, 1)]
             choices += [(self._revert, 4)] if travel.kind in _HOLDING else []
@@ -145,6 +146,18 @@ class MovingScheduler(ModernScheduler):
             said = self._say(travel.place[0], "begin_move_claim", **travel.begin)
             if said is not None and said.outcome == RESULT:
                 travel.move = said.reply
+
+    def _start_over(self, uuid: str, travel: Travel) -> None:
+        """Begin another move to the same place, since the first one may have expired, and then abort the first one."""
+        before = travel.move_id
+        if travel.begin["instance"]["node"] != travel.place[1]:
+            return
+        move_id = self._new_uuid()
+        begin = {**travel.begin, "move": {**travel.begin["move"], "id": move_id}}
+        said = self._say(travel.place[0], "begin_move_claim", insist=True, **begin)
+        if said is not None and said.outcome == RESULT:
+            travel.move_id, travel.begin, travel.move = move_id, begin, said.reply
+            self._say(travel.place[0], "abort_move", casts=0.5, move_id=before)
 
     def _hand_over(self, uuid: str, travel: Travel) -> None:
         said = self._step("finish", travel, travel.place[0])
