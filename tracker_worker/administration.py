@@ -60,7 +60,8 @@ class Administration:
     def move_node(self, node: str, *, host: str, to: str, name: str) -> NodeLedger:
         """Give a node, with all that it is charged, the host ``to`` and the ``name``, and return it.
 
-        Raises NodeNotFound. Raises Refused: there is no such host, or the node has this place already. Raises NodeBusy: there
+        Raises NodeNotFound. Raises Refused: there is no such host, the node has this place already, or it is to leave its host
+        while instances move that it is charged for, or for which it keeps the record. Raises NodeBusy: there
         is a node of this name, which is charged. Raises ClaimConflict: another node of the host ``to`` is charged for an
         instance of this node, or has a claim of the same id. Raises InvalidInput: no node can have this name.
         """
@@ -108,9 +109,21 @@ class Administration:
             raise Refused(f"node {node} of host {host} has this name already")
         with _Rearrangement(self._store, unit, target, to, self._store.time()).committed() as rearrangement:
             if source is not target:
+                self._check_at_rest(moved, source)
                 rearrangement.leave(moved, source)
             rearrangement.move(moved, name)
         return moved
+
+    def _check_at_rest(self, node: NodeLedger, host: HostLedger) -> None:
+        """The two sides of a move know each other by their hosts, and a host decides on its side as a whole."""
+        moving = {uuid for uuid, _ in node.moving} | self._store.incoming(list(node.allocations)).keys()
+        for ledger in host:
+            for move in ledger.moves.values():
+                if move.open and (ledger is node or move.instance_uuid in node.allocations):
+                    moving.add(move.instance_uuid)
+        if moving:
+            what = f"{counted(len(moving), 'instance')} of node {node.name} of host {host.name} are moving"
+            raise Refused(f"{what}: finish, confirm, revert or abort that first: {', '.join(sorted(moving))}")
 
     def _rename_host(self, old: str, new: str) -> None:
         ledgers, unit = self._unit()
@@ -263,13 +276,18 @@ def _joined(ledger: NodeLedger, replaced: NodeLedger | None, at: int) -> tuple[I
 
 
 def _check_charges(ledger: NodeLedger, target: HostLedger) -> None:
-    """No two claims of a host have one name, which is the claim's id or its instance's uuid, and no instance is incoming or on
-    hold twice."""
+    """No two claims of a host have one name, which is the claim's id or its instance's uuid; no instance is incoming or on hold
+    twice; and none is charged that moves to or from the host."""
     for (uuid, role), held in ledger.moving.items():
         found = target.charge(uuid, role)
         if found is not None and found[0] is not ledger:
             reason = f"node {ledger.name} of host {ledger.host} has it as {held.role} for a move too"
             raise ClaimConflict(instance_uuid=uuid, node=found[0].name, reason=reason)
+    for uuid in ledger.allocations:
+        for holder, held in target.moving(uuid):
+            if ledger.host_id != target.id:
+                reason = f"it is {held.role} on node {holder.name} of host {target.name}, for a move"
+                raise ClaimConflict(instance_uuid=uuid, node=holder.name, reason=reason)
     for name in (*ledger.allocations, *ledger.claims):
         found = target.named(name)
         if found is not None and found[0] is not ledger:

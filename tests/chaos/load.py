@@ -22,7 +22,7 @@ from tests.chaos.duplicates import Duplicator
 from tests.invariants.collect import Log, RecordingClient
 from tests.invariants.record import Place
 from tests.support import stock
-from tests.support.modern_traffic import ModernScheduler
+from tests.support.moving_traffic import MovingScheduler
 from tests.support.traffic import Scheduler
 
 LOG = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ def main(url: str, path: Path, name: str, seed: int, moves_path: Path, threads: 
         ]
         for number in range(threads):
             pauses = random.Random(f"{seed}-{name}-{number}")
-            kind = ModernScheduler if number % 2 else Scheduler
+            kind = MovingScheduler if number % 2 else Scheduler
             scheduler = kind(
                 recording,
                 name=f"{name}{number}",

@@ -7,13 +7,11 @@ The reserve comes from the store and does not change during a run, but for a nod
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
+from tests.invariants import move_events
 from tests.invariants.record import Heard, Place, StoredAllocation, StoredNode, Vector
-
-CLASSES = {"VCPU": "vcpus_used", "MEMORY_MB": "memory_mb_used", "DISK_GB": "local_gb_used"}
-"""Standard resource class -> its key in a node's view. A vector has each of them, and those custom classes that are not 0."""
+from tests.invariants.replay import CLASSES, Replay, total
 
 BEGUN = "tracker.claim.begun"
 REJECTED = "tracker.claim.rejected"
@@ -31,45 +29,6 @@ TAKING = ("open", "stale")
 """The states in which a node decides on claims."""
 
 
-@dataclass(slots=True)
-class Replay:
-    """The state after each notification. ``usage``: sequence -> reserve + sum over allocations; 0 is the beginning.
-
-    ``instances``: sequence -> number of allocations. ``charges``: sequence -> the sum over them. ``charged``: the sum over the
-    present ones. ``state``: the last state of the node that was told. ``bare``: the node was last told to have no inventory.
-    ``left``: the sequences at which a node has left the name. ``offers``: sequence -> what the node was last told to have of
-    each class.
-    """
-
-    held: dict[str, StoredAllocation] = field(default_factory=dict)
-    usage: dict[int, Vector] = field(default_factory=dict)
-    instances: dict[int, int] = field(default_factory=dict)
-    charged: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CLASSES, 0))
-    charges: dict[int, Vector] = field(default_factory=dict)
-    state: str = ""
-    bare: bool = False
-    left: set[int] = field(default_factory=set)
-    offered: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    offers: dict[int, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
-
-    def put(self, uuid: str, new: StoredAllocation | None) -> None:
-        """Charge ``new`` for this instance in place of what is charged; None: nothing."""
-        old = self.held.pop(uuid, None)
-        released = {name: -amount for name, amount in (old.resources if old else {}).items()}
-        self.charged = total(self.charged, released, new.resources if new else {})
-        if new is not None:
-            self.held[uuid] = new
-
-    def exchange(self, new: Mapping[str, StoredAllocation]) -> dict[str, StoredAllocation]:
-        """Charge ``new`` in place of everything that is charged, which is returned."""
-        before = dict(self.held)
-        for uuid in before:
-            self.put(uuid, None)
-        for uuid, held in new.items():
-            self.put(uuid, held)
-        return before
-
-
 # Event type -> the states of a claim before it; what is not here keeps the state.
 _FROM = {
     FINISHED: ("begun",),
@@ -78,13 +37,6 @@ _FROM = {
     ABORTED: ("begun", "expired"),
 }
 _TO = {FINISHED: "finished", EXPIRED: "expired"}
-
-
-def total(*vectors: Vector) -> dict[str, int]:
-    """The sum of these vectors."""
-    names = [*CLASSES, *sorted({name for vector in vectors for name in vector} - CLASSES.keys())]
-    sums = {name: sum(vector.get(name, 0) for vector in vectors) for name in names}
-    return {name: amount for name, amount in sums.items() if amount or name in CLASSES}
 
 
 def start(reserved: Vector) -> Replay:
@@ -111,7 +63,7 @@ def apply(place: Place, result: Replay, one: Heard, reserved: Vector) -> list[st
             f"Node {_at(place, one)} reports drift: its columns said {one.payload['stored_usage']}, "
             f"its allocations {one.payload['usage']}."
         )
-    elif one.event_type in (BEGUN, REJECTED) and result.state not in TAKING:
+    elif one.event_type in (BEGUN, REJECTED, *move_events.DECIDED) and result.state not in TAKING:
         violations.append(f"Node {_at(place, one)} says {one.event_type} while it is {result.state}.")
     return violations
 
@@ -119,17 +71,26 @@ def apply(place: Place, result: Replay, one: Heard, reserved: Vector) -> list[st
 def compare(place: Place, replayed: Replay, books: StoredNode) -> Iterator[str]:
     """The store holds the sum of the notifications, and its usage columns are the sum of its allocations."""
     name = f"Node {place[0]}/{place[1]}"
-    for uuid in sorted(replayed.held.keys() | books.held.keys()):
-        told, kept = replayed.held.get(uuid), books.held.get(uuid)
+    for told, kept, uuid in _pairs(replayed, books):
         if told is None:
             yield f"{name} is charged for instance {uuid}, of which the notifications know nothing."
         elif kept is None:
             yield f"{name} is not charged for instance {uuid}, which the notifications say it holds."
         elif told != kept:
             yield f"{name} holds instance {uuid} as {kept}, the notifications say {told}."
-    usage = total(books.reserved, *(held.resources for held in books.held.values()))
+    usage = total(books.reserved, *(held.resources for held in (*books.held.values(), *books.moving.values())))
     if dict(books.usage) != usage:
         yield f"{name} has usage columns {dict(books.usage)}; reserve and allocations come to {usage}."
+
+
+def _pairs(
+    replayed: Replay, books: StoredNode
+) -> Iterator[tuple[StoredAllocation | None, StoredAllocation | None, str]]:
+    """What the notifications say and what the store has of each charge, and its name."""
+    for uuid in sorted(replayed.held.keys() | books.held.keys()):
+        yield replayed.held.get(uuid), books.held.get(uuid), uuid
+    for uuid, role in sorted(replayed.moving.keys() | books.moving.keys()):
+        yield replayed.moving.get((uuid, role)), books.moving.get((uuid, role)), f"{uuid} ({role})"
 
 
 def _note(result: Replay, sequence: int, reserved: Vector) -> None:
@@ -137,6 +98,7 @@ def _note(result: Replay, sequence: int, reserved: Vector) -> None:
     result.usage[sequence] = total({} if result.bare else reserved, result.charged)
     result.offers[sequence] = result.offered
     result.instances[sequence] = len(result.held)
+    result.others[sequence] = len(result.moving)
 
 
 def _apply(place: Place, result: Replay, one: Heard) -> Iterator[str]:
@@ -145,6 +107,9 @@ def _apply(place: Place, result: Replay, one: Heard) -> Iterator[str]:
         return
     if kind in (REJECTED, UNTRACKED):
         yield from _says(place, one, None)
+        return
+    if kind.startswith(move_events.PREFIX):
+        yield from move_events.apply(_at(place, one), result, one)
         return
     uuid, resources = str(payload["instance_id"]), payload["resources"]
     before = result.held.get(uuid)

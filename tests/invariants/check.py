@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from tests.invariants import answers, books, life, moves, stream
+from tests.invariants import answers, books, instance_moves, life, moves, stream
 from tests.invariants.explain import explain
 from tests.invariants.messages import messages
 from tests.invariants.record import Evidence
@@ -18,17 +18,20 @@ def check(evidence: Evidence) -> list[str]:
     for place, replay in replays.items():
         violations += books.compare(place, replay, evidence.nodes[place])
     violations += moves.charged_twice(evidence.nodes)
-    claims: dict[str, list[str]] = {}  # of an id that was used again after its claim had ended, all instances in turn
+    # Of a claim_id that was used again after its claim had ended, all instances in turn; and the instances of moves.
+    claims: dict[str, list[str]] = {}
     for one in sorted(
         (one for story in told.values() for one in story), key=lambda one: str(one.payload["occurred_at"])
     ):
-        if one.payload.get("claim_id"):
-            instances = claims.setdefault(one.payload["claim_id"], [])
+        for name in filter(None, (one.payload.get("claim_id"), one.payload.get("move_id"))):
+            instances = claims.setdefault(name, [])
             if one.payload["instance_id"] not in instances:
                 instances.append(one.payload["instance_id"])
     sent, about_copies = messages(evidence.requests, evidence.parked, claims)
     violations += about_copies
-    violations += explain(sent, told, replays, moved)
+    travellers = instance_moves.travellers(sent, told)
+    violations += explain(sent, told, replays, moved, besides=travellers)
+    violations += instance_moves.check(sent, told, replays, moved)
     violations += answers.views(sent, told, replays)
     violations += answers.order(sent)
     violations += answers.inbox(sent, evidence.inbox)

@@ -7,7 +7,8 @@ message was answered, or after it in the same queue, takes effect later. The sea
 message gets its recorded reply and causes its recorded notification. The rules (``rules.py``) are written from the
 interfaces and share no code with the worker. A node that moves takes what it is charged to its new name and host, between two
 requests. If no such order exists, an effect was lost, done twice, granted beyond
-its limits, or answered wrongly; the search then ignores one of these at a time, to name the violation.
+its limits, or answered wrongly; the search then ignores one of these at a time, to name the violation. Instances that have
+moved themselves are judged by ``instance_moves``.
 """
 
 from __future__ import annotations
@@ -45,9 +46,14 @@ _States = Mapping[str, State]
 
 
 def explain(
-    sent: Sequence[Message], told: Streams, replays: Mapping[Place, Replay], moves: Sequence[Move] = ()
+    sent: Sequence[Message],
+    told: Streams,
+    replays: Mapping[Place, Replay],
+    moves: Sequence[Move] = (),
+    *,
+    besides: Collection[str] = (),
 ) -> Iterator[str]:
-    """Yield one sentence for each instance whose history has no explanation."""
+    """Yield one sentence for each instance whose history has no explanation. Those in ``besides`` are not judged."""
     asked: dict[str, list[Message]] = defaultdict(list)
     for message in (part for whole in sent for part in parts(whole)):
         if message.instance is not None and (not message.parked or message.copies > 1):
@@ -61,7 +67,7 @@ def explain(
             if one.event_type in _ABOUT_INSTANCES:
                 happened[one.payload["instance_id"]][place].append((one.sequence, one))
     for move in moves:
-        for uuid in move.held:
+        for uuid in move.charges.held:
             happened[uuid][move.source].append((move.left, move))
             happened[uuid][move.target].append((move.came, move))
     sources: dict[str, set[str]] = defaultdict(set)
@@ -70,7 +76,7 @@ def explain(
     nodes: dict[str, set[str]] = defaultdict(set)
     for host, node in told:
         nodes[host].add(node)
-    for uuid in asked.keys() | happened.keys():
+    for uuid in (asked.keys() | happened.keys()).difference(besides):
         events = {
             place: [one for _, one in sorted(numbered, key=lambda pair: pair[0])]
             for place, numbered in happened[uuid].items()

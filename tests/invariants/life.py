@@ -85,8 +85,8 @@ def listings(sent: Sequence[Message], replays: Mapping[Place, Replay]) -> Iterat
             continue  # another node, of which nothing was told yet, has the name now
         charged = total(*(one["resources"] for one in allocations))
         expected = dict(replay.charges[sequence])
-        if charged != expected or len(allocations) != replay.instances[sequence]:
+        number = replay.instances[sequence] + replay.others[sequence]
+        if charged != expected or len(allocations) != number:
             yield (
-                f"{what} has {len(allocations)} allocations of {charged}; the notifications come to "
-                f"{replay.instances[sequence]} of {expected}."
+                f"{what} has {len(allocations)} allocations of {charged}; the notifications come to {number} of {expected}."
             )

@@ -13,6 +13,8 @@ from typing import Any
 
 from tests.invariants.record import ERROR, RESULT, SENT, UNKNOWN, Parked, Request
 
+MOVE_STEPS = ("finish_move", "confirm_move", "revert_move", "abort_move", "fail_move")
+MOVES = ("begin_move_claim", *MOVE_STEPS)
 COMMANDS = (
     "begin_resource_claim",
     "finish_resource_claim",
@@ -22,6 +24,7 @@ COMMANDS = (
     "release_allocation",
     "update_usage",
     "adopt",
+    *MOVES,
 )
 _OF_SEVERAL = ("begin_resource_claims", "adopt")
 GROUP_REFUSED = "group_refused"
@@ -64,7 +67,7 @@ def messages(
 ) -> tuple[list[Message], list[str]]:
     """Return every message that was sent, and the violations in its copies or in its place in the dead-letter queue.
 
-    ``claims``: claim_id -> uuid of its instance, and of further ones that had claims of this id later.
+    ``claims``: claim_id, or id of a move -> uuid of its instance, and of further ones that had claims of this id later.
     """
     reasons = {one.unique_id: one.reason for one in parked}
     grouped: dict[str, list[Request]] = defaultdict(list)
@@ -103,8 +106,8 @@ def _merge(
 
 
 def _instances(request: Request, claims: Mapping[str, Sequence[str]]) -> Sequence[str]:
-    """The uuid of a command's instance. In the place of a claim_id, its instance may be named. Groups and adoptions have no
-    single one. Of an id that several claims had, the instance is that in the reply, or any of them."""
+    """The uuid of a command's instance. In the place of a claim_id, its instance may be named; a step names its move. Groups
+    and adoptions have no single one. Of an id that several claims had, the instance is that in the reply, or any of them."""
     if request.method not in COMMANDS or request.method in _OF_SEVERAL:
         return ()
     if isinstance(request.reply, Mapping) and "instance_uuid" in request.reply:
@@ -112,6 +115,8 @@ def _instances(request: Request, claims: Mapping[str, Sequence[str]]) -> Sequenc
     args = request.args
     if request.method == "release_allocation":
         named = args.get("instance_uuid")
+    elif request.method in MOVE_STEPS:
+        named = (args.get("move") or {}).get("instance_uuid", args.get("move_id"))
     else:
         named = (args.get("instance") or {}).get("uuid") if "instance" in args else args.get("claim_id")
     return claims.get(canonical(named), (canonical(named),)) if isinstance(named, str) else ()

@@ -8,21 +8,21 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from tests.invariants import books
-from tests.invariants.books import Replay
-from tests.invariants.record import Place, StoredAllocation, StoredNode
+from tests.invariants.record import Place, StoredNode
+from tests.invariants.replay import Charges, Replay
 from tests.invariants.stream import Streams
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Move:
     """A node was ``source`` up to the notification ``left`` of that stream, and is ``target`` from the notification ``came`` of
-    that stream on. ``held``: what it was charged."""
+    that stream on. ``charges``: what it was charged."""
 
     source: Place
     left: int
     target: Place
     came: int
-    held: dict[str, StoredAllocation] = field(default_factory=dict)
+    charges: Charges = field(default_factory=Charges)
 
 
 def pair(told: Streams) -> tuple[list[Move], list[str]]:
@@ -71,7 +71,10 @@ def replays(told: Streams, nodes: Mapping[Place, StoredNode]) -> tuple[dict[Plac
                     violations += _arrive(arrival, found[place])
                 violations += books.apply(place, found[place], story.pop(), nodes[place].reserved)
                 if departure is not None:
-                    departure.held.update(found[place].exchange({}))
+                    left = found[place].exchange(Charges())
+                    departure.charges.held.update(left.held)
+                    departure.charges.moving.update(left.moving)
+                    departure.charges.moves.update(left.moves)
                     found[place].left.add(departure.left)
                     gone.add(departure)
                 advancing = True
@@ -82,7 +85,7 @@ def replays(told: Streams, nodes: Mapping[Place, StoredNode]) -> tuple[dict[Plac
 
 
 def _arrive(move: Move, replay: Replay) -> Iterator[str]:
-    replaced = replay.exchange(move.held)
+    replaced = replay.exchange(move.charges)
     if replaced:
         yield (
             f"{move.target[0]}/{move.target[1]} is charged for {len(replaced)} instances, and another node takes its place at "
@@ -91,12 +94,19 @@ def _arrive(move: Move, replay: Replay) -> Iterator[str]:
 
 
 def charged_twice(nodes: Mapping[Place, StoredNode]) -> Iterator[str]:
-    """No two nodes of a host are charged for one instance, and no two allocations are of one claim."""
-    instances: dict[tuple[str, str], str] = {}
-    claims: dict[tuple[str, str], str] = {}
+    """No two nodes of a host are charged for one instance in one role, no two hosts for it as incoming, and no two allocations
+    of a host are of one claim."""
+    instances: dict[tuple[str, str, str], str] = {}
+    incoming: dict[str, str] = {}
+    claims: dict[tuple[str, str], tuple[str, str]] = {}
     for (host, node), stored in nodes.items():
-        for uuid, held in stored.held.items():
-            if (other := instances.setdefault((host, uuid), node)) != node:
-                yield f"Instance {uuid} is charged to {host}/{node} and to {host}/{other}."
-            if (other := claims.setdefault((host, held.claim_id), uuid)) != uuid:
-                yield f"The claim {held.claim_id} on {host} is that of instance {uuid} and of instance {other}."
+        named = [(uuid, held) for uuid, held in stored.held.items()]
+        named += [(uuid, held) for (uuid, _), held in stored.moving.items()]
+        for uuid, held in named:
+            role = "" if held.role == "instance" else f" ({held.role})"
+            if (other := instances.setdefault((host, uuid, held.role), node)) != node:
+                yield f"Instance {uuid}{role} is charged to {host}/{node} and to {host}/{other}."
+            if held.role == "incoming" and (other := incoming.setdefault(uuid, host)) != host:
+                yield f"Instance {uuid} is incoming on {host}/{node} and on {other}."
+            if (first := claims.setdefault((host, held.claim_id), (uuid, held.role))) != (uuid, held.role):
+                yield f"The claim {held.claim_id} on {host} is that of instance {uuid}{role} and of instance {first[0]}."

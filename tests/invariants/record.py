@@ -95,6 +95,7 @@ class StoredAllocation:
     claim_id: str
     resources: Vector
     claim_state: str
+    role: str = "instance"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +111,8 @@ class OutboxRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredNode:
-    """One node in the store. ``usage`` holds its columns, as a scheduler reads them with SQL."""
+    """One node in the store. ``usage`` holds its columns, as a scheduler reads them with SQL. ``held``: what it is charged for
+    instances, by uuid; ``moving``: for instances that move, by uuid and role."""
 
     generation: int
     sequence: int
@@ -119,6 +121,7 @@ class StoredNode:
     held: Mapping[str, StoredAllocation]
     issued: Sequence[OutboxRow]
     cursor: int
+    moving: Mapping[tuple[str, str], StoredAllocation] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from random import Random
 from typing import Any
 
+import tests.support.messaging  # noqa: F401 before what imports oslo.messaging: see there
 from tests.invariants.check import check
+from tests.invariants.messages import MOVES
 from tests.invariants.record import (
     ERROR,
     RESULT,
@@ -21,10 +23,9 @@ from tests.invariants.record import (
     Parked,
     Place,
     Request,
-    StoredAllocation,
     StoredNode,
 )
-from tests.invariants.stored import issued
+from tests.invariants.stored import allocated, issued
 from tests.support.builders import HOST, LEDGER_ID, NOW, TIMEOUT, instance_dict, inventory, node_name
 from tracker_worker.domain.adoption import read_adoption
 from tracker_worker.domain.commands import (
@@ -53,6 +54,9 @@ from tracker_worker.domain.values import SECOND
 from tracker_worker.domain.views import node_view
 from tracker_worker.ids import NewIds
 from tracker_worker.notifications.render import render
+from tracker_worker.service.requests.methods import resolve
+from tracker_worker.wire.request import Request as WireRequest
+from tracker_worker.wire.versions import VERSION
 
 PLACE: Place = (HOST, node_name(1))
 _POLICY = Policy(
@@ -63,29 +67,41 @@ _POLICY = Policy(
 class Scene:
     """One request after the other on a host with ``nodes`` nodes, each in its own commit.
 
-    Request N is sent at N seconds and ends half a second later; its unique_id is ``u-N``.
+    Request N is sent at N seconds and ends half a second later; its unique_id is ``u-N``. ``host`` is asked; it may be changed.
     """
 
-    def __init__(self, nodes: int = 1, **inventories: Any) -> None:
+    def __init__(self, nodes: int = 1, hosts: Sequence[str] = (HOST,), **inventories: Any) -> None:
         """``inventories``: keys of what the driver of each node returns."""
-        self._host = HostLedger(id=1, name=HOST, ledger_id=LEDGER_ID)
-        for number in range(1, nodes + 1):
-            name = node_name(number)
-            self._host.nodes[name] = NodeLedger(id=number, host=HOST, name=name, stream_id=number, ledger_id=LEDGER_ID)
+        self.host = HOST
+        self._hosts = {name: HostLedger(id=number, name=name, ledger_id=LEDGER_ID) for number, name in enumerate(hosts)}
+        for host in self._hosts.values():
+            for number in range(1, nodes + 1):
+                key = 100 * host.id + number
+                ledger = NodeLedger(id=key, host=host.name, name=node_name(number), stream_id=key, ledger_id=LEDGER_ID)
+                host.nodes[ledger.name] = ledger
         self._now = NOW
         self._new_id = NewIds(Random(1).randbytes)
         self.requests: list[Request] = []
         self.heard: list[Heard] = []
         self.parked: list[Parked] = []
         self.inbox: dict[str, Mapping[str, Any] | None] = {}
-        self._issued: dict[Place, list[OutboxRow]] = {(HOST, ledger.name): [] for ledger in self._host}
+        self._issued: dict[Place, list[OutboxRow]] = {(one.host, one.name): [] for one in self._ledgers()}
         self._left: dict[Place, StoredNode] = {}
-        for ledger in self._host:
+        for ledger in self._ledgers():
+            self.host = ledger.host
             self.decide(ReportNode(node=ledger.name, inventory=inventory(**inventories)))
+        self.host = HOST
+
+    @property
+    def _host(self) -> HostLedger:
+        return self._hosts[self.host]
+
+    def _ledgers(self) -> list[NodeLedger]:
+        return [ledger for host in self._hosts.values() for ledger in host]
 
     def call(self, method: str, *, outcome: str | None = None, **args: Any) -> Request:
         """A call that is decided and answered. With ``outcome`` UNKNOWN it is decided, and the answer is lost."""
-        decision = self.decide(_command(method, args))
+        decision = self.decide(_command(self.host, method, args))
         if decision.error is not None:
             told: dict[str, Any] = {"outcome": ERROR, "error": decision.error.code, "facts": decision.error.kwargs}
             kept = {"result": None, "failure": json.dumps({"kwargs": decision.error.kwargs})}
@@ -100,7 +116,7 @@ class Scene:
 
     def cast(self, method: str, **args: Any) -> Request:
         """A cast that is decided, and parked if it is refused for another reason than resources."""
-        error = self.decide(_command(method, args)).error
+        error = self.decide(_command(self.host, method, args)).error
         request = self.sent(method, args, call=False, outcome=SENT)
         if error is not None and error.code != "insufficient_resources":
             self.parked.append(Parked(unique_id=request.unique_id, reason=f"{error.code}: {error}"))
@@ -131,7 +147,9 @@ class Scene:
         ledger = self._host.nodes.pop(old)
         self._tell(ledger, {"next_host": HOST, "next_node": new})
         books = {place: stored for place, stored in self.books([ledger]).items() if place == (HOST, old)}
-        self._left |= {place: replace(stored, held={}, usage=stored.reserved) for place, stored in books.items()}
+        self._left |= {
+            place: replace(stored, held={}, moving={}, usage=stored.reserved) for place, stored in books.items()
+        }
         ledger.name, ledger.stream_id, ledger.sequence, ledger.last_at = new, ledger.stream_id + 100, 0, 0
         self._issued[HOST, new] = []
         self._tell(ledger, {"previous_host": HOST, "previous_node": old})
@@ -148,7 +166,10 @@ class Scene:
         ledger = self._host.nodes[node]
         reply = {
             "sequences": {node: ledger.sequence},
-            "allocations": [{"resources": held.resources.to_dict()} for held in ledger.allocations.values()],
+            "allocations": [
+                {"resources": held.resources.to_dict()}
+                for held in (*ledger.allocations.values(), *ledger.moving.values())
+            ],
             "next": None,
         }
         return self.sent("list_allocations", {"node": node}, call=True, outcome=RESULT, reply=reply)
@@ -167,7 +188,13 @@ class Scene:
         """A request that the ledger does not decide."""
         number = len(self.requests) + 1
         request = Request(
-            unique_id=f"u-{number}", host=HOST, method=method, args=args, sent_at=number, ended_at=number + 0.5, **told
+            unique_id=f"u-{number}",
+            host=self.host,
+            method=method,
+            args=args,
+            sent_at=number,
+            ended_at=number + 0.5,
+            **told,
         )
         self.requests.append(request)
         return request
@@ -186,7 +213,7 @@ class Scene:
 
     def _notify(self, event: Event, ledger: NodeLedger) -> None:
         row = render(event, ledger, message_id=self._new_id(event.at))
-        self._issued[HOST, ledger.name].append(issued(row))
+        self._issued[ledger.host, ledger.name].append(issued(row))
         self.heard.append(
             Heard(
                 queue=f"notifications.{row.priority.lower()}",
@@ -202,21 +229,17 @@ class Scene:
     def books(self, ledgers: Iterable[NodeLedger] = ()) -> dict[Place, StoredNode]:
         """What the store has of ``ledgers``, or else of all nodes and of the names that they had."""
         return self._left | {
-            (HOST, ledger.name): StoredNode(
+            (ledger.host, ledger.name): StoredNode(
                 generation=ledger.generation,
                 sequence=ledger.sequence,
                 reserved=ledger.inventory.reserved.to_dict() if ledger.inventory else {},
                 usage=ledger.usage.to_dict(),
-                held={
-                    uuid: StoredAllocation(
-                        claim_id=held.claim_id, resources=held.resources.to_dict(), claim_state=held.claim_state
-                    )
-                    for uuid, held in ledger.allocations.items()
-                },
-                issued=self._issued[HOST, ledger.name],
+                held={uuid: allocated(held) for uuid, held in ledger.allocations.items()},
+                moving={key: allocated(held) for key, held in ledger.moving.items()},
+                issued=self._issued[ledger.host, ledger.name],
                 cursor=ledger.sequence,
             )
-            for ledger in ledgers or self._host
+            for ledger in ledgers or self._ledgers()
         }
 
     def evidence(self, **doctored: Any) -> Evidence:
@@ -232,7 +255,7 @@ def changed(heard: Heard, **payload: Any) -> Heard:
     return replace(heard, payload={**heard.payload, **payload})
 
 
-def _command(method: str, args: Mapping[str, Any]) -> Command:
+def _command(host: str, method: str, args: Mapping[str, Any]) -> Command:
     match method:
         case "begin_resource_claim":
             return _begin(args)
@@ -248,10 +271,27 @@ def _command(method: str, args: Mapping[str, Any]) -> Command:
             return AbortClaim(claim_id=args["claim_id"])
         case "renew_resource_claim":
             return RenewClaim(claim_id=args["claim_id"], timeout=int(args["timeout"] * SECOND))
+        case _ if method in MOVES:
+            return _moving(host, method, args)
         case _:
             changes = read_changes(args["instance"])
             node = read_node(args["instance"])
             return UpdateUsage(uuid=changes["uuid"], changes=changes, node=node, notes_deletions=True)
+
+
+def _moving(host: str, method: str, args: Mapping[str, Any]) -> Command:
+    asked = WireRequest(
+        method=method,
+        args=args,
+        version=VERSION,
+        namespace=None,
+        context={},
+        unique_id=None,
+        reply_to=None,
+        monitor_seconds=None,
+    )
+    command: Command = resolve(asked, source=host, served=[host], policy=_POLICY).action  # type: ignore[assignment]
+    return command
 
 
 def only(evidence: Evidence) -> str:

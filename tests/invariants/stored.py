@@ -14,6 +14,7 @@ import msgspec
 
 from tests.invariants.books import total
 from tests.invariants.record import OutboxRow, Place, StoredAllocation, StoredNode
+from tracker_worker.domain.allocation import Allocation
 from tracker_worker.notifications.notification import Notification
 from tracker_worker.store.base import Stream
 from tracker_worker.store.sql.store import SQLStore
@@ -30,7 +31,7 @@ def books(store: SQLStore) -> dict[Place, StoredNode]:
         for ledger in store.load_host(name) or ():
             zero = total()
             stream = streams.pop(ledger.stream_id)
-            if ledger.inventory is None and not ledger.allocations:
+            if ledger.inventory is None and not ledger.instances:
                 bare.append((name, ledger.name))
             found[name, ledger.name] = StoredNode(
                 generation=ledger.generation,
@@ -38,12 +39,8 @@ def books(store: SQLStore) -> dict[Place, StoredNode]:
                 reserved=ledger.inventory.reserved.to_dict() if ledger.inventory is not None else zero,
                 # The store reports columns that differ from the sum, with their values.
                 usage=(ledger.drift or ledger.usage).to_dict(),
-                held={
-                    uuid: StoredAllocation(
-                        claim_id=held.claim_id, resources=held.resources.to_dict(), claim_state=held.claim_state
-                    )
-                    for uuid, held in ledger.allocations.items()
-                },
+                held={uuid: allocated(held) for uuid, held in ledger.allocations.items()},
+                moving={key: allocated(held) for key, held in ledger.moving.items()},
                 issued=_issued(store, stream),
                 cursor=min(stream.cursors.values(), default=0),
             )
@@ -67,6 +64,13 @@ def books(store: SQLStore) -> dict[Place, StoredNode]:
 
 def _issued(store: SQLStore, stream: Stream) -> list[OutboxRow]:
     return [issued(row) for row in store.outbox(stream.id, after=0, limit=10_000_000)]
+
+
+def allocated(held: Allocation) -> StoredAllocation:
+    """An allocation as evidence."""
+    return StoredAllocation(
+        claim_id=held.claim_id, resources=held.resources.to_dict(), claim_state=held.claim_state, role=held.role
+    )
 
 
 def issued(row: Notification) -> OutboxRow:

@@ -17,7 +17,7 @@ from tracker_worker.store.base import Commit
 
 _STEP_SECONDS = 2.1
 """A smaller step of the clock is none."""
-_EXPIRED = "tracker.claim.expired"
+_EXPIRED = ("tracker.claim.expired", "tracker.move.expired")
 _ENDS = (b"finish_resource_claim", b"abort_resource_claim", b"renew_resource_claim")
 _LONG_SECONDS = 600.0
 """A worker that has had a host for this time knows enough."""
@@ -51,10 +51,10 @@ class Expiries:
         """The store has taken a commit of a worker, or of somebody else. Raises Violation."""
         now, time = self._stage.now, self._stage.microseconds()
         for one in commit.notifications:
-            if one.event_type == _EXPIRED:
+            if one.event_type in _EXPIRED:
                 claim = json.loads(one.payload)
                 claim_id = claim["claim_id"]
-                if worker is not None:
+                if worker is not None and one.event_type == _EXPIRED[0]:
                     self._look_for_its_end(claim, worker)
                 early = self._due.get(claim_id, 0.0) - now
                 if early > _STEP_SECONDS * (1 + self._steps) and not self._unknown:

@@ -25,7 +25,18 @@ from tests.simulation.run import START_SECONDS
 
 _ROOT = Path(__file__).parents[2]
 PLANTED = Path(__file__).with_name("planted")
-SUBJECTS = ("progress", "bounds", "outgoing", "consumers", "connections", "identity", "time", "claims", "nodes")
+SUBJECTS = (
+    "progress",
+    "bounds",
+    "outgoing",
+    "consumers",
+    "connections",
+    "identity",
+    "time",
+    "claims",
+    "nodes",
+    "moves",
+)
 """The subjects of which a fault that is planted may break one."""
 _SAID = re.compile(
     r"^(?P<count>\d+) histories in (?P<seconds>\d+) s\n.*\nviolation at (?P<at>[0-9.]+) s: (?P<what>.*)", re.M

@@ -4,9 +4,10 @@ claim outlives its end."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from tests.simulation import moving
 from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.service.worker import Worker
 
@@ -76,9 +77,13 @@ def _open(world: World, host: str, name: str) -> Iterator[str]:
                 yield f"the driver of {host}/{name} has hung for {HANGS_SECONDS:.0f} s, and nobody has noted it"
 
 
-def overdue(ledgers: Collection[HostLedger], now: int, served: Collection[str]) -> Iterator[str]:
-    """The claims of the hosts that are served which should have expired by now (microseconds)."""
+def overdue(ledgers: Sequence[HostLedger], now: int, served: Collection[str]) -> Iterator[str]:
+    """What time should have done on the hosts that are served by now (microseconds): the claims and moves that should have
+    expired, and the instances that were evacuated and should have been released."""
+    yield from moving.unreleased(ledgers, served, now, _OVERDUE_SECONDS)
     for host in ledgers:
+        if host.name in served:
+            yield from moving.overdue(host, now, _OVERDUE_SECONDS)
         for ledger in host if host.name in served else ():
             late = [uuid for uuid in sorted(ledger.begun) if ledger.allocations[uuid].expires_at < now]
             for uuid in late:

@@ -11,7 +11,7 @@ from typing import Any
 from tests.invariants.record import UNKNOWN, Place, Request
 from tests.simulation.client import Client
 from tests.simulation.machine import Machine
-from tests.support.sized_traffic import SizedScheduler
+from tests.support.moving_traffic import MovingScheduler
 from tests.support.traffic import Scheduler
 
 _SCHEDULERS = 4
@@ -73,7 +73,7 @@ class Traffic:
             caller = Caller(machine, client, lambda: self._stopped)
             for number in range(_SCHEDULERS):
                 name = f"{client.name}-{number}"
-                kind = SizedScheduler if number % 2 else Scheduler
+                kind = MovingScheduler if number % 2 else Scheduler
                 scheduler = kind(
                     caller,
                     name=name,

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from tests.invariants.record import Heard
+from tests.simulation import moving
 from tests.simulation.broker import Message
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
 from tracker_worker.notifications.schema import validator
@@ -86,7 +87,7 @@ def read_notification(queue: str, body: bytes) -> Heard:
     )
 
 
-def stored(hosts: Iterable[HostLedger], cursors_ahead: Sequence[str]) -> None:
+def stored(hosts: Sequence[HostLedger], cursors_ahead: Sequence[str]) -> None:
     """Everything that is stored agrees with itself: the ledgers of the hosts, and the cursors, of which those are given that
     are ahead of their streams. Raises Violation."""
     for host in hosts:
@@ -94,6 +95,10 @@ def stored(hosts: Iterable[HostLedger], cursors_ahead: Sequence[str]) -> None:
             if ledger.drift is not None:
                 raise Violation(f"{host.name}/{ledger.name}: the stored usage {ledger.drift} is not the sum")
         _charged_once(host)
+        for found in moving.of_one_host(host):
+            raise Violation(found)
+    for found in moving.of_all(hosts):
+        raise Violation(found)
     if cursors_ahead:
         raise Violation(f"cursors are ahead of their streams: {', '.join(cursors_ahead)}")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -65,10 +65,10 @@ class Bill:
         known = self._open.pop(key, None)
         if known is not None and at > known[0]:
             self._closed.append(Interval(key[0], key[1], known[0], at, known[1]))
-        elif known is None:
-            for index, one in enumerate(self._closed):
-                if (one.instance, one.place) == key and one.end is not None and one.begin <= at < one.end:
-                    self._closed[index] = Interval(one.instance, one.place, one.begin, at, one.resources)
+            return
+        for index, one in enumerate(self._closed):
+            if (one.instance, one.place) == key and one.end is not None and at < one.end:
+                self._closed[index] = replace(one, end=max(one.begin, at))
 
     def intervals(self) -> dict[str, list[Interval]]:
         """Of each instance, in the order of time."""

@@ -153,7 +153,7 @@ class ModernScheduler(Scheduler):
     def _respelled(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """The arguments with some uuids in another spelling."""
         spelled = dict(arguments)
-        for name in ("claim_id", "instance_uuid"):
+        for name in ("claim_id", "instance_uuid", "move_id"):
             if isinstance(spelled.get(name), str):
                 spelled[name] = self._spelled(spelled[name])
         if "instance" in spelled:

@@ -16,15 +16,18 @@ from tests.support.store import ALL, Writer, load, register, settle
 from tracker_worker.administration import Administration, Refused
 from tracker_worker.domain.commands import (
     BeginClaim,
+    BeginMove,
     DrainNode,
     FinishClaim,
     ReleaseAllocation,
     ReportList,
     ReportNode,
     RetireNode,
+    StepMove,
     UndrainNode,
 )
 from tracker_worker.domain.ledger import NodeLedger
+from tracker_worker.domain.move import FINISH
 from tracker_worker.domain.values import SECOND
 from tracker_worker.errors import ClaimConflict, InvalidInput, NodeBusy, NodeNotFound
 from tracker_worker.store.base import CARETAKER, Commit, Conflict, Store
@@ -268,6 +271,25 @@ class TestMove:
             administration.move_node(N1, host=HOST, to=OTHER, name=N1)
         assert conflict.value.kwargs["instance_uuid"] == uuid(2)
         assert told(store, HOST, N1) == []
+
+    @pytest.mark.parametrize("place", [(HOST, N1), (HOST, N2), (OTHER, N1)])
+    @pytest.mark.parametrize("handed_over", [False, True])
+    def test_a_node_stays_with_its_host_while_its_instances_move(
+        self, store: Store, writer: Writer, administration: Administration, place: tuple[str, str], handed_over: bool
+    ) -> None:
+        settle(store, host="host-3", nodes=1)
+        there = writer if place[0] == HOST else settle(store, host=OTHER, nodes=1)
+        there.put(BeginMove(begin=begin(1, node=place[1]), id="m1", kind="resize")).commit()
+        if handed_over:
+            there.put(StepMove(id="m1", step=FINISH, remembers=3600 * SECOND)).commit()
+        if not handed_over or place[0] == HOST:
+            with pytest.raises(Refused, match=f"1 instance of node {N1} of host {HOST} are moving: .*: {uuid(1)}"):
+                administration.move_node(N1, host=HOST, to="host-3", name=N1)
+        elif handed_over:
+            with pytest.raises(ClaimConflict):
+                administration.move_node(N1, host=HOST, to=OTHER, name="other")
+        if place[0] == HOST:
+            assert administration.move_node(N1, host=HOST, to=HOST, name="renamed").name == "renamed"
 
     @pytest.mark.parametrize(
         "there", [begin(3, node=N2, more={"claim_id": "c"}), begin(3, node=N2, more={"claim_id": uuid(1)})]

@@ -30,8 +30,10 @@ class MoveSteps:
         self._host = host
         self._home = home
         self._now = now
-        # What this host is charged for the instance, as the events so far leave it: role -> node and allocation.
-        self._charges = {held.role: (ledger, held) for ledger, held in host.charges(move.instance_uuid)}
+        # What this host is charged for the instance and this move, as the events so far leave it: role -> node and allocation.
+        self._charges = {
+            held.role: (ledger, held) for ledger, held in host.charges(move.instance_uuid) if _is_of(move, held)
+        }
 
     def take(self, command: commands.StepMove) -> None:
         """Take the step, and before it those that this host was not told."""
@@ -130,13 +132,11 @@ class MoveSteps:
 
     def _confirm_other(self) -> None:
         """What an earlier move has left on hold here is confirmed: the instance moves on."""
-        found = self._charges.get(HOLD)
-        other = None if found is None else of_hold(self._host, self.move.instance_uuid)
+        other = of_hold(self._host, self.move.instance_uuid)
         if other is not None:
             earlier = MoveSteps(self._host, *other, self._now)
             earlier.confirm()
             self.happened += earlier.happened
-            self._charges.pop(HOLD)
 
     def confirm(self) -> None:
         """What is on hold ends. A host that is the destination only notes that the move has ended."""
@@ -255,6 +255,17 @@ class MoveSteps:
 
     def _note(self) -> None:
         self.happened.append((self._home, events.MoveNoted(at=self._now, move=self.move)))
+
+
+def _is_of(move: Move, held: Allocation) -> bool:
+    """Whether a charge for the instance of ``move`` concerns it: not what is incoming or on hold for another move."""
+    match held.role:
+        case charge.INCOMING:
+            return held.id == move.allocation_id
+        case charge.HOLD:
+            return move.open and bool(move.finished_at)
+        case _:
+            return True
 
 
 def conflict(ledger: NodeLedger, uuid: str, reason: str) -> ClaimConflict:

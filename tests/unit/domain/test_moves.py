@@ -24,6 +24,7 @@ from tests.support.moves import LARGE, N1, N2, SMALL, WEEK, charged, moved, othe
 from tracker_worker.domain.commands import (
     BeginMove,
     DrainNode,
+    ExpireClaims,
     FinishClaim,
     ReleaseAllocation,
     RetireNode,
@@ -268,6 +269,28 @@ class TestConflicts:
     def test_an_instance_that_is_deleted_cannot_be_moved(self, host: HostLedger) -> None:
         gone = begin(1, node=N1, vm_state="deleted")
         refused(host, BeginMove(begin=gone, id="m1", kind="resize"), InvalidInput, field="instance.vm_state")
+
+    @pytest.mark.parametrize("node", [N1, N2])
+    @pytest.mark.parametrize("name", [ABORT, FINISH])
+    def test_a_late_step_of_a_move_that_has_expired_leaves_another_one_alone(
+        self, host: HostLedger, node: str, name: str
+    ) -> None:
+        later = NOW + 3 * TIMEOUT
+        play(host, moved(node=N2))
+        play(host, ExpireClaims(node=N2, release=True), now=later)
+        play(host, moved(node=node, move_id="m2"), now=later)
+        play(host, step(name), now=later)
+        assert charged(host)[node]["incoming"] == LARGE
+        play(host, step(ABORT, "m2"), now=later)
+        assert "incoming" not in charged(host)[N1]
+
+    def test_a_late_confirmation_of_what_held_nothing_leaves_another_hold_alone(self, host: HostLedger) -> None:
+        play(host, moved(node=N2, kind="live_migration"))
+        play(host, step(FINISH))
+        play(host, moved(node=N1, move_id="m2"))
+        play(host, step(FINISH, "m2"))
+        play(host, step(CONFIRM))
+        assert charged(host) == {N1: {"instance": LARGE}, N2: {"hold": LARGE}}
 
     def test_what_is_handed_over_is_not_aborted(self, host: HostLedger) -> None:
         play(host, moved())

@@ -79,6 +79,27 @@ def test_one_commit_is_for_all_hosts(make_harness: MakeHarness) -> None:
     assert harness.store.commits[0].nodes == ["node-1", "node-2", "node-1", "node-2"]
 
 
+@pytest.mark.parametrize(("vcpu", "error"), [(1, "ClaimConflict"), (0.5, None)])
+def test_a_move_sees_those_that_have_begun_on_another_host(
+    make_harness: MakeHarness, vcpu: float, error: str | None
+) -> None:
+    harness = make_harness(hosts=["host-1", "host-2"]).start()
+    with harness.busy():
+        calls = [
+            harness.caller.call(
+                "begin_move_claim",
+                source=host,
+                instance=instance_dict(1, vcpus=1),
+                limits={"vcpu": vcpu if host == "host-1" else 1},
+                move={"id": host, "kind": "migration"},
+            )
+            for host in harness.hosts
+        ]
+    first, second = (call.reply() for call in calls)
+    assert isinstance(first, Refused) == (error is None)
+    assert (second.error if isinstance(second, Refused) else None) == error
+
+
 def test_a_batch_without_an_effect_commits_its_inbox_rows_only(harness: EngineHarness) -> None:
     harness.caller.call("begin_resource_claim", instance=instance_dict(1)).reply()
     harness.finish()

@@ -215,8 +215,8 @@ class Decider:
         if isinstance(command, commands.BeginMove):
             command = replace(command, moves_to=_elsewhere(batch, host, command))
         decision = self._decide_command(batch, host, command, request)
-        begun = decision.events and decision.error is None
-        if isinstance(command, commands.BeginMove) and begun and decision.node is not None:
+        granted = decision.error is None and bool(decision.events)
+        if granted and isinstance(command, commands.BeginMove) and decision.node is not None:
             batch.moving[command.begin.instance.uuid] = host.name, decision.node.name
         error, unique_id = decision.error, request.unique_id
         if not decision.events:

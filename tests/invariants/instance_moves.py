@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Instances that move: both sides of a move say the same, and every answer agrees with what the notifications say.
+
+What each node says of a move is added up by ``move_events``. An order of requests is not searched for these instances.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.invariants import move_events
+from tests.invariants.asked import shortfalls, vector
+from tests.invariants.messages import MOVES, Message, canonical
+from tests.invariants.move_events import FINISHED, HOLD, HOLDING, INCOMING, PREFIX, REVERTED
+from tests.invariants.moves import Move
+from tests.invariants.record import ERROR, RESULT, SENT, Heard, Place
+from tests.invariants.replay import Replay
+from tests.invariants.stream import Streams
+from tests.support.bill import Bill, micros
+
+_NEVER_REFUSED = ("finish_move", "confirm_move", "revert_move")
+_UNTOLD = ("aborted", "confirmed")
+"""The ends that a host only notes where it is charged for nothing."""
+
+
+@dataclass(slots=True)
+class _Story:
+    """The notifications of one instance, those of each node in their order; ``steps``: those of each move."""
+
+    whole: list[Heard] = field(default_factory=list)
+    steps: dict[str, list[Heard]] = field(default_factory=lambda: defaultdict(list))
+
+
+def travellers(sent: Sequence[Message], told: Streams) -> set[str]:
+    """The instances of which a move was asked for, or told."""
+    found = {message.instance for message in sent if message.request.method in MOVES and message.instance is not None}
+    return found | {
+        str(one.payload["instance_id"]) for story in told.values() for one in story if "move_id" in one.payload
+    }
+
+
+def check(
+    sent: Sequence[Message], told: Streams, replays: Mapping[Place, Replay], moves: Sequence[Move]
+) -> Iterator[str]:
+    """Yield the violations, one sentence each. ``moves`` are those of nodes."""
+    stories: dict[str, _Story] = defaultdict(_Story)
+    known = travellers(sent, told)
+    for story in told.values():
+        for one in story:
+            if (uuid := one.payload.get("instance_id")) in known:
+                stories[uuid].whole.append(one)
+                if "move_id" in one.payload:
+                    stories[uuid].steps[one.payload["move_id"]].append(one)
+    carried = {uuid for move in moves for uuid in (*move.charges.held, *(uuid for uuid, _ in move.charges.moving))}
+    moved_hosts = {host for move in moves for host in (move.source[0], move.target[0])}
+    # What one side was told may be lost with the database, while the other side is told it.
+    went_back = any("previous_ledger_id" in one.payload for story in told.values() for one in story)
+    for uuid, one_story in sorted(stories.items()) if not went_back else ():
+        for move_id, steps in one_story.steps.items():
+            yield from _one_time(uuid, move_id, steps)
+        if uuid not in carried and all(map(_both_told, one_story.steps.values())):
+            yield from _bill(uuid, one_story.whole)
+    steps_of = {move_id: steps for story in stories.values() for move_id, steps in story.steps.items()}
+    yield from _answers(sent, steps_of, replays)
+    yield from _effects(sent, steps_of, moved_hosts)
+
+
+def _one_time(uuid: str, move_id: str, steps: Sequence[Heard]) -> Iterator[str]:
+    """Both sides tell one time for the hand-over, and for its revert."""
+    for kind in (FINISHED, REVERTED):
+        times = {one.payload["effective_at"] for one in steps if one.event_type == kind}
+        if len(times) > 1:
+            yield f"{kind} of instance {uuid} by the move {move_id} is told at different times: {', '.join(sorted(times))}."
+
+
+def _both_told(steps: Sequence[Heard]) -> bool:
+    """Whether both sides of a move were told of its hand-over, while both had what they handed over."""
+    for kind in (FINISHED, REVERTED):
+        told = [one for one in steps if one.event_type == kind]
+        inside = any((one.payload["peer_host"], one.payload["peer_node"]) == one.place for one in told)
+        sides = {one.payload["role"] == "instance" for one in told}
+        nothing = any(not one.payload["claim_id"] for one in told)
+        if told and (nothing or not (inside or len(sides) == 2)):
+            return False
+    return True
+
+
+def _bill(uuid: str, story: Sequence[Heard]) -> Iterator[str]:
+    """What is billed follows one another without overlap, and without a gap where it is handed over."""
+    bill = Bill()
+    for one in story:
+        bill.add(one.event_type, one.payload)
+    handed_over = {micros(one.payload["effective_at"]) for one in story if one.event_type in (FINISHED, REVERTED)}
+    for before, after in itertools.pairwise(bill.intervals().get(uuid, [])):
+        if before.end is None or before.end > after.begin:
+            yield f"Instance {uuid} is billed twice at a time: {before}, and {after}."
+        elif before.end < after.begin and before.end in handed_over:
+            yield f"Instance {uuid} is billed to nobody between {before} and {after}."
+
+
+def _answers(
+    sent: Sequence[Message], steps_of: Mapping[str, Sequence[Heard]], replays: Mapping[Place, Replay]
+) -> Iterator[str]:
+    """A move that is answered is what was told, and never one of an older state than was answered before."""
+    shown = []
+    for message in sent:
+        request = message.request
+        if request.method == "begin_move_claim":
+            yield from _begin(message, steps_of, replays)
+        if request.method in MOVES and request.outcome == RESULT:
+            shown.append(message)
+            yield from _answer(message, request.reply, steps_of.get(request.reply["id"], ()))
+        if request.method in _NEVER_REFUSED and request.error == "claim_conflict":
+            yield from _refusal(message, steps_of.get(canonical(request.args["move_id"]), ()))
+    ended = sorted(shown, key=lambda message: message.request.ended_at)
+    latest: dict[tuple[str, str], Message] = {}
+    seen = 0
+    for message in sorted(shown, key=lambda message: message.request.sent_at):
+        while seen < len(ended) and ended[seen].request.ended_at < message.request.sent_at:
+            one = ended[seen]
+            latest[_move_of(one)] = max(latest.get(_move_of(one), one), one, key=_progress)
+            seen += 1
+        newest = latest.get(_move_of(message), message)
+        if _progress(message) < _progress(newest):
+            state, newer = message.request.reply["state"], newest.request.reply["state"]
+            yield f"{message} was told that the move is {state}, after {newest} was told that it is {newer}."
+
+
+def _move_of(message: Message) -> tuple[str, str]:
+    return message.request.about or "", message.request.reply["id"]
+
+
+def _progress(message: Message) -> int:
+    """How far the answered move has got."""
+    reply = message.request.reply
+    return bool(reply["finished_at"]) + 2 * bool(reply["ended_at"])
+
+
+def _answer(message: Message, reply: Mapping[str, Any], steps: Sequence[Heard]) -> Iterator[str]:
+    state = reply["state"]
+    told = {one.event_type.removeprefix(PREFIX) for one in steps}
+    if state not in told and state not in _UNTOLD:
+        yield f"{message} was told that the move {reply['id']} is {state}, which no notification says."
+    for name, kind in (("finished_at", FINISHED), ("ended_at", REVERTED)):
+        times = {one.payload["effective_at"] for one in steps if one.event_type == kind}
+        if (name == "finished_at" or state == "reverted") and reply[name] and reply[name] not in times:
+            yield f"{message} was told {name} {reply[name]}; of the move {reply['id']} is told {sorted(times)}."
+    done = {
+        "finish_move": bool(reply["finished_at"] or reply["ended_at"]),
+        "fail_move": state == "failed" or bool(reply["ended_at"]),
+        "begin_move_claim": True,
+    }
+    if not done.get(message.request.method, bool(reply["ended_at"])):
+        yield f"{message} was told that the move {reply['id']} is {state}, although it was to take that step."
+
+
+def _refusal(message: Message, steps: Sequence[Heard]) -> Iterator[str]:
+    """A source takes every step: a revert asks neither for room nor for a node that takes claims."""
+    destinations = {one.place[0] for one in steps if one.event_type == move_events.BEGUN}
+    held_nothing = message.request.method == "revert_move" and not any(one.payload["kind"] in HOLDING for one in steps)
+    if steps and message.request.about not in destinations and not held_nothing:
+        yield f"{message} was refused at the source: {message.request.facts}."
+
+
+def _begin(message: Message, steps_of: Mapping[str, Sequence[Heard]], replays: Mapping[Place, Replay]) -> Iterator[str]:
+    """A move is granted or refused by its limits on what the destination uses. An id is that of one begin and its copies."""
+    request = message.request
+    try:
+        asked, move_id = vector(request.args["instance"]), canonical(request.args["move"]["id"])
+    except (KeyError, TypeError):
+        return
+    steps = steps_of.get(move_id, ())
+    if request.outcome == RESULT and dict(request.reply["resources"]) != asked:
+        yield f"{message} has asked for {asked}, and was told {request.reply['resources']}."
+    for one in steps:
+        if one.event_type in move_events.DECIDED and one.place in replays:
+            used = replays[one.place].usage.get(one.sequence - 1, {})
+            lacks = shortfalls(asked, used, request.args.get("limits"))
+            if lacks != one.payload.get("shortfalls", []):
+                yield f"{message} was decided by {one.event_type} against its limits: {lacks} are lacking."
+    rejected = [one.payload["shortfalls"] for one in steps if one.event_type == move_events.REJECTED]
+    refused = request.outcome == ERROR and request.error == "insufficient_resources"
+    if refused and request.facts["shortfalls"] not in rejected:
+        yield f"{message} was refused for {request.facts['shortfalls']}, which no notification says."
+
+
+def _effects(
+    sent: Sequence[Message],
+    steps_of: Mapping[str, Sequence[Heard]],
+    moved_hosts: set[str],
+) -> Iterator[str]:
+    """What an end was sent for, and is not parked or refused, is charged no more; a hand-over that was sent is told."""
+    for message in sent:
+        request = message.request
+        host = request.about or ""
+        if request.outcome not in (RESULT, SENT) or message.parked or not message.definite or host in moved_hosts:
+            continue
+        steps = steps_of.get(canonical(str(request.args.get("move_id", ""))), ())
+        here = {one.place: one for one in steps if one.place[0] == host}  # the last one of each node
+        if request.method in ("confirm_move", "revert_move", "abort_move"):
+            for place, one in here.items():
+                if one.payload["role"] in (INCOMING, HOLD):
+                    role = one.payload["role"]
+                    yield f"{message} has ended the move, and {place[0]}/{place[1]} is charged for what is {role}."
+        elif request.method == "finish_move" and any(one.event_type == move_events.BEGUN for one in here.values()):
+            yield f"{message} has had no effect and is not in the dead-letter queue."
