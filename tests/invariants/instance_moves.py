@@ -179,7 +179,8 @@ def _begin(message: Message, steps_of: Mapping[str, Sequence[Heard]], replays: M
     for one in steps:
         if one.event_type in move_events.DECIDED and one.place in replays:
             used = replays[one.place].usage.get(one.sequence - 1, {})
-            lacks = shortfalls(asked, used, request.args.get("limits"))
+            offers = replays[one.place].offers.get(one.sequence - 1, {})
+            lacks = shortfalls(asked, used, request.args.get("limits"), offers)
             if lacks != one.payload.get("shortfalls", []):
                 yield f"{message} was decided by {one.event_type} against its limits: {lacks} are lacking."
     rejected = [one.payload["shortfalls"] for one in steps if one.event_type == move_events.REJECTED]

@@ -34,7 +34,6 @@ from tracker_worker.errors import ConfigurationError, TrackerError
 from tracker_worker.inventory.base import InventoryDriver, load_driver
 from tracker_worker.notifications.style import read_style
 from tracker_worker.service.chores.inventories import Inventories
-from tracker_worker.service.chores.leases import LEASE_SECONDS
 from tracker_worker.service.chores.orphans import LOOK_SECONDS
 from tracker_worker.service.chores.ownership import Ownership
 from tracker_worker.service.chores.timers import Timers
@@ -43,7 +42,7 @@ from tracker_worker.service.first_audit import FirstAudit, StartCancelled
 from tracker_worker.service.loop.thread import EngineThread
 from tracker_worker.service.requests.reader import RequestReader
 from tracker_worker.service.watchdog import Watchdog
-from tracker_worker.store.base import AnotherHistory, Store
+from tracker_worker.store.base import LEASE_SECONDS, AnotherHistory, Store
 from tracker_worker.store.sql.location import prepared_url
 from tracker_worker.store.sql.store import SQLStore
 from tracker_worker.wire.reply_queues import ReplyQueues

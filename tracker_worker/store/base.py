@@ -23,6 +23,7 @@ from tracker_worker.notifications.notification import Notification
 from tracker_worker.store.records import (
     CARETAKER,
     EVERY_TOPIC,
+    LEASE_SECONDS,
     Commit,
     DeadLetterRow,
     History,
@@ -39,6 +40,7 @@ from tracker_worker.store.records import (
 
 __all__ = (
     "CARETAKER",
+    "LEASE_SECONDS",
     "serving",
     "standbys",
     "AnotherHistory",

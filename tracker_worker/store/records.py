@@ -9,12 +9,16 @@ from dataclasses import dataclass
 import msgspec
 
 from tracker_worker.domain.ledger import NodeLedger
+from tracker_worker.domain.values import SECOND
 from tracker_worker.notifications.notification import Notification
 
 EVERY_TOPIC = ""
 """In ``Commit.cursors``: all topics of a stream, and the place at which its next topics start while it has none."""
 
 
+LEASE_SECONDS = 15
+"""How long a lease lasts from its last renewal on."""
+_LONGEST_LEASE = LEASE_SECONDS * SECOND * 3 // 2
 CARETAKER = "#orphans"
 """How the owner of a lease ends who does the chores of a host that nobody serves. Whoever serves the host may take the
 lease."""
@@ -62,9 +66,11 @@ class HostRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def serving(record: HostRecord, now: int) -> str | None:
-    """The worker that serves a host at ``now`` (microseconds), or None."""
+    """The worker that serves a host at ``now`` (microseconds), or None. A lease that ends much later than one that is taken now
+    was taken by a clock that was wrong."""
     owner = record.lease_owner
-    return None if owner is None or record.lease_expires_at < now or owner.endswith(CARETAKER) else owner
+    is_valid = now <= record.lease_expires_at <= now + _LONGEST_LEASE
+    return owner if owner is not None and is_valid and not owner.endswith(CARETAKER) else None
 
 
 def standbys(record: HostRecord, now: int) -> list[str]:

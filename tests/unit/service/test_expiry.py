@@ -14,8 +14,8 @@ from tests.support.store import Writer, settle
 from tests.unit.service.conftest import MakeHarness
 from tracker_worker.bus.memory import MemoryBroker
 from tracker_worker.domain.values import SECOND
-from tracker_worker.service.chores.leases import LEASE_SECONDS
 from tracker_worker.service.requests.items import Chore
+from tracker_worker.store.base import LEASE_SECONDS
 from tracker_worker.store.memory import MemoryStore
 
 N1 = node_name(1)

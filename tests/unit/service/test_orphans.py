@@ -15,9 +15,8 @@ from tests.unit.service.conftest import MakeHarness
 from tracker_worker.administration import Administration
 from tracker_worker.domain.commands import ExpireClaims
 from tracker_worker.domain.values import SECOND
-from tracker_worker.service.chores.leases import LEASE_SECONDS
 from tracker_worker.service.requests.items import Chore
-from tracker_worker.store.base import CARETAKER
+from tracker_worker.store.base import CARETAKER, LEASE_SECONDS
 from tracker_worker.store.memory import MemoryStore
 
 N1 = node_name(1)
@@ -111,6 +110,17 @@ def test_claims_whose_end_waits_in_the_queue_do_not_expire(
     harness.caller.cast("finish_resource_claim", source=OLD, claim_id="c")
     look(harness)
     assert [len(node.begun) for node in harness.ledger(OLD)] == [2]
+
+
+def test_a_lease_that_was_taken_by_a_clock_that_was_ahead_does_not_count(
+    harness: EngineHarness, clock: Clock, store: MemoryStore
+) -> None:
+    """The clock of the database went back since, and the worker is gone."""
+    host_id = next(record.id for record in store.hosts() if record.name == OLD)
+    ahead = clock() + 3600 * SECOND
+    store.take_lease([host_id], "gone", now=ahead, until=ahead + LEASE_SECONDS * SECOND)
+    look(harness)
+    assert str(owners(store)[OLD]).endswith(CARETAKER)
 
 
 def test_the_lease_of_a_worker_that_was_killed_is_waited_for(

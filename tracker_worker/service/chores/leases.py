@@ -18,12 +18,10 @@ from tracker_worker.service.chores.relay import Relay
 from tracker_worker.service.clock import Clock
 from tracker_worker.service.requests.methods import Audit
 from tracker_worker.service.requests.pending import PendingRequest
-from tracker_worker.store.base import Store
+from tracker_worker.store.base import LEASE_SECONDS, Store
 from tracker_worker.store.ledgers import Ledgers
 
 LOG = logging.getLogger(__name__)
-
-LEASE_SECONDS = 15
 
 
 class Leases:

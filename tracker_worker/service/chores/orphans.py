@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 from tracker_worker.domain.policy import Policy
 from tracker_worker.domain.values import SECOND
 from tracker_worker.service.chores.expiry import Expiry
-from tracker_worker.service.chores.leases import LEASE_SECONDS, Leases
+from tracker_worker.service.chores.leases import Leases
 from tracker_worker.service.chores.relay import Relay
 from tracker_worker.service.clock import Clock
 from tracker_worker.service.requests.items import Chore
-from tracker_worker.store.base import CARETAKER, HostRecord, Store, serving
+from tracker_worker.store.base import CARETAKER, LEASE_SECONDS, HostRecord, Store, serving
 from tracker_worker.store.ledgers import Ledgers
 from tracker_worker.text import counted
 
