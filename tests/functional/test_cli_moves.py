@@ -97,12 +97,13 @@ def test_an_instance_is_moved_to_another_host_and_confirmed(operator: Operator) 
 
 
 def test_a_hand_over_is_taken_back(operator: Operator) -> None:
+    """The source is told the destination's times without being asked for them."""
     begin(operator, "h2")
     finished = step(operator, "finish", "h2")
-    step(operator, "finish", "h1", "--at", finished["finished_at"])
+    assert step(operator, "finish", "h1")["finished_at"] == finished["finished_at"]
     reverted = step(operator, "revert", "h2")
     assert reverted["state"] == "reverted"
-    back = step(operator, "revert", "h1", "--at", reverted["ended_at"])
+    back = step(operator, "revert", "h1")
     assert (back["state"], back["ended_at"]) == ("reverted", reverted["ended_at"])
     assert charged(operator) == [("h1", "instance", 1)]
 
@@ -176,7 +177,7 @@ def test_a_source_in_another_database_is_told_with_what_the_destination_shows(
     assert "Host h1 knows no move m-1" in operator.refuse("move", "finish", "m-1", "--host", "h1")
     told = tmp_path / "move.json"
     told.write_text(json.dumps(other.json("move", "show", "m-1")), encoding="utf-8")
-    left = step(operator, "finish", "h1", "--move", str(told), "--at", finished["finished_at"])
+    left = step(operator, "finish", "h1", "--move", str(told))
     assert (left["state"], left["finished_at"], left["old_resources"]) == (
         "finished",
         finished["finished_at"],

@@ -32,7 +32,9 @@ _told_option = click.option(
     "not have the destination.",
 )
 _at_option = click.option(
-    "--at", metavar="TIME", help="When it happened, ISO 8601; at the source, what the destination has answered."
+    "--at",
+    metavar="TIME",
+    help="When it happened, ISO 8601.  [default: at the source, when it happened at the destination, if known; else now]",
 )
 
 
@@ -174,10 +176,7 @@ def finish(
     wait: int | None,
     style: str,
 ) -> None:
-    """Hand the instance over: at the destination first, then at the source.
-
-    At the source, --at is the finished_at that the destination has answered.
-    """
+    """Hand the instance over: at the destination first, then at the source."""
     _step("finish_move", settings, move_id, host, told, wait, style, at)
 
 
@@ -213,10 +212,7 @@ def revert(
     wait: int | None,
     style: str,
 ) -> None:
-    """Take the hand-over back: at the destination first, then at the source. It is never refused for want of room.
-
-    At the source, --at is the ended_at that the destination has answered.
-    """
+    """Take the hand-over back: at the destination first, then at the source. It is never refused for want of room."""
     _step("revert_move", settings, move_id, host, told, wait, style, at)
 
 
@@ -254,11 +250,12 @@ def _step(
     style: str,
     at: str | None = None,
 ) -> None:
-    from tracker_worker.cli.move_records import read, recorded
+    from tracker_worker.cli.move_records import effective, read, recorded
     from tracker_worker.cli.rpc import request_context, scheduler
 
     given = recorded(settings, move_id) if told is None else read(told)
-    more = {} if at is None else {"effective_at": at}
+    effective_at = at or effective(method, given, host)
+    more = {} if effective_at is None else {"effective_at": effective_at}
     with scheduler(settings, host, wait) as api:
         done = getattr(api, method)(request_context(), host, move_id, move=given, **more)
     _show(done, style)

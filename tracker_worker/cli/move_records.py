@@ -15,6 +15,7 @@ from tracker_worker.ids import canonical
 
 _MOST = 100_000
 _MOST_FILE_BYTES = 1024 * 1024
+_TIMES = {"finish_move": "finished_at", "revert_move": "ended_at"}
 
 
 def recorded(settings: Settings, move_id: str) -> dict[str, Any] | None:
@@ -49,3 +50,10 @@ def read(told: IO[str]) -> Mapping[str, Any]:
     if not isinstance(given, Mapping):
         raise CommandFailed(f"{told.name} has no move: it must be what 'move show ID --format json' prints")
     return given
+
+
+def effective(method: str, move: Mapping[str, Any] | None, host: str) -> str | None:
+    """When the step happened, for the source ``host`` of a move of which so much is known; None: the host decides."""
+    if move is None or method not in _TIMES or host == move.get("to_host"):
+        return None
+    return move.get(_TIMES[method]) or None

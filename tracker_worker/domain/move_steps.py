@@ -108,7 +108,7 @@ class MoveSteps:
         elif leaving is not None:
             self._leave(*leaving, hold, at, keeps=leaving[0] is self._home)
         else:
-            self._tell(self._shown(), "", at=at)
+            self._tell_ended(at)
         if hold is not None and leaving is not None:
             self._charges[HOLD] = leaving[0], hold
 
@@ -179,7 +179,7 @@ class MoveSteps:
             if not here and not self.move.arrives:
                 self._note()
         elif not self.move.arrives:
-            self._tell(self._shown(), "", at=at)
+            self._tell_ended(at)
 
     def abort(self) -> None:
         """What is incoming ends. A host that is the source only notes it."""
@@ -205,6 +205,14 @@ class MoveSteps:
         self._tell(shown, "" if found is None else role, keeps=True)
 
     # --- what is told ----------------------------------------------------------------------------------------------------
+
+    def _tell_ended(self, at: int) -> None:
+        """The source is charged nothing from ``at`` on. It only notes the step if it was charged anew since: to bill that is
+        right."""
+        if INSTANCE in self._charges:
+            self._note()
+        else:
+            self._tell(self._shown(), "", at=at)
 
     def _shown(self) -> Allocation:
         """What an event is about that finds no allocation: the instance in the vector that the move knows."""

@@ -13,12 +13,13 @@ from tests.support.store import Writer, load, register, settle
 from tests.unit.cli.conftest import Cli
 from tracker_worker.bus.amqp import topology
 from tracker_worker.domain.values import SECOND
+from tracker_worker.store.base import LEASE_SECONDS
 from tracker_worker.store.sql.store import SQLStore
 
 
 def lease(store: SQLStore, host: str, owner: str = "worker-1") -> None:
     now = time.time_ns() // 1000
-    store.take_lease([register(store, host)], owner, now=now, until=now + 600 * SECOND)
+    store.take_lease([register(store, host)], owner, now=now, until=now + LEASE_SECONDS * SECOND)
 
 
 def test_hosts_are_listed_with_who_serves_them(cli: Cli, ledger: Writer, store: SQLStore) -> None:
@@ -46,7 +47,7 @@ def test_hosts_are_listed_with_who_serves_them(cli: Cli, ledger: Writer, store: 
 def test_the_standbys_of_a_host_are_listed(cli: Cli, store: SQLStore) -> None:
     host, now = register(store, "host-1"), time.time_ns() // 1000
     for name in ("worker-2", "worker-3", "worker-1"):
-        store.take_lease([host], name, now=now, until=now + 600 * SECOND, serves=[host])
+        store.take_lease([host], name, now=now, until=now + LEASE_SECONDS * SECOND, serves=[host])
     (view,) = cli.json("host", "list")
     assert (view["active"], view["standbys"]) == ("worker-2", ["worker-1", "worker-3"])
     assert "worker-2 worker-1, worker-3" in " ".join(cli.succeed("host", "list").split())

@@ -10,6 +10,7 @@ import pytest
 from tests.support.builders import NOW, begin, node_name, uuid
 from tests.support.store import Writer, settle
 from tests.unit.cli.conftest import Cli
+from tracker_worker.cli.move_records import effective
 from tracker_worker.domain import commands
 from tracker_worker.domain.move import ABORT, CONFIRM, FINISH, REVERT, Move
 from tracker_worker.domain.values import SECOND
@@ -97,3 +98,13 @@ def test_an_unknown_move_is_one_sentence(cli: Cli, destination: Writer) -> None:
 
 def test_without_moves_the_table_is_a_sentence(cli: Cli, source: Writer) -> None:
     assert cli.succeed("move", "list") == "There are no open moves.\n"
+
+
+def test_the_source_takes_the_time_of_the_destination_where_it_is_known() -> None:
+    move = {"to_host": "host-2", "finished_at": "2026-01-15T12:00:01.000000Z", "ended_at": ""}
+    assert effective("finish_move", move, "host-1") == move["finished_at"]
+    assert effective("revert_move", move, "host-1") is None
+    assert effective("revert_move", {**move, "ended_at": "2026-01-15T12:00:02.000000Z"}, "host-1") is not None
+    assert effective("finish_move", move, "host-2") is None
+    assert effective("confirm_move", move, "host-1") is None
+    assert effective("finish_move", None, "host-1") is None

@@ -154,8 +154,11 @@ class TestBetweenHosts:
         answer = play(destination, step(FINISH), NOW + 5).reply
         play(host, update(1, vm_state="deleted"))
         play(host, begin(1, node=N1), NOW + 9 * SECOND)
-        play(host, step(FINISH, told=told(answer), effective_at=NOW + 5), NOW + 20 * SECOND)
+        decision = play(host, step(FINISH, told=told(answer), effective_at=NOW + 5), NOW + 20 * SECOND)
         assert charged(host) == {N1: {"instance": SMALL}}
+        assert [type(event) for event in happened(decision)] == [
+            MoveNoted
+        ]  # an effective time would cut the new charge
 
     def test_an_unknown_move_is_not_found(self, host: HostLedger, destination: HostLedger) -> None:
         answer = play(destination, moved(kind="migration", from_host=HOST)).reply
