@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.invariants import move_events
+from tests.invariants import books, move_events
 from tests.invariants.asked import shortfalls, vector
 from tests.invariants.messages import MOVES, Message, canonical
 from tests.invariants.move_events import FINISHED, HOLD, HOLDING, INCOMING, PREFIX, REVERTED
@@ -23,6 +23,7 @@ from tests.invariants.stream import Streams
 from tests.support.bill import Bill, micros
 
 _NEVER_REFUSED = ("finish_move", "confirm_move", "revert_move")
+_MOVES_ON = (FINISHED, books.BEGUN, books.RELEASED)
 _UNTOLD = ("aborted", "confirmed")
 """The ends that a host only notes where it is charged for nothing."""
 
@@ -65,7 +66,7 @@ def check(
         if uuid not in carried and all(map(_both_told, one_story.steps.values())):
             yield from _bill(uuid, one_story.whole)
     steps_of = {move_id: steps for story in stories.values() for move_id, steps in story.steps.items()}
-    yield from _answers(sent, steps_of, replays)
+    yield from _answers(sent, stories, steps_of, replays)
     yield from _effects(sent, steps_of, moved_hosts)
 
 
@@ -103,7 +104,10 @@ def _bill(uuid: str, story: Sequence[Heard]) -> Iterator[str]:
 
 
 def _answers(
-    sent: Sequence[Message], steps_of: Mapping[str, Sequence[Heard]], replays: Mapping[Place, Replay]
+    sent: Sequence[Message],
+    stories: Mapping[str, _Story],
+    steps_of: Mapping[str, Sequence[Heard]],
+    replays: Mapping[Place, Replay],
 ) -> Iterator[str]:
     """A move that is answered is what was told, and never one of an older state than was answered before."""
     shown = []
@@ -115,7 +119,8 @@ def _answers(
             shown.append(message)
             yield from _answer(message, request.reply, steps_of.get(request.reply["id"], ()))
         if request.method in _NEVER_REFUSED and request.error == "claim_conflict":
-            yield from _refusal(message, steps_of.get(canonical(request.args["move_id"]), ()))
+            steps = steps_of.get(canonical(request.args["move_id"]), ())
+            yield from _refusal(message, steps, stories[message.instance].whole if message.instance in stories else ())
     ended = sorted(shown, key=lambda message: message.request.ended_at)
     latest: dict[tuple[str, str], Message] = {}
     seen = 0
@@ -158,12 +163,16 @@ def _answer(message: Message, reply: Mapping[str, Any], steps: Sequence[Heard]) 
         yield f"{message} was told that the move {reply['id']} is {state}, although it was to take that step."
 
 
-def _refusal(message: Message, steps: Sequence[Heard]) -> Iterator[str]:
-    """A source takes every step: a revert asks neither for room nor for a node that takes claims."""
+def _refusal(message: Message, steps: Sequence[Heard], story: Sequence[Heard]) -> Iterator[str]:
+    """A source takes every step, and so does a destination that has the instance still: a revert asks neither for room nor for
+    a node that takes claims."""
     destinations = {one.place[0] for one in steps if one.event_type == move_events.BEGUN}
     held_nothing = message.request.method == "revert_move" and not any(one.payload["kind"] in HOLDING for one in steps)
-    if steps and message.request.about not in destinations and not held_nothing:
-        yield f"{message} was refused at the source: {message.request.facts}."
+    story = sorted(story, key=lambda one: str(one.payload["occurred_at"]))
+    handed_over = next((index for index, one in enumerate(story) if one.event_type == FINISHED and one in steps), 0)
+    moved_on = any(one.event_type in _MOVES_ON and one not in steps for one in story[handed_over:])
+    if steps and not held_nothing and not (message.request.about in destinations and moved_on):
+        yield f"{message} was refused, although nothing else has happened to the instance: {message.request.facts}."
 
 
 def _begin(message: Message, steps_of: Mapping[str, Sequence[Heard]], replays: Mapping[Place, Replay]) -> Iterator[str]:
