@@ -24,6 +24,17 @@ from tests.support.bill import Bill, micros
 
 _NEVER_REFUSED = ("finish_move", "confirm_move", "revert_move")
 _MOVES_ON = (FINISHED, books.BEGUN, books.RELEASED)
+_CAUSES = {
+    "begun": ("begin_move_claim",),
+    "rejected": ("begin_move_claim",),
+    "finished": ("finish_move", "confirm_move", "revert_move"),
+    "confirmed": ("confirm_move",),
+    "reverted": ("revert_move",),
+    "aborted": ("abort_move", "revert_move"),
+    "failed": ("fail_move",),
+}
+"""The methods that have each step taken."""
+_GONE = ("deleted", "shelved_offloaded")
 _UNTOLD = ("aborted", "confirmed")
 """The ends that a host only notes where it is charged for nothing."""
 
@@ -68,6 +79,7 @@ def check(
     steps_of = {move_id: steps for story in stories.values() for move_id, steps in story.steps.items()}
     yield from _answers(sent, stories, steps_of, replays)
     yield from _effects(sent, steps_of, moved_hosts)
+    yield from _causes(sent, stories)
 
 
 def _one_time(uuid: str, move_id: str, steps: Sequence[Heard]) -> Iterator[str]:
@@ -217,3 +229,25 @@ def _effects(
                     yield f"{message} has ended the move, and {place[0]}/{place[1]} is charged for what is {role}."
         elif request.method == "finish_move" and any(one.event_type == move_events.BEGUN for one in here.values()):
             yield f"{message} has had no effect and is not in the dead-letter queue."
+
+
+def _causes(sent: Sequence[Message], stories: Mapping[str, _Story]) -> Iterator[str]:
+    """Each step was asked for; the source of an evacuation finds out by itself. What moves ends with its instance, and what is
+    on hold is confirmed where the instance moves on."""
+    asked: dict[str, set[str]] = defaultdict(set)
+    gone: set[str | None] = set()
+    for message in sent:
+        args, method = message.request.args, message.request.method
+        if method in MOVES:
+            named = args["move"].get("id") if method == "begin_move_claim" else args.get("move_id")
+            asked[canonical(str(named))].add(method)
+        elif method == "release_allocation" or (args.get("instance") or {}).get("vm_state") in _GONE:
+            gone.add(message.instance)
+    for uuid, story in stories.items():
+        for move_id, steps in story.steps.items():
+            for one in steps:
+                step = one.event_type.removeprefix(PREFIX)
+                ends = step in _UNTOLD and (uuid in gone or len(story.steps) > 1)
+                found_out = step == "finished" and one.payload["kind"] == "evacuation"
+                if step in _CAUSES and not asked[move_id].intersection(_CAUSES[step]) and not ends and not found_out:
+                    yield f"{step} of instance {uuid} by the move {move_id} is the effect of no request."

@@ -290,6 +290,13 @@ def test_a_revert_that_is_refused_is_found(scene: TwoHosts, host: str) -> None:
     assert "was refused, although nothing else has happened" in only(scene.evidence())
 
 
+def test_a_step_that_nobody_has_asked_for_is_found(scene: TwoHosts) -> None:
+    scene.step("confirm", HOST)
+    scene.requests.pop()
+
+    assert "confirmed of instance" in only(scene.evidence())
+
+
 def test_a_cast_without_an_effect_is_found() -> None:
     scene = TwoHosts()
     scene.begin_move()
