@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.invariants import move_events
+from tests.invariants import books, move_events
 from tests.invariants.asked import shortfalls, vector
 from tests.invariants.messages import MOVES, Message, canonical
 from tests.invariants.move_events import FINISHED, HOLD, HOLDING, INCOMING, PREFIX, REVERTED
@@ -23,6 +23,18 @@ from tests.invariants.stream import Streams
 from tests.support.bill import Bill, micros
 
 _NEVER_REFUSED = ("finish_move", "confirm_move", "revert_move")
+_MOVES_ON = (FINISHED, books.BEGUN, books.RELEASED)
+_CAUSES = {
+    "begun": ("begin_move_claim",),
+    "rejected": ("begin_move_claim",),
+    "finished": ("finish_move", "confirm_move", "revert_move"),
+    "confirmed": ("confirm_move",),
+    "reverted": ("revert_move",),
+    "aborted": ("abort_move", "revert_move"),
+    "failed": ("fail_move",),
+}
+"""The methods that have each step taken."""
+_GONE = ("deleted", "shelved_offloaded")
 _UNTOLD = ("aborted", "confirmed")
 """The ends that a host only notes where it is charged for nothing."""
 
@@ -65,8 +77,9 @@ def check(
         if uuid not in carried and all(map(_both_told, one_story.steps.values())):
             yield from _bill(uuid, one_story.whole)
     steps_of = {move_id: steps for story in stories.values() for move_id, steps in story.steps.items()}
-    yield from _answers(sent, steps_of, replays)
+    yield from _answers(sent, stories, steps_of, replays)
     yield from _effects(sent, steps_of, moved_hosts)
+    yield from _causes(sent, stories)
 
 
 def _one_time(uuid: str, move_id: str, steps: Sequence[Heard]) -> Iterator[str]:
@@ -103,7 +116,10 @@ def _bill(uuid: str, story: Sequence[Heard]) -> Iterator[str]:
 
 
 def _answers(
-    sent: Sequence[Message], steps_of: Mapping[str, Sequence[Heard]], replays: Mapping[Place, Replay]
+    sent: Sequence[Message],
+    stories: Mapping[str, _Story],
+    steps_of: Mapping[str, Sequence[Heard]],
+    replays: Mapping[Place, Replay],
 ) -> Iterator[str]:
     """A move that is answered is what was told, and never one of an older state than was answered before."""
     shown = []
@@ -115,7 +131,8 @@ def _answers(
             shown.append(message)
             yield from _answer(message, request.reply, steps_of.get(request.reply["id"], ()))
         if request.method in _NEVER_REFUSED and request.error == "claim_conflict":
-            yield from _refusal(message, steps_of.get(canonical(request.args["move_id"]), ()))
+            steps = steps_of.get(canonical(request.args["move_id"]), ())
+            yield from _refusal(message, steps, stories[message.instance].whole if message.instance in stories else ())
     ended = sorted(shown, key=lambda message: message.request.ended_at)
     latest: dict[tuple[str, str], Message] = {}
     seen = 0
@@ -158,12 +175,16 @@ def _answer(message: Message, reply: Mapping[str, Any], steps: Sequence[Heard]) 
         yield f"{message} was told that the move {reply['id']} is {state}, although it was to take that step."
 
 
-def _refusal(message: Message, steps: Sequence[Heard]) -> Iterator[str]:
-    """A source takes every step: a revert asks neither for room nor for a node that takes claims."""
+def _refusal(message: Message, steps: Sequence[Heard], story: Sequence[Heard]) -> Iterator[str]:
+    """A source takes every step, and so does a destination that has the instance still: a revert asks neither for room nor for
+    a node that takes claims."""
     destinations = {one.place[0] for one in steps if one.event_type == move_events.BEGUN}
     held_nothing = message.request.method == "revert_move" and not any(one.payload["kind"] in HOLDING for one in steps)
-    if steps and message.request.about not in destinations and not held_nothing:
-        yield f"{message} was refused at the source: {message.request.facts}."
+    story = sorted(story, key=lambda one: str(one.payload["occurred_at"]))
+    handed_over = next((index for index, one in enumerate(story) if one.event_type == FINISHED and one in steps), 0)
+    moved_on = any(one.event_type in _MOVES_ON and one not in steps for one in story[handed_over:])
+    if steps and not held_nothing and not (message.request.about in destinations and moved_on):
+        yield f"{message} was refused, although nothing else has happened to the instance: {message.request.facts}."
 
 
 def _begin(message: Message, steps_of: Mapping[str, Sequence[Heard]], replays: Mapping[Place, Replay]) -> Iterator[str]:
@@ -209,3 +230,25 @@ def _effects(
                     yield f"{message} has ended the move, and {place[0]}/{place[1]} is charged for what is {role}."
         elif request.method == "finish_move" and any(one.event_type == move_events.BEGUN for one in here.values()):
             yield f"{message} has had no effect and is not in the dead-letter queue."
+
+
+def _causes(sent: Sequence[Message], stories: Mapping[str, _Story]) -> Iterator[str]:
+    """Each step was asked for; the source of an evacuation finds out by itself. What moves ends with its instance, and what is
+    on hold is confirmed where the instance moves on."""
+    asked: dict[str, set[str]] = defaultdict(set)
+    gone: set[str | None] = set()
+    for message in sent:
+        args, method = message.request.args, message.request.method
+        if method in MOVES:
+            named = args["move"].get("id") if method == "begin_move_claim" else args.get("move_id")
+            asked[canonical(str(named))].add(method)
+        elif method == "release_allocation" or (args.get("instance") or {}).get("vm_state") in _GONE:
+            gone.add(message.instance)
+    for uuid, story in stories.items():
+        for move_id, steps in story.steps.items():
+            for one in steps:
+                step = one.event_type.removeprefix(PREFIX)
+                ends = step in _UNTOLD and (uuid in gone or len(story.steps) > 1)
+                found_out = step == "finished" and one.payload["kind"] == "evacuation"
+                if step in _CAUSES and not asked[move_id].intersection(_CAUSES[step]) and not ends and not found_out:
+                    yield f"{step} of instance {uuid} by the move {move_id} is the effect of no request."

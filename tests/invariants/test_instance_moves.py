@@ -280,12 +280,21 @@ def test_a_refusal_that_nobody_told_of_is_found() -> None:
     assert "which no notification says" in only(without(scene, one_of(scene, "rejected")))
 
 
-def test_a_revert_that_is_refused_at_the_source_is_found(scene: TwoHosts) -> None:
+@pytest.mark.parametrize("host", [HOST, OTHER])
+def test_a_revert_that_is_refused_is_found(scene: TwoHosts, host: str) -> None:
+    scene.host = host
     scene.sent(
         "revert_move", {"move_id": MOVE}, call=True, outcome=ERROR, error="claim_conflict", facts={"reason": "no room"}
     )
 
-    assert "was refused at the source" in only(scene.evidence())
+    assert "was refused, although nothing else has happened" in only(scene.evidence())
+
+
+def test_a_step_that_nobody_has_asked_for_is_found(scene: TwoHosts) -> None:
+    scene.step("confirm", HOST)
+    scene.requests.pop()
+
+    assert "confirmed of instance" in only(scene.evidence())
 
 
 def test_a_cast_without_an_effect_is_found() -> None:
