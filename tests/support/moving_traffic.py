@@ -14,7 +14,7 @@ from tests.support.traffic import HeldInstance
 _MOST_TRAVELS = 4
 _CASTS = 0.15
 _REPEATED = 0.15
-_CONTENDED = 0.1
+_CONTENDED = 0.2
 _KINDS = ("resize", "migration", "live_migration", "evacuation")
 _HOLDING = ("resize", "migration")
 
@@ -80,7 +80,7 @@ class MovingScheduler(SizedScheduler):
         if kind in _HOLDING:
             fields |= {"vcpus": self._random.randint(1, 4), "memory_mb": self._random.choice((256, 512, 1024))}
         if self._random.random() < _CONTENDED:
-            self._contend(held)
+            self._contend(held, place)
         move_id = self._new_uuid()
         begin = {
             "instance": fields,
@@ -105,9 +105,10 @@ class MovingScheduler(SizedScheduler):
         node = held.place[1] if self._random.random() < 0.8 else None
         return {"id": move_id, "kind": kind, "from_host": held.place[0], "from_node": node}
 
-    def _contend(self, held: HeldInstance) -> None:
-        """Ask for a move at the same time, of which nobody wants to hear again."""
-        place = self._random.choice(self._places)
+    def _contend(self, held: HeldInstance, wanted: Place) -> None:
+        """Ask for a move to another host at the same time, of which nobody wants to hear again."""
+        others = [place for place in self._places if place[0] not in (wanted[0], held.place[0])]
+        place = self._random.choice(others or self._places)
         self._say(
             place[0],
             "begin_move_claim",
