@@ -44,7 +44,7 @@ def in_order(notifications: Iterable[Heard], broker: Broker) -> list[Heard]:
             behind = (
                 index
                 for index, other in enumerate(found)
-                if _stream(other) == _stream(one) and other.sequence > one.sequence
+                if _stream(other) == _stream(one) and _number(other) > _number(one)
             )
             found.insert(next(behind, len(found)), one)
         else:
@@ -52,8 +52,13 @@ def in_order(notifications: Iterable[Heard], broker: Broker) -> list[Heard]:
     return found
 
 
-def _stream(one: Heard) -> tuple[str, Place, str]:
-    return one.queue, one.place, one.payload["ledger_id"]
+def _stream(one: Heard) -> tuple[str, Place]:
+    return one.queue, one.place
+
+
+def _number(one: Heard) -> tuple[str, int]:
+    """Grows along a stream, also from one history to the next: their ids are made in the order of time."""
+    return one.payload["ledger_id"], one.sequence
 
 
 def _is_of_a_topic(key: str, broker: Broker) -> bool:
