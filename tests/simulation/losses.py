@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from tests.invariants.record import SENT, UNKNOWN, Heard, Place, Request
@@ -31,9 +31,10 @@ def judged(requests: Iterable[Request], broker: Broker) -> Iterator[Request]:
             yield request
 
 
-def in_order(notifications: Iterable[Heard], broker: Broker) -> list[Heard]:
+def in_order(notifications: Iterable[Heard], broker: Broker, histories: Sequence[str]) -> list[Heard]:
     """The notifications as if each that its queue did not take at first had come in its place: those that were on their way
-    behind it may have been taken."""
+    behind it may have been taken. ``histories``: the ledger_ids of the database, in their order."""
+    ranks = {ledger_id: rank for rank, ledger_id in enumerate(histories)}
     late = {
         (key, read_notification(key, body).message_id) for key, body in broker.untaken if _is_of_a_topic(key, broker)
     }
@@ -44,7 +45,7 @@ def in_order(notifications: Iterable[Heard], broker: Broker) -> list[Heard]:
             behind = (
                 index
                 for index, other in enumerate(found)
-                if _stream(other) == _stream(one) and _number(other) > _number(one)
+                if _stream(other) == _stream(one) and _is_later(other, one, ranks)
             )
             found.insert(next(behind, len(found)), one)
         else:
@@ -56,9 +57,12 @@ def _stream(one: Heard) -> tuple[str, Place]:
     return one.queue, one.place
 
 
-def _number(one: Heard) -> tuple[str, int]:
-    """Grows along a stream, also from one history to the next: their ids are made in the order of time."""
-    return one.payload["ledger_id"], one.sequence
+def _is_later(one: Heard, other: Heard, ranks: Mapping[str, int]) -> bool:
+    """Whether a notification of a stream belongs behind another one, in its history or in a later one."""
+    mine, its = one.payload["ledger_id"], other.payload["ledger_id"]
+    if mine == its:
+        return one.sequence > other.sequence
+    return mine in ranks and its in ranks and ranks[mine] > ranks[its]
 
 
 def _is_of_a_topic(key: str, broker: Broker) -> bool:

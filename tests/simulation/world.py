@@ -227,7 +227,8 @@ class World:
         requests = list(losses.judged(requests, self.broker))
         hostile = self.hostile.bodies if self.hostile is not None else set()
         heard: dict[str, list[Heard]] = {topic: [] for topic in self.broker.topics}
-        for one in losses.in_order(self.watch.notifications, self.broker):
+        histories = [history.ledger_id for history in self.store.histories()]
+        for one in losses.in_order(self.watch.notifications, self.broker, histories):
             heard[one.queue.partition(".")[0]].append(one)
         first, *others = self.broker.topics
         by_id = {request.unique_id: request for request in requests if not request.call}
