@@ -27,6 +27,8 @@ READERS = frozenset(
         "missing_nodes",
         "load_host",
         "allocations",
+        "incoming",
+        "moves",
         "answered",
         "streams",
         "streams_without_host",

@@ -76,12 +76,13 @@ class Hardware:
 
 class Mood:
     """How the driver of one host behaves on one worker. In ``hanging`` and ``failing``, None stands for the list of nodes;
-    ``garbage``: nodes of which the driver reports nonsense."""
+    ``garbage``: nodes of which the driver reports nonsense. ``since``: when the present hang of each node began."""
 
     def __init__(self) -> None:
         self.hanging: set[str | None] = set()
         self.failing: set[str | None] = set()
         self.garbage: set[str | None] = set()
+        self.since: dict[str | None, float] = {}
 
 
 class SimulatedDriver(InventoryDriver):

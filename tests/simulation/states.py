@@ -62,6 +62,7 @@ def unnoted(world: World, since: dict[tuple[str, str, str], tuple[Worker, float]
                 known = since.get((site.name, host, node))
                 assert worker is not None
                 began = known[1] if known is not None and known[0] is worker else world.stage.now
+                began = max(began, site.moods[host].since.get(node, 0.0))
                 hanging[site.name, host, node] = worker, began
                 if world.stage.now - began > HANGS_SECONDS:
                     yield from _open(world, host, node)

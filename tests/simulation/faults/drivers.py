@@ -30,13 +30,17 @@ def _spoil(world: World, random: Random, kind: str, most: float) -> str | None:
     seconds = random.random() * most if kind == "hanging" else span(random, most)
     whats = [what for what in (None, *world.hardware.nodes[host]) if random.random() < 0.5]
     sites = [site for site in world.sites if random.random() < 0.7]
-    spoiled: list[set[str | None]] = [getattr(site.moods.setdefault(host, Mood()), kind) for site in sites]
-    for one in spoiled:
-        one.update(whats)
+    moods = [site.moods.setdefault(host, Mood()) for site in sites]
+    for mood in moods:
+        getattr(mood, kind).update(whats)
+        for what in whats if kind == "hanging" else ():
+            mood.since.setdefault(what, world.stage.now)
 
     def end() -> None:
-        for one in spoiled:
-            one.difference_update(whats)
+        for mood in moods:
+            getattr(mood, kind).difference_update(whats)
+            for what in whats if kind == "hanging" else ():
+                mood.since.pop(what, None)
 
     world.until_healed(seconds, end, DRIVERS)
     return f"{kind} on {host} for {[site.name for site in sites]}: {whats}, {seconds:.2f} s"

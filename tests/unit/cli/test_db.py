@@ -44,7 +44,7 @@ def test_the_check_names_hosts_that_nobody_serves(cli: Cli, ledger: Writer, stor
     assert done.exit_code == 0
     assert done.stderr == "WARNING: hosts of the database that no worker serves: host-1 (3 instances)\n"
     (host,) = (record for record in store.hosts() if record.name == "host-1")
-    store.take_lease([host.id], "worker", now=store.time(), until=store.time() + 60_000_000)
+    store.take_lease([host.id], "worker", now=store.time(), until=store.time() + 15_000_000)
     assert cli.run("db", "check").stderr == ""
 
 
