@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from random import Random
 from typing import Any
@@ -63,8 +63,9 @@ class Traffic:
         places: Sequence[Place],
         tight: Sequence[Place],
         moves: Sequence[tuple[Place, Place]],
+        apart: Collection[str] = (),
     ) -> None:
-        """``tight`` and ``moves``: see ``Scheduler``."""
+        """``tight`` and ``moves``: see ``Scheduler``; ``apart``: see ``MovingScheduler``."""
         self._machine = machine
         self._stopped = False
         self._goes_on_at = 0.0
@@ -82,6 +83,8 @@ class Traffic:
                     tight=tight,
                     moves=moves,
                 )
+                if isinstance(scheduler, MovingScheduler):
+                    scheduler.apart = apart
                 random = Random(f"{seed}-{name}-pauses")
                 self._start(scheduler.step, random, rate / len(clients) / _SCHEDULERS)
             self._start(partial(_audit, caller, places), Random(f"{seed}-{client.name}-audits"), _AUDITS)

@@ -42,6 +42,8 @@ _PARTIAL = 0.3
 """The part of the workers, but for the first, that serve some of the hosts only."""
 _HOSTILE_RATE = 0.4
 _CLAIMS = 5
+_JOINT = 0.3
+"""The part of the histories in which instances move from and to a node that an operator gives to another host."""
 _LAST_COMMANDS_SECONDS = 10.0
 
 
@@ -161,6 +163,7 @@ class World:
             places=self.hardware.places,
             tight=self.hardware.tight,
             moves=self.operator.moves,
+            apart=() if Random(f"{seed} joint").random() < _JOINT else self.hardware.moved[:1],
         )
         random = Random(f"{seed} hostile")
         self.hostile = Hostile(self.stage, self.broker, random, hosts=self.hosts, rate=_HOSTILE_RATE)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -49,6 +49,8 @@ class MovingScheduler(SizedScheduler):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._travels: dict[str, Travel] = {}
+        self.apart: Collection[str] = ()
+        """The names of nodes from and to which no instance moves: an operator gives them to other hosts."""
 
     def _choices(self) -> list[tuple[Callable[[], None], int]]:
         choices = super()._choices()
@@ -73,7 +75,7 @@ class MovingScheduler(SizedScheduler):
         """Begin a move, sometimes while another one is asked for elsewhere."""
         uuid = self._any()
         held = self._held[uuid]
-        if held.building and self._random.random() < 0.7:
+        if (held.building and self._random.random() < 0.7) or held.place[1] in self.apart:
             return
         kind, place = self._aim(held)
         fields = {**held.fields, "node": place[1]}
@@ -93,10 +95,13 @@ class MovingScheduler(SizedScheduler):
             move = said.reply if said is not None and said.outcome == RESULT else None
             self._travels[uuid] = Travel(self._held.pop(uuid), place, fields, kind, move_id, begin, move)
 
+    def _targets(self) -> list[Place]:
+        return [place for place in self._places if place[1] not in self.apart]
+
     def _aim(self, held: HeldInstance) -> tuple[str, Place]:
         kind = self._random.choice(_KINDS)
-        near = [place for place in self._places if place[0] == held.place[0]]
-        far = [place for place in self._places if place[0] != held.place[0]]
+        near = [place for place in self._targets() if place[0] == held.place[0]]
+        far = [place for place in self._targets() if place[0] != held.place[0]]
         if not far or (kind == "resize" and self._random.random() < 0.6):
             return "resize", self._random.choice((held.place, *near))
         return kind, self._random.choice(far)
@@ -107,8 +112,8 @@ class MovingScheduler(SizedScheduler):
 
     def _contend(self, held: HeldInstance, wanted: Place) -> None:
         """Ask for a move to another host at the same time, of which nobody wants to hear again."""
-        others = [place for place in self._places if place[0] not in (wanted[0], held.place[0])]
-        place = self._random.choice(others or self._places)
+        others = [place for place in self._targets() if place[0] not in (wanted[0], held.place[0])]
+        place = self._random.choice(others or self._targets())
         self._say(
             place[0],
             "begin_move_claim",
