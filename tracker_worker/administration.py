@@ -17,10 +17,11 @@ from typing import Any, TypeVar
 from msgspec.structs import replace
 
 from tracker_worker.domain.commands import Command
-from tracker_worker.domain.events import DeletionNoted, LifeNoted, NodeUpdated
+from tracker_worker.domain.events import DeletionNoted, LifeNoted, MoveNoted, NodeUpdated
 from tracker_worker.domain.inventory import Inventory, read_node_name
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
 from tracker_worker.domain.life import Life, renewed
+from tracker_worker.domain.move import FINISHED
 from tracker_worker.errors import ClaimConflict, NodeBusy
 from tracker_worker.ids import NewIds
 from tracker_worker.notifications.render import PLAIN, Style
@@ -33,6 +34,7 @@ Result = TypeVar("Result")
 
 # Another writer that commits at the same time costs an attempt.
 _MOST_ATTEMPTS = 50
+_MOST_MOVES = 1000
 
 
 class Refused(Exception):
@@ -112,6 +114,8 @@ class Administration:
                 self._check_at_rest(moved, source)
                 rearrangement.leave(moved, source)
             rearrangement.move(moved, name)
+            if source is target:
+                rearrangement.rename_in_moves(source, node, name)
         return moved
 
     def _check_at_rest(self, node: NodeLedger, host: HostLedger) -> None:
@@ -125,12 +129,24 @@ class Administration:
             what = f"{counted(len(moving), 'instance')} of node {node.name} of host {host.name} are moving"
             raise Refused(f"{what}: finish, confirm, revert or abort that first: {', '.join(sorted(moving))}")
 
+    def _check_told(self, host: HostLedger) -> None:
+        """The destination of a move knows its source by the name of the host."""
+        moves = self._store.moves(from_host=host.name, state=FINISHED, limit=_MOST_MOVES)
+        if left := [move.id for _, move in moves if move.arrives and not move.leaves and host.move(move.id) is None]:
+            raise Refused(
+                f"host {host.name} was not told that instances have left it: let its worker start, or "
+                f"'tracker-worker move finish' {', '.join(left)}"
+            )
+
     def _rename_host(self, old: str, new: str) -> None:
         ledgers, unit = self._unit()
         source = self._host(ledgers, old)
         if old == new:
             raise Refused(f"host {old} has this name already")
         self._check_idle(old)
+        self._check_told(source)
+        for ledger in source:
+            self._check_at_rest(ledger, source)
         target = ledgers.find(new)
         if target is not None:
             self._check_idle(new)
@@ -218,6 +234,18 @@ class _Rearrangement:
         if other is not None:
             for uuid, at in ledger.deletions.items():
                 self._unit.apply(other, DeletionNoted(at=at, uuid=uuid))
+
+    def rename_in_moves(self, host: HostLedger, old: str, new: str) -> None:
+        """Have the host's records of moves name the node as it is called now."""
+        for ledger in host:
+            for move in list(ledger.moves.values()):
+                names: dict[str, str] = {}
+                if move.to_host == host.name and move.to_node == old:
+                    names["to_node"] = new
+                if move.from_host == host.name and move.from_node == old:
+                    names["from_node"] = new
+                if names:
+                    self._unit.apply(ledger, MoveNoted(at=self._now, move=replace(move, **names)))
 
     def move(self, ledger: NodeLedger, name: str) -> None:
         """Give the node its new place and name. Raises NodeBusy, ClaimConflict: see ``Administration.move_node``."""

@@ -51,6 +51,14 @@ class InstanceMoveContract(StoreCase):
         writer.put(moved()).put(step(FINISH)).put(step(CONFIRM)).commit()
         assert snapshots(load(second)) == snapshots(writer.host)
 
+    def test_another_move_begins_in_the_commit_of_the_hand_over(self, store: Store, second: Store) -> None:
+        writer = settle(store, nodes=3).put(begin(1, node=N1)).put(moved(kind="live_migration")).commit()
+        writer.put(step(FINISH)).put(moved(node=node_name(3), move_id="m2")).commit()
+        assert snapshots(load(second)) == snapshots(writer.host)
+        assert [held.role for _, held in load(second).charges(uuid(1))] == ["instance", "incoming"]
+        writer.put(step(FINISH, "m2")).put(step(CONFIRM, "m2")).put(moved(node=N1, move_id="m3")).commit()
+        assert snapshots(load(second)) == snapshots(writer.host)
+
     def test_what_is_incoming_is_found_in_the_whole_ledger(self, store: Store, second: Store) -> None:
         settle(store).put(begin(1, node=N1)).put(moved()).commit()
         settle(store, host="host-2").put(begin(2, node=N1)).commit()

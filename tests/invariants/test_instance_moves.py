@@ -12,7 +12,10 @@ import pytest
 from tests.invariants.check import check
 from tests.invariants.record import ERROR, RESULT, SENT, Evidence, Heard, StoredAllocation
 from tests.invariants.scene import PLACE, Scene, changed, only
+from tests.support.bill import micros
 from tests.support.builders import HOST, instance_dict, uuid
+from tracker_worker.domain.values import SECOND
+from tracker_worker.domain.views import iso
 
 OTHER = "compute-2"
 NODE = PLACE[1]
@@ -221,8 +224,8 @@ def test_two_nodes_that_have_an_instance_as_incoming_are_found() -> None:
 def test_two_times_of_a_hand_over_are_found() -> None:
     scene = TwoHosts()
     scene.begin_move()
-    scene.step("finish", OTHER)
-    scene.step("finish", HOST)
+    done = scene.step("finish", OTHER)
+    scene.step("finish", HOST, effective_at=iso(micros(done["finished_at"]) + SECOND // 2))
     violations = check(scene.evidence())
 
     assert any("is told at different times" in violation for violation in violations)

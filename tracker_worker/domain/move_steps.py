@@ -18,6 +18,8 @@ from tracker_worker.errors import ClaimConflict, InvalidInput
 
 _AHEAD = 2 * SECOND
 """A hand-over that is so little ahead of the destination's clock happens now."""
+MOST_AHEAD = 3600 * SECOND
+"""Clocks of two ledgers are not further apart."""
 Told = tuple[NodeLedger, events.Event]
 
 
@@ -37,33 +39,41 @@ class MoveSteps:
 
     def take(self, command: commands.StepMove) -> None:
         """Take the step, and before it those that this host was not told."""
-        told = command.told
-        at = self._effective(command.effective_at)
+        # What the destination has answered says at the source when it happened.
+        told = command.told if not self.move.arrives else None
+        handed_over = told.finished_at if told is not None and not self.move.finished_at else 0
         match command.step:
             case states.FINISH:
-                self.finish(at)
+                self.finish(self._effective(command.effective_at or handed_over))
             case states.CONFIRM:
+                if self.move.arrives and not self.move.leaves and self.move.state in (states.BEGUN, states.EXPIRED):
+                    raise self._refused("it is not handed over")
                 if not self.move.finished_at:
-                    self.finish(told.finished_at if told is not None and told.finished_at else at)
+                    self.finish(self._effective(handed_over))
                 self.confirm()
             case states.REVERT:
-                if not self.move.finished_at and told is not None and told.finished_at and not self.move.arrives:
-                    self.finish(told.finished_at)
+                reverted = told.ended_at if told is not None and told.state == states.REVERTED else 0
+                at = self._effective(command.effective_at or reverted)
+                if handed_over:
+                    self.finish(self._effective(handed_over))
                 if self.move.finished_at:
                     self.revert(at)
                 else:
                     self.abort()
             case states.ABORT:
-                if self.move.finished_at:
+                if self.move.finished_at or handed_over:
                     raise self._refused("it is handed over: confirm or revert it")
                 self.abort()
             case _:
+                if handed_over:
+                    self.finish(self._effective(handed_over))
                 self.fail()
 
-    def _effective(self, given: int | None) -> int:
-        """The time of a hand-over. Only the destination's clock says what is ahead: the source is told what that answered."""
+    def _effective(self, given: int) -> int:
+        """The time of a hand-over or of its end; 0: now. Only the destination's clock says what is ahead: the source is told
+        what that answered."""
         now = self._home.time(self._now)
-        if given is None:
+        if not given:
             return now
         if given < self.move.begun_at or given < self.move.finished_at:
             raise InvalidInput(field="effective_at", reason="is before the move, or its hand-over")
@@ -71,6 +81,8 @@ class MoveSteps:
             if given > now + _AHEAD:
                 raise InvalidInput(field="effective_at", reason="is ahead of the destination's clock")
             return now
+        if given > now + MOST_AHEAD:
+            raise InvalidInput(field="effective_at", reason="is far ahead of this host's clock")
         return given
 
     def _refused(self, reason: str) -> ClaimConflict:
@@ -85,6 +97,8 @@ class MoveSteps:
         if self.move.arrives and present is not None and present != leaving:
             raise self._refused("the instance has been claimed anew")
         arrived = arriving(self.move, INSTANCE, charge.FINISHED) if self.move.arrives else None
+        if arrived is not None and leaving is not None:
+            arrived = replace(arrived, instance=_resized(leaving[1].instance, arrived.instance))
         self.move = replace(self.move, state=states.FINISHED, finished_at=at, open=False, instance=None)
         hold = None
         if leaving is not None:
@@ -167,6 +181,8 @@ class MoveSteps:
         held = self._charges.pop(HOLD, None) if self.move.leaves else None
         self.move = replace(self.move, state=states.REVERTED, ended_at=at, open=False)
         back = None if held is None else replace(held[1], role=INSTANCE)
+        if back is not None and self.move.arrives and new is not None:
+            back = replace(back, instance=_resized(new[1].instance, back.instance))
         here = held is not None and held[0] is self._home
         if self.move.arrives:
             assert new is not None
@@ -314,3 +330,11 @@ def _open_move(host: HostLedger, uuid: str, *, handed_over: bool) -> tuple[NodeL
             if move.open and move.instance_uuid == uuid and bool(move.finished_at) is handed_over:
                 return ledger, move
     return None
+
+
+_SIZED = ("vcpus", "memory_mb", "root_gb", "ephemeral_gb", "swap", "custom", "instance_type", "instance_flavor_id")
+
+
+def _resized(instance: Instance, sizes: Instance) -> Instance:
+    """The instance as it is known now, with its owner and its states, in the sizes and of the type of the other one."""
+    return replace(instance, **{name: getattr(sizes, name) for name in _SIZED})

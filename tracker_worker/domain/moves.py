@@ -18,10 +18,11 @@ from tracker_worker.domain import move as states
 from tracker_worker.domain.allocation import HOLD, INCOMING, Allocation
 from tracker_worker.domain.claims import NewId
 from tracker_worker.domain.decision import Decision, decided
+from tracker_worker.domain.instance import OWNER
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
 from tracker_worker.domain.life import UNSUPPORTED
 from tracker_worker.domain.move import Move
-from tracker_worker.domain.move_steps import MoveSteps, Told, arriving, conflict, of_hold, of_incoming
+from tracker_worker.domain.move_steps import MOST_AHEAD, MoveSteps, Told, arriving, conflict, of_hold, of_incoming
 from tracker_worker.domain.views import move_view
 from tracker_worker.errors import (
     ComputeResourcesUnavailable,
@@ -50,8 +51,12 @@ def begin(host: HostLedger, command: commands.BeginMove, now: int, new_id: NewId
     claims.check_taking(host, ledger, claim, now)
     found = claims.room(ledger, claim)
     at = ledger.time(now)
+    old = None
+    if holder is not None:
+        held = holder.allocations[instance.uuid]
+        old, at = held.resources, max(at, held.begun_at)  # the times of two nodes may differ
+        instance = instance.changed({name: getattr(held.instance, name) for name in OWNER})
     allocation_id = new_id(at)
-    old = None if holder is None else holder.allocations[instance.uuid].resources
     move = Move(
         id=command.id,
         kind=command.kind,
@@ -135,6 +140,8 @@ def _told(host: HostLedger, command: commands.StepMove, now: int) -> tuple[NodeL
     """The move as the caller knows it, and the node of this host, its source, that is to keep the record. Raises MoveNotFound,
     NodeNotFound: the source has no node."""
     told = command.told
+    if told is not None and told.begun_at > now + MOST_AHEAD:
+        raise InvalidInput(field="move.begun_at", reason="is far ahead of this host's clock")
     is_source = told is not None and told.to_host != host.name and told.from_host in (None, host.name)
     if told is None or not is_source or told.begun_at + command.remembers < now:
         raise MoveNotFound(host=host.name, move_id=command.id)
@@ -190,6 +197,7 @@ def end_with_instance(host: HostLedger, uuid: str, now: int) -> list[Told]:
     """The events of the moves of an instance that is gone, before that of its own charge: what is incoming is aborted, and what
     is handed over is confirmed."""
     happened: list[Told] = []
+    ended: set[str] = set()
     for role, record in ((INCOMING, of_incoming), (HOLD, of_hold)):
         charged = host.charge(uuid, role)
         if charged is not None:
@@ -199,11 +207,19 @@ def end_with_instance(host: HostLedger, uuid: str, now: int) -> list[Told]:
             else:
                 steps.confirm()
             happened += steps.happened
+            ended.add(steps.move.id)
+    for ledger in host:
+        for move in list(ledger.moves.values()):
+            if move.instance_uuid == uuid and move.arrives and not (move.open or move.finished_at or move.ended):
+                # It has expired and was released: no late step charges it again.
+                steps = MoveSteps(host, ledger, move, now)
+                steps.abort()
+                happened += steps.happened
     holder = host.holding(uuid)
-    if holder is not None and not happened:
+    if holder is not None:
         held = holder.allocations[uuid]
         for move in holder.moves.values():
-            if move.allocation_id == held.id and not move.ended:
+            if move.allocation_id == held.id and not move.ended and move.id not in ended:
                 steps = MoveSteps(host, holder, move, now)
                 steps.confirm()
                 happened += steps.happened

@@ -32,12 +32,12 @@ _MOST_FORGOTTEN = 100
 def update(host: HostLedger, command: commands.UpdateUsage, now: int) -> Decision:
     ledger = host.holding(command.uuid)
     gone = command.changes.get("vm_state") == DELETED
-    if ledger is None and gone and (moved := end_with_instance(host, command.uuid, now)):
-        return Decision(
-            node=moved[0][0], events=tuple(moved), reply={"tracked": True, "changed": True}, whole_host=True
-        )
     if ledger is None:
-        return _untracked(host, command, now)
+        moved = tuple(end_with_instance(host, command.uuid, now)) if gone else ()
+        if any(host.moving(command.uuid)) and moved:
+            return Decision(node=moved[0][0], events=moved, reply={"tracked": True, "changed": True}, whole_host=True)
+        untracked = _untracked(host, command, now)
+        return replace(untracked, events=(*moved, *untracked.events), whole_host=True) if moved else untracked
     if command.node not in (None, ledger.name):
         raise InstanceElsewhere(instance_uuid=command.uuid, host=ledger.host, node=ledger.name)
     at = ledger.time(now)

@@ -25,6 +25,8 @@ MAX_FIELD_BYTES = 65536
 # A timeout of more than 68 years is a mistake. This maximum also keeps the expiry date inside the calendar.
 MAX_TIMEOUT_SECONDS = 2**31
 _INT64 = 2**63
+# A day inside of what a calendar has, whatever the offset.
+_FIRST_YEAR, _LAST_YEAR = 1971, 9998
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # JSON: the shortest value is one digit and a comma; a text has two quotes, and a comma or a colon behind it.
 _SHORTEST_BYTES = 2
@@ -135,6 +137,8 @@ def read_time(field: str, value: Any) -> int | None:
     if not text:
         return None
     at = datetime.fromisoformat(text)
+    if not _FIRST_YEAR <= at.year <= _LAST_YEAR:
+        raise InvalidInput(field=field, reason=f"must be in the years {_FIRST_YEAR} to {_LAST_YEAR}")
     at = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
     return (at - _EPOCH) // timedelta(microseconds=1)
 

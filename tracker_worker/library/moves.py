@@ -132,8 +132,8 @@ class MovingNode(TrackedNode):
 
     def finish_resize(self, context: Context, move: MoveClaim | str, effective_at: str | None = None) -> None:
         """Hand the instance over: what was incoming is the instance, and what it was charged is on hold. ``effective_at``: ISO
-        8601; None: now. At the source of a move between two hosts of the ledger, call it after the destination. Raises
-        MoveNotFound, InvalidInput."""
+        8601; None: when the destination did, or now. At the source of a move between two hosts of the ledger, call it after
+        the destination. Raises MoveNotFound, InvalidInput."""
         self._step(move, FINISH, read_time("effective_at", effective_at))
 
     def confirm_resize(self, context: Context, move: MoveClaim | str) -> None:

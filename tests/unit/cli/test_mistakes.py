@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from oslo_config import cfg
+from oslo_context import context
 
 from tests.unit.cli.test_sample import SAMPLE
 from tracker_worker.cli.context import Settings, start_logging
@@ -81,7 +82,9 @@ def sentence(call: Callable[[], Any]) -> str:
 
 @pytest.fixture
 def own_logging() -> Iterator[None]:
-    """What a test does to the loggers is undone."""
+    """What a test does to the loggers is undone, and no request is under way: with one, records have another format."""
+    if context.get_current() is not None:
+        del context._request_store.context
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     levels = {

@@ -31,7 +31,7 @@ from tracker_worker.domain.commands import (
 )
 from tracker_worker.domain.events import MoveChanged, MoveNoted, MoveRejected, UsageReleased
 from tracker_worker.domain.ledger import HostLedger
-from tracker_worker.domain.move import ABORT, CONFIRM, FINISH, REVERT
+from tracker_worker.domain.move import ABORT, CONFIRM, FAIL, FINISH, REVERT
 from tracker_worker.domain.values import SECOND
 from tracker_worker.errors import (
     ClaimConflict,
@@ -84,6 +84,17 @@ class TestInPlace:
     def test_it_fits_exactly(self, host: HostLedger) -> None:
         assert play(host, moved(limits={"vcpu": 10})).error is None
 
+    def test_what_was_reported_meanwhile_stays(self, host: HostLedger) -> None:
+        play(host, moved())
+        play(host, update(1, project_id="another", display_name="new", vm_state="active"))
+        play(host, step(FINISH))
+        held = host.node(N1).allocations[uuid(1)].instance
+        assert (held.project_id, held.display_name, held.vm_state, held.vcpus) == ("another", "new", "active", 8)
+        play(host, update(1, vm_state="stopped"))
+        play(host, step(REVERT))
+        held = host.node(N1).allocations[uuid(1)].instance
+        assert (held.project_id, held.vm_state, held.vcpus) == ("another", "stopped", 2)
+
 
 class TestBetweenNodes:
     def test_each_node_tells_its_side_in_one_commit(self, host: HostLedger) -> None:
@@ -93,6 +104,12 @@ class TestBetweenNodes:
         assert charged(host) == {N1: {"hold": SMALL}, N2: {"instance": LARGE}}
         assert roles(play(host, step(CONFIRM))) == [(N1, "confirmed", "")]
         assert charged(host) == {N2: {"instance": LARGE}}
+
+    def test_nodes_whose_times_differ_hand_over_all_the_same(self, host: HostLedger) -> None:
+        """The clock was stepped back after the claim began."""
+        play(host, moved(node=N2), NOW - 3600 * SECOND)
+        play(host, step(FINISH), NOW - 3600 * SECOND)
+        assert charged(host) == {N1: {"hold": SMALL}, N2: {"instance": LARGE}}
 
     def test_a_revert_tells_both(self, host: HostLedger) -> None:
         play(host, moved(node=N2))
@@ -177,6 +194,53 @@ class TestBetweenHosts:
         reply = play(host, step(FINISH, told=told(answer))).reply
         assert (reply["from_host"], reply["old_resources"]) == (HOST, SMALL.to_dict())
         assert charged(host) == {N1: {"hold": SMALL}}
+
+    def test_without_a_time_the_source_takes_that_of_the_destination(
+        self, host: HostLedger, destination: HostLedger
+    ) -> None:
+        play(destination, moved(kind="migration", from_host=HOST))
+        answer = play(destination, step(FINISH), NOW + 5).reply
+        assert play(host, step(FINISH, told=told(answer)), NOW + 50).reply["finished_at"] == answer["finished_at"]
+        answer = play(destination, step(REVERT), NOW + 70).reply
+        assert play(host, step(REVERT, told=told(answer)), NOW + 90).reply["ended_at"] == answer["ended_at"]
+
+    def test_an_abort_of_what_was_handed_over_is_refused_at_the_source_too(
+        self, host: HostLedger, destination: HostLedger
+    ) -> None:
+        play(destination, moved(kind="migration", from_host=HOST))
+        answer = play(destination, step(FINISH)).reply
+        refused(host, step(ABORT, told=told(answer)), ClaimConflict)
+        play(host, step(FINISH, told=told(answer)))
+        assert charged(host) == {N1: {"hold": SMALL}}
+
+    def test_a_failure_brings_the_hand_over_to_the_source(self, host: HostLedger, destination: HostLedger) -> None:
+        play(destination, moved(kind="migration", from_host=HOST))
+        answer = play(destination, step(FINISH), NOW + 5).reply
+        decision = play(host, step(FAIL, told=told(answer)), NOW + 50)
+        assert roles(decision) == [(N1, "finished", "hold"), (N1, "failed", "hold")]
+        assert decision.reply["finished_at"] == answer["finished_at"]
+
+    def test_a_destination_confirms_nothing_before_the_hand_over(self, destination: HostLedger) -> None:
+        play(destination, moved(kind="migration", from_host=HOST))
+        refused(destination, step(CONFIRM), ClaimConflict)
+
+    def test_times_far_ahead_are_refused_at_the_source(self, host: HostLedger, destination: HostLedger) -> None:
+        play(destination, moved(kind="migration", from_host=HOST))
+        answer = told(play(destination, step(FINISH)).reply)
+        ahead = NOW + 2 * 3600 * SECOND
+        refused(host, step(FINISH, told=answer, effective_at=ahead), InvalidInput, field="effective_at")
+        refused(host, step(FINISH, told=replace(answer, begun_at=ahead)), InvalidInput, field="move.begun_at")
+
+    def test_a_deletion_after_the_expiry_is_not_undone_by_a_late_hand_over(self, destination: HostLedger) -> None:
+        play(destination, moved(kind="migration", from_host=HOST))
+        late = NOW + TIMEOUT + 1
+        play(destination, ExpireClaims(node=N1, release=True), late)
+        gone = play(destination, update(1, noted=True, vm_state="deleted"), late + 1)
+        assert gone.reply == {"tracked": False, "changed": False}
+        assert roles(gone) == [(N1, "aborted", "")]
+        assert destination.deleted_at(uuid(1)) == late + 1
+        assert play(destination, step(FINISH), late + 2).reply["state"] == "aborted"
+        assert charged(destination) == {}
 
     def test_what_has_lost_its_record_ends_with_the_instance(self, host: HostLedger, destination: HostLedger) -> None:
         """Its node has come to another host."""

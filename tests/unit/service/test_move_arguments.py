@@ -89,6 +89,10 @@ def test_each_method_is_the_step_of_its_name(method: str) -> None:
         ({"resources": {"VCPU": -1}}, "move.resources.VCPU"),
         ({"limit_source": "nobody"}, "move.limit_source"),
         ({"finished_at": 3}, "move.finished_at"),
+        ({"finished_at": "2026-01-15T11:00:00"}, "move.finished_at"),
+        ({"ended_at": "2026-01-15T11:59:59"}, "move.ended_at"),
+        ({"expires_at": "9999-12-31T23:59:59-23:59"}, "move.expires_at"),
+        ({"begun_at": "0001-01-01T00:00:00+23:59"}, "move.begun_at"),
     ],
 )
 def test_what_is_wrong_with_what_was_answered_is_named(change: dict[str, Any], field: str) -> None:

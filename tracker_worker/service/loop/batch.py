@@ -11,8 +11,10 @@ from msgspec.structs import replace
 
 from tracker_worker.bus.base import Outgoing, Settlement
 from tracker_worker.domain import commands, queries
+from tracker_worker.domain.allocation import INCOMING
 from tracker_worker.domain.decision import NOTHING, Decision
-from tracker_worker.domain.ledger import HostLedger
+from tracker_worker.domain.events import MoveChanged
+from tracker_worker.domain.ledger import HostLedger, NodeLedger
 from tracker_worker.domain.policy import Policy
 from tracker_worker.errors import StoreUnavailable, TrackerError
 from tracker_worker.service.requests.items import Chore, Item, Part, Whole
@@ -215,9 +217,6 @@ class Decider:
         if isinstance(command, commands.BeginMove):
             command = replace(command, moves_to=_elsewhere(batch, host, command))
         decision = self._decide_command(batch, host, command, request)
-        granted = decision.error is None and bool(decision.events)
-        if granted and isinstance(command, commands.BeginMove) and decision.node is not None:
-            batch.moving[command.begin.instance.uuid] = host.name, decision.node.name
         error, unique_id = decision.error, request.unique_id
         if not decision.events:
             batch.unit.unverified.add(host.name)
@@ -255,7 +254,19 @@ class Decider:
             return NOTHING
         decision = batch.unit.decide(host, command, batch.now, None if request is None else request.asked)
         batch.decisions.append((command, decision, request))
+        for ledger, event in decision.events:
+            if isinstance(event, MoveChanged):
+                _note_incoming(batch, ledger, event)
         return decision
+
+
+def _note_incoming(batch: Batch, ledger: NodeLedger, event: MoveChanged) -> None:
+    """What is incoming for a move from here on, for the messages that follow in the batch."""
+    uuid = event.move.instance_uuid
+    if any(held.role == INCOMING for held in event.charged):
+        batch.moving[uuid] = ledger.host, ledger.name
+    elif any(held.role == INCOMING for held in event.ended):
+        batch.moving.pop(uuid, None)
 
 
 def _elsewhere(batch: Batch, host: HostLedger, command: commands.BeginMove) -> tuple[str, str] | None:

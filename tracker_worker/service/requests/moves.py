@@ -60,6 +60,13 @@ def step(name: str) -> Callable[[Arguments, Context, Policy], commands.StepMove]
 def _told(move: Mapping[str, Any]) -> Move:
     """A move as its destination has answered it."""
     state = read_choice("move.state", move.get("state"), STATES) or EXPIRED
+    begun_at = _time(move, "begun_at")
+    finished_at = read_time("move.finished_at", move.get("finished_at")) or 0
+    ended_at = read_time("move.ended_at", move.get("ended_at")) or 0
+    if finished_at and finished_at < begun_at:
+        raise InvalidInput(field="move.finished_at", reason="is before begun_at")
+    if ended_at and ended_at < max(begun_at, finished_at):
+        raise InvalidInput(field="move.ended_at", reason="is before begun_at or finished_at")
     return Move(
         id=read_id("move.id", _present(move, "id")),
         kind=_kind(move),
@@ -71,11 +78,11 @@ def _told(move: Mapping[str, Any]) -> Move:
         resources=_vector(move, "resources"),
         old_resources=_vector(move, "old_resources") if move.get("old_resources") else None,
         state=state,
-        begun_at=_time(move, "begun_at"),
+        begun_at=begun_at,
         expires_at=_time(move, "expires_at"),
         limit_source=str(read_choice("move.limit_source", _present(move, "limit_source"), _LIMIT_SOURCES)),
-        finished_at=read_time("move.finished_at", move.get("finished_at")) or 0,
-        ended_at=read_time("move.ended_at", move.get("ended_at")) or 0,
+        finished_at=finished_at,
+        ended_at=ended_at,
     )
 
 

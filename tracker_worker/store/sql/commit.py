@@ -12,6 +12,7 @@ from itertools import pairwise
 from operator import itemgetter
 from typing import Any, NamedTuple, Protocol
 
+from tracker_worker.domain.allocation import HOLD, INCOMING, INSTANCE
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
 from tracker_worker.store.base import Commit, Conflict
 from tracker_worker.store.sql import rows, statements
@@ -106,14 +107,15 @@ def _allocations(ledgers: Iterable[NodeLedger]) -> tuple[list[Row], list[Row]]:
                 released.append({"id": allocation_id})
             else:
                 kept.append(rows.allocation_row(ledger.host_id, ledger.id, allocation))
-    # By role, so that what an instance was charged is on hold before what it is charged now is there.
-    kept.sort(key=itemgetter("host_id", "instance_uuid", "role"))
+    # What an instance was charged is on hold before what it is charged now is there, and both before another move begins.
+    kept.sort(key=lambda row: (row["host_id"], row["instance_uuid"], _ROLES[row["role"]]))
     if any(_key(one) == _key(other) for one, other in pairwise(kept)):
         raise Conflict("an instance is charged to two nodes of the host")
     return kept, sorted(released, key=itemgetter("id"))
 
 
 _key = itemgetter("host_id", "instance_uuid", "role")
+_ROLES = {HOLD: 0, INSTANCE: 1, INCOMING: 2}
 
 
 def _deletions(ledgers: Iterable[NodeLedger]) -> tuple[list[Row], list[Row]]:
