@@ -133,6 +133,8 @@ class TestTwoLedgers:
         assert one.ledger_id() in line
         assert two.ledger_id() in line
         assert claim(client)["state"] == "begun"
+        with raw.connect(broker_vhost) as connection:
+            wait_until(lambda: connection.count("notifications.info") == 2, "both notifications of the first ledger")
         one.kill()
         with pytest.raises(oslo_messaging.MessagingTimeout):
             client.prepare("h1", timeout=12).call(stock.CONTEXT, "oslo_rpc_server_ping")
@@ -140,7 +142,7 @@ class TestTwoLedgers:
         with pytest.raises(errors.HostNotServed):
             client.call(None, "list_claims", host="h1")
         with raw.connect(broker_vhost) as connection:
-            assert connection.count("notifications.info") == 2  # of the first ledger
+            assert connection.count("notifications.info") == 2
         one.start()
         one.wait_ready()
         assert claim(client)["state"] == "begun"

@@ -153,8 +153,10 @@ def test_a_sighup_reloads_options_and_inventory_without_a_restart(
 
     worker.reload()
 
-    views = wait_until(lambda: (v := client.call(HOST, "list_nodes")) and len(v) == 2 and v, "the second node appears")
-    assert [(view["node"], view["vcpus"]) for view in views] == [("n1", 7), ("n2", NODE["vcpus"])]
+    def vcpus() -> list[tuple[str, int | None]]:
+        return [(view["node"], view["vcpus"]) for view in client.call(HOST, "list_nodes")]
+
+    wait_until(lambda: vcpus() == [("n1", 7), ("n2", NODE["vcpus"])], "both nodes have the new inventory")
     begun = client.call(HOST, "begin_resource_claim", instance=instance_dict(2, node="n1"))
     lifetime = datetime.fromisoformat(begun["expires_at"]) - datetime.fromisoformat(begun["begun_at"])
     assert lifetime == timedelta(seconds=33)
