@@ -21,7 +21,6 @@ from tracker_worker.domain.events import DeletionNoted, LifeNoted, MoveNoted, No
 from tracker_worker.domain.inventory import Inventory, read_node_name
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
 from tracker_worker.domain.life import Life, renewed
-from tracker_worker.domain.move import FINISHED
 from tracker_worker.errors import ClaimConflict, NodeBusy
 from tracker_worker.ids import NewIds
 from tracker_worker.notifications.render import PLAIN, Style
@@ -131,8 +130,8 @@ class Administration:
 
     def _check_told(self, host: HostLedger) -> None:
         """The destination of a move knows its source by the name of the host."""
-        moves = self._store.moves(from_host=host.name, state=FINISHED, limit=_MOST_MOVES)
-        if left := [move.id for _, move in moves if move.arrives and not move.leaves and host.move(move.id) is None]:
+        moves = self._store.untold_moves(from_host=host.name, limit=_MOST_MOVES)
+        if left := [move.id for move in moves if move.handed_over]:
             raise Refused(
                 f"host {host.name} was not told that instances have left it: let its worker start, or "
                 f"'tracker-worker move finish' {', '.join(left)}"

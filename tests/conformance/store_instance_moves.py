@@ -87,13 +87,29 @@ class InstanceMoveContract(StoreCase):
         assert [move.id for _, move in second.moves(limit=1)] == ["m0"]
         for having, ids in (
             ({"move_id": "m1"}, ["m1"]),
-            ({"from_host": HOST}, ["m1"]),
-            ({"kind": "evacuation", "state": "finished"}, ["m0"]),
             ({"open": True}, ["m1"]),
             ({"open": False}, ["m0"]),
             ({"move_id": "m9"}, []),
         ):
             assert [move.id for _, move in second.moves(**having, limit=9)] == ids
+
+    def test_what_the_source_was_not_told_is_found(self, store: Store, second: Store) -> None:
+        writer = settle(store).put(begin(1, node=N1)).put(begin(2, node=N1)).commit()
+        other = settle(store, host="host-2")
+        for number, kind in ((1, "evacuation"), (2, "live_migration")):
+            other.put(moved(number, move_id=f"m{number}", kind=kind, from_host=HOST))
+        other.put(moved(3, move_id="m3", from_host="host-9")).put(moved(4, move_id="m4", kind="migration")).commit()
+        assert second.untold_moves(limit=9) == []
+        for number in range(1, 5):
+            other.put(step(FINISH, f"m{number}"))
+        other.commit()
+        assert second.untold_moves(limit=9) == [other.host.move(move_id)[1] for move_id in ("m1", "m2")]
+        assert [move.id for move in second.untold_moves(kind="live_migration", limit=9)] == ["m2"]
+        assert [move.id for move in second.untold_moves(from_host=HOST, after="m1", limit=9)] == ["m2"]
+        assert [move.id for move in second.untold_moves(from_host="host-2", limit=9)] == []
+        assert [move.id for move in second.untold_moves(limit=1)] == ["m1"]
+        writer.put(step(FINISH, "m1", told=other.host.move("m1")[1])).commit()
+        assert [move.id for move in second.untold_moves(limit=9)] == ["m2"]
 
     def test_forgotten_moves_are_gone(self, store: Store, second: Store) -> None:
         writer = settle(store).put(begin(1, node=N1)).put(begin(2, node=N1)).put(moved()).put(step(ABORT))

@@ -9,7 +9,7 @@ from typing import IO, Any
 
 from tracker_worker.cli.context import CommandFailed, Settings
 from tracker_worker.cli.ledgers import opened_store
-from tracker_worker.domain.move import REVERTED, Move, furthest
+from tracker_worker.domain.move import furthest
 from tracker_worker.domain.views import move_view
 from tracker_worker.ids import canonical
 
@@ -29,16 +29,10 @@ def unfinished(settings: Settings) -> list[dict[str, Any]]:
     """The moves for which something is charged beside the instance, by id: what is incoming or on hold, or what is still the
     instance at a source of this database that was not told of the hand-over."""
     with opened_store(settings.load(messaging=False)) as store:
-        hosts = set(store.host_names())
         moves = [move for _, move in store.moves(limit=_MOST)]
-    told = {move.id for move in moves if move.leaves}
-    ids = {move.id for move in moves if move.open}
-    ids |= {move.id for move in moves if _is_handed_over(move) and move.from_host in hosts and move.id not in told}
+        untold = [move for move in store.untold_moves(limit=_MOST) if move.handed_over]
+    ids = {move.id for move in moves if move.open} | {move.id for move in untold}
     return [move_view(move) for move in furthest(move for move in moves if move.id in ids)]
-
-
-def _is_handed_over(move: Move) -> bool:
-    return move.arrives and move.finished_at > 0 and move.state != REVERTED
 
 
 def read(told: IO[str]) -> Mapping[str, Any]:

@@ -28,6 +28,8 @@ FAILED = "failed"
 STATES = (BEGUN, EXPIRED, FAILED, FINISHED, ABORTED, REVERTED, CONFIRMED)
 """In the order in which one can follow another."""
 ENDED = (CONFIRMED, REVERTED, ABORTED)
+KEPT = (FAILED, FINISHED, CONFIRMED)
+"""The states of a move that was handed over and not reverted. A move can also fail before the hand-over."""
 
 FINISH = "finish"
 CONFIRM = "confirm"
@@ -73,6 +75,11 @@ class Move(msgspec.Struct, frozen=True, kw_only=True):
     def ended(self) -> bool:
         """Whether no step changes it any more."""
         return self.state in ENDED
+
+    @property
+    def handed_over(self) -> bool:
+        """Whether the destination has the instance, by this record."""
+        return self.finished_at > 0 and self.state in KEPT
 
 
 def furthest(moves: Iterable[Move]) -> list[Move]:

@@ -264,14 +264,19 @@ class Store(ABC):
         self,
         *,
         move_id: str | None = None,
-        from_host: str | None = None,
-        kind: str | None = None,
-        state: str | None = None,
         open: bool | None = None,
         limit: int,
     ) -> list[tuple[str, Move]]:
         """Return at most ``limit`` records of moves with the names of the hosts that keep them, in the order of (id, host).
         Each of the other arguments leaves only what has it. Any thread."""
+
+    @abstractmethod
+    def untold_moves(
+        self, *, kind: str | None = None, from_host: str | None = None, after: str = "", limit: int
+    ) -> list[Move]:
+        """Return at most ``limit`` moves in one of the states ``KEPT`` of which the host that they leave has no record, though
+        it is another host of this ledger and has nodes: the destination's records, with an id behind ``after``, by id. Each of
+        the other arguments leaves only what has it. Any thread."""
 
     @abstractmethod
     def progress(self, hosts: Collection[str]) -> Progress:

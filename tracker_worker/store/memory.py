@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from tracker_worker import threads
 from tracker_worker.domain.allocation import INCOMING, Allocation
 from tracker_worker.domain.ledger import HostLedger
-from tracker_worker.domain.move import Move
+from tracker_worker.domain.move import KEPT, Move
 from tracker_worker.ids import NewIds
 from tracker_worker.notifications.notification import Notification
 from tracker_worker.store.base import (
@@ -183,9 +183,6 @@ class MemoryStore(Store):
         self,
         *,
         move_id: str | None = None,
-        from_host: str | None = None,
-        kind: str | None = None,
-        state: str | None = None,
         open: bool | None = None,
         limit: int,
     ) -> list[tuple[str, Move]]:
@@ -194,13 +191,29 @@ class MemoryStore(Store):
                 (node.host.name, move)
                 for node in self._rows.nodes.values()
                 for move in node.moves.values()
-                if move_id in (None, move.id)
-                and from_host in (None, move.from_host)
-                and kind in (None, move.kind)
-                and state in (None, move.state)
-                and open in (None, move.open)
+                if move_id in (None, move.id) and open in (None, move.open)
             ]
             return sorted(found, key=lambda each: (each[1].id, each[0]))[:limit]
+
+    def untold_moves(
+        self, *, kind: str | None = None, from_host: str | None = None, after: str = "", limit: int
+    ) -> list[Move]:
+        with self._lock:
+            records: dict[str, set[str]] = {}
+            for node in self._rows.nodes.values():
+                records.setdefault(node.host.name, set()).update(node.moves)
+            found = [
+                move
+                for node in self._rows.nodes.values()
+                for move in node.moves.values()
+                if move.state in KEPT
+                and move.id > after
+                and kind in (None, move.kind)
+                and from_host in (None, move.from_host)
+                and move.from_host not in (None, node.host.name)
+                and move.id not in records.get(move.from_host, {move.id})
+            ]
+            return sorted(found, key=lambda move: move.id)[:limit]
 
     def missing_nodes(self) -> list[tuple[str, str]]:
         with self._lock:

@@ -11,18 +11,17 @@ from collections.abc import Callable, Collection, Iterator
 
 from tracker_worker.domain import commands
 from tracker_worker.domain.ledger import HostLedger
-from tracker_worker.domain.move import CONFIRMED, EVACUATION, FINISH, FINISHED, Move
+from tracker_worker.domain.move import EVACUATION, FINISH, Move
 from tracker_worker.domain.policy import Policy
 from tracker_worker.domain.values import SECOND
 from tracker_worker.service.requests.items import Chore
 from tracker_worker.store.base import Store
 from tracker_worker.store.ledgers import Ledgers
 
-_MOST = 10_000
-"""The most moves in each state that one look reads. Those that are released are forgotten after some time, and the others are
-left then."""
-_STATES = (FINISHED, CONFIRMED)
-"""Of a move that was handed over. A deletion of the instance at the destination confirms the move there."""
+_PAGE = 1000
+"""The moves that one read brings."""
+_AT_ONCE = 200
+"""The releases of a host in one commit. The next look finds those that are left."""
 _SPARE = 60 * SECOND
 """A step that is submitted while the move is remembered may be decided so much later."""
 
@@ -52,25 +51,31 @@ class Evacuations:
         """Have released what was evacuated from the held hosts, as long as the moves are remembered. Raises
         StoreUnavailable."""
         held = self._held()
-        memory = self._policy().move_memory
-        oldest = self._clock() - memory
+        remembers = self._policy().move_memory
+        oldest = self._clock() - remembers
         left: dict[str, list[commands.StepMove]] = {}
-        for move in self._handed_over():
+        for move in self._untold():
             source = move.from_host
             if source is None or source not in held or move.begun_at < oldest:
                 continue
-            if _is_news(self._ledgers.get(source), move):
-                left.setdefault(source, []).append(
-                    commands.StepMove(
-                        id=move.id, step=FINISH, effective_at=move.finished_at, told=move, remembers=memory + _SPARE
-                    )
-                )
+            steps = left.setdefault(source, [])
+            if len(steps) < _AT_ONCE and _is_news(self._ledgers.get(source), move):
+                steps.append(_released(move, remembers))
         for host, steps in sorted(left.items()):
-            self._submit(Chore(host=host, commands=steps))
+            if steps:
+                self._submit(Chore(host=host, commands=steps))
 
-    def _handed_over(self) -> Iterator[Move]:
-        for state in _STATES:
-            yield from (move for _, move in self._store.moves(kind=EVACUATION, state=state, limit=_MOST))
+    def _untold(self) -> Iterator[Move]:
+        after = ""
+        while page := self._store.untold_moves(kind=EVACUATION, after=after, limit=_PAGE):
+            yield from (move for move in page if move.handed_over)
+            after = page[-1].id
+
+
+def _released(move: Move, remembers: int) -> commands.StepMove:
+    return commands.StepMove(
+        id=move.id, step=FINISH, effective_at=move.finished_at, told=move, remembers=remembers + _SPARE
+    )
 
 
 def _is_news(host: HostLedger, move: Move) -> bool:

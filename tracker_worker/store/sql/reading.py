@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from tracker_worker.domain.allocation import INCOMING, Allocation
 from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.domain.life import DRAINING, MISSING
-from tracker_worker.domain.move import Move
+from tracker_worker.domain.move import KEPT, Move
 from tracker_worker.store.base import Progress
 from tracker_worker.store.sql import rows
 from tracker_worker.store.sql.schema import (
@@ -125,6 +125,24 @@ def known_moves(
         .limit(limit)
     )
     return [(row["host"], rows.move_from(row)) for row in connection.execute(query).mappings()]
+
+
+def untold_moves(
+    connection: sa.Connection, having: Mapping[sa.Column[Any], object], *, after: str, limit: int
+) -> list[Move]:
+    """See ``Store.untold_moves``. ``having``: as in ``known_moves``."""
+    source, record = hosts.alias(), moves.alias()
+    query = (
+        sa.select(moves)
+        .join(source, source.c.name == moves.c.from_host)
+        .where(*(column == value for column, value in having.items() if value is not None))
+        .where(moves.c.state.in_(KEPT), moves.c.id > after, moves.c.host_id != source.c.id)
+        .where(sa.exists().where(nodes.c.host_id == source.c.id))
+        .where(~sa.exists().where(record.c.id == moves.c.id, record.c.host_id == source.c.id))
+        .order_by(moves.c.id)
+        .limit(limit)
+    )
+    return list(map(rows.move_from, connection.execute(query).mappings()))
 
 
 def progress(connection: sa.Connection, names: Collection[str]) -> Progress:

@@ -217,21 +217,18 @@ class SQLStore(Store):
         self,
         *,
         move_id: str | None = None,
-        from_host: str | None = None,
-        kind: str | None = None,
-        state: str | None = None,
         open: bool | None = None,
         limit: int,
     ) -> list[tuple[str, Move]]:
-        having: dict[sa.Column[Any], object] = {
-            moves.c.id: move_id,
-            moves.c.from_host: from_host,
-            moves.c.kind: kind,
-            moves.c.state: state,
-            moves.c.open: open,
-        }
         with self._sessions.read() as connection:
-            return reading.known_moves(connection, having, limit)
+            return reading.known_moves(connection, {moves.c.id: move_id, moves.c.open: open}, limit)
+
+    def untold_moves(
+        self, *, kind: str | None = None, from_host: str | None = None, after: str = "", limit: int
+    ) -> list[Move]:
+        having: dict[sa.Column[Any], object] = {moves.c.kind: kind, moves.c.from_host: from_host}
+        with self._sessions.read() as connection:
+            return reading.untold_moves(connection, having, after=after, limit=limit)
 
     def progress(self, hosts: Collection[str]) -> Progress:
         with self._sessions.read() as connection:
