@@ -44,6 +44,15 @@ def test_a_copy_in_the_same_hands_may_be_decided_in_the_turn_of_either() -> None
     decided(world, "first")
 
 
+def test_a_copy_in_the_same_hands_stays_one_when_the_database_goes_back() -> None:
+    world = started(14)
+    given(world, "first")
+    world.judge.turns.went_back()
+    for unique_id in ("second", "first"):
+        given(world, unique_id)
+    decided(world, "first", "second")
+
+
 def test_a_notification_that_the_broker_cannot_read_is_skipped_and_the_node_goes_on() -> None:
     world = started(13, workers=1)
     world.act(13, rate=30, hostile=False, operator=False)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tests.simulation.machine import Machine
 from tests.simulation.queues import Queue, Stored
@@ -29,8 +29,10 @@ class Turns:
         self._count = 0
 
     def went_back(self) -> None:
-        """The database is as it was before: what is not acknowledged is decided once more."""
-        self._turns.clear()
+        """The database is as it was before: what is not acknowledged is decided once more, each copy where it stands."""
+        for turns in self._turns.values():
+            for machine, turn in turns.items():
+                turns[machine] = replace(turn, number=None)
 
     def given(self, queue: Queue, message: Stored, session: Session) -> None:
         """A queue has given a message to a worker."""

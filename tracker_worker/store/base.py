@@ -260,13 +260,7 @@ class Store(ABC):
         """Return, of those of these instances that are incoming somewhere for a move, uuid -> host and node. Any thread."""
 
     @abstractmethod
-    def moves(
-        self,
-        *,
-        move_id: str | None = None,
-        open: bool | None = None,
-        limit: int,
-    ) -> list[tuple[str, Move]]:
+    def moves(self, *, move_id: str | None = None, open: bool | None = None, limit: int) -> list[tuple[str, Move]]:
         """Return at most ``limit`` records of moves with the names of the hosts that keep them, in the order of (id, host).
         Each of the other arguments leaves only what has it. Any thread."""
 

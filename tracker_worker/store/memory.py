@@ -179,13 +179,7 @@ class MemoryStore(Store):
                 if (uuid, INCOMING) in node.charged
             }
 
-    def moves(
-        self,
-        *,
-        move_id: str | None = None,
-        open: bool | None = None,
-        limit: int,
-    ) -> list[tuple[str, Move]]:
+    def moves(self, *, move_id: str | None = None, open: bool | None = None, limit: int) -> list[tuple[str, Move]]:
         with self._lock:
             found = [
                 (node.host.name, move)

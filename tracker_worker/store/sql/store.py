@@ -213,13 +213,7 @@ class SQLStore(Store):
         with self._sessions.read() as connection:
             return reading.incoming(connection, uuids)
 
-    def moves(
-        self,
-        *,
-        move_id: str | None = None,
-        open: bool | None = None,
-        limit: int,
-    ) -> list[tuple[str, Move]]:
+    def moves(self, *, move_id: str | None = None, open: bool | None = None, limit: int) -> list[tuple[str, Move]]:
         with self._sessions.read() as connection:
             return reading.known_moves(connection, {moves.c.id: move_id, moves.c.open: open}, limit)
 
