@@ -124,13 +124,14 @@ class Answers:
         unique_id = message.message_id
         before = self._arrived.get(unique_id, -1.0) < self._since and message.came_at < self._since + _NOTICED_SECONDS
         known = not unique_id or message.expires_at is not None or before
-        if not known and not self._parked(unique_id):
-            self._demand_stored(unique_id, f"cast {unique_id} was acknowledged")
+        if not known:
+            self._demand_stored(unique_id, f"cast {unique_id} was acknowledged", or_else=self._parked)
 
-    def _demand_stored(self, unique_id: str, what: str) -> None:
+    def _demand_stored(self, unique_id: str, what: str, or_else: Callable[[str], bool] = lambda _: False) -> None:
         self._looked += 1
         if self._looked % self._every == 0:
-            _demand(bool(self._store().answered([unique_id])), f"{what}, and the inbox does not have it")
+            there = bool(self._store().answered([unique_id])) or or_else(unique_id)
+            _demand(there, f"{what}, and the inbox does not have it")
 
     def committed(self, machine: Machine, commit: Commit) -> None:
         """The store has taken a commit of a process on the machine."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -38,23 +39,22 @@ def in_order(notifications: Iterable[Heard], broker: Broker, histories: Sequence
     late = {
         (key, read_notification(key, body).message_id) for key, body in broker.untaken if _is_of_a_topic(key, broker)
     }
-    found: list[Heard] = []
-    for one in notifications:
+    heard = list(notifications)
+    order: list[int] = []
+    streams: dict[tuple[str, Place], list[int]] = defaultdict(list)
+    for number, one in enumerate(heard):
+        stream, place = streams[one.queue, one.place], len(order)
         if (one.queue, one.message_id) in late:
             late.discard((one.queue, one.message_id))
-            behind = (
-                index
-                for index, other in enumerate(found)
-                if _stream(other) == _stream(one) and _is_later(other, one, ranks)
-            )
-            found.insert(next(behind, len(found)), one)
+            behind = (index for index, other in enumerate(stream) if _is_later(heard[other], one, ranks))
+            within = next(behind, len(stream))
+            if within < len(stream):
+                place = order.index(stream[within])
+            stream.insert(within, number)
         else:
-            found.append(one)
-    return found
-
-
-def _stream(one: Heard) -> tuple[str, Place]:
-    return one.queue, one.place
+            stream.append(number)
+        order.insert(place, number)
+    return [heard[number] for number in order]
 
 
 def _is_later(one: Heard, other: Heard, ranks: Mapping[str, int]) -> bool:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import copy
+import pickle
 
 from tracker_worker.store.memory import MemoryStore
 
@@ -16,11 +16,11 @@ class Backup:
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
         with store._lock:
-            self._state = copy.deepcopy({name: getattr(store, name) for name in _STATE})
+            self._state = pickle.dumps({name: getattr(store, name) for name in _STATE})
 
     def restore(self, store: MemoryStore | None = None) -> None:
         """Let the store, or another one, become what the store was then. The backup can be restored again."""
         target = self._store if store is None else store
         with target._lock:
-            for name, value in copy.deepcopy(self._state).items():
+            for name, value in pickle.loads(self._state).items():
                 setattr(target, name, value)
