@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import traceback
@@ -21,6 +22,8 @@ START_SECONDS = 5.0
 _UNDER_WAY_SECONDS = 0.5
 _STEPS_BETWEEN = 1000
 _TRACE_LINES = 400
+_COLLECTS = 50_000, 50, 50
+"""Thresholds of the collection of cycles: what is remembered of a history has none, and most of what else there is, is that."""
 _TWO_TOPICS_OF = 4
 """One of so many seeds has two topics."""
 
@@ -135,7 +138,8 @@ def run(plan: Plan) -> Outcome:
         topics=topics,
     )
     trace = _Trace(world)
-    before = logging.root.handlers, logging.root.level
+    before, collects = (logging.root.handlers, logging.root.level), gc.get_threshold()
+    gc.set_threshold(*_COLLECTS)
     logging.root.handlers, logging.root.level = [trace], logging.INFO
     try:
         _play(plan, world, trace, outcome)
@@ -148,6 +152,7 @@ def run(plan: Plan) -> Outcome:
         world.stage.close()
         world.close()
         logging.root.handlers, logging.root.level = before
+        gc.set_threshold(*collects)
         outcome.steps, outcome.ended_at = world.stage.steps, world.stage.now
         outcome.requests = sum(len(client.requests) for client in world.clients)
     return outcome
