@@ -93,6 +93,7 @@ class MoveSteps:
     def finish(self, at: int) -> None:
         """Hand over. What has expired is charged again: the hand-over is a fact."""
         leaving = self._leaving()
+        failed = self.move.state == states.FAILED
         present = self._charges.get(INSTANCE)
         if self.move.arrives and present is not None and present != leaving:
             raise self._refused("the instance has been claimed anew")
@@ -122,6 +123,9 @@ class MoveSteps:
         elif leaving is not None:
             self._leave(*leaving, hold, at, keeps=leaving[0] is self._home)
         else:
+            if failed and INSTANCE in self._charges:
+                # Nothing is told here of the hand-over: the failure stays the last that was.
+                self.move = replace(self.move, state=states.FAILED)
             self._tell_ended(at)
         if hold is not None and leaving is not None:
             self._charges[HOLD] = leaving[0], hold

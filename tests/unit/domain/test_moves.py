@@ -220,6 +220,18 @@ class TestBetweenHosts:
         assert roles(decision) == [(N1, "finished", "hold"), (N1, "failed", "hold")]
         assert decision.reply["finished_at"] == answer["finished_at"]
 
+    def test_a_failure_is_told_once_though_the_hand_over_is_learned_after_it(
+        self, host: HostLedger, destination: HostLedger
+    ) -> None:
+        started = play(destination, moved(kind="migration", from_host=HOST)).reply
+        assert roles(play(host, step(FAIL, told=told(started)), NOW + 1)) == [(N1, "failed", "instance")]
+        answer = play(destination, step(FINISH), NOW + 5).reply
+        play(host, update(1, vm_state="deleted"))
+        play(host, begin(1, node=N1), NOW + 9 * SECOND)
+        decision = play(host, step(FAIL, told=told(answer)), NOW + 20 * SECOND)
+        assert [type(event) for event in happened(decision)] == [MoveNoted]
+        assert (decision.reply["state"], decision.reply["finished_at"]) == ("failed", answer["finished_at"])
+
     def test_a_destination_confirms_nothing_before_the_hand_over(self, destination: HostLedger) -> None:
         play(destination, moved(kind="migration", from_host=HOST))
         refused(destination, step(CONFIRM), ClaimConflict)
