@@ -109,12 +109,13 @@ class Administration:
         if source is target and name == node:
             raise Refused(f"node {node} of host {host} has this name already")
         with _Rearrangement(self._store, unit, target, to, self._store.time()).committed() as rearrangement:
-            if source is not target:
+            # Before ``move``, which gives the node the generation of its new name.
+            if source is target:
+                rearrangement.rename_in_moves(source, node, name)
+            else:
                 self._check_at_rest(moved, source)
                 rearrangement.leave(moved, source)
             rearrangement.move(moved, name)
-            if source is target:
-                rearrangement.rename_in_moves(source, node, name)
         return moved
 
     def _check_at_rest(self, node: NodeLedger, host: HostLedger) -> None:

@@ -179,6 +179,20 @@ class TestRename:
         assert len(generations) == 3
         assert generations == sorted(generations)
 
+    def test_records_of_moves_that_name_the_node_leave_its_generation_as_high(
+        self, store: Store, writer: Writer, administration: Administration
+    ) -> None:
+        writer.put(FinishClaim(claim_id=uuid(1))).commit()
+        writer.put(BeginMove(begin=begin(1, node=N2), id="m1", kind="resize")).commit()
+        writer.put(StepMove(id="m1", step=FINISH, remembers=SECOND)).commit()
+        administration.move_node(N1, host=HOST, to=HOST, name="old")
+        known = node(store, "old").generation
+        administration.move_node("old", host=HOST, to=HOST, name="older")
+        assert node(store, N2).generation < known
+        administration.move_node(N2, host=HOST, to=HOST, name="old")
+        assert node(store, "old").generation > known
+        assert node(store, "old").moves["m1"].to_node == "old"
+
     def test_an_empty_node_of_the_new_name_gives_its_inventory_and_its_place_in_the_list(
         self, store: Store, writer: Writer, administration: Administration
     ) -> None:
