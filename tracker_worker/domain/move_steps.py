@@ -72,7 +72,7 @@ class MoveSteps:
     def _effective(self, given: int) -> int:
         """The time of a hand-over or of its end; 0: now. Only the destination's clock says what is ahead: the source is told
         what that answered."""
-        now = self._home.time(self._now)
+        now = self._time()
         if not given:
             return now
         if given < self.move.begun_at or given < self.move.finished_at:
@@ -84,6 +84,11 @@ class MoveSteps:
         if given > now + MOST_AHEAD:
             raise InvalidInput(field="effective_at", reason="is far ahead of this host's clock")
         return given
+
+    def _time(self) -> int:
+        """Now, but not before what is known of the move: the clock may have been stepped back since, and a node that has got
+        another name has another time."""
+        return max(self._home.time(self._now), self.move.begun_at, self.move.finished_at)
 
     def _refused(self, reason: str) -> ClaimConflict:
         return conflict(self._home, self.move.instance_uuid, f"the move {self.move.id} cannot do that: {reason}")
@@ -159,7 +164,7 @@ class MoveSteps:
     def confirm(self) -> None:
         """What is on hold ends. A host that is the destination only notes that the move has ended."""
         found = self._charges.pop(HOLD, None) if self.move.leaves else None
-        self.move = replace(self.move, state=states.CONFIRMED, ended_at=self._home.time(self._now), open=False)
+        self.move = replace(self.move, state=states.CONFIRMED, ended_at=self._time(), open=False)
         if found is None:
             self._note()
             return
@@ -203,7 +208,7 @@ class MoveSteps:
 
     def abort(self) -> None:
         """What is incoming ends. A host that is the source only notes it."""
-        self.move = replace(self.move, state=states.ABORTED, ended_at=self._home.time(self._now), open=False)
+        self.move = replace(self.move, state=states.ABORTED, ended_at=self._time(), open=False)
         if not self.move.arrives:
             self._note()
             return

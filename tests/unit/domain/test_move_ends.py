@@ -204,3 +204,15 @@ class TestReading:
         before = charged(host)
         play(host, ReportNode(node=N1, inventory=inventory(vcpus=64)))
         assert charged(host) == before
+
+
+def test_no_time_of_a_move_is_before_another_whatever_the_clock_says(host: HostLedger) -> None:
+    destination = other_host()
+    play(destination, moved(kind="evacuation", from_host=HOST), NOW + 60 * SECOND)
+    destination.nodes[N1].last_at = NOW  # it has got another name, and the clock was stepped back
+    finished = told(play(destination, step(FINISH), NOW).reply)
+    assert finished.finished_at == finished.begun_at == NOW + 60 * SECOND
+    play(host, step(FINISH, told=finished, effective_at=finished.finished_at), NOW)
+    destination.nodes[N1].last_at = NOW
+    ended = told(play(destination, step(CONFIRM), NOW + 1).reply)
+    assert ended.ended_at == finished.finished_at
