@@ -219,6 +219,8 @@ class _Rearrangement:
         self._store.commit(
             replace(
                 commit,
+                # A node that is replaced may have been told of the new name, for the moves that it knows.
+                ledgers=[ledger for ledger in commit.ledgers if ledger.id not in self._dropped],
                 verified={**commit.verified, self._target.id: self._generations},
                 dropped_nodes=self._dropped,
                 host_names=self.host_names,

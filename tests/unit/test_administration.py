@@ -193,6 +193,16 @@ class TestRename:
         assert node(store, "old").generation > known
         assert node(store, "old").moves["m1"].to_node == "old"
 
+    def test_an_empty_node_that_knows_a_move_of_the_node_is_replaced_with_what_it_knows(
+        self, store: Store, writer: Writer, administration: Administration
+    ) -> None:
+        writer.put(FinishClaim(claim_id=uuid(1))).commit()
+        writer.put(BeginMove(begin=begin(1, node=N2), id="m1", kind="resize")).commit()
+        writer.put(StepMove(id="m1", step=FINISH, remembers=SECOND)).commit()
+        writer.put(update(1, vm_state="deleted")).commit()
+        administration.move_node(N1, host=HOST, to=HOST, name=N2)
+        assert list(node(store, N2).allocations) == [uuid(2)]
+
     def test_an_empty_node_of_the_new_name_gives_its_inventory_and_its_place_in_the_list(
         self, store: Store, writer: Writer, administration: Administration
     ) -> None:
