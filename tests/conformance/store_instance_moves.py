@@ -10,7 +10,7 @@ import pytest
 from tests.support.builders import HOST, NOW, begin, node_name, update, uuid
 from tests.support.store import StoreCase, Writer, load, settle, snapshots
 from tracker_worker.domain.commands import BeginMove, ExpireClaims, ForgetMoves, StepMove
-from tracker_worker.domain.move import ABORT, CONFIRM, FINISH, REVERT
+from tracker_worker.domain.move import ABORT, CONFIRM, FINISH, REVERT, Move
 from tracker_worker.domain.values import SECOND
 from tracker_worker.store.base import Conflict, Store
 
@@ -18,13 +18,22 @@ N1, N2 = node_name(1), node_name(2)
 REMEMBERS = 10**6 * SECOND
 
 
-def moved(number: int = 1, *, node: str = N2, move_id: str = "m1", kind: str = "resize", **fields: Any) -> BeginMove:
+def moved(
+    number: int = 1,
+    *,
+    node: str = N2,
+    move_id: str = "m1",
+    kind: str = "resize",
+    from_host: str | None = None,
+    **fields: Any,
+) -> BeginMove:
     """Move the instance to the node in a larger size."""
-    return BeginMove(begin=begin(number, node=node, vcpus=4, memory_mb=8192, **fields), id=move_id, kind=kind)
+    claim = begin(number, node=node, vcpus=4, memory_mb=8192, **fields)
+    return BeginMove(begin=claim, id=move_id, kind=kind, from_host=from_host)
 
 
-def step(name: str, move_id: str = "m1") -> StepMove:
-    return StepMove(id=move_id, step=name, remembers=REMEMBERS)
+def step(name: str, move_id: str = "m1", told: Move | None = None) -> StepMove:
+    return StepMove(id=move_id, step=name, remembers=REMEMBERS, told=told)
 
 
 class InstanceMoveContract(StoreCase):

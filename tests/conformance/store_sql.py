@@ -49,6 +49,7 @@ def every_method(store: Store, stream_id: int) -> dict[str, partial]:
         "missing_nodes": store.missing_nodes,
         "incoming": partial(store.incoming, ["i-1"]),
         "moves": partial(store.moves, limit=1),
+        "untold_moves": partial(store.untold_moves, limit=1),
         "answered": partial(store.answered, ["u-1"]),
         "count_attempt": partial(store.count_attempt, "u-1", NOW),
         "commit": partial(store.commit, Commit(inbox_rows=[answer("u-9")])),
