@@ -206,7 +206,18 @@ def new_ids(host: HostLedger) -> NewId:
 def snapshot(ledger: NodeLedger) -> dict[str, Any]:
     """The whole state of a ledger. The returned dict shares no mutable object with the ledger."""
     state = {name: getattr(ledger, name) for name in NodeLedger.__slots__}
-    for name in ("allocations", "begun", "claims", "deletions", "moves", "moving", "noted", "recorded", "touched"):
+    for name in (
+        "allocations",
+        "begun",
+        "claims",
+        "deletions",
+        "left",
+        "moves",
+        "moving",
+        "noted",
+        "recorded",
+        "touched",
+    ):
         state[name] = copy.copy(state[name])
     state["stats"] = ledger.stats.to_dict()
     state["projects"] = {project: (held.instances, held.resources) for project, held in ledger.projects.items()}
@@ -234,7 +245,8 @@ def rebuilt(ledger: NodeLedger) -> NodeLedger:
     )
     again.life, again.inventory = ledger.life, ledger.inventory
     again.deletions.update(ledger.deletions)
-    again.moves.update(ledger.moves)
+    for move in ledger.moves.values():
+        again.restore_move(move)
     for allocation in (*ledger.allocations.values(), *ledger.moving.values()):
         again.restore(allocation)
     return again

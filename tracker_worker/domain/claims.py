@@ -74,6 +74,7 @@ def fit(
         return Fit(ledger=ledger, held=held, limit_source=held.limit_source)
     for node, charge in host.moving(instance.uuid):
         raise _conflict(node, charge.uuid, f"it is {charge.role} on node {node.name}, for a move")
+    _check_not_left(host, ledger, command, now)
     if ledger.disabled:
         return Fit(ledger=ledger, tracked=False)
     check_taking(host, ledger, command, now)
@@ -111,6 +112,20 @@ def check_taking(host: HostLedger, ledger: NodeLedger, command: commands.BeginCl
     deleted_at = host.deleted_at(command.instance.uuid)
     if deleted_at is not None and command.remembers_deletions and deleted_at + command.remembers_deletions >= now:
         raise _conflict(ledger, command.instance.uuid, f"it was reported deleted at {iso(deleted_at)}")
+
+
+def _check_not_left(host: HostLedger, ledger: NodeLedger, command: commands.BeginClaim, now: int) -> None:
+    """Raises ClaimConflict: this is the claim that a move has handed over to another host, or may be. A message that is late
+    must not charge an instance once more; its caller may have been answered long ago."""
+    uuid = command.instance.uuid
+    for node in host:
+        if uuid not in node.left:
+            continue
+        move = node.moves[node.left[uuid]]
+        recently = move.finished_at + command.remembers_deletions >= now and command.remembers_deletions > 0
+        if move.left_claim_id == command.claim_id or (command.claim_id is None and recently):
+            where = f"node {move.to_node} of host {move.to_host} by the move {move.id}"
+            raise _conflict(ledger, uuid, f"it was handed over at {iso(move.finished_at)} to {where}")
 
 
 def _conflict(ledger: NodeLedger, uuid: str, reason: str) -> ClaimConflict:

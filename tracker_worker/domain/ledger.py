@@ -17,7 +17,7 @@ from tracker_worker.domain import events
 from tracker_worker.domain.allocation import BEGUN, HOLD, INCOMING, INSTANCE, ROLES, Allocation
 from tracker_worker.domain.inventory import Inventory
 from tracker_worker.domain.life import UNSUPPORTED, Life
-from tracker_worker.domain.move import Move
+from tracker_worker.domain.move import Move, when_left
 from tracker_worker.domain.resources import ZERO, Resources
 from tracker_worker.domain.stats import Stats
 from tracker_worker.errors import InvalidInput, NodeNotFound
@@ -42,7 +42,8 @@ class NodeLedger:
 
     ``allocations`` by the uuid of the instance; ``claims``: claim_id -> uuid of the instance, of every allocation; ``begun``:
     the uuids of those whose claim is begun. ``moving`` has the allocations of other roles than INSTANCE, by uuid and role;
-    ``moves``, by id, the moves whose record the node keeps. ``deletions``: uuid -> when the deletion of an instance that was
+    ``moves``, by id, the moves whose record the node keeps; ``left``: uuid -> the last of them by which the instance has left
+    the host. ``deletions``: uuid -> when the deletion of an instance that was
     not charged was reported, in the order in which they were reported. What the next commit writes beside the node:
     ``touched``, allocation id -> the allocation, or None where it ended; ``noted``, the uuids whose entry in ``deletions`` is
     new or gone; and ``recorded``, the ids whose entry in ``moves`` is new or gone.
@@ -62,6 +63,7 @@ class NodeLedger:
         "inventory",
         "last_at",
         "ledger_id",
+        "left",
         "life",
         "moves",
         "moving",
@@ -102,6 +104,7 @@ class NodeLedger:
         self.begun: set[str] = set()
         self.moving: dict[tuple[str, str], Allocation] = {}
         self.moves: dict[str, Move] = {}
+        self.left: dict[str, str] = {}
         self.deletions: dict[str, int] = {}
         self.charged = ZERO
         self.projects: dict[str | None, ProjectUsage] = {}
@@ -149,6 +152,13 @@ class NodeLedger:
         self._charge(allocation)
         del self.touched[allocation.id]
 
+    def restore_move(self, move: Move) -> None:
+        """Put back the record of a move that was read from a store."""
+        self.moves[move.id] = move
+        if move.has_left:
+            other = self.moves.get(self.left.get(move.instance_uuid, ""), move)
+            self.left[move.instance_uuid] = max(move, other, key=when_left).id
+
     def apply(self, event: events.Event) -> None:
         """Apply ``event``, which was decided on exactly this ledger. An event that is published takes the next sequence
         number."""
@@ -176,7 +186,7 @@ class NodeLedger:
                 self._record(move)
             case events.MovesForgotten(ids=ids):
                 for move_id in ids:
-                    del self.moves[move_id]
+                    self._forget_left(self.moves.pop(move_id))
                     self.recorded.add(move_id)
             case events.NodeUpdated(inventory=inventory, life=life):
                 self.inventory, self.life = inventory, life
@@ -221,8 +231,18 @@ class NodeLedger:
             self._record(event.move)
 
     def _record(self, move: Move) -> None:
-        self.moves[move.id] = move
+        self.restore_move(move)
         self.recorded.add(move.id)
+        if not move.has_left:
+            self._forget_left(move)
+
+    def _forget_left(self, move: Move) -> None:
+        uuid = move.instance_uuid
+        if self.left.get(uuid) == move.id:
+            others = [each for each in self.moves.values() if each.instance_uuid == uuid and each.has_left]
+            del self.left[uuid]
+            if others:
+                self.left[uuid] = max(others, key=when_left).id
 
     def _charge(self, new: Allocation) -> None:
         uuid = new.instance.uuid

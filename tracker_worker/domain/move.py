@@ -46,7 +46,7 @@ class Move(msgspec.Struct, frozen=True, kw_only=True):
     are in microseconds, 0 until then: ``finished_at``, the hand-over, and ``ended_at`` are effective times. ``arrives`` and
     ``leaves``: this host is the destination, and the source. ``open``: it is charged for what is incoming or on hold.
     ``allocation_id`` and ``instance`` are those of the charge at the destination: '' on a host that is only the source, and
-    None there and after the hand-over.
+    None there and after the hand-over. ``left_claim_id`` is that of the claim that the source has handed over; '': none.
     """
 
     id: str
@@ -70,6 +70,7 @@ class Move(msgspec.Struct, frozen=True, kw_only=True):
     open: bool = False
     allocation_id: str = ""
     instance: Instance | None = None
+    left_claim_id: str = ""
 
     @property
     def ended(self) -> bool:
@@ -80,6 +81,16 @@ class Move(msgspec.Struct, frozen=True, kw_only=True):
     def handed_over(self) -> bool:
         """Whether the destination has the instance, by this record."""
         return self.finished_at > 0 and self.state in KEPT
+
+    @property
+    def has_left(self) -> bool:
+        """Whether, by this record, the instance has left the host, which had it under a claim."""
+        return bool(self.left_claim_id) and not self.arrives and self.handed_over
+
+
+def when_left(move: Move) -> tuple[int, str]:
+    """The order of moves by which an instance has left a host."""
+    return move.finished_at, move.id
 
 
 def furthest(moves: Iterable[Move]) -> list[Move]:

@@ -108,6 +108,7 @@ class MoveSteps:
         self.move = replace(self.move, state=states.FINISHED, finished_at=at, open=False, instance=None)
         hold = None
         if leaving is not None:
+            self.move = replace(self.move, left_claim_id=leaving[1].claim_id)
             if self.move.kind in states.HOLDING:
                 self._confirm_other()
                 hold = replace(leaving[1], role=HOLD, claim_state=charge.FINISHED)

@@ -150,7 +150,8 @@ class Node:
         )
         ledger.life, ledger.inventory = self.life, self.inventory
         ledger.deletions.update(sorted(self.deletions.items(), key=itemgetter(1)))
-        ledger.moves.update(self.moves)
+        for move in self.moves.values():
+            ledger.restore_move(move)
         for allocation in self.allocations.values():
             ledger.restore(allocation)
         return ledger

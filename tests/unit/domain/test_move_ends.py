@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from tests.support.builders import (
     HOST,
@@ -216,3 +217,42 @@ def test_no_time_of_a_move_is_before_another_whatever_the_clock_says(host: HostL
     destination.nodes[N1].last_at = NOW
     ended = told(play(destination, step(CONFIRM), NOW + 1).reply)
     assert ended.ended_at == finished.finished_at
+
+
+class TestLateClaims:
+    """A claim whose message is late must not charge the source once more."""
+
+    @pytest.fixture
+    def left(self, host: HostLedger) -> HostLedger:
+        """The instance has moved to another host."""
+        destination = other_host()
+        play(destination, moved(kind="live_migration", from_host=HOST))
+        answer = play(destination, step(FINISH), NOW + 5).reply
+        play(host, step(FINISH, told=told(answer)), NOW + 6)
+        assert charged(host) == {}
+        return host
+
+    def test_the_claim_that_was_handed_over_does_not_begin_again(self, left: HostLedger) -> None:
+        claim_id = left.nodes[N1].moves["m1"].left_claim_id
+        error = play(left, begin(1, node=N1, more={"claim_id": claim_id}), NOW + 10**6 * SECOND).error
+        assert isinstance(error, ClaimConflict)
+        assert "it was handed over at 2026-" in str(error)
+        assert "host-2" in str(error)
+
+    def test_without_an_id_it_may_be_that_one_for_a_while(self, left: HostLedger) -> None:
+        again = replace(begin(1, node=N1), claim_id=None, remembers_deletions=TIMEOUT)
+        assert isinstance(play(left, again, now=NOW + TIMEOUT).error, ClaimConflict)
+        assert play(left, again, now=NOW + TIMEOUT + 9).reply["state"] == "begun"
+
+    def test_another_claim_is_another_one(self, left: HostLedger) -> None:
+        assert play(left, begin(1, node=N1, more={"claim_id": "another"}), now=NOW + 7).reply["state"] == "begun"
+
+    def test_what_was_forgotten_is_in_nobodys_way(self, left: HostLedger) -> None:
+        claim_id = left.nodes[N1].moves["m1"].left_claim_id
+        play(left, ForgetMoves(begun_before=NOW + 10))
+        assert play(left, begin(1, node=N1, more={"claim_id": claim_id}), now=NOW + 7).reply["state"] == "begun"
+
+    def test_what_has_come_back_may_leave_again(self, left: HostLedger) -> None:
+        play(left, moved(node=N1, kind="migration", move_id="m2", from_host="host-2"), NOW + 8)
+        play(left, step(FINISH, "m2"), NOW + 9)
+        assert charged(left)[N1]["instance"]

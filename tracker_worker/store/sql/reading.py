@@ -202,7 +202,7 @@ def host_from(
     for row in sorted(deleted, key=itemgetter("reported_at")):
         by_id[row["node_id"]].deletions[row["instance_uuid"]] = row["reported_at"]
     for row in moved:
-        by_id[row["node_id"]].moves[row["id"]] = rows.move_from(row)
+        by_id[row["node_id"]].restore_move(rows.move_from(row))
     for node_id, ledger in by_id.items():
         ledger.drift = rows.drift(ledger, read[node_id])
         host.nodes[ledger.name] = ledger
