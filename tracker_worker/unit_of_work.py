@@ -93,6 +93,10 @@ class UnitOfWork:
 
         Raises Conflict, Unstorable, StoreUnavailable (then it is unknown whether the commit happened).
         """
+        if not self._notify:
+            # What is told to nobody need not be kept.
+            for ledger in self.changed.values():
+                ledger.segments.clear()
         commit = Commit(
             history=history,
             ledger_id=self._ledgers.ledger_id if history is None else history.ledger_id,

@@ -210,6 +210,7 @@ def snapshot(ledger: NodeLedger) -> dict[str, Any]:
         "allocations",
         "begun",
         "claims",
+        "closed",
         "deletions",
         "left",
         "moves",
@@ -219,6 +220,7 @@ def snapshot(ledger: NodeLedger) -> dict[str, Any]:
         "touched",
     ):
         state[name] = copy.copy(state[name])
+    state["segments"] = tuple(ledger.segments.cuts), tuple(ledger.segments.added)
     state["stats"] = ledger.stats.to_dict()
     state["projects"] = {project: (held.instances, held.resources) for project, held in ledger.projects.items()}
     # These parts of frozen values are mutable.
@@ -243,7 +245,7 @@ def rebuilt(ledger: NodeLedger) -> NodeLedger:
         sequence=ledger.sequence,
         last_at=ledger.last_at,
     )
-    again.life, again.inventory = ledger.life, ledger.inventory
+    again.life, again.inventory, again.periods = ledger.life, ledger.inventory, ledger.periods
     again.deletions.update(ledger.deletions)
     for move in ledger.moves.values():
         again.restore_move(move)

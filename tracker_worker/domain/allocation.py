@@ -36,7 +36,8 @@ class Allocation(msgspec.Struct, frozen=True, kw_only=True):
     same unless the caller chose the claim_id. ``resources`` is the vector exactly as it was charged, whatever ``instance`` says
     later. ``claim_state`` is expired if the claim expired and the allocation was kept. ``on_expiry``: what the caller wants to
     happen then; None: what the option says. ``built``: since the claim began, the instance was reported in a state that only a
-    built instance has. Times are in microseconds.
+    built instance has. ``since``: of the role INSTANCE, from when on it is charged as it is now; what it was before is in
+    segments. The ledger sets it. Times are in microseconds.
     """
 
     id: str
@@ -50,6 +51,7 @@ class Allocation(msgspec.Struct, frozen=True, kw_only=True):
     role: str = INSTANCE
     on_expiry: str | None = None
     built: bool = False
+    since: int = 0
 
     @property
     def uuid(self) -> str:
@@ -60,3 +62,14 @@ class Allocation(msgspec.Struct, frozen=True, kw_only=True):
     def is_assumed_built(self) -> bool:
         """Whether the claim expired and nobody has ever said that the instance was built."""
         return self.claim_state == EXPIRED and not self.built
+
+    def is_billed_like(self, other: Allocation) -> bool:
+        """Whether a bill shows no difference between the two."""
+        one, two = self.instance, other.instance
+        return (
+            self.resources == other.resources
+            and self.claim_state == other.claim_state
+            and one.vm_state == two.vm_state
+            and one.project_id == two.project_id
+            and one.user_id == two.user_id
+        )

@@ -12,6 +12,7 @@ from tracker_worker.domain.fit import Limits
 from tracker_worker.domain.instance import Instance
 from tracker_worker.domain.inventory import Inventory
 from tracker_worker.domain.move import Move
+from tracker_worker.domain.segments import InstanceUsage
 from tracker_worker.errors import InvalidInput
 
 
@@ -192,6 +193,41 @@ class RetireNode(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
+class BeginPeriod(msgspec.Struct, frozen=True, kw_only=True):
+    """Begin to close the period of a node from ``beginning`` to ``ending`` (microseconds since the epoch), if it is over and
+    the next one. ``known``: until when the periods were closed when this was asked for. ``node_id``: the node must be this
+    one; another one may have got the name since."""
+
+    node: str
+    node_id: int
+    known: int
+    beginning: int
+    ending: int
+
+
+class TellUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """Tell the usage of the next instances in the period that ends at ``ending`` and is being closed: those behind ``after``,
+    by uuid. ``closed``: the earlier periods that adjustments concern, as pairs of beginning and ending. ``last``: there are no
+    further ones, and the period is closed. ``node_id`` as in BeginPeriod."""
+
+    node: str
+    node_id: int
+    ending: int
+    after: str
+    usages: tuple[InstanceUsage, ...]
+    closed: tuple[tuple[int, int], ...]
+    last: bool
+
+
+class ForgetUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """Keep no segment and no period that ended before ``ended_before`` (microseconds since the epoch) and is closed.
+    ``node_id`` as in BeginPeriod."""
+
+    node: str
+    node_id: int
+    ended_before: int
+
+
 Command = (
     BeginClaim
     | BeginClaims
@@ -213,4 +249,7 @@ Command = (
     | DrainNode
     | UndrainNode
     | RetireNode
+    | BeginPeriod
+    | TellUsage
+    | ForgetUsage
 )

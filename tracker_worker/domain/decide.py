@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from tracker_worker.domain import adoption, claims, commands, moves, nodes, usage
+from tracker_worker.domain import adoption, claims, closing, commands, moves, nodes, usage
 from tracker_worker.domain.claims import NewId
 from tracker_worker.domain.decision import Decision
 from tracker_worker.domain.ledger import HostLedger
@@ -67,3 +67,9 @@ def _decide(host: HostLedger, command: commands.Command, now: int, new_id: NewId
             return nodes.undrain(host.any_node(node), now)
         case commands.RetireNode(node=node):
             return nodes.retire(host.node(node), command, now)
+        case commands.BeginPeriod(node=node):
+            return closing.begin(host.any_node(node), command, now)
+        case commands.TellUsage(node=node):
+            return closing.tell(host.any_node(node), command, now)
+        case commands.ForgetUsage(node=node):
+            return closing.forget(host.any_node(node), command, now)

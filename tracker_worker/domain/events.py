@@ -16,7 +16,9 @@ from tracker_worker.domain.instance import Instance
 from tracker_worker.domain.inventory import Inventory
 from tracker_worker.domain.life import Life
 from tracker_worker.domain.move import Move
+from tracker_worker.domain.periods import Periods
 from tracker_worker.domain.resources import Resources
+from tracker_worker.domain.segments import Adjustment, Segment
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
@@ -200,7 +202,38 @@ class LifeNoted(msgspec.Struct, frozen=True, kw_only=True):
     life: Life
 
 
-UNPUBLISHED = (BuiltNoted, DeletionNoted, DeletionsForgotten, LifeNoted, MoveNoted, MovesForgotten)
+class UsageExists(msgspec.Struct, frozen=True, kw_only=True):
+    """What a project was charged for an instance in the period from ``beginning`` to ``ending``, in part ``part`` of ``parts``.
+    ``shown`` is the allocation, as it is now or was last. ``adjustments``: of periods that were closed before: beginning,
+    ending, seconds and resource-seconds of each. ``seconds`` and ``resource_seconds``: the sums of this part."""
+
+    at: int
+    beginning: int
+    ending: int
+    shown: Allocation
+    segments: tuple[Segment, ...]
+    adjustments: tuple[Adjustment, ...]
+    seconds: int
+    resource_seconds: Mapping[str, int]
+    part: int
+    parts: int
+
+
+class PeriodClosed(msgspec.Struct, frozen=True, kw_only=True):
+    """All usage of a node in a period is told. ``periods``: how far that had got, with the sums of the notifications."""
+
+    at: int
+    periods: Periods
+
+
+class PeriodsNoted(msgspec.Struct, frozen=True, kw_only=True):
+    """The closing of the node's periods has got further."""
+
+    at: int
+    periods: Periods
+
+
+UNPUBLISHED = (BuiltNoted, DeletionNoted, DeletionsForgotten, LifeNoted, MoveNoted, MovesForgotten, PeriodsNoted)
 
 Event = (
     ClaimBegun
@@ -224,4 +257,7 @@ Event = (
     | DeletionNoted
     | DeletionsForgotten
     | LifeNoted
+    | UsageExists
+    | PeriodClosed
+    | PeriodsNoted
 )

@@ -13,12 +13,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from tracker_worker.domain import events
 from tracker_worker.domain.allocation import BEGUN, HOLD, INCOMING, INSTANCE, ROLES, Allocation
 from tracker_worker.domain.inventory import Inventory
 from tracker_worker.domain.life import UNSUPPORTED, Life
 from tracker_worker.domain.move import Move, when_left
+from tracker_worker.domain.periods import Periods
 from tracker_worker.domain.resources import ZERO, Resources
+from tracker_worker.domain.segments import SegmentLog
 from tracker_worker.domain.stats import Stats
 from tracker_worker.errors import InvalidInput, NodeNotFound
 
@@ -46,7 +50,8 @@ class NodeLedger:
     the host. ``deletions``: uuid -> when the deletion of an instance that was
     not charged was reported, in the order in which they were reported. What the next commit writes beside the node:
     ``touched``, allocation id -> the allocation, or None where it ended; ``noted``, the uuids whose entry in ``deletions`` is
-    new or gone; and ``recorded``, the ids whose entry in ``moves`` is new or gone.
+    new or gone; ``recorded``, the ids whose entry in ``moves`` is new or gone; ``segments``; and ``closed``, the periods that
+    are closed, as pairs of their beginning and their ending. ``periods`` says how far that has got.
     """
 
     __slots__ = (
@@ -54,6 +59,7 @@ class NodeLedger:
         "begun",
         "charged",
         "claims",
+        "closed",
         "deletions",
         "drift",
         "generation",
@@ -69,8 +75,10 @@ class NodeLedger:
         "moving",
         "name",
         "noted",
+        "periods",
         "projects",
         "recorded",
+        "segments",
         "sequence",
         "stats",
         "stored_generation",
@@ -116,6 +124,9 @@ class NodeLedger:
         self.touched: dict[str, Allocation | None] = {}
         self.noted: set[str] = set()
         self.recorded: set[str] = set()
+        self.periods = Periods()
+        self.segments = SegmentLog()
+        self.closed: list[tuple[int, int]] = []
         self.drift: Resources | None = None
 
     @property
@@ -144,12 +155,13 @@ class NodeLedger:
         return self.generation != self.stored_generation
 
     def time(self, now: int) -> int:
-        """The time of an event that is decided at ``now``: never before the node's last event."""
-        return max(now, self.last_at)
+        """The time of an event that is decided at ``now``: never before the node's last event, nor in a period that is closed
+        or being closed."""
+        return max(now, self.last_at, self.periods.closed)
 
     def restore(self, allocation: Allocation) -> None:
         """Put back an allocation that was read from a store."""
-        self._charge(allocation)
+        self._put(allocation)
         del self.touched[allocation.id]
 
     def restore_move(self, move: Move) -> None:
@@ -162,9 +174,10 @@ class NodeLedger:
     def apply(self, event: events.Event) -> None:
         """Apply ``event``, which was decided on exactly this ledger. An event that is published takes the next sequence
         number."""
+        at = event.at
         match event:
             case events.ClaimBegun(allocation=new) | events.UsageAdopted(allocation=new):
-                self._charge(new)
+                self._charge(new, at, at)
                 self._forget_deletion(new.uuid)
             case (
                 events.ClaimFinished(allocation=new)
@@ -172,14 +185,14 @@ class NodeLedger:
                 | events.UsageUpdated(allocation=new)
                 | events.BuiltNoted(allocation=new)
             ):
-                self._release(new.uuid)
-                self._charge(new)
+                self._change(new, at)
             case events.ClaimAborted(allocation=old) | events.UsageReleased(before=old):
-                self._release(old.uuid)
+                self._release(old.uuid, at, at)
             case events.ClaimExpired(allocation=old, released=released):
-                self._release(old.uuid)
-                if not released:
-                    self._charge(old)
+                if released:
+                    self._release(old.uuid, at, at)
+                else:
+                    self._change(old, at)
             case events.MoveChanged():
                 self._moved(event)
             case events.MoveNoted(move=move):
@@ -201,11 +214,19 @@ class NodeLedger:
                     self._forget_deletion(uuid)
             case events.UsageDrift():
                 self.drift = None
+            case events.PeriodsNoted(periods=periods):
+                self.periods = periods
+            case events.PeriodClosed(periods=periods):
+                self.closed.append((periods.until, periods.ending))
+            case events.UsageExists():
+                pass
             case events.ClaimRejected() | events.ClaimUntracked() | events.MoveRejected() | events.InstancesDrift():
                 pass
         if not isinstance(event, events.UNPUBLISHED):
             self.sequence += 1
-            self.last_at = event.at
+            self.last_at = at
+            if not self.periods.until:
+                self.periods = replace(self.periods, until=at)
         self.generation = self.next_generation
 
     def committed(self) -> None:
@@ -214,17 +235,22 @@ class NodeLedger:
         self.touched.clear()
         self.noted.clear()
         self.recorded.clear()
+        self.segments.clear()
+        self.closed.clear()
 
     def _moved(self, event: events.MoveChanged) -> None:
+        noted_at, at = event.at, event.effective_at or event.at
+        if at != noted_at and event.move.instance_uuid not in self.allocations:
+            self.segments.cut(event.move.instance_uuid, at, self.periods, noted_at)
         for old in event.ended:
             if old.role == INSTANCE:
-                self._release(old.uuid)
+                self._release(old.uuid, at, noted_at)
             else:
                 del self.moving[old.uuid, old.role]
                 self.charged -= old.resources
                 self.touched[old.id] = None
         for new in event.charged:
-            self._charge(new)
+            self._charge(new, at, noted_at)
             if new.role == INCOMING:
                 self._forget_deletion(new.uuid)
         if event.keeps:
@@ -244,25 +270,44 @@ class NodeLedger:
             if others:
                 self.left[uuid] = max(others, key=when_left).id
 
-    def _charge(self, new: Allocation) -> None:
+    def _charge(self, new: Allocation, at: int, noted_at: int) -> None:
+        """Charge an allocation from ``at`` on, which is decided at ``noted_at``."""
+        if new.role == INSTANCE:
+            new = replace(new, since=self.segments.begin(new, at, self.periods, noted_at))
+        self._put(new)
+
+    def _change(self, new: Allocation, at: int) -> None:
+        """The allocation of an instance is another one from ``at`` on."""
+        old = self._take(new.uuid)
+        if new.is_billed_like(old):
+            self._put(new)
+        else:
+            self.segments.end(old, at, self.periods, at)
+            self._charge(new, at, at)
+
+    def _release(self, uuid: str, at: int, noted_at: int) -> None:
+        """The allocation of an instance ends at ``at``, which is decided at ``noted_at``."""
+        self.segments.end(self._take(uuid), at, self.periods, noted_at)
+        if at > noted_at and at > self.periods.ahead:
+            self.periods = replace(self.periods, ahead=at)
+
+    def _put(self, new: Allocation) -> None:
         uuid = new.instance.uuid
+        self.charged += new.resources
+        self.touched[new.id] = new
         if new.role != INSTANCE:
             self.moving[uuid, new.role] = new
-            self.charged += new.resources
-            self.touched[new.id] = new
             return
         self.allocations[uuid] = new
         self.claims[new.claim_id] = uuid
         if new.claim_state == BEGUN:
             self.begun.add(uuid)
-        self.charged += new.resources
         project = self.projects.setdefault(new.instance.project_id, ProjectUsage())
         project.instances += 1
         project.resources += new.resources
         self.stats.add(new.instance)
-        self.touched[new.id] = new
 
-    def _release(self, uuid: str) -> None:
+    def _take(self, uuid: str) -> Allocation:
         old = self.allocations.pop(uuid)
         del self.claims[old.claim_id]
         self.begun.discard(uuid)
@@ -274,6 +319,7 @@ class NodeLedger:
             del self.projects[old.instance.project_id]
         self.stats.remove(old.instance)
         self.touched[old.id] = None
+        return old
 
     def _forget_deletion(self, uuid: str) -> None:
         if self.deletions.pop(uuid, None) is not None:

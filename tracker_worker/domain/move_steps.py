@@ -77,6 +77,8 @@ class MoveSteps:
             return now
         if given < self.move.begun_at or given < self.move.finished_at:
             raise InvalidInput(field="effective_at", reason="is before the move, or its hand-over")
+        if any(given < ledger.periods.kept_from for ledger in self._host):
+            raise InvalidInput(field="effective_at", reason="is before what is kept of the host's usage")
         if self.move.arrives and given > now:
             if given > now + _AHEAD:
                 raise InvalidInput(field="effective_at", reason="is ahead of the destination's clock")

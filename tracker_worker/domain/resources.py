@@ -95,6 +95,11 @@ class Resources(msgspec.Struct, frozen=True):
         amounts = tuple(map(sub, self.amounts, other.amounts))
         return Resources(amounts, self._combined(sub, other)) if self.custom or other.custom else Resources(amounts)
 
+    def times(self, factor: int) -> Resources:
+        """The vector with each amount multiplied."""
+        custom = tuple([(name, amount * factor) for name, amount in self.custom]) if factor else ()
+        return Resources(tuple([amount * factor for amount in self.amounts]), custom)
+
     def _combined(self, combine: Callable[[int, int], int], other: Resources) -> Custom:
         amounts = dict(self.custom)
         for name, amount in other.custom:

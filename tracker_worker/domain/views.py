@@ -18,6 +18,8 @@ from tracker_worker.domain.inventory import FACTS
 from tracker_worker.domain.ledger import NodeLedger, ProjectUsage
 from tracker_worker.domain.move import Move
 from tracker_worker.domain.resources import CLASSES, STANDARD, Resources
+from tracker_worker.domain.segments import Segment, whole_seconds
+from tracker_worker.domain.values import SECOND
 
 # A custom class that the node no longer has. One that it has always has a max_unit.
 _GONE = ClassInventory(total=0)
@@ -38,6 +40,11 @@ class Entries:
 def iso(at: int) -> str:
     """The time ``at`` (microseconds) as ISO 8601 text in UTC with 'Z', always with microseconds."""
     return (_EPOCH + timedelta(microseconds=at)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def iso_second(at: int) -> str:
+    """The time ``at`` (microseconds), rounded down to its second, as ISO 8601 text in UTC with 'Z'."""
+    return (_EPOCH + timedelta(seconds=at // SECOND)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def claim_view(ledger: NodeLedger, allocation: Allocation, *, generation: int) -> dict[str, Any]:
@@ -92,6 +99,19 @@ def charge_view(host: str, node: str, held: Allocation) -> dict[str, Any]:
         "claim_id": held.claim_id,
         "claim_state": held.claim_state,
         "begun_at": iso(held.begun_at),
+    }
+
+
+def segment_view(segment: Segment) -> dict[str, Any]:
+    """A segment as billing gets it."""
+    held = segment.allocation
+    return {
+        "from": iso_second(segment.since),
+        "to": iso_second(segment.until),
+        "seconds": whole_seconds(segment.since, segment.until),
+        "resources": held.resources.to_dict(),
+        "state": held.instance.vm_state or "",
+        "claim_state": held.claim_state,
     }
 
 

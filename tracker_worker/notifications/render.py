@@ -19,9 +19,10 @@ from tracker_worker.domain.fit import OverCapacity
 from tracker_worker.domain.instance import Instance
 from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.domain.move import Move
+from tracker_worker.domain.periods import Periods
 from tracker_worker.domain.resources import ZERO, Resources
 from tracker_worker.domain.stats import TOTALS, VM_STATE
-from tracker_worker.domain.views import iso, node_view
+from tracker_worker.domain.views import iso, iso_second, node_view, segment_view
 from tracker_worker.notifications.notification import INFO, WARN, Notification
 from tracker_worker.notifications.schema import check
 
@@ -114,6 +115,10 @@ def _describe(event: events.Event, ledger: NodeLedger) -> tuple[str, dict[str, A
         case events.UsageReleased(before=before, allocation=held):
             why = {"released_by": event.released_by, "reason": event.reason}
             return "tracker.usage.released", {**_ended(ledger, held), **_old(before), **why}
+        case events.UsageExists():
+            return "tracker.usage.exists", _exists(ledger, event)
+        case events.PeriodClosed(periods=periods):
+            return "tracker.period.closed", _closed(ledger, periods)
         case events.NodeUpdated(more=more):
             return "tracker.node.updated", {**_node(ledger), **more}
         case events.UsageDrift(stored=stored, usage=usage):
@@ -123,6 +128,47 @@ def _describe(event: events.Event, ledger: NodeLedger) -> tuple[str, dict[str, A
             return "tracker.node.drift", {**_node(ledger), "kind": "instances", **_compared(comparison)}
         case _:
             raise AssertionError(f"{type(event).__name__} is not published")
+
+
+def _exists(ledger: NodeLedger, event: events.UsageExists) -> dict[str, Any]:
+    present = ledger.allocations.get(event.shown.uuid)
+    goes_on = present is not None and present.instance.project_id == event.shown.instance.project_id
+    return {
+        **(_charged if goes_on else _ended)(ledger, event.shown),
+        **_period(event.beginning, event.ending),
+        "seconds": event.seconds,
+        "resource_seconds": event.resource_seconds,
+        "segments": [segment_view(segment) for segment in event.segments],
+        "adjustments": [
+            {
+                **_period(each.beginning, each.ending),
+                "seconds": each.seconds,
+                "resource_seconds": each.resource_seconds,
+            }
+            for each in event.adjustments
+        ],
+        "part": event.part,
+        "parts": event.parts,
+    }
+
+
+def _closed(ledger: NodeLedger, periods: Periods) -> dict[str, Any]:
+    return {
+        "host": ledger.host,
+        "node": ledger.name,
+        "sequence": ledger.sequence,
+        "generation": ledger.generation,
+        **_period(periods.until, periods.ending),
+        "exists": periods.exists,
+        "first_sequence": periods.first_sequence,
+        "last_sequence": periods.last_sequence,
+        "seconds": periods.seconds,
+        "resource_seconds": periods.resource_seconds or _NO_CHARGE,
+    }
+
+
+def _period(beginning: int, ending: int) -> dict[str, str]:
+    return {"audit_period_beginning": iso_second(beginning), "audit_period_ending": iso_second(ending)}
 
 
 def _node(ledger: NodeLedger) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options -> the style of notifications."""
+"""Options -> the style of notifications, and the periods that they are for."""
 
 from __future__ import annotations
 
 from oslo_config import cfg
 
+from tracker_worker.domain.calendar import Calendar
 from tracker_worker.errors import ConfigurationError
 from tracker_worker.notifications.render import Style
 from tracker_worker.notifications.schema import event_types
@@ -26,3 +27,11 @@ def read_style(conf: cfg.ConfigOpts) -> Style:
             f"[DEFAULT] region must be printable and have at most {_MOST_REGION_CHARACTERS} characters"
         )
     return Style(region=region, warn_events=frozenset(conf.notifications.warn_events))
+
+
+def read_calendar(conf: cfg.ConfigOpts) -> Calendar:
+    """The periods that the options say. Raises ConfigurationError."""
+    try:
+        return Calendar.parse(conf.notifications.usage_audit_period)
+    except ValueError as error:
+        raise ConfigurationError(f"[notifications] usage_audit_period: {error}") from error

@@ -32,7 +32,8 @@ from tracker_worker.domain.policy import Policy
 from tracker_worker.domain.values import MAX_TIMEOUT_SECONDS, SECOND
 from tracker_worker.errors import ConfigurationError, TrackerError
 from tracker_worker.inventory.base import InventoryDriver, load_driver
-from tracker_worker.notifications.style import read_style
+from tracker_worker.notifications.style import read_calendar, read_style
+from tracker_worker.service.chores import periods
 from tracker_worker.service.chores.inventories import Inventories
 from tracker_worker.service.chores.orphans import LOOK_SECONDS
 from tracker_worker.service.chores.ownership import Ownership
@@ -125,6 +126,7 @@ class Worker:
             died=self._died,
             max_answer_bytes=conf.bus.max_answer_bytes,
             style=read_style(conf),
+            calendar=read_calendar(conf),
             register=self._register,
             monotonic=runtime.monotonic,
             runtime=runtime,
@@ -222,6 +224,7 @@ class Worker:
         self._timers.every(LOOK_SECONDS, self._engine.look_for_orphans)
         self._timers.every(self._conf.tracker.audit_interval_seconds, self._audit_all)
         self._timers.every(_HANGING_SECONDS, self._inventories.note_hanging)
+        self._timers.every(periods.LOOK_SECONDS, self._engine.close_periods)
         self._timers.every(_PRUNE_SECONDS, self._prune)
         self._timers.every(_PROBE_SECONDS, self.probe)
         self._timers.start()

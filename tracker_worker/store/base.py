@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager
 from tracker_worker.domain.allocation import Allocation
 from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.domain.move import Move
+from tracker_worker.domain.segments import InstanceUsage
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.notifications.notification import Notification
 from tracker_worker.store.records import (
@@ -271,6 +272,21 @@ class Store(ABC):
         """Return at most ``limit`` moves in one of the states ``KEPT`` of which the host that they leave has no record, though
         it is another host of this ledger and has nodes: the destination's records, with an id behind ``after``, by id. Each of
         the other arguments leaves only what has it. Any thread."""
+
+    @abstractmethod
+    def billed(self, node_id: int, *, beginning: int, ending: int) -> list[str]:
+        """Return the uuids, in the order of code points, of the instances of which a node has segments that a period tells
+        (times in microseconds): at least all of them. Those that are still charged need not be among them. Any thread."""
+
+    @abstractmethod
+    def usage(self, node_id: int, uuids: Collection[str], *, beginning: int, ending: int) -> list[InstanceUsage]:
+        """Return what a node was charged for these instances in a period, as far as its decisions are stored: by uuid, in one
+        view. Any thread."""
+
+    @abstractmethod
+    def closed_periods(self, node_id: int, *, since: int, until: int) -> list[tuple[int, int]]:
+        """Return the beginning and the ending of each closed period of a node that has a part between two times, in their
+        order. Any thread."""
 
     @abstractmethod
     def progress(self, hosts: Collection[str]) -> Progress:

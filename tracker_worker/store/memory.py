@@ -18,6 +18,7 @@ from tracker_worker import threads
 from tracker_worker.domain.allocation import INCOMING, Allocation
 from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.domain.move import KEPT, Move
+from tracker_worker.domain.segments import InstanceUsage
 from tracker_worker.ids import NewIds
 from tracker_worker.notifications.notification import Notification
 from tracker_worker.store.base import (
@@ -214,6 +215,18 @@ class MemoryStore(Store):
             nodes = self._rows.nodes.values()
             return sorted((node.host.name, node.name) for node in nodes if node.allocations and not node.life.listed)
 
+    def billed(self, node_id: int, *, beginning: int, ending: int) -> list[str]:
+        with self._lock:
+            return self._rows.nodes[node_id].billed(beginning, ending)
+
+    def usage(self, node_id: int, uuids: Collection[str], *, beginning: int, ending: int) -> list[InstanceUsage]:
+        with self._lock:
+            return self._rows.nodes[node_id].usage(uuids, beginning, ending)
+
+    def closed_periods(self, node_id: int, *, since: int, until: int) -> list[tuple[int, int]]:
+        with self._lock:
+            return [each for each in self._rows.nodes[node_id].closed if each[1] > since and each[0] < until]
+
     def progress(self, hosts: Collection[str]) -> Progress:
         with self._lock:
             return self._rows.progress(hosts)
@@ -364,7 +377,7 @@ class MemoryStore(Store):
                 if done:
                     stream.drop(done[:limit])
                 dropped += len(done[:limit])
-            return dropped
+            return dropped + sum(node.forget_usage() for node in self._rows.host(host_id).nodes.values())
 
 
 class _LockedHost(LockedHost):

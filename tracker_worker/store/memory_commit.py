@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from tracker_worker.domain.allocation import INCOMING
 from tracker_worker.domain.ledger import NodeLedger
+from tracker_worker.domain.segments import after_cut
 from tracker_worker.store.base import Commit, Conflict, History, InboxRow, NodeMove, Progress
 from tracker_worker.store.memory_hosts import Charge, Events, Host, Node
 
@@ -214,3 +215,8 @@ def _write_ledger(rows: Rows, ledger: NodeLedger) -> None:
         node.moves.pop(move_id, None)
         if move_id in ledger.moves:
             node.moves[move_id] = ledger.moves[move_id]
+    node.periods = ledger.periods
+    for cut in ledger.segments.cuts:
+        node.segments = list(after_cut(node.segments, cut))
+    node.segments += ledger.segments.added
+    node.closed += ledger.closed

@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from operator import attrgetter, itemgetter
 
-from tracker_worker.domain.allocation import Allocation
+from tracker_worker.domain.allocation import INSTANCE, Allocation
 from tracker_worker.domain.inventory import Inventory
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
 from tracker_worker.domain.life import RETIRED, Life
 from tracker_worker.domain.move import Move
+from tracker_worker.domain.periods import Periods
+from tracker_worker.domain.segments import InstanceUsage, Segment, in_period
 from tracker_worker.notifications.notification import Notification
 from tracker_worker.store.base import EVERY_TOPIC, HostRecord, OutboxBacklog, Stream
 
@@ -110,7 +112,7 @@ Charge = tuple[str, str]
 @dataclass(slots=True)
 class Node:
     """A node as it was committed. ``allocations`` by id; ``charged``: their ids, by instance and role; ``deletions``: instance
-    uuid -> when; ``moves`` by id."""
+    uuid -> when; ``moves`` by id; ``closed``: the beginning and the ending of each closed period."""
 
     id: int
     host: Host
@@ -123,6 +125,9 @@ class Node:
     charged: dict[Charge, str] = field(default_factory=dict)
     deletions: dict[str, int] = field(default_factory=dict)
     moves: dict[str, Move] = field(default_factory=dict)
+    periods: Periods = field(default_factory=Periods)
+    segments: list[Segment] = field(default_factory=list)
+    closed: list[tuple[int, int]] = field(default_factory=list)
 
     def charge(self, allocation_id: str, allocation: Allocation | None) -> None:
         """Keep the allocation under its id; None: drop it."""
@@ -134,6 +139,31 @@ class Node:
         else:
             self.allocations[allocation_id] = allocation
             self.charged[allocation.uuid, allocation.role] = allocation_id
+
+    def billed(self, beginning: int, ending: int) -> list[str]:
+        """See ``Store.billed``."""
+        return sorted({each.uuid for each in self.segments if in_period(each, beginning, ending)})
+
+    def usage(self, uuids: Collection[str], beginning: int, ending: int) -> list[InstanceUsage]:
+        """See ``Store.usage``."""
+        of_period = [each for each in self.segments if each.uuid in uuids and in_period(each, beginning, ending)]
+        of_period.sort(key=attrgetter("since"))
+        charged = {uuid: self.charged.get((uuid, INSTANCE)) for uuid in sorted(uuids)}
+        return [
+            InstanceUsage(
+                uuid=uuid,
+                allocation=None if held is None else self.allocations[held],
+                segments=tuple(each for each in of_period if each.uuid == uuid),
+            )
+            for uuid, held in charged.items()
+        ]
+
+    def forget_usage(self) -> int:
+        """Drop what the node no longer keeps. Return how many segments there were."""
+        before, count = self.periods.kept_from, len(self.segments)
+        self.segments = [each for each in self.segments if max(each.until, each.noted_at) >= before]
+        self.closed = [each for each in self.closed if each[1] >= before]
+        return count - len(self.segments)
 
     def loaded(self, ledger_id: str) -> NodeLedger:
         """A new ledger of the node."""
@@ -148,7 +178,7 @@ class Node:
             sequence=self.stream.sequence,
             last_at=self.stream.last_at,
         )
-        ledger.life, ledger.inventory = self.life, self.inventory
+        ledger.life, ledger.inventory, ledger.periods = self.life, self.inventory, self.periods
         ledger.deletions.update(sorted(self.deletions.items(), key=itemgetter(1)))
         for move in self.moves.values():
             ledger.restore_move(move)

@@ -206,6 +206,7 @@ def test_a_rebuilt_ledger_equals_the_running_one():
     play(host, FinishClaim(claim_id=uuid(1)))
     play(host, update(1, vm_state="active", task_state=None, memory_mb=1))
     ledger = play(host, begin(3)).node
+    ledger.committed()
     assert snapshot(rebuilt(ledger)) == snapshot(ledger)
 
 

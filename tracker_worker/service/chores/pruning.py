@@ -20,6 +20,7 @@ from tracker_worker.store.ledgers import Ledgers
 LOG = logging.getLogger(__name__)
 
 _ROWS = 1000
+_HOUR = 3600 * SECOND
 
 
 class Pruning:
@@ -61,6 +62,7 @@ class Pruning:
                     self._forget_deletions(self._ledgers.get(host), jumped=jumped)
                     if not jumped:
                         self._forget_moves(self._ledgers.get(host))
+                        self._forget_usage(self._ledgers.get(host), outbox_seconds)
             if not left or jumped:
                 return False
             now = self._clock()
@@ -81,6 +83,18 @@ class Pruning:
         before = self._clock() - self._policy().move_memory
         if any(move.begun_at < before and not move.open for ledger in host for move in ledger.moves.values()):
             self._submit(Chore(host=host.name, commands=[commands.ForgetMoves(begun_before=before)]))
+
+    def _forget_usage(self, host: HostLedger, outbox_seconds: int) -> None:
+        """Have the usage forgotten that is told, older than the outbox keeps, and so old that no move that is known can change
+        it; not more often than once in an hour, as it costs a commit."""
+        before = self._clock() - max(outbox_seconds * SECOND, self._policy().move_memory + _HOUR)
+        old = [
+            commands.ForgetUsage(node=ledger.name, node_id=ledger.id, ended_before=before)
+            for ledger in host
+            if ledger.periods.first and min(before, ledger.periods.until) >= ledger.periods.kept_from + _HOUR
+        ]
+        if old:
+            self._submit(Chore(host=host.name, commands=old))
 
     def _forget_deletions(self, host: HostLedger, *, jumped: bool) -> None:
         """Have those deletions forgotten that were remembered for long enough, or are the oldest of too many. There are

@@ -277,7 +277,14 @@ def _elsewhere(batch: Batch, host: HostLedger, command: commands.BeginMove) -> t
 
 def _is_gone(host: HostLedger, command: commands.Command) -> bool:
     """Whether the chore is about a node that an operator has renamed or moved since it was submitted."""
-    own = commands.ExpireClaims | commands.ReportNode | commands.NoteElsewhere
+    own = (
+        commands.ExpireClaims
+        | commands.ReportNode
+        | commands.NoteElsewhere
+        | commands.BeginPeriod
+        | commands.TellUsage
+        | commands.ForgetUsage
+    )
     return isinstance(command, own) and command.node not in host.nodes
 
 

@@ -11,6 +11,7 @@ from tracker_worker.domain import commands, events
 from tracker_worker.domain.decision import Decision
 from tracker_worker.domain.fit import Shortfall
 from tracker_worker.domain.move import Move
+from tracker_worker.domain.views import iso_second
 from tracker_worker.text import printable
 
 LOG = logging.getLogger("tracker_worker.decisions")
@@ -102,6 +103,11 @@ def _figures(event: events.Event) -> str:
             return f"instances={len(uuids)}"
         case events.LifeNoted(life=life):
             return f"state={life.state}"
+        case events.UsageExists(shown=held, beginning=beginning, seconds=seconds):
+            return f"instance={held.uuid} beginning={iso_second(beginning)} seconds={seconds}"
+        case events.PeriodClosed(periods=periods) | events.PeriodsNoted(periods=periods):
+            ending = iso_second(periods.ending) if periods.ending else "-"
+            return f"beginning={iso_second(periods.until)} ending={ending} exists={periods.exists}"
         case events.UsageUpdated(before=before, allocation=held):
             was, now = before.instance, held.instance
             return (

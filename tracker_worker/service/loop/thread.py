@@ -12,6 +12,7 @@ from typing import Any
 from tracker_worker import threads
 from tracker_worker.bus.base import Bus, Refusal, RefusedDeadLetter
 from tracker_worker.counters import Counters
+from tracker_worker.domain.calendar import HOURS, Calendar
 from tracker_worker.domain.policy import Policy
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.ids import NewIds
@@ -24,6 +25,7 @@ from tracker_worker.service.chores.expiry import Expiry
 from tracker_worker.service.chores.inventories import Inventories
 from tracker_worker.service.chores.leases import Leases
 from tracker_worker.service.chores.orphans import Orphans
+from tracker_worker.service.chores.periods import PeriodChores
 from tracker_worker.service.chores.pruning import Pruning
 from tracker_worker.service.chores.relay import Relay
 from tracker_worker.service.clock import Clock
@@ -59,6 +61,7 @@ class EngineThread:
         notify: bool,
         topics: Sequence[str] = (),
         style: Style = PLAIN,
+        calendar: Calendar = HOURS,
         counters: Counters,
         clock: Clock,
         died: Callable[[BaseException], None],
@@ -69,11 +72,12 @@ class EngineThread:
         began: Callable[[str], None] = lambda ledger_id: None,
     ) -> None:
         """``owner`` names this worker in leases. ``notify`` False: notifications are neither kept nor published. They are
-        published to ``topics``; ``style`` is what they have in common. ``register`` makes the service records of the hosts
-        again, and ``began`` is told the ledger_id of each history in which the worker goes on; both are called on the engine's
+        published to ``topics``; ``style`` is what they have in common, ``calendar`` says which periods they are for.
+        ``register`` makes the service records of the hosts again, and ``began`` is told the ledger_id of each history in which the worker goes on; both are called on the engine's
         thread."""
         self._store = store
         self._bus = bus
+        self._notify = notify
         self._clock = clock
         self._counters = counters
         self._refusals: deque[Refusal] = deque()
@@ -143,6 +147,15 @@ class EngineThread:
             held=lambda: self._leases.held,
             policy=policy,
             submit=self.submit,
+            clock=clock,
+        )
+        self._periods = PeriodChores(
+            store=store,
+            ledgers=ledgers,
+            calendar=calendar,
+            hosts=lambda: self._leases.held | self._orphans.cared_for,
+            submit=self.submit,
+            soon=self._run_once,
             clock=clock,
         )
         self._pruning = Pruning(
@@ -328,6 +341,15 @@ class EngineThread:
         """Find the nodes of the held hosts that are charged on other hosts, which no longer list them. Call it on the engine's
         thread; several calls before the next step are one."""
         self._engine.run_once(self._elsewhere.look)
+
+    def close_periods(self) -> None:
+        """Close the periods that are over, of the hosts whose chores this worker does; nothing where notifications are switched
+        off. Called every ``LOOK_SECONDS`` of ``periods``."""
+        if self._notify:
+            self._engine.run_once(self._periods.look)
+
+    def _run_once(self, task: Callable[[], None]) -> None:
+        self._engine.run_once(task)
 
     def prune(self, *, inbox_seconds: int, outbox_seconds: int, keeps_inbox: bool = False) -> None:
         """Drop older rows of the inbox and of the confirmed part of the outbox, and deletions that were remembered for long

@@ -59,6 +59,10 @@ class Tables(NamedTuple):
     """Records of moves to delete."""
     moves: list[Row]
     """Records of moves to insert or to overwrite."""
+    segments: list[Row]
+    """Segments to add."""
+    periods: list[Row]
+    """Periods that are closed."""
     inbox: list[Row]
     outbox: list[Row]
     cursors: list[Row]
@@ -88,6 +92,16 @@ def tables_of(commit: Commit) -> Tables:
         noted=noted,
         ended_moves=ended_moves,
         moves=moves,
+        segments=[
+            rows.segment_row(ledger.host_id, ledger.id, segment)
+            for ledger in ledgers
+            for segment in ledger.segments.added
+        ],
+        periods=[
+            {"node_id": ledger.id, "beginning": beginning, "ending": ending}
+            for ledger in ledgers
+            for beginning, ending in ledger.closed
+        ],
         inbox=[rows.inbox_row(message) for message in sorted(commit.inbox_rows, key=lambda message: message.unique_id)],
         outbox=[rows.notification_row(notification) for notification in commit.notifications],
         cursors=[

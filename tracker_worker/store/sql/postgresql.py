@@ -83,7 +83,7 @@ class PostgreSQLWriter(Writer):
 
 def _is_rare(commit: Commit) -> bool:
     """Whether the commit has rows that the one statement does not write."""
-    return commit.history is not None or commit.rearranges
+    return commit.history is not None or commit.rearranges or any(each.segments.cuts for each in commit.ledgers)
 
 
 def parameters_of(commit: Commit) -> Iterator[Parameters]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from tracker_worker.store.base import EVERY_TOPIC
+from tracker_worker.store.sql import segments
 from tracker_worker.store.sql.cursors import HAS_NO_HOST
 from tracker_worker.store.sql.schema import attempts, hosts, inbox, outbox, relay_cursor, streams
 
@@ -38,7 +39,7 @@ class Pruning:
         )
         for stream_id, cursor in connection.execute(confirmed).all():
             dropped += self._prune_stream(connection, stream_id, cursor, occurred_before, limit)
-        return dropped
+        return dropped + segments.prune(connection, host_id, limit)
 
     def _prune_stream(self, connection: sa.Connection, stream_id: int, cursor: int, before: int, limit: int) -> int:
         """Drop old rows up to ``cursor``.

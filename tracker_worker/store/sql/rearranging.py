@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rare parts of a commit: a new history, and nodes and hosts that get another place or name.
+"""The rare parts of a commit: a new history, nodes and hosts that get another place or name, and segments that are cut.
 
 The statements are written as for SQLite; ``in_psycopg`` gives the text for PostgreSQL.
 """
@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from tracker_worker.domain.values import SECOND
 from tracker_worker.store.base import Commit, Conflict
 from tracker_worker.store.sql.statements import PARAMETER
 
@@ -45,7 +46,36 @@ DELETE FROM moves WHERE node_id = :node_id AND EXISTS (
     WHERE others.host_id = :host_id AND others.id = moves.id AND others.node_id <> :node_id
 )"""
 _MOVE_MOVES = "UPDATE moves SET host_id = :host_id WHERE node_id = :node_id"
+_COLUMNS = (
+    "id, instance_uuid, claim_id, resources, project_id, user_id, vm_state, task_state, facts, claim_state, limit_source,\n"
+    "    begun_at, expires_at"
+)
+# What holds after :at in periods that are closed is taken back. A time counts in whole seconds.
+_SINCE = "CASE WHEN since >= :at AND since >= :first THEN since WHEN :at >= :first THEN :at ELSE :first END"
+_UNTIL = "CASE WHEN holds_until <= :closed THEN holds_until ELSE :closed END"
+_ADJUST = f"""\
+INSERT INTO usage_segments (node_id, since, until, holds_until, adjusts, due_at, {_COLUMNS})
+SELECT node_id, {_SINCE}, {_UNTIL}, {_SINCE}, -1, :noted_at, {_COLUMNS}
+FROM usage_segments
+WHERE node_id = :node_id AND instance_uuid = :uuid AND holds_until > :at
+    AND ({_UNTIL}) / {SECOND} > ({_SINCE}) / {SECOND}"""
+_CUT = """\
+UPDATE usage_segments SET
+    until = CASE WHEN adjusts = 0 AND until > :edge THEN :edge ELSE until END,
+    due_at = CASE WHEN adjusts = 0 AND until > :edge THEN :edge ELSE due_at END,
+    holds_until = CASE WHEN since > :at THEN since ELSE :at END
+WHERE node_id = :node_id AND instance_uuid = :uuid AND holds_until > :at"""
+_DROP_CUT = f"""\
+DELETE FROM usage_segments
+WHERE node_id = :node_id AND instance_uuid = :uuid AND adjusts = 0 AND until / {SECOND} <= since / {SECOND}"""
+_FORGET_SEGMENTS = "DELETE FROM usage_segments WHERE node_id = :node_id"
+_FORGET_PERIODS = "DELETE FROM closed_periods WHERE node_id = :node_id"
 STATEMENTS = (
+    _ADJUST,
+    _CUT,
+    _DROP_CUT,
+    _FORGET_SEGMENTS,
+    _FORGET_PERIODS,
     _BEGIN_HISTORY,
     _LOWER_CURSORS,
     _FORGET_DELETIONS,
@@ -91,6 +121,8 @@ def rearrange(execute: Callable[[str, Mapping[str, Any]], int], commit: Commit) 
     for node_id in commit.dropped_nodes:
         execute(_FORGET_DELETIONS, {"node_id": node_id})
         execute(_FORGET_MOVES, {"node_id": node_id})
+        execute(_FORGET_SEGMENTS, {"node_id": node_id})
+        execute(_FORGET_PERIODS, {"node_id": node_id})
         one(_DROP_NODE, {"node_id": node_id}, "a dropped node is charged or gone")
     for host_id, name in commit.host_names.items():
         one(_RENAME_HOST, {"host_id": host_id, "name": name}, "the host is gone")
@@ -107,3 +139,8 @@ def rearrange(execute: Callable[[str, Mapping[str, Any]], int], commit: Commit) 
             _MOVE_MOVES,
         ):
             execute(text, row)
+    for ledger in commit.ledgers:
+        for cut in ledger.segments.cuts:
+            row = {**msgspec.structs.asdict(cut), "node_id": ledger.id, "edge": max(cut.at, cut.closed)}
+            for text in (_ADJUST, _CUT, _DROP_CUT):
+                execute(text, row)

@@ -11,17 +11,21 @@ from typing import Any
 import msgpack
 import msgspec
 
-from tracker_worker.domain.allocation import Allocation
+from tracker_worker.domain.allocation import INSTANCE, Allocation
 from tracker_worker.domain.classes import ClassInventory
 from tracker_worker.domain.instance import Instance
 from tracker_worker.domain.inventory import Inventory
 from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.domain.life import Life
 from tracker_worker.domain.move import Move
+from tracker_worker.domain.periods import Periods
 from tracker_worker.domain.resources import CLASSES, STANDARD, Resources, shared
+from tracker_worker.domain.segments import Segment
 from tracker_worker.notifications.notification import Notification
 from tracker_worker.store.base import InboxRow
 
+periods_from: Callable[[bytes], Periods] = msgspec.msgpack.Decoder(Periods).decode
+"""How far the periods of a node are closed, as its column ``periods`` has it."""
 _pack = msgspec.msgpack.Encoder().encode
 _to_json = msgspec.json.Encoder().encode
 life_from: Callable[[bytes], Life] = msgspec.msgpack.Decoder(Life).decode
@@ -83,7 +87,33 @@ def allocation_row(host_id: int, node_id: int, allocation: Allocation) -> dict[s
         "expires_at": allocation.expires_at,
         "on_expiry": allocation.on_expiry,
         "built": allocation.built,
+        "since": allocation.since,
     }
+
+
+def segment_row(host_id: int, node_id: int, segment: Segment) -> dict[str, Any]:
+    """Return the row of a segment: every column of ``usage_segments`` but its number, and more."""
+    return {
+        **allocation_row(host_id, node_id, segment.allocation),
+        "since": segment.since,
+        "until": segment.until,
+        "holds_until": segment.holds_until,
+        "adjusts": segment.adjusts,
+        "due_at": segment.noted_at if segment.adjusts else segment.until,
+    }
+
+
+def segment_from(row: Any) -> Segment:
+    """Return the segment of a row."""
+    allocation = allocation_from({**row, "role": INSTANCE, "on_expiry": None, "built": False})
+    return Segment(
+        allocation=allocation,
+        since=row["since"],
+        until=row["until"],
+        holds_until=row["holds_until"],
+        adjusts=row["adjusts"],
+        noted_at=row["due_at"] if row["adjusts"] else 0,
+    )
 
 
 def allocation_from(row: Any) -> Allocation:
@@ -109,6 +139,7 @@ def allocation_from(row: Any) -> Allocation:
         role=sys.intern(row["role"]),
         on_expiry=None if on_expiry is None else sys.intern(on_expiry),
         built=bool(row["built"]),
+        since=row["since"],
     )
 
 
@@ -161,6 +192,7 @@ NODE_COLUMNS = (
     *(klass.total for klass in CLASSES),
     *(klass.used for klass in CLASSES),
     "custom_resources",
+    "periods",
 )
 
 
@@ -170,6 +202,7 @@ def node_values(ledger: NodeLedger) -> dict[str, Any]:
     values: dict[str, Any] = {
         "generation": ledger.generation,
         "life": _pack(ledger.life),
+        "periods": _pack(ledger.periods),
         "inventory": None if inventory is None else _pack_inventory(inventory),
         "state": ledger.life.state,
         "running_vms": stats.num_instances,
@@ -209,6 +242,8 @@ def ledger_from(host: str, ledger_id: str, row: Any) -> NodeLedger:
         last_at=row["occurred_at"],
     )
     ledger.life = life_from(row["life"])
+    if row["periods"] is not None:
+        ledger.periods = periods_from(row["periods"])
     if row["inventory"] is not None:
         ledger.inventory = _unpack_inventory(row["inventory"])
     return ledger

@@ -13,6 +13,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    SmallInteger,
     String,
     Table,
     Text,
@@ -113,6 +114,8 @@ nodes = Table(
     Column("io_workload", BigInteger, nullable=False),
     # A JSON object: custom class -> its total and what is used; null where there is none.
     Column("custom_resources", Text),
+    # How far its periods are closed, as msgpack; null before its first event.
+    Column("periods", LargeBinary),
     UniqueConstraint("host_id", "name"),
     sqlite_autoincrement=True,  # an id is never used again
 )
@@ -140,6 +143,8 @@ allocations = Table(
     Column("expires_at", BigInteger, nullable=False),
     Column("on_expiry", String(8)),
     Column("built", Boolean, nullable=False),
+    # From when on an instance is charged as it is now: what it was before is in usage_segments.
+    Column("since", BigInteger, nullable=False, server_default=text("0")),
     UniqueConstraint("instance_uuid", "host_id", "role"),
     # One move of an instance is under way in a ledger.
     Index(
@@ -166,6 +171,45 @@ moves = Table(
     Column("from_host", String(255)),
     Column("record", LargeBinary, nullable=False),
     Index(None, "kind", "state"),
+)
+
+# What nodes were charged for instances, by time. ``since`` to ``until`` is what a bill has, ``holds_until`` up to when it was
+# right, and ``adjusts`` 1 or -1 of an adjustment, else 0. ``due_at``: the period that has this time is the last one to tell it
+# in: it is ``until``, or when an adjustment was noted. The other columns are those of the allocation.
+usage_segments = Table(
+    "usage_segments",
+    metadata,
+    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("node_id", ForeignKey(nodes.c.id), nullable=False),
+    Column("since", BigInteger, nullable=False),
+    Column("until", BigInteger, nullable=False),
+    Column("holds_until", BigInteger, nullable=False),
+    Column("adjusts", SmallInteger, nullable=False),
+    Column("due_at", BigInteger, nullable=False),
+    Column("id", _IN_CODE_ORDER[36], nullable=False),
+    Column("instance_uuid", _IN_CODE_ORDER[255], nullable=False),
+    Column("claim_id", String(255), nullable=False),
+    Column("resources", LargeBinary, nullable=False),
+    Column("project_id", String(255)),
+    Column("user_id", String(255)),
+    Column("vm_state", String(32)),
+    Column("task_state", String(255)),
+    Column("facts", LargeBinary, nullable=False),
+    Column("claim_state", String(16), nullable=False),
+    Column("limit_source", String(16), nullable=False),
+    Column("begun_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Index(None, "node_id", "due_at"),
+    Index(None, "node_id", "instance_uuid"),
+)
+
+# The periods of nodes that are closed: of which one is it what an adjustment changes?
+closed_periods = Table(
+    "closed_periods",
+    metadata,
+    Column("node_id", ForeignKey(nodes.c.id), primary_key=True),
+    Column("ending", BigInteger, primary_key=True),
+    Column("beginning", BigInteger, nullable=False),
 )
 
 # Deletions of instances that were not charged when they were reported. The node is the one whose generation says that they

@@ -12,7 +12,18 @@ from sqlalchemy.exc import IntegrityError
 
 from tracker_worker.domain.life import RETIRED
 from tracker_worker.store.base import CARETAKER, Conflict, HostRecord
-from tracker_worker.store.sql.schema import allocations, deletions, hosts, inbox, moves, nodes, streams, workers
+from tracker_worker.store.sql.schema import (
+    allocations,
+    closed_periods,
+    deletions,
+    hosts,
+    inbox,
+    moves,
+    nodes,
+    streams,
+    usage_segments,
+    workers,
+)
 
 
 def read(connection: sa.Connection) -> list[HostRecord]:
@@ -118,6 +129,9 @@ def forget(connection: sa.Connection, host_id: int) -> None:
     left_at = sa.select(nodes.c.generation).where(nodes.c.stream_id == streams.c.id).scalar_subquery()
     its_streams = sa.select(nodes.c.stream_id).where(nodes.c.host_id == host_id)
     connection.execute(sa.update(streams).where(streams.c.id.in_(its_streams)).values(generation=left_at))
+    its_nodes = sa.select(nodes.c.id).where(nodes.c.host_id == host_id)
+    for table in (usage_segments, closed_periods):
+        connection.execute(sa.delete(table).where(table.c.node_id.in_(its_nodes)))
     try:
         for table in (inbox, deletions, moves, nodes):
             connection.execute(sa.delete(table).where(table.c.host_id == host_id))

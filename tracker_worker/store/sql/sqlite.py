@@ -45,6 +45,8 @@ class _Statement:
     _NOTED,
     _ENDED_MOVES,
     _MOVES,
+    _SEGMENTS,
+    _PERIODS,
     _ANSWERED,
     _NOTIFICATION,
     _CURSOR,
@@ -73,6 +75,8 @@ class SQLiteWriter(Writer):
         _NOTED.execute(cursor, tables.noted)
         _ENDED_MOVES.execute(cursor, tables.ended_moves)
         _MOVES.execute(cursor, tables.moves)
+        _SEGMENTS.execute(cursor, tables.segments)
+        _PERIODS.execute(cursor, tables.periods)
         _ANSWERED.execute(cursor, tables.inbox)
         _NOTIFICATION.execute(cursor, tables.outbox)
         _CURSOR.execute(cursor, tables.cursors)

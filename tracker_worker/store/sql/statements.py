@@ -48,6 +48,8 @@ class Statements(NamedTuple):
     upsert_deletion: str
     delete_move: str
     upsert_move: str
+    insert_segment: str
+    insert_period: str
     insert_inbox: str
     insert_outbox: str
     move_cursor: str
@@ -69,7 +71,7 @@ def _node_columns(template: str) -> str:
 
 _ALLOCATION = (
     "id, host_id, instance_uuid, role, node_id, claim_id, resources, project_id, user_id, vm_state, task_state, facts,\n"
-    "    claim_state, limit_source, begun_at, expires_at, on_expiry, built"
+    "    claim_state, limit_source, begun_at, expires_at, on_expiry, built, since"
 )
 _GIVEN_ALLOCATION = re.sub(r"(\w+)", r":\1", _ALLOCATION)
 # Neither the host's id nor the uuid of an allocation changes.
@@ -87,7 +89,8 @@ ON CONFLICT (id) DO UPDATE SET
     limit_source = excluded.limit_source,
     begun_at = excluded.begun_at,
     expires_at = excluded.expires_at,
-    built = excluded.built"""
+    built = excluded.built,
+    since = excluded.since"""
 _OVERWRITE_DELETION = """
 ON CONFLICT (host_id, instance_uuid) DO UPDATE SET node_id = excluded.node_id, reported_at = excluded.reported_at"""
 
@@ -96,6 +99,12 @@ _GIVEN_MOVE = re.sub(r"(\w+)", r":\1", _MOVE)
 _OVERWRITE_MOVE = """
 ON CONFLICT (id, host_id) DO UPDATE SET
     node_id = excluded.node_id, state = excluded.state, open = excluded.open, record = excluded.record"""
+
+_SEGMENT = (
+    "node_id, since, until, holds_until, adjusts, due_at, id, instance_uuid, claim_id, resources, project_id, user_id,\n"
+    "    vm_state, task_state, facts, claim_state, limit_source, begun_at, expires_at"
+)
+_GIVEN_SEGMENT = re.sub(r"(\w+)", r":\1", _SEGMENT)
 
 SQLITE = Statements(
     update_node=f"""\
@@ -118,6 +127,13 @@ VALUES (:host_id, :instance_uuid, :node_id, :reported_at){_OVERWRITE_DELETION}""
     upsert_move=f"""\
 INSERT INTO moves ({_MOVE})
 VALUES ({_GIVEN_MOVE}){_OVERWRITE_MOVE}""",
+    insert_segment=f"""\
+INSERT INTO usage_segments (
+    {_SEGMENT}
+) VALUES (
+    {_GIVEN_SEGMENT}
+)""",
+    insert_period="INSERT INTO closed_periods (node_id, ending, beginning) VALUES (:node_id, :ending, :beginning)",
     insert_inbox="""\
 INSERT INTO inbox (unique_id, host_id, reply, received_at)
 VALUES (:unique_id, :host_id, :reply, :received_at)""",
@@ -162,11 +178,13 @@ WITH given_nodes AS (
     {_ALLOCATION}
     ) SELECT
         id, host_id, instance_uuid, role, node_id, claim_id, decode(resources, 'base64'), project_id, user_id, vm_state,
-        task_state, decode(facts, 'base64'), claim_state, limit_source, begun_at, expires_at, on_expiry, built
+        task_state, decode(facts, 'base64'), claim_state, limit_source, begun_at, expires_at, on_expiry, built,
+        since
     FROM json_to_recordset(%(kept)s::json) AS given (
         id varchar, host_id integer, instance_uuid varchar, role varchar, node_id integer, claim_id varchar,
         resources text, project_id varchar, user_id varchar, vm_state varchar, task_state varchar, facts text,
-        claim_state varchar, limit_source varchar, begun_at bigint, expires_at bigint, on_expiry varchar, built boolean
+        claim_state varchar, limit_source varchar, begun_at bigint, expires_at bigint, on_expiry varchar, built boolean,
+        since bigint
     ) WHERE (SELECT is_so FROM ready) AND (SELECT count(*) FROM released) >= 0{_OVERWRITE_ALLOCATION}
 ), forgotten AS (
     DELETE FROM deletions USING json_to_recordset(%(forgotten)s::json) AS given (host_id integer, instance_uuid varchar)
@@ -188,6 +206,22 @@ WITH given_nodes AS (
         id varchar, host_id integer, node_id integer, instance_uuid varchar, kind varchar, state varchar, open boolean,
         from_host varchar, record text
     ) WHERE (SELECT is_so FROM ready){_OVERWRITE_MOVE}
+), segmented AS (
+    INSERT INTO usage_segments (
+    {_SEGMENT}
+    ) SELECT
+        node_id, since, until, holds_until, adjusts, due_at, id, instance_uuid, claim_id, decode(resources, 'base64'),
+        project_id, user_id, vm_state, task_state, decode(facts, 'base64'), claim_state, limit_source, begun_at, expires_at
+    FROM json_to_recordset(%(segments)s::json) AS given (
+        node_id integer, since bigint, until bigint, holds_until bigint, adjusts smallint, due_at bigint, id varchar,
+        instance_uuid varchar, claim_id varchar, resources text, project_id varchar, user_id varchar, vm_state varchar,
+        task_state varchar, facts text, claim_state varchar, limit_source varchar, begun_at bigint, expires_at bigint
+    ) WHERE (SELECT is_so FROM ready)
+), closed AS (
+    INSERT INTO closed_periods (node_id, ending, beginning)
+    SELECT node_id, ending, beginning
+    FROM json_to_recordset(%(periods)s::json) AS given (node_id integer, ending bigint, beginning bigint)
+    WHERE (SELECT is_so FROM ready)
 ), answered AS (
     INSERT INTO inbox (unique_id, host_id, reply, received_at)
     SELECT unique_id, host_id, decode(reply, 'base64'), received_at

@@ -15,6 +15,7 @@ from tracker_worker import threads
 from tracker_worker.domain.allocation import Allocation
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
 from tracker_worker.domain.move import Move
+from tracker_worker.domain.segments import InstanceUsage
 from tracker_worker.domain.values import SECOND
 from tracker_worker.notifications.notification import Notification
 from tracker_worker.store.base import (
@@ -29,7 +30,7 @@ from tracker_worker.store.base import (
     Store,
     Stream,
 )
-from tracker_worker.store.sql import cursors, dead_letters, reading, rows, service_records
+from tracker_worker.store.sql import cursors, dead_letters, reading, rows, segments, service_records
 from tracker_worker.store.sql.commit import Writer
 from tracker_worker.store.sql.engines import LOCK_TIMEOUT_SECONDS, create_engine
 from tracker_worker.store.sql.failures import explained
@@ -223,6 +224,18 @@ class SQLStore(Store):
         having: dict[sa.Column[Any], object] = {moves.c.kind: kind, moves.c.from_host: from_host}
         with self._sessions.read() as connection:
             return reading.untold_moves(connection, having, after=after, limit=limit)
+
+    def billed(self, node_id: int, *, beginning: int, ending: int) -> list[str]:
+        with self._sessions.read() as connection:
+            return segments.billed(connection, node_id, beginning=beginning, ending=ending)
+
+    def usage(self, node_id: int, uuids: Collection[str], *, beginning: int, ending: int) -> list[InstanceUsage]:
+        with self._sessions.read() as connection:
+            return segments.usage(connection, node_id, uuids, beginning=beginning, ending=ending)
+
+    def closed_periods(self, node_id: int, *, since: int, until: int) -> list[tuple[int, int]]:
+        with self._sessions.read() as connection:
+            return segments.periods(connection, node_id, since=since, until=until)
 
     def progress(self, hosts: Collection[str]) -> Progress:
         with self._sessions.read() as connection:

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How far the periods of a node are closed. A period that is closed was told to billing as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+
+class Periods(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Times are in microseconds, and whole seconds except ``ahead``.
+
+    ``until``: everything before it is closed, and the next period begins there; before the first one is closed, it is when the
+    node had its first event. ``first``: when the first period began; 0: none has begun to be closed. ``ending``: when the
+    period ends that is being closed; 0: none is. Of that period, the instances up to the uuid ``after`` are told, in ``exists``
+    notifications, the first of which has the number ``first_sequence`` and the last one ``last_sequence``; ``seconds`` and
+    ``resource_seconds`` are their sums.
+
+    ``ahead``: no segment ends later; a move whose destination has another clock ends one ahead of this node's time.
+    ``kept_from``: segments that ended before it are no longer kept.
+    """
+
+    until: int = 0
+    first: int = 0
+    ending: int = 0
+    after: str = ""
+    exists: int = 0
+    first_sequence: int = 0
+    last_sequence: int = 0
+    seconds: int = 0
+    resource_seconds: Mapping[str, int] = msgspec.field(default_factory=dict)
+    ahead: int = 0
+    kept_from: int = 0
+
+    @property
+    def closed(self) -> int:
+        """What is learned of a time before this is an adjustment; 0: nothing is."""
+        return max(self.until, self.ending) if self.first else 0
