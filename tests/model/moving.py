@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from random import Random
 from typing import Any
@@ -10,9 +11,12 @@ from typing import Any
 import msgspec
 
 import tests.support.messaging  # noqa: F401 before what imports oslo.messaging: see there
+from tests.model.closing import Closer
+from tests.model.invoice import NodeBill
 from tests.model.scheduling import HOSTS, NODES, Cloud
 from tests.support.builders import NOW, inventory
 from tracker_worker.domain import commands
+from tracker_worker.domain.calendar import Calendar
 from tracker_worker.domain.decision import Decision
 from tracker_worker.domain.policy import Policy
 from tracker_worker.domain.resources import ZERO
@@ -40,12 +44,43 @@ class DirectCloud(Cloud):
         self._ledgers = {id(store): Ledgers(store) for store in (first, second)}
         self._new_id = NewIds(random.randbytes)
         self._late: list[tuple[int, str, commands.Command]] = []
+        self.invoices: dict[tuple[str, str], NodeBill] = defaultdict(NodeBill)
+        self._closers: list[Closer] = []
+        self.begin_calendar("300s")
         for host, store in self.stores.items():
             host_id = store.register_host(host, topic="tracker", version="1", now=self.now)
             for node in NODES:
                 store.create_node(host_id, node)
             for node in NODES:
                 self.do(host, commands.ReportNode(node=node, inventory=inventory()))
+
+    def begin_calendar(self, option: str) -> None:
+        """The workers start anew, with this option."""
+        self._closers = [
+            Closer(
+                store,
+                self._ledgers[id(store)],
+                [host for host, its in self.stores.items() if its is store],
+                calendar=Calendar.parse(option),
+                clock=lambda: self.now,
+                do=self.do,
+            )
+            for store in {id(store): store for store in self.stores.values()}.values()
+        ]
+
+    def close_periods(self) -> None:
+        """Close what is over, or, as if the worker ended in between, a part of it."""
+        for closer in self._closers:
+            closer.close(most=self.random.choice((1, 5, 10**6)))
+
+    def check_invoices(self) -> None:
+        """When everything is closed, both bills of each node are the same."""
+        self.now += 2 * _HOUR
+        for _ in range(3):
+            for closer in self._closers:
+                closer.close()
+        for bill in self.invoices.values():
+            bill.check()
 
     def call(self, host: str, method: str, **args: Any) -> Any:
         decision = self.do(host, self._command(host, method, args))
@@ -63,6 +98,7 @@ class DirectCloud(Cloud):
         self._late = [each for each in self._late if each[0] > self.now]
         for _, host, command in due:
             self.do(host, command)
+        self.close_periods()
 
     def charges(self, uuid: str) -> list[tuple[str, str, str]]:
         return charges(self.stores, uuid)
@@ -104,7 +140,9 @@ class DirectCloud(Cloud):
                 continue
             unit.committed()
             for notification in unit.notifications:
-                self.bill.add(notification.event_type, msgspec.json.decode(notification.payload))
+                payload = msgspec.json.decode(notification.payload)
+                self.bill.add(notification.event_type, payload)
+                self.invoices[notification.host, notification.node].add(notification.event_type, payload)
             if fate > 0.97:
                 ledgers.forget(HOSTS)
             self.check(host)

@@ -124,7 +124,9 @@ class Scheduler:
         if not living:
             return
         one = self._random.choice(living)
-        if one.move is None:
+        if self._random.random() < 0.2:
+            self._update(one)
+        elif one.move is None:
             if self._random.random() < 0.1:
                 self._delete(one)
             else:
@@ -145,6 +147,13 @@ class Scheduler:
         self._cloud.call(place[0], "finish_resource_claim", claim_id=claim["claim_id"])
         began = micros(claim["begun_at"])
         self._cloud.instances.append(Moving(uuid, place, size, moves=[(began, place, size)]))
+
+    def _update(self, one: Moving) -> None:
+        """The instance gets another state or another owner, which its bill does not show to its scheduler."""
+        said = {"vm_state": self._random.choice(("active", "stopped", "error"))}
+        if self._random.random() < 0.3:
+            said = {"project_id": self._random.choice(("p1", "p2")), "user_id": self._random.choice(("u1", "u2"))}
+        self._cloud.call(one.place[0], "update_usage", instance={"uuid": one.uuid, **said})
 
     def _begin(self, one: Moving) -> None:
         kind = self._random.choice(KINDS)

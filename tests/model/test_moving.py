@@ -11,7 +11,7 @@ from random import Random
 import pytest
 
 from tests.model.moving import DirectCloud
-from tests.model.scheduling import Cloud, Scheduler
+from tests.model.scheduling import Scheduler
 from tracker_worker.store.base import Store
 from tracker_worker.store.memory import MemoryStore
 from tracker_worker.store.sql.store import SQLStore
@@ -19,12 +19,17 @@ from tracker_worker.store.sql.store import SQLStore
 ACTS = int(os.environ.get("MODEL_MOVES", "300"))
 
 
-def play(cloud: Cloud, acts: int) -> None:
+def play(cloud: DirectCloud, acts: int) -> None:
     scheduler = Scheduler(cloud)
-    for _ in range(acts):
+    for number in range(acts):
+        if number == acts // 3:
+            cloud.begin_calendar("hour@7")
+        elif number == acts * 2 // 3:
+            cloud.begin_calendar("60s")
         scheduler.act()
     for one in cloud.instances:
         cloud.check_bill(one)
+    cloud.check_invoices()
     assert cloud.steps > acts // 5
 
 

@@ -73,8 +73,8 @@ class EngineThread:
     ) -> None:
         """``owner`` names this worker in leases. ``notify`` False: notifications are neither kept nor published. They are
         published to ``topics``; ``style`` is what they have in common, ``calendar`` says which periods they are for.
-        ``register`` makes the service records of the hosts again, and ``began`` is told the ledger_id of each history in which the worker goes on; both are called on the engine's
-        thread."""
+        ``register`` makes the service records of the hosts again, and ``began`` is told the ledger_id of each history in which
+        the worker goes on; both are called on the engine's thread."""
         self._store = store
         self._bus = bus
         self._notify = notify
