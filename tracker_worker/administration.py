@@ -34,6 +34,8 @@ Result = TypeVar("Result")
 # Another writer that commits at the same time costs an attempt.
 _MOST_ATTEMPTS = 50
 _MOST_MOVES = 1000
+_EVER = 2**62
+"""No time comes after it. Microseconds."""
 
 
 class Refused(Exception):
@@ -165,6 +167,8 @@ class Administration:
         host = self._host(ledgers, name)
         self._check_idle(name)
         _check_empty(host)
+        for ledger in host:
+            _check_usage_told(self._store, ledger)
         self._store.forget_host(host.id)
 
     def _unit(self) -> tuple[Ledgers, UnitOfWork]:
@@ -256,6 +260,7 @@ class _Rearrangement:
             replaced = None  # the host itself gets another name
         if replaced is not None:
             _check_node_empty(replaced)
+            _check_usage_told(self._store, replaced)
             self._dropped.append(replaced.id)
         _check_charges(ledger, self._target)
         stream = self._stream(name)
@@ -325,6 +330,16 @@ def _check_charges(ledger: NodeLedger, target: HostLedger) -> None:
             charged = "is charged for it" if name == held.uuid else f"has a claim of the name {name}"
             reason = f"node {ledger.name} of host {ledger.host} {charged} too"
             raise ClaimConflict(instance_uuid=held.uuid, node=holder.name, reason=reason)
+
+
+def _check_usage_told(store: Store, ledger: NodeLedger) -> None:
+    """Raises Refused: what the node was charged is not told to billing yet."""
+    left = store.billed(ledger.id, beginning=ledger.periods.until if ledger.periods.first else 0, ending=_EVER)
+    if left:
+        raise Refused(
+            f"what node {ledger.name} of host {ledger.host} was charged for {counted(len(left), 'instance')} is not told "
+            "to billing yet: wait until a worker has closed the period ([notifications] usage_audit_period)"
+        )
 
 
 def _check_empty(host: HostLedger) -> None:

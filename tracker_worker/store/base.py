@@ -276,7 +276,7 @@ class Store(ABC):
     @abstractmethod
     def billed(self, node_id: int, *, beginning: int, ending: int) -> list[str]:
         """Return the uuids, in the order of code points, of the instances of which a node has segments that a period tells
-        (times in microseconds): at least all of them. Those that are still charged need not be among them. Any thread."""
+        (times in microseconds). What is charged now has no segment yet. Any thread."""
 
     @abstractmethod
     def usage(self, node_id: int, uuids: Collection[str], *, beginning: int, ending: int) -> list[InstanceUsage]:
