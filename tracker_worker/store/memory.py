@@ -377,7 +377,7 @@ class MemoryStore(Store):
                 if done:
                     stream.drop(done[:limit])
                 dropped += len(done[:limit])
-            return dropped + sum(node.forget_usage() for node in self._rows.host(host_id).nodes.values())
+            return dropped + sum(node.forget_usage(limit) for node in self._rows.host(host_id).nodes.values())
 
 
 class _LockedHost(LockedHost):

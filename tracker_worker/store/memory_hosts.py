@@ -158,12 +158,13 @@ class Node:
             for uuid, held in charged.items()
         ]
 
-    def forget_usage(self) -> int:
-        """Drop what the node no longer keeps. Return how many segments there were."""
-        before, count = self.periods.kept_from, len(self.segments)
-        self.segments = [each for each in self.segments if max(each.until, each.noted_at) >= before]
+    def forget_usage(self, limit: int) -> int:
+        """Drop what the node no longer keeps, at most ``limit`` segments. Return how many there were."""
+        before = self.periods.kept_from
+        old = [each for each in self.segments if max(each.until, each.noted_at) < before][:limit]
+        self.segments = [each for each in self.segments if each not in old]
         self.closed = [each for each in self.closed if each[1] >= before]
-        return count - len(self.segments)
+        return len(old)
 
     def loaded(self, ledger_id: str) -> NodeLedger:
         """A new ledger of the node."""
