@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from itertools import count
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from tests.model.invoice import NodeBill
 from tests.support.builders import HOST, NOW, TIMEOUT, begin, node_name, update, uuid
+from tests.support.deadline import SECONDS
 from tests.support.engine import EngineHarness
 from tests.support.scripted import Clock
 from tests.support.store import ALL, Writer, load, register, settle
@@ -145,21 +147,24 @@ def test_a_worker_that_ends_in_between_neither_skips_nor_repeats(
     first = make_harness(store=store, clock=clock, nodes=2).start()
     clock.forward(TO_THE_HOUR + 2)
     numbers = count()
-    commit = store.commit
+    commit, ended = store.commit, threading.Event()
 
     def failing(written: Any) -> None:
         here = next(numbers) >= number
         if here and not after:
+            ended.set()
             raise StoreUnavailable("the worker ends")
         commit(written)
         if here:
+            ended.set()
             raise StoreUnavailable("the worker ends")
 
     with monkeypatch.context() as dying:
         dying.setattr(first.store, "commit", failing)
-        close(first)
-        sent = ids(store)
+        first.engine.close_periods()
+        assert ended.wait(SECONDS)
         first.stop(release=False)
+        sent = ids(store)
     clock.forward(60)
     second = make_harness(store=store, clock=clock, nodes=2, owner="worker-2").start()
     close(second, steps=30)
