@@ -93,6 +93,16 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     generation: int = 0
 
 
+class StreamPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Some notifications of a stream, in order, in the history ``ledger_id``. ``first`` is the number of the oldest one that
+    the outbox still has, or ``last`` + 1 if it has none; ``last`` is the number of the last one that was issued."""
+
+    ledger_id: str
+    first: int
+    last: int
+    notifications: Sequence[Notification]
+
+
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """How far the nodes and the streams of some hosts have got in the present history, ``ledger_id``. ``generations``: node
     id -> generation; ``sequences``: stream id -> number of the last event; ``cursors``: (stream id, topic) -> cursor."""
