@@ -182,6 +182,24 @@ class TestPages:
         assert refused("list_allocations", {name: value}) == name
 
 
+class TestNotifications:
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            *((name, value) for name in ("node", "after_sequence", "limit") for value in ("", [], True)),
+            ("node", None),
+            ("after_sequence", -1),
+            ("after_sequence", 1.5),
+            ("after_sequence", 2**53 + 1),
+            ("limit", 0),
+            ("limit", 501),
+            ("limit", 1.0),
+        ],
+    )
+    def test_what_is_asked_for_is_checked(self, name: str, value: Any) -> None:
+        assert refused("get_notifications", {"node": "n", name: value}) == name
+
+
 class TestOperators:
     @pytest.mark.parametrize("reason", ["", "  ", None, 7, "r" * 256])
     def test_a_release_has_a_reason(self, reason: Any) -> None:
