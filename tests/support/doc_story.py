@@ -38,13 +38,11 @@ from tracker_worker.domain.policy import Policy
 from tracker_worker.domain.values import SECOND
 from tracker_worker.domain.views import each_claim_view, node_view, usage_view
 from tracker_worker.ids import NewIds
-from tracker_worker.service.loop.batch import told
 from tracker_worker.store.ledgers import Ledgers
 from tracker_worker.store.memory import MemoryStore
 from tracker_worker.unit_of_work import UnitOfWork
 from tracker_worker.wire.measured import encode_within
 from tracker_worker.wire.message import decode_message
-from tracker_worker.wire.reply import MAX_ANSWER_BYTES
 
 DOC = Path(__file__).parents[2] / "doc"
 SAMPLES = DOC / "user" / "samples"
@@ -54,6 +52,7 @@ LIMITS = {"memory_mb": 196608.0, "disk_gb": 2000, "vcpu": 128.0}
 
 TIGHT = {"memory_mb": 6144, "vcpu": 3}
 CLASSES = {"VGPU": 4, "VCPU": {"allocation_ratio": 4}}
+_MOST_BYTES = 1 << 20
 POLICY = Policy(claim_timeout=TIMEOUT, capacity_limits=False, release_expired=False, reserved=resources())
 
 
@@ -106,9 +105,9 @@ class Story:
 
     def page(self, *, after: int, limit: int) -> Any:
         """The notifications of the node behind a number, as an answer."""
-        page = self._store.stream_page(HOST, NODE, after=after, limit=limit, max_bytes=MAX_ANSWER_BYTES)
+        page = self._store.stream_page(HOST, NODE, after=after, limit=limit, max_bytes=_MOST_BYTES)
         assert page is not None
-        return json.loads(encode_within(told(page), MAX_ANSWER_BYTES, packed=False))
+        return json.loads(encode_within(page.told(), _MOST_BYTES, packed=False))
 
     def answer(self, query: queries.Query) -> Any:
         """The answer to a question now."""

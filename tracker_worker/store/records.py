@@ -11,6 +11,7 @@ import msgspec
 from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.domain.values import SECOND
 from tracker_worker.notifications.notification import Notification
+from tracker_worker.wire.measured import Encoded, Fitting
 
 EVERY_TOPIC = ""
 """In ``Commit.cursors``: all topics of a stream, and the place at which its next topics start while it has none."""
@@ -101,6 +102,11 @@ class StreamPage(msgspec.Struct, frozen=True, kw_only=True):
     first: int
     last: int
     notifications: Sequence[Notification]
+
+    def told(self) -> Fitting:
+        """The page as the RPC API returns it."""
+        head = {"ledger_id": self.ledger_id, "first": self.first, "last": self.last}
+        return Fitting(head, "notifications", (Encoded(notification.told()) for notification in self.notifications))
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):

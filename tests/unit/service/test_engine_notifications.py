@@ -46,6 +46,7 @@ def content_type(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.mark.behaviour("fetching")
 def test_the_answer_has_what_is_published(harness: EngineHarness, content_type: str) -> None:
     for number in (1, 2):
         claim(harness, number, display_name='"\\ é 🦊')
@@ -64,6 +65,7 @@ def test_the_answer_has_what_is_published(harness: EngineHarness, content_type: 
     assert numbers(answer) == [2, 3]
 
 
+@pytest.mark.behaviour("fetching")
 def test_the_limit_and_the_number_say_which(harness: EngineHarness) -> None:
     for number in range(1, 5):
         claim(harness, number)
@@ -75,6 +77,7 @@ def test_the_limit_and_the_number_say_which(harness: EngineHarness) -> None:
         assert (answer["first"], answer["last"], answer["notifications"]) == (1, 5, [])
 
 
+@pytest.mark.behaviour("fetching")
 def test_what_was_dropped_is_told_by_the_first_number(harness: EngineHarness) -> None:
     claim(harness, 1)
     claim(harness, 2)
@@ -118,6 +121,7 @@ def test_a_cast_is_settled(harness: EngineHarness) -> None:
     assert harness.parked() == []
 
 
+@pytest.mark.behaviour("fetching")
 def test_a_name_that_no_node_has_any_more_is_still_read(make_harness: MakeHarness) -> None:
     harness = make_harness(nodes=3)
     administration = Administration(harness.store.inner, notify=True)
@@ -154,6 +158,7 @@ class TestBounds:
             claim(harness, number, metadata={"text": "x" * 25_000})
         return harness
 
+    @pytest.mark.behaviour("fetching")
     def test_an_answer_has_as_many_as_fit_and_the_next_ones_follow(
         self, filled: EngineHarness, content_type: str
     ) -> None:

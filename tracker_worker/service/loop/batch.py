@@ -20,10 +20,10 @@ from tracker_worker.errors import NodeNotFound, StoreUnavailable, TrackerError
 from tracker_worker.service.requests.items import Chore, Item, Part, Whole
 from tracker_worker.service.requests.methods import Audit, Operation, Ping
 from tracker_worker.service.requests.pending import PendingRequest
-from tracker_worker.store.base import Conflict, InboxRow, Store, StoreReplaced, StreamPage
+from tracker_worker.store.base import Conflict, InboxRow, Store, StoreReplaced
 from tracker_worker.store.ledgers import Ledgers
 from tracker_worker.unit_of_work import UnitOfWork
-from tracker_worker.wire.measured import Encoded, Fitting
+from tracker_worker.wire.measured import Fitting
 from tracker_worker.wire.reply import MAX_ANSWER_BYTES, answer, parking_reason, parks
 
 
@@ -205,7 +205,7 @@ class Decider:
         self._ledgers.refresh([host])  # after the page: what a store says that has gone back is no answer
         if page is None:
             raise NodeNotFound(host=host, node=action.node)
-        return told(page)
+        return page.told()
 
     def _part(self, batch: Batch, part: Part) -> None:
         action = part.whole.operation.action
@@ -273,12 +273,6 @@ class Decider:
             if isinstance(event, MoveChanged):
                 _note_incoming(batch, ledger, event)
         return decision
-
-
-def told(page: StreamPage) -> Fitting:
-    """A page of a stream as the RPC API returns it."""
-    head = {"ledger_id": page.ledger_id, "first": page.first, "last": page.last}
-    return Fitting(head, "notifications", (Encoded(notification.told()) for notification in page.notifications))
 
 
 def _note_incoming(batch: Batch, ledger: NodeLedger, event: MoveChanged) -> None:
