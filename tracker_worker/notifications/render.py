@@ -174,11 +174,14 @@ def _held(ledger: NodeLedger, held: Allocation) -> dict[str, Any]:
 
 
 def _move(ledger: NodeLedger, move: Move, effective_at: str) -> dict[str, Any]:
-    """What the payload says of a move beside the allocation."""
+    """What the payload says of a move beside the allocation. The charge and its owner are those of the instance here, now: what
+    is incoming for the move may have had another owner when the move began."""
     here, there = (move.to_host, move.to_node), (move.from_host or "", move.from_node or "")
     peer = there if here == (ledger.host, ledger.name) else here
     charged = ledger.allocations.get(move.instance_uuid)
+    owner = {} if charged is None else _owner(charged.instance)
     return {
+        **owner,
         "move_id": move.id,
         "kind": move.kind,
         "peer_host": peer[0],
@@ -208,11 +211,10 @@ def _old(before: Allocation) -> dict[str, str]:
 
 
 def _grown(event: events.UsageUpdated) -> Mapping[str, Any]:
-    owner = event.before.instance
+    owner = _owner(event.before.instance)
     return {
         "old_resources": event.before.resources.to_dict(),
-        "old_tenant_id": owner.project_id or "",
-        "old_user_id": owner.user_id or "",
+        **{f"old_{name}": value for name, value in owner.items()},
         "over_capacity": _over(event.over_capacity),
     }
 
@@ -221,12 +223,15 @@ def _over(classes: tuple[OverCapacity, ...]) -> list[dict[str, Any]]:
     return [msgspec.to_builtins(each) for each in classes]
 
 
+def _owner(instance: Instance) -> dict[str, str]:
+    return {"tenant_id": instance.project_id or "", "user_id": instance.user_id or ""}
+
+
 def _instance(ledger: NodeLedger, instance: Instance, resources: Resources) -> dict[str, Any]:
     payload: dict[str, Any] = {name: getattr(instance, name) for name in _SAME}
     payload.update({name: getattr(instance, name) or "" for name in _TEXTS})
     payload.update(
-        tenant_id=instance.project_id or "",
-        user_id=instance.user_id or "",
+        **_owner(instance),
         instance_id=instance.uuid,
         disk_gb=instance.root_gb + instance.ephemeral_gb + instance.swap_gb,
         resources=resources.to_dict(),
