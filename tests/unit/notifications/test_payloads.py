@@ -75,7 +75,7 @@ def test_custom_classes_are_in_resources_and_in_what_is_charged() -> None:
     assert (updated["old_resources"], updated["charged"]) == (charged, {**SIZE, "VGPU": 6})
     assert updated["over_capacity"] == [{"resource": "VGPU", "used": 6, "capacity": 4}]
     _, released = last(WITH_GPUS, begin(1, resources={"VGPU": 2}), DELETED)
-    assert (released["resources"], released["charged"]) == (charged, ZERO)
+    assert (released["resources"], released["charged"]) == (charged, {**ZERO, "VGPU": 0})
     _, rejected = last(WITH_GPUS, begin(1, resources={"VGPU": 1, "FPGA": 1}))
     assert rejected["shortfalls"] == [
         {"resource": "FPGA", "requested": 1, "used": 0, "limit": 0},
@@ -87,6 +87,12 @@ def test_custom_classes_are_in_resources_and_in_what_is_charged() -> None:
             "reason": "must be a multiple of 2 (step_size)",
         },
     ]
+    assert rejected["charged"] == {**ZERO, "FPGA": 0, "VGPU": 0}
+    resize = BeginMove(begin=begin(1, resources={"VGPU": 2}), id="m1", kind="resize")
+    _, moved = last(WITH_GPUS, begin(1), resize)
+    assert (moved["resources"], moved["charged"]) == (charged, {**SIZE, "VGPU": 0})
+    _, moved = last(WITH_GPUS, begin(1), resize, step("abort"))
+    assert (moved["resources"], moved["charged"]) == (charged, {**SIZE, "VGPU": 0})
     _, told_of_node = last(WITH_GPUS)
     assert told_of_node["resources"]["VGPU"]["capacity"] == 4
 
