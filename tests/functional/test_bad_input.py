@@ -50,6 +50,9 @@ def nested(levels: int) -> dict[str, Any]:
     return value
 
 
+OVER = {"k": "x" * (65536 + 1 - len('{"k":""}'))}
+"""One byte more than a field of an instance may have, as JSON."""
+
 CASES = [
     invalid("missing argument", "instance"),
     invalid("missing claim_id", "claim_id", method="finish_resource_claim"),
@@ -84,6 +87,14 @@ CASES = [
     invalid("limits is a list", "limits", instance=instance_dict(), limits=[1]),
     invalid("negative timeout", "timeout", instance=instance_dict(), timeout=-1),
     invalid("timeout is a text", "timeout", instance=instance_dict(), timeout="soon"),
+    invalid("metadata of 64 KiB and a byte", "instance.metadata", instance=instance_dict(metadata=OVER)),
+    invalid("image_meta of 64 KiB and a byte", "instance.image_meta", instance=instance_dict(image_meta=OVER)),
+    invalid(
+        "update to 64 KiB and a byte",
+        "instance.metadata",
+        method="update_usage",
+        instance={"uuid": "i", "metadata": OVER},
+    ),
     invalid("metadata is a text", "instance.metadata", instance=instance_dict(metadata="x")),
     invalid("lone surrogate", "instance.display_name", instance=instance_dict(display_name="\ud800")),
     invalid("NUL", "instance.display_name", instance=instance_dict(display_name="a\0b")),
