@@ -10,7 +10,7 @@ from threading import Event
 
 import pytest
 
-from tests.support.builders import HOST, begin, instance, inventory, node_name, uuid
+from tests.support.builders import HOST, NOW, begin, instance, inventory, node_name, uuid
 from tests.support.store import ALL, TOPIC, StoreCase, Writer, answer, at_once, cursors, load, register, settle, uuids
 from tracker_worker.domain.commands import AbortClaim
 from tracker_worker.domain.ledger import HostLedger
@@ -155,6 +155,31 @@ class ConcurrencyContract(StoreCase):
 
         at_once(write, read, read)
         check_totals(load(second), second)
+
+    def test_a_page_of_a_stream_is_of_one_moment(self, store: Store, second: Store) -> None:
+        """One thread writes notifications, and one drops all but the last ones."""
+        writer = settle(store, nodes=1)
+        done = Event()
+
+        def write() -> None:
+            try:
+                for number in range(1, 41):
+                    writer.put(begin(number, node=N1)).commit(cursors={writer[N1].stream_id: writer[N1].sequence})
+                    store.prune(writer.host.id, answered_before=0, occurred_before=NOW + 1, limit=ALL)
+            finally:
+                done.set()
+
+        def read() -> int:
+            pages = 0
+            while not done.is_set() or not pages:
+                page = second.stream_page(HOST, N1, after=0, limit=ALL, max_bytes=ALL)
+                assert page is not None
+                sequences = [row.sequence for row in page.notifications]
+                assert sequences == list(range(page.first, page.last + 1))
+                pages += 1
+            return pages
+
+        at_once(write, read)
 
     def test_only_one_of_several_workers_takes_a_lease(self, store: Store, second: Store) -> None:
         hosts = [register(store, f"host-{number}") for number in range(3)]

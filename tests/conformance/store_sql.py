@@ -77,6 +77,7 @@ def every_method(store: Store, stream_id: int) -> dict[str, partial]:
         "dead_letters": partial(store.dead_letters, 1),
         "drop_dead_letters": partial(store.drop_dead_letters, [1]),
         "outbox": partial(store.outbox, stream_id, after=0, limit=1),
+        "stream_page": partial(store.stream_page, "host-1", "node-1", after=0, limit=1, max_bytes=1),
         "backlog": store.backlog,
         "take_lease": partial(store.take_lease, [1], "a", now=NOW, until=NOW),
         "release_lease": partial(store.release_lease, "a"),

@@ -157,6 +157,40 @@ class CursorContract(StoreCase):
         assert read(5, 1) == []
         assert read(0, ALL) == [1, 2, 3, 4, 5]
 
+    def test_a_page_of_a_stream_says_how_far_the_stream_goes(self, store: Store, second: Store) -> None:
+        writer = self.node(store)
+        self.opened(store, TOPIC)
+        ledger_id = store.histories()[-1].ledger_id
+
+        def page(after: int, limit: int = ALL, max_bytes: int = ALL, node: str = N1) -> list[int] | None:
+            """The first and the last number of the stream, and then those of the page."""
+            found = second.stream_page(HOST, node, after=after, limit=limit, max_bytes=max_bytes)
+            if found is None:
+                return None
+            assert found.ledger_id == ledger_id
+            rows = store.outbox(writer[N1].stream_id, after=after, limit=limit, max_bytes=max_bytes)
+            assert list(found.notifications) == rows
+            return [found.first, found.last, *(row.sequence for row in rows)]
+
+        assert page(0) == [1, 4, 1, 2, 3, 4]
+        assert page(1, limit=2) == [1, 4, 2, 3]
+        assert page(2, max_bytes=1) == [1, 4, 3]
+        assert page(4) == page(99) == [1, 4]
+        assert page(0, node=N2) is None
+        assert second.stream_page("host-9", N1, after=0, limit=1, max_bytes=1) is None
+        store.commit(Commit(cursors={(writer[N1].stream_id, TOPIC): 3}))
+        store.prune(1, answered_before=0, occurred_before=NOW + 1, limit=ALL)
+        assert page(0) == [4, 4, 4]
+        store.commit(Commit(cursors={(writer[N1].stream_id, TOPIC): 4}))
+        store.prune(1, answered_before=0, occurred_before=NOW + 1, limit=ALL)
+        assert page(0) == page(4) == [5, 4]
+
+    def test_a_stream_without_events_is_an_empty_page(self, store: Store) -> None:
+        self.node(store, rows=0)
+        page = store.stream_page(HOST, N1, after=0, limit=1, max_bytes=1)
+        assert page is not None
+        assert (page.first, page.last, list(page.notifications)) == (1, 0, [])
+
     def test_the_slowest_topic_decides_what_is_pruned(self, store: Store) -> None:
         writer = self.node(store)
         stream_id = writer[N1].stream_id

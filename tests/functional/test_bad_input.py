@@ -50,6 +50,9 @@ def nested(levels: int) -> dict[str, Any]:
     return value
 
 
+OVER = {"k": "x" * (65536 + 1 - len('{"k":""}'))}
+"""One byte more than a field of an instance may have, as JSON."""
+
 CASES = [
     invalid("missing argument", "instance"),
     invalid("missing claim_id", "claim_id", method="finish_resource_claim"),
@@ -84,6 +87,14 @@ CASES = [
     invalid("limits is a list", "limits", instance=instance_dict(), limits=[1]),
     invalid("negative timeout", "timeout", instance=instance_dict(), timeout=-1),
     invalid("timeout is a text", "timeout", instance=instance_dict(), timeout="soon"),
+    invalid("metadata of 64 KiB and a byte", "instance.metadata", instance=instance_dict(metadata=OVER)),
+    invalid("image_meta of 64 KiB and a byte", "instance.image_meta", instance=instance_dict(image_meta=OVER)),
+    invalid(
+        "update to 64 KiB and a byte",
+        "instance.metadata",
+        method="update_usage",
+        instance={"uuid": "i", "metadata": OVER},
+    ),
     invalid("metadata is a text", "instance.metadata", instance=instance_dict(metadata="x")),
     invalid("lone surrogate", "instance.display_name", instance=instance_dict(display_name="\ud800")),
     invalid("NUL", "instance.display_name", instance=instance_dict(display_name="a\0b")),
@@ -124,6 +135,9 @@ CASES = [
     invalid("page of nothing", "limit", method="list_allocations", limit=0),
     invalid("page of a text", "limit", method="list_allocations", limit="10"),
     invalid("place that no page gave", "after", method="list_allocations", after="x"),
+    invalid("page of no notifications", "limit", method="get_notifications", node="n1", limit=0),
+    invalid("number below 0", "after_sequence", method="get_notifications", node="n1", after_sequence=-1),
+    invalid("notifications of no node", "node", method="get_notifications"),
     invalid("unknown role", "role", method="list_allocations", role="owner"),
     invalid("release without a reason", "reason", method="release_allocation", instance_uuid=uuid()),
     invalid("running instances as a text", "uuids", method="report_instances", uuids=uuid()),

@@ -311,7 +311,7 @@ def test_a_replay_sends_the_same_messages_again_in_order(operator: Operator, lis
 
     done = operator.json(*replay, "--from-sequence", "2", "--to-sequence", "4")
 
-    assert done == {"host": "h1", "node": "n1", "sent": 3, "missing": []}
+    assert done == {"host": "h1", "node": "n1", "topics": ["notifications"], "sent": 3, "missing": []}
     wait_until(lambda: len(listener.heard()) == 8, "three more notifications")
     again = listener.heard()[5:]
     assert [one.sequence for one in again] == [2, 3, 4]
@@ -322,6 +322,39 @@ def test_a_replay_sends_the_same_messages_again_in_order(operator: Operator, lis
     wait_until(lambda: len(listener.heard()) == 9, "one more notification")
     assert (listener.heard()[8].priority, listener.heard()[8].message_id) == ("info", sent[5][0])
     assert "up to 5, not 6" in operator.refuse(*replay, "--from-sequence", "6")
+
+
+def test_a_replay_to_one_topic_is_heard_there_only(make_worker: MakeWorker, broker_vhost: str) -> None:
+    worker = make_worker(hosts=HOSTS, options={"notifications": {"topics": "notifications, billing"}})
+    worker.start()
+    worker.wait_ready()
+    operator = Operator(worker)
+    replay = ("outbox", "replay", "--host", "h1", "--node", "n1", "--from-sequence")
+    with stock.listener(broker_vhost) as first, stock.listener(broker_vhost, topics=("billing",)) as billing:
+        for uuid in ("i-1", "i-2"):
+            operator.json("claim", "begin", "--host", "h1", "--uuid", uuid, *SMALL)
+        heard = [one.message_id for one in first.wait_for("h1", "n1", 3)]
+        billing.wait_for("h1", "n1", 3)
+
+        def published() -> bool:
+            return [row["cursor"] for row in operator.json("outbox", "status")] == [3, 3]
+
+        wait_until(published, "both topics have everything")
+        assert operator.json(*replay, "2", "--topic", "billing") == {
+            "host": "h1",
+            "node": "n1",
+            "topics": ["billing"],
+            "sent": 2,
+            "missing": [],
+        }
+        wait_until(lambda: len(billing.heard()) == 5, "two more notifications")
+        assert [one.message_id for one in billing.heard()] == [*heard, *heard[1:]]
+        # What follows on the other topic is the next claim, not a copy.
+        operator.json("claim", "begin", "--host", "h1", "--uuid", "i-3", *SMALL)
+        first.wait_for("h1", "n1", 4)
+        assert [one.sequence for one in first.heard()] == [1, 2, 3, 4]
+    refused = operator.refuse(*replay, "2", "--topic", "other")
+    assert refused.endswith("[notifications] topics has no other: it has notifications, billing")
 
 
 def test_a_replay_lists_the_pruned_sequences(operator: Operator, listener: stock.Listener) -> None:
@@ -338,7 +371,8 @@ def test_a_replay_lists_the_pruned_sequences(operator: Operator, listener: stock
     )
 
     assert done.returncode == 1
-    assert json.loads(done.stdout) == {"host": "h1", "node": "n1", "sent": 1, "missing": [[1, 2], [4, 4]]}
+    told = json.loads(done.stdout)
+    assert (told["sent"], told["missing"]) == (1, [[1, 2], [4, 4]])
     (sentence,) = done.stderr.splitlines()
     assert "sequences 1 to 2, 4 of h1/n1" in sentence
     wait_until(lambda: [one.sequence for one in listener.heard()] == [1, 2, 3, 4, 3], "the third once more")

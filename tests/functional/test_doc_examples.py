@@ -8,12 +8,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from oslo_config import cfg
 
 from tests.functional.conftest import MakeWorker
 from tests.support.doc_pages import DOC, ROOT, Block, blocks
 from tests.support.worker_process import WorkerProcess
+from tracker_worker.client import TrackerClient
 
 README = ROOT / "README.md"
 LIBRARY = DOC / "user" / "library.md"
@@ -92,3 +95,20 @@ def test_the_example_of_a_consumer_receives_every_notification(worker: WorkerPro
     ]
     assert [line[1:] for line in heard] == [[HOST, HOST, str(sequence)] for sequence in range(1, 7)]
     assert (billing.returncode, complaints) == (0, "")
+
+
+def test_the_example_that_asks_for_notifications_gets_every_one(worker: WorkerProcess) -> None:
+    run(scripts(LIBRARY)[0][0], worker.directory)
+    names: dict[str, Any] = {}
+    for block in blocks(NOTIFICATIONS, "python"):
+        if "class Inbox" in block.text or "def fill" in block.text:
+            exec(compile(block.text, str(NOTIFICATIONS), "exec"), names)
+    heard: list[int] = []
+    inbox = names["Inbox"](lambda _event_type, payload: heard.append(payload["sequence"]))
+    conf = cfg.ConfigOpts()
+    conf(["--config-file", str(worker.directory / "billing.conf")], default_config_dirs=[])
+    with TrackerClient(conf) as tracker:
+        assert names["fill"](tracker, inbox, HOST, HOST, 0) == 6
+        assert names["fill"](tracker, inbox, HOST, HOST, 6) == 6
+    assert heard == [1, 2, 3, 4, 5, 6]
+    assert inbox.missing() == {}

@@ -25,6 +25,7 @@ HOSTS = {
     "groups": {"n1": NODE, "n2": NODE},
     "dry": {"n1": NODE},
     "paged": {"n1": NODE, "n2": NODE},
+    "asked": {"n1": NODE},
     "released": {"n1": NODE},
     "compared": {"n1": NODE},
     "classes": {"n1": {**NODE, "resources": {f"CUSTOM_{number}": 4 for number in range(20)}}},
@@ -201,6 +202,34 @@ def test_pages_of_allocations_and_claims_are_complete_and_in_order(client: Clien
         with pytest.raises(errors.InvalidInput) as invalid:
             client.call("paged", "list_allocations", limit=limit)
         assert invalid.value.kwargs["field"] == "limit"
+
+
+@pytest.mark.behaviour("fetching")
+def test_what_a_listener_hears_can_be_asked_for_again(client: Client, listener: stock.Listener) -> None:
+    for number in range(1, MANY):
+        client.call("asked", "begin_resource_claim", instance=small(number, display_name='"wëb\\'))
+    heard = listener.wait_for("asked", "n1", MANY)
+
+    def page(after: int, **arguments: Any) -> dict[str, Any]:
+        answer: dict[str, Any] = client.call("asked", "get_notifications", node="n1", after_sequence=after, **arguments)
+        assert (answer["first"], answer["last"]) == (1, MANY)
+        assert answer["ledger_id"] == heard[0].payload["ledger_id"]
+        return answer
+
+    fetched = [one for after in range(0, MANY + 3, 3) for one in page(after, limit=3)["notifications"]]
+    assert [(one["message_id"], one["event_type"], one["priority"].lower(), one["payload"]) for one in fetched] == [
+        (one.message_id, one.event_type, one.priority, one.payload) for one in heard
+    ]
+    assert [one["timestamp"] for one in fetched] == [one.metadata["timestamp"] for one in heard]
+    assert page(0)["notifications"] == fetched
+    assert page(MANY)["notifications"] == page(2**53)["notifications"] == []
+    for limit in (0, 501):
+        with pytest.raises(errors.InvalidInput) as invalid:
+            client.call("asked", "get_notifications", node="n1", limit=limit)
+        assert invalid.value.kwargs["field"] == "limit"
+    with pytest.raises(errors.NodeNotFound):
+        client.call("asked", "get_notifications", node="n2")
+    assert len(listener.heard("asked", "n1")) == len(heard)
 
 
 def test_an_operator_s_release_says_who_and_why(client: Client, listener: stock.Listener) -> None:

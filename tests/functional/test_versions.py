@@ -135,6 +135,14 @@ def test_a_new_client_has_the_methods_of_1_1(worker: WorkerProcess, make_client:
     assert api.release_allocation(CONTEXT, HOST, uuid(3), "lost with its disk") == listed[2]
     assert api.get_allocation(CONTEXT, HOST, uuid(3)) is None
 
+    told = api.get_notifications(CONTEXT, HOST, "n1", after_sequence=2, limit=2)
+    assert told["ledger_id"] == first["ledger_id"]
+    assert [one["payload"]["sequence"] for one in told["notifications"]] == [3, 4]
+    assert [one["event_type"] for one in told["notifications"]] == ["tracker.claim.renewed", "tracker.claim.begun"]
+    assert api.get_notifications(CONTEXT, HOST, "n1", told["last"])["notifications"] == []
+    with pytest.raises(errors.InvalidInput, match="limit"):
+        api.get_notifications(CONTEXT, HOST, "n1", limit=501)
+
 
 def test_casts_of_1_1_are_done(worker: WorkerProcess, make_client: MakeClient) -> None:
     api = make_client()

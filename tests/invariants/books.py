@@ -142,7 +142,7 @@ def _apply(place: Place, result: Replay, one: Heard) -> Iterator[str]:
 def _says(place: Place, one: Heard, held: StoredAllocation | None) -> Iterator[str]:
     """An instance's notification says by itself what is charged after it, and the state of the claim."""
     payload = one.payload
-    expected = dict.fromkeys(CLASSES, 0) if held is None else held.resources
+    expected = dict.fromkeys(payload["resources"], 0) if held is None else held.resources
     if payload["charged"] != expected or payload["role"] != ("" if held is None else "instance"):
         yield f"Node {_at(place, one)} says that {payload['charged']} is charged; it is {dict(expected)}."
     if held is not None and payload["claim_state"] != held.claim_state:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Groups of claims are granted as a whole; nodes take no claims only while an operator says so; listings are the ledger."""
+"""Groups of claims are granted as a whole; nodes take no claims only while an operator says so; listings are the ledger, and
+notifications that are asked for are those that were published."""
 
 from __future__ import annotations
 
@@ -90,3 +91,24 @@ def listings(sent: Sequence[Message], replays: Mapping[Place, Replay]) -> Iterat
             yield (
                 f"{what} has {len(allocations)} allocations of {charged}; the notifications come to {number} of {expected}."
             )
+
+
+def fetched(sent: Sequence[Message], told: Streams) -> Iterator[str]:
+    """Notifications that were asked for by their numbers are those that consumers have heard, without a gap, and as many as
+    there were. (The outbox of a run keeps everything, and no answer is too large.)"""
+    for message in sent:
+        request = message.request
+        if request.method != "get_notifications" or request.outcome != RESULT:
+            continue
+        node, after, limit = (request.args[name] for name in ("node", "after_sequence", "limit"))
+        answer = request.reply
+        what = f"The answer {request.unique_id} about {message.request.about}/{node} after {after}"
+        heard = {one.sequence: one for one in told.get((message.request.about or "", node), ())}
+        numbers = [one["payload"]["sequence"] for one in answer["notifications"]]
+        wanted = list(range(after + 1, min(after + limit, answer["last"]) + 1))
+        if numbers != wanted or answer["first"] != 1:
+            yield f"{what} has {numbers} of {answer['first']} to {answer['last']}, not {wanted}."
+        for number, one in zip(numbers, answer["notifications"], strict=True):
+            known = heard.get(number)
+            if known is None or one != {name: getattr(known, name) for name in one}:
+                yield f"{what} has a notification {number} that was published otherwise or never: {one['message_id']}."

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from tests.invariants.record import Heard, StoredAllocation
-from tests.invariants.replay import CLASSES, Replay
+from tests.invariants.replay import Replay
 
 PREFIX = "tracker.move."
 BEGUN, REJECTED, FINISHED, REVERTED = (PREFIX + step for step in ("begun", "rejected", "finished", "reverted"))
@@ -125,7 +125,7 @@ def _says(here: str, result: Replay, one: Heard) -> Iterator[str]:
     payload, role = one.payload, one.payload["role"]
     uuid = payload["instance_id"]
     held = result.held.get(uuid)
-    expected = dict.fromkeys(CLASSES, 0) if held is None else dict(held.resources)
+    expected = {**dict.fromkeys(payload["resources"], 0), **({} if held is None else held.resources)}
     if payload["charged"] != expected:
         yield f"Node {here} says that {payload['charged']} is charged; it is {expected}."
     shown = held if role == "instance" else result.moving.get((uuid, role))

@@ -174,6 +174,19 @@ class Scene:
         }
         return self.sent("list_allocations", {"node": node}, call=True, outcome=RESULT, reply=reply)
 
+    def fetched(self, after: int = 0, limit: int = 100, node: str = PLACE[1]) -> Request:
+        """A call that asks for the notifications of a node."""
+        issued = [one for one in self.heard if one.place == (HOST, node)]
+        asked = [one for one in issued if one.sequence > after][:limit]
+        names = ("message_id", "event_type", "priority", "timestamp", "payload")
+        reply = {
+            "first": 1,
+            "last": len(issued),
+            "notifications": [{name: getattr(one, name) for name in names} for one in asked],
+        }
+        args = {"node": node, "after_sequence": after, "limit": limit}
+        return self.sent("get_notifications", args, call=True, outcome=RESULT, reply=reply)
+
     def view(self, node: str = PLACE[1]) -> Request:
         """A call that reads a node's view."""
         return self.sent("get_node", {"node": node}, call=True, outcome=RESULT, reply=node_view(self._host.nodes[node]))

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
+
+import pytest
 
 from tests.invariants.check import check
 from tests.invariants.record import RESULT, Evidence
@@ -188,3 +191,36 @@ def test_a_listing_that_lacks_an_allocation_is_found() -> None:
     scene.requests[-1] = replace(listed, reply={**listed.reply, "allocations": []})
 
     assert "has 0 allocations" in only(scene.evidence())
+
+
+def test_notifications_that_are_asked_for_are_those_that_were_published() -> None:
+    scene = Scene()
+    scene.begin(1)
+    scene.begin(2)
+    scene.fetched()
+    scene.fetched(after=1, limit=1)
+    scene.fetched(after=99)
+
+    assert check(scene.evidence()) == []
+
+
+@pytest.mark.parametrize(
+    ("doctored", "sentence"),
+    [
+        (lambda told: told[1:], "has [2, 3] of 1 to 3, not [1, 2, 3]"),
+        (lambda told: told[:-1], "has [1, 2] of 1 to 3, not [1, 2, 3]"),
+        (lambda told: [told[0], told[2], told[1]], "has [1, 3, 2] of 1 to 3, not [1, 2, 3]"),
+        (lambda told: [*told[:2], {**told[2], "message_id": "other"}], "a notification 3 that was published otherwise"),
+        (lambda told: [*told[:2], {**told[2], "timestamp": ""}], "a notification 3 that was published otherwise"),
+    ],
+)
+def test_notifications_that_are_asked_for_and_lack_or_differ_are_found(
+    doctored: Callable[[list[Any]], list[Any]], sentence: str
+) -> None:
+    scene = Scene()
+    scene.begin(1)
+    scene.begin(2)
+    asked = scene.fetched()
+    scene.requests[-1] = replace(asked, reply={**asked.reply, "notifications": doctored(asked.reply["notifications"])})
+
+    assert sentence in only(scene.evidence())

@@ -86,7 +86,10 @@ class NodeBill:
         self.exists = []
         numbers = [one["sequence"] for one in of_period]
         assert payload["exists"] == len(of_period)
-        assert (payload["first_sequence"], payload["last_sequence"]) == (min(numbers, default=0), max(numbers, default=0))
+        assert (payload["first_sequence"], payload["last_sequence"]) == (
+            min(numbers, default=0),
+            max(numbers, default=0),
+        )
         assert payload["seconds"] == sum(one["seconds"] for one in of_period)
         names = {name for one in of_period for name in one["resource_seconds"]} | set(payload["resource_seconds"])
         for name in names:

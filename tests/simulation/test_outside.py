@@ -66,7 +66,7 @@ def test_clients_send_copies_and_every_method(quiet: World) -> None:
     assert {request.method for request in requests} >= {
         *("begin_resource_claim", "begin_resource_claims", "finish_resource_claim", "abort_resource_claim"),
         *("renew_resource_claim", "update_usage", "would_fit", "list_allocations", "get_allocation"),
-        *("release_allocation", "report_instances", "get_node", "list_nodes"),
+        *("release_allocation", "report_instances", "get_node", "list_nodes", "get_notifications"),
     }
     assert any(request.host is None for request in requests)
 

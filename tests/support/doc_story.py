@@ -41,6 +41,7 @@ from tracker_worker.ids import NewIds
 from tracker_worker.store.ledgers import Ledgers
 from tracker_worker.store.memory import MemoryStore
 from tracker_worker.unit_of_work import UnitOfWork
+from tracker_worker.wire.measured import encode_within
 from tracker_worker.wire.message import decode_message
 
 DOC = Path(__file__).parents[2] / "doc"
@@ -51,6 +52,7 @@ LIMITS = {"memory_mb": 196608.0, "disk_gb": 2000, "vcpu": 128.0}
 
 TIGHT = {"memory_mb": 6144, "vcpu": 3}
 CLASSES = {"VGPU": 4, "VCPU": {"allocation_ratio": 4}}
+_MOST_BYTES = 1 << 20
 POLICY = Policy(claim_timeout=TIMEOUT, capacity_limits=False, release_expired=False, reserved=resources())
 
 
@@ -101,6 +103,12 @@ class Story:
         larger = begin(number, vcpus=4, memory_mb=8192, vm_state="active", task_state="resize_prep", **options)
         return BeginMove(begin=larger, id=f"6e0f3c1a-0000-4000-8000-{next(self._moves):012x}", kind=kind)
 
+    def page(self, *, after: int, limit: int) -> Any:
+        """The notifications of the node behind a number, as an answer."""
+        page = self._store.stream_page(HOST, NODE, after=after, limit=limit, max_bytes=_MOST_BYTES)
+        assert page is not None
+        return json.loads(encode_within(page.told(), _MOST_BYTES, packed=False))
+
     def answer(self, query: queries.Query) -> Any:
         """The answer to a question now."""
         return queries.kept(queries.read([self.host], query, self.now))
@@ -115,7 +123,7 @@ def answers() -> dict[str, Any]:
     story = Story()
     story.tell(ReportNode(node=NODE, inventory=inventory()))
     begun = story.tell(begin(1, limits=LIMITS)).reply
-    told = {
+    said = {
         "begin_resource_claim": begun,
         "get_node": node_view(story.node),
         "list_nodes": [node_view(ledger) for ledger in story.host],
@@ -125,31 +133,32 @@ def answers() -> dict[str, Any]:
         "oslo_rpc_server_ping": "pong",
         "would_fit": story.answer(queries.WouldFit(begin=begin(2, limits=TIGHT))),
     }
-    told["renew_resource_claim"] = story.tell(RenewClaim(claim_id=story.claim_id(1), timeout=2 * TIMEOUT)).reply
-    told["finish_resource_claim"] = story.tell(FinishClaim(claim_id=story.claim_id(1))).reply
-    told["update_usage"] = story.tell(update(1, vm_state="active", task_state=None)).reply
-    told["get_allocation"] = story.answer(queries.GetAllocation(uuid=uuid(1)))
+    said["renew_resource_claim"] = story.tell(RenewClaim(claim_id=story.claim_id(1), timeout=2 * TIMEOUT)).reply
+    said["finish_resource_claim"] = story.tell(FinishClaim(claim_id=story.claim_id(1))).reply
+    said["update_usage"] = story.tell(update(1, vm_state="active", task_state=None)).reply
+    said["get_allocation"] = story.answer(queries.GetAllocation(uuid=uuid(1)))
     story.tell(begin(2, limits=LIMITS))
-    told["list_allocations"] = story.answer(queries.ListAllocations(limit=1))
-    told["report_instances"] = story.tell(CompareInstances(node=NODE, uuids=frozenset({uuid(7)}))).reply
-    told["abort_resource_claim"] = story.tell(AbortClaim(claim_id=story.claim_id(2))).reply
+    said["list_allocations"] = story.answer(queries.ListAllocations(limit=1))
+    said["report_instances"] = story.tell(CompareInstances(node=NODE, uuids=frozenset({uuid(7)}))).reply
+    said["abort_resource_claim"] = story.tell(AbortClaim(claim_id=story.claim_id(2))).reply
     refusal = story.tell(begin(3, limits=TIGHT)).error
     assert refusal is not None
-    told["ComputeResourcesUnavailable"] = refusal.kwargs
-    told["begin_resource_claims"] = story.tell(BeginClaims(claims=(begin(4), begin(5)))).reply
+    said["ComputeResourcesUnavailable"] = refusal.kwargs
+    said["begin_resource_claims"] = story.tell(BeginClaims(claims=(begin(4), begin(5)))).reply
     moved = story.tell(story.moved(1, "resize")).reply
-    told["begin_move_claim"] = moved
-    told["finish_move"] = story.tell(_step(moved, FINISH)).reply
-    told["revert_move"] = story.tell(_step(moved, REVERT)).reply
+    said["begin_move_claim"] = moved
+    said["finish_move"] = story.tell(_step(moved, FINISH)).reply
+    said["revert_move"] = story.tell(_step(moved, REVERT)).reply
     moved = story.tell(story.moved(1, "resize")).reply
-    told["fail_move"] = story.tell(_step(moved, FAIL)).reply
-    told["abort_move"] = story.tell(_step(moved, ABORT)).reply
+    said["fail_move"] = story.tell(_step(moved, FAIL)).reply
+    said["abort_move"] = story.tell(_step(moved, ABORT)).reply
     moved = story.tell(story.moved(1, "resize")).reply
     story.tell(_step(moved, FINISH))
-    told["confirm_move"] = story.tell(_step(moved, CONFIRM)).reply
-    told["release_allocation"] = story.tell(_released(1)).reply
-    told["adopt"] = story.tell(_adopted()).reply
-    return told
+    said["confirm_move"] = story.tell(_step(moved, CONFIRM)).reply
+    said["release_allocation"] = story.tell(_released(1)).reply
+    said["adopt"] = story.tell(_adopted()).reply
+    said["get_notifications"] = story.page(after=1, limit=1)
+    return said
 
 
 def notifications() -> list[dict[str, Any]]:

@@ -14,6 +14,8 @@ from tests.support.traffic import HeldInstance, Scheduler
 _RESPELLED = 0.15
 # How often an instance fails soon after it was built.
 _FAILED = 0.25
+# Beyond which number no notifications are asked for.
+_MOST_HEARD = 100
 _SHORT_TIMEOUTS = (1, 2, 4)
 
 
@@ -139,7 +141,11 @@ class ModernScheduler(Scheduler):
 
     def _list(self) -> None:
         host, node = self._random.choice(self._places)
-        if self._held and self._random.random() < 0.3:
+        dice = self._random.random()
+        if dice > 0.6:
+            after = self._random.randrange(_MOST_HEARD)
+            self._say(host, "get_notifications", node=node, after_sequence=after, limit=self._random.randint(1, 5))
+        elif self._held and dice < 0.3:
             uuid = self._any()
             self._say(self._held[uuid].place[0], "get_allocation", instance_uuid=uuid)
         else:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -91,14 +92,17 @@ def status(settings: Settings, style: str) -> None:
     type=click.IntRange(min=1),
     help="The last sequence number to publish again.  [default: the last issued number]",
 )
+@click.option("--topic", help="Publish to this topic only.  [default: to every topic of [notifications] topics]")
 @format_option
 @click.pass_obj
-def replay(settings: Settings, host: str, node: str, first: int, last: int | None, style: str) -> None:
+def replay(
+    settings: Settings, host: str, node: str, first: int, last: int | None, topic: str | None, style: str
+) -> None:
     """Publish notifications of a node again, in order.
 
-    This is for a consumer that has missed notifications. The notifications go to every topic of [notifications] topics
-    with the same message_id as before, by which a consumer drops a notification that it has seen. A worker may run at
-    the same time. When the outbox no longer has a part of the range, the rest is published and the exit code is 1.
+    This is for a consumer that has missed notifications. They go to every topic of [notifications] topics, or to one of
+    them, with the same message_id as before, by which a consumer drops a notification that it has seen. A worker may run
+    at the same time. When the outbox no longer has a part of the range, the rest is published and the exit code is 1.
     """
     if last is not None and last < first:
         raise click.UsageError("--to-sequence must not be less than --from-sequence.")
@@ -113,13 +117,21 @@ def replay(settings: Settings, host: str, node: str, first: int, last: int | Non
         raise CommandFailed(
             "nothing is published in this configuration: [notifications] driver is noop, or topics is empty"
         )
+    if topic is not None:
+        if topic not in broker.notification_topics:
+            raise CommandFailed(
+                f"[notifications] topics has no {topic}: it has {', '.join(broker.notification_topics)}"
+            )
+        broker = replace(broker, notification_topics=(topic,))
     with opened_store(conf) as store:
-        wanted = Range.of(find_stream(store, host, node), first, last)
+        wanted = Range.of(find_stream(store, host, node), first, last, topic)
         replayed = publish_again(store, broker, wanted)
     if style == JSON:
-        show_json({"host": host, "node": node, "sent": replayed.sent, "missing": replayed.missing})
+        topics = list(broker.notification_topics)
+        show_json({"host": host, "node": node, "topics": topics, "sent": replayed.sent, "missing": replayed.missing})
     else:
-        click.echo(f"Published {replayed.sent} notifications of {host}/{node} again.")
+        on = "" if topic is None else f" on topic {topic}"
+        click.echo(plain(f"Published {replayed.sent} notifications of {host}/{node} again{on}."))
     if replayed.missing:
         spans = ", ".join(f"{low}" if low == high else f"{low} to {high}" for low, high in replayed.missing)
         raise CommandFailed(

@@ -28,15 +28,15 @@ class Range:
     last: int
 
     @classmethod
-    def of(cls, stream: Stream, first: int, last: int | None) -> Range:
-        """``last`` None means the last issued sequence.
+    def of(cls, stream: Stream, first: int, last: int | None, topic: str | None = None) -> Range:
+        """``last`` None means the last issued sequence, ``topic`` None every topic.
 
         Raises CommandFailed: the range reaches beyond the last issued sequence, or begins after the first unpublished one.
         A range may begin with the first unpublished sequence: when the worker publishes it at the same time, a consumer
         that drops copies still sees the sequences in order.
         """
         where = f"{stream.host}/{stream.node}"
-        published = min(stream.cursors.values(), default=0)
+        published = _published(stream, topic)
         highest = last or first
         if highest > stream.sequence:
             raise CommandFailed(f"{where} has issued sequences up to {stream.sequence}, not {highest}")
@@ -46,6 +46,13 @@ class Range:
                 "replaying a later sequence would put the notifications out of order"
             )
         return cls(stream_id=stream.id, first=first, last=last or stream.sequence)
+
+
+def _published(stream: Stream, topic: str | None) -> int:
+    """The sequence up to which the worker publishes nothing any more on the topic, or on any topic if it is None."""
+    if topic is None or not stream.cursors:
+        return min(stream.cursors.values(), default=0)
+    return stream.cursors.get(topic, stream.sequence)  # a topic that is added begins with the next notification
 
 
 @dataclass(slots=True)

@@ -20,6 +20,7 @@ from tracker_worker.client.types import (
     InstanceLike,
     LimitsLike,
     Node,
+    Notifications,
     Update,
     Usage,
 )
@@ -200,6 +201,20 @@ class Calls:
         """Return the views of all nodes of the host."""
         nodes: list[Node] = self._call(context, host, "list_nodes")
         return nodes
+
+    # --- notifications -----------------------------------------------------------------------------------------------
+
+    def get_notifications(
+        self, context: Context, host: str, node: str, after_sequence: int = 0, limit: int = 100
+    ) -> Notifications:
+        """Return notifications of the node after the number ``after_sequence``, in order: at most ``limit`` (1 to 500), and no
+        more than an answer has room for. ``node`` may be a name that no node of the host has any more. Raises NodeNotFound,
+        InvalidInput; AnswerTooLarge: the first one alone is too large."""
+        args = {"node": node, "after_sequence": after_sequence, "limit": limit}
+        notifications: Notifications = self._call(context, host, "get_notifications", **args)
+        return notifications
+
+    # --- the worker --------------------------------------------------------------------------------------------------
 
     def oslo_rpc_server_ping(self, context: Context, host: str) -> str:
         """Return "pong", as the host's worker answers it: the request passes through the queue and the engine."""

@@ -222,6 +222,27 @@ class Node(TypedDict):
     disk_available_least: Any
 
 
+class Notification(TypedDict):
+    """A notification as it was published, or will be. ``timestamp``: when it occurred, as oslo.messaging writes it. The schemas
+    of the payloads are in ``tracker_worker.notifications``."""
+
+    message_id: str
+    event_type: str
+    priority: str
+    timestamp: str
+    payload: dict[str, Any]
+
+
+class Notifications(TypedDict):
+    """Notifications of one host and node name, in the order of their numbers (``sequence`` in the payload). ``first``: the
+    number of the oldest one that is kept, or ``last`` + 1 if none is; ``last``: the number of the last one there is."""
+
+    ledger_id: str
+    first: int
+    last: int
+    notifications: list[Notification]
+
+
 class Update(TypedDict):
     """The answer to a usage update: whether the instance is charged here, and whether anything changed."""
 

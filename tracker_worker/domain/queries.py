@@ -67,6 +67,15 @@ class GetUsage(msgspec.Struct, frozen=True, kw_only=True):
     project_id: str | None
 
 
+class GetNotifications(msgspec.Struct, frozen=True, kw_only=True):
+    """At most ``limit`` notifications of a node after the number ``after``. They are no part of a ledger: ``read`` does not
+    answer this, the store does."""
+
+    node: str
+    after: int
+    limit: int
+
+
 # A node with more counters has a view that may be large.
 _MOST_COUNTERS = 256
 

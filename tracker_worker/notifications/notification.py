@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import msgspec
 
-from tracker_worker.wire.notification import encode_notification
+from tracker_worker.wire.notification import encode_notification, encode_told
 
 INFO = "INFO"
 WARN = "WARN"
@@ -38,6 +38,16 @@ class Notification(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return encode_notification(
             message_id=self.message_id,
             publisher_id=f"tracker.{self.host}",
+            event_type=self.event_type,
+            priority=self.priority,
+            payload=self.payload,
+            occurred_at=self.occurred_at,
+        )
+
+    def told(self) -> bytes:
+        """The notification as JSON, for an answer."""
+        return encode_told(
+            message_id=self.message_id,
             event_type=self.event_type,
             priority=self.priority,
             payload=self.payload,

@@ -42,7 +42,6 @@ _SAME = (
 _LONGEST_COUNTER_BYTES = 1700
 _MOST_STATS_BYTES = 65536
 _MOST_LISTED_BYTES = 262144
-_NO_CHARGE = ZERO.to_dict()
 _encode = msgspec.json.Encoder().encode
 
 
@@ -103,11 +102,13 @@ def _describe(event: events.Event, ledger: NodeLedger) -> tuple[str, dict[str, A
         case events.MoveRejected(move=move, instance=instance):
             shortfalls = [shortfall.to_dict() for shortfall in event.shortfalls]
             refused = _refused(ledger, instance, move.limit_source)
-            return "tracker.move.rejected", {**refused, **_move(ledger, move, ""), "shortfalls": shortfalls}
+            moved = _move(ledger, move, refused["resources"], "")
+            return "tracker.move.rejected", {**refused, **moved, "shortfalls": shortfalls}
         case events.MoveChanged(move=move, shown=held, role=role, effective_at=effective_at):
             more = {} if event.released is None else {"released": event.released}
-            moved = _move(ledger, move, iso(effective_at) if effective_at else "")
-            return f"tracker.move.{move.state}", {**_held(ledger, held), **moved, "role": role, **more}
+            payload = _held(ledger, held)
+            moved = _move(ledger, move, payload["resources"], iso(effective_at) if effective_at else "")
+            return f"tracker.move.{move.state}", {**payload, **moved, "role": role, **more}
         case events.UsageUpdated(before=before, allocation=held):
             return "tracker.usage.updated", {**_charged(ledger, held), **_old(before), **_grown(event)}
         case events.UsageAdopted(allocation=held):
@@ -163,7 +164,7 @@ def _closed(ledger: NodeLedger, periods: Periods) -> dict[str, Any]:
         "first_sequence": periods.first_sequence,
         "last_sequence": periods.last_sequence,
         "seconds": periods.seconds,
-        "resource_seconds": periods.resource_seconds or _NO_CHARGE,
+        "resource_seconds": periods.resource_seconds or _nothing(ZERO.to_dict()),
     }
 
 
@@ -203,7 +204,7 @@ def _charged(ledger: NodeLedger, held: Allocation) -> dict[str, Any]:
 def _ended(ledger: NodeLedger, held: Allocation) -> dict[str, Any]:
     """An allocation that the event has ended."""
     payload = _held(ledger, held)
-    payload.update(charged=_NO_CHARGE, role="")
+    payload.update(charged=_nothing(payload["resources"]), role="")
     return payload
 
 
@@ -219,9 +220,14 @@ def _held(ledger: NodeLedger, held: Allocation) -> dict[str, Any]:
     return payload
 
 
-def _move(ledger: NodeLedger, move: Move, effective_at: str) -> dict[str, Any]:
-    """What the payload says of a move beside the allocation. What is ``charged`` is so to its owner, whoever is the owner of
-    what is incoming or on hold."""
+def _nothing(resources: Mapping[str, int]) -> dict[str, int]:
+    """No charge, in the classes of ``resources``."""
+    return dict.fromkeys(resources, 0)
+
+
+def _move(ledger: NodeLedger, move: Move, resources: Mapping[str, int], effective_at: str) -> dict[str, Any]:
+    """What the payload says of a move beside the allocation, whose ``resources`` it shows. The charge and its owner are those
+    of the instance here, now: what is incoming for the move may have had another owner when the move began."""
     here, there = (move.to_host, move.to_node), (move.from_host or "", move.from_node or "")
     peer = there if here == (ledger.host, ledger.name) else here
     charged = ledger.allocations.get(move.instance_uuid)
@@ -234,20 +240,21 @@ def _move(ledger: NodeLedger, move: Move, effective_at: str) -> dict[str, Any]:
         "peer_node": peer[1],
         "old_resources": {} if move.old_resources is None else move.old_resources.to_dict(),
         "effective_at": effective_at,
-        "charged": _NO_CHARGE if charged is None else charged.resources.to_dict(),
+        "charged": {**_nothing(resources), **({} if charged is None else charged.resources.to_dict())},
     }
 
 
 def _refused(ledger: NodeLedger, instance: Instance, limit_source: str) -> dict[str, Any]:
     """An instance that is not charged."""
+    payload = _instance(ledger, instance, instance.resources)
     return {
-        **_instance(ledger, instance, instance.resources),
+        **payload,
         "claim_id": "",
         "claim_state": "",
         "begun_at": "",
         "expires_at": "",
         "limit_source": limit_source,
-        "charged": _NO_CHARGE,
+        "charged": _nothing(payload["resources"]),
         "role": "",
     }
 
@@ -257,11 +264,10 @@ def _old(before: Allocation) -> dict[str, str]:
 
 
 def _grown(event: events.UsageUpdated) -> Mapping[str, Any]:
-    owner = event.before.instance
+    owner = _owner(event.before.instance)
     return {
         "old_resources": event.before.resources.to_dict(),
-        "old_tenant_id": owner.project_id or "",
-        "old_user_id": owner.user_id or "",
+        **{f"old_{name}": value for name, value in owner.items()},
         "over_capacity": _over(event.over_capacity),
     }
 

@@ -35,6 +35,7 @@ from tracker_worker.store.records import (
     Progress,
     Stream,
     StreamEnd,
+    StreamPage,
     serving,
     standbys,
 )
@@ -62,6 +63,7 @@ __all__ = (
     "StoreReplaced",
     "Stream",
     "StreamEnd",
+    "StreamPage",
     "Unstorable",
 )
 
@@ -349,6 +351,11 @@ class Store(ABC):
     def outbox(self, stream_id: int, *, after: int, limit: int, max_bytes: int = sys.maxsize) -> list[Notification]:
         """Return notifications of a stream with a sequence greater than ``after``, in order: at most ``limit``, and no more
         than whose payloads together have ``max_bytes``, but at least one if there is one. Any thread."""
+
+    @abstractmethod
+    def stream_page(self, host: str, node: str, *, after: int, limit: int, max_bytes: int) -> StreamPage | None:
+        """Return what ``outbox`` returns of the stream of these names, and how far the stream goes, in one view; None: there
+        is no such stream. Any thread."""
 
     @abstractmethod
     def backlog(self) -> list[OutboxBacklog]:

@@ -37,6 +37,7 @@ from tracker_worker.store.base import (
     Progress,
     Store,
     Stream,
+    StreamPage,
 )
 from tracker_worker.store.memory_commit import Rows, check, write
 from tracker_worker.store.memory_hosts import Cursor
@@ -294,11 +295,16 @@ class MemoryStore(Store):
 
     def outbox(self, stream_id: int, *, after: int, limit: int, max_bytes: int = sys.maxsize) -> list[Notification]:
         with self._lock:
-            rows = self._rows.streams[stream_id].outbox
-            following = [rows[sequence] for sequence in sorted(rows) if sequence > after][:limit]
-            totals = itertools.accumulate(len(notification.payload) for notification in following)
-            fitting = sum(total <= max_bytes for total in totals)
-            return following[: max(1, fitting)]
+            return self._rows.streams[stream_id].following(after=after, limit=limit, max_bytes=max_bytes)
+
+    def stream_page(self, host: str, node: str, *, after: int, limit: int, max_bytes: int) -> StreamPage | None:
+        with self._lock:
+            stream = self._rows.find_stream(host, node)
+            if stream is None:
+                return None
+            found = stream.following(after=after, limit=limit, max_bytes=max_bytes)
+            ledger_id = self._rows.ledger_id
+            return StreamPage(ledger_id=ledger_id, first=stream.first, last=stream.sequence, notifications=found)
 
     def backlog(self) -> list[OutboxBacklog]:
         with self._lock:
@@ -370,14 +376,8 @@ class MemoryStore(Store):
             self._attempts = {uid: kept for uid, kept in self._attempts.items() if kept[1] >= answered_before}
             host = self._rows.host(host_id).name
             own = [s for s in self._rows.streams.values() if s.host == host or s.host not in self._rows.hosts]
-            for stream in own:
-                done = [
-                    s for s, n in stream.outbox.items() if s <= stream.confirmed and n.occurred_at < occurred_before
-                ]
-                if done:
-                    stream.drop(done[:limit])
-                dropped += len(done[:limit])
-            return dropped + sum(node.forget_usage(limit) for node in self._rows.host(host_id).nodes.values())
+            dropped += sum(node.forget_usage(limit) for node in self._rows.host(host_id).nodes.values())
+            return dropped + sum(stream.prune(occurred_before, limit) for stream in own)
 
 
 class _LockedHost(LockedHost):

@@ -54,12 +54,16 @@ class Rows:
 
     def stream(self, host: str, node: str) -> Events:
         """The stream of these names, which is made where there is none."""
-        for stream in self.streams.values():
-            if (stream.host, stream.node) == (host, node):
-                return stream
-        stream = Events(id=len(self.streams) + 1, host=host, node=node)
-        self.streams[stream.id] = stream
+        stream = self.find_stream(host, node)
+        if stream is None:
+            stream = Events(id=len(self.streams) + 1, host=host, node=node)
+            self.streams[stream.id] = stream
         return stream
+
+    def find_stream(self, host: str, node: str) -> Events | None:
+        """The stream of these names, or None."""
+        named = (each for each in self.streams.values() if (each.host, each.node) == (host, node))
+        return next(named, None)
 
     def progress(self, hosts: Collection[str]) -> Progress:
         """See ``Store.progress``."""

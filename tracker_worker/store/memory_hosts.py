@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import itertools
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from operator import attrgetter, itemgetter
 
@@ -60,12 +61,25 @@ class Events:
             if topic in (name, EVERY_TOPIC):
                 cursor.sequence = max(cursor.sequence, sequence)
 
-    def drop(self, sequences: Iterable[int]) -> None:
-        """Delete these rows of the outbox, which are done with."""
-        for sequence in sequences:
+    def prune(self, before: int, limit: int) -> int:
+        """Delete at most ``limit`` rows of the outbox that occurred before and are confirmed. Returns how many."""
+        done = [s for s, n in self.outbox.items() if s <= self.confirmed and n.occurred_at < before][:limit]
+        for sequence in done:
             del self.outbox[sequence]
-        if not self.cursors:
-            self.left_at = max(self.left_at, min(self.outbox, default=self.sequence + 1) - 1)
+        if done and not self.cursors:
+            self.left_at = max(self.left_at, self.first - 1)
+        return len(done)
+
+    @property
+    def first(self) -> int:
+        """The number of the oldest notification that is still there; without any, that of the next one."""
+        return min(self.outbox, default=self.sequence + 1)
+
+    def following(self, *, after: int, limit: int, max_bytes: int) -> list[Notification]:
+        """See ``Store.outbox``."""
+        following = [self.outbox[sequence] for sequence in sorted(self.outbox) if sequence > after][:limit]
+        totals = itertools.accumulate(len(notification.payload) for notification in following)
+        return following[: max(1, sum(total <= max_bytes for total in totals))]
 
     def seen(self) -> Stream:
         """The stream as a store returns it."""

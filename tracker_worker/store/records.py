@@ -11,6 +11,7 @@ import msgspec
 from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.domain.values import SECOND
 from tracker_worker.notifications.notification import Notification
+from tracker_worker.wire.measured import Encoded, Fitting
 
 EVERY_TOPIC = ""
 """In ``Commit.cursors``: all topics of a stream, and the place at which its next topics start while it has none."""
@@ -91,6 +92,21 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     cursors: Mapping[str, int]
     last_at: int = 0
     generation: int = 0
+
+
+class StreamPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Some notifications of a stream, in order, in the history ``ledger_id``. ``first`` is the number of the oldest one that
+    the outbox still has, or ``last`` + 1 if it has none; ``last`` is the number of the last one that was issued."""
+
+    ledger_id: str
+    first: int
+    last: int
+    notifications: Sequence[Notification]
+
+    def told(self) -> Fitting:
+        """The page as the RPC API returns it."""
+        head = {"ledger_id": self.ledger_id, "first": self.first, "last": self.last}
+        return Fitting(head, "notifications", (Encoded(notification.told()) for notification in self.notifications))
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any, Protocol
+
+import msgspec
 
 from tracker_worker.domain.views import Entries
 from tracker_worker.wire.message import to_json, to_msgpack
@@ -21,8 +24,31 @@ class Overflow(Exception):
         self.size = size
 
 
+class Encoded:
+    """A value that is there as JSON already."""
+
+    def __init__(self, json: bytes) -> None:
+        self.json = json
+
+
+class Fitting:
+    """An answer that is a JSON object: the entries of ``head``, and then, under ``name``, a list of as many of ``items`` as
+    there is room for, in order, but of the first one in any case."""
+
+    def __init__(self, head: Mapping[str, Any], name: str, items: Iterable[Any]) -> None:
+        self.entries = chain(head.items(), [(name, _Begun(items))])
+
+
+class _Begun:
+    """The list of a Fitting, which ends where the room does."""
+
+    def __init__(self, items: Iterable[Any]) -> None:
+        self.items = items
+
+
 def encode_within(value: Any, room: int, *, packed: bool) -> bytes:
-    """``value`` as JSON, or with ``packed`` as msgpack. Iterators become lists, Entries objects; both may be endless.
+    """``value`` as JSON, or with ``packed`` as msgpack. Iterators become lists, Entries and Fitting objects; all of
+    them may be endless.
 
     Raises Overflow: it has more than ``room`` bytes, as it goes out: in JSON inside of an envelope each quote and each
     backslash counts twice. No more of the value is encoded, or taken out of its iterators, than has room and one item.
@@ -39,14 +65,23 @@ class _Encoder(Protocol):
 
     def put(self, value: Any) -> None: ...
 
-    def items(self, items: Iterable[Any]) -> None: ...
+    def put_json(self, json: bytes) -> None: ...
+
+    def items(self, items: Iterable[Any], *, fitting: bool = False) -> None:
+        """A list. ``fitting``: with as many items as there is room for; an object, which has room, ends behind it."""
 
     def entries(self, entries: Iterable[tuple[str, Any]]) -> None: ...
 
 
 def _encode(encoder: _Encoder, value: Any) -> None:
-    if isinstance(value, Entries):
+    if isinstance(value, Encoded):
+        encoder.put_json(value.json)
+    elif isinstance(value, Entries):
         encoder.entries(value)
+    elif isinstance(value, Fitting):
+        encoder.entries(value.entries)
+    elif isinstance(value, _Begun):
+        encoder.items(value.items, fitting=True)
     elif isinstance(value, Iterator | list):
         encoder.items(value)
     elif isinstance(value, dict) and _in_parts(value):
@@ -70,6 +105,9 @@ class _JSONEncoder:
     def put(self, value: Any) -> None:
         self._add(to_json(value))
 
+    def put_json(self, json: bytes) -> None:
+        self._add(json)
+
     def _add(self, part: bytes) -> None:
         self.encoded += part
         self._escapes += part.count(b'"') + part.count(b"\\")
@@ -77,13 +115,27 @@ class _JSONEncoder:
         if size > self._room:
             raise Overflow(size)
 
-    def items(self, items: Iterable[Any]) -> None:
+    def items(self, items: Iterable[Any], *, fitting: bool = False) -> None:
+        ends = len(b"]}") if fitting else 0
+        self._room -= ends
         self._add(b"[")
         for number, item in enumerate(items):
-            if number:
-                self._add(b",")
-            _encode(self, item)
+            length = len(self.encoded)
+            try:
+                self._add(b"," if number else b"")
+                _encode(self, item)
+            except Overflow:
+                if not fitting or not number:
+                    raise
+                self._cut(length)
+                break
+        self._room += ends
         self._add(b"]")
+
+    def _cut(self, length: int) -> None:
+        cut = self.encoded[length:]
+        self._escapes -= cut.count(b'"') + cut.count(b"\\")
+        del self.encoded[length:]
 
     def entries(self, entries: Iterable[tuple[str, Any]]) -> None:
         self._add(b"{")
@@ -103,6 +155,9 @@ class _MsgpackEncoder:
     def put(self, value: Any) -> None:
         self._add(to_msgpack(value))
 
+    def put_json(self, json: bytes) -> None:
+        self.put(msgspec.json.decode(json))
+
     def _add(self, part: bytes) -> None:
         self.encoded += part
         if len(self.encoded) > self._room:
@@ -115,10 +170,17 @@ class _MsgpackEncoder:
     def _end(self, begin: int, count: int) -> None:
         self.encoded[begin - 4 : begin] = count.to_bytes(4, "big")
 
-    def items(self, items: Iterable[Any]) -> None:
+    def items(self, items: Iterable[Any], *, fitting: bool = False) -> None:
         begin, count = self._begin(b"\xdd"), 0
         for item in items:
-            _encode(self, item)
+            length = len(self.encoded)
+            try:
+                _encode(self, item)
+            except Overflow:
+                if not fitting or not count:
+                    raise
+                del self.encoded[length:]
+                break
             count += 1
         self._end(begin, count)
 

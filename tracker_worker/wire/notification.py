@@ -30,7 +30,22 @@ def encode_notification(
         "timestamp": _timestamp(occurred_at),
         "_unique_id": fresh_id(),
     }
-    return in_envelope(to_json(head)[:-1] + b',"payload":' + payload + b"}")
+    return in_envelope(_with_payload(head, payload))
+
+
+def encode_told(*, message_id: str, event_type: str, priority: str, payload: bytes, occurred_at: int) -> bytes:
+    """A notification in the answer to a client who asks for it, as JSON: with the values that the published one has."""
+    head = {
+        "message_id": message_id,
+        "event_type": event_type,
+        "priority": priority,
+        "timestamp": _timestamp(occurred_at),
+    }
+    return _with_payload(head, payload)
+
+
+def _with_payload(head: dict[str, str], payload: bytes) -> bytes:
+    return to_json(head)[:-1] + b',"payload":' + payload + b"}"
 
 
 @lru_cache(maxsize=256)  # decisions of one batch have the same time

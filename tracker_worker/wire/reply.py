@@ -16,7 +16,7 @@ from tracker_worker.domain.views import Entries
 from tracker_worker.errors import AnswerTooLarge, ComputeResourcesUnavailable, InvalidInput, TrackerError
 from tracker_worker.oslo import NoSuchMethod, UnsupportedVersion
 from tracker_worker.text import printable
-from tracker_worker.wire.measured import Overflow, encode_within
+from tracker_worker.wire.measured import Fitting, Overflow, encode_within
 from tracker_worker.wire.message import (
     JSON,
     MSGPACK,
@@ -33,7 +33,7 @@ MAX_ANSWER_BYTES = 4_194_304
 """The most bytes of a reply, unless an option says otherwise."""
 
 _ERRORS_MODULE = "tracker_worker.errors"
-_MAY_BE_LARGE = (list, Iterator, Entries)
+_MAY_BE_LARGE = (list, Iterator, Entries, Fitting)
 # The envelope, and the ids: 255 characters of _msg_id, each of which may be escaped twice.
 _MOST_ENVELOPE_BYTES = 1400
 _NULL = {False: b"null", True: b"\xc0"}
@@ -45,7 +45,12 @@ _SMALLER = {
     "report_instances": "compare with list_allocations, which answers fewer at a time (limit, after)",
     "get_usage": "ask for one project at a time (project_id), or for one host; no answer is per node",
     "list_nodes": "ask for one node at a time (get_node with node)",
+    "get_notifications": "ask for fewer at a time (limit)",
 }
+_TOO_LARGE_ALONE = (
+    "the first notification has that many bytes alone: raise [bus] max_answer_bytes of the worker, or publish it again with "
+    "tracker-worker outbox replay"
+)
 
 
 def answer(
@@ -59,7 +64,8 @@ def answer(
     """The answer to a call of ``method``. For a cast it is empty, unless ``error`` parks the cast: then it holds the error.
 
     The reply that is made from the answer has at most ``limit`` bytes; the answer to a call with a larger value is the error
-    AnswerTooLarge. The value is encoded only so far; it may be an iterator, which stands for a list, or Entries.
+    AnswerTooLarge. The value is encoded only so far; it may be an iterator, which stands for a list, Entries, or Fitting, of
+    which so much is answered as there is room for.
     """
     if reply_to is None and not parks(error):
         return b""
@@ -77,7 +83,8 @@ def answer(
     try:
         return empty.replace(_NULL[packed], encode_within(value, room, packed=packed), 1)
     except Overflow as overflow:
-        too_large = AnswerTooLarge(method=method, bytes=overflow.size + limit - room, limit=limit, how=smaller(method))
+        how = _TOO_LARGE_ALONE if isinstance(value, Fitting) else smaller(method)
+        too_large = AnswerTooLarge(method=method, bytes=overflow.size + limit - room, limit=limit, how=how)
         return encode_answer(content_type, failed=failure_of(too_large))
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from tests.support.builders import NOW, begin
 from tests.support.store import ALL, TOPIC, Writer, cursors, note
@@ -163,6 +164,12 @@ def test_a_replay_without_notifications_is_refused(cli: Cli, ledger: Writer) -> 
     assert refused.startswith("nothing is published in this configuration")
 
 
+def test_a_replay_to_a_topic_that_is_not_configured_is_refused(cli: Cli, ledger: Writer) -> None:
+    cli.configure(f"[DEFAULT]\n{_BROKER}\n[tracker]\nstate_path = {cli.state}\n[notifications]\ntopics = a, b\n")
+    replay = ("outbox", "replay", "--host", "host-1", "--node", "node-1", "--from-sequence", "1")
+    assert "[notifications] topics has no c: it has a, b" in cli.refuse(*replay, "--topic", "c")
+
+
 @pytest.mark.parametrize("sequences", [("0",), ("x",), ("3", "--to-sequence", "2")])
 def test_an_invalid_range_is_a_usage_error(cli: Cli, ledger: Writer, sequences: tuple[str, ...]) -> None:
     done = cli.run("outbox", "replay", "--host", "host-1", "--node", "node-1", "--from-sequence", *sequences)
@@ -191,3 +198,17 @@ class TestRange:
     def test_a_range_that_begins_later_than_the_next_sequence_is_refused(self, stream: Stream) -> None:
         with pytest.raises(CommandFailed, match="from 6 on are not published yet"):
             Range.of(stream, 7, None)
+
+    @pytest.mark.parametrize(("topic", "first"), [("slow", 6), ("fast", 11)])
+    def test_of_a_range_for_one_topic_only_the_cursor_of_this_topic_counts(
+        self, stream: Stream, topic: str, first: int
+    ) -> None:
+        stream = replace(stream, sequence=20)
+        assert Range.of(stream, first, None, topic) == Range(stream_id=7, first=first, last=20)
+        with pytest.raises(CommandFailed, match=f"from {first} on are not published yet"):
+            Range.of(stream, first + 1, None, topic)
+
+    def test_a_topic_that_no_worker_publishes_to_yet_may_get_everything_that_was_issued(self, stream: Stream) -> None:
+        assert Range.of(stream, 9, None, "new") == Range(stream_id=7, first=9, last=10)
+        with pytest.raises(CommandFailed, match="from 1 on are not published yet"):
+            Range.of(replace(stream, cursors={}), 2, None, "new")

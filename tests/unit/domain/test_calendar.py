@@ -38,7 +38,9 @@ def test_boundaries(option: str, time: str, last: str, following: str) -> None:
     assert (calendar.last(at(time)), calendar.next(at(time))) == (at(last), at(following))
 
 
-@pytest.mark.parametrize("option", ["hour", "hour@59", "day@23", "month", "month@29", "month@31", "year@2", "86400s", "7200s"])
+@pytest.mark.parametrize(
+    "option", ["hour", "hour@59", "day@23", "month", "month@29", "month@31", "year@2", "86400s", "7200s"]
+)
 def test_periods_follow_one_another(option: str) -> None:
     calendar = Calendar.parse(option)
     boundary = calendar.last(at("2023-11-30T12:34:56"))

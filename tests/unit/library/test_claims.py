@@ -395,4 +395,15 @@ def test_with_missing_owner_refuse_a_claim_for_nobody_is_refused() -> None:
     with pytest.raises(InvalidInput) as raised:
         tracker.begin_resource_claim(None, instance_dict(1, project_id=None))
     assert raised.value.kwargs["field"] == "instance.project_id"
+    with pytest.raises(InvalidInput) as raised:
+        tracker.resource_claim({}, memory_mb=1)
+    assert raised.value.kwargs["field"] == "instance.project_id"
+    with pytest.raises(InvalidInput) as raised:
+        tracker.resize_claim(None, instance_dict(1, project_id=""), {"vcpus": 4})
+    assert raised.value.kwargs["field"] == "instance.project_id"
+    adoption = tracker.adopt(None, [instance_dict(1, vm_state="active", project_id=None)])
+    assert [refusal["instance_uuid"] for refusal in adoption["refused"]] == [uuid(1)]
+    assert tracker.tracked_instances == {}
     assert tracker.begin_resource_claim(CONTEXT, instance_dict(1, project_id=None)) is not None
+    tracker.update_usage(CONTEXT, {"uuid": uuid(1), "project_id": None, "vm_state": "active"})
+    assert tracker.tracked_instances[uuid(1)].project_id == CONTEXT["project_id"]

@@ -11,6 +11,7 @@ import pytest
 from tests.support.builders import LEDGER_ID, NOW, TIMEOUT, begin, host_ledger, inventory, planned, sized, update, uuid
 from tracker_worker.domain.commands import (
     AbortClaim,
+    BeginMove,
     Command,
     CompareInstances,
     DrainNode,
@@ -19,6 +20,7 @@ from tracker_worker.domain.commands import (
     ReleaseAllocation,
     RenewClaim,
     ReportNode,
+    StepMove,
 )
 from tracker_worker.domain.events import UNPUBLISHED
 from tracker_worker.domain.ledger import HostLedger
@@ -32,6 +34,7 @@ FINISH, ABORT = FinishClaim(claim_id=uuid(1)), AbortClaim(claim_id=uuid(1))
 ACTIVE, DELETED = update(1, vm_state="active"), update(1, vm_state="deleted", project_id="q", user_id="v")
 OFFLOADED = update(1, vm_state="shelved_offloaded", project_id="q", user_id="v")
 KEEP, RELEASE = ExpireClaims(node="node-1"), ExpireClaims(node="node-1", release=True)
+RELEASED = ReleaseAllocation(uuid=uuid(1), reason="x", released_by="ann")
 LATE = NOW + TIMEOUT + 1
 
 
@@ -72,7 +75,7 @@ def test_custom_classes_are_in_resources_and_in_what_is_charged() -> None:
     assert (updated["old_resources"], updated["charged"]) == (charged, {**SIZE, "VGPU": 6})
     assert updated["over_capacity"] == [{"resource": "VGPU", "used": 6, "capacity": 4}]
     _, released = last(WITH_GPUS, begin(1, resources={"VGPU": 2}), DELETED)
-    assert (released["resources"], released["charged"]) == (charged, ZERO)
+    assert (released["resources"], released["charged"]) == (charged, {**ZERO, "VGPU": 0})
     _, rejected = last(WITH_GPUS, begin(1, resources={"VGPU": 1, "FPGA": 1}))
     assert rejected["shortfalls"] == [
         {"resource": "FPGA", "requested": 1, "used": 0, "limit": 0},
@@ -84,6 +87,12 @@ def test_custom_classes_are_in_resources_and_in_what_is_charged() -> None:
             "reason": "must be a multiple of 2 (step_size)",
         },
     ]
+    assert rejected["charged"] == {**ZERO, "FPGA": 0, "VGPU": 0}
+    resize = BeginMove(begin=begin(1, resources={"VGPU": 2}), id="m1", kind="resize")
+    _, moved = last(WITH_GPUS, begin(1), resize)
+    assert (moved["resources"], moved["charged"]) == (charged, {**SIZE, "VGPU": 0})
+    _, moved = last(WITH_GPUS, begin(1), resize, step("abort"))
+    assert (moved["resources"], moved["charged"]) == (charged, {**SIZE, "VGPU": 0})
     _, told_of_node = last(WITH_GPUS)
     assert told_of_node["resources"]["VGPU"]["capacity"] == 4
 
@@ -103,7 +112,7 @@ def test_custom_classes_are_in_resources_and_in_what_is_charged() -> None:
         ((CLAIM, FINISH, DELETED), "usage.released", "finished", ZERO),
         ((CLAIM, FINISH, OFFLOADED), "usage.released", "finished", ZERO),
         ((CLAIM, DELETED), "usage.released", "aborted", ZERO),
-        ((CLAIM, ReleaseAllocation(uuid=uuid(1), reason="x", released_by="ann")), "usage.released", "aborted", ZERO),
+        ((CLAIM, RELEASED), "usage.released", "aborted", ZERO),
         ((begin(1, project_id="p", user_id="u", limits={"vcpu": 0}),), "claim.rejected", "", ZERO),
         ((ReportNode(node="node-1", inventory=None, keeps_inventory=False), CLAIM), "claim.untracked", "", ZERO),
     ],
@@ -120,6 +129,41 @@ def test_every_event_of_an_instance_says_who_is_charged_what_after_it(
     assert (payload["ledger_id"], payload["region"]) == (LEDGER_ID, "")
     assert payload["claim_id"] != uuid(1)
     assert (payload["claim_id"] == "") is (state == "")
+
+
+RESIZE = BeginMove(begin=begin(1, vcpus=4, project_id="other", user_id="other"), id="m1", kind="resize")
+TO_Q = update(1, project_id="q", user_id="v")
+TO_R = update(1, vm_state="deleted", project_id="r", user_id="w")
+
+
+def step(name: str) -> StepMove:
+    return StepMove(id="m1", step=name, remembers=100 * TIMEOUT)
+
+
+@pytest.mark.parametrize(
+    ("commands", "charged"),
+    [
+        ((CLAIM, RESIZE, TO_Q, step("abort")), {"move.aborted": 2}),
+        ((CLAIM, RESIZE, TO_Q, step("fail")), {"move.failed": 2}),
+        ((CLAIM, RESIZE, TO_Q, ExpireClaims(node="node-1")), {"move.expired": 2, "claim.expired": 2}),
+        ((CLAIM, RESIZE, TO_Q, step("finish")), {"move.finished": 4}),
+        ((CLAIM, RESIZE, step("finish"), TO_Q, step("revert")), {"move.reverted": 2}),
+        ((CLAIM, RESIZE, step("finish"), TO_Q, step("confirm")), {"move.confirmed": 4}),
+        ((CLAIM, RESIZE, TO_Q, TO_R), {"move.aborted": 2, "usage.released": 0}),
+        ((CLAIM, RESIZE, step("finish"), TO_Q, TO_R), {"move.confirmed": 4, "usage.released": 0}),
+        ((CLAIM, RESIZE, TO_Q, RELEASED), {"move.aborted": 2, "usage.released": 0}),
+    ],
+)
+def test_what_is_charged_after_a_step_of_a_move_is_charged_to_the_present_owner(
+    commands: tuple[Command, ...], charged: dict[str, int]
+) -> None:
+    host = host_ledger()
+    for command in commands[:-1]:
+        told(host, command)
+    rows = told(host, commands[-1], LATE if isinstance(commands[-1], ExpireClaims) else NOW)
+    payloads = {row.event_type.removeprefix("tracker."): json.loads(row.payload) for row in rows}
+    assert {name: payload["charged"]["VCPU"] for name, payload in payloads.items()} == charged
+    assert {(payload["tenant_id"], payload["user_id"]) for payload in payloads.values()} == {("q", "v")}
 
 
 def test_a_change_of_the_owner_names_both_and_null_changes_nothing() -> None:

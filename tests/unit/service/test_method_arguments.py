@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from tracker_worker.domain.fit import UNLIMITED, Limits
 from tracker_worker.domain.policy import Policy
 from tracker_worker.domain.queries import GetAllocation, WouldFit
 from tracker_worker.domain.values import SECOND
+from tracker_worker.errors import InvalidInput
 from tracker_worker.service.requests.methods import METHODS
 
 
@@ -180,6 +182,63 @@ class TestPages:
     )
     def test_what_is_asked_for_is_checked(self, name: str, value: Any) -> None:
         assert refused("list_allocations", {name: value}) == name
+
+
+NOBODY: list[dict[str, Any]] = [{"project_id": None}, {"project_id": ""}]
+OWNED = replace(POLICY, owner_required=True)
+
+
+class TestOwner:
+    """With ``[tracker] missing_owner = refuse``."""
+
+    @pytest.mark.parametrize("nobody", NOBODY)
+    @pytest.mark.parametrize("context", [{}, {"project_id": ""}, {"project_id": None, "tenant": "", "user_id": "u"}])
+    @pytest.mark.parametrize("method", ["begin_resource_claim", "would_fit", "begin_move_claim"])
+    def test_a_claim_for_nobody_is_refused(self, method: str, nobody: dict[str, Any], context: dict[str, Any]) -> None:
+        args = {**VALID[method], "instance": instance_dict(1, **nobody)}
+        assert refused(method, args, policy=OWNED, context=context) == "instance.project_id"
+        assert ask(method, args, context=context).action is not None
+        assert ask(method, args, policy=OWNED, context={**context, "tenant": "p", "project_id": ""}).action is not None
+        del args["instance"]["project_id"]
+        assert refused(method, args, policy=OWNED, context=context) == "instance.project_id"
+
+    @pytest.mark.parametrize("nobody", NOBODY)
+    def test_a_claim_for_nobody_in_a_group_is_named_with_its_place(self, nobody: dict[str, Any]) -> None:
+        claims = [{"instance": instance_dict(1)}, {"instance": instance_dict(2, **nobody)}]
+        args = {"claims": claims}
+        assert refused("begin_resource_claims", args, policy=OWNED) == "claims.1.instance.project_id"
+        assert ask("begin_resource_claims", args, policy=OWNED, context={"project_id": "p"}).action is not None
+
+    @pytest.mark.parametrize("nobody", NOBODY)
+    def test_an_adoption_of_nobody_s_instance_is_refused_by_itself(self, nobody: dict[str, Any]) -> None:
+        args = {"instances": [instance_dict(1), instance_dict(2, **nobody)]}
+        asked = ask("adopt", args, policy=OWNED).action
+        assert isinstance(asked, commands.AdoptInstances)
+        refusals = [entry.instance for entry in asked.entries if isinstance(entry.instance, InvalidInput)]
+        assert [refusal.kwargs["field"] for refusal in refusals] == ["instances.1.project_id"]
+
+    @pytest.mark.parametrize("nobody", NOBODY)
+    def test_an_update_without_an_owner_is_taken_since_it_changes_none(self, nobody: dict[str, Any]) -> None:
+        args = {"instance": {"uuid": uuid(1), "vm_state": "active", **nobody}}
+        assert ask("update_usage", args, policy=OWNED).action is not None
+
+
+class TestNotifications:
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            *((name, value) for name in ("node", "after_sequence", "limit") for value in ("", [], True)),
+            ("node", None),
+            ("after_sequence", -1),
+            ("after_sequence", 1.5),
+            ("after_sequence", 2**53 + 1),
+            ("limit", 0),
+            ("limit", 501),
+            ("limit", 1.0),
+        ],
+    )
+    def test_what_is_asked_for_is_checked(self, name: str, value: Any) -> None:
+        assert refused("get_notifications", {"node": "n", name: value}) == name
 
 
 class TestOperators:

@@ -15,7 +15,15 @@ from tests.support.builders import TIMEOUT, instance_dict
 from tests.support.methods import ANY_HOST, OWN, SERVED, VALID, ask, refused
 from tracker_worker.bus.base import FANOUT, SHARED
 from tracker_worker.domain import commands
-from tracker_worker.domain.queries import GetAllocation, GetNode, GetUsage, ListAllocations, ListClaims, ListNodes
+from tracker_worker.domain.queries import (
+    GetAllocation,
+    GetNode,
+    GetNotifications,
+    GetUsage,
+    ListAllocations,
+    ListClaims,
+    ListNodes,
+)
 from tracker_worker.domain.values import SECOND
 from tracker_worker.errors import HostNotServed, InvalidInput
 from tracker_worker.service.requests.methods import METHODS, Audit, Operation, Ping
@@ -91,6 +99,17 @@ def test_the_table_has_exactly_the_methods_of_the_interface() -> None:
         ("get_usage", {}, GetUsage(project_id=None)),
         ("get_usage", {"project_id": "p"}, GetUsage(project_id="p")),
         ("get_usage", {"project_id": ""}, GetUsage(project_id="")),
+        ("get_notifications", {"node": "n"}, GetNotifications(node="n", after=0, limit=100)),
+        (
+            "get_notifications",
+            {"node": "n", "after_sequence": 2**53, "limit": 500},
+            GetNotifications(node="n", after=2**53, limit=500),
+        ),
+        (
+            "get_notifications",
+            {"node": "n", "after_sequence": None, "limit": None},
+            GetNotifications(node="n", after=0, limit=100),
+        ),
         ("oslo_rpc_server_ping", {}, Ping()),
     ],
 )

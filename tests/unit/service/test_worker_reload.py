@@ -39,6 +39,25 @@ class TestReload:
         assert [claim["instance_uuid"] for claim in started_worker.caller.call("list_claims").reply()] == [uuid(1)]
         assert started_worker.caller.call("get_node").reply()["running_vms"] == 1
 
+    def test_from_a_reload_on_claims_for_nobody_are_refused_and_nothing_else_is(
+        self, started_worker: WorkerHarness, configuration: Path
+    ) -> None:
+        nobody = {"project_id": None, "user_id": None}
+        call = started_worker.caller.call
+        before = call("begin_resource_claim", instance=instance_dict(1, **nobody)).reply()
+        self.options(configuration, "missing_owner = refuse\n")
+        started_worker.worker.reload()
+        refused = call("begin_resource_claim", instance=instance_dict(2, **nobody)).reply()
+        assert (refused.error, refused.kwargs["field"]) == ("InvalidInput", "instance.project_id")
+        assert call("get_node").reply()["running_vms"] == 1
+        assert self.claim(started_worker, 3)["instance_uuid"] == uuid(3)
+        # What is charged to nobody goes on being charged, and gets an owner by an update.
+        assert call("finish_resource_claim", claim_id=before["claim_id"]).reply()["state"] == "finished"
+        owned = {"uuid": uuid(1), "project_id": "p", "user_id": ""}
+        assert call("update_usage", instance=owned).reply() == {"tracked": True, "changed": True}
+        assert call("update_usage", instance={"uuid": uuid(1), "project_id": ""}).reply()["changed"] is False
+        assert call("get_allocation", instance_uuid=uuid(1)).reply()["project_id"] == "p"
+
     @pytest.mark.parametrize("text", ["claim_timeout_seconds = soon\n", "missing_limit = bogus\n", "no option\n"])
     def test_an_invalid_configuration_is_logged_and_the_old_options_stay(
         self, started_worker: WorkerHarness, configuration: Path, caplog: pytest.LogCaptureFixture, text: str

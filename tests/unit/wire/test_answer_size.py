@@ -23,6 +23,7 @@ from tracker_worker.domain.queries import GetNode, GetUsage, ListClaims, ListNod
 from tracker_worker.domain.views import Entries, each_claim_view, node_view, usage_view
 from tracker_worker.errors import AnswerTooLarge, InvalidInput
 from tracker_worker.ids import uuid7
+from tracker_worker.wire.measured import Encoded, Fitting
 from tracker_worker.wire.message import JSON, MSGPACK, ReplyTo, decode_message
 from tracker_worker.wire.reply import MAX_ANSWER_BYTES, answer, encode_answer, encode_reply
 
@@ -112,6 +113,41 @@ def test_an_endless_answer_is_read_no_further_than_the_limit(content_type: str) 
         assert failed is not None
         assert 100_000 < failed["kwargs"]["bytes"] < 100_100
         assert next(taken) - before < 100_000 // 5
+
+
+@pytest.mark.parametrize("content_type", TYPES)
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_list_that_may_end_early_has_as_many_items_as_there_is_room_for(text: str, content_type: str) -> None:
+    head = {"first": text, "last": 7}
+    items = [{"text": text * number} for number in (30, 1, 0, 50)]
+
+    def fitting(number: int, limit: int) -> bytes:
+        encoded = (Encoded(msgspec.json.encode(item)) for item in items[:number])
+        return reply(Fitting(head, "items", encoded), content_type, limit)
+
+    def found(limit: int) -> Any:
+        body = fitting(4, limit)
+        assert len(body) <= limit or failure(body, content_type) is not None
+        return decode_message(body, content_type)["result"]
+
+    sizes = [len(fitting(number, 1 << 20)) for number in (1, 2, 3, 4)]
+    assert sizes == sorted(set(sizes))
+    for number, size in enumerate(sizes, 1):
+        assert found(size) == {**head, "items": items[:number]}
+        assert found(size - 1) == (None if number == 1 else {**head, "items": items[: number - 1]})
+    failed = failure(fitting(4, sizes[0] - 1), content_type)
+    assert failed is not None
+    assert (failed["class"], failed["kwargs"]["limit"]) == ("AnswerTooLarge", sizes[0] - 1)
+    assert "the first notification has that many bytes alone" in failed["kwargs"]["how"]
+    assert decode_message(fitting(0, 1 << 20), content_type)["result"] == {**head, "items": []}
+
+
+@pytest.mark.parametrize("content_type", TYPES)
+def test_of_a_list_that_may_end_early_no_more_is_taken_than_has_room(content_type: str) -> None:
+    taken = itertools.count()
+    body = reply(Fitting({}, "items", ({"number": number} for number in taken)), content_type, 100_000)
+    assert 99_900 < len(body) <= 100_000
+    assert next(taken) == len(decode_message(body, content_type)["result"]["items"]) + 1
 
 
 def test_the_caller_gets_the_error_with_its_facts() -> None:

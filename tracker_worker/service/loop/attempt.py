@@ -15,7 +15,7 @@ from tracker_worker.domain.queries import Query
 from tracker_worker.service.loop.backlog import Lane
 from tracker_worker.service.loop.batch import Batch, Decider
 from tracker_worker.service.loop.inbox import Inbox
-from tracker_worker.service.requests.items import Chore, Item, host_of, hosts_of
+from tracker_worker.service.requests.items import Chore, Item, host_of, hosts_of, is_alone
 from tracker_worker.service.requests.pending import PendingRequest
 from tracker_worker.store.base import Conflict, Store
 from tracker_worker.store.ledgers import Ledgers
@@ -43,13 +43,17 @@ class Attempts:
         """
         try:
             self._ledgers.confirm()
-            if lane.host is not None and lane.lost_races >= _LOST_RACES and self._ledgers.find(lane.host) is not None:
+            if lane.host is not None and self._has_to_lock(lane.host, lane.lost_races, items):
                 self._counters.add("locked_decisions")
                 return self._locked(lane.host, items)
             return self._optimistic(items, lane.lost_races > 0, cursors)
         except BaseException:
             self._ledgers.forget(hosts_of(items))
             raise
+
+    def _has_to_lock(self, host: str, lost_races: int, items: Sequence[Item]) -> bool:
+        """An item that is alone reads the store, of which nothing may be asked under the lock, and is in no race."""
+        return lost_races >= _LOST_RACES and not is_alone(items[0]) and self._ledgers.find(host) is not None
 
     def _optimistic(self, items: list[Item], lost_race: bool, cursors: Mapping[tuple[int, str], int]) -> Batch:
         self._create_nodes(items)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from tracker_worker.errors import StoreUnavailable
-from tracker_worker.service.requests.items import Item, host_of, request_of
+from tracker_worker.service.requests.items import Item, host_of, is_alone, request_of
 
 _FIRST_DELAY_SECONDS = 0.05
 _LONGEST_DELAY_SECONDS = 2.0
@@ -49,8 +49,8 @@ class Lane:
         for count, item in enumerate(taken):
             request = request_of(item)
             size += 0 if request is None else len(request.delivery.body)
-            if size > _MOST_BYTES and count:
-                taken = taken[:count]
+            if size > _MOST_BYTES or is_alone(item):
+                taken = taken[: max(1, count)]
                 break
         self._doubtful = max(self._doubtful, len(taken))
         self.unavailable = None

@@ -16,13 +16,14 @@ from tracker_worker.domain.decision import NOTHING, Decision
 from tracker_worker.domain.events import MoveChanged
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
 from tracker_worker.domain.policy import Policy
-from tracker_worker.errors import StoreUnavailable, TrackerError
+from tracker_worker.errors import NodeNotFound, StoreUnavailable, TrackerError
 from tracker_worker.service.requests.items import Chore, Item, Part, Whole
 from tracker_worker.service.requests.methods import Audit, Operation, Ping
 from tracker_worker.service.requests.pending import PendingRequest
-from tracker_worker.store.base import Conflict, InboxRow
+from tracker_worker.store.base import Conflict, InboxRow, Store, StoreReplaced
 from tracker_worker.store.ledgers import Ledgers
 from tracker_worker.unit_of_work import UnitOfWork
+from tracker_worker.wire.measured import Fitting
 from tracker_worker.wire.reply import MAX_ANSWER_BYTES, answer, parking_reason, parks
 
 
@@ -77,7 +78,7 @@ class Batch:
         self.conclude(request, request.conclusion(answer(request.reply_to, error=error), reason))
 
     def reply(self, request: PendingRequest, value: Any) -> None:
-        """Note that the answer to a query is ``value``, as ``queries.read`` returns it."""
+        """Note that the answer to a query is ``value``, as ``queries.read`` returns it, or Fitting."""
         answered = answer(request.reply_to, value, limit=self.max_answer_bytes, method=request.method)
         self.conclude(request, request.conclusion(answered))
 
@@ -117,6 +118,7 @@ class Decider:
     def __init__(
         self,
         *,
+        store: Store,
         ledgers: Ledgers,
         policy: Callable[[], Policy],
         clock: Callable[[], int],
@@ -127,6 +129,7 @@ class Decider:
     ) -> None:
         """``clock`` gives microseconds, ``monotonic`` seconds. ``may_expire``: whether the claims of a host may expire now; it
         may raise StoreUnavailable. ``new_unit`` makes the unit of work of a batch."""
+        self._store = store
         self._ledgers = ledgers
         self._policy = policy
         self._clock = clock
@@ -139,7 +142,7 @@ class Decider:
         self, items: Sequence[Item], known: dict[str, bytes], moving: dict[str, tuple[str, str]] | None = None
     ) -> Batch:
         """Decide the items in order; ``known`` are the recorded answers of those that are copies; ``moving``: see Batch.
-        Raises StoreUnavailable, Conflict and Unexpected; the ledgers of ``hosts_of(items)`` are then worthless.
+        Raises StoreUnavailable, Conflict, StoreReplaced and Unexpected; the ledgers of ``hosts_of(items)`` are then worthless.
 
         If ``known`` lacks a copy, the commit raises Conflict, because it would record a second answer for the message."""
         batch = Batch(self._clock(), self._new_unit(), known, moving or {}, self._max_answer_bytes)
@@ -152,7 +155,7 @@ class Decider:
                     self._part(batch, item)
                 else:
                     self._chore(batch, item)
-            except (StoreUnavailable, Conflict):
+            except (StoreUnavailable, Conflict, StoreReplaced):
                 raise
             except Exception as error:
                 raise Unexpected(item, error) from error
@@ -183,6 +186,8 @@ class Decider:
             batch.conclude(request, request.conclusion(answer(request.reply_to, "pong")))
         elif not operation.hosts:
             batch.conclude(request, Settlement(delivery=request.delivery))
+        elif isinstance(action, queries.GetNotifications):
+            batch.reply(request, self._told(operation.hosts[0], action))
         elif isinstance(action, Audit | queries.Query):
             found = self._look(batch, request, self._ledgers.get(operation.hosts[0]), action)
             if isinstance(action, Audit):
@@ -191,6 +196,16 @@ class Decider:
                 batch.reply(request, found)
         else:
             self._command(batch, request, self._ledgers.get(operation.hosts[0]), action)
+
+    def _told(self, host: str, action: queries.GetNotifications) -> Fitting:
+        """The answer from the outbox. The item is alone in its batch. Raises NodeNotFound: the host has no such stream."""
+        page = self._store.stream_page(
+            host, action.node, after=action.after, limit=action.limit, max_bytes=self._max_answer_bytes
+        )
+        self._ledgers.refresh([host])  # after the page: what a store says that has gone back is no answer
+        if page is None:
+            raise NodeNotFound(host=host, node=action.node)
+        return page.told()
 
     def _part(self, batch: Batch, part: Part) -> None:
         action = part.whole.operation.action

@@ -182,6 +182,7 @@ class EngineThread:
                 ledgers=ledgers,
                 inbox=inbox,
                 decider=Decider(
+                    store=store,
                     ledgers=ledgers,
                     policy=policy,
                     clock=clock,

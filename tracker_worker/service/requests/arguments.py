@@ -12,7 +12,7 @@ from tracker_worker.domain.allocation import KEEP, RELEASE
 from tracker_worker.domain.fit import read_limits
 from tracker_worker.domain.instance import owned, owner_of, read_changes, read_instance, read_node
 from tracker_worker.domain.policy import Policy
-from tracker_worker.domain.queries import ListAllocations, ListClaims, WouldFit
+from tracker_worker.domain.queries import GetNotifications, ListAllocations, ListClaims, WouldFit
 from tracker_worker.domain.states import VM_STATES
 from tracker_worker.domain.values import (
     read_amount,
@@ -31,6 +31,8 @@ Context = Mapping[str, Any]
 _MOST_CLAIMS = 500
 _MOST_ALLOCATIONS = 1000
 _DEFAULT_ALLOCATIONS = 500
+_MOST_NOTIFICATIONS = 500
+_DEFAULT_NOTIFICATIONS = 100
 _ROLES = ("instance", "incoming", "hold")
 _CLAIM_KEYS = ("instance", "limits", "claim_id")
 
@@ -144,6 +146,15 @@ def list_allocations(args: Arguments, *_: Any) -> ListAllocations:
         older_than=read_timeout("older_than", args.get("older_than")),
         limit=_DEFAULT_ALLOCATIONS if limit is None else _limit(limit, _MOST_ALLOCATIONS),
         after=None if args.get("after") is None else _after(args["after"]),
+    )
+
+
+def get_notifications(args: Arguments, *_: Any) -> GetNotifications:
+    limit = args.get("limit")
+    return GetNotifications(
+        node=read_name("node", args["node"]),
+        after=read_amount("after_sequence", 0 if args.get("after_sequence") is None else args["after_sequence"]),
+        limit=_DEFAULT_NOTIFICATIONS if limit is None else _limit(limit, _MOST_NOTIFICATIONS),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from tracker_worker.domain import commands
 from tracker_worker.domain.ledger import HostLedger
+from tracker_worker.domain.queries import GetNotifications
 from tracker_worker.service.requests.methods import Operation, Ping
 from tracker_worker.service.requests.pending import PendingRequest
 
@@ -91,6 +92,14 @@ def request_of(item: Item) -> PendingRequest | None:
     if isinstance(item, PendingRequest):
         return item
     return item.request if isinstance(item, Part) else None
+
+
+def is_alone(item: Item) -> bool:
+    """Whether the item is decided by itself, after the commit of those before it: its answer is read from the store, and may be
+    as large as an answer may be."""
+    if not isinstance(item, PendingRequest) or item.operation is None:
+        return False
+    return isinstance(item.operation.action, GetNotifications)
 
 
 def hosts_of(items: Iterable[Item]) -> set[str]:

@@ -14,7 +14,7 @@ from tracker_worker.bus.base import FANOUT, PING, SHARED
 from tracker_worker.domain import commands
 from tracker_worker.domain.move import ABORT, CONFIRM, FAIL, FINISH, REVERT
 from tracker_worker.domain.policy import Policy
-from tracker_worker.domain.queries import GetAllocation, GetNode, GetUsage, ListNodes, Query
+from tracker_worker.domain.queries import GetAllocation, GetNode, GetNotifications, GetUsage, ListNodes, Query
 from tracker_worker.domain.values import read_id, read_name, read_optional_text
 from tracker_worker.errors import HostNotServed, InvalidInput
 from tracker_worker.oslo import NoSuchMethod, UnsupportedVersion
@@ -34,7 +34,7 @@ class Ping(msgspec.Struct, frozen=True):
     """Answer "pong"."""
 
 
-Action = commands.Command | Query | Audit | Ping
+Action = commands.Command | Query | GetNotifications | Audit | Ping
 
 
 class Operation(msgspec.Struct, frozen=True):
@@ -100,6 +100,9 @@ METHODS: dict[str, _Method] = {
         build=lambda args, *_: GetUsage(project_id=read_optional_text("project_id", args.get("project_id"))),
         optional=("project_id",),
         any_host=True,
+    ),
+    "get_notifications": _Method(
+        build=arguments.get_notifications, required=("node",), optional=("after_sequence", "limit")
     ),
     "oslo_rpc_server_ping": _Method(build=lambda *_: Ping(), any_host=True),
 }

@@ -14,8 +14,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from tracker_worker.notifications.notification import Notification
-from tracker_worker.store.base import EVERY_TOPIC, NOT_CONFIGURED, OutboxBacklog, Stream
+from tracker_worker.store.base import EVERY_TOPIC, NOT_CONFIGURED, OutboxBacklog, Stream, StreamPage
 from tracker_worker.store.sql import rows
+from tracker_worker.store.sql.reading import ledger_id
 from tracker_worker.store.sql.schema import hosts, nodes, outbox, relay_cursor, streams
 
 LOG = logging.getLogger(__name__)
@@ -154,6 +155,23 @@ def following(
     )
     host, node = connection.execute(place).one()
     return [rows.notification_from(row, host=host, node=node) for row in connection.execute(fitting).mappings()]
+
+
+def page(
+    connection: sa.Connection, host: str, node: str, *, after: int, limit: int, max_bytes: int
+) -> StreamPage | None:
+    """See ``Store.stream_page``."""
+    first = sa.select(sa.func.min(outbox.c.sequence)).where(outbox.c.stream_id == streams.c.id).scalar_subquery()
+    named = sa.select(streams.c.id, streams.c.sequence, first.label("first"))
+    found = connection.execute(named.where(streams.c.host == host, streams.c.node == node)).one_or_none()
+    if found is None:
+        return None
+    return StreamPage(
+        ledger_id=ledger_id(connection),
+        first=found.sequence + 1 if found.first is None else found.first,
+        last=found.sequence,
+        notifications=following(connection, found.id, after=after, limit=limit, max_bytes=max_bytes),
+    )
 
 
 def backlog(connection: sa.Connection) -> list[OutboxBacklog]:

@@ -29,6 +29,7 @@ from tracker_worker.store.base import (
     Progress,
     Store,
     Stream,
+    StreamPage,
 )
 from tracker_worker.store.sql import cursors, dead_letters, reading, rows, segments, service_records
 from tracker_worker.store.sql.commit import Writer
@@ -291,6 +292,10 @@ class SQLStore(Store):
     def outbox(self, stream_id: int, *, after: int, limit: int, max_bytes: int = sys.maxsize) -> list[Notification]:
         with self._sessions.read() as connection:
             return cursors.following(connection, stream_id, after=after, limit=limit, max_bytes=max_bytes)
+
+    def stream_page(self, host: str, node: str, *, after: int, limit: int, max_bytes: int) -> StreamPage | None:
+        with self._sessions.read() as connection:
+            return cursors.page(connection, host, node, after=after, limit=limit, max_bytes=max_bytes)
 
     def backlog(self) -> list[OutboxBacklog]:
         with self._sessions.read() as connection:
