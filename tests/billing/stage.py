@@ -125,6 +125,11 @@ class Stage:
         delivered, redelivered, acknowledged = (sum(column) for column in zip(*rows, strict=True))
         return Counts(delivered=delivered, redelivered=redelivered, acknowledged=acknowledged)
 
+    def bodies(self, queue: str) -> list[bytes]:
+        """Take all messages of a queue, whose publisher has stopped."""
+        with raw.connect(self.url) as connection:
+            return [bytes(connection.take(queue).body) for _ in range(connection.count(queue))]
+
     def _copies(self, connection: raw.RawConnection) -> Iterator[dict[str, Any]]:
         for _ in range(connection.count(f"{_COPIES}.info")):
             yield raw.unpacked(connection.take(f"{_COPIES}.info").body)
@@ -141,7 +146,11 @@ def counting(server: RabbitMQServer) -> Iterator[None]:
         server.ctl("eval", "application:set_env(rabbit, collect_statistics, none).")
 
 
+def known_options() -> set[str]:
+    """The options of [notifications] that the worker has."""
+    return {option.name for group, options in list_opts() if group == "notifications" for option in options}
+
+
 def _periods() -> dict[str, str]:
     """Short periods, where the worker has any."""
-    known = {option.name for group, options in list_opts() if group == "notifications" for option in options}
-    return {"usage_audit_period": f"{_PERIOD_SECONDS}s"} if "usage_audit_period" in known else {}
+    return {"usage_audit_period": f"{_PERIOD_SECONDS}s"} if "usage_audit_period" in known_options() else {}
