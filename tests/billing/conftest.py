@@ -10,11 +10,28 @@ from typing import Any
 import pytest
 
 from tests.billing.agent import Agent
-from tests.billing.stage import Stage, counting
+from tests.billing.stage import Stage, counting, known_options
 from tests.servers import RabbitMQServer
 
 MakeStage = Callable[..., Stage]
 MakeAgent = Callable[..., Agent]
+
+# The worker has no such dialect yet.
+collect_ignore = [] if "compute_topics" in known_options() else ["test_compute_dialect.py"]
+
+_figures: list[str] = []
+
+
+def note(what: str) -> None:
+    """Add a figure to the summary of the run."""
+    _figures.append(what)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if _figures:
+        terminalreporter.section("billing")
+        for line in _figures:
+            terminalreporter.line(line)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.billing.conftest import MakeAgent, MakeStage
+from tests.billing.conftest import MakeAgent, MakeStage, note
 from tests.billing.stage import RABBIT, TOPIC, Counts
 from tracker_worker.notifications import schema
 
@@ -44,7 +44,7 @@ def run(request: pytest.FixtureRequest, make_stage: MakeStage, make_agent: MakeA
     agent.wait_for_events(len(published))
     counts = stage.counts(QUEUE, len(published))
     agent.stop()
-    return Run(
+    run = Run(
         published=published,
         events=agent.events(),
         samples=agent.samples(),
@@ -53,6 +53,12 @@ def run(request: pytest.FixtureRequest, make_stage: MakeStage, make_agent: MakeA
         counts=counts,
         left=stage.left(QUEUE),
     )
+    types = {message["event_type"] for message in published}
+    note(
+        f"{request.param}: {len(published)} notifications of {len(types)} types, {len(run.events)} events, "
+        f"{len(run.samples)} samples, {counts.redelivered} requeued, {run.left} left, {len(run.complaints)} complaints"
+    )
+    return run
 
 
 def test_every_event_type_arrives_once_as_an_event(run: Run) -> None:
