@@ -30,11 +30,19 @@ class Agent:
     """One agent that listens to one topic.
 
     With ``definitions`` it reads the files of etc/ceilometer, else nothing but what Ceilometer packages. ``rabbit`` holds the
-    [oslo_messaging_rabbit] options, which must be those of the worker. Not thread-safe.
+    [oslo_messaging_rabbit] options, which must be those of the worker; ``publisher`` is the URL of another publisher of samples
+    beside the file. Not thread-safe.
     """
 
     def __init__(
-        self, directory: Path, *, transport_url: str, topic: str, rabbit: Mapping[str, Any], definitions: bool = True
+        self,
+        directory: Path,
+        *,
+        transport_url: str,
+        topic: str,
+        rabbit: Mapping[str, Any],
+        definitions: bool = True,
+        publisher: str = "",
     ) -> None:
         self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
@@ -44,6 +52,8 @@ class Agent:
         meters.mkdir()
         for name in ("pipeline.yaml", "event_pipeline.yaml"):
             text = (ETC / name).read_text(encoding="utf-8").replace(_PUBLISHED, str(directory))
+            if publisher and name == "pipeline.yaml":
+                text += f"      - {publisher}\n"
             if not definitions:
                 text = text.replace('"tracker.*"', '"*"')
             (directory / name).write_text(text, encoding="utf-8")

@@ -4,9 +4,8 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -16,6 +15,7 @@ from openmeter import Client
 from openmeter.models import Event
 
 from tests.billing.conftest import MakeStage
+from tests.billing.http_server import Posted, StandIn
 from tests.billing.stage import known_options
 from tracker_worker.notifications import schema
 
@@ -23,46 +23,16 @@ TOKEN = "om_secret"
 TOPIC = "events"
 
 
-class StandIn:
-    """What OpenMeter answers to: ``POST /api/v1/events``. It keeps what was posted."""
-
-    def __init__(self) -> None:
-        self.posted: list[tuple[dict[str, str], bytes]] = []
-        posted = self.posted
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                accepted = self.path == "/api/v1/events" and self.headers["authorization"] == f"Bearer {TOKEN}"
-                if accepted:
-                    posted.append(({name.lower(): value for name, value in self.headers.items()}, body))
-                self.send_response(204 if accepted else 404)
-                self.end_headers()
-
-            def log_message(self, *_arguments: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever)
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
-
 @pytest.fixture
 def stand_in() -> Iterator[StandIn]:
-    server = StandIn()
+    server = StandIn("/api/v1/events")
     yield server
     server.close()
 
 
 @pytest.fixture
 def client(stand_in: StandIn) -> Iterator[Client]:
-    with Client(endpoint=stand_in.url, token=TOKEN) as connected:
+    with Client(endpoint=f"http://{stand_in.address}", token=TOKEN) as connected:
         yield connected
 
 
@@ -95,9 +65,9 @@ def cloud_event(message: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def read(headers: dict[str, str], body: bytes) -> CloudEvent:
+def read(posted: Posted) -> CloudEvent:
     """What the SDK reads. Raises an error of its own: it is no event."""
-    return from_http(headers, body)
+    return from_http(posted.headers, posted.body)
 
 
 def test_every_event_type_is_there(bodies: list[bytes]) -> None:
@@ -108,21 +78,22 @@ def test_a_message_is_posted_byte_for_byte(bodies: list[bytes], client: Client, 
     for body in bodies:
         client.events.ingest_event(body)
 
-    assert [body for _, body in stand_in.posted] == bodies
-    for headers, body in stand_in.posted:
-        assert headers["content-type"] == "application/cloudevents+json"
-        event, sent = read(headers, body), json.loads(body)
+    assert [posted.body for posted in stand_in.posted] == bodies
+    for posted in stand_in.posted:
+        assert posted.headers["content-type"] == "application/cloudevents+json"
+        assert posted.headers["authorization"] == f"Bearer {TOKEN}"
+        event, sent = read(posted), json.loads(posted.body)
         assert {**event.get_attributes(), "data": event.get_data()} == {**sent, "time": event["time"]}
-        assert event["time"].removesuffix("Z") == sent["time"].removesuffix("Z")
+        assert datetime.fromisoformat(event["time"]) == datetime.fromisoformat(sent["time"])
 
 
 def test_a_batch_is_posted_as_it_is(bodies: list[bytes], client: Client, stand_in: StandIn) -> None:
     batch = [json.loads(body) for body in bodies]
     client.events.ingest_events(batch)
 
-    [(headers, posted)] = stand_in.posted
-    assert headers["content-type"] == "application/cloudevents-batch+json"
-    assert json.loads(posted) == batch
+    [posted] = stand_in.posted
+    assert posted.headers["content-type"] == "application/cloudevents-batch+json"
+    assert json.loads(posted.body) == batch
 
 
 def test_the_event_of_a_project_is_an_event_of_openmeter(
@@ -135,5 +106,5 @@ def test_the_event_of_a_project_is_an_event_of_openmeter(
             assert sent["type"].startswith(("tracker.node.", "tracker.period."))
             continue
         client.events.ingest_event(Event(sent))
-        assert json.loads(stand_in.posted[-1][1]) == sent
+        assert json.loads(stand_in.posted[-1].body) == sent
     assert stand_in.posted

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support.doc_pages import ROOT
+from tests.support.doc_pages import DOC, ROOT, blocks, section
 from tracker_worker.notifications import schema
 
 ETC = ROOT / "etc" / "ceilometer"
+PAGE = DOC / "user" / "billing-with.md"
 EVENTS: list[dict[str, Any]] = yaml.safe_load((ETC / "event_definitions.yaml").read_text(encoding="utf-8"))
 METERS: list[dict[str, Any]] = yaml.safe_load((ETC / "meters.yaml").read_text(encoding="utf-8"))["metric"]
 # What Ceilometer packages, in its version 27, has these names, and takes one definition for each.
@@ -130,3 +131,19 @@ def test_the_pipelines_take_everything_of_the_tracker(name: str, key: str) -> No
     assert source["sinks"] == [sink["name"]]
     for taken in schema.event_types() if key == "events" else (meter["name"] for meter in METERS):
         assert any(fnmatch.fnmatch(taken, pattern) for pattern in source[key])
+
+
+def test_the_page_names_every_meter_and_every_file() -> None:
+    text = section(PAGE, "Ceilometer")
+    assert set(re.findall(r"`(tracker\.(?!claim|usage|move|period\.closed)[\w.]+)`", text)) == {
+        meter["name"] for meter in METERS
+    }
+    for path in ETC.iterdir():
+        assert f"(../../etc/ceilometer/{path.name})" in text
+
+
+def test_the_configuration_on_the_page_is_yaml() -> None:
+    found = blocks(PAGE, "yaml")
+    assert len(found) == 4
+    for block in found:
+        assert isinstance(yaml.safe_load(block.text), dict)
