@@ -96,9 +96,10 @@ def status(settings: Settings, style: str) -> None:
 def replay(settings: Settings, host: str, node: str, first: int, last: int | None, style: str) -> None:
     """Publish notifications of a node again, in order.
 
-    This is for a consumer that has missed notifications. The notifications go to every topic of [notifications] topics
-    with the same message_id as before, by which a consumer drops a notification that it has seen. A worker may run at
-    the same time. When the outbox no longer has a part of the range, the rest is published and the exit code is 1.
+    This is for a consumer that has missed notifications. The notifications go to every topic of [notifications] topics,
+    compute_topics and cloudevents_topics, with the same ids as before, by which a consumer drops a notification that it
+    has seen. A worker may run at the same time. When the outbox no longer has a part of the range, the rest is published
+    and the exit code is 1.
     """
     if last is not None and last < first:
         raise click.UsageError("--to-sequence must not be less than --from-sequence.")

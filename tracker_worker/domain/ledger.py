@@ -164,7 +164,7 @@ class NodeLedger:
             ):
                 self._release(new.uuid)
                 self._charge(new)
-            case events.ClaimAborted(allocation=old) | events.UsageReleased(before=old):
+            case events.ClaimAborted(before=old) | events.UsageReleased(before=old):
                 self._release(old.uuid)
             case events.ClaimExpired(allocation=old, released=released):
                 self._release(old.uuid)

@@ -18,6 +18,7 @@ from tests.wire.stock import configuration
 from tracker_worker.bus.amqp import topology
 from tracker_worker.bus.settings import BrokerSettings, read_settings
 from tracker_worker.conf import register_opts
+from tracker_worker.notifications.dialects.table import COMPUTE, PLAIN
 
 HOST = "compute-1"
 # Stock programs never declare these queues of the worker.
@@ -160,9 +161,11 @@ def test_a_notification_queue_with_other_options_is_used_as_it_is(caplog: pytest
     assert "used as it is" in caplog.text
 
 
-def test_every_topic_has_a_queue_for_each_priority() -> None:
+def test_every_topic_has_a_queue_for_each_priority_of_its_dialect() -> None:
     broker = Broker()
 
-    topology.declare_notifications(broker, replace(SETTINGS, notification_topics=("one", "two")))
+    topics = {"one": PLAIN, "two": PLAIN, "three": COMPUTE}
 
-    assert [queue["queue"] for queue in broker.queues] == ["one.info", "one.warn", "two.info", "two.warn"]
+    topology.declare_notifications(broker, replace(SETTINGS, notification_topics=topics))
+
+    assert [queue["queue"] for queue in broker.queues] == ["one.info", "one.warn", "two.info", "two.warn", "three.info"]

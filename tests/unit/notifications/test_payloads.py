@@ -122,6 +122,17 @@ def test_every_event_of_an_instance_says_who_is_charged_what_after_it(
     assert (payload["claim_id"] == "") is (state == "")
 
 
+def test_an_aborted_claim_says_whether_it_had_expired() -> None:
+    _, payload = last(CLAIM, ABORT)
+    assert (payload["old_claim_state"], payload["claim_state"]) == ("begun", "aborted")
+    host = host_ledger()
+    told(host, CLAIM)
+    told(host, KEEP, LATE)
+    [row] = told(host, ABORT, LATE)
+    payload = json.loads(row.payload)
+    assert (payload["old_claim_state"], payload["claim_state"]) == ("expired", "aborted")
+
+
 def test_a_change_of_the_owner_names_both_and_null_changes_nothing() -> None:
     kind, payload = last(CLAIM, update(1, project_id="q", user_id="v"))
     assert (kind, payload["tenant_id"], payload["user_id"]) == ("tracker.usage.updated", "q", "v")
