@@ -10,14 +10,11 @@ from typing import Any
 import pytest
 
 from tests.billing.agent import Agent
-from tests.billing.stage import Stage, counting, known_options
+from tests.billing.stage import Stage, counting
 from tests.servers import RabbitMQServer
 
 MakeStage = Callable[..., Stage]
 MakeAgent = Callable[..., Agent]
-
-# The worker has no such dialect yet.
-collect_ignore = [] if "compute_topics" in known_options() else ["test_compute_dialect.py"]
 
 _figures: list[str] = []
 

@@ -18,6 +18,7 @@ from tests.support.fleet import Fleet
 from tests.support.worker_process import WorkerProcess
 from tracker_worker.conf import list_opts
 from tracker_worker.notifications import schema
+from tracker_worker.notifications.dialects.table import DIALECTS
 
 RABBIT: Mapping[str, Mapping[str, Any]] = {
     "classic": {},
@@ -52,6 +53,12 @@ class Stage:
         fleet = Fleet(directory)
         fleet.answer(NODES)
         notifications = {"topics": f"{TOPIC}, {_COPIES}", **_periods(), **more}
+        self._topics = {
+            topic.strip(): DIALECTS[option]
+            for option, topics in notifications.items()
+            if option in DIALECTS
+            for topic in topics.split(",")
+        }
         options = {
             "DEFAULT": {"region": "region-1"},
             "tracker": {"inventory_driver": "fleet", "audit_interval_seconds": 3600},
@@ -83,7 +90,7 @@ class Stage:
             )
             assert self._worker.terminate() == 0
             told.extend(self._copies(connection))
-            told.extend(stand_ins.publish(connection, [TOPIC, _COPIES]))
+            told.extend(stand_ins.publish(connection, self._topics))
         assert {message["event_type"] for message in told} == schema.event_types()
         return told
 
@@ -146,11 +153,7 @@ def counting(server: RabbitMQServer) -> Iterator[None]:
         server.ctl("eval", "application:set_env(rabbit, collect_statistics, none).")
 
 
-def known_options() -> set[str]:
-    """The options of [notifications] that the worker has."""
-    return {option.name for group, options in list_opts() if group == "notifications" for option in options}
-
-
 def _periods() -> dict[str, str]:
     """Short periods, where the worker has any."""
-    return {"usage_audit_period": f"{_PERIOD_SECONDS}s"} if "usage_audit_period" in known_options() else {}
+    known = {option.name for group, options in list_opts() if group == "notifications" for option in options}
+    return {"usage_audit_period": f"{_PERIOD_SECONDS}s"} if "usage_audit_period" in known else {}

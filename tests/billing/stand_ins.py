@@ -7,7 +7,7 @@ a notification comes from the worker: then nothing here stands for it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -17,6 +17,7 @@ from tests.support import doc_story, raw
 from tests.support.builders import NOW
 from tracker_worker.ids import uuid7
 from tracker_worker.notifications import schema
+from tracker_worker.notifications.dialects.dialect import Dialect
 from tracker_worker.notifications.notification import INFO, Notification
 
 _BEGIN, _MIDDLE, _END = "2026-01-15T12:00:00Z", "2026-01-15T12:20:00Z", "2026-01-15T13:00:00Z"
@@ -25,14 +26,15 @@ _EARLIER = {"audit_period_beginning": "2026-01-15T11:00:00Z", "audit_period_endi
 _OF_UPDATES = ("old_resources", "old_tenant_id", "old_user_id", "over_capacity")
 
 
-def publish(connection: raw.RawConnection, topics: list[str]) -> list[dict[str, Any]]:
-    """Publish the notifications that lack to every topic, and return them, decoded."""
+def publish(connection: raw.RawConnection, topics: Mapping[str, Dialect]) -> list[dict[str, Any]]:
+    """Publish the notifications that lack to every topic, in its dialect, and return them, decoded."""
     lacking = schema.event_types() - doc_story.samples().keys()
-    bodies = [notification.encode() for notification in _notifications() if notification.event_type in lacking]
-    for body in bodies:
-        for topic in topics:
-            connection.publish(f"{topic}.{INFO.lower()}", body)
-    return [raw.unpacked(body) for body in bodies]
+    notifications = [one for one in _notifications() if one.event_type in lacking]
+    for notification in notifications:
+        for topic, dialect in topics.items():
+            for body in dialect.bodies(notification):
+                connection.publish(f"{topic}.{INFO.lower()}", body, content_type=dialect.content_type)
+    return [raw.unpacked(notification.encode()) for notification in notifications]
 
 
 def _notifications() -> Iterator[Notification]:

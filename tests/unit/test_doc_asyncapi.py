@@ -16,7 +16,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tests.support import doc_story
+from tests.support import doc_story, rows
 from tests.support.asyncapi.channels import DEPLOYMENTS, settings_of
 from tests.support.asyncapi.document import DOCUMENT, SPECIFICATION, document
 from tests.support.declarations import Broker
@@ -24,6 +24,9 @@ from tests.support.methods import VALID
 from tests.wire.golden import load as load_golden
 from tracker_worker.bus.amqp import topology
 from tracker_worker.notifications import schema
+from tracker_worker.notifications.dialects import compute
+from tracker_worker.notifications.dialects.table import CLOUDEVENTS, COMPUTE, DIALECTS
+from tracker_worker.notifications.notification import Notification
 from tracker_worker.service.requests.methods import METHODS
 from tracker_worker.wire.message import ReplyTo
 from tracker_worker.wire.reply import answer, encode_reply
@@ -31,7 +34,8 @@ from tracker_worker.wire.reply import answer, encode_reply
 KEPT = json.loads(DOCUMENT.read_text(encoding="utf-8"))
 _RULES = Path(__file__).parents[1] / "support" / "asyncapi" / f"asyncapi-{SPECIFICATION}.json.gz"
 RULES = jsonschema.Draft7Validator(json.loads(gzip.decompress(_RULES.read_bytes())))
-HOST, TOPIC, CONNECTION = "{host}", "{topic}", "<connection>"
+HOST, CONNECTION = "{host}", "<connection>"
+TOPICS = {"topics": "{topic}", "compute_topics": "{compute_topic}", "cloudevents_topics": "{cloudevents_topic}"}
 
 Change = Callable[[dict[str, Any]], None]
 
@@ -91,6 +95,11 @@ def _lacking_events(told: Mapping[str, Any]) -> Iterator[str]:
             for key in ("required", "properties"):
                 if set(payload.get(key, ())) != set(published.get(key, ())):
                     yield f"{key} of {event_type}"
+        if f"cloudevents.{event_type}" not in told["channels"]["notifications.cloudevents"]["messages"]:
+            yield f"the event {event_type} as a CloudEvent"
+    for name in {name for equivalent in compute.EQUIVALENTS.values() for name in equivalent.names}:
+        if f"compute.instance.{name}" not in told["channels"]["notifications.compute"]["messages"]:
+            yield f"the event compute.instance.{name}"
 
 
 def _lacking_queues(told: Mapping[str, Any]) -> Iterator[str]:
@@ -116,7 +125,8 @@ def _lacking_queues(told: Mapping[str, Any]) -> Iterator[str]:
 
 def _declared(options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """What a worker with these options declares to a broker: its queues and their exchanges."""
-    settings, broker = settings_of({**options, "[notifications] topics": [TOPIC]}), Broker()
+    topics = {f"[notifications] {option}": [topic] for option, topic in TOPICS.items()}
+    settings, broker = settings_of({**options, **topics}), Broker()
     topology.declare_served(broker, settings, topology.served(settings, [HOST], CONNECTION))
     topology.declare_notifications(broker, settings)
     topology.declare_queue(broker, topology.ledger_queue(settings, HOST))
@@ -191,6 +201,10 @@ def test_the_rules_of_asyncapi_find_what_is_wrong(spoil: Change) -> None:
     assert list(RULES.iter_errors(told))
 
 
+def test_every_dialect_has_a_channel() -> None:
+    assert TOPICS.keys() == DIALECTS.keys()
+
+
 def test_every_reference_leads_somewhere() -> None:
     found = list(references(KEPT))
     assert len(found) > len(METHODS)
@@ -219,6 +233,16 @@ def test_the_document_has_every_method_event_and_queue() -> None:
         (
             lambda told: told["components"]["schemas"]["tracker.period.closed"]["properties"].pop("exists"),
             "properties of tracker.period.closed",
+        ),
+        (
+            lambda told: told["channels"]["notifications.cloudevents"]["messages"].pop(
+                "cloudevents.tracker.node.drift"
+            ),
+            "the event tracker.node.drift as a CloudEvent",
+        ),
+        (
+            lambda told: told["channels"]["notifications.compute"]["messages"].pop("compute.instance.exists"),
+            "the event compute.instance.exists",
         ),
         (lambda told: told["channels"].pop("ledger"), "the queue tracker_ledger.{host} of quorum"),
         (
@@ -271,3 +295,13 @@ def test_a_notification_is_what_the_document_says(message: dict[str, Any]) -> No
     sent["payload"] = {**sent["payload"], "sequence": "1"}
     with pytest.raises(jsonschema.ValidationError):
         check(message["event_type"], json.dumps({"oslo.version": "2.0", "oslo.message": json.dumps(sent)}))
+
+
+@pytest.mark.parametrize("row", rows.every_type().values(), ids=lambda row: row.event_type)
+def test_a_notification_of_each_dialect_is_what_the_document_says(row: Notification) -> None:
+    for body in COMPUTE.bodies(row):
+        check(json.loads(json.loads(body)["oslo.message"])["event_type"], body)
+    [body] = CLOUDEVENTS.bodies(row)
+    event = KEPT["components"]["messages"][f"cloudevents.{row.event_type}"]
+    assert event["contentType"] == CLOUDEVENTS.content_type
+    _validate(event["payload"], json.loads(body))

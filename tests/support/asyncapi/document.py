@@ -10,6 +10,7 @@ from tests.support.asyncapi import messages
 from tests.support.asyncapi.channels import BINDING_VERSION, DEPLOYMENTS, channels, described
 from tests.support.asyncapi.shapes import Shapes
 from tracker_worker.notifications import schema
+from tracker_worker.notifications.dialects.table import CLOUDEVENTS, COMPUTE, PLAIN
 from tracker_worker.service.requests.methods import METHODS
 from tracker_worker.wire.versions import VERSION
 
@@ -26,10 +27,13 @@ _DELIVERY = {"amqp": {"deliveryMode": 2, "mandatory": True, "bindingVersion": BI
 def document() -> dict[str, Any]:
     """The document, made anew from the method table, the client's types, the schemas and the topology."""
     shapes = Shapes(messages.component(""))
-    events = sorted(schema.event_types())
+    events = {event_type: messages.notification(event_type) for event_type in sorted(schema.event_types())}
+    compute = {name: messages.compute(name, told) for name, told in messages.compute_types().items()}
+    cloudevents = {f"cloudevents.{event_type}": messages.cloud_event(event_type) for event_type in events}
     requests = {f"request.{method}": messages.request(method, shapes) for method in METHODS}
     replies = {f"reply.{method}": messages.reply(method, shapes) for method in METHODS}
-    kinds = channels(tuple(requests), tuple(events))
+    notifications = {PLAIN: tuple(events), COMPUTE: tuple(compute), CLOUDEVENTS: tuple(cloudevents)}
+    kinds = channels(tuple(requests), notifications)
     return {
         "asyncapi": SPECIFICATION,
         "info": {
@@ -64,7 +68,7 @@ def document() -> dict[str, Any]:
             **{method: _method(method) for method in METHODS},
             "shared": _receive("shared", tuple(requests)),
             "fanout": _receive("fanout", tuple(requests)),
-            **{name: _send(name, tuple(events)) for name in kinds if name.startswith("notifications.")},
+            **{name: _send(name, kind.messages) for name, kind in kinds.items() if name.startswith("notifications.")},
             "dead-letters": _send("dead-letters", ("dead-letter",)),
         },
         "components": {
@@ -72,7 +76,9 @@ def document() -> dict[str, Any]:
             "messages": {
                 **requests,
                 **replies,
-                **{event_type: messages.notification(event_type) for event_type in events},
+                **events,
+                **compute,
+                **cloudevents,
                 "dead-letter": messages.dead_letter(),
                 "ledger-marker": messages.ledger_marker(),
             },

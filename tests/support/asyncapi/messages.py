@@ -15,6 +15,8 @@ from tests.support.asyncapi.shapes import Schema, Shapes, paragraphs
 from tracker_worker import errors
 from tracker_worker.client.api import TrackerAPI
 from tracker_worker.notifications import schema
+from tracker_worker.notifications.dialects import cloudevents as cloudevents_dialect
+from tracker_worker.notifications.dialects import compute as compute_dialect
 from tracker_worker.notifications.notification import PRIORITIES
 from tracker_worker.service.requests.methods import METHODS
 from tracker_worker.wire import versions
@@ -92,8 +94,51 @@ def reply(method: str, shapes: Shapes) -> dict[str, Any]:
 
 
 def notification(event_type: str) -> dict[str, Any]:
-    content = {"properties": {"event_type": {"const": event_type}, "payload": {"$ref": component(event_type)}}}
+    head = {"publisher_id": {"pattern": "^tracker\\."}, "event_type": {"const": event_type}}
+    content = {"properties": {**head, "payload": {"$ref": component(event_type)}}}
     return message(event_type, schema.load(f"{event_type}.json")["description"], "notification", content)
+
+
+def compute_types() -> dict[str, list[str]]:
+    """Each event type of the dialect of Nova, and the event types of ours that become it."""
+    found: dict[str, list[str]] = {}
+    for event_type, equivalent in compute_dialect.EQUIVALENTS.items():
+        for name in equivalent.names:
+            found.setdefault(f"compute.instance.{name}", []).append(event_type)
+    return found
+
+
+def compute(name: str, told: list[str]) -> dict[str, Any]:
+    """The message of an event type of the dialect of Nova, which stands for these of ours."""
+    head = {"publisher_id": {"pattern": "^compute\\."}, "event_type": {"const": name}}
+    content = {"properties": {**head, "payload": {"$ref": component(BASES["instance.json"])}}}
+    return message(name, f"What was told by {' or '.join(told)}, with its payload.", "notification", content)
+
+
+def cloud_event(event_type: str) -> dict[str, Any]:
+    attributes = {
+        "specversion": {"const": "1.0"},
+        "id": {**_TEXT, "format": "uuid", "description": "The message_id of the notification."},
+        "source": {**_TEXT, "pattern": "^/tracker/", "description": "/tracker/<region, or ledger_id>/<host>/<node>"},
+        "type": {"const": event_type},
+        "subject": {**_TEXT, "description": "The project. Not there if there is none."},
+        "time": {**_TEXT, "format": "date-time", "description": "occurred_at"},
+        "dataschema": {"const": cloudevents_dialect.schema_uri(event_type)},
+        "sequence": {**_TEXT, "pattern": "^[0-9]{20}$", "description": "The number of the notification, of its node."},
+        "partitionkey": {**_TEXT, "description": "<host>/<node>"},
+        "data": {"$ref": component(event_type)},
+    }
+    return {
+        "title": event_type,
+        "description": schema.load(f"{event_type}.json")["description"],
+        "contentType": cloudevents_dialect.CONTENT_TYPE,
+        "payload": {
+            "type": "object",
+            "required": [name for name in attributes if name != "subject"],
+            "properties": attributes,
+            "additionalProperties": False,
+        },
+    }
 
 
 def bases() -> dict[str, Schema]:
@@ -140,7 +185,7 @@ def bases() -> dict[str, Schema]:
             "required": ["message_id", "publisher_id", "event_type", "priority", "timestamp", "payload", "_unique_id"],
             "properties": {
                 "message_id": {**_TEXT, "format": "uuid", "description": "The same in every copy of the notification."},
-                "publisher_id": {**_TEXT, "pattern": "^tracker\\.", "description": "tracker.<host>"},
+                "publisher_id": _TEXT,
                 "event_type": _TEXT,
                 "priority": {
                     "enum": list(PRIORITIES),
