@@ -6,7 +6,7 @@ from __future__ import annotations
 from tests.support.bus import HOST_1, HOST_2, BusCase, MakeWorker, Outside, Worker, bodies, keys, numbered, outgoing
 from tests.support.deadline import wait_until
 from tests.support.store import at_once
-from tracker_worker.bus.base import PING, SHARED, DeadLetter, Delivery, Reply, Settlement
+from tracker_worker.bus.base import PING, SHARED, DeadLetter, Delivery, Publication, Reply, Settlement
 from tracker_worker.wire.message import ReplyTo
 from tracker_worker.wire.request import decode_request
 
@@ -119,6 +119,20 @@ class TellContract(BusCase):
         worker.stop()
         assert worker.listener.confirmed == keys(numbered(50))
         assert [outside.take_notification() for _ in range(50)] == numbered(50)
+
+    def test_a_notification_of_several_messages_is_in_order_and_confirmed_once_when_all_are_there(
+        self, outside: Outside, worker: Worker
+    ) -> None:
+        several = [
+            Publication(key=number, topic="notifications", priority="INFO", bodies=(b"%d a" % number, b"%d b" % number))
+            for number in range(50)
+        ]
+        worker.bus.sender.send([*several, *outgoing([b"last"])])
+        expected = [body for each in several for body in each.bodies]
+        assert [outside.take_notification() for _ in range(101)] == [*expected, b"last"]
+        assert worker.listener.confirm(51) == [*range(50), *keys([b"last"])]
+        worker.stop()
+        assert len(worker.listener.confirmed) == 51
 
     def test_several_threads_may_send_at_the_same_time(self, outside: Outside, worker: Worker) -> None:
         reply_to = outside.open_replies()

@@ -312,7 +312,7 @@ class TestNotificationTopics(AMQPCase):
         assert len(worker.listener.confirm(3020)) >= 3020
 
     def test_without_topics_the_bus_still_delivers_requests(self, broker: Broker, make_worker: MakeWorker) -> None:
-        worker = make_worker(bus=AMQPBus(replace(broker.settings, notification_topics=())))
+        worker = make_worker(bus=AMQPBus(replace(broker.settings, notification_topics={})))
         broker.publish(HOST_1, b"0")
         assert bodies(worker.listener.receive(1)) == [b"0"]
 

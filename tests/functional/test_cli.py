@@ -354,7 +354,7 @@ def test_a_replay_to_one_topic_is_heard_there_only(make_worker: MakeWorker, brok
         first.wait_for("h1", "n1", 4)
         assert [one.sequence for one in first.heard()] == [1, 2, 3, 4]
     refused = operator.refuse(*replay, "2", "--topic", "other")
-    assert refused.endswith("[notifications] topics has no other: it has notifications, billing")
+    assert refused.endswith("[notifications] has no topic other: it has notifications, billing")
 
 
 def test_a_replay_lists_the_pruned_sequences(operator: Operator, listener: stock.Listener) -> None:

@@ -195,7 +195,7 @@ def numbered(count: int, first: int = 0) -> list[bytes]:
 
 def outgoing(bodies: Sequence[bytes], *, priority: str = "INFO", topic: str = "notifications") -> list[Publication]:
     """Notifications whose keys are their bodies with the prefix k."""
-    return [Publication(key=f"k{body.decode()}", topic=topic, priority=priority, body=body) for body in bodies]
+    return [Publication(key=f"k{body.decode()}", topic=topic, priority=priority, bodies=(body,)) for body in bodies]
 
 
 def keys(bodies: Sequence[bytes]) -> list[str]:

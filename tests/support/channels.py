@@ -17,6 +17,7 @@ from amqp.serialization import dumps
 import tests.support.messaging  # noqa: F401 before oslo.messaging
 from tracker_worker.bus.amqp.internals import encode_properties
 from tracker_worker.bus.settings import BrokerSettings
+from tracker_worker.notifications.dialects.table import PLAIN
 
 SETTINGS = BrokerSettings(
     urls=("pyamqp://guest:guest@127.0.0.1:5672/%2F",),
@@ -26,7 +27,7 @@ SETTINGS = BrokerSettings(
     prefetch=256,
     max_unsettled_bytes=67108864,
     dead_letter_queue="tracker.dead",
-    notification_topics=("notifications",),
+    notification_topics={"notifications": PLAIN},
     durable=False,
     auto_delete=False,
     quorum=False,

@@ -23,6 +23,7 @@ from tracker_worker.domain.inventory import reserve
 from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.domain.policy import Policy
 from tracker_worker.inventory.fake import FakeDriver
+from tracker_worker.notifications.dialects.table import PLAIN
 from tracker_worker.service import clock as service_clock
 from tracker_worker.service.chores.inventories import Inventories
 from tracker_worker.service.loop.thread import EngineThread
@@ -88,7 +89,7 @@ class EngineHarness:
             hosts=hosts,
             owner=owner,
             notify=notify,
-            topics=topics,
+            topics=dict.fromkeys(topics, PLAIN),
             counters=self.counters,
             clock=service_clock.Clock(self.store.time, monotonic=self.clock.monotonic),
             died=self.deaths.put,

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 from msgspec.structs import replace
@@ -12,6 +12,8 @@ from tests.support.builders import begin, node_name
 from tests.support.scripted import ScriptedStore
 from tests.support.store import TOPIC, settle
 from tracker_worker.bus.base import Bus, Publication
+from tracker_worker.notifications.dialects.dialect import Dialect
+from tracker_worker.notifications.dialects.table import PLAIN
 from tracker_worker.notifications.notification import Notification
 from tracker_worker.service.chores.relay import Relay
 from tracker_worker.store.base import EVERY_TOPIC, Commit
@@ -42,19 +44,24 @@ class RecordingBus:
 class Case:
     """A host whose nodes have one notification each, and a relay that has not taken the host yet."""
 
-    def __init__(self, nodes: int = 1, topics: Sequence[str] = (A,)) -> None:
+    def __init__(
+        self, nodes: int = 1, topics: Sequence[str] = (A,), dialects: Mapping[str, Dialect] | None = None
+    ) -> None:
+        """``dialects``: those of the topics that are not PLAIN."""
         self.store = ScriptedStore()
         self.writer = settle(self.store, nodes=nodes)
         self.ids = [ledger.id for ledger in self.writer.host]
         self.sent = RecordingBus()
         self.holes: list[tuple[str, str, int, int]] = []
         self.hole_errors: list[Exception] = []  # that the coming reports of holes raise
+        self._dialects = dialects or {}
         self.relay = self.another_relay(topics)
         self.numbers = iter(range(1, 10000))
 
     def another_relay(self, topics: Sequence[str] = (A,)) -> Relay:
         """A relay on the same store and bus."""
-        return Relay(self.store, cast(Bus, self.sent), topics=topics, wake=lambda: None, hole=self._hole)
+        dialects = {topic: self._dialects.get(topic, PLAIN) for topic in topics}
+        return Relay(self.store, cast(Bus, self.sent), topics=dialects, wake=lambda: None, hole=self._hole)
 
     def _hole(self, host: str, node: str, first: int, last: int) -> None:
         if self.hole_errors:

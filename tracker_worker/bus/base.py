@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 from oslo_config import cfg
 
-from tracker_worker.wire.message import ReplyTo
+from tracker_worker.wire.message import JSON, ReplyTo
 
 SHARED = ""
 """The source of a delivery from the topic's own queue, which reaches any one worker."""
@@ -80,13 +80,15 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
 
 class Publication(msgspec.Struct, frozen=True, kw_only=True):
-    """Publish a notification to one topic. The bus reports ``key`` to ``Listener.confirmed`` when the broker has confirmed the
-    notification. After a lost connection it publishes the notification again."""
+    """Publish a notification to one topic, as one message for each of ``bodies``, in this order. The bus reports ``key`` once:
+    to ``Listener.confirmed`` when the broker has confirmed all messages, or to ``Listener.refused`` when it does not take one
+    of them. After a lost connection the bus publishes again what is not confirmed."""
 
     key: Any
     topic: str
     priority: str
-    body: bytes
+    bodies: tuple[bytes, ...]
+    content_type: str = JSON
 
 
 Outgoing = Reply | DeadLetter | Settlement | Publication

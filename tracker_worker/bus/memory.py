@@ -289,7 +289,8 @@ class MemoryBus(Bus, Receiver, Sender):
         for item in outgoing:
             match item:
                 case Publication():
-                    self._broker.notifications.put(item.body)
+                    for body in item.bodies:
+                        self._broker.notifications.put(body)
                     published.append(item.key)
                     continue
                 case Reply(delivery=delivery, reply_to=reply_to):

@@ -7,7 +7,7 @@ The options are read as stock clients read them: the query of the transport URL 
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
@@ -17,9 +17,12 @@ from oslo_config import cfg
 
 from tracker_worker.bus.tls import tls_arguments
 from tracker_worker.bus.transport_url import check_transport_url
+from tracker_worker.conf.names import topic_options
 from tracker_worker.conf.opts import register_client_opts
 from tracker_worker.conf.reading import check_logins, without_contents, wrong_dollar
 from tracker_worker.errors import ConfigurationError
+from tracker_worker.notifications.dialects.dialect import Dialect
+from tracker_worker.notifications.dialects.table import read_topics
 from tracker_worker.oslo import opts, oslo_messaging
 
 LOST = (*amqp.Connection.connection_errors, *amqp.Connection.channel_errors)
@@ -93,14 +96,14 @@ class BrokerSettings(ConnectionSettings):
     """What a worker needs beside that.
 
     ``durable`` and ``quorum`` also hold for the notification queues, which stock listeners declare too; ``queue_type`` is that
-    of the worker's own queues.
+    of the worker's own queues. ``notification_topics`` has the dialect of each topic.
     """
 
     queue_type: str
     prefetch: int
     max_unsettled_bytes: int
     dead_letter_queue: str
-    notification_topics: tuple[str, ...]
+    notification_topics: Mapping[str, Dialect]
     auto_delete: bool
     quorum: bool
     durable_fanout: bool
@@ -118,7 +121,7 @@ def read_connection(conf: cfg.ConfigOpts) -> ConnectionSettings:
 
 def read_settings(conf: cfg.ConfigOpts) -> BrokerSettings:
     """Settings for a worker. Raises ConfigurationError as ``read_connection``, where a host's queue would be the dead-letter
-    queue, and for a name that is too long."""
+    queue, for a name that is too long, and for a topic that is named twice."""
     rabbit, common = _common(conf)
     for host in conf.tracker.hosts:
         if f"{conf.tracker.topic}.{host}" == conf.bus.dead_letter_queue:
@@ -137,7 +140,7 @@ def read_settings(conf: cfg.ConfigOpts) -> BrokerSettings:
         prefetch=conf.bus.prefetch,
         max_unsettled_bytes=conf.bus.max_unsettled_bytes,
         dead_letter_queue=conf.bus.dead_letter_queue,
-        notification_topics=tuple(conf.notifications.topics) if conf.notifications.driver == "messaging" else (),
+        notification_topics=read_topics(conf),
         auto_delete=rabbit.amqp_auto_delete,
         quorum=rabbit.rabbit_quorum_queue,
         durable_fanout=rabbit.rabbit_transient_quorum_queue,
@@ -220,7 +223,7 @@ def _check_names(conf: cfg.ConfigOpts) -> None:
         ("[tracker] topic", f"{topic}_fanout_{32 * '0'}"),
         *(("[tracker] hosts", f"{topic}_ledger_lock.{host}") for host in conf.tracker.hosts),
         ("[bus] dead_letter_queue", conf.bus.dead_letter_queue),
-        *(("[notifications] topics", f"{name}.critical") for name in conf.notifications.topics),
+        *((f"[notifications] {option}", f"{name}.critical") for name, option in topic_options(conf).items()),
     ]
     for option, name in names:
         if len(name.encode()) > _MOST_NAME_BYTES:

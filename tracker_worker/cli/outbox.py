@@ -100,9 +100,10 @@ def replay(
 ) -> None:
     """Publish notifications of a node again, in order.
 
-    This is for a consumer that has missed notifications. They go to every topic of [notifications] topics, or to one of
-    them, with the same message_id as before, by which a consumer drops a notification that it has seen. A worker may run
-    at the same time. When the outbox no longer has a part of the range, the rest is published and the exit code is 1.
+    This is for a consumer that has missed notifications. The notifications go to every topic of [notifications] topics,
+    compute_topics and cloudevents_topics, or to one of them, with the same ids as before, by which a consumer drops a
+    notification that it has seen. A worker may run at the same time. When the outbox no longer has a part of the range,
+    the rest is published and the exit code is 1.
     """
     if last is not None and last < first:
         raise click.UsageError("--to-sequence must not be less than --from-sequence.")
@@ -120,9 +121,9 @@ def replay(
     if topic is not None:
         if topic not in broker.notification_topics:
             raise CommandFailed(
-                f"[notifications] topics has no {topic}: it has {', '.join(broker.notification_topics)}"
+                f"[notifications] has no topic {topic}: it has {', '.join(broker.notification_topics)}"
             )
-        broker = replace(broker, notification_topics=(topic,))
+        broker = replace(broker, notification_topics={topic: broker.notification_topics[topic]})
     with opened_store(conf) as store:
         wanted = Range.of(find_stream(store, host, node), first, last, topic)
         replayed = publish_again(store, broker, wanted)

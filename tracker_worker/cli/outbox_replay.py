@@ -11,9 +11,9 @@ from tracker_worker.bus.settings import LOST, BrokerSettings
 from tracker_worker.cli.broker import connected
 from tracker_worker.cli.context import CommandFailed
 from tracker_worker.cli.publishing import Answer, ConfirmedPublisher, NoAnswer, Published
+from tracker_worker.notifications.dialects.dialect import Unwritable
 from tracker_worker.notifications.notification import Notification
 from tracker_worker.store.base import Store, Stream
-from tracker_worker.wire.message import JSON
 
 _PAGE = 200
 _PAGE_BYTES = 4_000_000
@@ -97,7 +97,7 @@ def _send(publisher: ConfirmedPublisher, settings: BrokerSettings, page: Sequenc
         sent = [message for notification in page for message in _publish(publisher, settings, notification)]
         publisher.wait()
         failure = next((_failure(message) for message in sent if message.answer is not Answer.CONFIRMED), None)
-    except NoAnswer as error:
+    except (NoAnswer, Unwritable) as error:
         failure = str(error)
     except LOST as error:
         failure = f"the connection to the broker was lost ({error})"
@@ -108,14 +108,14 @@ def _send(publisher: ConfirmedPublisher, settings: BrokerSettings, page: Sequenc
 def _publish(
     publisher: ConfirmedPublisher, settings: BrokerSettings, notification: Notification
 ) -> Iterator[Published]:
-    body = notification.encode()
-    for topic in settings.notification_topics:
-        yield publisher.publish(
-            body,
-            {"content_type": JSON, "content_encoding": "utf-8", "delivery_mode": 2, "priority": 0},
-            exchange=settings.exchange,
-            routing_key=f"{topic}.{notification.priority.lower()}",
-        )
+    for topic, dialect in settings.notification_topics.items():
+        for body in dialect.bodies(notification):
+            yield publisher.publish(
+                body,
+                {"content_type": dialect.content_type, "content_encoding": "utf-8", "delivery_mode": 2, "priority": 0},
+                exchange=settings.exchange,
+                routing_key=f"{topic}.{dialect.priority(notification).lower()}",
+            )
 
 
 def _failure(message: Published) -> str:

@@ -23,6 +23,7 @@ from tracker_worker.cli.broker import close, connect
 from tracker_worker.cli.context import CommandFailed, Settings, keep_logs_quiet
 from tracker_worker.cli.output import JSON, plain
 from tracker_worker.domain.resources import CLASSES
+from tracker_worker.notifications.notification import PRIORITIES
 from tracker_worker.wire.message import Malformed, decode_message
 
 # A watcher whose output is paused (Ctrl-S, a pager) must not fill the broker's memory: beyond this many messages the broker
@@ -32,9 +33,7 @@ _HEARTBEAT_CHECK_SECONDS = 1
 
 
 @click.command()
-@click.option(
-    "--topic", default="notifications", show_default=True, help="Watch this topic, one of [notifications] topics."
-)
+@click.option("--topic", default="notifications", show_default=True, help="Watch this topic, one of [notifications].")
 @click.option("--count", type=click.IntRange(min=1), help="Stop after this many notifications.")
 @click.option(
     "--format",
@@ -137,7 +136,7 @@ class Feed:
         queue = f"{settings.topic}.watch.{uuid4().hex}"
         arguments = {"x-max-length": _MAX_QUEUED}
         channel.queue_declare(queue, exclusive=True, auto_delete=True, arguments=arguments)
-        for priority in topology.PRIORITIES:
+        for priority in PRIORITIES:
             channel.queue_bind(queue, settings.exchange, f"{self._topic}.{priority.lower()}")
         channel.basic_consume(queue, callback=self._on_message, no_ack=True, exclusive=True)
 
@@ -171,12 +170,12 @@ class Feed:
 
 def describe(message: dict[str, Any]) -> str:
     """Return the line for one message. Other programs may publish on the topic too: a value that is missing is '-'."""
-    payload = message.get("payload")
+    payload = message.get("payload", message.get("data"))  # a CloudEvent has it as its data
     if not isinstance(payload, dict):
         payload = {}
     words = [
         payload.get("occurred_at") or message.get("timestamp"),
-        message.get("event_type"),
+        message.get("event_type", message.get("type")),
         f"{payload.get('host', '-')}/{payload.get('node', '-')}",
         f"#{payload.get('sequence', '-')}",
         payload.get("instance_id"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from oslo_config import cfg
 
+from tracker_worker.conf import notifications
 from tracker_worker.errors import ConfigurationError
 
 _MOST_BYTES = 255
@@ -21,15 +22,28 @@ def check_names(conf: cfg.ConfigOpts) -> None:
         check_host_name("[tracker] hosts", host, topic)
     _check("[DEFAULT] control_exchange", conf.control_exchange)
     _check("[bus] dead_letter_queue", dead_letters)
-    topics = conf.notifications.topics
-    for name in topics:
-        _check_words("[notifications] topics", name, room=len(".critical"))
-        if topics.count(name) > 1:
-            raise ConfigurationError(f"[notifications] topics names {name} twice")
+    topics = topic_options(conf)
+    for name, option in topics.items():
+        _check_words(f"[notifications] {option}", name, room=len(".critical"))
     if dead_letters == topic:
         raise ConfigurationError(f"[bus] dead_letter_queue {dead_letters} is the queue of [tracker] topic")
-    if dead_letters.rpartition(".")[0] in topics:
-        raise ConfigurationError(f"[bus] dead_letter_queue {dead_letters} is a queue of [notifications] topics")
+    taken_by = topics.get(dead_letters.rpartition(".")[0])
+    if taken_by is not None:
+        raise ConfigurationError(f"[bus] dead_letter_queue {dead_letters} is a queue of [notifications] {taken_by}")
+
+
+def topic_options(conf: cfg.ConfigOpts) -> dict[str, str]:
+    """Each topic of notifications, and the option of [notifications] that names it. Raises ConfigurationError: a topic is named
+    twice."""
+    found: dict[str, str] = {}
+    for option in notifications.TOPICS:
+        for name in conf.notifications[option]:
+            other = found.setdefault(name, option)
+            if other != option:
+                raise ConfigurationError(f"[notifications] {other} and {option} both name {name}")
+            if conf.notifications[option].count(name) > 1:
+                raise ConfigurationError(f"[notifications] {option} names {name} twice")
+    return found
 
 
 def check_host_name(option: str, name: str, topic: str) -> None:

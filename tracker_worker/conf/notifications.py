@@ -5,6 +5,9 @@ from oslo_config import cfg
 
 GROUP = "notifications"
 
+TOPICS = ("topics", "compute_topics", "cloudevents_topics")
+"""The options that name topics, one for each dialect."""
+
 OPTIONS = [
     cfg.StrOpt(
         "driver",
@@ -21,6 +24,22 @@ OPTIONS = [
         default=["notifications"],
         help="The worker publishes each notification to the queue <topic>.<priority> of every topic in this list. Give each "
         "independent consumer a topic of its own.",
+    ),
+    cfg.ListOpt(
+        "compute_topics",
+        default=[],
+        help="The topics on which the worker publishes the notifications of instances as Nova's compute.instance.* "
+        "(create.end, update, delete.start, delete.end, exists and those of a resize), for consumers that know only these, "
+        "such as Ceilometer with the definitions that it is packaged with. They go to the queue <topic>.info. Each topic costs "
+        "the broker up to two more messages for each event. No topic may be in two of the lists.",
+    ),
+    cfg.ListOpt(
+        "cloudevents_topics",
+        default=[],
+        help="The topics on which the worker publishes each notification as a CloudEvent 1.0 (structured mode, JSON), for "
+        "consumers that read CloudEvents and no oslo.messaging. They go to the queue <topic>.info with the content type "
+        "application/cloudevents+json. Each topic costs the broker one more message for each event. No topic may be in two of "
+        "the lists.",
     ),
     cfg.ListOpt(
         "warn_events",

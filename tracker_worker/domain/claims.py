@@ -251,7 +251,7 @@ def abort(host: HostLedger, claim_id: str, now: int) -> Decision:
     ledger, held = found
     aborted = replace(held, claim_state=ABORTED)
     reply = claim_view(ledger, aborted, generation=ledger.next_generation)
-    return decided(ledger, events.ClaimAborted(at=ledger.time(now), allocation=aborted), reply=reply)
+    return decided(ledger, events.ClaimAborted(at=ledger.time(now), before=held, allocation=aborted), reply=reply)
 
 
 def renew(host: HostLedger, command: commands.RenewClaim, now: int) -> Decision:

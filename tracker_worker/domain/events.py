@@ -64,9 +64,10 @@ class ClaimRenewed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClaimAborted(msgspec.Struct, frozen=True, kw_only=True):
-    """A claim was aborted. ``allocation`` was released."""
+    """A claim was aborted. ``before`` is the allocation that was released, ``allocation`` has the claim's new state."""
 
     at: int
+    before: Allocation
     allocation: Allocation
 
 

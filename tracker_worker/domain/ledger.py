@@ -186,7 +186,7 @@ class NodeLedger:
                 | events.BuiltNoted(allocation=new)
             ):
                 self._change(new, at)
-            case events.ClaimAborted(allocation=old) | events.UsageReleased(before=old):
+            case events.ClaimAborted(before=old) | events.UsageReleased(before=old):
                 self._release(old.uuid, at, at)
             case events.ClaimExpired(allocation=old, released=released):
                 if released:

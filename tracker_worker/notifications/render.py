@@ -89,8 +89,8 @@ def _describe(event: events.Event, ledger: NodeLedger) -> tuple[str, dict[str, A
             return "tracker.claim.finished", _charged(ledger, held)
         case events.ClaimRenewed(allocation=held):
             return "tracker.claim.renewed", _charged(ledger, held)
-        case events.ClaimAborted(allocation=held):
-            return "tracker.claim.aborted", _ended(ledger, held)
+        case events.ClaimAborted(before=before, allocation=held):
+            return "tracker.claim.aborted", {**_ended(ledger, held), "old_claim_state": before.claim_state}
         case events.ClaimExpired(allocation=held, released=released):
             described = _ended(ledger, held) if released else _charged(ledger, held)
             return "tracker.claim.expired", {**described, "released": released}
@@ -239,6 +239,7 @@ def _move(ledger: NodeLedger, move: Move, resources: Mapping[str, int], effectiv
         "peer_host": peer[0],
         "peer_node": peer[1],
         "old_resources": {} if move.old_resources is None else move.old_resources.to_dict(),
+        "new_resources": move.resources.to_dict(),
         "effective_at": effective_at,
         "charged": {**_nothing(resources), **({} if charged is None else charged.resources.to_dict())},
     }

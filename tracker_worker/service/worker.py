@@ -25,13 +25,14 @@ from tracker_worker import threads
 from tracker_worker.bus.amqp.bus import AMQPBus
 from tracker_worker.bus.base import Bus, Listener
 from tracker_worker.bus.settings import read_settings
-from tracker_worker.conf.names import check_names
+from tracker_worker.conf.names import check_names, topic_options
 from tracker_worker.conf.policy import read_policy
 from tracker_worker.counters import Counters
 from tracker_worker.domain.policy import Policy
 from tracker_worker.domain.values import MAX_TIMEOUT_SECONDS, SECOND
 from tracker_worker.errors import ConfigurationError, TrackerError
 from tracker_worker.inventory.base import InventoryDriver, load_driver
+from tracker_worker.notifications.dialects.table import read_topics
 from tracker_worker.notifications.style import read_calendar, read_style
 from tracker_worker.service.chores import periods
 from tracker_worker.service.chores.inventories import Inventories
@@ -120,7 +121,7 @@ class Worker:
             hosts=self._hosts,
             owner=self._owner,
             notify=conf.notifications.driver == "messaging",
-            topics=conf.notifications.topics,
+            topics=read_topics(conf),
             counters=self.counters,
             clock=self._clock,
             died=self._died,
@@ -186,7 +187,7 @@ class Worker:
 
     def _start(self) -> None:
         self._go_on()
-        if self._conf.notifications.driver == "messaging" and not self._conf.notifications.topics:
+        if self._conf.notifications.driver == "messaging" and not topic_options(self._conf):
             LOG.info("[notifications] topics is empty: notifications are kept in the database and not published")
         self._store.start()
         for host in self._hosts:
@@ -371,5 +372,5 @@ def _reply_queues(conf: cfg.ConfigOpts) -> ReplyQueues:
         conf.bus.reply_queue_prefixes,
         topic=conf.tracker.topic,
         dead_letter_queue=conf.bus.dead_letter_queue,
-        notification_topics=conf.notifications.topics,
+        notification_topics=topic_options(conf),
     )

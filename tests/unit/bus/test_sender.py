@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.channels import SETTINGS, RecordingConnection
+from tracker_worker.bus.amqp.internals import encode_properties
 from tracker_worker.bus.amqp.sender import AMQPSender
 from tracker_worker.bus.base import (
     DeadLetter,
@@ -21,7 +22,7 @@ from tracker_worker.bus.base import (
     Reply,
     Settlement,
 )
-from tracker_worker.wire.message import MSGPACK, ReplyTo, decode_message
+from tracker_worker.wire.message import JSON, MSGPACK, ReplyTo, decode_message, to_json
 
 TOO_LARGE = "PRECONDITION_FAILED - message size 5000 is larger than configured max size 4000"
 LARGE = b"x" * 5000
@@ -116,8 +117,8 @@ def test_a_dead_letter_is_reported_as_it_would_have_gone_out_and_not_settled(cas
 
 def test_a_notification_is_reported_by_its_key_and_later_ones_go_on(case: Case) -> None:
     case.send(
-        Publication(key=1, topic="notifications", priority="INFO", body=LARGE),
-        Publication(key=2, topic="notifications", priority="WARN", body=b"x"),
+        Publication(key=1, topic="notifications", priority="INFO", bodies=(LARGE,)),
+        Publication(key=2, topic="notifications", priority="WARN", bodies=(b"x",)),
     )
     case.refuse_large_ones()
     (refused,) = case.refused
@@ -126,6 +127,75 @@ def test_a_notification_is_reported_by_its_key_and_later_ones_go_on(case: Case) 
     assert "larger than" in refused.reason
     case.confirm()
     assert case.confirmed == [2]
+
+
+class TestANotificationOfSeveralMessages:
+    BODIES = (b"first", b"second", b"third")
+
+    def publication(self, *bodies: bytes, content_type: str = JSON) -> Publication:
+        return Publication(key=1, topic="notifications", priority="INFO", bodies=bodies, content_type=content_type)
+
+    def test_is_confirmed_once_when_all_are(self, case: Case) -> None:
+        case.send(self.publication(*self.BODIES))
+        assert [message.body for message in case.channel.published] == list(self.BODIES)
+        for tag, confirmed in ((2, []), (1, []), (3, [1])):
+            case.channel.tell("basic_ack", tag, False)
+            case.sender.work()
+            assert case.confirmed == confirmed
+
+    def test_after_a_lost_connection_only_what_is_not_confirmed_goes_out_again(self, case: Case) -> None:
+        case.send(self.publication(*self.BODIES))
+        case.channel.tell("basic_ack", 1, False)
+        case.sender.lost()
+        case.sender.opened(connection := RecordingConnection())
+        case.sender.work()
+        assert [message.body for message in connection.last.published] == [b"second", b"third"]
+        assert case.confirmed == []
+        connection.last.tell("basic_ack", 2, True)
+        case.sender.work()
+        assert case.confirmed == [1]
+
+    def test_is_refused_once_and_never_confirmed_if_the_broker_does_not_take_one_of_them(self, case: Case) -> None:
+        case.send(self.publication(b"small", LARGE))
+        case.refuse_large_ones()
+        assert [refused.key for refused in case.refused if isinstance(refused, RefusedPublication)] == [1]
+        case.confirm()
+        assert case.confirmed == []
+        case.send(Publication(key=2, topic="notifications", priority="INFO", bodies=(b"next",)))
+        case.confirm()
+        assert case.confirmed == [2]
+
+    def test_is_refused_once_if_the_broker_takes_none_of_them(self, case: Case) -> None:
+        case.send(self.publication(LARGE, LARGE))
+        case.refuse_large_ones()
+        assert [refused.key for refused in case.refused if isinstance(refused, RefusedPublication)] == [1]
+        assert case.channel.published == []
+        assert case.sender.idle()
+
+    def test_has_the_content_type_that_it_is_given_and_utf_8(self, case: Case) -> None:
+        case.send(self.publication(b"{}", content_type="application/cloudevents+json"))
+        [message] = case.channel.published
+        assert message.properties == encode_properties(
+            {
+                "content_type": "application/cloudevents+json",
+                "content_encoding": "utf-8",
+                "delivery_mode": 2,
+                "priority": 0,
+            }
+        )
+
+    @pytest.mark.parametrize(("content_type", "same"), [(JSON, False), ("application/cloudevents+json", True)])
+    def test_only_an_envelope_of_oslo_messaging_has_another_unique_id_at_the_next_attempt(
+        self, case: Case, content_type: str, same: bool
+    ) -> None:
+        """A value of a CloudEvent can look as the id does in an envelope, whose quotes are escaped once more."""
+        body = to_json({"display_name": '"_unique_id":"' + 32 * "0"})
+        case.send(self.publication(body, content_type=content_type))
+        case.sender.lost()
+        case.sender.opened(connection := RecordingConnection())
+        case.sender.work()
+        [message] = connection.last.published
+        assert (message.body == body) is same
 
 
 def test_a_reply_queue_that_cannot_be_named_settles_the_delivery(case: Case) -> None:

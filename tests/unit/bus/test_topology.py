@@ -6,83 +6,23 @@ declares_*).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from amqp.exceptions import NotFound, PreconditionFailed
 
 from tests.support.channels import SETTINGS
+from tests.support.declarations import Broker
 from tests.wire.golden import declare_names, load_declares
 from tests.wire.stock import configuration
 from tracker_worker.bus.amqp import topology
 from tracker_worker.bus.settings import BrokerSettings, read_settings
 from tracker_worker.conf import register_opts
+from tracker_worker.notifications.dialects.table import COMPUTE, PLAIN
 
 HOST = "compute-1"
 # Stock programs never declare these queues of the worker.
 OWN = {"tracker", f"tracker.{HOST}", "tracker.dead"}
-
-
-class Broker:
-    """A connection that records the declarations on its channels.
-
-    ``there`` holds the exchanges that exist before; ``refused`` holds queues that exist with other arguments.
-    """
-
-    def __init__(self, *, there: Mapping[str, Any] | None = None, refused: tuple[str, ...] = ()) -> None:
-        self.exchanges: dict[str, Any] = dict(there or {})
-        self.queues: list[dict[str, Any]] = []
-        self.bindings: list[tuple[str, str, str]] = []
-        self.refused = refused
-
-    def channel(self) -> _Channel:
-        return _Channel(self)
-
-
-class _Channel:
-    """A channel that the broker closes when it refuses a declaration, as in AMQP. A caller with ``nowait`` gets the error from
-    its next synchronous call.
-    """
-
-    def __init__(self, broker: Broker) -> None:
-        self._broker = broker
-        self._closed = False
-        self._refusal: PreconditionFailed | None = None
-
-    def exchange_declare(self, name: str, type: str, *, passive: bool = False, **options: Any) -> None:
-        assert not self._closed
-        if passive:
-            if name not in self._broker.exchanges:
-                self._closed = True
-                raise NotFound(name)
-            return
-        assert name not in self._broker.exchanges
-        self._broker.exchanges[name] = {"type": type, **options}
-
-    def queue_declare(self, name: str, *, nowait: bool = False, **options: Any) -> None:
-        if not self._closed and name in self._broker.refused:
-            self._closed = True
-            self._refusal = PreconditionFailed(name)
-        declared = {"queue": name, **options}
-        if self._goes_on(nowait) and declared not in self._broker.queues:
-            self._broker.queues.append(declared)
-
-    def queue_bind(self, name: str, exchange: str, routing_key: str, *, nowait: bool = False) -> None:
-        assert exchange in self._broker.exchanges
-        binding = (name, exchange, routing_key)
-        if self._goes_on(nowait) and binding not in self._broker.bindings:
-            self._broker.bindings.append(binding)
-
-    def _goes_on(self, nowait: bool) -> bool:
-        if self._refusal is not None and not nowait:
-            raise self._refusal
-        assert self._refusal is not None or not self._closed
-        return not self._closed
-
-    def close(self) -> None:
-        self._closed = True
 
 
 def settings_of(name: str) -> BrokerSettings:
@@ -221,9 +161,11 @@ def test_a_notification_queue_with_other_options_is_used_as_it_is(caplog: pytest
     assert "used as it is" in caplog.text
 
 
-def test_every_topic_has_a_queue_for_each_priority() -> None:
+def test_every_topic_has_a_queue_for_each_priority_of_its_dialect() -> None:
     broker = Broker()
 
-    topology.declare_notifications(broker, replace(SETTINGS, notification_topics=("one", "two")))
+    topics = {"one": PLAIN, "two": PLAIN, "three": COMPUTE}
 
-    assert [queue["queue"] for queue in broker.queues] == ["one.info", "one.warn", "two.info", "two.warn"]
+    topology.declare_notifications(broker, replace(SETTINGS, notification_topics=topics))
+
+    assert [queue["queue"] for queue in broker.queues] == ["one.info", "one.warn", "two.info", "two.warn", "three.info"]

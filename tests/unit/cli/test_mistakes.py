@@ -241,6 +241,20 @@ def test_a_log_directory_gets_a_file_of_the_program_s_name(tmp_path: Path) -> No
         ("[notifications]\ntopics = a, a", "[notifications] topics names a twice"),
         ("[notifications]\ntopics = a,, b", "[notifications] topics is empty"),
         ("[notifications]\ntopics = a.*", "[notifications] topics has 'a.*'"),
+        ("[notifications]\ncompute_topics = a.*", "[notifications] compute_topics has 'a.*'"),
+        ("[notifications]\ncompute_topics = a, a", "[notifications] compute_topics names a twice"),
+        (
+            "[notifications]\ncompute_topics = notifications",
+            "[notifications] topics and compute_topics both name notif",
+        ),
+        (
+            "[notifications]\ncompute_topics = a\ncloudevents_topics = b, a",
+            "[notifications] compute_topics and cloudevents_topics both name a",
+        ),
+        (
+            "[bus]\ndead_letter_queue = events.info\n[notifications]\ncloudevents_topics = events",
+            "is a queue of [notifications] cloudevents_topics",
+        ),
     ],
 )
 def test_a_name_that_cannot_be_used_is_refused(tmp_path: Path, options: str, named: str) -> None:
@@ -249,7 +263,15 @@ def test_a_name_that_cannot_be_used_is_refused(tmp_path: Path, options: str, nam
     assert named in sentence(lambda: check_names(conf))
 
 
-@pytest.mark.parametrize("options", ["", "[tracker]\nhosts = h1.example.org, h-2, h_3", "[notifications]\ntopics ="])
+@pytest.mark.parametrize(
+    "options",
+    [
+        "",
+        "[tracker]\nhosts = h1.example.org, h-2, h_3",
+        "[notifications]\ntopics =",
+        "[notifications]\ncompute_topics = a",
+    ],
+)
 def test_usual_names_are_accepted(tmp_path: Path, options: str) -> None:
     check_names(load(tmp_path, options + "\n"))
 

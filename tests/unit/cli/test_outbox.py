@@ -167,7 +167,7 @@ def test_a_replay_without_notifications_is_refused(cli: Cli, ledger: Writer) -> 
 def test_a_replay_to_a_topic_that_is_not_configured_is_refused(cli: Cli, ledger: Writer) -> None:
     cli.configure(f"[DEFAULT]\n{_BROKER}\n[tracker]\nstate_path = {cli.state}\n[notifications]\ntopics = a, b\n")
     replay = ("outbox", "replay", "--host", "host-1", "--node", "node-1", "--from-sequence", "1")
-    assert "[notifications] topics has no c: it has a, b" in cli.refuse(*replay, "--topic", "c")
+    assert "[notifications] has no topic c: it has a, b" in cli.refuse(*replay, "--topic", "c")
 
 
 @pytest.mark.parametrize("sequences", [("0",), ("x",), ("3", "--to-sequence", "2")])

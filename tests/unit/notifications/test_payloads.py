@@ -166,6 +166,17 @@ def test_what_is_charged_after_a_step_of_a_move_is_charged_to_the_present_owner(
     assert {(payload["tenant_id"], payload["user_id"]) for payload in payloads.values()} == {("q", "v")}
 
 
+def test_an_aborted_claim_says_whether_it_had_expired() -> None:
+    _, payload = last(CLAIM, ABORT)
+    assert (payload["old_claim_state"], payload["claim_state"]) == ("begun", "aborted")
+    host = host_ledger()
+    told(host, CLAIM)
+    told(host, KEEP, LATE)
+    [row] = told(host, ABORT, LATE)
+    payload = json.loads(row.payload)
+    assert (payload["old_claim_state"], payload["claim_state"]) == ("expired", "aborted")
+
+
 def test_a_change_of_the_owner_names_both_and_null_changes_nothing() -> None:
     kind, payload = last(CLAIM, update(1, project_id="q", user_id="v"))
     assert (kind, payload["tenant_id"], payload["user_id"]) == ("tracker.usage.updated", "q", "v")

@@ -17,6 +17,7 @@ from tracker_worker.domain.ledger import HostLedger, NodeLedger
 from tracker_worker.domain.life import OPEN, Life
 from tracker_worker.domain.resources import MAX_AMOUNT
 from tracker_worker.domain.values import MAX_FIELD_BYTES, MAX_TEXT
+from tracker_worker.notifications.dialects.table import DIALECTS
 from tracker_worker.notifications.render import Style, render
 from tracker_worker.wire.notification import renewed
 
@@ -59,13 +60,14 @@ def host() -> HostLedger:
 
 
 def sent(ledger: NodeLedger, event: Any) -> dict[str, int]:
+    """The bytes of the largest message that any dialect makes of the event."""
     ledger.apply(event)
     notification = render(event, ledger, message_id=LEDGER_ID, style=STYLE)
     body = notification.encode()
     payload = json.loads(json.loads(body)["oslo.message"])["payload"]
     assert payload == json.loads(notification.payload)
     assert len(renewed(body)) == len(body)
-    return {notification.event_type: len(body)}
+    return {notification.event_type: max(len(each) for one in DIALECTS.values() for each in one.bodies(notification))}
 
 
 def play(hosts: HostLedger, command: commands.Command, now: int = NOW) -> dict[str, int]:

@@ -12,6 +12,7 @@ from tests.support.relay import A, Case, keys, lagging
 from tracker_worker.administration import Administration
 from tracker_worker.bus.base import Bus
 from tracker_worker.errors import StoreUnavailable
+from tracker_worker.notifications.dialects.table import PLAIN
 from tracker_worker.service.chores.relay import Relay
 from tracker_worker.store.base import Commit
 from tracker_worker.wire.message import decode_message
@@ -30,7 +31,7 @@ def test_a_notification_has_the_fields_of_its_outbox_row(case: Case) -> None:
     (row,) = case.commit(1)
     case.offer_rows([row])
     ((outgoing,),) = case.sent.calls
-    message = decode_message(outgoing.body)
+    message = decode_message(outgoing.bodies[0])
     assert outgoing.priority == row.priority == message["priority"]
     assert message["message_id"] == row.message_id
     assert message["publisher_id"] == f"tracker.{HOST}"
@@ -43,10 +44,10 @@ def test_two_sendings_of_a_notification_differ_only_in_the_unique_id(case: Case)
     row = case.commit(1)
     messages = []
     for _ in range(2):
-        relay = Relay(case.store, cast(Bus, case.sent), topics=[A], wake=lambda: None)
+        relay = Relay(case.store, cast(Bus, case.sent), topics={A: PLAIN}, wake=lambda: None)
         relay.take(case.writer.host)
         relay._catch_up()
-        messages.append([decode_message(outgoing.body) for call in case.sent.calls for outgoing in call][-1])
+        messages.append([decode_message(outgoing.bodies[0]) for call in case.sent.calls for outgoing in call][-1])
         case.sent.calls.clear()
     assert messages[0].pop("_unique_id") != messages[1].pop("_unique_id")
     assert messages[0] == messages[1]
@@ -56,7 +57,7 @@ def test_two_sendings_of_a_notification_differ_only_in_the_unique_id(case: Case)
 def test_a_new_relay_begins_after_the_cursor(case: Case) -> None:
     case.commit(5)
     case.store.commit(Commit(cursors={(1, A): 3}))
-    relay = Relay(case.store, cast(Bus, case.sent), topics=[A], wake=lambda: None)
+    relay = Relay(case.store, cast(Bus, case.sent), topics={A: PLAIN}, wake=lambda: None)
     relay.take(case.writer.host)
     assert lagging(relay)
     relay._catch_up()

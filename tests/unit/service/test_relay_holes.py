@@ -14,6 +14,7 @@ from tests.support.relay import A, Case, keys
 from tests.unit.service.conftest import MakeHarness
 from tracker_worker.bus.base import Bus
 from tracker_worker.errors import StoreUnavailable
+from tracker_worker.notifications.dialects.table import PLAIN
 from tracker_worker.service.chores.relay import Relay
 from tracker_worker.store.base import Commit, Conflict
 
@@ -137,7 +138,7 @@ def test_a_store_that_has_gone_back_has_no_hole(case: Case) -> None:
 
 def test_a_hole_is_an_error_with_node_and_numbers(caplog: pytest.LogCaptureFixture) -> None:
     case = Case()
-    relay = Relay(case.store, cast(Bus, case.sent), topics=(A,), wake=lambda: None)
+    relay = Relay(case.store, cast(Bus, case.sent), topics={A: PLAIN}, wake=lambda: None)
     case.commit_lost(2)
     relay.take(case.writer.host)
     run(case, relay)

@@ -89,6 +89,12 @@ class TestRefused:
     def test_a_refusal_that_cannot_be_kept_is_kept_later(self, refused: Case) -> None:
         refused.store.script["mark_refused"] = [StoreUnavailable(reason="away")]
         with pytest.raises(StoreUnavailable):
-            refused.relay.refused((1, 4, A), "too large")
-        refused.relay.refused((1, 4, A), "too large")
+            refused.relay.refused((1, 2, A), "too large")
+        refused.relay.refused((1, 2, A), "too large")
         assert refused.store.calls.count("mark_refused") == 3
+
+    def test_of_several_the_first_one_is_named_which_is_to_be_set_aside(self, refused: Case) -> None:
+        refused.relay.refused((1, 4, A), "too large")
+        assert self.waiting(refused) == {N1: 3, N2: None}
+        refused.relay.refused((1, 2, A), "too large")
+        assert self.waiting(refused) == {N1: 2, N2: None}

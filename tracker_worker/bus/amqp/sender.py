@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
@@ -32,7 +33,7 @@ from tracker_worker.bus.base import (
 )
 from tracker_worker.bus.settings import BrokerSettings
 from tracker_worker.errors import AnswerTooLarge
-from tracker_worker.wire.message import JSON, ReplyTo
+from tracker_worker.wire.message import JSON, MSGPACK, ReplyTo
 from tracker_worker.wire.notification import renewed
 from tracker_worker.wire.reply import answer, encode_reply, smaller
 
@@ -41,6 +42,16 @@ LOG = logging.getLogger(__name__)
 _PERSISTENT = 2
 # A client that reconnects declares its reply queue again within about a second; after this time the client is gone.
 _REPLY_RETRY_SECONDS = 60
+
+
+@dataclass(slots=True, eq=False)
+class _Publishing:
+    """A publication whose messages are on their way. It is safe when none of them is ``unconfirmed``, which never happens once
+    one of them was ``refused``."""
+
+    key: Any
+    unconfirmed: int
+    refused: bool = False
 
 
 class AMQPSender(Publisher, Sender):
@@ -82,18 +93,7 @@ class AMQPSender(Publisher, Sender):
         settled = []
         for item in outgoing:
             if isinstance(item, Publication):
-                waiting.append(
-                    Message(
-                        exchange=self._settings.exchange,
-                        routing_key=f"{item.topic}.{item.priority.lower()}",
-                        body=item.body,
-                        properties=_properties(JSON),
-                        done=partial(self._notified, item.key),
-                        retry_before=FOREVER,
-                        renewed=renewed,
-                        item=item,
-                    )
-                )
+                self._add(item)
                 continue
             delivery = item.delivery
             late = delivery.deadline is not None and delivery.deadline <= now
@@ -125,6 +125,23 @@ class AMQPSender(Publisher, Sender):
         properties = _properties(reply_to.content_type)
         self.submit(Message(exchange="", routing_key=reply_to.queue, body=body, properties=properties, mandatory=False))
 
+    def _add(self, item: Publication) -> None:
+        publishing = _Publishing(item.key, len(item.bodies))
+        for body in item.bodies:
+            self._waiting.append(
+                Message(
+                    exchange=self._settings.exchange,
+                    routing_key=f"{item.topic}.{item.priority.lower()}",
+                    body=body,
+                    properties=_properties(item.content_type),
+                    done=partial(self._notified, publishing),
+                    retry_before=FOREVER,
+                    # Only a message in oslo.messaging's envelope has an id that each attempt renews.
+                    renewed=renewed if item.content_type == JSON else None,
+                    item=publishing,
+                )
+            )
+
     def _replied(self, delivery: Delivery, routed: bool) -> None:
         if faults.hook is not None:
             faults.hook("after_reply")
@@ -146,15 +163,19 @@ class AMQPSender(Publisher, Sender):
     def _time_of_day(self) -> float:
         return self._system.runtime.microseconds() / 1_000_000
 
-    def _notified(self, key: Any, routed: bool) -> None:
+    def _notified(self, publishing: _Publishing, routed: bool) -> None:
         if faults.hook is not None:
             faults.hook("after_publish")
-        self._published.append(key)
+        publishing.unconfirmed -= 1
+        if not publishing.unconfirmed:
+            self._published.append(publishing.key)
 
     def given_up(self, message: Message, error: str, limit: int | None) -> Message | None:
         item = message.item
-        if isinstance(item, Publication):
-            self._refused.append(RefusedPublication(key=item.key, reason=error))
+        if isinstance(item, _Publishing):
+            if not item.refused:  # by another message of it
+                item.refused = True
+                self._refused.append(RefusedPublication(key=item.key, reason=error))
         elif isinstance(item, DeadLetter):
             properties, headers = dead_letter.encode(item, self._time_of_day())
             refused = RefusedDeadLetter(
@@ -203,7 +224,7 @@ class AMQPSender(Publisher, Sender):
 
 @cache
 def _properties(content_type: str) -> bytes:
-    encoding = "utf-8" if content_type == JSON else "binary"
+    encoding = "binary" if content_type == MSGPACK else "utf-8"
     return encode_properties(
         {"content_type": content_type, "content_encoding": encoding, "delivery_mode": _PERSISTENT, "priority": 0}
     )

@@ -18,7 +18,6 @@ from amqp.exceptions import ChannelError, NotFound, PreconditionFailed
 
 from tracker_worker.bus.base import FANOUT, SHARED
 from tracker_worker.bus.settings import BrokerSettings
-from tracker_worker.notifications.notification import PRIORITIES
 
 LOG = logging.getLogger(__name__)
 
@@ -198,8 +197,8 @@ def published(settings: BrokerSettings) -> list[Queue]:
     """The queues that a worker publishes to and declares: those of dead letters and of notifications."""
     notifications = [
         notification_queue(settings, topic, priority)
-        for topic in settings.notification_topics
-        for priority in PRIORITIES
+        for topic, dialect in settings.notification_topics.items()
+        for priority in dialect.priorities
     ]
     return [dead_letter_queue(settings), *notifications]
 

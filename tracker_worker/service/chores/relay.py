@@ -21,6 +21,7 @@ from tracker_worker import faults, threads
 from tracker_worker.bus.base import Bus, Publication
 from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.errors import StoreUnavailable
+from tracker_worker.notifications.dialects.dialect import Dialect, Unwritable
 from tracker_worker.notifications.notification import Notification
 from tracker_worker.service.chores.track import Topic, Track
 from tracker_worker.store.base import Commit, Conflict, Store, Stream
@@ -61,7 +62,7 @@ class Relay:
         store: Store,
         bus: Bus,
         *,
-        topics: Sequence[str],
+        topics: Mapping[str, Dialect],
         wake: Callable[[], None],
         hole: Callable[[str, str, int, int], None] = _log_hole,
         confirm_history: Callable[[], object] = lambda: None,
@@ -81,7 +82,7 @@ class Relay:
         self._confirm_history = confirm_history
         self._ledger_id = ledger_id
         self._monotonic = monotonic
-        self._topics = {name: Topic(name) for name in topics}
+        self._topics = {name: Topic(name, dialect) for name, dialect in topics.items()}
         self._relayed: dict[str, set[int]] = {}  # host -> its streams
         self._nodes: dict[
             str, frozenset[int]
@@ -91,6 +92,7 @@ class Relay:
         # What was in flight when the history ended, and how often: its confirms mean nothing.
         self._outdated: Counter[Any] = Counter()
         self._confirms_wanted = False
+        self._goes_on = False  # more is to be read, and no confirm will tell when
         # (stream id, topic) -> cursor, of the cursors that have moved since ``written``.
         self.moved: dict[tuple[int, str], int] = {}
         self._hole: tuple[str, str, int, int] | None = None  # that has yet to be reported
@@ -115,14 +117,20 @@ class Relay:
         track = topic.tracks.get(stream_id)
         if self._is_outdated(key) or track is None or sequence not in track.in_flight:
             return
-        self._store.mark_refused(stream_id, name, sequence, reason)
+        self._hold(topic, track, sequence, reason, "the broker does not take notification")
+
+    def _hold(self, topic: Topic, track: Track, sequence: int, reason: str, what: str) -> None:
+        """Keep that a notification cannot go out. Raises StoreUnavailable."""
+        if not track.stuck_at or sequence < track.stuck_at:  # the first one is to be set aside
+            self._store.mark_refused(track.stream_id, topic.name, sequence, reason)
         topic.refused(track, sequence)
         LOG.error(
-            "the broker does not take notification %d of node %s for topic %s (%s): the node's notifications wait; see "
-            "'tracker-worker outbox status' and 'outbox skip'",
+            "%s %d of node %s for topic %s (%s): the node's notifications wait; see 'tracker-worker outbox status' and 'outbox "
+            "skip'",
+            what,
             sequence,
             track.node,
-            name,
+            topic.name,
             reason,
         )
 
@@ -186,7 +194,7 @@ class Relay:
         for topic in self._topics.values():
             for track in topic.tracks.values():
                 self._outdated.update((track.stream_id, sequence, topic.name) for sequence in track.in_flight)
-        self._topics = {name: Topic(name) for name in self._topics}
+        self._topics = {name: Topic(name, topic.dialect) for name, topic in self._topics.items()}
         self._relayed.clear()
         if not with_holes:
             self._reported.clear()
@@ -204,18 +212,31 @@ class Relay:
     def offer(self, notifications: Iterable[Notification]) -> list[Publication]:
         """Take over notifications that were committed. Returns those that the caller publishes now; the relay reads the others
         from the outbox later."""
-        ready = []
+        ready: list[Publication] = []
         for notification in notifications:
             for topic in self._topics.values():
                 track = topic.tracks.get(notification.stream_id)
                 if track is None:
                     continue
                 track.known = max(track.known, notification.sequence)
-                if notification.sequence == track.sent + 1 and topic.has_room(track):
-                    ready.append(topic.publication(track, notification))
-                else:
+                if notification.sequence != track.sent + 1 or not topic.has_room(track):
                     topic.note(track)
+                    continue
+                try:
+                    publication = topic.publication(track, notification)
+                except Unwritable:
+                    topic.note(track)  # ``_catch_up`` comes to it
+                    continue
+                if publication is None:
+                    self._passed(topic, track)
+                else:
+                    ready.append(publication)
         return ready
+
+    def _passed(self, topic: Topic, track: Track) -> None:
+        """There was nothing to publish of a notification: the cursor passes it, unless it waits for earlier ones."""
+        if track.confirmed == track.sent:
+            self.moved[track.stream_id, topic.name] = track.confirmed
 
     def step(self, now: float) -> float | None:
         """Take the confirms, read what was not handed over, and write the cursors if that is due. ``now`` is in seconds on the
@@ -226,6 +247,7 @@ class Relay:
         """
         self._take_confirms()
         self.outage = None
+        self._goes_on = False
         busy = any(topic.in_flight for topic in self._topics.values())
         lagging = any(topic.lagging for topic in self._topics.values())
         flush_is_due = self._flush_is_due(now, waits=busy or lagging)
@@ -237,6 +259,8 @@ class Relay:
             self._access(self._writes, self.flush)
             self._flush_at = max(now + _FLUSH_SECONDS, self._writes.until) if busy or lagging or self.moved else None
         self._confirms_wanted = lagging
+        if self._goes_on and self.outage is None:
+            return 0.0
         return None if self._flush_at is None else max(0.0, self._flush_at - now)
 
     def _access(self, pause: _Pause, access: Callable[[], None]) -> None:
@@ -307,18 +331,33 @@ class Relay:
                 if not count:
                     continue
                 found = self._store.outbox(track.stream_id, after=track.sent, limit=count, max_bytes=size)
-                ready = []
-                for notification in found:
-                    if not self._reaches(topic, track, notification.sequence - 1):
-                        break
-                    ready.append(topic.publication(track, notification))
+                before = track.sent
+                if not self._send(topic, track, found) and before < track.sent < track.known:
+                    self._goes_on = True
                 if not found:
                     self._reaches(topic, track, track.known)
                 topic.note_last(track)  # if more is left, the node goes behind the other nodes
-                if ready:
-                    self._bus.sender.send(ready)
                 if self._hole is not None:
                     return
+
+    def _send(self, topic: Topic, track: Track, found: Sequence[Notification]) -> int:
+        """Publish what follows on what was published of the node. Returns how many notifications. Raises StoreUnavailable."""
+        ready: list[Publication] = []
+        try:
+            for notification in found:
+                if not self._reaches(topic, track, notification.sequence - 1) or not topic.has_room(track):
+                    break
+                publication = topic.publication(track, notification)
+                if publication is None:
+                    self._passed(topic, track)
+                else:
+                    ready.append(publication)
+        except Unwritable as error:
+            self._hold(topic, track, track.sent + 1, str(error), "the worker cannot write notification")
+        finally:
+            if ready:
+                self._bus.sender.send(ready)
+        return len(ready)
 
     def _reaches(self, topic: Topic, track: Track, last: int) -> bool:
         """Whether what comes after ``last`` is published next. The outbox has nothing between what was published and that.

@@ -6,10 +6,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from tracker_worker.bus.base import Publication
+from tracker_worker.notifications.dialects.dialect import Dialect
 from tracker_worker.notifications.notification import Notification
 
 WINDOW = 1000
-"""The most notifications on one topic that are published and not confirmed."""
+"""The most notifications on one topic that are published and not confirmed. What counts is the row of the outbox, whatever
+number of messages it is in the topic's dialect."""
 SHARE = 500
 """The most that one node may have between its first unconfirmed notification and its last published one."""
 _WINDOW_BYTES = 32 << 20
@@ -19,9 +21,9 @@ _WINDOW_BYTES = 32 << 20
 @dataclass(slots=True)
 class Track:
     """The progress of one node, as sequences: notifications up to ``sent`` were handed to the bus, all up to ``confirmed``
-    are confirmed, and the outbox is known to reach up to ``known``. ``in_flight``: sequence -> bytes of those that are
-    published and not confirmed. ``ahead``: the confirmed ones above ``confirmed`` + 1. ``stuck_at``: the sequence that the
-    broker has refused; 0: none."""
+    are confirmed, and the outbox is known to reach up to ``known``. One that the topic's dialect has no message for counts as
+    confirmed. ``in_flight``: sequence -> bytes of those that are published and not confirmed. ``ahead``: the confirmed ones
+    above ``confirmed`` + 1. ``stuck_at``: the sequence that cannot go out; 0: none."""
 
     stream_id: int
     host: str
@@ -40,8 +42,9 @@ class Track:
 class Topic:
     """The nodes' progress on one topic. Belongs to the engine's thread."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, dialect: Dialect) -> None:
         self.name = name
+        self.dialect = dialect
         self.tracks: dict[int, Track] = {}  # by stream id
         self.lagging: dict[int, Track] = {}  # those with sent < known that are not stuck
         self.in_flight = 0
@@ -65,18 +68,25 @@ class Topic:
             return 0, 0
         return room, _WINDOW_BYTES - self._bytes
 
-    def publication(self, track: Track, notification: Notification) -> Publication:
-        """The notification that is published next for the node."""
-        body = notification.encode()
-        track.sent = notification.sequence
-        track.in_flight[notification.sequence] = len(body)
+    def publication(self, track: Track, notification: Notification) -> Publication | None:
+        """The notification that is published next for the node; None: there is nothing to publish of it. Raises Unwritable:
+        nothing has changed."""
+        bodies = self.dialect.bodies(notification)
+        sequence = track.sent = notification.sequence
+        if not bodies:
+            track.ahead.add(sequence)
+            self._advance(track)
+            return None
+        size = sum(map(len, bodies))
+        track.in_flight[sequence] = size
         self.in_flight += 1
-        self._bytes += len(body)
+        self._bytes += size
         return Publication(
-            key=(notification.stream_id, notification.sequence, self.name),
+            key=(notification.stream_id, sequence, self.name),
             topic=self.name,
-            priority=notification.priority,
-            body=body,
+            priority=self.dialect.priority(notification),
+            bodies=bodies,
+            content_type=self.dialect.content_type,
         )
 
     def confirmed(self, track: Track, sequence: int) -> bool:
@@ -101,18 +111,20 @@ class Topic:
         track.confirmed = track.sent = sequence
 
     def refused(self, track: Track, sequence: int) -> None:
-        """The broker does not take a notification that is in flight: the node waits."""
-        self._bytes -= track.in_flight.pop(sequence)
-        self.in_flight -= 1
+        """A notification, which may be in flight, cannot go out: the node waits."""
+        size = track.in_flight.pop(sequence, None)
+        if size is not None:
+            self._bytes -= size
+            self.in_flight -= 1
         track.stuck_at = min(sequence, track.stuck_at or sequence)
         self.note(track)
 
     def is_stuck(self, stream_ids: set[int]) -> bool:
-        """Whether one of these nodes waits because the broker has refused a notification."""
+        """Whether one of these nodes waits because a notification cannot go out."""
         return any(track.stuck_at for stream_id in stream_ids if (track := self.tracks.get(stream_id)) is not None)
 
     def set_aside(self, track: Track) -> None:
-        """An operator has set the refused notification aside: what follows it is published, again where it was refused too."""
+        """An operator has set aside what cannot go out: what follows it is published, again where it was refused too."""
         self._forget_flight(track)
         track.confirmed = max(track.confirmed, track.stuck_at)
         track.sent = track.confirmed

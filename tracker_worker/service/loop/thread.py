@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from tracker_worker.domain.policy import Policy
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.ids import NewIds
 from tracker_worker.new_history import begin_history
+from tracker_worker.notifications.dialects.dialect import Dialect
 from tracker_worker.notifications.render import PLAIN, Style
 from tracker_worker.service.chores.audits import Audits
 from tracker_worker.service.chores.elsewhere import Elsewhere
@@ -59,7 +60,7 @@ class EngineThread:
         hosts: Sequence[str],
         owner: str,
         notify: bool,
-        topics: Sequence[str] = (),
+        topics: Mapping[str, Dialect],
         style: Style = PLAIN,
         calendar: Calendar = HOURS,
         counters: Counters,
@@ -72,9 +73,9 @@ class EngineThread:
         began: Callable[[str], None] = lambda ledger_id: None,
     ) -> None:
         """``owner`` names this worker in leases. ``notify`` False: notifications are neither kept nor published. They are
-        published to ``topics``; ``style`` is what they have in common, ``calendar`` says which periods they are for.
-        ``register`` makes the service records of the hosts again, and ``began`` is told the ledger_id of each history in which
-        the worker goes on; both are called on the engine's thread."""
+        published to ``topics``, on each in its dialect; ``style`` is what they have in common, ``calendar`` says which periods
+        they are for. ``register`` makes the service records of the hosts again, and ``began`` is told the ledger_id of each
+        history in which the worker goes on; both are called on the engine's thread."""
         self._store = store
         self._bus = bus
         self._notify = notify
@@ -96,7 +97,7 @@ class EngineThread:
         self._relay = Relay(
             store,
             bus,
-            topics=topics if notify else (),
+            topics=topics if notify else {},
             hole=lambda host, node, first, last: self._recovery.hole(host, node, first, last),
             confirm_history=ledgers.confirm,
             ledger_id=lambda: ledgers.ledger_id,
