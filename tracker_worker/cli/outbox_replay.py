@@ -114,7 +114,7 @@ def _publish(
                 body,
                 {"content_type": dialect.content_type, "content_encoding": "utf-8", "delivery_mode": 2, "priority": 0},
                 exchange=settings.exchange,
-                routing_key=f"{topic}.{dialect.priority(notification).lower()}",
+                routing_key=f"{topic}.{dialect.queues[notification.priority].lower()}",
             )
 
 

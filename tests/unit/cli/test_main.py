@@ -10,9 +10,12 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from tests.support.rows import every_type
 from tests.unit.cli.conftest import Cli
 from tracker_worker.cli.main import main
 from tracker_worker.cli.watch import describe
+from tracker_worker.notifications.dialects.table import CLOUDEVENTS, COMPUTE, PLAIN
+from tracker_worker.wire.message import decode_message
 
 ENVELOPE = {"event_type": "tracker.claim.begun", "timestamp": "2026-01-15 12:00:00.000000"}
 PLACE = {"host": "host-1", "node": "node-1", "sequence": 7, "occurred_at": "2026-01-15T12:00:00.000000Z"}
@@ -143,3 +146,12 @@ def test_an_unreachable_broker_is_an_error_of_one_sentence_without_the_password(
 )
 def test_a_notification_is_one_line(payload: Any, line: str) -> None:
     assert describe({**ENVELOPE, "payload": payload}) == line
+
+
+def test_an_event_is_the_same_line_in_each_dialect() -> None:
+    row = every_type()["tracker.claim.finished"]
+    [told] = [describe(decode_message(body)) for body in PLAIN.bodies(row)]
+    assert "tracker.claim.finished host-1/node-1 #" in told
+    assert [describe(decode_message(body)) for body in CLOUDEVENTS.bodies(row)] == [told]
+    [created] = [describe(decode_message(body)) for body in COMPUTE.bodies(row)]
+    assert created == told.replace("tracker.claim.finished", "compute.instance.create.end")

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from tests.support.rows import every_type, exists
 from tracker_worker.notifications.dialects.dialect import Unwritable
 from tracker_worker.notifications.dialects.table import CLOUDEVENTS
-from tracker_worker.notifications.notification import WARN, Notification
+from tracker_worker.notifications.notification import INFO, WARN, Notification
 
 ROWS = every_type()
 DIGITS = 20
@@ -81,8 +81,7 @@ def test_the_longest_number_has_twenty_digits() -> None:
 
 
 def test_everything_goes_to_one_queue() -> None:
-    assert CLOUDEVENTS.priorities == ("INFO",)
-    assert CLOUDEVENTS.priority(replace(exists(), priority=WARN)) == "INFO"
+    assert CLOUDEVENTS.queues == {INFO: INFO, WARN: INFO}
 
 
 def test_a_row_that_cannot_be_read_is_an_error_that_names_the_option() -> None:

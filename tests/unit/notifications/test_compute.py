@@ -260,7 +260,7 @@ def test_every_message_has_the_publisher_the_time_and_the_payload_of_its_row_and
             assert message["priority"] == "INFO"
             assert message["timestamp"] == "2026-01-15 12:00:00.000000"
             assert message["payload"] == json.loads(row.payload)
-    assert COMPUTE.priority(row) == "INFO"
+    assert COMPUTE.queues[row.priority] == "INFO"
 
 
 def test_no_row_of_any_type_fails() -> None:

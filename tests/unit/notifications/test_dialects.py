@@ -14,6 +14,7 @@ from tracker_worker.bus.settings import read_settings
 from tracker_worker.conf import notifications, register_opts
 from tracker_worker.errors import ConfigurationError
 from tracker_worker.notifications.dialects.table import CLOUDEVENTS, COMPUTE, DIALECTS, PLAIN, read_topics
+from tracker_worker.notifications.notification import PRIORITIES
 from tracker_worker.wire.message import decode_message
 
 
@@ -60,4 +61,4 @@ def test_the_trackers_own_dialect_is_the_row_as_it_encodes_itself() -> None:
         own = decode_message(row.encode())
         assert said.pop("_unique_id") != own.pop("_unique_id")
         assert said == own
-        assert PLAIN.priority(row) == row.priority
+    assert PLAIN.queues == {priority: priority for priority in PRIORITIES}

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from tests.support.builders import node_name
 from tests.support.relay import A, Case, keys
@@ -52,13 +53,12 @@ class TestSeveralMessages:
         assert (publication.key, publication.topic, publication.content_type) == ((1, 2, A), A, "text/plain")
         assert publication.priority == INFO
 
-    def test_a_priority_that_the_dialect_has_no_queue_for_goes_to_its_first_one(self) -> None:
-        assert Scripted({}).dialect.priorities == (INFO,)
-        assert Dialect(option="x", write=lambda row: (), priorities=(WARN,)).priority(self.row()) == WARN
-
-    def row(self) -> Notification:
-        [row] = Case().commit(1)
-        return row
+    def test_they_go_to_the_queue_that_the_dialect_says(self) -> None:
+        case = taken(Scripted({}))
+        [row] = case.commit(1)
+        case.offer_rows([replace(row, priority=WARN)])
+        [[publication]] = case.sent.calls
+        assert publication.priority == INFO
 
     def test_their_bytes_fill_the_window_and_a_confirm_of_the_row_frees_it(
         self, monkeypatch: pytest.MonkeyPatch

@@ -6,9 +6,10 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
+
+import msgspec
 
 from tracker_worker import faults
 from tracker_worker.bus.amqp import dead_letter
@@ -44,8 +45,7 @@ _PERSISTENT = 2
 _REPLY_RETRY_SECONDS = 60
 
 
-@dataclass(slots=True, eq=False)
-class _Publishing:
+class _Publishing(msgspec.Struct, eq=False):
     """A publication whose messages are on their way. It is safe when none of them is ``unconfirmed``, which never happens once
     one of them was ``refused``."""
 
@@ -131,7 +131,7 @@ class AMQPSender(Publisher, Sender):
             self._waiting.append(
                 Message(
                     exchange=self._settings.exchange,
-                    routing_key=f"{item.topic}.{item.priority.lower()}",
+                    routing_key=_notification_key(item.topic, item.priority),
                     body=body,
                     properties=_properties(item.content_type),
                     done=partial(self._notified, publishing),
@@ -220,6 +220,11 @@ class AMQPSender(Publisher, Sender):
         if self._refused:
             refused = [self._refused.popleft() for _ in range(len(self._refused))]
             self._report_refused(refused)
+
+
+@cache
+def _notification_key(topic: str, priority: str) -> str:
+    return f"{topic}.{priority.lower()}"
 
 
 @cache

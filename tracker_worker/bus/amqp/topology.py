@@ -198,7 +198,7 @@ def published(settings: BrokerSettings) -> list[Queue]:
     notifications = [
         notification_queue(settings, topic, priority)
         for topic, dialect in settings.notification_topics.items()
-        for priority in dialect.priorities
+        for priority in dict.fromkeys(dialect.queues.values())
     ]
     return [dead_letter_queue(settings), *notifications]
 

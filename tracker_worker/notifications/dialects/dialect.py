@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
-from tracker_worker.notifications.notification import INFO, Notification
+from tracker_worker.notifications.notification import INFO, PRIORITIES, Notification
 from tracker_worker.wire.message import JSON
 
 Bodies = tuple[bytes, ...]
@@ -22,14 +22,14 @@ class Dialect:
 
     ``write`` makes the bodies of the messages of a row, in the order in which they are sent: one, several, or none if the
     dialect has no word for the event. It depends on the row alone, so that a repetition after a restart is the same messages
-    with the same ids. ``content_type`` is that of each body. A topic has a queue ``<topic>.<priority>`` for each of
-    ``priorities``; what has another priority goes to the first one.
+    with the same ids. ``content_type`` is that of each body. ``queues``: the priority of a row -> that of the queue
+    ``<topic>.<priority>`` which its messages go to.
     """
 
     option: str
     write: Callable[[Notification], Bodies]
     content_type: str = JSON
-    priorities: tuple[str, ...] = (INFO,)
+    queues: Mapping[str, str] = field(default_factory=lambda: dict.fromkeys(PRIORITIES, INFO))
 
     def bodies(self, notification: Notification) -> Bodies:
         """The bodies of the messages of a row. Raises Unwritable."""
@@ -37,8 +37,3 @@ class Dialect:
             return self.write(notification)
         except Exception as error:  # of one message
             raise Unwritable(f"it cannot be written for [notifications] {self.option}: {error!r}") from error
-
-    def priority(self, notification: Notification) -> str:
-        """The priority of the queue that the messages of a row go to."""
-        priority = notification.priority
-        return priority if priority in self.priorities else self.priorities[0]

@@ -12,7 +12,11 @@ from tracker_worker.notifications.dialects import cloudevents, compute
 from tracker_worker.notifications.dialects.dialect import Dialect
 from tracker_worker.notifications.notification import PRIORITIES
 
-PLAIN = Dialect(option="topics", write=lambda notification: (notification.encode(),), priorities=PRIORITIES)
+PLAIN = Dialect(
+    option="topics",
+    write=lambda notification: (notification.encode(),),
+    queues={priority: priority for priority in PRIORITIES},
+)
 """The tracker's own notifications, as oslo.messaging writes them."""
 COMPUTE = Dialect(option="compute_topics", write=compute.write)
 CLOUDEVENTS = Dialect(option="cloudevents_topics", write=cloudevents.write, content_type=cloudevents.CONTENT_TYPE)

@@ -218,7 +218,8 @@ class Relay:
                 track = topic.tracks.get(notification.stream_id)
                 if track is None:
                     continue
-                track.known = max(track.known, notification.sequence)
+                if notification.sequence > track.known:
+                    track.known = notification.sequence
                 if notification.sequence != track.sent + 1 or not topic.has_room(track):
                     topic.note(track)
                     continue

@@ -84,7 +84,7 @@ class Topic:
         return Publication(
             key=(notification.stream_id, sequence, self.name),
             topic=self.name,
-            priority=self.dialect.priority(notification),
+            priority=self.dialect.queues[notification.priority],
             bodies=bodies,
             content_type=self.dialect.content_type,
         )
