@@ -120,9 +120,7 @@ def replay(
         )
     if topic is not None:
         if topic not in broker.notification_topics:
-            raise CommandFailed(
-                f"[notifications] has no topic {topic}: it has {', '.join(broker.notification_topics)}"
-            )
+            raise CommandFailed(f"[notifications] has no topic {topic}: it has {', '.join(broker.notification_topics)}")
         broker = replace(broker, notification_topics={topic: broker.notification_topics[topic]})
     with opened_store(conf) as store:
         wanted = Range.of(find_stream(store, host, node), first, last, topic)

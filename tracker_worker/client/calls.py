@@ -18,6 +18,7 @@ from tracker_worker.client.types import (
     Fit,
     GroupEntry,
     InstanceLike,
+    Instances,
     LimitsLike,
     Node,
     Notifications,
@@ -202,7 +203,17 @@ class Calls:
         nodes: list[Node] = self._call(context, host, "list_nodes")
         return nodes
 
-    # --- notifications -----------------------------------------------------------------------------------------------
+    # --- billing -----------------------------------------------------------------------------------------------------
+
+    def get_instances(
+        self, context: Context, host: str, node: str, after: str | None = None, limit: int = 500
+    ) -> Instances:
+        """Return the instances that the node is charged for, in the order of the code points of their uuids: at most ``limit``
+        (1 to 500), behind the uuid ``after``. For a consumer that starts late: the page is as of the number ``sequence``, so
+        that notifications up to it say nothing new of its instances. Raises NodeNotFound, InvalidInput, AnswerTooLarge."""
+        args = {"node": node, "after": after, "limit": limit}
+        instances: Instances = self._call(context, host, "get_instances", **args)
+        return instances
 
     def get_notifications(
         self, context: Context, host: str, node: str, after_sequence: int = 0, limit: int = 100

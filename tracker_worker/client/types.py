@@ -222,6 +222,18 @@ class Node(TypedDict):
     disk_available_least: Any
 
 
+class Instances(TypedDict):
+    """Instances that a node is charged for, as of the notification with the number ``sequence``. Each is the payload of a
+    notification as it would be now, and ``since``, from when on it is charged as it is now, and ``period_resource_seconds``,
+    resource class -> amount times seconds that its project was charged for it on this node in the period that is not closed
+    yet. ``next``: the last uuid of the page if there are more behind it, else None."""
+
+    ledger_id: str
+    sequence: int
+    instances: list[dict[str, Any]]
+    next: str | None
+
+
 class Notification(TypedDict):
     """A notification as it was published, or will be. ``timestamp``: when it occurred, as oslo.messaging writes it. The schemas
     of the payloads are in ``tracker_worker.notifications``."""

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 
 import msgspec
 
+from tracker_worker.domain.calendar import Calendar
+from tracker_worker.domain.values import SECOND
+
 
 class Periods(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Times are in microseconds, and whole seconds except ``ahead``.
@@ -37,3 +40,10 @@ class Periods(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def closed(self) -> int:
         """What is learned of a time before this is an adjustment; 0: nothing is."""
         return max(self.until, self.ending) if self.first else 0
+
+    def following(self, calendar: Calendar) -> tuple[int, int]:
+        """The beginning and the ending of the period that is not closed yet. One begins where the one before has ended, and the
+        first one at the boundary before the node's first event."""
+        until = self.until // SECOND
+        beginning = until if self.first else calendar.last(until)
+        return beginning * SECOND, calendar.next(beginning) * SECOND

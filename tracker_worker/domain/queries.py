@@ -76,6 +76,18 @@ class GetNotifications(msgspec.Struct, frozen=True, kw_only=True):
     limit: int
 
 
+class GetInstances(msgspec.Struct, frozen=True, kw_only=True):
+    """The instances that a node is charged for in the role INSTANCE, at most ``limit`` of those behind the uuid ``after``. What
+    they were charged before is in the store."""
+
+    node: str
+    after: str | None
+    limit: int
+
+
+StoredQuery = GetNotifications | GetInstances
+"""What ``read`` does not answer, because it is no part of a ledger."""
+
 # A node with more counters has a view that may be large.
 _MOST_COUNTERS = 256
 

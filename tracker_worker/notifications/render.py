@@ -81,6 +81,13 @@ def render(
     )
 
 
+def present(ledger: NodeLedger, held: Allocation, at: int, *, style: Style = PLAIN) -> dict[str, Any]:
+    """What an event at ``at`` (microseconds) would say of an allocation that is charged now."""
+    payload = _charged(ledger, held)
+    payload.update(occurred_at=iso(at), ledger_id=ledger.ledger_id, region=style.region)
+    return payload
+
+
 def _describe(event: events.Event, ledger: NodeLedger) -> tuple[str, dict[str, Any]]:
     match event:
         case events.ClaimBegun(allocation=held):

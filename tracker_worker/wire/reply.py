@@ -45,6 +45,7 @@ _SMALLER = {
     "report_instances": "compare with list_allocations, which answers fewer at a time (limit, after)",
     "get_usage": "ask for one project at a time (project_id), or for one host; no answer is per node",
     "list_nodes": "ask for one node at a time (get_node with node)",
+    "get_instances": "ask for fewer at a time (limit) and then for those behind them (after)",
     "get_notifications": "ask for fewer at a time (limit)",
 }
 _TOO_LARGE_ALONE = (

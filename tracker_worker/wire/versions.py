@@ -41,6 +41,7 @@ METHODS: Mapping[str, int] = {
     "abort_move": 1,
     "fail_move": 1,
     "adopt": 1,
+    "get_instances": 1,
     "get_notifications": 1,
 }
 """The minor version of each method."""

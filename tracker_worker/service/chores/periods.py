@@ -17,7 +17,6 @@ from tracker_worker.domain import commands
 from tracker_worker.domain.calendar import Calendar
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
 from tracker_worker.domain.segments import InstanceUsage
-from tracker_worker.domain.values import SECOND
 from tracker_worker.service.requests.items import Chore
 from tracker_worker.store.base import Store
 from tracker_worker.store.ledgers import Ledgers
@@ -89,14 +88,7 @@ class PeriodChores:
         periods, retired = ledger.periods, ledger.life.retired
         if not periods.until or (retired is not None and periods.closed > retired.since):
             return False
-        return bool(periods.ending) or ledger.time(now) >= self._next(ledger)[1]
-
-    def _next(self, ledger: NodeLedger) -> tuple[int, int]:
-        """The beginning and the ending of the node's next period. One begins where the one before has ended, and the first one
-        at the boundary before the node's first event."""
-        until = ledger.periods.until // SECOND
-        beginning = until if ledger.periods.first else self._calendar.last(until)
-        return beginning * SECOND, self._calendar.next(beginning) * SECOND
+        return bool(periods.ending) or ledger.time(now) >= periods.following(self._calendar)[1]
 
     def _add(self, host: str, ledger: NodeLedger) -> None:
         sweep = _Sweep(host, ledger.id)
@@ -145,7 +137,7 @@ class PeriodChores:
         if not periods.ending:
             if not self._is_due(ledger, self._clock()):
                 return None
-            beginning, ending = self._next(ledger)
+            beginning, ending = periods.following(self._calendar)
             return commands.BeginPeriod(
                 node=ledger.name, node_id=ledger.id, known=periods.until, beginning=beginning, ending=ending
             )

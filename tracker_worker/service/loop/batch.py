@@ -16,14 +16,14 @@ from tracker_worker.domain.decision import NOTHING, Decision
 from tracker_worker.domain.events import MoveChanged
 from tracker_worker.domain.ledger import HostLedger, NodeLedger
 from tracker_worker.domain.policy import Policy
-from tracker_worker.errors import NodeNotFound, StoreUnavailable, TrackerError
+from tracker_worker.errors import StoreUnavailable, TrackerError
+from tracker_worker.service.loop.stored_answers import StoredAnswers
 from tracker_worker.service.requests.items import Chore, Item, Part, Whole
 from tracker_worker.service.requests.methods import Audit, Operation, Ping
 from tracker_worker.service.requests.pending import PendingRequest
-from tracker_worker.store.base import Conflict, InboxRow, Store, StoreReplaced
+from tracker_worker.store.base import Conflict, InboxRow, StoreReplaced
 from tracker_worker.store.ledgers import Ledgers
 from tracker_worker.unit_of_work import UnitOfWork
-from tracker_worker.wire.measured import Fitting
 from tracker_worker.wire.reply import MAX_ANSWER_BYTES, answer, parking_reason, parks
 
 
@@ -118,7 +118,7 @@ class Decider:
     def __init__(
         self,
         *,
-        store: Store,
+        stored: StoredAnswers,
         ledgers: Ledgers,
         policy: Callable[[], Policy],
         clock: Callable[[], int],
@@ -129,7 +129,7 @@ class Decider:
     ) -> None:
         """``clock`` gives microseconds, ``monotonic`` seconds. ``may_expire``: whether the claims of a host may expire now; it
         may raise StoreUnavailable. ``new_unit`` makes the unit of work of a batch."""
-        self._store = store
+        self._stored = stored
         self._ledgers = ledgers
         self._policy = policy
         self._clock = clock
@@ -186,8 +186,8 @@ class Decider:
             batch.conclude(request, request.conclusion(answer(request.reply_to, "pong")))
         elif not operation.hosts:
             batch.conclude(request, Settlement(delivery=request.delivery))
-        elif isinstance(action, queries.GetNotifications):
-            batch.reply(request, self._told(operation.hosts[0], action))
+        elif isinstance(action, queries.StoredQuery):
+            batch.reply(request, self._stored.read(operation.hosts[0], action, batch.now))
         elif isinstance(action, Audit | queries.Query):
             found = self._look(batch, request, self._ledgers.get(operation.hosts[0]), action)
             if isinstance(action, Audit):
@@ -196,16 +196,6 @@ class Decider:
                 batch.reply(request, found)
         else:
             self._command(batch, request, self._ledgers.get(operation.hosts[0]), action)
-
-    def _told(self, host: str, action: queries.GetNotifications) -> Fitting:
-        """The answer from the outbox. The item is alone in its batch. Raises NodeNotFound: the host has no such stream."""
-        page = self._store.stream_page(
-            host, action.node, after=action.after, limit=action.limit, max_bytes=self._max_answer_bytes
-        )
-        self._ledgers.refresh([host])  # after the page: what a store says that has gone back is no answer
-        if page is None:
-            raise NodeNotFound(host=host, node=action.node)
-        return page.told()
 
     def _part(self, batch: Batch, part: Part) -> None:
         action = part.whole.operation.action

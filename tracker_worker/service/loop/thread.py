@@ -35,6 +35,7 @@ from tracker_worker.service.loop.batch import Decider
 from tracker_worker.service.loop.engine import Engine
 from tracker_worker.service.loop.inbox import Inbox
 from tracker_worker.service.loop.recovery import Recovery
+from tracker_worker.service.loop.stored_answers import StoredAnswers
 from tracker_worker.service.requests.asked import asked_by
 from tracker_worker.service.requests.items import Chore
 from tracker_worker.service.requests.pending import PendingRequest
@@ -183,7 +184,13 @@ class EngineThread:
                 ledgers=ledgers,
                 inbox=inbox,
                 decider=Decider(
-                    store=store,
+                    stored=StoredAnswers(
+                        store=store,
+                        ledgers=ledgers,
+                        calendar=calendar,
+                        style=style,
+                        max_answer_bytes=max_answer_bytes,
+                    ),
                     ledgers=ledgers,
                     policy=policy,
                     clock=clock,

@@ -12,7 +12,7 @@ from tracker_worker.domain.allocation import KEEP, RELEASE
 from tracker_worker.domain.fit import read_limits
 from tracker_worker.domain.instance import owned, owner_of, read_changes, read_instance, read_node
 from tracker_worker.domain.policy import Policy
-from tracker_worker.domain.queries import GetNotifications, ListAllocations, ListClaims, WouldFit
+from tracker_worker.domain.queries import GetInstances, GetNotifications, ListAllocations, ListClaims, WouldFit
 from tracker_worker.domain.states import VM_STATES
 from tracker_worker.domain.values import (
     read_amount,
@@ -31,6 +31,8 @@ Context = Mapping[str, Any]
 _MOST_CLAIMS = 500
 _MOST_ALLOCATIONS = 1000
 _DEFAULT_ALLOCATIONS = 500
+_MOST_INSTANCES = 500
+_DEFAULT_INSTANCES = 500
 _MOST_NOTIFICATIONS = 500
 _DEFAULT_NOTIFICATIONS = 100
 _ROLES = ("instance", "incoming", "hold")
@@ -146,6 +148,15 @@ def list_allocations(args: Arguments, *_: Any) -> ListAllocations:
         older_than=read_timeout("older_than", args.get("older_than")),
         limit=_DEFAULT_ALLOCATIONS if limit is None else _limit(limit, _MOST_ALLOCATIONS),
         after=None if args.get("after") is None else _after(args["after"]),
+    )
+
+
+def get_instances(args: Arguments, *_: Any) -> GetInstances:
+    after, limit = args.get("after"), args.get("limit")
+    return GetInstances(
+        node=read_name("node", args["node"]),
+        after=None if after is None else read_id("after", after),
+        limit=_DEFAULT_INSTANCES if limit is None else _limit(limit, _MOST_INSTANCES),
     )
 
 

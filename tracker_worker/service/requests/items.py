@@ -9,7 +9,7 @@ from typing import Any
 
 from tracker_worker.domain import commands
 from tracker_worker.domain.ledger import HostLedger
-from tracker_worker.domain.queries import GetNotifications
+from tracker_worker.domain.queries import StoredQuery
 from tracker_worker.service.requests.methods import Operation, Ping
 from tracker_worker.service.requests.pending import PendingRequest
 
@@ -99,7 +99,7 @@ def is_alone(item: Item) -> bool:
     as large as an answer may be."""
     if not isinstance(item, PendingRequest) or item.operation is None:
         return False
-    return isinstance(item.operation.action, GetNotifications)
+    return isinstance(item.operation.action, StoredQuery)
 
 
 def hosts_of(items: Iterable[Item]) -> set[str]:

@@ -14,7 +14,7 @@ from tracker_worker.bus.base import FANOUT, PING, SHARED
 from tracker_worker.domain import commands
 from tracker_worker.domain.move import ABORT, CONFIRM, FAIL, FINISH, REVERT
 from tracker_worker.domain.policy import Policy
-from tracker_worker.domain.queries import GetAllocation, GetNode, GetNotifications, GetUsage, ListNodes, Query
+from tracker_worker.domain.queries import GetAllocation, GetNode, GetUsage, ListNodes, Query, StoredQuery
 from tracker_worker.domain.values import read_id, read_name, read_optional_text
 from tracker_worker.errors import HostNotServed, InvalidInput
 from tracker_worker.oslo import NoSuchMethod, UnsupportedVersion
@@ -34,7 +34,7 @@ class Ping(msgspec.Struct, frozen=True):
     """Answer "pong"."""
 
 
-Action = commands.Command | Query | GetNotifications | Audit | Ping
+Action = commands.Command | Query | StoredQuery | Audit | Ping
 
 
 class Operation(msgspec.Struct, frozen=True):
@@ -101,6 +101,7 @@ METHODS: dict[str, _Method] = {
         optional=("project_id",),
         any_host=True,
     ),
+    "get_instances": _Method(build=arguments.get_instances, required=("node",), optional=("after", "limit")),
     "get_notifications": _Method(
         build=arguments.get_notifications, required=("node",), optional=("after_sequence", "limit")
     ),
