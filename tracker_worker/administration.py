@@ -18,8 +18,9 @@ from msgspec.structs import replace
 
 from tracker_worker.domain.commands import Command
 from tracker_worker.domain.events import DeletionNoted, LifeNoted, MoveNoted, NodeUpdated
+from tracker_worker.domain.host import HostLedger
 from tracker_worker.domain.inventory import Inventory, read_node_name
-from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.domain.life import Life, renewed
 from tracker_worker.errors import ClaimConflict, NodeBusy
 from tracker_worker.ids import NewIds

@@ -14,7 +14,8 @@ from tracker_worker.domain.commands import Command
 from tracker_worker.domain.decide import decide
 from tracker_worker.domain.decision import Decision
 from tracker_worker.domain.events import UNPUBLISHED, Event
-from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.domain.host import HostLedger
+from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.ids import NewIds
 from tracker_worker.notifications.notification import Notification
 from tracker_worker.notifications.render import PLAIN, Style, render

@@ -13,9 +13,10 @@ from benchmarks.workload import NODE, RESOURCE, instance
 from tracker_worker.domain import commands, events
 from tracker_worker.domain.allocation import CALLER, FINISHED, Allocation
 from tracker_worker.domain.decide import decide
+from tracker_worker.domain.host import HostLedger
 from tracker_worker.domain.instance import read_instance
 from tracker_worker.domain.inventory import read_inventory
-from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.domain.resources import ZERO
 from tracker_worker.ids import NewIds
 from tracker_worker.notifications.render import render

@@ -13,7 +13,7 @@ import pytest
 from tests.support.builders import HOST, NOW, begin, instance, inventory, node_name, uuid
 from tests.support.store import ALL, TOPIC, StoreCase, Writer, answer, at_once, cursors, load, register, settle, uuids
 from tracker_worker.domain.commands import AbortClaim
-from tracker_worker.domain.ledger import HostLedger
+from tracker_worker.domain.host import HostLedger
 from tracker_worker.domain.resources import ZERO
 from tracker_worker.store.base import Conflict, Store
 

@@ -22,7 +22,7 @@ from tests.support.store import (
     snapshots,
     uuids,
 )
-from tracker_worker.domain.ledger import HostLedger
+from tracker_worker.domain.host import HostLedger
 from tracker_worker.ids import NewIds
 from tracker_worker.new_history import begin_history
 from tracker_worker.store.base import Commit, Conflict, Store

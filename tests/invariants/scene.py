@@ -46,8 +46,9 @@ from tracker_worker.domain.decide import decide
 from tracker_worker.domain.decision import Decision
 from tracker_worker.domain.events import UNPUBLISHED, Event, NodeUpdated
 from tracker_worker.domain.fit import read_limits
+from tracker_worker.domain.host import HostLedger
 from tracker_worker.domain.instance import read_changes, read_instance, read_node
-from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.domain.policy import Policy
 from tracker_worker.domain.resources import ZERO
 from tracker_worker.domain.values import SECOND

@@ -10,7 +10,7 @@ from typing import Any
 from tests.simulation.machine import Machine
 from tests.simulation.stage import Stage
 from tests.support.backup import Backup
-from tracker_worker.domain.ledger import HostLedger
+from tracker_worker.domain.host import HostLedger
 from tracker_worker.ids import NewIds
 from tracker_worker.new_history import begin_history
 from tracker_worker.store.base import Store

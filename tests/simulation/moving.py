@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from tracker_worker.domain.allocation import BEGUN as CLAIM_BEGUN
 from tracker_worker.domain.allocation import HOLD, INCOMING
-from tracker_worker.domain.ledger import HostLedger
+from tracker_worker.domain.host import HostLedger
 from tracker_worker.domain.move import BEGUN, EVACUATION, FINISHED
 
 

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from tests.simulation.database import FULL, READ_ONLY, Database
 from tests.simulation.machine import Machine
 from tests.simulation.stage import Stage
-from tracker_worker.domain.ledger import HostLedger
+from tracker_worker.domain.host import HostLedger
 from tracker_worker.ids import NewIds
 from tracker_worker.store.base import Store
 from tracker_worker.store.sql.commit import hosts_of

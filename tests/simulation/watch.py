@@ -14,7 +14,8 @@ import msgspec
 from tests.invariants.record import Heard
 from tests.simulation import moving
 from tests.simulation.broker import Message
-from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.domain.host import HostLedger
+from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.notifications.schema import validator
 from tracker_worker.store.base import Commit
 

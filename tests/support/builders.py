@@ -18,9 +18,10 @@ from tracker_worker.domain.decide import decide
 from tracker_worker.domain.decision import Decision
 from tracker_worker.domain.events import Event
 from tracker_worker.domain.fit import read_limits
+from tracker_worker.domain.host import HostLedger
 from tracker_worker.domain.instance import Instance, read_changes, read_instance, read_node
 from tracker_worker.domain.inventory import Inventory, read_inventory, reserve
-from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.domain.resources import Resources
 from tracker_worker.domain.values import SECOND
 from tracker_worker.errors import TrackerError

@@ -32,7 +32,8 @@ from tracker_worker.domain.commands import (
     StepMove,
 )
 from tracker_worker.domain.decision import Decision
-from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.domain.host import HostLedger
+from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.domain.move import ABORT, CONFIRM, FAIL, FINISH, REVERT
 from tracker_worker.domain.policy import Policy
 from tracker_worker.domain.values import SECOND

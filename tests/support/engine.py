@@ -19,8 +19,8 @@ from tests.support.store import settle
 from tracker_worker.bus.base import Listener, Refusal
 from tracker_worker.bus.memory import MemoryBroker, MemoryBus, Parked
 from tracker_worker.counters import Counters
+from tracker_worker.domain.host import HostLedger
 from tracker_worker.domain.inventory import reserve
-from tracker_worker.domain.ledger import HostLedger
 from tracker_worker.domain.policy import Policy
 from tracker_worker.inventory.fake import FakeDriver
 from tracker_worker.notifications.dialects.table import PLAIN

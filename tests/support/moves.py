@@ -20,7 +20,7 @@ from tracker_worker.domain.commands import (
 )
 from tracker_worker.domain.decision import Decision
 from tracker_worker.domain.events import MoveChanged
-from tracker_worker.domain.ledger import HostLedger
+from tracker_worker.domain.host import HostLedger
 from tracker_worker.domain.move import FINISH, Move
 from tracker_worker.domain.policy import Policy
 from tracker_worker.domain.values import SECOND

@@ -11,7 +11,7 @@ from tests.support import doc_story
 from tests.support.builders import NOW, planned
 from tracker_worker.domain.commands import Command
 from tracker_worker.domain.events import UNPUBLISHED
-from tracker_worker.domain.ledger import HostLedger
+from tracker_worker.domain.host import HostLedger
 from tracker_worker.ids import uuid7
 from tracker_worker.notifications import schema
 from tracker_worker.notifications.notification import INFO, Notification

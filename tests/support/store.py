@@ -16,7 +16,8 @@ from tests.support.builders import HOST, NOW, inventory, node_name, snapshot
 from tracker_worker.domain.commands import Command, ReportNode
 from tracker_worker.domain.decide import decide
 from tracker_worker.domain.events import UNPUBLISHED
-from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.domain.host import HostLedger
+from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.ids import uuid7
 from tracker_worker.notifications.notification import Notification
 from tracker_worker.store.base import Commit, InboxRow, Store, Stream

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from oslo_config import cfg
 
 from tracker_worker.cli.context import CommandFailed
-from tracker_worker.domain.ledger import HostLedger
+from tracker_worker.domain.host import HostLedger
 from tracker_worker.errors import ConfigurationError
 from tracker_worker.store.base import Store, Stream
 from tracker_worker.store.sql import engines, migration

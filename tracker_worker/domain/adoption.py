@@ -11,8 +11,9 @@ from tracker_worker.domain.allocation import FINISHED, UNLIMITED, Allocation
 from tracker_worker.domain.claims import NewId
 from tracker_worker.domain.decision import Decision
 from tracker_worker.domain.fit import over_capacity, too_much
+from tracker_worker.domain.host import HostLedger
 from tracker_worker.domain.instance import Instance, owned, read_instance, read_node
-from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.domain.policy import Policy
 from tracker_worker.domain.resources import ZERO, Resources
 from tracker_worker.domain.states import RELEASING

@@ -23,7 +23,8 @@ from tracker_worker.domain.allocation import (
 )
 from tracker_worker.domain.decision import NOTHING, Decision, decided
 from tracker_worker.domain.fit import Shortfall, fits
-from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.domain.host import HostLedger
+from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.domain.resources import ZERO, Resources
 from tracker_worker.domain.views import claim_view, iso
 from tracker_worker.errors import (

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from tracker_worker.domain import adoption, claims, closing, commands, moves, nodes, usage
 from tracker_worker.domain.claims import NewId
 from tracker_worker.domain.decision import Decision
-from tracker_worker.domain.ledger import HostLedger
+from tracker_worker.domain.host import HostLedger
 from tracker_worker.errors import TrackerError
 
 

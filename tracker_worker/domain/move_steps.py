@@ -9,8 +9,9 @@ from tracker_worker.domain import allocation as charge
 from tracker_worker.domain import commands, events
 from tracker_worker.domain import move as states
 from tracker_worker.domain.allocation import HOLD, INCOMING, INSTANCE, Allocation
+from tracker_worker.domain.host import HostLedger
 from tracker_worker.domain.instance import Instance
-from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.domain.move import Move
 from tracker_worker.domain.resources import ZERO
 from tracker_worker.domain.values import SECOND

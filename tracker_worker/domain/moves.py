@@ -18,8 +18,9 @@ from tracker_worker.domain import move as states
 from tracker_worker.domain.allocation import HOLD, INCOMING, Allocation
 from tracker_worker.domain.claims import NewId
 from tracker_worker.domain.decision import Decision, decided
+from tracker_worker.domain.host import HostLedger
 from tracker_worker.domain.instance import OWNER
-from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.domain.life import UNSUPPORTED
 from tracker_worker.domain.move import Move
 from tracker_worker.domain.move_steps import MOST_AHEAD, MoveSteps, Told, arriving, conflict, of_hold, of_incoming

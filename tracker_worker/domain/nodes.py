@@ -7,8 +7,9 @@ from msgspec.structs import replace
 
 from tracker_worker.domain import commands, events, life
 from tracker_worker.domain.decision import Decision, decided
+from tracker_worker.domain.host import HostLedger
 from tracker_worker.domain.inventory import Inventory
-from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.domain.life import Life, Mark, renewed
 from tracker_worker.errors import NodeBusy
 

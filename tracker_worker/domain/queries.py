@@ -14,7 +14,8 @@ import msgspec
 from tracker_worker.domain import claims, views
 from tracker_worker.domain.allocation import Allocation
 from tracker_worker.domain.commands import BeginClaim
-from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.domain.host import HostLedger
+from tracker_worker.domain.ledger import NodeLedger
 
 
 class GetNode(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,8 +15,9 @@ from tracker_worker.domain import commands, events
 from tracker_worker.domain.allocation import ABORTED, BEGUN, EXPIRED, Allocation
 from tracker_worker.domain.decision import NOTHING, Decision, decided
 from tracker_worker.domain.fit import over_capacity, too_much
+from tracker_worker.domain.host import HostLedger
 from tracker_worker.domain.instance import OWNER
-from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.domain.moves import end_with_instance
 from tracker_worker.domain.resources import SIZES
 from tracker_worker.domain.states import DELETED, RELEASING, UNBUILT

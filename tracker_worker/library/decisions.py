@@ -10,7 +10,8 @@ from typing import TypeVar
 
 from tracker_worker.domain.commands import Command
 from tracker_worker.domain.decision import Decision
-from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.domain.host import HostLedger
+from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.ids import NewIds
 from tracker_worker.new_history import begin_history, recover

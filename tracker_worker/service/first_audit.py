@@ -10,7 +10,7 @@ from functools import partial
 
 from tracker_worker import threads
 from tracker_worker.domain import commands
-from tracker_worker.domain.ledger import HostLedger
+from tracker_worker.domain.host import HostLedger
 from tracker_worker.service.chores.inventories import Inventories, InventoryReport, Report
 from tracker_worker.service.loop.thread import EngineThread
 from tracker_worker.service.requests.items import Chore

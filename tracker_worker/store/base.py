@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 from tracker_worker.domain.allocation import Allocation
-from tracker_worker.domain.ledger import HostLedger
+from tracker_worker.domain.host import HostLedger
 from tracker_worker.domain.move import Move
 from tracker_worker.domain.segments import InstanceUsage
 from tracker_worker.errors import StoreUnavailable

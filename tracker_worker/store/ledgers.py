@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.domain.host import HostLedger
+from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.store.base import AnotherHistory, Progress, Store
 
 

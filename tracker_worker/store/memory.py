@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from tracker_worker import threads
 from tracker_worker.domain.allocation import INCOMING, Allocation
-from tracker_worker.domain.ledger import HostLedger
+from tracker_worker.domain.host import HostLedger
 from tracker_worker.domain.move import KEPT, Move
 from tracker_worker.domain.segments import InstanceUsage
 from tracker_worker.ids import NewIds

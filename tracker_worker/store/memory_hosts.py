@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from operator import attrgetter, itemgetter
 
 from tracker_worker.domain.allocation import INSTANCE, Allocation
+from tracker_worker.domain.host import HostLedger
 from tracker_worker.domain.inventory import Inventory
-from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.domain.life import RETIRED, Life
 from tracker_worker.domain.move import Move
 from tracker_worker.domain.periods import Periods

@@ -18,7 +18,7 @@ from tests.support.builders import HOST, NOW, TIMEOUT, begin, claim_id, host_led
 from tracker_worker.cli.demo.billing import Billing, Charge, bill
 from tracker_worker.domain import commands
 from tracker_worker.domain.fit import read_limits
-from tracker_worker.domain.ledger import HostLedger
+from tracker_worker.domain.host import HostLedger
 from tracker_worker.domain.move import FINISH, REVERT
 from tracker_worker.domain.values import SECOND
 from tracker_worker.domain.views import iso

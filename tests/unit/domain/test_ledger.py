@@ -15,7 +15,6 @@ from tests.support.builders import (
     host_ledger,
     instance,
     inventory,
-    node_name,
     play,
     put,
     rebuilt,
@@ -28,9 +27,8 @@ from tests.support.builders import (
 from tracker_worker.domain import events, life
 from tracker_worker.domain.allocation import FINISHED, Allocation
 from tracker_worker.domain.commands import AbortClaim, FinishClaim, ReportNode
-from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.domain.resources import ZERO
-from tracker_worker.errors import InvalidInput, NodeNotFound
 
 RESERVE = resources(memory_mb=512)
 
@@ -237,28 +235,3 @@ def test_the_ledgers_of_two_nodes_are_independent():
     play(host, begin(1, node="node-1"))
     play(host, ReportNode(node="node-1", inventory=None))
     assert snapshot(host.node("node-2")) == other
-
-
-def test_an_unknown_node_is_not_found():
-    with pytest.raises(NodeNotFound) as caught:
-        host_ledger().node("elsewhere")
-    assert caught.value.kwargs == {"host": HOST, "node": "elsewhere"}
-
-
-def test_a_missing_name_means_the_only_node_of_the_host():
-    assert host_ledger().node_or_only(None, "node").name == "node-1"
-    with pytest.raises(InvalidInput) as caught:
-        host_ledger(nodes=2).node_or_only(None, "instance.node")
-    assert caught.value.kwargs["field"] == "instance.node"
-    with pytest.raises(NodeNotFound):
-        HostLedger(id=1, name=HOST).node_or_only(None, "node")
-    with pytest.raises(NodeNotFound):
-        host_ledger().node_or_only("node-2", "node")
-
-
-def test_a_host_knows_which_node_holds_an_instance():
-    host = host_ledger(nodes=3)
-    play(host, begin(1, node="node-3"))
-    assert host.holding(uuid(1)).name == "node-3"
-    assert host.holding(uuid(2)) is None
-    assert [ledger.name for ledger in host] == [node_name(number) for number in (1, 2, 3)]

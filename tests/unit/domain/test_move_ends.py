@@ -32,7 +32,7 @@ from tracker_worker.domain.commands import (
     ReportNode,
 )
 from tracker_worker.domain.events import ClaimExpired, UsageReleased
-from tracker_worker.domain.ledger import HostLedger
+from tracker_worker.domain.host import HostLedger
 from tracker_worker.domain.move import ABORT, CONFIRM, FAIL, FINISH, REVERT
 from tracker_worker.domain.values import SECOND
 from tracker_worker.errors import (

@@ -30,7 +30,7 @@ from tracker_worker.domain.commands import (
     RetireNode,
 )
 from tracker_worker.domain.events import MoveChanged, MoveNoted, MoveRejected, UsageReleased
-from tracker_worker.domain.ledger import HostLedger
+from tracker_worker.domain.host import HostLedger
 from tracker_worker.domain.move import ABORT, CONFIRM, FAIL, FINISH, REVERT
 from tracker_worker.domain.values import SECOND
 from tracker_worker.errors import (

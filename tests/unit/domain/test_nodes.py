@@ -34,7 +34,8 @@ from tracker_worker.domain.commands import (
     UndrainNode,
 )
 from tracker_worker.domain.events import ClaimUntracked, LifeNoted, NodeUpdated
-from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.domain.host import HostLedger
+from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.domain.queries import GetNode, GetUsage, ListClaims, ListNodes, kept, read
 from tracker_worker.domain.views import iso, node_view
 from tracker_worker.errors import InvalidInput, NodeBusy, NodeDraining, NodeNotFound, NodeUnavailable

@@ -35,7 +35,7 @@ from tracker_worker.domain.commands import (
     RenewClaim,
     ReportNode,
 )
-from tracker_worker.domain.ledger import HostLedger
+from tracker_worker.domain.host import HostLedger
 from tracker_worker.domain.move import ABORT, CONFIRM, FAIL, FINISH, REVERT
 from tracker_worker.notifications.dialects.dialect import Unwritable
 from tracker_worker.notifications.dialects.table import COMPUTE

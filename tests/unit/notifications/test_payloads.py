@@ -23,7 +23,7 @@ from tracker_worker.domain.commands import (
     StepMove,
 )
 from tracker_worker.domain.events import UNPUBLISHED
-from tracker_worker.domain.ledger import HostLedger
+from tracker_worker.domain.host import HostLedger
 from tracker_worker.notifications import schema
 from tracker_worker.notifications.notification import INFO, WARN, Notification
 from tracker_worker.notifications.render import Style, render

@@ -11,9 +11,10 @@ import pytest
 from tests.support.builders import LEDGER_ID, driver_resource_dict, instance_dict, planned, resources
 from tracker_worker.domain import commands
 from tracker_worker.domain.fit import read_limits
+from tracker_worker.domain.host import HostLedger
 from tracker_worker.domain.instance import owner_of, read_changes, read_instance
 from tracker_worker.domain.inventory import FACTS, read_inventory
-from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.domain.life import OPEN, Life
 from tracker_worker.domain.resources import MAX_AMOUNT
 from tracker_worker.domain.values import MAX_FIELD_BYTES, MAX_TEXT

@@ -16,7 +16,7 @@ from tests.support.builders import begin
 from tests.support.store import Writer, load
 from tests.unit.store.migrations import MigrationContract
 from tracker_worker.domain.commands import FinishClaim, ReportNode
-from tracker_worker.domain.ledger import HostLedger
+from tracker_worker.domain.host import HostLedger
 from tracker_worker.store.sql import migration
 from tracker_worker.store.sql.store import SQLStore
 

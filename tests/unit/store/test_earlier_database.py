@@ -18,7 +18,7 @@ import pytest
 from tests.support.builders import begin
 from tracker_worker.domain import views
 from tracker_worker.domain.commands import FinishClaim
-from tracker_worker.domain.ledger import HostLedger
+from tracker_worker.domain.host import HostLedger
 from tracker_worker.ids import NewIds
 from tracker_worker.store.ledgers import Ledgers
 from tracker_worker.store.sql.location import sqlite_url

@@ -17,7 +17,8 @@ from tests.support.memory import measure
 from tracker_worker.client.transport import remote_error
 from tracker_worker.domain.allocation import Allocation
 from tracker_worker.domain.events import ClaimBegun
-from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.domain.host import HostLedger
+from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.domain.life import OPEN, Life
 from tracker_worker.domain.queries import GetNode, GetUsage, ListClaims, ListNodes, Query, read
 from tracker_worker.domain.views import Entries, each_claim_view, node_view, usage_view

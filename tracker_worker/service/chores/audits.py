@@ -14,7 +14,7 @@ from functools import partial
 from tracker_worker import threads
 from tracker_worker.bus.base import Bus, Outgoing
 from tracker_worker.domain import commands, queries, views
-from tracker_worker.domain.ledger import HostLedger
+from tracker_worker.domain.host import HostLedger
 from tracker_worker.domain.policy import Policy
 from tracker_worker.errors import TrackerError
 from tracker_worker.service.chores.audit_calls import AuditCall, AuditCalls, Views

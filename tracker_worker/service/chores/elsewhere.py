@@ -13,7 +13,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 from tracker_worker.domain import commands
-from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.domain.host import HostLedger
+from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.service.requests.items import Chore
 from tracker_worker.store.base import Store
 from tracker_worker.store.ledgers import Ledgers

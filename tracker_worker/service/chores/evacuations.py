@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 
 from tracker_worker.domain import commands
-from tracker_worker.domain.ledger import HostLedger
+from tracker_worker.domain.host import HostLedger
 from tracker_worker.domain.move import EVACUATION, FINISH, Move
 from tracker_worker.domain.policy import Policy
 from tracker_worker.domain.values import SECOND

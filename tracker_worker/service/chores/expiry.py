@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 
 from tracker_worker.bus.base import Bus
-from tracker_worker.domain.ledger import HostLedger
+from tracker_worker.domain.host import HostLedger
 from tracker_worker.domain.policy import Policy
 from tracker_worker.domain.values import SECOND
 from tracker_worker.service.clock import Clock

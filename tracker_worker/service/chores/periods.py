@@ -15,7 +15,8 @@ from itertools import islice
 
 from tracker_worker.domain import commands
 from tracker_worker.domain.calendar import Calendar
-from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.domain.host import HostLedger
+from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.domain.segments import InstanceUsage
 from tracker_worker.service.requests.items import Chore
 from tracker_worker.store.base import Store

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable
 
 from tracker_worker.domain import commands, usage
-from tracker_worker.domain.ledger import HostLedger
+from tracker_worker.domain.host import HostLedger
 from tracker_worker.domain.policy import Policy
 from tracker_worker.domain.values import SECOND
 from tracker_worker.service.chores.leases import Leases

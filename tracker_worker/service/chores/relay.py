@@ -19,7 +19,7 @@ from typing import Any
 
 from tracker_worker import faults, threads
 from tracker_worker.bus.base import Bus, Publication
-from tracker_worker.domain.ledger import HostLedger
+from tracker_worker.domain.host import HostLedger
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.notifications.dialects.dialect import Dialect, Unwritable
 from tracker_worker.notifications.notification import Notification

@@ -14,7 +14,8 @@ from tracker_worker.domain import commands, queries
 from tracker_worker.domain.allocation import INCOMING
 from tracker_worker.domain.decision import NOTHING, Decision
 from tracker_worker.domain.events import MoveChanged
-from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.domain.host import HostLedger
+from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.domain.policy import Policy
 from tracker_worker.errors import StoreUnavailable, TrackerError
 from tracker_worker.service.loop.stored_answers import StoredAnswers

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tracker_worker.domain import commands
-from tracker_worker.domain.ledger import HostLedger
+from tracker_worker.domain.host import HostLedger
 from tracker_worker.domain.queries import StoredQuery
 from tracker_worker.service.requests.methods import Operation, Ping
 from tracker_worker.service.requests.pending import PendingRequest

@@ -13,7 +13,8 @@ from operator import itemgetter
 from typing import Any, NamedTuple, Protocol
 
 from tracker_worker.domain.allocation import HOLD, INCOMING, INSTANCE
-from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.domain.host import HostLedger
+from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.store.base import Commit, Conflict
 from tracker_worker.store.sql import rows, statements
 from tracker_worker.store.sql.reading import host_from

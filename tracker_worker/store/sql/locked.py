@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from tracker_worker.domain.ledger import HostLedger
+from tracker_worker.domain.host import HostLedger
 from tracker_worker.store.base import Commit, LockedHost, LockedStore
 from tracker_worker.store.sql.commit import Writer
 from tracker_worker.store.sql.failures import explained

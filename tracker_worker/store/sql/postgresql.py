@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from tracker_worker.domain.ledger import HostLedger
+from tracker_worker.domain.host import HostLedger
 from tracker_worker.store.base import Commit
 from tracker_worker.store.sql import statements
 from tracker_worker.store.sql.commit import Row, Tables, Writer, fetched, host_of, hosts_of, tables_of

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from tracker_worker.domain.allocation import INCOMING, Allocation
-from tracker_worker.domain.ledger import HostLedger
+from tracker_worker.domain.host import HostLedger
 from tracker_worker.domain.life import DRAINING, MISSING
 from tracker_worker.domain.move import KEPT, Move
 from tracker_worker.store.base import Progress

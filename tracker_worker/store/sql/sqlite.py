@@ -10,7 +10,7 @@ from operator import itemgetter
 
 import msgspec
 
-from tracker_worker.domain.ledger import HostLedger
+from tracker_worker.domain.host import HostLedger
 from tracker_worker.store.base import Commit, Conflict
 from tracker_worker.store.sql import statements
 from tracker_worker.store.sql.commit import Row, Writer, fetched, host_of, hosts_of, tables_of

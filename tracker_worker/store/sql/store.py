@@ -13,7 +13,8 @@ import sqlalchemy as sa
 
 from tracker_worker import threads
 from tracker_worker.domain.allocation import Allocation
-from tracker_worker.domain.ledger import HostLedger, NodeLedger
+from tracker_worker.domain.host import HostLedger
+from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.domain.move import Move
 from tracker_worker.domain.segments import InstanceUsage
 from tracker_worker.domain.values import SECOND
