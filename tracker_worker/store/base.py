@@ -19,8 +19,8 @@ from tracker_worker.domain.allocation import Allocation
 from tracker_worker.domain.host import HostLedger
 from tracker_worker.domain.move import Move
 from tracker_worker.domain.segments import InstanceUsage
-from tracker_worker.errors import StoreUnavailable
 from tracker_worker.notifications.notification import Notification
+from tracker_worker.store.exceptions import AnotherHistory, Conflict, HostLocked, StoreReplaced, Unstorable
 from tracker_worker.store.records import (
     CARETAKER,
     EVERY_TOPIC,
@@ -74,37 +74,6 @@ NOT_CONFIGURED = (
     "notifications of %s/%s no longer go to topic %s, which is not configured; it has those up to number %d"
 )
 """The log line of ``open_cursors`` about a topic that is removed."""
-
-
-class Conflict(Exception):
-    """Another writer has changed the rows on which this commit was decided. Nothing was written; the caller reads the ledgers
-    and decides again."""
-
-
-class AnotherHistory(Conflict):
-    """The store has another history than the caller has seen, or an earlier state of the same one: see ``new_history``."""
-
-
-class Unstorable(Exception):
-    """The store cannot keep a value of this commit. Nothing was written, and the same commit would fail again."""
-
-
-class StoreReplaced(Exception):
-    """The file ``path`` of the database is ``deleted``, or another file has its name. What this store has committed since then
-    is lost, so that nothing of it may be answered."""
-
-    def __init__(self, path: str, deleted: bool) -> None:
-        super().__init__(f"the database {path} was {'deleted' if deleted else 'replaced by another file'}")
-        self.path = path
-        self.deleted = deleted
-
-
-class HostLocked(StoreUnavailable):
-    """Another writer has held a row of a host for longer than this store waits. The store itself works."""
-
-
-# A client rebuilds the error by the name of its class, and knows only the public one.
-HostLocked.__name__ = StoreUnavailable.__name__
 
 
 class LockedHost(ABC):
@@ -401,6 +370,6 @@ class Store(ABC):
     def prune(self, host_id: int, *, answered_before: int, occurred_before: int, limit: int) -> int:
         """Delete at most about ``limit`` rows of each kind of one host: inbox rows that were received before
         ``answered_before``, and outbox rows that occurred before ``occurred_before`` and are confirmed on every topic of
-        their stream; those of streams without a service record count as rows of every host. Delete every count of attempts
-        that is older than ``answered_before``. Times in microseconds. Return the number of deleted inbox rows and outbox
-        rows. Any thread."""
+        their stream; those of streams without a service record count as rows of every host. Of each node, segments and periods
+        that it no longer keeps (``Periods.kept_from``). Delete every count of attempts that is older than ``answered_before``.
+        Times in microseconds. Return the number of deleted inbox rows, outbox rows and segments. Any thread."""

@@ -27,7 +27,6 @@ from tracker_worker.store.base import (
     MOST_DEAD_LETTERS,
     NOT_CONFIGURED,
     Commit,
-    Conflict,
     DeadLetterRow,
     History,
     HostRecord,
@@ -103,16 +102,7 @@ class MemoryStore(Store):
 
     def forget_host(self, host_id: int) -> None:
         with self._lock:
-            found = [host for host in self._rows.hosts.values() if host.id == host_id]
-            for host in found:
-                if any(node.allocations for node in host.nodes.values()):
-                    raise Conflict(f"host {host.name} is charged for instances")
-                for node in list(host.nodes.values()):
-                    node.stream.generation = node.generation
-                    self._rows.drop_node(node.id)
-                del self._rows.hosts[host.name]
-            inbox = self._rows.inbox
-            self._rows.inbox = {uid: message for uid, message in inbox.items() if message.host_id != host_id}
+            self._rows.forget_host(host_id)
 
     def load_host(self, name: str) -> HostLedger | None:
         with self._lock:

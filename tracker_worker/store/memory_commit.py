@@ -75,8 +75,19 @@ class Rows:
             cursors={(s.id, topic): cursor.sequence for s in streams for topic, cursor in s.cursors.items()},
         )
 
+    def forget_host(self, host_id: int) -> None:
+        """See ``Store.forget_host``."""
+        for host in [host for host in self.hosts.values() if host.id == host_id]:
+            if any(node.allocations for node in host.nodes.values()):
+                raise Conflict(f"host {host.name} is charged for instances")
+            for node in list(host.nodes.values()):
+                node.stream.generation = node.generation
+                self.drop_node(node.id)
+            del self.hosts[host.name]
+        self.inbox = {uid: message for uid, message in self.inbox.items() if message.host_id != host_id}
+
     def drop_node(self, node_id: int) -> None:
-        """Delete a node and its remembered deletions."""
+        """Delete a node and all that belongs to it but its stream."""
         node = self.nodes.pop(node_id)
         del node.host.nodes[node.name]
 
