@@ -17,7 +17,6 @@ from tracker_worker.bus.amqp import topology
 from tracker_worker.bus.amqp.topology import Queue
 from tracker_worker.bus.settings import BrokerSettings, read_settings
 from tracker_worker.conf import register_opts
-from tracker_worker.notifications.dialects.dialect import Dialect
 from tracker_worker.notifications.dialects.table import CLOUDEVENTS, COMPUTE, PLAIN
 from tracker_worker.notifications.notification import INFO
 
@@ -48,14 +47,14 @@ class Channel:
 _HOST = {"host": {"description": "The name of a compute host, one of [tracker] hosts."}}
 _TOPIC = {"topic": {"description": "One of [notifications] topics.", "default": "notifications"}}
 _DIALECTS = {
-    COMPUTE: ("compute", "Notifications of instances as Nova writes them"),
-    CLOUDEVENTS: ("cloudevents", "Notifications as CloudEvents"),
+    COMPUTE.option: ("compute", "Notifications of instances as Nova writes them"),
+    CLOUDEVENTS.option: ("cloudevents", "Notifications as CloudEvents"),
 }
 
 
-def channels(requests: tuple[str, ...], notifications: Mapping[Dialect, tuple[str, ...]]) -> dict[str, Channel]:
+def channels(requests: tuple[str, ...], notifications: Mapping[str, tuple[str, ...]]) -> dict[str, Channel]:
     """Every kind of queue that a worker declares, by a name. The arguments are names of messages, those of notifications by
-    dialect."""
+    the option of their dialect."""
     return {
         "host": Channel(
             queue=lambda settings: topology.host_queue(settings, "{host}"),
@@ -84,20 +83,20 @@ def channels(requests: tuple[str, ...], notifications: Mapping[Dialect, tuple[st
                 title=f"Notifications of the priority {priority}",
                 description="Declared by the worker exactly as stock listeners declare it. Two consumers of one topic share "
                 "its messages: give each consumer a topic of its own.",
-                messages=notifications[PLAIN],
+                messages=notifications[PLAIN.option],
                 parameters=_TOPIC,
             )
-            for priority in PLAIN.priorities
+            for priority in sorted(set(PLAIN.queues.values()))
         },
         **{
             f"notifications.{name}": Channel(
                 queue=lambda settings, name=name: topology.notification_queue(settings, f"{{{name}_topic}}", INFO),
                 title=title,
                 description="Declared as the queues of the other notifications are.",
-                messages=notifications[dialect],
-                parameters={f"{name}_topic": {"description": f"One of [notifications] {dialect.option}."}},
+                messages=notifications[option],
+                parameters={f"{name}_topic": {"description": f"One of [notifications] {option}."}},
             )
-            for dialect, (name, title) in _DIALECTS.items()
+            for option, (name, title) in _DIALECTS.items()
         },
         "dead-letters": Channel(
             queue=topology.dead_letter_queue,

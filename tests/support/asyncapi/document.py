@@ -32,7 +32,11 @@ def document() -> dict[str, Any]:
     cloudevents = {f"cloudevents.{event_type}": messages.cloud_event(event_type) for event_type in events}
     requests = {f"request.{method}": messages.request(method, shapes) for method in METHODS}
     replies = {f"reply.{method}": messages.reply(method, shapes) for method in METHODS}
-    notifications = {PLAIN: tuple(events), COMPUTE: tuple(compute), CLOUDEVENTS: tuple(cloudevents)}
+    notifications = {
+        PLAIN.option: tuple(events),
+        COMPUTE.option: tuple(compute),
+        CLOUDEVENTS.option: tuple(cloudevents),
+    }
     kinds = channels(tuple(requests), notifications)
     return {
         "asyncapi": SPECIFICATION,
