@@ -14,6 +14,7 @@ import pytest
 from oslo_config import cfg
 
 from tests.functional.conftest import MakeWorker
+from tests.support.builders import instance_dict, sized, uuid
 from tests.support.doc_pages import DOC, ROOT, Block, blocks
 from tests.support.worker_process import WorkerProcess
 from tracker_worker.client import TrackerClient
@@ -27,11 +28,14 @@ _URL = "rabbit://guest:guest@127.0.0.1:5672/"
 
 @pytest.fixture
 def worker(make_worker: MakeWorker, broker_vhost: str) -> Iterator[WorkerProcess]:
-    """A worker with the README's configuration on another broker, and the configurations of clients in the same directory."""
+    """A worker with the README's configuration on another broker, and the configurations of clients in the same directory. No
+    period ends meanwhile."""
     process = make_worker(hosts={HOST: {}})
     configuration = blocks(README, "ini")[0].text
     assert _URL in configuration
-    process.configuration.write_text(configuration.replace(_URL, broker_vhost), encoding="utf-8")
+    assert "[notifications]" not in configuration
+    here = configuration.replace(_URL, broker_vhost) + "[notifications]\nusage_audit_period = year\n"
+    process.configuration.write_text(here, encoding="utf-8")
     for name in ("scheduler.conf", "billing.conf"):
         (process.directory / name).write_text(f"[DEFAULT]\ntransport_url = {broker_vhost}\n", encoding="utf-8")
     process.start()
@@ -53,6 +57,21 @@ def run(code: str, directory: Path) -> str:
     )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
+
+
+def defined(*what: str) -> dict[str, Any]:
+    """What the Python blocks of the page define in which one of these texts is."""
+    names: dict[str, Any] = {}
+    for block in blocks(NOTIFICATIONS, "python"):
+        if any(text in block.text for text in what):
+            exec(compile(block.text, str(NOTIFICATIONS), "exec"), names)
+    return names
+
+
+def client(worker: WorkerProcess) -> TrackerClient:
+    conf = cfg.ConfigOpts()
+    conf(["--config-file", str(worker.directory / "billing.conf")], default_config_dirs=[])
+    return TrackerClient(conf)
 
 
 def test_the_examples_of_a_scheduler_give_the_output_that_the_pages_show(worker: WorkerProcess) -> None:
@@ -99,16 +118,39 @@ def test_the_example_of_a_consumer_receives_every_notification(worker: WorkerPro
 
 def test_the_example_that_asks_for_notifications_gets_every_one(worker: WorkerProcess) -> None:
     run(scripts(LIBRARY)[0][0], worker.directory)
-    names: dict[str, Any] = {}
-    for block in blocks(NOTIFICATIONS, "python"):
-        if "class Inbox" in block.text or "def fill" in block.text:
-            exec(compile(block.text, str(NOTIFICATIONS), "exec"), names)
+    names = defined("class Inbox", "def fill")
     heard: list[int] = []
     inbox = names["Inbox"](lambda _event_type, payload: heard.append(payload["sequence"]))
-    conf = cfg.ConfigOpts()
-    conf(["--config-file", str(worker.directory / "billing.conf")], default_config_dirs=[])
-    with TrackerClient(conf) as tracker:
+    with client(worker) as tracker:
         assert names["fill"](tracker, inbox, HOST, HOST, 0) == 6
         assert names["fill"](tracker, inbox, HOST, HOST, 6) == 6
     assert heard == [1, 2, 3, 4, 5, 6]
     assert inbox.missing() == {}
+
+
+def test_the_example_that_starts_late_knows_what_is_in_its_pages(worker: WorkerProcess) -> None:
+    with client(worker) as tracker:
+        for number in range(1, 8):
+            tracker.begin_resource_claim({}, HOST, instance_dict(number, **sized(memory_mb=1)))
+        tracker.update_usage({}, HOST, {"uuid": uuid(3), "vm_state": "deleted"})
+        charged, is_known = defined("def start")["start"](_Paged(tracker), HOST, HOST)
+        assert list(charged) == [uuid(number) for number in (1, 2, 4, 5, 6, 7)]
+        tracker.finish_resource_claim({}, HOST, charged[uuid(2)]["claim_id"])
+        tracker.begin_resource_claim({}, HOST, instance_dict(9, **sized(memory_mb=1)))
+        told = [one["payload"] for one in tracker.get_notifications({}, HOST, HOST)["notifications"]]
+    of_instances = [payload for payload in told if "instance_id" in payload]
+    assert len(of_instances) == 7 + 3
+    assert [(payload["instance_id"], payload["claim_state"]) for payload in of_instances if not is_known(payload)] == [
+        (uuid(2), "finished"),
+        (uuid(9), "begun"),
+    ]
+
+
+class _Paged:
+    """A client whose pages have two instances."""
+
+    def __init__(self, tracker: TrackerClient) -> None:
+        self._tracker = tracker
+
+    def get_instances(self, *arguments: Any, **options: Any) -> Any:
+        return self._tracker.get_instances(*arguments, **options, limit=2)

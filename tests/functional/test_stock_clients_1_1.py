@@ -26,6 +26,7 @@ HOSTS = {
     "dry": {"n1": NODE},
     "paged": {"n1": NODE, "n2": NODE},
     "asked": {"n1": NODE},
+    "late": {"n1": NODE, "n2": NODE},
     "released": {"n1": NODE},
     "compared": {"n1": NODE},
     "classes": {"n1": {**NODE, "resources": {f"CUSTOM_{number}": 4 for number in range(20)}}},
@@ -230,6 +231,46 @@ def test_what_a_listener_hears_can_be_asked_for_again(client: Client, listener: 
     with pytest.raises(errors.NodeNotFound):
         client.call("asked", "get_notifications", node="n2")
     assert len(listener.heard("asked", "n1")) == len(heard)
+
+
+@pytest.mark.behaviour("starting-late")
+def test_who_starts_late_gets_what_an_event_would_say_now(client: Client, listener: stock.Listener) -> None:
+    for number in range(1, MANY):
+        client.call("late", "begin_resource_claim", instance=small(number, node="n1", display_name='"wëb\\'))
+    client.call("late", "begin_move_claim", instance=small(1, node="n2"), move={"id": "late-1", "kind": "resize"})
+    heard = listener.wait_for("late", "n1", MANY)
+
+    def page(node: str = "n1", **arguments: Any) -> dict[str, Any]:
+        answer: dict[str, Any] = client.call("late", "get_instances", node=node, **arguments)
+        return answer
+
+    whole = page()
+    told = {one.payload["instance_id"]: one.payload for one in heard if "instance_id" in one.payload}
+    assert [entry["instance_id"] for entry in whole["instances"]] == [uuid(number) for number in range(1, MANY)]
+    for entry in whole["instances"]:
+        event = told[entry["instance_id"]]
+        assert entry.keys() == event.keys() | {"since", "period_resource_seconds"}
+        moving = ("occurred_at", "sequence", "generation")
+        assert {name: entry[name] for name in event if name not in moving} == {
+            name: event[name] for name in event if name not in moving
+        }
+        assert entry["occurred_at"] >= event["occurred_at"] == entry["since"]
+        second = datetime.fromisoformat(entry["occurred_at"]).replace(microsecond=0)
+        seconds = (second - datetime.fromisoformat(entry["since"]).replace(microsecond=0)).total_seconds()
+        assert entry["period_resource_seconds"] == {name: amount * seconds for name, amount in entry["charged"].items()}
+    assert (whole["ledger_id"], whole["sequence"], whole["next"]) == (heard[0].payload["ledger_id"], MANY, None)
+    assert {entry["sequence"] for entry in whole["instances"]} == {MANY}
+    first = page(limit=4)
+    second_page = page(limit=4, after=first["next"].upper())
+    assert [entry["instance_id"] for entry in (*first["instances"], *second_page["instances"])] == list(told)
+    assert (first["next"], second_page["next"]) == (uuid(4), None)
+    assert page("n2")["instances"] == []  # it is incoming there
+    for field, wrong in (("limit", 0), ("limit", 501), ("after", "")):
+        with pytest.raises(errors.InvalidInput) as invalid:
+            page(**{field: wrong})
+        assert invalid.value.kwargs["field"] == field
+    with pytest.raises(errors.NodeNotFound):
+        page("n3")
 
 
 def test_an_operator_s_release_says_who_and_why(client: Client, listener: stock.Listener) -> None:

@@ -135,6 +135,15 @@ def test_a_new_client_has_the_methods_of_1_1(worker: WorkerProcess, make_client:
     assert api.release_allocation(CONTEXT, HOST, uuid(3), "lost with its disk") == listed[2]
     assert api.get_allocation(CONTEXT, HOST, uuid(3)) is None
 
+    present = api.get_instances(CONTEXT, HOST, "n1", limit=2)
+    assert [entry["instance_id"] for entry in present["instances"]] == [uuid(1), uuid(2)]
+    assert (present["ledger_id"], present["next"]) == (first["ledger_id"], uuid(2))
+    present = api.get_instances(CONTEXT, HOST, "n1", after=present["next"])
+    assert [entry["instance_id"] for entry in present["instances"]] == [uuid(7)]
+    assert (present["next"], present["sequence"]) == (None, api.get_notifications(CONTEXT, HOST, "n1")["last"])
+    with pytest.raises(errors.InvalidInput, match="limit"):
+        api.get_instances(CONTEXT, HOST, "n1", limit=501)
+
     told = api.get_notifications(CONTEXT, HOST, "n1", after_sequence=2, limit=2)
     assert told["ledger_id"] == first["ledger_id"]
     assert [one["payload"]["sequence"] for one in told["notifications"]] == [3, 4]

@@ -225,6 +225,8 @@ def _arguments(draw: _Draw) -> Sent:
             ("report_instances", {"uuids": draw.random.choice((None, 7, [7], [[]], "text")), "node": "n1"}),
             ("renew_resource_claim", {"claim_id": name, "timeout": draw.random.choice(("x", -1, []))}),
             ("list_allocations", {"limit": draw.random.choice((0, -1, "x", 10**9))}),
+            ("get_instances", {"node": "n1", "after": draw.random.choice((7, "", [], "x" * 300))}),
+            ("get_instances", {"node": "n1", "limit": draw.random.choice((0, -1, "x", 501))}),
             ("get_notifications", {"node": "n1", "limit": draw.random.choice((0, -1, "x", 501))}),
             ("get_node", {"node": draw.random.choice((7, [], "", "no-such-node"))}),
             ("get_node", {"host": "another-host"}),

@@ -14,9 +14,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import tests.support.messaging  # noqa: F401 before what imports oslo.messaging: see there
 from tests.support.builders import HOST, NODE, NOW, TIMEOUT, begin, instance_dict, inventory, resources, update, uuid
+from tests.support.closing import Closer
 from tracker_worker.domain import queries
 from tracker_worker.domain.adoption import read_adoption
+from tracker_worker.domain.calendar import HOURS
 from tracker_worker.domain.commands import (
     AbortClaim,
     AdoptInstances,
@@ -39,6 +42,8 @@ from tracker_worker.domain.policy import Policy
 from tracker_worker.domain.values import SECOND
 from tracker_worker.domain.views import each_claim_view, node_view, usage_view
 from tracker_worker.ids import NewIds
+from tracker_worker.notifications.render import PLAIN
+from tracker_worker.service.loop.stored_answers import StoredAnswers
 from tracker_worker.store.ledgers import Ledgers
 from tracker_worker.store.memory import MemoryStore
 from tracker_worker.unit_of_work import UnitOfWork
@@ -73,6 +78,9 @@ class Story:
         self._new_id = NewIds(random_bytes)
         self._told: list[dict[str, Any]] = []
         self._moves = itertools.count(1)
+        self._stored = StoredAnswers(
+            store=self._store, ledgers=self._ledgers, calendar=HOURS, style=PLAIN, max_answer_bytes=_MOST_BYTES
+        )
 
     @property
     def host(self) -> HostLedger:
@@ -104,11 +112,22 @@ class Story:
         larger = begin(number, vcpus=4, memory_mb=8192, vm_state="active", task_state="resize_prep", **options)
         return BeginMove(begin=larger, id=f"6e0f3c1a-0000-4000-8000-{next(self._moves):012x}", kind=kind)
 
-    def page(self, *, after: int, limit: int) -> Any:
-        """The notifications of the node behind a number, as an answer."""
-        page = self._store.stream_page(HOST, NODE, after=after, limit=limit, max_bytes=_MOST_BYTES)
-        assert page is not None
-        return json.loads(encode_within(page.told(), _MOST_BYTES, packed=False))
+    def close_periods(self, at: int) -> None:
+        """Close the periods of the node that are over at ``at``."""
+        self.now = at
+        Closer(
+            self._store,
+            self._ledgers,
+            [HOST],
+            calendar=HOURS,
+            clock=lambda: self.now,
+            do=lambda _host, command: self.tell(command, after_seconds=0),
+        ).close()
+
+    def stored(self, query: queries.StoredQuery) -> Any:
+        """The answer that the store gives now."""
+        found = self._stored.read(HOST, query, self.now)
+        return json.loads(encode_within(found, _MOST_BYTES, packed=False))
 
     def answer(self, query: queries.Query) -> Any:
         """The answer to a question now."""
@@ -140,6 +159,7 @@ def answers() -> dict[str, Any]:
     said["get_allocation"] = story.answer(queries.GetAllocation(uuid=uuid(1)))
     story.tell(begin(2, limits=LIMITS))
     said["list_allocations"] = story.answer(queries.ListAllocations(limit=1))
+    said["get_instances"] = story.stored(queries.GetInstances(node=NODE, after=None, limit=1))
     said["report_instances"] = story.tell(CompareInstances(node=NODE, uuids=frozenset({uuid(7)}))).reply
     said["abort_resource_claim"] = story.tell(AbortClaim(claim_id=story.claim_id(2))).reply
     refusal = story.tell(begin(3, limits=TIGHT)).error
@@ -158,7 +178,7 @@ def answers() -> dict[str, Any]:
     said["confirm_move"] = story.tell(_step(moved, CONFIRM)).reply
     said["release_allocation"] = story.tell(_released(1)).reply
     said["adopt"] = story.tell(_adopted()).reply
-    said["get_notifications"] = story.page(after=1, limit=1)
+    said["get_notifications"] = story.stored(queries.GetNotifications(node=NODE, after=1, limit=1))
     return said
 
 
@@ -199,6 +219,7 @@ def notifications() -> list[dict[str, Any]]:
     story.tell(ReportNode(node=NODE, inventory=inventory()))
     story.tell(ReportNode(node=NODE, inventory=inventory(resources=CLASSES)))
     story.tell(_adopted())
+    story.close_periods(NOW + 3602 * SECOND)
     return story.notifications()
 
 

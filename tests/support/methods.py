@@ -42,6 +42,7 @@ VALID: dict[str, dict[str, Any]] = {
     "release_allocation": {"instance_uuid": uuid(1), "reason": "a ghost"},
     "report_instances": {"uuids": [uuid(1)]},
     "adopt": {"instances": [instance_dict(1)]},
+    "get_instances": {"node": "node-1"},
     "get_notifications": {"node": "node-1"},
     "oslo_rpc_server_ping": {},
 }

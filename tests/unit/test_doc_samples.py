@@ -16,6 +16,7 @@ import pytest
 from referencing import Registry, Resource
 
 from tests.support import doc_story
+from tests.support.builders import instance_dict
 from tests.support.doc_pages import DOC, blocks, section
 from tracker_worker.notifications import schema
 
@@ -65,6 +66,32 @@ def test_a_result_in_the_rpc_reference_is_what_the_worker_answers(method: str) -
 
 def test_the_shortfalls_in_the_rpc_reference_are_those_of_a_refusal() -> None:
     assert _json_of(section(RPC, "Errors")) == ANSWERS["ComputeResourcesUnavailable"]
+
+
+def _named(name: str) -> Any:
+    """What a Python block of the page defines."""
+    [code] = [block for block in blocks(NOTIFICATIONS, "python") if name in block.text]
+    names: dict[str, Any] = {}
+    exec(compile(code.text, str(NOTIFICATIONS), "exec"), names)
+    return names[name.split()[-1]]
+
+
+def test_the_invoice_of_the_page_is_what_was_charged_and_proves_it() -> None:
+    told = doc_story.notifications()
+    invoice = _named("class Invoice")()
+    for message in told:
+        invoice.process(message["event_type"], message["payload"])
+    assert told[-1]["event_type"] == "tracker.period.closed"
+    closed = told[-1]["payload"]
+    assert invoice.closed == {("host-1", "node-1"): "2026-01-15T13:00:00Z"}
+    assert closed["exists"] > 3
+    [(project, owed)] = invoice.owed.items()
+    assert (project, owed) == (instance_dict()["project_id"], closed["resource_seconds"])
+    lacking = _named("class Invoice")()
+    for message in told[:-2]:
+        lacking.process(message["event_type"], message["payload"])
+    with pytest.raises(ValueError, match="lacks usage"):
+        lacking.process(told[-1]["event_type"], told[-1]["payload"])
 
 
 @pytest.mark.parametrize("seed", range(20))

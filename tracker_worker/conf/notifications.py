@@ -55,7 +55,8 @@ OPTIONS = [
         "UTC. An offset may follow, such as day@6, in minutes of the hour (0 to 59), hours of the day (0 to 23), days of the "
         "month (1 to 31; a day that a month lacks is its last one) or months of the year (1 to 12). For tests also <N>s: N "
         "seconds, which divide a day. A period always begins where the one before has ended: after a change, one period has "
-        "another length.",
+        "another length. Each charged instance costs a notification for each period: choose day or month if the invoice needs "
+        "no hours.",
     ),
     cfg.IntOpt(
         "retention_hours",

@@ -105,6 +105,22 @@ def test_an_owner_pays_until_another_one_does(books: Books) -> None:
     assert [owed[project]["VCPU"] / SECOND for project in (begin(1).instance.project_id or "", "p2")] == [8, 12]
 
 
+def test_what_a_former_owner_was_charged_in_a_period_ends_no_charge(books: Books) -> None:
+    books.do(update(1, project_id="p2"), 4)
+    told = {
+        "host": HOST,
+        "node": N1,
+        "sequence": 3,
+        "instance_id": uuid(1),
+        "tenant_id": "p1",
+        "charged": dict.fromkeys(SMALL.keys() - {"instances"}, 0),
+        "occurred_at": iso(NOW + 6 * SECOND),
+    }
+    books.hear("tracker.usage.exists", told, "exists")
+    assert books.billing.of_node(HOST, N1) == SMALL
+    assert books.vcpu_seconds(until=10) == 2 * 10
+
+
 def test_an_end_is_the_end_of_the_charge_and_a_refused_claim_is_none(books: Books) -> None:
     books.do(commands.AbortClaim(claim_id=claim_id(books.host)), 3)
     claim = begin(1, node=N1)

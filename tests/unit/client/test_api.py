@@ -79,6 +79,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "release_allocation": ((uuid(1), "a ghost"), {"instance_uuid": uuid(1), "reason": "a ghost"}),
     "report_instances": (("node-1", [uuid(1)]), {"node": "node-1", "uuids": [uuid(1)]}),
     "adopt": (([INSTANCE],), {"instances": [INSTANCE]}),
+    "get_instances": (("node-1", uuid(1), 3), {"node": "node-1", "after": uuid(1), "limit": 3}),
     "get_notifications": (("node-1", 7, 3), {"node": "node-1", "after_sequence": 7, "limit": 3}),
     "oslo_rpc_server_ping": ((), {}),
 }
@@ -110,6 +111,7 @@ NEW = {
     "abort_move",
     "fail_move",
     "adopt",
+    "get_instances",
     "get_notifications",
 }
 

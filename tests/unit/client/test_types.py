@@ -45,6 +45,7 @@ def test_an_entry_of_a_group_has_every_key_that_is_read() -> None:
         (types.Comparison, ANSWERS["report_instances"]),
         (types.Adoption, ANSWERS["adopt"]),
         (types.Refusal, ANSWERS["adopt"]["refused"][0]),
+        (types.Instances, ANSWERS["get_instances"]),
         (types.Notifications, ANSWERS["get_notifications"]),
         (types.Notification, ANSWERS["get_notifications"]["notifications"][0]),
         (types.ClassInventory, ANSWERS["get_node"]["resources"]["VCPU"]),

@@ -241,6 +241,29 @@ class TestNotifications:
         assert refused("get_notifications", {"node": "n", name: value}) == name
 
 
+class TestInstances:
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            *((name, value) for name in ("node", "after", "limit") for value in ("", [], True)),
+            ("node", None),
+            ("node", 7),
+            ("node", "n" * 256),
+            ("after", 7),
+            ("after", " i-1"),
+            ("after", "i" * 256),
+            ("after", "\ud800"),
+            ("limit", 0),
+            ("limit", -1),
+            ("limit", 501),
+            ("limit", 2**53 + 1),
+            ("limit", 1.0),
+        ],
+    )
+    def test_what_is_asked_for_is_checked(self, name: str, value: Any) -> None:
+        assert refused("get_instances", {"node": "n", name: value}) == name
+
+
 class TestOperators:
     @pytest.mark.parametrize("reason", ["", "  ", None, 7, "r" * 256])
     def test_a_release_has_a_reason(self, reason: Any) -> None:

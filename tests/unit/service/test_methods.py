@@ -11,12 +11,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from oslo_messaging.rpc.dispatcher import NoSuchMethod, UnsupportedVersion
 
-from tests.support.builders import TIMEOUT, instance_dict
+from tests.support.builders import TIMEOUT, instance_dict, uuid
 from tests.support.methods import ANY_HOST, OWN, SERVED, VALID, ask, refused
 from tracker_worker.bus.base import FANOUT, SHARED
 from tracker_worker.domain import commands
 from tracker_worker.domain.queries import (
     GetAllocation,
+    GetInstances,
     GetNode,
     GetNotifications,
     GetUsage,
@@ -99,6 +100,14 @@ def test_the_table_has_exactly_the_methods_of_the_interface() -> None:
         ("get_usage", {}, GetUsage(project_id=None)),
         ("get_usage", {"project_id": "p"}, GetUsage(project_id="p")),
         ("get_usage", {"project_id": ""}, GetUsage(project_id="")),
+        ("get_instances", {"node": "n"}, GetInstances(node="n", after=None, limit=500)),
+        (
+            "get_instances",
+            {"node": "n", "after": f"{{{uuid(1).upper()}}}", "limit": 1},
+            GetInstances(node="n", after=uuid(1), limit=1),
+        ),
+        ("get_instances", {"node": "n", "after": "i-1", "limit": 500}, GetInstances(node="n", after="i-1", limit=500)),
+        ("get_instances", {"node": "n", "after": None, "limit": None}, GetInstances(node="n", after=None, limit=500)),
         ("get_notifications", {"node": "n"}, GetNotifications(node="n", after=0, limit=100)),
         (
             "get_notifications",

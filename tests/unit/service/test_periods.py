@@ -89,6 +89,7 @@ def test_nothing_is_told_before_the_period_is_over(worker: EngineHarness, store:
     assert [event for event, _ in told(store)] == [EXISTS] * 3 + [CLOSED]
 
 
+@pytest.mark.behaviour("closed-periods")
 def test_each_instance_is_told_and_then_the_period_is_closed(
     worker: EngineHarness, store: MemoryStore, clock: Clock
 ) -> None:
@@ -121,6 +122,7 @@ def test_each_instance_is_told_and_then_the_period_is_closed(
     assert empty["resource_seconds"] == {"VCPU": 0, "MEMORY_MB": 0, "DISK_GB": 0}
 
 
+@pytest.mark.behaviour("closed-periods")
 def test_missed_periods_are_closed_in_their_order(worker: EngineHarness, store: MemoryStore, clock: Clock) -> None:
     clock.forward(TO_THE_HOUR + 49 * HOUR)
     close(worker, steps=300)
@@ -133,6 +135,7 @@ def test_missed_periods_are_closed_in_their_order(worker: EngineHarness, store: 
     assert len([payload for event, payload in told(store, N2) if event == CLOSED]) == 50
 
 
+@pytest.mark.behaviour("closed-periods")
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("number", range(5))
 def test_a_worker_that_ends_in_between_neither_skips_nor_repeats(
@@ -193,6 +196,7 @@ def test_requests_go_on_while_a_period_is_closed(
     assert [payload["charged"]["VCPU"] for event, payload in told(store)[4:] if event == EXISTS] == [0, 0, 0]
 
 
+@pytest.mark.behaviour("closed-periods")
 def test_a_retired_node_has_no_period_after_that_of_its_retirement(
     worker: EngineHarness, store: MemoryStore, clock: Clock
 ) -> None:

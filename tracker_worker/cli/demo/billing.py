@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 Totals = dict[str, int]
 
-_NO_CHARGE = ("tracker.claim.rejected", "tracker.claim.untracked", "tracker.move.rejected")
-"""The event types that say nothing of a charge."""
+_NO_CHARGE = ("tracker.claim.rejected", "tracker.claim.untracked", "tracker.move.rejected", "tracker.usage.exists")
+"""The event types that say nothing of what is charged from now on."""
 
 
 class Charge(NamedTuple):
