@@ -207,6 +207,33 @@ def test_a_retired_node_has_no_period_after_that_of_its_retirement(
     assert len([event for event, _ in told(store) if event == CLOSED]) == 6
 
 
+@pytest.mark.behaviour("closed-periods")
+def test_another_worker_goes_on_with_the_last_period_of_a_retired_node(
+    make_harness: MakeHarness, store: MemoryStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Writer(store).put(RetireNode(node=N2, reason="gone"), clock.now).commit()
+    first = make_harness(store=store, clock=clock, nodes=2).start()
+    clock.forward(TO_THE_HOUR + 2)
+    frozen = threading.Event()
+
+    def failing(written: Any) -> None:
+        if any(ledger.periods.ending for ledger in load(store)):
+            frozen.set()
+            raise StoreUnavailable("the worker ends")
+        commit(written)
+
+    commit = store.commit
+    with monkeypatch.context() as dying:
+        dying.setattr(first.store, "commit", failing)
+        first.engine.close_periods()
+        assert frozen.wait(SECONDS)
+        first.stop(release=False)
+    assert load(store).nodes[N2].periods.ending
+    clock.forward(60)
+    close(make_harness(store=store, clock=clock, nodes=2, owner="worker-2").start(), steps=30)
+    assert [event for event, _ in told(store, N2)] == [CLOSED]
+
+
 def test_the_periods_of_a_host_that_nobody_serves_are_closed(
     worker: EngineHarness, store: MemoryStore, clock: Clock
 ) -> None:

@@ -86,10 +86,13 @@ class PeriodChores:
         self._go_on()
 
     def _is_due(self, ledger: NodeLedger, now: int) -> bool:
+        """Whether a period of the node is being closed, or is over. A retired node's last one is that of its retirement."""
         periods, retired = ledger.periods, ledger.life.retired
+        if periods.ending:
+            return True
         if not periods.until or (retired is not None and periods.closed > retired.since):
             return False
-        return bool(periods.ending) or ledger.time(now) >= periods.following(self._calendar)[1]
+        return ledger.time(now) >= periods.following(self._calendar)[1]
 
     def _add(self, host: str, ledger: NodeLedger) -> None:
         sweep = _Sweep(host, ledger.id)
