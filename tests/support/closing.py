@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection
 
+import tests.support.messaging  # noqa: F401 before what imports oslo.messaging: see there
 from tracker_worker.domain.calendar import Calendar
 from tracker_worker.domain.commands import Command
 from tracker_worker.domain.decision import Decision

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import tests.support.messaging  # noqa: F401 before what imports oslo.messaging: see there
 from tests.support.builders import HOST, NODE, NOW, TIMEOUT, begin, instance_dict, inventory, resources, update, uuid
 from tests.support.closing import Closer
 from tracker_worker.domain import queries

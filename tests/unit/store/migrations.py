@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import abc
+import json
 from collections.abc import Iterator
 from functools import partial
+from random import Random
 from typing import Any
 
 import msgpack
@@ -14,16 +16,26 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from tests.support.builders import HOST, begin, inventory, node_name
+from tests.support.builders import HOST, NOW, begin, inventory, node_name, uuid
+from tests.support.closing import Closer
 from tests.support.store import Writer, answer, at_once, cursors, flat, load, settle, snapshots
-from tracker_worker.domain.commands import ReportNode
+from tracker_worker import threads
+from tracker_worker.domain.calendar import HOURS
+from tracker_worker.domain.commands import BeginMove, Command, FinishClaim, ReportNode
+from tracker_worker.domain.decision import Decision
 from tracker_worker.domain.ledger import NodeLedger
+from tracker_worker.domain.periods import Periods
+from tracker_worker.domain.values import SECOND
 from tracker_worker.errors import ConfigurationError
+from tracker_worker.ids import NewIds
 from tracker_worker.store.base import Commit
+from tracker_worker.store.ledgers import Ledgers
 from tracker_worker.store.sql import engines, migration
 from tracker_worker.store.sql.schema import metadata
 from tracker_worker.store.sql.store import SQLStore
+from tracker_worker.unit_of_work import UnitOfWork
 
+_MINUTE = 60 * SECOND
 TABLES = {table.name for table in metadata.sorted_tables}
 
 
@@ -247,6 +259,66 @@ class MigrationContract(abc.ABC):
         assert after.inventory.ceilings == {"VCPU": 32, "MEMORY_MB": 131072, "DISK_GB": 2000}
         assert after.inventory.reserved["VCPU"] == 1
         assert after.usage["VGPU"] == 1
+        store.stop()
+
+    @pytest.mark.parametrize("revision", ["0001", "0002", "0003", "0004", "0005", "0006"])
+    def test_usage_of_every_earlier_revision_begins_with_the_period_of_the_upgrade(
+        self, url: str, engine: sa.Engine, revision: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The database is upgraded at 15:20, and the period is closed at 16:00."""
+        migration.upgrade(engine)
+        store = SQLStore(url)
+        upgraded, over = NOW + 200 * _MINUTE, NOW + 240 * _MINUTE
+        writer = settle(store)
+        charged = {1: NOW + 10 * _MINUTE, 2: NOW + 190 * _MINUTE + 1}
+        for number, at in charged.items():
+            writer.put(begin(number, node=node_name(1)), at)
+            writer.put(FinishClaim(claim_id=uuid(number)), at + _MINUTE)
+        writer.commit()
+        store.stop()
+        migration.downgrade(engine, revision)
+        monkeypatch.setattr(threads, "now_microseconds", lambda: upgraded)
+        migration.upgrade(engine)
+        host = load(store)
+        (node, empty) = host
+        assert {held.uuid: held.since for held in node.allocations.values()} == {
+            uuid(number): at for number, at in charged.items()
+        }
+        assert node.periods == empty.periods == Periods(until=upgraded)
+        assert store.billed(node.id, beginning=0, ending=2**62) == []
+        told: list[dict[str, Any]] = []
+        ledgers, new_id = Ledgers(store), NewIds(Random(1).randbytes)
+
+        def do(host: str, command: Command) -> Decision:
+            unit = UnitOfWork(store, ledgers, notify=True, new_id=new_id)
+            decision = unit.decide(ledgers.get(host), command, over)
+            unit.commit()
+            unit.committed()
+            told.extend(json.loads(one.payload) for one in unit.notifications)
+            return decision
+
+        Closer(store, ledgers, [HOST], calendar=HOURS, clock=lambda: over, do=do).close()
+        exists = [payload for payload in told if "segments" in payload]
+        assert [(payload["instance_id"], payload["seconds"]) for payload in exists] == [
+            (uuid(1), 60 * 60),  # nothing that was before
+            (uuid(2), 50 * 60),
+        ]
+        closed = [payload for payload in told if "segments" not in payload]
+        assert {payload["audit_period_beginning"] for payload in closed} == {"2026-01-15T15:00:00Z"}
+        assert {payload["node"]: payload["exists"] for payload in closed} == {node.name: 2, empty.name: 0}
+        store.stop()
+
+    def test_what_is_incoming_has_no_time_since_when_it_is_billed(self, url: str, engine: sa.Engine) -> None:
+        migration.upgrade(engine)
+        store = SQLStore(url)
+        move = BeginMove(begin=begin(1, node=node_name(2)), id="m1", kind="migration")
+        writer = settle(store).put(begin(1, node=node_name(1))).put(move).commit()
+        before = {ledger.name: (ledger.allocations, ledger.moving) for ledger in writer.host}
+        store.stop()
+        migration.downgrade(engine, "0006")
+        migration.upgrade(engine)
+        assert {ledger.name: (ledger.allocations, ledger.moving) for ledger in load(store)} == before
+        assert [held.since for ledger in load(store) for held in ledger.moving.values()] == [0]
         store.stop()
 
     def test_a_failed_upgrade_changes_nothing(self, engine: sa.Engine) -> None:
