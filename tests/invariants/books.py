@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tests.invariants import move_events
+from tests.invariants import move_events, periods
 from tests.invariants.record import Heard, Place, StoredAllocation, StoredNode, Vector
 from tests.invariants.replay import CLASSES, Replay, total
 
@@ -103,7 +103,10 @@ def _note(result: Replay, sequence: int, reserved: Vector) -> None:
 
 def _apply(place: Place, result: Replay, one: Heard) -> Iterator[str]:
     kind, payload = one.event_type, one.payload
-    if kind in (NODE_UPDATED, NODE_DRIFT):
+    if kind in (NODE_UPDATED, NODE_DRIFT, periods.CLOSED):
+        return
+    if kind == periods.EXISTS:
+        yield from _exists(place, result, one)
         return
     if kind in (REJECTED, UNTRACKED):
         yield from _says(place, one, None)
@@ -137,6 +140,16 @@ def _apply(place: Place, result: Replay, one: Heard) -> Iterator[str]:
         after = StoredAllocation(claim_id=before.claim_id, resources=resources, claim_state=state)
     result.put(uuid, after)
     yield from _says(place, one, after)
+
+
+def _exists(place: Place, result: Replay, one: Heard) -> Iterator[str]:
+    """What is charged now is so whatever the period says; to another project, nothing is."""
+    payload = one.payload
+    held = result.held.get(str(payload["instance_id"]))
+    if payload["role"] == "instance":
+        yield from _says(place, one, held)
+    elif any(payload["charged"].values()) or payload["role"]:
+        yield f"Node {_at(place, one)} says that {payload['charged']} is charged in the role {payload['role']!r}."
 
 
 def _says(place: Place, one: Heard, held: StoredAllocation | None) -> Iterator[str]:

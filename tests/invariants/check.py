@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from tests.invariants import answers, books, instance_moves, life, moves, stream
+from tests.invariants import answers, books, instance_moves, life, moves, periods, stream
 from tests.invariants.explain import explain
 from tests.invariants.messages import messages
 from tests.invariants.record import Evidence
@@ -40,6 +40,7 @@ def check(evidence: Evidence) -> list[str]:
     violations += life.drains(sent, told)
     violations += life.listings(sent, replays)
     violations += life.fetched(sent, told)
+    violations += periods.check(told)
     return violations
 
 

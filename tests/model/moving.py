@@ -11,10 +11,10 @@ from typing import Any
 import msgspec
 
 import tests.support.messaging  # noqa: F401 before what imports oslo.messaging: see there
-from tests.model.invoice import NodeBill
 from tests.model.scheduling import HOSTS, NODES, Cloud
 from tests.support.builders import NOW, inventory
 from tests.support.closing import Closer
+from tests.support.invoice import NodeBill
 from tracker_worker.domain import commands
 from tracker_worker.domain.calendar import Calendar
 from tracker_worker.domain.decision import Decision

@@ -135,6 +135,7 @@ class Judge:
         world = self._world
         yield from states.wrong(world)
         if not self.troubles.stepped:
+            yield from states.open_periods(world)
             yield from states.overdue(world.database.ledgers(), world.stage.microseconds(), world.hosts)
         for site in world.sites:
             if site.worker is not None and site.bus is not None and site.bus.is_whole():

@@ -72,7 +72,7 @@ class Site:
         self.machine = Machine(world.stage, self.name)
         self.machine.crash_there = partial(self.restart, _RESTART_SECONDS)
         self.machine.crashes_at = self.crashes_at.pop() if self.crashes_at else None
-        conf = configured(self.hosts, world.broker.topics, world.prefetch)
+        conf = configured(self.hosts, world.broker.topics, world.prefetch, world.period)
         self.bus = SimulatedBus(world.broker, self.machine, conf)
         self.worker = Worker(
             conf,
@@ -159,13 +159,16 @@ class Site:
             bus.network.end()
 
 
-def configured(hosts: Sequence[str], topics: Sequence[str], prefetch: int | None = None) -> cfg.ConfigOpts:
+def configured(
+    hosts: Sequence[str], topics: Sequence[str], prefetch: int | None = None, period: str = "hour"
+) -> cfg.ConfigOpts:
     conf = cfg.ConfigOpts()
     register_opts(conf)
     conf([], project="tracker-worker", default_config_files=[])
     conf.set_override("transport_url", "rabbit://guest:guest@broker:5672/")
     conf.set_override("hosts", list(hosts), group="tracker")
     conf.set_override("topics", list(topics), group="notifications")
+    conf.set_override("usage_audit_period", period, group="notifications")
     conf.set_override("inventory_driver", "fake", group="tracker")
     conf.set_override("audit_interval_seconds", _AUDIT_SECONDS, group="tracker")
     conf.set_override("connection", "sqlite://", group="database")

@@ -8,7 +8,10 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from tests.simulation import moving
+from tracker_worker.domain.calendar import Calendar
 from tracker_worker.domain.host import HostLedger
+from tracker_worker.domain.values import SECOND
+from tracker_worker.domain.views import iso
 from tracker_worker.service.worker import Worker
 
 if TYPE_CHECKING:
@@ -19,6 +22,8 @@ _APART_SECONDS = 2.1
 """The clock of a worker is taken over from the database where they are further apart."""
 HANGS_SECONDS = 50.0
 """A driver that hangs counts as failed after 30 s; it is asked every 10 s."""
+_PERIOD_SECONDS = 10.0
+"""A period is looked at within 5 s after its end, and closed in several commits."""
 _OVERDUE_SECONDS = 75.0
 """Claims are looked at in each audit, and the last minute has no faults."""
 
@@ -49,6 +54,19 @@ def _active(world: World, host: str, running: Collection[tuple[Site, Worker]]) -
                 f"{site.name} {'receives' if receives else 'does not receive'} the messages of {host}, "
                 f"{'does' if held else 'does not do'} its chores, and is {'active' if active else 'standby'}"
             )
+
+
+def open_periods(world: World) -> Iterator[str]:
+    """The nodes with a period that has been over for longer than a worker may leave it open."""
+    calendar = Calendar.parse(world.period)
+    for host in world.database.ledgers():
+        for ledger in host if host.name in world.hosts else ():
+            retired = ledger.life.retired
+            if not ledger.periods.until or (retired is not None and ledger.periods.closed > retired.since):
+                continue
+            ending = ledger.periods.following(calendar)[1]
+            if ending + _PERIOD_SECONDS * SECOND < world.stage.microseconds():
+                yield f"a period of {host.name}/{ledger.name} that ended at {iso(ending)} is not closed"
 
 
 def unnoted(world: World, since: dict[tuple[str, str, str], tuple[Worker, float]]) -> Iterator[str]:

@@ -47,6 +47,10 @@ _JOINT = 0.3
 _LAST_COMMANDS_SECONDS = 10.0
 
 
+PERIODS = ("10s", "30s", "60s", "300s", "hour@1", "day")
+"""The values of [notifications] usage_audit_period, of which each history has one."""
+
+
 class World:
     """Hosts h1 ... are served by the first worker and by most of the others; the first one that consumes a queue is the active
     one."""
@@ -73,6 +77,7 @@ class World:
         self.noticing = False
         """The database went back, and no worker has noticed it yet: those who can must be left alone."""
         self.prefetch = prefetch
+        self.period = Random(f"{seed} period").choice(PERIODS)
         self.unstorable = Unstorables()
         self.copy: MemoryDatabase | None = None
         """An earlier copy of the database."""
@@ -116,7 +121,13 @@ class World:
         for site in self.sites:
             site.start()
         Skipper(self, self.watch.heard)
-        Adopter(self.stage, self.broker, lambda: self.store, self.hosts, configured(self.hosts, self.broker.topics))
+        Adopter(
+            self.stage,
+            self.broker,
+            lambda: self.store,
+            self.hosts,
+            configured(self.hosts, self.broker.topics, period=self.period),
+        )
 
     def close(self) -> None:
         """Release what the world holds outside of this process's memory."""

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from tests.model.invoice import NodeBill
 from tests.support.builders import HOST, NOW, TIMEOUT, begin, node_name, update, uuid
 from tests.support.deadline import SECONDS
 from tests.support.engine import EngineHarness
+from tests.support.invoice import NodeBill
 from tests.support.scripted import Clock
 from tests.support.store import ALL, Writer, load, register, settle
 from tests.unit.service.conftest import MakeHarness
