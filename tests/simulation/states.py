@@ -61,8 +61,9 @@ def open_periods(world: World) -> Iterator[str]:
     calendar = Calendar.parse(world.period)
     for host in world.database.ledgers():
         for ledger in host if host.name in world.hosts else ():
-            retired = ledger.life.retired
-            if not ledger.periods.until or (retired is not None and ledger.periods.closed > retired.since):
+            periods, retired = ledger.periods, ledger.life.retired
+            is_last = not periods.ending and retired is not None and periods.closed > retired.since
+            if not periods.until or is_last:
                 continue
             ending = ledger.periods.following(calendar)[1]
             if ending + _PERIOD_SECONDS * SECOND < world.stage.microseconds():

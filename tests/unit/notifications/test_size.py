@@ -10,20 +10,26 @@ import pytest
 
 from tests.support.builders import LEDGER_ID, driver_resource_dict, instance_dict, planned, resources
 from tracker_worker.domain import commands
+from tracker_worker.domain.allocation import FINISHED, Allocation
+from tracker_worker.domain.closing import MOST_SEGMENTS
+from tracker_worker.domain.events import UsageExists
 from tracker_worker.domain.fit import read_limits
 from tracker_worker.domain.host import HostLedger
 from tracker_worker.domain.instance import owner_of, read_changes, read_instance
 from tracker_worker.domain.inventory import FACTS, read_inventory
 from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.domain.life import OPEN, Life
-from tracker_worker.domain.resources import MAX_AMOUNT
-from tracker_worker.domain.values import MAX_FIELD_BYTES, MAX_TEXT
+from tracker_worker.domain.resources import MAX_AMOUNT, STANDARD, Resources
+from tracker_worker.domain.segments import Adjustment, segment
+from tracker_worker.domain.values import MAX_FIELD_BYTES, MAX_TEXT, SECOND
 from tracker_worker.notifications.dialects.table import DIALECTS
 from tracker_worker.notifications.render import Style, render
 from tracker_worker.wire.notification import renewed
 
 INSTANCE_BYTES = 4 * MAX_FIELD_BYTES + 40_000
 """Two fields whose quotes become four bytes instead of two in the envelope, and the texts."""
+PERIOD_BYTES = INSTANCE_BYTES + 120_000
+"""An instance with its segments and adjustments."""
 NODE_BYTES = 12 * MAX_FIELD_BYTES + 40_000
 """The five facts of a node and its counters, likewise."""
 BROKER_BYTES = 16 * 1024 * 1024
@@ -112,6 +118,39 @@ def test_the_largest_notification_of_an_instance_stays_under_its_limit() -> None
     }
     assert max(sizes.values()) < INSTANCE_BYTES < BROKER_BYTES / 16
     assert max(sizes.values()) > 4 * MAX_FIELD_BYTES  # it is the largest one: each quote has four bytes
+
+
+def test_the_largest_notification_of_a_period_stays_under_its_limit() -> None:
+    """Of an instance without custom classes."""
+    ledger = host().nodes[LONG]
+    instance = read_instance(largest_instance())
+    held = Allocation(
+        id=LEDGER_ID,
+        claim_id=LONG,
+        claim_state=FINISHED,
+        limit_source="unlimited",
+        instance=instance,
+        resources=instance.resources,
+        begun_at=NOW,
+        expires_at=NOW,
+    )
+    most = Resources.of(dict.fromkeys(STANDARD, MAX_AMOUNT)).to_dict()
+    adjustment = Adjustment(beginning=NOW, ending=2 * NOW, seconds=-MAX_AMOUNT, resource_seconds=most)
+    segments = [segment(held, NOW + n * SECOND, NOW + (n + 1) * SECOND) for n in range(MOST_SEGMENTS)]
+    told = UsageExists(
+        at=NOW,
+        beginning=NOW,
+        ending=2 * NOW,
+        shown=held,
+        segments=tuple(segments),
+        adjustments=(adjustment,) * MOST_SEGMENTS,
+        seconds=MAX_AMOUNT,
+        resource_seconds=most,
+        part=MAX_AMOUNT,
+        parts=MAX_AMOUNT,
+    )
+    [size] = sent(ledger, told).values()
+    assert INSTANCE_BYTES < size < PERIOD_BYTES < BROKER_BYTES / 16
 
 
 def test_the_largest_notification_of_a_node_stays_under_its_limit() -> None:
