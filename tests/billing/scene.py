@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests to a worker that lead to every event type which a worker publishes by itself."""
+"""Requests to a worker that lead to every event type."""
 
 from __future__ import annotations
 
@@ -24,11 +24,13 @@ class Scene:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._moves = 0
+        self._heard = 0
 
     def play(self) -> None:
         """Send all requests. The events of instances that are charged have a project and a user."""
         self._claims()
         self._moves_of_instances()
+        self._learned_late()
         self._ask("report_instances", node=FIRST, uuids=[uuid(99)])
         self._ask("release_allocation", instance_uuid=uuid(20), reason="the end of the scene")
 
@@ -62,6 +64,41 @@ class Scene:
         expiring = {"timeout": 0.001, "on_expiry": "release"}
         self._ask("begin_move_claim", instance=self._larger(), move=self._beginning(), **expiring)
         self._audit_until(lambda: not self._incoming(), "the move expires")
+
+    def _learned_late(self) -> None:
+        """An instance was handed over to another ledger at once, and this one hears of it when a period has been told."""
+        claim = self._begin(21)
+        self._ask("finish_resource_claim", claim_id=uuid(21))
+        self._wait_for_usage(lambda told: told["instance_id"] == uuid(21), "its usage is told")
+        move = {
+            **self._beginning(),
+            "instance_uuid": uuid(21),
+            "from_host": HOST,
+            "from_node": FIRST,
+            "to_host": "compute-9",
+            "to_node": FIRST,
+            "resources": claim["resources"],
+            "old_resources": {},
+            "state": "finished",
+            "limit_source": "unlimited",
+            **dict.fromkeys(("begun_at", "finished_at"), claim["begun_at"]),
+            "expires_at": claim["expires_at"],
+            "ended_at": "",
+            "generation": 1,
+        }
+        self._ask("finish_move", move_id=move["id"], move=move)
+        self._wait_for_usage(lambda told: told["adjustments"] and told["seconds"] < 0, "it is taken back")
+
+    def _wait_for_usage(self, found: Callable[[Any], bool], what: str) -> None:
+        """Wait until the usage of a period is told of which this is true."""
+
+        def told() -> bool:
+            answer = self._ask("get_notifications", node=FIRST, after_sequence=self._heard, limit=500)
+            news = [(one["event_type"], one["payload"]) for one in answer["notifications"]]
+            self._heard = max([self._heard, *(payload["sequence"] for _, payload in news)])
+            return any(found(payload) for event_type, payload in news if event_type == "tracker.usage.exists")
+
+        wait_until(told, what)
 
     def _begin(self, number: int, **arguments: Any) -> Any:
         return self._ask("begin_resource_claim", instance=self._instance(number), **arguments)
