@@ -39,6 +39,7 @@ def check(evidence: Evidence) -> list[str]:
     violations += life.groups(sent, told)
     violations += life.drains(sent, told)
     violations += life.listings(sent, replays)
+    violations += life.pages(sent, replays)
     violations += life.fetched(sent, told)
     violations += periods.check(told)
     return violations

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Groups of claims are granted as a whole; nodes take no claims only while an operator says so; listings are the ledger, and
-notifications that are asked for are those that were published."""
+"""Groups of claims are granted as a whole; nodes take no claims only while an operator says so; listings and pages of instances
+are the ledger, and notifications that are asked for are those that were published."""
 
 from __future__ import annotations
 
@@ -91,6 +91,32 @@ def listings(sent: Sequence[Message], replays: Mapping[Place, Replay]) -> Iterat
             yield (
                 f"{what} has {len(allocations)} allocations of {charged}; the notifications come to {number} of {expected}."
             )
+
+
+def pages(sent: Sequence[Message], replays: Mapping[Place, Replay]) -> Iterator[str]:
+    """A page of a node's instances is as of the number that it names. (The pages of a run are whole.)"""
+    for message in sent:
+        request = message.request
+        if request.method != "get_instances" or request.outcome != RESULT:
+            continue
+        sequence, instances = request.reply["sequence"], request.reply["instances"]
+        replay = replays.get((message.request.about or "", request.args["node"]))
+        what = f"Page {request.unique_id} of {message.request.about}/{request.args['node']} at sequence {sequence}"
+        if replay is None or sequence not in replay.usage:
+            yield f"{what} is of a number that was never issued."
+            continue
+        if sequence in replay.left and not instances:
+            continue  # another node, of which nothing was told yet, has the name now
+        uuids = [one["instance_id"] for one in instances]
+        if uuids != sorted(set(uuids)) or request.reply["next"] is not None:
+            yield f"{what} is not whole and in order: {uuids}."
+        if len(instances) != replay.instances[sequence]:
+            yield f"{what} has {len(instances)} instances; the notifications come to {replay.instances[sequence]}."
+        charged = total(*(one["charged"] for one in instances))
+        if not replay.others[sequence] and charged != dict(replay.charges[sequence]):
+            yield f"{what} is charged {charged}; the notifications come to {dict(replay.charges[sequence])}."
+        if any(one["sequence"] != sequence or one["since"] > one["occurred_at"] for one in instances):
+            yield f"{what} has an instance of another number, or of a later time."
 
 
 def fetched(sent: Sequence[Message], told: Streams) -> Iterator[str]:

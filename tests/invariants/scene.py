@@ -52,9 +52,9 @@ from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.domain.policy import Policy
 from tracker_worker.domain.resources import ZERO
 from tracker_worker.domain.values import SECOND
-from tracker_worker.domain.views import node_view
+from tracker_worker.domain.views import iso, node_view
 from tracker_worker.ids import NewIds
-from tracker_worker.notifications.render import render
+from tracker_worker.notifications.render import present, render
 from tracker_worker.service.requests.methods import resolve
 from tracker_worker.wire.request import Request as WireRequest
 from tracker_worker.wire.versions import VERSION
@@ -174,6 +174,19 @@ class Scene:
             "next": None,
         }
         return self.sent("list_allocations", {"node": node}, call=True, outcome=RESULT, reply=reply)
+
+    def page(self, node: str = PLACE[1]) -> Request:
+        """A call that asks for the instances of a node."""
+        ledger = self._host.nodes[node]
+        reply = {
+            "sequence": ledger.sequence,
+            "instances": [
+                {**present(ledger, held, self._now), "since": iso(held.since)}
+                for _, held in sorted(ledger.allocations.items())
+            ],
+            "next": None,
+        }
+        return self.sent("get_instances", {"node": node}, call=True, outcome=RESULT, reply=reply)
 
     def fetched(self, after: int = 0, limit: int = 100, node: str = PLACE[1]) -> Request:
         """A call that asks for the notifications of a node."""

@@ -193,6 +193,49 @@ def test_a_listing_that_lacks_an_allocation_is_found() -> None:
     assert "has 0 allocations" in only(scene.evidence())
 
 
+def test_a_page_of_instances_is_what_was_told_up_to_its_number() -> None:
+    scene = Scene()
+    scene.page()
+    for number in (2, 1):
+        scene.begin(number)
+    scene.page()
+    scene.cast("update_usage", instance={"uuid": uuid(1), "vm_state": "deleted"})
+    scene.page()
+
+    assert check(scene.evidence()) == []
+
+
+@pytest.mark.parametrize(
+    ("doctored", "sentence"),
+    [
+        (lambda told: {**told, "instances": told["instances"][1:]}, "has 1 instances; the notifications come to 2"),
+        (lambda told: {**told, "instances": told["instances"][::-1]}, "is not whole and in order"),
+        (lambda told: {**told, "next": uuid(2)}, "is not whole and in order"),
+        (lambda told: {**told, "sequence": 99}, "is of a number that was never issued"),
+        (
+            lambda told: {
+                **told,
+                "instances": [{**one, "charged": {**one["charged"], "VCPU": 1}} for one in told["instances"]],
+            },
+            "the notifications come to {'VCPU': 4",
+        ),
+        (
+            lambda told: {**told, "instances": [{**one, "sequence": 1} for one in told["instances"]]},
+            "an instance of another number",
+        ),
+    ],
+)
+def test_a_page_of_instances_that_is_wrong_is_found(doctored: Callable[[Any], Any], sentence: str) -> None:
+    scene = Scene()
+    scene.begin(1)
+    scene.begin(2)
+    asked = scene.page()
+    scene.requests[-1] = replace(asked, reply=doctored(asked.reply))
+
+    violations = check(scene.evidence())
+    assert any(sentence in violation for violation in violations), violations
+
+
 def test_notifications_that_are_asked_for_are_those_that_were_published() -> None:
     scene = Scene()
     scene.begin(1)

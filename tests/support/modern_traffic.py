@@ -142,7 +142,9 @@ class ModernScheduler(Scheduler):
     def _list(self) -> None:
         host, node = self._random.choice(self._places)
         dice = self._random.random()
-        if dice > 0.6:
+        if dice > 0.8:
+            self._say(host, "get_instances", node=node)
+        elif dice > 0.6:
             after = self._random.randrange(_MOST_HEARD)
             self._say(host, "get_notifications", node=node, after_sequence=after, limit=self._random.randint(1, 5))
         elif self._held and dice < 0.3:
