@@ -29,6 +29,7 @@ READERS = frozenset(
         "allocations",
         "incoming",
         "moves",
+        "untold_moves",
         "answered",
         "streams",
         "streams_without_host",
