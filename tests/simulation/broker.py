@@ -226,7 +226,9 @@ class Broker:
         for stored, session, taken in undecided:
             if not session.open and session not in forgotten and self.stage.random.random() < 0.1:
                 forgotten.append(session)
-            if session not in forgotten:
+            if session in forgotten:
+                self.untaken.append((queue.name, stored.body))
+            else:
                 self.put(queue, stored)
                 taken()
 

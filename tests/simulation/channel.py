@@ -72,6 +72,7 @@ class ServerChannel:
             self._session.close(501, "FRAME_ERROR")
             return
         if len(body) > broker.most_bytes:
+            broker.untaken.append((key, body))
             text = f"message size {len(body)} is larger than configured max size {broker.most_bytes}"
             raise ChannelProblem(406, f"PRECONDITION_FAILED - {text}")
         if exchange and exchange not in broker.exchanges:

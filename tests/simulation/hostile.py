@@ -15,7 +15,7 @@ from typing import Any
 
 import msgpack
 
-from tests.simulation.broker import MOST_TRAVEL_SECONDS, Broker, Message
+from tests.simulation.broker import DEAD_LETTERS, MOST_TRAVEL_SECONDS, Broker, Message
 from tests.simulation.stage import Stage
 from tests.support.builders import instance_dict
 from tracker_worker.bus.base import SHARED
@@ -65,11 +65,14 @@ class Hostile:
     def stop(self) -> None:
         self._stopped = True
 
-    def wrong(self, store: Store) -> list[str]:
-        """To be asked when everything is quiet. ``store`` has the dead letters that the broker does not take."""
+    def wrong(self, store: Store, *, went_back: bool) -> list[str]:
+        """To be asked when everything is quiet. ``store`` has the dead letters that the broker does not take; if it
+        ``went_back``, some may be lost."""
         parked = {row.body: row.reason for _, row in store.dead_letters(_MOST_LETTERS)}
         parked |= {message.body: message.headers.get("x-tracker-reason") for message in self._broker.parked}
         lost = {stored.body for stored in self._broker.lost}
+        if went_back:
+            lost |= {body for key, body in self._broker.untaken if key == DEAD_LETTERS}
         found = []
         for sent in self._sent:
             if sent.body in lost:

@@ -36,6 +36,7 @@ SUBJECTS = (
     "claims",
     "nodes",
     "moves",
+    "periods",
 )
 """The subjects of which a fault that is planted may break one."""
 _SAID = re.compile(

@@ -52,5 +52,7 @@ class Skipper:
             [stream] = [stream for stream in store.streams(row.host) if stream.node == row.node]
             [topic] = topics_to_skip(store, stream, row.refused_sequence, row.topic)
             [notification] = store.outbox(stream.id, after=row.refused_sequence - 1, limit=1)
-            self._hand_over(f"{topic}.{notification.priority.lower()}", Message(body=notification.encode()))
+            queue, body = f"{topic}.{notification.priority.lower()}", notification.encode()
+            self._world.broker.untaken.append((queue, body))
+            self._hand_over(queue, Message(body=body))
             skip(store, stream, row.refused_sequence, [topic], ledger_id=ledger_id)

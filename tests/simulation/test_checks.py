@@ -9,6 +9,7 @@ from tests.simulation.queues import Stored
 from tests.simulation.test_outside import settled, started
 from tests.simulation.watch import Violation
 from tests.simulation.world import World
+from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.store.base import Commit, InboxRow
 
 
@@ -24,7 +25,8 @@ def decided(world: World, *unique_ids: str) -> None:
     queue = world.broker.queue("h1")
     assert queue is not None
     rows = [InboxRow(unique_id=unique_id, host_id=1, reply=b"", received_at=0) for unique_id in unique_ids]
-    world.judge.turns.committed(queue.consumers[0].session.client, Commit(inbox_rows=rows))
+    ledgers = [NodeLedger(id=1, host="h1", name="n1")]
+    world.judge.turns.committed(queue.consumers[0].session.client, Commit(ledgers=ledgers, inbox_rows=rows))
 
 
 def test_a_command_that_is_decided_out_of_its_turn_is_a_violation() -> None:
@@ -34,6 +36,17 @@ def test_a_command_that_is_decided_out_of_its_turn_is_a_violation() -> None:
     decided(world, "first", "third")
     with pytest.raises(Violation, match=r"message second of tracker\.h1 was decided after another one"):
         decided(world, "second")
+
+
+def test_what_changes_nothing_has_no_turn() -> None:
+    world = started(15)
+    for unique_id in ("first", "second"):
+        given(world, unique_id)
+    decided(world, "second")
+    queue = world.broker.queue("h1")
+    assert queue is not None
+    row = InboxRow(unique_id="first", host_id=1, reply=b"", received_at=0)
+    world.judge.turns.committed(queue.consumers[0].session.client, Commit(inbox_rows=[row]))
 
 
 def test_a_copy_in_the_same_hands_may_be_decided_in_the_turn_of_either() -> None:

@@ -96,7 +96,7 @@ def test_what_becomes_of_a_hostile_message_is_judged() -> None:
     world = World(3, hosts=1, workers=1, clients=1)
     one = Hostile(world.stage, world.broker, Random(1), hosts=["h1"], rate=1)
     one._sent += [Sent("a cast", b"1", PARKED), Sent("a call", b"2", ANSWER, "id")]
-    assert len(one.wrong(world.store)) == 2
+    assert len(one.wrong(world.store, went_back=False)) == 2
 
 
 def test_a_driver_that_hangs_holds_up_no_other_host(monkeypatch: pytest.MonkeyPatch) -> None:

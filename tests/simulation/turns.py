@@ -49,7 +49,12 @@ class Turns:
         self._turns.pop(message.message_id, None)
 
     def committed(self, machine: Machine, commit: Commit) -> None:
-        """The store has taken a commit of a worker. Raises Violation."""
+        """The store has taken a commit of a worker. Raises Violation.
+
+        What changes no node has no turn: a cast that was parked is decided once more, behind others, if the worker did not hear
+        that the commit with them had happened."""
+        if not commit.ledgers:
+            return
         for row in commit.inbox_rows:
             turn = self._turns.get(row.unique_id, {}).get(machine)
             if turn is None or turn.number is None:

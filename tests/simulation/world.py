@@ -292,7 +292,7 @@ class World:
 
     def violations(self) -> list[str]:
         """What is wrong when everything is quiet."""
-        hostile = [] if self.hostile is None else self.hostile.wrong(self.store)
+        hostile = [] if self.hostile is None else self.hostile.wrong(self.store, went_back=bool(self.set_backs))
         if self.set_backs:
             present = self.store.histories()[-1].ledger_id
             return [*judged(self.evidence(), self.set_backs, present=present), *hostile]
