@@ -1,12 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """[notifications]: the notifications for billing."""
 
-from oslo_config import cfg
+from typing import Any
+
+from oslo_config import cfg, types
+
+from tracker_worker.domain.calendar import Calendar
 
 GROUP = "notifications"
 
 TOPICS = ("topics", "compute_topics", "cloudevents_topics")
 """The options that name topics, one for each dialect."""
+
+
+class _Periods(types.String):
+    """What ``Calendar.parse`` takes."""
+
+    def __call__(self, value: Any) -> Any:
+        Calendar.parse(str(value))
+        return super().__call__(value)
+
 
 OPTIONS = [
     cfg.StrOpt(
@@ -48,8 +61,9 @@ OPTIONS = [
         "tracker.node.drift. Name some only if a consumer raises alarms from that queue: a consumer that hears one of the two "
         "queues sees gaps in the sequence numbers.",
     ),
-    cfg.StrOpt(
+    cfg.Opt(
         "usage_audit_period",
+        type=_Periods(),
         default="hour",
         help="The periods for which the usage of each instance is told, in tracker.usage.exists: hour, day, month or year, in "
         "UTC. An offset may follow, such as day@6, in minutes of the hour (0 to 59), hours of the day (0 to 23), days of the "

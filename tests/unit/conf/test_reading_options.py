@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,10 +16,12 @@ from oslo_config import cfg
 from tracker_worker.conf import register_opts, register_own_opts
 from tracker_worker.conf.opts import register_client_opts
 from tracker_worker.conf.policy import read_policy, register_policy_opts
+from tracker_worker.conf.reading import check_values
+from tracker_worker.domain.calendar import Calendar
 from tracker_worker.domain.values import SECOND
 from tracker_worker.errors import ConfigurationError
 from tracker_worker.notifications.render import Style
-from tracker_worker.notifications.style import read_style
+from tracker_worker.notifications.style import read_calendar, read_style
 
 
 def _conf(register: Any = register_own_opts, **overrides: Any) -> cfg.ConfigOpts:
@@ -55,6 +58,27 @@ def test_the_region_and_the_events_that_warn_are_options() -> None:
 def test_an_unknown_event_that_shall_warn_is_a_mistake(name: str) -> None:
     with pytest.raises(ConfigurationError, match=r"\[notifications\] warn_events has .* tracker\.claim\.begun"):
         read_style(_conf(notifications__warn_events=[name]))
+
+
+@pytest.mark.parametrize("option", ["hour", "day@6", "month@31", "year@12", "30s"])
+def test_the_periods_of_usage_are_an_option(option: str) -> None:
+    assert read_calendar(_conf()) == Calendar.parse("hour")
+    assert read_calendar(_conf(notifications__usage_audit_period=option)) == Calendar.parse(option)
+
+
+@pytest.mark.parametrize(
+    "option", ["", "week", "hour@60", "day@24", "month@0", "year@13", "7s", "0s", "day@x", "hour "]
+)
+def test_other_periods_are_a_mistake_when_the_options_are_read(option: str, tmp_path: Path) -> None:
+    file = tmp_path / "worker.conf"
+    file.write_text(f"[notifications]\nusage_audit_period = '{option}'\n", encoding="utf-8")
+    conf = cfg.ConfigOpts()
+    register_own_opts(conf)
+    conf([f"--config-file={file}"], default_config_dirs=[])
+    with pytest.raises(ValueError, match="usage_audit_period"):
+        check_values(conf)
+    with pytest.raises(ConfigurationError, match=r"\[notifications\] usage_audit_period"):
+        read_calendar(conf)
 
 
 @pytest.mark.parametrize("region", ["n" * 256, "nor\x1bth"])
