@@ -9,9 +9,10 @@ how far it has got: a crash neither skips nor repeats one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
+from typing import TypeVar
 
 from msgspec.structs import replace
 
@@ -25,6 +26,10 @@ from tracker_worker.domain.segments import Adjustment, InstanceUsage, Segment, s
 
 MOST_SEGMENTS = 200
 """The most segments, and the most adjustments, of one notification."""
+MOST_BYTES = 65_536
+"""The most bytes of their amounts, by class; but one of them is not divided."""
+_DIGITS = 20
+Part = TypeVar("Part", Segment, Adjustment)
 
 
 def begin(ledger: NodeLedger, command: commands.BeginPeriod, now: int) -> Decision:
@@ -51,7 +56,9 @@ def tell(ledger: NodeLedger, command: commands.TellUsage, now: int) -> Decision:
         periods = replace(periods, after=usage.uuid)
     if command.last:
         happened.append(events.PeriodClosed(at=at, periods=periods))
-        periods = Periods(until=periods.ending, first=periods.first, ahead=periods.ahead, kept_from=periods.kept_from)
+        periods = Periods(
+            until=periods.ending, first=periods.first, learned_at=periods.learned_at, kept_from=periods.kept_from
+        )
     return decided(ledger, *happened, events.PeriodsNoted(at=at, periods=periods))
 
 
@@ -93,8 +100,8 @@ def _exists(
         if present is not None and (present.instance.project_id or "") == project:
             shown = present
         adjustments = list(_adjustments(found.adjustments, closed))
-        segments = [found.segments[n : n + MOST_SEGMENTS] for n in range(0, len(found.segments), MOST_SEGMENTS)]
-        adjusted = [adjustments[n : n + MOST_SEGMENTS] for n in range(0, len(adjustments), MOST_SEGMENTS)]
+        segments = _divided(found.segments, [each.allocation.resources.to_dict() for each in found.segments])
+        adjusted = _divided(adjustments, [each.resource_seconds for each in adjustments])
         parts = list(zip_longest(segments, adjusted, fillvalue=()))
         for number, (some, others) in enumerate(parts, start=1):
             seconds, total = sums(some)
@@ -113,6 +120,20 @@ def _exists(
                 part=number,
                 parts=len(parts),
             )
+
+
+def _divided(items: Sequence[Part], amounts: Sequence[Mapping[str, int]]) -> list[list[Part]]:
+    """The items, which have these amounts, in parts that are not too large."""
+    parts: list[list[Part]] = []
+    room = 0
+    for item, some in zip(items, amounts, strict=True):
+        size = sum(len(name) + _DIGITS for name in some)
+        if not parts or len(parts[-1]) == MOST_SEGMENTS or size > room:
+            parts.append([])
+            room = MOST_BYTES
+        parts[-1].append(item)
+        room -= size
+    return parts
 
 
 def _projects(usage: InstanceUsage, periods: Periods) -> dict[str, _OfProject]:

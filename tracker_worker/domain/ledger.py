@@ -238,6 +238,7 @@ class NodeLedger:
     def _moved(self, event: events.MoveChanged) -> None:
         noted_at, at = event.at, event.effective_at or event.at
         if at != noted_at and event.move.instance_uuid not in self.allocations:
+            self._learn(at, noted_at)
             self.segments.cut(event.move.instance_uuid, at, self.periods, noted_at)
         for old in event.ended:
             if old.role == INSTANCE:
@@ -267,9 +268,16 @@ class NodeLedger:
             if others:
                 self.left[uuid] = max(others, key=when_left).id
 
+    def _learn(self, at: int, noted_at: int) -> None:
+        """It is learned at ``noted_at`` what is charged from ``at`` on. If that is in a period which is closed, or the node has
+        retired, another period has to follow that tells it."""
+        if at < self.periods.closed or self.life.retired is not None:
+            self.periods = replace(self.periods, learned_at=max(noted_at, self.periods.closed))
+
     def _charge(self, new: Allocation, at: int, noted_at: int) -> None:
         """Charge an allocation from ``at`` on, which is decided at ``noted_at``."""
         if new.role == INSTANCE:
+            self._learn(at, noted_at)
             new = replace(new, since=self.segments.begin(new, at, self.periods, noted_at))
         self._put(new)
 
@@ -284,9 +292,8 @@ class NodeLedger:
 
     def _release(self, uuid: str, at: int, noted_at: int) -> None:
         """The allocation of an instance ends at ``at``, which is decided at ``noted_at``."""
+        self._learn(at, noted_at)
         self.segments.end(self._take(uuid), at, self.periods, noted_at)
-        if at > noted_at and at > self.periods.ahead:
-            self.periods = replace(self.periods, ahead=at)
 
     def _put(self, new: Allocation) -> None:
         uuid = new.instance.uuid

@@ -278,6 +278,8 @@ class MoveSteps:
         keeps: bool = True,
     ) -> None:
         node = ledger or self._home
+        # What happened by a clock that is ahead of this one is over for this node too: nothing comes before it any more.
+        self._now = max(self._now, at)
         event = events.MoveChanged(
             at=node.time(self._now),
             move=self.move,

@@ -12,7 +12,7 @@ from tracker_worker.domain.values import SECOND
 
 
 class Periods(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Times are in microseconds, and whole seconds except ``ahead``.
+    """Times are in microseconds, and whole seconds except ``learned_at``.
 
     ``until``: everything before it is closed, and the next period begins there; before the first one is closed, it is when the
     node had its first event. ``first``: when the first period began; 0: none has begun to be closed. ``ending``: when the
@@ -20,7 +20,8 @@ class Periods(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     notifications, the first of which has the number ``first_sequence`` and the last one ``last_sequence``; ``seconds`` and
     ``resource_seconds`` are their sums.
 
-    ``ahead``: no segment ends later; a move whose destination has another clock ends one ahead of this node's time.
+    ``learned_at``: when something was learned last of a period that was closed, or charged to a node that had retired; the
+    period in which that is tells it.
     ``kept_from``: segments that ended before it are no longer kept.
     """
 
@@ -33,7 +34,7 @@ class Periods(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     last_sequence: int = 0
     seconds: int = 0
     resource_seconds: Mapping[str, int] = msgspec.field(default_factory=dict)
-    ahead: int = 0
+    learned_at: int = 0
     kept_from: int = 0
 
     @property

@@ -132,8 +132,6 @@ class SegmentLog:
 
     def begin(self, new: Allocation, at: int, periods: Periods, noted_at: int) -> int:
         """``new`` is charged from ``at`` on, and this is decided at ``noted_at``. Returns from when on that has no segment."""
-        if at < periods.ahead:
-            self.cut(new.uuid, at, periods, noted_at)
         closed = periods.closed
         since = max(at, periods.first)
         if whole_seconds(since, closed) > 0:

@@ -208,15 +208,21 @@ class MemoryStore(Store):
 
     def billed(self, node_id: int, *, beginning: int, ending: int) -> list[str]:
         with self._lock:
-            return self._rows.nodes[node_id].billed(beginning, ending)
+            node = self._rows.nodes.get(node_id)
+            return [] if node is None else node.billed(beginning, ending)
 
     def usage(self, node_id: int, uuids: Collection[str], *, beginning: int, ending: int) -> list[InstanceUsage]:
         with self._lock:
-            return self._rows.nodes[node_id].usage(uuids, beginning, ending)
+            node = self._rows.nodes.get(node_id)
+            if node is None:
+                return [InstanceUsage(uuid=uuid, allocation=None, segments=()) for uuid in sorted(uuids)]
+            return node.usage(uuids, beginning, ending)
 
     def closed_periods(self, node_id: int, *, since: int, until: int) -> list[tuple[int, int]]:
         with self._lock:
-            return [each for each in self._rows.nodes[node_id].closed if each[1] > since and each[0] < until]
+            node = self._rows.nodes.get(node_id)
+            closed = [] if node is None else node.closed
+            return [each for each in closed if each[1] > since and each[0] < until]
 
     def progress(self, hosts: Collection[str]) -> Progress:
         with self._lock:

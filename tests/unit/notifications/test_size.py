@@ -9,18 +9,19 @@ from typing import Any
 import pytest
 
 from tests.support.builders import LEDGER_ID, driver_resource_dict, instance_dict, planned, resources
-from tracker_worker.domain import commands
+from tracker_worker.domain import closing, commands
 from tracker_worker.domain.allocation import FINISHED, Allocation
 from tracker_worker.domain.closing import MOST_SEGMENTS
 from tracker_worker.domain.events import UsageExists
 from tracker_worker.domain.fit import read_limits
 from tracker_worker.domain.host import HostLedger
-from tracker_worker.domain.instance import owner_of, read_changes, read_instance
+from tracker_worker.domain.instance import Instance, owner_of, read_changes, read_instance
 from tracker_worker.domain.inventory import FACTS, read_inventory
 from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.domain.life import OPEN, Life
+from tracker_worker.domain.periods import Periods
 from tracker_worker.domain.resources import MAX_AMOUNT, STANDARD, Resources
-from tracker_worker.domain.segments import Adjustment, segment
+from tracker_worker.domain.segments import Adjustment, InstanceUsage, Segment, adjustment, segment
 from tracker_worker.domain.values import MAX_FIELD_BYTES, MAX_TEXT, SECOND
 from tracker_worker.notifications.dialects.table import DIALECTS
 from tracker_worker.notifications.render import Style, render
@@ -92,6 +93,19 @@ def begin(fields: dict[str, Any], *, claim_id: str | None = None, **limits: int)
     )
 
 
+def charge(instance: Instance) -> Allocation:
+    return Allocation(
+        id=LEDGER_ID,
+        claim_id=LONG,
+        claim_state=FINISHED,
+        limit_source="unlimited",
+        instance=instance,
+        resources=instance.resources,
+        begun_at=NOW,
+        expires_at=NOW,
+    )
+
+
 def test_the_largest_notification_of_an_instance_stays_under_its_limit() -> None:
     hosts = host()
     sizes = play(hosts, begin(largest_instance(), vcpu=1, memory_mb=1, disk_gb=1))
@@ -124,16 +138,7 @@ def test_the_largest_notification_of_a_period_stays_under_its_limit() -> None:
     """Of an instance without custom classes."""
     ledger = host().nodes[LONG]
     instance = read_instance(largest_instance())
-    held = Allocation(
-        id=LEDGER_ID,
-        claim_id=LONG,
-        claim_state=FINISHED,
-        limit_source="unlimited",
-        instance=instance,
-        resources=instance.resources,
-        begun_at=NOW,
-        expires_at=NOW,
-    )
+    held = charge(instance)
     most = Resources.of(dict.fromkeys(STANDARD, MAX_AMOUNT)).to_dict()
     adjustment = Adjustment(beginning=NOW, ending=2 * NOW, seconds=-MAX_AMOUNT, resource_seconds=most)
     segments = [segment(held, NOW + n * SECOND, NOW + (n + 1) * SECOND) for n in range(MOST_SEGMENTS)]
@@ -151,6 +156,35 @@ def test_the_largest_notification_of_a_period_stays_under_its_limit() -> None:
     )
     [size] = sent(ledger, told).values()
     assert INSTANCE_BYTES < size < PERIOD_BYTES < BROKER_BYTES / 16
+
+
+def test_a_period_of_many_classes_is_told_in_parts_that_stay_under_their_limit() -> None:
+    ledger = host().nodes[LONG]
+    ledger.periods = Periods(until=NOW, first=NOW, ending=2 * NOW)
+    classes = {f"CUSTOM_{number:03}_{'X' * 60}": MAX_AMOUNT for number in range(255)}
+    changes: list[Segment] = []
+    for number in range(400):
+        instance = read_instance(largest_instance(resources={**classes, "CUSTOM_LAST": number}))
+        held = charge(instance)
+        since = NOW + number * SECOND
+        changes.append(segment(held, since, since + SECOND))
+        changes.append(adjustment(held, number * SECOND, (number + 1) * SECOND, sign=1, noted_at=NOW))
+    usage = InstanceUsage(uuid=LONG, allocation=None, segments=tuple(changes))
+    command = commands.TellUsage(
+        node=LONG,
+        node_id=ledger.id,
+        ending=2 * NOW,
+        after="",
+        usages=(usage,),
+        closed=tuple((number * SECOND, (number + 1) * SECOND) for number in range(400)),
+        last=True,
+    )
+
+    told = [event for _, event in closing.tell(ledger, command, NOW).events if isinstance(event, UsageExists)]
+
+    assert sum(len(event.segments) for event in told) == sum(len(event.adjustments) for event in told) == 400
+    assert [(event.part, event.parts) for event in told] == [(n, len(told)) for n in range(1, len(told) + 1)]
+    assert max(max(sent(ledger, event).values()) for event in told) < BROKER_BYTES / 16
 
 
 def test_the_largest_notification_of_a_node_stays_under_its_limit() -> None:

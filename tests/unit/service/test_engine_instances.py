@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import count
 from typing import Any
 
 import pytest
 
 from tests.support.backup import Backup
-from tests.support.builders import HOST, NOW, instance_dict, node_name, update, uuid
+from tests.support.builders import HOST, NOW, begin, instance_dict, node_name, update, uuid
 from tests.support.caller import Refused, drained
 from tests.support.deadline import SECONDS, wait_until
 from tests.support.engine import EngineHarness
@@ -94,6 +95,7 @@ def test_an_entry_is_what_an_event_would_say_now(worker: EngineHarness, clock: C
     assert answer == {
         "ledger_id": worker.ledger().ledger_id,
         "sequence": 2,
+        "audit_period_beginning": "2026-01-15T12:00:00Z",
         "instances": [
             {
                 **told,
@@ -380,6 +382,20 @@ class TestOrder:
         assert entry["since"] == f"2026-01-15T12:00:{10 + lost}.000000Z"
         # 2 for ten seconds and one more, and then one second for each.
         assert entry["period_resource_seconds"]["VCPU"] == 2 * 11 + sum(range(3, lost + 2))
+
+
+    def test_a_commit_on_another_node_of_the_host_is_none_in_between(self, worker: EngineHarness) -> None:
+        claim(worker)
+        reads = count()
+
+        def claims_elsewhere() -> None:
+            Writer(worker.store.inner).put(begin(10 + next(reads), node=N2)).commit()
+
+        with worker.busy():
+            call = worker.caller.call("get_instances", node=N1)
+            worker.store.script["usage"] = [claims_elsewhere] * 9
+        assert uuids(call.reply()) == [uuid(1)]
+        assert next(reads) == 1
 
 
 class TestStore:

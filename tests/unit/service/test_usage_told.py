@@ -11,8 +11,9 @@ import pytest
 from tests.support.builders import HOST, NOW, instance_dict, node_name, uuid
 from tests.support.engine import EngineHarness
 from tests.support.scripted import Clock
-from tests.support.store import ALL
+from tests.support.store import ALL, Writer
 from tests.unit.service.conftest import MakeHarness
+from tracker_worker.domain.commands import RetireNode
 from tracker_worker.domain.values import SECOND
 
 N1, N2 = node_name(1), node_name(2)
@@ -52,6 +53,10 @@ def at(clock: Clock, seconds: float) -> None:
     clock.forward(seconds - clock.monotonic())
 
 
+def retire(worker: EngineHarness, clock: Clock, node: str) -> None:
+    Writer(worker.store.inner).put(RetireNode(node=node, reason="gone"), clock()).commit()
+
+
 def close(worker: EngineHarness, steps: int = 20) -> None:
     worker.engine.close_periods()
     for _ in range(steps):
@@ -74,6 +79,13 @@ def told(worker: EngineHarness, ending: int, host: str = HOST, node: str = N1) -
     assert closed["seconds"] == sum(payload["seconds"] for _, payload in exists)
     assert closed["resource_seconds"]["VCPU"] == sum(payload["resource_seconds"]["VCPU"] for _, payload in exists)
     return [payload for _, payload in exists]
+
+
+def is_told(worker: EngineHarness, ending: int, node: str = N1) -> bool:
+    """Whether the period that ends so many seconds after noon is closed."""
+    (stream,) = [stream for stream in worker.store.inner.streams(HOST) if stream.node == node]
+    rows = worker.store.inner.outbox(stream.id, after=0, limit=ALL)
+    return any(json.loads(row.payload).get("audit_period_ending") == time(ending) for row in rows)
 
 
 def time(seconds: int) -> str:
@@ -209,3 +221,67 @@ class TestLateHandOver:
         close(worker)
         assert [one["seconds"] for one in told(worker, 3 * HOUR)] == [100 - 2 * HOUR]
         assert told(worker, 4 * HOUR) == []
+
+    def test_a_node_that_has_retired_since_tells_it(self, worker: EngineHarness, clock: Clock, moved: Any) -> None:
+        at(clock, 2 * HOUR + 10)
+        change(worker, vm_state="deleted")
+        retire(worker, clock, N1)
+        for number in (3, 4):
+            at(clock, number * HOUR)
+            close(worker)
+        assert told(worker, 3 * HOUR)[0]["seconds"] == 10
+        assert not is_told(worker, 4 * HOUR)
+
+        at(clock, 5 * HOUR + 10)
+        call(worker, "finish_move", move_id="m1", move=moved)
+        for number in (6, 7):
+            at(clock, number * HOUR)
+            close(worker)
+        assert [told(worker, number * HOUR) for number in (4, 5)] == [[], []]
+        (adjusted,) = told(worker, 6 * HOUR)
+        assert [each["seconds"] for each in adjusted["adjustments"]] == [100 - HOUR, -HOUR, -10]
+        assert not is_told(worker, 7 * HOUR)
+
+
+@pytest.mark.behaviour("usage-by-time")
+def test_what_a_retired_node_is_charged_after_a_revert_is_told(worker: EngineHarness, clock: Clock) -> None:
+    claim(worker)
+    target = instance_dict(1, node=N2)
+    call(worker, "begin_move_claim", instance=target, move={"id": "m1", "kind": "migration"}, timeout=86400)
+    at(clock, 100)
+    call(worker, "finish_move", move_id="m1")
+    at(clock, HOUR)
+    close(worker)
+    assert told(worker, HOUR)[0]["seconds"] == 100
+    call(worker, "revert_move", move_id="m1")
+    retire(worker, clock, N2)
+    for number in (2, 3):
+        at(clock, number * HOUR)
+        close(worker)
+    assert [one["seconds"] for number in (2, 3) for one in told(worker, number * HOUR)] == [HOUR, HOUR]
+    assert told(worker, 2 * HOUR, node=N2) == []
+    assert not is_told(worker, 3 * HOUR, node=N2)
+
+
+@pytest.mark.behaviour("usage-by-time")
+def test_a_hand_over_by_a_clock_that_is_ahead_ends_before_what_comes_next(
+    make_harness: MakeHarness, worker: EngineHarness, clock: Clock
+) -> None:
+    """The destination's ledger has another clock, by which it is already 300 s after noon."""
+    claim(worker)
+    at(clock, 100)
+    ahead = Clock()
+    at(ahead, 300)
+    elsewhere = make_harness(hosts=["host-3"], clock=ahead).start()
+    move = {"id": "m1", "kind": "migration", "from_host": HOST, "from_node": N1}
+    call(elsewhere, "begin_move_claim", "host-3", instance=instance_dict(1), move=move, timeout=86400)
+    finished = call(elsewhere, "finish_move", "host-3", move_id="m1")
+    call(worker, "finish_move", move_id="m1", move=finished)
+    at(clock, 110)
+    call(worker, "revert_move", move_id="m1", move=call(elsewhere, "revert_move", "host-3", move_id="m1"))
+    at(clock, 120)
+    change(worker, vcpus=4)
+    at(clock, HOUR)
+    close(worker)
+    (only,) = told(worker, HOUR)
+    assert segments(only) == [(time(0), time(300), 2), (time(300), time(HOUR), 4)]

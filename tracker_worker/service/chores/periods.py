@@ -86,11 +86,14 @@ class PeriodChores:
         self._go_on()
 
     def _is_due(self, ledger: NodeLedger, now: int) -> bool:
-        """Whether a period of the node is being closed, or is over. A retired node's last one is that of its retirement."""
+        """Whether a period of the node is being closed, or is over. A retired node's last one is that of its retirement, unless
+        it was charged, or something was learned, after that."""
         periods, retired = ledger.periods, ledger.life.retired
         if periods.ending:
             return True
-        if not periods.until or (retired is not None and periods.closed > retired.since):
+        if not periods.until:
+            return False
+        if retired is not None and not ledger.allocations and periods.closed > max(retired.since, periods.learned_at):
             return False
         return ledger.time(now) >= periods.following(self._calendar)[1]
 

@@ -11,7 +11,7 @@ from tracker_worker.domain.calendar import Calendar
 from tracker_worker.domain.closing import sums, within
 from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.domain.segments import InstanceUsage, segment
-from tracker_worker.domain.views import iso
+from tracker_worker.domain.views import iso, iso_second
 from tracker_worker.errors import NodeNotFound
 from tracker_worker.notifications.render import Style, present
 from tracker_worker.store.base import Conflict, Store
@@ -57,11 +57,12 @@ class StoredAnswers:
         beginning, _ = ledger.periods.following(self._calendar)
         found = self._store.usage(ledger.id, page, beginning=beginning, ending=ledger.time(now)) if page else []
         self._ledgers.refresh([host])
-        if self._ledgers.get(host).nodes.get(ledger.name) is not ledger:
+        if _version(self._ledgers.get(host).nodes.get(ledger.name)) != _version(ledger):
             raise Conflict(f"node {ledger.name} of host {host} has changed")
         return {
             "ledger_id": ledger.ledger_id,
             "sequence": ledger.sequence,
+            "audit_period_beginning": iso_second(beginning) if ledger.periods.until else "",
             "instances": [self._instance(ledger, usage, beginning, now) for usage in found],
             "next": page[-1] if len(behind) > len(page) else None,
         }
@@ -80,3 +81,7 @@ class StoredAnswers:
             "since": iso(held.since),
             "period_resource_seconds": total.to_dict(),
         }
+
+
+def _version(ledger: NodeLedger | None) -> tuple[str, int, int] | None:
+    return None if ledger is None else (ledger.ledger_id, ledger.id, ledger.generation)
