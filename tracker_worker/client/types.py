@@ -225,11 +225,13 @@ class Node(TypedDict):
 class Instances(TypedDict):
     """Instances that a node is charged for, as of the notification with the number ``sequence``. Each is the payload of a
     notification as it would be now, and ``since``, from when on it is charged as it is now, and ``period_resource_seconds``,
-    resource class -> amount times seconds that its project was charged for it on this node in the period that is not closed
-    yet. ``next``: the last uuid of the page if there are more behind it, else None."""
+    resource class -> amount times seconds that its project was charged for it on this node from ``audit_period_beginning`` on:
+    when the period begins that is not closed yet, '' on a node without an event. ``next``: the last uuid of the page if there
+    are more behind it, else None."""
 
     ledger_id: str
     sequence: int
+    audit_period_beginning: str
     instances: list[dict[str, Any]]
     next: str | None
 

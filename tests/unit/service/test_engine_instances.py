@@ -383,7 +383,6 @@ class TestOrder:
         # 2 for ten seconds and one more, and then one second for each.
         assert entry["period_resource_seconds"]["VCPU"] == 2 * 11 + sum(range(3, lost + 2))
 
-
     def test_a_commit_on_another_node_of_the_host_is_none_in_between(self, worker: EngineHarness) -> None:
         claim(worker)
         reads = count()
