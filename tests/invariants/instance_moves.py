@@ -83,9 +83,14 @@ def check(
 
 
 def _one_time(uuid: str, move_id: str, steps: Sequence[Heard]) -> Iterator[str]:
-    """Both sides tell one time for the hand-over, and for its revert."""
+    """Both sides tell one time for the hand-over, and for its revert, and none that has not come yet."""
     for kind in (FINISHED, REVERTED):
-        times = {one.payload["effective_at"] for one in steps if one.event_type == kind}
+        told = [one.payload for one in steps if one.event_type == kind]
+        times = {payload["effective_at"] for payload in told}
+        for payload in told:
+            if micros(payload["effective_at"]) > micros(payload["occurred_at"]):
+                at = f"{payload['effective_at']}, after the event, at {payload['occurred_at']}"
+                yield f"{kind} of instance {uuid} by the move {move_id} counts from {at}."
         if len(times) > 1:
             yield f"{kind} of instance {uuid} by the move {move_id} is told at different times: {', '.join(sorted(times))}."
 

@@ -238,6 +238,7 @@ def test_a_gap_in_the_bill_is_found(scene: TwoHosts) -> None:
     violations = check(altered(scene, there, effective_at=late))
 
     assert any("is billed to nobody between" in violation for violation in violations)
+    assert any("counts from" in violation and ", after the event, at" in violation for violation in violations)
 
 
 # --- answers -----------------------------------------------------------------------------------------------------------
