@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which streams go on one another, and which numbers of them count.
+
+A database that went back goes on with a new ledger_id. For each name, host and node, the first event of the new history says up
+to which number the events of the one before count. A name that is known of a history that has ended, and that does not tell the
+new one, was made in what is lost. A ledger_id that nothing announces is another database: a host is served from one at a time,
+so that the earlier one's charges on the host end where the later one begins.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+from typing import Any, NamedTuple
+
+from tracker_worker.billing.journal import Key, Stream
+from tracker_worker.billing.timeline import Place
+
+Range = tuple[int, int]
+
+
+class Position(NamedTuple):
+    """A number in one of the streams of a track, by their order."""
+
+    part: int
+    sequence: int
+
+
+class Part(NamedTuple):
+    """A stream, and the last of its numbers that counts; None: all count."""
+
+    stream: Stream
+    end: int | None
+
+
+class Plan(NamedTuple):
+    """The streams of one name that go on one another, oldest first. ``void``: earlier ones, nothing of which counts. ``cut``:
+    when another database began to serve the host. ``untold``: the name has not told the present history; what was heard of it
+    does not count."""
+
+    place: Place
+    parts: tuple[Part, ...]
+    void: tuple[Stream, ...] = ()
+    cut: int | None = None
+    untold: bool = False
+
+    @property
+    def key(self) -> Key:
+        """The stream of the present history."""
+        return self.parts[-1].stream.key
+
+    def gaps(self) -> list[tuple[Position, int]]:
+        """The ranges of numbers that are needed and not known: where each begins, and its last number."""
+        found: list[tuple[Position, int]] = []
+        for index in reversed(range(len(self.parts))):
+            stream, end = self.parts[index]
+            valid = end is None or stream.base <= end
+            last = stream.numbers.highest if end is None else end
+            base = stream.base if valid else 0
+            found[:0] = [(Position(index, first), until) for first, until in stream.numbers.gaps(base, last)]
+            if stream.started and valid:
+                break
+        return found
+
+    def missing(self) -> list[Range]:
+        """The same as (first, last). Of a name that has not told the present history, the number at which it would."""
+        head = self.parts[-1].stream
+        if self.cut is not None or (self.untold and head.gone):
+            return []
+        if self.untold:
+            next_number = max(head.base, head.numbers.highest) + 1
+            return [(next_number, next_number)]
+        return [(position.sequence, last) for position, last in self.gaps()]
+
+
+class Link(NamedTuple):
+    """A node has got another name. Each of the two names tells it; None: that event is not known."""
+
+    generation: int
+    at: int
+    ledger: str
+    source: Place
+    target: Place
+    source_sequence: int | None
+    target_sequence: int | None
+
+
+class Histories:
+    """The histories of all streams as they are now."""
+
+    def __init__(self, streams: Iterable[Stream]) -> None:
+        self._places: dict[Place, dict[str, Stream]] = defaultdict(dict)
+        self._previous: dict[str, str] = {}
+        self._began: dict[str, dict[str, int]] = defaultdict(dict)
+        for stream in streams:
+            host = stream.place[0]
+            self._places[stream.place][stream.ledger] = stream
+            if stream.announced is not None:
+                self._previous.setdefault(stream.ledger, stream.announced[0])
+            if stream.began is not None:
+                began = self._began[host]
+                began[stream.ledger] = min(stream.began, began.get(stream.ledger, stream.began))
+        self._ended = set(self._previous.values())
+
+    def before(self, ledger: str) -> list[str]:
+        """The histories before one, the latest first."""
+        found: list[str] = []
+        while (ledger := self._previous.get(ledger, "")) and ledger not in found:
+            found.append(ledger)
+        return found
+
+    def related(self, one: str, other: str) -> bool:
+        """Whether one goes on the other."""
+        return one == other or one in self.before(other) or other in self.before(one)
+
+    def ledgers(self, host: str) -> Collection[str]:
+        """The ledgers with events of a host."""
+        return self._began[host].keys() if host in self._began else ()
+
+    def plans(self) -> list[Plan]:
+        """The tracks of all names."""
+        return [plan for place in self._places for plan in self.of(place)]
+
+    def of(self, place: Place) -> list[Plan]:
+        """The tracks of a name; the latest one first."""
+        streams = self._places.get(place, {})
+        gone_on = {ledger for other in streams for ledger in self.before(other)}
+        heads = sorted((name for name in streams if name not in gone_on), key=lambda name: self._key(place, name))
+        taken: set[str] = set()
+        plans = []
+        for head in reversed(heads):
+            chain = [streams[name] for name in (head, *self.before(head)) if name in streams and name not in taken]
+            taken.update(stream.ledger for stream in chain)
+            untold = head in self._ended
+            fresh = next((index for index, stream in enumerate(chain, 1) if stream.is_fresh), len(chain))
+            parts, void = _parts(chain[:fresh]), tuple(chain[fresh:])
+            plans.append(Plan(place, parts, void, None if untold else self._cut(place, head), untold))
+        return plans
+
+    def _key(self, place: Place, ledger: str) -> tuple[int, str]:
+        return self._began[place[0]].get(ledger, -1), ledger
+
+    def _cut(self, place: Place, head: str) -> int | None:
+        began = self._began[place[0]]
+        since = began.get(head)
+        if since is None:
+            return None
+        return min((at for other, at in began.items() if at > since and not self.related(head, other)), default=None)
+
+    def links(self, plans: Iterable[Plan]) -> list[Link]:
+        """The new names of nodes in these tracks, in an order in which they can have happened."""
+        counted: dict[Key, int | None] = {part.stream.key: part.end for plan in plans for part in plan.parts}
+        found: dict[tuple[str, Place, Place, int], dict[str, Any]] = {}
+        void: set[tuple[str, Place, Place, int]] = set()
+        for plan in plans:
+            for stream, _ in plan.parts:
+                for each in stream.links:
+                    key = _link_key(stream, each)
+                    end = counted[stream.key]
+                    if end is not None and each["sequence"] > end:
+                        void.add(key)
+                    found.setdefault(key, {"at": each["at"]})["to" if "to" in each else "from"] = each["sequence"]
+                    if "to" in each:
+                        found[key]["at"] = each["at"]
+        links = [
+            Link(generation, each["at"], ledger, source, target, each.get("to"), each.get("from"))
+            for (ledger, source, target, generation), each in found.items()
+            if (ledger, source, target, generation) not in void
+        ]
+        return sorted(links, key=lambda link: (link.generation, link.at, link.source, link.target))
+
+
+def _parts(chain: Iterable[Stream]) -> tuple[Part, ...]:
+    """The streams of a chain, which is given from its latest ledger on; oldest first."""
+    parts: list[Part] = []
+    end: int | None = None
+    for stream in chain:
+        parts.insert(0, Part(stream, end))
+        if stream.announced is not None:
+            last = stream.announced[1]
+            end = last if end is None else min(end, last)
+    return tuple(parts)
+
+
+def _link_key(stream: Stream, link: dict[str, Any]) -> tuple[str, Place, Place, int]:
+    host, node = link["to"] if "to" in link else link["from"]
+    places = (stream.place, (host, node)) if "to" in link else ((host, node), stream.place)
+    return stream.ledger, *places, link["generation"]

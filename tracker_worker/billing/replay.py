@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From records to what each node was charged: the events of each track are said once more, in the order of their numbers.
+
+Each event says what a project is charged from its time on, so that events behind a gap are right as they are; and what lies
+between is known again when the gap is filled.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+from tracker_worker.billing import proof, timeline
+from tracker_worker.billing.histories import Link, Plan, Position
+from tracker_worker.billing.journal import Journal, Key, Stream
+from tracker_worker.billing.reading import Record
+from tracker_worker.billing.timeline import Charge, Place, Timeline
+
+Page = tuple[int, str]
+
+
+class Step(NamedTuple):
+    """An event, after the pages that say what holds before it. Without a record: what pages say at the end of a stream."""
+
+    position: Position
+    pages: Sequence[Page]
+    record: Record | None
+
+
+class Node:
+    """A node, through all of its names, the last of which is ``place``: what it was charged, by the uuid of the instance.
+    ``known``: something was heard of it."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.known = False
+        self.charges: defaultdict[str, Timeline] = defaultdict(Timeline)
+        self.proof = proof.Proof()
+
+    def rename(self, at: int, place: Place) -> None:
+        self.place = place
+        for each in self.charges.values():
+            each.rename(at, place)
+
+    def end(self, at: int) -> None:
+        """The node is no more."""
+        for each in self.charges.values():
+            each.end(at)
+        charged_until = [each.entries[-1].since for each in self.charges.values() if each.entries]
+        self.proof.ended(at, max(charged_until, default=0))
+
+
+class Track:
+    """The node of a name, as the events of a plan make it. ``end``: the track goes up to the event before this one."""
+
+    def __init__(self, plan: Plan, journal: Journal, end: Position | None = None) -> None:
+        self.place = plan.place
+        self.plan = plan
+        self.node = Node(plan.place)
+        self.ended: list[Node] = []
+        self.reached: Position | None = None
+        self._journal = journal
+        self._end = end
+        gaps = plan.gaps()
+        self._first_gap = gaps[0][0] if gaps else None
+        self._steps = self._each()
+        self._next = next(self._steps, None)
+        self._fresh = False
+        self._at = 0
+        self._resumed = 0
+
+    def _each(self) -> Iterator[Step]:
+        for index, (stream, last) in enumerate(self.plan.parts):
+            pages = [page for page in stream.pages if last is None or page[0] <= last]
+            for sequence in stream.numbers.upto(last):
+                position = Position(index, sequence)
+                if self._end is not None and position >= self._end:
+                    return
+                due = [page for page in pages if page[0] < sequence]
+                pages = pages[len(due) :]
+                yield Step(position, due, self._journal.record(stream, sequence))
+            if pages:
+                yield Step(Position(index, pages[-1][0]), pages, None)
+
+    def advance(self, stops: Callable[[Step], bool] = lambda _: False) -> None:
+        """Say the events up to the first step at which ``stops``."""
+        while self._next is not None and not stops(self._next):
+            step, self._next = self._next, next(self._steps, None)
+            self._say_pages(step)
+            if step.record is not None:
+                self._say(step.position, step.record)
+
+    def leave(self, link: Link) -> Node:
+        """Say everything before the node gets its next name, and return the node. What follows is about another node."""
+        index = self._part(link)
+        own = None if link.source_sequence is None else Position(index, link.source_sequence)
+        self.advance(lambda step: _is_behind(step, own, link.generation + 1, self._is_last(step), own_too=True))
+        left, self.node = self.node, Node(self.place)
+        self._fresh = True
+        return left
+
+    def receive(self, link: Link, node: Node) -> None:
+        """Say everything before a node comes to this name. The node that had it until then is no more."""
+        index = self._part(link)
+        own = None if link.target_sequence is None else Position(index, link.target_sequence)
+        self.advance(lambda step: _is_behind(step, own, link.generation, self._is_last(step), own_too=False))
+        if self._next is not None and self._next.position == own:
+            self._say_pages(self._next)
+            self._next = self._next._replace(pages=())
+        self.end(link.at)
+        self.node = node
+        node.rename(link.at, self.place)
+        self._fresh = False
+
+    def end(self, at: int) -> None:
+        """The node is no more; the next event is about another one."""
+        if self.node.known:
+            self.node.end(at)
+            self.ended.append(self.node)
+        self.node, self._fresh = Node(self.place), True
+
+    def _part(self, link: Link) -> int:
+        return next((i for i, part in enumerate(self.plan.parts) if part.stream.ledger == link.ledger), -1)
+
+    def _is_last(self, step: Step) -> bool:
+        return step.position.part == len(self.plan.parts) - 1
+
+    def _say(self, position: Position, record: Record) -> None:
+        stream = self.plan.parts[position.part].stream
+        at: int = record["at"]
+        follows = self._follows(position, stream)
+        if not follows:
+            self._resumed = at
+        born = follows and (self._fresh or self.reached is None)
+        self.reached, self._at = position, at
+        if record["kind"] == "node" and record["state"] is None:
+            self.end(at)
+            return
+        if born:
+            self.node.proof.born(at)
+        elif not follows:
+            self.node.proof.broken()
+        self.node.known, self._fresh = True, False
+        match record["kind"]:
+            case "charge":
+                self._charge(record)
+            case "node":
+                self.node.proof.state(record["state"], at)
+            case "exists":
+                self.node.proof.exists(record)
+            case "closed":
+                complete = self._first_gap is None or position < self._first_gap
+                self.node.proof.closed(record, complete=complete)
+            case _:
+                pass
+
+    def _charge(self, record: Record) -> None:
+        charge = None if record["charge"] is None else Charge(*record["charge"])
+        line = self.node.charges[record["uuid"]]
+        if record["effective"] is None:
+            line.say(record["at"], charge, self.place)
+        else:
+            line.set(record["effective"], charge, self.place)
+
+    def _follows(self, position: Position, stream: Stream) -> bool:
+        """Whether no number between this event and the one before it is unknown."""
+        before = self.reached
+        if before is None:
+            return position.sequence == 1
+        if before.part == position.part:
+            return position.sequence == before.sequence + 1
+        last = self.plan.parts[before.part]
+        told = stream.announced
+        return (
+            told is not None
+            and before.part == position.part - 1
+            and (last.stream.ledger, before.sequence, position.sequence) == told
+        )
+
+    def _say_pages(self, step: Step) -> None:
+        stream = self.plan.parts[step.position.part].stream
+        for sequence, pages in groupby(step.pages, key=lambda page: page[0]):
+            position = Position(step.position.part, sequence)
+            forgotten = sequence == stream.forgotten
+            for _, after in pages:
+                self._say_page(self._journal.page(stream, sequence, after), after, known=self.reached == position)
+            self.node.known = True
+            if forgotten:
+                self.reached = position
+                self.node.known, self._fresh = stream.proof is not None, stream.proof is None
+                if stream.proof is not None:
+                    self.node.proof = proof.load(stream.proof)
+
+    def _say_page(self, page: Record, after: str, *, known: bool) -> None:
+        """What a node is charged as of a number. An instance whose end is not known has ended, at the latest when the events
+        are known again."""
+        at = page["at"] if not known and page["at"] is not None else self._resumed or self._at
+        for uuid, line in self.node.charges.items():
+            in_range = uuid > after and (page["to"] is None or uuid <= page["to"])
+            if in_range and uuid not in page["instances"] and line.charge is not None:
+                line.say(at, None, self.place)
+        for uuid, dumped in page["instances"].items():
+            line = self.node.charges[uuid]
+            for entry in timeline.load(dumped):
+                if entry.charge is None or not line.holds(entry.since, entry.charge):
+                    line.set(*entry)
+
+
+def _is_behind(step: Step, own: Position | None, generation: int, is_last: bool, *, own_too: bool) -> bool:
+    """Whether a step comes after a node's change of its name, whose event is ``own``; if that is not known, after everything of
+    an earlier generation. ``own_too``: the event itself comes before the change."""
+    if own is not None:
+        return step.position > own if own_too else step.position >= own
+    if step.record is None:
+        return is_last
+    return bool(step.record["generation"] >= generation)
+
+
+def replay(
+    plans: Sequence[Plan], links: Sequence[Link], journal: Journal, ends: Mapping[Key, Position] | None = None
+) -> tuple[list[Track], list[Node]]:
+    """Say all events of the plans. Return their tracks, whose ``node`` has the name now, and all nodes.
+
+    ``ends``: say the events before these ones, by the key of the plan.
+    """
+    every = [Track(plan, journal, None if ends is None else ends.get(plan.key)) for plan in plans]
+    tracks = {part.stream.key: track for track in every for part in track.plan.parts}
+    for link in links:
+        source, target = ((link.ledger, place) for place in (link.source, link.target))
+        for key in (source, target):
+            if key not in tracks:
+                tracks[key] = Track(Plan(key[1], ()), journal)
+                every.append(tracks[key])
+        tracks[target].receive(link, tracks[source].leave(link))
+    nodes = []
+    for track in every:
+        track.advance()
+        if track.plan.cut is not None and ends is None:
+            track.end(track.plan.cut)
+        nodes += [*track.ended, track.node] if track.node.known else track.ended
+    return every, nodes
