@@ -107,13 +107,8 @@ class Books:
         is charged now. Returns the numbers that were needed and are lost, by host and node; ``odd`` has them too. Raises what
         ``api`` raises; what was caught up until then is kept.
         """
-        lost: dict[Place, list[Range]] = {}
-        places = sorted({place for _, place in self._journal.streams}) if nodes is None else list(nodes)
-        for host, node in places:
-            ranges = catching_up.catch_up(self, self._journal, api, context, (host, node))
-            if ranges:
-                lost[host, node] = ranges
-        return lost
+        places = sorted({place for _, place in self._journal.streams}) if nodes is None else nodes
+        return catching_up.catch_up(self, self._journal, api, context, places)
 
     # --- bills ---------------------------------------------------------------------------------------------------------
 
@@ -178,7 +173,7 @@ class Books:
             reason = self._unusual(heard, stream)
             stream = self._journal.add(heard)
             if reason is None:
-                return EARLY if stream.numbers.gaps(stream.base, heard.sequence) else NEW
+                return EARLY if stream.numbers.gaps(stream.base(), heard.sequence) else NEW
         return self._odd(message, reason)
 
     def _contradiction(self, heard: Heard, stream: Stream | None) -> str | None:

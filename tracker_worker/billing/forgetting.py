@@ -105,8 +105,6 @@ def _put_together(track: Track, journal: Journal, before: int) -> None:
         page = {"at": at, "to": None if last else of_page[-1], "instances": {uuid: instances[uuid] for uuid in of_page}}
         journal.add_page(stream, reached.sequence, after, page)
         after = of_page[-1] if of_page else after
-    stream.base = max(stream.base, reached.sequence)
     stream.forgotten = reached.sequence
-    stream.started = True
     stream.proof = track.node.proof.dump() if track.node.known else None
-    journal.save(stream)
+    journal.add_start(stream, reached.sequence, None)

@@ -10,7 +10,7 @@ so that the earlier one's charges on the host end where the later one begins.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tracker_worker.billing.journal import Key, Stream
@@ -36,29 +36,35 @@ class Part(NamedTuple):
 class Plan(NamedTuple):
     """The streams of one name that go on one another, oldest first. ``void``: earlier ones, nothing of which counts. ``cut``:
     when another database began to serve the host. ``untold``: the name has not told the present history; what was heard of it
-    does not count."""
+    does not count. ``unfounded``: a node has come to the name, and what it had been charged is not known."""
 
     place: Place
     parts: tuple[Part, ...]
     void: tuple[Stream, ...] = ()
     cut: int | None = None
     untold: bool = False
+    unfounded: Position | None = None
 
     @property
     def key(self) -> Key:
         """The stream of the present history."""
         return self.parts[-1].stream.key
 
-    def gaps(self) -> list[tuple[Position, int]]:
-        """The ranges of numbers that are needed and not known: where each begins, and its last number."""
+    def gaps(self, upto: Position | None = None) -> list[tuple[Position, int]]:
+        """The ranges of numbers that are needed and not known, in all or up to a position: where each begins, and its last
+        number."""
         found: list[tuple[Position, int]] = []
-        for index in reversed(range(len(self.parts))):
+        lacking = self.unfounded if upto is None or (self.unfounded is not None and self.unfounded <= upto) else None
+        top = len(self.parts) - 1 if upto is None else upto.part
+        for index in range(top, -1, -1):
             stream, end = self.parts[index]
-            valid = end is None or stream.base <= end
-            last = stream.numbers.highest if end is None else end
-            base = stream.base if valid else 0
-            found[:0] = [(Position(index, first), until) for first, until in stream.numbers.gaps(base, last)]
-            if stream.started and valid:
+            limit = end if upto is None or index < top else upto.sequence
+            ranges = stream.numbers.gaps(stream.base(limit), stream.numbers.highest if limit is None else limit)
+            start = stream.start(limit)
+            if lacking is not None and lacking.part == index and (start is None or start < lacking.sequence):
+                ranges = sorted([*ranges, (lacking.sequence, lacking.sequence)])
+            found[:0] = [(Position(index, first), until) for first, until in ranges]
+            if start is not None:
                 break
         return found
 
@@ -68,7 +74,7 @@ class Plan(NamedTuple):
         if self.cut is not None or (self.untold and head.gone):
             return []
         if self.untold:
-            next_number = max(head.base, head.numbers.highest) + 1
+            next_number = max(head.base(), head.numbers.highest) + 1
             return [(next_number, next_number)]
         return [(position.sequence, last) for position, last in self.gaps()]
 
@@ -118,12 +124,34 @@ class Histories:
         return self._began[host].keys() if host in self._began else ()
 
     def plans(self) -> list[Plan]:
-        """The tracks of all names."""
-        return [plan for place in self._places for plan in self.of(place)]
+        """The tracks of all names; of one name the latest first."""
+        plans = [plan for place in self._places for plan in self._of(place)]
+        of = _by_stream(plans)
+        for link in self.links(plans):
+            target = of.get((link.ledger, link.target))
+            if target is None or link.target_sequence is None or self._is_founded(link, plans, of):
+                continue
+            number, part = target
+            position = Position(part, link.target_sequence)
+            known = plans[number].unfounded
+            plans[number] = plans[number]._replace(unfounded=position if known is None else max(known, position))
+        return plans
+
+    @staticmethod
+    def _is_founded(link: Link, plans: Sequence[Plan], of: Mapping[Key, tuple[int, int]]) -> bool:
+        """Whether it is known what a node had been charged when it left its name."""
+        source = of.get((link.ledger, link.source))
+        if source is None or link.source_sequence is None:
+            return False
+        number, part = source
+        return not plans[number].gaps(Position(part, link.source_sequence - 1))
 
     def of(self, place: Place) -> list[Plan]:
-        """The tracks of a name; the latest one first."""
-        streams = self._places.get(place, {})
+        """The tracks of one name; the latest first."""
+        return [plan for plan in self.plans() if plan.place == place]
+
+    def _of(self, place: Place) -> list[Plan]:
+        streams = self._places[place]
         gone_on = {ledger for other in streams for ledger in self.before(other)}
         heads = sorted((name for name in streams if name not in gone_on), key=lambda name: self._key(place, name))
         taken: set[str] = set()
@@ -149,6 +177,7 @@ class Histories:
 
     def links(self, plans: Iterable[Plan]) -> list[Link]:
         """The new names of nodes in these tracks, in an order in which they can have happened."""
+        plans = [plan for plan in plans if not plan.untold]
         counted: dict[Key, int | None] = {part.stream.key: part.end for plan in plans for part in plan.parts}
         found: dict[tuple[str, Place, Place, int], dict[str, Any]] = {}
         void: set[tuple[str, Place, Place, int]] = set()
@@ -180,6 +209,12 @@ def _parts(chain: Iterable[Stream]) -> tuple[Part, ...]:
             last = stream.announced[1]
             end = last if end is None else min(end, last)
     return tuple(parts)
+
+
+def _by_stream(plans: Sequence[Plan]) -> dict[Key, tuple[int, int]]:
+    """Of each stream that counts, the index of its plan and of its part."""
+    counted = [(number, plan) for number, plan in enumerate(plans) if not plan.untold]
+    return {part.stream.key: (number, index) for number, plan in counted for index, part in enumerate(plan.parts)}
 
 
 def _link_key(stream: Stream, link: dict[str, Any]) -> tuple[str, Place, Place, int]:

@@ -26,15 +26,15 @@ Key = tuple[str, Place]
 MOST_ODD = 1000
 """So many odd messages are kept."""
 _VERSION = 1
-_FIELDS = ("base", "started", "forgotten", "announced", "began", "links", "pages", "proof", "gone")
+_FIELDS = ("starts", "forgotten", "announced", "began", "links", "pages", "proof", "gone")
 
 
 @dataclass(slots=True)
 class Stream:
     """The numbers of one ledger_id, host and node.
 
-    ``base``: numbers up to it are not needed; ``started``: because ``pages`` say what holds as of it. ``forgotten``: events up
-    to this number were dropped. ``announced``: ledger_id and last number that counts of the history before, and the number
+    ``starts``: ``pages`` say what holds as of these numbers, so that what is before is not needed. ``forgotten``: events up to
+    this number were dropped. ``announced``: ledger_id and last number that counts of the history before, and the number
     that tells it. ``began``: the time of the first event that was ever known. ``links``: the events that give the node another
     name: ``sequence``, ``generation``, ``at``, and ``to`` or ``from``. ``pages``: (sequence, after) of each. ``proof``: what
     was closed as of ``forgotten``; None: there was no node. ``gone``: the ledger has no such name.
@@ -42,8 +42,7 @@ class Stream:
 
     ledger: str
     place: Place
-    base: int = 0
-    started: bool = False
+    starts: list[int] = field(default_factory=list)
     forgotten: int = 0
     announced: tuple[str, int, int] | None = None
     began: int | None = None
@@ -56,6 +55,15 @@ class Stream:
     @property
     def key(self) -> Key:
         return self.ledger, self.place
+
+    def start(self, last: int | None = None) -> int | None:
+        """The last start, or the last one up to a number; None: there is none."""
+        return max((number for number in self.starts if last is None or number <= last), default=None)
+
+    def base(self, last: int | None = None) -> int:
+        """The number up to which nothing of the stream is needed for what comes after it, or for what comes after ``last``."""
+        begins = 0 if self.announced is None else self.announced[2] - 1
+        return max(begins, self.start(last) or 0)
 
     @property
     def is_fresh(self) -> bool:
@@ -115,7 +123,6 @@ class Journal:
         if "history" in record:
             ledger, last = record["history"]
             stream.announced = ledger, last, heard.sequence
-            stream.base = max(stream.base, heard.sequence - 1)
             self.save(self.stream(ledger, heard.place))
             self._end(stream)
             changed = True
@@ -138,6 +145,14 @@ class Journal:
         if (sequence, after) not in stream.pages:
             stream.pages = sorted([*stream.pages, (sequence, after)])
 
+    def add_start(self, stream: Stream, sequence: int, at: int | None) -> None:
+        """The pages of a stream say what holds as of a number, at the time ``at``."""
+        if sequence not in stream.starts:
+            stream.starts = sorted([*stream.starts, sequence])
+        if at is not None:
+            stream.began = at if stream.began is None else min(at, stream.began)
+        self.save(stream)
+
     def page(self, stream: Stream, sequence: int, after: str) -> Record:
         page: Record = self._state[_name("page", *_parts(stream), sequence, after)]
         return page
@@ -156,6 +171,7 @@ class Journal:
         stream.numbers.remove_upto(upto)
         stream.pages = [each for each in stream.pages if each[0] > upto]
         stream.links = [each for each in stream.links if each["sequence"] > upto]
+        stream.starts = [number for number in stream.starts if number > upto]
 
     def forget(self, before: int) -> None:
         """Note that the books begin at that time."""
@@ -192,7 +208,7 @@ class Journal:
             stream.announced = ledger, last, sequence
             self._end(stream)
         stream.pages = [(sequence, after) for sequence, after in stream.pages]
-        stream.links = list(stream.links)
+        stream.links, stream.starts = list(stream.links), list(stream.starts)
 
 
 def _name(*parts: Any) -> str:

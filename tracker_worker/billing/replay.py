@@ -22,11 +22,13 @@ Page = tuple[int, str]
 
 
 class Step(NamedTuple):
-    """An event, after the pages that say what holds before it. Without a record: what pages say at the end of a stream."""
+    """An event, or, without a record, what pages say after the event of that number, whether that is known or not.
+    ``generation``: of the event, or of the next one of the stream; None: there is none."""
 
     position: Position
-    pages: Sequence[Page]
+    generation: int | None
     record: Record | None
+    pages: Sequence[Page] = ()
 
 
 class Node:
@@ -78,37 +80,34 @@ class Track:
                 position = Position(index, sequence)
                 if self._end is not None and position >= self._end:
                     return
+                record = self._journal.record(stream, sequence)
                 due = [page for page in pages if page[0] < sequence]
                 pages = pages[len(due) :]
-                yield Step(position, due, self._journal.record(stream, sequence))
-            if pages:
-                yield Step(Position(index, pages[-1][0]), pages, None)
+                yield from _of_pages(index, due, record["generation"])
+                yield Step(position, record["generation"], record)
+            yield from _of_pages(index, pages, None)
 
     def advance(self, stops: Callable[[Step], bool] = lambda _: False) -> None:
         """Say the events up to the first step at which ``stops``."""
         while self._next is not None and not stops(self._next):
             step, self._next = self._next, next(self._steps, None)
-            self._say_pages(step)
-            if step.record is not None:
+            if step.record is None:
+                self._say_pages(step)
+            else:
                 self._say(step.position, step.record)
 
     def leave(self, link: Link) -> Node:
         """Say everything before the node gets its next name, and return the node. What follows is about another node."""
-        index = self._part(link)
-        own = None if link.source_sequence is None else Position(index, link.source_sequence)
-        self.advance(lambda step: _is_behind(step, own, link.generation + 1, self._is_last(step), own_too=True))
+        own = self._own(link, link.source_sequence)
+        self.advance(lambda step: self._is_after(step, own, link.generation) or _is_page_of(step, own))
         left, self.node = self.node, Node(self.place)
         self._fresh = True
         return left
 
     def receive(self, link: Link, node: Node) -> None:
         """Say everything before a node comes to this name. The node that had it until then is no more."""
-        index = self._part(link)
-        own = None if link.target_sequence is None else Position(index, link.target_sequence)
-        self.advance(lambda step: _is_behind(step, own, link.generation, self._is_last(step), own_too=False))
-        if self._next is not None and self._next.position == own:
-            self._say_pages(self._next)
-            self._next = self._next._replace(pages=())
+        own = self._own(link, link.target_sequence)
+        self.advance(lambda step: self._is_after(step, own, link.generation - 1) or step.position == own)
         self.end(link.at)
         self.node = node
         node.rename(link.at, self.place)
@@ -121,11 +120,18 @@ class Track:
             self.ended.append(self.node)
         self.node, self._fresh = Node(self.place), True
 
-    def _part(self, link: Link) -> int:
-        return next((i for i, part in enumerate(self.plan.parts) if part.stream.ledger == link.ledger), -1)
+    def _own(self, link: Link, sequence: int | None) -> Position | None:
+        """Where the event of a link is in this track; None: it is not known."""
+        parts = (index for index, part in enumerate(self.plan.parts) if part.stream.ledger == link.ledger)
+        return None if sequence is None else Position(next(parts), sequence)
 
-    def _is_last(self, step: Step) -> bool:
-        return step.position.part == len(self.plan.parts) - 1
+    def _is_after(self, step: Step, own: Position | None, generation: int) -> bool:
+        """Whether a step comes after an event; if that is not known, whether after everything of a generation."""
+        if own is not None:
+            return step.position > own
+        if step.generation is None:
+            return step.position.part == len(self.plan.parts) - 1
+        return step.generation > generation
 
     def _say(self, position: Position, record: Record) -> None:
         stream = self.plan.parts[position.part].stream
@@ -180,18 +186,16 @@ class Track:
         )
 
     def _say_pages(self, step: Step) -> None:
-        stream = self.plan.parts[step.position.part].stream
-        for sequence, pages in groupby(step.pages, key=lambda page: page[0]):
-            position = Position(step.position.part, sequence)
-            forgotten = sequence == stream.forgotten
-            for _, after in pages:
-                self._say_page(self._journal.page(stream, sequence, after), after, known=self.reached == position)
-            self.node.known = True
-            if forgotten:
-                self.reached = position
-                self.node.known, self._fresh = stream.proof is not None, stream.proof is None
-                if stream.proof is not None:
-                    self.node.proof = proof.load(stream.proof)
+        position = step.position
+        stream = self.plan.parts[position.part].stream
+        for sequence, after in step.pages:
+            self._say_page(self._journal.page(stream, sequence, after), after, known=self.reached == position)
+        self.node.known = True
+        if position.sequence == stream.forgotten:
+            self.reached = position
+            self.node.known, self._fresh = stream.proof is not None, stream.proof is None
+            if stream.proof is not None:
+                self.node.proof = proof.load(stream.proof)
 
     def _say_page(self, page: Record, after: str, *, known: bool) -> None:
         """What a node is charged as of a number. An instance whose end is not known has ended, at the latest when the events
@@ -208,14 +212,14 @@ class Track:
                     line.set(*entry)
 
 
-def _is_behind(step: Step, own: Position | None, generation: int, is_last: bool, *, own_too: bool) -> bool:
-    """Whether a step comes after a node's change of its name, whose event is ``own``; if that is not known, after everything of
-    an earlier generation. ``own_too``: the event itself comes before the change."""
-    if own is not None:
-        return step.position > own if own_too else step.position >= own
-    if step.record is None:
-        return is_last
-    return bool(step.record["generation"] >= generation)
+def _of_pages(part: int, pages: Sequence[Page], generation: int | None) -> Iterator[Step]:
+    for sequence, of_number in groupby(pages, key=lambda page: page[0]):
+        yield Step(Position(part, sequence), generation, None, tuple(of_number))
+
+
+def _is_page_of(step: Step, own: Position | None) -> bool:
+    """Whether a step is pages that say what holds after an event."""
+    return step.record is None and step.position == own
 
 
 def replay(

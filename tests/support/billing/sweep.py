@@ -16,7 +16,9 @@ from tracker_worker.domain.views import iso
 _INSTANCE: dict[str, Any] = {
     **dict.fromkeys(("user_id", "display_name", "instance_type", "instance_flavor_id", "availability_zone"), ""),
     **dict.fromkeys(("created_at", "launched_at", "deleted_at", "terminated_at", "state_description"), ""),
-    **dict.fromkeys(("old_state", "old_task_state", "claim_id", "begun_at", "expires_at", "limit_source", "region"), ""),
+    **dict.fromkeys(
+        ("old_state", "old_task_state", "claim_id", "begun_at", "expires_at", "limit_source", "region"), ""
+    ),
     **dict.fromkeys(("memory_mb", "disk_gb", "root_gb", "ephemeral_gb", "vcpus", "swap"), 0),
     "image_meta": {},
     "metadata": {},

@@ -68,13 +68,17 @@ class Truth:
         if after is not None and line and line[-1].end is None and replace(line[-1], begin=at) == after:
             if line[-1].begin <= at:
                 return
-        line[:] = [replace(each, end=at) if each.end is None or each.end > at else each for each in line if each.begin < at]
+        line[:] = [
+            replace(each, end=at) if each.end is None or each.end > at else each for each in line if each.begin < at
+        ]
         if after is not None:
             line.append(after)
 
     def open(self, node: int) -> dict[str, Charged]:
         """What a node is charged now."""
-        return {uuid: line[-1] for (of, uuid), line in self.lines.items() if of == node and line and line[-1].end is None}
+        return {
+            uuid: line[-1] for (of, uuid), line in self.lines.items() if of == node and line and line[-1].end is None
+        }
 
     def totals(self, begin: int, end: int) -> Totals:
         """What projects were charged in a time (seconds)."""
