@@ -25,8 +25,8 @@ _MOST_ODD_CHARACTERS = 65536
 
 
 class Books:
-    """Books in ``state``, a mapping of text to JSON values: a dict, or a SqliteState. Belongs to one thread; nothing else
-    writes to the state. Each method that changes the books is one transaction of it.
+    """Books in ``state``, a mapping of text to JSON values: a dict, or a SqliteState. Used by one thread at a time; nothing
+    else writes to the state. Each method that changes the books is one transaction of it.
 
     Messages may come in any order, several times, or not at all: the books are right for what is known. Times are ISO 8601
     texts, UTC where they have no offset, or datetimes with a time zone.

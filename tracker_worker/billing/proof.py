@@ -75,9 +75,8 @@ class Proof:
 
     def ended(self, at: int, charged_until: int) -> None:
         """The node is no more from ``at`` on, and was charged nothing after ``charged_until``."""
-        end = self.covered[-1][1] if self.covered else at
-        if charged_until <= end:
-            self._cover(end, LAST)
+        closed = self.covered[-1][1] if self.covered else at
+        self._cover(max(closed, charged_until), LAST)
 
     def covers(self, begin: int, end: int) -> bool:
         """Whether this time is closed."""

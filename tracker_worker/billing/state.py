@@ -16,7 +16,7 @@ written within its block is kept, or nothing is."""
 
 
 class SqliteState(MutableMapping[str, Any]):
-    """A mapping in an SQLite file, which is made where there is none. Belongs to one thread, and to one process at a time.
+    """A mapping in an SQLite file, which is made where there is none. Used by one thread at a time, and by one process.
 
     What is written is durable when the transaction has ended; outside of one, when the method returns. ``connection`` may be
     used for tables of the caller's own, so that they change in the same transaction.
@@ -25,7 +25,7 @@ class SqliteState(MutableMapping[str, Any]):
     """
 
     def __init__(self, path: str | PathLike[str]) -> None:
-        self.connection = sqlite3.connect(path, isolation_level=None)
+        self.connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self.connection.execute("PRAGMA journal_mode = WAL")
         self.connection.execute("PRAGMA synchronous = FULL")
         self.connection.execute(
