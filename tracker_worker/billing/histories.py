@@ -34,13 +34,15 @@ class Part(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The streams of one name that go on one another, oldest first. ``void``: earlier ones, nothing of which counts. ``cut``:
-    when another database began to serve the host. ``untold``: the name has not told the present history; what was heard of it
-    does not count. ``unfounded``: a node has come to the name, and what it had been charged is not known."""
+    """The streams of one name that go on one another, oldest first. ``void``: earlier ones, nothing of which counts.
+    ``begins``, ``cut``: when the database began to serve the host after another one, and when another one began to. ``untold``:
+    the name has not told the present history; what was heard of it does not count. ``unfounded``: a node has come to the name,
+    and what it had been charged is not known."""
 
     place: Place
     parts: tuple[Part, ...]
     void: tuple[Stream, ...] = ()
+    begins: int | None = None
     cut: int | None = None
     untold: bool = False
     unfounded: Position | None = None
@@ -159,21 +161,21 @@ class Histories:
         for head in reversed(heads):
             chain = [streams[name] for name in (head, *self.before(head)) if name in streams and name not in taken]
             taken.update(stream.ledger for stream in chain)
-            untold = head in self._ended
             fresh = next((index for index, stream in enumerate(chain, 1) if stream.is_fresh), len(chain))
-            parts, void = _parts(chain[:fresh]), tuple(chain[fresh:])
-            plans.append(Plan(place, parts, void, None if untold else self._cut(place, head), untold))
+            untold = head in self._ended
+            cut, begins = (None, None) if untold else self._served(place, head)
+            plans.append(Plan(place, _parts(chain[:fresh]), tuple(chain[fresh:]), begins, cut, untold))
         return plans
 
     def _key(self, place: Place, ledger: str) -> tuple[int, str]:
         return self._began[place[0]].get(ledger, -1), ledger
 
-    def _cut(self, place: Place, head: str) -> int | None:
-        began = self._began[place[0]]
-        since = began.get(head)
-        if since is None:
-            return None
-        return min((at for other, at in began.items() if at > since and not self.related(head, other)), default=None)
+    def _served(self, place: Place, head: str) -> tuple[int | None, int | None]:
+        """Since when another database has served the host; and since when this one does, after another one."""
+        since = self._key(place, head)
+        others = [(at, other) for other, at in self._began[place[0]].items() if not self.related(head, other)]
+        later = min((other for other in others if other > since), default=None)
+        return None if later is None else later[0], since[0] if any(other < since for other in others) else None
 
     def links(self, plans: Iterable[Plan]) -> list[Link]:
         """The new names of nodes in these tracks, in an order in which they can have happened."""

@@ -207,9 +207,10 @@ class Track:
                 line.say(at, None, self.place)
         for uuid, dumped in page["instances"].items():
             line = self.node.charges[uuid]
-            for entry in timeline.load(dumped):
-                if entry.charge is None or not line.holds(entry.since, entry.charge):
-                    line.set(*entry)
+            for since, charge, place in timeline.load(dumped):
+                since = max(since, self.plan.begins or 0)  # before that another database has told what was charged
+                if charge is None or not line.holds(since, charge):
+                    line.set(since, charge, place)
 
 
 def _of_pages(part: int, pages: Sequence[Page], generation: int | None) -> Iterator[Step]:

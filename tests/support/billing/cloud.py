@@ -46,7 +46,8 @@ _LATER = ("revert", "revert", "confirm", "fail", "finish")
 
 
 class Cloud:
-    """``act`` does one thing, which may be refused; ``run`` many. ``changes_history``: the database is set back now and then."""
+    """``act`` does one thing, which may be refused; ``run`` does many. ``changes_history``: the database is set back now and
+    then."""
 
     def __init__(self, random: Random, *, changes_history: bool = False) -> None:
         self.random = random
@@ -70,7 +71,7 @@ class Cloud:
             for node in NODES:
                 self._decide(host, commands.ReportNode(node=node, inventory=inventory()))
         self._sweep()
-        self._image = self._copied()
+        self.back_up()
 
     @property
     def ledger_id(self) -> str:
@@ -85,6 +86,13 @@ class Cloud:
         for _ in range(acts):
             self.act()
         self.pass_time(_MINUTE)
+
+    def settle(self) -> None:
+        """Let everything that is late arrive, and what it changes in closed periods be told."""
+        self._come_due(self.now + 3 * _HOUR)
+        for _ in range(2):
+            self.now = (self.sweep.boundary(self.now // SECOND) + PERIOD) * SECOND
+            self._sweep()
 
     def act(self) -> None:
         """Let time pass, and do one thing."""
@@ -316,7 +324,7 @@ class Cloud:
     def _go_on(self) -> None:
         """Make a backup, or begin a new history, mostly from the backup."""
         if self.random.random() < 0.5:
-            self._image = self._copied()
+            self.back_up()
             return
         if self.random.random() < 0.8:
             self._restore()
@@ -324,7 +332,11 @@ class Cloud:
         begin_history(self._store, predecessor=predecessor, reason="test", now=self.now, new_id=self._new_id)
         self._ledgers = Ledgers(self._store)
         self._listen()
-        self._image = self._copied()
+        self.back_up()
+
+    def back_up(self) -> None:
+        """Keep the database as it is now, ``image_at``."""
+        self.image_at, self._image = self.now, self._copied()
 
     def _copied(self) -> Any:
         rows = self._store._rows

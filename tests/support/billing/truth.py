@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who was charged what and when, kept beside the ledgers as intervals: what books must say. It shares no code with the books."""
+"""Who was charged what and when, kept beside the ledgers as intervals: what books must say. Shares no code with them."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ class Truth:
     def _set(self, node: int, uuid: str, at: int, held: Allocation | None) -> None:
         line = self.lines[node, uuid]
         after = None if held is None else charged(held, at)
-        if after is not None and line and line[-1].end is None and replace(line[-1], begin=at) == after:
-            if line[-1].begin <= at:
-                return
+        last = line[-1] if line else None
+        if last is not None and after is not None and replace(last, begin=at) == after and last.begin <= at:
+            return
         line[:] = [
             replace(each, end=at) if each.end is None or each.end > at else each for each in line if each.begin < at
         ]

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,7 +30,7 @@ def test_ranges_are_a_set(added: list[int], after: int, last: int, removed: int 
     missing = [number for number in range(after + 1, last + 1) if number not in expected]
     gaps = numbers.gaps(after, last)
     assert [number for first, end in gaps for number in range(first, end + 1)] == missing
-    assert all(end + 1 < first for (_, end), (first, _) in zip(gaps, gaps[1:], strict=False))
+    assert all(end + 1 < first for (_, end), (first, _) in itertools.pairwise(gaps))
 
 
 def test_a_number_far_away_costs_nothing() -> None:

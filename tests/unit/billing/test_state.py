@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,12 @@ from tracker_worker.billing.state import State
 
 DAY = "2026-01-01", "2026-01-02"
 STORY = [node(1, 0), charged(2, 10, SMALL), charged(3, 20, LARGE), charged(5, 50)]
+
+
+def fail_after(books: Books, do: Callable[[], object]) -> None:
+    with books.transaction():
+        do()
+        raise ZeroDivisionError
 
 
 @pytest.fixture
@@ -81,10 +87,8 @@ class TestTransactions:
         books = Books(state)
         books.hear(STORY[0])
         before = dict(state)
-        with pytest.raises(ZeroDivisionError), books.transaction():
-            books.hear(STORY[1])
-            books.hear({"odd": True})
-            raise ZeroDivisionError
+        with pytest.raises(ZeroDivisionError):
+            fail_after(books, lambda: books.hear_all([STORY[1], {"odd": True}]))
         assert dict(state) == before
         assert books.hear(STORY[1]) == "new"
         assert books.odd == []
@@ -104,10 +108,13 @@ class TestTransactions:
         with SqliteState(path) as state:
             books = Books(state)
             state.connection.execute("CREATE TABLE invoices (number INTEGER)")
-            with pytest.raises(ZeroDivisionError), books.transaction():
+
+            def bill() -> None:
                 books.hear(STORY[0])
                 state.connection.execute("INSERT INTO invoices VALUES (1)")
-                raise ZeroDivisionError
+
+            with pytest.raises(ZeroDivisionError):
+                fail_after(books, bill)
             with books.transaction():
                 books.hear(STORY[0])
                 state.connection.execute("INSERT INTO invoices VALUES (2)")
@@ -121,10 +128,9 @@ class TestTransactions:
         state.connection.execute(
             f"PRAGMA max_page_count = {state.connection.execute('PRAGMA page_count').fetchone()[0]}"
         )
-        big = charged(2, 10, SMALL, state="x" * 1000)
-        with pytest.raises(sqlite3.Error), books.transaction():
-            for number in range(2, 50):
-                books.hear({**big, "message_id": str(number), "payload": {**big["payload"], "sequence": number}})
+        big = [charged(number, number, SMALL, state="x" * 1000) for number in range(2, 50)]
+        with pytest.raises(sqlite3.Error):
+            books.hear_all(big)
         assert not state.connection.in_transaction
         state.connection.execute("PRAGMA max_page_count = 1000000")
         assert books.hear(STORY[1]) == "new"
