@@ -93,7 +93,7 @@ class Books:
         """The numbers that are not known, as ranges (first, last), by host and node. Of a node of which nothing is known but
         what came lately, everything before is missing, until ``catch_up``."""
         found: dict[Place, list[Range]] = {}
-        for plan in Histories(self._journal.streams.values()).plans():
+        for plan in Histories(self._journal).plans():
             ranges = plan.missing()
             if ranges:
                 found.setdefault(plan.place, []).extend(ranges)
@@ -124,7 +124,7 @@ class Books:
             return bills.from_events(self._nodes(), first, last)
         if source != "exists":
             raise ValueError(f"source is events or exists, not {source!r}")
-        plans = [plan for plan in Histories(self._journal.streams.values()).plans() if not plan.untold]
+        plans = [plan for plan in Histories(self._journal).plans() if not plan.untold]
         return bills.from_exists(plans, self._journal, first, last)
 
     def differences(self, begin: Time, end: Time) -> list[Difference]:
@@ -152,7 +152,7 @@ class Books:
         return first, last
 
     def _nodes(self) -> list[Node]:
-        histories = Histories(self._journal.streams.values())
+        histories = Histories(self._journal)
         plans = [plan for plan in histories.plans() if not plan.untold]
         return replay(plans, histories.links(plans), self._journal)[1]
 
@@ -183,7 +183,7 @@ class Books:
             return f"the history {heard.ledger} begins with the number {begun[2]}"
         if "history" in heard.record:
             ledger = heard.record["history"][0]
-            if begun is not None or heard.ledger in Histories(self._journal.streams.values()).before(ledger):
+            if begun is not None or heard.ledger in Histories(self._journal).before(ledger):
                 return f"the history {heard.ledger} has begun already"
         return None
 
@@ -199,7 +199,7 @@ class Books:
             void = 0 if before is None else before.numbers.above(last)
             return f"the history {ledger} of {host}/{node} ends with the number {last}: {void} messages never happened"
         if stream is None:
-            histories = Histories(self._journal.streams.values())
+            histories = Histories(self._journal)
             others = histories.ledgers(host)
             if others and not any(histories.related(heard.ledger, other) for other in others):
                 return f"nothing announces the ledger {heard.ledger} of the host {host}: it is another database"

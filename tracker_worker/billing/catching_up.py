@@ -105,7 +105,7 @@ class _CatchingUp:
                 self._journal.save(stream)
 
     def _plans(self) -> list[Plan]:
-        return Histories(self._journal.streams.values()).of(self.place)
+        return Histories(self._journal).of(self.place)
 
     def _plan(self, answer: Answer) -> Plan | None:
         """What is known of the name in the history of an answer."""

@@ -15,7 +15,7 @@ _PAGE = 500
 
 def forget(journal: Journal, before: int) -> None:
     """Put together the events before that time (seconds), as far as no number before them is missing."""
-    histories = Histories(journal.streams.values())
+    histories = Histories(journal)
     plans = histories.plans()
     counted = [plan for plan in plans if not plan.untold]
     ends = {plan.key: _end(plan, journal, before) for plan in counted}

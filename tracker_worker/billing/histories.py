@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from tracker_worker.billing.journal import Key, Stream
+from tracker_worker.billing.journal import Journal, Key, Stream
 from tracker_worker.billing.timeline import Place
 
 Range = tuple[int, int]
@@ -93,18 +93,19 @@ class Link(NamedTuple):
     target_sequence: int | None
 
 
+_LinkKey = tuple[str, Place, Place, int]
+
+
 class Histories:
     """The histories of all streams as they are now."""
 
-    def __init__(self, streams: Iterable[Stream]) -> None:
+    def __init__(self, journal: Journal) -> None:
         self._places: dict[Place, dict[str, Stream]] = defaultdict(dict)
-        self._previous: dict[str, str] = {}
+        self._previous = journal.previous
         self._began: dict[str, dict[str, int]] = defaultdict(dict)
-        for stream in streams:
+        for stream in journal.streams.values():
             host = stream.place[0]
             self._places[stream.place][stream.ledger] = stream
-            if stream.announced is not None:
-                self._previous.setdefault(stream.ledger, stream.announced[0])
             if stream.began is not None:
                 began = self._began[host]
                 began[stream.ledger] = min(stream.began, began.get(stream.ledger, stream.began))
@@ -161,10 +162,10 @@ class Histories:
         for head in reversed(heads):
             chain = [streams[name] for name in (head, *self.before(head)) if name in streams and name not in taken]
             taken.update(stream.ledger for stream in chain)
-            fresh = next((index for index, stream in enumerate(chain, 1) if stream.is_fresh), len(chain))
+            first = next((index for index, stream in enumerate(chain, 1) if stream.begins_here), len(chain))
             untold = head in self._ended
             cut, begins = (None, None) if untold else self._served(place, head)
-            plans.append(Plan(place, _parts(chain[:fresh]), tuple(chain[fresh:]), begins, cut, untold))
+            plans.append(Plan(place, _parts(chain[:first]), tuple(chain[first:]), begins, cut, untold))
         return plans
 
     def _key(self, place: Place, ledger: str) -> tuple[int, str]:
@@ -179,24 +180,27 @@ class Histories:
 
     def links(self, plans: Iterable[Plan]) -> list[Link]:
         """The new names of nodes in these tracks, in an order in which they can have happened."""
-        plans = [plan for plan in plans if not plan.untold]
-        counted: dict[Key, int | None] = {part.stream.key: part.end for plan in plans for part in plan.parts}
-        found: dict[tuple[str, Place, Place, int], dict[str, Any]] = {}
-        void: set[tuple[str, Place, Place, int]] = set()
+        found: dict[_LinkKey, dict[str, Any]] = {}
+        sure: set[_LinkKey] = set()
+        void: set[_LinkKey] = set()
         for plan in plans:
-            for stream, _ in plan.parts:
+            for index, (stream, end) in enumerate(() if plan.untold else plan.parts):
                 for each in stream.links:
                     key = _link_key(stream, each)
-                    end = counted[stream.key]
+                    link = found.setdefault(key, {"at": each["at"]})
+                    link["to" if "to" in each else "from"] = each["sequence"]
+                    if "to" in each:
+                        link["at"] = each["at"]
                     if end is not None and each["sequence"] > end:
                         void.add(key)
-                    found.setdefault(key, {"at": each["at"]})["to" if "to" in each else "from"] = each["sequence"]
-                    if "to" in each:
-                        found[key]["at"] = each["at"]
+                    elif end is not None or index == len(plan.parts) - 1:
+                        sure.add(key)
         links = [
-            Link(generation, each["at"], ledger, source, target, each.get("to"), each.get("from"))
-            for (ledger, source, target, generation), each in found.items()
+            Link(generation, link["at"], ledger, source, target, link.get("to"), link.get("from"))
+            for (ledger, source, target, generation), link in found.items()
             if (ledger, source, target, generation) not in void
+            # Where a history has ended, and its last number that counts is not known, one name alone proves nothing.
+            and ((ledger, source, target, generation) in sure or {"to", "from"} <= link.keys())
         ]
         return sorted(links, key=lambda link: (link.generation, link.at, link.source, link.target))
 
@@ -219,7 +223,7 @@ def _by_stream(plans: Sequence[Plan]) -> dict[Key, tuple[int, int]]:
     return {part.stream.key: (number, index) for number, plan in counted for index, part in enumerate(plan.parts)}
 
 
-def _link_key(stream: Stream, link: dict[str, Any]) -> tuple[str, Place, Place, int]:
+def _link_key(stream: Stream, link: dict[str, Any]) -> _LinkKey:
     host, node = link["to"] if "to" in link else link["from"]
     places = (stream.place, (host, node)) if "to" in link else ((host, node), stream.place)
     return stream.ledger, *places, link["generation"]

@@ -66,9 +66,10 @@ class Stream:
         return max(begins, self.start(last) or 0)
 
     @property
-    def is_fresh(self) -> bool:
-        """Whether the ledger has begun the name: what an earlier one had under this name does not count."""
-        return self.announced is None and 1 in self.numbers
+    def begins_here(self) -> bool:
+        """Whether nothing counts of what an earlier ledger had under this name: the name was made in this one, or what was
+        before was forgotten."""
+        return self.forgotten > 0 or (self.announced is None and 1 in self.numbers)
 
 
 class Journal:
@@ -80,14 +81,16 @@ class Journal:
         # The last number that counts, of the streams whose history has ended.
         self.ends: dict[Key, int] = {}
         self.odd_numbers: list[int] = []
+        # ledger_id -> the one before it, of all histories that were ever announced.
+        self.previous: dict[str, str] = {}
         self.forgotten = 0
         known = state.get(_name("books"))
         if known is None:
-            state[_name("books")] = {"version": _VERSION, "forgotten": 0}
+            self._save_books()
         elif known["version"] != _VERSION:
             raise ValueError(f"the state is of version {known['version']}, and this release keeps books of {_VERSION}")
         else:
-            self.forgotten = known["forgotten"]
+            self.forgotten, self.previous = known["forgotten"], dict(known["previous"])
         for name in state:
             kind, *parts = json.loads(name)
             if kind == "event":
@@ -125,6 +128,9 @@ class Journal:
             stream.announced = ledger, last, heard.sequence
             self.save(self.stream(ledger, heard.place))
             self._end(stream)
+            if heard.ledger not in self.previous:
+                self.previous[heard.ledger] = ledger
+                self._save_books()
             changed = True
         for side in ("to", "from"):
             if side in record:
@@ -176,7 +182,7 @@ class Journal:
     def forget(self, before: int) -> None:
         """Note that the books begin at that time."""
         self.forgotten = max(self.forgotten, before)
-        self._state[_name("books")] = {"version": _VERSION, "forgotten": self.forgotten}
+        self._save_books()
 
     def add_odd(self, message: Any, reason: str) -> None:
         """Keep an odd message; if there are too many, the oldest one goes."""
@@ -193,6 +199,10 @@ class Journal:
     def clear_odd(self) -> None:
         while self.odd_numbers:
             del self._state[_name("odd", self.odd_numbers.pop())]
+
+    def _save_books(self) -> None:
+        kept = {"version": _VERSION, "forgotten": self.forgotten, "previous": dict(self.previous)}
+        self._state[_name("books")] = kept
 
     def _end(self, stream: Stream) -> None:
         if stream.announced is not None:

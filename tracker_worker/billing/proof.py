@@ -67,8 +67,12 @@ class Proof:
         self._last = at
 
     def state(self, state: str, at: int) -> None:
-        """A retired node's last period is that of its retirement."""
+        """A retired node's last period is that of its retirement. Until it is in service again, it is charged nothing."""
         if state != "retired":
+            if self._retired is not None and self.covers(self._retired, at):
+                self._cover(self._retired, at)
+                if self._last is not None:
+                    self._last = max(self._last, at)
             self._retired = None
         elif self._retired is None:
             self._retired = at

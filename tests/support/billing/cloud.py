@@ -27,6 +27,7 @@ from tracker_worker.errors import TrackerError
 from tracker_worker.ids import NewIds
 from tracker_worker.new_history import begin_history
 from tracker_worker.service.requests.methods import resolve
+from tracker_worker.store.base import Conflict
 from tracker_worker.store.ledgers import Ledgers
 from tracker_worker.store.memory import MemoryStore
 from tracker_worker.unit_of_work import UnitOfWork
@@ -160,10 +161,14 @@ class Cloud:
             command = replace(command, moves_to=None if found is None or found[0] == host else found)
         unit = UnitOfWork(self._store, self._ledgers, notify=True, new_id=self._new_id)
         decision = unit.decide(self._ledgers.get(host), command, self.now)
+        try:
+            unit.commit()
+        except Conflict:  # what schedulers ask for here may contradict itself: two moves of an instance, half of each
+            self._ledgers.forget(HOSTS)
+            return None
+        unit.committed()
         for ledger, event in decision.events:
             self.truth.note(ledger.id, event)
-        unit.commit()
-        unit.committed()
         self._listen()
         return decision.reply
 
@@ -315,9 +320,9 @@ class Cloud:
             self._sweep()
 
     def _was_charged(self, ledger: NodeLedger) -> bool:
-        audited = self.sweep.nodes[ledger.id]
+        until = self.sweep.nodes[ledger.id].until
         line = [each for (node, _), line in self.truth.lines.items() if node == ledger.id for each in line]
-        return any(each.end is None or each.end // SECOND > audited.until for each in line)
+        return self.sweep.owes(ledger.id) or any(each.end is None or each.end // SECOND > until for each in line)
 
     # --- the database goes back ------------------------------------------------------------------------------------------
 

@@ -67,6 +67,10 @@ class Sweep:
                 self._close(ledger, node, node.until, node.until + self.period, now)
                 node.until += self.period
 
+    def owes(self, node: int) -> bool:
+        """Whether something is to be told of closed periods."""
+        return bool(self._adjustments(node, self.nodes[node]))
+
     def _close(self, ledger: NodeLedger, node: Audited, begin: int, end: int, now: int) -> None:
         period = {"audit_period_beginning": _text(begin), "audit_period_ending": _text(end)}
         head = {
@@ -79,6 +83,7 @@ class Sweep:
         }
         segments = self._segments(ledger.id, begin, end)
         adjustments = self._adjustments(ledger.id, node)
+        node.told = {period: self._amounts(ledger.id, *period) for period in node.told}
         node.told[begin, end] = self._amounts(ledger.id, begin, end)
         numbers = []
         whole: Counter[str] = Counter()
@@ -133,7 +138,6 @@ class Sweep:
                             "resource_seconds": {**_ZERO, **more},
                         }
                     )
-            audited.told[begin, end] = now
         return found
 
     def _exists(

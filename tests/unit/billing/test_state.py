@@ -67,7 +67,7 @@ def test_books_that_are_opened_again_are_the_same(state: State) -> None:
 
 def test_a_state_of_another_version_is_refused(state: State) -> None:
     Books(state)
-    state['["books"]'] = {"version": 99, "forgotten": 0}
+    state['["books"]'] = {"version": 99}
     with pytest.raises(ValueError, match="version 99"):
         Books(state)
 
