@@ -13,10 +13,11 @@ from tracker_worker.billing import bills, catching_up, forgetting, times
 from tracker_worker.billing.bills import Difference, Usage
 from tracker_worker.billing.catching_up import API
 from tracker_worker.billing.histories import Histories, Range
-from tracker_worker.billing.journal import Journal, Stream
+from tracker_worker.billing.journal import Journal
 from tracker_worker.billing.reading import Heard, Unreadable, read
 from tracker_worker.billing.replay import Node, replay
 from tracker_worker.billing.state import State, transaction
+from tracker_worker.billing.streams import Stream
 from tracker_worker.billing.timeline import Place
 
 Time = str | datetime
@@ -93,7 +94,7 @@ class Books:
         """The numbers that are not known, as ranges (first, last), by host and node. Of a node of which nothing is known but
         what came lately, everything before is missing, until ``catch_up``."""
         found: dict[Place, list[Range]] = {}
-        for plan in Histories(self._journal).plans():
+        for plan in Histories(self._journal.streams).plans():
             ranges = plan.missing()
             if ranges:
                 found.setdefault(plan.place, []).extend(ranges)
@@ -107,7 +108,7 @@ class Books:
         is charged now. Returns the numbers that were needed and are lost, by host and node; ``odd`` has them too. Raises what
         ``api`` raises; what was caught up until then is kept.
         """
-        places = sorted({place for _, place in self._journal.streams}) if nodes is None else nodes
+        places = sorted(self._journal.streams.of_place) if nodes is None else nodes
         return catching_up.catch_up(self, self._journal, api, context, places)
 
     # --- bills ---------------------------------------------------------------------------------------------------------
@@ -124,7 +125,7 @@ class Books:
             return bills.from_events(self._nodes(), first, last)
         if source != "exists":
             raise ValueError(f"source is events or exists, not {source!r}")
-        plans = [plan for plan in Histories(self._journal).plans() if not plan.untold]
+        plans = [plan for plan in Histories(self._journal.streams).plans() if not plan.untold]
         return bills.from_exists(plans, self._journal, first, last)
 
     def differences(self, begin: Time, end: Time) -> list[Difference]:
@@ -152,14 +153,14 @@ class Books:
         return first, last
 
     def _nodes(self) -> list[Node]:
-        histories = Histories(self._journal)
+        histories = Histories(self._journal.streams)
         plans = [plan for plan in histories.plans() if not plan.untold]
         return replay(plans, histories.links(plans), self._journal)[1]
 
     # --- hearing, inside -----------------------------------------------------------------------------------------------
 
     def _hear(self, heard: Heard, message: Mapping[str, Any]) -> str:
-        stream = self._journal.streams.get((heard.ledger, heard.place))
+        stream = self._journal.streams.get(heard.ledger, heard.place)
         if stream is not None:
             if heard.sequence in stream.numbers:
                 known = self._journal.record(stream, heard.sequence)["id"]
@@ -170,10 +171,10 @@ class Books:
                 return COPY
         reason = self._contradiction(heard, stream)
         if reason is None:
-            reason = self._unusual(heard, stream)
+            reason = self._unusual(heard)
             stream = self._journal.add(heard)
             if reason is None:
-                return EARLY if stream.numbers.gaps(stream.base(), heard.sequence) else NEW
+                return NEW if stream.numbers.has(stream.base() + 1, heard.sequence) else EARLY
         return self._odd(message, reason)
 
     def _contradiction(self, heard: Heard, stream: Stream | None) -> str | None:
@@ -183,25 +184,25 @@ class Books:
             return f"the history {heard.ledger} begins with the number {begun[2]}"
         if "history" in heard.record:
             ledger = heard.record["history"][0]
-            if begun is not None or heard.ledger in Histories(self._journal).before(ledger):
+            if begun is not None or heard.ledger in Histories(self._journal.streams).before(ledger):
                 return f"the history {heard.ledger} has begun already"
         return None
 
-    def _unusual(self, heard: Heard, stream: Stream | None) -> str | None:
+    def _unusual(self, heard: Heard) -> str | None:
         """Why a message that counts is odd."""
         host, node = heard.place
-        end = self._journal.ends.get((heard.ledger, heard.place))
+        end = self._journal.streams.ends.get((heard.ledger, heard.place))
         if end is not None and heard.sequence > end:
             return f"it never happened: the history {heard.ledger} of {host}/{node} ends with the number {end}"
         if "history" in heard.record:
             ledger, last = heard.record["history"]
-            before = self._journal.streams.get((ledger, heard.place))
+            before = self._journal.streams.get(ledger, heard.place)
             void = 0 if before is None else before.numbers.above(last)
             return f"the history {ledger} of {host}/{node} ends with the number {last}: {void} messages never happened"
-        if stream is None:
-            histories = Histories(self._journal)
-            others = histories.ledgers(host)
-            if others and not any(histories.related(heard.ledger, other) for other in others):
+        others = self._journal.streams.began.get(host, {})
+        if others and heard.ledger not in others:
+            histories = Histories(self._journal.streams)
+            if not any(histories.related(heard.ledger, other) for other in others):
                 return f"nothing announces the ledger {heard.ledger} of the host {host}: it is another database"
         return None
 

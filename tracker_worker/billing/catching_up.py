@@ -105,7 +105,7 @@ class _CatchingUp:
                 self._journal.save(stream)
 
     def _plans(self) -> list[Plan]:
-        return Histories(self._journal).of(self.place)
+        return Histories(self._journal.streams).of(self.place)
 
     def _plan(self, answer: Answer) -> Plan | None:
         """What is known of the name in the history of an answer."""
@@ -151,14 +151,17 @@ class _CatchingUp:
         now = [times.seconds(entry["occurred_at"]) for page in pages for entry in page["instances"][:1]]
         at = min(now, default=None)
         with self._books.transaction():
-            stream = self._journal.stream(pages[0]["ledger_id"], self.place)
+            stream = self._journal.streams.make(pages[0]["ledger_id"], self.place)
             after = ""
             for page, instances in zip(pages, read, strict=True):
                 charged = {uuid: [[since, charge, list(self.place)]] for uuid, since, charge in instances}
                 kept: Record = {"at": at, "to": page["next"], "instances": charged}
                 self._journal.add_page(stream, page["sequence"], after, kept)
                 after = page["next"] or ""
-            self._journal.add_start(stream, pages[0]["sequence"], at)
+            stream.add_start(pages[0]["sequence"])
+            if at is not None:
+                stream.began = at if stream.began is None else min(at, stream.began)
+            self._journal.save(stream)
             if gone:
                 host, node = self.place
                 what = {"host": host, "node": node, "lost": [list(each) for each in gone]}

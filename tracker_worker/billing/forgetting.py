@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tracker_worker.billing.histories import Histories, Link, Plan, Position
-from tracker_worker.billing.journal import Journal, Key
+from tracker_worker.billing.journal import Journal
 from tracker_worker.billing.replay import Track, replay
+from tracker_worker.billing.streams import Key
 
 _PAGE = 500
 """So many instances are one value in the state."""
@@ -15,7 +16,7 @@ _PAGE = 500
 
 def forget(journal: Journal, before: int) -> None:
     """Put together the events before that time (seconds), as far as no number before them is missing."""
-    histories = Histories(journal)
+    histories = Histories(journal.streams)
     plans = histories.plans()
     counted = [plan for plan in plans if not plan.untold]
     ends = {plan.key: _end(plan, journal, before) for plan in counted}
@@ -107,4 +108,5 @@ def _put_together(track: Track, journal: Journal, before: int) -> None:
         after = of_page[-1] if of_page else after
     stream.forgotten = reached.sequence
     stream.proof = track.node.proof.dump() if track.node.known else None
-    journal.add_start(stream, reached.sequence, None)
+    stream.add_start(reached.sequence)
+    journal.save(stream)

@@ -9,11 +9,10 @@ so that the earlier one's charges on the host end where the later one begins.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from tracker_worker.billing.journal import Journal, Key, Stream
+from tracker_worker.billing.streams import Key, Stream, Streams
 from tracker_worker.billing.timeline import Place
 
 Range = tuple[int, int]
@@ -93,28 +92,32 @@ class Link(NamedTuple):
     target_sequence: int | None
 
 
+class _Arrival(NamedTuple):
+    """A node has come from one name to another one, by the event at a position of a plan of that."""
+
+    generation: int
+    ledger: str
+    source: Place
+    target: Place
+    number: int
+    position: Position
+
+
 _LinkKey = tuple[str, Place, Place, int]
 
 
 class Histories:
-    """The histories of all streams as they are now."""
+    """The histories of all streams as they are now. Valid until one of them changes."""
 
-    def __init__(self, journal: Journal) -> None:
-        self._places: dict[Place, dict[str, Stream]] = defaultdict(dict)
-        self._previous = journal.previous
-        self._began: dict[str, dict[str, int]] = defaultdict(dict)
-        for stream in journal.streams.values():
-            host = stream.place[0]
-            self._places[stream.place][stream.ledger] = stream
-            if stream.began is not None:
-                began = self._began[host]
-                began[stream.ledger] = min(stream.began, began.get(stream.ledger, stream.began))
-        self._ended = set(self._previous.values())
+    def __init__(self, streams: Streams) -> None:
+        self._streams = streams
+        self._ended = set(streams.previous.values())
+        self._plans: dict[Place, list[Plan]] = {}
 
     def before(self, ledger: str) -> list[str]:
         """The histories before one, the latest first."""
         found: list[str] = []
-        while (ledger := self._previous.get(ledger, "")) and ledger not in found:
+        while (ledger := self._streams.previous.get(ledger, "")) and ledger not in found:
             found.append(ledger)
         return found
 
@@ -122,39 +125,28 @@ class Histories:
         """Whether one goes on the other."""
         return one == other or one in self.before(other) or other in self.before(one)
 
-    def ledgers(self, host: str) -> Collection[str]:
-        """The ledgers with events of a host."""
-        return self._began[host].keys() if host in self._began else ()
-
     def plans(self) -> list[Plan]:
         """The tracks of all names; of one name the latest first."""
-        plans = [plan for place in self._places for plan in self._of(place)]
-        of = _by_stream(plans)
-        for link in self.links(plans):
-            target = of.get((link.ledger, link.target))
-            if target is None or link.target_sequence is None or self._is_founded(link, plans, of):
-                continue
-            number, part = target
-            position = Position(part, link.target_sequence)
-            known = plans[number].unfounded
-            plans[number] = plans[number]._replace(unfounded=position if known is None else max(known, position))
-        return plans
-
-    @staticmethod
-    def _is_founded(link: Link, plans: Sequence[Plan], of: Mapping[Key, tuple[int, int]]) -> bool:
-        """Whether it is known what a node had been charged when it left its name."""
-        source = of.get((link.ledger, link.source))
-        if source is None or link.source_sequence is None:
-            return False
-        number, part = source
-        return not plans[number].gaps(Position(part, link.source_sequence - 1))
+        return [plan for place in self._streams.of_place for plan in self.of(place)]
 
     def of(self, place: Place) -> list[Plan]:
         """The tracks of one name; the latest first."""
-        return [plan for plan in self.plans() if plan.place == place]
+        if place not in self._plans:
+            # With those of the names from which its nodes have come, whose nodes may have come from others.
+            waiting = [place]
+            arrivals: list[_Arrival] = []
+            for each in waiting:
+                if each not in self._plans:
+                    self._plans[each] = self._of(each)
+                    of_name = list(self._arrivals(each))
+                    waiting += [arrival.source for arrival in of_name]
+                    arrivals += of_name
+            for arrival in sorted(arrivals):
+                self._find(arrival)
+        return self._plans[place]
 
     def _of(self, place: Place) -> list[Plan]:
-        streams = self._places[place]
+        streams = self._streams.of_place.get(place, {})
         gone_on = {ledger for other in streams for ledger in self.before(other)}
         heads = sorted((name for name in streams if name not in gone_on), key=lambda name: self._key(place, name))
         taken: set[str] = set()
@@ -169,14 +161,41 @@ class Histories:
         return plans
 
     def _key(self, place: Place, ledger: str) -> tuple[int, str]:
-        return self._began[place[0]].get(ledger, -1), ledger
+        return self._streams.began[place[0]].get(ledger, -1), ledger
 
     def _served(self, place: Place, head: str) -> tuple[int | None, int | None]:
         """Since when another database has served the host; and since when this one does, after another one."""
         since = self._key(place, head)
-        others = [(at, other) for other, at in self._began[place[0]].items() if not self.related(head, other)]
+        began = self._streams.began[place[0]]
+        others = [(at, other) for other, at in began.items() if not self.related(head, other)]
         later = min((other for other in others if other > since), default=None)
         return None if later is None else later[0], since[0] if any(other < since for other in others) else None
+
+    def _arrivals(self, place: Place) -> Iterator[_Arrival]:
+        for number, plan in enumerate(self._plans[place]):
+            for index, (stream, end) in enumerate(() if plan.untold else plan.parts):
+                for link in stream.links:
+                    if "from" in link and (end is None or link["sequence"] <= end):
+                        host, node = link["from"]
+                        position = Position(index, link["sequence"])
+                        yield _Arrival(link["generation"], stream.ledger, (host, node), place, number, position)
+
+    def _find(self, arrival: _Arrival) -> None:
+        """Note it where it is not known what a node had been charged that has come to a name."""
+        if not self._is_founded(arrival):
+            plans = self._plans[arrival.target]
+            plan = plans[arrival.number]
+            last = arrival.position if plan.unfounded is None else max(plan.unfounded, arrival.position)
+            plans[arrival.number] = plan._replace(unfounded=last)
+
+    def _is_founded(self, arrival: _Arrival) -> bool:
+        to = list(arrival.target)
+        for plan in self._plans[arrival.source]:
+            for index, (stream, _) in enumerate(() if plan.untold else plan.parts):
+                for link in stream.links if stream.ledger == arrival.ledger else ():
+                    if link.get("to") == to and link["generation"] == arrival.generation:
+                        return not plan.gaps(Position(index, link["sequence"] - 1))
+        return False
 
     def links(self, plans: Iterable[Plan]) -> list[Link]:
         """The new names of nodes in these tracks, in an order in which they can have happened."""
@@ -215,12 +234,6 @@ def _parts(chain: Iterable[Stream]) -> tuple[Part, ...]:
             last = stream.announced[1]
             end = last if end is None else min(end, last)
     return tuple(parts)
-
-
-def _by_stream(plans: Sequence[Plan]) -> dict[Key, tuple[int, int]]:
-    """Of each stream that counts, the index of its plan and of its part."""
-    counted = [(number, plan) for number, plan in enumerate(plans) if not plan.untold]
-    return {part.stream.key: (number, index) for number, plan in counted for index, part in enumerate(plan.parts)}
 
 
 def _link_key(stream: Stream, link: dict[str, Any]) -> _LinkKey:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 
 
@@ -19,6 +19,11 @@ class Numbers:
     def __contains__(self, number: int) -> bool:
         index = bisect_right(self._firsts, number) - 1
         return index >= 0 and number <= self._lasts[index]
+
+    def has(self, first: int, last: int) -> bool:
+        """Whether all numbers from ``first`` to ``last`` are there."""
+        index = bisect_right(self._firsts, last) - 1
+        return first > last or (index >= 0 and self._firsts[index] <= first and last <= self._lasts[index])
 
     @property
     def highest(self) -> int:
@@ -73,8 +78,7 @@ class Numbers:
 
     def remove_upto(self, last: int) -> None:
         """Remove the numbers up to ``last``."""
-        while self._firsts and self._firsts[0] <= last:
-            if self._lasts[0] > last:
-                self._firsts[0] = last + 1
-                return
-            del self._firsts[0], self._lasts[0]
+        below = bisect_left(self._lasts, last + 1)
+        del self._firsts[:below], self._lasts[:below]
+        if self._firsts:
+            self._firsts[0] = max(self._firsts[0], last + 1)

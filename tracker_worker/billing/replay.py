@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 from tracker_worker.billing import proof, timeline
 from tracker_worker.billing.histories import Link, Plan, Position
-from tracker_worker.billing.journal import Journal, Key, Stream
+from tracker_worker.billing.journal import Journal
 from tracker_worker.billing.reading import Record
+from tracker_worker.billing.streams import Key, Stream
 from tracker_worker.billing.timeline import Charge, Place, Timeline
 
 Page = tuple[int, str]

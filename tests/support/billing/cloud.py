@@ -117,8 +117,11 @@ class Cloud:
         self._check()
 
     def pass_time(self, most: int) -> None:
-        """Let so much time pass, or less: late messages arrive, and periods are closed."""
-        end = self.now + self.random.randint(0, most)
+        """Let so much time pass, or less."""
+        self.pass_until(self.now + self.random.randint(0, most))
+
+    def pass_until(self, end: int) -> None:
+        """Let it be that time: late messages arrive, and periods are closed."""
         while (boundary := (self.sweep.boundary(self.now // SECOND) + PERIOD) * SECOND) <= end:
             self._come_due(boundary)
             self.now = boundary + self.random.randint(0, 5 * SECOND)

@@ -117,3 +117,14 @@ def test_of_a_node_that_comes_from_what_is_not_known_something_is_missing() -> N
     assert books.missing() == {NEW: [(1, 1)]}
     books.hear_all(STORY[:3])
     assert books.missing() == {}
+
+
+def test_a_node_may_have_had_thousands_of_names() -> None:
+    books = Books({})
+    books.hear_all([node(1, 0, place=("h", "0")), charged(2, 0, SMALL, place=("h", "0"))])
+    for number in range(2000):
+        here, there = ("h", str(number)), ("h", str(number + 1))
+        books.hear(leaves(3 if number == 0 else 2, 10, place=here, to=there, generation=number + 3))
+        books.hear(comes(1, 10, place=there, of=here, generation=number + 3))
+    assert books.missing() == {}
+    assert books.usage(*HOUR)["p"]["seconds"] == 3600

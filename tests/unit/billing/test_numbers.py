@@ -27,6 +27,7 @@ def test_ranges_are_a_set(added: list[int], after: int, last: int, removed: int 
     assert numbers.highest == max(expected, default=0)
     assert numbers.above(after) == sum(number > after for number in expected)
     assert all((number in numbers) == (number in expected) for number in range(32))
+    assert numbers.has(after, last) == all(number in expected for number in range(after, last + 1))
     missing = [number for number in range(after + 1, last + 1) if number not in expected]
     gaps = numbers.gaps(after, last)
     assert [number for first, end in gaps for number in range(first, end + 1)] == missing
