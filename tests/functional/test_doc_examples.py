@@ -68,7 +68,7 @@ def test_the_examples_of_a_scheduler_give_the_output_that_the_pages_show(worker:
 
 
 def heard_by(page: Path, worker: WorkerProcess) -> list[list[str]]:
-    """The words that the page's consumer prints of each of the six notifications that the example of the library page causes."""
+    """The words that the page's consumer prints of each of the six notifications of the library page's example."""
     [code] = [block.text for block in blocks(page, "python") if "get_notification_listener" in block.text]
     until_told = "\ninput()\nlistener.stop()\nlistener.wait()\n"
     billing = subprocess.Popen(

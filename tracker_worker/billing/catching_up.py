@@ -155,7 +155,7 @@ class _CatchingUp:
             after = ""
             for page, instances in zip(pages, read, strict=True):
                 charged = {uuid: [[since, charge, list(self.place)]] for uuid, since, charge in instances}
-                kept: Record = {"at": at, "to": page["next"], "instances": charged}
+                kept: Record = {"at": at, "to": page["next"], "instances": charged, "nobody": page.get("nobody", False)}
                 self._journal.add_page(stream, page["sequence"], after, kept)
                 after = page["next"] or ""
             stream.add_start(pages[0]["sequence"])
@@ -176,9 +176,8 @@ class _CatchingUp:
                 # No node has the name now, so that nothing is charged as of its last number, if that is still the last one.
                 before, answer = answer, self._ask(answer["last"])
                 if (before["ledger_id"], before["last"]) == (answer["ledger_id"], answer["last"]):
-                    return [
-                        {"ledger_id": answer["ledger_id"], "sequence": answer["last"], "instances": [], "next": None}
-                    ]
+                    empty = {"sequence": answer["last"], "instances": [], "next": None, "nobody": True}
+                    return [{"ledger_id": answer["ledger_id"], **empty}]
             elif len({page["ledger_id"] for page in pages}) == 1:
                 return pages
         raise ValueError(f"the name {'/'.join(self.place)} changes its node or its history again and again")

@@ -103,7 +103,8 @@ def _put_together(track: Track, journal: Journal, before: int) -> None:
     for first in range(0, max(len(uuids), 1), _PAGE):
         of_page = uuids[first : first + _PAGE]
         last = first + _PAGE >= len(uuids)
-        page = {"at": at, "to": None if last else of_page[-1], "instances": {uuid: instances[uuid] for uuid in of_page}}
+        of_uuids = {uuid: instances[uuid] for uuid in of_page}
+        page = {"at": at, "to": None if last else of_page[-1], "instances": of_uuids, "nobody": False}
         journal.add_page(stream, reached.sequence, after, page)
         after = of_page[-1] if of_page else after
     stream.forgotten = reached.sequence

@@ -6,7 +6,8 @@ The names in the state are JSON lists:
 - ``["books"]``: the version, the time that the books begin at, and which history goes on which;
 - ``["stream", ledger, host, node]``: what is known of a stream beside its events;
 - ``["event", ledger, host, node, sequence]``: a record (see ``reading``);
-- ``["page", ledger, host, node, sequence, after]``: what a node was charged as of a number, for the uuids behind one;
+- ``["page", ledger, host, node, sequence, after]``: what a node was charged as of a number, for the uuids behind one up to
+  ``to`` (null: all): ``instances``, and ``at``, the time of that; ``nobody``: no node had the name;
 - ``["odd", number]``: a message and the reason.
 """
 

@@ -70,7 +70,8 @@ class Track:
         self._first_gap = gaps[0][0] if gaps else None
         self._steps = self._each()
         self._next = next(self._steps, None)
-        self._fresh = False
+        # Whether the next event, if it follows the last one, is the first one of its node.
+        self._fresh = True
         self._at = 0
         self._resumed = 0
 
@@ -140,7 +141,7 @@ class Track:
         follows = self._follows(position, stream)
         if not follows:
             self._resumed = at
-        born = follows and (self._fresh or self.reached is None)
+        born = follows and self._fresh
         self.reached, self._at = position, at
         if record["kind"] == "node" and record["state"] is None:
             self.end(at)
@@ -190,8 +191,11 @@ class Track:
         position = step.position
         stream = self.plan.parts[position.part].stream
         for sequence, after in step.pages:
-            self._say_page(self._journal.page(stream, sequence, after), after, known=self.reached == position)
-        self.node.known = True
+            page = self._journal.page(stream, sequence, after)
+            self._say_page(page, after, known=self.reached == position)
+            self.node.known = True
+            if page["nobody"]:
+                self.end(self._resumed or self._at)
         if position.sequence == stream.forgotten:
             self.reached = position
             self.node.known, self._fresh = stream.proof is not None, stream.proof is None

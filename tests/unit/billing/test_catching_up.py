@@ -158,6 +158,7 @@ class TestLateStarts:
         books.catch_up(worker, CONTEXT)
         assert books.missing() == {}
         assert vcpu_seconds(books, at(55), at(60)) == {}
+        assert books.closed(at(55), at(60)) == []  # there is nothing to close
 
     def test_a_name_that_loses_its_node_meanwhile_is_asked_again(self, books: Books) -> None:
         worker = Worker(STORY[3:])

@@ -124,6 +124,13 @@ def test_a_period_in_which_a_node_got_another_name_is_closed_under_that(books: B
     assert books.closed(at(0), at(120)) == []
 
 
+def test_another_name_closes_nothing_of_what_was_before(books: Books) -> None:
+    books.hear_all(STORY[:3])
+    books.hear(node(4, 70, generation=9, next_host="h2", next_node="b"))
+    books.hear(node(1, 70, place=("h2", "b"), generation=9, previous_host="h1", previous_node="a"))
+    assert books.closed(at(0), at(60)) == [("h2", "b")]
+
+
 def test_a_node_that_is_replaced_needs_no_period_for_what_it_was_not_charged(books: Books) -> None:
     new = ("h2", "b")
     books.hear_all([node(1, 0, place=new), closed(2, 60, 0, 60, place=new), *STORY[:4]])
