@@ -37,23 +37,18 @@ class Books:
 
     def __init__(self, state: State) -> None:
         self._state = state
-        self._depth = 0
         with transaction(state):
             self._journal = Journal(state)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Keep everything that is heard within the block in one transaction of the state, or, after an exception, nothing."""
-        self._depth += 1
         try:
             with transaction(self._state):
                 yield
         except BaseException:
-            if self._depth == 1:
-                self._journal = Journal(self._state)
+            self._journal = Journal(self._state)  # what is in memory may be ahead of what is kept
             raise
-        finally:
-            self._depth -= 1
 
     # --- hearing -----------------------------------------------------------------------------------------------------
 
@@ -65,16 +60,12 @@ class Books:
         number before it is missing; ``copy``: its number is known; ``odd``: see ``odd``. Never raises because of the message.
         """
         with self.transaction():
-            try:
-                heard = read(message)
-            except Unreadable as unreadable:
-                return self._odd(message, str(unreadable))
-            return self._hear(heard, message)
+            return self._take(message)
 
     def hear_all(self, messages: Iterable[Mapping[str, Any]]) -> list[str]:
         """Take in many messages in one transaction; the answers as of ``hear``."""
         with self.transaction():
-            return [self.hear(message) for message in messages]
+            return [self._take(message) for message in messages]
 
     @property
     def odd(self) -> list[tuple[Any, str]]:
@@ -158,6 +149,13 @@ class Books:
         return replay(plans, histories.links(plans), self._journal)[1]
 
     # --- hearing, inside -----------------------------------------------------------------------------------------------
+
+    def _take(self, message: Mapping[str, Any]) -> str:
+        try:
+            heard = read(message)
+        except Unreadable as unreadable:
+            return self._odd(message, str(unreadable))
+        return self._hear(heard, message)
 
     def _hear(self, heard: Heard, message: Mapping[str, Any]) -> str:
         stream = self._journal.streams.get(heard.ledger, heard.place)

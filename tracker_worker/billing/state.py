@@ -44,17 +44,19 @@ class SqliteState(MutableMapping[str, Any]):
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Keep everything that is written within the block, or, after an exception, nothing. A block within another one is part
-        of it."""
-        if self.connection.in_transaction:
-            yield
-            return
-        self.connection.execute("BEGIN IMMEDIATE")
+        """Keep everything that is written within the block, or, after an exception, nothing. A block within another one is kept
+        with that."""
+        within = self.connection.in_transaction
+        self.connection.execute("SAVEPOINT tracker_books" if within else "BEGIN IMMEDIATE")
         try:
             yield
-            self.connection.execute("COMMIT")
+            self.connection.execute("RELEASE tracker_books" if within else "COMMIT")
         except BaseException:
-            self.connection.rollback()  # nothing, where an error has ended the transaction
+            if within and self.connection.in_transaction:  # an error of the file may have ended it
+                self.connection.execute("ROLLBACK TO tracker_books")
+                self.connection.execute("RELEASE tracker_books")
+            else:
+                self.connection.rollback()
             raise
 
     def __getitem__(self, name: str) -> Any:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -103,6 +104,17 @@ class TestTransactions:
         with pytest.raises(ZeroDivisionError):
             books.hear_all(messages())
         assert books.hear(STORY[0]) == "new"
+
+    def test_a_block_within_another_one_fails_alone(self, path: Path) -> None:
+        with SqliteState(path) as state:
+            books = Books(state)
+            with books.transaction():
+                books.hear(STORY[0])
+                with contextlib.suppress(ZeroDivisionError):
+                    fail_after(books, lambda: books.hear(STORY[1]))
+                assert books.hear(STORY[1]) == "new"
+                assert books.hear(STORY[0]) == "copy"
+            assert Books(state).usage(*DAY) == books.usage(*DAY) != {}
 
     def test_tables_of_the_caller_change_with_the_books(self, path: Path) -> None:
         with SqliteState(path) as state:
