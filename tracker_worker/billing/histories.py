@@ -117,7 +117,8 @@ class Histories:
     def before(self, ledger: str) -> list[str]:
         """The histories before one, the latest first."""
         found: list[str] = []
-        while (ledger := self._streams.previous.get(ledger, "")) and ledger not in found:
+        while ledger in self._streams.previous:
+            ledger = self._streams.previous[ledger]
             found.append(ledger)
         return found
 

@@ -71,8 +71,6 @@ class Proof:
         if state != "retired":
             if self._retired is not None and self.covers(self._retired, at):
                 self._cover(self._retired, at)
-                if self._last is not None:
-                    self._last = max(self._last, at)
             self._retired = None
         elif self._retired is None:
             self._retired = at

@@ -151,6 +151,13 @@ class TestLateStarts:
         books.catch_up(worker, CONTEXT, [PLACE])
         assert vcpu_seconds(books, at(50), at(60)) == {"1": 4 * 480, "2": 180, "3": 4 * 360}
 
+    def test_a_node_that_came_from_what_is_not_known_starts_as_of_its_coming(self, books: Books) -> None:
+        worker = Worker([node(1, 20, generation=3, previous_host="h2", previous_node="x")])
+        worker.instances = [(1, 10, SMALL)]
+        assert books.catch_up(worker, CONTEXT, [PLACE]) == {}
+        assert books.missing() == {}
+        assert vcpu_seconds(books) == {"1": 3000}
+
     def test_a_name_without_a_node_is_charged_nothing(self, books: Books) -> None:
         worker = Worker(STORY[3:])
         worker.gone = True
@@ -212,6 +219,17 @@ class TestLosses:
         assert vcpu_seconds(books) == {"1": 2400, "2": 1800}
         assert books.catch_up(worker, CONTEXT) == {}
 
+    def test_what_is_charged_as_it_was_keeps_the_names_that_its_node_had(self, books: Books) -> None:
+        before = ("h2", "x")
+        books.hear_all([node(1, 0, place=before), charged(2, 10, SMALL, place=before)])
+        books.hear(node(3, 20, place=before, generation=3, next_host="h1", next_node="a"))
+        books.hear(node(1, 20, generation=3, previous_host="h2", previous_node="x"))
+        worker = Worker([])
+        worker.last, worker.first, worker.instances = 2, 3, [(1, 10, SMALL)]
+        assert books.catch_up(worker, CONTEXT, [PLACE]) == {PLACE: [(2, 2)]}
+        segments = books.usage(*HOUR)["p"]["instances"][uuid(1)]["segments"]
+        assert [(each["from"][14:16], each["node"]) for each in segments] == [("10", "x"), ("20", "a")]
+
     def test_an_end_that_is_lost_is_at_the_latest_when_the_events_are_known_again(self, books: Books) -> None:
         books.hear_all([STORY[0], STORY[1], charged(4, 30, SMALL, number=2)])
         worker = Worker([])
@@ -258,6 +276,13 @@ class TestHistories:
         ]
         # Up to its first event the earlier one has told what was charged.
         assert vcpu_seconds(books) == {"1": 600 + 4 * 1200, "2": 1800, "3": 1200}
+
+    def test_a_start_in_a_history_may_know_what_was_before_it(self, books: Books) -> None:
+        books.hear_all([STORY[0], self.HISTORY])
+        worker = Worker([], ledger=LATER_LEDGER)
+        worker.last, worker.first, worker.instances = 5, 6, [(2, 10, SMALL)]
+        assert books.catch_up(worker, CONTEXT) == {PLACE: [(2, 3), (5, 5)]}
+        assert vcpu_seconds(books) == {"2": 3000}
 
     def test_a_name_that_the_ledger_does_not_have_never_was(self, books: Books) -> None:
         class Nobody(Worker):

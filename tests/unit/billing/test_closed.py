@@ -106,6 +106,12 @@ def test_a_retired_nodes_last_period_is_that_of_its_retirement(books: Books) -> 
     assert not is_closed(books, 0, 361)
 
 
+def test_a_hole_in_which_no_number_is_missing_is_a_time_without_a_node(books: Books) -> None:
+    """Its host was forgotten, and came back."""
+    books.hear_all([node(1, 0), closed(2, 60, 0, 60), node(3, 250), closed(4, 300, 240, 300)])
+    assert is_closed(books, 0, 300)
+
+
 def test_a_hole_behind_a_number_that_is_not_known_is_one(books: Books) -> None:
     books.hear_all([node(1, 0), closed(2, 60, 0, 60), closed(4, 180, 120, 180)])
     assert not is_closed(books, 60, 120)

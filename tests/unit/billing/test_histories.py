@@ -104,7 +104,7 @@ class TestNamesThatDoNotTell:
         books = Books({})
         place = ("h1", "b")
         books.hear_all([*OLD[:2], node(1, 5, place=place), charged(2, 6, LARGE, number=2, place=place)])
-        books.hear_all([announced(3, 30, 2), node(1, 40, place=place, ledger=B)])
+        assert books.hear_all([announced(3, 30, 2), node(1, 40, place=place, ledger=B)]) == ["odd", "new"]
         books.hear(charged(2, 50, SMALL, number=3, place=place, ledger=B))
         assert (seconds(books, 1), seconds(books, 2), seconds(books, 3)) == (3000, 0, 600)
         assert books.missing() == {}
@@ -134,6 +134,19 @@ class TestAnotherDatabase:
             books.hear_all(order)
             assert [seconds(books, number) for number in (1, 2, 3, 4)] == [1800, 1800, 3000, 600]
             assert books.missing() == {}
+
+    def test_each_ends_where_the_next_one_begins(self) -> None:
+        books = Books({})
+        books.hear_all(
+            [*OLD[:2], node(1, 20, ledger=C), charged(2, 20, LARGE, number=2, ledger=C), node(1, 50, ledger=B)]
+        )
+        assert (seconds(books, 1), seconds(books, 2)) == (600, 1800)
+
+    def test_what_two_of_them_go_on_counts_once(self) -> None:
+        """A copy of the database was made another ledger, and took over the host."""
+        books = Books({})
+        books.hear_all([*OLD[:2], announced(3, 30, 2), announced(3, 40, 2, ledger=C)])
+        assert seconds(books, 1) == 3000
 
     def test_one_that_comes_back_goes_on_as_its_history_says(self) -> None:
         books = Books({})

@@ -111,12 +111,38 @@ def test_a_new_name_in_a_history_that_never_happened_is_none() -> None:
     assert pieces(books.usage(*HOUR)) == [("10", "00", 1, "a")]
 
 
+def test_nor_is_one_that_both_names_have_told() -> None:
+    history = {"ledger": LATER_LEDGER, "previous_ledger_id": LEDGER}
+    books = Books({})
+    books.hear_all([node(1, 0), charged(2, 10, SMALL), node(1, 0, place=NEW)])
+    books.hear_all([leaves(3, 20, generation=3), comes(2, 20, generation=3)])
+    books.hear(node(3, 30, generation=3, previous_sequence=2, **history))
+    books.hear(node(2, 30, generation=2, previous_sequence=1, place=NEW, **history))
+    assert pieces(books.usage(*HOUR)) == [("10", "00", 1, "a")]
+    assert books.missing() == {}
+
+
 def test_of_a_node_that_comes_from_what_is_not_known_something_is_missing() -> None:
     books = Books({})
     books.hear_all(STORY[3:])
     assert books.missing() == {NEW: [(1, 1)]}
     books.hear_all(STORY[:3])
     assert books.missing() == {}
+
+
+def test_so_is_it_under_its_next_name() -> None:
+    third = ("h3", "c")
+    books = Books({})
+    books.hear(comes(1, 20, generation=3))
+    books.hear(leaves(2, 30, place=NEW, to=third, generation=4))
+    books.hear(comes(1, 30, place=third, of=NEW, generation=4))
+    assert books.missing() == {NEW: [(1, 1)], third: [(1, 1)]}
+
+
+def test_what_is_missing_of_the_old_name_afterwards_is_not_missing_of_the_new_one() -> None:
+    books = Books({})
+    books.hear_all([*STORY, node(5, 50, generation=6)])
+    assert books.missing() == {OLD: [(4, 4)]}
 
 
 def test_a_node_may_have_had_thousands_of_names() -> None:
