@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.billing.messages import LARGE, LATER_LEDGER, LEDGER, PLACE, SMALL, Message, at, charged, node
+from tests.support.billing.messages import LARGE, LATER_LEDGER, LEDGER, PLACE, SMALL, Message, at, charged, closed, node
 from tests.support.builders import uuid
 from tracker_worker.billing import Books
 from tracker_worker.errors import NodeNotFound
@@ -229,6 +229,15 @@ class TestLosses:
         assert books.catch_up(worker, CONTEXT, [PLACE]) == {PLACE: [(2, 2)]}
         segments = books.usage(*HOUR)["p"]["instances"][uuid(1)]["segments"]
         assert [(each["from"][14:16], each["node"]) for each in segments] == [("10", "x"), ("20", "a")]
+
+    def test_a_period_whose_end_is_lost_is_not_closed(self, books: Books) -> None:
+        books.hear_all([node(1, 0), closed(2, 60, 0, 60), closed(4, 180, 120, 180)])
+        worker = Worker([])
+        worker.last, worker.first = 4, 5
+        assert books.catch_up(worker, CONTEXT) == {PLACE: [(3, 3)]}
+        assert books.closed(at(0), at(60)) == []
+        assert books.closed(at(60), at(120)) == [PLACE]
+        assert books.closed(at(120), at(180)) == []
 
     def test_an_end_that_is_lost_is_at_the_latest_when_the_events_are_known_again(self, books: Books) -> None:
         books.hear_all([STORY[0], STORY[1], charged(4, 30, SMALL, number=2)])

@@ -5,7 +5,20 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.billing.messages import LARGE, PLACE, SMALL, adjustment, at, charged, closed, exists, moved, node
+from tests.support.billing.messages import (
+    LARGE,
+    LATER_LEDGER,
+    LEDGER,
+    PLACE,
+    SMALL,
+    adjustment,
+    at,
+    charged,
+    closed,
+    exists,
+    moved,
+    node,
+)
 from tracker_worker.billing import Books
 
 FIRST = exists(3, 60, 0, 60, (10, 60, SMALL))
@@ -135,6 +148,37 @@ def test_another_name_closes_nothing_of_what_was_before(books: Books) -> None:
     books.hear(node(4, 70, generation=9, next_host="h2", next_node="b"))
     books.hear(node(1, 70, place=("h2", "b"), generation=9, previous_host="h1", previous_node="a"))
     assert books.closed(at(0), at(60)) == [("h2", "b")]
+
+
+def test_what_the_former_node_of_a_name_has_closed_is_not_the_other_ones(books: Books) -> None:
+    new = ("h2", "b")
+    books.hear_all([node(1, 0, place=new), closed(2, 60, 0, 60, place=new), *STORY[:2]])
+    books.hear(node(3, 70, generation=9, next_host="h2", next_node="b"))
+    books.hear(node(3, 70, place=new, generation=9, previous_host="h1", previous_node="a"))
+    assert books.closed(at(0), at(60)) == [new]
+
+
+def test_a_name_that_is_used_again_has_another_node(books: Books) -> None:
+    new = ("h2", "b")
+    books.hear_all([*STORY[:4], node(5, 70, generation=9, next_host="h2", next_node="b")])
+    books.hear(node(1, 70, place=new, generation=9, previous_host="h1", previous_node="a"))
+    books.hear(node(6, 90, generation=10))
+    assert books.closed(at(0), at(60)) == []
+    assert books.closed(at(0), at(90)) == [new]
+    assert books.closed(at(0), at(91)) == [PLACE, new]
+
+
+def test_a_name_without_a_node_may_get_one(books: Books) -> None:
+    books.hear_all([node(1, 0), closed(2, 60, 0, 60), node(3, 70, id=0, state="unknown"), node(4, 300)])
+    assert is_closed(books, 0, 300)
+    assert not is_closed(books, 0, 301)
+
+
+def test_a_new_history_makes_no_hole(books: Books) -> None:
+    books.hear_all([node(1, 0), closed(2, 60, 0, 60)])
+    books.hear(node(3, 250, ledger=LATER_LEDGER, previous_ledger_id=LEDGER, previous_sequence=2))
+    books.hear(closed(4, 300, 240, 300, ledger=LATER_LEDGER))
+    assert is_closed(books, 0, 300)
 
 
 def test_a_node_that_is_replaced_needs_no_period_for_what_it_was_not_charged(books: Books) -> None:

@@ -120,6 +120,17 @@ def test_a_node_with_another_name_is_put_together_with_what_it_brings() -> None:
             assert (books.missing(), books.odd) == ({}, [])
 
 
+def test_a_name_without_a_node_may_get_one_later() -> None:
+    books = Books({})
+    books.hear_all([*STORY, node(8, 90, generation=9, next_host="h2", next_node="b")])
+    books.hear(node(1, 90, place=("h2", "b"), generation=9, previous_host="h1", previous_node="a"))
+    books.forget(at(100))
+    assert books.closed(at(100), at(110)) == [("h2", "b")]
+    books.hear(node(9, 300, generation=10))
+    assert books.closed(at(100), at(300)) == [("h2", "b")]
+    assert books.closed(at(100), at(301)) == [("h1", "a"), ("h2", "b")]
+
+
 def test_an_earlier_history_is_dropped_and_its_copies_change_nothing() -> None:
     state: dict[str, object] = {}
     books = Books(state)

@@ -55,6 +55,12 @@ def test_one_of_the_two_events_is_enough_until_the_other_one_is_known() -> None:
         assert books.missing() != {}
 
 
+def test_a_new_name_of_which_nothing_is_known_has_what_the_old_one_had() -> None:
+    books = Books({})
+    books.hear_all(STORY[:3])
+    assert pieces(books.usage(*HOUR)) == [("10", "20", 1, "a"), ("20", "00", 1, "b")]
+
+
 def test_a_hand_over_that_is_told_late_cuts_across_the_names() -> None:
     books = Books({})
     books.hear_all([*STORY[:4], moved(2, 50, 15, None, place=NEW, generation=4)])
