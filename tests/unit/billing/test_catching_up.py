@@ -114,12 +114,15 @@ class TestWhatIsKept:
 
 
 class TestLateStarts:
-    def test_a_node_starts_from_what_is_charged_now(self, books: Books) -> None:
+    def test_a_node_starts_from_what_is_charged_now(self) -> None:
+        state: dict[str, Any] = {}
+        books = Books(state)
         worker = Worker(STORY[3:])
         worker.instances = [(2, 30, SMALL)]
         assert books.catch_up(worker, CONTEXT, [PLACE]) == {}
-        assert vcpu_seconds(books) == {"2": 1800}
-        assert (books.missing(), books.odd) == ({}, [])
+        for again in (books, Books(state)):
+            assert vcpu_seconds(again) == {"2": 1800}
+            assert (again.missing(), again.odd) == ({}, [])
         assert books.hear(charged(6, 55, LARGE, number=2)) == "new"
         assert vcpu_seconds(books, at(30), at(60)) == {"2": 25 * 60 + 4 * 300}
 
@@ -293,17 +296,20 @@ class TestHistories:
         assert books.catch_up(worker, CONTEXT) == {PLACE: [(2, 3), (5, 5)]}
         assert vcpu_seconds(books) == {"2": 3000}
 
-    def test_a_name_that_the_ledger_does_not_have_never_was(self, books: Books) -> None:
+    def test_a_name_that_the_ledger_does_not_have_never_was(self) -> None:
         class Nobody(Worker):
             def get_notifications(self, *_: Any, **__: Any) -> dict[str, Any]:
                 raise NodeNotFound(host="h1", node="a")
 
+        state: dict[str, Any] = {}
+        books = Books(state)
         books.hear_all(STORY)
         books.hear(node(9, 30, place=("h1", "b"), ledger=LATER_LEDGER, previous_ledger_id=LEDGER, previous_sequence=8))
         assert PLACE in books.missing()
         assert books.catch_up(Nobody([]), CONTEXT, [PLACE]) == {}
-        assert PLACE not in books.missing()
-        assert books.usage(*HOUR) == {}
+        for again in (books, Books(state)):
+            assert PLACE not in again.missing()
+            assert again.usage(*HOUR) == {}
 
 
 class TestErrors:

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.billing.messages import LARGE, LATER_LEDGER, LEDGER, SMALL, at, charged, closed, exists, moved, node
 from tests.support.builders import uuid
 from tracker_worker.billing import Books, SqliteState
+from tracker_worker.errors import NodeNotFound
 
 WHOLE = exists(4, 60, 0, 60, (10, 60, SMALL))
 STORY = [
@@ -106,7 +108,7 @@ def test_a_node_with_another_name_is_put_together_with_what_it_brings() -> None:
     leaves = node(8, 90, generation=9, next_host="h2", next_node="b")
     comes = node(1, 90, place=new, generation=9, previous_host="h1", previous_node="a")
     story = [*STORY, leaves, comes, charged(2, 95, SMALL, place=new, generation=10)]
-    for before in (85, 92, 97):
+    for before in (85, 90, 92, 97):
         for lost in (7, 8, None):
             books, whole = Books({}), Books({})
             books.hear_all(message for index, message in enumerate(story) if index != lost)
@@ -129,6 +131,74 @@ def test_a_name_without_a_node_may_get_one_later() -> None:
     books.hear(node(9, 300, generation=10))
     assert books.closed(at(100), at(300)) == [("h2", "b")]
     assert books.closed(at(100), at(301)) == [("h1", "a"), ("h2", "b")]
+
+
+class Worker:
+    """Knows one name, of whose numbers its outbox keeps none, and what it is charged."""
+
+    def __init__(self, place: tuple[str, str], last: int, instances: list[tuple[float, dict[str, int]]]) -> None:
+        self.place, self.last, self.instances = place, last, instances
+
+    def get_notifications(
+        self, _: Any, host: str, node: str, after_sequence: int = 0, limit: int = 100
+    ) -> dict[str, Any]:
+        if (host, node) != self.place:
+            raise NodeNotFound(host=host, node=node)
+        return {"ledger_id": LEDGER, "first": self.last + 1, "last": self.last, "notifications": []}
+
+    def get_instances(self, _: Any, host: str, node: str, after: str | None = None, limit: int = 500) -> dict[str, Any]:
+        if not self.instances:
+            raise NodeNotFound(host=host, node=node)
+        entries = [
+            {**charged(1, 0, resources)["payload"], "since": at(since), "occurred_at": at(98)}
+            for since, resources in self.instances
+        ]
+        return {"ledger_id": LEDGER, "sequence": self.last, "instances": entries, "next": None}
+
+
+@pytest.mark.parametrize("lost", ["of the old name", "of the new name"])
+def test_a_node_is_put_together_though_a_name_has_lost_its_word(lost: str) -> None:
+    new = ("h2", "b")
+    leaves = node(8, 90, generation=9, next_host="h2", next_node="b")
+    comes = node(1, 90, place=new, generation=9, previous_host="h1", previous_node="a")
+    state: dict[str, object] = {}
+    books = Books(state)
+    books.hear_all([*STORY, charged(2, 96, SMALL, number=2, place=new, generation=10)])
+    if lost == "of the old name":
+        books.hear_all([comes, node(9, 97, generation=11)])
+        worker = Worker(("h1", "a"), 9, [])
+    else:
+        books.hear(leaves)
+        worker = Worker(new, 2, [(80, LARGE)])
+    assert books.missing() != {}
+    for asked in (worker, Worker(new, 2, [(80, LARGE)])):
+        books.catch_up(asked, {}, [asked.place])
+    assert books.missing() == {}
+    before = books.usage(at(100), at(200))
+    assert before["p"]["instances"][uuid(1)]["resource_seconds"]["VCPU"] == 4 * 6000
+    books.forget(at(100))
+    assert books.usage(at(100), at(200)) == before
+    assert Books(state).usage(at(100), at(200)) == before
+    assert not any('"event"' in name for name in state)
+
+
+def test_what_never_happened_is_dropped_when_that_is_known() -> None:
+    state: dict[str, object] = {}
+    books = Books(state)
+    made = ("h1", "made")
+    books.hear_all([*STORY, node(1, 10, place=made), charged(2, 11, SMALL, number=3, place=made)])
+    books.hear(node(8, 90, ledger=LATER_LEDGER, previous_ledger_id=LEDGER, previous_sequence=7))
+    books.forget(at(100))
+    assert any("made" in name for name in state)
+    again = Books(dict(state))
+    assert again.catch_up(Worker(("h1", "a"), 8, []), {}, [made]) == {}
+    again.forget(at(100))
+    assert again.missing() == {}
+    # Or the new history has made the name once more.
+    books.hear(node(1, 95, place=made, ledger=LATER_LEDGER))
+    books.forget(at(100))
+    assert books.missing() == {}
+    assert not any(LEDGER in name and "made" in name for name in state)
 
 
 def test_an_earlier_history_is_dropped_and_its_copies_change_nothing() -> None:
