@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stand-in for TrackerAPI that answers from a cloud and its tape."""
+"""A stand-in for TrackerAPI: it answers as the workers of a cloud do, and from its tape."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from tests.support.billing.cloud import Cloud
-from tests.support.billing.truth import Charged
-from tracker_worker.domain.views import iso
 from tracker_worker.errors import InvalidInput, NodeNotFound
 
 
@@ -42,32 +40,9 @@ class StandInAPI:
         self, context: Any, host: str, node: str, after: str | None = None, limit: int = 500
     ) -> dict[str, Any]:
         self._check("get_instances", context, host, node, limit)
-        ledger = next((each for each in self.cloud.ledgers() if (each.host, each.name) == (host, node)), None)
-        if ledger is None or ledger.life.retired is not None:
-            raise NodeNotFound(host=host, node=node)
-        of_node = sorted(self.cloud.truth.open(ledger.id).items())
-        behind = [(uuid, charged) for uuid, charged in of_node if after is None or uuid > after]
-        page = behind[: min(limit, self.most)]
-        answer = {
-            "ledger_id": self.cloud.ledger_id,
-            "sequence": self.cloud.tape.last((host, node)),
-            "instances": [self._entry(uuid, charged) for uuid, charged in page],
-            "next": page[-1][0] if len(behind) > len(page) else None,
-        }
+        answer = self.cloud.instances(host, node, after=after, limit=min(limit, self.most))
         self.meanwhile()
         return answer
-
-    def _entry(self, uuid: str, charged: Charged) -> dict[str, Any]:
-        return {
-            "instance_id": uuid,
-            "tenant_id": charged.project,
-            "charged": dict(charged.amounts),
-            "role": "instance",
-            "state": charged.state,
-            "claim_state": charged.claim_state,
-            "since": iso(charged.begin),
-            "occurred_at": iso(self.cloud.now),
-        }
 
     def _check(self, method: str, context: Any, host: str, node: str, limit: int) -> None:
         assert context == {"user_id": "billing"}

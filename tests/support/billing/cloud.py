@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from random import Random
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from msgspec.structs import replace
 
 import tests.support.messaging  # noqa: F401 before what imports oslo.messaging: see there
+from tests.model.closing import Closer
 from tests.support.bill import micros
 from tests.support.billing.sweep import Sweep
 from tests.support.billing.tape import Tape
@@ -18,14 +20,19 @@ from tests.support.billing.truth import Truth, charged
 from tests.support.builders import NOW, inventory
 from tracker_worker.administration import Administration, Refused
 from tracker_worker.domain import commands
+from tracker_worker.domain.calendar import Calendar
+from tracker_worker.domain.decision import NOTHING, Decision
 from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.domain.policy import Policy
+from tracker_worker.domain.queries import GetInstances
 from tracker_worker.domain.resources import ZERO
 from tracker_worker.domain.values import SECOND
 from tracker_worker.domain.views import iso
 from tracker_worker.errors import TrackerError
 from tracker_worker.ids import NewIds
 from tracker_worker.new_history import begin_history
+from tracker_worker.notifications.render import PLAIN
+from tracker_worker.service.loop.stored_answers import StoredAnswers
 from tracker_worker.service.requests.methods import resolve
 from tracker_worker.store.base import Conflict
 from tracker_worker.store.ledgers import Ledgers
@@ -38,6 +45,8 @@ HOSTS = ("h1", "h2")
 NODES = ("a", "b")
 NAMES = ("a", "b", "c")
 PERIOD = 3600
+_ALL = 10**6
+CALENDAR = Calendar.parse("hour")
 _MINUTE = 60 * SECOND
 _HOUR = 60 * _MINUTE
 _SIZES = ((1, 512, 1), (2, 1024, 2), (4, 2048, 4))
@@ -48,9 +57,12 @@ _LATER = ("revert", "revert", "confirm", "fail", "finish")
 
 class Cloud:
     """``act`` does one thing, which may be refused; ``run`` does many. ``changes_history``: the database is set back now and
-    then."""
+    then. ``sweeps``: periods are closed by the sweep of the tests, and not by the worker's own chore. ``interrupts``: that is
+    ended in the middle now and then."""
 
-    def __init__(self, random: Random, *, changes_history: bool = False) -> None:
+    def __init__(
+        self, random: Random, *, changes_history: bool = False, sweeps: bool = False, interrupts: bool = True
+    ) -> None:
         self.random = random
         self.now = NOW
         self.truth = Truth()
@@ -59,9 +71,11 @@ class Cloud:
         self.sweep = Sweep(self.truth, self.tape, PERIOD)
         self.moves: list[dict[str, Any]] = []
         self._changes_history = changes_history
+        self._sweeps = sweeps
+        self._interrupts = interrupts
         self._new_id = new_id
         self._store = MemoryStore(now=lambda: self.now, random_bytes=random.randbytes)
-        self._ledgers = Ledgers(self._store)
+        self._begin_ledgers()
         self._administration = Administration(self._store, notify=True, new_id=new_id)
         self._read: dict[int, int] = {}
         self._late: list[tuple[int, str, str, dict[str, Any]]] = []
@@ -71,8 +85,20 @@ class Cloud:
                 self._store.create_node(host_id, node)
             for node in NODES:
                 self._decide(host, commands.ReportNode(node=node, inventory=inventory()))
-        self._sweep()
+        self._close_periods()
         self.back_up()
+
+    def _begin_ledgers(self) -> None:
+        """A worker starts."""
+        self._ledgers = Ledgers(self._store)
+        self._closer = Closer(
+            self._store,
+            self._ledgers,
+            HOSTS,
+            calendar=CALENDAR,
+            clock=lambda: self.now,
+            do=self._decide,
+        )
 
     @property
     def ledger_id(self) -> str:
@@ -83,17 +109,40 @@ class Cloud:
         hosts = [self._store.load_host(host) for host in self._store.host_names()]
         return [ledger for host in hosts if host is not None for ledger in host]
 
+    def instances(self, host: str, node: str, *, after: str | None, limit: int) -> dict[str, Any]:
+        """The worker's answer to get_instances. Raises NodeNotFound."""
+        stored = StoredAnswers(
+            store=self._store, ledgers=self._ledgers, calendar=CALENDAR, style=PLAIN, max_answer_bytes=2**22
+        )
+        answer = stored.read(host, GetInstances(node=node, after=after, limit=limit), self.now)
+        told: dict[str, Any] = json.loads(json.dumps(answer))
+        # The tape numbers the notifications of a period too, where the worker does not make them.
+        return {**told, "sequence": self.tape.last((host, node))}
+
     def run(self, acts: int) -> None:
         for _ in range(acts):
             self.act()
         self.pass_time(_MINUTE)
 
     def settle(self) -> None:
-        """Let everything that is late arrive, and what it changes in closed periods be told."""
+        """Let everything that is late arrive, and all be told of closed periods."""
+        self._interrupts = False
         self._come_due(self.now + 3 * _HOUR)
         for _ in range(2):
             self.now = (self.sweep.boundary(self.now // SECOND) + PERIOD) * SECOND
-            self._sweep()
+            self._close_periods()
+
+    def closed_until(self) -> int:
+        """Up to when all nodes have closed their periods (seconds)."""
+        if self._sweeps:
+            of_nodes = [self.sweep.nodes[ledger.id] for ledger in self.ledgers()]
+            return min((audited.until for audited in of_nodes if not audited.retired), default=NOW // SECOND)
+        open_nodes = [
+            ledger.periods
+            for ledger in self.ledgers()
+            if ledger.life.retired is None or ledger.periods.until <= ledger.life.retired.since
+        ]
+        return min((periods.until if periods.first else NOW for periods in open_nodes), default=NOW) // SECOND
 
     def act(self) -> None:
         """Let time pass, and do one thing."""
@@ -125,7 +174,7 @@ class Cloud:
         while (boundary := (self.sweep.boundary(self.now // SECOND) + PERIOD) * SECOND) <= end:
             self._come_due(boundary)
             self.now = boundary + self.random.randint(0, 5 * SECOND)
-            self._sweep()
+            self._close_periods()
         self._come_due(end)
         self.now = max(self.now, end)
 
@@ -135,8 +184,12 @@ class Cloud:
             self.now = max(self.now, late[0])
             self.call(late[1], late[2], **late[3])
 
-    def _sweep(self) -> None:
-        self.sweep.run(self.ledgers(), self.now)
+    def _close_periods(self) -> None:
+        """Close what is over, or a part of it."""
+        if self._sweeps:
+            self.sweep.run(self.ledgers(), self.now)
+        else:
+            self._closer.close(self.random.choice((1, 5, _ALL)) if self._interrupts else _ALL)
 
     # --- what is asked ---------------------------------------------------------------------------------------------------
 
@@ -153,11 +206,9 @@ class Cloud:
             monitor_seconds=None,
         )
         command: Any = resolve(request, source=host, served=[host], policy=_POLICY).action
-        return self._decide(host, command)
+        return self._decide(host, command).reply
 
-    def _decide(self, host: str, command: commands.Command) -> Any:
-        if self._ledgers.find(host) is None:
-            return None
+    def _decide(self, host: str, command: commands.Command) -> Decision:
         if isinstance(command, commands.BeginMove):
             uuid = command.begin.instance.uuid
             found = self._store.incoming([uuid]).get(uuid)
@@ -168,12 +219,12 @@ class Cloud:
             unit.commit()
         except Conflict:  # what schedulers ask for here may contradict itself: two moves of an instance, half of each
             self._ledgers.forget(HOSTS)
-            return None
+            return NOTHING
         unit.committed()
         for ledger, event in decision.events:
             self.truth.note(ledger.id, event)
         self._listen()
-        return decision.reply
+        return decision
 
     def _listen(self) -> None:
         hosts = sorted({stream.host for stream in self._store._rows.streams.values()})
@@ -311,7 +362,7 @@ class Cloud:
             self._administration.move_node(ledger.name, host=ledger.host, to=host, name=name)
         except (TrackerError, Refused):
             return
-        self._ledgers.forget(HOSTS)
+        self._begin_ledgers()
         self._listen()
 
     def _make(self, host: str, name: str) -> None:
@@ -320,9 +371,12 @@ class Cloud:
             self._store.create_node(host_id, name)
             self._ledgers.forget(HOSTS)
             self._decide(host, commands.ReportNode(node=name, inventory=inventory()))
-            self._sweep()
+            if self._sweeps:
+                self._close_periods()
 
     def _was_charged(self, ledger: NodeLedger) -> bool:
+        if not self._sweeps:
+            return False  # then the worker refuses it
         until = self.sweep.nodes[ledger.id].until
         line = [each for (node, _), line in self.truth.lines.items() if node == ledger.id for each in line]
         return self.sweep.owes(ledger.id) or any(each.end is None or each.end // SECOND > until for each in line)
@@ -338,7 +392,7 @@ class Cloud:
             self._restore()
         predecessor = self.ledger_id
         begin_history(self._store, predecessor=predecessor, reason="test", now=self.now, new_id=self._new_id)
-        self._ledgers = Ledgers(self._store)
+        self._begin_ledgers()
         self._listen()
         self.back_up()
 

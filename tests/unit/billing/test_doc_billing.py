@@ -22,7 +22,7 @@ MINUTE = 60 * SECOND
 
 def cloud() -> Cloud:
     """An instance that ran already is adopted, grows, and moves to another host, whose old one hears of it late."""
-    cloud = Cloud(Random(1))
+    cloud = Cloud(Random(1), interrupts=False)
     small = {"uuid": uuid(1), "project_id": "p", "node": "a", "vm_state": "active"}
     small |= {"vcpus": 1, "memory_mb": 512, "root_gb": 1, "ephemeral_gb": 0}
     large = {**small, "vcpus": 4, "memory_mb": 2048, "root_gb": 4}

@@ -95,9 +95,7 @@ def whole(cloud: Cloud) -> Books:
 
 
 def closed_until(cloud: Cloud) -> str:
-    """Up to when all nodes have closed their periods."""
-    of_nodes = [(ledger.life.retired, cloud.sweep.nodes[ledger.id]) for ledger in cloud.ledgers()]
-    return text(min((audited.until for _, audited in of_nodes if not audited.retired), default=NOW // SECOND))
+    return text(cloud.closed_until())
 
 
 def check_same(books: Books, other: Books, begin: str, ends: Iterable[str]) -> None:
@@ -107,9 +105,10 @@ def check_same(books: Books, other: Books, begin: str, ends: Iterable[str]) -> N
             assert books.closed(begin, end) == other.closed(begin, end)
 
 
+@pytest.mark.parametrize("sweeps", [False, True], ids=["the worker's periods", "a sweep of the tests"])
 @pytest.mark.parametrize("changes_history", [False, True], ids=["one history", "several histories"])
-def test_any_order_with_copies_and_losses_gives_the_same_books(changes_history: bool) -> None:
-    for cloud in runs(changes_history=changes_history):
+def test_any_order_with_copies_and_losses_gives_the_same_books(changes_history: bool, sweeps: bool) -> None:
+    for cloud in runs(changes_history=changes_history, sweeps=sweeps):
         cloud.run(60)
         expected = whole(cloud)
         assert totals(expected.usage(BEGIN, now(cloud))) == true(cloud, BEGIN, now(cloud))
@@ -131,8 +130,9 @@ def _places(messages: Iterable[Message]) -> set[Place]:
     return {(message["payload"]["host"], message["payload"]["node"]) for message in messages}
 
 
-def test_the_bill_from_exists_is_the_bill_from_events_when_everything_is_told() -> None:
-    for cloud in runs():
+@pytest.mark.parametrize("sweeps", [False, True], ids=["the worker's periods", "a sweep of the tests"])
+def test_the_bill_from_exists_is_the_bill_from_events_when_everything_is_told(sweeps: bool) -> None:
+    for cloud in runs(sweeps=sweeps):
         cloud.run(60)
         cloud.settle()
         books = whole(cloud)
