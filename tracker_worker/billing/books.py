@@ -128,7 +128,7 @@ class Books:
         """The nodes (host, node) of which this time is not closed: not all of its periods have ended, or not everything that
         belongs to them is known. Raises what ``usage`` raises."""
         first, last = self._interval(begin, end)
-        return sorted({node.place for node in self._nodes() if not node.proof.covers(first, last)})
+        return sorted({node.place for node in self._nodes() if not node.is_closed(first, last)})
 
     def forget(self, before: Time) -> None:
         """Drop what lies before that time, and keep what is charged then. The books begin at that time afterwards. Where a

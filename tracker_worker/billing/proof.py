@@ -67,9 +67,9 @@ class Proof:
         self._last = at
 
     def state(self, state: str, at: int) -> None:
-        """A retired node's last period is that of its retirement. Until it is in service again, it is charged nothing."""
+        """A retired node's last period is that of its retirement, until it is in service again."""
         if state != "retired":
-            if self._retired is not None and self.covers(self._retired, at):
+            if self._retired is not None and self.closed_from(self._retired) is not None:
                 self._cover(self._retired, at)
             self._retired = None
         elif self._retired is None:
@@ -80,13 +80,13 @@ class Proof:
         closed = self.covered[-1][1] if self.covered else at
         self._cover(max(closed, charged_until), LAST)
 
-    def covers(self, begin: int, end: int) -> bool:
-        """Whether this time is closed."""
-        for first, last in self.covered:
-            retires = self._retired is not None and first <= self._retired <= last
-            if first <= begin and (end <= last or retires):
-                return True
-        return False
+    def closed_from(self, begin: int) -> int | None:
+        """Up to when everything from ``begin`` on is closed; None: not even that time is."""
+        return next((last for first, last in self.covered if first <= begin <= last), None)
+
+    def is_over(self, end: int) -> bool:
+        """Whether no period follows the one that ends there."""
+        return self._retired is not None and self._retired <= end
 
     def _cover(self, begin: int, end: int) -> None:
         joined = [(begin, end), *(each for each in self.covered if begin <= each[1] and each[0] <= end)]

@@ -47,6 +47,14 @@ class Node:
         for each in self.charges.values():
             each.rename(at, place)
 
+    def is_closed(self, begin: int, end: int) -> bool:
+        """Whether this time is closed, or nothing is charged in what is not, and no period will ever close it."""
+        closed = self.proof.closed_from(begin)
+        if closed is None or closed >= end:
+            return closed is not None
+        charged = any(True for line in self.charges.values() for _ in line.within(closed, end))
+        return self.proof.is_over(closed) and not charged
+
     def end(self, at: int) -> None:
         """The node is no more."""
         for each in self.charges.values():

@@ -256,6 +256,17 @@ class TestLosses:
         assert books.catch_up(worker, CONTEXT) == {PLACE: [(3, 3)]}
         assert vcpu_seconds(books) == {"1": 600 + 4 * 2400}
 
+    def test_each_loss_is_one_of_its_own(self, books: Books) -> None:
+        story = [charged(number, 5 * number, LARGE if number % 2 else SMALL) for number in range(1, 9)]
+        books.hear_all(each for each in story if each["payload"]["sequence"] not in (3, 7))
+        worker = Worker([])
+        worker.last, worker.first, worker.instances = 4, 5, [(1, 20, SMALL)]
+        assert books.catch_up(worker, CONTEXT) == {PLACE: [(3, 3)]}
+        assert books.missing() == {PLACE: [(7, 7)]}
+        worker.last, worker.first, worker.instances = 8, 9, [(1, 40, SMALL)]
+        assert books.catch_up(worker, CONTEXT) == {PLACE: [(7, 7)]}
+        assert books.missing() == {}
+
     def test_a_lost_number_that_comes_after_all_counts(self, books: Books) -> None:
         books.hear_all([*STORY[:2], STORY[4]])
         worker = Worker([])

@@ -119,6 +119,15 @@ def test_a_retired_nodes_last_period_is_that_of_its_retirement(books: Books) -> 
     assert not is_closed(books, 0, 361)
 
 
+def test_a_retired_node_that_is_charged_again_is_not_closed(books: Books) -> None:
+    """A hand-over is a fact, also where nobody expects it."""
+    books.hear_all([node(1, 0), node(2, 30, state="retired"), closed(3, 60, 0, 60)])
+    assert is_closed(books, 0, 120)
+    books.hear(moved(4, 100, 90, SMALL))
+    assert is_closed(books, 0, 90)
+    assert not is_closed(books, 0, 120)
+
+
 def test_a_hole_in_which_no_number_is_missing_is_a_time_without_a_node(books: Books) -> None:
     """Its host was forgotten, and came back."""
     books.hear_all([node(1, 0), closed(2, 60, 0, 60), node(3, 250), closed(4, 300, 240, 300)])

@@ -47,12 +47,17 @@ def test_what_was_heard_beyond_the_number_never_happened() -> None:
     assert books.missing() == {}
 
 
-def test_the_order_does_not_matter_and_numbers_may_come_again() -> None:
+@pytest.mark.parametrize("reopens", [False, True])
+def test_the_order_does_not_matter_and_numbers_may_come_again(reopens: bool) -> None:
     story = [*OLD, announced(3, 30, 2), charged(4, 40, LARGE, ledger=B)]
     expected = None
     for order in itertools.permutations(story):
-        books = Books({})
-        answers = books.hear_all(order)
+        state: dict[str, object] = {}
+        books = Books(state)
+        answers = []
+        for message in order:
+            books = Books(state) if reopens else books
+            answers.append(books.hear(message))
         said = dict(zip([message["message_id"] for message in order], answers, strict=True))
         assert said[story[4]["message_id"]] == "odd"
         for late in (story[2], story[3]):
@@ -85,6 +90,15 @@ def test_of_a_history_that_begins_in_what_is_not_known_everything_before_is_miss
     books = Books({})
     books.hear(announced(9, 30, 8))
     assert books.missing() == {("h1", "a"): [(1, 8)]}
+
+
+def test_a_name_whose_first_word_is_lost_goes_on_as_it_was_until_it_is_missed() -> None:
+    books = Books({})
+    books.hear_all([*OLD[:2], node(1, 0, place=("h1", "b"))])
+    books.hear(announced(2, 20, 1, place=("h1", "b")))
+    books.hear(charged(4, 25, LARGE, ledger=B))
+    assert seconds(books) == 3000
+    assert books.missing() == {("h1", "a"): [(1, 3)]}
 
 
 class TestNamesThatDoNotTell:

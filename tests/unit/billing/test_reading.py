@@ -55,6 +55,11 @@ def test_an_event_that_is_not_known_yet_counts_if_it_says_what_is_charged() -> N
     assert (record["kind"], record["uuid"], record["charge"]) == ("charge", uuid(1), ["p", SMALL, "active", "finished"])
 
 
+def test_an_instance_may_have_no_project_and_no_state() -> None:
+    record = read(charged(1, 0, SMALL, tenant_id="", state="", claim_state="")).record
+    assert record["charge"] == ["", SMALL, "", ""]
+
+
 def test_a_charge_of_nothing_at_all_is_a_charge() -> None:
     nothing = dict.fromkeys(SMALL, 0)
     assert read(charged(1, 0, nothing)).record["charge"] == ["p", nothing, "active", "finished"]
@@ -69,7 +74,7 @@ FIELDS = [
     for name in [*message, *message["payload"]]
     if name not in ("first_sequence", "last_sequence")
 ]
-OTHERS = [..., None, [1], "", {"VCPU": -1, 1: 2}, -(2**63) - 1, True, "x" * 1001, 1.5]
+OTHERS = [..., None, [1], "", {"VCPU": -1, 1: 2}, -1, -(2**63) - 1, True, "x" * 1001, 1.5]
 
 
 @pytest.mark.parametrize(
@@ -89,8 +94,17 @@ def test_a_field_that_is_missing_or_of_another_kind_is_named(message: dict[str, 
         # Another value of these changes what is read inside, or added up.
         assert name in reason or name in ("payload", "segments", "adjustments", "seconds", "resource_seconds")
     else:
-        # These may be left out, or be empty.
-        assert name in ("instance_id", "effective_at", "tenant_id", "state", "claim_state", "role", "charged")
+        # These may be left out, or be empty; a period that is only adjusted may be below nothing.
+        assert name in (
+            "seconds",
+            "instance_id",
+            "effective_at",
+            "tenant_id",
+            "state",
+            "claim_state",
+            "role",
+            "charged",
+        )
         assert books.odd == []
 
 

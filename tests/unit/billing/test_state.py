@@ -66,6 +66,13 @@ def test_books_that_are_opened_again_are_the_same(state: State) -> None:
     assert Books(state).odd == []
 
 
+def test_a_state_that_is_closed_is_not_used_any_more(path: Path) -> None:
+    with SqliteState(path) as state:
+        Books(state)
+    with pytest.raises(sqlite3.Error):
+        state["a"] = 1
+
+
 def test_a_state_of_another_version_is_refused(state: State) -> None:
     Books(state)
     state['["books"]'] = {"version": 99}
@@ -75,7 +82,9 @@ def test_a_state_of_another_version_is_refused(state: State) -> None:
 
 class TestTransactions:
     def test_a_message_is_durable_when_hear_returns(self, path: Path) -> None:
-        books = Books(SqliteState(path))
+        state = SqliteState(path)
+        books = Books(state)
+        assert state.connection.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
         for number, message in enumerate(STORY[:3], start=1):
             books.hear(message)
             with sqlite3.connect(path) as other:  # as after the death of the process: nobody has closed the first
