@@ -17,11 +17,13 @@ from tests.functional.conftest import MakeWorker
 from tests.support.builders import instance_dict, sized, uuid
 from tests.support.doc_pages import DOC, ROOT, Block, blocks
 from tests.support.worker_process import WorkerProcess
+from tracker_worker.billing import Books, SqliteState
 from tracker_worker.client import TrackerClient
 
 README = ROOT / "README.md"
 LIBRARY = DOC / "user" / "library.md"
 NOTIFICATIONS = DOC / "user" / "notifications.md"
+BILLING = DOC / "user" / "billing.md"
 HOST = "compute-1"
 _URL = "rabbit://guest:guest@127.0.0.1:5672/"
 
@@ -84,8 +86,9 @@ def test_the_examples_of_a_scheduler_give_the_output_that_the_pages_show(worker:
     assert worker.database.is_file()
 
 
-def test_the_example_of_a_consumer_receives_every_notification(worker: WorkerProcess) -> None:
-    [code] = [block.text for block in blocks(NOTIFICATIONS, "python") if "get_notification_listener" in block.text]
+def heard_by(page: Path, worker: WorkerProcess) -> list[list[str]]:
+    """The words that the page's consumer prints of each of the six notifications of the library page's example."""
+    [code] = [block.text for block in blocks(page, "python") if "get_notification_listener" in block.text]
     until_told = "\ninput()\nlistener.stop()\nlistener.wait()\n"
     billing = subprocess.Popen(
         [sys.executable, "-u", "-c", code + until_told],
@@ -103,6 +106,12 @@ def test_the_example_of_a_consumer_receives_every_notification(worker: WorkerPro
     finally:
         billing.kill()
         billing.wait()
+    assert (billing.returncode, complaints) == (0, "")
+    return heard
+
+
+def test_the_example_of_a_consumer_receives_every_notification(worker: WorkerProcess) -> None:
+    heard = heard_by(NOTIFICATIONS, worker)
 
     assert [line[0].removeprefix("tracker.") for line in heard] == [
         "node.updated",
@@ -113,7 +122,6 @@ def test_the_example_of_a_consumer_receives_every_notification(worker: WorkerPro
         "usage.released",
     ]
     assert [line[1:] for line in heard] == [[HOST, HOST, str(sequence)] for sequence in range(1, 7)]
-    assert (billing.returncode, complaints) == (0, "")
 
 
 def test_the_example_that_asks_for_notifications_gets_every_one(worker: WorkerProcess) -> None:
@@ -154,3 +162,15 @@ class _Paged:
 
     def get_instances(self, *arguments: Any, **options: Any) -> Any:
         return self._tracker.get_instances(*arguments, **options, limit=2)
+
+
+def test_the_example_of_a_billing_system_keeps_books_of_every_notification(worker: WorkerProcess) -> None:
+    heard = heard_by(BILLING, worker)
+
+    assert [answer for answer, _ in heard] == ["new"] * 6
+    with SqliteState(worker.directory / "books.sqlite") as state:
+        books = Books(state)
+        assert (books.missing(), books.odd) == ({}, [])
+        # It lasted for less than a second, or for one.
+        assert books.usage("2026-01-01", "2100-01-01").keys() <= {"physics"}
+        assert sum(name.startswith('["event"') for name in state) == 6
