@@ -12,12 +12,12 @@ from typing import Any
 from msgspec.structs import replace
 
 import tests.support.messaging  # noqa: F401 before what imports oslo.messaging: see there
-from tests.model.closing import Closer
 from tests.support.bill import micros
 from tests.support.billing.sweep import Sweep
 from tests.support.billing.tape import Tape
 from tests.support.billing.truth import Truth, charged
 from tests.support.builders import NOW, inventory
+from tests.support.closing import Closer
 from tracker_worker.administration import Administration, Refused
 from tracker_worker.domain import commands
 from tracker_worker.domain.calendar import Calendar
