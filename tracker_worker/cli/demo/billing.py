@@ -1,18 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo's billing: it receives only notifications, and adds up what nodes and projects are charged, and owe."""
+"""The demo's billing: it receives only notifications, and keeps books of them with ``tracker_worker.billing``."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
+from tracker_worker.billing import Books
+
+Place = tuple[str, str]
 Totals = dict[str, int]
 
-_NO_CHARGE = ("tracker.claim.rejected", "tracker.claim.untracked", "tracker.move.rejected", "tracker.usage.exists")
-"""The event types that say nothing of what is charged from now on."""
+_LOOK_SECONDS = 0.2
 
 
 class Charge(NamedTuple):
@@ -23,95 +26,120 @@ class Charge(NamedTuple):
     amounts: Mapping[str, int]
 
 
-class Billing:
-    """What is charged according to notifications, which arrive at least once and in order per node.
+class Charged(NamedTuple):
+    """What a project is charged now for one instance on a node (host, node)."""
 
-    Every method may be called from any thread. ``events`` counts notifications by event type, ``duplicates`` counts copies,
-    and ``gaps`` describes missing sequence numbers.
+    project: str
+    place: Place
+    amounts: Mapping[str, int]
+
+
+class Billing:
+    """Books of what arrives, at least once, on any thread. Every method may be called from any thread.
+
+    ``events`` counts notifications by event type; ``first_at`` and ``last_at`` are when the first and the last one occurred.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._seen: set[str] = set()
-        self._sequences: dict[tuple[str, str], int] = {}
-        self._charges: dict[tuple[str, str], dict[str, list[Charge]]] = defaultdict(lambda: defaultdict(list))
+        self._books = Books({})
+        self._messages: list[dict[str, Any]] = []
+        self._sequences: dict[Place, int] = {}
         self.events: Counter[str] = Counter()
-        self.duplicates = 0
-        self.gaps: list[str] = []
+        self.first_at = datetime.max.replace(tzinfo=UTC)
+        self.last_at = datetime.min.replace(tzinfo=UTC)
 
     def receive(self, message: dict[str, Any]) -> None:
-        """Add one notification, given as its decoded message. A copy is only counted."""
+        """Hear one notification, given as its decoded message. A copy is left out."""
         with self._changed:
-            if message["message_id"] in self._seen:
-                self.duplicates += 1
+            if self._books.hear(message) == "copy":
                 return
-            self._seen.add(message["message_id"])
-            self._add(message["event_type"], message["payload"])
+            self._messages.append(message)
+            self.events[message["event_type"]] += 1
+            payload = message["payload"]
+            place = payload["host"], payload["node"]
+            self._sequences[place] = max(payload["sequence"], self._sequences.get(place, 0))
+            at = datetime.fromisoformat(payload["occurred_at"])
+            self.first_at, self.last_at = min(self.first_at, at), max(self.last_at, at)
             self._changed.notify_all()
 
-    def _add(self, event_type: str, payload: dict[str, Any]) -> None:
-        node = (payload["host"], payload["node"])
-        expected = self._sequences.get(node, 0) + 1
-        if payload["sequence"] != expected:
-            self.gaps.append(f"{'/'.join(node)}: {payload['sequence']} instead of {expected}")
-        self._sequences[node] = payload["sequence"]
-        self.events[event_type] += 1
-        if "instance_id" not in payload or event_type in _NO_CHARGE:
-            return
-        charges = self._charges[node][payload["instance_id"]]
-        effective_at = payload.get("effective_at", "")
-        # A hand-over may be told late: what was charged on this node after it is taken back.
-        while effective_at and charges and charges[-1].at >= effective_at:
-            charges.pop()
-        charges.append(Charge(effective_at or payload["occurred_at"], payload["tenant_id"], payload["charged"]))
-
-    def wait_for(self, sequences: dict[tuple[str, str], int], seconds: float) -> bool:
-        """Wait until the notifications up to ``sequences``, by (host, node), have arrived; False after ``seconds``."""
+    def wait_for(self, sequences: Mapping[Place, int], seconds: float) -> bool:
+        """Wait until the notifications up to ``sequences`` have arrived; False after ``seconds``."""
         with self._changed:
             return self._changed.wait_for(
                 lambda: all(self._sequences.get(node, 0) >= last for node, last in sequences.items()), seconds
             )
 
-    def of_node(self, host: str, node: str) -> Totals:
-        """The number of instances on the node, and the sum of each of their resource classes."""
+    def wait_until_closed(self, begin: datetime, end: datetime, seconds: float) -> bool:
+        """Wait until every node has closed all of this time; False after ``seconds``."""
+        until = time.monotonic() + seconds
+        while self.read(lambda books: books.closed(begin, end)):
+            if time.monotonic() >= until:
+                return False
+            time.sleep(_LOOK_SECONDS)
+        return True
+
+    def read(self, ask: Callable[[Books], Any]) -> Any:
+        """What ``ask`` returns of the books, while nothing arrives."""
         with self._changed:
-            return _sum(_present(self._charges[host, node].values()))
+            return ask(self._books)
 
-    def of_projects(self) -> dict[str, Totals]:
-        """The number of instances and the sum of each resource class, by project, over all nodes."""
+    def without(self, first: float, last: float) -> Books:
+        """New books that have heard the same messages, but not those between these parts of all (0 to 1)."""
         with self._changed:
-            by_project: dict[str, list[Charge]] = defaultdict(list)
-            for instances in self._charges.values():
-                for charge in _present(instances.values()):
-                    by_project[charge.project].append(charge)
-            return {project: _sum(charges) for project, charges in by_project.items()}
+            messages = list(self._messages)
+        books = Books({})
+        books.hear_all(messages[: round(first * len(messages))] + messages[round(last * len(messages)) :])
+        return books
 
-    def bill(self, instances: Collection[str], until: str) -> dict[str, Counter[str]]:
-        """What projects owe for these instances until then: see ``bill``."""
-        with self._changed:
-            return bill((node[uuid] for node in self._charges.values() for uuid in instances if uuid in node), until)
-
-
-def bill(charged: Iterable[Sequence[Charge]], until: str) -> dict[str, Counter[str]]:
-    """What each project owes, as resource class -> amount times microseconds. Each sequence is what was charged at one place,
-    one charge after the other, and ends at ``until``, which is not before the last one."""
-    owed: dict[str, Counter[str]] = defaultdict(Counter)
-    for charges in charged:
-        for charge, end in zip(charges, [*(following.at for following in charges[1:]), until], strict=True):
-            time = (datetime.fromisoformat(end) - datetime.fromisoformat(charge.at)) // timedelta(microseconds=1)
-            for name, amount in charge.amounts.items():
-                owed[charge.project][name] += amount * time
-    return {project: +sums for project, sums in owed.items() if +sums}
+    def charged(self) -> list[Charged]:
+        """What is charged now, in the second after the last notification."""
+        at = self.last_at.replace(microsecond=0) + timedelta(seconds=1)
+        usage = self.read(lambda books: books.usage(at, at + timedelta(seconds=1)))
+        return [
+            Charged(project, (segment["host"], segment["node"]), segment["resources"])
+            for project, owed in usage.items()
+            for instance in owed["instances"].values()
+            for segment in instance["segments"]
+        ]
 
 
-def _present(charged: Iterable[Sequence[Charge]]) -> Iterator[Charge]:
-    """What is charged now."""
-    return (charges[-1] for charges in charged if any(charges[-1].amounts.values()))
-
-
-def _sum(charges: Iterable[Charge]) -> Totals:
+def totals(charged: Iterable[Charged]) -> Totals:
+    """The number of instances, and the sum of each of their resource classes."""
     total: Counter[str] = Counter(instances=0, VCPU=0, MEMORY_MB=0, DISK_GB=0)
-    for charge in charges:
+    for charge in charged:
         total["instances"] += 1
         total.update(charge.amounts)
     return dict(total)
+
+
+def owed_seconds(charged: Iterable[Sequence[Charge]], until: datetime) -> dict[str, Counter[str]]:
+    """What each project owes, as resource class -> amount times whole seconds. Each sequence is what was charged for one
+    instance, one charge after the other, and ends at ``until``, which is not before the last one."""
+    owed: dict[str, Counter[str]] = defaultdict(Counter)
+    for charges in charged:
+        times = [*(_second(datetime.fromisoformat(charge.at)) for charge in charges), _second(until)]
+        for charge, begin, end in zip(charges, times[:-1], times[1:], strict=True):
+            for name, amount in charge.amounts.items():
+                owed[charge.project][name] += amount * (end - begin)
+    return {project: +sums for project, sums in owed.items() if +sums}
+
+
+def used_seconds(usage: Mapping[str, Any], uuids: Iterable[str]) -> dict[str, Counter[str]]:
+    """What each project owes for these instances, likewise, by ``Books.usage``."""
+    owed: dict[str, Counter[str]] = defaultdict(Counter)
+    for project, name, amount in _amounts(usage, set(uuids)):
+        owed[project][name] += amount
+    return {project: +sums for project, sums in owed.items() if +sums}
+
+
+def _amounts(usage: Mapping[str, Any], uuids: set[str]) -> Iterator[tuple[str, str, int]]:
+    for project, owed in usage.items():
+        for uuid, instance in owed["instances"].items():
+            if uuid in uuids:
+                for name, amount in instance["resource_seconds"].items():
+                    yield project, name, amount
+
+
+def _second(at: datetime) -> int:
+    return int(at.timestamp())

@@ -26,6 +26,7 @@ from tracker_worker.bus.memory import MemoryBroker, MemoryBus, MemoryClient
 from tracker_worker.bus.settings import read_settings
 from tracker_worker.cli.adoption import adopt_host
 from tracker_worker.cli.context import PROJECT, Settings
+from tracker_worker.cli.demo.invoice import PERIOD_SECONDS
 from tracker_worker.client.api import TrackerAPI
 from tracker_worker.client.transport import remote_error
 from tracker_worker.notifications.notification import PRIORITIES
@@ -64,6 +65,7 @@ class Cloud(ABC):
             tracker__state_path=str(self._directory),
             inventory__static_file=str(self._fleet_file),
             database__connection=sqlite_url(self._directory / "demo.sqlite"),
+            notifications__usage_audit_period=f"{PERIOD_SECONDS}s",
             **overrides,
         )
 

@@ -8,20 +8,22 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import click
-from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from tracker_worker.bus.settings import address
 from tracker_worker.cli.context import Settings, start_logging
-from tracker_worker.cli.demo.billing import Billing, Charge, bill
+from tracker_worker.cli.demo.billing import Billing, Charge, owed_seconds, totals, used_seconds
 from tracker_worker.cli.demo.cloud import BrokerCloud, Cloud, MemoryCloud
+from tracker_worker.cli.demo.invoice import Invoice
 from tracker_worker.cli.demo.scheduler import LOST_BUILD_SECONDS, Scheduler
+from tracker_worker.cli.demo.tables import table
+from tracker_worker.cli.output import JSON, format_option, show_json
 from tracker_worker.client.api import TrackerAPI
 from tracker_worker.conf.policy import read_policy
 from tracker_worker.domain.resources import CLASSES, Resources
@@ -30,7 +32,6 @@ _THREADS = 8
 _BILLING_SECONDS = 30
 _SEED = 2012
 _SUMS = ("instances", "VCPU", "MEMORY_MB", "DISK_GB")
-_SECOND = 1_000_000  # microseconds
 _CONTEXT = {"project_id": "admin", "user_id": "demo"}
 
 
@@ -50,17 +51,20 @@ _CONTEXT = {"project_id": "admin", "user_id": "demo"}
 @click.option(
     "--instances", default=400, show_default=True, type=click.IntRange(1), help="Number of instances to place."
 )
+@format_option
 @click.pass_obj
-def demo(settings: Settings, transport_url: str | None, hosts: int, instances: int) -> None:
+def demo(settings: Settings, transport_url: str | None, hosts: int, instances: int, style: str) -> None:
     """Run workers, a scheduler and a billing consumer together.
 
     It takes a few seconds. The scheduler places instances by asking for node views and claiming with limits. Some
     claims are refused, some builds fail, and some are lost, so that their claims expire; instances grow, are resized,
     migrated, evacuated and deleted. Billing receives only notifications. At the end, the sums of billing are compared
     with the ledger, which is a temporary SQLite database, and its bill of the instances that moved is compared with the
-    answers that the scheduler has received. The exit code is 1 when they differ or a notification is missing.
+    answers that the scheduler has received. Then come the invoice of the closed periods and that of the events, and once more
+    both, of a consumer that has lost notifications and gets them from the workers. The exit code is 1 when anything differs
+    or a notification is missing.
     """
-    console = Console()
+    console = Console(stderr=style == JSON)
     conf = settings.load()
     conf.set_override(
         "default_log_levels",
@@ -74,14 +78,20 @@ def demo(settings: Settings, transport_url: str | None, hosts: int, instances: i
         else:
             cloud = BrokerCloud(settings, Path(name), hosts, transport_url)
         try:
-            agree = _run(console, cloud, instances, transport_url, read_policy(conf).reserved)
+            agree, invoice = _run(console, cloud, instances, transport_url, read_policy(conf).reserved)
         finally:
             cloud.stop()
+    if style == JSON:
+        projects = {"projects": invoice.hours, "difference": invoice.difference}
+        show_json({"ledger_id": cloud.ledger_id, "invoice": projects})
     if not agree:
         raise SystemExit(1)
 
 
-def _run(console: Console, cloud: Cloud, instances: int, transport_url: str | None, reserved: Resources) -> bool:
+def _run(
+    console: Console, cloud: Cloud, instances: int, transport_url: str | None, reserved: Resources
+) -> tuple[bool, Invoice]:
+    """Whether everything agrees, and the invoice."""
     billing = Billing()
     where = "in memory" if transport_url is None else "over " + address(transport_url)
     console.print(f"[bold]tracker-worker[/bold]: two workers, {len(cloud.hosts)} hosts, {where}; the ledger is SQLite")
@@ -98,7 +108,10 @@ def _run(console: Console, cloud: Cloud, instances: int, transport_url: str | No
     nodes_agree = _show_nodes(console, views, billing, reserved)
     projects_agree = _show_projects(console, _usage(api, cloud.hosts), billing)
     bills_agree = _show_bill(console, scheduler.mover.owed, billing)
-    return _verdict(console, complete, nodes_agree and projects_agree, bills_agree, billing)
+    agree = _verdict(console, complete, nodes_agree and projects_agree, bills_agree, billing)
+    invoice = Invoice(console, billing, api)
+    invoice.show()
+    return agree and not invoice.difference, invoice
 
 
 def _place(console: Console, scheduler: Scheduler, instances: int) -> None:
@@ -134,16 +147,12 @@ def _show_events(console: Console, scheduler: Scheduler, billing: Billing, insta
 
 def _show_nodes(console: Console, views: Sequence[Mapping[str, Any]], billing: Billing, reserved: Resources) -> bool:
     """Print the nodes; return whether billing agrees. The ledger's used includes the reserve, which billing's sums do not."""
-    table = Table(
-        box=box.SIMPLE_HEAD, title="Nodes: used / total", title_justify="left", padding=(0, 1), collapse_padding=True
-    )
-    table.add_column("host and node", no_wrap=True)
-    for title in ("inst.", "vcpus", "memory MB", "disk GB", "seq."):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("billing", justify="center")
+    figures = ("inst.", "vcpus", "memory MB", "disk GB", "seq.")
+    shown = table("Nodes: used / total", "host and node", figures, last="billing")
+    charged = billing.charged()
     agree = True
     for view in sorted(views, key=lambda view: (view["host"], view["node"])):
-        billed = billing.of_node(view["host"], view["node"])
+        billed = totals(charge for charge in charged if charge.place == (view["host"], view["node"]))
         same = billed["instances"] == view["running_vms"]
         cells = []
         for klass in CLASSES:
@@ -151,55 +160,43 @@ def _show_nodes(console: Console, views: Sequence[Mapping[str, Any]], billing: B
             cells.append(f"{view[klass.used]}/{view[klass.total]}")
         agree = agree and same
         name = f"{view['host']} {view['node']}"
-        table.add_row(name, str(view["running_vms"]), *cells, str(view["sequence"]), _agrees(same))
-    console.print(table)
+        shown.add_row(name, str(view["running_vms"]), *cells, str(view["sequence"]), _agrees(same))
+    console.print(shown)
     return agree
 
 
 def _show_projects(console: Console, usage: dict[str, dict[str, int]], billing: Billing) -> bool:
     """Print the usage of projects; return whether billing agrees."""
-    table = Table(
-        "project",
-        box=box.SIMPLE_HEAD,
-        title="Projects: the ledger's usage",
-        title_justify="left",
-        padding=(0, 1),
-        collapse_padding=True,
-    )
-    for title in ("instances", "vcpus", "memory MB", "disk GB"):
-        table.add_column(title, justify="right")
-    table.add_column("billing", justify="center")
-    billed = billing.of_projects()
+    figures = ("instances", "vcpus", "memory MB", "disk GB")
+    shown = table("Projects: the ledger's usage", "project", figures, last="billing")
+    charged = billing.charged()
+    billed = {
+        project: totals(charge for charge in charged if charge.project == project)
+        for project in {charge.project for charge in charged}
+    }
     for project in sorted(usage.keys() | billed.keys()):
         charged = usage.get(project, {})
         same = charged == billed.get(project)
         cells = [str(charged.get(key, 0)) for key in _SUMS]
-        table.add_row(project, *cells, _agrees(same))
-    console.print(table)
+        shown.add_row(project, *cells, _agrees(same))
+    console.print(shown)
     return usage == billed
 
 
 def _show_bill(console: Console, owed: Mapping[str, Sequence[Charge]], billing: Billing) -> bool:
     """Print what projects owe for the instances that moved, from their claims until the last move; return whether billing
     agrees with what the scheduler was answered."""
-    until = max((charges[-1].at for charges in owed.values()), default="")
-    known, billed = bill(owed.values(), until), billing.bill(owed.keys(), until)
-    table = Table(
-        "project",
-        box=box.SIMPLE_HEAD,
-        title="Projects: the bill of the moved instances",
-        title_justify="left",
-        padding=(0, 1),
-        collapse_padding=True,
-    )
-    for title in ("vcpu s", "memory MB s", "disk GB s"):
-        table.add_column(title, justify="right")
-    table.add_column("scheduler", justify="center")
+    until = max((datetime.fromisoformat(charges[-1].at) for charges in owed.values()), default=billing.last_at)
+    known = owed_seconds(owed.values(), until)
+    usage = billing.read(lambda books: books.usage(billing.first_at, until)) if owed else {}
+    billed = used_seconds(usage, owed.keys())
+    figures = ("vcpu s", "memory MB s", "disk GB s")
+    shown = table("Projects: the bill of the moved instances", "project", figures, last="scheduler")
     for project in sorted(known.keys() | billed.keys()):
         sums = billed.get(project, Counter())
-        cells = [f"{sums.get(klass.name, 0) / _SECOND:.2f}" for klass in CLASSES]
-        table.add_row(project, *cells, _agrees(known.get(project) == sums))
-    console.print(table)
+        cells = [str(sums.get(klass.name, 0)) for klass in CLASSES]
+        shown.add_row(project, *cells, _agrees(known.get(project) == sums))
+    console.print(shown)
     return known == billed
 
 
@@ -209,11 +206,12 @@ def _agrees(same: bool) -> str:
 
 def _verdict(console: Console, complete: bool, sums_agree: bool, bills_agree: bool, billing: Billing) -> bool:
     """Print the result; return whether no notification is missing and billing agrees."""
-    gapless = complete and not billing.gaps
+    missing = billing.read(lambda books: books.missing())
+    gapless = complete and not missing
     console.print(
         "[green]Sequence numbers are gapless on every node[/green]"
         if gapless
-        else f"[red]Notifications are missing: {'; '.join(billing.gaps) or 'the last ones have not arrived'}[/red]"
+        else f"[red]Notifications are missing: {missing or 'the last ones have not arrived'}[/red]"
     )
     console.print(
         "[green]The sums that billing makes from notifications alone equal the ledger[/green]"
