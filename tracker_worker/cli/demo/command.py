@@ -175,9 +175,9 @@ def _show_projects(console: Console, usage: dict[str, dict[str, int]], billing: 
         for project in {charge.project for charge in charged}
     }
     for project in sorted(usage.keys() | billed.keys()):
-        charged = usage.get(project, {})
-        same = charged == billed.get(project)
-        cells = [str(charged.get(key, 0)) for key in _SUMS]
+        sums = usage.get(project, {})
+        same = sums == billed.get(project)
+        cells = [str(sums.get(key, 0)) for key in _SUMS]
         shown.add_row(project, *cells, _agrees(same))
     console.print(shown)
     return usage == billed
