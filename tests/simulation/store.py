@@ -54,10 +54,16 @@ class Unstorables:
 
 
 def linked(
-    database: Database, machine: Machine, link: Link, unstorable: Unstorables, committed: Callable[[Commit], None]
+    database: Database,
+    machine: Machine,
+    link: Link,
+    unstorable: Unstorables,
+    committed: Callable[[Commit], None],
+    unheard: Callable[[], None] = lambda: None,
 ) -> Store:
-    """The store as a worker on the machine sees it. ``committed`` gets each commit that the store has taken."""
-    return _Linked(database, machine, link, unstorable, committed)
+    """The store as a worker on the machine sees it. ``committed`` gets each commit that the store has taken; ``unheard`` is
+    called when the worker does not learn of that."""
+    return _Linked(database, machine, link, unstorable, committed, unheard)
 
 
 class _Linked(Store):
@@ -68,8 +74,10 @@ class _Linked(Store):
         link: Link,
         unstorable: Unstorables,
         committed: Callable[[Commit], None],
+        unheard: Callable[[], None],
     ) -> None:
         self._committed = committed
+        self._unheard = unheard
         self._unstorable = unstorable
         self._store = database.opened(machine)
         self._database = database
@@ -115,6 +123,7 @@ class _Linked(Store):
             self._committed(commit)
             self._machine.reach("after commit")
         if in_doubt:
+            self._unheard()
             raise StoreUnavailable()
         return done
 

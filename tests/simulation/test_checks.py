@@ -49,6 +49,17 @@ def test_what_changes_nothing_has_no_turn() -> None:
     world.judge.turns.committed(queue.consumers[0].session.client, Commit(inbox_rows=[row]))
 
 
+def test_what_was_parked_is_decided_once_more_when_the_worker_does_not_learn_of_its_commit() -> None:
+    world = started(16)
+    for unique_id in ("first", "second", "third"):
+        given(world, unique_id)
+    decided(world, "second")
+    queue = world.broker.queue("h1")
+    assert queue is not None
+    world.judge.turns.in_doubt(queue.consumers[0].session.client)
+    decided(world, "third", "first")
+
+
 def test_a_copy_in_the_same_hands_may_be_decided_in_the_turn_of_either() -> None:
     world = started(12)
     for unique_id in ("first", "second", "first"):

@@ -49,10 +49,7 @@ class Turns:
         self._turns.pop(message.message_id, None)
 
     def committed(self, machine: Machine, commit: Commit) -> None:
-        """The store has taken a commit of a worker. Raises Violation.
-
-        What changes no node has no turn: a cast that was parked is decided once more, behind others, if the worker did not hear
-        that the commit with them had happened."""
+        """The store has taken a commit of a worker. Raises Violation. What changes no node has no turn."""
         if not commit.ledgers:
             return
         for row in commit.inbox_rows:
@@ -65,3 +62,12 @@ class Turns:
                     f"message {row.unique_id} of {turn.queue} was decided after another one that came behind it"
                 )
             self._last[turn.session, turn.queue] = turn.number
+
+    def in_doubt(self, machine: Machine) -> None:
+        """A worker does not learn that its last commit has happened. A cast that it would have parked after it is not in it, and
+        is decided once more, behind what was."""
+        for turns in self._turns.values():
+            turn = turns.get(machine)
+            if turn is not None and turn.number is not None:
+                if turn.number < self._last.get((turn.session, turn.queue), 0):
+                    turns[machine] = replace(turn, number=None)

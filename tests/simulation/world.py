@@ -110,7 +110,8 @@ class World:
         """The store as a process on the machine sees it; ``database`` None: that of the world."""
         if database is not None:
             return linked(database, machine, link, self.unstorable, lambda commit: None)
-        return linked(self.database, machine, link, self.unstorable, partial(self.judge.committed, machine))
+        committed, unheard = partial(self.judge.committed, machine), partial(self.judge.turns.in_doubt, machine)
+        return linked(self.database, machine, link, self.unstorable, committed, unheard)
 
     @property
     def store(self) -> Store:

@@ -268,6 +268,26 @@ def test_a_worker_follows_a_history_that_another_one_has_begun(
     ]
 
 
+def test_nothing_is_published_in_a_new_history_before_the_bus_has_been_started(make_harness: MakeHarness) -> None:
+    """Seed 7700014 of the simulation: while a worker starts, another one begins a history."""
+    harness = make_harness()
+    memory = harness.store.inner
+    harness.engine.acquire_leases()
+    harness.engine.start()
+    harness.running = True
+    begin_history(memory, predecessor=memory.histories()[-1].ledger_id, reason="a restore", now=NOW, new_id=NewIds())
+    harness.inventories.start()
+    harness.engine.audit(HOST)  # as the first audit does, before the bus is there
+    harness.finish()
+    assert harness.ledger().ledger_id == memory.histories()[-1].ledger_id
+    assert harness.broker.notifications.empty()
+
+    harness.connect()
+    harness.engine.renew_leases()
+    [told] = published(harness, 1)
+    assert (told["event_type"], told["ledger_id"]) == ("tracker.node.updated", memory.histories()[-1].ledger_id)
+
+
 def test_of_two_workers_one_begins_the_history_and_the_other_follows(
     harness: EngineHarness, make_harness: MakeHarness, memory: MemoryStore, backup: Backup
 ) -> None:

@@ -95,6 +95,7 @@ class EngineThread:
         }
         self._ledgers = ledgers
         self._began = began
+        self._relays = False  # ``renew_leases`` begins to relay, when the bus has been started
         self._relay = Relay(
             store,
             bus,
@@ -242,7 +243,8 @@ class EngineThread:
             LOG.warning("the cursors or the leases are left to the successor: %s", error)
 
     def _history_began(self, ledger_id: str) -> None:
-        self._engine.run(self._leases.renew)  # the relay takes its hosts again
+        if self._relays:
+            self._engine.run(self._leases.renew)  # the relay takes its hosts again
         self._began(ledger_id)
 
     def submit(self, item: Sequence[PendingRequest] | Chore) -> None:
@@ -331,6 +333,7 @@ class EngineThread:
 
     def _renew(self) -> None:
         """One task, so that a store that is away is waited for once."""
+        self._relays = True
         self._recovery.verify()
         self._leases.renew()
         self._orphans.renew()
