@@ -72,12 +72,13 @@ def open_periods(world: World) -> Iterator[str]:
 
 def unnoted(world: World, since: dict[tuple[str, str, str], tuple[Worker, float]]) -> Iterator[str]:
     """The nodes whose drivers have hung for so long that they should be stale. ``since`` remembers, between two calls, from
-    when on a worker that does the chores of a host is known to wait for a driver."""
+    when on a worker that does the chores of a host is known to wait for a driver. It asks for the list of nodes first."""
     hanging: dict[tuple[str, str, str], tuple[Worker, float]] = {}
     for site in world.sites:
         worker = site.worker
         for host in worker._engine.held if worker is not None else ():
-            for node in sorted(str(node) for node in site.moods[host].hanging if node is not None):
+            hangs = site.moods[host].hanging
+            for node in sorted(str(node) for node in hangs) if None not in hangs else ():
                 known = since.get((site.name, host, node))
                 assert worker is not None
                 began = known[1] if known is not None and known[0] is worker else world.stage.now
