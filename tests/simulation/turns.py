@@ -64,10 +64,11 @@ class Turns:
             self._last[turn.session, turn.queue] = turn.number
 
     def in_doubt(self, machine: Machine) -> None:
-        """A worker does not learn that its last commit has happened. A cast that it would have parked after it is not in it, and
-        is decided once more, behind what was."""
+        """A worker does not learn that its last commit has happened. A cast that it would have parked after it is not in it,
+        and is decided once more, behind what was."""
         for turns in self._turns.values():
             turn = turns.get(machine)
-            if turn is not None and turn.number is not None:
-                if turn.number < self._last.get((turn.session, turn.queue), 0):
-                    turns[machine] = replace(turn, number=None)
+            if turn is None or turn.number is None:
+                continue
+            if turn.number < self._last.get((turn.session, turn.queue), 0):
+                turns[machine] = replace(turn, number=None)

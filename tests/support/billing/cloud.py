@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from random import Random
 from typing import Any
@@ -46,7 +47,6 @@ NODES = ("a", "b")
 NAMES = ("a", "b", "c")
 PERIOD = 3600
 _ALL = 10**6
-CALENDAR = Calendar.parse("hour")
 _MINUTE = 60 * SECOND
 _HOUR = 60 * _MINUTE
 _SIZES = ((1, 512, 1), (2, 1024, 2), (4, 2048, 4))
@@ -58,10 +58,18 @@ _LATER = ("revert", "revert", "confirm", "fail", "finish")
 class Cloud:
     """``act`` does one thing, which may be refused; ``run`` does many. ``changes_history``: the database is set back now and
     then. ``sweeps``: periods are closed by the sweep of the tests, and not by the worker's own chore. ``interrupts``: that is
-    ended in the middle now and then."""
+    ended in the middle now and then. ``late``: hand-overs are dated back, and sources hear of them hours later.
+
+    ``totals``: by project, what the ledgers' own running totals come to over the time: the same as the bill, unless ``late``."""
 
     def __init__(
-        self, random: Random, *, changes_history: bool = False, sweeps: bool = False, interrupts: bool = True
+        self,
+        random: Random,
+        *,
+        changes_history: bool = False,
+        sweeps: bool = False,
+        interrupts: bool = True,
+        late: bool = True,
     ) -> None:
         self.random = random
         self.now = NOW
@@ -73,6 +81,10 @@ class Cloud:
         self._changes_history = changes_history
         self._sweeps = sweeps
         self._interrupts = interrupts
+        self._is_late = late
+        self._calendar = Calendar.parse("hour")
+        self.totals: dict[str, Counter[str]] = defaultdict(Counter)
+        self.summed_until = NOW // SECOND
         self._new_id = new_id
         self._store = MemoryStore(now=lambda: self.now, random_bytes=random.randbytes)
         self._begin_ledgers()
@@ -95,10 +107,22 @@ class Cloud:
             self._store,
             self._ledgers,
             HOSTS,
-            calendar=CALENDAR,
+            calendar=self._calendar,
             clock=lambda: self.now,
             do=self._decide,
         )
+
+    def change_period(self, text: str) -> None:
+        """The worker starts with another ``usage_audit_period``."""
+        self._calendar = Calendar.parse(text)
+        self._begin_ledgers()
+
+    def be_down(self, microseconds: int) -> None:
+        """No worker is there for so long. What was sent meanwhile is decided when one starts."""
+        self.now += microseconds
+        self._begin_ledgers()
+        self._come_due(self.now)
+        self._close_periods()
 
     @property
     def ledger_id(self) -> str:
@@ -112,7 +136,7 @@ class Cloud:
     def instances(self, host: str, node: str, *, after: str | None, limit: int) -> dict[str, Any]:
         """The worker's answer to get_instances. Raises NodeNotFound."""
         stored = StoredAnswers(
-            store=self._store, ledgers=self._ledgers, calendar=CALENDAR, style=PLAIN, max_answer_bytes=2**22
+            store=self._store, ledgers=self._ledgers, calendar=self._calendar, style=PLAIN, max_answer_bytes=2**22
         )
         answer = stored.read(host, GetInstances(node=node, after=after, limit=limit), self.now)
         told: dict[str, Any] = json.loads(json.dumps(answer))
@@ -213,6 +237,7 @@ class Cloud:
             uuid = command.begin.instance.uuid
             found = self._store.incoming([uuid]).get(uuid)
             command = replace(command, moves_to=None if found is None or found[0] == host else found)
+        self._sum_up()
         unit = UnitOfWork(self._store, self._ledgers, notify=True, new_id=self._new_id)
         decision = unit.decide(self._ledgers.get(host), command, self.now)
         try:
@@ -225,6 +250,16 @@ class Cloud:
             self.truth.note(ledger.id, event)
         self._listen()
         return decision
+
+    def _sum_up(self) -> None:
+        seconds = self.now // SECOND - self.summed_until
+        if seconds <= 0:
+            return
+        for ledger in self.ledgers():
+            for project, usage in ledger.projects.items():
+                for name, amount in usage.resources.items():
+                    self.totals[project or ""][name] += amount * seconds
+        self.summed_until += seconds
 
     def _listen(self) -> None:
         hosts = sorted({stream.host for stream in self._store._rows.streams.values()})
@@ -330,7 +365,7 @@ class Cloud:
         move = self.moves[index]
         step = self.random.choice(_LATER if move["finished_at"] else _STEPS)
         args: dict[str, Any] = {"move_id": move["id"], "move": move}
-        if step in ("finish", "revert") and self.random.random() < 0.5:
+        if step in ("finish", "revert") and self._is_late and self.random.random() < 0.5:
             began = micros(move["finished_at"] or move["begun_at"])
             args["effective_at"] = iso(self.random.randint(began, max(began, self.now)))
         host = move["from_host"] if step == "confirm" else move["to_host"]
@@ -341,12 +376,14 @@ class Cloud:
         if step in ("finish", "revert") and move["from_host"] != move["to_host"]:
             at = told["finished_at"] if step == "finish" else told["ended_at"]
             due = self.now + int(self.random.random() ** 3 * 3 * _HOUR)
-            self._late.append((due, move["from_host"], f"{step}_move", {**args, "move": told, "effective_at": at}))
+            again = {**args, "move": told, "effective_at": at}
+            if self._is_late:
+                self._late.append((due, move["from_host"], f"{step}_move", again))
+            elif told["state"] in ("finished", "reverted"):
+                self.call(move["from_host"], f"{step}_move", **again)
 
     def _retire(self) -> None:
         ledger = self._node()
-        if not self._sweeps and any(node == ledger.id for node, _ in self.truth.lines):
-            return  # what a retired node learns late, or is charged, the worker does not tell
         retired = self.random.random() < 0.6
         command: commands.Command = commands.RetireNode(node=ledger.name, reason="old")
         self._decide(ledger.host, command if retired else commands.UndrainNode(node=ledger.name))
