@@ -14,7 +14,6 @@ from msgspec.structs import replace
 
 import tests.support.messaging  # noqa: F401 before what imports oslo.messaging: see there
 from tests.support.bill import micros
-from tests.support.billing.sweep import Sweep
 from tests.support.billing.tape import Tape
 from tests.support.billing.truth import Truth, charged
 from tests.support.builders import NOW, inventory
@@ -45,7 +44,6 @@ from tracker_worker.wire.versions import VERSION
 HOSTS = ("h1", "h2")
 NODES = ("a", "b")
 NAMES = ("a", "b", "c")
-PERIOD = 3600
 _ALL = 10**6
 _MINUTE = 60 * SECOND
 _HOUR = 60 * _MINUTE
@@ -57,17 +55,16 @@ _LATER = ("revert", "revert", "confirm", "fail", "finish")
 
 class Cloud:
     """``act`` does one thing, which may be refused; ``run`` does many. ``changes_history``: the database is set back now and
-    then. ``sweeps``: periods are closed by the sweep of the tests, and not by the worker's own chore. ``interrupts``: that is
-    ended in the middle now and then. ``late``: hand-overs are dated back, and sources hear of them hours later.
+    then. ``interrupts``: the sweep of a period is ended in the middle now and then. ``late``: hand-overs are dated back, and
+    sources hear of them hours later.
 
-    ``totals``: by project, what the ledgers' own running totals come to over the time: the same as the bill, unless ``late``."""
+    ``totals``: by project, what the running totals of the ledgers come to over the time: the bill, unless ``late``."""
 
     def __init__(
         self,
         random: Random,
         *,
         changes_history: bool = False,
-        sweeps: bool = False,
         interrupts: bool = True,
         late: bool = True,
     ) -> None:
@@ -75,11 +72,9 @@ class Cloud:
         self.now = NOW
         self.truth = Truth()
         new_id = NewIds(random.randbytes)
-        self.tape = Tape(new_id)
-        self.sweep = Sweep(self.truth, self.tape, PERIOD)
+        self.tape = Tape()
         self.moves: list[dict[str, Any]] = []
         self._changes_history = changes_history
-        self._sweeps = sweeps
         self._interrupts = interrupts
         self._is_late = late
         self._calendar = Calendar.parse("hour")
@@ -140,8 +135,7 @@ class Cloud:
         )
         answer = stored.read(host, GetInstances(node=node, after=after, limit=limit), self.now)
         told: dict[str, Any] = json.loads(json.dumps(answer))
-        # The tape numbers the notifications of a period too, where the worker does not make them.
-        return {**told, "sequence": self.tape.last((host, node))}
+        return told
 
     def run(self, acts: int) -> None:
         for _ in range(acts):
@@ -153,14 +147,11 @@ class Cloud:
         self._interrupts = False
         self._come_due(self.now + 3 * _HOUR)
         for _ in range(2):
-            self.now = (self.sweep.boundary(self.now // SECOND) + PERIOD) * SECOND
+            self.now = self._boundary()
             self._close_periods()
 
     def closed_until(self) -> int:
         """Up to when all nodes have closed their periods (seconds)."""
-        if self._sweeps:
-            of_nodes = [self.sweep.nodes[ledger.id] for ledger in self.ledgers()]
-            return min((audited.until for audited in of_nodes if not audited.retired), default=NOW // SECOND)
         open_nodes = [
             ledger.periods
             for ledger in self.ledgers()
@@ -195,7 +186,7 @@ class Cloud:
 
     def pass_until(self, end: int) -> None:
         """Let it be that time: late messages arrive, and periods are closed."""
-        while (boundary := (self.sweep.boundary(self.now // SECOND) + PERIOD) * SECOND) <= end:
+        while (boundary := self._boundary()) <= end:
             self._come_due(boundary)
             self.now = boundary + self.random.randint(0, 5 * SECOND)
             self._close_periods()
@@ -210,10 +201,11 @@ class Cloud:
 
     def _close_periods(self) -> None:
         """Close what is over, or a part of it."""
-        if self._sweeps:
-            self.sweep.run(self.ledgers(), self.now)
-        else:
-            self._closer.close(self.random.choice((1, 5, _ALL)) if self._interrupts else _ALL)
+        self._closer.close(self.random.choice((1, 5, _ALL)) if self._interrupts else _ALL)
+
+    def _boundary(self) -> int:
+        """When the next hour begins."""
+        return (self.now // _HOUR + 1) * _HOUR
 
     # --- what is asked ---------------------------------------------------------------------------------------------------
 
@@ -394,9 +386,6 @@ class Cloud:
         if self.random.random() < 0.3:
             self._make(host, name)
             return
-        replaced = next((each for each in self.ledgers() if (each.host, each.name) == (host, name)), None)
-        if replaced is not None and self._was_charged(replaced):
-            return  # what was charged in its last period would not be closed
         try:
             self._administration.move_node(ledger.name, host=ledger.host, to=host, name=name)
         except (TrackerError, Refused):
@@ -410,15 +399,6 @@ class Cloud:
             self._store.create_node(host_id, name)
             self._ledgers.forget(HOSTS)
             self._decide(host, commands.ReportNode(node=name, inventory=inventory()))
-            if self._sweeps:
-                self._close_periods()
-
-    def _was_charged(self, ledger: NodeLedger) -> bool:
-        if not self._sweeps:
-            return False  # then the worker refuses it
-        until = self.sweep.nodes[ledger.id].until
-        line = [each for (node, _), line in self.truth.lines.items() if node == ledger.id for each in line]
-        return self.sweep.owes(ledger.id) or any(each.end is None or each.end // SECOND > until for each in line)
 
     # --- the database goes back ------------------------------------------------------------------------------------------
 
@@ -444,9 +424,9 @@ class Cloud:
         frozen: list[Any] = [value for node in rows.nodes.values() for value in (*node.allocations.values(), node.life)]
         frozen += [row for stream in rows.streams.values() for row in stream.outbox.values()]
         memo = {id(value): value for value in frozen}
-        image = rows, self._read, self.truth.lines, self.sweep.nodes, self.tape.image()
+        image = rows, self._read, self.truth.lines, self.tape.image()
         return copy.deepcopy(image, memo)
 
     def _restore(self) -> None:
-        self._store._rows, self._read, self.truth.lines, self.sweep.nodes, kept = copy.deepcopy(self._image)
+        self._store._rows, self._read, self.truth.lines, kept = copy.deepcopy(self._image)
         self.tape.restore(kept)

@@ -21,6 +21,7 @@ from tests.support.billing.truth import Totals
 from tests.support.builders import NOW
 from tracker_worker.billing import Books, Usage
 from tracker_worker.billing.times import seconds, text
+from tracker_worker.domain import closing
 from tracker_worker.domain.values import SECOND
 
 RUNS = int(os.environ.get("BILLING_RUNS", "25"))
@@ -30,6 +31,12 @@ BEGIN = text(NOW // SECOND - 3600)
 FOREVER = "2027-01-01"
 
 pytestmark = pytest.mark.timeout(120 + RUNS)
+
+
+@pytest.fixture(autouse=True)
+def _several_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An instance is told in several notifications."""
+    monkeypatch.setattr(closing, "MOST_SEGMENTS", 2)
 
 
 def runs(**options: Any) -> Iterator[Cloud]:
@@ -105,10 +112,9 @@ def check_same(books: Books, other: Books, begin: str, ends: Iterable[str]) -> N
             assert books.closed(begin, end) == other.closed(begin, end)
 
 
-@pytest.mark.parametrize("sweeps", [False, True], ids=["the worker's periods", "a sweep of the tests"])
 @pytest.mark.parametrize("changes_history", [False, True], ids=["one history", "several histories"])
-def test_any_order_with_copies_and_losses_gives_the_same_books(changes_history: bool, sweeps: bool) -> None:
-    for cloud in runs(changes_history=changes_history, sweeps=sweeps):
+def test_any_order_with_copies_and_losses_gives_the_same_books(changes_history: bool) -> None:
+    for cloud in runs(changes_history=changes_history):
         cloud.run(60)
         expected = whole(cloud)
         assert totals(expected.usage(BEGIN, now(cloud))) == true(cloud, BEGIN, now(cloud))
@@ -130,9 +136,8 @@ def _places(messages: Iterable[Message]) -> set[Place]:
     return {(message["payload"]["host"], message["payload"]["node"]) for message in messages}
 
 
-@pytest.mark.parametrize("sweeps", [False, True], ids=["the worker's periods", "a sweep of the tests"])
-def test_the_bill_from_exists_is_the_bill_from_events_when_everything_is_told(sweeps: bool) -> None:
-    for cloud in runs(sweeps=sweeps):
+def test_the_bill_from_exists_is_the_bill_from_events_when_everything_is_told() -> None:
+    for cloud in runs():
         cloud.run(60)
         cloud.settle()
         books = whole(cloud)

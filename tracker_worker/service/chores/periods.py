@@ -67,7 +67,7 @@ class PeriodChores:
         self._clock = clock
         self._waiting: deque[_Sweep] = deque()
         self._known: dict[int, _Sweep] = {}
-        self._deciding: set[_Sweep] = set()
+        self._deciding: dict[_Sweep, None] = {}  # in order: what follows has to be the same in each run
         self._looks = 0
 
     def look(self) -> None:
@@ -76,7 +76,7 @@ class PeriodChores:
         if self._looks > _MOST_LOOKS:
             for sweep in self._deciding:
                 self._known.pop(sweep.node_id, None)
-            self._deciding = set()
+            self._deciding.clear()
         now = self._clock()
         for name in sorted(self._hosts()):
             host = self._ledgers.find(name)
@@ -118,7 +118,7 @@ class PeriodChores:
                     del self._known[sweep.node_id]
                     continue
                 room -= len(command.usages) if isinstance(command, commands.TellUsage) else 0
-                self._deciding.add(sweep)
+                self._deciding[sweep] = None
                 steps.setdefault(sweep.host, []).append(command)
         finally:
             for host, some in steps.items():
@@ -187,7 +187,7 @@ class PeriodChores:
     def _done(self, host: HostLedger) -> None:
         """The steps of a host are decided: those of its nodes that have more to do wait for their next turn."""
         for sweep in [sweep for sweep in self._deciding if sweep.host == host.name]:
-            self._deciding.discard(sweep)
+            del self._deciding[sweep]
             ledger = next((ledger for ledger in host if ledger.id == sweep.node_id), None)
             if ledger is None:
                 del self._known[sweep.node_id]
@@ -201,7 +201,7 @@ class PeriodChores:
     def _failed(self, host: str, error: Exception) -> None:
         """The steps of a host cannot be decided: the next look tries again."""
         for sweep in [sweep for sweep in self._deciding if sweep.host == host]:
-            self._deciding.discard(sweep)
+            del self._deciding[sweep]
             del self._known[sweep.node_id]
         if not self._deciding:
             self._soon(self._go_on)
