@@ -20,15 +20,21 @@ from benchmarks.usage import resident_mb
 from benchmarks.workload import CAPACITY, NODE
 
 IN_FLIGHT = 64
-ALLOCATIONS, HOSTS, AUDITS, BACKLOG, SLOW = (
+ALLOCATIONS, HOSTS, AUDITS, BACKLOG, SLOW, SWEEP = (
     "allocations on the node",
     "hosts on the worker",
     "audit every second, allocations",
     "notifications unpublished",
     "another node's driver, seconds",
+    "instances whose period is being closed",
 )
 _AUDITS = 20
 _SLOW_SECONDS = 10
+_PERIOD_SECONDS = 300
+_QUIET_SECONDS = 40
+"""What is measured before the period is over takes no longer."""
+_LOOKED_SECONDS = 1.5
+"""By then, the worker has noticed that a period is over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,11 +79,12 @@ class Growth:
                 yield self._backlog(size, number)
             for seconds in (0, _SLOW_SECONDS):
                 yield self._slow(seconds, number)
+            yield self._sweep(max(self._plan.allocations), number)
 
     @property
     def measurements(self) -> int:
         plan = self._plan
-        return plan.rounds * (len(plan.allocations) + len(plan.hosts) + len(plan.backlog) + 3)
+        return plan.rounds * (len(plan.allocations) + len(plan.hosts) + len(plan.backlog) + 4)
 
     def _allocations(self, size: int, number: int) -> Sample:
         with self._worker(prepare=partial(preload.allocations, hosts=[HOST], count=size)) as server:
@@ -120,6 +127,24 @@ class Growth:
         ):
             return self._sample(SLOW, seconds, number, server, resident_mb(server.watched["server"]), {})
 
+    def _sweep(self, size: int, number: int) -> Sample:
+        """Claims while a period of so many instances is being closed, and just before."""
+        ending = _next_boundary()
+        with self._worker(
+            prepare=partial(preload.allocations, hosts=[HOST], count=size, at=time.time_ns() // 1000),
+            options={"notifications": {"usage_audit_period": f"{_PERIOD_SECONDS}s"}},
+        ) as server:
+            resident = resident_mb(server.watched["server"])
+            quiet = self._load(server, in_flight=IN_FLIGHT, calls=self._plan.calls)
+            assert time.time() < ending, "the period was over too early: measure on a faster machine"
+            time.sleep(ending + _LOOKED_SECONDS - time.time())
+            before, begun = preload.published(server.database, HOST), time.perf_counter()
+            figures = self._load(server, in_flight=IN_FLIGHT, calls=self._plan.calls, seed="swept")
+            after, seconds = preload.published(server.database, HOST), time.perf_counter() - begun
+            told = after - before - self._plan.calls
+            more = {"p99_ms before": quiet.p99_ms, "instances/s": told / seconds}
+            return self._made(SWEEP, size, number, server, resident, figures, more)
+
     def _worker(self, **arguments: Any) -> Any:
         return running(self._stage, self._plan.side, self._plan.queue_type, **arguments)
 
@@ -159,3 +184,11 @@ class Growth:
     def _load(self, server: Running, **arguments: Any) -> Figures:
         whole = {"hosts": [HOST], "warmup": 500, "seed": str(arguments), "watched": server.watched, **arguments}
         return job.run(server.url, notifications="", **whole)
+
+
+def _next_boundary() -> int:
+    """When the present period is over, or the next one if too little is left of it: then this waits for that."""
+    left = _PERIOD_SECONDS - time.time() % _PERIOD_SECONDS
+    if left < _QUIET_SECONDS:
+        time.sleep(left)
+    return (int(time.time()) // _PERIOD_SECONDS + 1) * _PERIOD_SECONDS

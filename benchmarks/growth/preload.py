@@ -28,25 +28,26 @@ _CHUNK = 2000
 _TOPIC = "notifications"
 
 
-def allocations(database: str, hosts: Sequence[str], count: int) -> None:
-    """Write one node on each host, with ``count`` finished claims whose notifications are sent and pruned."""
-    with _nodes(database, hosts) as (store, ledgers):
+def allocations(database: str, hosts: Sequence[str], count: int, at: int = _NOW) -> None:
+    """Write one node on each host, with ``count`` finished claims whose notifications are sent and pruned. All began ``at``
+    (microseconds)."""
+    with _nodes(database, hosts, at) as (store, ledgers):
         rng = random.Random(count)
         new_id = NewIds(rng.randbytes)
         for ledger in ledgers:
             for first in range(0, count, _CHUNK):
                 for number in range(first, min(first + _CHUNK, count)):
-                    ledger.apply(events.ClaimBegun(at=_NOW, allocation=_allocation(rng, number, new_id(_NOW))))
+                    ledger.apply(events.ClaimBegun(at=at, allocation=_allocation(rng, number, new_id(at), at)))
                 store.commit(Commit(ledgers=[ledger], cursors={(ledger.stream_id, _TOPIC): ledger.sequence}))
                 ledger.committed()
 
 
 def backlog(database: str, host: str, count: int) -> None:
     """Write a node with one finished claim and ``count`` unpublished notifications of that claim."""
-    with _nodes(database, [host]) as (store, (ledger,)):
+    with _nodes(database, [host], _NOW) as (store, (ledger,)):
         rng = random.Random(1)
         new_id = NewIds(rng.randbytes)
-        claimed = events.ClaimBegun(at=_NOW, allocation=_allocation(rng, 1, new_id(_NOW)))
+        claimed = events.ClaimBegun(at=_NOW, allocation=_allocation(rng, 1, new_id(_NOW), _NOW))
         ledger.apply(claimed)
         one = render(claimed, ledger, message_id=new_id(_NOW))
         for first in range(0, count, _CHUNK):
@@ -69,26 +70,24 @@ def published(database: str, host: str) -> int:
 
 
 @contextmanager
-def _nodes(database: str, hosts: Sequence[str]) -> Iterator[tuple[Store, list[NodeLedger]]]:
+def _nodes(database: str, hosts: Sequence[str], at: int) -> Iterator[tuple[Store, list[NodeLedger]]]:
     store = SQLStore(database)
     store.start()
     ledgers = []
     for name in hosts:
-        host_id = store.register_host(name, topic="tracker", version="benchmark", now=_NOW)
+        host_id = store.register_host(name, topic="tracker", version="benchmark", now=at)
         store.create_node(host_id, NODE)
         store.open_cursors(name, [_TOPIC])
         host = store.load_host(name)
         assert host is not None
-        ledgers.append(_enabled(store, host))
+        ledgers.append(_enabled(store, host, at))
     yield store, ledgers
     store.stop()
 
 
-def _enabled(store: Store, host: HostLedger) -> NodeLedger:
+def _enabled(store: Store, host: HostLedger, at: int) -> NodeLedger:
     inventory = read_inventory(RESOURCE, ZERO)
-    decision = decide(
-        host, commands.ReportNode(node=NODE, inventory=inventory), _NOW, NewIds(random.Random(0).randbytes)
-    )
+    decision = decide(host, commands.ReportNode(node=NODE, inventory=inventory), at, NewIds(random.Random(0).randbytes))
     ledger = host.node(NODE)
     for changed, event in decision.events:
         changed.apply(event)
@@ -97,15 +96,16 @@ def _enabled(store: Store, host: HostLedger) -> NodeLedger:
     return ledger
 
 
-def _allocation(rng: random.Random, number: int, identity: str) -> Allocation:
+def _allocation(rng: random.Random, number: int, identity: str, at: int) -> Allocation:
     wanted = read_instance({**instance(rng, number), "vm_state": "active", "task_state": None})
     return Allocation(
         id=identity,
         claim_id=identity,
         instance=wanted,
         resources=wanted.resources,
-        begun_at=_NOW,
-        expires_at=_NOW,
+        begun_at=at,
+        expires_at=at,
+        since=at,
         limit_source=CALLER,
         claim_state=FINISHED,
     )

@@ -11,7 +11,7 @@ from statistics import median
 from rich.table import Table
 
 from benchmarks import job
-from benchmarks.growth.experiments import ALLOCATIONS, AUDITS, HOSTS, SLOW, Plan, Sample
+from benchmarks.growth.experiments import ALLOCATIONS, AUDITS, HOSTS, SLOW, SWEEP, Plan, Sample
 from benchmarks.targets import Outcome, outcome
 
 Found = Mapping[tuple[str, int], Sample]
@@ -45,6 +45,7 @@ def targets(found: Found, plan: Plan) -> list[Outcome]:
 
     grown = (found[ALLOCATIONS, many].resident_mb - found[ALLOCATIONS, few].resident_mb) * 1024 / (many - few)
     throughput, p99 = (lambda one: one.figures.calls_per_second), (lambda one: one.figures.p99_ms)
+    swept = found[SWEEP, many]
     slowest = max(size for name, size in found if name == SLOW)
     return [
         outcome(f"throughput, {many} allocations / {few}", ">=", 0.9, ratio(ALLOCATIONS, many, few, throughput)),
@@ -57,6 +58,7 @@ def targets(found: Found, plan: Plan) -> list[Outcome]:
             1.2,
             ratio(AUDITS, many, many, p99, ALLOCATIONS),
         ),
+        outcome(f"p99, {many} instances swept / before", "<=", 2.0, swept.figures.p99_ms / swept.more["p99_ms before"]),
     ]
 
 

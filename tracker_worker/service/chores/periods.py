@@ -25,7 +25,7 @@ from tracker_worker.store.ledgers import Ledgers
 LOOK_SECONDS = 1
 """``look`` is called this often."""
 _MOST_NODES = 20
-_MOST_INSTANCES = 100
+_MOST_INSTANCES = 50
 """What is decided at a time."""
 _MOST_LOOKS = 30
 """Steps that were not decided within so many looks were dropped: the host is another worker's, or gone."""
