@@ -235,12 +235,15 @@ class _Rearrangement:
         )
 
     def leave(self, ledger: NodeLedger, source: HostLedger) -> None:
-        """Have another node of the host ``source``, which the node leaves, remember the deletions that the node remembers: they
-        were reported to the host, and may be of instances that come to its other nodes."""
+        """Have another node of the host ``source``, which the node leaves, remember what the host was told: the deletions, which
+        may be of instances that come to its other nodes, and the moves by which instances have left it."""
         other = next((other for other in source if other is not ledger), None)
         if other is not None:
             for uuid, at in ledger.deletions.items():
                 self._unit.apply(other, DeletionNoted(at=at, uuid=uuid))
+            for move in ledger.moves.values():
+                if move.leaves:
+                    self._unit.apply(other, MoveNoted(at=self._now, move=move))
 
     def rename_in_moves(self, host: HostLedger, old: str, new: str) -> None:
         """Have the host's records of moves name the node as it is called now."""
@@ -280,7 +283,8 @@ class _Rearrangement:
             )
         )
         ledger.host, ledger.host_id, ledger.name = self._host, self._target.id, name
-        ledger.stream_id, ledger.sequence, ledger.last_at = stream.id, stream.sequence, stream.last_at
+        ledger.stream_id, ledger.sequence = stream.id, stream.sequence
+        ledger.last_at = max(ledger.last_at, stream.last_at)  # its charges began by its own time
         inventory, life = _joined(ledger, replaced, ledger.time(self._now))
         self._tell(ledger, inventory, life, before)
         for uuid, at in () if replaced is None else replaced.deletions.items():

@@ -29,6 +29,7 @@ from tracker_worker.domain.commands import (
 from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.domain.move import FINISH
 from tracker_worker.domain.values import SECOND
+from tracker_worker.domain.views import iso
 from tracker_worker.errors import ClaimConflict, InvalidInput, NodeBusy, NodeNotFound
 from tracker_worker.store.base import CARETAKER, Commit, Conflict, Store
 from tracker_worker.store.ledgers import Ledgers
@@ -286,6 +287,32 @@ class TestMove:
         assert load(store).node(N2).deletions == load(store, OTHER).node(N1).deletions == {uuid(7): NOW}
         administration.move_node(N1, host=OTHER, to=HOST, name=N1)
         assert (load(store).deleted_at(uuid(7)), list(load(store, OTHER))) == (NOW, [])
+
+    def test_the_host_remembers_which_instances_have_left_it(
+        self, store: Store, writer: Writer, administration: Administration
+    ) -> None:
+        """Else what was evacuated would be released once more, from the host's other nodes."""
+        there = settle(store, host=OTHER, nodes=1)
+        move = BeginMove(begin=begin(1, node=N1), id="m1", kind="evacuation", from_host=HOST, from_node=N1)
+        there.put(move).put(StepMove(id="m1", step=FINISH, remembers=3600 * SECOND)).commit()
+        (untold,) = store.untold_moves(limit=9)
+        writer.put(listed(N2)).commit()
+        writer.put(StepMove(id="m1", step=FINISH, told=untold, remembers=3600 * SECOND)).commit()
+        assert store.untold_moves(limit=9) == []
+        administration.move_node(N1, host=HOST, to=OTHER, name="other")
+        assert store.untold_moves(limit=9) == []
+        assert [host for host, _ in store.moves(limit=9)] == [HOST, OTHER]
+
+    def test_the_time_of_a_node_does_not_fall_with_its_name(
+        self, store: Store, writer: Writer, administration: Administration
+    ) -> None:
+        """Seed 8200042 of the simulation: the clock was stepped back, and then the node got the name of another one."""
+        later = NOW + 3600 * SECOND
+        writer.put(update(1, vm_state="stopped"), later).commit()
+        settle(store, host=OTHER, nodes=1)
+        administration.move_node(N1, host=HOST, to=OTHER, name="other")
+        (first, *_) = told(store, OTHER, "other")
+        assert first["occurred_at"] == iso(later)
 
     def test_an_instance_that_both_hosts_are_charged_for_is_a_conflict(
         self, store: Store, writer: Writer, administration: Administration
