@@ -307,7 +307,7 @@ class TestMove:
         self, store: Store, writer: Writer, administration: Administration
     ) -> None:
         """Seed 8200042 of the simulation: the clock was stepped back, and then the node got the name of another one."""
-        later = NOW + 3600 * SECOND
+        later = NOW + 20 * 365 * 86400 * SECOND
         writer.put(update(1, vm_state="stopped"), later).commit()
         settle(store, host=OTHER, nodes=1)
         administration.move_node(N1, host=HOST, to=OTHER, name="other")
