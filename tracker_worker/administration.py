@@ -10,7 +10,7 @@ event that names the next one, and continues the stream of its new name with an 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -111,13 +111,17 @@ class Administration:
         moved = source.node(node)
         if source is target and name == node:
             raise Refused(f"node {node} of host {host} has this name already")
-        with _Rearrangement(self._store, unit, target, to, self._store.time()).committed() as rearrangement:
+        with _Rearrangement(
+            self._store, unit, target, to, self._store.time(), notify=self._notify
+        ).committed() as rearrangement:
             # Before ``move``, which gives the node the generation of its new name.
             if source is target:
                 rearrangement.rename_in_moves(source, node, name)
             else:
                 self._check_at_rest(moved, source)
+                self._check_told(source, moved.allocations)
                 rearrangement.leave(moved, source)
+            _check_no_part_told(moved)
             rearrangement.move(moved, name)
         return moved
 
@@ -132,10 +136,10 @@ class Administration:
             what = f"{counted(len(moving), 'instance')} of node {node.name} of host {host.name} are moving"
             raise Refused(f"{what}: finish, confirm, revert or abort that first: {', '.join(sorted(moving))}")
 
-    def _check_told(self, host: HostLedger) -> None:
-        """The destination of a move knows its source by the name of the host."""
+    def _check_told(self, host: HostLedger, uuids: Collection[str] | None = None) -> None:
+        """The destination of a move knows its source by the name of the host. ``uuids`` None: of all instances."""
         moves = self._store.untold_moves(from_host=host.name, limit=_MOST_MOVES)
-        if left := [move.id for move in moves if move.handed_over]:
+        if left := [move.id for move in moves if move.handed_over and (uuids is None or move.instance_uuid in uuids)]:
             raise Refused(
                 f"host {host.name} was not told that instances have left it: let its worker start, or "
                 f"'tracker-worker move finish' {', '.join(left)}"
@@ -155,10 +159,13 @@ class Administration:
             self._check_idle(new)
             _check_empty(target)
         now = self._store.time()
-        with _Rearrangement(self._store, unit, target or source, new, now).committed() as rearrangement:
+        with _Rearrangement(
+            self._store, unit, target or source, new, now, notify=self._notify
+        ).committed() as rearrangement:
             if target is None:
                 rearrangement.host_names[source.id] = new
             for ledger in list(source):
+                _check_no_part_told(ledger)
                 rearrangement.move(ledger, ledger.name)
         if target is not None:
             self._store.forget_host(source.id)
@@ -168,7 +175,7 @@ class Administration:
         host = self._host(ledgers, name)
         self._check_idle(name)
         _check_empty(host)
-        for ledger in host:
+        for ledger in host if self._notify else ():
             _check_usage_told(self._store, ledger)
         self._store.forget_host(host.id)
 
@@ -196,7 +203,10 @@ class Administration:
 class _Rearrangement:
     """The nodes that one commit gives, at ``now``, to the host ``target``, which has the name ``host`` afterwards."""
 
-    def __init__(self, store: Store, unit: UnitOfWork, target: HostLedger, host: str, now: int) -> None:
+    def __init__(
+        self, store: Store, unit: UnitOfWork, target: HostLedger, host: str, now: int, *, notify: bool
+    ) -> None:
+        self._notify = notify
         self._store = store
         self._unit = unit
         self._target = target
@@ -235,8 +245,8 @@ class _Rearrangement:
         )
 
     def leave(self, ledger: NodeLedger, source: HostLedger) -> None:
-        """Have another node of the host ``source``, which the node leaves, remember what the host was told: the deletions, which
-        may be of instances that come to its other nodes, and the moves by which instances have left it."""
+        """Have another node of the host ``source``, which the node leaves, remember what the host was told: the deletions,
+        which may be of instances that come to its other nodes, and the moves by which instances have left it."""
         other = next((other for other in source if other is not ledger), None)
         if other is not None:
             for uuid, at in ledger.deletions.items():
@@ -264,7 +274,8 @@ class _Rearrangement:
             replaced = None  # the host itself gets another name
         if replaced is not None:
             _check_node_empty(replaced)
-            _check_usage_told(self._store, replaced)
+            if self._notify:
+                _check_usage_told(self._store, replaced)
             self._dropped.append(replaced.id)
         _check_charges(ledger, self._target)
         stream = self._stream(name)
@@ -335,6 +346,14 @@ def _check_charges(ledger: NodeLedger, target: HostLedger) -> None:
             charged = "is charged for it" if name == held.uuid else f"has a claim of the name {name}"
             reason = f"node {ledger.name} of host {ledger.host} {charged} too"
             raise ClaimConflict(instance_uuid=held.uuid, node=holder.name, reason=reason)
+
+
+def _check_no_part_told(ledger: NodeLedger) -> None:
+    """A period is told under one name."""
+    if ledger.periods.exists:
+        raise Refused(
+            f"a period of node {ledger.name} of host {ledger.host} is being told to billing: wait until a worker has closed it"
+        )
 
 
 def _check_usage_told(store: Store, ledger: NodeLedger) -> None:

@@ -69,8 +69,8 @@ class SegmentContract(StoreCase):
         ]
         assert [instance.project_id == "other" for *_, instance in said] == [False, False, True]
         assert said[-1][-1].metadata == {"name": "🦊"}
-        assert store.billed(writer[N1].id, beginning=0, ending=EVER) == [uuid(1)]
-        assert store.billed(writer[N2].id, beginning=0, ending=EVER) == []
+        assert store.billed(writer[N1].id, beginning=0, ending=EVER) == {uuid(1): 3}
+        assert store.billed(writer[N2].id, beginning=0, ending=EVER) == {}
 
     def test_a_period_has_the_segments_with_a_part_in_it(self, store: Store) -> None:
         writer = settle(store)
@@ -85,9 +85,9 @@ class SegmentContract(StoreCase):
         node = writer[N1].id
         names = [uuid(number) for number in range(1, 5)]
         period = {"beginning": NOW + 10 * SECOND, "ending": NOW + 15 * SECOND}
-        assert store.billed(node, **period) == [uuid(3), uuid(4)]
+        assert list(store.billed(node, **period)) == [uuid(3), uuid(4)]
         assert [each.uuid for each in stored(store, node, *names, **period)] == [uuid(3), uuid(4)]
-        assert store.billed(node, beginning=NOW + 30 * SECOND, ending=EVER) == []
+        assert store.billed(node, beginning=NOW + 30 * SECOND, ending=EVER) == {}
 
     def test_how_far_the_periods_are_closed_is_kept(self, store: Store, second: Store) -> None:
         writer = closed(settle(store)).commit()
@@ -154,7 +154,7 @@ class SegmentContract(StoreCase):
         assert store.prune(writer.host.id, **rows, limit=5) == 5
         assert store.prune(writer.host.id, **rows, limit=5) == 2
         assert store.prune(writer.host.id, **rows, limit=5) == 0
-        assert store.billed(node, beginning=0, ending=EVER) == [uuid(9)]
+        assert store.billed(node, beginning=0, ending=EVER) == {uuid(9): 1}
         assert store.closed_periods(node, since=0, until=EVER) == [(FIRST + HOUR, FIRST + 2 * HOUR)]
 
     def test_a_host_is_forgotten_with_the_usage_of_its_nodes(self, store: Store) -> None:
@@ -164,4 +164,4 @@ class SegmentContract(StoreCase):
         store.forget_host(writer.host.id)
         register(store)
         store.create_node(load(store, HOST).id, N1)
-        assert store.billed(load(store, HOST).nodes[N1].id, beginning=0, ending=EVER) == []
+        assert store.billed(load(store, HOST).nodes[N1].id, beginning=0, ending=EVER) == {}

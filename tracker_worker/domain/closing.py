@@ -50,6 +50,8 @@ def tell(ledger: NodeLedger, command: commands.TellUsage, now: int) -> Decision:
         return NOTHING
     happened: list[events.Event] = []
     for usage in command.usages:
+        if usage.uuid <= periods.after:
+            continue  # another worker has told it meanwhile
         for told in _exists(ledger, usage, command.closed, at):
             happened.append(told)
             periods = _with(periods, told, ledger.sequence + len(happened))
@@ -63,8 +65,10 @@ def tell(ledger: NodeLedger, command: commands.TellUsage, now: int) -> Decision:
 
 
 def forget(ledger: NodeLedger, command: commands.ForgetUsage, now: int) -> Decision:
-    before = min(command.ended_before, ledger.periods.until)
-    if ledger.id != command.node_id or not ledger.periods.first or before <= ledger.periods.kept_from:
+    """What was learned late is told before anything is forgotten that it may concern."""
+    known = ledger.periods
+    before = min(command.ended_before, known.until)
+    if ledger.id != command.node_id or not known.first or before <= known.kept_from or known.learned_at >= known.until:
         return NOTHING
     return decided(ledger, events.PeriodsNoted(at=ledger.time(now), periods=replace(ledger.periods, kept_from=before)))
 

@@ -245,9 +245,9 @@ class Store(ABC):
         the other arguments leaves only what has it. Any thread."""
 
     @abstractmethod
-    def billed(self, node_id: int, *, beginning: int, ending: int) -> list[str]:
-        """Return the uuids, in the order of code points, of the instances of which a node has segments that a period tells
-        (times in microseconds). What is charged now has no segment yet. Any thread."""
+    def billed(self, node_id: int, *, beginning: int, ending: int) -> dict[str, int]:
+        """Return the uuids of the instances of which a node has segments that a period tells (times in microseconds), and how
+        many each has. What is charged now has no segment yet. Any thread."""
 
     @abstractmethod
     def usage(self, node_id: int, uuids: Collection[str], *, beginning: int, ending: int) -> list[InstanceUsage]:

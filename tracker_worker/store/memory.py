@@ -206,10 +206,10 @@ class MemoryStore(Store):
             nodes = self._rows.nodes.values()
             return sorted((node.host.name, node.name) for node in nodes if node.allocations and not node.life.listed)
 
-    def billed(self, node_id: int, *, beginning: int, ending: int) -> list[str]:
+    def billed(self, node_id: int, *, beginning: int, ending: int) -> dict[str, int]:
         with self._lock:
             node = self._rows.nodes.get(node_id)
-            return [] if node is None else node.billed(beginning, ending)
+            return {} if node is None else node.billed(beginning, ending)
 
     def usage(self, node_id: int, uuids: Collection[str], *, beginning: int, ending: int) -> list[InstanceUsage]:
         with self._lock:

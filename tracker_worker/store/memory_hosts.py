@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from operator import attrgetter, itemgetter
@@ -155,9 +156,9 @@ class Node:
             self.allocations[allocation_id] = allocation
             self.charged[allocation.uuid, allocation.role] = allocation_id
 
-    def billed(self, beginning: int, ending: int) -> list[str]:
+    def billed(self, beginning: int, ending: int) -> dict[str, int]:
         """See ``Store.billed``."""
-        return sorted({each.uuid for each in self.segments if in_period(each, beginning, ending)})
+        return dict(Counter(each.uuid for each in self.segments if in_period(each, beginning, ending)))
 
     def usage(self, uuids: Collection[str], beginning: int, ending: int) -> list[InstanceUsage]:
         """See ``Store.usage``."""

@@ -285,7 +285,7 @@ class MigrationContract(abc.ABC):
             uuid(number): at for number, at in charged.items()
         }
         assert node.periods == empty.periods == Periods(until=upgraded)
-        assert store.billed(node.id, beginning=0, ending=2**62) == []
+        assert store.billed(node.id, beginning=0, ending=2**62) == {}
         told: list[dict[str, Any]] = []
         ledgers, new_id = Ledgers(store), NewIds(Random(1).randbytes)
 

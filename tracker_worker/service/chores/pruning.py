@@ -5,7 +5,7 @@ it."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from tracker_worker.domain import commands, usage
 from tracker_worker.domain.host import HostLedger
@@ -24,8 +24,8 @@ _HOUR = 3600 * SECOND
 
 
 class Pruning:
-    """Belongs to the engine's thread. Prunes the hosts whose leases this worker holds: copies of a message about another
-    host may still wait for that host's worker."""
+    """Belongs to the engine's thread. Prunes the hosts whose leases this worker holds, and of those that nobody serves and that
+    it cares for not the inbox: copies of a message about such a host may still wait for its worker."""
 
     def __init__(
         self,
@@ -33,6 +33,7 @@ class Pruning:
         store: Store,
         ledgers: Ledgers,
         leases: Leases,
+        cared_for: Callable[[], Collection[str]],
         clock: Clock,
         policy: Callable[[], Policy],
         submit: Callable[[Chore], None],
@@ -41,6 +42,7 @@ class Pruning:
         self._store = store
         self._ledgers = ledgers
         self._leases = leases
+        self._cared_for = cared_for
         self._clock = clock
         self._policy = policy
         self._submit = submit
@@ -57,18 +59,23 @@ class Pruning:
             self._clock.sync()
             jumped = self._clock.jumped_within(inbox_seconds)
             if left is None:
-                left = sorted(self._leases.held, reverse=True)
-                for host in left:
-                    self._forget_deletions(self._ledgers.get(host), jumped=jumped)
-                    if not jumped:
-                        self._forget_moves(self._ledgers.get(host))
-                        self._forget_usage(self._ledgers.get(host), outbox_seconds)
+                left = sorted({*self._leases.held, *self._cared_for()}, reverse=True)
+                for name in left:
+                    host = self._ledgers.find(name)
+                    if host is not None:
+                        self._forget(host, outbox_seconds, jumped=jumped)
             if not left or jumped:
                 return False
             now = self._clock()
+            host = self._ledgers.find(left[-1])
+            if host is None:
+                left.pop()
+                return bool(left)
             dropped = self._store.prune(
-                self._ledgers.get(left[-1]).id,
-                answered_before=0 if keeps_inbox else now - inbox_seconds * SECOND,
+                host.id,
+                answered_before=(
+                    0 if keeps_inbox or host.name not in self._leases.held else now - inbox_seconds * SECOND
+                ),
                 occurred_before=now - outbox_seconds * SECOND,
                 limit=_ROWS,
             )
@@ -77,6 +84,13 @@ class Pruning:
             return bool(left)
 
         return step
+
+    def _forget(self, host: HostLedger, outbox_seconds: int, *, jumped: bool) -> None:
+        if host.name in self._leases.held:
+            self._forget_deletions(host, jumped=jumped)
+        if not jumped:
+            self._forget_moves(host)
+            self._forget_usage(host, outbox_seconds)
 
     def _forget_moves(self, host: HostLedger) -> None:
         """Have those moves forgotten that were remembered for long enough."""

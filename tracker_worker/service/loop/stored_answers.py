@@ -54,7 +54,8 @@ class StoredAnswers:
         ledger = self._ledgers.get(host).any_node(action.node)
         behind = sorted(uuid for uuid in ledger.allocations if uuid > (action.after or ""))
         page = behind[: action.limit]
-        beginning, _ = ledger.periods.following(self._calendar)
+        # What is being told comes with its exists.
+        beginning = ledger.periods.ending or ledger.periods.following(self._calendar)[0]
         found = self._store.usage(ledger.id, page, beginning=beginning, ending=ledger.time(now)) if page else []
         self._ledgers.refresh([host])
         if _version(self._ledgers.get(host).nodes.get(ledger.name)) != _version(ledger):

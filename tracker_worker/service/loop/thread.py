@@ -14,6 +14,7 @@ from tracker_worker.bus.base import Bus, Refusal, RefusedDeadLetter
 from tracker_worker.counters import Counters
 from tracker_worker.domain.calendar import HOURS, Calendar
 from tracker_worker.domain.policy import Policy
+from tracker_worker.domain.values import SECOND
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.ids import NewIds
 from tracker_worker.new_history import begin_history
@@ -160,9 +161,16 @@ class EngineThread:
             submit=self.submit,
             soon=self._run_once,
             clock=clock,
+            jumped=lambda: clock.jumped_within(policy().claim_timeout / SECOND),
         )
         self._pruning = Pruning(
-            store=store, ledgers=ledgers, leases=self._leases, clock=clock, policy=policy, submit=self.submit
+            store=store,
+            ledgers=ledgers,
+            leases=self._leases,
+            cared_for=lambda: self._orphans.cared_for,
+            clock=clock,
+            policy=policy,
+            submit=self.submit,
         )
         self._audits = Audits(
             inventories=inventories,

@@ -24,7 +24,7 @@ from tracker_worker.domain.segments import Segment
 from tracker_worker.notifications.notification import Notification
 from tracker_worker.store.base import InboxRow
 
-periods_from: Callable[[bytes], Periods] = msgspec.msgpack.Decoder(Periods).decode
+periods_from: Callable[[bytes], Periods] = msgspec.json.Decoder(Periods).decode
 """How far the periods of a node are closed, as its column ``periods`` has it."""
 _pack = msgspec.msgpack.Encoder().encode
 _to_json = msgspec.json.Encoder().encode
@@ -202,7 +202,7 @@ def node_values(ledger: NodeLedger) -> dict[str, Any]:
     values: dict[str, Any] = {
         "generation": ledger.generation,
         "life": _pack(ledger.life),
-        "periods": _pack(ledger.periods),
+        "periods": msgspec.json.encode(ledger.periods),  # unlike msgpack, of sums of any size
         "inventory": None if inventory is None else _pack_inventory(inventory),
         "state": ledger.life.state,
         "running_vms": stats.num_instances,

@@ -14,10 +14,11 @@ from tracker_worker.store.sql import rows
 from tracker_worker.store.sql.schema import allocations, closed_periods, nodes, usage_segments
 
 
-def billed(connection: sa.Connection, node_id: int, *, beginning: int, ending: int) -> list[str]:
+def billed(connection: sa.Connection, node_id: int, *, beginning: int, ending: int) -> dict[str, int]:
     """See ``Store.billed``."""
-    query = sa.select(usage_segments.c.instance_uuid).where(_is_of(node_id, beginning, ending)).distinct()
-    return sorted(connection.execute(query).scalars())
+    uuid = usage_segments.c.instance_uuid
+    query = sa.select(uuid, sa.func.count()).where(_is_of(node_id, beginning, ending)).group_by(uuid)
+    return {row[0]: row[1] for row in connection.execute(query)}
 
 
 def usage(

@@ -227,7 +227,7 @@ class SQLStore(Store):
         with self._sessions.read() as connection:
             return reading.untold_moves(connection, having, after=after, limit=limit)
 
-    def billed(self, node_id: int, *, beginning: int, ending: int) -> list[str]:
+    def billed(self, node_id: int, *, beginning: int, ending: int) -> dict[str, int]:
         with self._sessions.read() as connection:
             return segments.billed(connection, node_id, beginning=beginning, ending=ending)
 
