@@ -11,11 +11,11 @@ from msgspec.structs import replace
 from tests.support.builders import HOST, NOW, begin, node_name, update, uuid
 from tests.support.store import StoreCase, Writer, load, register, settle, snapshots
 from tracker_worker.domain.commands import BeginPeriod, FinishClaim, ForgetUsage, TellUsage
-from tracker_worker.domain.events import LifeNoted
+from tracker_worker.domain.events import LifeNoted, PeriodsNoted
 from tracker_worker.domain.periods import Periods
 from tracker_worker.domain.segments import Segment, after_cut, in_period, whole_seconds
 from tracker_worker.domain.values import SECOND
-from tracker_worker.store.base import Store
+from tracker_worker.store.base import Commit, Store
 
 N1, N2 = node_name(1), node_name(2)
 FIRST = NOW - NOW % (3600 * SECOND)
@@ -71,6 +71,14 @@ class SegmentContract(StoreCase):
         assert said[-1][-1].metadata == {"name": "🦊"}
         assert store.billed(writer[N1].id, beginning=0, ending=EVER) == {uuid(1): 3}
         assert store.billed(writer[N2].id, beginning=0, ending=EVER) == {}
+
+    def test_sums_of_a_period_that_is_being_told_may_be_of_any_size(self, store: Store, second: Store) -> None:
+        writer = settle(store)
+        ledger = writer[N1]
+        told = Periods(until=NOW, first=NOW, ending=2 * NOW, after=uuid(1), resource_seconds={"CUSTOM_BYTES": 2**80})
+        ledger.apply(PeriodsNoted(at=NOW, periods=told))
+        store.commit(Commit(ledgers=[ledger]))
+        assert load(second).nodes[N1].periods == told
 
     def test_a_period_has_the_segments_with_a_part_in_it(self, store: Store) -> None:
         writer = settle(store)

@@ -303,6 +303,20 @@ class TestMove:
         assert store.untold_moves(limit=9) == []
         assert [host for host, _ in store.moves(limit=9)] == [HOST, OTHER]
 
+    def test_a_node_stays_until_its_host_knows_which_of_its_instances_have_left(
+        self, store: Store, writer: Writer, administration: Administration
+    ) -> None:
+        """Else the word of the hand-over would find the instance neither here nor there, and it would be charged for good."""
+        there = settle(store, host=OTHER, nodes=1)
+        settle(store, host="host-3", nodes=1)
+        move = BeginMove(begin=begin(1, node=N1), id="m1", kind="live_migration", from_host=HOST, from_node=N1)
+        there.put(move).put(StepMove(id="m1", step=FINISH, remembers=3600 * SECOND)).commit()
+        (untold,) = store.untold_moves(limit=9)
+        with pytest.raises(Refused, match=f"host {HOST} was not told that instances have left it: .* m1"):
+            administration.move_node(N1, host=HOST, to="host-3", name="other")
+        writer.put(StepMove(id="m1", step=FINISH, told=untold, remembers=3600 * SECOND)).commit()
+        assert administration.move_node(N1, host=HOST, to="host-3", name="other").name == "other"
+
     def test_the_time_of_a_node_does_not_fall_with_its_name(
         self, store: Store, writer: Writer, administration: Administration
     ) -> None:

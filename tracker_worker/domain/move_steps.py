@@ -236,12 +236,17 @@ class MoveSteps:
     # --- what is told ----------------------------------------------------------------------------------------------------
 
     def _tell_ended(self, at: int) -> None:
-        """The source is charged nothing from ``at`` on. It only notes the step if it was charged anew since: to bill that is
-        right."""
-        if INSTANCE in self._charges:
+        """The source is charged nothing from ``at`` on. It only notes the step if it was charged anew since, also if that has
+        ended by now: to bill that is right."""
+        if INSTANCE in self._charges or self._was_moved_since(at):
             self._note()
         else:
             self._tell(self._shown(), "", at=at)
+
+    def _was_moved_since(self, at: int) -> bool:
+        """Whether the instance was handed over to this host, or by it, after ``at``."""
+        others = (each for ledger in self._host for each in ledger.moves.values() if each.id != self.move.id)
+        return any(each.instance_uuid == self.move.instance_uuid and each.finished_at > at for each in others)
 
     def _shown(self) -> Allocation:
         """What an event is about that finds no allocation: the instance in the vector that the move knows."""

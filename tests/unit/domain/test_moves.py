@@ -243,6 +243,22 @@ class TestBetweenHosts:
         refused(host, step(FINISH, told=answer, effective_at=ahead), InvalidInput, field="effective_at")
         refused(host, step(FINISH, told=replace(answer, begun_at=ahead)), InvalidInput, field="move.begun_at")
 
+    def test_a_late_hand_over_takes_back_nothing_of_a_later_stay(
+        self, host: HostLedger, destination: HostLedger
+    ) -> None:
+        """The instance was released here before the word came, came back by another move, and left by a third one."""
+        play(destination, moved(kind="live_migration", from_host=HOST))
+        first = play(destination, step(FINISH), NOW + 20 * SECOND).reply
+        play(host, update(1, vm_state="deleted"), NOW + 40 * SECOND)
+        play(host, moved(move_id="m2", kind="live_migration", from_host="host-2"), NOW + 60 * SECOND)
+        play(host, step(FINISH, "m2"), NOW + 70 * SECOND)
+        there = other_host()
+        play(there, moved(move_id="m3", kind="live_migration", from_host=HOST), NOW + 80 * SECOND)
+        third = play(there, step(FINISH, "m3"), NOW + 90 * SECOND).reply
+        play(host, step(FINISH, "m3", told=told(third)), NOW + 91 * SECOND)
+        late = play(host, step(FINISH, told=told(first)), NOW + 100 * SECOND)
+        assert [type(event) for event in happened(late)] == [MoveNoted]
+
     def test_a_deletion_after_the_expiry_is_not_undone_by_a_late_hand_over(self, destination: HostLedger) -> None:
         play(destination, moved(kind="migration", from_host=HOST))
         late = NOW + TIMEOUT + 1

@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from tests.support.backup import Backup
 from tests.support.builders import HOST, NOW, TIMEOUT, begin, node_name, update, uuid
@@ -16,12 +17,16 @@ from tests.support.scripted import Clock
 from tests.support.store import Writer, load, settle
 from tests.unit.service.conftest import MakeHarness
 from tests.unit.service.test_periods import CLOSED, EXISTS, HOUR, TO_THE_HOUR, close, told
+from tracker_worker.administration import Administration, Refused
 from tracker_worker.domain.calendar import Calendar
-from tracker_worker.domain.commands import Command
+from tracker_worker.domain.commands import Command, ForgetUsage
 from tracker_worker.domain.decision import Decision
+from tracker_worker.domain.queries import GetInstances
 from tracker_worker.domain.values import SECOND
 from tracker_worker.ids import NewIds
+from tracker_worker.notifications.render import PLAIN
 from tracker_worker.service.chores import periods
+from tracker_worker.service.loop.stored_answers import StoredAnswers
 from tracker_worker.store.base import Commit, Unstorable
 from tracker_worker.store.ledgers import Ledgers
 from tracker_worker.store.memory import MemoryStore
@@ -190,3 +195,57 @@ def test_the_outbox_of_a_host_that_nobody_serves_is_pruned(
     for _ in range(5):
         worker.finish()
     assert len(told(store, host="orphan")) == 60
+
+
+def test_a_node_keeps_its_name_while_a_period_is_told(store: MemoryStore, clock: Clock) -> None:
+    """Else a part of the period would be told under each name, and no name could prove it."""
+    clock.forward(TO_THE_HOUR + 2)
+    worker = Worker(store, clock)
+    worker.closer.close(2)
+    administration = Administration(store, notify=True)
+    with pytest.raises(Refused, match=f"a period of node {N1} of host {HOST} is being told to billing"):
+        administration.move_node(N1, host=HOST, to=HOST, name="other")
+    worker.closer.close()
+    administration.move_node(N1, host=HOST, to=HOST, name="other")
+    assert instances(store) == ALL
+
+
+def test_a_late_consumer_begins_where_the_period_ends_that_is_being_told(store: MemoryStore, clock: Clock) -> None:
+    clock.forward(TO_THE_HOUR + 10)
+    worker = Worker(store, clock)
+    worker.closer.close(2)
+    answers = StoredAnswers(
+        store=store,
+        ledgers=worker.ledgers,
+        calendar=Calendar.parse("hour"),
+        style=PLAIN,
+        max_answer_bytes=2**20,
+    )
+    page = answers.read(HOST, GetInstances(node=N1, after=None, limit=500), clock())
+    assert page["audit_period_beginning"] == "2026-01-15T13:00:00Z"
+    assert {entry["period_resource_seconds"]["VCPU"] for entry in page["instances"]} == {2 * 10}
+
+
+def test_what_was_learned_late_is_told_before_anything_is_forgotten(store: MemoryStore, clock: Clock) -> None:
+    worker = Worker(store, clock)
+    clock.forward(TO_THE_HOUR + 10)
+    worker.closer.close()
+    node = worker.ledgers.get(HOST).nodes[N1]
+    forget = ForgetUsage(node=N1, node_id=node.id, ended_before=2**60)
+    node.periods = replace(node.periods, learned_at=node.periods.until)
+    assert worker.decide(HOST, forget).events == ()
+    node.periods = replace(node.periods, learned_at=node.periods.until - 1)
+    assert worker.decide(HOST, forget).events != ()
+
+
+def test_where_nothing_is_told_a_host_may_be_forgotten(store: MemoryStore, clock: Clock) -> None:
+    """What was charged before notifications were switched off is never told."""
+    clock.forward(60)
+    writer = Writer(store)
+    for number in range(1, _COUNT + 1):
+        writer.put(update(number, vm_state="deleted"), clock())
+    writer.commit()
+    with pytest.raises(Refused, match=f"was charged for {_COUNT} instances is not told"):
+        Administration(store, notify=True).forget_host(HOST)
+    Administration(store, notify=False).forget_host(HOST)
+    assert store.host_names() == []

@@ -103,8 +103,9 @@ class Orphans:
         self._named = frozenset(orphans)
         if new:
             LOG.warning(
-                "hosts of the database that no worker serves: %s; their notifications are published and their claims expire, "
-                "and nothing else is done for them ('tracker-worker host list', 'node move', 'host forget')",
+                "hosts of the database that no worker serves: %s; their notifications are published, their claims expire and "
+                "their periods are closed, and nothing else is done for them ('tracker-worker host list', 'node move', "
+                "'host forget')",
                 ", ".join(f"{record.name} ({counted(record.instances, 'instance')})" for record in new),
             )
 
