@@ -39,7 +39,7 @@ from tracker_worker.store.base import (
     StreamPage,
 )
 from tracker_worker.store.memory_commit import Rows, check, write
-from tracker_worker.store.memory_hosts import Cursor
+from tracker_worker.store.memory_hosts import Cursor, usage_of
 
 LOG = logging.getLogger(__name__)
 
@@ -208,21 +208,16 @@ class MemoryStore(Store):
 
     def billed(self, node_id: int, *, beginning: int, ending: int) -> dict[str, int]:
         with self._lock:
-            node = self._rows.nodes.get(node_id)
-            return {} if node is None else node.billed(beginning, ending)
+            return {} if (node := self._rows.nodes.get(node_id)) is None else node.billed(beginning, ending)
 
     def usage(self, node_id: int, uuids: Collection[str], *, beginning: int, ending: int) -> list[InstanceUsage]:
         with self._lock:
-            node = self._rows.nodes.get(node_id)
-            if node is None:
-                return [InstanceUsage(uuid=uuid, allocation=None, segments=()) for uuid in sorted(uuids)]
-            return node.usage(uuids, beginning, ending)
+            return usage_of(self._rows.nodes.get(node_id), uuids, beginning, ending)
 
     def closed_periods(self, node_id: int, *, since: int, until: int) -> list[tuple[int, int]]:
         with self._lock:
             node = self._rows.nodes.get(node_id)
-            closed = [] if node is None else node.closed
-            return [each for each in closed if each[1] > since and each[0] < until]
+            return [each for each in (() if node is None else node.closed) if each[1] > since and each[0] < until]
 
     def progress(self, hosts: Collection[str]) -> Progress:
         with self._lock:

@@ -248,3 +248,10 @@ class Host:
         for node in sorted(self.nodes.values(), key=attrgetter("id")):
             host.nodes[node.name] = node.loaded(ledger_id)
         return host
+
+
+def usage_of(node: Node | None, uuids: Collection[str], beginning: int, ending: int) -> list[InstanceUsage]:
+    """See ``Store.usage``; None: a node that is gone."""
+    if node is None:
+        return [InstanceUsage(uuid=uuid, allocation=None, segments=()) for uuid in sorted(uuids)]
+    return node.usage(uuids, beginning, ending)

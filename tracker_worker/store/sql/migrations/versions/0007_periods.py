@@ -7,7 +7,8 @@ falls, and nothing before it is told.
 
 from __future__ import annotations
 
-import msgpack
+import json
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -23,7 +24,7 @@ def upgrade() -> None:
     op.add_column("allocations", sa.Column("since", sa.BigInteger, nullable=False, server_default=sa.text("0")))
     op.execute("UPDATE allocations SET since = begun_at WHERE role = 'instance'")
     op.add_column("nodes", sa.Column("periods", sa.LargeBinary))
-    known = {"periods": msgpack.packb({"until": threads.now_microseconds()})}
+    known = {"periods": json.dumps({"until": threads.now_microseconds()}).encode()}
     op.get_bind().execute(sa.text("UPDATE nodes SET periods = :periods"), known)
     in_code_order = {
         length: sa.String(length).with_variant(sa.String(length, collation="C"), "postgresql") for length in (36, 255)
