@@ -108,12 +108,22 @@ def _both_told(steps: Sequence[Heard]) -> bool:
 
 
 def _bill(uuid: str, story: Sequence[Heard]) -> Iterator[str]:
-    """What is billed follows one another without overlap, and without a gap where it is handed over."""
+    """What is billed follows one another without overlap, and without a gap where it is handed over. A revert gives nothing
+    back where nothing was handed over, because the claim at the source had expired."""
     bill = Bill()
     for one in story:
         bill.add(one.event_type, one.payload)
-    handed_over = {micros(one.payload["effective_at"]) for one in story if one.event_type in (FINISHED, REVERTED)}
-    for before, after in itertools.pairwise(bill.intervals().get(uuid, [])):
+    intervals = bill.intervals().get(uuid, [])
+    finished = {
+        one.payload["move_id"]: micros(one.payload["effective_at"]) for one in story if one.event_type == FINISHED
+    }
+    left = {one.end for one in intervals}
+    handed_over = {
+        micros(one.payload["effective_at"])
+        for one in story
+        if one.event_type == FINISHED or (one.event_type == REVERTED and finished.get(one.payload["move_id"]) in left)
+    }
+    for before, after in itertools.pairwise(intervals):
         if before.end is None or before.end > after.begin:
             yield f"Instance {uuid} is billed twice at a time: {before}, and {after}."
         elif before.end < after.begin and before.end in handed_over:
