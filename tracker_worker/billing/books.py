@@ -23,6 +23,7 @@ from tracker_worker.billing.timeline import Place
 Time = str | datetime
 NEW, COPY, EARLY, ODD = "new", "copy", "early", "odd"
 _MOST_ODD_CHARACTERS = 65536
+_MOST_ODD_LEVELS = 50
 
 
 class Books:
@@ -210,9 +211,20 @@ class Books:
 
 
 def _kept(message: Any) -> Any:
-    """A message as JSON values, or the beginning of its text."""
+    """A message as JSON values, or the beginning of its text where it is too long, or so deep that a state might not be able to
+    write it."""
     try:
         text = json.dumps(message)
     except (TypeError, ValueError, RecursionError) as error:
         return {"unreadable": f"{type(message).__name__}: {type(error).__name__}"}
-    return json.loads(text) if len(text) <= _MOST_ODD_CHARACTERS else {"beginning": text[:_MOST_ODD_CHARACTERS]}
+    if len(text) > _MOST_ODD_CHARACTERS or _is_deep(message, _MOST_ODD_LEVELS):
+        return {"beginning": text[:_MOST_ODD_CHARACTERS]}
+    return json.loads(text)
+
+
+def _is_deep(value: Any, levels: int) -> bool:
+    """Whether objects and lists are within one another on more than so many levels."""
+    if not isinstance(value, dict | list | tuple):
+        return False
+    parts = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_is_deep(part, levels - 1) for part in parts)
