@@ -149,7 +149,7 @@ class _CatchingUp:
         pages = self._pages(answer)
         read = [[read_instance(entry) for entry in page["instances"]] for page in pages]
         now = [times.seconds(entry["occurred_at"]) for page in pages for entry in page["instances"][:1]]
-        at = min(now, default=None)
+        at = min(now, default=None) or _began(pages[0])
         with self._books.transaction():
             stream = self._journal.streams.make(pages[0]["ledger_id"], self.place)
             after = ""
@@ -159,8 +159,8 @@ class _CatchingUp:
                 self._journal.add_page(stream, page["sequence"], after, kept)
                 after = page["next"] or ""
             stream.add_start(pages[0]["sequence"])
-            if at is not None:
-                stream.began = at if stream.began is None else min(at, stream.began)
+            if now:
+                stream.began = min(now) if stream.began is None else min(*now, stream.began)
             self._journal.save(stream)
             if gone:
                 host, node = self.place
@@ -196,6 +196,12 @@ class _CatchingUp:
 
     def _ask(self, after: int) -> Answer:
         return self._api.get_notifications(self._context, *self.place, after_sequence=after, limit=_LIMIT)
+
+
+def _began(page: Answer) -> int | None:
+    """When the open period of a node began, for a page without an instance, which has no time. None: it is not known."""
+    told = page.get("audit_period_beginning")
+    return times.seconds(told) if told else None
 
 
 def _unless_gone(ask: Callable[[], Value], gone: Callable[[], None]) -> Value | None:

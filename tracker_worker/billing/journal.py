@@ -7,7 +7,8 @@ The names in the state are JSON lists:
 - ``["stream", ledger, host, node]``: what is known of a stream beside its events;
 - ``["event", ledger, host, node, sequence]``: a record (see ``reading``);
 - ``["page", ledger, host, node, sequence, after]``: what a node was charged as of a number, for the uuids behind one up to
-  ``to`` (null: all): ``instances``, and ``at``, the time of that; ``nobody``: no node had the name;
+  ``to`` (null: all): ``instances``, and ``at``, the time of that (of a node without instances, a time before it; null: it is
+  not known); ``nobody``: no node had the name;
 - ``["odd", number]``: a message and the reason.
 """
 

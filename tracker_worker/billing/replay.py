@@ -213,7 +213,9 @@ class Track:
     def _say_page(self, page: Record, after: str, *, known: bool) -> None:
         """What a node is charged as of a number. An instance whose end is not known has ended, at the latest when the events
         are known again."""
-        at = page["at"] if not known and page["at"] is not None else self._resumed or self._at
+        at = self._resumed or self._at
+        if not known and page["at"] is not None:
+            at = max(page["at"], self._at)
         for uuid, line in self.node.charges.items():
             in_range = uuid > after and (page["to"] is None or uuid <= page["to"])
             if in_range and uuid not in page["instances"] and line.charge is not None:
