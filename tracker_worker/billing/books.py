@@ -126,10 +126,11 @@ class Books:
         return bills.differences(self.usage(begin, end, "events"), self.usage(begin, end, "exists"))
 
     def closed(self, begin: Time, end: Time) -> list[Place]:
-        """The nodes (host, node) of which this time is not closed: not all of its periods have ended, or not everything that
-        belongs to them is known. Raises what ``usage`` raises."""
+        """The nodes (host, node) of which this time is not closed: not all of its periods have ended, not everything that
+        belongs to them is known, or it is not known whether it happened. Raises what ``usage`` raises."""
         first, last = self._interval(begin, end)
-        return sorted({node.place for node in self._nodes() if not node.is_closed(first, last)})
+        untold = {plan.place for plan in Histories(self._journal.streams).plans() if plan.untold and plan.missing()}
+        return sorted(untold | {node.place for node in self._nodes() if not node.is_closed(first, last)})
 
     def forget(self, before: Time) -> None:
         """Drop what lies before that time, and keep what is charged then. The books begin at that time afterwards. Where a

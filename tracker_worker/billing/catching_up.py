@@ -161,12 +161,21 @@ class _CatchingUp:
             stream.add_start(pages[0]["sequence"])
             if now:
                 stream.began = min(now) if stream.began is None else min(*now, stream.began)
+            elif at is not None and stream.ledger not in self._journal.streams.began[self.place[0]]:
+                stream.began = max(at, self._last_known())
             self._journal.save(stream)
             if gone:
                 host, node = self.place
                 what = {"host": host, "node": node, "lost": [list(each) for each in gone]}
                 self._journal.add_odd(what, "these numbers are lost: the outbox no longer keeps them")
         return self._ask(stream.base())
+
+    def _last_known(self) -> int:
+        """The time of the last event that is known of the host."""
+        of_host = (
+            stream for stream in self._journal.streams if stream.place[0] == self.place[0] and stream.numbers.highest
+        )
+        return max((self._journal.record(stream, stream.numbers.highest)["at"] for stream in of_host), default=0)
 
     def _pages(self, answer: Answer) -> list[Answer]:
         """What the node is charged now. All pages are of one history."""

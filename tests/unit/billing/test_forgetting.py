@@ -212,7 +212,7 @@ def test_an_earlier_history_is_dropped_and_its_copies_change_nothing() -> None:
     assert not any(LEDGER in name and "gone" not in name for name in state)
     assert books.hear_all(STORY[:6]) == ["new"] * 6  # they are not known any more
     assert books.usage(at(100), at(120)) == before
-    assert books.closed(at(100), at(120)) == [("h1", "a")]
+    assert books.closed(at(100), at(120)) == [("h1", "a"), ("h1", "gone")]
     assert books.missing() == {("h1", "gone"): [(2, 2)]}
 
 
