@@ -129,7 +129,7 @@ class Books:
         """The nodes (host, node) of which this time is not closed: not all of its periods have ended, not everything that
         belongs to them is known, or it is not known whether it happened. Raises what ``usage`` raises."""
         first, last = self._interval(begin, end)
-        untold = {plan.place for plan in Histories(self._journal.streams).plans() if plan.untold and plan.missing()}
+        untold = {plan.place for plan in Histories(self._journal.streams).plans() if plan.is_doubtful(first)}
         return sorted(untold | {node.place for node in self._nodes() if not node.is_closed(first, last)})
 
     def forget(self, before: Time) -> None:

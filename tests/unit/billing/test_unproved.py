@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -28,12 +29,13 @@ class Worker:
 
     def __init__(self, last: int) -> None:
         self.last = last
+        self.ledger = LATER_LEDGER
 
     def get_notifications(self, *_: Any, **__: Any) -> dict[str, Any]:
-        return {"ledger_id": LATER_LEDGER, "first": self.last + 1, "last": self.last, "notifications": []}
+        return {"ledger_id": self.ledger, "first": self.last + 1, "last": self.last, "notifications": []}
 
     def get_instances(self, *_: Any, **__: Any) -> dict[str, Any]:
-        page = {"ledger_id": LATER_LEDGER, "sequence": self.last, "audit_period_beginning": at(120)}
+        page = {"ledger_id": self.ledger, "sequence": self.last, "audit_period_beginning": at(120)}
         return {**page, "instances": [], "next": None}
 
 
@@ -110,3 +112,44 @@ def test_a_name_that_has_not_told_the_present_history_is_closed_when_a_worker_ha
     books.catch_up(Nobody(0), CONTEXT, [PLACE])
     assert books.missing() == {}
     assert is_closed(books, 0, 60)
+
+
+class TestTwoHistoriesOfWhichTheSecondIsNotAnnounced:
+    """The name has told neither of the two, and another name the first one."""
+
+    THIRD = "019bc0de-0000-7000-8000-000000000003"
+    HEARD = (*OLD, *OF_OTHER, node(9, 200, ledger=THIRD))
+
+    def test_nothing_is_missing_of_the_first_one_for_ever(self) -> None:
+        books = Books({})
+        books.hear_all(self.HEARD[:-1])
+        assert books.missing() == {PLACE: [(6, 6)]}
+        books.hear(self.HEARD[-1])
+        assert books.missing() == {PLACE: [(1, 8)]}
+        worker = Worker(9)
+        worker.ledger = self.THIRD
+        books.catch_up(worker, CONTEXT, [PLACE])
+        assert books.missing() == {}
+        # What was before is not proved, and does not count.
+        assert (is_closed(books, 0, 60), is_closed(books, 199, 200), is_closed(books, 200, 210)) == (
+            False,
+            False,
+            False,
+        )
+        books.hear(closed(10, 240, 180, 240, ledger=self.THIRD))
+        assert (is_closed(books, 199, 240), is_closed(books, 200, 240)) == (False, True)
+
+    def test_what_is_in_doubt_is_forgotten_with_its_time(self) -> None:
+        state: dict[str, Any] = {}
+        books = Books(state)
+        books.hear_all(self.HEARD)
+        books.forget(at(199))
+        assert any(LEDGER in name for name in state)
+        books.forget(at(200))
+        assert not any(LEDGER in name and PLACE[1] in json.loads(name) for name in state)
+
+    def test_a_history_that_goes_on_the_first_one_later_is_still_to_be_told(self) -> None:
+        """A database was replaced for a while, and came back."""
+        books = Books({})
+        books.hear_all([*OLD, node(1, 80, ledger=self.THIRD), *OF_OTHER])
+        assert books.missing() == {PLACE: [(6, 6)]}
