@@ -191,7 +191,7 @@ class Books:
     def _unusual(self, heard: Heard) -> str | None:
         """Why a message that counts is odd."""
         host, node = heard.place
-        end = self._journal.streams.ends.get((heard.ledger, heard.place))
+        end = self._journal.streams.ends.get(heard.place, {}).get(heard.ledger)
         if end is not None and heard.sequence > end:
             return f"it never happened: the history {heard.ledger} of {host}/{node} ends with the number {end}"
         if "history" in heard.record:
