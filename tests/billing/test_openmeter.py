@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OpenMeter's client posts every event type as it is; the CloudEvents SDK reads what arrives."""
+"""OpenMeter's client posts every event type as it is, or as the page has it; the CloudEvents SDK reads what arrives."""
 
 from __future__ import annotations
 
@@ -98,3 +98,20 @@ def test_the_event_of_a_project_is_an_event_of_openmeter(bodies: list[bytes], po
     assert [json.loads(posted.body) for posted in stand_in.posted] == [
         event for _, event in events if "subject" in event
     ]
+
+
+def test_the_program_of_the_page_posts_the_usage_of_a_period_with_a_time_within_it(
+    bodies: list[bytes], post: Post, stand_in: StandIn
+) -> None:
+    """And nothing that has no project, which OpenMeter would refuse."""
+    events = [json.loads(body) for body in bodies]
+    usage = [event for event in events if event["type"] == "tracker.usage.exists"]
+    assert usage
+    for event in usage:
+        said, ending = (datetime.fromisoformat(text) for text in (event["time"], event["data"]["audit_period_ending"]))
+        assert said >= ending
+        event["time"] = event["data"]["audit_period_beginning"]
+
+    post(bodies, "page")
+
+    assert [json.loads(posted.body) for posted in stand_in.posted] == [event for event in events if "subject" in event]

@@ -23,6 +23,7 @@ from tracker_worker.billing.timeline import Place
 Time = str | datetime
 NEW, COPY, EARLY, ODD = "new", "copy", "early", "odd"
 _MOST_ODD_CHARACTERS = 65536
+_MOST_ODD_LEVELS = 50
 
 
 class Books:
@@ -125,10 +126,11 @@ class Books:
         return bills.differences(self.usage(begin, end, "events"), self.usage(begin, end, "exists"))
 
     def closed(self, begin: Time, end: Time) -> list[Place]:
-        """The nodes (host, node) of which this time is not closed: not all of its periods have ended, or not everything that
-        belongs to them is known. Raises what ``usage`` raises."""
+        """The nodes (host, node) of which this time is not closed: not all of its periods have ended, not everything that
+        belongs to them is known, or it is not known whether it happened. Raises what ``usage`` raises."""
         first, last = self._interval(begin, end)
-        return sorted({node.place for node in self._nodes() if not node.is_closed(first, last)})
+        untold = {plan.place for plan in Histories(self._journal.streams).plans() if plan.is_doubtful(first)}
+        return sorted(untold | {node.place for node in self._nodes() if not node.is_closed(first, last)})
 
     def forget(self, before: Time) -> None:
         """Drop what lies before that time, and keep what is charged then. The books begin at that time afterwards. Where a
@@ -189,7 +191,7 @@ class Books:
     def _unusual(self, heard: Heard) -> str | None:
         """Why a message that counts is odd."""
         host, node = heard.place
-        end = self._journal.streams.ends.get((heard.ledger, heard.place))
+        end = self._journal.streams.ends.get(heard.place, {}).get(heard.ledger)
         if end is not None and heard.sequence > end:
             return f"it never happened: the history {heard.ledger} of {host}/{node} ends with the number {end}"
         if "history" in heard.record:
@@ -210,9 +212,20 @@ class Books:
 
 
 def _kept(message: Any) -> Any:
-    """A message as JSON values, or the beginning of its text."""
+    """A message as JSON values, or the beginning of its text where it is too long, or so deep that a state might not be able to
+    write it."""
     try:
         text = json.dumps(message)
     except (TypeError, ValueError, RecursionError) as error:
         return {"unreadable": f"{type(message).__name__}: {type(error).__name__}"}
-    return json.loads(text) if len(text) <= _MOST_ODD_CHARACTERS else {"beginning": text[:_MOST_ODD_CHARACTERS]}
+    if len(text) > _MOST_ODD_CHARACTERS or _is_deep(message, _MOST_ODD_LEVELS):
+        return {"beginning": text[:_MOST_ODD_CHARACTERS]}
+    return json.loads(text)
+
+
+def _is_deep(value: Any, levels: int) -> bool:
+    """Whether objects and lists are within one another on more than so many levels."""
+    if not isinstance(value, dict | list | tuple):
+        return False
+    parts = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_is_deep(part, levels - 1) for part in parts)

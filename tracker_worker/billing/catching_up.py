@@ -149,7 +149,7 @@ class _CatchingUp:
         pages = self._pages(answer)
         read = [[read_instance(entry) for entry in page["instances"]] for page in pages]
         now = [times.seconds(entry["occurred_at"]) for page in pages for entry in page["instances"][:1]]
-        at = min(now, default=None)
+        at = min(now, default=None) or _began(pages[0])
         with self._books.transaction():
             stream = self._journal.streams.make(pages[0]["ledger_id"], self.place)
             after = ""
@@ -159,14 +159,23 @@ class _CatchingUp:
                 self._journal.add_page(stream, page["sequence"], after, kept)
                 after = page["next"] or ""
             stream.add_start(pages[0]["sequence"])
-            if at is not None:
-                stream.began = at if stream.began is None else min(at, stream.began)
+            if now:
+                stream.began = min(now) if stream.began is None else min(*now, stream.began)
+            elif at is not None and stream.ledger not in self._journal.streams.began[self.place[0]]:
+                stream.began = max(at, self._last_known())
             self._journal.save(stream)
             if gone:
                 host, node = self.place
                 what = {"host": host, "node": node, "lost": [list(each) for each in gone]}
                 self._journal.add_odd(what, "these numbers are lost: the outbox no longer keeps them")
         return self._ask(stream.base())
+
+    def _last_known(self) -> int:
+        """The time of the last event that is known of the host."""
+        of_host = (
+            stream for stream in self._journal.streams if stream.place[0] == self.place[0] and stream.numbers.highest
+        )
+        return max((self._journal.record(stream, stream.numbers.highest)["at"] for stream in of_host), default=0)
 
     def _pages(self, answer: Answer) -> list[Answer]:
         """What the node is charged now. All pages are of one history."""
@@ -196,6 +205,12 @@ class _CatchingUp:
 
     def _ask(self, after: int) -> Answer:
         return self._api.get_notifications(self._context, *self.place, after_sequence=after, limit=_LIMIT)
+
+
+def _began(page: Answer) -> int | None:
+    """When the open period of a node began, for a page without an instance, which has no time. None: it is not known."""
+    told = page.get("audit_period_beginning")
+    return times.seconds(told) if told else None
 
 
 def _unless_gone(ask: Callable[[], Value], gone: Callable[[], None]) -> Value | None:

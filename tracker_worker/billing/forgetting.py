@@ -28,7 +28,7 @@ def forget(journal: Journal, before: int) -> None:
     for plan in plans:
         for stream in plan.void:
             journal.drop(stream)
-        if plan.untold and plan.parts[-1].stream.gone:
+        if plan.untold and not plan.is_doubtful(before):
             for stream, _ in plan.parts:
                 journal.drop(stream)
     journal.forget(before)

@@ -35,8 +35,9 @@ class Part(NamedTuple):
 class Plan(NamedTuple):
     """The streams of one name that go on one another, oldest first. ``void``: earlier ones, nothing of which counts.
     ``begins``, ``cut``: when the database began to serve the host after another one, and when another one began to. ``untold``:
-    the name has not told the present history; what was heard of it does not count. ``unfounded``: a node has come to the name,
-    and what it had been charged is not known."""
+    the name has not told the present history; what was heard of it does not count, and ``cut`` is when a later history began
+    that the name has told, and that does not lead back to it. ``unfounded``: a node has come to the name, and what it had been
+    charged is not known."""
 
     place: Place
     parts: tuple[Part, ...]
@@ -50,6 +51,11 @@ class Plan(NamedTuple):
     def key(self) -> Key:
         """The stream of the present history."""
         return self.parts[-1].stream.key
+
+    def is_doubtful(self, begin: int) -> bool:
+        """Whether it is not known if what the name has told of the time from ``begin`` on happened: the number at which it
+        would tell the present history is missing, or lost for good."""
+        return self.untold and not self.parts[-1].stream.gone and (self.cut is None or begin < self.cut)
 
     def gaps(self, upto: Position | None = None) -> list[tuple[Position, int]]:
         """The ranges of numbers that are needed and not known, in all or up to a position: where each begins, and its last
@@ -157,7 +163,7 @@ class Histories:
             taken.update(stream.ledger for stream in chain)
             first = next((index for index, stream in enumerate(chain, 1) if stream.begins_here), len(chain))
             untold = head in self._ended
-            cut, begins = (None, None) if untold else self._served(place, head)
+            cut, begins = (self._replaced(place, head, heads), None) if untold else self._served(place, head)
             plans.append(Plan(place, _parts(chain[:first]), tuple(chain[first:]), begins, cut, untold))
         return plans
 
@@ -171,6 +177,14 @@ class Histories:
         others = [(at, other) for other, at in began.items() if not self.related(head, other)]
         later = min((other for other in others if other > since), default=None)
         return None if later is None else later[0], since[0] if any(other < since for other in others) else None
+
+    def _replaced(self, place: Place, untold: str, heads: Iterable[str]) -> int | None:
+        """When a history began that the name has told, and that is later than those that go on the untold one."""
+        began = self._streams.began[place[0]]
+        followers = (self._key(place, other) for other in began if untold in self.before(other))
+        since = max(followers, default=self._key(place, untold))
+        told = [self._key(place, head) for head in heads if head not in self._ended]
+        return min((at for at, ledger in told if (at, ledger) > since), default=None)
 
     def _arrivals(self, place: Place) -> Iterator[_Arrival]:
         for number, plan in enumerate(self._plans[place]):

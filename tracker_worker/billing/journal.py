@@ -7,7 +7,9 @@ The names in the state are JSON lists:
 - ``["stream", ledger, host, node]``: what is known of a stream beside its events;
 - ``["event", ledger, host, node, sequence]``: a record (see ``reading``);
 - ``["page", ledger, host, node, sequence, after]``: what a node was charged as of a number, for the uuids behind one up to
-  ``to`` (null: all): ``instances``, and ``at``, the time of that; ``nobody``: no node had the name;
+  ``to`` (null: all): ``instances``, and ``at``, the time of that (of a node without instances, a time before it; null: it is
+  not known); ``nobody``: no node had the name;
+- ``["ends", host, node]``: the last number that counts of each history of the name that has ended, by ledger;
 - ``["odd", number]``: a message and the reason.
 """
 
@@ -64,6 +66,10 @@ class Journal:
                 before, last, told = stream.announced
                 stream.announced = before, last, told
             self.streams.index(stream)
+        elif kind == "ends":
+            host, node = parts
+            for ledger, last in self._state[name].items():
+                self.streams.add_end((host, node), ledger, last)
         elif kind == "odd":
             self._odd.append(parts[0])
 
@@ -89,6 +95,7 @@ class Journal:
             self.save(self.streams.make(ledger, heard.place))
             self.streams.index(stream)
             self._save_books()
+            self._state[_name("ends", *heard.place)] = dict(self.streams.ends[heard.place])
             changed = True
         for side in ("to", "from"):
             if side in record:

@@ -35,6 +35,8 @@ class Proof:
         self._last: int | None = None
         self._retired: int | None = None
         self._told: dict[Period, _Told] = {}
+        # Nothing proves what was before that time.
+        self._void = FIRST
 
     def exists(self, record: Record) -> None:
         begin, end = record["period"]
@@ -59,6 +61,13 @@ class Proof:
     def broken(self) -> None:
         """A number before the next event is not known."""
         self._last = None
+
+    def void(self, before: int) -> None:
+        """What was said may never have happened: nothing of what was before that time is closed, whatever is said of it."""
+        self._void = max(before, self._void)
+        self.covered = [(max(begin, self._void), end) for begin, end in self.covered if end > self._void]
+        self._last = None
+        self._told = {}
 
     def born(self, at: int) -> None:
         """The node did not exist before that time."""
@@ -89,6 +98,9 @@ class Proof:
         return self._retired is not None and self._retired <= end
 
     def _cover(self, begin: int, end: int) -> None:
+        begin = max(begin, self._void)
+        if begin >= end:
+            return
         joined = [(begin, end), *(each for each in self.covered if begin <= each[1] and each[0] <= end)]
         apart = [each for each in self.covered if each not in joined]
         self.covered = sorted([*apart, (min(each[0] for each in joined), max(each[1] for each in joined))])
@@ -101,6 +113,7 @@ class Proof:
             "last": self._last,
             "retired": self._retired,
             "told": told,
+            "void": self._void,
         }
 
 
@@ -108,7 +121,7 @@ def load(dumped: Record) -> Proof:
     """What ``Proof.dump`` has returned."""
     proof = Proof()
     proof.covered = [(begin, end) for begin, end in dumped["covered"]]
-    proof._last, proof._retired = dumped["last"], dumped["retired"]
+    proof._last, proof._retired, proof._void = dumped["last"], dumped["retired"], dumped.get("void", FIRST)
     proof._told = {
         (begin, end): _Told(exists, seconds, Counter(sums)) for begin, end, exists, seconds, sums in dumped["told"]
     }

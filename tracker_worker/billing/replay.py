@@ -81,7 +81,9 @@ class Track:
         # Whether the next event, if it follows the last one, is the first one of its node.
         self._fresh = True
         self._at = 0
+        self._latest = 0
         self._resumed = 0
+        self._part = 0
 
     def _each(self) -> Iterator[Step]:
         for index, (stream, last) in enumerate(self.plan.parts):
@@ -101,6 +103,7 @@ class Track:
         """Say the events up to the first step at which ``stops``."""
         while self._next is not None and not stops(self._next):
             step, self._next = self._next, next(self._steps, None)
+            self._enter(step.position.part)
             if step.record is None:
                 self._say_pages(step)
             else:
@@ -130,6 +133,19 @@ class Track:
             self.ended.append(self.node)
         self.node, self._fresh = Node(self.place), True
 
+    def void(self, before: int) -> None:
+        """Nothing proves what the nodes were charged before that time."""
+        for node in (*self.ended, self.node):
+            node.proof.void(before)
+
+    def _enter(self, part: int) -> None:
+        """What follows is of that history. If nothing tells up to which number the one before it counts, some of it may never
+        have happened."""
+        between = self.plan.parts[self._part + 1 : part + 1]
+        self._part = part
+        if any(stream.announced is None for stream, _ in between):
+            self.void(self._latest)
+
     def _own(self, link: Link, sequence: int | None) -> Position | None:
         """Where the event of a link is in this track; None: it is not known."""
         parts = (index for index, part in enumerate(self.plan.parts) if part.stream.ledger == link.ledger)
@@ -151,6 +167,7 @@ class Track:
             self._resumed = at
         born = follows and self._fresh
         self.reached, self._at = position, at
+        self._latest = max(at, self._latest)
         if record["kind"] == "node" and record["state"] is None:
             self.end(at)
             return
@@ -213,7 +230,9 @@ class Track:
     def _say_page(self, page: Record, after: str, *, known: bool) -> None:
         """What a node is charged as of a number. An instance whose end is not known has ended, at the latest when the events
         are known again."""
-        at = page["at"] if not known and page["at"] is not None else self._resumed or self._at
+        at = self._resumed or self._at
+        if not known and page["at"] is not None:
+            at = max(page["at"], self._at)
         for uuid, line in self.node.charges.items():
             in_range = uuid > after and (page["to"] is None or uuid <= page["to"])
             if in_range and uuid not in page["instances"] and line.charge is not None:
@@ -257,5 +276,6 @@ def replay(
         track.advance()
         if track.plan.cut is not None and ends is None:
             track.end(track.plan.cut)
+            track.void(track.plan.cut)  # the later database may go on this one, and its announcement be lost
         nodes += [*track.ended, track.node] if track.node.known else track.ended
     return every, nodes

@@ -78,13 +78,13 @@ class Stream:
 
 class Streams:
     """``of_place``: the streams of each name, by ledger. ``previous``: ledger_id -> the one before it, of all histories that
-    were ever announced. ``ends``: the last number that counts, where that is known. ``began``: when each ledger had its first
-    event that was ever known, by host."""
+    were ever announced. ``ends``: the last number that counts of each history that is known to have ended, by name and ledger;
+    also of those whose streams are dropped. ``began``: when each ledger had its first event that was ever known, by host."""
 
     def __init__(self) -> None:
         self.of_place: dict[Place, dict[str, Stream]] = {}
         self.previous: dict[str, str] = {}
-        self.ends: dict[Key, int] = {}
+        self.ends: defaultdict[Place, dict[str, int]] = defaultdict(dict)
         self.began: defaultdict[str, dict[str, int]] = defaultdict(dict)
 
     def __iter__(self) -> Iterator[Stream]:
@@ -102,11 +102,14 @@ class Streams:
         if stream.announced is not None:
             ledger, last, _ = stream.announced
             self.previous.setdefault(stream.ledger, ledger)
-            key = ledger, stream.place
-            self.ends[key] = min(last, self.ends.get(key, last))
+            self.add_end(stream.place, ledger, last)
         if stream.began is not None:
             began = self.began[stream.place[0]]
             began[stream.ledger] = min(stream.began, began.get(stream.ledger, stream.began))
+
+    def add_end(self, place: Place, ledger: str, last: int) -> None:
+        """Take note of the last number that counts of a history; the lowest one that was told is right."""
+        self.ends[place][ledger] = min(last, self.ends[place].get(ledger, last))
 
     def drop(self, stream: Stream) -> None:
         host = stream.place[0]

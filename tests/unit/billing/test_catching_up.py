@@ -20,7 +20,7 @@ STORY = [node(1, 0), charged(2, 10, SMALL), charged(3, 20, LARGE), charged(4, 30
 
 class Worker:
     """Answers for one node. ``kept``: what its outbox has; ``instances``: (number, since, resources) of what is charged at
-    ``sequence``. ``calls``: what was asked."""
+    ``sequence``. ``period``: when the open one began. ``calls``: what was asked."""
 
     def __init__(self, kept: list[Message], *, most: int = 500, ledger: str = LEDGER) -> None:
         self.kept = kept
@@ -28,6 +28,7 @@ class Worker:
         self.last = kept[-1]["payload"]["sequence"] if kept else 0
         self.first = kept[0]["payload"]["sequence"] if kept else 1
         self.instances: list[tuple[int, float, dict[str, int]]] = []
+        self.period = ""
         self.most = most
         self.calls: list[tuple[Any, ...]] = []
         self.before_instances: Callable[[], None] = lambda: None
@@ -57,6 +58,7 @@ class Worker:
         return {
             "ledger_id": self.ledger,
             "sequence": self.last,
+            "audit_period_beginning": self.period,
             "instances": [
                 {**charged(1, 0, resources, number=number)["payload"], "since": at(since), "occurred_at": at(55)}
                 for number, since, resources in page
@@ -248,6 +250,23 @@ class TestLosses:
         worker.last, worker.first, worker.instances = 4, 5, [(2, 30, SMALL)]
         assert books.catch_up(worker, CONTEXT) == {PLACE: [(3, 3)]}
         assert vcpu_seconds(books) == {"1": 1200, "2": 1800}
+
+    @pytest.mark.parametrize(
+        ("period", "minutes"), [(at(50), 40), (at(5), 10), ("", 10)], ids=["later", "earlier", "unknown"]
+    )
+    def test_an_end_that_is_lost_to_a_node_that_is_empty_is_before_the_open_period(
+        self, books: Books, period: str, minutes: int
+    ) -> None:
+        """Not before the last event that is known."""
+        books.hear_all([*STORY[:2], charged(3, 20, LARGE, number=2)])
+        worker = Worker([])
+        worker.last, worker.first, worker.period = 5, 6, period
+        assert books.catch_up(worker, CONTEXT) == {PLACE: [(4, 5)]}
+        known = {"1": 60 * minutes}
+        assert {name: n for name, n in vcpu_seconds(books).items() if name == "1"} == known
+        # What comes behind the hole changes nothing of it.
+        books.hear(charged(6, 58, SMALL, number=3))
+        assert {name: n for name, n in vcpu_seconds(books).items() if name == "1"} == known
 
     def test_a_change_that_is_lost_counts_from_when_it_is_so(self, books: Books) -> None:
         books.hear_all(STORY[:2])

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sessions of doc/user/billing.md give the output that the page shows."""
+"""The sessions of doc/user/billing.md give the output that the page shows, and the program of billing-with.md for OpenMeter is
+the one that `tox -e billing` runs."""
 
 from __future__ import annotations
 
 import doctest
+import re
+import textwrap
 from pathlib import Path
 from random import Random
 
@@ -12,7 +15,7 @@ import pytest
 from tests.support.billing.api import StandInAPI
 from tests.support.billing.cloud import Cloud
 from tests.support.builders import NOW, uuid
-from tests.support.doc_pages import DOC, blocks
+from tests.support.doc_pages import DOC, ROOT, blocks
 from tracker_worker.domain.values import SECOND
 from tracker_worker.domain.views import iso
 
@@ -62,3 +65,10 @@ def test_the_sessions_of_the_billing_page_give_the_output_that_it_shows(
 
     assert len(sessions) > 5
     assert runner.summarize(verbose=False).failed == 0, "".join(said)
+
+
+def test_the_program_that_posts_to_openmeter_is_the_one_of_the_page() -> None:
+    [program] = blocks(DOC / "user" / "billing-with.md", "python")
+    _, post = program.text.split('token="om_...")\n')
+    run = (ROOT / "tests" / "billing" / "post_events.py").read_text()
+    assert textwrap.indent(re.sub("  #.*", "", post), "    ") in run

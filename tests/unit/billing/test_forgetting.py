@@ -212,8 +212,23 @@ def test_an_earlier_history_is_dropped_and_its_copies_change_nothing() -> None:
     assert not any(LEDGER in name and "gone" not in name for name in state)
     assert books.hear_all(STORY[:6]) == ["new"] * 6  # they are not known any more
     assert books.usage(at(100), at(120)) == before
-    assert books.closed(at(100), at(120)) == [("h1", "a")]
+    assert books.closed(at(100), at(120)) == [("h1", "a"), ("h1", "gone")]
     assert books.missing() == {("h1", "gone"): [(2, 2)]}
+
+
+@pytest.mark.parametrize("reopens", [False, True])
+def test_the_end_of_a_history_that_is_dropped_is_known(reopens: bool) -> None:
+    third = LEDGER[:-1] + "3"
+    state: dict[str, object] = {}
+    books = Books(state)
+    books.hear_all([*STORY[:6], node(7, 90, ledger=LATER_LEDGER, previous_ledger_id=LEDGER, previous_sequence=6)])
+    books.hear(node(8, 95, ledger=third, previous_ledger_id=LATER_LEDGER, previous_sequence=7))
+    books.forget(at(100))
+    assert not any(LATER_LEDGER in name for name in state)
+    books = Books(state) if reopens else books
+    assert books.hear(STORY[6]) == "odd"
+    [*_, (_, reason)] = books.odd
+    assert reason == f"it never happened: the history {LEDGER} of h1/a ends with the number 6"
 
 
 def test_another_database_is_dropped_when_its_end_is_before_the_time() -> None:

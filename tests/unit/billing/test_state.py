@@ -66,6 +66,19 @@ def test_books_that_are_opened_again_are_the_same(state: State) -> None:
     assert Books(state).odd == []
 
 
+def test_an_odd_message_of_any_depth_is_kept(path: Path) -> None:
+    with SqliteState(path) as state:
+        books = Books(state)
+        nested: list[Any] = []
+        for depth in range(1100):
+            nested = [nested]
+            if depth < 2 or depth > 900:
+                assert books.hear({"event_type": "x", "payload": nested}) == "odd"
+        kept = [message for message, _ in Books(state).odd]
+        assert kept[0] == {"event_type": "x", "payload": [[]]}
+        assert kept[2]["beginning"].startswith('{"event_type": "x", "payload": [[[')
+
+
 def test_a_state_that_is_closed_is_not_used_any_more(path: Path) -> None:
     with SqliteState(path) as state:
         Books(state)
