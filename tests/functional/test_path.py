@@ -123,9 +123,10 @@ def test_a_claim_passes_few_files_and_its_reply_few_functions(
             recorder.recording = False
             if number > 3:
                 paths.append(files_of(recorder))
+    # With its segments and periods, the ledger has three files more than without.
     # The worker's other threads, which look after their own things now and then, may fall into one of them.
     files = min(paths, key=len)
-    assert len(files) < 60, " ".join(sorted(files))
+    assert len(files) < 64, " ".join(sorted(files))
 
 
 def files_of(recorder: PathRecorder) -> set[str]:
