@@ -55,6 +55,21 @@ class TestAFullQueue:
         assert case.done == [(b"1", True), (b"2", True), (b"3", True), (b"4", True)]
         assert case.publisher.waiting_bytes() == 0
 
+    def test_what_is_not_tried_again_makes_room_for_what_waits(self, case: Case) -> None:
+        """Seed 8300018 of the simulation: heartbeats filled the small window of a reply queue that had been full, and were
+        refused. Nothing else was on the wire whose answer could have gone on."""
+        notify(case, b"1")
+        case.nack(1)
+        case.later(RETRY)
+        case.ack(2)
+        for beat in (b"beat 1", b"beat 2"):
+            case.submit(beat, retry_before=None, key=QUEUE)
+        notify(case, b"2")
+        assert new(case, 2) == [b"beat 1", b"beat 2"]
+        case.nack(4, multiple=True)
+        case.publisher.work()
+        assert new(case, 4) == [b"2"]
+
     def test_other_queues_are_served_meanwhile(self, case: Case) -> None:
         notify(case, *(b"%d" % number for number in range(3000)))
         case.nack(WINDOW, multiple=True)

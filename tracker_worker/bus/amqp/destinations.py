@@ -129,7 +129,7 @@ class Destinations:
         if message.retry_before is None:
             if message.done is not None:
                 message.done(not missing)  # a queue that refuses is there
-            self.leave(message)
+            self.given_up(message, now)
             return
         late = message.is_late(now)
         if late:
