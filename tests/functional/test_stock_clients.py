@@ -326,8 +326,10 @@ def test_a_stock_listener_gets_every_notification_once_and_in_order(deployment: 
         assert first[name] == described[name]
 
 
-def test_a_notification_has_the_wire_format_of_a_stock_notifier(deployment: Deployment) -> None:
+def test_a_notification_has_the_wire_format_of_a_stock_notifier(deployment: Deployment, client: Client) -> None:
     # The first notification of each queue: an event of `warn_events`, and one of all others.
+    with pytest.raises(errors.ComputeResourcesUnavailable):
+        client.call("errors", "begin_resource_claim", instance=small("wire", node="errors-1"), limits={"vcpu": 0})
     golden = {"warn": load_golden("notification_warn"), "info": load_golden("notification_info")}
     for priority, like in golden.items():
         message = deployment.raw_connection.take(f"{COPIES}.{priority}")

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -188,8 +188,8 @@ def _show_bill(console: Console, owed: Mapping[str, Sequence[Charge]], billing: 
     agrees with what the scheduler was answered."""
     until = max((datetime.fromisoformat(charges[-1].at) for charges in owed.values()), default=billing.last_at)
     known = owed_seconds(owed.values(), until)
-    usage = billing.read(lambda books: books.usage(billing.first_at, until)) if owed else {}
-    billed = used_seconds(usage, owed.keys())
+    begin = billing.first_at - timedelta(seconds=1)  # what was over within a second is billed too: as nothing
+    billed = used_seconds(billing.read(lambda books: books.usage(begin, until)), owed.keys())
     figures = ("vcpu s", "memory MB s", "disk GB s")
     shown = table("Projects: the bill of the moved instances", "project", figures, last="scheduler")
     for project in sorted(known.keys() | billed.keys()):

@@ -18,6 +18,7 @@ from tracker_worker.domain.calendar import Calendar
 from tracker_worker.domain.host import HostLedger
 from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.domain.segments import InstanceUsage
+from tracker_worker.errors import StoreUnavailable
 from tracker_worker.service.requests.items import Chore
 from tracker_worker.store.base import Store
 from tracker_worker.store.ledgers import Ledgers
@@ -29,6 +30,7 @@ _MOST_INSTANCES = 50
 """What is decided at a time. An instance with many segments counts for several."""
 _SEGMENTS_OF_AN_INSTANCE = 2
 """So many segments take as long as an instance."""
+_REST_LOOKS = 15
 _MOST_LOOKS = 30
 """Steps that were not decided within so many looks were dropped: the host is another worker's, or gone."""
 
@@ -80,11 +82,22 @@ class PeriodChores:
         self._known: dict[int, _Sweep] = {}
         self._deciding: dict[_Sweep, int] = {}  # for how many instances each counts
         self._looks = 0
+        self._rests_until = 0
         self._goes_on = False
 
     def look(self) -> None:
-        """Begin to close what is over, and go on with what has begun. Raises StoreUnavailable."""
+        """Begin to close what is over, and go on with what has begun. Raises StoreUnavailable; then it rests for a while, as
+        requests wait for each try."""
         self._looks += 1
+        if self._looks < self._rests_until:
+            return
+        try:
+            self._look()
+        except StoreUnavailable:
+            self._rests_until = self._looks + _REST_LOOKS
+            raise
+
+    def _look(self) -> None:
         for sweep in [sweep for sweep in self._deciding if self._looks - sweep.look > _MOST_LOOKS]:
             del self._deciding[sweep]
             del self._known[sweep.node_id]
