@@ -23,6 +23,7 @@ from tracker_worker.domain.commands import Command, ForgetUsage
 from tracker_worker.domain.decision import Decision
 from tracker_worker.domain.queries import GetInstances
 from tracker_worker.domain.values import SECOND
+from tracker_worker.errors import StoreUnavailable
 from tracker_worker.ids import NewIds
 from tracker_worker.notifications.render import PLAIN
 from tracker_worker.service.chores import periods
@@ -249,3 +250,27 @@ def test_where_nothing_is_told_a_host_may_be_forgotten(store: MemoryStore, clock
         Administration(store, notify=True).forget_host(HOST)
     Administration(store, notify=False).forget_host(HOST)
     assert store.host_names() == []
+
+
+def test_a_sweep_rests_while_the_store_is_away(
+    store: MemoryStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each try may take seconds, in which no request is tried."""
+    worker = Worker(store, clock)
+    tries: list[str] = []
+
+    def away(host: str) -> None:
+        tries.append(host)
+        raise StoreUnavailable(reason="silent")
+
+    with monkeypatch.context() as silent:
+        silent.setattr(worker.ledgers, "find", away)
+        with pytest.raises(StoreUnavailable):
+            worker.closer.close()
+        for _ in range(10):
+            worker.closer.close()
+    assert tries == [HOST]
+    clock.forward(TO_THE_HOUR + 2)
+    for _ in range(10):
+        worker.closer.close()
+    assert instances(store) == ALL
