@@ -44,6 +44,18 @@ def command(worker: WorkerProcess, *arguments: str, code: int = 0) -> Any:
     return json.loads(done.stdout) if formatted else done.stderr or done.stdout
 
 
+def renamed_if_told(worker: WorkerProcess) -> Any:
+    """The node with its new name; None as long as the worker has not closed the period."""
+    arguments = ["node", "rename", OLD, NEW, "--host", HOST, "--format", "json"]
+    done = subprocess.run(
+        [PROGRAM, "--config-file", worker.configuration, *arguments], capture_output=True, text=True, timeout=60
+    )
+    if done.returncode:
+        assert "told to billing" in done.stderr, done.stderr
+        return None
+    return json.loads(done.stdout)
+
+
 def streams(worker: WorkerProcess) -> list[dict[str, Any]]:
     """Each name that has had events, with the number of its last one."""
     with sqlite3.connect(worker.database) as connection:
@@ -63,8 +75,13 @@ def state(client: stock.Client, host: str, node: str) -> str:
 
 
 def test_a_node_that_left_the_inventory_takes_no_claims_and_is_renamed(
-    worker: WorkerProcess, client: stock.Client, listener: stock.Listener
+    make_worker: MakeWorker, client: stock.Client, listener: stock.Listener
 ) -> None:
+    # What the replaced node was charged is told at the end of a period.
+    periods = {"notifications": {"usage_audit_period": "20s"}}
+    worker = make_worker(hosts={HOST: {OLD: NODE}, OTHER: {"other": NODE}}, options=periods)
+    worker.start()
+    worker.wait_ready()
     for number in (1, 2):
         begin(client, HOST, number)
     worker.write_inventory({HOST: {NEW: NODE}, OTHER: {"other": NODE}})
@@ -83,7 +100,7 @@ def test_a_node_that_left_the_inventory_takes_no_claims_and_is_renamed(
     assert "is charged for 1 instance:" in command(worker, "node", "rename", OLD, NEW, "--host", HOST, code=1)
     client.call(HOST, "update_usage", instance={"uuid": uuid(3), "vm_state": "deleted"})
 
-    renamed = command(worker, "node", "rename", OLD, NEW, "--host", HOST)
+    renamed = wait_until(lambda: renamed_if_told(worker), "the usage is told", seconds=60)
     assert (renamed["state"], renamed["running_vms"]) == ("open", 1)
     # The worker has learned nothing of it but what is in the database.
     assert client.call(HOST, "get_node") == renamed
