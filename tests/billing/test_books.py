@@ -35,6 +35,7 @@ QUEUE = "notifications.info"
 _SCHEDULERS = 6
 _LOST = 10_000
 _STARTS = 100
+_SOME = 500
 _BEGIN, _FOREVER = "2020-01-01", "2100-01-01"
 
 
@@ -138,8 +139,9 @@ def test_what_a_purged_queue_has_lost_comes_back_and_nobody_else_hears_it_twice(
             wait_until(lambda: broker.count(QUEUE) >= _LOST, "a full queue", seconds=300)
             lost = broker.channel.queue_purge(QUEUE)
             mine.hear_all(messages(listening.heard))
+            before = len(listening.heard)
             listening.resume()
-            time.sleep(3)
+            wait_until(lambda: len(listening.heard) > before + _SOME, "what comes after the purge", seconds=60)
             mine.hear_all(messages(listening.heard))
             missing = sum(last - first + 1 for ranges in mine.missing().values() for first, last in ranges)
             assert lost >= _LOST
@@ -162,7 +164,7 @@ def test_what_a_purged_queue_has_lost_comes_back_and_nobody_else_hears_it_twice(
 def test_a_consumer_that_starts_late_under_load_equals_the_ledger_from_then_on(cloud: Cloud) -> None:
     late: list[tuple[Books, int, int]] = []
     with cloud.load():
-        time.sleep(3)
+        wait_until(lambda: len(cloud.listening.heard) > _SOME, "a cloud with instances", seconds=60)
         for _ in range(_STARTS):
             cloud.forget()
             begin = len(cloud.listening.heard)
@@ -170,7 +172,6 @@ def test_a_consumer_that_starts_late_under_load_equals_the_ledger_from_then_on(c
             mine.catch_up(cloud.api, CONTEXT, PLACES)
             late.append((mine, begin, int(time.time()) + 1))
     end = int(time.time()) + 2
-    time.sleep(2)
     cloud.settle()
     heard = cloud.listening.heard
     whole = books(heard)

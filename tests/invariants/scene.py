@@ -26,6 +26,7 @@ from tests.invariants.record import (
     StoredNode,
 )
 from tests.invariants.stored import allocated, issued
+from tests.support.asked import asked
 from tests.support.builders import HOST, LEDGER_ID, NOW, TIMEOUT, instance_dict, inventory, node_name
 from tracker_worker.domain.adoption import read_adoption
 from tracker_worker.domain.commands import (
@@ -55,9 +56,6 @@ from tracker_worker.domain.values import SECOND
 from tracker_worker.domain.views import iso, node_view
 from tracker_worker.ids import NewIds
 from tracker_worker.notifications.render import present, render
-from tracker_worker.service.requests.methods import resolve
-from tracker_worker.wire.request import Request as WireRequest
-from tracker_worker.wire.versions import VERSION
 
 PLACE: Place = (HOST, node_name(1))
 _POLICY = Policy(
@@ -307,17 +305,7 @@ def _command(host: str, method: str, args: Mapping[str, Any]) -> Command:
 
 
 def _moving(host: str, method: str, args: Mapping[str, Any]) -> Command:
-    asked = WireRequest(
-        method=method,
-        args=args,
-        version=VERSION,
-        namespace=None,
-        context={},
-        unique_id=None,
-        reply_to=None,
-        monitor_seconds=None,
-    )
-    command: Command = resolve(asked, source=host, served=[host], policy=_POLICY).action  # type: ignore[assignment]
+    command: Command = asked(host, method, args, _POLICY)
     return command
 
 

@@ -12,6 +12,7 @@ import msgspec
 
 import tests.support.messaging  # noqa: F401 before what imports oslo.messaging: see there
 from tests.model.scheduling import HOSTS, NODES, Cloud
+from tests.support.asked import asked
 from tests.support.builders import NOW, inventory
 from tests.support.closing import Closer
 from tests.support.invoice import NodeBill
@@ -22,12 +23,9 @@ from tracker_worker.domain.policy import Policy
 from tracker_worker.domain.resources import ZERO
 from tracker_worker.domain.values import SECOND
 from tracker_worker.ids import NewIds
-from tracker_worker.service.requests.methods import resolve
 from tracker_worker.store.base import Conflict, Store
 from tracker_worker.store.ledgers import Ledgers
 from tracker_worker.unit_of_work import UnitOfWork
-from tracker_worker.wire.request import Request
-from tracker_worker.wire.versions import VERSION
 
 _HOUR = 3600 * SECOND
 _POLICY = Policy(claim_timeout=_HOUR, capacity_limits=False, release_expired=False, reserved=ZERO)
@@ -104,17 +102,7 @@ class DirectCloud(Cloud):
         return charges(self.stores, uuid)
 
     def _command(self, host: str, method: str, args: dict[str, Any]) -> commands.Command:
-        request = Request(
-            method=method,
-            args=args,
-            version=VERSION,
-            namespace=None,
-            context={},
-            unique_id=None,
-            reply_to=None,
-            monitor_seconds=None,
-        )
-        command: commands.Command = resolve(request, source=host, served=[host], policy=_POLICY).action  # type: ignore[assignment]
+        command: commands.Command = asked(host, method, args, _POLICY)
         return command
 
     def do(self, host: str, command: commands.Command) -> Decision:

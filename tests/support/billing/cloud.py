@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two hosts of one database whose schedulers do anything, in virtual time: the worker's own decisions, commits and events."""
+"""Two hosts of one database whose schedulers do anything, in virtual time: the worker's own decisions, commits and events.
+
+The file is long because everything that may happen there is a short method of one class, which draws one of them at a time.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from typing import Any
 from msgspec.structs import replace
 
 import tests.support.messaging  # noqa: F401 before what imports oslo.messaging: see there
+from tests.support.asked import asked
 from tests.support.bill import micros
 from tests.support.billing.tape import Tape
 from tests.support.billing.truth import Truth, charged
@@ -33,13 +37,10 @@ from tracker_worker.ids import NewIds
 from tracker_worker.new_history import begin_history
 from tracker_worker.notifications.render import PLAIN
 from tracker_worker.service.loop.stored_answers import StoredAnswers
-from tracker_worker.service.requests.methods import resolve
 from tracker_worker.store.base import Conflict
 from tracker_worker.store.ledgers import Ledgers
 from tracker_worker.store.memory import MemoryStore
 from tracker_worker.unit_of_work import UnitOfWork
-from tracker_worker.wire.request import Request
-from tracker_worker.wire.versions import VERSION
 
 HOSTS = ("h1", "h2")
 NODES = ("a", "b")
@@ -211,18 +212,7 @@ class Cloud:
 
     def call(self, host: str, method: str, **args: Any) -> Any:
         """The answer of a host, or None: it is refused."""
-        request = Request(
-            method=method,
-            args=args,
-            version=VERSION,
-            namespace=None,
-            context={},
-            unique_id=None,
-            reply_to=None,
-            monitor_seconds=None,
-        )
-        command: Any = resolve(request, source=host, served=[host], policy=_POLICY).action
-        return self._decide(host, command).reply
+        return self._decide(host, asked(host, method, args, _POLICY)).reply
 
     def _decide(self, host: str, command: commands.Command) -> Decision:
         if isinstance(command, commands.BeginMove):
