@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import doctest
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -63,3 +64,17 @@ def links(page: Path) -> Iterator[str]:
     """The targets of the page's links."""
     for match in _LINK.finditer(prose(page)):
         yield match[1]
+
+
+def wrong_sessions(page: Path, names: dict[str, object], *, least: int) -> str:
+    """What doctest says of the page's Python sessions, of which there are at least so many: '' if all give the output that the
+    page shows. ``names`` are known in the first one; what a session defines is known in those behind it."""
+    said: list[str] = []
+    runner = doctest.DocTestRunner(verbose=False)
+    sessions = blocks(page, "pycon")
+    assert len(sessions) >= least, page
+    for session in sessions:
+        test = doctest.DocTestParser().get_doctest(session.text, names, page.name, str(page), session.line + 1)
+        runner.run(test, out=said.append, clear_globs=False)
+        names = test.globs
+    return "".join(said) if runner.summarize(verbose=False).failed else ""

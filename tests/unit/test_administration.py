@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What operators do to nodes and hosts: each change is one commit, and every stream of events goes on with its own numbers."""
+"""What operators do to nodes and hosts: each change is one commit, and every stream of events goes on with its own numbers.
+
+The file is long because every change is tried on all three stores, by the same fixtures.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Moves: what each step charges and tells, in any order, on one node, one host, and two hosts."""
+"""Moves: what each step charges and tells, in any order, on one node, one host, and two hosts.
+
+The file is long because each class is one kind of place, with the same moves.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The store goes back under a running worker, or goes on in another history: nothing is answered from what is lost."""
+"""The store goes back under a running worker, or goes on in another history: nothing is answered from what is lost.
+
+The file is long because each case is another moment at which a database goes back, seen by the same functions.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The instances of a node are read as of a number: in pages, and with what the period that is not closed yet has so far."""
+"""The instances of a node are read as of a number: in pages, and with what the period that is not closed yet has so far.
+
+The file is long because each class is one question about the same worker, asked by the same few functions.
+"""
 
 from __future__ import annotations
 
