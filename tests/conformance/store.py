@@ -17,6 +17,7 @@ from tests.conformance.store_hosts import AllocationsContract, HistoryContract, 
 from tests.conformance.store_instance_moves import InstanceMoveContract
 from tests.conformance.store_locks import LockedContract, RefreshedContract, VerifiedContract
 from tests.conformance.store_moves import MoveContract
+from tests.conformance.store_outcomes import OutcomeContract
 from tests.conformance.store_segments import SegmentContract
 from tests.conformance.store_silent import SilentContract
 from tests.conformance.store_topics import CursorContract, DeadLetterContract
@@ -191,6 +192,7 @@ class StoreContract(
     PruneContract,
     CursorContract,
     DeadLetterContract,
+    OutcomeContract,
     SilentContract,
     VerifiedContract,
     RefreshedContract,

@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from tests.conformance.store import StoreContract
+from tests.conformance.store_outcomes import refusal
 from tests.conformance.store_topics import letter
 from tests.support.builders import NOW, begin, inventory, node_name, resources, uuid
 from tests.support.store import TOPIC, Writer, answer, load, note, settle, snapshots
@@ -81,6 +82,9 @@ def every_method(store: Store, stream_id: int) -> dict[str, partial]:
         "backlog": store.backlog,
         "take_lease": partial(store.take_lease, [1], "a", now=NOW, until=NOW),
         "release_lease": partial(store.release_lease, "a"),
+        "keep_refusals": partial(store.keep_refusals, [refusal(1)], 1),
+        "refusals": store.refusals,
+        "told": partial(store.told, event_types=["tracker.claim.begun"], limit=1),
         "prune": partial(store.prune, 1, answered_before=0, occurred_before=0, limit=1),
     }
 

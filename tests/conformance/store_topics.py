@@ -261,9 +261,9 @@ class DeadLetterContract(StoreCase):
         assert [row for _, row in store.dead_letters(ALL)] == [letter(4, size=2000)]
 
     def limit(self, monkeypatch: pytest.MonkeyPatch, name: str, value: int) -> None:
-        from tracker_worker.store import memory
+        from tracker_worker.store import memory_outcomes
         from tracker_worker.store.sql import dead_letters
 
         assert getattr(base, name) in (1000, 64 << 20)
-        for module in (memory, dead_letters):
+        for module in (memory_outcomes, dead_letters):
             monkeypatch.setattr(module, name, value)

@@ -42,6 +42,8 @@ READERS = frozenset(
         "backlog",
         "refreshed",
         "dead_letters",
+        "refusals",
+        "told",
     }
 )
 

@@ -7,7 +7,7 @@ import pickle
 
 from tracker_worker.store.memory import MemoryStore
 
-_STATE = ("_rows", "_attempts", "_dead_letters", "_letter_ids")
+_STATE = ("_rows", "_attempts", "_dead_letters", "_refusals")
 
 
 class Backup:

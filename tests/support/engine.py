@@ -31,6 +31,7 @@ from tracker_worker.service.requests.items import Chore
 from tracker_worker.service.requests.reader import RequestReader
 from tracker_worker.store.base import Commit, Store
 from tracker_worker.store.memory import MemoryStore
+from tracker_worker.tally import Tally
 from tracker_worker.threads import Pool
 from tracker_worker.wire.message import decode_message
 from tracker_worker.wire.reply import MAX_ANSWER_BYTES
@@ -72,6 +73,7 @@ class EngineHarness:
         self.hosts = hosts
         self.topics = topics
         self.counters = Counters()
+        self.tally = Tally()
         self.caller = Caller(self.broker)
         self.bus = MemoryBus(self.broker, monotonic=monotonic)
         names = [node_name(number) for number in range(1, nodes + 1)]
@@ -91,6 +93,8 @@ class EngineHarness:
             notify=notify,
             topics=dict.fromkeys(topics, PLAIN),
             counters=self.counters,
+            tally=self.tally,
+            refusals_kept=lambda: 100,
             clock=service_clock.Clock(self.store.time, monotonic=self.clock.monotonic),
             died=self.deaths.put,
             monotonic=monotonic,

@@ -15,9 +15,9 @@ from tracker_worker.bus.settings import read_settings
 from tracker_worker.cli.context import CommandFailed
 from tracker_worker.ids import NewIds
 from tracker_worker.new_history import begin_history
+from tracker_worker.notifications.asked import asked_by
 from tracker_worker.notifications.style import read_style
 from tracker_worker.service.chores.marker import Owner, owner, take
-from tracker_worker.service.requests.asked import asked_by
 from tracker_worker.store.base import Conflict, HostRecord, Store
 from tracker_worker.text import counted
 

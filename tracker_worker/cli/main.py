@@ -21,6 +21,7 @@ _COMMANDS = {
     "instance": "instance",
     "usage": "usage",
     "audit": "audit",
+    "history": "history",
     "watch": "watch",
     "db": "db",
     "outbox": "outbox",
@@ -28,7 +29,7 @@ _COMMANDS = {
     "config": "config",
 }
 # These subcommands import oslo.messaging late or not at all. For every other one threading_backend is imported first.
-_WITHOUT_MESSAGING = {"node", "host", "claim", "move", "instance", "usage", "db", "outbox", "config"}
+_WITHOUT_MESSAGING = {"node", "host", "claim", "move", "instance", "usage", "history", "db", "outbox", "config"}
 
 
 class _LazyCommands(Commands):

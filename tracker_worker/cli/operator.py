@@ -20,7 +20,7 @@ def user() -> str:
 
 def asked(method: str) -> bytes:
     """Return what the outbox keeps of a change that the user of this process makes with the command ``method``."""
-    from tracker_worker.service.requests.asked import asked_by
+    from tracker_worker.notifications.asked import asked_by
 
     return asked_by(f"{socket.gethostname()}:{os.getpid()}", method=method, context={"user_id": user()})
 

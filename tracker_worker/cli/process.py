@@ -139,7 +139,8 @@ class WorkerProcess:
             self._log.adopt()
             self._log.start()
             self._logging = True
-            worker = Worker(conf, died=self._events.put, stalled=self._stalled)
+            log_fields = bool(conf.use_json or conf.log_config_append)
+            worker = Worker(conf, died=self._events.put, stalled=self._stalled, log_fields=log_fields)
             self._worker = worker
             worker.start()
         except BaseException as error:  # noqa: BLE001 the main thread reports it

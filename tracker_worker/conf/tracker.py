@@ -155,6 +155,15 @@ OPTIONS = [
         help="Disk of each node that is kept for the host itself, in MB, rounded up to GB. It counts as used.",
     ),
     cfg.IntOpt(
+        "refusals_kept",
+        default=10000,
+        min=0,
+        max=1_000_000,
+        mutable=True,
+        help="Refused requests that the database keeps for the command history, beside those that have a notification; the "
+        "oldest are deleted. 10000 of them take some 5 MB. 0: none is kept.",
+    ),
+    cfg.IntOpt(
         "stall_seconds",
         default=30,
         min=1,

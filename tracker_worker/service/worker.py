@@ -47,6 +47,7 @@ from tracker_worker.service.watchdog import Watchdog
 from tracker_worker.store.base import LEASE_SECONDS, AnotherHistory, Store
 from tracker_worker.store.sql.location import prepared_url
 from tracker_worker.store.sql.store import SQLStore
+from tracker_worker.tally import Tally
 from tracker_worker.wire.reply_queues import ReplyQueues
 
 LOG = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ _FIRST_LOOK_SECONDS = 60
 _PUBLISHING_SHARE = 0.2
 # It may wait for a broker that does not answer.
 _OWNERSHIP_STOP_SECONDS = 1.0
+_KEEP_SECONDS = 1
 _PRUNE_SECONDS = 30
 _PROBE_SECONDS = 2
 
@@ -82,12 +84,14 @@ class Worker:
         runtime: threads.Runtime = threads.SYSTEM,
         died: Callable[[BaseException], None] | None = None,
         stalled: Callable[[str], None] | None = None,
+        log_fields: bool = False,
     ) -> None:
         """``bus``, ``store`` and ``drivers``, which gives the inventory driver of a host, None: those that the configuration
         names. ``clock`` is the time of day of this machine in microseconds, which is the time of a store on SQLite that the
         configuration names; ``monotonic`` gives seconds, and carries the time of the store on; None: the clock of ``runtime``,
         from which the worker also has its threads. ``stalled`` is called with a sentence when the engine hangs (see
-        ``watchdog``), and should end the process without waiting for the worker; None: ``died`` is called."""
+        ``watchdog``), and should end the process without waiting for the worker; None: ``died`` is called. ``log_fields``: the
+        log takes figures and who asked as fields of their own."""
         self._conf = conf
         self._runtime = runtime
         self._monotonic = runtime.monotonic
@@ -103,6 +107,7 @@ class Worker:
         self._connected_at: float | None = None
         self._owner = f"{runtime.process()}:{runtime.random_bytes(4).hex()}"
         self.counters = Counters()
+        self.tally = Tally()
         self._stop_seconds = float(conf.tracker.stop_seconds)
         self._starting = runtime.lock()
         self._stopping = False
@@ -129,6 +134,9 @@ class Worker:
             style=read_style(conf),
             calendar=read_calendar(conf),
             register=self._register,
+            tally=self.tally,
+            refusals_kept=lambda: int(conf.tracker.refusals_kept),
+            log_fields=log_fields,
             monotonic=runtime.monotonic,
             runtime=runtime,
         )
@@ -141,6 +149,8 @@ class Worker:
             every=self._timers.every,
             submit=self._engine.submit,
             reply_queues=self._reply_queues,
+            worker=self._owner,
+            monotonic=runtime.monotonic,
         )
         self._ownership = Ownership(
             store=self._store,
@@ -226,6 +236,7 @@ class Worker:
         self._timers.every(self._conf.tracker.audit_interval_seconds, self._audit_all)
         self._timers.every(_HANGING_SECONDS, self._inventories.note_hanging)
         self._timers.every(periods.LOOK_SECONDS, self._engine.close_periods)
+        self._timers.every(_KEEP_SECONDS, self._engine.keep_outcomes)
         self._timers.every(_PRUNE_SECONDS, self._prune)
         self._timers.every(_PROBE_SECONDS, self.probe)
         self._timers.start()

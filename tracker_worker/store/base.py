@@ -21,6 +21,7 @@ from tracker_worker.domain.move import Move
 from tracker_worker.domain.segments import InstanceUsage
 from tracker_worker.notifications.notification import Notification
 from tracker_worker.store.exceptions import AnotherHistory, Conflict, HostLocked, StoreReplaced, Unstorable
+from tracker_worker.store.history import HistoryStore
 from tracker_worker.store.records import (
     CARETAKER,
     EVERY_TOPIC,
@@ -33,6 +34,7 @@ from tracker_worker.store.records import (
     NodeMove,
     OutboxBacklog,
     Progress,
+    RefusalRow,
     Stream,
     StreamEnd,
     StreamPage,
@@ -59,6 +61,7 @@ __all__ = (
     "NodeMove",
     "OutboxBacklog",
     "Progress",
+    "RefusalRow",
     "Store",
     "StoreReplaced",
     "Stream",
@@ -107,7 +110,7 @@ class LockedStore(ABC):
         """Write all of the commit and end the transaction; call it once at most. Raises as ``Store.commit``."""
 
 
-class Store(ABC):
+class Store(HistoryStore):
     """``load_host`` reads a ledger, events change the ledger in memory, ``commit`` writes it. After a ``commit`` that raised,
     the ledgers in memory are worthless, and the caller reads them again."""
 

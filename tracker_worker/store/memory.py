@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import heapq
-import itertools
 import logging
 import sys
 import threading
@@ -23,8 +22,6 @@ from tracker_worker.ids import NewIds
 from tracker_worker.notifications.notification import Notification
 from tracker_worker.store.base import (
     CARETAKER,
-    MOST_DEAD_LETTER_BYTES,
-    MOST_DEAD_LETTERS,
     NOT_CONFIGURED,
     Commit,
     DeadLetterRow,
@@ -40,11 +37,12 @@ from tracker_worker.store.base import (
 )
 from tracker_worker.store.memory_commit import Rows, check, write
 from tracker_worker.store.memory_hosts import Cursor, usage_of
+from tracker_worker.store.memory_outcomes import DeadLetters, MemoryHistory, Refusals
 
 LOG = logging.getLogger(__name__)
 
 
-class MemoryStore(Store):
+class MemoryStore(MemoryHistory, Store):
     """Values are immutable, so the store may keep and return the same object. Any thread may call any method."""
 
     def __init__(
@@ -61,8 +59,8 @@ class MemoryStore(Store):
         begun = History(ledger_id=first, since=began_at, reason="a new database", predecessor=None)
         self._rows = Rows([begun])
         self._attempts: dict[str, tuple[int, int]] = {}
-        self._dead_letters: dict[int, DeadLetterRow] = {}
-        self._letter_ids = itertools.count(1)
+        self._dead_letters = DeadLetters()
+        self._refusals = Refusals()
 
     def start(self) -> None:
         """Does nothing."""
@@ -305,24 +303,15 @@ class MemoryStore(Store):
 
     def keep_dead_letters(self, rows: Sequence[DeadLetterRow]) -> int:
         with self._lock:
-            letters = self._dead_letters
-            for row in rows:
-                letters[next(self._letter_ids)] = row
-            dropped = 0
-            total = sum(row.size for row in letters.values())
-            while len(letters) > 1 and (len(letters) > MOST_DEAD_LETTERS or total > MOST_DEAD_LETTER_BYTES):
-                total -= letters.pop(next(iter(letters))).size
-                dropped += 1
-            return dropped
+            return self._dead_letters.keep(rows)
 
     def dead_letters(self, limit: int) -> list[tuple[int, DeadLetterRow]]:
         with self._lock:
-            return list(itertools.islice(self._dead_letters.items(), limit))
+            return self._dead_letters.oldest(limit)
 
     def drop_dead_letters(self, ids: Collection[int]) -> None:
         with self._lock:
-            for id in ids:
-                self._dead_letters.pop(id, None)
+            self._dead_letters.drop(ids)
 
     def take_lease(
         self,

@@ -195,6 +195,17 @@ class DeadLetterRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return texts + len(self.properties) + len(self.headers) + len(self.body)
 
 
+class RefusalRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A request that was refused at ``at`` (microseconds) and made no event. ``record`` is JSON, for the history; the other
+    fields are what it is looked for by, '' where there is none."""
+
+    at: int
+    host: str
+    node: str
+    instance_uuid: str
+    record: bytes
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutboxBacklog:
     """The part of a stream that is not confirmed on one topic: the number of ``rows``, and ``oldest_at``, the time of

@@ -75,7 +75,7 @@ def test_a_request_is_decoded_checked_and_submitted() -> None:
     work = read(enveloped({**CALL, "_context_request_id": "req-1", "_timeout": 30}))
     assert work.operation is not None
     assert (work.operation.hosts, work.operation.action) == ((HOST,), GetNode(node=None))
-    assert (work.refusal, work.unique_id, work.request_id) == (None, "u-1", "req-1")
+    assert (work.refusal, work.unique_id, work.asked.request_id) == (None, "u-1", "req-1")
     assert work.reply_to == ReplyTo("reply_1", "m-1")
     assert isinstance(work.heartbeat, ManualTimer)
     assert work.heartbeat.interval_seconds == 15
@@ -141,9 +141,9 @@ def test_a_body_that_is_too_large_is_answered_also_if_it_expires() -> None:
     assert json.loads(reply["failure"])["class"] == "InvalidInput"
 
 
-def test_nothing_of_the_context_is_kept_but_the_id_of_the_request() -> None:
+def test_nothing_of_the_context_is_kept_but_who_asked() -> None:
     work = read(enveloped({**CALL, "_context_request_id": "req\n\u202e" + "x" * 300, "_context_big": ["y"] * 100}))
-    assert work.request_id == "req\\n\\u202e" + "x" * 241 + "..."
+    assert work.asked.request_id == "req\\n\\u202e" + "x" * 241 + "..."
     assert not hasattr(work, "context")
 
 

@@ -24,6 +24,7 @@ from tracker_worker.service.requests.items import Chore
 from tracker_worker.service.requests.methods import Audit
 from tracker_worker.service.requests.pending import PendingRequest
 from tracker_worker.store.ledgers import Ledgers
+from tracker_worker.tally import Tally
 from tracker_worker.wire.reply import MAX_ANSWER_BYTES
 
 
@@ -57,9 +58,10 @@ class Audits:
         monotonic: Callable[[], float] = threads.monotonic,
         count: Callable[[str], None] = lambda name: None,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
+        tally: Tally | None = None,
     ) -> None:
         """``listed`` is called on the engine's thread when a host's list of nodes is committed. ``monotonic`` gives seconds;
-        ``count`` adds one to a counter."""
+        ``count`` adds one to a counter; ``tally`` counts the outcomes."""
         self._inventories = inventories
         self._bus = bus
         self._ledgers = ledgers
@@ -67,6 +69,7 @@ class Audits:
         self._policy = policy
         self._submit = submit
         self._listed = listed
+        self._tally = Tally() if tally is None else tally
         self._calls = AuditCalls(send=self._send, monotonic=monotonic, count=count, max_answer_bytes=max_answer_bytes)
         # Of each kind, by host and node, one look runs and another one waits for its end, or for the next step.
         self._running: set[tuple[str, str | None]] = set()
@@ -140,8 +143,15 @@ class Audits:
         failed = None if look is None else look.failed
         self._submit(Chore(host=host, commands=[report], done=self._done(report), failed=failed))
 
-    def _done(self, report: Report) -> Callable[[HostLedger], None] | None:
-        return (lambda host: self._listed()) if isinstance(report, commands.ReportList) else None
+    def _done(self, report: Report) -> Callable[[HostLedger], None]:
+        outcome = "ok" if report.failure is None else "failed"
+
+        def noted(_host: HostLedger) -> None:
+            self._tally.add(self._tally.audits, outcome)
+            if isinstance(report, commands.ReportList):
+                self._listed()
+
+        return noted
 
     def _reported(self, look: _Look, report: InventoryReport) -> None:
         """All nodes have answered, and their reports have been submitted; on one of the pool's threads."""

@@ -94,6 +94,12 @@ class Attempts:
         batch.unit.committed()
         self._inbox.keep(batch.inbox_rows)
 
+    def end_chores(self, batch: Batch) -> None:
+        """Tell the chores of the batch that they are committed."""
+        for chore in batch.chores:
+            if chore.done is not None:
+                chore.done(self._ledgers.get(chore.host))
+
     def _create_nodes(self, items: Sequence[Item]) -> None:
         for item in items:
             if isinstance(item, Chore):

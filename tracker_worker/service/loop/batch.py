@@ -45,11 +45,16 @@ class Batch:
     will be parked, which no commit records. ``parts``: what the parts of requests about several hosts came to. ``audits``: the
     requests whose inventories are still to be read. ``moving``: where instances are incoming, for the moves that are to begin.
     ``heartbeats_to_end``: the requests that end here and whose callers get
-    heartbeats. ``cursors``: the cursors of the relay that go into the commit."""
+    heartbeats. ``cursors``: the cursors of the relay that go into the commit. ``ended``: the requests that end here, each with
+    the error that it ends with or None; ``copies`` counts those that were answered from the inbox. ``began``, ``decided`` and
+    ``committed``: when the attempt got so far (monotonic clock, seconds)."""
 
     now: int
     unit: UnitOfWork
     known: dict[str, bytes]
+    began: float = 0.0
+    decided: float = 0.0
+    committed: float = 0.0
     moving: dict[str, tuple[str, str]] = field(default_factory=dict)
     max_answer_bytes: int = MAX_ANSWER_BYTES
     inbox_rows: list[InboxRow] = field(default_factory=list)
@@ -61,6 +66,8 @@ class Batch:
     audits: list[PendingRequest] = field(default_factory=list)
     chores: list[Chore] = field(default_factory=list)
     cursors: dict[tuple[int, str], int] = field(default_factory=dict)
+    ended: list[tuple[PendingRequest, Exception | None]] = field(default_factory=list)
+    copies: int = 0
 
     @property
     def commits(self) -> bool:
@@ -76,10 +83,12 @@ class Batch:
     def refuse(self, request: PendingRequest, error: Exception) -> None:
         """Note that the request ends with ``error``."""
         reason = parking_reason(error) if parks(error) else ""
+        self.ended.append((request, error))
         self.conclude(request, request.conclusion(answer(request.reply_to, error=error), reason))
 
     def reply(self, request: PendingRequest, value: Any) -> None:
         """Note that the answer to a query is ``value``, as ``queries.read`` returns it, or Fitting."""
+        self.ended.append((request, None))
         answered = answer(request.reply_to, value, limit=self.max_answer_bytes, method=request.method)
         self.conclude(request, request.conclusion(answered))
 
@@ -109,6 +118,7 @@ class Batch:
         """The inventories are read after the commit: a cast is settled without waiting for them, and a call is answered when
         they have been read."""
         self.audits.append(request)
+        self.ended.append((request, None))
         if request.reply_to is None:
             self.conclude(request, Settlement(delivery=request.delivery))
 
@@ -146,8 +156,15 @@ class Decider:
         Raises StoreUnavailable, Conflict, StoreReplaced and Unexpected; the ledgers of ``hosts_of(items)`` are then worthless.
 
         If ``known`` lacks a copy, the commit raises Conflict, because it would record a second answer for the message."""
-        batch = Batch(self._clock(), self._new_unit(), known, moving or {}, self._max_answer_bytes)
         now = self._monotonic()
+        batch = Batch(
+            self._clock(),
+            self._new_unit(),
+            known,
+            began=now,
+            moving=moving or {},
+            max_answer_bytes=self._max_answer_bytes,
+        )
         for item in items:
             try:
                 if isinstance(item, PendingRequest):
@@ -160,6 +177,7 @@ class Decider:
                 raise
             except Exception as error:
                 raise Unexpected(item, error) from error
+        batch.decided = self._monotonic()
         return batch
 
     def _request(self, batch: Batch, request: PendingRequest, now: float) -> None:
@@ -169,6 +187,7 @@ class Decider:
         elif request.is_anothers:
             batch.conclude(request, request.conclusion(b""))
         elif recorded is not None:
+            batch.copies += 1
             batch.conclude(request, request.recorded_conclusion(recorded))
         elif request.operation is None:
             assert request.refusal is not None
@@ -184,6 +203,7 @@ class Decider:
     def _operation(self, batch: Batch, request: PendingRequest, operation: Operation) -> None:
         action = operation.action
         if isinstance(action, Ping):
+            batch.ended.append((request, None))
             batch.conclude(request, request.conclusion(answer(request.reply_to, "pong")))
         elif not operation.hosts:
             batch.conclude(request, Settlement(delivery=request.delivery))
@@ -229,6 +249,7 @@ class Decider:
         answered = answer(request.reply_to, decision.reply, error, method=request.method)
         parked = request.reply_to is None and parks(error)
         reason = parking_reason(error) if parked and error is not None else ""
+        batch.ended.append((request, error))
         batch.conclude(request, request.conclusion(answered, reason))
         if unique_id is None:
             return
@@ -258,7 +279,9 @@ class Decider:
     ) -> Decision:
         if isinstance(command, commands.ExpireClaims) and not self._may_expire(host.name):
             return NOTHING
-        decision = batch.unit.decide(host, command, batch.now, None if request is None else request.asked)
+        decision = batch.unit.decide(
+            host, command, batch.now, None if request is None else request.asked_after(batch.began)
+        )
         batch.decisions.append((command, decision, request))
         for ledger, event in decision.events:
             if isinstance(event, MoveChanged):

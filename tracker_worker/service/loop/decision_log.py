@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from tracker_worker.domain import commands, events
@@ -12,6 +12,8 @@ from tracker_worker.domain.decision import Decision
 from tracker_worker.domain.fit import Shortfall
 from tracker_worker.domain.move import Move
 from tracker_worker.domain.views import iso_second
+from tracker_worker.history import Entry, of_event
+from tracker_worker.notifications.asked import NOBODY, Asked
 from tracker_worker.text import printable
 
 LOG = logging.getLogger("tracker_worker.decisions")
@@ -21,35 +23,50 @@ _MOST_CHARACTERS = 4000
 
 
 class Requested(Protocol):
-    """A request, with the id that its caller gave it."""
+    """A request, with who sent it."""
 
     @property
-    def request_id(self) -> str: ...
+    def asked(self) -> Asked: ...
 
 
-def log_decisions(decisions: Sequence[tuple[commands.Command, Decision, Requested | None]]) -> None:
+def log_decisions(
+    decisions: Sequence[tuple[commands.Command, Decision, Requested | None]], *, fields: bool = False
+) -> None:
     """Log the decisions of one batch, one record for each event and each refusal. A decision that changed nothing is logged at
-    DEBUG only."""
+    DEBUG only. ``fields``: each record has ``extra`` with figures, who asked, and the duration."""
     if not LOG.isEnabledFor(logging.INFO):
         return
     debug = LOG.isEnabledFor(logging.DEBUG)
     records = _Records()
     for command, decision, request in decisions:
-        request_id = "-" if request is None else request.request_id
+        asked = NOBODY if request is None else request.asked
+        who = _who(asked)
         for ledger, event in decision.events:
             level = logging.DEBUG if isinstance(event, events.UNPUBLISHED) else logging.INFO
             if level == logging.INFO or debug:
-                name, node = type(event).__name__, f"{ledger.host}/{ledger.name}"
-                records.log(level, f"{name} node={node} {_figures(event)} request_id={request_id}")
+                extra = _fields(asked, of_event(event, host="", node="", asked=asked)) if fields else None
+                text = f"{type(event).__name__} {_told(event, f'{ledger.host}/{ledger.name}')} {who}"
+                records.log(level, text, extra)
         if decision.events:
             continue
         about = decision.node
         where = "-" if about is None else f"{about.host}/{about.name}"
         name = type(command).__name__
+        extra = _fields(asked, None) if fields else None
         if decision.error is not None:
-            records.log(logging.INFO, f"{name} refused node={where}: {decision.error} request_id={request_id}")
+            records.log(logging.INFO, f"{name} refused node={where}: {decision.error} {who}", extra)
         elif debug:
-            records.log(logging.DEBUG, f"{name} changed nothing node={where} request_id={request_id}")
+            records.log(logging.DEBUG, f"{name} changed nothing node={where} {who}", extra)
+
+
+def _who(asked: Asked) -> str:
+    took = "" if asked.duration_ms is None else f" ms={asked.duration_ms}"
+    return f"project={asked.project_id or '-'} user={asked.user_id or '-'} request={asked.request_id or '-'}{took}"
+
+
+def _fields(asked: Asked, entry: Entry | None) -> dict[str, object]:
+    figures = {} if entry is None else dict(entry.figures)
+    return {"figures": figures, "who": asked.who, "duration_ms": asked.duration_ms}
 
 
 class _Records:
@@ -59,8 +76,8 @@ class _Records:
     def __init__(self) -> None:
         self._first: dict[str, object] | None = None
 
-    def log(self, level: int, text: str) -> None:
-        """Log ``text`` as LOG does."""
+    def log(self, level: int, text: str, extra: Mapping[str, object] | None) -> None:
+        """Log ``text`` as LOG does. ``extra`` is where oslo.log's JSON formatter looks for fields."""
         shown = printable(text, _MOST_CHARACTERS)
         if self._first is None:
             record = logging.LogRecord(LOG.name, level, __file__, 0, shown, None, None)
@@ -68,55 +85,67 @@ class _Records:
         else:
             record = logging.LogRecord.__new__(logging.LogRecord)
             record.__dict__.update(self._first, msg=shown, levelno=level, levelname=logging.getLevelName(level))
+        if extra is not None:
+            record.extra = extra
         LOG.handle(record)
 
 
-def _figures(event: events.Event) -> str:
+def _told(event: events.Event, node: str) -> str:
     match event:
         case events.ClaimBegun(allocation=held):  # the first one: there are more of them than of all others
-            return f"instance={held.uuid} resources={held.resources.to_dict()} limit_source={held.limit_source}"
+            return (
+                f"instance={held.uuid} node={node} figures={held.resources.to_dict()} limit_source={held.limit_source}"
+            )
         case events.ClaimRejected(instance=instance, shortfalls=shortfalls, limit_source=source):
-            return f"instance={instance.uuid} requested/used/limit: {_lacks(shortfalls)} limit_source={source}"
+            return (
+                f"instance={instance.uuid} node={node} requested/used/limit: {_lacks(shortfalls)} limit_source={source}"
+            )
         case events.ClaimUntracked(instance=instance):
-            return f"instance={instance.uuid}"
+            return f"instance={instance.uuid} node={node}"
         case events.MoveRejected(move=move, shortfalls=shortfalls):
-            return f"{_move(move)} requested/used/limit: {_lacks(shortfalls)} limit_source={move.limit_source}"
+            return (
+                f"{_move(move)} node={node} requested/used/limit: {_lacks(shortfalls)} limit_source={move.limit_source}"
+            )
         case events.MoveChanged(move=move, role=role, shown=held):
-            return f"{_move(move)} state={move.state} role={role or '-'} resources={held.resources.to_dict()}"
+            return f"{_move(move)} node={node} state={move.state} role={role or '-'} figures={held.resources.to_dict()}"
         case events.MoveNoted(move=move):
-            return f"{_move(move)} state={move.state}"
+            return f"{_move(move)} node={node} state={move.state}"
         case events.MovesForgotten(ids=ids):
-            return f"moves={len(ids)}"
+            return f"node={node} moves={len(ids)}"
         case events.NodeUpdated(inventory=inventory, life=life):
             totals = "no inventory" if inventory is None else f"total={inventory.total.to_dict()}"
-            return f"state={life.state} {life.reason} {totals}" if life.reason else f"state={life.state} {totals}"
+            reason = f" {life.reason}" if life.reason else ""
+            return f"node={node} state={life.state}{reason} {totals}"
         case events.UsageDrift(stored=stored, usage=usage):
-            return f"stored={stored.to_dict()} usage={usage.to_dict()}"
+            return f"node={node} stored={stored.to_dict()} usage={usage.to_dict()}"
         case events.InstancesDrift(comparison=compared):
             return (
-                f"charged_not_running={len(compared.charged_not_running)} "
+                f"node={node} charged_not_running={len(compared.charged_not_running)} "
                 f"running_not_charged={len(compared.running_not_charged)} building={len(compared.building)}"
             )
         case events.DeletionNoted(uuid=uuid):
-            return f"instance={uuid}"
+            return f"instance={uuid} node={node}"
         case events.DeletionsForgotten(uuids=uuids):
-            return f"instances={len(uuids)}"
+            return f"node={node} instances={len(uuids)}"
         case events.LifeNoted(life=life):
-            return f"state={life.state}"
+            return f"node={node} state={life.state}"
         case events.UsageExists(shown=held, beginning=beginning, seconds=seconds):
-            return f"instance={held.uuid} beginning={iso_second(beginning)} seconds={seconds}"
+            return f"instance={held.uuid} node={node} beginning={iso_second(beginning)} seconds={seconds}"
         case events.PeriodClosed(periods=periods) | events.PeriodsNoted(periods=periods):
             ending = iso_second(periods.ending) if periods.ending else "-"
-            return f"beginning={iso_second(periods.until)} ending={ending} exists={periods.exists}"
+            return f"node={node} beginning={iso_second(periods.until)} ending={ending} exists={periods.exists}"
         case events.UsageUpdated(before=before, allocation=held):
             was, now = before.instance, held.instance
             return (
-                f"instance={held.uuid} state={was.vm_state}->{now.vm_state} task={was.task_state}->{now.task_state} "
-                f"resources={before.resources.to_dict()}->{held.resources.to_dict()}"
+                f"instance={held.uuid} node={node} state={was.vm_state}->{now.vm_state} "
+                f"task={was.task_state}->{now.task_state} "
+                f"figures={before.resources.to_dict()}->{held.resources.to_dict()}"
             )
         case _:
             held = event.allocation
-            return f"instance={held.uuid} resources={held.resources.to_dict()} limit_source={held.limit_source}"
+            return (
+                f"instance={held.uuid} node={node} figures={held.resources.to_dict()} limit_source={held.limit_source}"
+            )
 
 
 def _lacks(shortfalls: Iterable[Shortfall]) -> str:

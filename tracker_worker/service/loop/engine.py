@@ -33,9 +33,9 @@ from tracker_worker.service.chores.relay import Relay
 from tracker_worker.service.loop.attempt import Attempts
 from tracker_worker.service.loop.backlog import Backlog, Lane
 from tracker_worker.service.loop.batch import Batch, Unexpected
-from tracker_worker.service.loop.decision_log import log_decisions
 from tracker_worker.service.loop.failures import Failures
 from tracker_worker.service.loop.outage import Outage
+from tracker_worker.service.loop.outcomes import Outcomes
 from tracker_worker.service.loop.recovery import Recovery
 from tracker_worker.service.requests.items import Chore, Item, divided
 from tracker_worker.service.requests.pending import PendingRequest
@@ -68,6 +68,7 @@ class Engine:
         relay: Relay,
         leases: Leases,
         audits: Audits,
+        outcomes: Outcomes,
         counters: Counters,
         clock: Callable[[], int],
         monotonic: Callable[[], float],
@@ -75,12 +76,12 @@ class Engine:
     ) -> None:
         """``clock`` returns microseconds, ``monotonic`` seconds. ``wake`` causes a call of ``step`` soon."""
         self._bus = bus
-        self._ledgers = ledgers
         self._attempts = attempts
         self._recovery = recovery
         self._relay = relay
         self._leases = leases
         self._audits = audits
+        self._outcomes = outcomes
         self._counters = counters
         self._monotonic = monotonic
         self._wake = wake
@@ -94,6 +95,7 @@ class Engine:
             ledgers=ledgers,
             backlog=self._backlog,
             outage=self._outage,
+            ended=outcomes.ended,
             counters=counters,
             clock=clock,
             monotonic=monotonic,
@@ -228,6 +230,7 @@ class Engine:
         except (Unstorable, Unexpected) as failure:
             self._failed(lane, items, failure)
         else:
+            batch.committed = self._monotonic()
             if batch.parts:
                 batch.join()
             for request in batch.heartbeats_to_end:
@@ -237,7 +240,7 @@ class Engine:
             lane.finish(items)
             if self._outage.error is not None and lane is not self._backlog.free:
                 self._outage.over()
-            self._after_commit(batch)
+            self._after_commit(batch, len(items))
 
     def _recover(self, lane: Lane, another: AnotherHistory, began: float) -> None:
         """Go on in another history, in which the items of the lane are decided again."""
@@ -279,16 +282,14 @@ class Engine:
         except StoreUnavailable as error:
             self._put_off(lane, error, began)
 
-    def _after_commit(self, batch: Batch) -> None:
-        """Do what follows the answers: bookkeeping, notifications, the log and audits."""
+    def _after_commit(self, batch: Batch, size: int) -> None:
+        """Do what follows the answers to ``size`` items: bookkeeping, notifications, the log and audits."""
         if batch.commits:
             self._attempts.committed(batch)
             self._relay.written(batch.cursors)
             if publications := self._relay.offer(batch.unit.notifications):
                 self._bus.sender.send(publications)
-        log_decisions(batch.decisions)
-        for chore in batch.chores:
-            if chore.done is not None:
-                chore.done(self._ledgers.get(chore.host))
+        self._outcomes.committed(batch, size)
+        self._attempts.end_chores(batch)
         for request in batch.audits:
             self._audits.begin(request)

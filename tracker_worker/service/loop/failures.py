@@ -37,16 +37,18 @@ class Failures:
         ledgers: Ledgers,
         backlog: Backlog,
         outage: Outage,
+        ended: Callable[[PendingRequest, Exception], None],
         counters: Counters,
         clock: Callable[[], int],
         monotonic: Callable[[], float],
     ) -> None:
-        """``clock`` returns microseconds, ``monotonic`` seconds."""
+        """``ended`` gets each request that ends here with an error. ``clock`` returns microseconds, ``monotonic`` seconds."""
         self._store = store
         self._bus = bus
         self._ledgers = ledgers
         self._backlog = backlog
         self._outage = outage
+        self._ended = ended
         self._counters = counters
         self._clock = clock
         self._monotonic = monotonic
@@ -135,3 +137,4 @@ class Failures:
         request.end_heartbeat()
         reason = parking_reason(error) if parks(error) else ""
         self._bus.sender.send([request.conclusion(answer(request.reply_to, error=error), reason)])
+        self._ended(request, error)

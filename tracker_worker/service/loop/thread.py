@@ -4,20 +4,21 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from tracker_worker import threads
-from tracker_worker.bus.base import Bus, Refusal, RefusedDeadLetter
+from tracker_worker.bus.base import Bus, Refusal
 from tracker_worker.counters import Counters
 from tracker_worker.domain.calendar import HOURS, Calendar
 from tracker_worker.domain.policy import Policy
 from tracker_worker.domain.values import SECOND
 from tracker_worker.errors import StoreUnavailable
+from tracker_worker.history import Entry
 from tracker_worker.ids import NewIds
 from tracker_worker.new_history import begin_history
+from tracker_worker.notifications.asked import asked_by
 from tracker_worker.notifications.dialects.dialect import Dialect
 from tracker_worker.notifications.render import PLAIN, Style
 from tracker_worker.service.chores.audits import Audits
@@ -29,19 +30,21 @@ from tracker_worker.service.chores.leases import Leases
 from tracker_worker.service.chores.orphans import Orphans
 from tracker_worker.service.chores.periods import PeriodChores
 from tracker_worker.service.chores.pruning import Pruning
+from tracker_worker.service.chores.refused import RefusedMessages
 from tracker_worker.service.chores.relay import Relay
 from tracker_worker.service.clock import Clock
 from tracker_worker.service.loop.attempt import Attempts
 from tracker_worker.service.loop.batch import Decider
 from tracker_worker.service.loop.engine import Engine
 from tracker_worker.service.loop.inbox import Inbox
+from tracker_worker.service.loop.outcomes import Outcomes
 from tracker_worker.service.loop.recovery import Recovery
 from tracker_worker.service.loop.stored_answers import StoredAnswers
-from tracker_worker.service.requests.asked import asked_by
 from tracker_worker.service.requests.items import Chore
 from tracker_worker.service.requests.pending import PendingRequest
-from tracker_worker.store.base import Conflict, DeadLetterRow, Store, StoreReplaced
+from tracker_worker.store.base import Conflict, Store, StoreReplaced
 from tracker_worker.store.ledgers import Ledgers
+from tracker_worker.tally import Tally
 from tracker_worker.unit_of_work import UnitOfWork
 from tracker_worker.wire.reply import MAX_ANSWER_BYTES
 
@@ -73,17 +76,20 @@ class EngineThread:
         max_answer_bytes: int = MAX_ANSWER_BYTES,
         register: Callable[[], object] = lambda: None,
         began: Callable[[str], None] = lambda ledger_id: None,
+        tally: Tally | None = None,
+        refusals_kept: Callable[[], int] = lambda: 0,
+        log_fields: bool = False,
     ) -> None:
         """``owner`` names this worker in leases. ``notify`` False: notifications are neither kept nor published. They are
         published to ``topics``, on each in its dialect; ``style`` is what they have in common, ``calendar`` says which periods
         they are for. ``register`` makes the service records of the hosts again, and ``began`` is told the ledger_id of each
-        history in which the worker goes on; both are called on the engine's thread."""
+        history in which the worker goes on; both are called on the engine's thread. ``tally`` counts what becomes of requests;
+        ``refusals_kept`` and ``log_fields``: see ``Outcomes``."""
         self._store = store
         self._bus = bus
         self._notify = notify
         self._clock = clock
         self._counters = counters
-        self._refusals: deque[Refusal] = deque()
         self._thread = runtime.stepped("tracker-engine", self, died, monotonic=monotonic)
         wake = self._thread.wake
         ledgers = Ledgers(store)
@@ -118,6 +124,7 @@ class EngineThread:
             register=register,
             began=self._history_began,
         )
+        self._refused = RefusedMessages(store=store, bus=bus, relay=self._relay, clock=clock, count=counters.add)
         self._expiry = Expiry(clock=clock, bus=bus, policy=policy, submit=self.submit)
         self._leases = Leases(
             store=store,
@@ -145,6 +152,16 @@ class EngineThread:
         )
         self._expiry.may_again = self._orphans.expire
         self._elsewhere = Elsewhere(store=store, ledgers=ledgers, held=lambda: self._leases.held, submit=self.submit)
+        tally = Tally() if tally is None else tally
+        self._outcomes = Outcomes(
+            store=store,
+            tally=tally,
+            worker=owner,
+            refusals_kept=refusals_kept,
+            clock=clock,
+            monotonic=monotonic,
+            log_fields=log_fields,
+        )
         self._evacuations = Evacuations(
             store=store,
             ledgers=ledgers,
@@ -182,6 +199,7 @@ class EngineThread:
             listed=self.look_elsewhere,
             monotonic=monotonic,
             count=counters.add,
+            tally=tally,
             max_answer_bytes=max_answer_bytes,
         )
         self._engine = Engine(
@@ -214,6 +232,7 @@ class EngineThread:
             relay=self._relay,
             leases=self._leases,
             audits=self._audits,
+            outcomes=self._outcomes,
             counters=counters,
             clock=clock,
             monotonic=monotonic,
@@ -245,6 +264,7 @@ class EngineThread:
         try:
             self._ledgers.confirm()
             self._relay.flush()
+            self._outcomes.keep()
             self._leases.release()
             self._orphans.release()
         except (StoreUnavailable, StoreReplaced, Conflict) as error:
@@ -276,37 +296,10 @@ class EngineThread:
         self._engine.run(self._engine.drop_lost)
 
     def refused(self, refusals: Sequence[Refusal]) -> None:
-        """The broker does not take these messages: the store keeps the dead letters, and the nodes of notifications wait. While
-        the store is unavailable, they are kept here until a renewal of the leases."""
-        self._refusals.extend(refusals)
-        self._engine.run(self._keep_refusals)
-
-    def _keep_refusals(self) -> None:
-        while self._refusals:
-            self._keep(self._refusals[0])
-            self._refusals.popleft()
-
-    def _keep(self, refusal: Refusal) -> None:
-        if not isinstance(refusal, RefusedDeadLetter):
-            self._relay.refused(refusal.key, refusal.reason)
-            return
-        delivery = refusal.delivery
-        row = DeadLetterRow(
-            host=delivery.source,
-            parked_at=self._clock(),
-            reason=refusal.reason,
-            exchange=delivery.exchange,
-            routing_key=delivery.routing_key,
-            properties=refusal.properties,
-            headers=refusal.headers,
-            body=delivery.body,
-        )
-        dropped = self._store.keep_dead_letters([row])
-        LOG.error("the broker does not take a dead letter (%s): the store keeps it", refusal.broker_error)
-        if dropped:
-            self._counters.add("dropped_dead_letters", dropped)
-            LOG.error("the store had no room for %d older dead letters: they are dropped", dropped)
-        self._bus.receiver.settle([delivery])
+        """The broker does not take these messages. While the store is unavailable, they are kept until a renewal of the
+        leases."""
+        self._refused.add(refusals)
+        self._engine.run(self._refused.keep)
 
     def acquire_leases(self) -> frozenset[str]:
         """Take the leases that are free, before anything is received. Returns the hosts whose chores this worker does. Call it
@@ -347,7 +340,15 @@ class EngineThread:
         self._orphans.renew()
         self._elsewhere.look()
         self._evacuations.look()
-        self._keep_refusals()
+        self._refused.keep()
+
+    def keep_outcomes(self) -> None:
+        """Write the refusals that are to be kept. Called once a second."""
+        self._engine.run_once(self._outcomes.keep)
+
+    def recent(self) -> Sequence[Entry]:
+        """The last decisions, oldest first."""
+        return self._outcomes.recent()
 
     def audit(self, host: str) -> None:
         """Expire claims of a host that are due and read its inventories, if this worker holds the host's lease."""

@@ -4,26 +4,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import inf
+from typing import Any
 
+from tracker_worker import threads
 from tracker_worker.bus.base import FANOUT, SHARED, Bus, Delivery
 from tracker_worker.domain.policy import Policy
 from tracker_worker.errors import TrackerError
+from tracker_worker.notifications.asked import read_asked
 from tracker_worker.oslo import NoSuchMethod, UnsupportedVersion
-from tracker_worker.service.requests.arguments import Context
-from tracker_worker.service.requests.asked import asked_by
 from tracker_worker.service.requests.methods import resolve
 from tracker_worker.service.requests.pending import Heartbeat, PendingRequest
 from tracker_worker.text import described, printable
 from tracker_worker.wire.message import Malformed, ReplyTo
 from tracker_worker.wire.reply import encode_heartbeat
 from tracker_worker.wire.reply_queues import ANY_QUEUE, ReplyQueues
-from tracker_worker.wire.request import decode_request
+from tracker_worker.wire.request import Request, decode_request
 
 LOG = logging.getLogger(__name__)
 
-_MOST_REQUEST_ID_CHARACTERS = 255
+_MOST_NAME_CHARACTERS = 255
 
 
 class RequestReader:
@@ -41,10 +42,12 @@ class RequestReader:
         owned: Callable[[], Sequence[str]] | None = None,
         reply_queues: ReplyQueues = ANY_QUEUE,
         worker: str = "",
+        monotonic: Callable[[], float] = threads.monotonic,
     ) -> None:
         """``every(seconds, action, until)`` starts a timer that ends at ``until`` on the monotonic clock; ``submit`` gets
         the requests that arrived together, in order. ``owned`` returns those of ``served`` that this worker may serve now;
-        None: all. ``worker`` is this worker's name. A call that wants its reply in none of ``reply_queues`` is not done."""
+        None: all. ``worker`` is this worker's name. A call that wants its reply in none of ``reply_queues`` is not done.
+        ``monotonic`` gives seconds."""
         self._bus = bus
         self._owned = owned or (lambda: served)
         self._policy = policy
@@ -53,12 +56,15 @@ class RequestReader:
         self._submit = submit
         self._reply_queues = reply_queues
         self._worker = worker
+        self._monotonic = monotonic
 
     def received(self, deliveries: Sequence[Delivery]) -> None:
-        self._submit([self._read(delivery) for delivery in deliveries])
+        now = self._monotonic()
+        self._submit([self._read(delivery, now) for delivery in deliveries])
 
-    def _read(self, delivery: Delivery) -> PendingRequest:
-        pending = PendingRequest(delivery=delivery)
+    def _read(self, delivery: Delivery, now: float) -> PendingRequest:
+        pending = PendingRequest(delivery=delivery, received_at=now)
+        request: Request | None = None
         try:
             request = decode_request(
                 delivery.body,
@@ -70,8 +76,7 @@ class RequestReader:
             pending.reply_to = reply_to = request.reply_to
             pending.unique_id = request.unique_id
             pending.method = request.method
-            pending.request_id = _request_id(request.context)
-            pending.asked = asked_by(self._worker, method=request.method, context=request.context)
+            pending.asked = read_asked(self._worker, method=request.method, context=request.context)
             if reply_to is not None:
                 pending.deadline = _deadline(delivery)
                 if request.monitor_seconds is not None:
@@ -85,6 +90,7 @@ class RequestReader:
             pending.dropped = _is_dropped(delivery, error)
         except (TrackerError, NoSuchMethod, UnsupportedVersion) as refusal:
             pending.refusal = refusal
+            pending.instance_uuid = "" if request is None else _instance(request.args)
         except Exception as error:  # noqa: BLE001 one message fails, also by RecursionError or MemoryError; the others go on
             LOG.error("a message for %s cannot be read: %s", _receiver(delivery), described(error))
             pending.refusal = error
@@ -116,7 +122,8 @@ def _receiver(delivery: Delivery) -> str:
     return {SHARED: "any worker", FANOUT: "every worker"}.get(delivery.source, delivery.source)
 
 
-def _request_id(context: Context) -> str:
-    """The id in the context, for the log. Nothing else of the context is kept: it may be as large as the message."""
-    request_id = context.get("request_id")
-    return printable(request_id, _MOST_REQUEST_ID_CHARACTERS) if isinstance(request_id, str) else "-"
+def _instance(args: Mapping[str, Any]) -> str:
+    """The instance that unread arguments name, or ''."""
+    instance = args.get("instance")
+    uuid = instance.get("uuid") if isinstance(instance, Mapping) else args.get("instance_uuid")
+    return printable(uuid, _MOST_NAME_CHARACTERS) if isinstance(uuid, str) else ""

@@ -28,11 +28,12 @@ from tracker_worker.store.base import (
     LockedStore,
     OutboxBacklog,
     Progress,
+    RefusalRow,
     Store,
     Stream,
     StreamPage,
 )
-from tracker_worker.store.sql import cursors, dead_letters, reading, rows, segments, service_records
+from tracker_worker.store.sql import cursors, dead_letters, outcomes, reading, rows, segments, service_records
 from tracker_worker.store.sql.commit import Writer
 from tracker_worker.store.sql.engines import LOCK_TIMEOUT_SECONDS, create_engine
 from tracker_worker.store.sql.failures import explained
@@ -313,6 +314,33 @@ class SQLStore(Store):
     def drop_dead_letters(self, ids: Collection[int]) -> None:
         with self._sessions.write() as connection:
             dead_letters.drop(connection, ids)
+
+    def keep_refusals(self, rows: Sequence[RefusalRow], most: int) -> None:
+        with self._sessions.write() as connection:
+            outcomes.keep_refusals(connection, rows, most)
+
+    def refusals(
+        self, *, host: str | None = None, node: str | None = None, instance_uuid: str | None = None, since: int = 0
+    ) -> list[RefusalRow]:
+        with self._sessions.read() as connection:
+            return outcomes.refused(connection, host=host, node=node, instance_uuid=instance_uuid, since=since)
+
+    def told(
+        self,
+        *,
+        event_types: Collection[str],
+        host: str | None = None,
+        node: str | None = None,
+        since: int = 0,
+        containing: bytes = b"",
+        before: tuple[int, int, int] | None = None,
+        limit: int,
+    ) -> list[Notification]:
+        names = {"host": host, "node": node}
+        with self._sessions.read() as connection:
+            return outcomes.told(
+                connection, names, event_types, since=since, containing=containing, before=before, limit=limit
+            )
 
     def take_lease(
         self,
