@@ -18,7 +18,13 @@ NAMES = {
     "dropped_replies": "replies that were dropped because nobody takes them",
     "dropped_dead_letters": "dead letters that the store's table had no room for",
     "refused_messages": "messages that the broker does not take",
+    "consuming_connected": "1 while the consuming connection is open, else 0",
+    "publishing_connected": "1 while the publishing connection is open, else 0",
+    "consuming_reconnects": "times that the consuming connection was opened again",
+    "publishing_reconnects": "times that the publishing connection was opened again",
+    "unsettled_messages": "deliveries in the worker that are not settled",
     "unsettled_bytes": "bytes of the deliveries in the worker that are not settled",
+    "publishing_messages": "messages that wait for the broker or for its confirm",
     "publishing_bytes": "bytes of the messages that wait for the broker or for its confirm",
 }
 """Every counter, with what it counts."""

@@ -28,13 +28,15 @@ class LogQueue:
     says how many as soon as there is room again. Any thread may call any method but ``start``."""
 
     def __init__(self, *, most_records: int = MOST_RECORDS, most_bytes: int = MOST_BYTES) -> None:
-        """``most_bytes`` counts the records' texts, and a fixed size for each traceback."""
+        """``most_bytes`` counts the records' texts, and a fixed size for each traceback. ``dropped_in_all`` counts the records
+        that were dropped."""
         self._most_records = most_records
         self._most_bytes = most_bytes
         self._changed = Condition()
         self._records: deque[tuple[logging.Handler, logging.LogRecord, int]] = deque()
         self._bytes = 0
         self._dropped: dict[logging.Handler, int] = {}
+        self.dropped_in_all = 0
         self._closed = False
         self._hurry = False
         self._thread = NamedThread(target=self._run, name="tracker-log")
@@ -59,6 +61,7 @@ class LogQueue:
         with self._changed:
             if len(self._records) >= self._most_records or self._bytes + size > self._most_bytes or self._closed:
                 self._dropped[handler] = self._dropped.get(handler, 0) + 1
+                self.dropped_in_all += 1
                 return
             if self._dropped:
                 self._tell_dropped_locked()

@@ -13,6 +13,7 @@ STALE = "stale"
 MISSING = "missing"
 DRAINING = "draining"
 RETIRED = "retired"
+STATES = (OPEN, UNKNOWN, UNSUPPORTED, STALE, MISSING, DRAINING, RETIRED)
 
 ANSWERED = "answered"
 NOTHING = "nothing"

@@ -141,7 +141,13 @@ class AMQPBus(Bus):
         if not self._started:
             return {}
         return {
+            "consuming_connected": int(self.receiver.is_open()),
+            "publishing_connected": int(self.sender.is_open()),
+            "consuming_reconnects": self.receiver.reconnects(),
+            "publishing_reconnects": self.sender.reconnects(),
+            "unsettled_messages": self.receiver.unsettled_messages(),
             "unsettled_bytes": self.receiver.unsettled_bytes(),
+            "publishing_messages": self.sender.waiting_messages(),
             "publishing_bytes": self.sender.waiting_bytes(),
             "dropped_replies": self.sender.dropped_replies(),
             "refused_messages": self.sender.refused_messages,

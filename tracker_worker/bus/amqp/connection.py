@@ -39,10 +39,10 @@ _QUIET_ATTEMPTS = 60
 
 
 class BrokerConnection(ABC):
-    """``start``, ``wake``, ``flush_soon``, ``renew``, ``stop``, ``is_open`` and ``blocked`` may be called from any thread. The
-    other methods without an underscore are hooks for subclasses. They are called on the thread that has the write turn
-    (``stream.WriteTurn``): ``write`` and ``read_pause`` also on a thread that calls ``flush_soon``, the others on the
-    connection's thread only."""
+    """``start``, ``wake``, ``flush_soon``, ``renew``, ``stop``, ``is_open``, ``reconnects`` and ``blocked`` may be called from
+    any thread. The other methods without an underscore are hooks for subclasses. They are called on the thread that has the
+    write turn (``stream.WriteTurn``): ``write`` and ``read_pause`` also on a thread that calls ``flush_soon``, the others on
+    the connection's thread only."""
 
     publishes = False
     """Whether the connection publishes so much that it has to hear of the broker's alarms."""
@@ -74,6 +74,7 @@ class BrokerConnection(ABC):
         self._renew_before = 0.0
         self._interrupt = runtime.event()  # set with each of both; ends the wait between two connections
         self._open = runtime.event()
+        self._openings = 0
         self._thread = runtime.thread(self._run, name, died)
 
     def start(self) -> None:
@@ -119,6 +120,10 @@ class BrokerConnection(ABC):
     def is_open(self) -> bool:
         """Whether there is a connection and ``opened`` has returned."""
         return self._open.is_set()
+
+    def reconnects(self) -> int:
+        """How often the connection was opened after the first time."""
+        return max(0, self._openings - 1)
 
     def blocked(self) -> Blocked | None:
         """The broker's alarm, as far as this connection knows; None without one, and if the connection does not publish."""
@@ -208,6 +213,7 @@ class BrokerConnection(ABC):
                 self.opened(connection)
             opened_at = self._monotonic()
             self._visitor.opened(number)
+            self._openings += 1
             self._open.set()
             self._serve(connection, stream)
         except LOST as error:

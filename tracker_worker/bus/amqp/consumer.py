@@ -89,6 +89,10 @@ class Consumer(BrokerConnection, Receiver):
         """The bytes of all deliveries that are not settled, and of the one that is arriving. Any thread."""
         return self._unsettled_bytes + self._pieces.size
 
+    def unsettled_messages(self) -> int:
+        """The number of deliveries that are not settled. Any thread."""
+        return len(self._unsettled)
+
     def is_current(self, delivery: Delivery) -> bool:
         return bool(delivery.token[0] == self._epoch)
 

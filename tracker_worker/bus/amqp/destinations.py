@@ -35,9 +35,9 @@ _SWEEP_ABOVE = 1024
 class Destinations:
     """The destinations by routing key. Used under the write turn; ``now`` is in seconds on the monotonic clock.
 
-    ``released`` are the messages that the publisher has to write next, in this order. ``bytes`` counts the bodies of every
-    message that has entered and not left. ``own`` are the queues that the publisher declares itself: the first try after one of
-    them was missing does not wait."""
+    ``released`` are the messages that the publisher has to write next, in this order. ``messages`` and ``bytes`` count every
+    message that has entered and not left, and the bodies of them. ``own`` are the queues that the publisher declares itself:
+    the first try after one of them was missing does not wait."""
 
     def __init__(self, own: Iterable[str]) -> None:
         self._own = frozenset(own)
@@ -46,6 +46,7 @@ class Destinations:
         self.unclaimed = Unclaimed()
         self.renewal = Renewal()
         self.bytes = 0
+        self.messages = 0
         self._retries: list[tuple[float, int, Destination]] = []
         self._order = itertools.count()
         self._sweep_above = _SWEEP_ABOVE
@@ -91,6 +92,7 @@ class Destinations:
     def leave(self, message: Message) -> None:
         """The message is done with."""
         self.bytes -= message.size
+        self.messages -= 1
         self.unclaimed.discard(message)
 
     def _drop(self, message: Message) -> None:

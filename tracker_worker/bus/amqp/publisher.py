@@ -104,6 +104,10 @@ class Publisher(BrokerConnection):
         """The bytes of all bodies that are not confirmed yet, and wait for whatever reason. Any thread."""
         return self._destinations.bytes + sum(len(message.body) for message in list(self._waiting))
 
+    def waiting_messages(self) -> int:
+        """The number of messages that are not confirmed yet. Any thread."""
+        return self._destinations.messages + len(self._waiting)
+
     def dropped_replies(self) -> int:
         """How many replies were dropped because nobody takes them. Any thread."""
         return self._destinations.unclaimed.dropped_in_all
@@ -259,6 +263,7 @@ class Publisher(BrokerConnection):
                 message.number = next(self._numbers)
                 message.size = len(message.body)
                 destinations.bytes += message.size
+                destinations.messages += 1
                 destination = by_key.get(message.routing_key) or destinations.add(message.routing_key)
                 message.destination = destination
                 if destination.closed or message.deadline <= now:

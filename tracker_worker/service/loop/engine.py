@@ -37,7 +37,7 @@ from tracker_worker.service.loop.failures import Failures
 from tracker_worker.service.loop.outage import Outage
 from tracker_worker.service.loop.outcomes import Outcomes
 from tracker_worker.service.loop.recovery import Recovery
-from tracker_worker.service.requests.items import Chore, Item, divided
+from tracker_worker.service.requests.items import Chore, Item, divided, request_of
 from tracker_worker.service.requests.pending import PendingRequest
 from tracker_worker.store.base import AnotherHistory, Conflict, HostLocked, Store, Unstorable
 from tracker_worker.store.ledgers import Ledgers
@@ -120,6 +120,13 @@ class Engine:
         if task not in self._called_soon:
             self._called_soon.add(task)
             self.run(task)
+
+    def waiting_requests(self) -> list[PendingRequest]:
+        """The requests that have arrived and are not finished. Call it on the engine's thread, between two batches."""
+        arrived = [request for arrival in self._arrivals if isinstance(arrival, list) for request in arrival]
+        return [
+            request for lane in self._backlog.lanes() for item in lane.items if (request := request_of(item))
+        ] + arrived
 
     # --- the loop ----------------------------------------------------------------------------------------------------
 

@@ -39,6 +39,7 @@ from tracker_worker.service.loop.engine import Engine
 from tracker_worker.service.loop.inbox import Inbox
 from tracker_worker.service.loop.outcomes import Outcomes
 from tracker_worker.service.loop.recovery import Recovery
+from tracker_worker.service.loop.snapshot import Snapshots
 from tracker_worker.service.loop.stored_answers import StoredAnswers
 from tracker_worker.service.requests.items import Chore
 from tracker_worker.service.requests.pending import PendingRequest
@@ -79,12 +80,13 @@ class EngineThread:
         tally: Tally | None = None,
         refusals_kept: Callable[[], int] = lambda: 0,
         log_fields: bool = False,
+        projects: bool = False,
     ) -> None:
         """``owner`` names this worker in leases. ``notify`` False: notifications are neither kept nor published. They are
         published to ``topics``, on each in its dialect; ``style`` is what they have in common, ``calendar`` says which periods
         they are for. ``register`` makes the service records of the hosts again, and ``began`` is told the ledger_id of each
         history in which the worker goes on; both are called on the engine's thread. ``tally`` counts what becomes of requests;
-        ``refusals_kept`` and ``log_fields``: see ``Outcomes``."""
+        ``refusals_kept`` and ``log_fields``: see ``Outcomes``; ``projects``: see ``Snapshots``."""
         self._store = store
         self._bus = bus
         self._notify = notify
@@ -237,6 +239,16 @@ class EngineThread:
             clock=clock,
             monotonic=monotonic,
             wake=wake,
+        )
+
+        self.snapshots = Snapshots(
+            ledgers=ledgers,
+            held=lambda: self._leases.held,
+            waiting=self._engine.waiting_requests,
+            run_once=self._engine.run_once,
+            monotonic=monotonic,
+            projects=projects,
+            runtime=runtime,
         )
 
     def start(self) -> None:
