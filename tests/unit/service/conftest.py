@@ -108,6 +108,7 @@ def make_worker(configuration: Path, drivers: dict[str, FakeDriver]) -> Iterator
         conf = cfg.ConfigOpts()
         register_opts(conf)
         conf([f"--config-file={configuration}"], default_config_dirs=[])
+        conf.set_default("listen", "", group="health")  # the port is the machine's
         made.append(WorkerHarness(conf, drivers))
         return made[-1]
 

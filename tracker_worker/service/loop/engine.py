@@ -119,6 +119,11 @@ class Engine:
             self._called_soon.add(task)
             self.run(task)
 
+    @property
+    def store_error(self) -> StoreUnavailable | None:
+        """Why the store could not be used, if nothing was written since."""
+        return self._outage.unproven
+
     # --- the loop ----------------------------------------------------------------------------------------------------
 
     @property
@@ -172,6 +177,10 @@ class Engine:
             if self._outage.in_this_pass:
                 self._arrivals.extend(tasks[position:])
                 return
+
+    def store_written(self) -> None:
+        """A task has written to the store."""
+        self._outage.written()
 
     def drop_lost(self) -> None:
         """The consuming connection is gone: drop the requests that came over it, as they come again."""
@@ -282,6 +291,7 @@ class Engine:
     def _after_commit(self, batch: Batch) -> None:
         """Do what follows the answers: bookkeeping, notifications, the log and audits."""
         if batch.commits:
+            self._outage.written()
             self._attempts.committed(batch)
             self._relay.written(batch.cursors)
             if publications := self._relay.offer(batch.unit.notifications):

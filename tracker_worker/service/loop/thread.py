@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from math import inf
 from typing import Any
 
 from tracker_worker import threads
-from tracker_worker.bus.base import Bus, Refusal, RefusedDeadLetter
+from tracker_worker.bus.base import Bus, Refusal
 from tracker_worker.counters import Counters
 from tracker_worker.domain.calendar import HOURS, Calendar
 from tracker_worker.domain.policy import Policy
@@ -36,11 +36,12 @@ from tracker_worker.service.loop.batch import Decider
 from tracker_worker.service.loop.engine import Engine
 from tracker_worker.service.loop.inbox import Inbox
 from tracker_worker.service.loop.recovery import Recovery
+from tracker_worker.service.loop.refused import Refused
 from tracker_worker.service.loop.stored_answers import StoredAnswers
 from tracker_worker.service.requests.asked import asked_by
 from tracker_worker.service.requests.items import Chore
 from tracker_worker.service.requests.pending import PendingRequest
-from tracker_worker.store.base import Conflict, DeadLetterRow, Store, StoreReplaced
+from tracker_worker.store.base import Conflict, Store, StoreReplaced
 from tracker_worker.store.ledgers import Ledgers
 from tracker_worker.unit_of_work import UnitOfWork
 from tracker_worker.wire.reply import MAX_ANSWER_BYTES
@@ -73,17 +74,17 @@ class EngineThread:
         max_answer_bytes: int = MAX_ANSWER_BYTES,
         register: Callable[[], object] = lambda: None,
         began: Callable[[str], None] = lambda ledger_id: None,
+        turned: Callable[[float], float] | None = None,
     ) -> None:
         """``owner`` names this worker in leases. ``notify`` False: notifications are neither kept nor published. They are
         published to ``topics``, on each in its dialect; ``style`` is what they have in common, ``calendar`` says which periods
         they are for. ``register`` makes the service records of the hosts again, and ``began`` is told the ledger_id of each
-        history in which the worker goes on; both are called on the engine's thread."""
+        history in which the worker goes on; both are called on the engine's thread. So is ``turned``, with the time of a pass,
+        which returns from when on a pass calls it again (both in seconds on the monotonic clock)."""
         self._store = store
-        self._bus = bus
         self._notify = notify
-        self._clock = clock
-        self._counters = counters
-        self._refusals: deque[Refusal] = deque()
+        self._turned, self._turned_at = turned, -inf
+        self._monotonic = monotonic
         self._thread = runtime.stepped("tracker-engine", self, died, monotonic=monotonic)
         wake = self._thread.wake
         ledgers = Ledgers(store)
@@ -118,6 +119,7 @@ class EngineThread:
             register=register,
             began=self._history_began,
         )
+        self._refused = Refused(store=store, bus=bus, relay=self._relay, counters=counters, clock=clock)
         self._expiry = Expiry(clock=clock, bus=bus, policy=policy, submit=self.submit)
         self._leases = Leases(
             store=store,
@@ -261,7 +263,11 @@ class EngineThread:
 
     def step(self, now: float) -> float | None:
         """See ``Engine.step``. The engine's thread calls this method; a test that does not call ``start`` calls it itself."""
-        return self._engine.step(now)
+        if self._turned is None:
+            return self._engine.step(now)
+        if now >= self._turned_at:
+            self._turned_at = self._turned(now)
+        return threads.soonest(self._engine.step(now), max(0.0, self._turned_at - self._monotonic()))
 
     def confirmed(self, keys: Sequence[Any]) -> None:
         """The bus has these notifications."""
@@ -278,35 +284,8 @@ class EngineThread:
     def refused(self, refusals: Sequence[Refusal]) -> None:
         """The broker does not take these messages: the store keeps the dead letters, and the nodes of notifications wait. While
         the store is unavailable, they are kept here until a renewal of the leases."""
-        self._refusals.extend(refusals)
-        self._engine.run(self._keep_refusals)
-
-    def _keep_refusals(self) -> None:
-        while self._refusals:
-            self._keep(self._refusals[0])
-            self._refusals.popleft()
-
-    def _keep(self, refusal: Refusal) -> None:
-        if not isinstance(refusal, RefusedDeadLetter):
-            self._relay.refused(refusal.key, refusal.reason)
-            return
-        delivery = refusal.delivery
-        row = DeadLetterRow(
-            host=delivery.source,
-            parked_at=self._clock(),
-            reason=refusal.reason,
-            exchange=delivery.exchange,
-            routing_key=delivery.routing_key,
-            properties=refusal.properties,
-            headers=refusal.headers,
-            body=delivery.body,
-        )
-        dropped = self._store.keep_dead_letters([row])
-        LOG.error("the broker does not take a dead letter (%s): the store keeps it", refusal.broker_error)
-        if dropped:
-            self._counters.add("dropped_dead_letters", dropped)
-            LOG.error("the store had no room for %d older dead letters: they are dropped", dropped)
-        self._bus.receiver.settle([delivery])
+        self._refused.add(refusals)
+        self._engine.run(self._refused.keep)
 
     def acquire_leases(self) -> frozenset[str]:
         """Take the leases that are free, before anything is received. Returns the hosts whose chores this worker does. Call it
@@ -347,7 +326,25 @@ class EngineThread:
         self._orphans.renew()
         self._elsewhere.look()
         self._evacuations.look()
-        self._keep_refusals()
+        self._refused.keep()
+        self._engine.store_written()
+
+    def probe_store(self) -> None:
+        """Find out by one small read whether the store answers: ``store_error`` says so."""
+        self._engine.run_once(self._read_store)
+
+    def _read_store(self) -> None:
+        self._store.histories()
+
+    @property
+    def store_error(self) -> StoreUnavailable | None:
+        """Why the store could not be used, if nothing was written since. Any thread."""
+        return self._engine.store_error
+
+    @property
+    def ledger_id(self) -> str | None:
+        """The history of the ledgers in memory; None: nothing has been read. Any thread."""
+        return self._ledgers.ledger_id
 
     def audit(self, host: str) -> None:
         """Expire claims of a host that are due and read its inventories, if this worker holds the host's lease."""
