@@ -65,6 +65,7 @@ class Engine:
         ledgers: Ledgers,
         attempts: Attempts,
         recovery: Recovery,
+        outage: Outage,
         relay: Relay,
         leases: Leases,
         audits: Audits,
@@ -87,7 +88,7 @@ class Engine:
         self._arrivals: deque[Sequence[PendingRequest] | Chore | Task] = deque()
         self._called_soon: set[Task] = set()  # of ``run_once``
         self._backlog = Backlog()
-        self._outage = Outage(counters, ledgers.doubt)
+        self._outage = outage
         self._failures = Failures(
             store=store,
             bus=bus,
@@ -118,11 +119,6 @@ class Engine:
         if task not in self._called_soon:
             self._called_soon.add(task)
             self.run(task)
-
-    @property
-    def store_error(self) -> StoreUnavailable | None:
-        """Why the store could not be used, if nothing was written since."""
-        return self._outage.unproven
 
     # --- the loop ----------------------------------------------------------------------------------------------------
 
@@ -177,10 +173,6 @@ class Engine:
             if self._outage.in_this_pass:
                 self._arrivals.extend(tasks[position:])
                 return
-
-    def store_written(self) -> None:
-        """A task has written to the store."""
-        self._outage.written()
 
     def drop_lost(self) -> None:
         """The consuming connection is gone: drop the requests that came over it, as they come again."""
@@ -291,7 +283,6 @@ class Engine:
     def _after_commit(self, batch: Batch) -> None:
         """Do what follows the answers: bookkeeping, notifications, the log and audits."""
         if batch.commits:
-            self._outage.written()
             self._attempts.committed(batch)
             self._relay.written(batch.cursors)
             if publications := self._relay.offer(batch.unit.notifications):

@@ -35,6 +35,7 @@ from tracker_worker.service.loop.attempt import Attempts
 from tracker_worker.service.loop.batch import Decider
 from tracker_worker.service.loop.engine import Engine
 from tracker_worker.service.loop.inbox import Inbox
+from tracker_worker.service.loop.outage import Outage
 from tracker_worker.service.loop.recovery import Recovery
 from tracker_worker.service.loop.refused import Refused
 from tracker_worker.service.loop.stored_answers import StoredAnswers
@@ -119,6 +120,7 @@ class EngineThread:
             register=register,
             began=self._history_began,
         )
+        self._outage = Outage(counters, ledgers.doubt)
         self._refused = Refused(store=store, bus=bus, relay=self._relay, counters=counters, clock=clock)
         self._expiry = Expiry(clock=clock, bus=bus, policy=policy, submit=self.submit)
         self._leases = Leases(
@@ -213,6 +215,7 @@ class EngineThread:
                 counters=counters,
             ),
             recovery=self._recovery,
+            outage=self._outage,
             relay=self._relay,
             leases=self._leases,
             audits=self._audits,
@@ -327,7 +330,7 @@ class EngineThread:
         self._elsewhere.look()
         self._evacuations.look()
         self._refused.keep()
-        self._engine.store_written()
+        self._outage.written()
 
     def probe_store(self) -> None:
         """Find out by one small read whether the store answers: ``store_error`` says so."""
@@ -339,7 +342,7 @@ class EngineThread:
     @property
     def store_error(self) -> StoreUnavailable | None:
         """Why the store could not be used, if nothing was written since. Any thread."""
-        return self._engine.store_error
+        return self._outage.unproven
 
     @property
     def ledger_id(self) -> str | None:
