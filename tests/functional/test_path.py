@@ -85,6 +85,7 @@ def worker(recorder: PathRecorder, broker_vhost: str, tmp_path: Path) -> Iterato
     register_opts(conf)
     conf([], project="tracker-worker", default_config_files=[], default_config_dirs=[])
     conf.set_override("transport_url", broker_vhost)
+    conf.set_override("listen", "", group="health")
     conf.set_override("static_file", str(inventory), group="inventory")
     for name, value in {"hosts": [HOST], "inventory_driver": "static", "state_path": str(tmp_path)}.items():
         conf.set_override(name, value, group="tracker")

@@ -172,6 +172,7 @@ def configured(
     conf.set_override("inventory_driver", "fake", group="tracker")
     conf.set_override("audit_interval_seconds", _AUDIT_SECONDS, group="tracker")
     conf.set_override("connection", "sqlite://", group="database")
+    conf.set_override("listen", "", group="health")
     if prefetch is not None:
         conf.set_override("prefetch", prefetch, group="bus")
     return conf

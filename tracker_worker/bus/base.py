@@ -143,6 +143,28 @@ class Blocked(msgspec.Struct, frozen=True, kw_only=True):
     since: float
 
 
+class Contact(msgspec.Struct, frozen=True, kw_only=True):
+    """What the bus knows of its broker. Times are in seconds on the monotonic clock.
+
+    ``brokers``: their addresses, without logins. ``consuming`` and ``publishing``: whether the connection is open. ``problem``:
+    why a connection has ended or was not opened, as far as one is missing. ``consumed``: the sources from whose queues the
+    broker delivers. ``heard``: by source, when something last came from its queue on the present connection; of FANOUT also
+    when the queue was found to be there. ``probed_since``: since when nothing was in the way of probes; None: something is.
+    ``holds_back``: the worker has received so much and not settled it that no further delivery may come. ``silent_since``: when
+    the first probe was published that the broker has neither confirmed nor returned since its last answer to one; None: it has
+    answered all."""
+
+    brokers: tuple[str, ...] = ()
+    consuming: bool
+    publishing: bool
+    problem: str = ""
+    consumed: frozenset[str] = frozenset()
+    heard: Mapping[str, float] = msgspec.field(default_factory=dict)
+    probed_since: float | None = None
+    holds_back: bool = False
+    silent_since: float | None = None
+
+
 class Marker(msgspec.Struct, frozen=True, kw_only=True):
     """What the broker says about a host: its queue is served from the ledger ``ledger_id``, by a worker that began with
     ``token``."""
@@ -246,6 +268,10 @@ class Bus(ABC):
         """Whether the bus consumes the hosts' queues and can publish notifications at this moment. Any thread."""
 
     @abstractmethod
+    def contact(self) -> Contact:
+        """What the bus knows of its broker at this moment. Any thread; returns immediately."""
+
+    @abstractmethod
     def blocked(self) -> Blocked | None:
         """The broker's alarm; None: the broker takes messages, as far as the bus knows. Any thread."""
 
@@ -268,8 +294,9 @@ class Bus(ABC):
     @abstractmethod
     def probe(self, hosts: Sequence[str]) -> None:
         """Find out whether requests to these hosts, and to any host, still reach the worker that serves them: publish a cast to
-        each that does nothing. What reaches no queue is logged, declared and bound again. Called every 2 s. Any thread; returns
-        immediately."""
+        each that does nothing. What reaches no queue is logged, declared and bound again. Also look whether the queue of
+        fanouts is there, from which a standby that gets nothing else learns that it is still heard. ``contact`` has what comes
+        of it. Called every 2 s or more often. Any thread; returns immediately."""
 
     @abstractmethod
     def repair(self) -> None:

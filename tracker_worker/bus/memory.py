@@ -23,6 +23,7 @@ from tracker_worker.bus.base import (
     SHARED,
     Blocked,
     Bus,
+    Contact,
     DeadLetter,
     Delivery,
     Listener,
@@ -190,6 +191,8 @@ class MemoryBus(Bus, Receiver, Sender):
         self._unsettled: OrderedDict[int, Delivery] = OrderedDict()
         self._tags = 0
         self._last_start = 0  # the tag of the last delivery before it
+        self._connected_at: float | None = None
+        self._heard: dict[str, float] = {}
         self._paused = False
 
     def start(self, hosts: Sequence[str], listener: Listener) -> None:
@@ -200,6 +203,7 @@ class MemoryBus(Bus, Receiver, Sender):
     def _connect(self, hosts: Collection[str]) -> None:
         assert self._listener is not None
         self._last_start = self._tags
+        self._connected_at, self._heard = self._monotonic(), {}
         self._listener.opened()
         self._consume([*hosts, SHARED, FANOUT])
 
@@ -229,6 +233,7 @@ class MemoryBus(Bus, Receiver, Sender):
             for delivery in deliveries:
                 self._tags += 1
                 self._unsettled[self._tags] = replace(delivery, token=self._tags)
+                self._heard[delivery.source] = self._monotonic()
                 tagged.append(self._unsettled[self._tags])
         if not self._paused:
             self._listener.received(tagged)
@@ -246,6 +251,7 @@ class MemoryBus(Bus, Receiver, Sender):
     def _disconnect(self) -> None:
         sources, self._sources = self._sources, []
         self._broker.leave(sources, self._receive, self._take_unsettled)
+        self._connected_at = None
 
     def _take_unsettled(self) -> list[Delivery]:
         with self._lock:
@@ -255,6 +261,16 @@ class MemoryBus(Bus, Receiver, Sender):
 
     def connected(self) -> bool:
         return self._listener is not None
+
+    def contact(self) -> Contact:
+        connected = self.connected()
+        return Contact(
+            consuming=connected,
+            publishing=connected,
+            consumed=frozenset(self._sources),
+            heard=dict(self._heard),
+            probed_since=self._connected_at,
+        )
 
     def is_current(self, delivery: Delivery) -> bool:
         return self._listener is not None and delivery.token > self._last_start
@@ -266,6 +282,8 @@ class MemoryBus(Bus, Receiver, Sender):
         """There is no broker to log in to."""
 
     def probe(self, hosts: Sequence[str]) -> None:
+        if self.connected():
+            self._heard[FANOUT] = self._monotonic()
         for source in (*hosts, SHARED):
             self._broker.offer(source, encode_request(PING, {}, context={}, unique_id=threads.new_uuid().hex))
 

@@ -22,14 +22,17 @@ import click
 from tracker_worker.cli.context import PROJECT, CommandFailed, Settings, start_logging
 from tracker_worker.cli.events import Events
 from tracker_worker.cli.log_queue import LogQueue
-from tracker_worker.cli.systemd import notify_systemd
+from tracker_worker.cli.systemd import is_notified, notify_systemd, reloading, status, watchdog_pings
 from tracker_worker.errors import ConfigurationError, TrackerError
+from tracker_worker.service.health.readiness import in_short
 from tracker_worker.service.worker import Worker
 from tracker_worker.threads import NamedThread
 
 LOG = logging.getLogger(__name__)
 
 _READY_CHECK_SECONDS = 0.1
+# What systemd shows of the worker is that old at most.
+_STATUS_SECONDS = 1.0
 # Within this number of checks the worker learns for which hosts the broker has made it the active one.
 _STANDING_CHECKS = 10
 # New objects between two runs of the garbage collector: they come from some thousand requests; Python's default corresponds
@@ -68,6 +71,8 @@ class WorkerProcess:
         self._reload_wanted = False
         self._reloading = False
         self._checks = 0
+        self._ready = False
+        self._status = ""
 
     def run(self) -> NoReturn:
         """Start the worker, serve, stop, and end the process. Raises what ends a start before there is a log, most often
@@ -93,13 +98,15 @@ class WorkerProcess:
 
     def _serve(self) -> int | BaseException | StartFailed:
         """Start, announce and reload. Returns what ends it: a signal, the start's failure, or the error of a part."""
-        started = ready = False
+        started = False
+        idle_seconds = _STATUS_SECONDS if is_notified() else None
         while True:
-            checking = started and not ready
-            event = self._events.get(_READY_CHECK_SECONDS if checking else None)
+            checking = started and not self._ready
+            event = self._events.get(_READY_CHECK_SECONDS if checking else idle_seconds)
             if event is None:
                 if checking:
-                    ready = self._announce()
+                    self._announce()
+                self._say_status()
                 continue
             if event == _STARTED:
                 started = True
@@ -107,27 +114,40 @@ class WorkerProcess:
                 self._reload_wanted = True
             elif event == _RELOADED:
                 self._reloading = False
+                if self._ready:
+                    notify_systemd("READY=1")
             else:
                 assert not isinstance(event, str)
                 return event
             if started and self._reload_wanted and not self._reloading:
                 self._reload_wanted, self._reloading = False, True
+                if self._ready:  # READY=1 behind it would tell systemd that the start is over
+                    notify_systemd(*reloading())
                 NamedThread(target=self._reload, name="tracker-reload").start()
 
-    def _announce(self) -> bool:
+    def _say_status(self) -> None:
+        """Have systemd show the hosts, or what is in the way, if that has changed."""
+        if not is_notified() or self._worker is None:
+            return
+        said = in_short(self._worker.readiness())
+        if said != self._status:
+            self._status = said
+            notify_systemd(status(said))
+
+    def _announce(self) -> None:
         """Say that the worker is ready, if it is."""
         assert self._worker is not None
         if not self._worker.ready():
-            return False
+            return
         self._checks += 1
         self._worker.probe()
         if not self._worker.settled() and self._checks < _STANDING_CHECKS:
-            return False
+            return
         LOG.info("ready: %s", self._worker.standing())
         self._log.flush(_LAST_WORDS_SECONDS)  # the log says it first
         notify_systemd("READY=1")
+        self._ready = True
         _freeze_memory()
-        return True
 
     # --- on threads of their own -------------------------------------------------------------------------------------
 
@@ -140,7 +160,14 @@ class WorkerProcess:
             self._log.start()
             self._logging = True
             log_fields = bool(conf.use_json or conf.log_config_append)
-            worker = Worker(conf, died=self._events.put, stalled=self._stalled, log_fields=log_fields)
+            worker = Worker(
+                conf,
+                died=self._events.put,
+                stalled=self._stalled,
+                turned=watchdog_pings(),
+                log_fields=log_fields,
+                log_records_dropped=lambda: self._log.dropped_in_all,
+            )
             self._worker = worker
             worker.start()
         except BaseException as error:  # noqa: BLE001 the main thread reports it
@@ -189,7 +216,7 @@ class WorkerProcess:
         is the ``reason``, if there is one."""
         until = time.monotonic() + self._stop_seconds
         last_words = min(_LAST_WORDS_SECONDS, self._stop_seconds / 10)
-        notify_systemd("STOPPING=1")
+        notify_systemd("STOPPING=1", status("the worker stops"))
         stopping = NamedThread(target=lambda: self._stop_worker(until - last_words), name="tracker-stop")
         stopping.start()
         stopping.join(max(0.0, until - last_words - time.monotonic()))

@@ -32,6 +32,17 @@ def check_names(conf: cfg.ConfigOpts) -> None:
         raise ConfigurationError(f"[bus] dead_letter_queue {dead_letters} is a queue of [notifications] {taken_by}")
 
 
+def read_hosts(conf: cfg.ConfigOpts) -> list[str]:
+    """The hosts that the worker serves, each once. Raises ConfigurationError, also as ``check_names`` does."""
+    check_names(conf)
+    hosts = list(dict.fromkeys(conf.tracker.hosts))
+    if len(hosts) > 1 and conf.tracker.inventory_driver == "host":
+        raise ConfigurationError(
+            "[tracker] inventory_driver host reports this one machine; with several hosts choose another driver"
+        )
+    return hosts
+
+
 def topic_options(conf: cfg.ConfigOpts) -> dict[str, str]:
     """Each topic of notifications, and the option of [notifications] that names it. Raises ConfigurationError: a topic is named
     twice."""

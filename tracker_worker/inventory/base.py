@@ -82,6 +82,16 @@ class InventoryDriver(abc.ABC):
         """
 
 
+def configured_driver(conf: cfg.ConfigOpts, host: str) -> InventoryDriver:
+    """The driver that ``[tracker] inventory_driver`` names, for ``host``. Raises ConfigurationError, which names the option,
+    as ``load_driver`` does."""
+    name = conf.tracker.inventory_driver
+    try:
+        return load_driver(name, host, conf)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"[tracker] inventory_driver {name}: {error}") from error
+
+
 def load_driver(name: str, host: str, conf: cfg.ConfigOpts) -> InventoryDriver:
     """Construct the driver that an installed package registers under ``name``, for ``host``.
 

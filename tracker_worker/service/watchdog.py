@@ -64,15 +64,22 @@ class Watchdog:
         self._standing = 0.0
         # The call of the store that was seen at the last look. While it is kept, no other call has the same frame.
         self._store_call: FrameType | None = None
-        self._barked = False
+        self._barked = self._stopped = False
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
         """Watch no longer. Returns immediately; harmless when stopped."""
-        self._barked = True
+        self._barked = self._stopped = True
         self._thread.stop(0)
+
+    def stands(self, turn_seconds: float) -> float | None:
+        """For how many seconds the watched thread has not turned, if that is longer than ``turn_seconds``; None: it turns,
+        or is not watched. A call of the store may wait within its limit besides. Any thread."""
+        standing, in_store = self._standing, self._store_call is not None
+        allowed = turn_seconds + (STORE_SECONDS if in_store else 0)
+        return standing if standing > allowed and not self._stopped else None
 
     def step(self, now: float) -> float:
         """Look once. Returns the seconds until the next look."""

@@ -2,13 +2,13 @@
 """The worker: builds its parts, starts them in order, and stops them in order. The only module of the service that chooses
 drivers.
 
-Start: store and its schema -> service records -> the hosts' markers on the broker, and what of the hosts this worker's ledger
-may serve -> free leases -> engine -> one inventory of every host, committed for the hosts whose lease this worker has, and for
-others where the ledger has none -> bus. Drivers that do not answer in time are not waited for.
+Start: the health listener -> store and its schema -> service records -> the hosts' markers on the broker, and what of the
+hosts this worker's ledger may serve -> free leases -> engine -> one inventory of every host, committed for the hosts whose
+lease this worker has, and for others where the ledger has none -> bus. Drivers that do not answer in time are not waited for.
 
 Stop: receive nothing new -> finish and commit the batch in hand -> publish replies and notifications until they are
 confirmed, and acknowledge -> close the connections without a basic.cancel, so that messages which were not started return
-to their queues in order -> store."""
+to their queues in order -> store -> the health listener."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from tracker_worker import threads
 from tracker_worker.bus.amqp.bus import AMQPBus
 from tracker_worker.bus.base import Bus, Listener
 from tracker_worker.bus.settings import read_settings
-from tracker_worker.conf.names import check_names, topic_options
+from tracker_worker.conf.names import read_hosts, topic_options
 from tracker_worker.conf.policy import read_policy
 from tracker_worker.counters import Counters
 from tracker_worker.domain.policy import Policy
 from tracker_worker.domain.values import MAX_TIMEOUT_SECONDS, SECOND
 from tracker_worker.errors import ConfigurationError, TrackerError
-from tracker_worker.inventory.base import InventoryDriver, load_driver
+from tracker_worker.inventory.base import InventoryDriver, configured_driver
 from tracker_worker.notifications.dialects.table import read_topics
 from tracker_worker.notifications.style import read_calendar, read_style
 from tracker_worker.service.chores import periods
@@ -41,14 +41,17 @@ from tracker_worker.service.chores.ownership import Ownership
 from tracker_worker.service.chores.timers import Timers
 from tracker_worker.service.clock import Clock
 from tracker_worker.service.first_audit import FirstAudit, StartCancelled
+from tracker_worker.service.health.readiness import Document
 from tracker_worker.service.loop.thread import EngineThread
 from tracker_worker.service.requests.reader import RequestReader
+from tracker_worker.service.requests.replying import read_reply_queues
 from tracker_worker.service.watchdog import Watchdog
+from tracker_worker.service.window import Window
 from tracker_worker.store.base import LEASE_SECONDS, AnotherHistory, Store
 from tracker_worker.store.sql.location import prepared_url
+from tracker_worker.store.sql.migration import head
 from tracker_worker.store.sql.store import SQLStore
 from tracker_worker.tally import Tally
-from tracker_worker.wire.reply_queues import ReplyQueues
 
 LOG = logging.getLogger(__name__)
 
@@ -62,9 +65,7 @@ _FIRST_LOOK_SECONDS = 60
 _PUBLISHING_SHARE = 0.2
 # It may wait for a broker that does not answer.
 _OWNERSHIP_STOP_SECONDS = 1.0
-_KEEP_SECONDS = 1
 _PRUNE_SECONDS = 30
-_PROBE_SECONDS = 2
 
 
 class Worker:
@@ -84,23 +85,25 @@ class Worker:
         runtime: threads.Runtime = threads.SYSTEM,
         died: Callable[[BaseException], None] | None = None,
         stalled: Callable[[str], None] | None = None,
+        turned: Callable[[float], float] | None = None,
         log_fields: bool = False,
+        log_records_dropped: Callable[[], int] = lambda: 0,
     ) -> None:
         """``bus``, ``store`` and ``drivers``, which gives the inventory driver of a host, None: those that the configuration
         names. ``clock`` is the time of day of this machine in microseconds, which is the time of a store on SQLite that the
         configuration names; ``monotonic`` gives seconds, and carries the time of the store on; None: the clock of ``runtime``,
-        from which the worker also has its threads. ``stalled`` is called with a sentence when the engine hangs (see
-        ``watchdog``), and should end the process without waiting for the worker; None: ``died`` is called. ``log_fields``: the
-        log takes figures and who asked as fields of their own."""
+        from which the worker also has its threads. ``stalled`` gets a sentence when the engine hangs (see ``watchdog``), and
+        should end the process without waiting for the worker; None: ``died`` is called. ``turned``: see ``EngineThread``. The
+        log takes figures and who asked as ``log_fields``, and has not taken ``log_records_dropped`` records."""
         self._conf = conf
         self._runtime = runtime
         self._monotonic = runtime.monotonic
-        self._hosts = _hosts(conf)
+        self._hosts = read_hosts(conf)
         self._died = died or (lambda error: None)
         self._policy = read_policy(conf)
-        self._reply_queues = _reply_queues(conf)
+        self._reply_queues = read_reply_queues(conf)
         self._bus = bus or AMQPBus(read_settings(conf))
-        made = drivers or partial(_driver, conf)
+        made = drivers or partial(configured_driver, conf)
         self._drivers = {host: made(host) for host in self._hosts}
         self._store = store or SQLStore(prepared_url(conf), now=clock)
         self._clock = Clock(self._store.time, monotonic=monotonic or runtime.monotonic)
@@ -137,6 +140,8 @@ class Worker:
             tally=self.tally,
             refusals_kept=lambda: int(conf.tracker.refusals_kept),
             log_fields=log_fields,
+            projects=conf.health.project_series > 0,
+            turned=turned,
             monotonic=runtime.monotonic,
             runtime=runtime,
         )
@@ -173,6 +178,25 @@ class Worker:
             monotonic=runtime.monotonic,
             runtime=runtime,
         )
+        self.window = Window(
+            conf,
+            store=self._store,
+            bus=self._bus,
+            engine=self._engine,
+            ownership=self._ownership,
+            watchdog=self._watchdog,
+            hosts=self._hosts,
+            topics=list(topic_options(conf)),
+            counters=self.counters,
+            tally=self.tally,
+            schema=head(),
+            clock=self._clock,
+            log_records_dropped=log_records_dropped,
+            monotonic=runtime.monotonic,
+            runtime=runtime,
+            died=self._died,
+        )
+        self.health = self.window.health
 
     def _policy_of_requests(self) -> Policy:
         """The policy of the moment. After a step of the clock forward, of which a worker that has just started does not know,
@@ -197,6 +221,8 @@ class Worker:
 
     def _start(self) -> None:
         self._go_on()
+        self.health.listen()
+        self.health.starting("it waits for the database")
         if self._conf.notifications.driver == "messaging" and not topic_options(self._conf):
             LOG.info("[notifications] topics is empty: notifications are kept in the database and not published")
         self._store.start()
@@ -204,6 +230,7 @@ class Worker:
             self._go_on()
             self._register_host(host)
         self._engine.allow(frozenset())
+        self.health.starting("it waits for the broker, to look at the markers of its hosts")
         self._ownership.begin(_FIRST_LOOK_SECONDS)
         self._go_on()
         self._register()  # the wait may have been long: meanwhile an operator may have forgotten a host
@@ -214,6 +241,7 @@ class Worker:
         self._inventories.start()
         self._first_audit = FirstAudit(self._engine, self._inventories, self._hosts, own, runtime=self._runtime)
         self._go_on()
+        self.health.starting("it waits for the inventory drivers")
         self._first_audit.run(_FIRST_AUDIT_SECONDS)
         self._go_on()
         self._bus.start(
@@ -236,10 +264,12 @@ class Worker:
         self._timers.every(self._conf.tracker.audit_interval_seconds, self._audit_all)
         self._timers.every(_HANGING_SECONDS, self._inventories.note_hanging)
         self._timers.every(periods.LOOK_SECONDS, self._engine.close_periods)
-        self._timers.every(_KEEP_SECONDS, self._engine.keep_outcomes)
+        self._timers.every(1, self._engine.keep_outcomes)
         self._timers.every(_PRUNE_SECONDS, self._prune)
-        self._timers.every(_PROBE_SECONDS, self.probe)
+        self._timers.every(self.health.period_seconds, self.probe)
         self._timers.start()
+        self.window.start()
+        self.health.started()
 
     def _register(self) -> None:
         """Make or refresh the service record of each host. Raises StoreUnavailable."""
@@ -266,7 +296,11 @@ class Worker:
 
     def probe(self) -> None:
         """Find out whether messages still reach the hosts whose chores this worker does, and repair what is missing."""
-        self._bus.probe(sorted(self._engine.held))
+        self.health.look()
+
+    def readiness(self) -> Document:
+        """The document of /readyz: whether the worker does its work, for which hosts, and what is in the way. Any thread."""
+        return self.health.readiness()
 
     def _prune(self) -> None:
         # Copies wait while this worker is disconnected or does not run, and arrive when it is back. However old they are by
@@ -333,6 +367,7 @@ class Worker:
         end of the process. Cancels a start that another thread makes."""
         until = self._monotonic() + (self._stop_seconds if seconds is None else seconds)
         self._stopping = True
+        self.health.stopping()
         if self._first_audit is not None:
             self._first_audit.cancel()
         if self._starting.acquire(timeout=max(0.0, until - self._monotonic())):
@@ -340,9 +375,16 @@ class Worker:
             self._stop_parts(until - self._monotonic())
 
     def _stop_parts(self, seconds: float) -> None:
+        try:
+            self._stop_in_order(seconds)
+        finally:
+            self.health.close()  # it says until the end that the worker stops
+
+    def _stop_in_order(self, seconds: float) -> None:
         """Every part gets what the parts before it have left of the time."""
         until = self._monotonic() + seconds
         self._watchdog.stop()
+        self.window.stop(seconds)
         self._timers.stop(seconds)
         self._inventories.stop()
         self._ownership.stop(min(seconds, _OWNERSHIP_STOP_SECONDS))
@@ -356,32 +398,3 @@ class Worker:
         self._engine.release()
         self._store.stop()
         LOG.info("counters: %s", self.counters.snapshot())
-
-
-def _driver(conf: cfg.ConfigOpts, host: str) -> InventoryDriver:
-    name = conf.tracker.inventory_driver
-    try:
-        return load_driver(name, host, conf)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"[tracker] inventory_driver {name}: {error}") from error
-
-
-def _hosts(conf: cfg.ConfigOpts) -> list[str]:
-    check_names(conf)
-    hosts = list(dict.fromkeys(conf.tracker.hosts))
-    if len(hosts) > 1 and conf.tracker.inventory_driver == "host":
-        raise ConfigurationError(
-            "[tracker] inventory_driver host reports this one machine; with several hosts choose another driver"
-        )
-    return hosts
-
-
-def _reply_queues(conf: cfg.ConfigOpts) -> ReplyQueues:
-    if not conf.bus.reply_queue_prefixes:
-        raise ConfigurationError("[bus] reply_queue_prefixes is empty: no call could be answered")
-    return ReplyQueues.of_clients(
-        conf.bus.reply_queue_prefixes,
-        topic=conf.tracker.topic,
-        dead_letter_queue=conf.bus.dead_letter_queue,
-        notification_topics=topic_options(conf),
-    )

@@ -16,8 +16,8 @@ from tests.support.engine import EngineHarness
 from tests.support.relay import Case
 from tests.support.worker import WorkerHarness
 from tracker_worker.conf import register_opts
+from tracker_worker.inventory import base
 from tracker_worker.inventory.fake import FakeDriver
-from tracker_worker.service import worker
 from tracker_worker.service.chores import relay, track
 from tracker_worker.service.loop import backlog
 
@@ -95,8 +95,8 @@ def drivers(monkeypatch: pytest.MonkeyPatch) -> dict[str, FakeDriver]:
             return real(name, host, conf)
         return loaded.setdefault(host, FakeDriver(host, conf, nodes={node_name(1): driver_resource_dict()}))
 
-    real = worker.load_driver
-    monkeypatch.setattr(worker, "load_driver", load)
+    real = base.load_driver
+    monkeypatch.setattr(base, "load_driver", load)
     return loaded
 
 
@@ -108,6 +108,7 @@ def make_worker(configuration: Path, drivers: dict[str, FakeDriver]) -> Iterator
         conf = cfg.ConfigOpts()
         register_opts(conf)
         conf([f"--config-file={configuration}"], default_config_dirs=[])
+        conf.set_default("listen", "", group="health")  # the port is the machine's
         made.append(WorkerHarness(conf, drivers))
         return made[-1]
 

@@ -58,7 +58,7 @@ def test_a_log_in_json_has_figures_and_who_asked_as_fields(caplog: pytest.LogCap
 
     (record,) = caplog.records
     extra = json.loads(JSONFormatter().format(record))["extra"]
-    assert extra["figures"]["VCPU"] == 1
+    assert extra["figures"]["VCPU"] == 2
     assert extra["who"] == {"project_id": "p-1", "user_id": "alice", "request_id": "req-1", "roles": []}
     assert extra["duration_ms"] == 0.8
 

@@ -160,7 +160,7 @@ class TestQueueThatWasNotRead:
 
     def test_messages_of_a_connection_that_is_lost_are_read_first(self, harness: EngineHarness) -> None:
         harness.stop()
-        expiry, ledgers = harness.engine._expiry, harness.ledger()
+        expiry, ledgers = harness.engine._chores.expiry, harness.ledger()
         found: list[Chore] = []
         expiry._submit = found.append
         expiry.gained(HOST)
@@ -180,14 +180,14 @@ class TestQueueThatWasNotRead:
     ) -> None:
         first = make_harness(store=store, clock=clock, owner="first").start()
         second = make_harness(store=store, clock=clock, owner="second").start()
-        assert not second.engine._expiry.may(HOST)
+        assert not second.engine._chores.expiry.may(HOST)
         second.caller.call("get_node").reply()
         for _ in range(3):
             second.finish()
-        assert second.engine._expiry.may(HOST)
+        assert second.engine._chores.expiry.may(HOST)
         first.engine.renew_leases()
         first.finish()
-        assert not first.engine._expiry.may(HOST)
+        assert not first.engine._chores.expiry.may(HOST)
 
 
 def audit_before_the_queue_is_read(harness: EngineHarness) -> None:

@@ -161,7 +161,7 @@ def test_whoever_serves_the_host_has_it_at_once(
     assert server.engine.held == {OLD}
     harness.engine.renew_leases()
     harness.finish()
-    assert harness.engine._orphans.cared_for == frozenset()
+    assert harness.engine._chores.orphans.cared_for == frozenset()
     look(harness)
     assert owners(store)[OLD] == "server"
 
@@ -203,10 +203,10 @@ def test_a_worker_that_serves_no_host_any_more_publishes_nothing_of_such_a_name(
 def test_a_host_that_is_forgotten_meanwhile_is_given_up(harness: EngineHarness, store: MemoryStore) -> None:
     host_id = register(store, OLDER)
     look(harness)
-    assert harness.engine._orphans.cared_for == {OLD, OLDER}
+    assert harness.engine._chores.orphans.cared_for == {OLD, OLDER}
     store.forget_host(host_id)
     look(harness)
-    assert harness.engine._orphans.cared_for == {OLD}
+    assert harness.engine._chores.orphans.cared_for == {OLD}
     assert harness.caller.call("begin_resource_claim", instance=instance_dict(5)).reply()["state"] == "begun"
 
 

@@ -15,7 +15,7 @@ from tracker_worker.bus.amqp.consumer import Consumer
 from tracker_worker.bus.amqp.probes import Probes
 from tracker_worker.bus.amqp.sender import AMQPSender
 from tracker_worker.bus.amqp.system import SYSTEM, System
-from tracker_worker.bus.base import Blocked, Bus, Listener, Markers
+from tracker_worker.bus.base import Blocked, Bus, Contact, Listener, Markers
 from tracker_worker.bus.settings import BrokerSettings, address, read_again, read_connection, with_logins_of
 from tracker_worker.errors import ConfigurationError
 
@@ -34,6 +34,8 @@ class AMQPBus(Bus):
         # The two connections share the list, so that both are to the same broker if it is there.
         self._addresses = shared_addresses(settings)
         self._started = False
+        self._probed_over: float | None = None  # when the publishing connection was opened over which probes go
+        self._not_probed_at = float("-inf")
         self._serving: Collection[str] | None = None
 
     def start(self, hosts: Sequence[str], listener: Listener) -> None:
@@ -96,8 +98,32 @@ class AMQPBus(Bus):
 
     def probe(self, hosts: Sequence[str]) -> None:
         # Otherwise everything is declared when it is open again. Under an alarm the broker takes no probe.
-        if self._open() and self.sender.blocked() is None:
-            self._probes.probe(hosts)
+        if not self._started or not self._open() or self.sender.blocked() is not None:
+            self._not_probed_at = self._system.monotonic()
+            return
+        if self.sender.opened_at != self._probed_over:
+            self._probed_over = self.sender.opened_at
+            self._probes.forget()
+        self._probes.probe(hosts)
+        self.receiver.look_at_fanout()
+
+    def contact(self) -> Contact:
+        brokers = tuple(address(url).rstrip("/") for url in self._addresses.urls())
+        if not self._started:
+            return Contact(brokers=brokers, consuming=False, publishing=False)
+        opened = [self.receiver.opened_at, self.sender.opened_at]
+        probed = [at for at in opened if at is not None] if self.sender.blocked() is None else []
+        return Contact(
+            brokers=brokers,
+            consuming=self.receiver.is_open(),
+            publishing=self.sender.is_open(),
+            problem=self.receiver.problem or self.sender.problem,
+            consumed=self.receiver.consumed(),
+            heard=dict(self.receiver.heard),
+            probed_since=max(*probed, self._not_probed_at) if len(probed) == len(opened) else None,
+            holds_back=self.receiver.holds_back(),
+            silent_since=self._probes.silent_since() if self.sender.opened_at == self._probed_over else None,
+        )
 
     def repair(self) -> None:
         if self._started:

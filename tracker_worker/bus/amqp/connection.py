@@ -75,6 +75,9 @@ class BrokerConnection(ABC):
         self._interrupt = runtime.event()  # set with each of both; ends the wait between two connections
         self._open = runtime.event()
         self._openings = 0
+        self.opened_at: float | None = None
+        self.problem = ""
+        """Why there was no connection last; empty while there is one."""
         self._thread = runtime.thread(self._run, name, died)
 
     def start(self) -> None:
@@ -214,6 +217,7 @@ class BrokerConnection(ABC):
             opened_at = self._monotonic()
             self._visitor.opened(number)
             self._openings += 1
+            self.opened_at, self.problem = opened_at, ""
             self._open.set()
             self._serve(connection, stream)
         except LOST as error:
@@ -224,6 +228,7 @@ class BrokerConnection(ABC):
             unresolved = logging_in and isinstance(error, socket.gaierror)
         finally:
             self._open.clear()
+            self.opened_at, self.problem = None, problem
             self.closing()
             try:
                 # Before ``lost``: frames may arrive until the broker has closed.

@@ -15,10 +15,11 @@ from tracker_worker.bus.amqp import internals
 from tracker_worker.bus.amqp.addresses import Addresses
 from tracker_worker.bus.amqp.connection import FOREVER, BrokerConnection
 from tracker_worker.bus.amqp.emptiness import Emptiness
+from tracker_worker.bus.amqp.fanout_look import FanoutLook
 from tracker_worker.bus.amqp.frames import Delivered, Pieces, read_delivery
 from tracker_worker.bus.amqp.served import SIDE_PREFETCH, Served
 from tracker_worker.bus.amqp.system import SYSTEM, System
-from tracker_worker.bus.base import Delivery, Receiver
+from tracker_worker.bus.base import FANOUT, Delivery, Receiver
 from tracker_worker.bus.settings import BrokerSettings
 
 # For so long after a delivery an acknowledgement waits for other work to share a write with, unless a quarter of a queue's
@@ -58,6 +59,9 @@ class Consumer(BrokerConnection, Receiver):
         self._handing_over = True
         self._served = Served(settings, hosts, random_bytes=system.runtime.random_bytes)
         self._emptiness = Emptiness(settings, emptied)
+        self._fanout_look = FanoutLook(self._fanout_is_there)
+        self.heard: dict[str, float] = {}
+        """By source, when something last came from its queue on the present connection."""
         self._ack_threshold = max(1, min(self._served.share, SIDE_PREFETCH) // 4)
         self._ack_before = 0.0
         self._channel: Any = None
@@ -100,6 +104,7 @@ class Consumer(BrokerConnection, Receiver):
         self._epoch = next(_epochs)
         self._closing = self._full = False
         self._served.declare(connection)
+        self._fanout_look.opened(connection, self._served.fanout_queue())
         self._channel = channel = connection.channel()
         channel.auto_decode = False  # the bytes as they came, whatever content_encoding says
         internals.take_frames(connection, channel.channel_id, self._take)
@@ -114,6 +119,22 @@ class Consumer(BrokerConnection, Receiver):
     def serves_all(self) -> bool:
         """Whether the broker delivers from every queue. Any thread."""
         return self._served.complete()
+
+    def consumed(self) -> frozenset[str]:
+        """The sources from whose queues the broker delivers. Any thread."""
+        return self._served.consumed() if self.is_open() else frozenset()
+
+    def holds_back(self) -> bool:
+        """Whether so much is unsettled that no further delivery may come. Any thread."""
+        return self._full or len(self._unsettled) >= self._served.share
+
+    def look_at_fanout(self) -> None:
+        """Ask the broker whether the queue of fanouts is there: ``heard`` has the answer. Any thread; returns immediately."""
+        self._fanout_look.want()
+        self.wake()
+
+    def _fanout_is_there(self) -> None:
+        self.heard[FANOUT] = self._monotonic()
 
     def serve(self, hosts: Collection[str]) -> None:
         """See ``Bus.serve``."""
@@ -164,6 +185,7 @@ class Consumer(BrokerConnection, Receiver):
         properties = content.properties
         self._unsettled[found.tag] = size = len(found.body) + found.header_bytes
         self._unsettled_bytes += size
+        self.heard[source] = now = self._monotonic()
         self._arrived.append(
             Delivery(
                 body=found.body,
@@ -174,7 +196,7 @@ class Consumer(BrokerConnection, Receiver):
                 properties=properties,
                 exchange=found.exchange,
                 routing_key=found.routing_key,
-                deadline=_deadline(properties.get("expiration"), self._monotonic()),
+                deadline=_deadline(properties.get("expiration"), now),
                 token=(self._epoch, found.tag),
             )
         )
@@ -187,6 +209,8 @@ class Consumer(BrokerConnection, Receiver):
             self._emptiness.report()
         if self._settled:
             self._acknowledge()
+        if self._fanout_look.due():
+            self._fanout_look.ask()
         now = self._monotonic()
         serves, looks = self._served.due(now), self._emptiness.due(now)
         # With the answers that are waited for, deliveries are read that have to have room.
@@ -248,6 +272,8 @@ class Consumer(BrokerConnection, Receiver):
         self._pieces.forget()
         self._served.forget()
         self._emptiness.forget()
+        self._fanout_look.forget()
+        self.heard = {}
         self._settled.clear()
         self._unsettled.clear()
         self._unsettled_bytes = 0

@@ -327,6 +327,20 @@ def set_prefetch(channel: Any, count: int) -> None:
     channel.send_method(spec.Basic.Qos, "lBb", (0, count, False))
 
 
+def when_queue_is_there(
+    channel: Any, there: Callable[[], None], closed: Callable[[amqp.exceptions.AMQPError], None]
+) -> None:
+    """Have ``there`` called whenever the broker answers ``look_for_queue`` on this channel with yes, and ``closed`` when it
+    closes the channel, with which it says no."""
+    channel._callbacks[spec.Queue.DeclareOk] = lambda queue, messages, consumers: there()
+    take_close(channel, closed)
+
+
+def look_for_queue(channel: Any, name: str) -> None:
+    """Ask the broker whether the queue exists. Does not wait for the answer."""
+    channel.send_method(spec.Queue.Declare, "BsbbbbbF", (0, name, True, False, False, False, False, {}))
+
+
 def count_as_alive(connection: Any) -> None:
     """Have the next heartbeat check believe that something has arrived: who does not read cannot know whether it has."""
     connection.bytes_recv += 1

@@ -56,6 +56,7 @@ class Probes:
         self._probed: dict[str, float] = {}  # by queue, when the last probe was published
         self._unanswered: set[str] = set()
         self._warned: dict[str, float] = {}  # by queue that is out of reach
+        self._silent_since: float | None = None
         self._second_began = float("-inf")
         self._left = MOST_A_SECOND
 
@@ -65,6 +66,17 @@ class Probes:
         queues = [topology.shared_queue(self._settings), *(topology.host_queue(self._settings, host) for host in hosts)]
         for queue in self._chosen({queue.name: queue for queue in queues}):
             self._submit(self._message(queue))
+
+    def silent_since(self) -> float | None:
+        """When the first probe was published that was not answered since the broker's last answer to one; None: all were
+        answered. Any thread."""
+        return self._silent_since
+
+    def forget(self) -> None:
+        """What was published before concerns nobody: its connection is gone. Any thread."""
+        with self._lock:
+            self._unanswered.clear()
+            self._silent_since = None
 
     def _chosen(self, queues: dict[str, Queue]) -> list[Queue]:
         now = self._monotonic()
@@ -84,6 +96,8 @@ class Probes:
             self._left -= len(chosen)
             self._probed.update(dict.fromkeys(chosen, now))
             self._unanswered.update(chosen)
+            if chosen and self._silent_since is None:
+                self._silent_since = now
             return [queues[name] for name in chosen]
 
     def _message(self, queue: Queue) -> Message:
@@ -99,6 +113,7 @@ class Probes:
         now = self._monotonic()
         with self._lock:
             self._unanswered.discard(queue.name)
+            self._silent_since = now if self._unanswered else None
             if routed:
                 self._warned.pop(queue.name, None)
                 return

@@ -105,6 +105,15 @@ class Served:
         """Whether it delivers from every queue. Any thread."""
         return not self._idle and self._hosts == self._wanted
 
+    def consumed(self) -> frozenset[str]:
+        """The sources from whose queues it delivers. Any thread."""
+        idle = set(self._idle)
+        return frozenset(source for name, source in dict(self.sources).items() if name not in idle)
+
+    def fanout_queue(self) -> str:
+        """The name of the connection's own queue."""
+        return next(name for name, source in self.sources.items() if source == FANOUT)
+
     def serve(self, hosts: Collection[str]) -> bool:
         """Serve exactly these hosts from now on. Returns whether the connection has to be replaced: it serves others."""
         self._wanted = tuple(sorted(hosts))

@@ -106,6 +106,11 @@ class Ownership:
         """The hosts that another ledger owns."""
         return tuple(host.name for host in self._hosts.values() if host.standing is Standing.REFUSED)
 
+    def unserved(self) -> dict[str, str]:
+        """Host -> why it is not served, as far as that was logged, of the hosts that are neither served nor refused yet, and of
+        those that another ledger owns."""
+        return {host.name: host.reason for host in self._hosts.values() if host.standing is not Standing.SERVED}
+
     def settled(self) -> bool:
         """Whether this worker serves a host, and it is decided about every other one."""
         since = self._monotonic() - _PENDING_SECONDS

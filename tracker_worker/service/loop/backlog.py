@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.service.requests.items import Item, host_of, is_alone, request_of
+from tracker_worker.service.requests.pending import PendingRequest
 
 _FIRST_DELAY_SECONDS = 0.05
 _LONGEST_DELAY_SECONDS = 2.0
@@ -125,6 +126,11 @@ class Backlog:
         yield self.free
         yield self.common
         yield from list(self._hosts.values())
+
+    def requests(self, arrivals: Iterable[object]) -> list[PendingRequest]:
+        """The requests that are not finished, with those among ``arrivals``, which come in lists."""
+        held = [request for lane in self.lanes() for item in lane.items if (request := request_of(item)) is not None]
+        return held + [request for arrival in arrivals if isinstance(arrival, list) for request in arrival]
 
     def add(self, items: Iterable[Item]) -> None:
         for item in items:

@@ -37,7 +37,7 @@ from tracker_worker.service.loop.failures import Failures
 from tracker_worker.service.loop.outage import Outage
 from tracker_worker.service.loop.outcomes import Outcomes
 from tracker_worker.service.loop.recovery import Recovery
-from tracker_worker.service.requests.items import Chore, Item, divided, request_of
+from tracker_worker.service.requests.items import Chore, Item, divided
 from tracker_worker.service.requests.pending import PendingRequest
 from tracker_worker.store.base import AnotherHistory, Conflict, HostLocked, Store, Unstorable
 from tracker_worker.store.ledgers import Ledgers
@@ -65,6 +65,7 @@ class Engine:
         ledgers: Ledgers,
         attempts: Attempts,
         recovery: Recovery,
+        outage: Outage,
         relay: Relay,
         leases: Leases,
         audits: Audits,
@@ -88,7 +89,7 @@ class Engine:
         self._arrivals: deque[Sequence[PendingRequest] | Chore | Task] = deque()
         self._called_soon: set[Task] = set()  # of ``run_once``
         self._backlog = Backlog()
-        self._outage = Outage(counters, ledgers.doubt)
+        self._outage = outage
         self._failures = Failures(
             store=store,
             bus=bus,
@@ -122,11 +123,8 @@ class Engine:
             self.run(task)
 
     def waiting_requests(self) -> list[PendingRequest]:
-        """The requests that have arrived and are not finished. Call it on the engine's thread, between two batches."""
-        arrived = [request for arrival in self._arrivals if isinstance(arrival, list) for request in arrival]
-        return [
-            request for lane in self._backlog.lanes() for item in lane.items if (request := request_of(item))
-        ] + arrived
+        """Those that are not finished. Call it on the engine's thread, between two batches."""
+        return self._backlog.requests(self._arrivals)
 
     # --- the loop ----------------------------------------------------------------------------------------------------
 
@@ -237,9 +235,7 @@ class Engine:
         except (Unstorable, Unexpected) as failure:
             self._failed(lane, items, failure)
         else:
-            batch.committed = self._monotonic()
-            if batch.parts:
-                batch.join()
+            batch.join(self._monotonic())
             for request in batch.heartbeats_to_end:
                 request.end_heartbeat()
             if batch.outgoing:

@@ -11,7 +11,8 @@ from tracker_worker.errors import StoreUnavailable
 
 class Outage:
     """``error``: the error of the last access, if the store was unavailable to it; ``seconds``: how long that access took, as
-    the next one may take as long. ``in_this_pass``: the engine has waited for the store in this pass already."""
+    the next one may take as long. ``in_this_pass``: the engine has waited for the store in this pass already.
+    ``unproven``: the last error, until something was written since; any thread may read it."""
 
     def __init__(self, counters: Counters, doubt_history: Callable[[], None]) -> None:
         """``doubt_history`` is called whenever the store was unavailable: it may come back at an earlier state."""
@@ -20,13 +21,19 @@ class Outage:
         self.error: StoreUnavailable | None = None
         self.seconds = 0.0
         self.in_this_pass = False
+        self.unproven: StoreUnavailable | None = None
 
     def note(self, error: StoreUnavailable, seconds: float) -> None:
         """The store was unavailable to an access, which failed after so many seconds."""
         self._counters.add("outages")
         self._doubt_history()
         self.error, self.seconds, self.in_this_pass = error, seconds, True
+        self.unproven = error
+
+    def written(self) -> None:
+        """The store has kept something."""
+        self.unproven = None
 
     def over(self) -> None:
-        """The store has answered."""
+        """The store has answered, or nobody waits for it."""
         self.error, self.seconds = None, 0.0

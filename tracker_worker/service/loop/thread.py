@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from math import inf
 from typing import Any
 
 from tracker_worker import threads
@@ -13,7 +14,6 @@ from tracker_worker.bus.base import Bus, Refusal
 from tracker_worker.counters import Counters
 from tracker_worker.domain.calendar import HOURS, Calendar
 from tracker_worker.domain.policy import Policy
-from tracker_worker.domain.values import SECOND
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.history import Entry
 from tracker_worker.ids import NewIds
@@ -22,23 +22,18 @@ from tracker_worker.notifications.asked import asked_by
 from tracker_worker.notifications.dialects.dialect import Dialect
 from tracker_worker.notifications.render import PLAIN, Style
 from tracker_worker.service.chores.audits import Audits
-from tracker_worker.service.chores.elsewhere import Elsewhere
-from tracker_worker.service.chores.evacuations import Evacuations
-from tracker_worker.service.chores.expiry import Expiry
+from tracker_worker.service.chores.host_chores import HostChores
 from tracker_worker.service.chores.inventories import Inventories
-from tracker_worker.service.chores.leases import Leases
-from tracker_worker.service.chores.orphans import Orphans
-from tracker_worker.service.chores.periods import PeriodChores
-from tracker_worker.service.chores.pruning import Pruning
-from tracker_worker.service.chores.refused import RefusedMessages
 from tracker_worker.service.chores.relay import Relay
 from tracker_worker.service.clock import Clock
 from tracker_worker.service.loop.attempt import Attempts
 from tracker_worker.service.loop.batch import Decider
 from tracker_worker.service.loop.engine import Engine
 from tracker_worker.service.loop.inbox import Inbox
+from tracker_worker.service.loop.outage import Outage
 from tracker_worker.service.loop.outcomes import Outcomes
 from tracker_worker.service.loop.recovery import Recovery
+from tracker_worker.service.loop.refused import Refused
 from tracker_worker.service.loop.snapshot import Snapshots
 from tracker_worker.service.loop.stored_answers import StoredAnswers
 from tracker_worker.service.requests.items import Chore
@@ -81,17 +76,18 @@ class EngineThread:
         refusals_kept: Callable[[], int] = lambda: 0,
         log_fields: bool = False,
         projects: bool = False,
+        turned: Callable[[float], float] | None = None,
     ) -> None:
         """``owner`` names this worker in leases. ``notify`` False: notifications are neither kept nor published. They are
         published to ``topics``, on each in its dialect; ``style`` is what they have in common, ``calendar`` says which periods
         they are for. ``register`` makes the service records of the hosts again, and ``began`` is told the ledger_id of each
-        history in which the worker goes on; both are called on the engine's thread. ``tally`` counts what becomes of requests;
-        ``refusals_kept`` and ``log_fields``: see ``Outcomes``; ``projects``: see ``Snapshots``."""
+        history in which the worker goes on; both are called on the engine's thread. So is ``turned``, with the time of a pass,
+        which returns from when on a pass calls it again (both in seconds on the monotonic clock). ``tally`` counts what becomes
+        of requests; ``refusals_kept`` and ``log_fields``: see ``Outcomes``; ``projects``: see ``Snapshots``."""
         self._store = store
-        self._bus = bus
         self._notify = notify
-        self._clock = clock
-        self._counters = counters
+        self._turned, self._turned_at = turned, -inf
+        self._monotonic = monotonic
         self._thread = runtime.stepped("tracker-engine", self, died, monotonic=monotonic)
         wake = self._thread.wake
         ledgers = Ledgers(store)
@@ -126,34 +122,25 @@ class EngineThread:
             register=register,
             began=self._history_began,
         )
-        self._refused = RefusedMessages(store=store, bus=bus, relay=self._relay, clock=clock, count=counters.add)
-        self._expiry = Expiry(clock=clock, bus=bus, policy=policy, submit=self.submit)
-        self._leases = Leases(
+        self._outage = Outage(counters, ledgers.doubt)
+        self._refused = Refused(store=store, bus=bus, relay=self._relay, counters=counters, clock=clock)
+        chores = HostChores(
             store=store,
             bus=bus,
             ledgers=ledgers,
             relay=self._relay,
-            expiry=self._expiry,
-            hosts=hosts,
-            owner=owner,
-            gained=self.audit,
-            clock=clock,
-            monotonic=monotonic,
-        )
-        self._orphans = Orphans(
-            store=store,
-            ledgers=ledgers,
-            relay=self._relay,
-            expiry=self._expiry,
-            leases=self._leases,
             hosts=hosts,
             owner=owner,
             policy=policy,
+            calendar=calendar,
+            gained=self.audit,
             submit=self.submit,
+            soon=self._run_once,
             clock=clock,
+            monotonic=monotonic,
         )
-        self._expiry.may_again = self._orphans.expire
-        self._elsewhere = Elsewhere(store=store, ledgers=ledgers, held=lambda: self._leases.held, submit=self.submit)
+        self._chores = chores
+        self._leases = chores.leases
         tally = Tally() if tally is None else tally
         self._outcomes = Outcomes(
             store=store,
@@ -163,33 +150,6 @@ class EngineThread:
             clock=clock,
             monotonic=monotonic,
             log_fields=log_fields,
-        )
-        self._evacuations = Evacuations(
-            store=store,
-            ledgers=ledgers,
-            held=lambda: self._leases.held,
-            policy=policy,
-            submit=self.submit,
-            clock=clock,
-        )
-        self._periods = PeriodChores(
-            store=store,
-            ledgers=ledgers,
-            calendar=calendar,
-            hosts=lambda: self._leases.held | self._orphans.cared_for,
-            submit=self.submit,
-            soon=self._run_once,
-            clock=clock,
-            jumped=lambda: clock.jumped_within(policy().claim_timeout / SECOND),
-        )
-        self._pruning = Pruning(
-            store=store,
-            ledgers=ledgers,
-            leases=self._leases,
-            cared_for=lambda: self._orphans.cared_for,
-            clock=clock,
-            policy=policy,
-            submit=self.submit,
         )
         self._audits = Audits(
             inventories=inventories,
@@ -224,13 +184,14 @@ class EngineThread:
                     policy=policy,
                     clock=clock,
                     monotonic=monotonic,
-                    may_expire=self._expiry.may,
+                    may_expire=chores.expiry.may,
                     new_unit=partial(UnitOfWork, store, ledgers, **made),
                     max_answer_bytes=max_answer_bytes,
                 ),
                 counters=counters,
             ),
             recovery=self._recovery,
+            outage=self._outage,
             relay=self._relay,
             leases=self._leases,
             audits=self._audits,
@@ -278,7 +239,7 @@ class EngineThread:
             self._relay.flush()
             self._outcomes.keep()
             self._leases.release()
-            self._orphans.release()
+            self._chores.orphans.release()
         except (StoreUnavailable, StoreReplaced, Conflict) as error:
             LOG.warning("the cursors or the leases are left to the successor: %s", error)
 
@@ -293,7 +254,11 @@ class EngineThread:
 
     def step(self, now: float) -> float | None:
         """See ``Engine.step``. The engine's thread calls this method; a test that does not call ``start`` calls it itself."""
-        return self._engine.step(now)
+        if self._turned is None:
+            return self._engine.step(now)
+        if now >= self._turned_at:
+            self._turned_at = self._turned(now)
+        return threads.soonest(self._engine.step(now), max(0.0, self._turned_at - self._monotonic()))
 
     def confirmed(self, keys: Sequence[Any]) -> None:
         """The bus has these notifications."""
@@ -308,8 +273,8 @@ class EngineThread:
         self._engine.run(self._engine.drop_lost)
 
     def refused(self, refusals: Sequence[Refusal]) -> None:
-        """The broker does not take these messages. While the store is unavailable, they are kept until a renewal of the
-        leases."""
+        """The broker does not take these messages: the store keeps the dead letters, and the nodes of notifications wait. While
+        the store is unavailable, they are kept here until a renewal of the leases."""
         self._refused.add(refusals)
         self._engine.run(self._refused.keep)
 
@@ -348,11 +313,26 @@ class EngineThread:
         """One task, so that a store that is away is waited for once."""
         self._relays = True
         self._recovery.verify()
-        self._leases.renew()
-        self._orphans.renew()
-        self._elsewhere.look()
-        self._evacuations.look()
+        self._chores.renew()
         self._refused.keep()
+        self._outage.written()
+
+    def probe_store(self) -> None:
+        """Find out by one small read whether the store answers: ``store_error`` says so."""
+        self._engine.run_once(self._read_store)
+
+    def _read_store(self) -> None:
+        self._store.histories()
+
+    @property
+    def store_error(self) -> StoreUnavailable | None:
+        """Why the store could not be used, if nothing was written since. Any thread."""
+        return self._outage.unproven
+
+    @property
+    def ledger_id(self) -> str | None:
+        """The history of the ledgers in memory; None: nothing has been read. Any thread."""
+        return self._ledgers.ledger_id
 
     def keep_outcomes(self) -> None:
         """Write the refusals that are to be kept. Called once a second."""
@@ -368,18 +348,18 @@ class EngineThread:
 
     def look_for_orphans(self) -> None:
         """Do the chores of the hosts of the database that nobody serves. Called every ``LOOK_SECONDS`` of ``orphans``."""
-        self._engine.run_once(self._orphans.look)
+        self._engine.run_once(self._chores.orphans.look)
 
     def look_elsewhere(self) -> None:
         """Find the nodes of the held hosts that are charged on other hosts, which no longer list them. Call it on the engine's
         thread; several calls before the next step are one."""
-        self._engine.run_once(self._elsewhere.look)
+        self._engine.run_once(self._chores.elsewhere.look)
 
     def close_periods(self) -> None:
         """Close the periods that are over, of the hosts whose chores this worker does; nothing where notifications are switched
         off. Called every ``LOOK_SECONDS`` of ``periods``."""
         if self._notify:
-            self._engine.run_once(self._periods.look)
+            self._engine.run_once(self._chores.periods.look)
 
     def _run_once(self, task: Callable[[], None]) -> None:
         self._engine.run_once(task)
@@ -387,7 +367,9 @@ class EngineThread:
     def prune(self, *, inbox_seconds: int, outbox_seconds: int, keeps_inbox: bool = False) -> None:
         """Drop older rows of the inbox and of the confirmed part of the outbox, and deletions that were remembered for long
         enough, for the hosts whose leases this worker holds. ``keeps_inbox``: nothing of the inbox."""
-        step = self._pruning.begin(inbox_seconds=inbox_seconds, outbox_seconds=outbox_seconds, keeps_inbox=keeps_inbox)
+        step = self._chores.pruning.begin(
+            inbox_seconds=inbox_seconds, outbox_seconds=outbox_seconds, keeps_inbox=keeps_inbox
+        )
 
         def task() -> None:
             # A waiting batch may be committed already without the worker's knowledge. Its inbox rows must not be pruned.

@@ -10,9 +10,8 @@ from collections import Counter as Count
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from tracker_worker import errors
@@ -153,17 +152,11 @@ class WorkerCollector(Collector):
         return sums
 
 
-class Scrapes:
-    """Answers scrapes. Any thread may call ``answer``; several at a time are harmless."""
-
-    def __init__(self, sources: Sources, *, project_series: int) -> None:
-        self._registry = CollectorRegistry()
-        self._registry.register(WorkerCollector(sources, project_series=project_series))
-
-    def answer(self, accept: str = "") -> tuple[str, bytes]:
-        """The content type and the body that a scrape gets whose ``Accept`` header is this."""
-        encoder, content_type = choose_encoder(accept)
-        return content_type, encoder(self._registry)
+def scrape(sources: Sources, *, project_series: int) -> bytes:
+    """What a scrape gets, in Prometheus' text format (``prometheus_client.CONTENT_TYPE_LATEST``). Any thread."""
+    registry = CollectorRegistry()
+    registry.register(WorkerCollector(sources, project_series=project_series))
+    return generate_latest(registry)
 
 
 def _family(name: str, samples: Samples) -> Metric:

@@ -36,12 +36,12 @@ class WorkerSources:
         counters: Counters,
         tally: Tally,
         outbox: OutboxFigures,
-        schema: Callable[[], str],
+        schema: str,
         is_ready: Callable[[], bool],
         log_records_dropped: Callable[[], int],
         monotonic: Callable[[], float] = threads.monotonic,
     ) -> None:
-        """``schema`` gives the revision of the schema that this release has."""
+        """``schema`` is the revision of the schema that this release has."""
         self._engine = engine
         self._ownership = ownership
         self._bus = bus
@@ -55,7 +55,7 @@ class WorkerSources:
         self.monotonic = monotonic
 
     def build(self) -> tuple[str, ...]:
-        return version("tracker-worker"), VERSION, self._schema()
+        return version("tracker-worker"), VERSION, self._schema
 
     def roles(self) -> Mapping[str, str]:
         active, served = self._engine.active, frozenset(self._ownership.served())
