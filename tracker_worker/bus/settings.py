@@ -180,6 +180,11 @@ def address(url: str) -> str:
     return url.rpartition("@")[2]
 
 
+def user_of(url: str) -> str:
+    """The user in a broker's URL, for log lines; '-' if it has none."""
+    return urlsplit(url).username or "-"
+
+
 def _common(conf: cfg.ConfigOpts) -> tuple[_Rabbit, dict[str, Any]]:
     try:
         text = conf.transport_url

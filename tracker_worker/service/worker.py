@@ -27,6 +27,7 @@ from tracker_worker.bus.base import Bus, Listener
 from tracker_worker.bus.settings import read_settings
 from tracker_worker.conf.names import read_hosts, topic_options
 from tracker_worker.conf.policy import read_policy
+from tracker_worker.conf.reloading import reload
 from tracker_worker.counters import Counters
 from tracker_worker.domain.policy import Policy
 from tracker_worker.domain.values import MAX_TIMEOUT_SECONDS, SECOND
@@ -48,7 +49,7 @@ from tracker_worker.service.requests.replying import read_reply_queues
 from tracker_worker.service.watchdog import Watchdog
 from tracker_worker.service.window import Window
 from tracker_worker.store.base import LEASE_SECONDS, AnotherHistory, Store
-from tracker_worker.store.sql.location import prepared_url
+from tracker_worker.store.sql.location import place_of, prepared_url
 from tracker_worker.store.sql.migration import head
 from tracker_worker.store.sql.store import SQLStore
 from tracker_worker.tally import Tally
@@ -63,7 +64,6 @@ _HANGING_SECONDS = 5
 _FIRST_LOOK_SECONDS = 60
 # Of the time for a stop, what is kept for publishing and acknowledging while the engine's batch does not end.
 _PUBLISHING_SHARE = 0.2
-# It may wait for a broker that does not answer.
 _OWNERSHIP_STOP_SECONDS = 1.0
 _PRUNE_SECONDS = 30
 
@@ -109,8 +109,7 @@ class Worker:
         self._clock = Clock(self._store.time, monotonic=monotonic or runtime.monotonic)
         self._connected_at: float | None = None
         self._owner = f"{runtime.process()}:{runtime.random_bytes(4).hex()}"
-        self.counters = Counters()
-        self.tally = Tally()
+        self.counters, self.tally = Counters(), Tally()
         self._stop_seconds = float(conf.tracker.stop_seconds)
         self._starting = runtime.lock()
         self._stopping = False
@@ -141,6 +140,7 @@ class Worker:
             refusals_kept=lambda: int(conf.tracker.refusals_kept),
             log_fields=log_fields,
             projects=conf.health.project_series > 0,
+            store_place="" if store is not None else place_of(conf),
             turned=turned,
             monotonic=runtime.monotonic,
             runtime=runtime,
@@ -347,7 +347,7 @@ class Worker:
         """Read the mutable options, the broker's user and password, and the inventory files again. What is wrong there is
         logged, and the old values hold."""
         try:
-            self._conf.mutate_config_files()
+            reload(self._conf)
             self._policy = read_policy(self._conf)
         except SystemExit:  # oslo.config's word for a bad value of some options of [DEFAULT]
             LOG.error("the configuration is not reloaded: an option of [DEFAULT] has a bad value; stderr names it")

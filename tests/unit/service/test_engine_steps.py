@@ -202,7 +202,7 @@ def test_a_relay_that_lags_reads_although_cursors_cannot_be_written(steps: Steps
 def test_a_relay_that_lags_asks_an_unavailable_store_less_and_less_often(
     lagging: Steps, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.INFO):
         lagging.run_until(lagging.now + 60)
     reads = lagging.store.calls.count("outbox")
     assert 10 < reads < 40

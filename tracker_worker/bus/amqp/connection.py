@@ -23,7 +23,7 @@ from tracker_worker.bus.amqp.alarm import Alarm
 from tracker_worker.bus.amqp.stream import Stream, WriteTurn
 from tracker_worker.bus.amqp.system import SYSTEM, System
 from tracker_worker.bus.base import Blocked
-from tracker_worker.bus.settings import LOST, ConnectionSettings, address
+from tracker_worker.bus.settings import LOST, ConnectionSettings, address, user_of
 
 LOG = logging.getLogger(__name__)
 
@@ -33,8 +33,8 @@ _OPENED_SECONDS = 10
 _RENEW_SECONDS = 2
 _HEARTBEAT_CHECK_SECONDS = 1
 FOREVER = float("inf")
-# The same failure is said so often in a row, and then at every sixtieth attempt, which is about once a minute.
-_WARNINGS_IN_A_ROW = 5
+# A failure is said so often in a row, and then at every sixtieth attempt, which is about once a minute.
+_LINES_IN_A_ROW = 5
 _QUIET_ATTEMPTS = 60
 
 
@@ -75,6 +75,7 @@ class BrokerConnection(ABC):
         self._interrupt = runtime.event()  # set with each of both; ends the wait between two connections
         self._open = runtime.event()
         self._openings = 0
+        self._lost_at: float | None = None  # since when there is no connection, once that was said
         self.opened_at: float | None = None
         self.problem = ""
         """Why there was no connection last; empty while there is one."""
@@ -210,7 +211,7 @@ class BrokerConnection(ABC):
                 system=self._system,
             )
             logging_in = False
-            LOG.info("%s: connected to %s", self.name, address(url))
+            self._log_connected(url)
             self._turn.serve(stream)
             with stream.limit(_OPENED_SECONDS, "declaring and consuming"):
                 self.opened(connection)
@@ -243,18 +244,29 @@ class BrokerConnection(ABC):
             if unresolved:
                 self._log_unresolved(number, url, problem)
             else:
-                quiet = failures > _WARNINGS_IN_A_ROW and failures % _QUIET_ATTEMPTS != 0 and not refused
-                self._log_failure(url, problem, logging.DEBUG if quiet else logging.WARNING)
+                quiet = failures > _LINES_IN_A_ROW and failures % _QUIET_ATTEMPTS != 0 and not refused
+                self._log_failure(url, problem, logging.DEBUG if quiet else logging.INFO)
         elif problem:
             self._visitor.ended(number, now, seconds=now - opened_at)
-            self._log_failure(url, problem, logging.WARNING)
+            self._log_failure(url, problem, logging.INFO)
 
     def _on_connected(self, sock: Any) -> None:
         self._socket = sock
 
+    def _log_connected(self, url: str) -> None:
+        """The end of an outage says how long it took."""
+        lost_at, self._lost_at = self._lost_at, None
+        again = "" if lost_at is None else f" again after {self._monotonic() - lost_at:.1f} s"
+        LOG.info("%s: connected to %s%s", self.name, address(url), again)
+
     def _log_failure(self, url: str, problem: str, level: int) -> None:
-        wait = self._visitor.due_in(self._monotonic())
+        """The first failure of an outage is a warning, with what an operator can change."""
+        now = self._monotonic()
+        wait = self._visitor.due_in(now)
         again = f"again in {wait:.2g} s" if wait > 0 else "connecting again now"
+        if self._lost_at is None:
+            self._lost_at, level = now, logging.WARNING
+            problem = f"user {user_of(url)} of [DEFAULT] transport_url: {problem}"
         LOG.log(level, "%s: no connection to %s (%s); %s", self.name, address(url), problem, again)
 
     def _log_unresolved(self, number: int, url: str, problem: str) -> None:

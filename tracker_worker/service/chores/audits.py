@@ -7,7 +7,7 @@ same kind and share its answer, because the look that runs may have seen the nod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -79,6 +79,11 @@ class Audits:
 
     def _send(self, outgoing: Sequence[Outgoing]) -> None:
         self._bus.sender.send(outgoing)  # the bus has its sender from its start on
+
+    def begin_all(self, requests: Iterable[PendingRequest]) -> None:
+        """See ``begin``."""
+        for request in requests:
+            self.begin(request)
 
     def begin(self, request: PendingRequest) -> None:
         """Ask the drivers for an audit that was requested. A call is settled now, and gets its reply when all have answered."""

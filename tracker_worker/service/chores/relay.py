@@ -270,7 +270,12 @@ class Relay:
             self._confirm_history()
             access()
         except (StoreUnavailable, Conflict) as error:
-            LOG.warning("the relay is put off: %s", error)
+            # An outage is said by the engine.
+            LOG.log(
+                logging.INFO if isinstance(error, StoreUnavailable) else logging.WARNING,
+                "the relay is put off: %s",
+                error,
+            )
             ended = self._monotonic()
             pause.failed(ended)
             if isinstance(error, StoreUnavailable):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.service.requests.items import Item, host_of, is_alone, request_of
 from tracker_worker.service.requests.pending import PendingRequest
+from tracker_worker.store.base import HostLocked
 
 _FIRST_DELAY_SECONDS = 0.05
 _LONGEST_DELAY_SECONDS = 2.0
@@ -81,6 +82,10 @@ class Lane:
         if not self.items:
             self._reset()
         return before - len(self.items)
+
+    def is_locked_out(self, error: StoreUnavailable) -> bool:
+        """Whether another program holds rows of the host, which this lane has not met before."""
+        return isinstance(error, HostLocked) and self._delay == _FIRST_DELAY_SECONDS
 
     def store_unavailable(self, error: StoreUnavailable, began: float, now: float) -> float:
         """The attempt that began at ``began`` failed: pause. Returns the seconds of the pause."""

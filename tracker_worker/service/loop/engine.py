@@ -196,7 +196,7 @@ class Engine:
         except Conflict as conflict:
             LOG.warning("a chore is put off: %s", conflict)
         except StoreUnavailable as error:
-            LOG.warning("a chore is put off: %s", error)
+            LOG.info("a chore is put off: %s", error)
             self._outage.note(error, self._monotonic() - began)
 
     def _work(self, now: float) -> float | None:
@@ -265,10 +265,11 @@ class Engine:
                 return
         else:
             self._outage.note(error, now - began)
+        level = logging.WARNING if lane.is_locked_out(error) else logging.INFO
         delay = lane.store_unavailable(error, began, now)
         if lane is self._backlog.common:
             self._backlog.set_free()
-        LOG.warning("%s; %d messages wait, again in %g s", error, len(self._backlog), delay)
+        LOG.log(level, "%s; %d messages wait, again in %g s", error, len(self._backlog), delay)
 
     def _failed(self, lane: Lane, items: Sequence[Item], failure: Unstorable | Unexpected) -> None:
         """The attempt failed because of one of the items, or because of their number."""
@@ -288,11 +289,11 @@ class Engine:
     def _after_commit(self, batch: Batch, size: int) -> None:
         """Do what follows the answers to ``size`` items: bookkeeping, notifications, the log and audits."""
         if batch.commits:
+            self._outage.written()
             self._attempts.committed(batch)
             self._relay.written(batch.cursors)
             if publications := self._relay.offer(batch.unit.notifications):
                 self._bus.sender.send(publications)
         self._outcomes.committed(batch, size)
         self._attempts.end_chores(batch)
-        for request in batch.audits:
-            self._audits.begin(request)
+        self._audits.begin_all(batch.audits)

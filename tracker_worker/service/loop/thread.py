@@ -76,6 +76,7 @@ class EngineThread:
         refusals_kept: Callable[[], int] = lambda: 0,
         log_fields: bool = False,
         projects: bool = False,
+        store_place: str = "",
         turned: Callable[[float], float] | None = None,
     ) -> None:
         """``owner`` names this worker in leases. ``notify`` False: notifications are neither kept nor published. They are
@@ -83,7 +84,8 @@ class EngineThread:
         they are for. ``register`` makes the service records of the hosts again, and ``began`` is told the ledger_id of each
         history in which the worker goes on; both are called on the engine's thread. So is ``turned``, with the time of a pass,
         which returns from when on a pass calls it again (both in seconds on the monotonic clock). ``tally`` counts what becomes
-        of requests; ``refusals_kept`` and ``log_fields``: see ``Outcomes``; ``projects``: see ``Snapshots``."""
+        of requests; ``refusals_kept`` and ``log_fields``: see ``Outcomes``; ``projects``: see ``Snapshots``;
+        ``store_place``: see ``Outage``."""
         self._store = store
         self._notify = notify
         self._turned, self._turned_at = turned, -inf
@@ -122,7 +124,7 @@ class EngineThread:
             register=register,
             began=self._history_began,
         )
-        self._outage = Outage(counters, ledgers.doubt)
+        self._outage = Outage(counters, ledgers.doubt, place=store_place, monotonic=monotonic)
         self._refused = Refused(store=store, bus=bus, relay=self._relay, counters=counters, clock=clock)
         chores = HostChores(
             store=store,

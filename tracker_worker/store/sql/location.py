@@ -60,3 +60,9 @@ def prepared_url(conf: cfg.ConfigOpts) -> str:
         if not os.access(state, os.W_OK | os.X_OK):
             raise ConfigurationError(f"[tracker] state_path {state} is not writable")
     return configured_url(conf)
+
+
+def place_of(conf: cfg.ConfigOpts) -> str:
+    """Where the database is, and which option says so, for the log."""
+    option = "[database] connection" if conf.database.connection else "[tracker] state_path"
+    return f"{url_without_password(sa.make_url(configured_url(conf)))}, {option}"
