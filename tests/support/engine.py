@@ -26,6 +26,7 @@ from tracker_worker.inventory.fake import FakeDriver
 from tracker_worker.notifications.dialects.table import PLAIN
 from tracker_worker.service import clock as service_clock
 from tracker_worker.service.chores.inventories import Inventories
+from tracker_worker.service.loop.reporting import Reporting
 from tracker_worker.service.loop.thread import EngineThread
 from tracker_worker.service.requests.items import Chore
 from tracker_worker.service.requests.reader import RequestReader
@@ -93,8 +94,7 @@ class EngineHarness:
             notify=notify,
             topics=dict.fromkeys(topics, PLAIN),
             counters=self.counters,
-            tally=self.tally,
-            refusals_kept=lambda: 100,
+            reporting=Reporting(tally=self.tally, refusals_kept=lambda: 100),
             clock=service_clock.Clock(self.store.time, monotonic=self.clock.monotonic),
             died=self.deaths.put,
             monotonic=monotonic,

@@ -39,6 +39,7 @@ class Client:
     """
 
     def __init__(self, transport: Any, timeout: float, *, at_least_once: bool = False) -> None:
+        self.transport = transport
         self._client = oslo_messaging.get_rpc_client(
             transport,
             oslo_messaging.Target(topic=TOPIC, version="1.0"),

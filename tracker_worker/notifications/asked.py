@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -15,11 +16,14 @@ from tracker_worker.text import printable
 
 _MOST_ROLES = 32
 _MOST_CHARACTERS = 255
+# https://www.w3.org/TR/trace-context/#traceparent-header, version 00.
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class Asked(msgspec.Struct, omit_defaults=True, kw_only=True, gc=False):
     """The request that causes something, each field where it is known: the RPC ``method``, the name of the ``worker`` that
-    decides, and what the request's context says. ``duration_ms``: from the receipt of the request to its decision."""
+    decides, and what the request's context says. ``traceparent``: the W3C trace context that its
+    notification carries. ``duration_ms``: from the receipt of the request to its decision."""
 
     method: str = ""
     worker: str = ""
@@ -27,6 +31,7 @@ class Asked(msgspec.Struct, omit_defaults=True, kw_only=True, gc=False):
     user_id: str = ""
     request_id: str = ""
     roles: tuple[str, ...] = ()
+    traceparent: str = ""
     duration_ms: float | None = None
 
     def encode(self) -> bytes:
@@ -58,6 +63,9 @@ def read_asked(worker: str, *, method: str = "", context: Mapping[str, Any] | No
             owner = owner_of(None, None, context)
             asked.project_id, asked.user_id = _cut(owner["project_id"]), _cut(owner["user_id"])
         asked.request_id = _cut(context.get("request_id"))
+        traceparent = context.get("traceparent")
+        if isinstance(traceparent, str) and _TRACEPARENT.fullmatch(traceparent):
+            asked.traceparent = traceparent
         roles = context.get("roles")
         if isinstance(roles, list):
             asked.roles = tuple([_cut(role) for role in roles[:_MOST_ROLES] if isinstance(role, str)])
@@ -75,6 +83,11 @@ def decode_asked(encoded: bytes) -> Asked:
         return _decode(encoded)
     except msgspec.DecodeError:
         return NOBODY
+
+
+def traceparent_of(encoded: bytes) -> str:
+    """The trace context in what ``Asked.encode`` returned, or ''; costs little where there is none."""
+    return decode_asked(encoded).traceparent if b'"traceparent"' in encoded else ""
 
 
 def _cut(text: Any) -> str:

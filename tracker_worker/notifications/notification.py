@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import msgspec
 
+from tracker_worker.notifications.asked import traceparent_of
 from tracker_worker.wire.notification import encode_notification, encode_told
 
 INFO = "INFO"
@@ -42,6 +43,7 @@ class Notification(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             priority=self.priority,
             payload=self.payload,
             occurred_at=self.occurred_at,
+            traceparent=traceparent_of(self.asked),
         )
 
     def told(self) -> bytes:

@@ -43,6 +43,7 @@ from tracker_worker.service.chores.timers import Timers
 from tracker_worker.service.clock import Clock
 from tracker_worker.service.first_audit import FirstAudit, StartCancelled
 from tracker_worker.service.health.readiness import Document
+from tracker_worker.service.loop.reporting import configured_reporting
 from tracker_worker.service.loop.thread import EngineThread
 from tracker_worker.service.requests.reader import RequestReader
 from tracker_worker.service.requests.replying import read_reply_queues
@@ -52,7 +53,6 @@ from tracker_worker.store.base import LEASE_SECONDS, AnotherHistory, Store
 from tracker_worker.store.sql.location import place_of, prepared_url
 from tracker_worker.store.sql.migration import head
 from tracker_worker.store.sql.store import SQLStore
-from tracker_worker.tally import Tally
 
 LOG = logging.getLogger(__name__)
 
@@ -109,11 +109,14 @@ class Worker:
         self._clock = Clock(self._store.time, monotonic=monotonic or runtime.monotonic)
         self._connected_at: float | None = None
         self._owner = f"{runtime.process()}:{runtime.random_bytes(4).hex()}"
-        self.counters, self.tally = Counters(), Tally()
+        self.counters = Counters()
         self._stop_seconds = float(conf.tracker.stop_seconds)
         self._starting = runtime.lock()
         self._stopping = False
         self._first_audit: FirstAudit | None = None
+        place = "" if store is not None else place_of(conf)
+        reporting = configured_reporting(conf, runtime, log_fields=log_fields, store_place=place, worker=self._owner)
+        self.tally = reporting.tally
         self._timers = Timers(self._died, monotonic=runtime.monotonic, runtime=runtime)
         self._inventories = Inventories(
             self._drivers, self._policy.reserved, monotonic=runtime.monotonic, runtime=runtime
@@ -136,11 +139,7 @@ class Worker:
             style=read_style(conf),
             calendar=read_calendar(conf),
             register=self._register,
-            tally=self.tally,
-            refusals_kept=lambda: int(conf.tracker.refusals_kept),
-            log_fields=log_fields,
-            projects=conf.health.project_series > 0,
-            store_place="" if store is not None else place_of(conf),
+            reporting=reporting,
             turned=turned,
             monotonic=runtime.monotonic,
             runtime=runtime,
@@ -156,6 +155,7 @@ class Worker:
             reply_queues=self._reply_queues,
             worker=self._owner,
             monotonic=runtime.monotonic,
+            trace=reporting.trace,
         )
         self._ownership = Ownership(
             store=self._store,

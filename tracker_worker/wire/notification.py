@@ -15,9 +15,17 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def encode_notification(
-    *, message_id: str, publisher_id: str, event_type: str, priority: str, payload: bytes, occurred_at: int
+    *,
+    message_id: str,
+    publisher_id: str,
+    event_type: str,
+    priority: str,
+    payload: bytes,
+    occurred_at: int,
+    traceparent: str = "",
 ) -> bytes:
-    """A version 2 notification. ``payload`` is JSON, ``occurred_at`` is in microseconds.
+    """A version 2 notification. ``payload`` is JSON, ``occurred_at`` is in microseconds. ``traceparent``, if there is one, is
+    in the context that a listener gets, where oslo.messaging's tracing looks for it.
 
     The bytes are the same each time but for ``_unique_id``, which is fresh: a stock listener that receives an id again within
     its last 16 messages never acknowledges that message.
@@ -30,6 +38,8 @@ def encode_notification(
         "timestamp": _timestamp(occurred_at),
         "_unique_id": fresh_id(),
     }
+    if traceparent:
+        head["_context_traceparent"] = traceparent
     return in_envelope(_with_payload(head, payload))
 
 

@@ -12,6 +12,7 @@ from urllib.parse import quote
 import msgspec
 
 from tracker_worker.domain.views import iso
+from tracker_worker.notifications.asked import traceparent_of
 from tracker_worker.notifications.dialects.dialect import Bodies
 from tracker_worker.notifications.notification import Notification
 
@@ -46,6 +47,8 @@ def write(notification: Notification) -> Bodies:
         "sequence": f"{notification.sequence:020}",
         "partitionkey": f"{notification.host}/{notification.node}",
     }
+    if traceparent := traceparent_of(notification.asked):
+        attributes["traceparent"] = traceparent  # the extension for distributed tracing
     return (_encode(attributes)[:-1] + b',"data":' + notification.payload + b"}",)
 
 

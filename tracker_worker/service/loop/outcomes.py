@@ -19,11 +19,11 @@ from tracker_worker.notifications.asked import Asked
 from tracker_worker.service.loop.batch import Batch
 from tracker_worker.service.loop.decision_log import log_decisions
 from tracker_worker.service.loop.refusal_log import RefusalLog
+from tracker_worker.service.loop.reporting import Reporting
 from tracker_worker.service.requests.methods import METHODS
 from tracker_worker.service.requests.pending import PendingRequest
 from tracker_worker.service.requests.refusals import code_of, of_refusal
 from tracker_worker.store.base import Store
-from tracker_worker.tally import Tally
 from tracker_worker.wire.reply import parks
 
 MOST_RECENT = 50
@@ -43,22 +43,20 @@ class Outcomes:
         self,
         *,
         store: Store,
-        tally: Tally,
+        reporting: Reporting,
         worker: str,
-        refusals_kept: Callable[[], int],
         clock: Callable[[], int],
         monotonic: Callable[[], float],
-        log_fields: bool = False,
     ) -> None:
-        """``worker`` is this worker's name. ``refusals_kept``: the most refusals that the store keeps. ``clock`` gives
-        microseconds, ``monotonic`` seconds. ``log_fields``: the log takes figures and who asked as fields of their own."""
+        """``worker`` is this worker's name. ``clock`` gives microseconds, ``monotonic`` seconds."""
         self._store = store
-        self._tally = tally
+        self._tally = reporting.tally
         self._own = Asked(worker=worker)
-        self._refusals_kept = refusals_kept
+        self._refusals_kept = reporting.refusals_kept
         self._clock = clock
         self._monotonic = monotonic
-        self._log_fields = log_fields
+        self._log_fields = reporting.log_fields
+        self._tracing = reporting.tracing
         self._recent: deque[tuple[int, Decided | Entry]] = deque(maxlen=MOST_RECENT)
         self._refused: deque[Entry] = deque(maxlen=_MOST_WAITING)
         self._refusal_log = RefusalLog()
@@ -70,6 +68,9 @@ class Outcomes:
         tally.copies += batch.copies
         for request, error in batch.ended:
             self._count(request, error)
+        if self._tracing is not None:
+            for request, error in batch.ended:
+                self._tracing.end(request, "ok" if error is None else code_of(error), batch)
         for _, decision, _ in batch.decisions:
             for _, event in decision.events:
                 self._count_event(event)
@@ -83,6 +84,8 @@ class Outcomes:
     def ended(self, request: PendingRequest, error: Exception) -> None:
         """The request was not decided: it has ended with ``error``."""
         self._count(request, error)
+        if self._tracing is not None:
+            self._tracing.end(request, code_of(error), None)
         if not isinstance(error, StoreUnavailable):
             self._refuse(request, error)
 
@@ -95,6 +98,11 @@ class Outcomes:
             self._store.keep_refusals([entry.refusal_row() for entry in kept], self._refusals_kept())
             for _ in kept:
                 self._refused.popleft()
+
+    def stop(self) -> None:
+        """Export the spans that have ended."""
+        if self._tracing is not None:
+            self._tracing.stop()
 
     def recent(self) -> list[Entry]:
         """The last decisions, oldest first."""

@@ -34,13 +34,13 @@ from tracker_worker.service.loop.outage import Outage
 from tracker_worker.service.loop.outcomes import Outcomes
 from tracker_worker.service.loop.recovery import Recovery
 from tracker_worker.service.loop.refused import Refused
+from tracker_worker.service.loop.reporting import Reporting
 from tracker_worker.service.loop.snapshot import Snapshots
 from tracker_worker.service.loop.stored_answers import StoredAnswers
 from tracker_worker.service.requests.items import Chore
 from tracker_worker.service.requests.pending import PendingRequest
 from tracker_worker.store.base import Conflict, Store, StoreReplaced
 from tracker_worker.store.ledgers import Ledgers
-from tracker_worker.tally import Tally
 from tracker_worker.unit_of_work import UnitOfWork
 from tracker_worker.wire.reply import MAX_ANSWER_BYTES
 
@@ -72,20 +72,16 @@ class EngineThread:
         max_answer_bytes: int = MAX_ANSWER_BYTES,
         register: Callable[[], object] = lambda: None,
         began: Callable[[str], None] = lambda ledger_id: None,
-        tally: Tally | None = None,
-        refusals_kept: Callable[[], int] = lambda: 0,
-        log_fields: bool = False,
-        projects: bool = False,
-        store_place: str = "",
+        reporting: Reporting | None = None,
         turned: Callable[[float], float] | None = None,
     ) -> None:
         """``owner`` names this worker in leases. ``notify`` False: notifications are neither kept nor published. They are
         published to ``topics``, on each in its dialect; ``style`` is what they have in common, ``calendar`` says which periods
         they are for. ``register`` makes the service records of the hosts again, and ``began`` is told the ledger_id of each
         history in which the worker goes on; both are called on the engine's thread. So is ``turned``, with the time of a pass,
-        which returns from when on a pass calls it again (both in seconds on the monotonic clock). ``tally`` counts what becomes
-        of requests; ``refusals_kept`` and ``log_fields``: see ``Outcomes``; ``projects``: see ``Snapshots``;
-        ``store_place``: see ``Outage``."""
+        which returns from when on a pass calls it again (both in seconds on the monotonic clock). ``reporting`` None:
+        nobody hears what becomes of requests."""
+        reporting = reporting or Reporting()
         self._store = store
         self._notify = notify
         self._turned, self._turned_at = turned, -inf
@@ -124,7 +120,7 @@ class EngineThread:
             register=register,
             began=self._history_began,
         )
-        self._outage = Outage(counters, ledgers.doubt, place=store_place, monotonic=monotonic)
+        self._outage = Outage(counters, ledgers.doubt, place=reporting.store_place, monotonic=monotonic)
         self._refused = Refused(store=store, bus=bus, relay=self._relay, counters=counters, clock=clock)
         chores = HostChores(
             store=store,
@@ -143,15 +139,12 @@ class EngineThread:
         )
         self._chores = chores
         self._leases = chores.leases
-        tally = Tally() if tally is None else tally
         self._outcomes = Outcomes(
             store=store,
-            tally=tally,
+            reporting=reporting,
             worker=owner,
-            refusals_kept=refusals_kept,
             clock=clock,
             monotonic=monotonic,
-            log_fields=log_fields,
         )
         self._audits = Audits(
             inventories=inventories,
@@ -163,7 +156,7 @@ class EngineThread:
             listed=self.look_elsewhere,
             monotonic=monotonic,
             count=counters.add,
-            tally=tally,
+            tally=reporting.tally,
             max_answer_bytes=max_answer_bytes,
         )
         self._engine = Engine(
@@ -210,7 +203,7 @@ class EngineThread:
             waiting=self._engine.waiting_requests,
             run_once=self._engine.run_once,
             monotonic=monotonic,
-            projects=projects,
+            projects=reporting.projects,
             runtime=runtime,
         )
 
@@ -236,6 +229,7 @@ class EngineThread:
         """Write the cursors and give up the leases, so that a successor publishes nothing twice and need not wait. Call it
         after ``stop``, when no further confirms will arrive. If the store is unavailable, the successor publishes some
         notifications again and waits until the leases expire."""
+        self._outcomes.stop()
         try:
             self._ledgers.confirm()
             self._relay.flush()

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import inf
-from typing import Protocol
+from typing import Any, Protocol
 
 from tracker_worker.bus.base import FANOUT, DeadLetter, Delivery, Outgoing, Reply, Settlement
 from tracker_worker.errors import HostNotServed
@@ -24,7 +24,8 @@ class PendingRequest:
     """A request that is not finished. Either ``operation`` says what it asks for, or ``refusal`` why it is not done.
 
     ``reply_to`` is None for a cast. ``deadline`` (monotonic clock, seconds) is when the caller stops waiting; a cast waits
-    without limit; ``received_at`` is on the same clock. ``heartbeat`` publishes the caller's heartbeats until it is cancelled.
+    without limit; ``received_at`` is on the same clock; ``span`` is that of
+    ``tracing``, if it is on. ``heartbeat`` publishes the caller's heartbeats until it is cancelled.
     ``method`` is the name of the RPC method, ``asked`` says who sent the request. ``instance_uuid``: of a request that is
     refused unread, the instance that it names, if it does. ``dropped``: it is a call whose caller cannot be told anything; it
     is settled instead of parked."""
@@ -38,6 +39,7 @@ class PendingRequest:
     asked: Asked = field(default_factory=Asked)
     instance_uuid: str = ""
     received_at: float = 0.0
+    span: Any = None
     deadline: float = inf
     heartbeat: Heartbeat | None = None
     dropped: bool = False

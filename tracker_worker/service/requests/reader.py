@@ -43,11 +43,13 @@ class RequestReader:
         reply_queues: ReplyQueues = ANY_QUEUE,
         worker: str = "",
         monotonic: Callable[[], float] = threads.monotonic,
+        trace: Callable[[PendingRequest, Mapping[str, Any]], None] | None = None,
     ) -> None:
         """``every(seconds, action, until)`` starts a timer that ends at ``until`` on the monotonic clock; ``submit`` gets
         the requests that arrived together, in order. ``owned`` returns those of ``served`` that this worker may serve now;
         None: all. ``worker`` is this worker's name. A call that wants its reply in none of ``reply_queues`` is not done.
-        ``monotonic`` gives seconds."""
+        ``monotonic`` gives seconds. ``trace`` gets each request that could be decoded, with its context; None: tracing is
+        off."""
         self._bus = bus
         self._owned = owned or (lambda: served)
         self._policy = policy
@@ -57,6 +59,7 @@ class RequestReader:
         self._reply_queues = reply_queues
         self._worker = worker
         self._monotonic = monotonic
+        self._trace = trace
 
     def received(self, deliveries: Sequence[Delivery]) -> None:
         now = self._monotonic()
@@ -77,6 +80,8 @@ class RequestReader:
             pending.unique_id = request.unique_id
             pending.method = request.method
             pending.asked = read_asked(self._worker, method=request.method, context=request.context)
+            if self._trace is not None:
+                self._trace(pending, request.context)
             if reply_to is not None:
                 pending.deadline = _deadline(delivery)
                 if request.monitor_seconds is not None:
