@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from tests.conformance.bus_receiving import EmptyContract, LostContract, ReceiveContract, SettleContract
 from tests.conformance.bus_sending import RepairContract, TellContract
-from tests.conformance.bus_workers import StartStopContract, TwoWorkersContract
+from tests.conformance.bus_workers import ContactContract, StartStopContract, TwoWorkersContract
 
 
 class BusContract(
@@ -19,6 +19,7 @@ class BusContract(
     LostContract,
     TellContract,
     RepairContract,
+    ContactContract,
     TwoWorkersContract,
     StartStopContract,
 ):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -21,6 +22,60 @@ from tests.support.bus import (
 from tests.support.deadline import wait_until
 from tests.support.startstop import stress
 from tracker_worker.bus.base import FANOUT, SHARED
+
+
+class ContactContract(BusCase):
+    def test_a_bus_that_serves_says_what_it_consumes_and_when_it_has_heard_of_it(self, make_worker: MakeWorker) -> None:
+        began = time.monotonic()
+        worker = make_worker([HOST_1, HOST_2])
+        wait_until(worker.bus.connected, "connected")
+        contact = worker.bus.contact()
+        assert (contact.consuming, contact.publishing, contact.problem) == (True, True, "")
+        assert contact.consumed == {HOST_1, HOST_2, SHARED, FANOUT}
+        assert contact.probed_since is not None
+        assert began <= contact.probed_since <= time.monotonic()
+        assert not contact.holds_back
+        probed = time.monotonic()
+        worker.bus.probe([HOST_1])
+        wait_until(
+            lambda: worker.bus.contact().heard.keys() == {HOST_1, SHARED, FANOUT}, lambda: f"{worker.bus.contact()}"
+        )
+        assert all(probed <= at <= time.monotonic() for at in worker.bus.contact().heard.values())
+        wait_until(lambda: worker.bus.contact().silent_since is None, "all probes are answered")
+
+    def test_any_delivery_is_heard(self, outside: Outside, make_worker: MakeWorker) -> None:
+        worker = make_worker([HOST_1, HOST_2])
+        outside.publish(HOST_2, b"0")
+        worker.listener.receive(1, source=HOST_2)
+        assert list(worker.bus.contact().heard) == [HOST_2]
+
+    def test_a_standby_hears_only_that_its_queue_of_fanouts_is_there(self, make_worker: MakeWorker) -> None:
+        active = make_worker([HOST_1])
+        wait_until(active.bus.connected, "connected")
+        standby = make_worker([HOST_1])
+        wait_until(standby.bus.connected, "connected")
+        standby.bus.probe([])
+        wait_until(lambda: FANOUT in standby.bus.contact().heard, "the queue of fanouts is there")
+        assert HOST_1 in standby.bus.contact().consumed
+        assert HOST_1 not in standby.bus.contact().heard
+
+    def test_what_is_not_served_is_not_consumed(self, make_worker: MakeWorker) -> None:
+        worker = make_worker([HOST_1, HOST_2])
+        wait_until(worker.bus.connected, "connected")
+        worker.bus.serve([HOST_2])
+        wait_until(lambda: worker.bus.contact().consumed == {HOST_2, SHARED, FANOUT}, lambda: f"{worker.bus.contact()}")
+
+    def test_a_bus_that_is_not_started_or_is_stopped_has_no_contact(
+        self, outside: Outside, make_worker: MakeWorker
+    ) -> None:
+        bus = outside.bus()
+        assert (bus.contact().consuming, bus.contact().publishing, bus.contact().probed_since) == (False, False, None)
+        worker = make_worker(bus=bus)
+        wait_until(bus.connected, "connected")
+        worker.stop()
+        contact = bus.contact()
+        assert (contact.consuming, contact.publishing, contact.probed_since) == (False, False, None)
+        assert (contact.consumed, contact.heard) == (frozenset(), {})
 
 
 class TwoWorkersContract(BusCase):

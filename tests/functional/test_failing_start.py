@@ -55,6 +55,8 @@ WRONG: dict[str, tuple[dict[str, dict[str, Any]], str]] = {
     "host with an empty label": ({"tracker": {"hosts": "h1..x"}}, "hosts"),
     "host that is too long": ({"tracker": {"hosts": "h" * 255}}, "hosts"),
     "topic that stands for all": ({"tracker": {"topic": "#"}}, "topic"),
+    "health listener without a port": ({"health": {"listen": "127.0.0.1"}}, "[health] listen 127.0.0.1 is no address"),
+    "health listener elsewhere": ({"health": {"listen": "192.0.2.1:9710"}}, "[health] listen 192.0.2.1:9710 cannot be used"),
     "no host": ({"tracker": {"hosts": ""}}, "hosts"),
     "many hosts, one machine": ({"tracker": {"hosts": "h1, h2", "inventory_driver": "host"}}, "inventory_driver"),
     "database URL": ({"database": {"connection": "nonsense"}}, "connection"),

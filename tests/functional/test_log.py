@@ -7,7 +7,6 @@ import contextlib
 import itertools
 import os
 import signal
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 from tests.functional.conftest import HOST, HOST_TOPIC, MakeWorker
 from tests.support import raw, stock
 from tests.support.builders import instance_dict, sized
+from tests.support.health import systemd
 from tests.support.log_pipe import LogPipe
 from tests.support.worker_process import NODE
 
@@ -62,12 +62,10 @@ def unread_pipe() -> Iterator[int]:
 def test_a_log_that_nobody_reads_holds_up_neither_requests_nor_the_stop(
     make_worker: MakeWorker, client: stock.Client, tmp_path: Path, unread_pipe: int
 ) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
-        notified.bind(str(tmp_path / "s"))
-        notified.settimeout(30)
-        worker = make_worker(hosts=HOSTS, environment={"NOTIFY_SOCKET": str(tmp_path / "s")})
+    with systemd(tmp_path) as manager:
+        worker = make_worker(hosts=HOSTS, environment=manager.environment)
         worker.start(stderr=unread_pipe)
-        assert notified.recv(100) == b"READY=1"
+        manager.wait_for("READY=1")
 
     for number in range(20):
         client.call(HOST, "begin_resource_claim", instance=instance_dict(number))

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -54,22 +53,6 @@ def test_a_worker_waits_for_a_broker_that_starts_later(tmp_path: Path) -> None:
 
             with stock.client(server.url) as client:
                 assert claim(client)["state"] == "begun"
-
-
-def test_the_worker_notifies_systemd_when_it_is_ready_and_when_it_stops(
-    make_worker: MakeWorker, tmp_path: Path
-) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
-        # A socket's path must be short.
-        notified.bind(str(tmp_path / "s"))
-        notified.settimeout(30)
-        worker = make_worker(hosts=HOSTS, environment={"NOTIFY_SOCKET": str(tmp_path / "s")})
-        worker.start()
-
-        assert notified.recv(100) == b"READY=1"
-        assert " ready: " in worker.log()
-        assert worker.terminate() == 0
-        assert notified.recv(100) == b"STOPPING=1"
 
 
 @pytest.mark.parametrize("queue_type", ["quorum", "classic"])

@@ -21,6 +21,7 @@ class Proxy:
         self._refusing = False
         self._delay_seconds = 0.0
         self._fatal: bytes | None = None
+        self._noticed: bytes | None = None
         self._listener = socket.create_server((address, 0))
         self.port: int = self._listener.getsockname()[1]
         self._closed = threading.Event()
@@ -49,15 +50,20 @@ class Proxy:
         for pair in pairs:
             pair.cut()
 
-    def stall(self) -> None:
-        """Make every present connection half open: it stays connected, but nothing passes in either direction, not even
-        its end.
+    def stall(self, *, noticed: bool = False) -> None:
+        """Make every present connection half open, or only those that were ``noticed``: it stays connected, but nothing passes
+        in either direction, not even its end.
 
         New connections work.
         """
         with self._lock:
             for pair in self._pairs:
-                pair.stalled = True
+                if pair.noticed or not noticed:
+                    pair.stalled = True
+
+    def notice(self, text: bytes) -> None:
+        """From now on, notice on which connections a client sends ``text``."""
+        self._noticed = text
 
     def hold(self) -> None:
         """Keep back all data, of present and new connections, until ``resume``: nothing is lost, as when a network drops
@@ -131,6 +137,7 @@ class _Pair:
         self._server = server
         self._ended = threading.Event()
         self.stalled = False
+        self.noticed = False
         self._doomed = False
         self._threads = [
             threading.Thread(target=self._pass, args=(client, server), name="proxy-up", daemon=True),
@@ -162,6 +169,8 @@ class _Pair:
                 if source is self._server and self._doomed:
                     self._end()
                     return
+                if source is self._client and self._proxy._noticed is not None and self._proxy._noticed in data:
+                    self.noticed = True
                 if source is self._client and self._proxy._is_fatal(data):
                     self._doomed = True
                 sink.sendall(data)

@@ -87,6 +87,7 @@ class RecordingChannel:
         self.auto_decode = True
         self.events: dict[str, set[Callable[..., None]]] = defaultdict(set)
         self.declared: list[str] = []
+        self.looked_for: list[str] = []
         self.qos: list[tuple[int, int, bool]] = []
         self.consumers: list[str] = []
         self.limits: dict[str, int] = {}
@@ -94,7 +95,7 @@ class RecordingChannel:
         self.published: list[Published] = []
         self.confirms = False
         # py-amqp keeps the reactions to methods of the broker here.
-        self._callbacks = {spec.Channel.Close: self._library_close}
+        self._callbacks: dict[Any, Callable[..., None]] = {spec.Channel.Close: self._library_close}
 
     def _library_close(self, code: int, text: str, class_id: int, method_id: int) -> None:
         """As py-amqp: the channel is open again, without confirms, and the error is raised."""
@@ -121,9 +122,17 @@ class RecordingChannel:
         self.consumers.append(queue)
         self.limits[queue] = self.qos[-1][1]
 
-    def send_method(self, method: tuple[int, int], _format: str, arguments: tuple[int, int, bool]) -> None:
+    def send_method(self, method: tuple[int, int], _format: str, arguments: Any) -> None:
+        if method == spec.Queue.Declare:
+            assert arguments[2]  # passive
+            self.looked_for.append(arguments[1])
+            return
         assert method == spec.Basic.Qos
         self.qos.append(arguments)
+
+    def find_queue(self) -> None:
+        """The broker answers that the queue is there which was looked for."""
+        self._callbacks[spec.Queue.DeclareOk]("queue", 0, 1)
 
     def answer(self) -> None:
         """Answer what has been asked about the prefetch."""

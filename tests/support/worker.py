@@ -6,6 +6,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 from oslo_config import cfg
 
@@ -44,7 +45,8 @@ class RecordingBus(MemoryBus):
 class WorkerHarness:
     """A worker of one host with a driver whose answers a test sets."""
 
-    def __init__(self, conf: cfg.ConfigOpts, drivers: dict[str, FakeDriver]) -> None:
+    def __init__(self, conf: cfg.ConfigOpts, drivers: dict[str, FakeDriver], **arguments: Any) -> None:
+        """``arguments`` are further ones of ``Worker``."""
         self.conf = conf
         self.drivers = drivers
         self.clock = Clock()
@@ -53,7 +55,14 @@ class WorkerHarness:
         self.bus = RecordingBus(self.broker, self.store.calls)
         self.caller = Caller(self.broker)
         self.deaths: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
-        self.worker = Worker(conf, bus=self.bus, store=self.store, monotonic=self.clock.monotonic, died=self.deaths.put)
+        self.worker = Worker(
+            conf,
+            bus=self.bus,
+            store=self.store,
+            monotonic=self.clock.monotonic,
+            died=self.deaths.put,
+            **arguments,
+        )
 
     @property
     def driver(self) -> FakeDriver:

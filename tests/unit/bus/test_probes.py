@@ -105,3 +105,31 @@ def test_nothing_is_remembered_of_hosts_that_are_not_probed_any_more(case: Case)
     case.probe("h1")
     probes = case.probes
     assert set(probes._probed) | probes._unanswered | set(probes._warned) <= {"tracker", "tracker.h1"}
+
+
+def test_the_broker_is_silent_since_the_first_probe_that_it_has_not_answered(case: Case) -> None:
+    case.probe("h1")
+    assert case.probes.silent_since() is None
+    case.probe("h1", routed=None)
+    since = case.now
+    case.probe("h1", routed=None)
+    assert case.probes.silent_since() == since
+    case.now += 60
+    case.probes.probe(["h1", "h2"])
+    first, *second = case.sent
+    assert first.done is not None
+    case.now += 1
+    first.done(True)  # it answers: what is missing has been missing since then
+    assert case.probes.silent_since() == case.now
+    for message in second:
+        assert message.done is not None
+        message.done(False)
+    assert case.probes.silent_since() is None
+
+
+def test_what_was_published_over_a_lost_connection_keeps_no_probe_from_being_published(case: Case) -> None:
+    case.probe("h1", routed=None)
+    assert case.probe("h1", routed=None) == []
+    case.probes.forget()
+    assert case.probes.silent_since() is None
+    assert len(case.probe("h1")) == 2

@@ -22,7 +22,7 @@ from tracker_worker.service.chores import relay, track
 from tracker_worker.service.loop import backlog
 
 MakeHarness = Callable[..., EngineHarness]
-MakeWorker = Callable[[], WorkerHarness]
+MakeWorker = Callable[..., WorkerHarness]
 
 
 class DeadlineClock:
@@ -102,14 +102,15 @@ def drivers(monkeypatch: pytest.MonkeyPatch) -> dict[str, FakeDriver]:
 
 @pytest.fixture
 def make_worker(configuration: Path, drivers: dict[str, FakeDriver]) -> Iterator[MakeWorker]:
+    """Makes workers that are not started. ``listen``: the option of [health]; other arguments are ``Worker``'s."""
     made: list[WorkerHarness] = []
 
-    def make_case() -> WorkerHarness:
+    def make_case(listen: str = "", **arguments: Any) -> WorkerHarness:
         conf = cfg.ConfigOpts()
         register_opts(conf)
         conf([f"--config-file={configuration}"], default_config_dirs=[])
-        conf.set_default("listen", "", group="health")  # the port is the machine's
-        made.append(WorkerHarness(conf, drivers))
+        conf.set_override("listen", listen, group="health")
+        made.append(WorkerHarness(conf, drivers, **arguments))
         return made[-1]
 
     yield make_case

@@ -102,6 +102,39 @@ def test_an_engine_that_stands_still_is_named_once_with_its_place() -> None:
     assert case.said == ["the engine has stood still for 30 s at tracker_worker/service/watchdog.py:2"]
 
 
+def test_an_engine_that_stands_for_longer_than_a_turn_is_told_from_one_that_turns() -> None:
+    case = Case()
+    case.run(10)
+    assert case.watchdog.stands(10) is None
+    case.run(1)
+    assert case.watchdog.stands(10) == pytest.approx(11, abs=PIECE)
+    case.run(2 * STALL)
+    assert case.watchdog.stands(10)  # also when the process was told to end
+    case.thread.turns += 1
+    case.run(PIECE)
+    assert case.watchdog.stands(10) is None
+
+
+def test_a_wait_for_the_store_within_its_limit_is_no_stand() -> None:
+    case = Case()
+    case.thread.frame = frame(module.__file__, memory.__file__)
+    case.run(STORE_SECONDS + 10)
+    assert case.watchdog.stands(10) is None
+    case.run(1)
+    assert case.watchdog.stands(10) == pytest.approx(STORE_SECONDS + 11, abs=PIECE)
+
+
+def test_a_thread_that_is_not_watched_does_not_stand() -> None:
+    case = Case()
+    case.run(15)
+    case.watchdog.stop()
+    assert case.watchdog.stands(10) is None
+    ended = Case()
+    ended.thread.alive = False
+    ended.run(15)
+    assert ended.watchdog.stands(10) is None
+
+
 def test_time_in_which_the_watchdog_did_not_run_does_not_count() -> None:
     case = Case()
 

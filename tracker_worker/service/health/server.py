@@ -30,6 +30,8 @@ REQUEST_SECONDS = 5.0
 """In which a request must have arrived."""
 ANSWER_SECONDS = 10.0
 """In which a client must have taken the answer."""
+# What a client sends after its request was refused.
+_MOST_IGNORED_BYTES = 65536
 _METHODS = ("GET", "HEAD")
 # When the process has no room for another socket, for instance.
 _PAUSE_SECONDS = 1.0
@@ -111,17 +113,20 @@ class HealthServer:
 
 
 class _TooLarge(Exception):
-    """The request has more than MOST_BYTES."""
+    """More has come than may come."""
 
 
 class _Limited(io.RawIOBase):
-    """Reads a socket. Raises TimeoutError: the time is over. Raises _TooLarge: more has come than may come."""
+    """Reads a socket, for REQUEST_SECONDS. Raises TimeoutError: the time is over. Raises _TooLarge: more has come than may
+    come."""
 
-    def __init__(self, connection: socket.socket, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self, connection: socket.socket, monotonic: Callable[[], float], *, most_bytes: int = MOST_BYTES
+    ) -> None:
         self._connection = connection
         self._monotonic = monotonic
         self._until = monotonic() + REQUEST_SECONDS
-        self._left = MOST_BYTES
+        self._left = most_bytes
 
     def readable(self) -> bool:
         return True
@@ -143,6 +148,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     server_version = "tracker-worker"
     protocol_version = "HTTP/1.1"
+    default_request_version = "HTTP/1.0"  # so that what is no request gets a status too
 
     def __init__(self, connection: socket.socket, routes: Mapping[str, Route], monotonic: Callable[[], float]) -> None:
         self._routes = routes
@@ -152,18 +158,21 @@ class _Handler(BaseHTTPRequestHandler):
     def setup(self) -> None:
         super().setup()
         self.rfile.close()
-        self._limited = _Limited(self.connection, self._monotonic)
-        self.rfile = io.BufferedReader(self._limited)
+        self.rfile = io.BufferedReader(_Limited(self.connection, self._monotonic))
 
     def handle(self) -> None:
-        self.command = ""
+        self.command = self.request_version = ""
+        read = False
         try:
             self.raw_requestline = self.rfile.readline(MOST_BYTES)
-            if self.raw_requestline and self.parse_request():
+            if not self.raw_requestline:
+                return
+            if self.parse_request():
+                read = self.command in _METHODS
                 self._respond(self._response())
         except _TooLarge:
             self.send_error(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
-        if self.command not in _METHODS:
+        if not read:
             self._drain()
 
     def _response(self) -> Response:
@@ -198,11 +207,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(response.body)
 
     def _drain(self) -> None:
-        """Take what the client still sends, within the limits of a request: closing a socket with unread bytes would take
-        the answer from the client."""
+        """Take what the client still sends, for a while: closing a socket with unread bytes would take the answer from the
+        client."""
         self.connection.shutdown(socket.SHUT_WR)
+        rest = _Limited(self.connection, self._monotonic, most_bytes=_MOST_IGNORED_BYTES)
         with suppress(_TooLarge):
-            while self._limited.readinto(bytearray(MOST_BYTES)):
+            while rest.readinto(bytearray(MOST_BYTES)):
                 pass
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
