@@ -8,9 +8,9 @@ from typing import Any
 
 from oslo_config import cfg
 
-from tracker_worker.conf import bus, database, default, inventory, notifications, tracker, upgrade_levels
+from tracker_worker.conf import bus, database, default, inventory, notifications, oslo_policy, tracker, upgrade_levels
 
-_GROUPS = (default, tracker, inventory, bus, database, notifications, upgrade_levels)
+_GROUPS = (default, tracker, inventory, bus, database, notifications, oslo_policy, upgrade_levels)
 
 
 def list_opts() -> list[tuple[str, list[cfg.Opt]]]:

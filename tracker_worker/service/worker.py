@@ -42,6 +42,7 @@ from tracker_worker.service.chores.timers import Timers
 from tracker_worker.service.clock import Clock
 from tracker_worker.service.first_audit import FirstAudit, StartCancelled
 from tracker_worker.service.loop.thread import EngineThread
+from tracker_worker.service.requests.permissions import Permissions
 from tracker_worker.service.requests.reader import RequestReader
 from tracker_worker.service.watchdog import Watchdog
 from tracker_worker.store.base import LEASE_SECONDS, AnotherHistory, Store
@@ -95,6 +96,7 @@ class Worker:
         self._died = died or (lambda error: None)
         self._policy = read_policy(conf)
         self._reply_queues = _reply_queues(conf)
+        self._permissions = Permissions(conf, monotonic=runtime.monotonic)
         self._bus = bus or AMQPBus(read_settings(conf))
         made = drivers or partial(_driver, conf)
         self._drivers = {host: made(host) for host in self._hosts}
@@ -141,6 +143,7 @@ class Worker:
             every=self._timers.every,
             submit=self._engine.submit,
             reply_queues=self._reply_queues,
+            permissions=self._permissions,
         )
         self._ownership = Ownership(
             store=self._store,
@@ -299,8 +302,8 @@ class Worker:
         return "; ".join(f"{what} {', '.join(hosts)}" for what, hosts in parts.items() if hosts)
 
     def reload(self) -> None:
-        """Read the mutable options, the broker's user and password, and the inventory files again. What is wrong there is
-        logged, and the old values hold."""
+        """Read the mutable options, the broker's user and password, the policy file and the inventory files again. What is
+        wrong there is logged, and the old values hold."""
         try:
             self._conf.mutate_config_files()
             self._policy = read_policy(self._conf)
@@ -308,6 +311,10 @@ class Worker:
             LOG.error("the configuration is not reloaded: an option of [DEFAULT] has a bad value; stderr names it")
         except (cfg.Error, ConfigurationError, OSError, ValueError) as error:
             LOG.error("the configuration is not reloaded: %s", error)
+        try:
+            self._permissions.reload(self._conf)
+        except ConfigurationError as error:
+            LOG.error("the policy file is not reloaded: %s", error)
         self._bus.reload(self._conf)
         for host, driver in self._drivers.items():
             try:

@@ -15,6 +15,7 @@ from tracker_worker.service.requests.arguments import Context
 from tracker_worker.service.requests.asked import asked_by
 from tracker_worker.service.requests.methods import resolve
 from tracker_worker.service.requests.pending import Heartbeat, PendingRequest
+from tracker_worker.service.requests.permissions import Permissions
 from tracker_worker.text import described, printable
 from tracker_worker.wire.message import Malformed, ReplyTo
 from tracker_worker.wire.reply import encode_heartbeat
@@ -40,11 +41,13 @@ class RequestReader:
         submit: Callable[[Sequence[PendingRequest]], None],
         owned: Callable[[], Sequence[str]] | None = None,
         reply_queues: ReplyQueues = ANY_QUEUE,
+        permissions: Permissions | None = None,
         worker: str = "",
     ) -> None:
         """``every(seconds, action, until)`` starts a timer that ends at ``until`` on the monotonic clock; ``submit`` gets
         the requests that arrived together, in order. ``owned`` returns those of ``served`` that this worker may serve now;
-        None: all. ``worker`` is this worker's name. A call that wants its reply in none of ``reply_queues`` is not done."""
+        None: all. ``worker`` is this worker's name. A call that wants its reply in none of ``reply_queues`` is not done.
+        ``permissions`` None: everybody may call every method."""
         self._bus = bus
         self._owned = owned or (lambda: served)
         self._policy = policy
@@ -52,6 +55,7 @@ class RequestReader:
         self._every = every
         self._submit = submit
         self._reply_queues = reply_queues
+        self._permissions = permissions
         self._worker = worker
 
     def received(self, deliveries: Sequence[Delivery]) -> None:
@@ -76,7 +80,13 @@ class RequestReader:
                 pending.deadline = _deadline(delivery)
                 if request.monitor_seconds is not None:
                     pending.heartbeat = self._heartbeat(reply_to, request.monitor_seconds, pending.deadline)
-            pending.operation = resolve(request, source=delivery.source, served=self._owned(), policy=self._policy())
+            pending.operation = resolve(
+                request,
+                source=delivery.source,
+                served=self._owned(),
+                policy=self._policy(),
+                permit=None if self._permissions is None else self._permissions.permit,
+            )
         except Malformed as error:
             pending.refusal = error
             pending.reply_to = error.reply_to
