@@ -50,7 +50,7 @@ RULES: dict[str, Rule] = {
     ),
     f"{PREFIX}report": Rule(
         description="Report what runs: states, sizes and ends of instances, and instances that were never claimed. Only these "
-        "methods change the project and the user that an instance is charged to.",
+        "methods change the project and the user of what a host is charged.",
         methods=("update_usage", "report_instances", "adopt"),
     ),
     f"{PREFIX}administer": Rule(

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,33 @@ def test_the_tools_of_oslo_policy_know_the_rules() -> None:
     assert [rule.name for rule in listed] == list(RULES)
     assert {rule.check_str for rule in listed} == {""}
     assert all(rule.description and rule.operations for rule in listed)
+
+
+def test_the_generator_of_oslo_policy_prints_them() -> None:
+    generator = Path(sys.executable).with_name("oslopolicy-sample-generator")
+    done = subprocess.run(
+        [generator, "--namespace", "tracker_worker"], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert [line for line in done.stdout.splitlines() if line.startswith('#"')] == [f'#"{name}": ""' for name in RULES]
+
+
+def test_oslo_policy_is_not_imported_without_a_file(tmp_path: Path) -> None:
+    configuration(tmp_path)
+    program = f"""
+import sys
+from oslo_config import cfg
+import tracker_worker.cli.threading_backend
+from tracker_worker.conf import register_own_opts
+from tracker_worker.service.requests.permissions import Permissions
+import tracker_worker.service.worker
+conf = cfg.ConfigOpts()
+register_own_opts(conf)
+conf(["--config-file={tmp_path / "worker.conf"}"], default_config_files=[], default_config_dirs=[])
+assert Permissions(conf, monotonic=float).permit is None
+print([name for name in sys.modules if name.startswith("oslo_policy")])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_without_a_file_there_are_no_rules(tmp_path: Path) -> None:
