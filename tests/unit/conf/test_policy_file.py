@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 from oslo_config import cfg
 
+import tests.support.messaging  # noqa: F401 before what imports oslo.messaging: see there
+from tests.support.doc_pages import DOC, section
 from tracker_worker.conf import register_own_opts
 from tracker_worker.conf.policy_file import PolicyFile, read_policy_file
 from tracker_worker.conf.rules import RULES, list_rules, rule_of
@@ -37,6 +40,12 @@ def test_every_method_but_the_ping_has_a_rule() -> None:
     assert sorted(named) == sorted(METHODS.keys() - {"oslo_rpc_server_ping"})
     assert rule_of("oslo_rpc_server_ping") is None
     assert rule_of("a method of tomorrow") == "tracker:administer"
+
+
+def test_the_page_has_every_rule_with_its_methods() -> None:
+    rows = [line.split("|") for line in section(DOC / "admin" / "rights.md", "Rules").splitlines() if line[:3] == "| `"]
+    shown = {cells[1].strip(" `"): set(re.findall(r"`(\w+)`", cells[2])) for cells in rows}
+    assert shown == {name: set(rule.methods) for name, rule in RULES.items()}
 
 
 def test_the_tools_of_oslo_policy_know_the_rules() -> None:
