@@ -51,7 +51,7 @@ class Database:
 
     def execute(self, statement: str, *, url: str | None = None) -> list[Any]:
         with psycopg.connect(url or self._plain, autocommit=True) as connection:
-            done = connection.execute(sql.SQL(statement))  # type: ignore[arg-type]
+            done = connection.execute(sql.SQL(statement))
             return done.fetchall() if done.description else []
 
     def user(self, name: str) -> str:

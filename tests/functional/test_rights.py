@@ -32,19 +32,25 @@ pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning
 
 CONTEXT = {"project_id": "astronomy", "user_id": "galileo"}
 LIMITS = {"vcpu": 64}
+HOSTS = ("h1", "h2")
 
 
 class Site:
     """Two workers, one for each host, and a user for each role."""
 
     def __init__(self, users: Users, directory: Path) -> None:
-        self.scheduler = users.make("scheduler")
-        self.billing = users.make("billing")
-        self.operator = users.make("operator")
+        users.make_all(
+            {
+                **{role: (role,) for role in ("scheduler", "billing", "operator")},
+                "scheduler-h1": ("scheduler", "h1"),
+                **{f"worker-{host}": ("worker", host) for host in HOSTS},
+            }
+        )
+        self.scheduler, self.billing, self.operator = (users.url(role) for role in ("scheduler", "billing", "operator"))
         self.workers: dict[str, WorkerProcess] = {}
-        for host in ("h1", "h2"):
+        for host in HOSTS:
             (home := directory / host).mkdir()
-            url = users.make("worker", host, name=f"worker-{host}")
+            url = users.url(f"worker-{host}")
             self.workers[host] = WorkerProcess(home, transport_url=url, hosts={host: {"n1": NODE}})
         self.users = users
 
@@ -216,6 +222,13 @@ def publish(channel: Any, exchange: str, key: str) -> None:
 @pytest.mark.parametrize("key", ["notifications.info", "notifications.warn", "tracker_ledger.h1"])
 def test_a_scheduler_forges_no_notification(site: Site, attempt: Attempt, key: str) -> None:
     attempt(site.scheduler, lambda channel: publish(channel, raw.EXCHANGE, key))
+
+
+def test_a_scheduler_of_one_host_sends_requests_to_no_other(site: Site, attempt: Attempt) -> None:
+    url = site.users.url("scheduler-h1")
+    with stock.client(url) as client:
+        assert client.call("h1", "oslo_rpc_server_ping") == "pong"
+    attempt(url, lambda channel: publish(channel, raw.EXCHANGE, "tracker.h2"))
 
 
 @pytest.mark.parametrize("key", ["tracker.h1", "tracker.dead", "notifications.info", "tracker_ledger.h1"])

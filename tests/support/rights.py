@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,16 +32,35 @@ class Users:
         return f"rabbit://{name}:{_PASSWORD}@{self._address}"
 
     def make(self, role: str, *hosts: str, name: str | None = None) -> str:
-        """Make a user of this role, and return the user's transport URL."""
+        """Make a user of this role by running what the command prints, and return the user's transport URL."""
         name = name or role
         self._rabbitmq.ctl("add_user", name, _PASSWORD)
         self._names.append(name)
-        named = [f"--host={host}" for host in hosts]
-        for line in self.printed(f"--role={role}", f"--user={name}", *named):
+        for line in self._printed_for(role, hosts, name):
             program, *arguments = shlex.split(line)
             assert program == "rabbitmqctl"
             self._rabbitmq.ctl(*arguments)
         return self.url(name)
+
+    def make_all(self, wanted: Mapping[str, tuple[str, ...]]) -> None:
+        """Make users, name -> role and hosts, with what the command prints, but in one call of rabbitmqctl, which takes more
+        than a second."""
+        definitions: dict[str, list[dict[str, str]]] = {"users": [], "permissions": [], "topic_permissions": []}
+        for name, (role, *hosts) in wanted.items():
+            plain, topic = (shlex.split(line)[2:] for line in self._printed_for(role, hosts, name))
+            definitions["users"].append({"name": name, "password": _PASSWORD, "tags": ""})
+            of = {"vhost": plain[1], "user": plain[2]}
+            definitions["permissions"].append(of | dict(zip(("configure", "write", "read"), plain[3:], strict=True)))
+            definitions["topic_permissions"].append(
+                of | dict(zip(("exchange", "write", "read"), topic[3:], strict=True))
+            )
+        path = self._configuration.with_suffix(".json")
+        path.write_text(json.dumps(definitions), encoding="utf-8")
+        self._rabbitmq.ctl("import_definitions", str(path))
+        self._names += wanted
+
+    def _printed_for(self, role: str, hosts: Sequence[str], name: str) -> list[str]:
+        return self.printed(f"--role={role}", f"--user={name}", *(f"--host={host}" for host in hosts))
 
     def printed(self, *options: str) -> list[str]:
         """The lines that the command prints."""

@@ -66,6 +66,7 @@ class Cloud(ABC):
             inventory__static_file=str(self._fleet_file),
             database__connection=sqlite_url(self._directory / "demo.sqlite"),
             notifications__usage_audit_period=f"{PERIOD_SECONDS}s",
+            oslo_policy__policy_file="",
             **overrides,
         )
 
