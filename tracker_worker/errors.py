@@ -146,5 +146,13 @@ class AnswerTooLarge(TrackerError):
     template = "The answer to {method} is larger than {limit} bytes: {how}"
 
 
+class NotPermitted(TrackerError):
+    """The policy of the worker does not let the sender call the method. Nothing was changed. Facts: rule, the rule of
+    oslo.policy that the sender does not pass; method."""
+
+    code = "not_permitted"
+    template = "The rule {rule} does not permit {method}"
+
+
 class ConfigurationError(Exception):
     """The error that ends a start: one sentence that says what the operator must change. It never crosses the wire."""

@@ -6,20 +6,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from amqp.exceptions import NotFound, PreconditionFailed
+from amqp.exceptions import AccessRefused, ChannelError, NotFound, PreconditionFailed
 
 
 class Broker:
     """A connection that records the declarations on its channels.
 
-    ``there`` holds the exchanges that exist before; ``refused`` holds queues that exist with other arguments.
+    ``there`` holds the exchanges that exist before; ``refused`` holds queues that exist with other arguments; ``forbidden``
+    holds queues that the user may not declare, and whether they exist.
     """
 
-    def __init__(self, *, there: Mapping[str, Any] | None = None, refused: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        there: Mapping[str, Any] | None = None,
+        refused: tuple[str, ...] = (),
+        forbidden: Mapping[str, bool] | None = None,
+    ) -> None:
         self.exchanges: dict[str, Any] = dict(there or {})
         self.queues: list[dict[str, Any]] = []
         self.bindings: list[tuple[str, str, str]] = []
         self.refused = refused
+        self.forbidden = dict(forbidden or {})
 
     def channel(self) -> _Channel:
         return _Channel(self)
@@ -33,7 +41,7 @@ class _Channel:
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
         self._closed = False
-        self._refusal: PreconditionFailed | None = None
+        self._refusal: ChannelError | None = None
 
     def exchange_declare(self, name: str, type: str, *, passive: bool = False, **options: Any) -> None:
         assert not self._closed
@@ -45,7 +53,15 @@ class _Channel:
         assert name not in self._broker.exchanges
         self._broker.exchanges[name] = {"type": type, **options}
 
-    def queue_declare(self, name: str, *, nowait: bool = False, **options: Any) -> None:
+    def queue_declare(self, name: str, *, nowait: bool = False, passive: bool = False, **options: Any) -> None:
+        if passive:
+            if not self._broker.forbidden.get(name):
+                self._closed = True
+                raise NotFound(name)
+            return
+        if not self._closed and name in self._broker.forbidden:
+            self._closed = True
+            self._refusal = AccessRefused(name)
         if not self._closed and name in self._broker.refused:
             self._closed = True
             self._refusal = PreconditionFailed(name)

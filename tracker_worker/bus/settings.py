@@ -78,6 +78,11 @@ class ConnectionSettings:
             socket_settings={socket.TCP_USER_TIMEOUT: self.heartbeat_seconds * 1000},
         )
 
+    @property
+    def virtual_host(self) -> str:
+        """The name of the virtual host, which all ``urls`` share."""
+        return unquote(urlsplit(self.urls[0]).path[1:])
+
     def agrees_with(self, other: ConnectionSettings) -> bool:
         """Whether everything but ``urls`` is the same."""
         names = [field.name for field in fields(ConnectionSettings) if field.name != "urls"]
@@ -108,6 +113,11 @@ class BrokerSettings(ConnectionSettings):
     quorum: bool
     durable_fanout: bool
     quorum_limits: dict[str, int]
+
+    @property
+    def dead_letter_lock(self) -> str:
+        """The name of the exclusive queue of the command that uses the dead-letter queue."""
+        return f"{self.dead_letter_queue}.operator"
 
 
 def read_connection(conf: cfg.ConfigOpts) -> ConnectionSettings:

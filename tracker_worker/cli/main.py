@@ -26,10 +26,23 @@ _COMMANDS = {
     "db": "db",
     "outbox": "outbox",
     "dead-letter": "dead_letters.command",
+    "rabbitmq": "rabbitmq",
     "config": "config",
 }
 # These subcommands import oslo.messaging late or not at all. For every other one threading_backend is imported first.
-_WITHOUT_MESSAGING = {"node", "host", "claim", "move", "instance", "usage", "history", "db", "outbox", "config"}
+_WITHOUT_MESSAGING = {
+    "node",
+    "host",
+    "claim",
+    "move",
+    "instance",
+    "usage",
+    "history",
+    "db",
+    "outbox",
+    "rabbitmq",
+    "config",
+}
 
 
 class _LazyCommands(Commands):

@@ -15,6 +15,7 @@ from amqp.exceptions import AccessRefused, NotFound
 from oslo_config import cfg
 
 from tracker_worker.bus.settings import read_settings
+from tracker_worker.cli import operator
 from tracker_worker.cli.broker import connected
 from tracker_worker.cli.context import CommandFailed, Settings, keep_logs_quiet
 from tracker_worker.client.api import ALLOWED_REMOTE_EXMODS, TrackerAPI
@@ -52,8 +53,9 @@ def audit_everywhere(settings: Settings) -> None:
 
 
 def request_context(project: str | None = None, user: str | None = None) -> Mapping[str, Any]:
-    """A new request context. The worker's log lines about the request have its request_id."""
-    return {"request_id": f"req-{uuid4()}", "project_id": project, "user_id": user}
+    """A new request context. The worker's log lines about the request have its request_id; ``user_name``, for the rules of a
+    policy file, is who runs this process."""
+    return {"request_id": f"req-{uuid4()}", "project_id": project, "user_id": user, "user_name": operator.user()}
 
 
 def _load(settings: Settings, wait_seconds: int | None = None) -> cfg.ConfigOpts:

@@ -133,7 +133,7 @@ class Feed:
         settings = self._settings
         topology.declare_exchange(connection, settings.exchange, "topic", durable=settings.durable)
         channel = connection.channel()
-        queue = f"{settings.topic}.watch.{uuid4().hex}"
+        queue = topology.watch_queue(settings, uuid4().hex)
         arguments = {"x-max-length": _MAX_QUEUED}
         channel.queue_declare(queue, exclusive=True, auto_delete=True, arguments=arguments)
         for priority in PRIORITIES:

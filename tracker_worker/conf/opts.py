@@ -8,9 +8,19 @@ from typing import Any
 
 from oslo_config import cfg
 
-from tracker_worker.conf import bus, database, default, health, inventory, notifications, tracker, upgrade_levels
+from tracker_worker.conf import (
+    bus,
+    database,
+    default,
+    health,
+    inventory,
+    notifications,
+    oslo_policy,
+    tracker,
+    upgrade_levels,
+)
 
-_GROUPS = (default, tracker, inventory, bus, database, notifications, health, upgrade_levels)
+_GROUPS = (default, tracker, inventory, bus, database, notifications, health, oslo_policy, upgrade_levels)
 
 
 def list_opts() -> list[tuple[str, list[cfg.Opt]]]:

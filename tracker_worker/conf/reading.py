@@ -45,6 +45,12 @@ def _value(options: Any, group: str, name: str) -> Any:
         raise ConfigurationError(wrong_dollar(group, name)) from None
 
 
+def is_set(conf: cfg.ConfigOpts, group: str, name: str) -> bool:
+    """Whether anything but its default has given the option its value."""
+    found = conf.get_location(name, None if group == "DEFAULT" else group)
+    return found is not None and found.location is not cfg.Locations.opt_default
+
+
 def check_logins(conf: cfg.ConfigOpts) -> None:
     """Raises ConfigurationError: a password in the files or the environment that ``conf`` was read from has a ``$`` that
     oslo.config would replace by the value of another option."""

@@ -39,12 +39,14 @@ from tracker_worker.service.chores import periods
 from tracker_worker.service.chores.inventories import Inventories
 from tracker_worker.service.chores.orphans import LOOK_SECONDS
 from tracker_worker.service.chores.ownership import Ownership
+from tracker_worker.service.chores.retention import PRUNE_SECONDS, Retention
 from tracker_worker.service.chores.timers import Timers
 from tracker_worker.service.clock import Clock
 from tracker_worker.service.first_audit import FirstAudit, StartCancelled
 from tracker_worker.service.health.readiness import Document
 from tracker_worker.service.loop.reporting import configured_reporting
 from tracker_worker.service.loop.thread import EngineThread
+from tracker_worker.service.requests.permissions import Permissions
 from tracker_worker.service.requests.reader import RequestReader
 from tracker_worker.service.requests.replying import read_reply_queues
 from tracker_worker.service.watchdog import Watchdog
@@ -65,7 +67,6 @@ _FIRST_LOOK_SECONDS = 60
 # Of the time for a stop, what is kept for publishing and acknowledging while the engine's batch does not end.
 _PUBLISHING_SHARE = 0.2
 _OWNERSHIP_STOP_SECONDS = 1.0
-_PRUNE_SECONDS = 30
 
 
 class Worker:
@@ -102,12 +103,13 @@ class Worker:
         self._died = died or (lambda error: None)
         self._policy = read_policy(conf)
         self._reply_queues = read_reply_queues(conf)
+        self._permissions = Permissions(conf)
         self._bus = bus or AMQPBus(read_settings(conf))
         made = drivers or partial(configured_driver, conf)
         self._drivers = {host: made(host) for host in self._hosts}
         self._store = store or SQLStore(prepared_url(conf), now=clock)
         self._clock = Clock(self._store.time, monotonic=monotonic or runtime.monotonic)
-        self._connected_at: float | None = None
+        self._retention = Retention(conf, self._bus, self._clock)
         self._owner = f"{runtime.process()}:{runtime.random_bytes(4).hex()}"
         self.counters = Counters()
         self._stop_seconds = float(conf.tracker.stop_seconds)
@@ -153,6 +155,7 @@ class Worker:
             every=self._timers.every,
             submit=self._engine.submit,
             reply_queues=self._reply_queues,
+            permissions=self._permissions,
             worker=self._owner,
             monotonic=runtime.monotonic,
             trace=reporting.trace,
@@ -265,7 +268,7 @@ class Worker:
         self._timers.every(_HANGING_SECONDS, self._inventories.note_hanging)
         self._timers.every(periods.LOOK_SECONDS, self._engine.close_periods)
         self._timers.every(1, self._engine.keep_outcomes)
-        self._timers.every(_PRUNE_SECONDS, self._prune)
+        self._timers.every(PRUNE_SECONDS, lambda: self._engine.prune(**self._retention.look()))
         self._timers.every(self.health.period_seconds, self.probe)
         self._timers.start()
         self.window.start()
@@ -302,21 +305,6 @@ class Worker:
         """The document of /readyz: whether the worker does its work, for which hosts, and what is in the way. Any thread."""
         return self.health.readiness()
 
-    def _prune(self) -> None:
-        # Copies wait while this worker is disconnected or does not run, and arrive when it is back. However old they are by
-        # then, the inbox still knows their messages for as long as it knows a message whose copy comes immediately.
-        now, retention = self._clock.monotonic(), self._conf.database.inbox_retention_seconds
-        if not self._bus.connected():
-            self._connected_at = None
-        elif self._connected_at is None:
-            self._connected_at = now
-        settled = self._connected_at is not None and now - self._connected_at >= retention
-        self._engine.prune(
-            inbox_seconds=retention,
-            keeps_inbox=not settled,
-            outbox_seconds=self._conf.notifications.retention_hours * 3600,
-        )
-
     @property
     def hosts(self) -> Sequence[str]:
         """The hosts that this worker serves."""
@@ -344,8 +332,8 @@ class Worker:
         return "; ".join(f"{what} {', '.join(hosts)}" for what, hosts in parts.items() if hosts)
 
     def reload(self) -> None:
-        """Read the mutable options, the broker's user and password, and the inventory files again. What is wrong there is
-        logged, and the old values hold."""
+        """Read the mutable options, the broker's user and password, the policy file and the inventory files again. What is
+        wrong there is logged, and the old values hold."""
         try:
             reload(self._conf)
             self._policy = read_policy(self._conf)
@@ -353,6 +341,10 @@ class Worker:
             LOG.error("the configuration is not reloaded: an option of [DEFAULT] has a bad value; stderr names it")
         except (cfg.Error, ConfigurationError, OSError, ValueError) as error:
             LOG.error("the configuration is not reloaded: %s", error)
+        try:
+            self._permissions.reload(self._conf)
+        except ConfigurationError as error:
+            LOG.error("the policy file is not reloaded: %s", error)
         self._bus.reload(self._conf)
         for host, driver in self._drivers.items():
             try:

@@ -161,6 +161,22 @@ def test_a_notification_queue_with_other_options_is_used_as_it_is(caplog: pytest
     assert "used as it is" in caplog.text
 
 
+def test_queues_that_may_not_be_declared_are_bound_if_they_are_there_and_named_if_not(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    there = [f"tracker.{HOST}", "tracker", "tracker.dead", "notifications.info"]
+    broker = Broker(forbidden={**dict.fromkeys(there, True), "tracker.compute-2": False})
+
+    refused = topology.declare_served(broker, SETTINGS, topology.served(SETTINGS, [HOST, "compute-2"], "1"))
+    topology.declare_notifications(broker, SETTINGS)
+
+    assert [queue.name for queue in refused] == ["tracker.compute-2"]
+    assert "queue tracker.compute-2 cannot be declared and is not served" in caplog.text
+    bound = {name for name, _, _ in broker.bindings}
+    assert bound == {f"tracker.{HOST}", "tracker", "tracker_fanout_1", "notifications.info", "notifications.warn"}
+    assert {queue["queue"] for queue in broker.queues} == {"tracker_fanout_1", "notifications.warn"}
+
+
 def test_every_topic_has_a_queue_for_each_priority_of_its_dialect() -> None:
     broker = Broker()
 

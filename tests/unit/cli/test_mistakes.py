@@ -42,6 +42,7 @@ FREE = {
     ("tracker", "topic"),
     ("tracker", "inventory_driver"),
     ("inventory", "static_file"),
+    ("oslo_policy", "policy_file"),
     ("bus", "dead_letter_queue"),
     ("database", "connection"),
     ("notifications", "topics"),

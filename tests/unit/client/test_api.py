@@ -354,6 +354,7 @@ def test_a_stock_server_gets_the_requests_and_its_answers_and_errors_are_returne
         errors.InstanceElsewhere(instance_uuid=uuid(1), host=HOST, node="node-2"),
         errors.NodeUnavailable(host=HOST, node="node-1", state="missing", reason="the driver does not list the node"),
         errors.NodeDraining(host=HOST, node="node-1", reason="new disks"),
+        errors.NotPermitted(rule="tracker:claim", method="begin_resource_claim"),
     ],
     ids=lambda error: error.code,
 )

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.builders import HOST, NOW, instance_dict, node_name, uuid
 from tests.support.engine import EngineHarness
-from tracker_worker.errors import ClaimConflict, InvalidInput, NodeNotFound, StoreUnavailable
+from tracker_worker.errors import ClaimConflict, InvalidInput, NodeNotFound, NotPermitted, StoreUnavailable
 from tracker_worker.history import OUTCOMES, Wanted, read_history
 from tracker_worker.notifications.asked import Asked
 from tracker_worker.service.loop.outcomes import MOST_RECENT
@@ -148,6 +148,15 @@ class TestRefusalLog:
         )
         assert first.endswith("request=r-1: limits: is wrong")
         assert (second.split()[0], third.split()[0], fourth.split()[0]) == ("60", "60", "9")
+
+    def test_what_is_not_permitted_is_said_with_the_rule(self, caplog: pytest.LogCaptureFixture) -> None:
+        error = NotPermitted(rule="tracker:claim", method="abort_resource_claim")
+        eve = Asked(project_id="spies", user_id="eve\\x1b[31m", request_id="r-2", method="abort_resource_claim")
+        with caplog.at_level(logging.WARNING):
+            RefusalLog().refused(of_refusal(error, at=NOW, host=HOST, asked=eve), 0.0)
+        (line,) = caplog.messages
+        assert line.startswith("1 request not permitted: code=not_permitted project=spies user=eve")
+        assert line.endswith("request=r-2: The rule tracker:claim does not permit abort_resource_claim")
 
     def test_senders_are_told_apart_and_bounded(self, caplog: pytest.LogCaptureFixture) -> None:
         log = RefusalLog()

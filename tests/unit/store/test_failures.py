@@ -45,6 +45,25 @@ def test_a_server_that_cannot_serve_is_an_absent_store(state: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("said", "grant"),
+    [
+        ("permission denied for table nodes", "GRANT SELECT, INSERT, UPDATE, DELETE ON nodes TO "),
+        ("permission denied for table alembic_version", "GRANT SELECT ON alembic_version TO "),
+        ("permission denied for sequence nodes_id_seq", "GRANT USAGE ON SEQUENCE nodes_id_seq TO "),
+        ("permission denied for schema public\nLINE 1: SELECT", "GRANT USAGE ON SCHEMA public TO "),
+        ("must be owner of table nodes", ""),
+    ],
+)
+def test_a_missing_right_is_an_absent_store_and_says_what_to_grant(said: str, grant: str) -> None:
+    found = meaning(errors.InsufficientPrivilege(said))
+    assert type(found) is StoreUnavailable
+    reason = found.kwargs["reason"]
+    assert reason.startswith(said.partition("\n")[0])
+    assert grant in reason
+    assert reason.isprintable()
+
+
+@pytest.mark.parametrize(
     "error",
     [
         psycopg.OperationalError("consuming input failed"),

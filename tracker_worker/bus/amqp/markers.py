@@ -20,7 +20,7 @@ from typing import Any
 
 import amqp
 import msgspec
-from amqp.exceptions import ChannelError, MessageNacked, NotFound, PreconditionFailed, ResourceLocked
+from amqp.exceptions import AccessRefused, ChannelError, MessageNacked, NotFound, PreconditionFailed, ResourceLocked
 
 from tracker_worker.bus.amqp import opening, topology
 from tracker_worker.bus.amqp.stream import Stream
@@ -128,11 +128,14 @@ class AMQPMarkers(Markers):
 
     def write(self, host: str, marker: Marker) -> None:
         queue = topology.ledger_queue(self._settings, host)
-        with (
-            suppress(PreconditionFailed),
-            self._on_channel() as channel,
-        ):  # of another [bus] queue_type: it serves as well
-            channel.queue_declare(queue.name, durable=True, auto_delete=False, arguments=queue.arguments)
+        may_not_declare: AccessRefused | None = None
+        try:
+            with self._on_channel() as channel:
+                channel.queue_declare(queue.name, durable=True, auto_delete=False, arguments=queue.arguments)
+        except PreconditionFailed:
+            pass  # of another [bus] queue_type: it serves as well
+        except AccessRefused as error:
+            may_not_declare = error  # somebody else may have declared it
         before: list[Seen] = []
         try:
             with self._on_channel() as channel:
@@ -143,6 +146,8 @@ class AMQPMarkers(Markers):
                 )
                 for seen in before:
                     channel.basic_ack(seen.tag)
+        except NotFound as error:
+            raise (_without_right(may_not_declare) if may_not_declare else MarkerUnavailable(one_line(error))) from None
         except (MarkerUnavailable, *amqp.Connection.connection_errors) as error:
             if before or isinstance(error, MarkerUnwritten):
                 raise
@@ -174,7 +179,7 @@ class AMQPMarkers(Markers):
 
     def answers(self, host: str) -> bool:
         queue = topology.host_queue(self._settings, host)
-        replies = f"reply_ledger_{self._runtime.random_bytes(16).hex()}"
+        replies = f"{topology.PING_REPLIES}{self._runtime.random_bytes(16).hex()}"
         body = encode_request(
             PING,
             {},
@@ -218,6 +223,8 @@ class AMQPMarkers(Markers):
             except NotFound as error:
                 _check_gone(error)
                 return None
+            except AccessRefused as error:  # of this host: others may be looked at
+                raise _without_right(error) from error
             if newest is not None:
                 return newest
             self._runtime.sleep(_ATTEMPT_SECONDS)
@@ -251,6 +258,8 @@ class AMQPMarkers(Markers):
                 return
             except ResourceLocked:
                 self._runtime.sleep(_ATTEMPT_SECONDS)
+            except AccessRefused as error:
+                raise _without_right(error) from error
         raise MarkerUnavailable(f"another program holds the queue {queue.name}")
 
     @contextmanager
@@ -264,6 +273,10 @@ class AMQPMarkers(Markers):
             self._channel.close()  # the broker has closed it, and py-amqp has opened another one under its number
             self._channel = None
             raise
+
+
+def _without_right(error: AccessRefused) -> MarkerUnavailable:
+    return MarkerUnavailable(f"{one_line(error)} (the rights: tracker-worker rabbitmq permissions --role worker)")
 
 
 def _check_gone(error: NotFound) -> None:

@@ -4,6 +4,9 @@
 Names and types are those that stock oslo.messaging clients expect (tests/wire/golden, declares_*). Exchanges are declared
 passively first: a client whose durability differs from that of an existing exchange cannot use the exchange, so the clients'
 exchange is left as it is. Each declaration has a channel of its own, because a refused declaration closes its channel.
+
+A queue that somebody else has declared needs no right to configure it: where the broker refuses to declare a queue, the queue
+is looked for, bound and used as it is. Looking alone would not find out that a queue has other arguments.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from amqp.exceptions import ChannelError, NotFound, PreconditionFailed
+from amqp.exceptions import AccessRefused, ChannelError, NotFound, PreconditionFailed
 
 from tracker_worker.bus.base import FANOUT, SHARED
 from tracker_worker.bus.settings import BrokerSettings
@@ -24,6 +27,8 @@ LOG = logging.getLogger(__name__)
 # The worker counts its own attempts: the broker's count also rises for messages that were only prefetched. The queue has a
 # limit all the same: without one, RabbitMQ 3.10 returns messages to the back of the queue.
 _DELIVERY_LIMIT = 1_000_000
+PING_REPLIES = "reply_ledger_"
+"""How the queues begin in which a worker waits for another one's answer to a ping."""
 # What the broker says of a queue that does not exist; of one whose node is down it says something else, with the same code.
 _NO_QUEUE = "no queue "
 
@@ -86,6 +91,11 @@ def ledger_lock_queue(settings: BrokerSettings, host: str) -> Queue:
 
 def dead_letter_queue(settings: BrokerSettings) -> Queue:
     return Queue(name=settings.dead_letter_queue, source=SHARED, arguments=_typed(settings))
+
+
+def watch_queue(settings: BrokerSettings, unique: str) -> str:
+    """The name of the exclusive queue of a command that listens. No host's queue is called so."""
+    return f"{settings.topic}_watch_{unique}"
 
 
 def notification_queue(settings: BrokerSettings, topic: str, priority: str) -> Queue:
@@ -268,9 +278,15 @@ def _declare(channel: Any, queue: Queue, *, nowait: bool = False) -> None:
 
 
 def declare_queue(connection: Any, queue: Queue, *, report: bool = True) -> None:
+    """Declare and bind a queue; one that this user may not declare is looked for and bound.
+
+    Raises ChannelError: the broker refuses it, which is logged if ``report`` is true."""
     try:
-        with _channel(connection) as channel:
-            _declare(channel, queue)
+        try:
+            with _channel(connection) as channel:
+                _declare(channel, queue)
+        except AccessRefused as refused:
+            _use(connection, queue, refused)
     except PreconditionFailed as error:
         if report:
             LOG.error(
@@ -285,6 +301,17 @@ def declare_queue(connection: Any, queue: Queue, *, report: bool = True) -> None
         if report:
             LOG.error("queue %s cannot be declared and is not served: %s", queue.name, error)
         raise
+
+
+def _use(connection: Any, queue: Queue, refused: AccessRefused) -> None:
+    """Bind a queue that this user may not declare. Raises ``refused``: there is no such queue; ChannelError."""
+    try:
+        with _channel(connection) as channel:
+            channel.queue_declare(queue.name, passive=True)
+            if queue.exchange:
+                channel.queue_bind(queue.name, queue.exchange, queue.routing_key)
+    except NotFound:
+        raise refused from None
 
 
 @contextmanager

@@ -166,7 +166,7 @@ def exclusive_connection(settings: BrokerSettings) -> Iterator[Any]:
     """A connection that holds the lock of the dead-letter queue. Raises CommandFailed as ``opened_queue``."""
     with connected(settings) as connection:
         try:
-            _lock(connection, f"{settings.dead_letter_queue}.operator")
+            _lock(connection, settings.dead_letter_lock)
             yield connection
         except ChannelError as error:
             raise CommandFailed(f"the broker refuses: {error}") from error

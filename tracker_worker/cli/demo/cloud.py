@@ -67,6 +67,7 @@ class Cloud(ABC):
             database__connection=sqlite_url(self._directory / "demo.sqlite"),
             notifications__usage_audit_period=f"{PERIOD_SECONDS}s",
             health__listen="",  # the port is that of the machine's worker
+            oslo_policy__policy_file="",
             **overrides,
         )
 

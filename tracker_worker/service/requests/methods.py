@@ -109,10 +109,18 @@ METHODS: dict[str, _Method] = {
 }
 
 
-def resolve(request: Request, *, source: str, served: Sequence[str], policy: Policy) -> Operation:
+def resolve(
+    request: Request,
+    *,
+    source: str,
+    served: Sequence[str],
+    policy: Policy,
+    permit: Callable[[Request, Sequence[str]], None] | None = None,
+) -> Operation:
     """The operation that ``request`` asks for. ``source`` is that of its delivery, ``served`` the hosts of this worker.
+    ``permit`` gets the request and its hosts, and raises NotPermitted; None: everything is permitted.
 
-    Raises UnsupportedVersion, NoSuchMethod, HostNotServed, and InvalidInput naming the argument.
+    Raises UnsupportedVersion, NoSuchMethod, HostNotServed, NotPermitted, and InvalidInput naming the argument.
     """
     _check_version(request)
     method = METHODS.get(request.method)
@@ -127,6 +135,8 @@ def resolve(request: Request, *, source: str, served: Sequence[str], policy: Pol
         if name not in known:
             raise InvalidInput(field=name, reason=f"is no argument of {request.method}")
     hosts = _hosts(request, method, source, served)
+    if permit is not None:
+        permit(request, hosts)
     return Operation(hosts, method.build(args, request.context, policy))
 
 

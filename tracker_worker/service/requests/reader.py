@@ -16,6 +16,7 @@ from tracker_worker.notifications.asked import read_asked
 from tracker_worker.oslo import NoSuchMethod, UnsupportedVersion
 from tracker_worker.service.requests.methods import resolve
 from tracker_worker.service.requests.pending import Heartbeat, PendingRequest
+from tracker_worker.service.requests.permissions import Permissions
 from tracker_worker.text import described, printable
 from tracker_worker.wire.message import Malformed, ReplyTo
 from tracker_worker.wire.reply import encode_heartbeat
@@ -41,6 +42,7 @@ class RequestReader:
         submit: Callable[[Sequence[PendingRequest]], None],
         owned: Callable[[], Sequence[str]] | None = None,
         reply_queues: ReplyQueues = ANY_QUEUE,
+        permissions: Permissions | None = None,
         worker: str = "",
         monotonic: Callable[[], float] = threads.monotonic,
         trace: Callable[[PendingRequest, Mapping[str, Any]], None] | None = None,
@@ -48,8 +50,8 @@ class RequestReader:
         """``every(seconds, action, until)`` starts a timer that ends at ``until`` on the monotonic clock; ``submit`` gets
         the requests that arrived together, in order. ``owned`` returns those of ``served`` that this worker may serve now;
         None: all. ``worker`` is this worker's name. A call that wants its reply in none of ``reply_queues`` is not done.
-        ``monotonic`` gives seconds. ``trace`` gets each request that could be decoded, with its context; None: tracing is
-        off."""
+        ``permissions`` None: everybody may call every method. ``monotonic`` gives seconds. ``trace`` gets each request that
+        could be decoded, with its context; None: tracing is off."""
         self._bus = bus
         self._owned = owned or (lambda: served)
         self._policy = policy
@@ -57,6 +59,7 @@ class RequestReader:
         self._every = every
         self._submit = submit
         self._reply_queues = reply_queues
+        self._permissions = permissions
         self._worker = worker
         self._monotonic = monotonic
         self._trace = trace
@@ -86,7 +89,13 @@ class RequestReader:
                 pending.deadline = _deadline(delivery)
                 if request.monitor_seconds is not None:
                     pending.heartbeat = self._heartbeat(reply_to, request.monitor_seconds, pending.deadline)
-            pending.operation = resolve(request, source=delivery.source, served=self._owned(), policy=self._policy())
+            pending.operation = resolve(
+                request,
+                source=delivery.source,
+                served=self._owned(),
+                policy=self._policy(),
+                permit=None if self._permissions is None else self._permissions.permit,
+            )
         except Malformed as error:
             pending.refusal = error
             pending.reply_to = error.reply_to

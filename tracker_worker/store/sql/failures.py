@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.store.base import Conflict, HostLocked, Unstorable
+from tracker_worker.store.sql.rights import denied
 
 LOCK_NOT_AVAILABLE = "55P03"
 COUNT_DIFFERS = "22012"
@@ -63,6 +64,9 @@ def meaning(error: Exception) -> Conflict | StoreUnavailable | Unstorable:
         return StoreUnavailable(reason=str(error))
     original: Any = getattr(error, "orig", None) or error
     reason = str(original) or type(original).__name__
+    refused = denied(original)
+    if refused is not None:  # nothing is wrong with what was to be written: it waits for the right
+        return StoreUnavailable(reason=refused)
     if isinstance(original, sqlite3.Error):
         code = getattr(original, "sqlite_errorcode", None)
         if code in _CONFLICT_CODES:

@@ -21,6 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from tracker_worker.errors import ConfigurationError
 from tracker_worker.store.sql.location import url_without_password
+from tracker_worker.store.sql.rights import denied, missing_grants_sentence
 
 UPGRADE_COMMAND = "run 'tracker-worker db upgrade'"
 
@@ -70,6 +71,16 @@ def ensure_schema(engine: sa.Engine) -> None:
     upgrade(engine)
 
 
+def check_rights(engine: sa.Engine) -> None:
+    """Raises ConfigurationError: a worker's user of PostgreSQL lacks rights; the text says what to grant."""
+    if engine.dialect.name != "postgresql":
+        return
+    with _explained(engine), engine.connect() as connection:
+        lacking = missing_grants_sentence(connection)
+    if lacking is not None:
+        raise ConfigurationError(lacking)
+
+
 def _problem(found: str | None) -> str | None:
     """The result of ``schema_problem`` for a database at revision ``found``."""
     needed = head()
@@ -112,6 +123,7 @@ def _explained(engine: sa.Engine) -> Iterator[None]:
     try:
         yield
     except (SQLAlchemyError, CommandError) as error:
-        why = " ".join(str(getattr(error, "orig", None) or error).split())
+        original = getattr(error, "orig", None) or error
+        why = " ".join((denied(original) or str(original)).split())
         where = url_without_password(engine.url)
         raise ConfigurationError(f"the database {where} cannot be used: {why}") from error

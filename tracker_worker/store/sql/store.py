@@ -39,7 +39,7 @@ from tracker_worker.store.sql.engines import LOCK_TIMEOUT_SECONDS, create_engine
 from tracker_worker.store.sql.failures import explained
 from tracker_worker.store.sql.file import watched_file
 from tracker_worker.store.sql.locked import SQLLockedHost, SQLLockedStore
-from tracker_worker.store.sql.migration import ensure_schema
+from tracker_worker.store.sql.migration import check_rights, ensure_schema
 from tracker_worker.store.sql.postgresql import PostgreSQLWriter
 from tracker_worker.store.sql.pruning import Pruning
 from tracker_worker.store.sql.schema import allocations, attempts, histories, hosts, inbox, moves, nodes, streams
@@ -88,6 +88,7 @@ class SQLStore(Store):
         self._file = watched_file(self.engine.url)
 
     def start(self) -> None:
+        check_rights(self.engine)
         ensure_schema(self.engine)
         if self._file is not None:
             self._file.remember()
