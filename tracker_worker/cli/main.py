@@ -13,6 +13,7 @@ from tracker_worker.text import printable
 
 _COMMANDS = {
     "serve": "serve",
+    "check": "check.command",
     "demo": "demo.command",
     "node": "node",
     "host": "host",

@@ -19,6 +19,7 @@ from typing import NoReturn
 
 import click
 
+from tracker_worker.cli.check.options import find_unknown
 from tracker_worker.cli.context import PROJECT, CommandFailed, Settings, start_logging
 from tracker_worker.cli.events import Events
 from tracker_worker.cli.log_queue import LogQueue
@@ -139,6 +140,8 @@ class WorkerProcess:
             self._log.adopt()
             self._log.start()
             self._logging = True
+            for unknown in find_unknown(conf):
+                LOG.warning("%s", unknown)
             worker = Worker(conf, died=self._events.put, stalled=self._stalled)
             self._worker = worker
             worker.start()
