@@ -38,25 +38,27 @@ def cure(unknown: Unknown) -> str:
     group, option, place = unknown.group, unknown.option, unknown.place
     if place == ENVIRONMENT:
         return f"unset OS_{group.upper()}__{str(option).upper()}"
-    header = rf"^\[{_pattern(group)}\]\s*$"
     if option is None:
         if unknown.meant is not None:
-            return _sed(f"s/{header}/[{unknown.meant[0]}]/", place)
-        return _sed(f"/{header}/,/^\\[/{{/{header}/d;/^\\[/!d}}", place)
-    within = f"/{header}/,/^\\[/"
+            return _sed("-i", rf"s/^\[{_pattern(group)}\]\s*$/[{unknown.meant[0]}]/", place)
+        return _sed("-i", _within(group, "d"), place)
+    line = rf"^{_pattern(option)}\s*[=:]"
+    if not unknown.is_one_line:
+        where = "" if unknown.meant is None else f", and write it as [{unknown.meant[0]}] {unknown.meant[1]}"
+        return f"take {option}, with all lines of its value, out of [{group}] of {place}{where}"
     if unknown.meant is None:
-        if unknown.is_one_line:
-            return _sed(rf"{within}{{/^{_pattern(option)}\s*[=:]/d}}", place)
-        return f"remove {option}, with all lines of its value, from [{group}] of {place}"
+        return _sed("-i", _within(group, f"/{line}/d"), place)
     right_group, right = unknown.meant
     if right_group.lower() == group.lower():
-        return _sed(rf"{within}s/^{_pattern(option)}\(\s*[=:]\)/{right}\1/", place)
-    if not unknown.is_one_line:
-        return f"move {right}, with all lines of its value, from [{group}] of {place} to [{right_group}]"
-    line = rf"/^{_pattern(option)}\s*[=:]/"
-    take = shlex.join(["sed", "-i.old", f"{within}{{{line}d}}", place])
-    show = shlex.join(["sed", "-n", f"{within}{{{line}p}}", f"{place}.old"])
-    return f"{take} && {{ printf '\n[{right_group}]\n'; {show}; }} >> {shlex.quote(place)}"
+        return _sed("-i", _within(group, rf"s/^{_pattern(option)}\(\s*[=:]\)/{right}\1/"), place)
+    take = _sed("-i.old", _within(group, f"/{line}/d"), place)
+    show = _sed("-n", _within(group, f"/{line}/p"), f"{place}.old")
+    return f"{take} && {{ printf '\\n[{right_group}]\\n'; {show}; }} >> {shlex.quote(place)}"
+
+
+def _within(group: str, command: str) -> str:
+    """A script of sed that executes a command on each line of a group, its header included. The hold space has the header."""
+    return rf"/^\[/h; x; /^\[{_pattern(group)}\]\s*$/{{x; {command}; b}}; x"
 
 
 def _pattern(name: str) -> str:
@@ -64,5 +66,5 @@ def _pattern(name: str) -> str:
     return re.sub(r"([\\/.*\[\]^$&])", r"\\\1", name)
 
 
-def _sed(script: str, file: str) -> str:
-    return shlex.join(["sed", "-i", script, file])
+def _sed(option: str, script: str, file: str) -> str:
+    return shlex.join(["sed", option, script, file])
