@@ -65,8 +65,8 @@ def _judge(
         )
     elif seen.looks >= markers.MOST_LOOKS:
         yield warning(
-            f"the marker of host {host} in the queue {queue} was looked at {seen.looks} times since a worker has written it, "
-            f"more than {markers.MOST_LOOKS}: with a delivery limit from a policy the broker would drop it",
+            f"the marker of host {host} in the queue {queue} was looked at {seen.looks} times since a worker has written "
+            f"it, which it does after {markers.MOST_LOOKS} looks: with a delivery limit from a policy the broker would drop it",
             broker.installation.serve,
         )
 
