@@ -58,7 +58,7 @@ def cure(unknown: Unknown) -> str:
 
 def _within(group: str, command: str) -> str:
     """A script of sed that executes a command on each line of a group, its header included. The hold space has the header."""
-    return rf"/^\[/h; x; /^\[{_pattern(group)}\]\s*$/{{x; {command}; b}}; x"
+    return rf"/^\[/h; x; /^\[{_pattern(group)}\]\s*$/{{x; {command}; b;}}; x"
 
 
 def _pattern(name: str) -> str:

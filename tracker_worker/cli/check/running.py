@@ -140,11 +140,10 @@ class Run:
         database = Database(self._installation, opened)
         try:
             part.run(registry.ON_SCHEMA, database)
-            if any(finding.name == SCHEMA and finding.level is Level.ERROR for finding in part.findings):
-                part.findings.append(
-                    part.not_done("the tables cannot be read", self._installation.command("db", "check"))
-                )
-                return
+            for finding in part.findings:
+                if finding.name == SCHEMA and finding.level is Level.ERROR:
+                    part.findings.append(part.not_done("the tables cannot be read", finding.cure or ""))
+                    return
             part.run(registry.ON_TABLES, database)
         except (ConfigurationError, StoreUnavailable, sa.exc.SQLAlchemyError) as failure:
             why = " ".join(str(getattr(failure, "orig", None) or failure).split())
