@@ -52,7 +52,7 @@ Sections = Mapping[str, Mapping[str, list[str]]]
 
 
 def configuration_files(conf: cfg.ConfigOpts) -> list[Path]:
-    """The files that ``conf`` was read from, in the order in which they were read, without pipes: they can be read only once."""
+    """The files that ``conf`` was read from, in their order, without pipes, which can be read only once."""
     files = [Path(name) for name in conf.config_file or []]
     for directory in conf.config_dir or []:
         files += sorted(Path(directory).expanduser().glob("*.conf"))
