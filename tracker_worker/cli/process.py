@@ -140,10 +140,10 @@ class WorkerProcess:
             self._log.adopt()
             self._log.start()
             self._logging = True
-            for unknown in find_unknown(conf):
-                LOG.warning("%s", unknown)
             worker = Worker(conf, died=self._events.put, stalled=self._stalled)
             self._worker = worker
+            for unknown in find_unknown(conf):
+                LOG.warning("%s", unknown)
             worker.start()
         except BaseException as error:  # noqa: BLE001 the main thread reports it
             self._events.put(StartFailed(error))
