@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tests.servers import PostgreSQLServer, RabbitMQServer
 from tests.support.checking import Checker, Operator
-from tests.support.worker_process import NODE, Options, WorkerProcess
+from tests.support.worker_process import NODE, PROGRAM, Options, WorkerProcess
 from tracker_worker.cli.main import _COMMANDS
 from tracker_worker.conf import list_opts
 
@@ -59,12 +61,22 @@ class Installation(WorkerProcess):
         """Do what a cure says."""
         if cure.endswith(" serve"):
             self.begin()
-        elif " rabbitmq permissions " in cure and "rabbitmq" not in _COMMANDS:
-            user = cure.partition("--user ")[2].split()[0]
-            self.server.ctl("set_permissions", "-p", self.vhost, user, ".*", ".*", ".*")
-            self.server.ctl("clear_topic_permissions", "-p", self.vhost, user)
+        elif cure.endswith(" | sh"):
+            self._permit(cure.removesuffix(" | sh"))
         else:
             self._operator.apply(cure)
+
+    def _permit(self, command: str) -> None:
+        """Give the broker's user the rights that a command prints as lines for a shell, with the test's rabbitmqctl."""
+        if "rabbitmq" not in _COMMANDS:  # a release that cannot print them
+            user = command.partition("--user ")[2].split()[0]
+            self.server.ctl("set_permissions", "-p", self.vhost, user, ".*", ".*", ".*")
+            self.server.ctl("clear_topic_permissions", "-p", self.vhost, user)
+            return
+        words = [str(PROGRAM), *shlex.split(command)[1:]]
+        printed = subprocess.run(words, check=True, capture_output=True, text=True, timeout=60).stdout
+        for line in printed.splitlines():
+            self._administer(shlex.split(line)[1:])
 
     def _administer(self, words: list[str]) -> None:
         self.server.ctl(*words)

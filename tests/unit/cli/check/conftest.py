@@ -8,14 +8,14 @@ from functools import partial
 import pytest
 
 from tests.support.checking import Checker, Operator, write_option
-from tests.unit.cli.conftest import Cli, cli, ledger, store  # noqa: F401 fixtures
+from tests.unit.cli.conftest import Cli
 
 NOBODY = "rabbit://tracker:secret@127.0.0.1:1//"
 """No broker listens there."""
 
 
 @pytest.fixture
-def checker(cli: Cli) -> Checker:  # noqa: F811 the fixture
+def checker(cli: Cli) -> Checker:
     cli.configure(f"[DEFAULT]\ntransport_url = {NOBODY}\n[tracker]\nstate_path = {cli.state}\nhosts = host-1\n")
     return Checker(cli.configuration)
 
