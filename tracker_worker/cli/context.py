@@ -118,8 +118,13 @@ def keep_logs_quiet(conf: cfg.ConfigOpts) -> None:
     if conf.debug:
         start_logging(conf)
     else:
-        # Without any handler Python's logging writes warnings to stderr.
-        logging.getLogger().addHandler(logging.NullHandler())
+        # Without any handler Python's logging writes warnings to stderr, and libraries have added one that does so, too.
+        root = logging.getLogger()
+        root.addHandler(logging.NullHandler())
+        for handler in [
+            each for each in root.handlers if type(each) is logging.StreamHandler and each.stream is sys.stderr
+        ]:
+            root.removeHandler(handler)
 
 
 def fail(error: Exception | str, code: int = 1) -> NoReturn:

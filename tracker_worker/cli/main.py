@@ -13,6 +13,7 @@ from tracker_worker.text import printable
 
 _COMMANDS = {
     "serve": "serve",
+    "check": "check.command",
     "demo": "demo.command",
     "node": "node",
     "host": "host",
@@ -89,6 +90,6 @@ class _LazyCommands(Commands):
 def main(ctx: click.Context, config_files: tuple[str, ...], config_dirs: tuple[str, ...]) -> None:
     """The resource-claim ledger of compute hosts, served over RabbitMQ.
 
-    Exit codes: 0 done, 1 refused or failed (with one sentence on stderr), 2 wrong usage.
+    Exit codes: 0 done, 1 refused or failed (with one sentence on stderr), 2 wrong usage. Those of check are its own.
     """
     ctx.obj = Settings(config_files, config_dirs)

@@ -19,6 +19,7 @@ from typing import NoReturn
 
 import click
 
+from tracker_worker.cli.check.options import find_unknown
 from tracker_worker.cli.context import PROJECT, CommandFailed, Settings, start_logging
 from tracker_worker.cli.events import Events
 from tracker_worker.cli.log_queue import LogQueue
@@ -169,6 +170,8 @@ class WorkerProcess:
                 log_records_dropped=lambda: self._log.dropped_in_all,
             )
             self._worker = worker
+            for unknown in find_unknown(conf):
+                LOG.warning("%s", unknown)
             worker.start()
         except BaseException as error:  # noqa: BLE001 the main thread reports it
             self._events.put(StartFailed(error))

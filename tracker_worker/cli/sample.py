@@ -38,7 +38,7 @@ def sample_configuration() -> str:
     text = io.StringIO(_HEADER)
     text.seek(0, io.SEEK_END)
     formatter = generator._OptFormatter(_generator_conf(), output_file=text)
-    for number, (group, origins) in enumerate(_groups().items()):
+    for number, (group, origins) in enumerate(groups().items()):
         if number:
             formatter.write("\n\n")
         formatter.format_group(group)
@@ -50,7 +50,7 @@ def sample_configuration() -> str:
     return text.getvalue()
 
 
-def _groups() -> dict[str, list[tuple[str, list[cfg.Opt]]]]:
+def groups() -> dict[str, list[tuple[str, list[cfg.Opt]]]]:
     """Option group -> pairs of a library's name and the options that it defines in the group."""
     messaging = dict(messaging_opts.list_opts())
     named = {option.name: option for option in messaging[None]}

@@ -33,11 +33,13 @@ from tracker_worker.threads import Runtime
 from tracker_worker.wire.message import JSON, ReplyTo
 from tracker_worker.wire.request import encode_request
 
-# After so many looks the message is written anew.
-_MOST_LOOKS = 5
+MOST_LOOKS = 5
+"""After so many looks the message is written anew."""
 # How often something is tried that another program holds for a moment, and how long to wait in between.
 _ATTEMPTS = 20
 _ATTEMPT_SECONDS = 0.05
+# The same for somebody who only wants to know.
+_PEEKS = 4
 _PING_SECONDS = 2
 # For so long the broker may leave a request of this module without an answer; a writer that it blocks gives up, too.
 _SILENCE_SECONDS = 5
@@ -113,9 +115,28 @@ class AMQPMarkers(Markers):
         seen = self._look(host)
         if seen is None:
             return None
-        if seen.looks >= _MOST_LOOKS:
+        if seen.looks >= MOST_LOOKS:
             self._worn.add(host)
         return seen.marker
+
+    def peek(self, host: str) -> Seen | None:
+        """See the message and change nothing: it is not written anew however often it was looked at, and what a writer has left
+        beside it stays. None: there is no queue. Raises MarkerUnavailable."""
+        name = topology.ledger_queue(self._settings, host).name
+        for _ in range(_PEEKS):
+            try:
+                with self._on_channel() as channel:
+                    found = self._take_all(channel, name)
+                    for seen in found:
+                        channel.basic_reject(seen.tag, requeue=True)
+                    self._stream.send()
+            except NotFound as error:
+                _check_gone(error)
+                return None
+            if found:
+                return max(found, key=lambda seen: seen.written.number)
+            self._runtime.sleep(_ATTEMPT_SECONDS)
+        raise MarkerUnavailable(f"the queue {name} is empty")
 
     def rewrite_worn(self) -> None:
         """Write the messages anew that were looked at often, unless somebody else writes at this moment. The last use of the
@@ -123,7 +144,7 @@ class AMQPMarkers(Markers):
         for host in sorted(self._worn):
             with suppress(MarkerUnavailable), self.locked(host):
                 seen = self._look(host)
-                if seen is not None and seen.looks >= _MOST_LOOKS:
+                if seen is not None and seen.looks >= MOST_LOOKS:
                     self.write(host, seen.marker)
 
     def write(self, host: str, marker: Marker) -> None:
