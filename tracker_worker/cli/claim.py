@@ -10,19 +10,30 @@ from uuid import uuid4
 import click
 
 from tracker_worker.cli.context import CommandFailed, Commands, Settings
-from tracker_worker.cli.output import JSON, format_option, others, show_fields, show_json, show_table, to_seconds
+from tracker_worker.cli.failures import NOT_FOUND
+from tracker_worker.cli.output import (
+    JSON,
+    format_option,
+    others,
+    show_fields,
+    show_json,
+    show_table,
+    table_options,
+    to_seconds,
+)
+from tracker_worker.cli.table import column, figure, prose
 from tracker_worker.domain.resources import CLASSES
 
 _COLUMNS = (
-    "Claim",
-    "Instance",
-    "Host",
-    "Node",
-    *(klass.name for klass in CLASSES),
-    "Begun",
-    "Expires",
-    "Limits from",
-    "Others",
+    column("Claim"),
+    column("Instance", 1),
+    column("Host", 2),
+    column("Node", 2),
+    *(figure(klass.name, 4) for klass in CLASSES),
+    column("Begun", 5),
+    column("Expires", 3),
+    column("Limits from", 7),
+    prose("Others", 6),
 )
 
 
@@ -62,7 +73,7 @@ def claim() -> None:
 @claim.command("list")
 @click.option("--host", help="List only the claims of this host.")
 @click.option("--node", help="List only the claims of this node.")
-@format_option
+@table_options
 @click.pass_obj
 def list_(settings: Settings, host: str | None, node: str | None, style: str) -> None:
     """List the claims that have not ended, by claim id. Read from the database; no worker needs to run.
@@ -231,7 +242,12 @@ def _ask(
     with scheduler(settings, host, wait) as api:
         answered = getattr(api, method)(request_context(), host, claim_id, **args)
     if answered is None:
-        raise CommandFailed(f"host {host} has no claim {claim_id}: it never began, or it has ended already")
+        raise CommandFailed(
+            f"host {host} has no claim {claim_id}: it never began, or it has ended already",
+            code=NOT_FOUND,
+            host=host,
+            claim_id=claim_id,
+        )
     if style == JSON:
         show_json(answered)
     else:
@@ -251,7 +267,8 @@ def _read_claims(settings: Settings, host: str | None, node: str | None) -> list
     if node is not None:
         ledgers = [ledger for ledger in ledgers if ledger.name == node]
         if not ledgers:
-            raise CommandFailed(f"{'the database' if host is None else f'host {host}'} has no node {node}")
+            where = "the database" if host is None else f"host {host}"
+            raise CommandFailed(f"{where} has no node {node}", code=NOT_FOUND, host=host, node=node)
     return list(each_claim_view(ledgers))
 
 

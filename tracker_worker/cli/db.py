@@ -9,7 +9,8 @@ import click
 
 from tracker_worker.cli.context import CommandFailed, Commands, Settings
 from tracker_worker.cli.operator import asked, read_reason
-from tracker_worker.cli.output import JSON, format_option, plain, show_json, show_table, to_seconds
+from tracker_worker.cli.output import JSON, format_option, plain, show_json, show_table, table_options, to_seconds
+from tracker_worker.cli.table import column, prose
 
 if TYPE_CHECKING:
     from tracker_worker.store.base import History
@@ -88,7 +89,7 @@ def check(settings: Settings) -> None:
 
 
 @db.command()
-@format_option
+@table_options
 @click.pass_obj
 def history(settings: Settings, style: str) -> None:
     """Show the histories of the database, the oldest first; the last one is the present one.
@@ -104,7 +105,7 @@ def history(settings: Settings, style: str) -> None:
         show_json(found)
         return
     rows = ((view["ledger_id"], to_seconds(view["since"]), view["reason"]) for view in found)
-    show_table(("Ledger", "Since", "Reason"), rows, empty="There are no histories.")
+    show_table((column("Ledger"), column("Since", 1), prose("Reason", 2)), rows, empty="There are no histories.")
 
 
 @db.command("new-history")

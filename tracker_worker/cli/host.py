@@ -10,9 +10,20 @@ import click
 
 from tracker_worker.cli.administration import administration
 from tracker_worker.cli.context import Commands, Settings, keep_logs_quiet
-from tracker_worker.cli.output import JSON, format_option, plain, show_json, show_table, to_seconds
+from tracker_worker.cli.output import JSON, plain, show_json, show_table, table_options, to_seconds
+from tracker_worker.cli.table import column, figure, prose
 
-_COLUMNS = ("Host", "Queue", "Active", "Standbys", "Lease until", "Last seen", "Release", "Nodes", "Instances")
+_COLUMNS = (
+    column("Host"),
+    column("Queue", 8),
+    column("Active", 1),
+    prose("Standbys", 3),
+    column("Lease until", 6),
+    column("Last seen", 2),
+    column("Release", 7),
+    figure("Nodes", 5),
+    figure("Instances", 4),
+)
 
 
 @click.group(cls=Commands)
@@ -21,7 +32,7 @@ def host() -> None:
 
 
 @host.command("list")
-@format_option
+@table_options
 @click.pass_obj
 def list_(settings: Settings, style: str) -> None:
     """List the hosts of the database, and the workers that serve each of them. No worker needs to run."""

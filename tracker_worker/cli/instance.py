@@ -13,6 +13,7 @@ import click
 
 from tracker_worker.cli.administration import administration
 from tracker_worker.cli.context import CommandFailed, Commands, Settings
+from tracker_worker.cli.failures import NOT_FOUND
 from tracker_worker.cli.operator import user
 from tracker_worker.cli.output import (
     JSON,
@@ -23,8 +24,10 @@ from tracker_worker.cli.output import (
     show_json,
     stream_json,
     stream_table,
+    table_options,
     to_seconds,
 )
+from tracker_worker.cli.table import column, figure, prose
 from tracker_worker.domain.resources import CLASSES
 
 if TYPE_CHECKING:
@@ -33,16 +36,16 @@ if TYPE_CHECKING:
 _PAGE = 1000
 _ROLES = ("instance", "incoming", "hold")
 _COLUMNS = (
-    "Instance",
-    "Host",
-    "Node",
-    "Project",
-    "State",
-    "Role",
-    *(klass.name for klass in CLASSES),
-    "Claim",
-    "Since",
-    "Others",
+    column("Instance"),
+    column("Host", 1),
+    column("Node", 1),
+    column("Project", 4),
+    column("State", 3),
+    column("Role", 6),
+    *(figure(klass.name, 2) for klass in CLASSES),
+    column("Claim", 5),
+    column("Since", 8),
+    prose("Others", 7),
 )
 # More instances than a hypervisor can run; a larger file is not a list of uuids.
 _MOST_FILE_BYTES = 64 * 1024 * 1024
@@ -60,7 +63,7 @@ def instance() -> None:
 @click.option("--host", help="List only what is charged on this host.")
 @click.option("--node", help="List only what is charged on nodes of this name.")
 @click.option("--project", help="List only what this project is charged for.")
-@format_option
+@table_options
 @click.pass_obj
 def list_(settings: Settings, host: str | None, node: str | None, project: str | None, style: str) -> None:
     """List what is charged, by instance.
@@ -117,7 +120,9 @@ def release(settings: Settings, uuid: str, host: str, reason: str, style: str) -
     with administration(settings, "instance release") as (_, operator):
         released = operator.decide(host, command)
     if released is None:
-        raise CommandFailed(f"host {host} is charged nothing for instance {name}")
+        raise CommandFailed(
+            f"host {host} is charged nothing for instance {name}", code=NOT_FOUND, host=host, instance_uuid=name
+        )
     _show(released, style)
 
 
@@ -245,10 +250,11 @@ def _check_names(store: Store, host: str | None, node: str | None) -> None:
     """Raises CommandFailed: the database has no such host, or none of its hosts has ever had such a node."""
     names = store.host_names()
     if host is not None and host not in names:
-        raise CommandFailed(f"the database has no host {host}")
+        raise CommandFailed(f"the database has no host {host}", code=NOT_FOUND, host=host)
     asked = names if host is None else [host]
     if node is not None and not any(stream.node == node for name in asked for stream in store.streams(name)):
-        raise CommandFailed(f"{'the database' if host is None else f'host {host}'} has no node {node}")
+        where = "the database" if host is None else f"host {host}"
+        raise CommandFailed(f"{where} has no node {node}", code=NOT_FOUND, host=host, node=node)
 
 
 @contextmanager
@@ -284,7 +290,9 @@ def _find(store: Store, uuid: str, host: str | None) -> Mapping[str, Any]:
     found = [charge_view(at, node, held) for at, node, held in page if held.uuid == name]
     if not found:
         where = "on any host" if host is None else f"on host {host}"
-        raise CommandFailed(f"instance {name} is charged nothing {where}")
+        raise CommandFailed(
+            f"instance {name} is charged nothing {where}", code=NOT_FOUND, host=host, instance_uuid=name
+        )
     if len(hosts := sorted({view["host"] for view in found})) > 1:
         raise CommandFailed(
             f"instance {name} is charged on several hosts, name one of them with --host: {', '.join(hosts)}"

@@ -10,10 +10,23 @@ from uuid import uuid4
 import click
 
 from tracker_worker.cli.context import CommandFailed, Commands, Settings
-from tracker_worker.cli.output import JSON, format_option, show_fields, show_json, show_table, to_seconds
+from tracker_worker.cli.failures import NOT_FOUND
+from tracker_worker.cli.output import JSON, format_option, show_fields, show_json, show_table, table_options, to_seconds
+from tracker_worker.cli.table import column
 from tracker_worker.domain.move import KINDS
 
-_COLUMNS = ("Move", "Kind", "Instance", "State", "From host", "From node", "To host", "To node", "Begun", "Handed over")
+_COLUMNS = (
+    column("Move"),
+    column("Kind", 5),
+    column("Instance", 3),
+    column("State", 1),
+    column("From host", 2),
+    column("From node", 6),
+    column("To host", 2),
+    column("To node", 6),
+    column("Begun", 4),
+    column("Handed over", 4),
+)
 _SIZE = click.IntRange(min=0)
 _LIMIT = click.FloatRange(min=0)
 
@@ -48,7 +61,7 @@ def move() -> None:
 
 
 @move.command("list", short_help="List the moves that are not over.")
-@format_option
+@table_options
 @click.pass_obj
 def list_(settings: Settings, style: str) -> None:
     """List the moves that are not over, by id.
@@ -76,7 +89,9 @@ def show(settings: Settings, move_id: str, style: str) -> None:
     found = recorded(settings, move_id)
     if found is None:
         raise CommandFailed(
-            f"no host knows a move {move_id}: it never began, or it is older than [tracker] move_memory_hours"
+            f"no host knows a move {move_id}: it never began, or it is older than [tracker] move_memory_hours",
+            code=NOT_FOUND,
+            move_id=move_id,
         )
     _show(found, style)
 

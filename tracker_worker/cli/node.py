@@ -10,8 +10,20 @@ import click
 
 from tracker_worker.cli.administration import administration, host_of
 from tracker_worker.cli.context import CommandFailed, Commands, Settings
+from tracker_worker.cli.failures import NOT_FOUND
 from tracker_worker.cli.operator import read_reason
-from tracker_worker.cli.output import JSON, format_option, others, plain, show_fields, show_json, show_table, to_seconds
+from tracker_worker.cli.output import (
+    JSON,
+    format_option,
+    others,
+    plain,
+    show_fields,
+    show_json,
+    show_table,
+    table_options,
+    to_seconds,
+)
+from tracker_worker.cli.table import column, figure, prose
 from tracker_worker.domain.resources import CLASSES
 
 if TYPE_CHECKING:
@@ -20,16 +32,16 @@ if TYPE_CHECKING:
     NodeCommand = DrainNode | UndrainNode | RetireNode
 
 NODE_COLUMNS = (
-    "Host",
-    "Node",
-    "State",
-    *(klass.name for klass in CLASSES),
-    "Instances",
-    "Generation",
-    "Sequence",
-    "Since",
-    "Reason",
-    "Others",
+    column("Host"),
+    column("Node"),
+    column("State", 1),
+    *(figure(klass.name, 2) for klass in CLASSES),
+    figure("Instances", 3),
+    figure("Generation", 8),
+    figure("Sequence", 7),
+    column("Since", 6),
+    prose("Reason", 5),
+    prose("Others", 4),
 )
 
 _host_option = click.option("--host", help="The node's host; required when several hosts have a node of this name.")
@@ -45,7 +57,7 @@ def node() -> None:
 
 @node.command("list")
 @click.option("--host", help="List only the nodes of this host.")
-@format_option
+@table_options
 @click.pass_obj
 def list_(settings: Settings, host: str | None, style: str) -> None:
     """List nodes with their usage and their inventory.
@@ -71,7 +83,7 @@ def show(settings: Settings, node: str, host: str | None, style: str) -> None:
     found = [view for view in read_nodes(settings, host) if view["node"] == node]
     if not found:
         where = "the database" if host is None else f"host {host}"
-        raise CommandFailed(f"{where} has no node {node}")
+        raise CommandFailed(f"{where} has no node {node}", code=NOT_FOUND, host=host, node=node)
     if len(found) > 1:
         hosts = ", ".join(view["host"] for view in found)
         raise CommandFailed(f"there is a node {node} on several hosts, name one of them with --host: {hosts}")

@@ -9,9 +9,21 @@ from typing import Any
 import click
 
 from tracker_worker.cli.context import CommandFailed, Commands, Settings, keep_logs_quiet
-from tracker_worker.cli.output import JSON, format_option, plain, show_json, show_table, to_seconds
+from tracker_worker.cli.failures import NOT_FOUND
+from tracker_worker.cli.output import JSON, format_option, plain, show_json, show_table, table_options, to_seconds
+from tracker_worker.cli.table import column, figure
 
-_COLUMNS = ("Host", "Node", "Topic", "Sequence", "Published", "Waiting", "Oldest", "Age (s)", "Refused")
+_COLUMNS = (
+    column("Host"),
+    column("Node"),
+    column("Topic"),
+    figure("Sequence", 5),
+    figure("Published", 4),
+    figure("Waiting", 1),
+    column("Oldest", 6),
+    figure("Age (s)", 2),
+    figure("Refused", 3),
+)
 _NOTHING = (
     "There are no cursors: no worker publishes notifications of this database, or [notifications] topics is empty."
 )
@@ -26,7 +38,7 @@ def outbox() -> None:
 
 
 @outbox.command()
-@format_option
+@table_options
 @click.pass_obj
 def status(settings: Settings, style: str) -> None:
     """Show how many notifications of each node wait for each topic.
@@ -120,7 +132,11 @@ def replay(
         )
     if topic is not None:
         if topic not in broker.notification_topics:
-            raise CommandFailed(f"[notifications] has no topic {topic}: it has {', '.join(broker.notification_topics)}")
+            raise CommandFailed(
+                f"[notifications] has no topic {topic}: it has {', '.join(broker.notification_topics)}",
+                code=NOT_FOUND,
+                topic=topic,
+            )
         broker = replace(broker, notification_topics={topic: broker.notification_topics[topic]})
     with opened_store(conf) as store:
         wanted = Range.of(find_stream(store, host, node), first, last, topic)

@@ -7,6 +7,9 @@ threads of their own. The process ends by ``os._exit``: the interpreter's own en
 
 from __future__ import annotations
 
+import tracker_worker.cli.threading_backend  # noqa: F401 must precede oslo.messaging
+
+# isort: split
 import gc
 import logging
 import os

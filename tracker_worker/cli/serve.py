@@ -6,7 +6,6 @@ from __future__ import annotations
 import click
 
 from tracker_worker.cli.context import Settings
-from tracker_worker.cli.process import WorkerProcess
 
 
 @click.command()
@@ -18,4 +17,6 @@ def serve(settings: Settings) -> None:
     immediately with exit code 1. HUP reads the mutable options and the static inventory file again and audits. The exit code is
     also 1 when a part of the worker fails.
     """
+    from tracker_worker.cli.process import WorkerProcess
+
     WorkerProcess(settings).run()

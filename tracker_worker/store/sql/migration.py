@@ -19,7 +19,7 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy.exc import SQLAlchemyError
 
-from tracker_worker.errors import ConfigurationError
+from tracker_worker.errors import ConfigurationError, DatabaseUnavailable
 from tracker_worker.store.sql.location import url_without_password
 
 UPGRADE_COMMAND = "run 'tracker-worker db upgrade'"
@@ -114,4 +114,4 @@ def _explained(engine: sa.Engine) -> Iterator[None]:
     except (SQLAlchemyError, CommandError) as error:
         why = " ".join(str(getattr(error, "orig", None) or error).split())
         where = url_without_password(engine.url)
-        raise ConfigurationError(f"the database {where} cannot be used: {why}") from error
+        raise DatabaseUnavailable(f"the database {where} cannot be used: {why}") from error
