@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import click
 
-from tracker_worker.cli.context import Settings
+from tracker_worker.cli.context import Settings, example
 from tracker_worker.cli.node import NODE_COLUMNS, node_rows
 from tracker_worker.cli.output import JSON, show_json, show_table, table_options
 
 
-@click.command()
+@click.command(epilog=example("audit --host h1"))
 @click.option("--host", help="Audit the nodes of this host, wait, and show them after the audit.")
 @click.option(
     "--all", "everywhere", is_flag=True, help="Ask every connected worker to audit its hosts, without waiting."

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import click
 
-from tracker_worker.cli.context import CommandFailed, Commands, Settings
+from tracker_worker.cli.context import CommandFailed, Commands, Settings, example
 from tracker_worker.cli.failures import NOT_FOUND
 from tracker_worker.cli.output import (
     JSON,
@@ -62,7 +62,7 @@ _wait_option = click.option(
 )
 
 
-@click.group(cls=Commands)
+@click.group(cls=Commands, epilog=example("claim list"))
 def claim() -> None:
     """List, begin, renew, finish and abort claims.
 
@@ -70,7 +70,7 @@ def claim() -> None:
     """
 
 
-@claim.command("list")
+@claim.command("list", epilog=example("claim list --host h1"))
 @click.option("--host", help="List only the claims of this host.")
 @click.option("--node", help="List only the claims of this node.")
 @table_options
@@ -87,7 +87,13 @@ def list_(settings: Settings, host: str | None, node: str | None, style: str) ->
         show_table(_COLUMNS, _rows(claims), empty="There are no claims.")
 
 
-@claim.command()
+@claim.command(
+    epilog=example(
+        "claim begin --host h1 --vcpus 2 --memory-mb 4096 --root-gb 40",
+        "claim begin --host h1 --vcpus 2 --memory-mb 4096 \\",
+        "    --root-gb 40 --project p1 --limit-vcpu 16 --limit VGPU=4",
+    )
+)
 @_host_option
 @click.option("--node", help="Charge this node; required when the host has several.")
 @click.option("--uuid", help="The instance's uuid.  [default: a new uuid]")
@@ -195,7 +201,7 @@ def begin(
         show_fields(_fields(begun))
 
 
-@claim.command()
+@claim.command(epilog=example("claim finish 019bc187-7a40-7000-97e7-7bad5d85d1c6 --host h1"))
 @click.argument("claim_id")
 @_host_option
 @_wait_option
@@ -206,7 +212,7 @@ def finish(settings: Settings, claim_id: str, host: str, wait: int | None, style
     _ask("finish_resource_claim", settings, claim_id, host, wait, style)
 
 
-@claim.command()
+@claim.command(epilog=example("claim abort 019bc187-7a40-7000-97e7-7bad5d85d1c6 --host h1"))
 @click.argument("claim_id")
 @_host_option
 @_wait_option
@@ -217,7 +223,7 @@ def abort(settings: Settings, claim_id: str, host: str, wait: int | None, style:
     _ask("abort_resource_claim", settings, claim_id, host, wait, style)
 
 
-@claim.command()
+@claim.command(epilog=example("claim renew 019bc187-7a40-7000-97e7-7bad5d85d1c6 --host h1"))
 @click.argument("claim_id")
 @_host_option
 @click.option(

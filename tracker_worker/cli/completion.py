@@ -11,15 +11,14 @@ from tracker_worker.cli.context import PROJECT, example
 _VARIABLE = "_TRACKER_WORKER_COMPLETE"
 
 
-@click.command(
-    epilog=example("completion bash > ~/.local/share/bash-completion/completions/tracker-worker", "completion zsh")
-)
+@click.command(epilog=example("completion bash > tracker-worker.bash", "completion zsh > _tracker-worker"))
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
     """Print the script with which a shell completes commands, options and choices.
 
-    In bash the shell reads the file of the example by itself; otherwise have its start-up file evaluate what this prints.
+    bash reads it from ~/.local/share/bash-completion/completions/tracker-worker, zsh from a file _tracker-worker in a directory
+    of $fpath, fish from ~/.config/fish/completions/tracker-worker.fish.
     """
     kind = get_completion_class(shell)
     assert kind is not None

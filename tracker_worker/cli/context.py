@@ -173,7 +173,7 @@ def _tell(error: BaseException, ctx: click.Context) -> None:
 
 
 def example(*lines: str) -> str:
-    """The ``epilog`` of a command's help: command lines without the name of the program. What stands before a ``|`` is another
-    program."""
-    shown = [f"  {line}" if "|" in line else f"  {PROJECT} {line}" for line in lines]
+    """The ``epilog`` of a command's help: command lines, without the name of the program. A line that begins with a blank goes
+    on with the one before; one with a ``|`` has several programs, with their names."""
+    shown = [f"  {line}" if line.startswith(" ") or "|" in line else f"  {PROJECT} {line}" for line in lines]
     return "\n".join(["\b", "Example:", *shown])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tracker_worker.cli.context import CommandFailed, Commands, Settings
+from tracker_worker.cli.context import CommandFailed, Commands, Settings, example
 from tracker_worker.cli.operator import asked, read_reason
 from tracker_worker.cli.output import JSON, format_option, plain, show_json, show_table, table_options, to_seconds
 from tracker_worker.cli.table import column, prose
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tracker_worker.store.base import History
 
 
-@click.group(cls=Commands)
+@click.group(cls=Commands, epilog=example("db check"))
 def db() -> None:
     """Show, check and upgrade the schema of the database; show its histories, and begin a new one.
 
@@ -25,7 +25,7 @@ def db() -> None:
     """
 
 
-@db.command()
+@db.command(epilog=example("--config-file worker.conf db upgrade"))
 @click.option("--revision", default="head", show_default=True, help="Go up to this revision only.")
 @click.pass_obj
 def upgrade(settings: Settings, revision: str) -> None:
@@ -50,7 +50,7 @@ def upgrade(settings: Settings, revision: str) -> None:
         click.echo(f"The schema is at revision {after} now; it was at {before or 'none'}.")
 
 
-@db.command()
+@db.command(epilog=example("db current"))
 @format_option
 @click.pass_obj
 def current(settings: Settings, style: str) -> None:
@@ -66,7 +66,7 @@ def current(settings: Settings, style: str) -> None:
         click.echo(f"The schema is at revision {found or 'none'}; this release needs {needed}.")
 
 
-@db.command()
+@db.command(epilog=example("db check"))
 @click.pass_obj
 def check(settings: Settings) -> None:
     """Exit with 1 unless the schema has the revision that this release needs; print the ledger id of the database.
@@ -88,7 +88,7 @@ def check(settings: Settings) -> None:
         click.echo(plain(f"WARNING: hosts of the database that no worker serves: {named}"), err=True)
 
 
-@db.command()
+@db.command(epilog=example("db history"))
 @table_options
 @click.pass_obj
 def history(settings: Settings, style: str) -> None:
@@ -108,7 +108,7 @@ def history(settings: Settings, style: str) -> None:
     show_table((column("Ledger"), column("Since", 1), prose("Reason", 2)), rows, empty="There are no histories.")
 
 
-@db.command("new-history")
+@db.command("new-history", epilog=example("db new-history --reason 'restored the backup of Sunday'"))
 @click.option("--reason", required=True, callback=read_reason, help="Why; shown by 'db history'.")
 @format_option
 @click.pass_obj

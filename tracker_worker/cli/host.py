@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from tracker_worker.cli.administration import administration
-from tracker_worker.cli.context import Commands, Settings, keep_logs_quiet
+from tracker_worker.cli.context import Commands, Settings, example, keep_logs_quiet
 from tracker_worker.cli.output import JSON, plain, show_json, show_table, table_options, to_seconds
 from tracker_worker.cli.table import column, figure, prose
 
@@ -26,12 +26,12 @@ _COLUMNS = (
 )
 
 
-@click.group(cls=Commands)
+@click.group(cls=Commands, epilog=example("host list"))
 def host() -> None:
     """List, rename, forget and adopt hosts."""
 
 
-@host.command("list")
+@host.command("list", epilog=example("host list"))
 @table_options
 @click.pass_obj
 def list_(settings: Settings, style: str) -> None:
@@ -43,7 +43,7 @@ def list_(settings: Settings, style: str) -> None:
         show_table(_COLUMNS, _rows(views), empty="There are no hosts.")
 
 
-@host.command()
+@host.command(epilog=example("host rename h1 h7"))
 @click.argument("old", metavar="OLD")
 @click.argument("new", metavar="NEW")
 @click.pass_obj
@@ -67,7 +67,7 @@ def rename(settings: Settings, old: str, new: str) -> None:
     )
 
 
-@host.command()
+@host.command(epilog=example("host forget h1"))
 @click.argument("host", metavar="HOST")
 @click.pass_obj
 def forget(settings: Settings, host: str) -> None:
@@ -81,7 +81,7 @@ def forget(settings: Settings, host: str) -> None:
     click.echo(plain(f"Host {host} is forgotten. Delete its queues too: {topic}.{host}, {topic}_ledger.{host}"))
 
 
-@host.command()
+@host.command(epilog=example("--config-file worker.conf host adopt h1"))
 @click.argument("host", metavar="HOST")
 @click.pass_obj
 def adopt(settings: Settings, host: str) -> None:

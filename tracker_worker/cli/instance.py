@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from tracker_worker.cli.administration import administration
-from tracker_worker.cli.context import CommandFailed, Commands, Settings
+from tracker_worker.cli.context import CommandFailed, Commands, Settings, example
 from tracker_worker.cli.failures import NOT_FOUND
 from tracker_worker.cli.operator import user
 from tracker_worker.cli.output import (
@@ -51,7 +51,7 @@ _COLUMNS = (
 _MOST_FILE_BYTES = 64 * 1024 * 1024
 
 
-@click.group(cls=Commands)
+@click.group(cls=Commands, epilog=example("instance list"))
 def instance() -> None:
     """List, show and release what instances are charged for, adopt instances, and compare with what runs.
 
@@ -59,7 +59,7 @@ def instance() -> None:
     """
 
 
-@instance.command("list")
+@instance.command("list", epilog=example("instance list --host h1 --format json"))
 @click.option("--host", help="List only what is charged on this host.")
 @click.option("--node", help="List only what is charged on nodes of this name.")
 @click.option("--project", help="List only what this project is charged for.")
@@ -87,7 +87,7 @@ def _list(settings: Settings, host: str | None, node: str | None, project: str |
             stream_table(_COLUMNS, ([_row(view) for view in page] for page in pages), empty="There are no instances.")
 
 
-@instance.command()
+@instance.command(epilog=example("instance show 9e3a6f0b-8d5c-4f6f-9d6a-1c2b3e4f5a6b"))
 @click.argument("uuid")
 @click.option("--host", help="The host; required when the instance is charged on several hosts.")
 @format_option
@@ -101,7 +101,12 @@ def show(settings: Settings, uuid: str, host: str | None, style: str) -> None:
     _show(view, style)
 
 
-@instance.command()
+@instance.command(
+    epilog=example(
+        "instance release 9e3a6f0b-8d5c-4f6f-9d6a-1c2b3e4f5a6b \\",
+        "    --host h1 --reason 'deleted by hand'",
+    )
+)
 @click.argument("uuid")
 @click.option("--host", required=True, help="The host that is charged for the instance.")
 @click.option("--reason", required=True, help="Why; the notification and the answer say it.")
@@ -126,7 +131,7 @@ def release(settings: Settings, uuid: str, host: str, reason: str, style: str) -
     _show(released, style)
 
 
-@instance.command()
+@instance.command(epilog=example("cat running.json | tracker-worker instance adopt --host h1 --file -"))
 @click.option("--host", required=True, help="The host on which the instances run.")
 @click.option("--node", help="The node of those instances that name none; required when the host has several.")
 @click.option("--project", help="The project (its id) of those instances that name none.")
@@ -171,7 +176,7 @@ def adopt(ctx: click.Context, host: str, node: str | None, project: str | None, 
         ctx.exit(1)
 
 
-@instance.command()
+@instance.command(epilog=example("virsh list --uuid | tracker-worker instance compare --host h1 --file -"))
 @click.option("--host", required=True, help="The host to compare.")
 @click.option("--node", help="The node to compare; required when the host has several.")
 @click.option(

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from tracker_worker.cli.context import CommandFailed, Commands, Settings, keep_logs_quiet
+from tracker_worker.cli.context import CommandFailed, Commands, Settings, example, keep_logs_quiet
 from tracker_worker.cli.failures import NOT_FOUND
 from tracker_worker.cli.output import JSON, format_option, plain, show_json, show_table, table_options, to_seconds
 from tracker_worker.cli.table import column, figure
@@ -29,7 +29,7 @@ _NOTHING = (
 )
 
 
-@click.group(cls=Commands)
+@click.group(cls=Commands, epilog=example("outbox status"))
 def outbox() -> None:
     """Show the outbox's backlog, publish notifications again, and set one aside that the broker refuses.
 
@@ -37,7 +37,7 @@ def outbox() -> None:
     """
 
 
-@outbox.command()
+@outbox.command(epilog=example("outbox status"))
 @table_options
 @click.pass_obj
 def status(settings: Settings, style: str) -> None:
@@ -88,7 +88,7 @@ def status(settings: Settings, style: str) -> None:
         click.echo(plain(f"The broker has taken no messages of the worker of {host} since {since} (alarm)."))
 
 
-@outbox.command()
+@outbox.command(epilog=example("outbox replay --host h1 --node node-1 --from-sequence 17"))
 @click.option("--host", required=True, help="The host of the node.")
 @click.option("--node", required=True, help="Publish notifications of this node.")
 @click.option(
@@ -154,7 +154,7 @@ def replay(
         )
 
 
-@outbox.command()
+@outbox.command(epilog=example("outbox skip --host h1 --node node-1 --sequence 17 --yes"))
 @click.option("--host", required=True, help="The host of the node.")
 @click.option("--node", required=True, help="Skip a notification of this node.")
 @click.option("--sequence", type=click.IntRange(min=1), required=True, help="The number of the notification.")

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import click
 
-from tracker_worker.cli.context import Settings
+from tracker_worker.cli.context import Settings, example
 
 
-@click.command()
+@click.command(epilog=example("--config-file /etc/tracker-worker/worker.conf serve"))
 @click.pass_obj
 def serve(settings: Settings) -> None:
     """Serve the hosts of [tracker] hosts until TERM or INT.

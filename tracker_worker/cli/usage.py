@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import click
 
-from tracker_worker.cli.context import Settings
+from tracker_worker.cli.context import Settings, example
 from tracker_worker.cli.output import JSON, others, show_json, show_table, table_options
 from tracker_worker.cli.table import column, figure, prose
 from tracker_worker.domain.resources import STANDARD
 
 
-@click.command()
+@click.command(epilog=example("usage --host h1"))
 @click.option("--host", help="Count only what is charged on this host.")
 @click.option("--project", help="Show only this project.")
 @table_options

@@ -11,11 +11,11 @@ from types import FrameType
 import click
 from oslo_config import cfg
 
-from tracker_worker.cli.context import Settings, keep_logs_quiet
+from tracker_worker.cli.context import Settings, example, keep_logs_quiet
 from tracker_worker.cli.output import JSON, format_option_with
 
 
-@click.command()
+@click.command(epilog=example("watch --topic notifications --count 10"))
 @click.option("--topic", default="notifications", show_default=True, help="Watch this topic, one of [notifications].")
 @click.option("--count", type=click.IntRange(min=1), help="Stop after this many notifications.")
 @format_option_with(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from oslo_config import cfg
 
-from tracker_worker.cli.context import CommandFailed, Commands, Settings, keep_logs_quiet
+from tracker_worker.cli.context import CommandFailed, Commands, Settings, example, keep_logs_quiet
 from tracker_worker.cli.output import JSON, format_option, show_json, show_table, table_options
 from tracker_worker.cli.table import column, figure, prose
 
@@ -52,7 +52,7 @@ _code_option = click.option(
 _all_option = click.option("--all", "everything", is_flag=True, help="Select every message.")
 
 
-@click.group("dead-letter", cls=Commands)
+@click.group("dead-letter", cls=Commands, epilog=example("dead-letter list"))
 def dead_letter() -> None:
     """List, show, replay or remove casts that could not be done.
 
@@ -66,7 +66,7 @@ def dead_letter() -> None:
     """
 
 
-@dead_letter.command("list")
+@dead_letter.command("list", epilog=example("dead-letter list --limit 20"))
 @click.option("--limit", type=click.IntRange(min=1), help="Show only this many, the oldest.  [default: all]")
 @table_options
 @click.pass_obj
@@ -88,7 +88,7 @@ def list_(settings: Settings, limit: int | None, style: str) -> None:
         click.echo(f"{not_shown} more are not shown.", err=True)
 
 
-@dead_letter.command()
+@dead_letter.command(epilog=example("dead-letter show 1"))
 @click.argument("name", required=False, metavar="[NUMBER|ID]")
 @click.option("--unique-id", metavar="ID", help="Show the request with this _unique_id.")
 @format_option
@@ -118,7 +118,7 @@ def show(settings: Settings, name: str | None, unique_id: str | None, style: str
         show_described(described)
 
 
-@dead_letter.command()
+@dead_letter.command(epilog=example("dead-letter replay --reason node_not_found --dry-run"))
 @_names_argument
 @_all_option
 @_unique_id_option
@@ -173,7 +173,7 @@ def replay(
         raise CommandFailed(f"{kept} of {len(outcomes)} messages are kept")
 
 
-@dead_letter.command()
+@dead_letter.command(epilog=example("dead-letter purge --older-than 604800 --yes"))
 @_names_argument
 @_all_option
 @_unique_id_option

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import click
 
-from tracker_worker.cli.context import Settings
+from tracker_worker.cli.context import Settings, example
 from tracker_worker.cli.output import format_option
 
 
-@click.command()
+@click.command(epilog=example("demo --hosts 2 --instances 100"))
 @click.option(
     "--transport-url",
     metavar="URL",

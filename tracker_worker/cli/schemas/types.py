@@ -141,7 +141,7 @@ class Skipped(TypedDict):
 
 class DeadLetter(TypedDict):
     """A cast that could not be done. ``kept_in``: queue or database; ``code`` and ``reason``: why; ``exchange`` and
-    ``routing_key``: where it was first sent; ``call``: whether it is a call; ``problem``: why it cannot be read as a request."""
+    ``routing_key``: where it was first sent; ``call``: whether it is a call; ``problem``: why it cannot be read."""
 
     number: int
     id: str
@@ -162,8 +162,8 @@ class DeadLetter(TypedDict):
 
 
 class WholeDeadLetter(DeadLetter):
-    """A cast that could not be done, with its content. ``message``: what was decoded, else null, and the body is in ``text`` or,
-    if it is no text, in ``base64``."""
+    """A cast that could not be done, with its content. ``message``: what was decoded, else null, and the body is in ``text``
+    or, if it is no text, in ``base64``."""
 
     properties: dict[str, Any]
     headers: dict[str, Any]
