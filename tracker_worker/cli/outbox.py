@@ -10,7 +10,7 @@ import click
 
 from tracker_worker.cli.context import CommandFailed, Commands, Settings, example, keep_logs_quiet
 from tracker_worker.cli.failures import NOT_FOUND
-from tracker_worker.cli.output import JSON, format_option, plain, show_json, show_table, table_options, to_seconds
+from tracker_worker.cli.output import JSON, format_option, plain, say, show_json, show_table, table_options, to_seconds
 from tracker_worker.cli.table import column, figure
 
 _COLUMNS = (
@@ -82,10 +82,10 @@ def status(settings: Settings, style: str) -> None:
         if row["refused_sequence"] is not None:
             where = f"{row['host']}/{row['node']}"
             why = f"notification {row['refused_sequence']} of {where} on topic {row['topic']}: {row['refused_reason']}"
-            click.echo(plain(f"The broker does not take {why}."))
+            say(f"The broker does not take {why}.")
     blocked = {row["host"]: to_seconds(row["blocked_since"]) for row in rows if row["blocked_since"] is not None}
     for host, since in blocked.items():
-        click.echo(plain(f"The broker has taken no messages of the worker of {host} since {since} (alarm)."))
+        say(f"The broker has taken no messages of the worker of {host} since {since} (alarm).")
 
 
 @outbox.command(epilog=example("outbox replay --host h1 --node node-1 --from-sequence 17"))

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from tracker_worker.cli.table import Column, Table, field_lines, sentence_lines
+from tracker_worker.cli.table import Column, Table, field_lines, wrapped
 from tracker_worker.domain.resources import STANDARD
 
 JSON = "json"
@@ -126,13 +126,18 @@ def stream_table(columns: Sequence[Column], pages: Iterable[Sequence[Sequence[An
     if not begun:
         click.echo(empty)
     if table.hidden:
-        words = f"Not shown for want of room: {', '.join(table.hidden)}; --wide shows everything.".split(" ")
-        click.echo("\n".join(sentence_lines(words, terminal_width())), err=True)
+        text = f"Not shown for want of room: {', '.join(table.hidden)}; --wide shows everything."
+        click.echo("\n".join(wrapped(text, terminal_width())), err=True)
 
 
 def show_table(columns: Sequence[Column], rows: Iterable[Iterable[Any]], *, empty: str) -> None:
     """Print a table, or the sentence ``empty`` when there are no rows."""
     stream_table(columns, [[list(row) for row in rows]], empty=empty)
+
+
+def say(text: str) -> None:
+    """Print a sentence that belongs to a table, wrapped between its words."""
+    click.echo("\n".join(wrapped(plain(text), terminal_width())))
 
 
 def show_fields(fields: Iterable[tuple[str, Any]]) -> None:

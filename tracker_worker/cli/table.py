@@ -2,14 +2,14 @@
 """The layout of tables in a terminal of a given width.
 
 Names and figures are never folded: a name in two pieces can neither be searched nor copied. Where not everything fits, prose is
-wrapped between its words; then columns are left out, the least important first; and where not even the columns fit that name a
-row, each row becomes a block with one field a line, which has room for every column. A line is wider than the terminal only if
-one word is.
+wrapped between its words; then the columns that do not fit are left out, the least important first; and where not even the
+columns fit that name a row, each row becomes a block with one field a line, which has room for every column. A line is wider
+than the terminal only if one word is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 _GAP = 2
@@ -103,16 +103,25 @@ class Table:
 
     def _fitting(self) -> tuple[int, ...] | None:
         """The columns that are shown; None: those that may not be left out do not fit."""
-        shown = list(range(len(self._columns)))
-        if self._width is None:
-            return tuple(shown)
-        while sum(self._least[index] for index in shown) + _GAP * (len(shown) - 1) > self._width:
-            optional = [index for index in shown if self._columns[index].priority]
-            if self._everything or not optional:
-                return None
-            # A column without a value goes before every other one.
-            shown.remove(max(optional, key=lambda index: (self._blank[index], self._columns[index].priority, index)))
-        return tuple(shown)
+        every = range(len(self._columns))
+        if self._width is None or self._fits(every):
+            return tuple(every)
+        shown = [index for index in every if not self._columns[index].priority]
+        if self._everything or not self._fits(shown):
+            return None
+        optional = [index for index in every if self._columns[index].priority]
+        # A column without a value comes behind every other one.
+        for index in sorted(optional, key=lambda index: (self._blank[index], self._columns[index].priority)):
+            if self._fits([*shown, index]):
+                shown.append(index)
+        return tuple(sorted(shown))
+
+    def _fits(self, shown: Sequence[int]) -> bool:
+        return self._width is None or self._taken(shown) <= self._width
+
+    def _taken(self, shown: Sequence[int]) -> int:
+        """The width that these columns need at least."""
+        return sum(self._least[index] for index in shown) + _GAP * (len(shown) - 1)
 
     def _note_hidden(self, shown: tuple[int, ...]) -> None:
         for index, column in enumerate(self._columns):
@@ -124,7 +133,7 @@ class Table:
         if self._width is None:
             return self._widths
         widths = list(self._least)
-        left = self._width - sum(widths[index] for index in shown) - _GAP * (len(shown) - 1)
+        left = self._width - self._taken(shown)
         for index in shown:
             more = min(left, self._widths[index] - widths[index])
             widths[index] += more
@@ -203,7 +212,6 @@ def _longest_word(text: str) -> int:
     return max(map(text_width, text.split(" ")))
 
 
-def sentence_lines(words: Iterable[str], width: int | None) -> list[str]:
-    """A sentence of words, none of which is folded."""
-    text = " ".join(words)
+def wrapped(text: str, width: int | None) -> list[str]:
+    """The lines of a sentence; without a width it is one line."""
     return [text] if width is None else list(wrap(text, width))

@@ -40,7 +40,7 @@ _OUTCOME_COLUMNS = (
     column("Host", 4),
     column("Instance", 2),
     column("Sent to", 5),
-    prose("Outcome", 1),
+    prose("Outcome", 0),
 )
 _names_argument = click.argument("names", nargs=-1, metavar="[NUMBER|ID]...")
 _unique_id_option = click.option(
