@@ -24,7 +24,7 @@ from tracker_worker.cli.demo.billing import Billing, Charge, owed_seconds, total
 from tracker_worker.cli.demo.cloud import BrokerCloud, Cloud, MemoryCloud
 from tracker_worker.cli.demo.invoice import Invoice
 from tracker_worker.cli.demo.scheduler import LOST_BUILD_SECONDS, Scheduler
-from tracker_worker.cli.demo.tables import table
+from tracker_worker.cli.demo.tables import AGREES, DIFFERS, DemoTable
 from tracker_worker.cli.output import JSON, show_json
 from tracker_worker.client.api import TrackerAPI
 from tracker_worker.conf.policy import read_policy
@@ -125,7 +125,7 @@ def _show_events(console: Console, scheduler: Scheduler, billing: Billing, insta
 def _show_nodes(console: Console, views: Sequence[Mapping[str, Any]], billing: Billing, reserved: Resources) -> bool:
     """Print the nodes; return whether billing agrees. The ledger's used includes the reserve, which billing's sums do not."""
     figures = ("inst.", "vcpus", "memory MB", "disk GB", "seq.")
-    shown = table("Nodes: used / total", "host and node", figures, last="billing")
+    shown = DemoTable("Nodes: used / total", "host and node", figures, last="billing")
     charged = billing.charged()
     agree = True
     for view in sorted(views, key=lambda view: (view["host"], view["node"])):
@@ -138,14 +138,14 @@ def _show_nodes(console: Console, views: Sequence[Mapping[str, Any]], billing: B
         agree = agree and same
         name = f"{view['host']} {view['node']}"
         shown.add_row(name, str(view["running_vms"]), *cells, str(view["sequence"]), _agrees(same))
-    console.print(shown)
+    shown.show(console)
     return agree
 
 
 def _show_projects(console: Console, usage: dict[str, dict[str, int]], billing: Billing) -> bool:
     """Print the usage of projects; return whether billing agrees."""
     figures = ("instances", "vcpus", "memory MB", "disk GB")
-    shown = table("Projects: the ledger's usage", "project", figures, last="billing")
+    shown = DemoTable("Projects: the ledger's usage", "project", figures, last="billing")
     charged = billing.charged()
     billed = {
         project: totals(charge for charge in charged if charge.project == project)
@@ -156,7 +156,7 @@ def _show_projects(console: Console, usage: dict[str, dict[str, int]], billing: 
         same = sums == billed.get(project)
         cells = [str(sums.get(key, 0)) for key in _SUMS]
         shown.add_row(project, *cells, _agrees(same))
-    console.print(shown)
+    shown.show(console)
     return usage == billed
 
 
@@ -168,17 +168,17 @@ def _show_bill(console: Console, owed: Mapping[str, Sequence[Charge]], billing: 
     begin = billing.first_at - timedelta(seconds=1)  # what was over within a second is billed too: as nothing
     billed = used_seconds(billing.read(lambda books: books.usage(begin, until)), owed.keys())
     figures = ("vcpu s", "memory MB s", "disk GB s")
-    shown = table("Projects: the bill of the moved instances", "project", figures, last="scheduler")
+    shown = DemoTable("Projects: the bill of the moved instances", "project", figures, last="scheduler")
     for project in sorted(known.keys() | billed.keys()):
         sums = billed.get(project, Counter())
         cells = [str(sums.get(klass.name, 0)) for klass in CLASSES]
         shown.add_row(project, *cells, _agrees(known.get(project) == sums))
-    console.print(shown)
+    shown.show(console)
     return known == billed
 
 
 def _agrees(same: bool) -> str:
-    return "[green]agrees[/green]" if same else "[red]DIFFERS[/red]"
+    return AGREES if same else DIFFERS
 
 
 def _verdict(console: Console, complete: bool, sums_agree: bool, bills_agree: bool, billing: Billing) -> bool:
