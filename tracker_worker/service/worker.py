@@ -25,7 +25,7 @@ from tracker_worker import threads
 from tracker_worker.bus.amqp.bus import AMQPBus
 from tracker_worker.bus.base import Bus, Listener
 from tracker_worker.bus.settings import read_settings
-from tracker_worker.conf.names import check_names, topic_options
+from tracker_worker.conf.names import topic_options
 from tracker_worker.conf.policy import read_policy
 from tracker_worker.counters import Counters
 from tracker_worker.domain.policy import Policy
@@ -42,12 +42,13 @@ from tracker_worker.service.chores.timers import Timers
 from tracker_worker.service.clock import Clock
 from tracker_worker.service.first_audit import FirstAudit, StartCancelled
 from tracker_worker.service.loop.thread import EngineThread
+from tracker_worker.service.options import read_hosts, read_reply_queues
+from tracker_worker.service.report import Section, sections
 from tracker_worker.service.requests.reader import RequestReader
 from tracker_worker.service.watchdog import Watchdog
 from tracker_worker.store.base import LEASE_SECONDS, AnotherHistory, Store
 from tracker_worker.store.sql.location import prepared_url
 from tracker_worker.store.sql.store import SQLStore
-from tracker_worker.wire.reply_queues import ReplyQueues
 
 LOG = logging.getLogger(__name__)
 
@@ -91,10 +92,10 @@ class Worker:
         self._conf = conf
         self._runtime = runtime
         self._monotonic = runtime.monotonic
-        self._hosts = _hosts(conf)
+        self._hosts = read_hosts(conf)
         self._died = died or (lambda error: None)
         self._policy = read_policy(conf)
-        self._reply_queues = _reply_queues(conf)
+        self._reply_queues = read_reply_queues(conf)
         self._bus = bus or AMQPBus(read_settings(conf))
         made = drivers or partial(_driver, conf)
         self._drivers = {host: made(host) for host in self._hosts}
@@ -298,6 +299,30 @@ class Worker:
         }
         return "; ".join(f"{what} {', '.join(hosts)}" for what, hosts in parts.items() if hosts)
 
+    def recent_decisions(self) -> Sequence[str]:
+        """The last decisions, the oldest first, each as one line. Any thread."""
+        return ()
+
+    def queues(self) -> dict[str, tuple[int, int]]:
+        """What waits in this worker: name of the queue -> number of messages and of the bytes of their bodies. Any thread."""
+        return {**self._bus.queues(), "unadmitted": self._ownership.unadmitted(), **self._engine.queues()}
+
+    def sections(self) -> list[Section]:
+        """What a report says of this worker. Any thread, at any time between the constructor and the end of the process."""
+        return sections(
+            owner=self._owner,
+            hosts=self._hosts,
+            engine=self._engine,
+            ownership=self._ownership,
+            bus=self._bus,
+            store=self._store,
+            inventories=self._inventories,
+            counters=self.counters,
+            queues=self.queues,
+            recent_decisions=self.recent_decisions,
+            ready=self.ready,
+        )
+
     def reload(self) -> None:
         """Read the mutable options, the broker's user and password, and the inventory files again. What is wrong there is
         logged, and the old values hold."""
@@ -353,24 +378,3 @@ def _driver(conf: cfg.ConfigOpts, host: str) -> InventoryDriver:
         return load_driver(name, host, conf)
     except ConfigurationError as error:
         raise ConfigurationError(f"[tracker] inventory_driver {name}: {error}") from error
-
-
-def _hosts(conf: cfg.ConfigOpts) -> list[str]:
-    check_names(conf)
-    hosts = list(dict.fromkeys(conf.tracker.hosts))
-    if len(hosts) > 1 and conf.tracker.inventory_driver == "host":
-        raise ConfigurationError(
-            "[tracker] inventory_driver host reports this one machine; with several hosts choose another driver"
-        )
-    return hosts
-
-
-def _reply_queues(conf: cfg.ConfigOpts) -> ReplyQueues:
-    if not conf.bus.reply_queue_prefixes:
-        raise ConfigurationError("[bus] reply_queue_prefixes is empty: no call could be answered")
-    return ReplyQueues.of_clients(
-        conf.bus.reply_queue_prefixes,
-        topic=conf.tracker.topic,
-        dead_letter_queue=conf.bus.dead_letter_queue,
-        notification_topics=topic_options(conf),
-    )

@@ -137,6 +137,14 @@ class AMQPBus(Bus):
                 self.receiver.renew()
         self.repair()
 
+    def queues(self) -> Mapping[str, tuple[int, int]]:
+        if not self._started:
+            return {}
+        return {
+            "unsettled": (self.receiver.unsettled(), self.receiver.unsettled_bytes()),
+            "publishing": (self.sender.waiting(), self.sender.waiting_bytes()),
+        }
+
     def figures(self) -> Mapping[str, int]:
         if not self._started:
             return {}

@@ -59,6 +59,11 @@ class Destinations:
             self._sweep_above = max(_SWEEP_ABOVE, 2 * len(self.by_key))
         return self.by_key.setdefault(key, Destination(key))
 
+    def kept(self) -> int:
+        """The number of messages that are here and not on the wire. Any thread."""
+        waiting = sum(len(each.waiting) + len(each.returning) for each in list(self.by_key.values()))
+        return waiting + len(self.released)
+
     # --- messages that come ------------------------------------------------------------------------------------------
 
     def hold(self, message: Message, now: float) -> None:

@@ -100,6 +100,10 @@ class Publisher(BrokerConnection):
         """The broker does not take this message (larger than ``limit``?). Returns what to publish instead; has the turn."""
         return None
 
+    def waiting(self) -> int:
+        """The number of messages that are not confirmed yet, and wait for whatever reason. Any thread."""
+        return len(self._waiting) + len(self._confirms.pending) + self._destinations.kept()
+
     def waiting_bytes(self) -> int:
         """The bytes of all bodies that are not confirmed yet, and wait for whatever reason. Any thread."""
         return self._destinations.bytes + sum(len(message.body) for message in list(self._waiting))

@@ -120,6 +120,10 @@ class Backlog:
         """Whether some items wait because an attempt at them has failed."""
         return bool(self._hosts) or self.common.unavailable is not None
 
+    def items(self) -> list[Item]:
+        """A copy of all of them. Any thread."""
+        return [item for lane in self.lanes() for item in list(lane.items)]
+
     def lanes(self) -> Iterator[Lane]:
         """Every lane; of the hosts' lanes first the one whose last attempt is the longest ago."""
         yield self.free

@@ -37,7 +37,7 @@ from tracker_worker.service.loop.decision_log import log_decisions
 from tracker_worker.service.loop.failures import Failures
 from tracker_worker.service.loop.outage import Outage
 from tracker_worker.service.loop.recovery import Recovery
-from tracker_worker.service.requests.items import Chore, Item, divided
+from tracker_worker.service.requests.items import Chore, Item, divided, request_of
 from tracker_worker.service.requests.pending import PendingRequest
 from tracker_worker.store.base import AnotherHistory, Conflict, HostLocked, Store, Unstorable
 from tracker_worker.store.ledgers import Ledgers
@@ -55,7 +55,8 @@ Task = Callable[[], None]
 
 
 class Engine:
-    """``submit`` and ``run`` may be called from any thread; everything else happens on the thread that calls ``step``."""
+    """``submit``, ``run`` and ``undecided`` may be called from any thread; everything else happens on the thread that calls
+    ``step``."""
 
     def __init__(
         self,
@@ -118,6 +119,12 @@ class Engine:
         if task not in self._called_soon:
             self._called_soon.add(task)
             self.run(task)
+
+    def undecided(self) -> tuple[int, int]:
+        """The number of requests that wait for their decision, and of the bytes of their bodies."""
+        arrived = [each for arrival in list(self._arrivals) if isinstance(arrival, Sequence) for each in arrival]
+        waiting = {id(request): request for request in map(request_of, [*arrived, *self._backlog.items()]) if request}
+        return len(waiting), sum(len(request.delivery.body) for request in waiting.values())
 
     # --- the loop ----------------------------------------------------------------------------------------------------
 

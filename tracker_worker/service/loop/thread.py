@@ -308,6 +308,19 @@ class EngineThread:
             LOG.error("the store had no room for %d older dead letters: they are dropped", dropped)
         self._bus.receiver.settle([delivery])
 
+    def queues(self) -> dict[str, tuple[int, int]]:
+        """What waits here: name of the queue -> number of messages and of the bytes of their bodies."""
+        refused = [refusal.delivery.body for refusal in list(self._refusals) if isinstance(refusal, RefusedDeadLetter)]
+        return {
+            "undecided": self._engine.undecided(),
+            "refused_dead_letters": (len(refused), sum(map(len, refused))),
+        }
+
+    @property
+    def ledgers(self) -> Ledgers:
+        """The ledgers in memory: from other threads to be looked at only (``ledger_id``, ``in_memory``)."""
+        return self._ledgers
+
     def acquire_leases(self) -> frozenset[str]:
         """Take the leases that are free, before anything is received. Returns the hosts whose chores this worker does. Call it
         before ``start``. Raises StoreUnavailable."""
