@@ -48,15 +48,6 @@ class Operator:
         check_output(arguments, printed)
         return printed
 
-    def error(self, *arguments: str) -> Any:
-        """Run a subcommand that must be refused with --format json, and return the error on its stdout."""
-        done = self.run(*arguments, "--format", "json")
-        assert done.returncode == 1, done
-        printed = json.loads(done.stdout)
-        check_output(arguments, printed)
-        assert done.stderr == f"tracker-worker: {printed['error']['message']}\n"
-        return printed["error"]
-
     def refuse(self, *arguments: str) -> str:
         """Run a subcommand that must fail and print nothing, and return its one line on stderr."""
         done = self.run(*arguments)

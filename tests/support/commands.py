@@ -26,6 +26,8 @@ def _walk(group: click.Group, *path: str) -> Iterator[tuple[tuple[str, ...], cli
                 yield from _walk(command, *path, name)
 
 
+# What other programs may write too, with keys of their own.
+_OPEN = {"Message", "CloudEvent"}
 COMMANDS = dict(_walk(main))
 """Every command and every group, by its words."""
 
@@ -54,8 +56,9 @@ def _validator(command: str) -> jsonschema.Draft202012Validator:
     schema = schema_of(command)
     jsonschema.Draft202012Validator.check_schema(schema)
     # What the schema does not name must not be there: otherwise nobody would notice that it is not described.
-    for definition in schema["$defs"].values():
-        definition.setdefault("additionalProperties", False)
+    for name, definition in schema["$defs"].items():
+        if name not in _OPEN:
+            definition.setdefault("additionalProperties", False)
     return jsonschema.Draft202012Validator(schema)
 
 

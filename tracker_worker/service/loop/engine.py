@@ -37,7 +37,7 @@ from tracker_worker.service.loop.decision_log import log_decisions
 from tracker_worker.service.loop.failures import Failures
 from tracker_worker.service.loop.outage import Outage
 from tracker_worker.service.loop.recovery import Recovery
-from tracker_worker.service.requests.items import Chore, Item, divided, request_of
+from tracker_worker.service.requests.items import Chore, Item, divided, measured
 from tracker_worker.service.requests.pending import PendingRequest
 from tracker_worker.store.base import AnotherHistory, Conflict, HostLocked, Store, Unstorable
 from tracker_worker.store.ledgers import Ledgers
@@ -55,8 +55,7 @@ Task = Callable[[], None]
 
 
 class Engine:
-    """``submit``, ``run`` and ``undecided`` may be called from any thread; everything else happens on the thread that calls
-    ``step``."""
+    """Any thread may call ``submit``, ``run`` and ``undecided``; everything else happens on the thread that calls ``step``."""
 
     def __init__(
         self,
@@ -123,8 +122,7 @@ class Engine:
     def undecided(self) -> tuple[int, int]:
         """The number of requests that wait for their decision, and of the bytes of their bodies."""
         arrived = [each for arrival in list(self._arrivals) if isinstance(arrival, Sequence) for each in arrival]
-        waiting = {id(request): request for request in map(request_of, [*arrived, *self._backlog.items()]) if request}
-        return len(waiting), sum(len(request.delivery.body) for request in waiting.values())
+        return measured([*arrived, *self._backlog.items()])
 
     # --- the loop ----------------------------------------------------------------------------------------------------
 

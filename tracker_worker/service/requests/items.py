@@ -94,6 +94,12 @@ def request_of(item: Item) -> PendingRequest | None:
     return item.request if isinstance(item, Part) else None
 
 
+def measured(items: Iterable[Item]) -> tuple[int, int]:
+    """The number of requests that these items belong to, and of the bytes of their bodies."""
+    requests = {id(request): request for request in map(request_of, items) if request is not None}
+    return len(requests), sum(len(request.delivery.body) for request in requests.values())
+
+
 def is_alone(item: Item) -> bool:
     """Whether the item is decided by itself, after the commit of those before it: its answer is read from the store, and may be
     as large as an answer may be."""
