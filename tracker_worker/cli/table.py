@@ -82,16 +82,24 @@ class Table:
             yield "  ".join(titles).rstrip()
             yield self._rule * (sum(widths[index] for index in shown) + _GAP * (len(shown) - 1))
         if self._width is None or all(widths[index] >= self._widths[index] for index in shown):
-            figures = [(index, widths[index], self._columns[index].figure) for index in shown]
-            for row in rows:
-                yield "  ".join([pad(row[index], width, right) for index, width, right in figures]).rstrip()
+            yield from self._whole(rows, shown, widths)
             return
         for row in rows:
             yield from self._folded(row, shown, widths)
 
+    def _whole(self, rows: Sequence[Sequence[str]], shown: tuple[int, ...], widths: Sequence[int]) -> Iterator[str]:
+        """One line for each row."""
+        layout = [(index, widths[index], self._columns[index].figure) for index in shown]
+        template = "  ".join([f"%{'' if right else '-'}{width}s" for _, width, right in layout])
+        for row in rows:
+            line = template % tuple([row[index] for index in shown])  # a long list consists of such lines
+            if not line.isascii():
+                line = "  ".join([pad(row[index], width, right) for index, width, right in layout])
+            yield line.rstrip()
+
     def _measure(self, rows: Sequence[Sequence[str]]) -> None:
         for index, cells in enumerate(zip(*rows, strict=True)):
-            widest = max(map(text_width, cells))
+            widest = max(map(len if "".join(cells).isascii() else text_width, cells))
             self._widths[index] = max(self._widths[index], widest)
             if self._blank[index]:
                 self._blank[index] = all(cell in _BLANK for cell in cells)

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from tests.support.builders import uuid
 from tests.support.commands import COMMANDS, check_output, examples, with_option, without_redirection
+from tests.support.doc_pages import DOC
 from tests.support.store import Writer
 from tests.unit.cli.conftest import Cli
 from tracker_worker import errors
@@ -37,6 +38,7 @@ WITHOUT_BROKER = [
     *("claim begin", "claim finish", "claim abort", "claim renew", "move begin", "audit", "watch"),
     *("dead-letter list", "dead-letter show", "dead-letter replay", "dead-letter purge"),
 ]
+WITHOUT_ANY = ["demo"]  # needs neither
 NOT_FOUND = [
     (("node", "show", "x"), {"host": None, "node": "x"}),
     (("node", "list", "--host", "x"), {"host": "x"}),
@@ -157,6 +159,12 @@ def test_the_codes_beside_those_of_the_api_are_no_codes_of_the_api() -> None:
     }  # fmt: skip
 
 
+def test_the_page_has_every_code_with_its_meaning() -> None:
+    page = (DOC / "admin" / "operate.md").read_text(encoding="utf-8")
+    for code, meaning in CODES.items():
+        assert f"| `{code}` | {meaning.removesuffix(' (exit code 2)')}" in page
+
+
 @pytest.mark.parametrize("command", JSON_COMMANDS)
 @pytest.mark.parametrize("style", [("--format", "json"), ("--format=json",)], ids=len)
 def test_a_usage_error_is_a_document_too(cli: Cli, command: str, style: tuple[str, ...]) -> None:
@@ -199,7 +207,7 @@ def test_a_missing_server_is_a_document_too(cli: Cli, command: str) -> None:
 
 
 def test_every_command_is_tried_without_its_servers() -> None:
-    assert sorted([*WITHOUT_DATABASE, *WITHOUT_BROKER, "demo"]) == sorted(JSON_COMMANDS)
+    assert sorted([*WITHOUT_DATABASE, *WITHOUT_BROKER, *WITHOUT_ANY]) == sorted(JSON_COMMANDS)
 
 
 def test_an_unreachable_database_is_not_a_wrong_configuration(cli: Cli) -> None:
