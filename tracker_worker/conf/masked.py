@@ -62,5 +62,5 @@ class _Lines:
     def __init__(self, lines: list[str]) -> None:
         self._lines = lines
 
-    def log(self, _level: int, text: str, *values: object) -> None:
-        self._lines.append(text % values)
+    def log(self, level: int, msg: object, *args: object) -> None:
+        self._lines.append(str(msg) % args)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import click
 import pytest
@@ -76,7 +75,7 @@ def arguments_of(command: str) -> list[str]:
 
 
 @pytest.mark.parametrize("words", [(), *COMMANDS], ids=" ".join)
-def test_the_help_of_every_command_has_an_example_that_can_be_read(words: tuple[str, ...], tmp_path: Path) -> None:
+def test_the_help_of_every_command_has_an_example_that_can_be_read(words: tuple[str, ...]) -> None:
     command = COMMANDS[words] if words else main
     shown = CliRunner().invoke(main, [*words, "--help"], prog_name="tracker-worker", terminal_width=80).stdout
     _, sign, lines = shown.partition("\n  Example:\n")
