@@ -95,6 +95,10 @@ def test_an_audit_and_dead_letters_fit_into_the_terminal(
 ) -> None:
     check_output(("audit",), operator.json("audit", "--all"))
     monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv(
+        "LINES", "24"
+    )  # so that it is known, and unset also where readline has set it for child processes
+    monkeypatch.delenv("LINES")
     for arguments in (("audit", "--host", "h2"), ("audit", "--host", "h2", "--wide"), ("dead-letter", "list")):
         done = operator.run(*arguments)
         assert done.returncode == 0, done

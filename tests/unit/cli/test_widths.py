@@ -192,11 +192,17 @@ def replace_body(message: Any, body: bytes) -> Any:
     return dataclasses.replace(message, body=body)
 
 
+def test_without_a_terminal_only_a_width_that_was_asked_for_counts(cli: Cli, long_names: Writer) -> None:
+    whole = cli.succeed("claim", "list")
+    assert cli.run("claim", "list", env={"COLUMNS": "60", "LINES": "24"}).stdout == whole
+    assert cli.run("claim", "list", env={"COLUMNS": "0"}).stdout == whole
+    assert cli.run("claim", "list", env={"COLUMNS": "60"}).stdout != whole
+
+
 def test_a_real_terminal_is_measured(cli: Cli, long_names: Writer) -> None:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
-    program = [sys.executable, "-m", "tracker_worker.cli.main"]
-    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    environment = {**os.environ, "COLUMNS": "200", "LINES": "24"}
     code = "import sys; from tracker_worker.cli.main import main; main(sys.argv[1:])"
     program = [sys.executable, "-c", code, f"--config-file={cli.configuration}", "claim", "list"]
     done = subprocess.run(program, stdout=theirs, stderr=subprocess.PIPE, env=environment, text=True, timeout=60)

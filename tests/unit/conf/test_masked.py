@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import pytest
+
+import tests.support.messaging  # noqa: F401 before what imports oslo.messaging: see there
+
+# isort: split
 from oslo_config import cfg
 
-import tracker_worker.cli.threading_backend  # noqa: F401 must precede oslo.messaging
 from tracker_worker.conf import register_opts
 from tracker_worker.conf.masked import masked_options, masked_url
 
