@@ -22,9 +22,7 @@ NAMES = {
     "publishing_connected": "1 while the publishing connection is open, else 0",
     "consuming_reconnects": "times that the consuming connection was opened again",
     "publishing_reconnects": "times that the publishing connection was opened again",
-    "unsettled_messages": "deliveries in the worker that are not settled",
     "unsettled_bytes": "bytes of the deliveries in the worker that are not settled",
-    "publishing_messages": "messages that wait for the broker or for its confirm",
     "publishing_bytes": "bytes of the messages that wait for the broker or for its confirm",
 }
 """Every counter, with what it counts."""

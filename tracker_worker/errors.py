@@ -156,3 +156,7 @@ class NotPermitted(TrackerError):
 
 class ConfigurationError(Exception):
     """The error that ends a start: one sentence that says what the operator must change. It never crosses the wire."""
+
+
+class DatabaseUnavailable(ConfigurationError):
+    """The database cannot be reached or used as it is. It never crosses the wire."""

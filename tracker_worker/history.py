@@ -94,6 +94,20 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             "sequence": self.sequence,
         }
 
+    def line(self) -> str:
+        """The entry on one line, for a report."""
+        lacks = " ".join(f"{each.resource}={each.requested}/{each.used}/{each.limit}" for each in self.shortfalls)
+        who = f"project={self.asked.project_id or '-'} user={self.asked.user_id or '-'}"
+        parts = (
+            iso(self.at),
+            self.outcome,
+            self.instance_uuid,
+            f"{self.host}/{self.node or '-'}",
+            self.asked.method,
+            who,
+        )
+        return " ".join(filter(None, (*parts, self.code, lacks or self.reason)))
+
     def refusal_row(self) -> RefusalRow:
         """The entry as the store keeps it."""
         return RefusalRow(

@@ -57,6 +57,12 @@ def frame_of(thread_id: int) -> FrameType | None:
     return sys._current_frames().get(thread_id)
 
 
+def frames() -> list[tuple[str, FrameType | None]]:
+    """The name of each thread of this process, and its innermost frame; None: it has just ended."""
+    found = sys._current_frames()
+    return [(thread.name, found.get(thread.ident or 0)) for thread in threading.enumerate()]
+
+
 class NamedThread(threading.Thread):
     """A daemon thread whose name the system knows too, for ``ps -L`` and ``top -H``: Python 3.11 keeps it to itself."""
 

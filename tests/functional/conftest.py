@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -80,3 +82,17 @@ def raw_connection(module_worker: WorkerProcess, module_worker_url: str) -> Iter
         assert (view["vcpus_used"], view["running_vms"]) == (0, 0)
         assert connected.count(raw.DEAD_LETTERS) == 0
         assert module_worker.is_alive()
+
+
+@pytest.fixture
+def unread_pipe() -> Iterator[int]:
+    """The end for writing of a pipe that is full and that nobody reads."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"x" * 4096)
+    os.set_blocking(writer, True)
+    yield writer
+    os.close(reader)
+    os.close(writer)

@@ -13,6 +13,7 @@ from typing import Any
 from tests.functional.conftest import HOST_TOPIC
 from tests.functional.test_cli import Operator
 from tests.support import raw
+from tests.support.commands import check_output
 from tests.support.deadline import wait_until
 from tests.support.worker_process import WorkerProcess
 
@@ -85,4 +86,6 @@ class Desk:
     def json(self, *arguments: str, code: int = 0) -> Any:
         done = self.operator.run("dead-letter", *arguments, "--format", "json")
         assert done.returncode == code, done
-        return json.loads(done.stdout)
+        printed = json.loads(done.stdout)
+        check_output(("dead-letter", *arguments), printed)
+        return printed

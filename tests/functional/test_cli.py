@@ -18,6 +18,7 @@ import pytest
 from tests.functional.conftest import MakeWorker
 from tests.servers import RabbitMQServer
 from tests.support import raw, stock
+from tests.support.commands import check_output
 from tests.support.deadline import wait_until
 from tests.support.worker_process import PROGRAM, WorkerProcess
 
@@ -43,7 +44,9 @@ class Operator:
         """Run a subcommand that must succeed, and return its JSON document."""
         done = self.run(*arguments, "--format", "json")
         assert (done.returncode, done.stderr) == (0, ""), done
-        return json.loads(done.stdout)
+        printed = json.loads(done.stdout)
+        check_output(arguments, printed)
+        return printed
 
     def refuse(self, *arguments: str) -> str:
         """Run a subcommand that must fail and print nothing, and return its one line on stderr."""

@@ -3,14 +3,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from tests.functional.conftest import HOST, HOST_TOPIC, MakeWorker
 from tests.support import raw, stock
@@ -43,20 +38,6 @@ def test_the_log_is_on_stderr_and_each_decision_is_a_line(
     assert out.read_bytes() == b""
     assert worker.plain_lines() == []
     assert "resources={'VCPU': " in worker.log()
-
-
-@pytest.fixture
-def unread_pipe() -> Iterator[int]:
-    """The end for writing of a pipe that is full and that nobody reads."""
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            os.write(writer, b"x" * 4096)
-    os.set_blocking(writer, True)
-    yield writer
-    os.close(reader)
-    os.close(writer)
 
 
 def test_a_log_that_nobody_reads_holds_up_neither_requests_nor_the_stop(

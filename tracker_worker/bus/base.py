@@ -291,6 +291,10 @@ class Bus(ABC):
         """What the bus counts, by names of ``counters.NAMES``. Any thread."""
         return {}
 
+    def queues(self) -> Mapping[str, tuple[int, int]]:
+        """What waits in the bus: name of the queue -> number of messages and of the bytes of their bodies. Any thread."""
+        return {}
+
     @abstractmethod
     def probe(self, hosts: Sequence[str]) -> None:
         """Find out whether requests to these hosts, and to any host, still reach the worker that serves them: publish a cast to

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from tracker_worker.cli.context import CommandFailed, Settings
+from tracker_worker.cli.failures import NOT_FOUND
 from tracker_worker.cli.operator import asked
 from tracker_worker.text import counted
 
@@ -39,14 +40,18 @@ def administration(settings: Settings, method: str) -> Iterator[tuple[Store, Adm
             facts = busy.kwargs
             raise CommandFailed(
                 f"node {facts['node']} of host {facts['host']} is charged for {counted(len(facts['instances']), 'instance')}: "
-                f"{', '.join(facts['instances'])}"
+                f"{', '.join(facts['instances'])}",
+                code=busy.code,
+                **facts,
             ) from busy
         except NodeNotFound as error:
             host, node = error.kwargs["host"], error.kwargs["node"]
             loaded = store.load_host(host)
             if loaded is None or node not in loaded.nodes:
                 raise
-            raise CommandFailed(f"node {node} of host {host} is retired: 'node undrain' takes it back") from error
+            raise CommandFailed(
+                f"node {node} of host {host} is retired: 'node undrain' takes it back", code=error.code, **error.kwargs
+            ) from error
 
 
 def host_of(store: Store, node: str, host: str | None) -> str:
@@ -58,7 +63,7 @@ def host_of(store: Store, node: str, host: str | None) -> str:
         return host
     hosts = [name for name in store.host_names() if (loaded := store.load_host(name)) and node in loaded.nodes]
     if not hosts:
-        raise CommandFailed(f"the database has no node {node}")
+        raise CommandFailed(f"the database has no node {node}", code=NOT_FOUND, node=node)
     if len(hosts) > 1:
         raise CommandFailed(
             f"there is a node {node} on several hosts, name one of them with --host: {', '.join(hosts)}"

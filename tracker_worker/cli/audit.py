@@ -5,13 +5,12 @@ from __future__ import annotations
 
 import click
 
-from tracker_worker.cli.context import Settings
+from tracker_worker.cli.context import Settings, example
 from tracker_worker.cli.node import NODE_COLUMNS, node_rows
-from tracker_worker.cli.output import JSON, format_option, show_json, show_table
-from tracker_worker.cli.rpc import audit_everywhere, request_context, scheduler
+from tracker_worker.cli.output import JSON, show_json, show_table, table_options
 
 
-@click.command()
+@click.command(epilog=example("audit --host h1"))
 @click.option("--host", help="Audit the nodes of this host, wait, and show them after the audit.")
 @click.option(
     "--all", "everywhere", is_flag=True, help="Ask every connected worker to audit its hosts, without waiting."
@@ -22,7 +21,7 @@ from tracker_worker.cli.rpc import audit_everywhere, request_context, scheduler
     metavar="SECONDS",
     help="With --host: wait this long for the answer.  [default: [DEFAULT] rpc_response_timeout]",
 )
-@format_option
+@table_options
 @click.pass_obj
 def audit(settings: Settings, host: str | None, everywhere: bool, wait: int | None, style: str) -> None:
     """Ask workers to read inventories and expire claims now.
@@ -32,6 +31,8 @@ def audit(settings: Settings, host: str | None, everywhere: bool, wait: int | No
     """
     if everywhere == (host is not None):
         raise click.UsageError("Give either --host HOST or --all.")
+    from tracker_worker.cli.rpc import audit_everywhere, request_context, scheduler
+
     if host is None:
         audit_everywhere(settings)
         if style == JSON:

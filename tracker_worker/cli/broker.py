@@ -10,7 +10,7 @@ from typing import Any
 
 from tracker_worker.bus.amqp import internals
 from tracker_worker.bus.settings import LOST, BrokerSettings, address
-from tracker_worker.cli.context import CommandFailed
+from tracker_worker.cli.failures import BROKER_UNREACHABLE, CommandFailed
 
 _CLOSE_SECONDS = 2
 
@@ -31,7 +31,7 @@ def connect(settings: BrokerSettings) -> Any:
         else:
             internals.intercept_frames(connection)
             return connection
-    raise CommandFailed(f"no broker can be reached: {', '.join(problems)}")
+    raise CommandFailed(f"no broker can be reached: {', '.join(problems)}", code=BROKER_UNREACHABLE)
 
 
 def decode_kept(properties: bytes, headers: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -58,6 +58,6 @@ def connected(settings: BrokerSettings) -> Iterator[Any]:
     try:
         yield connection
     except LOST as error:
-        raise CommandFailed(f"the connection to the broker was lost: {error}") from error
+        raise CommandFailed(f"the connection to the broker was lost: {error}", code=BROKER_UNREACHABLE) from error
     finally:
         close(connection)

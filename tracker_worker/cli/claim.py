@@ -9,20 +9,31 @@ from uuid import uuid4
 
 import click
 
-from tracker_worker.cli.context import CommandFailed, Commands, Settings
-from tracker_worker.cli.output import JSON, format_option, others, show_fields, show_json, show_table, to_seconds
+from tracker_worker.cli.context import CommandFailed, Commands, Settings, example
+from tracker_worker.cli.failures import NOT_FOUND
+from tracker_worker.cli.output import (
+    JSON,
+    format_option,
+    others,
+    show_fields,
+    show_json,
+    show_table,
+    table_options,
+    to_seconds,
+)
+from tracker_worker.cli.table import column, figure, prose
 from tracker_worker.domain.resources import CLASSES
 
 _COLUMNS = (
-    "Claim",
-    "Instance",
-    "Host",
-    "Node",
-    *(klass.name for klass in CLASSES),
-    "Begun",
-    "Expires",
-    "Limits from",
-    "Others",
+    column("Claim"),
+    column("Instance", 1),
+    column("Host", 2),
+    column("Node", 2),
+    *(figure(klass.name, 4) for klass in CLASSES),
+    column("Begun", 5),
+    column("Expires", 3),
+    column("Limits from", 7),
+    prose("Others", 6),
 )
 
 
@@ -51,7 +62,7 @@ _wait_option = click.option(
 )
 
 
-@click.group(cls=Commands)
+@click.group(cls=Commands, epilog=example("claim list"))
 def claim() -> None:
     """List, begin, renew, finish and abort claims.
 
@@ -59,10 +70,10 @@ def claim() -> None:
     """
 
 
-@claim.command("list")
+@claim.command("list", epilog=example("claim list --host h1"))
 @click.option("--host", help="List only the claims of this host.")
 @click.option("--node", help="List only the claims of this node.")
-@format_option
+@table_options
 @click.pass_obj
 def list_(settings: Settings, host: str | None, node: str | None, style: str) -> None:
     """List the claims that have not ended, by claim id. Read from the database; no worker needs to run.
@@ -76,7 +87,13 @@ def list_(settings: Settings, host: str | None, node: str | None, style: str) ->
         show_table(_COLUMNS, _rows(claims), empty="There are no claims.")
 
 
-@claim.command()
+@claim.command(
+    epilog=example(
+        "claim begin --host h1 --vcpus 2 --memory-mb 4096 --root-gb 40",
+        "claim begin --host h1 --vcpus 2 --memory-mb 4096 \\",
+        "    --root-gb 40 --project p1 --limit-vcpu 16 --limit VGPU=4",
+    )
+)
 @_host_option
 @click.option("--node", help="Charge this node; required when the host has several.")
 @click.option("--uuid", help="The instance's uuid.  [default: a new uuid]")
@@ -184,7 +201,7 @@ def begin(
         show_fields(_fields(begun))
 
 
-@claim.command()
+@claim.command(epilog=example("claim finish 019bc187-7a40-7000-97e7-7bad5d85d1c6 --host h1"))
 @click.argument("claim_id")
 @_host_option
 @_wait_option
@@ -195,7 +212,7 @@ def finish(settings: Settings, claim_id: str, host: str, wait: int | None, style
     _ask("finish_resource_claim", settings, claim_id, host, wait, style)
 
 
-@claim.command()
+@claim.command(epilog=example("claim abort 019bc187-7a40-7000-97e7-7bad5d85d1c6 --host h1"))
 @click.argument("claim_id")
 @_host_option
 @_wait_option
@@ -206,7 +223,7 @@ def abort(settings: Settings, claim_id: str, host: str, wait: int | None, style:
     _ask("abort_resource_claim", settings, claim_id, host, wait, style)
 
 
-@claim.command()
+@claim.command(epilog=example("claim renew 019bc187-7a40-7000-97e7-7bad5d85d1c6 --host h1"))
 @click.argument("claim_id")
 @_host_option
 @click.option(
@@ -231,7 +248,12 @@ def _ask(
     with scheduler(settings, host, wait) as api:
         answered = getattr(api, method)(request_context(), host, claim_id, **args)
     if answered is None:
-        raise CommandFailed(f"host {host} has no claim {claim_id}: it never began, or it has ended already")
+        raise CommandFailed(
+            f"host {host} has no claim {claim_id}: it never began, or it has ended already",
+            code=NOT_FOUND,
+            host=host,
+            claim_id=claim_id,
+        )
     if style == JSON:
         show_json(answered)
     else:
@@ -251,7 +273,8 @@ def _read_claims(settings: Settings, host: str | None, node: str | None) -> list
     if node is not None:
         ledgers = [ledger for ledger in ledgers if ledger.name == node]
         if not ledgers:
-            raise CommandFailed(f"{'the database' if host is None else f'host {host}'} has no node {node}")
+            where = "the database" if host is None else f"host {host}"
+            raise CommandFailed(f"{where} has no node {node}", code=NOT_FOUND, host=host, node=node)
     return list(each_claim_view(ledgers))
 
 

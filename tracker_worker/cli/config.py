@@ -7,15 +7,15 @@ from pathlib import Path
 
 import click
 
-from tracker_worker.cli.context import CommandFailed, Commands
+from tracker_worker.cli.context import CommandFailed, Commands, example
 
 
-@click.group(cls=Commands)
+@click.group(cls=Commands, epilog=example("config sample"))
 def config() -> None:
     """Print a sample configuration file."""
 
 
-@config.command()
+@config.command(epilog=example("config sample --output worker.conf"))
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write to this file instead of stdout.")
 def sample(output: Path | None) -> None:
     """Print a sample configuration file.

@@ -15,16 +15,16 @@ from typing import Any, NoReturn
 import click
 from oslo_config import cfg
 
+from tracker_worker.cli.failures import CommandFailed, asks_for_json, document, sentence
 from tracker_worker.cli.mistakes import explain, explain_text
+from tracker_worker.cli.output import has_begun, wants_json
 from tracker_worker.conf import register_opts, register_own_opts
 from tracker_worker.conf.reading import check_values
 from tracker_worker.errors import ConfigurationError, TrackerError
 
 PROJECT = "tracker-worker"
-
-
-class CommandFailed(Exception):
-    """A subcommand was refused or has failed. The text is one sentence for the operator."""
+__all__ = ["PROJECT", "CommandFailed", "Commands", "Settings", "example", "fail", "keep_logs_quiet", "start_logging"]
+_ARGUMENTS = "tracker_worker.arguments"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,22 +129,56 @@ def keep_logs_quiet(conf: cfg.ConfigOpts) -> None:
 
 def fail(error: Exception | str, code: int = 1) -> NoReturn:
     """Print one sentence on stderr and exit."""
-    text = " ".join(str(error).split())
-    click.echo(f"{PROJECT}: {text}", err=True)
+    click.echo(f"{PROJECT}: {sentence(error)}", err=True)
     sys.exit(code)
 
 
 class Commands(click.Group):
     """A group of subcommands, listed in the order of their definition.
 
-    A subcommand that is refused or fails ends with one sentence on stderr and exit code 1.
+    A subcommand that is refused or fails ends with one sentence on stderr and exit code 1, and with --format json also with a
+    JSON document on stdout, unless it has begun to print its result there.
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
 
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        arguments = list(args)  # the parser takes them out of its list
+        try:
+            context = super().make_context(info_name, args, parent, **extra)
+        except click.UsageError as error:
+            if parent is None and asks_for_json(arguments):
+                click.echo(document(error))
+            raise
+        context.meta.setdefault(_ARGUMENTS, arguments)
+        return context
+
     def invoke(self, ctx: click.Context) -> Any:
+        if ctx.parent is not None:
+            return super().invoke(ctx)
         try:
             return super().invoke(ctx)
+        except (click.exceptions.Exit, BrokenPipeError):
+            raise
         except (ConfigurationError, TrackerError, CommandFailed) as error:
+            _tell(error, ctx)
             fail(error)
+        except (Exception, KeyboardInterrupt) as error:
+            _tell(error, ctx)
+            raise
+
+
+def _tell(error: BaseException, ctx: click.Context) -> None:
+    """Print the document of an error on stdout, if the command was to print JSON and has not begun yet."""
+    if wants_json(ctx.meta, otherwise=asks_for_json(ctx.meta[_ARGUMENTS])) and not has_begun(ctx.meta):
+        click.echo(document(error))
+
+
+def example(*lines: str) -> str:
+    """The ``epilog`` of a command's help: command lines, without the name of the program. A line that begins with a blank goes
+    on with the one before; one with a ``|`` has several programs, with their names."""
+    shown = [f"  {line}" if line.startswith(" ") or "|" in line else f"  {PROJECT} {line}" for line in lines]
+    return "\n".join(["\b", "Example:", *shown])

@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tracker_worker.cli.context import CommandFailed, Commands, Settings
+from tracker_worker.cli.context import CommandFailed, Commands, Settings, example
 from tracker_worker.cli.operator import asked, read_reason
-from tracker_worker.cli.output import JSON, format_option, plain, show_json, show_table, to_seconds
+from tracker_worker.cli.output import JSON, format_option, plain, show_json, show_table, table_options, to_seconds
+from tracker_worker.cli.table import column, prose
 
 if TYPE_CHECKING:
     from tracker_worker.store.base import History
 
 
-@click.group(cls=Commands)
+@click.group(cls=Commands, epilog=example("db check"))
 def db() -> None:
     """Show, check and upgrade the schema of the database; show its histories, and begin a new one.
 
@@ -24,7 +25,7 @@ def db() -> None:
     """
 
 
-@db.command()
+@db.command(epilog=example("--config-file worker.conf db upgrade"))
 @click.option("--revision", default="head", show_default=True, help="Go up to this revision only.")
 @click.pass_obj
 def upgrade(settings: Settings, revision: str) -> None:
@@ -49,7 +50,7 @@ def upgrade(settings: Settings, revision: str) -> None:
         click.echo(f"The schema is at revision {after} now; it was at {before or 'none'}.")
 
 
-@db.command()
+@db.command(epilog=example("db current"))
 @format_option
 @click.pass_obj
 def current(settings: Settings, style: str) -> None:
@@ -65,7 +66,7 @@ def current(settings: Settings, style: str) -> None:
         click.echo(f"The schema is at revision {found or 'none'}; this release needs {needed}.")
 
 
-@db.command()
+@db.command(epilog=example("db check"))
 @click.pass_obj
 def check(settings: Settings) -> None:
     """Exit with 1 unless the schema has the revision that this release needs; print the ledger id of the database.
@@ -87,8 +88,8 @@ def check(settings: Settings) -> None:
         click.echo(plain(f"WARNING: hosts of the database that no worker serves: {named}"), err=True)
 
 
-@db.command()
-@format_option
+@db.command(epilog=example("db history"))
+@table_options
 @click.pass_obj
 def history(settings: Settings, style: str) -> None:
     """Show the histories of the database, the oldest first; the last one is the present one.
@@ -104,10 +105,10 @@ def history(settings: Settings, style: str) -> None:
         show_json(found)
         return
     rows = ((view["ledger_id"], to_seconds(view["since"]), view["reason"]) for view in found)
-    show_table(("Ledger", "Since", "Reason"), rows, empty="There are no histories.")
+    show_table((column("Ledger"), column("Since", 1), prose("Reason", 2)), rows, empty="There are no histories.")
 
 
-@db.command("new-history")
+@db.command("new-history", epilog=example("db new-history --reason 'restored the backup of Sunday'"))
 @click.option("--reason", required=True, callback=read_reason, help="Why; shown by 'db history'.")
 @format_option
 @click.pass_obj

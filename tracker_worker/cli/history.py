@@ -9,14 +9,27 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tracker_worker.cli.context import Settings
-from tracker_worker.cli.output import JSON, format_option, others, show_json, show_table, to_seconds
+from tracker_worker.cli.context import Settings, example
+from tracker_worker.cli.output import JSON, others, show_json, show_table, table_options, to_seconds
+from tracker_worker.cli.table import column, figure, prose
 from tracker_worker.domain.resources import STANDARD
 
 if TYPE_CHECKING:
     from tracker_worker.history import Entry
 
-_COLUMNS = ("Time", "Outcome", "Instance", "Node", "Method", "Amounts", "Why", "Project", "User", "Request", "ms")
+_COLUMNS = (
+    column("Time"),
+    column("Outcome"),
+    column("Instance", 1),
+    column("Node", 3),
+    column("Method", 5),
+    prose("Amounts", 4),
+    prose("Why", 2),
+    column("Project", 6),
+    column("User", 7),
+    column("Request", 8),
+    figure("ms", 9),
+)
 _NOTHING = "Nothing that was decided is known: [notifications] retention_hours and [tracker] refusals_kept bound it."
 _AGE = re.compile(r"([0-9]{1,6})([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -42,7 +55,9 @@ class _Since(click.ParamType):
         return int((at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp() * 1_000_000)
 
 
-@click.command()
+@click.command(
+    epilog=example("history 5c0de000-0000-4000-8000-000000000001 --since 24h", "history --host h1 --limit 20")
+)
 @click.argument("instance", metavar="[INSTANCE]", required=False)
 @click.option("--host", help="Show only decisions of this host.")
 @click.option("--node", help="Show only decisions about this node.")
@@ -53,7 +68,7 @@ class _Since(click.ParamType):
 @click.option(
     "--limit", type=click.IntRange(1, 100_000), default=500, show_default=True, help="Show at most the last so many."
 )
-@format_option
+@table_options
 @click.pass_obj
 def history(
     settings: Settings,
@@ -70,10 +85,6 @@ def history(
     Why has the shortfalls of a refusal, as requested/used/limit, or the error. Read from the database; no worker needs to run.
     Events are known for [notifications] retention_hours; of the refusals that have no notification the last [tracker]
     refusals_kept are.
-
-    \b
-    Example:
-      tracker-worker history 5c0de000-0000-4000-8000-000000000001 --since 24h
     """
     from tracker_worker.cli.ledgers import opened_store
     from tracker_worker.history import Wanted, read_history

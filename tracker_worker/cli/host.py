@@ -9,19 +9,30 @@ from typing import Any
 import click
 
 from tracker_worker.cli.administration import administration
-from tracker_worker.cli.context import Commands, Settings, keep_logs_quiet
-from tracker_worker.cli.output import JSON, format_option, plain, show_json, show_table, to_seconds
+from tracker_worker.cli.context import Commands, Settings, example, keep_logs_quiet
+from tracker_worker.cli.output import JSON, plain, show_json, show_table, table_options, to_seconds
+from tracker_worker.cli.table import column, figure, prose
 
-_COLUMNS = ("Host", "Queue", "Active", "Standbys", "Lease until", "Last seen", "Release", "Nodes", "Instances")
+_COLUMNS = (
+    column("Host"),
+    column("Queue", 8),
+    column("Active", 1),
+    prose("Standbys", 3),
+    column("Lease until", 6),
+    column("Last seen", 2),
+    column("Release", 7),
+    figure("Nodes", 5),
+    figure("Instances", 4),
+)
 
 
-@click.group(cls=Commands)
+@click.group(cls=Commands, epilog=example("host list"))
 def host() -> None:
     """List, rename, forget and adopt hosts."""
 
 
-@host.command("list")
-@format_option
+@host.command("list", epilog=example("host list"))
+@table_options
 @click.pass_obj
 def list_(settings: Settings, style: str) -> None:
     """List the hosts of the database, and the workers that serve each of them. No worker needs to run."""
@@ -32,7 +43,7 @@ def list_(settings: Settings, style: str) -> None:
         show_table(_COLUMNS, _rows(views), empty="There are no hosts.")
 
 
-@host.command()
+@host.command(epilog=example("host rename h1 h7"))
 @click.argument("old", metavar="OLD")
 @click.argument("new", metavar="NEW")
 @click.pass_obj
@@ -56,7 +67,7 @@ def rename(settings: Settings, old: str, new: str) -> None:
     )
 
 
-@host.command()
+@host.command(epilog=example("host forget h1"))
 @click.argument("host", metavar="HOST")
 @click.pass_obj
 def forget(settings: Settings, host: str) -> None:
@@ -70,7 +81,7 @@ def forget(settings: Settings, host: str) -> None:
     click.echo(plain(f"Host {host} is forgotten. Delete its queues too: {topic}.{host}, {topic}_ledger.{host}"))
 
 
-@host.command()
+@host.command(epilog=example("--config-file worker.conf host adopt h1"))
 @click.argument("host", metavar="HOST")
 @click.pass_obj
 def adopt(settings: Settings, host: str) -> None:

@@ -12,7 +12,8 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from tracker_worker.cli.administration import administration
-from tracker_worker.cli.context import CommandFailed, Commands, Settings
+from tracker_worker.cli.context import CommandFailed, Commands, Settings, example
+from tracker_worker.cli.failures import NOT_FOUND
 from tracker_worker.cli.operator import user
 from tracker_worker.cli.output import (
     JSON,
@@ -23,8 +24,10 @@ from tracker_worker.cli.output import (
     show_json,
     stream_json,
     stream_table,
+    table_options,
     to_seconds,
 )
+from tracker_worker.cli.table import column, figure, prose
 from tracker_worker.domain.resources import CLASSES
 
 if TYPE_CHECKING:
@@ -33,22 +36,22 @@ if TYPE_CHECKING:
 _PAGE = 1000
 _ROLES = ("instance", "incoming", "hold")
 _COLUMNS = (
-    "Instance",
-    "Host",
-    "Node",
-    "Project",
-    "State",
-    "Role",
-    *(klass.name for klass in CLASSES),
-    "Claim",
-    "Since",
-    "Others",
+    column("Instance"),
+    column("Host", 1),
+    column("Node", 1),
+    column("Project", 4),
+    column("State", 3),
+    column("Role", 6),
+    *(figure(klass.name, 2) for klass in CLASSES),
+    column("Claim", 5),
+    column("Since", 8),
+    prose("Others", 7),
 )
 # More instances than a hypervisor can run; a larger file is not a list of uuids.
 _MOST_FILE_BYTES = 64 * 1024 * 1024
 
 
-@click.group(cls=Commands)
+@click.group(cls=Commands, epilog=example("instance list"))
 def instance() -> None:
     """List, show and release what instances are charged for, adopt instances, and compare with what runs.
 
@@ -56,11 +59,11 @@ def instance() -> None:
     """
 
 
-@instance.command("list")
+@instance.command("list", epilog=example("instance list --host h1 --format json"))
 @click.option("--host", help="List only what is charged on this host.")
 @click.option("--node", help="List only what is charged on nodes of this name.")
 @click.option("--project", help="List only what this project is charged for.")
-@format_option
+@table_options
 @click.pass_obj
 def list_(settings: Settings, host: str | None, node: str | None, project: str | None, style: str) -> None:
     """List what is charged, by instance.
@@ -84,7 +87,7 @@ def _list(settings: Settings, host: str | None, node: str | None, project: str |
             stream_table(_COLUMNS, ([_row(view) for view in page] for page in pages), empty="There are no instances.")
 
 
-@instance.command()
+@instance.command(epilog=example("instance show 9e3a6f0b-8d5c-4f6f-9d6a-1c2b3e4f5a6b"))
 @click.argument("uuid")
 @click.option("--host", help="The host; required when the instance is charged on several hosts.")
 @format_option
@@ -98,7 +101,12 @@ def show(settings: Settings, uuid: str, host: str | None, style: str) -> None:
     _show(view, style)
 
 
-@instance.command()
+@instance.command(
+    epilog=example(
+        "instance release 9e3a6f0b-8d5c-4f6f-9d6a-1c2b3e4f5a6b \\",
+        "    --host h1 --reason 'deleted by hand'",
+    )
+)
 @click.argument("uuid")
 @click.option("--host", required=True, help="The host that is charged for the instance.")
 @click.option("--reason", required=True, help="Why; the notification and the answer say it.")
@@ -117,11 +125,13 @@ def release(settings: Settings, uuid: str, host: str, reason: str, style: str) -
     with administration(settings, "instance release") as (_, operator):
         released = operator.decide(host, command)
     if released is None:
-        raise CommandFailed(f"host {host} is charged nothing for instance {name}")
+        raise CommandFailed(
+            f"host {host} is charged nothing for instance {name}", code=NOT_FOUND, host=host, instance_uuid=name
+        )
     _show(released, style)
 
 
-@instance.command()
+@instance.command(epilog=example("cat running.json | tracker-worker instance adopt --host h1 --file -"))
 @click.option("--host", required=True, help="The host on which the instances run.")
 @click.option("--node", help="The node of those instances that name none; required when the host has several.")
 @click.option("--project", help="The project (its id) of those instances that name none.")
@@ -166,7 +176,7 @@ def adopt(ctx: click.Context, host: str, node: str | None, project: str | None, 
         ctx.exit(1)
 
 
-@instance.command()
+@instance.command(epilog=example("virsh list --uuid | tracker-worker instance compare --host h1 --file -"))
 @click.option("--host", required=True, help="The host to compare.")
 @click.option("--node", help="The node to compare; required when the host has several.")
 @click.option(
@@ -245,10 +255,11 @@ def _check_names(store: Store, host: str | None, node: str | None) -> None:
     """Raises CommandFailed: the database has no such host, or none of its hosts has ever had such a node."""
     names = store.host_names()
     if host is not None and host not in names:
-        raise CommandFailed(f"the database has no host {host}")
+        raise CommandFailed(f"the database has no host {host}", code=NOT_FOUND, host=host)
     asked = names if host is None else [host]
     if node is not None and not any(stream.node == node for name in asked for stream in store.streams(name)):
-        raise CommandFailed(f"{'the database' if host is None else f'host {host}'} has no node {node}")
+        where = "the database" if host is None else f"host {host}"
+        raise CommandFailed(f"{where} has no node {node}", code=NOT_FOUND, host=host, node=node)
 
 
 @contextmanager
@@ -284,7 +295,9 @@ def _find(store: Store, uuid: str, host: str | None) -> Mapping[str, Any]:
     found = [charge_view(at, node, held) for at, node, held in page if held.uuid == name]
     if not found:
         where = "on any host" if host is None else f"on host {host}"
-        raise CommandFailed(f"instance {name} is charged nothing {where}")
+        raise CommandFailed(
+            f"instance {name} is charged nothing {where}", code=NOT_FOUND, host=host, instance_uuid=name
+        )
     if len(hosts := sorted({view["host"] for view in found})) > 1:
         raise CommandFailed(
             f"instance {name} is charged on several hosts, name one of them with --host: {', '.join(hosts)}"

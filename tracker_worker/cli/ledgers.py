@@ -12,9 +12,9 @@ from urllib.parse import quote
 import sqlalchemy as sa
 from oslo_config import cfg
 
-from tracker_worker.cli.context import CommandFailed
+from tracker_worker.cli.failures import NOT_FOUND, STORE_UNAVAILABLE, CommandFailed
 from tracker_worker.domain.host import HostLedger
-from tracker_worker.errors import ConfigurationError
+from tracker_worker.errors import DatabaseUnavailable
 from tracker_worker.store.base import Store, Stream
 from tracker_worker.store.sql import engines, migration
 from tracker_worker.store.sql.location import configured_url
@@ -33,9 +33,11 @@ def existing_url(conf: cfg.ConfigOpts) -> str:
         return text
     path = Path(url.database or "").absolute()
     if not path.is_file():
-        raise CommandFailed(f"there is no database {path}: no worker has run with this configuration")
+        raise CommandFailed(
+            f"there is no database {path}: no worker has run with this configuration", code=STORE_UNAVAILABLE
+        )
     if not path.stat().st_size:
-        raise CommandFailed(f"the database {path} is empty: {migration.UPGRADE_COMMAND}")
+        raise CommandFailed(f"the database {path} is empty: {migration.UPGRADE_COMMAND}", code=STORE_UNAVAILABLE)
     # Not mode=ro: the last reader of a stopped worker's database would leave files that belong to the reader's account.
     opened = url.set(database=f"file:{quote(str(path))}").update_query_dict({"mode": "rw", "uri": "true"})
     return opened.render_as_string(hide_password=False)
@@ -64,12 +66,14 @@ def opened_store(conf: cfg.ConfigOpts) -> Iterator[Store]:
     with opened_engine(conf) as engine:
         problem = migration.schema_problem(engine)
         if problem:
-            raise CommandFailed(problem)
+            raise CommandFailed(problem, code=STORE_UNAVAILABLE)
         store = SQLStore(engine.url.render_as_string(hide_password=False))
         try:
             yield store
         except sa.exc.SQLAlchemyError as error:
-            raise ConfigurationError(f"the database cannot be read: {getattr(error, 'orig', None) or error}") from error
+            raise DatabaseUnavailable(
+                f"the database cannot be read: {getattr(error, 'orig', None) or error}"
+            ) from error
         finally:
             store.stop()
 
@@ -81,7 +85,7 @@ def load_host(store: Store, name: str) -> HostLedger:
     """
     host = store.load_host(name)
     if host is None:
-        raise CommandFailed(f"the database has no host {name}")
+        raise CommandFailed(f"the database has no host {name}", code=NOT_FOUND, host=name)
     return host
 
 
@@ -93,7 +97,8 @@ def find_stream(store: Store, host: str, node: str) -> Stream:
     streams = store.streams(host)
     found = [stream for stream in streams if stream.node == node]
     if not found:
-        raise CommandFailed(f"host {host} has no node {node}" if streams else f"the database has no host {host}")
+        text = f"host {host} has no node {node}" if streams else f"the database has no host {host}"
+        raise CommandFailed(text, code=NOT_FOUND, host=host, node=node)
     return found[0]
 
 

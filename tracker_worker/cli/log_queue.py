@@ -70,6 +70,10 @@ class LogQueue:
             if len(self._records) == 1:
                 self._changed.notify_all()
 
+    def figures(self) -> tuple[int, int, int]:
+        """The number of records that wait, of their bytes, and of those that were dropped and not told yet."""
+        return len(self._records), self._bytes, sum(list(self._dropped.values()))
+
     def flush(self, seconds: float) -> None:
         """Wait until everything is written, for at most so long."""
         with self._changed:

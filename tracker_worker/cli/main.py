@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import importlib
-from importlib.metadata import version
 
 import click
 
-from tracker_worker.cli.context import PROJECT, Commands, Settings
+from tracker_worker.cli.context import Commands, Settings, example
 from tracker_worker.text import printable
 
 _COMMANDS = {
@@ -29,20 +28,8 @@ _COMMANDS = {
     "dead-letter": "dead_letters.command",
     "rabbitmq": "rabbitmq",
     "config": "config",
-}
-# These subcommands import oslo.messaging late or not at all. For every other one threading_backend is imported first.
-_WITHOUT_MESSAGING = {
-    "node",
-    "host",
-    "claim",
-    "move",
-    "instance",
-    "usage",
-    "history",
-    "db",
-    "outbox",
-    "rabbitmq",
-    "config",
+    "schema": "schema",
+    "completion": "completion",
 }
 
 
@@ -66,15 +53,25 @@ class _LazyCommands(Commands):
         module = _COMMANDS.get(cmd_name)
         if module is None:
             return None
-        if cmd_name not in _WITHOUT_MESSAGING:
-            importlib.import_module("tracker_worker.cli.threading_backend")
         command: click.Command = getattr(
             importlib.import_module(f"tracker_worker.cli.{module}"), cmd_name.replace("-", "_")
         )
         return command
 
 
-@click.command(cls=_LazyCommands, context_settings={"help_option_names": ["-h", "--help"]})
+def _show_version(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        from tracker_worker.cli.version import version_line
+
+        click.echo(version_line())
+        ctx.exit()
+
+
+@click.command(
+    cls=_LazyCommands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=example("--config-file worker.conf serve", "node list --format json"),
+)
 @click.option(
     "--config-file", "config_files", multiple=True, metavar="FILE", help="Read this configuration file; repeatable."
 )
@@ -85,7 +82,14 @@ class _LazyCommands(Commands):
     metavar="DIR",
     help="Read every *.conf file of this directory; repeatable.",
 )
-@click.version_option(version(PROJECT), prog_name=PROJECT)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version, with those of the RPC API, the database's schema, Python and oslo.messaging, and exit.",
+)
 @click.pass_context
 def main(ctx: click.Context, config_files: tuple[str, ...], config_dirs: tuple[str, ...]) -> None:
     """The resource-claim ledger of compute hosts, served over RabbitMQ.

@@ -9,11 +9,24 @@ from uuid import uuid4
 
 import click
 
-from tracker_worker.cli.context import CommandFailed, Commands, Settings
-from tracker_worker.cli.output import JSON, format_option, show_fields, show_json, show_table, to_seconds
+from tracker_worker.cli.context import CommandFailed, Commands, Settings, example
+from tracker_worker.cli.failures import NOT_FOUND
+from tracker_worker.cli.output import JSON, format_option, show_fields, show_json, show_table, table_options, to_seconds
+from tracker_worker.cli.table import column
 from tracker_worker.domain.move import KINDS
 
-_COLUMNS = ("Move", "Kind", "Instance", "State", "From host", "From node", "To host", "To node", "Begun", "Handed over")
+_COLUMNS = (
+    column("Move"),
+    column("Kind", 5),
+    column("Instance", 3),
+    column("State", 1),
+    column("From host", 2),
+    column("From node", 6),
+    column("To host", 2),
+    column("To node", 6),
+    column("Begun", 4),
+    column("Handed over", 4),
+)
 _SIZE = click.IntRange(min=0)
 _LIMIT = click.FloatRange(min=0)
 
@@ -38,7 +51,7 @@ _at_option = click.option(
 )
 
 
-@click.group(cls=Commands)
+@click.group(cls=Commands, epilog=example("move list"))
 def move() -> None:
     """Show moves of instances, begin them, and take their steps.
 
@@ -47,8 +60,8 @@ def move() -> None:
     """
 
 
-@move.command("list", short_help="List the moves that are not over.")
-@format_option
+@move.command("list", short_help="List the moves that are not over.", epilog=example("move list"))
+@table_options
 @click.pass_obj
 def list_(settings: Settings, style: str) -> None:
     """List the moves that are not over, by id.
@@ -65,7 +78,7 @@ def list_(settings: Settings, style: str) -> None:
         show_table(_COLUMNS, map(_row, found), empty="There are no open moves.")
 
 
-@move.command(short_help="Show a move.")
+@move.command(short_help="Show a move.", epilog=example("move show 019bc187-7a40-7000-97e7-7bad5d85d1c6"))
 @click.argument("move_id")
 @format_option
 @click.pass_obj
@@ -76,12 +89,21 @@ def show(settings: Settings, move_id: str, style: str) -> None:
     found = recorded(settings, move_id)
     if found is None:
         raise CommandFailed(
-            f"no host knows a move {move_id}: it never began, or it is older than [tracker] move_memory_hours"
+            f"no host knows a move {move_id}: it never began, or it is older than [tracker] move_memory_hours",
+            code=NOT_FOUND,
+            move_id=move_id,
         )
     _show(found, style)
 
 
-@move.command(short_help="Begin a move.")
+@move.command(
+    short_help="Begin a move.",
+    epilog=example(
+        "move begin --host h2 --kind migration --vcpus 2 \\",
+        "    --memory-mb 4096 --root-gb 40 --from-host h1 \\",
+        "    --uuid 9e3a6f0b-8d5c-4f6f-9d6a-1c2b3e4f5a6b",
+    ),
+)
 @_host_option
 @click.option("--uuid", required=True, help="The instance's uuid.")
 @click.option("--kind", type=click.Choice(KINDS), required=True, help="What the move is for.")
@@ -159,7 +181,10 @@ def begin(
     _show(begun, style)
 
 
-@move.command(short_help="Hand the instance over.")
+@move.command(
+    short_help="Hand the instance over.",
+    epilog=example("move finish 019bc187-7a40-7000-97e7-7bad5d85d1c6 --host h2"),
+)
 @click.argument("move_id")
 @_host_option
 @_at_option
@@ -180,7 +205,10 @@ def finish(
     _step("finish_move", settings, move_id, host, told, wait, style, at)
 
 
-@move.command(short_help="Release what the source holds.")
+@move.command(
+    short_help="Release what the source holds.",
+    epilog=example("move confirm 019bc187-7a40-7000-97e7-7bad5d85d1c6 --host h1"),
+)
 @click.argument("move_id")
 @_host_option
 @_told_option
@@ -195,7 +223,10 @@ def confirm(settings: Settings, move_id: str, host: str, told: IO[str] | None, w
     _step("confirm_move", settings, move_id, host, told, wait, style)
 
 
-@move.command(short_help="Take the hand-over back.")
+@move.command(
+    short_help="Take the hand-over back.",
+    epilog=example("move revert 019bc187-7a40-7000-97e7-7bad5d85d1c6 --host h2"),
+)
 @click.argument("move_id")
 @_host_option
 @_at_option
@@ -216,7 +247,10 @@ def revert(
     _step("revert_move", settings, move_id, host, told, wait, style, at)
 
 
-@move.command(short_help="End a move before its hand-over.")
+@move.command(
+    short_help="End a move before its hand-over.",
+    epilog=example("move abort 019bc187-7a40-7000-97e7-7bad5d85d1c6 --host h2"),
+)
 @click.argument("move_id")
 @_host_option
 @_told_option
@@ -228,7 +262,10 @@ def abort(settings: Settings, move_id: str, host: str, told: IO[str] | None, wai
     _step("abort_move", settings, move_id, host, told, wait, style)
 
 
-@move.command(short_help="Note that a move has failed.")
+@move.command(
+    short_help="Note that a move has failed.",
+    epilog=example("move fail 019bc187-7a40-7000-97e7-7bad5d85d1c6 --host h2"),
+)
 @click.argument("move_id")
 @_host_option
 @_told_option

@@ -9,9 +9,21 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tracker_worker.cli.administration import administration, host_of
-from tracker_worker.cli.context import CommandFailed, Commands, Settings
+from tracker_worker.cli.context import CommandFailed, Commands, Settings, example
+from tracker_worker.cli.failures import NOT_FOUND
 from tracker_worker.cli.operator import read_reason
-from tracker_worker.cli.output import JSON, format_option, others, plain, show_fields, show_json, show_table, to_seconds
+from tracker_worker.cli.output import (
+    JSON,
+    format_option,
+    others,
+    plain,
+    show_fields,
+    show_json,
+    show_table,
+    table_options,
+    to_seconds,
+)
+from tracker_worker.cli.table import column, figure, prose
 from tracker_worker.domain.resources import CLASSES
 
 if TYPE_CHECKING:
@@ -20,22 +32,22 @@ if TYPE_CHECKING:
     NodeCommand = DrainNode | UndrainNode | RetireNode
 
 NODE_COLUMNS = (
-    "Host",
-    "Node",
-    "State",
-    *(klass.name for klass in CLASSES),
-    "Instances",
-    "Generation",
-    "Sequence",
-    "Since",
-    "Reason",
-    "Others",
+    column("Host"),
+    column("Node"),
+    column("State", 1),
+    *(figure(klass.name, 2) for klass in CLASSES),
+    figure("Instances", 3),
+    figure("Generation", 8),
+    figure("Sequence", 7),
+    column("Since", 6),
+    prose("Reason", 5),
+    prose("Others", 4),
 )
 
 _host_option = click.option("--host", help="The node's host; required when several hosts have a node of this name.")
 
 
-@click.group(cls=Commands)
+@click.group(cls=Commands, epilog=example("node list"))
 def node() -> None:
     """List and show nodes: their inventories and their usage. Drain, retire, rename and move them.
 
@@ -43,9 +55,9 @@ def node() -> None:
     """
 
 
-@node.command("list")
+@node.command("list", epilog=example("node list --host h1 --wide"))
 @click.option("--host", help="List only the nodes of this host.")
-@format_option
+@table_options
 @click.pass_obj
 def list_(settings: Settings, host: str | None, style: str) -> None:
     """List nodes with their usage and their inventory.
@@ -61,7 +73,7 @@ def list_(settings: Settings, host: str | None, style: str) -> None:
         show_table(NODE_COLUMNS, node_rows(views), empty="There are no nodes.")
 
 
-@node.command()
+@node.command(epilog=example("node show node-1 --format json"))
 @click.argument("node", metavar="NODE")
 @_host_option
 @format_option
@@ -71,7 +83,7 @@ def show(settings: Settings, node: str, host: str | None, style: str) -> None:
     found = [view for view in read_nodes(settings, host) if view["node"] == node]
     if not found:
         where = "the database" if host is None else f"host {host}"
-        raise CommandFailed(f"{where} has no node {node}")
+        raise CommandFailed(f"{where} has no node {node}", code=NOT_FOUND, host=host, node=node)
     if len(found) > 1:
         hosts = ", ".join(view["host"] for view in found)
         raise CommandFailed(f"there is a node {node} on several hosts, name one of them with --host: {hosts}")
@@ -81,7 +93,7 @@ def show(settings: Settings, node: str, host: str | None, style: str) -> None:
         show_fields(_fields(found[0]))
 
 
-@node.command()
+@node.command(epilog=example("node drain node-1 --reason 'disk is replaced'"))
 @click.argument("node", metavar="NODE")
 @click.option("--reason", required=True, callback=read_reason, help="Why; callers who are refused are told.")
 @_host_option
@@ -97,7 +109,7 @@ def drain(settings: Settings, node: str, reason: str, host: str | None, style: s
     _change(settings, "node drain", DrainNode(node=node, reason=reason), host, style)
 
 
-@node.command()
+@node.command(epilog=example("node undrain node-1"))
 @click.argument("node", metavar="NODE")
 @_host_option
 @format_option
@@ -109,7 +121,7 @@ def undrain(settings: Settings, node: str, host: str | None, style: str) -> None
     _change(settings, "node undrain", UndrainNode(node=node), host, style)
 
 
-@node.command()
+@node.command(epilog=example("node retire node-1 --reason 'sold'"))
 @click.argument("node", metavar="NODE")
 @click.option("--reason", default="", callback=read_reason, help="Why; shown by 'node list'.")
 @_host_option
@@ -126,7 +138,7 @@ def retire(settings: Settings, node: str, reason: str, host: str | None, style: 
     _change(settings, "node retire", RetireNode(node=node, reason=reason), host, style)
 
 
-@node.command()
+@node.command(epilog=example("node rename node-1 node-7 --host h1"))
 @click.argument("old", metavar="OLD")
 @click.argument("new", metavar="NEW")
 @click.option("--host", required=True, help="The node's host.")
@@ -140,7 +152,7 @@ def rename(settings: Settings, old: str, new: str, host: str, style: str) -> Non
     _move(settings, "node rename", old, host, host, new, style)
 
 
-@node.command()
+@node.command(epilog=example("node move node-1 --host h1 --to h2"))
 @click.argument("node", metavar="NODE")
 @click.option("--host", required=True, help="The host that the node belongs to now.")
 @click.option("--to", required=True, metavar="HOST", help="The host that the node is to belong to.")

@@ -8,16 +8,28 @@ from typing import Any
 
 import click
 
-from tracker_worker.cli.context import CommandFailed, Commands, Settings, keep_logs_quiet
-from tracker_worker.cli.output import JSON, format_option, plain, show_json, show_table, to_seconds
+from tracker_worker.cli.context import CommandFailed, Commands, Settings, example, keep_logs_quiet
+from tracker_worker.cli.failures import NOT_FOUND
+from tracker_worker.cli.output import JSON, format_option, plain, say, show_json, show_table, table_options, to_seconds
+from tracker_worker.cli.table import column, figure
 
-_COLUMNS = ("Host", "Node", "Topic", "Sequence", "Published", "Waiting", "Oldest", "Age (s)", "Refused")
+_COLUMNS = (
+    column("Host"),
+    column("Node"),
+    column("Topic"),
+    figure("Sequence", 5),
+    figure("Published", 4),
+    figure("Waiting", 1),
+    column("Oldest", 6),
+    figure("Age (s)", 2),
+    figure("Refused", 3),
+)
 _NOTHING = (
     "There are no cursors: no worker publishes notifications of this database, or [notifications] topics is empty."
 )
 
 
-@click.group(cls=Commands)
+@click.group(cls=Commands, epilog=example("outbox status"))
 def outbox() -> None:
     """Show the outbox's backlog, publish notifications again, and set one aside that the broker refuses.
 
@@ -25,8 +37,8 @@ def outbox() -> None:
     """
 
 
-@outbox.command()
-@format_option
+@outbox.command(epilog=example("outbox status"))
+@table_options
 @click.pass_obj
 def status(settings: Settings, style: str) -> None:
     """Show how many notifications of each node wait for each topic.
@@ -70,13 +82,13 @@ def status(settings: Settings, style: str) -> None:
         if row["refused_sequence"] is not None:
             where = f"{row['host']}/{row['node']}"
             why = f"notification {row['refused_sequence']} of {where} on topic {row['topic']}: {row['refused_reason']}"
-            click.echo(plain(f"The broker does not take {why}."))
+            say(f"The broker does not take {why}.")
     blocked = {row["host"]: to_seconds(row["blocked_since"]) for row in rows if row["blocked_since"] is not None}
     for host, since in blocked.items():
-        click.echo(plain(f"The broker has taken no messages of the worker of {host} since {since} (alarm)."))
+        say(f"The broker has taken no messages of the worker of {host} since {since} (alarm).")
 
 
-@outbox.command()
+@outbox.command(epilog=example("outbox replay --host h1 --node node-1 --from-sequence 17"))
 @click.option("--host", required=True, help="The host of the node.")
 @click.option("--node", required=True, help="Publish notifications of this node.")
 @click.option(
@@ -120,7 +132,11 @@ def replay(
         )
     if topic is not None:
         if topic not in broker.notification_topics:
-            raise CommandFailed(f"[notifications] has no topic {topic}: it has {', '.join(broker.notification_topics)}")
+            raise CommandFailed(
+                f"[notifications] has no topic {topic}: it has {', '.join(broker.notification_topics)}",
+                code=NOT_FOUND,
+                topic=topic,
+            )
         broker = replace(broker, notification_topics={topic: broker.notification_topics[topic]})
     with opened_store(conf) as store:
         wanted = Range.of(find_stream(store, host, node), first, last, topic)
@@ -138,7 +154,7 @@ def replay(
         )
 
 
-@outbox.command()
+@outbox.command(epilog=example("outbox skip --host h1 --node node-1 --sequence 17 --yes"))
 @click.option("--host", required=True, help="The host of the node.")
 @click.option("--node", required=True, help="Skip a notification of this node.")
 @click.option("--sequence", type=click.IntRange(min=1), required=True, help="The number of the notification.")

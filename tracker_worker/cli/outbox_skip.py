@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from tracker_worker.cli.context import CommandFailed
+from tracker_worker.cli.failures import NOT_FOUND, CommandFailed
 from tracker_worker.store.base import Commit, Conflict, Store, Stream
 
 
@@ -17,7 +17,7 @@ def topics_to_skip(store: Store, stream: Stream, sequence: int, topic: str | Non
     cursors = stream.cursors
     if topic is not None and topic not in cursors:
         known = ", ".join(sorted(cursors)) or "none"
-        raise CommandFailed(f"{where} has no topic {topic}: its topics are {known}")
+        raise CommandFailed(f"{where} has no topic {topic}: its topics are {known}", code=NOT_FOUND, topic=topic)
     waiting = []
     for name in sorted(cursors) if topic is None else [topic]:
         if cursors[name] >= sequence:

@@ -7,6 +7,9 @@ threads of their own. The process ends by ``os._exit``: the interpreter's own en
 
 from __future__ import annotations
 
+import tracker_worker.cli.threading_backend  # noqa: F401 must precede oslo.messaging
+
+# isort: split
 import gc
 import logging
 import os
@@ -18,14 +21,19 @@ from types import FrameType
 from typing import NoReturn
 
 import click
+from oslo_config import cfg
 
 from tracker_worker.cli.check.options import find_unknown
 from tracker_worker.cli.context import PROJECT, CommandFailed, Settings, start_logging
 from tracker_worker.cli.events import Events
 from tracker_worker.cli.log_queue import LogQueue
+from tracker_worker.cli.report import Reporter, log_lines
 from tracker_worker.cli.systemd import is_notified, notify_systemd, reloading, status, watchdog_pings
+from tracker_worker.cli.version import version_line
+from tracker_worker.conf.masked import masked_options
 from tracker_worker.errors import ConfigurationError, TrackerError
 from tracker_worker.service.health.readiness import in_short
+from tracker_worker.service.report import Section, thread_lines
 from tracker_worker.service.worker import Worker
 from tracker_worker.threads import NamedThread
 
@@ -69,6 +77,9 @@ class WorkerProcess:
         self._logging = False
         self._stop_seconds = float(_STOP_SECONDS)
         self._worker: Worker | None = None
+        self._conf: cfg.ConfigOpts | None = None
+        self._reporter = Reporter(self._sections)
+        self._ready = False  # for reports
         self._reload_wanted = False
         self._reloading = False
         self._checks = 0
@@ -79,7 +90,9 @@ class WorkerProcess:
         """Start the worker, serve, stop, and end the process. Raises what ends a start before there is a log, most often
         ConfigurationError."""
         # Set here and not inherited: a shell that starts a program in the background has it ignore SIGINT.
-        self._events.on_signals((*_STOP_SIGNALS, signal.SIGHUP), self._on_signal)
+        self._reporter.start()
+        self._events.on_signals((*_STOP_SIGNALS, signal.SIGHUP, signal.SIGUSR2), self._on_signal)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})  # see ``serve``
         NamedThread(target=self._start, name="tracker-start").start()
         end = self._serve()
         if isinstance(end, StartFailed):
@@ -91,6 +104,9 @@ class WorkerProcess:
         self._stop(0)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGUSR2:
+            self._reporter.request()
+            return
         if number in _STOP_SIGNALS:
             if self._signalled:
                 os._exit(1)  # the second signal: memory holds nothing that would be lost
@@ -154,7 +170,7 @@ class WorkerProcess:
 
     def _start(self) -> None:
         try:
-            conf = self._settings.load()
+            self._conf = conf = self._settings.load()
             self._stop_seconds = float(conf.tracker.stop_seconds)
             start_logging(conf, self._settings.warnings)
             self._log.adopt()
@@ -199,6 +215,23 @@ class WorkerProcess:
 
         _within(_LAST_WORDS_SECONDS, say)
         os._exit(1)
+
+    def _sections(self) -> list[Section]:
+        """What a report has, in every phase."""
+        conf, worker = self._conf, self._worker
+        process = [
+            Section("process", lambda: (version_line(), f"phase: {self._phase()}")),
+            Section("threads", thread_lines),
+            Section("log", lambda: log_lines(self._log)),
+        ]
+        of_worker = [] if worker is None else worker.window.sections()
+        configuration = [] if conf is None else [Section("configuration", lambda: masked_options(conf))]
+        return [*process, *of_worker, *configuration]
+
+    def _phase(self) -> str:
+        if self._signalled:
+            return "stopping"
+        return "starting" if not self._ready else "serving"
 
     # --- the end -----------------------------------------------------------------------------------------------------
 

@@ -7,17 +7,17 @@ import shlex
 
 import click
 
-from tracker_worker.cli.context import Commands, Settings, keep_logs_quiet
+from tracker_worker.cli.context import Commands, Settings, example, keep_logs_quiet
 
 _ROLES = ("worker", "scheduler", "billing", "operator")
 
 
-@click.group(cls=Commands)
+@click.group(cls=Commands, epilog=example("rabbitmq permissions --role worker --host compute-1"))
 def rabbitmq() -> None:
     """Print commands for the administrator of RabbitMQ."""
 
 
-@rabbitmq.command()
+@rabbitmq.command(epilog=example("rabbitmq permissions --role worker --host compute-1 --user compute-1"))
 @click.option(
     "--role",
     type=click.Choice(_ROLES),
@@ -40,8 +40,6 @@ def permissions(settings: Settings, role: str, hosts: tuple[str, ...], user: str
 
     Nothing is sent to the broker. The names of exchanges and queues are those of the configuration. Give the worker of each
     machine a user of its own: a worker can use only the queues of its own hosts then.
-
-    Example: tracker-worker rabbitmq permissions --role worker --host compute-1 --user compute-1
     """
     conf = settings.load()  # imports oslo.messaging as a command has to, and therefore comes before these
 

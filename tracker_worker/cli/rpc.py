@@ -18,6 +18,7 @@ from tracker_worker.bus.settings import read_settings
 from tracker_worker.cli import operator
 from tracker_worker.cli.broker import connected
 from tracker_worker.cli.context import CommandFailed, Settings, keep_logs_quiet
+from tracker_worker.cli.failures import BROKER_UNREACHABLE, NO_WORKER, TIMEOUT
 from tracker_worker.client.api import ALLOWED_REMOTE_EXMODS, TrackerAPI
 from tracker_worker.oslo import UnsupportedVersion, oslo_messaging
 from tracker_worker.wire.versions import needed
@@ -76,7 +77,7 @@ def _require(connection: Any, kind: str, name: str, otherwise: str) -> None:
         else:
             channel.exchange_declare(name, "fanout", passive=True)
     except NotFound:
-        raise CommandFailed(f"{otherwise}: {kind} {name} does not exist") from None
+        raise CommandFailed(f"{otherwise}: {kind} {name} does not exist", code=NO_WORKER, **{kind: name}) from None
     except AccessRefused:
         return  # the user may not declare it; the request itself shows whether it exists
 
@@ -90,7 +91,9 @@ def _transport(conf: cfg.ConfigOpts, callee: str) -> Iterator[Any]:
     except oslo_messaging.MessagingTimeout as error:
         raise CommandFailed(
             f"no answer from {callee} within {conf.rpc_response_timeout} s: no worker serves it now, or its worker is "
-            "busy; the request may still be executed later"
+            "busy; the request may still be executed later",
+            code=TIMEOUT,
+            seconds=conf.rpc_response_timeout,
         ) from error
     except oslo_messaging.RPCVersionCapError as error:
         raise CommandFailed(
@@ -103,6 +106,6 @@ def _transport(conf: cfg.ConfigOpts, callee: str) -> Iterator[Any]:
     except oslo_messaging.RemoteError as error:
         raise CommandFailed(f"{callee} failed: {error.exc_type}: {error.value}") from error
     except oslo_messaging.MessagingException as error:
-        raise CommandFailed(f"the request to {callee} cannot be sent: {error}") from error
+        raise CommandFailed(f"the request to {callee} cannot be sent: {error}", code=BROKER_UNREACHABLE) from error
     finally:
         transport.cleanup()

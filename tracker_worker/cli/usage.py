@@ -5,15 +5,16 @@ from __future__ import annotations
 
 import click
 
-from tracker_worker.cli.context import Settings
-from tracker_worker.cli.output import JSON, format_option, others, show_json, show_table
+from tracker_worker.cli.context import Settings, example
+from tracker_worker.cli.output import JSON, others, show_json, show_table, table_options
+from tracker_worker.cli.table import column, figure, prose
 from tracker_worker.domain.resources import STANDARD
 
 
-@click.command()
+@click.command(epilog=example("usage --host h1"))
 @click.option("--host", help="Count only what is charged on this host.")
 @click.option("--project", help="Show only this project.")
-@format_option
+@table_options
 @click.pass_obj
 def usage(settings: Settings, host: str | None, project: str | None, style: str) -> None:
     """Show how much each project is charged.
@@ -32,15 +33,15 @@ def usage(settings: Settings, host: str | None, project: str | None, style: str)
         show_json(total)
         return
     show_table(
-        ("Project", "Instances", *STANDARD, "Others"),
+        (column("Project"), figure("Instances", 2), *(figure(klass, 1) for klass in STANDARD), prose("Others", 3)),
         (
             (
-                name or "(none)",
+                project_id or "(none)",
                 held["instances"],
                 *(held[klass] for klass in STANDARD),
                 others(held.get("resources", {})),
             )
-            for name, held in total.items()
+            for project_id, held in total.items()
         ),
         empty="No project is charged anything." if project is None else f"Project {project} is charged nothing.",
     )

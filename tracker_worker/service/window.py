@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from oslo_config import cfg
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -11,6 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from tracker_worker import threads
 from tracker_worker.bus.base import Bus
 from tracker_worker.counters import Counters
+from tracker_worker.service.chores.inventories import Inventories
 from tracker_worker.service.chores.ownership import Ownership
 from tracker_worker.service.clock import Clock
 from tracker_worker.service.health.health import Health
@@ -21,6 +23,7 @@ from tracker_worker.service.metrics.outbox import OutboxFigures
 from tracker_worker.service.metrics.sources import WorkerSources
 from tracker_worker.service.page.page import page
 from tracker_worker.service.page.status import status
+from tracker_worker.service.report import sections
 from tracker_worker.service.watchdog import Watchdog
 from tracker_worker.store.base import Store
 from tracker_worker.tally import Tally
@@ -44,12 +47,16 @@ class Window:
         tally: Tally,
         schema: str,
         clock: Clock,
+        inventories: Inventories,
+        owner: str,
+        ready: Callable[[], bool],
         log_records_dropped: Callable[[], int],
         monotonic: Callable[[], float],
         runtime: threads.Runtime,
         died: Callable[[BaseException], None],
     ) -> None:
-        """``schema`` is the revision of the schema that this release has. Raises ConfigurationError: see ``Health``."""
+        """``schema`` is the revision of the schema that this release has, ``owner`` the name of this worker in leases. Raises
+        ConfigurationError: see ``Health``."""
         self.health = Health(
             conf,
             hosts=hosts,
@@ -62,6 +69,24 @@ class Window:
             died=died,
         )
         self._clock = clock
+        self._bus = bus
+        self._engine = engine
+        self._ownership = ownership
+        self.sections = partial(
+            sections,
+            owner=owner,
+            hosts=hosts,
+            engine=engine,
+            ownership=ownership,
+            bus=bus,
+            store=store,
+            inventories=inventories,
+            counters=counters,
+            queues=self.queues,
+            recent_decisions=self.recent_decisions,
+            ready=ready,
+        )
+        """Makes what a report says of this worker. Any thread, at any time from here to the end of the process."""
         self._outbox = OutboxFigures(
             store,
             topics=topics,
@@ -79,6 +104,7 @@ class Window:
             counters=counters,
             tally=tally,
             outbox=self._outbox,
+            queues=self.queues,
             schema=schema,
             is_ready=lambda: bool(self.health.readiness()["ready"]),
             log_records_dropped=log_records_dropped,
@@ -86,6 +112,14 @@ class Window:
         )
         self._project_series: int = conf.health.project_series
         self.health.routes.update({"/": page, "/status": self._status, "/metrics": self._metrics})
+
+    def recent_decisions(self) -> Sequence[str]:
+        """The last decisions, the oldest first, each as one line. Any thread."""
+        return [entry.line() for entry in self._engine.recent()]
+
+    def queues(self) -> dict[str, tuple[int, int]]:
+        """What waits in this worker: name of the queue -> number of messages and of the bytes of their bodies. Any thread."""
+        return {**self._bus.queues(), "unadmitted": self._ownership.unadmitted(), **self._engine.queues()}
 
     def start(self) -> None:
         """Read, now and then, what can be seen only in the database. Not without a listener: nobody would see it."""

@@ -125,6 +125,10 @@ class Store(HistoryStore):
     def stop(self) -> None:
         """Release every resource. Harmless without a start, and a second time. Any thread."""
 
+    def pool(self) -> str:
+        """Say how the connections to the database are used, for people. Any thread."""
+        return "no connections"
+
     @abstractmethod
     def check(self) -> None:
         """Look whether the database is still the one that was started. Only a database that is a file can be another one.

@@ -70,6 +70,10 @@ class Ledgers:
         """Whether a host's ledgers are in memory, so that they may be old."""
         return name in self._hosts
 
+    def in_memory(self, name: str) -> HostLedger | None:
+        """A host's ledgers as they are, which may be old; None: they are not in memory. Any thread may look at them."""
+        return self._hosts.get(name)
+
     def current(self, name: str, node: str) -> NodeLedger | None:
         """A node's ledger as the store has it; None: there is no such node."""
         if self.holds(name):

@@ -273,20 +273,23 @@ def test_what_the_socket_has_not_taken_is_limited(case: Case) -> None:
     assert len(case.published()) == 7
 
 
-def test_waiting_bytes_counts_every_body_until_it_is_confirmed(case: Case) -> None:
+def test_every_message_and_its_body_count_until_it_is_confirmed(case: Case) -> None:
+    def waits() -> tuple[int, int]:
+        return case.publisher.waiting(), case.publisher.waiting_bytes()
+
     case.submit(b"12", b"345")
-    assert case.publisher.waiting_bytes() == 5
+    assert waits() == (2, 5)
     case.lose()
     case.publisher.submit(case.message(b"6789"))
-    assert case.publisher.waiting_bytes() == 9
+    assert waits() == (3, 9)
     case.connect()
     case.publisher.work()
     case.give_back(b"12")
     case.ack(1)
-    assert case.publisher.waiting_bytes() == 9
+    assert waits() == (3, 9)
     case.nack(3, multiple=True)
-    assert case.publisher.waiting_bytes() == 9
+    assert waits() == (3, 9)
     for tag in (4, 5, 6):
         case.later(5)
         case.ack(tag)
-    assert case.publisher.waiting_bytes() == 0
+    assert waits() == (0, 0)

@@ -22,6 +22,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tests.support.builders import begin
+from tests.support.commands import check_output
 from tests.support.store import Writer, settle
 from tracker_worker.cli.main import main
 from tracker_worker.store.sql.store import SQLStore
@@ -39,8 +40,9 @@ class Cli:
     def configure(self, text: str) -> None:
         self.configuration.write_text(text, encoding="utf-8")
 
-    def run(self, *arguments: str) -> Result:
-        return CliRunner().invoke(main, ["--config-file", str(self.configuration), *arguments])
+    def run(self, *arguments: str, **options: Any) -> Result:
+        """Run a subcommand; ``options`` are those of ``CliRunner.invoke``."""
+        return CliRunner().invoke(main, ["--config-file", str(self.configuration), *arguments], **options)
 
     def succeed(self, *arguments: str) -> str:
         """Run a subcommand that must succeed, and return its output."""
@@ -49,7 +51,23 @@ class Cli:
         return done.stdout
 
     def json(self, *arguments: str) -> Any:
-        return json.loads(self.succeed(*arguments, "--format", "json"))
+        """Run a subcommand that must succeed, and return its JSON document, which is what its schema says."""
+        printed = json.loads(self.succeed(*arguments, "--format", "json"))
+        check_output(arguments, printed)
+        return printed
+
+    def error(self, *arguments: str, exit_code: int = 1, **options: Any) -> Any:
+        """Run a subcommand that must fail with --format json, and return the error on stdout, which is what its schema says."""
+        done = self.run(*arguments, "--format", "json", **options)
+        assert done.exit_code == exit_code, done.output
+        assert isinstance(done.exception, SystemExit), done.exception
+        (line,) = done.stdout.splitlines()
+        printed = json.loads(line)
+        check_output(arguments, printed)
+        assert set(printed) == {"error"}
+        if exit_code == 1:
+            assert done.stderr == f"tracker-worker: {printed['error']['message']}\n"
+        return printed["error"]
 
     def refuse(self, *arguments: str) -> str:
         """Run a subcommand that must fail, and return its one line on stderr."""

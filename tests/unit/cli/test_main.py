@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 from tests.support.rows import every_type
 from tests.unit.cli.conftest import Cli
+from tracker_worker.cli.feed import describe
 from tracker_worker.cli.main import main
-from tracker_worker.cli.watch import describe
 from tracker_worker.notifications.dialects.table import CLOUDEVENTS, COMPUTE, PLAIN
 from tracker_worker.wire.message import decode_message
 

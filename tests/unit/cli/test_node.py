@@ -25,7 +25,7 @@ def test_a_node_is_drained_and_taken_back(cli: Cli, ledger: Writer) -> None:
     row = cli.succeed("node", "list").splitlines()[2]
     assert row.split()[2] == "draining"
     (view, _) = cli.json("node", "list")
-    assert row.rstrip().endswith(f"{view['state_since'][:19]}Z   disk replaced")
+    assert row.rstrip().endswith(f"{view['state_since'][:19]}Z  disk replaced")
     assert cli.json("node", "undrain", "node-1", "--host", "host-1")["state"] == "open"
 
 

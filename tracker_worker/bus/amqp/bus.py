@@ -163,6 +163,14 @@ class AMQPBus(Bus):
                 self.receiver.renew()
         self.repair()
 
+    def queues(self) -> Mapping[str, tuple[int, int]]:
+        if not self._started:
+            return {}
+        return {
+            "unsettled": (self.receiver.unsettled(), self.receiver.unsettled_bytes()),
+            "publishing": (self.sender.waiting(), self.sender.waiting_bytes()),
+        }
+
     def figures(self) -> Mapping[str, int]:
         if not self._started:
             return {}
@@ -171,9 +179,7 @@ class AMQPBus(Bus):
             "publishing_connected": int(self.sender.is_open()),
             "consuming_reconnects": self.receiver.reconnects(),
             "publishing_reconnects": self.sender.reconnects(),
-            "unsettled_messages": self.receiver.unsettled_messages(),
             "unsettled_bytes": self.receiver.unsettled_bytes(),
-            "publishing_messages": self.sender.waiting_messages(),
             "publishing_bytes": self.sender.waiting_bytes(),
             "dropped_replies": self.sender.dropped_replies(),
             "refused_messages": self.sender.refused_messages,

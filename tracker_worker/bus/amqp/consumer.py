@@ -89,13 +89,13 @@ class Consumer(BrokerConnection, Receiver):
         if len(self._settled) >= self._ack_threshold or self._monotonic() >= self._ack_before:
             self.wake()
 
+    def unsettled(self) -> int:
+        """The number of deliveries that are not settled. Any thread."""
+        return len(self._unsettled)
+
     def unsettled_bytes(self) -> int:
         """The bytes of all deliveries that are not settled, and of the one that is arriving. Any thread."""
         return self._unsettled_bytes + self._pieces.size
-
-    def unsettled_messages(self) -> int:
-        """The number of deliveries that are not settled. Any thread."""
-        return len(self._unsettled)
 
     def is_current(self, delivery: Delivery) -> bool:
         return bool(delivery.token[0] == self._epoch)

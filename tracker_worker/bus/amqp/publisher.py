@@ -100,13 +100,13 @@ class Publisher(BrokerConnection):
         """The broker does not take this message (larger than ``limit``?). Returns what to publish instead; has the turn."""
         return None
 
+    def waiting(self) -> int:
+        """The number of messages that are not confirmed yet, and wait for whatever reason. Any thread."""
+        return self._destinations.messages + len(self._waiting)
+
     def waiting_bytes(self) -> int:
         """The bytes of all bodies that are not confirmed yet, and wait for whatever reason. Any thread."""
         return self._destinations.bytes + sum(len(message.body) for message in list(self._waiting))
-
-    def waiting_messages(self) -> int:
-        """The number of messages that are not confirmed yet. Any thread."""
-        return self._destinations.messages + len(self._waiting)
 
     def dropped_replies(self) -> int:
         """How many replies were dropped because nobody takes them. Any thread."""

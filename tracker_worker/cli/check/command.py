@@ -9,13 +9,13 @@ from collections.abc import Iterator
 import click
 
 from tracker_worker.cli.check.findings import Finding, Level, worst
-from tracker_worker.cli.context import Settings, keep_logs_quiet
+from tracker_worker.cli.context import Settings, example, keep_logs_quiet
 from tracker_worker.cli.output import JSON, format_option, plain, show_json
 from tracker_worker.errors import ConfigurationError
 from tracker_worker.text import counted
 
 
-@click.command()
+@click.command(epilog=example("check", "check --max-outbox-age 300 --format json"))
 @click.option(
     "--max-outbox-age",
     type=click.IntRange(min=0),

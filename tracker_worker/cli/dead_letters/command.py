@@ -5,24 +5,43 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from oslo_config import cfg
 
-from tracker_worker.bus.settings import BrokerSettings, read_settings
-from tracker_worker.cli.context import CommandFailed, Commands, Settings, keep_logs_quiet
-from tracker_worker.cli.dead_letters.format import describe, show_described, summary
-from tracker_worker.cli.dead_letters.message import DeadMessage
-from tracker_worker.cli.dead_letters.places import opened_letters, store_if_there
-from tracker_worker.cli.dead_letters.queue import count_ready, exclusive_connection
-from tracker_worker.cli.dead_letters.replay import Outcome, objection, send_again
-from tracker_worker.cli.dead_letters.selection import Selection
-from tracker_worker.cli.output import JSON, format_option, show_json, show_table
-from tracker_worker.store.base import MOST_DEAD_LETTERS
+from tracker_worker.cli.context import CommandFailed, Commands, Settings, example, keep_logs_quiet
+from tracker_worker.cli.output import JSON, format_option, show_json, show_table, table_options
+from tracker_worker.cli.table import column, figure, prose
 
-_COLUMNS = ("No.", "Id", "Kept in", "Time", "Code", "Method", "Host", "Instance", "Sent to", "Bytes", "Reason")
-_OUTCOME_COLUMNS = ("No.", "Id", "Method", "Host", "Instance", "Sent to", "Outcome")
+if TYPE_CHECKING:
+    from tracker_worker.bus.settings import BrokerSettings
+    from tracker_worker.cli.dead_letters.message import DeadMessage
+    from tracker_worker.cli.dead_letters.replay import Outcome
+    from tracker_worker.cli.dead_letters.selection import Selection
+
+_COLUMNS = (
+    figure("No.", 0),
+    column("Id"),
+    column("Kept in", 9),
+    column("Time", 3),
+    column("Code", 1),
+    column("Method", 4),
+    column("Host", 5),
+    column("Instance", 6),
+    column("Sent to", 7),
+    figure("Bytes", 8),
+    prose("Reason", 2),
+)
+_OUTCOME_COLUMNS = (
+    figure("No.", 0),
+    column("Id"),
+    column("Method", 3),
+    column("Host", 4),
+    column("Instance", 2),
+    column("Sent to", 5),
+    prose("Outcome", 0),
+)
 _names_argument = click.argument("names", nargs=-1, metavar="[NUMBER|ID]...")
 _unique_id_option = click.option(
     "--unique-id", metavar="ID", help="Select the copies of the request with this _unique_id."
@@ -33,7 +52,7 @@ _code_option = click.option(
 _all_option = click.option("--all", "everything", is_flag=True, help="Select every message.")
 
 
-@click.group("dead-letter", cls=Commands)
+@click.group("dead-letter", cls=Commands, epilog=example("dead-letter list"))
 def dead_letter() -> None:
     """List, show, replay or remove casts that could not be done.
 
@@ -47,13 +66,16 @@ def dead_letter() -> None:
     """
 
 
-@dead_letter.command("list")
+@dead_letter.command("list", epilog=example("dead-letter list --limit 20"))
 @click.option("--limit", type=click.IntRange(min=1), help="Show only this many, the oldest.  [default: all]")
-@format_option
+@table_options
 @click.pass_obj
 def list_(settings: Settings, limit: int | None, style: str) -> None:
     """List the dead-lettered messages, oldest first. They stay where they are kept."""
     conf, broker = _read(settings)
+    from tracker_worker.cli.dead_letters.format import summary
+    from tracker_worker.cli.dead_letters.places import opened_letters
+
     with opened_letters(conf, broker) as letters:
         pass
     shown = letters.messages[:limit]
@@ -66,7 +88,7 @@ def list_(settings: Settings, limit: int | None, style: str) -> None:
         click.echo(f"{not_shown} more are not shown.", err=True)
 
 
-@dead_letter.command()
+@dead_letter.command(epilog=example("dead-letter show 1"))
 @click.argument("name", required=False, metavar="[NUMBER|ID]")
 @click.option("--unique-id", metavar="ID", help="Show the request with this _unique_id.")
 @format_option
@@ -78,8 +100,13 @@ def show(settings: Settings, name: str | None, unique_id: str | None, style: str
     text or, when it is not text, as bytes in hexadecimal: the first 4096 with --format table, all with --format json.
     The message stays where it is kept.
     """
+    from tracker_worker.cli.dead_letters.selection import Selection
+
     selection = Selection(names=() if name is None else (name,), unique_id=unique_id)
     conf, broker = _read(settings)
+    from tracker_worker.cli.dead_letters.format import describe, show_described
+    from tracker_worker.cli.dead_letters.places import opened_letters
+
     with opened_letters(conf, broker, with_body=selection.may_want) as letters:
         found = selection.pick(letters.messages, datetime.now(UTC))
     for copy in found[1:]:
@@ -91,13 +118,13 @@ def show(settings: Settings, name: str | None, unique_id: str | None, style: str
         show_described(described)
 
 
-@dead_letter.command()
+@dead_letter.command(epilog=example("dead-letter replay --reason node_not_found --dry-run"))
 @_names_argument
 @_all_option
 @_unique_id_option
 @_code_option
 @click.option("--dry-run", is_flag=True, help="Only show which messages would be replayed, and which kept.")
-@format_option
+@table_options
 @click.pass_obj
 def replay(
     settings: Settings,
@@ -119,8 +146,13 @@ def replay(
     --all. To replay a message twice, for instance after an interruption, is harmless: the worker recognizes the request
     by its unique id for [database] inbox_retention_seconds.
     """
+    from tracker_worker.cli.dead_letters.selection import Selection
+
     selection = Selection(names=names, everything=everything, unique_id=unique_id, code=code)
     conf, broker = _read(settings)
+    from tracker_worker.cli.dead_letters.places import opened_letters
+    from tracker_worker.cli.dead_letters.replay import Outcome, objection, send_again
+
     outcomes: list[Outcome] = []
     done = "would be replayed" if dry_run else "replayed"
     try:
@@ -141,7 +173,7 @@ def replay(
         raise CommandFailed(f"{kept} of {len(outcomes)} messages are kept")
 
 
-@dead_letter.command()
+@dead_letter.command(epilog=example("dead-letter purge --older-than 604800 --yes"))
 @_names_argument
 @_all_option
 @_unique_id_option
@@ -173,6 +205,8 @@ def purge(
     Messages are selected by number or id, by the options --unique-id, --reason and --older-than, which must all hold if
     several are given, or by --all. --all also removes messages that arrive while the command runs.
     """
+    from tracker_worker.cli.dead_letters.selection import Selection
+
     selection = Selection(
         names=names, everything=everything, unique_id=unique_id, code=code, older_than_seconds=older_than_seconds
     )
@@ -189,6 +223,10 @@ def purge(
 def _purge_all(conf: cfg.ConfigOpts, broker: BrokerSettings, yes: bool) -> int:
     """Purge the queue in one request to the broker, which also removes more messages than MAX_MESSAGES, and what the database
     keeps. Return how many."""
+    from tracker_worker.cli.dead_letters.places import store_if_there
+    from tracker_worker.cli.dead_letters.queue import count_ready, exclusive_connection
+    from tracker_worker.store.base import MOST_DEAD_LETTERS
+
     with exclusive_connection(broker) as connection, store_if_there(conf) as store:
         count = count_ready(connection, broker.dead_letter_queue)
         if yes and count:
@@ -200,6 +238,8 @@ def _purge_all(conf: cfg.ConfigOpts, broker: BrokerSettings, yes: bool) -> int:
 
 
 def _purge_selected(conf: cfg.ConfigOpts, broker: BrokerSettings, selection: Selection, yes: bool) -> int:
+    from tracker_worker.cli.dead_letters.places import opened_letters
+
     with opened_letters(conf, broker) as letters:
         chosen = selection.pick(letters.messages, datetime.now(UTC))
         if yes:
@@ -211,6 +251,9 @@ def _purge_selected(conf: cfg.ConfigOpts, broker: BrokerSettings, selection: Sel
 def _read(settings: Settings) -> tuple[cfg.ConfigOpts, BrokerSettings]:
     conf = settings.load()
     keep_logs_quiet(conf)
+    # After the options of oslo.messaging, which choose how it uses threads.
+    from tracker_worker.bus.settings import read_settings
+
     return conf, read_settings(conf)
 
 
@@ -231,6 +274,8 @@ def _row(message: DeadMessage) -> Iterator[Any]:
 
 def _show_outcomes(outcomes: list[Outcome], done: str, style: str) -> None:
     if style == JSON:
+        from tracker_worker.cli.dead_letters.format import summary
+
         show_json(
             [
                 {**summary(outcome.message), "replayed": outcome.kept is None, "kept": outcome.kept}

@@ -13,11 +13,13 @@ from typing import Any
 import click
 
 from tracker_worker.cli.dead_letters.message import DeadMessage, decode
-from tracker_worker.cli.output import plain, show_fields
+from tracker_worker.cli.output import plain, show_fields, terminal_width
 
 _MAX_LEVELS = 100
 _MAX_SHOWN = 4096
 _BYTES_PER_LINE = 16
+# A line of so many bytes needs so many columns.
+_COLUMNS_OF_16 = 76
 
 
 def summary(message: DeadMessage) -> dict[str, Any]:
@@ -97,10 +99,12 @@ def _text(body: bytes) -> str | None:
 
 
 def _hexadecimal(body: bytes) -> Iterator[str]:
-    for start in range(0, len(body), _BYTES_PER_LINE):
-        line = body[start : start + _BYTES_PER_LINE]
+    width = terminal_width()
+    count = _BYTES_PER_LINE if width is None or width >= _COLUMNS_OF_16 else _BYTES_PER_LINE // 2
+    for start in range(0, len(body), count):
+        line = body[start : start + count]
         shown = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in line)
-        yield f"{start:08x}  {line.hex(' '):<{_BYTES_PER_LINE * 3}} {shown}"
+        yield f"{start:08x}  {line.hex(' '):<{count * 3}} {shown}"
 
 
 def _json(value: Any, level: int = 0) -> Any:

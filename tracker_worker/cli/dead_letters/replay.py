@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from amqp.exceptions import ChannelError
 
-from tracker_worker.cli.context import CommandFailed
 from tracker_worker.cli.dead_letters.message import DeadMessage, sendable_properties
 from tracker_worker.cli.dead_letters.places import DeadLetters
+from tracker_worker.cli.failures import TIMEOUT, CommandFailed
 from tracker_worker.cli.publishing import CONFIRM_SECONDS, Answer, ConfirmedPublisher, NoAnswer, Unsendable
 
 
@@ -63,7 +63,8 @@ def _send(publisher: ConfirmedPublisher, message: DeadMessage) -> str | None:
         publisher.wait()
     except NoAnswer:
         raise CommandFailed(
-            f"the broker has not confirmed {message.id} within {CONFIRM_SECONDS} s; it is kept, perhaps sent too"
+            f"the broker has not confirmed {message.id} within {CONFIRM_SECONDS} s; it is kept, perhaps sent too",
+            code=TIMEOUT,
         ) from None
     except Unsendable as error:
         return str(error)

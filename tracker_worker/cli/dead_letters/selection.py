@@ -9,8 +9,8 @@ from datetime import datetime, timedelta
 
 import click
 
-from tracker_worker.cli.context import CommandFailed
 from tracker_worker.cli.dead_letters.message import DeadMessage
+from tracker_worker.cli.failures import NOT_FOUND, CommandFailed
 
 # The beginning of an id stands for the id when it has at least so many characters and no other id begins with it.
 _MIN_ID_CHARACTERS = 4
@@ -57,7 +57,11 @@ class Selection:
             return [message for message in messages if message.number in numbers]
         found = [message for message in messages if self._matches(message, now)]
         if self.unique_id is not None and not found:
-            raise CommandFailed(f"there is no dead-lettered message with the unique id {self.unique_id}")
+            raise CommandFailed(
+                f"there is no dead-lettered message with the unique id {self.unique_id}",
+                code=NOT_FOUND,
+                unique_id=self.unique_id,
+            )
         return found
 
     def _matches(self, message: DeadMessage, now: datetime | None) -> bool:
@@ -79,7 +83,7 @@ def _named(name: str, messages: Sequence[DeadMessage]) -> list[DeadMessage]:
     else:
         found = []
     if not found:
-        raise CommandFailed(f"there is no dead-lettered message {name}")
+        raise CommandFailed(f"there is no dead-lettered message {name}", code=NOT_FOUND, name=name)
     ids = {message.id for message in found}
     if len(ids) > 1:
         raise CommandFailed(f"{name} is the beginning of several ids: {', '.join(sorted(ids))}")

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from tracker_worker.billing import Books
 from tracker_worker.cli.demo.billing import Billing, Place
-from tracker_worker.cli.demo.tables import table
+from tracker_worker.cli.demo.tables import DemoTable
 from tracker_worker.client.api import TrackerAPI
 from tracker_worker.domain.resources import CLASSES
 
@@ -65,11 +65,11 @@ class Invoice:
         usage = books.usage(begin, end, "exists")
         difference = sum(abs(one.events - one.exists) for one in books.differences(begin, end))
         self.difference += difference
-        shown = table("Invoice: resource-hours", "project", [f"{klass.name} h" for klass in CLASSES])
+        shown = DemoTable("Invoice: resource-hours", "project", [f"{klass.name} h" for klass in CLASSES])
         for project, owed in sorted(usage.items()):
             sums = owed["resource_seconds"]
             shown.add_row(project, *(f"{sums.get(klass.name, 0) / _HOUR:.4f}" for klass in CLASSES))
-        self._console.print(shown)
+        shown.show(self._console)
         said = f"By {_count(usage)} in closed periods and by the events alone: difference {difference}"
         self._console.print(said if difference else f"[green]{said}[/green]", highlight=False)
         return usage

@@ -46,6 +46,12 @@ class Gate:
         """Whether deliveries of the source wait."""
         return source in self._held
 
+    def held(self) -> tuple[int, int]:
+        """The number of deliveries that wait, and of the bytes of their bodies."""
+        with self._lock:
+            bodies = [len(delivery.body) for held in self._held.values() for delivery in held]
+        return len(bodies), sum(bodies)
+
     def emptied(self, source: str) -> bool:
         """The source was found empty. Returns whether everything that had come from it was passed on; if not, ``admit`` says
         so."""

@@ -109,6 +109,13 @@ class Inventories:
         """Ask no further question. A driver that hangs is left to end with the process."""
         self._pool.stop()
 
+    def figures(self) -> dict[str, int]:
+        """The numbers of questions that are queued, that drivers are answering, and of those that count as failed meanwhile."""
+        with self._lock:
+            asked = list(self._asked.values())
+            queued = sum(map(len, self._queued.values()))
+        return {"queued": queued, "asked": len(asked), "late": sum(each.told for each in asked)}
+
     def read(self, host: str, node: str | None, done: Done, found: Found) -> None:
         """Ask the host's driver for its list of nodes, and about ``node``, or about all of them. Call ``found`` for each answer
         and each failure, and ``done`` when all have answered."""

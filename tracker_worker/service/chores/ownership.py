@@ -111,6 +111,14 @@ class Ownership:
         those that another ledger owns."""
         return {host.name: host.reason for host in self._hosts.values() if host.standing is not Standing.SERVED}
 
+    def standings(self) -> dict[str, tuple[Standing, str]]:
+        """What is known about each host, and why it is not served, as far as that was logged."""
+        return {name: (host.standing, host.reason) for name, host in self._hosts.items()}
+
+    def unadmitted(self) -> tuple[int, int]:
+        """The number of deliveries that wait until their host was looked at, and of the bytes of their bodies."""
+        return self._gate.held()
+
     def settled(self) -> bool:
         """Whether this worker serves a host, and it is decided about every other one."""
         since = self._monotonic() - _PENDING_SECONDS

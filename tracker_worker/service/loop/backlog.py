@@ -126,6 +126,10 @@ class Backlog:
         """Whether some items wait because an attempt at them has failed."""
         return bool(self._hosts) or self.common.unavailable is not None
 
+    def items(self) -> list[Item]:
+        """A copy of all of them. Any thread."""
+        return [item for lane in self.lanes() for item in list(lane.items)]
+
     def lanes(self) -> Iterator[Lane]:
         """Every lane; of the hosts' lanes first the one whose last attempt is the longest ago."""
         yield self.free
@@ -133,9 +137,11 @@ class Backlog:
         yield from list(self._hosts.values())
 
     def requests(self, arrivals: Iterable[object]) -> list[PendingRequest]:
-        """The requests that are not finished, with those among ``arrivals``, which come in lists."""
-        held = [request for lane in self.lanes() for item in lane.items if (request := request_of(item)) is not None]
-        return held + [request for arrival in arrivals if isinstance(arrival, list) for request in arrival]
+        """A copy of the requests that are not finished, with those among ``arrivals``, which come in lists; each of them once.
+        Any thread."""
+        held = [request for item in self.items() if (request := request_of(item)) is not None]
+        arrived = [request for arrival in arrivals if isinstance(arrival, list) for request in arrival]
+        return list({id(request): request for request in (*held, *arrived)}.values())
 
     def add(self, items: Iterable[Item]) -> None:
         for item in items:

@@ -55,7 +55,7 @@ Task = Callable[[], None]
 
 
 class Engine:
-    """``submit`` and ``run`` may be called from any thread; everything else happens on the thread that calls ``step``."""
+    """Any thread may call ``submit``, ``run`` and ``undecided``; everything else happens on the thread that calls ``step``."""
 
     def __init__(
         self,
@@ -122,9 +122,9 @@ class Engine:
             self._called_soon.add(task)
             self.run(task)
 
-    def waiting_requests(self) -> list[PendingRequest]:
-        """Those that are not finished. Call it on the engine's thread, between two batches."""
-        return self._backlog.requests(self._arrivals)
+    def undecided(self) -> list[PendingRequest]:
+        """A copy of the requests that are not decided. Any thread."""
+        return self._backlog.requests(list(self._arrivals))
 
     # --- the loop ----------------------------------------------------------------------------------------------------
 

@@ -31,6 +31,10 @@ class Refused:
         """The broker does not take these messages."""
         self._refusals.extend(refusals)
 
+    def bodies(self) -> list[bytes]:
+        """The bodies of the dead letters that wait for the store. Any thread."""
+        return [each.delivery.body for each in list(self._refusals) if isinstance(each, RefusedDeadLetter)]
+
     def keep(self) -> None:
         """Keep what was added. Raises StoreUnavailable; then what is not kept yet waits for the next call."""
         while self._refusals:

@@ -50,15 +50,13 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """The hosts whose chores this worker does, with their nodes, and what waits in the worker. ``taken_at``, and of the oldest
+    """The hosts whose chores this worker does, with their nodes. ``taken_at``, and of the oldest
     request of each host its receipt, ``oldest``, are in seconds on the monotonic clock; 0.0: never."""
 
     taken_at: float = 0.0
     ledger_id: str = ""
     nodes: tuple[NodeState, ...] = ()
     oldest: Mapping[str, float] = {}
-    requests: int = 0
-    request_bytes: int = 0
 
 
 class Snapshots:
@@ -110,9 +108,8 @@ class Snapshots:
                 nodes += by_host.get(name, ())
             else:
                 nodes += [self._state(ledger, before.get((name, ledger.name))) for ledger in host]
-        requests = self._waiting()
         oldest: dict[str, float] = {}
-        for request in requests:
+        for request in self._waiting():
             for name in _hosts_of(request):
                 oldest[name] = min(oldest.get(name, request.received_at), request.received_at)
         self.last = Snapshot(
@@ -120,8 +117,6 @@ class Snapshots:
             ledger_id=self._ledgers.ledger_id or "",
             nodes=tuple(nodes),
             oldest=oldest,
-            requests=len(requests),
-            request_bytes=sum(len(request.delivery.body) for request in requests),
         )
 
     def _state(self, ledger: NodeLedger, before: NodeState | None) -> NodeState:

@@ -200,7 +200,7 @@ class EngineThread:
         self.snapshots = Snapshots(
             ledgers=ledgers,
             held=lambda: self._leases.held,
-            waiting=self._engine.waiting_requests,
+            waiting=self._engine.undecided,
             run_once=self._engine.run_once,
             monotonic=monotonic,
             projects=reporting.projects,
@@ -273,6 +273,17 @@ class EngineThread:
         the store is unavailable, they are kept here until a renewal of the leases."""
         self._refused.add(refusals)
         self._engine.run(self._refused.keep)
+
+    def queues(self) -> dict[str, tuple[int, int]]:
+        """What waits here: name of the queue -> number of messages and of the bytes of their bodies."""
+        bodies = {"undecided": [request.delivery.body for request in self._engine.undecided()]}
+        bodies["refused_dead_letters"] = self._refused.bodies()
+        return {name: (len(each), sum(map(len, each))) for name, each in bodies.items()}
+
+    @property
+    def ledgers(self) -> Ledgers:
+        """The ledgers in memory: from other threads to be looked at only (``ledger_id``, ``in_memory``)."""
+        return self._ledgers
 
     def acquire_leases(self) -> frozenset[str]:
         """Take the leases that are free, before anything is received. Returns the hosts whose chores this worker does. Call it

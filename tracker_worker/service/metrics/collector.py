@@ -55,6 +55,10 @@ class Sources(Protocol):
         """The counters by the names of ``counters.NAMES``."""
         ...
 
+    def queues(self) -> Mapping[str, tuple[int, int]]:
+        """What the process holds: name of the queue -> messages, and bytes of their bodies."""
+        ...
+
     def is_blocked(self) -> bool:
         """Whether the broker has an alarm."""
         ...
@@ -96,7 +100,7 @@ class WorkerCollector(Collector):
     def _values(self) -> dict[str, Samples]:
         sources, tally = self._sources, self._sources.tally
         snapshot, counted, outbox, roles = sources.snapshot(), sources.counted(), sources.outbox(), sources.roles()
-        age = sources.monotonic()
+        age, queues = sources.monotonic(), sources.queues()
         requests: dict[Labels, float] = {(method, "ok"): 0 for method in METHODS}
         requests.update({(method, outcome): number for (method, outcome), number in tally.requests.copy().items()})
         open_claims: Count[str] = Count(dict.fromkeys(roles, 0))
@@ -130,8 +134,8 @@ class WorkerCollector(Collector):
             "tracker_node_capacity": _of_nodes(snapshot.nodes, NodeState.capacity),
             "tracker_node_used": _of_nodes(snapshot.nodes, NodeState.used),
             "tracker_project_usage": self._projects(snapshot.nodes) if self._project_series else {},
-            "tracker_queue_messages": _queues(snapshot.requests, counted, "messages"),
-            "tracker_queue_bytes": _queues(snapshot.request_bytes, counted, "bytes"),
+            "tracker_queue_messages": {(queue,): queues.get(queue, (0, 0))[0] for queue in QUEUES},
+            "tracker_queue_bytes": {(queue,): queues.get(queue, (0, 0))[1] for queue in QUEUES},
             "tracker_log_records_dropped_total": _one(sources.log_records_dropped()),
         }
 
@@ -180,10 +184,6 @@ def _labelled(values: Mapping[str, float]) -> Samples:
 
 def _connections(counted: Mapping[str, int], what: str) -> Samples:
     return {(name,): counted[f"{name}_{what}"] for name in ("consuming", "publishing")}
-
-
-def _queues(requests: int, counted: Mapping[str, int], what: str) -> Samples:
-    return {(queue,): requests if queue == "requests" else counted[f"{queue}_{what}"] for queue in QUEUES}
 
 
 def _of_nodes(nodes: Iterable[NodeState], figures: Callable[[NodeState], Mapping[str, int]]) -> Samples:

@@ -36,6 +36,7 @@ class WorkerSources:
         counters: Counters,
         tally: Tally,
         outbox: OutboxFigures,
+        queues: Callable[[], Mapping[str, tuple[int, int]]],
         schema: str,
         is_ready: Callable[[], bool],
         log_records_dropped: Callable[[], int],
@@ -49,6 +50,7 @@ class WorkerSources:
         self._counters = counters
         self.tally = tally
         self.outbox = outbox.waiting
+        self.queues = queues
         self._schema = schema
         self.is_ready = is_ready
         self.log_records_dropped = log_records_dropped

@@ -112,8 +112,9 @@ METRICS: Sequence[Metric] = (
     Metric(
         "tracker_queue_messages",
         GAUGE,
-        "Messages that the process holds: requests that are not decided, deliveries that are not settled (unsettled), and "
-        "what waits for the broker (publishing).",
+        "Messages that the process holds: deliveries that are not settled (unsettled), and of these what waits for its host to "
+        "be looked at (unadmitted), for its decision (undecided) and for the store (refused_dead_letters); and what waits for "
+        "the broker (publishing).",
         ("queue",),
     ),
     Metric("tracker_queue_bytes", GAUGE, "The bytes of these messages' bodies.", ("queue",)),
@@ -123,7 +124,7 @@ METRICS: Sequence[Metric] = (
 )
 
 BY_NAME = {metric.name: metric for metric in METRICS}
-QUEUES = ("requests", "unsettled", "publishing")
+QUEUES = ("unsettled", "unadmitted", "undecided", "refused_dead_letters", "publishing")
 CONNECTIONS = ("consuming", "publishing")
 ROLES = ("active", "standby", "none")
 AUDIT_OUTCOMES = ("ok", "failed")

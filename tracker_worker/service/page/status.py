@@ -11,7 +11,6 @@ from tracker_worker.domain.views import iso
 from tracker_worker.history import Entry
 from tracker_worker.service.loop.snapshot import NodeState
 from tracker_worker.service.metrics.collector import Sources
-from tracker_worker.service.metrics.table import QUEUES
 
 MOST_NODES = 300
 """More nodes than a page can show are counted only; those with the most problems come first."""
@@ -28,12 +27,11 @@ class Shown(Sources, Protocol):
 def status(sources: Shown, readiness: Callable[[], Mapping[str, Any]], now: int) -> dict[str, Any]:
     """The document at ``now`` (microseconds): that of /readyz, and under ``nodes``, ``topics``, ``queues`` and ``decisions``
     what there is to look at."""
-    snapshot, counted = sources.snapshot(), sources.counted()
+    snapshot = sources.snapshot()
     nodes = sorted(
         (node for node in snapshot.nodes if node.life.state != RETIRED),
         key=lambda node: (node.life.state == "open", node.host, node.node),
     )
-    mine = {"messages": snapshot.requests, "bytes": snapshot.request_bytes}
     return {
         **readiness(),
         "at": iso(now),
@@ -47,11 +45,8 @@ def status(sources: Shown, readiness: Callable[[], Mapping[str, Any]], now: int)
             for topic, (waiting, seconds) in sources.outbox().items()
         ],
         "queues": [
-            {
-                "queue": queue,
-                **(mine if queue == "requests" else {what: counted[f"{queue}_{what}"] for what in mine}),
-            }
-            for queue in QUEUES
+            {"queue": queue, "messages": messages, "bytes": size}
+            for queue, (messages, size) in sources.queues().items()
         ],
         "decisions": [entry.view() for entry in reversed(sources.recent())],
     }

@@ -19,7 +19,7 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy.exc import SQLAlchemyError
 
-from tracker_worker.errors import ConfigurationError
+from tracker_worker.errors import ConfigurationError, DatabaseUnavailable
 from tracker_worker.store.sql.location import url_without_password
 from tracker_worker.store.sql.rights import denied, missing_grants_sentence
 
@@ -126,4 +126,4 @@ def _explained(engine: sa.Engine) -> Iterator[None]:
         original = getattr(error, "orig", None) or error
         why = " ".join((denied(original) or str(original)).split())
         where = url_without_password(engine.url)
-        raise ConfigurationError(f"the database {where} cannot be used: {why}") from error
+        raise DatabaseUnavailable(f"the database {where} cannot be used: {why}") from error

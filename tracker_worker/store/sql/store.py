@@ -96,6 +96,9 @@ class SQLStore(Store):
     def stop(self) -> None:
         self.engine.dispose()
 
+    def pool(self) -> str:
+        return self.engine.pool.status()
+
     def check(self) -> None:
         if self._file is not None:
             self._file.check()
