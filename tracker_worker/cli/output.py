@@ -101,8 +101,8 @@ def terminal_width() -> int | None:
     """The number of columns for tables: COLUMNS, or that of the terminal; None: stdout is no terminal, so that no line is
     folded and every line can be searched."""
     columns = os.environ.get("COLUMNS", "")
-    # Together with LINES nobody has asked for it: GNU readline sets both for what its program starts, perhaps a script that reads
-    # this output through a pipe.
+    # Together with LINES nobody has asked for it: GNU readline sets both for what its program starts, perhaps a script that
+    # reads this output through a pipe.
     if columns.isdecimal() and int(columns) and "LINES" not in os.environ:
         return int(columns)
     try:
