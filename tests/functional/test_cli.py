@@ -150,7 +150,7 @@ def test_an_aborted_claim_releases_its_resources(operator: Operator) -> None:
 def test_a_refusal_names_every_shortfall_in_one_sentence(operator: Operator) -> None:
     sentence = operator.refuse(
         *("claim", "begin", "--host", "h1", "--vcpus", "9", "--memory-mb", "2048", "--root-gb", "10"),
-        *("--limit-vcpu", "8.5", "--limit-memory-mb", "2000", "--limit-disk-gb", "5", "--format", "json"),
+        *("--limit-vcpu", "8.5", "--limit-memory-mb", "2000", "--limit-disk-gb", "5"),
     )
     assert "VCPU: requested 9, used 0, limit 8" in sentence
     assert "MEMORY_MB: requested 2048, used 512, limit 2000" in sentence

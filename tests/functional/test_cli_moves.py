@@ -140,7 +140,7 @@ def test_a_move_that_failed_stays_charged_until_it_is_aborted(operator: Operator
 def test_a_refused_move_names_every_shortfall_in_one_sentence(operator: Operator) -> None:
     arguments = ("--host", "h2", "--uuid", "i-1", "--kind", "migration", "--from-host", "h1", *LARGE)
     limits = ("--limit-vcpu", "3", "--limit-memory-mb", "4096", "--limit-disk-gb", "100")
-    sentence = operator.refuse("move", "begin", *arguments, *limits, "--format", "json")
+    sentence = operator.refuse("move", "begin", *arguments, *limits)
     assert "VCPU: requested 4, used 0, limit 3" in sentence
     assert "MEMORY_MB: requested 8192, used 512, limit 4096" in sentence
     assert "DISK_GB" not in sentence
