@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 
 import pytest
 
@@ -72,10 +71,14 @@ def test_what_waits_while_the_store_hangs_is_counted(worker_harness: WorkerHarne
 
 
 def test_only_the_last_decisions_are_shown(worker_harness: WorkerHarness, monkeypatch: pytest.MonkeyPatch) -> None:
-    def recent_decisions(_window: Window) -> Sequence[str]:
-        return [f"decision {number}" for number in range(1000)]
+    class Said:
+        def __init__(self, number: int) -> None:
+            self.number = number
 
-    monkeypatch.setattr(Window, "recent_decisions", recent_decisions)
+        def line(self) -> str:
+            return f"decision {self.number}"
+
+    monkeypatch.setattr(worker_harness.worker._engine, "recent", lambda: [Said(number) for number in range(1000)])
     decisions = report(worker_harness.worker)["decisions"]
     assert (len(decisions), decisions[-1]) == (MOST_DECISIONS, "decision 999")
 
