@@ -11,7 +11,7 @@ from tests.servers import binaries
 
 
 def test_bindep_lists_every_program_that_tests_start() -> None:
-    assert binaries.packages() == ["rabbitmq-server", "postgresql", "openssl"]
+    assert binaries.packages() == ["rabbitmq-server", "postgresql", "openssl", "systemd"]
 
 
 def test_comments_and_other_platforms_are_not_installed(tmp_path: Path) -> None:
