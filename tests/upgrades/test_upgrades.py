@@ -43,8 +43,9 @@ def differences(before: Any, after: Any, path: str = "") -> list[str]:
     """Where ``after`` lacks something of ``before``, or has another value. What is new in a mapping is no difference."""
     if isinstance(before, dict) and isinstance(after, dict):
         found = [f"{path}.{key} is missing" for key in before if key not in after]
-        for key in before.keys() & after.keys() - _VARYING:
-            found += differences(before[key], after[key], f"{path}.{key}")
+        for key, value in before.items():
+            if key in after and key not in _VARYING:
+                found += differences(value, after[key], f"{path}.{key}")
         return found
     if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
         pairs = enumerate(zip(before, after, strict=True))

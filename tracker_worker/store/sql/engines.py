@@ -66,7 +66,7 @@ def create_engine(
     except ImportError as error:
         raise ConfigurationError(
             f"[database] connection needs a driver that is not installed ({error.name}): "
-            "pip install 'tracker-worker[postgresql]'"
+            "install the package with its extra postgresql, in its source tree: pip install '.[postgresql]'"
         ) from error
     raise ConfigurationError(
         f"[database] connection is for {parsed.drivername}; sqlite and postgresql+psycopg are supported"
