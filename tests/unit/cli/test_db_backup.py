@@ -117,6 +117,18 @@ def test_a_backup_that_fails_leaves_no_file(cli: Cli, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["state", "worker.conf"]
 
 
+def test_names_may_have_any_characters(tmp_path: Path) -> None:
+    directory = tmp_path / "a b%20?#&=ü"
+    directory.mkdir()
+    cli = Cli(directory)
+    cli.succeed("db", "upgrade")
+    file = directory / "file:copy of?mode=ro"
+    cli.succeed("db", "backup", str(file))
+    cli.succeed("db", "restore", str(file))
+    assert cli.json("db", "history")[-1]["reason"] == "restored from file:copy of?mode=ro"
+    assert [path.name for path in cli.state.iterdir()] == ["tracker.sqlite"]
+
+
 def test_a_missing_database_is_not_backed_up(cli: Cli, tmp_path: Path) -> None:
     assert cli.refuse("db", "backup", str(tmp_path / "copy.sqlite")).startswith("there is no database ")
     assert not (tmp_path / "copy.sqlite").exists()
