@@ -11,12 +11,13 @@ import pytest
 from tests.servers import Guard, PostgreSQLServer, RabbitMQServer, ensure_binaries
 
 _FUNCTIONAL = Path(__file__).parent / "functional"
-_BY_HAND = [Path(__file__).parent / name for name in ("billing", "limits", "model")]
+_BY_HAND = [Path(__file__).parent / name for name in ("billing", "limits", "model", "upgrades")]
 _SERVER_FIXTURES = {"rabbitmq", "postgresql"}
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave out tests/billing, tests/limits and tests/model, which take minutes, unless the command line names them."""
+    """Leave out tests/billing, tests/limits, tests/model and tests/upgrades, which take minutes, unless the command line names
+    them."""
     if collection_path not in _BY_HAND:
         return None
     named = [(config.invocation_params.dir / name.partition("::")[0]).resolve() for name in config.args]

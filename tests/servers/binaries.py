@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Find the programs of RabbitMQ, PostgreSQL, OpenSSL, Prometheus and Chromium, and install them if they are missing.
+"""Find the programs of the servers, of the browser and of systemd that tests use, and install them if they are missing.
 
 A test that needs a server gets a real server or the session fails; it is never skipped.
 """
@@ -20,7 +20,7 @@ BINDEP = Path(__file__).parents[2] / "bindep.txt"
 # Distributions keep the server's scripts off the PATH of ordinary users; Debian's wrappers in /usr/sbin require root.
 _RABBITMQ_DIRECTORIES = ("/usr/lib/rabbitmq/bin", "/usr/local/sbin", "/usr/sbin")
 _RABBITMQ_PROGRAMS = ("rabbitmq-server", "rabbitmqctl", "epmd")
-_OTHER_PROGRAMS = ("openssl", "prometheus", "promtool", "chromium", "chromedriver")
+_OTHER_PROGRAMS = ("openssl", "systemd-analyze", "prometheus", "promtool", "chromium", "chromedriver")
 _POSTGRESQL_PROGRAMS = ("initdb", "pg_ctl", "postgres")
 _SERVICES = ("rabbitmq-server", "postgresql", "prometheus")
 

@@ -135,17 +135,23 @@ class RabbitMQServer:
 
     def ctl(self, *arguments: str) -> str:
         """Run ``rabbitmqctl`` and return its output. Raises: subprocess.CalledProcessError when it fails."""
-        driver = self._started()
-        program = find_rabbitmq("rabbitmqctl")
-        assert program is not None
         return subprocess.run(
-            [program, "--quiet", "--node", self.node, *arguments],
-            env={**os.environ, **driver.env, **self._environment()},
+            [*self.ctl_command(), *arguments],
+            env={**os.environ, **self.ctl_environment()},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             check=True,
         ).stdout
+
+    def ctl_command(self) -> list[str]:
+        """``rabbitmqctl`` for this node, in ``ctl_environment``."""
+        program = find_rabbitmq("rabbitmqctl")
+        assert program is not None
+        return [program, "--quiet", "--node", self.node]
+
+    def ctl_environment(self) -> dict[str, str]:
+        return {**self._started().env, **self._environment()}
 
     def stop_app(self) -> None:
         """Close every connection and listener; Erlang keeps running."""

@@ -31,7 +31,7 @@ class WorkerProcess:
     """One worker. A second ``start`` after its end continues on the same state, with the configuration of that moment.
 
     ``options`` override the default configuration, section by section. ``within`` is a command that becomes another command,
-    such as ``ip netns exec``. Not thread-safe.
+    such as ``ip netns exec``. ``program`` may be that of another release. Not thread-safe.
     """
 
     def __init__(
@@ -44,12 +44,14 @@ class WorkerProcess:
         name: str = "worker",
         environment: Mapping[str, str] | None = None,
         within: Sequence[str] = (),
+        program: Path = PROGRAM,
     ) -> None:
         self.directory = directory
         self.configuration = directory / f"{name}.conf"
         self.inventory = directory / "inventory.yaml"
         self.log_path = directory / f"{name}.log"
         self._within = within
+        self._program = program
         self._environment = {**os.environ, **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
         self._read_from = 0
@@ -99,7 +101,7 @@ class WorkerProcess:
         with self.log_path.open("ab") as log:
             self._read_from = log.tell()
             self._process = subprocess.Popen(
-                [*self._within, PROGRAM, f"--config-file={self.configuration}", "serve"],
+                [*self._within, self._program, f"--config-file={self.configuration}", "serve"],
                 cwd=self.directory,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,

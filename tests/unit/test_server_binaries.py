@@ -15,6 +15,7 @@ def test_bindep_lists_every_program_that_tests_start() -> None:
         "rabbitmq-server",
         "postgresql",
         "openssl",
+        "systemd",
         "prometheus",
         "chromium",
         "chromium-driver",

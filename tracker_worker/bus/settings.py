@@ -100,8 +100,9 @@ class ConnectionSettings:
 class BrokerSettings(ConnectionSettings):
     """What a worker needs beside that.
 
-    ``durable`` and ``quorum`` also hold for the notification queues, which stock listeners declare too; ``queue_type`` is that
-    of the worker's own queues. ``notification_topics`` has the dialect of each topic.
+    ``durable`` and ``quorum`` also hold for the notification queues, which stock listeners declare too. With ``durable_only``
+    they are durable, as the exchange is, because the broker takes no others. ``queue_type`` is that of the worker's own queues.
+    ``notification_topics`` has the dialect of each topic.
     """
 
     queue_type: str
@@ -113,6 +114,12 @@ class BrokerSettings(ConnectionSettings):
     quorum: bool
     durable_fanout: bool
     quorum_limits: dict[str, int]
+    durable_only: bool = False
+
+    @property
+    def declares_durable(self) -> bool:
+        """Whether the exchange and the notification queues are durable."""
+        return self.durable or self.durable_only
 
     @property
     def dead_letter_lock(self) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``tracker-worker db``: the schema of the database, and its histories."""
+"""``tracker-worker db``: the schema of the database, its histories, and copies of it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tracker_worker.cli.context import CommandFailed, Commands, Settings, example
-from tracker_worker.cli.operator import asked, read_reason
+from tracker_worker.cli import db_backup
+from tracker_worker.cli.context import Commands, Settings, example
+from tracker_worker.cli.operator import read_reason
 from tracker_worker.cli.output import JSON, format_option, plain, show_json, show_table, table_options, to_seconds
 from tracker_worker.cli.table import column, prose
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.group(cls=Commands, epilog=example("db check"))
 def db() -> None:
-    """Show, check and upgrade the schema of the database; show its histories, and begin a new one.
+    """Show, check and upgrade the schema of the database; copy and restore it; show its histories, and begin a new one.
 
     A worker on SQLite upgrades the schema by itself. On PostgreSQL run `db upgrade` of the new release before its workers
     start.
@@ -116,35 +117,24 @@ def new_history(settings: Settings, reason: str, style: str) -> None:
     """Begin a new history after the database was restored, and print its ledger id.
 
     Each node of each host tells it with its next notification, so that consumers know which notifications of the old history
-    never happened. Workers may run: they go on in the new history. Begin one after each restore, before workers start, and
-    whenever workers were stopped while the database went back.
+    never happened. Workers may run: they go on in the new history. `db restore` begins one
+    by itself. After any other restore begin one before workers start, and whenever workers were stopped while the database went
+    back.
     """
+    from tracker_worker.cli.histories import begin
     from tracker_worker.cli.ledgers import opened_store
-    from tracker_worker.ids import NewIds
-    from tracker_worker.new_history import begin_history
-    from tracker_worker.notifications.style import read_style
-    from tracker_worker.store.base import Conflict
 
     conf = settings.load(messaging=False)
     with opened_store(conf) as store:
-        try:
-            begin_history(
-                store,
-                predecessor=store.histories()[-1].ledger_id,
-                reason=reason,
-                now=store.time(),
-                new_id=NewIds(),
-                notify=conf.notifications.driver == "messaging",
-                style=read_style(conf),
-                asked=asked("db new-history"),
-            )
-        except Conflict as conflict:
-            raise CommandFailed(f"another writer was first, see 'db history': {conflict}") from conflict
-        begun = _view(store.histories()[-1])
+        begun = _view(begin(store, conf, reason=reason, method="db new-history"))
     if style == JSON:
         show_json(begun)
     else:
         click.echo(begun["ledger_id"])
+
+
+db.add_command(db_backup.backup)
+db.add_command(db_backup.restore)
 
 
 def _view(history: History) -> dict[str, Any]:

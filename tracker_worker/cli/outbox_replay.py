@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from tracker_worker.bus.amqp import topology
+from tracker_worker.bus.amqp.durability import Durability
 from tracker_worker.bus.settings import LOST, BrokerSettings
 from tracker_worker.cli.broker import connected
 from tracker_worker.cli.context import CommandFailed
@@ -71,8 +72,8 @@ def publish_again(store: Store, settings: BrokerSettings, wanted: Range) -> Repl
     """
     replayed = Replayed()
     following = wanted.first
+    _declare(settings)
     with connected(settings) as connection:
-        topology.declare_notifications(connection, settings)
         publisher = ConfirmedPublisher(connection)
         while following <= wanted.last:
             page = store.outbox(wanted.stream_id, after=following - 1, limit=_PAGE, max_bytes=_PAGE_BYTES)
@@ -88,6 +89,21 @@ def publish_again(store: Store, settings: BrokerSettings, wanted: Range) -> Repl
     if following <= wanted.last:
         replayed.missing.append((following, wanted.last))
     return replayed
+
+
+def _declare(settings: BrokerSettings) -> None:
+    """Declare the queues of notifications, on a connection of their own, which the broker ends for a queue that it does not
+    take. Raises CommandFailed."""
+    durability = Durability(settings)
+    while True:
+        used = durability.settings
+        try:
+            with connected(settings) as connection:
+                topology.declare_notifications(connection, used)
+            return
+        except CommandFailed as failure:
+            if failure.__cause__ is None or not durability.adapt(failure.__cause__, used):  # it adapts once
+                raise
 
 
 def _send(publisher: ConfirmedPublisher, settings: BrokerSettings, page: Sequence[Notification]) -> None:

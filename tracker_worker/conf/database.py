@@ -12,7 +12,7 @@ OPTIONS = [
         sample_default="sqlite:///<state_path>/tracker.sqlite",
         help="The SQLAlchemy URL of the database. The default is an SQLite file in [tracker] state_path. For production, or "
         "for workers on several machines, set postgresql+psycopg://user:password@host/name and install "
-        "`tracker-worker[postgresql]`.",
+        "the package with its extra `postgresql`.",
     ),
     cfg.IntOpt(
         "inbox_retention_seconds",

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import configparser
+import os
 import re
 import socket
 from pathlib import Path
@@ -27,13 +28,35 @@ def _unit(text: str) -> configparser.ConfigParser:
 
 def test_the_sample_file_is_current(cli: Cli) -> None:
     assert SAMPLE.read_text(encoding="utf-8") == cli.succeed("config", "sample"), (
-        "write it again: tracker-worker config sample --output etc/tracker-worker.conf.sample"
+        "write it again: tracker-worker config sample > etc/tracker-worker.conf.sample"
     )
 
 
 def test_the_sample_is_written_to_the_given_file(cli: Cli, tmp_path: Path) -> None:
     assert cli.succeed("config", "sample", "--output", str(tmp_path / "sample")) == ""
     assert (tmp_path / "sample").read_text(encoding="utf-8") == SAMPLE.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o277])
+def test_the_written_file_can_be_read_by_its_user_only(cli: Cli, tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        cli.succeed("config", "sample", "--output", str(tmp_path / "sample"))
+    finally:
+        os.umask(before)
+    assert (tmp_path / "sample").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_file_that_exists_is_replaced_with_force_only(cli: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "sample"
+    file.write_text("precious")
+    file.chmod(0o644)
+    refusal = cli.refuse("config", "sample", "--output", str(file))
+    assert (refusal, file.read_text()) == (f"{file} exists: it is replaced with --force only", "precious")
+    cli.succeed("config", "sample", "--output", str(file), "--force")
+    assert file.read_text(encoding="utf-8") == SAMPLE.read_text(encoding="utf-8")
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert cli.run("config", "sample", "--force").exit_code == 2
 
 
 def test_a_file_that_cannot_be_written_is_an_error(cli: Cli, tmp_path: Path) -> None:

@@ -73,7 +73,10 @@ def test_a_missing_driver_is_named_with_the_command_that_installs_it(monkeypatch
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(ConfigurationError) as caught:
         engines.create_engine(POSTGRESQL)
-    assert "(psycopg): pip install 'tracker-worker[postgresql]'" in str(caught.value)
+    assert (
+        "(psycopg): install the package with its extra postgresql, in its source tree: pip install '.[postgresql]'"
+        in str(caught.value)
+    )
 
 
 def test_an_engine_hides_the_password() -> None:

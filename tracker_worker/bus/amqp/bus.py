@@ -12,6 +12,7 @@ from oslo_config import cfg
 from tracker_worker.bus.amqp import markers
 from tracker_worker.bus.amqp.addresses import shared_addresses
 from tracker_worker.bus.amqp.consumer import Consumer
+from tracker_worker.bus.amqp.durability import Durability
 from tracker_worker.bus.amqp.probes import Probes
 from tracker_worker.bus.amqp.sender import AMQPSender
 from tracker_worker.bus.amqp.system import SYSTEM, System
@@ -39,6 +40,7 @@ class AMQPBus(Bus):
         self._serving: Collection[str] | None = None
 
     def start(self, hosts: Sequence[str], listener: Listener) -> None:
+        durability = Durability(self._settings)
         self.receiver = Consumer(
             self._settings,
             hosts,
@@ -49,6 +51,7 @@ class AMQPBus(Bus):
             died=listener.died,
             addresses=self._addresses,
             system=self._system,
+            durability=durability,
         )
         self.sender = AMQPSender(
             self._settings,
@@ -60,6 +63,7 @@ class AMQPBus(Bus):
             died=listener.died,
             addresses=self._addresses,
             system=self._system,
+            durability=durability,
         )
         self._probes = Probes(
             self._settings,

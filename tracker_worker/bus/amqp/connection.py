@@ -166,8 +166,10 @@ class BrokerConnection(ABC):
     def idle(self) -> bool:
         """Whether nothing is waiting to be done on the connection."""
 
-    def failed(self, error: Exception) -> None:  # noqa: B027 a hook
-        """The connection has ended with ``error``, or could not be opened; ``lost`` is called next."""
+    def failed(self, error: Exception) -> bool:
+        """The connection has ended with ``error``, or could not be opened; ``lost`` is called next. Returns whether the cause
+        is known, logged, and gone with the connection: then another one is opened at once, and nothing more is said."""
+        return False
 
     @abstractmethod
     def lost(self) -> None:
@@ -200,7 +202,7 @@ class BrokerConnection(ABC):
         began, opened_at, logging_in = self._monotonic(), None, True
         stream: Stream | None = None
         problem = ""
-        refused = unresolved = False
+        refused = unresolved = explained = False
         try:
             # A stall within a frame blocks this thread, and must not end a connection that its heartbeats would keep.
             stream = opening.log_in(
@@ -222,7 +224,7 @@ class BrokerConnection(ABC):
             self._open.set()
             self._serve(connection, stream)
         except LOST as error:
-            self.failed(error)
+            explained = self.failed(error)
             # The text alone goes into the log: the exception leads to the connection and its buffers.
             problem = " ".join(str(error).split()) or type(error).__name__
             refused = logging_in and isinstance(error, amqp.exceptions.AccessRefused)
@@ -239,7 +241,9 @@ class BrokerConnection(ABC):
                 self._alarm.forget()
                 self.lost()
         now = self._monotonic()
-        if opened_at is None:
+        if explained:
+            self._visitor.restart(now)
+        elif opened_at is None:
             failures = self._visitor.failed(number, now, seconds=now - began, login_refused=refused)
             if unresolved:
                 self._log_unresolved(number, url, problem)

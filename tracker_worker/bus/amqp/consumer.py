@@ -14,6 +14,7 @@ from tracker_worker import faults
 from tracker_worker.bus.amqp import internals
 from tracker_worker.bus.amqp.addresses import Addresses
 from tracker_worker.bus.amqp.connection import FOREVER, BrokerConnection
+from tracker_worker.bus.amqp.durability import Durability
 from tracker_worker.bus.amqp.emptiness import Emptiness
 from tracker_worker.bus.amqp.fanout_look import FanoutLook
 from tracker_worker.bus.amqp.frames import Delivered, Pieces, read_delivery
@@ -51,13 +52,14 @@ class Consumer(BrokerConnection, Receiver):
         died: Callable[[BaseException], None],
         addresses: Addresses | None = None,
         system: System = SYSTEM,
+        durability: Durability | None = None,
     ) -> None:
         super().__init__("tracker-consumer", settings, died, addresses, system)
         self._received = received
         self._report_opened = opened
         self._report_lost = lost
         self._handing_over = True
-        self._served = Served(settings, hosts, random_bytes=system.runtime.random_bytes)
+        self._served = Served(durability or Durability(settings), hosts, random_bytes=system.runtime.random_bytes)
         self._emptiness = Emptiness(settings, emptied)
         self._fanout_look = FanoutLook(self._fanout_is_there)
         self.heard: dict[str, float] = {}
@@ -111,6 +113,9 @@ class Consumer(BrokerConnection, Receiver):
         self._served.consume(channel, self._monotonic())
         self._emptiness.opened(connection)
         self._report_opened()
+
+    def failed(self, error: Exception) -> bool:
+        return self._served.adapt(error)
 
     def is_open(self) -> bool:
         """Whether the broker delivers over a connection; perhaps not from every queue."""

@@ -21,6 +21,7 @@ from tracker_worker.bus.amqp.addresses import Addresses
 from tracker_worker.bus.amqp.confirms import Confirms
 from tracker_worker.bus.amqp.connection import BrokerConnection
 from tracker_worker.bus.amqp.destinations import Destinations
+from tracker_worker.bus.amqp.durability import Durability
 from tracker_worker.bus.amqp.outgoing import FOREVER, WINDOW, WINDOW_BYTES, Destination, Message
 from tracker_worker.bus.amqp.suspects import Suspects
 from tracker_worker.bus.amqp.system import SYSTEM, System
@@ -57,6 +58,7 @@ class Publisher(BrokerConnection):
         died: Callable[[BaseException], None],
         addresses: Addresses | None = None,
         system: System = SYSTEM,
+        durability: Durability | None = None,
     ) -> None:
         super().__init__("tracker-publisher", settings, died, addresses, system)
         self._confirm_threshold = min(confirm_threshold, WINDOW // 2)
@@ -67,7 +69,8 @@ class Publisher(BrokerConnection):
         self._waiting: deque[Message] = deque()
         self._declare_again = False
         self._numbers = itertools.count(1)
-        self._own = {queue.name: queue for queue in topology.published(settings)}
+        self._declared, self._durability = settings, durability or Durability(settings)
+        self._own = {queue.name for queue in topology.published(settings)}
         self._destinations = Destinations(self._own)
         self._suspects = Suspects()
         self._barred = True  # nothing is written: there is no channel, or a marker is on the wire
@@ -129,8 +132,9 @@ class Publisher(BrokerConnection):
         self._resume(connected=connected)
 
     def _declare(self) -> None:
-        topology.declare_control_exchange(self._connection, self._settings)
-        for queue in topology.published(self._settings):
+        self._declared = settings = self._durability.settings
+        topology.declare_control_exchange(self._connection, settings)
+        for queue in topology.published(settings):
             topology.declare_shared(self._connection, queue)
 
     def _resume(self, *, connected: bool) -> None:
@@ -139,8 +143,11 @@ class Publisher(BrokerConnection):
         self._destinations.suspect(self._suspects, now)
         self._destinations.resume(now, connected=connected)
 
-    def failed(self, error: Exception) -> None:
+    def failed(self, error: Exception) -> bool:
+        if self._durability.adapt(error, self._declared):
+            return True
         self._failure = error
+        return False
 
     def lost(self) -> None:
         failure, self._failure = self._failure, None
@@ -235,12 +242,11 @@ class Publisher(BrokerConnection):
                 message.notify_unrouted()
 
     def _try_again(self, destination: Destination, now: float) -> None:
-        queue = self._own.get(destination.name)
-        if queue is not None and destination.missing:
+        if destination.name in self._own and destination.missing:
             try:
-                topology.declare_again(self._connection, self._settings, queue)
+                topology.declare_again(self._connection, self._declared, destination.name)
             except ChannelError as error:
-                LOG.warning("queue %s cannot be declared: %s", queue.name, error)
+                LOG.warning("queue %s cannot be declared: %s", destination.name, error)
                 destination.probing = True  # it has failed
                 self._destinations.close(destination, now, missing=True)
                 return

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the broker says when it ends a connection or a channel: is a message the reason, and which one?"""
+"""What the broker says when it ends a connection or a channel: is a message the reason, and which one, or a queue?"""
 
 from __future__ import annotations
 
@@ -15,12 +15,17 @@ _CONNECTION_CODES = frozenset({501, 502, 505, 541})
 _CHANNEL_CODES = frozenset({406, 501})
 # The exchange is missing, or the user may not publish to it.
 _PLACE_CODES = frozenset({403, 404})
+# RabbitMQ names the deprecated feature with 541; plugins and services that forbid such queues use the other codes.
+_QUEUE_CODES = frozenset({403, 406, 541})
+_TRANSIENT = re.compile(r"transient[_ -]non-?excl", re.IGNORECASE)
 _TOO_LARGE = re.compile(r"message size (\d+)\D.*?larger.*?(\d+)", re.DOTALL)
 
 
 def connection_ended_for_a_message(error: Exception | None) -> bool:
     """Whether the broker has closed the connection in a way that one message can cause. A lost socket is none: py-amqp's errors
     carry the method of a Close only if one was received."""
+    if transient_queue_refused(error):
+        return False  # with 541, although no message is the reason
     return isinstance(error, AMQPError) and bool(error.method_sig) and error.reply_code in _CONNECTION_CODES
 
 
@@ -30,6 +35,16 @@ def channel_ended_for_a_message(error: AMQPError) -> bool:
 
 def channel_ended_for_a_place(error: AMQPError) -> bool:
     return error.reply_code in _PLACE_CODES
+
+
+def transient_queue_refused(error: BaseException | None) -> bool:
+    """Whether the broker has refused a queue because it is neither durable nor exclusive. It ends the connection, or the
+    channel."""
+    return (
+        isinstance(error, AMQPError)
+        and error.reply_code in _QUEUE_CODES
+        and _TRANSIENT.search(str(error.reply_text)) is not None
+    )
 
 
 def size_limit(error: AMQPError) -> int | None:

@@ -14,6 +14,7 @@ import msgspec
 from tracker_worker import faults
 from tracker_worker.bus.amqp import dead_letter
 from tracker_worker.bus.amqp.addresses import Addresses
+from tracker_worker.bus.amqp.durability import Durability
 from tracker_worker.bus.amqp.internals import encode_properties
 from tracker_worker.bus.amqp.outgoing import FOREVER, Message
 from tracker_worker.bus.amqp.publisher import Publisher
@@ -70,6 +71,7 @@ class AMQPSender(Publisher, Sender):
         died: Callable[[BaseException], None],
         addresses: Addresses | None = None,
         system: System = SYSTEM,
+        durability: Durability | None = None,
     ) -> None:
         super().__init__(
             settings,
@@ -78,6 +80,7 @@ class AMQPSender(Publisher, Sender):
             died=died,
             addresses=addresses,
             system=system,
+            durability=durability,
         )
         self._settle = settle
         self._report_confirmed = confirmed

@@ -17,9 +17,9 @@ from typing import Any
 from amqp.exceptions import ChannelError, NotFound, RecoverableConnectionError
 
 from tracker_worker.bus.amqp import internals, topology
+from tracker_worker.bus.amqp.durability import Durability
 from tracker_worker.bus.amqp.topology import Queue
 from tracker_worker.bus.base import FANOUT
-from tracker_worker.bus.settings import BrokerSettings
 from tracker_worker.threads import random_bytes
 
 LOG = logging.getLogger(__name__)
@@ -39,10 +39,11 @@ class Served:
     """Belongs to the thread of the consuming connection; ``repair`` and ``serve`` may be called on any thread."""
 
     def __init__(
-        self, settings: BrokerSettings, hosts: Sequence[str], *, random_bytes: Callable[[int], bytes] = random_bytes
+        self, durability: Durability, hosts: Sequence[str], *, random_bytes: Callable[[int], bytes] = random_bytes
     ) -> None:
         """``hosts`` are those that are served at first; the prefetch is shared out over them."""
-        self._settings = settings
+        self._durability = durability
+        self._settings = settings = durability.settings
         self._random_bytes = random_bytes
         self._wanted = tuple(sorted(hosts))
         self._hosts: tuple[str, ...] = ()  # whose queues the broker delivers, or will
@@ -67,6 +68,7 @@ class Served:
     def declare(self, connection: Any) -> None:
         """Declare everything on a new connection."""
         self._connection = connection
+        self._settings = self._durability.settings
         self._hosts = self._wanted
         queues = topology.served(self._settings, self._hosts, self._random_bytes(16).hex())
         self._queues = {queue.name: queue for queue in queues}
@@ -190,6 +192,10 @@ class Served:
         self._asked = self._asked or bool(missing)
         if any(since + _CANCEL_SECONDS <= now for since in self._deleted.values()):
             raise RecoverableConnectionError(f"deleted, but not cancelled: {', '.join(sorted(self._deleted))}")
+
+    def adapt(self, error: Exception) -> bool:
+        """The connection has ended with ``error``. See ``Durability.adapt``."""
+        return self._durability.adapt(error, self._settings)
 
     def forget(self) -> None:
         """The connection is lost."""

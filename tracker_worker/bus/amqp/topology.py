@@ -12,13 +12,14 @@ is looked for, bound and used as it is. Looking alone would not find out that a 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from amqp.exceptions import AccessRefused, ChannelError, NotFound, PreconditionFailed
+from amqp.exceptions import AccessRefused, ChannelError, InternalError, NotFound, PreconditionFailed
 
+from tracker_worker.bus.amqp import refusals
 from tracker_worker.bus.base import FANOUT, SHARED
 from tracker_worker.bus.settings import BrokerSettings
 
@@ -99,7 +100,7 @@ def watch_queue(settings: BrokerSettings, unique: str) -> str:
 
 
 def notification_queue(settings: BrokerSettings, topic: str, priority: str) -> Queue:
-    """``<topic>.<priority>``, exactly as stock listeners declare it."""
+    """``<topic>.<priority>``, exactly as stock listeners declare it, where the broker takes that (see ``durability``)."""
     name = f"{topic}.{priority.lower()}"
     arguments = {"x-queue-type": "quorum", **settings.quorum_limits} if settings.quorum else {}
     return Queue(
@@ -107,7 +108,7 @@ def notification_queue(settings: BrokerSettings, topic: str, priority: str) -> Q
         source=SHARED,
         exchange=settings.exchange,
         routing_key=name,
-        durable=settings.durable,
+        durable=settings.declares_durable,
         auto_delete=settings.auto_delete,
         arguments=arguments,
     )
@@ -144,10 +145,23 @@ def declare_exchanges(connection: Any, settings: BrokerSettings) -> list[str]:
 
 
 def declare_control_exchange(connection: Any, settings: BrokerSettings) -> bool:
-    """Declare the exchange of requests and notifications. Returns whether it did not exist."""
+    """Declare the exchange of requests and notifications. Returns whether it did not exist. Raises what refuses a notification
+    queue because it is neither durable nor exclusive: then the exchange is to be durable (see ``durability``)."""
     return declare_exchange(
-        connection, settings.exchange, "topic", durable=settings.durable, auto_delete=settings.auto_delete
+        connection,
+        settings.exchange,
+        "topic",
+        durable=settings.declares_durable,
+        auto_delete=settings.auto_delete,
+        first=None if settings.declares_durable else lambda: _try_transient(connection, settings),
     )
+
+
+def _try_transient(connection: Any, settings: BrokerSettings) -> None:
+    """Find out whether the broker takes the notification queues, before an exchange is made that suits them."""
+    for queue in published(settings)[1:2]:
+        with suppress(ChannelError):  # this is found out when the queue is declared
+            declare_queue(connection, replace(queue, exchange=""), report=False)
 
 
 def declare_queues(connection: Any, queues: Sequence[Queue], *, reported: Collection[str] = ()) -> list[Queue]:
@@ -221,9 +235,10 @@ def declare_notifications(connection: Any, settings: BrokerSettings) -> None:
             declare_shared(connection, queue)
 
 
-def declare_again(connection: Any, settings: BrokerSettings, queue: Queue) -> None:
-    """Declare and bind one of these queues, and the exchange that it is bound to, which may be gone as well. Raises what the
-    broker refuses."""
+def declare_again(connection: Any, settings: BrokerSettings, name: str) -> None:
+    """Declare and bind one of the queues that are published to, and the exchange that it is bound to, which may be gone as
+    well. Raises what the broker refuses."""
+    (queue,) = (queue for queue in published(settings) if queue.name == name)
     if queue.exchange:
         declare_control_exchange(connection, settings)
     declare_shared(connection, queue)
@@ -233,6 +248,7 @@ def declare_shared(connection: Any, queue: Queue) -> None:
     """Declare a queue that the worker only publishes to.
 
     A listener, or another [bus] queue_type, may have made it with other options: the queue is used if it exists, and bound.
+    Raises what the broker refuses for another reason.
     """
     try:
         declare_queue(connection, queue, report=False)
@@ -243,13 +259,23 @@ def declare_shared(connection: Any, queue: Queue) -> None:
                 channel.queue_bind(queue.name, queue.exchange, queue.routing_key)
 
 
-def declare_exchange(connection: Any, name: str, type: str, *, durable: bool, auto_delete: bool = False) -> bool:
-    """Declare the exchange where it does not exist. Returns whether it did not."""
+def declare_exchange(
+    connection: Any,
+    name: str,
+    type: str,
+    *,
+    durable: bool,
+    auto_delete: bool = False,
+    first: Callable[[], None] | None = None,
+) -> bool:
+    """Declare the exchange where it does not exist, after ``first``. Returns whether it did not."""
     try:
         with _channel(connection) as channel:
             channel.exchange_declare(name, type, passive=True)
         return False
     except NotFound:
+        if first is not None:
+            first()
         with _channel(connection) as channel:
             channel.exchange_declare(name, type, durable=durable, auto_delete=auto_delete)
         return True
@@ -320,7 +346,10 @@ def _channel(connection: Any) -> Iterator[Any]:
     channel = connection.channel()
     try:
         yield channel
-    except ChannelError:
+    except ChannelError as error:
         channel.close()  # the broker has closed it, and py-amqp has opened another one under its number
+        if refusals.transient_queue_refused(error):
+            # RabbitMQ ends the connection for such a queue: nobody has to know both ways.
+            raise InternalError(error.reply_text, error.method_sig) from error
         raise
     channel.close()

@@ -12,6 +12,7 @@ from sqlalchemy.exc import ArgumentError
 
 from tracker_worker import threads
 from tracker_worker.errors import ConfigurationError
+from tracker_worker.store.sql.file import ensure_private_file
 from tracker_worker.store.sql.location import sqlite_path
 from tracker_worker.store.sql.waiting import WriteTurns
 
@@ -65,7 +66,7 @@ def create_engine(
     except ImportError as error:
         raise ConfigurationError(
             f"[database] connection needs a driver that is not installed ({error.name}): "
-            "pip install 'tracker-worker[postgresql]'"
+            "install the package with its extra postgresql, in its source tree: pip install '.[postgresql]'"
         ) from error
     raise ConfigurationError(
         f"[database] connection is for {parsed.drivername}; sqlite and postgresql+psycopg are supported"
@@ -84,6 +85,10 @@ def _sqlite(
         connect_args={"timeout": lock_timeout_seconds, "check_same_thread": False},
         execution_options={"tracker_turns": turns},
     )
+
+    @sa.event.listens_for(engine, "do_connect")
+    def create(_dialect: Any, _record: Any, _arguments: Any, _options: Any) -> None:
+        ensure_private_file(url)
 
     @sa.event.listens_for(engine, "connect")
     def prepare(connection: sqlite3.Connection, _record: Any) -> None:

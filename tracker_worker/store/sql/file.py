@@ -1,17 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether an SQLite database is still the file of its name. A database that is open stays what it is when its file is deleted
-or replaced: commits succeed, and the next start finds nothing of them."""
+"""The file of an SQLite database: who may read it, and whether it is still the file of its name. A database that is open stays
+what it is when its file is deleted or replaced: commits succeed, and the next start finds nothing of them."""
 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import sqlalchemy as sa
 
 from tracker_worker.errors import StoreUnavailable
+from tracker_worker.files import create_private
 from tracker_worker.store.base import StoreReplaced
 from tracker_worker.store.sql.location import sqlite_path
+
+
+def ensure_private_file(url: sa.URL) -> None:
+    """Create the file of an SQLite URL if a connection to it would, for its user alone. SQLite gives the files that it makes
+    beside a database, as ``-wal`` and ``-shm``, the mode of the database. An existing file and its mode stay as they are, and
+    what keeps the file from being created, SQLite says too."""
+    if url.query.get("mode") in (None, "rwc") and "mode=" not in (url.database or ""):
+        with suppress(OSError):
+            create_private(sqlite_path(url))
 
 
 class WatchedFile:

@@ -12,6 +12,7 @@ from oslo_config import cfg
 
 from tracker_worker.conf.tracker import state_directory
 from tracker_worker.errors import ConfigurationError
+from tracker_worker.files import ensure_private_directory
 
 
 def sqlite_url(path: Path) -> str:
@@ -47,14 +48,15 @@ def configured_url(conf: cfg.ConfigOpts) -> str:
 
 
 def prepared_url(conf: cfg.ConfigOpts) -> str:
-    """Return ``configured_url``. Create the state directory if the SQLite file is to be in it.
+    """Return ``configured_url``. Create the state directory if the SQLite file is to be in it; only its user can look into it,
+    whatever the umask.
 
     Raises ConfigurationError: the state directory cannot be created, or is not writable.
     """
     if not conf.database.connection:
         state = state_directory(conf)
         try:
-            state.mkdir(parents=True, exist_ok=True)
+            ensure_private_directory(state)
         except OSError as error:
             raise ConfigurationError(f"[tracker] state_path {state} cannot be made: {error.strerror}") from error
         if not os.access(state, os.W_OK | os.X_OK):

@@ -113,7 +113,7 @@ class WriteTurns:
     def _announce(self) -> None:
         try:
             if not self.file.exists():
-                self.file.touch()
+                self.file.touch(mode=0o600)
                 now = self._wall_clock()
                 os.utime(self.file, (now, now))
         except OSError as error:
