@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tracker_worker.cli.context import CommandFailed, Settings
+from tracker_worker.cli.context import CommandFailed, Settings, example
 from tracker_worker.cli.output import plain
 from tracker_worker.text import counted, printable
 
@@ -27,7 +27,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 _MOST_OF_A_NAME = 200
 
 
-@click.command()
+@click.command(epilog=example("db backup /var/backups/tracker.sqlite"))
 @click.argument("file", metavar="FILE", type=_FILE)
 @click.pass_obj
 def backup(settings: Settings, file: Path) -> None:
@@ -60,7 +60,7 @@ def backup(settings: Settings, file: Path) -> None:
     click.echo(plain(f"{file} is a copy of the database {_path(url)}: {size} bytes"))
 
 
-@click.command()
+@click.command(epilog=example("db restore /var/backups/tracker.sqlite"))
 @click.argument("file", metavar="FILE", type=_FILE)
 @click.pass_obj
 def restore(settings: Settings, file: Path) -> None:

@@ -30,7 +30,7 @@ _COLUMNS = (
     column("Request", 8),
     figure("ms", 9),
 )
-_NOTHING = "Nothing that was decided is known: [notifications] retention_hours and [tracker] refusals_kept bound it."
+_NOTHING = "There are no such decisions."
 _AGE = re.compile(r"([0-9]{1,6})([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 

@@ -17,7 +17,7 @@ def rabbitmq() -> None:
     """Print commands for the administrator of RabbitMQ."""
 
 
-@rabbitmq.command(epilog=example("rabbitmq permissions --role worker --host compute-1 --user compute-1"))
+@rabbitmq.command(epilog=example("rabbitmq permissions --role worker --host h1 --user h1"))
 @click.option(
     "--role",
     type=click.Choice(_ROLES),

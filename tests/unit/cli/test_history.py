@@ -85,5 +85,5 @@ def test_a_time_that_is_none_is_wrong_usage(cli: Cli, decided: SQLStore, since: 
 
 
 def test_nothing_is_a_sentence_or_an_empty_document(cli: Cli, store: SQLStore) -> None:
-    assert cli.succeed("history").startswith("Nothing that was decided is known")
+    assert cli.succeed("history") == "There are no such decisions.\n"
     assert json.loads(cli.succeed("history", "--format", "json")) == []

@@ -43,6 +43,7 @@ FREE = {
     ("tracker", "inventory_driver"),
     ("inventory", "static_file"),
     ("oslo_policy", "policy_file"),
+    ("health", "listen"),
     ("bus", "dead_letter_queue"),
     ("database", "connection"),
     ("notifications", "topics"),

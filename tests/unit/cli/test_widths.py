@@ -29,6 +29,9 @@ from tracker_worker.cli.dead_letters.replay import Outcome
 from tracker_worker.cli.node import NODE_COLUMNS, node_rows
 from tracker_worker.cli.output import show_table
 from tracker_worker.domain import commands
+from tracker_worker.errors import ClaimConflict
+from tracker_worker.notifications.asked import Asked
+from tracker_worker.service.requests.refusals import of_refusal
 from tracker_worker.store.sql.store import SQLStore
 
 WIDTHS = (60, 80, 120)
@@ -68,6 +71,10 @@ def long_names(cli: Cli, store: SQLStore) -> Writer:
     store.create_node(host_id, NODE)
     store.open_cursors(HOST, [TOPIC, "a.topic.with.a.long.name"])
     declared = inventory(resources={"CUSTOM_GPU_WITH_A_LONG_NAME": {"total": 4}, "VGPU": {"total": 8}})
+    refused = ClaimConflict(instance_uuid=uuid(1), node=NODE, reason="it is charged on another node of this very host")
+    asked = Asked(method="begin_resource_claim", project_id="p" * 32, user_id="u" * 32, request_id=f"req-{uuid(7)}")
+    entry = of_refusal(refused, at=NOW, host=HOST, node=NODE, instance_uuid=uuid(1), asked=asked)
+    store.keep_refusals([entry.refusal_row()], 10)
     writer = Writer(store, HOST).put(commands.ReportNode(node=NODE, inventory=declared))
     writer.put(begin(1, node=NODE, resources={"CUSTOM_GPU_WITH_A_LONG_NAME": 2, "VGPU": 1}))
     writer.put(begin(2, node=NODE, project_id="a-project-with-a-name-of-its-own-that-is-long"))

@@ -185,6 +185,6 @@ class AMQPBus(Bus):
             "publishing_reconnects": self.sender.reconnects(),
             "unsettled_bytes": self.receiver.unsettled_bytes(),
             "publishing_bytes": self.sender.waiting_bytes(),
-            "dropped_replies": self.sender.dropped_replies(),
+            "dropped_replies": self.sender.dropped_replies,
             "refused_messages": self.sender.refused_messages,
         }

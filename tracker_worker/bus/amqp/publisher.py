@@ -104,18 +104,12 @@ class Publisher(BrokerConnection):
         return None
 
     def waiting(self) -> int:
-        """The number of messages that are not confirmed yet, and wait for whatever reason. Any thread."""
+        """The number of messages that are not confirmed yet. Any thread."""
         return self._destinations.messages + len(self._waiting)
 
     def waiting_bytes(self) -> int:
-        """The bytes of all bodies that are not confirmed yet, and wait for whatever reason. Any thread."""
+        """The bytes of their bodies. Any thread."""
         return self._destinations.bytes + sum(len(message.body) for message in list(self._waiting))
-
-    def dropped_replies(self) -> int:
-        """How many replies were dropped because nobody takes them. Any thread."""
-        return self._destinations.unclaimed.dropped_in_all
-
-    # --- the connection ------------------------------------------------------------------------------------------------
 
     def opened(self, connection: Any) -> None:
         self._connection = connection

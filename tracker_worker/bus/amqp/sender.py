@@ -124,6 +124,11 @@ class AMQPSender(Publisher, Sender):
             self._settle(settled)
         self._turn.flush_soon()
 
+    @property
+    def dropped_replies(self) -> int:
+        """How many replies were dropped because nobody takes them. Any thread."""
+        return self._destinations.unclaimed.dropped_in_all
+
     def heartbeat(self, reply_to: ReplyTo, body: bytes) -> None:
         properties = _properties(reply_to.content_type)
         self.submit(Message(exchange="", routing_key=reply_to.queue, body=body, properties=properties, mandatory=False))
