@@ -75,7 +75,7 @@ class Expiries:
         """A worker that starts or takes over a host does not know what waits in its queue, until that was empty once."""
         host, names = claim["host"], (claim["claim_id"].encode(), claim["instance_id"].encode())
         queue, now = self._broker.queue(host), self._stage.now
-        since = worker._engine._expiry._since.get(host, now)
+        since = worker._engine._chores.expiry._since.get(host, now)
         for message in queue.ready if queue is not None and since > now - _LONG_SECONDS else ():
             was_never_read = message.came_at == message.moved_at < since
             in_time = message.came_at < self._due.get(claim["claim_id"], 0.0)

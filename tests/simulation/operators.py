@@ -12,8 +12,6 @@ from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from tracker_worker.service.requests.asked import asked_by
-
 from tests.invariants.record import ERROR, RESULT, UNKNOWN, Place, Request
 from tests.simulation.machine import Machine, VirtualCondition
 from tracker_worker.administration import Administration, Refused
@@ -21,6 +19,7 @@ from tracker_worker.domain import commands
 from tracker_worker.domain.life import DRAINING, RETIRED
 from tracker_worker.errors import StoreUnavailable, TrackerError
 from tracker_worker.ids import NewIds
+from tracker_worker.notifications.asked import asked_by
 from tracker_worker.store.base import Store
 
 if TYPE_CHECKING:

@@ -104,6 +104,6 @@ def test_a_claim_that_expires_before_its_end_is_read_is_a_violation() -> None:
     queue.ready.append(end)
     expiries._look_for_its_end(claim, worker)  # it came after the worker had read the queue
     end.came_at = end.moved_at = 0.0
-    worker._engine._expiry._since["h1"] = 1.0
+    worker._engine._chores.expiry._since["h1"] = 1.0
     with pytest.raises(Violation, match="its end waits in the queue of h1"):
         expiries._look_for_its_end(claim, worker)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""constraints.txt: the releases of all packages that an installation has. ``python -m tests.support.constraints`` writes it
+"""constraints.txt: the releases of all packages that an installation has. ``python tests/support/constraints.py`` writes it
 from the packages of the environment in which it runs, with which the tests have passed."""
 
 from __future__ import annotations

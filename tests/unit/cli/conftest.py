@@ -79,6 +79,13 @@ class Cli:
         return sentence.removeprefix("tracker-worker: ")
 
 
+@pytest.fixture(autouse=True)
+def no_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """GNU readline, which may be loaded here, sets LINES and COLUMNS: then the width means nothing (``cli/output.py``)."""
+    for name in ("LINES", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture
 def cli(tmp_path: Path) -> Cli:
     """The command line without a database."""
