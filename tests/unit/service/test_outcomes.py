@@ -16,6 +16,7 @@ from tracker_worker.notifications.asked import Asked
 from tracker_worker.service.loop.outcomes import MOST_RECENT
 from tracker_worker.service.loop.refusal_log import RefusalLog
 from tracker_worker.service.requests.refusals import of_refusal
+from tracker_worker.store.base import Unstorable
 
 N1 = node_name(1)
 ALICE = Asked(project_id="p", user_id="alice", request_id="r-1", method="begin_resource_claim")
@@ -60,6 +61,18 @@ def test_refusals_wait_for_a_store_that_is_away(harness: EngineHarness) -> None:
     harness.finish()
     assert harness.store.refusals() == []
     assert [view["outcome"] for view in history(harness)][-1:] == ["invalid"]
+
+
+def test_refusals_that_the_store_cannot_keep_are_dropped_and_said(
+    harness: EngineHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    begin(harness, on_expiry="x")
+    harness.finish()
+    harness.store.script["keep_refusals"].append(Unstorable("a test says so"))
+    harness.engine.keep_outcomes()
+    harness.finish()
+    assert "1 refusals cannot be kept for the history" in caplog.text
+    assert history(harness) == []
 
 
 def test_a_stop_writes_the_refusals_that_wait(harness: EngineHarness) -> None:

@@ -8,6 +8,7 @@ some of them together. A crash may lose those of the last second: no promise res
 from __future__ import annotations
 
 import itertools
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 
@@ -23,8 +24,11 @@ from tracker_worker.service.loop.reporting import Reporting
 from tracker_worker.service.requests.methods import METHODS
 from tracker_worker.service.requests.pending import PendingRequest
 from tracker_worker.service.requests.refusals import code_of, of_refusal
-from tracker_worker.store.base import Store
+from tracker_worker.store.base import Store, Unstorable
+from tracker_worker.text import described
 from tracker_worker.wire.reply import parks
+
+LOG = logging.getLogger(__name__)
 
 MOST_RECENT = 50
 """The last decisions are shown to those who look at the worker."""
@@ -93,9 +97,15 @@ class Outcomes:
         """Write the refusals that wait, and what the log has to say of them. Called once a second. Raises StoreUnavailable:
         then they wait on."""
         self._refusal_log.look(self._monotonic())
+        most = self._refusals_kept()
+        if not most:
+            self._refused.clear()
         if self._refused:
             kept = list(self._refused)
-            self._store.keep_refusals([entry.refusal_row() for entry in kept], self._refusals_kept())
+            try:
+                self._store.keep_refusals([entry.refusal_row() for entry in kept], most)
+            except Unstorable as error:
+                LOG.error("%d refusals cannot be kept for the history: %s", len(kept), described(error))
             for _ in kept:
                 self._refused.popleft()
 
