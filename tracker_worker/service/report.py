@@ -16,6 +16,7 @@ from tracker_worker.counters import Counters
 from tracker_worker.service.chores.inventories import Inventories
 from tracker_worker.service.chores.ownership import Ownership
 from tracker_worker.service.chores.standing import Standing
+from tracker_worker.service.health.readiness import Document
 from tracker_worker.service.loop.thread import EngineThread
 from tracker_worker.service.watchdog import place
 from tracker_worker.store.base import Store
@@ -45,11 +46,11 @@ def sections(
     counters: Counters,
     queues: Callable[[], Mapping[str, tuple[int, int]]],
     recent_decisions: Callable[[], Sequence[str]],
-    ready: Callable[[], bool],
+    readiness: Callable[[], Document],
 ) -> list[Section]:
     """The sections about the parts of one worker, whose name in leases is ``owner``."""
     return [
-        Section("worker", lambda: _worker(owner, engine, bus, ready)),
+        Section("worker", lambda: _worker(owner, engine, bus, readiness())),
         Section("hosts", lambda: _hosts(hosts, engine, ownership)),
         Section("queues", lambda: queue_lines(queues())),
         Section("pools", lambda: _pools(store, inventories)),
@@ -70,10 +71,12 @@ def queue_lines(queues: Mapping[str, tuple[int, int]]) -> Iterator[str]:
         yield f"{name}: {counted(messages, 'message')}, {counted(size, 'byte')}"
 
 
-def _worker(owner: str, engine: EngineThread, bus: Bus, ready: Callable[[], bool]) -> Iterator[str]:
+def _worker(owner: str, engine: EngineThread, bus: Bus, readiness: Document) -> Iterator[str]:
     yield f"name: {owner}"
     yield f"ledger_id: {engine.ledgers.ledger_id or 'not read yet'}"
-    yield f"ready: {'yes' if ready() else 'no'}"
+    yield f"ready: {'yes' if readiness['ready'] else 'no'}"
+    for problem in readiness["problems"]:
+        yield f"problem {problem['code']}: {problem['message']}"
     yield f"broker: {'connected' if bus.connected() else 'not connected'}"
     blocked = bus.blocked()
     if blocked is not None:

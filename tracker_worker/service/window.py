@@ -49,7 +49,6 @@ class Window:
         clock: Clock,
         inventories: Inventories,
         owner: str,
-        ready: Callable[[], bool],
         log_records_dropped: Callable[[], int],
         monotonic: Callable[[], float],
         runtime: threads.Runtime,
@@ -84,7 +83,7 @@ class Window:
             counters=counters,
             queues=self.queues,
             recent_decisions=self.recent_decisions,
-            ready=ready,
+            readiness=self.health.readiness,
         )
         """Makes what a report says of this worker. Any thread, at any time from here to the end of the process."""
         self._outbox = OutboxFigures(

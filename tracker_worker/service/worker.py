@@ -196,7 +196,6 @@ class Worker:
             clock=self._clock,
             inventories=self._inventories,
             owner=self._owner,
-            ready=self.ready,
             log_records_dropped=log_records_dropped,
             monotonic=runtime.monotonic,
             runtime=runtime,
