@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -19,6 +20,7 @@ from benchmarks.job import NOTIFICATIONS, ROOT
 from benchmarks.stage import Stage
 from benchmarks.usage import child
 from benchmarks.workload import CAPACITY, NODE
+from tests.support.health import LISTENING, fetch, port_of
 from tests.support.worker_process import Nodes, Options, WorkerProcess
 
 HOST = "host-1"
@@ -28,9 +30,11 @@ STOCK = "stock, does nothing"
 EQUAL = "stock, equal work"
 LIMIT = "limit"
 SIDES = (OURS, OURS_POSTGRESQL, STOCK, EQUAL, LIMIT)
+WATCHED = "ours, SQLite, watched"
+"""The first side with somebody who asks for its metrics, its page and its health every second."""
 
 _MODULES = {STOCK: "stock", EQUAL: "equal", LIMIT: "limit"}
-_NOTIFYING = (OURS, OURS_POSTGRESQL, EQUAL)
+_NOTIFYING = (OURS, OURS_POSTGRESQL, WATCHED, EQUAL)
 # The options that make all queues durable, with the worker's own queues of the same type.
 QUEUE_TYPES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "classic": {"bus": {"queue_type": "classic"}, "oslo_messaging_rabbit": {"amqp_durable_queues": True}},
@@ -82,6 +86,8 @@ def running(
             environment=environment,
         )
         worker.configure(options or {})
+        if side == WATCHED:
+            worker.configure(LISTENING)
         worker.database.parent.mkdir()
         database = f"sqlite:///{worker.database}"
         if side == OURS_POSTGRESQL:
@@ -95,6 +101,8 @@ def running(
             watched["server"] = stack.enter_context(_program(_MODULES[side], worker.configuration))
         else:
             watched["server"] = stack.enter_context(_worker(worker))
+            if side == WATCHED:
+                stack.enter_context(_watching(port_of(worker)))
         seconds = time.perf_counter() - begun
         yield Running(url, watched, NOTIFICATIONS if side in _NOTIFYING else "", database, seconds)
 
@@ -109,6 +117,25 @@ def _worker(worker: WorkerProcess) -> Iterator[int]:
         worker.terminate()
     finally:
         worker.close()
+
+
+@contextmanager
+def _watching(port: int) -> Iterator[None]:
+    """Ask for everything that the listener has, every second, as a monitoring system and an open page do."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(1.0):
+            for path in ("/metrics", "/status", "/readyz"):
+                assert fetch(port, path).status == 200
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import click
 from benchmarks import plot, report, results, targets
 from benchmarks.commands.terminal import console, progress
 from benchmarks.compare import Plan, Sample, compare, summary
-from benchmarks.sides import QUEUE_TYPES, SIDES
+from benchmarks.sides import QUEUE_TYPES, SIDES, WATCHED
 from benchmarks.stage import Stage
 
 
@@ -32,7 +32,9 @@ from benchmarks.stage import Stage
 @click.option(
     "--queue", type=click.Choice(list(QUEUE_TYPES)), multiple=True, help="Queue type; repeatable.  [default: both]"
 )
-@click.option("--side", type=click.Choice(SIDES), multiple=True, help="Side; repeatable.  [default: all]")
+@click.option(
+    "--side", type=click.Choice([*SIDES, WATCHED]), multiple=True, help="Side; repeatable.  [default: all but the last]"
+)
 @click.option(
     "--others", type=click.FloatRange(0, 1), default=0.0, help="Share of calls that finish or update a claim."
 )
