@@ -108,10 +108,10 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         )
         return " ".join(filter(None, (*parts, self.code, lacks or self.reason)))
 
-    def refusal_row(self) -> RefusalRow:
-        """The entry as the store keeps it."""
+    def refusal_row(self, id: str) -> RefusalRow:
+        """The entry as the store keeps it under ``id``."""
         return RefusalRow(
-            at=self.at, host=self.host, node=self.node, instance_uuid=self.instance_uuid, record=_encode(self)
+            id=id, at=self.at, host=self.host, node=self.node, instance_uuid=self.instance_uuid, record=_encode(self)
         )
 
 
@@ -205,8 +205,13 @@ def read_history(store: Store, wanted: Wanted) -> list[Entry]:
     far as the store keeps them. Raises StoreUnavailable."""
     told = islice(_told(store, wanted), wanted.limit)
     refused = islice(_refused(store, wanted), wanted.limit)
-    found = sorted((*told, *refused), key=lambda entry: (entry.at, entry.host, entry.node, entry.sequence or 0))
+    found = sorted((*told, *refused), key=_order)
     return found[-wanted.limit :]
+
+
+def _order(entry: Entry) -> tuple[int, bool, str, str, int]:
+    """Of one batch, whose decisions have one time, the events come first: a refusal most often follows from one of them."""
+    return entry.at, entry.sequence is None, entry.host, entry.node, entry.sequence or 0
 
 
 def _told(store: Store, wanted: Wanted) -> Iterator[Entry]:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 STAGES = ("queued", "decided", "committed", "answered")
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+MOST_LABELS = 100
+OTHERS = "(others)"
 SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
@@ -61,5 +63,8 @@ class Tally:
         self.requests[key] = self.requests.get(key, 0) + 1
 
     def add(self, counts: dict[str, int], label: str) -> None:
-        """Count one more under ``label`` in one of this tally's dictionaries."""
+        """Count one more under ``label`` in one of this tally's dictionaries. Labels may come from outside: of too many, the
+        later ones are counted together."""
+        if label not in counts and len(counts) >= MOST_LABELS:
+            label = OTHERS
         counts[label] = counts.get(label, 0) + 1

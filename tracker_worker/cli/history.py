@@ -90,7 +90,7 @@ def history(
     from tracker_worker.history import Wanted, read_history
 
     wanted = Wanted(instance_uuid=instance, host=host, node=node, project=project, since=since or 0, limit=limit)
-    with opened_store(settings.load(messaging=False)) as store:
+    with opened_store(settings.load(messaging=False), patient=True) as store:
         found = read_history(store, wanted)
     if style == JSON:
         show_json([entry.view() for entry in found])

@@ -57,8 +57,8 @@ def opened_engine(conf: cfg.ConfigOpts) -> Iterator[sa.Engine]:
 
 
 @contextmanager
-def opened_store(conf: cfg.ConfigOpts) -> Iterator[Store]:
-    """Open the store.
+def opened_store(conf: cfg.ConfigOpts, *, patient: bool = False) -> Iterator[Store]:
+    """Open the store. ``patient``: see ``SQLStore``.
 
     Raises CommandFailed: the database does not exist, or has the schema of another release. Raises ConfigurationError: the URL
     is not usable, or the database cannot be read.
@@ -67,7 +67,7 @@ def opened_store(conf: cfg.ConfigOpts) -> Iterator[Store]:
         problem = migration.schema_problem(engine)
         if problem:
             raise CommandFailed(problem, code=STORE_UNAVAILABLE)
-        store = SQLStore(engine.url.render_as_string(hide_password=False))
+        store = SQLStore(engine.url.render_as_string(hide_password=False), patient=patient)
         try:
             yield store
         except sa.exc.SQLAlchemyError as error:

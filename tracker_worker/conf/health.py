@@ -13,9 +13,10 @@ OPTIONS = [
     cfg.StrOpt(
         "listen",
         default="127.0.0.1:9710",
-        help="HOST:PORT on which the worker answers HTTP requests about its health. Whoever can reach it can read which hosts "
-        "it serves, and change nothing. Give each worker of a machine a port of its own; with port 0 the system chooses one, "
-        "which the log names. With 0.0.0.0 or [::] every network of the machine can read it. Empty: it does not listen.",
+        help="HOST:PORT on which the worker answers HTTP requests about its health, its metrics and its page. Whoever can "
+        "reach it can read which hosts and nodes it serves, who asked for what, and why it was refused, and can change "
+        "nothing. Give each worker of a machine a port of its own; with port 0 the system chooses one, which the log names. "
+        "With 0.0.0.0 or [::] every network of the machine can read it. Empty: it does not listen.",
     ),
     cfg.IntOpt(
         "probe_interval_seconds",

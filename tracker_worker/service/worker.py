@@ -118,7 +118,7 @@ class Worker:
         self._first_audit: FirstAudit | None = None
         place = "" if store is not None else place_of(conf)
         reporting = configured_reporting(conf, runtime, log_fields=log_fields, store_place=place, worker=self._owner)
-        self.tally = reporting.tally
+        self.reporting, self.tally = reporting, reporting.tally
         self._timers = Timers(self._died, monotonic=runtime.monotonic, runtime=runtime)
         self._inventories = Inventories(
             self._drivers, self._policy.reserved, monotonic=runtime.monotonic, runtime=runtime
@@ -391,4 +391,5 @@ class Worker:
             return  # it may be using the store
         self._engine.release()
         self._store.stop()
+        self.reporting.stop(max(0.0, until - self._monotonic()))
         LOG.info("counters: %s", self.counters.snapshot())

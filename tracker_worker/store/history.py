@@ -13,7 +13,7 @@ from tracker_worker.store.records import RefusalRow
 class HistoryStore(ABC):
     @abstractmethod
     def keep_refusals(self, rows: Sequence[RefusalRow], most: int) -> None:
-        """Keep these rows, and of all rows only the ``most`` that were kept last. Any thread."""
+        """Keep these rows, each of them once, and of all rows only the ``most`` with the largest ids. Any thread."""
 
     @abstractmethod
     def refusals(

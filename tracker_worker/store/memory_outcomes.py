@@ -42,24 +42,26 @@ class DeadLetters:
 
 class Refusals:
     def __init__(self) -> None:
-        self._rows: list[RefusalRow] = []
+        self._rows: dict[str, RefusalRow] = {}
 
     def keep(self, rows: Sequence[RefusalRow], most: int) -> None:
         """See ``Store.keep_refusals``."""
-        self._rows = [*self._rows, *rows][-most:] if most else []
+        for row in rows:
+            self._rows.setdefault(row.id, row)
+        kept = sorted(self._rows)[-most:] if most else []
+        self._rows = {id: self._rows[id] for id in kept}
 
     def found(self, *, host: str | None, node: str | None, instance_uuid: str | None, since: int) -> list[RefusalRow]:
         """See ``Store.refusals``."""
         wanted = [
             row
-            for row in self._rows
+            for row in self._rows.values()
             if host in (None, row.host)
             and node in (None, row.node)
             and instance_uuid in (None, row.instance_uuid)
             and row.at >= since
         ]
-        wanted.reverse()
-        return sorted(wanted, key=lambda row: -row.at)
+        return sorted(wanted, key=lambda row: (row.at, row.id), reverse=True)
 
 
 def told(

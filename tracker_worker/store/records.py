@@ -196,9 +196,10 @@ class DeadLetterRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class RefusalRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A request that was refused at ``at`` (microseconds) and made no event. ``record`` is JSON, for the history; the other
-    fields are what it is looked for by, '' where there is none."""
+    """A request that was refused at ``at`` (microseconds) and made no event. ``id`` is its own, and larger than those of
+    earlier ones; ``record`` is JSON, for the history; the other fields are what it is looked for by, '' where there is none."""
 
+    id: str
     at: int
     host: str
     node: str

@@ -43,7 +43,7 @@ def decided(store: SQLStore) -> SQLStore:
         unit.committed()
     error = ClaimConflict(instance_uuid=uuid(1), node=N1, reason="it is charged on another node")
     entry = of_refusal(error, at=NOW + 3 * _HOUR, host=HOST, node=N1, instance_uuid=uuid(1), asked=ALICE)
-    store.keep_refusals([entry.refusal_row()], 10)
+    store.keep_refusals([entry.refusal_row(uuid(900))], 10)
     return store
 
 

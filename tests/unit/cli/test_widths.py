@@ -74,7 +74,7 @@ def long_names(cli: Cli, store: SQLStore) -> Writer:
     refused = ClaimConflict(instance_uuid=uuid(1), node=NODE, reason="it is charged on another node of this very host")
     asked = Asked(method="begin_resource_claim", project_id="p" * 32, user_id="u" * 32, request_id=f"req-{uuid(7)}")
     entry = of_refusal(refused, at=NOW, host=HOST, node=NODE, instance_uuid=uuid(1), asked=asked)
-    store.keep_refusals([entry.refusal_row()], 10)
+    store.keep_refusals([entry.refusal_row(uuid(900))], 10)
     writer = Writer(store, HOST).put(commands.ReportNode(node=NODE, inventory=declared))
     writer.put(begin(1, node=NODE, resources={"CUSTOM_GPU_WITH_A_LONG_NAME": 2, "VGPU": 1}))
     writer.put(begin(2, node=NODE, project_id="a-project-with-a-name-of-its-own-that-is-long"))

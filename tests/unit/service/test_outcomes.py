@@ -68,7 +68,7 @@ def test_refusals_that_the_store_cannot_keep_are_dropped_and_said(
 ) -> None:
     begin(harness, on_expiry="x")
     harness.finish()
-    harness.store.script["keep_refusals"].append(Unstorable("a test says so"))
+    harness.store.script["keep_refusals"] += [Unstorable("a test says so")] * 2
     harness.engine.keep_outcomes()
     harness.finish()
     assert "1 refusals cannot be kept for the history" in caplog.text
@@ -131,7 +131,7 @@ def test_the_last_decisions_are_at_hand(harness: EngineHarness) -> None:
         (InvalidInput(field="limits", reason="is wrong"), True, "parked", "invalid_input"),
         (NodeNotFound(host=HOST, node="n"), False, "refused", "node_not_found"),
         (ClaimConflict(instance_uuid="i", node=N1, reason="no"), False, "conflict", "claim_conflict"),
-        (ValueError("odd"), True, "parked", "ValueError"),
+        (ValueError("odd"), True, "parked", "unexpected"),
     ],
 )
 def test_a_refusal_has_an_outcome_and_a_code(error: Exception, parked: bool, outcome: str, code: str) -> None:

@@ -8,6 +8,7 @@ must have sent it and taken the answer, and the number of connections. Requests 
 from __future__ import annotations
 
 import io
+import ipaddress
 import logging
 import socket
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 from tracker_worker import threads
 from tracker_worker.service.health.response import Response, Route, as_text
@@ -179,6 +181,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command not in _METHODS:
             allow = {"Allow": ", ".join(_METHODS)}
             return Response(HTTPStatus.METHOD_NOT_ALLOWED, "text/plain; charset=utf-8", b"only GET and HEAD\n", allow)
+        if not self._is_named_here():
+            return as_text(HTTPStatus.MISDIRECTED_REQUEST, "ask for this machine by its address or as localhost")
         path = self.path.partition("?")[0]
         route = self._routes.get(path)
         if route is None:
@@ -188,6 +192,16 @@ class _Handler(BaseHTTPRequestHandler):
         except Exception:
             LOG.exception("the answer to %s cannot be made", path)
             return as_text(HTTPStatus.INTERNAL_SERVER_ERROR, "the answer cannot be made: the worker's log says why")
+
+    def _is_named_here(self) -> bool:
+        """Whether the request is meant for this listener. A page of any site that is open in a browser on this machine can have
+        its own name point to the loopback address: such a request has that name."""
+        if not ipaddress.ip_address(self.client_address[0].partition("%")[0]).is_loopback:
+            return True
+        host = urlsplit(f"//{self.headers.get('Host', 'localhost')}").hostname or ""
+        with suppress(ValueError):
+            return ipaddress.ip_address(host) is not None
+        return host == "localhost" or host.endswith(".localhost") or host == socket.gethostname().lower()
 
     def _respond(self, response: Response) -> None:
         self.connection.settimeout(ANSWER_SECONDS)

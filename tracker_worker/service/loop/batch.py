@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from tracker_worker.bus.base import Outgoing, Settlement
+from tracker_worker.bus.base import DeadLetter, Outgoing, Settlement
 from tracker_worker.domain import commands, queries
 from tracker_worker.domain.allocation import INCOMING
 from tracker_worker.domain.decision import NOTHING, Decision
@@ -22,6 +22,7 @@ from tracker_worker.service.loop.stored_answers import StoredAnswers
 from tracker_worker.service.requests.items import Chore, Item, Part, Whole
 from tracker_worker.service.requests.methods import Audit, Operation, Ping
 from tracker_worker.service.requests.pending import PendingRequest
+from tracker_worker.service.requests.refusals import CallExpired
 from tracker_worker.store.base import Conflict, InboxRow, StoreReplaced
 from tracker_worker.store.ledgers import Ledgers
 from tracker_worker.unit_of_work import UnitOfWork
@@ -45,9 +46,10 @@ class Batch:
     will be parked, which no commit records. ``parts``: what the parts of requests about several hosts came to. ``audits``: the
     requests whose inventories are still to be read. ``moving``: where instances are incoming, for the moves that are to begin.
     ``heartbeats_to_end``: the requests that end here and whose callers get
-    heartbeats. ``cursors``: the cursors of the relay that go into the commit. ``ended``: the requests that end here, each with
-    the error that it ends with or None; ``copies`` counts those that were answered from the inbox. ``began``, ``decided`` and
-    ``committed``: when the attempt got so far (monotonic clock, seconds)."""
+    heartbeats. ``cursors``: the cursors of the relay that go into the commit. ``ended``: the requests that end
+    here, each with the error that it ends with or None; ``copies`` counts those that were answered from the inbox,
+    ``parked_copies`` are the codes of those that were parked once more, and ``unmentioned`` are the traced requests that end
+    here otherwise. ``began``, ``decided`` and ``committed``: when the attempt got so far (monotonic clock, seconds)."""
 
     now: int
     unit: UnitOfWork
@@ -68,6 +70,8 @@ class Batch:
     cursors: dict[tuple[int, str], int] = field(default_factory=dict)
     ended: list[tuple[PendingRequest, Exception | None]] = field(default_factory=list)
     copies: int = 0
+    parked_copies: list[str] = field(default_factory=list)
+    unmentioned: list[PendingRequest] = field(default_factory=list)
 
     @property
     def commits(self) -> bool:
@@ -79,6 +83,11 @@ class Batch:
         self.outgoing.append(outgoing)
         if request.heartbeat is not None:
             self.heartbeats_to_end.append(request)
+
+    def leave(self, request: PendingRequest) -> None:
+        """Note that the request ends here without being counted."""
+        if request.span is not None:
+            self.unmentioned.append(request)
 
     def refuse(self, request: PendingRequest, error: Exception) -> None:
         """Note that the request ends with ``error``."""
@@ -184,12 +193,18 @@ class Decider:
     def _request(self, batch: Batch, request: PendingRequest, now: float) -> None:
         recorded = None if request.unique_id is None else batch.known.get(request.unique_id)
         if request.deadline <= now:
+            batch.ended.append((request, CallExpired()))
             batch.conclude(request, Settlement(delivery=request.delivery))
         elif request.is_anothers:
+            batch.leave(request)
             batch.conclude(request, request.conclusion(b""))
         elif recorded is not None:
             batch.copies += 1
-            batch.conclude(request, request.recorded_conclusion(recorded))
+            batch.leave(request)
+            outgoing = request.recorded_conclusion(recorded)
+            if isinstance(outgoing, DeadLetter):
+                batch.parked_copies.append(outgoing.reason.partition(":")[0])
+            batch.conclude(request, outgoing)
         elif request.operation is None:
             assert request.refusal is not None
             batch.refuse(request, request.refusal)
@@ -204,7 +219,10 @@ class Decider:
     def _operation(self, batch: Batch, request: PendingRequest, operation: Operation) -> None:
         action = operation.action
         if isinstance(action, Ping):
-            batch.ended.append((request, None))
+            if request.reply_to is None:
+                batch.leave(request)  # most often a probe of the worker's own
+            else:
+                batch.ended.append((request, None))
             batch.conclude(request, request.conclusion(answer(request.reply_to, "pong")))
         elif not operation.hosts:
             batch.conclude(request, Settlement(delivery=request.delivery))

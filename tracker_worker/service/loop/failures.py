@@ -127,6 +127,8 @@ class Failures:
         lane.keep(lambda other: other is not item)
         lane.whole_again()
         if isinstance(item, Part):
+            if item.whole.ended:
+                return  # because of another host
             item.whole.ended = True
         if request is not None:
             self._end(request, error)

@@ -1,43 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What became of requests: counted for metrics, logged, and kept for those who ask later.
+"""What became of requests: counted for metrics, logged, traced, and kept for those who ask later.
 
-All of it follows the commit and the answers. Events are in the outbox anyway; refusals that made no event are written here,
-some of them together. A crash may lose those of the last second: no promise rests on them.
+All of it follows the commit and the answers, and no promise rests on it. Events are in the outbox anyway; the refusals that
+made none are in ``kept_refusals``.
 """
 
 from __future__ import annotations
 
 import itertools
-import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
-from tracker_worker.domain import commands, events, queries
-from tracker_worker.domain.decision import Decision
+from tracker_worker.domain import events, queries
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.history import Entry, of_event
+from tracker_worker.ids import NewIds
 from tracker_worker.notifications.asked import Asked
 from tracker_worker.service.loop.batch import Batch
 from tracker_worker.service.loop.decision_log import log_decisions
+from tracker_worker.service.loop.kept_refusals import KeptRefusals
 from tracker_worker.service.loop.refusal_log import RefusalLog
 from tracker_worker.service.loop.reporting import Reporting
 from tracker_worker.service.requests.methods import METHODS
 from tracker_worker.service.requests.pending import PendingRequest
-from tracker_worker.service.requests.refusals import code_of, of_refusal
-from tracker_worker.store.base import Store, Unstorable
-from tracker_worker.text import described
-from tracker_worker.wire.reply import parks
-
-LOG = logging.getLogger(__name__)
+from tracker_worker.service.requests.refusals import CallExpired, code_of, is_parked, of_request
+from tracker_worker.store.base import Store
 
 MOST_RECENT = 50
 """The last decisions are shown to those who look at the worker."""
-# Refusals that wait for their commit. Of more than this in a second, the last ones are kept.
-_MOST_WAITING = 1000
 _UNKNOWN = "unknown"
 _LOUD = ("parked", "invalid", "not_permitted")
+_OK = "ok"
+_COPY = "copy"
 
-Decided = tuple[commands.Command, Decision, PendingRequest | None]
+Told = tuple[events.Event, str, str, Asked]
+"""An event, the names of its host and its node, and who asked."""
 
 
 class Outcomes:
@@ -48,42 +45,44 @@ class Outcomes:
         *,
         store: Store,
         reporting: Reporting,
+        notify: bool,
+        new_id: NewIds,
         worker: str,
         clock: Callable[[], int],
         monotonic: Callable[[], float],
     ) -> None:
-        """``worker`` is this worker's name. ``clock`` gives microseconds, ``monotonic`` seconds."""
-        self._store = store
+        """``notify`` False: no event is in the outbox. ``worker`` is this worker's name. ``clock`` gives microseconds,
+        ``monotonic`` seconds."""
         self._tally = reporting.tally
         self._own = Asked(worker=worker)
-        self._refusals_kept = reporting.refusals_kept
+        self._notify = notify
         self._clock = clock
         self._monotonic = monotonic
         self._log_fields = reporting.log_fields
         self._tracing = reporting.tracing
-        self._recent: deque[tuple[int, Decided | Entry]] = deque(maxlen=MOST_RECENT)
-        self._refused: deque[Entry] = deque(maxlen=_MOST_WAITING)
+        self._recent: deque[Told | Entry] = deque(maxlen=MOST_RECENT)
+        self._kept = KeptRefusals(store, most=reporting.refusals_kept, new_id=new_id)
         self._refusal_log = RefusalLog()
 
     def committed(self, batch: Batch, size: int) -> None:
         """The batch, of ``size`` items, is committed, and its answers are on their way."""
         self._measure(batch, size)
-        tally = self._tally
-        tally.copies += batch.copies
+        self._tally.copies += batch.copies
+        for code in batch.parked_copies:
+            self._tally.add(self._tally.dead_letters, code)
         for request, error in batch.ended:
             self._count(request, error)
         if self._tracing is not None:
             for request, error in batch.ended:
-                self._tracing.end(request, "ok" if error is None else code_of(error), batch)
-        for _, decision, _ in batch.decisions:
-            for _, event in decision.events:
-                self._count_event(event)
+                self._tracing.end(request, _OK if error is None else code_of(error), batch)
+            for request in batch.unmentioned:
+                self._tracing.end(request, _COPY, batch)
+        self._note_events(batch)
         log_decisions(batch.decisions, fields=self._log_fields)
-        self._recent.extend((batch.now, decided) for decided in batch.decisions[-MOST_RECENT:] if decided[1].events)
-        told = {id(request) for _, decision, request in batch.decisions if request is not None and decision.events}
+        told = self._told(batch)
         for request, error in batch.ended:
-            if error is not None and id(request) not in told:
-                self._refuse(request, error, batch)
+            if error is not None and id(request) not in told and not isinstance(error, CallExpired):
+                self._refuse(request, error, batch.now)
 
     def ended(self, request: PendingRequest, error: Exception) -> None:
         """The request was not decided: it has ended with ``error``."""
@@ -91,49 +90,39 @@ class Outcomes:
         if self._tracing is not None:
             self._tracing.end(request, code_of(error), None)
         if not isinstance(error, StoreUnavailable):
-            self._refuse(request, error)
+            self._refuse(request, error, self._clock())
 
     def keep(self) -> None:
-        """Write the refusals that wait, and what the log has to say of them. Called once a second. Raises StoreUnavailable:
-        then they wait on."""
+        """Write the refusals that wait, and what the log has to say of them. Called once a second."""
         self._refusal_log.look(self._monotonic())
-        most = self._refusals_kept()
-        if not most:
-            self._refused.clear()
-        if self._refused:
-            kept = list(self._refused)
-            try:
-                self._store.keep_refusals([entry.refusal_row() for entry in kept], most)
-            except Unstorable as error:
-                LOG.error("%d refusals cannot be kept for the history: %s", len(kept), described(error))
-            for _ in kept:
-                self._refused.popleft()
+        self._kept.keep()
 
     def stop(self) -> None:
-        """Export the spans that have ended."""
-        if self._tracing is not None:
-            self._tracing.stop()
+        """The same for the last time."""
+        self._refusal_log.end()
+        self._kept.keep()
 
     def recent(self) -> list[Entry]:
         """The last decisions, oldest first."""
-        return list(itertools.chain.from_iterable(self._entries(at, each) for at, each in self._recent.copy()))[
-            -MOST_RECENT:
-        ]
-
-    def _entries(self, at: int, each: Decided | Entry) -> Iterable[Entry]:
-        if isinstance(each, Entry):
-            return (each,)
-        _, decision, request = each
-        asked = self._own if request is None else request.asked
-        found = (of_event(event, host=node.host, node=node.name, asked=asked) for node, event in decision.events)
+        found = (
+            each if isinstance(each, Entry) else of_event(each[0], host=each[1], node=each[2], asked=each[3])
+            for each in self._recent.copy()
+        )
         return [entry for entry in found if entry is not None]
+
+    def _told(self, batch: Batch) -> set[int]:
+        """The ids of the requests whose decisions are in the outbox."""
+        if not self._notify:
+            return set()
+        return {id(request) for _, decision, request in batch.decisions if request is not None and decision.events}
 
     def _measure(self, batch: Batch, size: int) -> None:
         """Requests that came together have waited for the same time."""
-        stages, now = self._tally.stages, self._monotonic()
-        self._tally.batch_size.observe(size)
+        if batch.ended or batch.decisions:
+            self._tally.batch_size.observe(size)
         if not batch.ended:
             return
+        stages, now = self._tally.stages, self._monotonic()
         for received_at, same in itertools.groupby([request.received_at for request, _ in batch.ended]):
             number = sum(1 for _ in same)
             stages["queued"].observe(batch.began - received_at, number)
@@ -143,64 +132,40 @@ class Outcomes:
 
     def _count(self, request: PendingRequest, error: Exception | None) -> None:
         method = request.method if request.method in METHODS else _UNKNOWN
-        self._tally.request(method, "ok" if error is None else code_of(error))
-        if error is not None and request.reply_to is None and parks(error) and not request.dropped:
+        self._tally.request(method, _OK if error is None else code_of(error))
+        if error is not None and is_parked(request, error):
             self._tally.add(self._tally.dead_letters, code_of(error))
 
-    def _count_event(self, event: events.Event) -> None:
-        tally = self._tally
-        match event:
-            case events.ClaimBegun():
-                pass  # the first one: there are more of them than of all others
-            case events.ClaimRejected(shortfalls=shortfalls) | events.MoveRejected(shortfalls=shortfalls):
-                for shortfall in shortfalls:
-                    tally.add(tally.refusals, shortfall.resource)
-            case events.ClaimExpired():
-                tally.expired += 1
-            case events.UsageDrift() | events.InstancesDrift():
-                tally.drift += 1
-            case _:
-                pass
+    def _note_events(self, batch: Batch) -> None:
+        tally, recent = self._tally, self._recent
+        for _, decision, request in batch.decisions:
+            for node, event in decision.events:
+                match event:
+                    case events.ClaimBegun():
+                        pass  # the first one: there are more of them than of all others
+                    case events.ClaimRejected(shortfalls=shortfalls) | events.MoveRejected(shortfalls=shortfalls):
+                        for shortfall in shortfalls:
+                            tally.add(tally.refusals, shortfall.resource)
+                    case events.ClaimExpired():
+                        tally.expired += 1
+                    case events.UsageDrift() | events.InstancesDrift():
+                        tally.drift += 1
+                        continue
+                    case events.UsageExists() | events.PeriodClosed():
+                        continue
+                    case _ if isinstance(event, events.UNPUBLISHED):
+                        continue
+                    case _:
+                        pass
+                recent.append((event, node.host, node.name, self._own if request is None else request.asked))
 
-    def _refuse(self, request: PendingRequest, error: Exception, batch: Batch | None = None) -> None:
-        """Note a refusal that made no event."""
-        parked = request.reply_to is None and parks(error) and not request.dropped
-        operation = request.operation
-        host = operation.hosts[0] if operation is not None and len(operation.hosts) == 1 else request.delivery.source
-        entry = of_refusal(
-            error,
-            at=self._clock() if batch is None else batch.now,
-            host=host,
-            node=_node(request),
-            instance_uuid=_instance(request),
-            asked=_with_method(request),
-            parked=parked,
-        )
-        self._refused.append(entry)
-        self._recent.append((entry.at, entry))
+    def _refuse(self, request: PendingRequest, error: Exception, at: int) -> None:
+        """Note a refusal that made no event. A question that was refused is no decision: it is only said, if it is wrong."""
+        now = self._monotonic()
+        entry = of_request(request, error, at=at, now=now)
+        action = None if request.operation is None else request.operation.action
+        if not isinstance(action, queries.Query | queries.StoredQuery):
+            self._kept.add(entry)
+            self._recent.append(entry)
         if entry.outcome in _LOUD:
-            self._refusal_log.refused(entry, self._monotonic())
-
-
-def _with_method(request: PendingRequest) -> Asked:
-    asked = request.asked
-    asked.method = asked.method or request.method
-    return asked
-
-
-def _instance(request: PendingRequest) -> str:
-    """The instance that the request is about, or ''."""
-    action = None if request.operation is None else request.operation.action
-    match action:
-        case commands.BeginClaim(instance=instance) | commands.BeginMove(begin=commands.BeginClaim(instance=instance)):
-            return instance.uuid
-        case commands.UpdateUsage(uuid=uuid) | commands.ReleaseAllocation(uuid=uuid) | queries.GetAllocation(uuid=uuid):
-            return uuid
-        case _:
-            return request.instance_uuid
-
-
-def _node(request: PendingRequest) -> str:
-    action = None if request.operation is None else request.operation.action
-    node = getattr(action, "node", None)
-    return node if isinstance(node, str) else ""
+            self._refusal_log.refused(entry, now)

@@ -15,7 +15,7 @@ _MINUTE_SECONDS = 60.0
 _MOST_SENDERS = 500
 _MOST_CHARACTERS = 2000
 
-_Key = tuple[str, str, str]
+_Key = tuple[str, str, str, str]
 _OTHERS = "(others)"
 
 
@@ -27,9 +27,9 @@ class RefusalLog:
 
     def refused(self, entry: Entry, now: float) -> None:
         """A request was refused: say so, unless its sender has had a line within this minute."""
-        key = entry.asked.project_id, entry.asked.user_id, entry.code
+        key = entry.asked.project_id, entry.asked.user_id, entry.code, entry.outcome
         if key not in self._lines and len(self._lines) >= _MOST_SENDERS:
-            key = _OTHERS, _OTHERS, entry.code
+            key = _OTHERS, _OTHERS, entry.code, entry.outcome
         line = self._lines.get(key)
         if line is None:
             line = self._lines[key] = _Line(now)
@@ -49,6 +49,13 @@ class RefusalLog:
             else:
                 del self._lines[key]
 
+    def end(self) -> None:
+        """Say the rest."""
+        for key, line in self._lines.items():
+            if line.number:
+                line.say(key)
+        self._lines.clear()
+
 
 class _Line:
     """``number``: the requests since the last line; ``last`` is the last one of them."""
@@ -63,13 +70,13 @@ class _Line:
         self.last = entry
 
     def say(self, key: _Key) -> None:
-        project, user, code = key
+        project, user, code, outcome = key
         assert self.last is not None
         last = self.last
-        done = {"parked": "parked as dead letters", "not_permitted": "not permitted"}.get(last.outcome, "invalid")
+        done = {"parked": "parked as dead letters", "not_permitted": "not permitted"}.get(outcome, "invalid")
         text = (
             f"{counted(self.number, 'request')} {done}: code={code} project={project or '-'} user={user or '-'}; the last one: "
-            f"{last.asked.method or 'unknown method'} host={last.host} instance={last.instance_uuid or '-'} "
+            f"{last.asked.method or 'unknown method'} host={last.host or '-'} instance={last.instance_uuid or '-'} "
             f"request={last.asked.request_id or '-'}: {last.reason}"
         )
         LOG.warning("%s", printable(text, _MOST_CHARACTERS))

@@ -28,6 +28,11 @@ class Reporting:
     store_place: str = ""
     tracing: Tracing | None = None
 
+    def stop(self, seconds: float) -> None:
+        """Export the spans that have ended, for at most so long."""
+        if self.tracing is not None:
+            self.tracing.stop(seconds)
+
     @property
     def trace(self) -> Callable[[PendingRequest, Mapping[str, Any]], None] | None:
         """What begins the span of a request; None: tracing is off."""
@@ -43,5 +48,5 @@ def configured_reporting(
         log_fields=log_fields,
         projects=conf.health.project_series > 0,
         store_place=store_place,
-        tracing=configured_tracing(conf, monotonic=runtime.monotonic, microseconds=runtime.microseconds, worker=worker),
+        tracing=configured_tracing(conf, worker=worker, runtime=runtime),
     )

@@ -142,6 +142,8 @@ class EngineThread:
         self._outcomes = Outcomes(
             store=store,
             reporting=reporting,
+            notify=notify,
+            new_id=made["new_id"],
             worker=owner,
             clock=clock,
             monotonic=monotonic,
@@ -229,15 +231,14 @@ class EngineThread:
         """Write the cursors and give up the leases, so that a successor publishes nothing twice and need not wait. Call it
         after ``stop``, when no further confirms will arrive. If the store is unavailable, the successor publishes some
         notifications again and waits until the leases expire."""
-        self._outcomes.stop()
         try:
             self._ledgers.confirm()
             self._relay.flush()
-            self._outcomes.keep()
             self._leases.release()
             self._chores.orphans.release()
         except (StoreUnavailable, StoreReplaced, Conflict) as error:
             LOG.warning("the cursors or the leases are left to the successor: %s", error)
+        self._outcomes.stop()
 
     def _history_began(self, ledger_id: str) -> None:
         if self._relays:

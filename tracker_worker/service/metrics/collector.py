@@ -18,9 +18,10 @@ from tracker_worker import errors
 from tracker_worker.domain.life import STATES
 from tracker_worker.domain.resources import STANDARD
 from tracker_worker.service.loop.snapshot import NodeState, Snapshot
-from tracker_worker.service.metrics.table import AUDIT_OUTCOMES, BY_NAME, COUNTER, HISTOGRAM, QUEUES, ROLES
+from tracker_worker.service.metrics.table import AUDIT_OUTCOMES, BY_NAME, CONNECTIONS, COUNTER, HISTOGRAM, QUEUES, ROLES
 from tracker_worker.service.requests.methods import METHODS
-from tracker_worker.tally import STAGES, Histogram, Tally
+from tracker_worker.service.requests.refusals import UNEXPECTED
+from tracker_worker.tally import OTHERS, STAGES, Histogram, Tally
 
 Labels = tuple[str, ...]
 Samples = Mapping[Labels, float]
@@ -28,8 +29,8 @@ Samples = Mapping[Labels, float]
 _CODES = sorted(
     {each.code for each in vars(errors).values() if isinstance(each, type) and issubclass(each, errors.TrackerError)}
     - {errors.TrackerError.code}
+    | {UNEXPECTED}
 )
-_OTHERS = "(others)"
 
 
 class Sources(Protocol):
@@ -149,7 +150,7 @@ class WorkerCollector(Collector):
         sums: Count[Labels] = Count()
         for node in nodes:
             for project, number, resources in node.projects:
-                label = project if project in shown else _OTHERS
+                label = project if project in shown else OTHERS
                 sums[label, "instances"] += number
                 for name, amount in resources.to_dict().items():
                     sums[label, name] += amount
@@ -183,7 +184,7 @@ def _labelled(values: Mapping[str, float]) -> Samples:
 
 
 def _connections(counted: Mapping[str, int], what: str) -> Samples:
-    return {(name,): counted[f"{name}_{what}"] for name in ("consuming", "publishing")}
+    return {(name,): counted[f"{name}_{what}"] for name in CONNECTIONS}
 
 
 def _of_nodes(nodes: Iterable[NodeState], figures: Callable[[NodeState], Mapping[str, int]]) -> Samples:

@@ -40,7 +40,8 @@ METRICS: Sequence[Metric] = (
     Metric(
         "tracker_requests_total",
         COUNTER,
-        "Requests that were answered or settled, by method and outcome: ok, or the code of the error. Copies are not in it.",
+        "Requests that have ended, by method and outcome: ok, the code of the error, or expired where the caller had stopped "
+        "waiting. A called audit is ok once it has begun. Copies and the worker's own probes are not in it.",
         ("method", "outcome"),
     ),
     Metric(

@@ -8,12 +8,14 @@ notification carries the caller's traceparent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from oslo_config import cfg
 
+from tracker_worker import threads
 from tracker_worker.errors import ConfigurationError
+from tracker_worker.service.requests.methods import METHODS
 from tracker_worker.service.requests.pending import PendingRequest
 
 GROUP = "oslo_messaging_tracing"
@@ -31,10 +33,8 @@ class Stages(Protocol):
 class Tracing:
     """Any thread may call ``begin``; ``end`` belongs to the engine's thread."""
 
-    def __init__(
-        self, provider: Any, *, monotonic: Callable[[], float], microseconds: Callable[[], int], worker: str
-    ) -> None:
-        """``provider`` is OpenTelemetry's TracerProvider. ``monotonic`` gives seconds, ``microseconds`` the time of day."""
+    def __init__(self, provider: Any, *, worker: str, runtime: threads.Runtime) -> None:
+        """``provider`` is OpenTelemetry's TracerProvider; ``worker`` is this worker's name."""
         from opentelemetry.trace import SpanKind
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -42,23 +42,25 @@ class Tracing:
         self._tracer = provider.get_tracer("tracker_worker")
         self._propagator = TraceContextTextMapPropagator()
         self._kind = SpanKind.CONSUMER
-        self._monotonic = monotonic
-        self._microseconds = microseconds
+        self._runtime = runtime
+        self._monotonic = runtime.monotonic
+        self._microseconds = runtime.microseconds
         self._worker = worker
 
     def begin(self, request: PendingRequest, context: Mapping[str, Any]) -> None:
         """Begin the span of a request that has been read; from here on, the request carries the traceparent of its span."""
         carried = {name: value for name, value in context.items() if isinstance(value, str)}
+        method = request.method if request.method in METHODS else "unknown"  # whatever it holds, however long it is
         attributes = {
             "messaging.system": "rabbitmq",
             "messaging.operation.type": "process",
             "messaging.destination.name": request.delivery.source,
-            "rpc.method": request.method,
+            "rpc.method": method,
             "openstack.request_id": request.asked.request_id,
             "service.instance.id": self._worker,
         }
         request.span = self._tracer.start_span(
-            request.method,
+            method,
             context=self._propagator.extract(carried),
             kind=self._kind,
             attributes=attributes,
@@ -83,9 +85,11 @@ class Tracing:
         span.set_attribute("tracker.outcome", outcome)
         span.end(end_time=self._at(now))
 
-    def stop(self) -> None:
-        """Export what has ended."""
-        self._provider.shutdown()
+    def stop(self, seconds: float) -> None:
+        """Export what has ended, for at most so long: the collector may be away."""
+        thread = self._runtime.thread(self._provider.shutdown, "tracker-spans", lambda error: None)
+        thread.start()
+        thread.join(seconds)
 
     def _within(self, span: Any) -> Any:
         from opentelemetry.trace import set_span_in_context
@@ -97,9 +101,7 @@ class Tracing:
         return self._microseconds() * 1000 - int((self._monotonic() - seconds) * _SECOND)
 
 
-def configured_tracing(
-    conf: cfg.ConfigOpts, *, monotonic: Callable[[], float], microseconds: Callable[[], int], worker: str
-) -> Tracing | None:
+def configured_tracing(conf: cfg.ConfigOpts, *, worker: str, runtime: threads.Runtime) -> Tracing | None:
     """What the options of oslo.messaging's own tracing say; None: it is off. Raises ConfigurationError: the packages of the
     extra ``tracing`` are missing."""
     options = conf[GROUP]
@@ -114,9 +116,10 @@ def configured_tracing(
         provider.add_span_processor(BatchSpanProcessor(_exporter(options)))
     except ImportError as error:
         raise ConfigurationError(
-            f"[{GROUP}] tracing_enabled needs OpenTelemetry ({error}): install tracker-worker with its extra 'tracing'"
+            f"[{GROUP}] tracing_enabled needs OpenTelemetry ({error}): install tracker-worker with its extra 'tracing', and "
+            "for otlp_protocol grpc opentelemetry-exporter-otlp-proto-grpc"
         ) from error
-    return Tracing(provider, monotonic=monotonic, microseconds=microseconds, worker=worker)
+    return Tracing(provider, worker=worker, runtime=runtime)
 
 
 def _exporter(options: Any) -> Any:

@@ -4,7 +4,8 @@ transaction."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
@@ -15,10 +16,11 @@ from tracker_worker.store.sql import rows
 from tracker_worker.store.sql.schema import outbox, refusals, streams
 
 
-def keep_refusals(connection: sa.Connection, kept: Sequence[RefusalRow], most: int) -> None:
-    """See ``Store.keep_refusals``."""
-    for row in kept:  # one by one: psycopg sends several as a pipeline (see ``statements``)
-        connection.execute(sa.insert(refusals).values(**msgspec.structs.asdict(row)))
+def keep_refusals(connection: sa.Connection, insert: Callable[..., Any], kept: Sequence[RefusalRow], most: int) -> None:
+    """See ``Store.keep_refusals``. ``insert`` is that of the database."""
+    if kept:  # in one statement: psycopg sends several as a pipeline (see ``statements``)
+        rows = [msgspec.structs.asdict(row) for row in kept]
+        connection.execute(insert(refusals).values(rows).on_conflict_do_nothing())
     last = sa.select(refusals.c.id).order_by(refusals.c.id.desc()).limit(1).offset(most)
     oldest = connection.execute(last).scalar_one_or_none()
     if oldest is not None:

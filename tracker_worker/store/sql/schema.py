@@ -273,13 +273,12 @@ relay_cursor = Table(
 refusals = Table(
     "refusals",
     metadata,
-    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("id", _IN_CODE_ORDER[36], primary_key=True),
     Column("at", BigInteger, nullable=False),
     Column("host", String(255), nullable=False),
     Column("node", String(255), nullable=False),
     Column("instance_uuid", String(255), nullable=False),
     Column("record", LargeBinary, nullable=False),
-    sqlite_autoincrement=True,  # the largest id is that of the last one
 )
 
 # Dead letters that the broker does not take. ``size`` is what counts for the limit.

@@ -56,6 +56,7 @@ class SQLStore(Store):
     polling SQLite, which has one writer. The default is a plain ``threading.Lock``, which serves waiting threads in no
     particular order. A caller whose threads write at the same time passes a fair lock
     (``tracker_worker.library.fairlock.FairLock``). On PostgreSQL the lock costs nothing: a process has one engine.
+    ``patient``: a PostgreSQL server may be silent for longer than ``read_timeout`` allows, for a command that reads much.
     ``monotonic``, ``wall_clock`` and ``sleep`` use seconds; ``now`` is the time of SQLite's machine in microseconds. ``engine``
     is SQLAlchemy's, for listeners; they are added before ``start``.
 
@@ -67,6 +68,7 @@ class SQLStore(Store):
         url: str,
         *,
         lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS,
+        patient: bool = False,
         write_lock: AbstractContextManager[Any] | None = None,
         monotonic: Callable[[], float] = threads.monotonic,
         wall_clock: Callable[[], float] = threads.wall_clock,
@@ -76,7 +78,7 @@ class SQLStore(Store):
         self.engine = create_engine(
             url,
             lock_timeout_seconds=lock_timeout_seconds,
-            patient=False,
+            patient=patient,
             monotonic=monotonic,
             wall_clock=wall_clock,
             sleep=sleep,
@@ -321,7 +323,7 @@ class SQLStore(Store):
 
     def keep_refusals(self, rows: Sequence[RefusalRow], most: int) -> None:
         with self._sessions.write() as connection:
-            outcomes.keep_refusals(connection, rows, most)
+            outcomes.keep_refusals(connection, self._sessions.insert, rows, most)
 
     def refusals(
         self, *, host: str | None = None, node: str | None = None, instance_uuid: str | None = None, since: int = 0

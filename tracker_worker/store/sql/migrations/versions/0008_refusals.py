@@ -15,14 +15,13 @@ depends_on = None
 def upgrade() -> None:
     op.create_table(
         "refusals",
-        sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), nullable=False),
+        sa.Column("id", sa.String(36).with_variant(sa.String(36, collation="C"), "postgresql"), nullable=False),
         sa.Column("at", sa.BigInteger, nullable=False),
         sa.Column("host", sa.String(255), nullable=False),
         sa.Column("node", sa.String(255), nullable=False),
         sa.Column("instance_uuid", sa.String(255), nullable=False),
         sa.Column("record", sa.LargeBinary, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_refusals"),
-        sqlite_autoincrement=True,
     )
 
 
