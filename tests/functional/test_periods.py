@@ -55,6 +55,7 @@ def test_every_period_is_told_and_proved_over_a_kill(
     client.call(HOST, "update_usage", instance={"uuid": uuid(3), "vm_state": "deleted"})
     wait_until(lambda: len(closed(listener)) > down + 3, "periods that were missed, and another one")
     page = client.prepare(HOST, version="1.1").call(stock.CONTEXT, "get_instances", node="n1")
+    listener.wait_for(HOST, "n1", page["sequence"])
     wait_until(lambda: len(closed(listener, "n2")) >= len(closed(listener)) - 1, "the empty node")
 
     check(unique(listener, "n1"))

@@ -59,7 +59,7 @@ def test_who_does_not_pass_a_rule_is_told_so_and_its_casts_are_parked(
     operator = Operator(worker)
     (letter,) = wait_until(lambda: operator.json("dead-letter", "list"), "the dead letter")
     assert (letter["code"], letter["method"]) == ("not_permitted", "abort_resource_claim")
-    (said,) = [line for line in worker.log().splitlines() if "code=not_permitted" in line]
+    (said,) = [line for line in worker.log().splitlines() if "1 request not permitted: code=not_permitted" in line]
     assert " WARNING " in said
     for word in ("abort_resource_claim", "project=spies", "user=eve", "tracker:claim", "req-e"):
         assert word in said

@@ -123,9 +123,7 @@ def test_a_broker_that_begins_to_refuse_costs_a_running_worker_no_notification(
             for queue in QUEUES:
                 broker.channel.queue_delete(queue)
         done = operator.run("outbox", "replay", "--host", HOST, "--node", N1, "--from-sequence", "1")
-        (said,) = done.stderr.splitlines()
-        assert done.returncode == 0
-        assert said.startswith("the broker takes no queue that is neither durable nor exclusive")
+        assert (done.returncode, done.stderr) == (0, "")  # the worker's log says it
     with stock.listener(broker_vhost, amqp_durable_queues=True) as listener:
         listener.wait_for(HOST, N1, 21)
 

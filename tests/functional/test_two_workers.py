@@ -201,7 +201,7 @@ def test_only_the_active_worker_does_the_chores_and_a_stop_hands_them_over(
             active.wait_for_log(CHORES, times=len(HOSTS))
             instance = instance_dict(number, node="n1")
             working.client.call("h1", "begin_resource_claim", instance=instance, timeout=0.001)
-            active.wait_for_log(f"ClaimExpired node=h1/n1 instance={instance['uuid']}")
+            active.wait_for_log(f"ClaimExpired instance={instance['uuid']} node=h1/n1")
             if active is first:
                 assert "ClaimExpired" not in second.log()
                 assert CHORES not in second.log()

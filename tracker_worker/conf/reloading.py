@@ -14,6 +14,8 @@ LOG = logging.getLogger(__name__)
 
 # oslo.config logs each change under this name: which options changed that it does not take, nobody else says.
 _OSLO = logging.getLogger("oslo_config.cfg")
+# The bus reads user and password again, and says what of the rest needs a restart.
+_READ_ELSEWHERE = ("[DEFAULT] transport_url",)
 _IMMUTABLE = "Ignoring change to immutable option"
 
 
@@ -30,8 +32,8 @@ def reload(conf: cfg.ConfigOpts) -> None:
             _shown(conf, group, name, old),
             _shown(conf, group, name, new),
         )
-    if ignored:
-        LOG.warning("changed, and needs a restart: %s", ", ".join(ignored))
+    if restart := [name for name in ignored if name not in _READ_ELSEWHERE]:
+        LOG.warning("changed, and needs a restart: %s", ", ".join(restart))
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from tracker_worker.errors import StoreUnavailable
@@ -22,13 +23,15 @@ class Lane:
 
     ``host`` None: the items of all hosts that nothing holds up. ``lost_races``: the conflicts in a row. ``unavailable``: the
     error of the last attempt, if the store was unavailable to it; ``attempt_seconds``: how long that attempt took. Times are in
-    seconds on the monotonic clock."""
+    seconds on the monotonic clock. ``level``: how loudly the log says that the lane waits; an outage is said elsewhere, another
+    program that holds rows of the host is not."""
 
     def __init__(self, host: str | None) -> None:
         self.host = host
         self.items: list[Item] = []
         self._most = _MOST_ITEMS
         self._doubtful = 0
+        self.level = logging.INFO
         self._reset()
 
     def _reset(self) -> None:
@@ -83,12 +86,10 @@ class Lane:
             self._reset()
         return before - len(self.items)
 
-    def is_locked_out(self, error: StoreUnavailable) -> bool:
-        """Whether another program holds rows of the host, which this lane has not met before."""
-        return isinstance(error, HostLocked) and self._delay == _FIRST_DELAY_SECONDS
-
     def store_unavailable(self, error: StoreUnavailable, began: float, now: float) -> float:
         """The attempt that began at ``began`` failed: pause. Returns the seconds of the pause."""
+        is_new = isinstance(error, HostLocked) and self._delay == _FIRST_DELAY_SECONDS
+        self.level = logging.WARNING if is_new else logging.INFO
         self.unavailable = error
         self.attempt_seconds = now - began
         return self.pause(now)

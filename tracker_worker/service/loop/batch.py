@@ -101,9 +101,8 @@ class Batch:
         answered = answer(request.reply_to, value, limit=self.max_answer_bytes, method=request.method)
         self.conclude(request, request.conclusion(answered))
 
-    def join(self, now: float) -> None:
+    def join(self) -> None:
         """The batch is committed: end the requests about several hosts whose last part was in it."""
-        self.committed = now
         for part, outcome in self.parts:
             whole = part.whole
             whole.outcomes[part.host] = outcome

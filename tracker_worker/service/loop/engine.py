@@ -50,7 +50,6 @@ LOG = logging.getLogger(__name__)
 _CHECK_SECONDS = 0.25
 # Under lock, no race can be lost; should it happen all the same, there is a pause before each further attempt.
 _MOST_LOST_RACES = 3
-
 Task = Callable[[], None]
 
 
@@ -235,7 +234,9 @@ class Engine:
         except (Unstorable, Unexpected) as failure:
             self._failed(lane, items, failure)
         else:
-            batch.join(self._monotonic())
+            batch.committed = self._monotonic()
+            if batch.parts:
+                batch.join()
             for request in batch.heartbeats_to_end:
                 request.end_heartbeat()
             if batch.outgoing:
@@ -265,11 +266,10 @@ class Engine:
                 return
         else:
             self._outage.note(error, now - began)
-        level = logging.WARNING if lane.is_locked_out(error) else logging.INFO
         delay = lane.store_unavailable(error, began, now)
         if lane is self._backlog.common:
             self._backlog.set_free()
-        LOG.log(level, "%s; %d messages wait, again in %g s", error, len(self._backlog), delay)
+        LOG.log(lane.level, "%s; %d messages wait, again in %g s", error, len(self._backlog), delay)
 
     def _failed(self, lane: Lane, items: Sequence[Item], failure: Unstorable | Unexpected) -> None:
         """The attempt failed because of one of the items, or because of their number."""

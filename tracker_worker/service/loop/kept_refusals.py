@@ -37,22 +37,24 @@ class KeptRefusals:
         """Keep this refusal with the next ``keep``."""
         self._waiting.append(entry.refusal_row(self._new_id(entry.at)))
 
-    def keep(self) -> None:
-        """Write what waits. While the store is away, it waits on; what the store cannot keep is dropped, with a warning."""
+    def keep(self) -> bool:
+        """Write what waits. Returns whether the store was there: if not, it waits on. What the store cannot keep is dropped,
+        with a warning."""
         most = self._most()
         rows = list(self._waiting) if most else []
         if not rows:
             self._waiting.clear()
-            return
+            return True
         try:
             self._store.keep_refusals(rows, most)
         except StoreUnavailable as error:
             LOG.debug("%d refusals wait for the history: %s", len(rows), error)
-            return
+            return False
         except Exception as error:  # noqa: BLE001 perhaps because of one of them
             if not self._one_by_one(rows, most, error):
-                return
+                return False
         self._waiting.clear()
+        return True
 
     def _one_by_one(self, rows: list[RefusalRow], most: int, error: Exception) -> bool:
         """Write each row by itself. Returns whether the store was there for all of them."""

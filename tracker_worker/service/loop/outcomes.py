@@ -92,10 +92,11 @@ class Outcomes:
         if not isinstance(error, StoreUnavailable):
             self._refuse(request, error, self._clock())
 
-    def keep(self) -> None:
-        """Write the refusals that wait, and what the log has to say of them. Called once a second."""
+    def keep(self, *, available: bool) -> bool:
+        """Write the refusals that wait, if the store is ``available``, and what the log has to say of them. Called once a
+        second. Returns False if the store turned out to be away, which may have taken long."""
         self._refusal_log.look(self._monotonic())
-        self._kept.keep()
+        return self._kept.keep() if available else True
 
     def stop(self) -> None:
         """The same for the last time."""

@@ -330,7 +330,10 @@ class EngineThread:
         self._engine.run_once(self._read_store)
 
     def _read_store(self) -> None:
-        self._store.histories()
+        # While the store is known to be away, the renewals of the leases find out when it is back: each access may wait for
+        # seconds, in which no request has its turn.
+        if self._outage.unproven is None:
+            self._store.histories()
 
     @property
     def store_error(self) -> StoreUnavailable | None:
@@ -344,7 +347,12 @@ class EngineThread:
 
     def keep_outcomes(self) -> None:
         """Write the refusals that are to be kept. Called once a second."""
-        self._engine.run_once(self._outcomes.keep)
+        self._engine.run_once(self._keep_outcomes)
+
+    def _keep_outcomes(self) -> None:
+        # One access to a store that is away is enough for a pass.
+        if not self._outcomes.keep(available=self._outage.unproven is None):
+            self._outage.in_this_pass = True
 
     def recent(self) -> Sequence[Entry]:
         """The last decisions, oldest first."""

@@ -78,12 +78,13 @@ class Tracing:
         now = self._monotonic()
         if stages is not None:
             within = self._within(span)
-            times = (request.received_at, stages.began, stages.decided, stages.committed, now)
+            moments = (stages.began, stages.decided, stages.committed, now)
+            times = [span.start_time, *(span.start_time + self._after(request, moment) for moment in moments)]
             for name, since, until in zip(("queue", "decide", "commit", "reply"), times, times[1:], strict=False):
-                part = self._tracer.start_span(name, context=within, start_time=self._at(since))
-                part.end(end_time=self._at(until))
+                part = self._tracer.start_span(name, context=within, start_time=since)
+                part.end(end_time=until)
         span.set_attribute("tracker.outcome", outcome)
-        span.end(end_time=self._at(now))
+        span.end(end_time=span.start_time + self._after(request, now))
 
     def stop(self, seconds: float) -> None:
         """Export what has ended, for at most so long: the collector may be away."""
@@ -95,6 +96,11 @@ class Tracing:
         from opentelemetry.trace import set_span_in_context
 
         return set_span_in_context(span)
+
+    @staticmethod
+    def _after(request: PendingRequest, moment: float) -> int:
+        """Nanoseconds from the receipt of the request to a moment on the monotonic clock."""
+        return max(0, int((moment - request.received_at) * _SECOND))
 
     def _at(self, seconds: float) -> int:
         """A time on the monotonic clock as nanoseconds since the epoch."""
