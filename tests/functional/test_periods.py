@@ -54,8 +54,7 @@ def test_every_period_is_told_and_proved_over_a_kill(
     worker.wait_ready()
     client.call(HOST, "update_usage", instance={"uuid": uuid(3), "vm_state": "deleted"})
     wait_until(lambda: len(closed(listener)) > down + 3, "periods that were missed, and another one")
-    page = client.prepare(HOST, version="1.1").call(stock.CONTEXT, "get_instances", node="n1")
-    listener.wait_for(HOST, "n1", page["sequence"])
+    page = wait_until(lambda: between_sweeps(client, listener), "a page that was not read in the middle of a sweep")
     wait_until(lambda: len(closed(listener, "n2")) >= len(closed(listener)) - 1, "the empty node")
 
     check(unique(listener, "n1"))
@@ -68,6 +67,13 @@ def test_every_period_is_told_and_proved_over_a_kill(
         begun = int(time(entry["since"]).timestamp())
         assert begun < last_end(listener, page["sequence"])
         assert entry["period_resource_seconds"]["VCPU"] == over * entry["charged"]["VCPU"]
+
+
+def between_sweeps(client: stock.Client, listener: stock.Listener) -> dict[str, Any] | None:
+    """A page of instances whose last event is the end of a period."""
+    page: dict[str, Any] = client.prepare(HOST, version="1.1").call(stock.CONTEXT, "get_instances", node="n1")
+    last = listener.wait_for(HOST, "n1", page["sequence"])
+    return page if any(one.event_type == CLOSED for one in last if one.sequence == page["sequence"]) else None
 
 
 def stopped(listener: stock.Listener) -> float:

@@ -48,7 +48,12 @@ def start_worker(make_worker: MakeWorker) -> Callable[..., WorkerProcess]:
     """Start a worker with its ledgers in ``database_url``, and wait until it is ready."""
 
     def start_worker(database_url: str, **arguments: Any) -> WorkerProcess:
-        options = {"database": {"connection": database_url}, "oslo_messaging_rabbit": {**SHORT_HEARTBEAT}}
+        # What is lost is to be a commit of decisions, and not one of refusals, which nobody waits for.
+        options = {
+            "database": {"connection": database_url},
+            "oslo_messaging_rabbit": {**SHORT_HEARTBEAT},
+            "tracker": {"refusals_kept": 0},
+        }
         worker = make_worker(**{"hosts": HOSTS, "options": options, **arguments})
         worker.start()
         worker.wait_ready()
