@@ -32,6 +32,7 @@ PING_REPLIES = "reply_ledger_"
 """How the queues begin in which a worker waits for another one's answer to a ping."""
 # What the broker says of a queue that does not exist; of one whose node is down it says something else, with the same code.
 _NO_QUEUE = "no queue "
+_NO_CONSUMER = {"x-priority": "none"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -338,6 +339,19 @@ def _use(connection: Any, queue: Queue, refused: AccessRefused) -> None:
                 channel.queue_bind(queue.name, queue.exchange, queue.routing_key)
     except NotFound:
         raise refused from None
+
+
+def may_consume(connection: Any, name: str) -> bool:
+    """Whether this user may read a queue. Nothing is consumed: the broker looks at the right first, and then refuses a priority
+    that is no number."""
+    try:
+        with _channel(connection) as channel:
+            channel.basic_consume(name, arguments=_NO_CONSUMER)
+    except AccessRefused:
+        return False
+    except ChannelError:
+        return True
+    return True
 
 
 @contextmanager
