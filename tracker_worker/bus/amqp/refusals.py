@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from amqp.exceptions import AccessRefused, AMQPError
+from amqp.exceptions import AMQPError
 
 from tracker_worker.bus.amqp.outgoing import Message
 
@@ -38,9 +38,14 @@ def channel_ended_for_a_place(error: AMQPError) -> bool:
     return error.reply_code in _PLACE_CODES
 
 
+def consumer_ended(error: AMQPError) -> bool:
+    """Whether the broker has closed a channel because of a consumer on it."""
+    return bool(error.method_sig == _CONSUME)
+
+
 def consumer_refused(error: BaseException | None) -> bool:
-    """Whether the broker has refused a consumer, because the user may not read the queue. The text names the queue."""
-    return isinstance(error, AccessRefused) and error.method_sig == _CONSUME
+    """Whether that was because the user may not read the queue. The text names the queue."""
+    return isinstance(error, AMQPError) and consumer_ended(error) and error.reply_code == 403
 
 
 def transient_queue_refused(error: BaseException | None) -> bool:

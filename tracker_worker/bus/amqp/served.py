@@ -55,6 +55,7 @@ class Served:
         self._idle: set[str] = set()  # queues without a consumer of ours: refused, or deleted
         self._refused: set[str] = set()  # refusals that were logged
         self._unreadable: set[str] = set()  # queues that the user may not read, as far as is known
+        self._named: set[str] = set()  # those of which that was logged
         self._deleted: dict[
             str, float
         ] = {}  # since when they are known to be gone, while their consumers are not cancelled
@@ -173,6 +174,7 @@ class Served:
         self._queues.update(queues)
         self.sources.update((name, queue.source) for name, queue in queues.items())
         self._idle |= queues.keys()
+        self._refused |= self._look_at_rights()
         self._consume(queues.keys() - self._refused)
 
     def _bind(self, everything: bool) -> None:
@@ -199,8 +201,9 @@ class Served:
         the next connection, so that it costs nobody else anything."""
         if refusals.consumer_refused(error):
             named = {name for name, source in self.sources.items() if source != FANOUT and f"'{name}'" in str(error)}
-            if new := named - self._unreadable:
-                self._unreadable |= new
+            self._unreadable |= named
+            if new := named - self._named:
+                self._named |= new
                 LOG.warning(
                     "the queue %s is not consumed: %s; 'tracker-worker rabbitmq permissions --role worker' prints the rights",
                     ", ".join(sorted(new)),
@@ -211,10 +214,10 @@ class Served:
 
     def _look_at_rights(self) -> set[str]:
         """Returns the queues that the user still may not read."""
-        known = self._unreadable & self._queues.keys()
-        self._unreadable = {name for name in known if not topology.may_consume(self._connection, name)}
-        for name in known - self._unreadable:
-            LOG.info("the queue %s may be read again", name)
+        for name in sorted(self._unreadable & self._queues.keys()):
+            if topology.may_consume(self._connection, name):
+                self._unreadable.discard(name)
+                LOG.info("the queue %s may be read again", name)
         return set(self._unreadable)
 
     def forget(self) -> None:

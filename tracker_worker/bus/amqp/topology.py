@@ -17,7 +17,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from amqp.exceptions import AccessRefused, ChannelError, InternalError, NotFound, PreconditionFailed
+from amqp.exceptions import (
+    AccessRefused,
+    ChannelError,
+    InternalError,
+    NotFound,
+    PreconditionFailed,
+    RecoverableConnectionError,
+)
 
 from tracker_worker.bus.amqp import refusals
 from tracker_worker.bus.base import FANOUT, SHARED
@@ -344,13 +351,13 @@ def _use(connection: Any, queue: Queue, refused: AccessRefused) -> None:
 def may_consume(connection: Any, name: str) -> bool:
     """Whether this user may read a queue. Nothing is consumed: the broker looks at the right first, and then refuses a priority
     that is no number."""
+    channel = connection.channel()
     try:
-        with _channel(connection) as channel:
-            channel.basic_consume(name, arguments=_NO_CONSUMER)
-    except AccessRefused:
-        return False
-    except ChannelError:
-        return True
+        channel.basic_consume(name, arguments=_NO_CONSUMER)
+    except ChannelError as error:
+        return not isinstance(error, AccessRefused)
+    finally:
+        channel.close()
     return True
 
 
@@ -365,5 +372,9 @@ def _channel(connection: Any) -> Iterator[Any]:
         if refusals.transient_queue_refused(error):
             # RabbitMQ ends the connection for such a queue: nobody has to know both ways.
             raise InternalError(error.reply_text, error.method_sig) from error
+        if refusals.consumer_ended(error):
+            # The error of another channel, which has come while the answer for this one was waited for: the connection's
+            # consumers are gone, whoever asks.
+            raise RecoverableConnectionError(error.reply_text, error.method_sig, reply_code=error.reply_code) from error
         raise
     channel.close()
