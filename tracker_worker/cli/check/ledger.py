@@ -72,7 +72,7 @@ def check_hosts(database: Database) -> Iterator[Problem]:
 
 
 def check_nodes(database: Database) -> Iterator[Problem]:
-    """The inventory of each node is what its driver says today."""
+    """Each node has a current inventory."""
     query = (
         sa.select(hosts.c.name.label("host"), nodes.c.name, nodes.c.life)
         .join(hosts, nodes.c.host_id == hosts.c.id)
@@ -90,7 +90,7 @@ def check_nodes(database: Database) -> Iterator[Problem]:
         ]
         of = {host for host, _, _ in found}
         yield warning(
-            f"{counted(len(found), 'node')} of {counted(len(of), 'host')} without an inventory of today: "
+            f"{counted(len(found), 'node')} of {counted(len(of), 'host')} without a current inventory: "
             f"{enumerated(reasons)}. See to the inventory driver, or to the node",
             database.installation.command("audit", *(("--host", *of) if len(of) == 1 else ("--all",))),
         )
