@@ -4,10 +4,7 @@ configurations by a worker that becomes ready. The Python blocks are run by test
 
 from __future__ import annotations
 
-import grp
-import os
 import re
-import shutil
 import subprocess
 import textwrap
 import uuid
@@ -18,40 +15,20 @@ import pytest
 import sqlalchemy as sa
 
 from tests.servers import PostgreSQLServer, RabbitMQServer
-from tests.servers.binaries import find_postgresql
 from tests.support import stock
 from tests.support.deadline import wait_until
-from tests.support.doc_pages import DOC, ROOT, Block, blocks
+from tests.support.doc_pages import ROOT, Block, blocks
 from tests.support.doc_shell import Shell, commands
-from tests.support.worker_process import PROGRAM
+from tests.support.page_installation import HOST, INSTALL, PG_URL, PageInstallation, copy_source
 
 README = ROOT / "README.md"
-INSTALL = DOC / "admin" / "install.md"
-HOST = "compute-1"
-# What the page's commands work on, and what a source distribution has.
-_SOURCE = (
-    "setup.py",
-    "setup.cfg",
-    "pyproject.toml",
-    "README.md",
-    "LICENSE",
-    "constraints.txt",
-    "etc",
-    "tracker_worker",
-)
-_PG_URL = r"postgresql\+psycopg://tracker:secret@db\.example\.org/tracker"
 _USERS = ("worker", "scheduler", "billing")
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     """A source tree without what the build tools leave in one."""
-    tree = tmp_path / "source"
-    tree.mkdir()
-    for name in _SOURCE:
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, tree / name)
-    return tree
+    return copy_source(tmp_path / "source")
 
 
 @pytest.fixture
@@ -73,20 +50,11 @@ def _execute(postgresql: PostgreSQLServer, statement: str) -> None:
 
 
 @pytest.fixture
-def bin_directory(tmp_path: Path, rabbitmq: RabbitMQServer) -> Iterator[Path]:
-    """Programs in place of the machine's: rabbitmqctl for the private node, and notes of what only an administrator may do."""
-    directory = tmp_path / "bin"
-    directory.mkdir()
-    variables = " ".join(f"{name}='{value}'" for name, value in rabbitmq.ctl_environment().items())
-    scripts = {"rabbitmqctl": f'exec env {variables} {" ".join(rabbitmq.ctl_command())} "$@"'}
-    for name in ("useradd", "systemctl"):
-        scripts[name] = f'echo "$@" >> {tmp_path / name}'
-    for name, script in scripts.items():
-        (directory / name).write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
-        (directory / name).chmod(0o755)
+def users(rabbitmq: RabbitMQServer) -> Iterator[None]:
+    """The users that the page's commands are about."""
     for user in _USERS:
         rabbitmq.ctl("add_user", user, "secret")
-    yield directory
+    yield
     rabbitmq.ensure_running()
     for user in _USERS:
         rabbitmq.ctl("delete_user", user)
@@ -126,7 +94,7 @@ def test_the_readme_works_from_its_first_command_to_its_last(
     assert set(kinds(README)) == {"", "console", "ini", "python", "text"}
     first, serve, extra, upgrade, adopt = blocks(README, "console")
     with_sqlite, with_postgresql = blocks(README, "ini")
-    shell = Shell(source, replaced={r"rabbit://guest:guest@127\.0\.0\.1:5672/": broker_vhost, _PG_URL: postgresql_url})
+    shell = Shell(source, replaced={r"rabbit://guest:guest@127\.0\.0\.1:5672/": broker_vhost, PG_URL: postgresql_url})
     install_and_demo, check = commands(first)
     # The checks are run by CI, with this very line.
     assert check in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
@@ -151,66 +119,25 @@ def test_the_readme_works_from_its_first_command_to_its_last(
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.usefixtures("users")
 def test_every_command_and_configuration_of_the_installation_works(
-    source: Path,
-    tmp_path: Path,
-    rabbitmq: RabbitMQServer,
-    broker_vhost: str,
-    postgresql: PostgreSQLServer,
-    bin_directory: Path,
-    role: str,
+    tmp_path: Path, rabbitmq: RabbitMQServer, broker_vhost: str, postgresql: PostgreSQLServer, role: str
 ) -> None:
     assert set(kinds(INSTALL)) == {"console", "ini"}
-    postgresql_programs = find_postgresql()
-    assert postgresql_programs is not None
-    root = tmp_path / "root"
-    group = grp.getgrgid(os.getgid()).gr_name
-    shell = Shell(
-        source,
-        programs=[bin_directory, postgresql_programs, PROGRAM.parent],
-        environment={
-            "PGHOST": "127.0.0.1",
-            "PGPORT": str(postgresql.port),
-            "PGUSER": postgresql.user,
-            "PGPASSWORD": postgresql.password,
-            "PGDATABASE": "postgres",
-        },
-        replaced={
-            r"rabbit://tracker:secret@rabbit-1:5672,tracker:secret@rabbit-2:5672/": broker_vhost,
-            _PG_URL: f"postgresql+psycopg://{role}:secret@127.0.0.1:{postgresql.port}/{role}",
-            r"(createuser --pwprompt) tracker": rf"\1 {role}",
-            r"(createdb --owner) tracker tracker": rf"\1 {role} {role}",
-            r"-p / ": f"-p {broker_vhost.rpartition('/')[2]} ",
-            r"--group=tracker-worker": f"--group={group}",
-            r"(?<![\w.])(/opt/|/etc/|/var/lib/)": rf"{root}\1",
-        },
-    )
-    for directory in ("etc/systemd/system", "opt", "var/lib"):
-        (root / directory).mkdir(parents=True)
-    configuration = source / "worker.conf"
-    texts = [shell.text(block.text) for block in blocks(INSTALL, "ini")]
-    configuration.write_text("\n".join(texts), encoding="utf-8")
-    unit = source / "etc" / "tracker-worker.service"
-    unit.write_text(shell.text(unit.read_text(encoding="utf-8")), encoding="utf-8")
+    made = PageInstallation(tmp_path, rabbitmq=rabbitmq, postgresql=postgresql, transport_url=broker_vhost, role=role)
+    shown = made.install()
+    assert made.shell.ran == shown
 
-    shown = [command for block in blocks(INSTALL, "console") for command in commands(block)]
-    for command in shown:
-        asks = "--pwprompt" in command
-        shell.run(command, stdin="secret\nsecret\n" if asks else "")
-    assert shell.ran == shown
-
-    installed = root / "etc" / "tracker-worker" / "tracker-worker.conf"
-    assert installed.stat().st_mode & 0o777 == 0o640
-    (user,) = (tmp_path / "useradd").read_text().splitlines()
-    assert user.split()[-1] in re.findall(r"^User=(.*)$", unit.read_text(), re.MULTILINE)
-    assert (tmp_path / "systemctl").read_text().splitlines() == ["daemon-reload", "enable --now tracker-worker"]
+    assert made.configuration.stat().st_mode & 0o777 == 0o640
+    (user,) = (made.notes / "useradd").read_text().splitlines()
+    assert user.split()[-1] in re.findall(r"^User=(.*)$", made.unit.read_text(), re.MULTILINE)
+    assert (made.notes / "systemctl").read_text().splitlines() == ["daemon-reload", "enable --now tracker-worker"]
     assert len(rabbitmq.ctl("list_policies", "-p", broker_vhost.rpartition("/")[2]).splitlines()) == 2
 
     # What systemd would start, with the configuration of all blocks, behind which a client with the page's options is served.
-    program = re.findall(r"^ExecStart=(.*)$", unit.read_text(), re.MULTILINE)[0].split()
-    assert program[0].startswith(str(root))
-    assert Path(program[2]) == installed
-    serve_until_ready(program, shell)
+    assert made.serve[0].startswith(str(made.root))
+    assert Path(made.serve[2]) == made.configuration
+    serve_until_ready(made.serve, made.shell)
     with stock.listener(broker_vhost, amqp_durable_queues=True, rabbit_transient_quorum_queue=True) as listener:
         listener.wait_for(HOST, HOST, 1)
 

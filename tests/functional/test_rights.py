@@ -4,6 +4,7 @@ refused by the broker with 403."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,6 +22,7 @@ from tests.servers import RabbitMQServer
 from tests.support import raw, stock
 from tests.support.builders import instance_dict, uuid
 from tests.support.deadline import SECONDS, wait_until
+from tests.support.health import LISTENING, readyz
 from tests.support.rights import Users, users_of
 from tests.support.worker_process import NODE, WorkerProcess
 from tracker_worker import errors
@@ -387,3 +389,26 @@ def test_without_rights_for_one_host_a_worker_names_them_and_serves_the_others(
         assert "access to queue 'tracker_ledger.h2'" in said
         assert "tracker-worker rabbitmq permissions --role worker" in said
         assert "Traceback" not in worker.log()
+
+
+def test_without_the_right_to_read_one_hosts_queue_a_worker_names_it_and_serves_the_others(
+    rabbitmq: RabbitMQServer, broker_vhost: str, make_worker: MakeWorker, tmp_path: Path, client: stock.Client
+) -> None:
+    with users_of(rabbitmq, broker_vhost, tmp_path) as users:
+        url = users.make("worker", *HOSTS, name="reader")
+        (plain, _) = users.printed("--role=worker", "--user=reader", *(f"--host={host}" for host in HOSTS))
+        configure, write, read = shlex.split(plain)[-3:]
+        users.set("reader", configure, write, read.replace(r"tracker\.h2|", "", 1))
+        worker = make_worker(hosts={host: {"n1": NODE} for host in HOSTS}, transport_url=url, options=LISTENING)
+        worker.start()
+        worker.wait_for_log("the queue tracker.h2 is not consumed: ")
+        assert client.call("h1", "oslo_rpc_server_ping") == "pong"
+        wait_until(lambda: readyz(worker).codes == ["not_consuming"], lambda: f"{readyz(worker).body!r}")
+        connected = worker.log().count("tracker-consumer: connected")
+
+        users.set("reader", configure, write, read)
+        assert client.call("h2", "oslo_rpc_server_ping") == "pong"
+        wait_until(lambda: readyz(worker).status == 200, lambda: f"{readyz(worker).body!r}")
+        assert worker.log().count("tracker-consumer: connected") == connected
+        assert worker.log().count("ACCESS_REFUSED") == 1
+        assert worker.terminate() == 0

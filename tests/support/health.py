@@ -38,9 +38,9 @@ class Answer:
         return [problem["code"] for problem in self.document["problems"]]
 
 
-def fetch(port: int, path: str, method: str = "GET") -> Answer:
-    """Ask once. Raises OSError: nobody listens."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+def fetch(port: int, path: str, method: str = "GET", *, seconds: float = 10) -> Answer:
+    """Ask once. Raises OSError: nobody listens, or answers within ``seconds``."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=seconds)
     try:
         connection.request(method, path)
         response = connection.getresponse()

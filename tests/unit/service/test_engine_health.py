@@ -7,8 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.builders import HOST
 from tests.unit.service.test_engine_steps import Steps
 from tracker_worker.errors import StoreUnavailable
+from tracker_worker.store.base import HostLocked
 
 
 @pytest.fixture
@@ -45,6 +47,22 @@ def test_probes_of_the_store_do_not_collect(steps: Steps) -> None:
         steps.harness.engine.probe_store()
     steps.step()
     assert steps.store.calls.count("histories") == before + 1
+
+
+def test_a_host_whose_rows_are_locked_is_known_while_something_waits_for_it(steps: Steps) -> None:
+    engine = steps.harness.engine
+    assert engine.locked == {}
+    steps.store.script["commit"] = [HostLocked(reason="the row is locked") for _ in range(4)]
+    steps.begin(1, seconds=60)
+    steps.step()  # together with other hosts, which may have been the reason
+    began = steps.now
+    for _ in range(3):
+        steps.step()
+        assert engine.locked == {HOST: began}
+        steps.now += 5
+    assert engine.store_error is None  # the others' rows can be used
+    steps.step()
+    assert engine.locked == {}
 
 
 def test_the_engine_knows_the_ledger(steps: Steps) -> None:

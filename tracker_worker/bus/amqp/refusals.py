@@ -17,6 +17,7 @@ _CHANNEL_CODES = frozenset({406, 501})
 _PLACE_CODES = frozenset({403, 404})
 # RabbitMQ names the deprecated feature with 541; plugins and services that forbid such queues use the other codes.
 _QUEUE_CODES = frozenset({403, 406, 541})
+_CONSUME = (60, 20)  # class basic, method consume
 _TRANSIENT = re.compile(r"transient[_ -]non-?excl", re.IGNORECASE)
 _TOO_LARGE = re.compile(r"message size (\d+)\D.*?larger.*?(\d+)", re.DOTALL)
 
@@ -35,6 +36,16 @@ def channel_ended_for_a_message(error: AMQPError) -> bool:
 
 def channel_ended_for_a_place(error: AMQPError) -> bool:
     return error.reply_code in _PLACE_CODES
+
+
+def consumer_ended(error: AMQPError) -> bool:
+    """Whether the broker has closed a channel because of a consumer on it."""
+    return bool(error.method_sig == _CONSUME)
+
+
+def consumer_refused(error: BaseException | None) -> bool:
+    """Whether that was because the user may not read the queue. The text names the queue."""
+    return isinstance(error, AMQPError) and consumer_ended(error) and error.reply_code == 403
 
 
 def transient_queue_refused(error: BaseException | None) -> bool:

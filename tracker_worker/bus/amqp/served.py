@@ -16,7 +16,7 @@ from typing import Any
 
 from amqp.exceptions import ChannelError, NotFound, RecoverableConnectionError
 
-from tracker_worker.bus.amqp import internals, topology
+from tracker_worker.bus.amqp import internals, refusals, topology
 from tracker_worker.bus.amqp.durability import Durability
 from tracker_worker.bus.amqp.topology import Queue
 from tracker_worker.bus.base import FANOUT
@@ -54,6 +54,8 @@ class Served:
         self._channel: Any = None
         self._idle: set[str] = set()  # queues without a consumer of ours: refused, or deleted
         self._refused: set[str] = set()  # refusals that were logged
+        self._unreadable: set[str] = set()  # queues that the user may not read, as far as is known
+        self._named: set[str] = set()  # those of which that was logged
         self._deleted: dict[
             str, float
         ] = {}  # since when they are known to be gone, while their consumers are not cancelled
@@ -75,7 +77,7 @@ class Served:
         self.sources = {queue.name: queue.source for queue in queues}
         self._idle = set(self._queues)
         refused = topology.declare_served(connection, self._settings, queues, reported=self._refused)
-        self._refused = {queue.name for queue in refused}
+        self._refused = {queue.name for queue in refused} | self._look_at_rights()
 
     def consume(self, channel: Any, now: float) -> None:
         """Have the broker deliver over this channel; ``now`` is in seconds on the monotonic clock. Does not wait for anything:
@@ -152,7 +154,7 @@ class Served:
                 queues = [queue for name, queue in self._queues.items() if name in idle]
                 self._refused = {
                     queue.name for queue in topology.declare_queues(self._connection, queues, reported=self._refused)
-                }
+                } | self._look_at_rights()
             self._consume(idle - self._refused)
             self._bind(everything)
             self._failure = ""
@@ -172,6 +174,7 @@ class Served:
         self._queues.update(queues)
         self.sources.update((name, queue.source) for name, queue in queues.items())
         self._idle |= queues.keys()
+        self._refused |= self._look_at_rights()
         self._consume(queues.keys() - self._refused)
 
     def _bind(self, everything: bool) -> None:
@@ -194,8 +197,28 @@ class Served:
             raise RecoverableConnectionError(f"deleted, but not cancelled: {', '.join(sorted(self._deleted))}")
 
     def adapt(self, error: Exception) -> bool:
-        """The connection has ended with ``error``. See ``Durability.adapt``."""
+        """The connection has ended with ``error``. See ``Durability.adapt``. A queue that the user may not read is left out of
+        the next connection, so that it costs nobody else anything."""
+        if refusals.consumer_refused(error):
+            named = {name for name, source in self.sources.items() if source != FANOUT and f"'{name}'" in str(error)}
+            self._unreadable |= named
+            if new := named - self._named:
+                self._named |= new
+                LOG.warning(
+                    "the queue %s is not consumed: %s; 'tracker-worker rabbitmq permissions --role worker' prints the rights",
+                    ", ".join(sorted(new)),
+                    error,
+                )
+                return True
         return self._durability.adapt(error, self._settings)
+
+    def _look_at_rights(self) -> set[str]:
+        """Returns the queues that the user still may not read."""
+        for name in sorted(self._unreadable & self._queues.keys()):
+            if topology.may_consume(self._connection, name):
+                self._unreadable.discard(name)
+                LOG.info("the queue %s may be read again", name)
+        return set(self._unreadable)
 
     def forget(self) -> None:
         """The connection is lost."""

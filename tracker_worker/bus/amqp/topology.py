@@ -17,7 +17,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from amqp.exceptions import AccessRefused, ChannelError, InternalError, NotFound, PreconditionFailed
+from amqp.exceptions import (
+    AccessRefused,
+    ChannelError,
+    InternalError,
+    NotFound,
+    PreconditionFailed,
+    RecoverableConnectionError,
+)
 
 from tracker_worker.bus.amqp import refusals
 from tracker_worker.bus.base import FANOUT, SHARED
@@ -32,6 +39,7 @@ PING_REPLIES = "reply_ledger_"
 """How the queues begin in which a worker waits for another one's answer to a ping."""
 # What the broker says of a queue that does not exist; of one whose node is down it says something else, with the same code.
 _NO_QUEUE = "no queue "
+_NO_CONSUMER = {"x-priority": "none"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -340,6 +348,19 @@ def _use(connection: Any, queue: Queue, refused: AccessRefused) -> None:
         raise refused from None
 
 
+def may_consume(connection: Any, name: str) -> bool:
+    """Whether this user may read a queue. Nothing is consumed: the broker looks at the right first, and then refuses a priority
+    that is no number."""
+    channel = connection.channel()
+    try:
+        channel.basic_consume(name, arguments=_NO_CONSUMER)
+    except ChannelError as error:
+        return not isinstance(error, AccessRefused)
+    finally:
+        channel.close()
+    return True
+
+
 @contextmanager
 def _channel(connection: Any) -> Iterator[Any]:
     """A channel for one declaration."""
@@ -351,5 +372,9 @@ def _channel(connection: Any) -> Iterator[Any]:
         if refusals.transient_queue_refused(error):
             # RabbitMQ ends the connection for such a queue: nobody has to know both ways.
             raise InternalError(error.reply_text, error.method_sig) from error
+        if refusals.consumer_ended(error):
+            # The error of another channel, which has come while the answer for this one was waited for: the connection's
+            # consumers are gone, whoever asks.
+            raise RecoverableConnectionError(error.reply_text, error.method_sig, reply_code=error.reply_code) from error
         raise
     channel.close()

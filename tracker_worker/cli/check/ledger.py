@@ -13,10 +13,12 @@ from tracker_worker.cli.check.consumers import letters
 from tracker_worker.cli.check.findings import Problem, enumerated, error, warning
 from tracker_worker.cli.check.publishing import alarm_cure
 from tracker_worker.cli.check.subjects import Database
+from tracker_worker.domain.life import MISSING, STALE, UNKNOWN
 from tracker_worker.domain.values import SECOND
 from tracker_worker.domain.views import iso
 from tracker_worker.store.base import OutboxBacklog, serving, standbys
-from tracker_worker.store.sql.schema import dead_letters
+from tracker_worker.store.sql.rows import life_from
+from tracker_worker.store.sql.schema import dead_letters, hosts, nodes
 from tracker_worker.text import counted, printable
 
 _MOST_CLOCK_SECONDS = 2.0
@@ -66,6 +68,31 @@ def check_hosts(database: Database) -> Iterator[Problem]:
             f"[tracker] hosts = {', '.join([*own, name])}"
             if is_charged
             else installation.command("host", "forget", name),
+        )
+
+
+def check_nodes(database: Database) -> Iterator[Problem]:
+    """Each node has a current inventory."""
+    query = (
+        sa.select(hosts.c.name.label("host"), nodes.c.name, nodes.c.life)
+        .join(hosts, nodes.c.host_id == hosts.c.id)
+        .where(nodes.c.state.in_((STALE, UNKNOWN, MISSING)))
+        .order_by(hosts.c.name, nodes.c.name)
+    )
+    with database.engine.connect() as connection:
+        found = [(row.host, row.name, life_from(row.life)) for row in connection.execute(query)]
+    if found:
+        reasons = [
+            printable(
+                f"{host}/{node} is {life.state} ({life.reason})" if life.reason else f"{host}/{node} is {life.state}"
+            )
+            for host, node, life in found
+        ]
+        of = {host for host, _, _ in found}
+        yield warning(
+            f"{counted(len(found), 'node')} of {counted(len(of), 'host')} without a current inventory: "
+            f"{enumerated(reasons)}. See to the inventory driver, or to the node",
+            database.installation.command("audit", *(("--host", *of) if len(of) == 1 else ("--all",))),
         )
 
 

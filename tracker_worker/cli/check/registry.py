@@ -22,6 +22,7 @@ from tracker_worker.cli.check.ledger import (
     check_clock,
     check_hosts,
     check_kept_letters,
+    check_nodes,
     check_outbox_age,
     check_refused,
 )
@@ -77,6 +78,7 @@ ON_SCHEMA: Sequence[Check[Database]] = (
 ON_TABLES: Sequence[Check[Database]] = (
     Check("clock", check_clock, "this machine and the database agree about the time"),
     Check("hosts", check_hosts, "each host of the ledger and of [tracker] hosts is served by a worker"),
+    Check("nodes", check_nodes, "each node has a current inventory"),
     Check("outbox_age", check_outbox_age, "no notification waits for longer than --max-outbox-age"),
     Check("outbox_refused", check_refused, "the broker refuses no notification"),
     Check("worker_blocked", check_blocked, "no worker waits for the end of an alarm"),

@@ -18,8 +18,9 @@ class Figures:
     nothing is decided, each with the reason as far as it is known.
 
     ``contact`` None: the bus was not started. ``blocked``: the broker's alarm.
-    ``unheard``, ``unanswered``: see ``hearing``. ``store_error``: empty while the store is used. ``stands``: for how many
-    seconds the engine has not turned; None: it turns."""
+    ``unheard``, ``unanswered``: see ``hearing``. ``store_error``: empty while the store is used. ``locked``: the
+    hosts whose rows another session has locked, and for how many seconds. ``stands``: for how many seconds the engine has not
+    turned; None: it turns."""
 
     starting: str = ""
     stopping: bool = False
@@ -34,4 +35,5 @@ class Figures:
     unheard: Mapping[str, float] = field(default_factory=dict)
     unanswered: float | None = None
     store_error: str = ""
+    locked: Mapping[str, float] = field(default_factory=dict)
     stands: float | None = None

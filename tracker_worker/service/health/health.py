@@ -15,8 +15,10 @@ from tracker_worker.bus.base import Bus
 from tracker_worker.conf.health import read_listen
 from tracker_worker.errors import ConfigurationError
 from tracker_worker.service.chores.ownership import Ownership
+from tracker_worker.service.health.announcing import Announcer
 from tracker_worker.service.health.figures import Figures
 from tracker_worker.service.health.hearing import Hearing
+from tracker_worker.service.health.problems import problems
 from tracker_worker.service.health.readiness import Document, Readiness
 from tracker_worker.service.health.response import Response, Route, as_json
 from tracker_worker.service.health.server import HealthServer
@@ -62,6 +64,7 @@ class Health:
             monotonic=monotonic,
             microseconds=runtime.microseconds,
         )
+        self._announcer = Announcer(monotonic)
         self.routes: dict[str, Route] = {"/livez": self._livez, "/readyz": self._readyz}
         """The paths of the listener. Others may add theirs before ``listen``."""
         address = read_listen(conf)
@@ -125,6 +128,7 @@ class Health:
             self._store_read_at = now
             self._engine.probe_store()
         self.readiness()
+        self._announcer.note(problems(self.figures(), turn_seconds=self._turn_seconds))
 
     # --- what is known -----------------------------------------------------------------------------------------------
 
@@ -146,6 +150,8 @@ class Health:
         contact = None if self._started_at is None else self._bus.contact()
         consumed = frozenset() if contact is None else contact.consumed & served
         error = self._engine.store_error
+        now = self._monotonic()
+        locked = {host: now - since for host, since in self._engine.locked.items()}
         return Figures(
             starting=self._starting(held <= active),
             stopping=self._stopping,
@@ -162,6 +168,7 @@ class Health:
             else self._hearing.unheard(contact, active=consumed & held, standby=consumed - held),
             unanswered=None if contact is None else self._hearing.unanswered(contact),
             store_error="" if error is None else " ".join(str(error).split()),
+            locked={host: s for host, s in locked.items() if s > self._hearing.patience_seconds},
             stands=self._watchdog.stands(self._turn_seconds),
         )
 

@@ -38,11 +38,13 @@ _SPECIAL = {SHARED: "the shared queue", FANOUT: "the queue of fanouts"}
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """``message`` is one sentence. ``lasting``: the time for which the problem has been known belongs behind it."""
+    """``message`` is one sentence. ``lasting``: the time for which the problem has been known belongs behind it.
+    ``logged``: whoever has found it has logged it."""
 
     code: str
     message: str
     lasting: bool = True
+    logged: bool = True
 
 
 def problems(figures: Figures, *, turn_seconds: int) -> list[Problem]:
@@ -62,10 +64,18 @@ def _found(figures: Figures, turn_seconds: int) -> Iterator[Problem]:
             f"the engine has not turned for {figures.stands:.0f} s, which is more than [health] turn_seconds ({turn_seconds} "
             "s); [tracker] stall_seconds ends the process",
             lasting=False,
+            logged=False,
         )
     if figures.store_error:
         yield Problem(
             STORE_UNAVAILABLE, f"the database cannot be used ({figures.store_error}): see [database] connection"
+        )
+    elif figures.locked:
+        yield Problem(
+            STORE_UNAVAILABLE,
+            f"for {max(figures.locked.values()):.0f} s another session has locked the rows of {names(figures.locked)} in the "
+            "database, and what arrives for them waits: see the sessions of [database] connection",
+            lasting=False,
         )
     if figures.refused:
         yield Problem(
@@ -94,6 +104,7 @@ def _of_the_bus(figures: Figures) -> Iterator[Problem]:
             f"{brokers} has answered nothing that was published for {figures.unanswered:.0f} s, although the connection is "
             "open: see [DEFAULT] transport_url and [health] probe_interval_seconds",
             lasting=False,
+            logged=False,
         )
     if figures.unheard:
         seconds = min(figures.unheard.values())
@@ -102,6 +113,7 @@ def _of_the_bus(figures: Figures) -> Iterator[Problem]:
             f"for {seconds:.0f} s nothing has arrived of what was sent through the queues of {names(figures.unheard)}, "
             "although the connection is open: see the network to the broker, and [health] probe_interval_seconds",
             lasting=False,
+            logged=False,
         )
     if missing := (figures.served | {SHARED, FANOUT}) - contact.consumed if figures.served else frozenset():
         yield Problem(

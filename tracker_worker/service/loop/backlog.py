@@ -22,9 +22,10 @@ class Lane:
     """Items that are decided in order, as many together as a commit takes, and the time of their next attempt.
 
     ``host`` None: the items of all hosts that nothing holds up. ``lost_races``: the conflicts in a row. ``unavailable``: the
-    error of the last attempt, if the store was unavailable to it; ``attempt_seconds``: how long that attempt took. Times are in
-    seconds on the monotonic clock. ``level``: how loudly the log says that the lane waits; an outage is said elsewhere, another
-    program that holds rows of the host is not."""
+    error of the last attempt, if the store was unavailable to it; ``attempt_seconds``: how long that attempt took.
+    ``locked_since``: when the first attempt began since which each has found rows of the host locked by another session; None:
+    the last one has not. Times are in seconds on the monotonic clock. ``level``: how loudly the log says that the lane waits; an
+    outage is said elsewhere, another program that holds rows of the host is not."""
 
     def __init__(self, host: str | None) -> None:
         self.host = host
@@ -40,6 +41,7 @@ class Lane:
         self.resume_at = 0.0
         self.attempt_seconds = 0.0
         self.unavailable: StoreUnavailable | None = None
+        self.locked_since: float | None = None
         self._delay = _FIRST_DELAY_SECONDS
 
     @property
@@ -88,10 +90,14 @@ class Lane:
 
     def store_unavailable(self, error: StoreUnavailable, began: float, now: float) -> float:
         """The attempt that began at ``began`` failed: pause. Returns the seconds of the pause."""
-        is_new = isinstance(error, HostLocked) and self._delay == _FIRST_DELAY_SECONDS
+        is_new = isinstance(error, HostLocked) and self.locked_since is None
         self.level = logging.WARNING if is_new else logging.INFO
         self.unavailable = error
         self.attempt_seconds = now - began
+        if not isinstance(error, HostLocked):
+            self.locked_since = None
+        elif self.locked_since is None:
+            self.locked_since = began
         return self.pause(now)
 
     def pause(self, now: float) -> float:
@@ -126,6 +132,19 @@ class Backlog:
     def is_held_up(self) -> bool:
         """Whether some items wait because an attempt at them has failed."""
         return bool(self._hosts) or self.common.unavailable is not None
+
+    def locked(self) -> dict[str, float]:
+        """Host -> since when its rows have been locked by another session, while something waits for them. Any thread."""
+        return {
+            lane.host: lane.locked_since
+            for lane in self.lanes()
+            if lane.host is not None and lane.locked_since is not None
+        }
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether a batch waits for the store, whose commit may have succeeded without the worker's knowledge."""
+        return any(lane.in_doubt for lane in self.lanes())
 
     def items(self) -> list[Item]:
         """A copy of all of them. Any thread."""

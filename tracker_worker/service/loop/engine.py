@@ -63,6 +63,7 @@ class Engine:
         bus: Bus,
         ledgers: Ledgers,
         attempts: Attempts,
+        backlog: Backlog,
         recovery: Recovery,
         outage: Outage,
         relay: Relay,
@@ -87,7 +88,7 @@ class Engine:
         self._wake = wake
         self._arrivals: deque[Sequence[PendingRequest] | Chore | Task] = deque()
         self._called_soon: set[Task] = set()  # of ``run_once``
-        self._backlog = Backlog()
+        self._backlog = backlog
         self._outage = outage
         self._failures = Failures(
             store=store,
@@ -126,11 +127,6 @@ class Engine:
         return self._backlog.requests(list(self._arrivals))
 
     # --- the loop ----------------------------------------------------------------------------------------------------
-
-    @property
-    def waiting(self) -> bool:
-        """Whether a batch waits for the store. The commit of such a batch may have succeeded without the worker's knowledge."""
-        return any(lane.in_doubt for lane in self._backlog.lanes())
 
     def step(self, now: float) -> float | None:
         """One pass of the loop. Returns the seconds until the next pass is due; None: it is due when something arrives.

@@ -27,6 +27,7 @@ from tracker_worker.service.chores.inventories import Inventories
 from tracker_worker.service.chores.relay import Relay
 from tracker_worker.service.clock import Clock
 from tracker_worker.service.loop.attempt import Attempts
+from tracker_worker.service.loop.backlog import Backlog
 from tracker_worker.service.loop.batch import Decider
 from tracker_worker.service.loop.engine import Engine
 from tracker_worker.service.loop.inbox import Inbox
@@ -161,7 +162,9 @@ class EngineThread:
             tally=reporting.tally,
             max_answer_bytes=max_answer_bytes,
         )
+        self._backlog = Backlog()
         self._engine = Engine(
+            backlog=self._backlog,
             store=store,
             bus=bus,
             ledgers=ledgers,
@@ -341,6 +344,12 @@ class EngineThread:
         return self._outage.unproven
 
     @property
+    def locked(self) -> Mapping[str, float]:
+        """Host -> since when (monotonic seconds) another session has locked its rows, while something waits for them. Any
+        thread."""
+        return self._backlog.locked()
+
+    @property
     def ledger_id(self) -> str | None:
         """The history of the ledgers in memory; None: nothing has been read. Any thread."""
         return self._ledgers.ledger_id
@@ -389,7 +398,7 @@ class EngineThread:
 
         def task() -> None:
             # A waiting batch may be committed already without the worker's knowledge. Its inbox rows must not be pruned.
-            if not self._engine.waiting and step():
+            if not self._backlog.in_doubt and step():
                 self._engine.run(task)  # after the requests that have arrived in the meantime
 
         self._engine.run(task)

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from tests.support.builders import NOW
+from tests.support.builders import NOW, inventory
 from tests.support.checking import Checker, Operator
 from tests.support.store import TOPIC, Writer, register
 from tests.unit.cli.conftest import Cli
 from tracker_worker import threads
+from tracker_worker.domain.commands import ReportList, ReportNode
 from tracker_worker.domain.values import SECOND
 from tracker_worker.store.base import DeadLetterRow
 from tracker_worker.store.sql import migration
@@ -82,6 +83,20 @@ def test_another_host_with_instances_is_to_be_served(
     checker.one("hosts", "error", "host-1")  # it is the worker's now, which has yet to be started
     lease(store, ledger.host.id)
     assert checker.problems("hosts") == []
+
+
+def test_nodes_whose_driver_is_silent_or_does_not_list_them_are_a_warning_until_it_answers(
+    checker: Checker, ledger: Writer
+) -> None:
+    lists = [ReportList(nodes=frozenset(nodes)) for nodes in (("node-2",), ("node-1", "node-2"))]
+    ledger.put(lists[0]).put(ReportNode(node="node-2", inventory=None, failure="no route")).commit()
+    cure = checker.one(
+        "nodes", "warning", "2 nodes of 1 host", "host-1/node-1 is missing (the", "host-1/node-2 is stale (no route)"
+    )
+    assert cure.endswith(" audit --host host-1")
+    # That command asks the driver again; its answers are:
+    ledger.put(lists[1]).put(ReportNode(node="node-2", inventory=inventory())).commit()
+    assert checker.problems("nodes") == []
 
 
 def test_notifications_that_wait_for_too_long_are_a_warning(checker: Checker, store: SQLStore, ledger: Writer) -> None:

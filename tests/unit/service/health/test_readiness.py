@@ -108,6 +108,7 @@ def test_a_host_that_is_not_served_has_no_role(case: Case) -> None:
         ({"stands": 12.4}, "stalled", ["12 s", "[health] turn_seconds (10 s)", "[tracker] stall_seconds"]),
         ({"store_error": "no answer"}, "store_unavailable", ["no answer", "[database] connection"]),
         ({"blocked": Blocked(reason="memory", since=1.0)}, "broker_alarm", ["memory", "b1:5672, b2:5672"]),
+        ({"locked": {"h2": 7.0}}, "store_unavailable", ["7 s", "h2", "another session", "[database] connection"]),
         ({"unheard": {"h1": 12.0}}, "deaf", ["12 s", "h1", "[health] probe_interval_seconds"]),
         ({"unanswered": 11.0}, "broker_unreachable", ["11 s", "b1:5672, b2:5672", "[DEFAULT] transport_url"]),
         (
