@@ -16,7 +16,7 @@ from tests.support import raw, stock
 from tests.support.deadline import wait_until
 
 # Stock clients leave sockets open when they reconnect.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+pytestmark = [pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"), pytest.mark.long]
 
 MakeInstallation = Callable[..., Installation]
 USER = "restricted"

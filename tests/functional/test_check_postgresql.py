@@ -17,6 +17,8 @@ from tests.servers import PostgreSQLServer, RabbitMQServer
 from tests.servers.binaries import find_postgresql
 from tracker_worker.store.sql import engines, migration
 
+pytestmark = pytest.mark.long
+
 ROLE = "restricted"
 
 

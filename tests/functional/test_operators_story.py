@@ -27,7 +27,7 @@ from tests.support.page_installation import HOST
 from tests.support.signals import HEAD, NO_ANSWER, Document, Watch, codes, row
 
 # Stock clients leave sockets open when they reconnect.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+pytestmark = [pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"), pytest.mark.long]
 
 PROMISED_SECONDS = 15.0
 # So long it is looked, so that the table says how late a signal is.

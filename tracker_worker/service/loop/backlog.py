@@ -24,8 +24,8 @@ class Lane:
     ``host`` None: the items of all hosts that nothing holds up. ``lost_races``: the conflicts in a row. ``unavailable``: the
     error of the last attempt, if the store was unavailable to it; ``attempt_seconds``: how long that attempt took.
     ``locked_since``: when the first attempt began since which each has found rows of the host locked by another session; None:
-    the last one has not. Times are in seconds on the monotonic clock. ``level``: how loudly the log says that the lane waits; an
-    outage is said elsewhere, another program that holds rows of the host is not."""
+    the last one has not. Times are in seconds on the monotonic clock. ``level``: how loudly the log says that the lane waits:
+    an outage is said elsewhere, another program that holds rows of the host is not."""
 
     def __init__(self, host: str | None) -> None:
         self.host = host

@@ -134,7 +134,7 @@ class EngineThread:
             calendar=calendar,
             gained=self.audit,
             submit=self.submit,
-            soon=self._run_once,
+            soon=lambda task: self._engine.run_once(task),
             clock=clock,
             monotonic=monotonic,
         )
@@ -333,8 +333,7 @@ class EngineThread:
         self._engine.run_once(self._read_store)
 
     def _read_store(self) -> None:
-        # While the store is known to be away, the renewals of the leases find out when it is back: each access may wait for
-        # seconds, in which no request has its turn.
+        # The renewals find out when a store that is away is back: each access may wait for seconds, and so do the requests.
         if self._outage.unproven is None:
             self._store.histories()
 
@@ -385,9 +384,6 @@ class EngineThread:
         off. Called every ``LOOK_SECONDS`` of ``periods``."""
         if self._notify:
             self._engine.run_once(self._chores.periods.look)
-
-    def _run_once(self, task: Callable[[], None]) -> None:
-        self._engine.run_once(task)
 
     def prune(self, *, inbox_seconds: int, outbox_seconds: int, keeps_inbox: bool = False) -> None:
         """Drop older rows of the inbox and of the confirmed part of the outbox, and deletions that were remembered for long
