@@ -46,6 +46,21 @@ def test_the_end_of_the_consumers_ends_the_connection_whoever_hears_of_it(code: 
     assert QUEUE.name in str(raised.value)
 
 
+def test_it_may_also_come_while_the_other_channel_is_closed() -> None:
+    class Closing:
+        def channel(self) -> Any:
+            return self
+
+        def queue_declare(self, *arguments: Any, **options: Any) -> Any:
+            return type("Answer", (), {"message_count": 0})
+
+        def close(self) -> None:
+            raise error_for_code(403, f"access to queue '{QUEUE.name}'", CONSUME, Exception)
+
+    with pytest.raises(RecoverableConnectionError):
+        topology.is_empty(Closing(), QUEUE)
+
+
 def test_what_is_wrong_with_the_channel_itself_is_its_own_matter() -> None:
     assert topology.is_empty(Connection(403, DECLARE), QUEUE) is False
     assert not refusals.consumer_refused(AccessRefused("no", DECLARE))
