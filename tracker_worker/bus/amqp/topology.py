@@ -354,8 +354,12 @@ def may_consume(connection: Any, name: str) -> bool:
     channel = connection.channel()
     try:
         channel.basic_consume(name, arguments=_NO_CONSUMER)
-    except ChannelError as error:
-        return not isinstance(error, AccessRefused)
+    except AccessRefused as error:
+        if f"'{name}'" not in str(error):
+            raise _consumers_gone(error) from error
+        return False
+    except ChannelError:
+        return True
     finally:
         channel.close()
     return True
@@ -364,17 +368,24 @@ def may_consume(connection: Any, name: str) -> bool:
 @contextmanager
 def _channel(connection: Any) -> Iterator[Any]:
     """A channel for one declaration."""
-    channel = connection.channel()
     try:
-        yield channel
+        channel = connection.channel()
+        try:
+            yield channel
+        except ChannelError as error:
+            channel.close()  # the broker has closed it, and py-amqp has opened another one under its number
+            if refusals.transient_queue_refused(error):
+                # RabbitMQ ends the connection for such a queue: nobody has to know both ways.
+                raise InternalError(error.reply_text, error.method_sig) from error
+            raise
+        channel.close()
     except ChannelError as error:
-        channel.close()  # the broker has closed it, and py-amqp has opened another one under its number
-        if refusals.transient_queue_refused(error):
-            # RabbitMQ ends the connection for such a queue: nobody has to know both ways.
-            raise InternalError(error.reply_text, error.method_sig) from error
         if refusals.consumer_ended(error):
-            # The error of another channel, which has come while the answer for this one was waited for: the connection's
-            # consumers are gone, whoever asks.
-            raise RecoverableConnectionError(error.reply_text, error.method_sig, reply_code=error.reply_code) from error
+            raise _consumers_gone(error) from error
         raise
-    channel.close()
+
+
+def _consumers_gone(error: ChannelError) -> RecoverableConnectionError:
+    """The error of the consumers' channel has come while the answer on another one was waited for: whoever asks there must not
+    take it for an answer."""
+    return RecoverableConnectionError(error.reply_text, error.method_sig, reply_code=error.reply_code)
