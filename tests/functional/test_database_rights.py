@@ -21,6 +21,8 @@ from tests.support.doc_pages import DOC, blocks
 from tests.support.worker_process import NODE, WorkerProcess
 from tracker_worker.store.sql import engines, migration
 
+pytestmark = pytest.mark.long
+
 PAGE = DOC / "admin" / "rights.md"
 # The names that the page uses.
 DATABASE, OWNER, WORKER, READER = "tracker", "tracker", "worker", "reader"

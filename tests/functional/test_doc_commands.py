@@ -21,6 +21,8 @@ from tests.support.doc_pages import ROOT, Block, blocks
 from tests.support.doc_shell import Shell, commands
 from tests.support.page_installation import HOST, INSTALL, PG_URL, PageInstallation, copy_source
 
+pytestmark = pytest.mark.long
+
 README = ROOT / "README.md"
 _USERS = ("worker", "scheduler", "billing")
 

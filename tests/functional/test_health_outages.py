@@ -32,7 +32,7 @@ _CONSUME = b"\x00\x3c\x00\x14\x00\x00"  # class basic, method consume, and a fie
 OUTAGE_SECONDS = float(os.environ.get("HEALTH_OUTAGE_SECONDS", "20"))
 
 # Stock clients leave sockets open when they reconnect.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+pytestmark = [pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"), pytest.mark.long]
 
 
 @pytest.fixture

@@ -344,6 +344,7 @@ def test_the_fanout_queue_of_a_worker_is_its_own(site: Site, rabbitmq: RabbitMQS
 # --- queues that an administrator has declared -----------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_worker_needs_no_right_to_configure_what_is_declared(
     rabbitmq: RabbitMQServer, broker_vhost: str, make_worker: MakeWorker, tmp_path: Path
 ) -> None:
@@ -376,6 +377,7 @@ def test_a_worker_needs_no_right_to_configure_what_is_declared(
         assert worker.terminate() == 0
 
 
+@pytest.mark.long
 def test_without_rights_for_one_host_a_worker_names_them_and_serves_the_others(
     rabbitmq: RabbitMQServer, broker_vhost: str, make_worker: MakeWorker, tmp_path: Path, client: stock.Client
 ) -> None:
