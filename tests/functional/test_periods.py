@@ -70,10 +70,11 @@ def test_every_period_is_told_and_proved_over_a_kill(
 
 
 def between_sweeps(client: stock.Client, listener: stock.Listener) -> dict[str, Any] | None:
-    """A page of instances whose last event is the end of a period."""
+    """A page of instances whose last event is the end of a period, while the next one is not being told yet."""
     page: dict[str, Any] = client.prepare(HOST, version="1.1").call(stock.CONTEXT, "get_instances", node="n1")
-    last = listener.wait_for(HOST, "n1", page["sequence"])
-    return page if any(one.event_type == CLOSED for one in last if one.sequence == page["sequence"]) else None
+    last = [one for one in listener.wait_for(HOST, "n1", page["sequence"]) if one.sequence == page["sequence"]]
+    ends = [one.payload["audit_period_ending"] for one in last if one.event_type == CLOSED]
+    return page if page["audit_period_beginning"] in ends else None
 
 
 def stopped(listener: stock.Listener) -> float:
