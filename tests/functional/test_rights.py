@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every program with exactly the rights that ``rabbitmq permissions`` prints: what it must do works, and what it must not do is
-refused by the broker with 403."""
+refused by the broker with 403.
+
+The file is long because what a program may and what it may not do are told together, on one broker and by the same users.
+"""
 
 from __future__ import annotations
 

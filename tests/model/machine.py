@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands in any order: hypothesis draws them and shrinks what fails."""
+"""Commands in any order: hypothesis draws them and shrinks what fails.
+
+The file is long because every command is a short rule of one class: hypothesis wants them there.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Resource classes: what a node has of each, what an instance asks for, and the limits."""
+"""Resource classes: what a node has of each, what an instance asks for, and the limits.
+
+The file is long because every rule is tried on each kind of class.
+"""
 
 from __future__ import annotations
 

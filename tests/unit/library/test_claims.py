@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Claims from begin to finish, abort or refusal."""
+"""Claims from begin to finish, abort or refusal.
+
+The file is long because each step of a claim is tried with the same tracker and the same few functions.
+"""
 
 from __future__ import annotations
 
