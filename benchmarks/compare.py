@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks import job
+from benchmarks.generator import median_of
 from benchmarks.job import Figures
 from benchmarks.sides import HOST, SIDES, running
 from benchmarks.stage import Stage
@@ -84,4 +85,4 @@ def summary(samples: Sequence[Sample]) -> Mapping[Key, Figures]:
     rounds: defaultdict[Key, list[Figures]] = defaultdict(list)
     for sample in samples:
         rounds[sample.key].append(sample.figures)
-    return {key: job.medians(measured) for key, measured in rounds.items()}
+    return {key: median_of(measured) for key, measured in rounds.items()}

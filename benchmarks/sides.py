@@ -16,7 +16,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.job import NOTIFICATIONS, ROOT
+from benchmarks.generator import ROOT
+from benchmarks.job import NOTIFICATIONS
 from benchmarks.stage import Stage
 from benchmarks.usage import child
 from benchmarks.workload import CAPACITY, NODE

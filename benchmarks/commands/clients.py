@@ -12,6 +12,7 @@ from rich.table import Table
 from benchmarks import client_load, report, results
 from benchmarks.client_load import CLIENTS, STOCK_CLIENT, TRACKER_CLIENT, ClientFigures, ClientJob
 from benchmarks.commands.terminal import console, progress
+from benchmarks.generator import median_of
 from benchmarks.sides import HOST, OURS, QUEUE_TYPES, running
 from benchmarks.stage import Stage
 from benchmarks.targets import outcome
@@ -47,7 +48,7 @@ def command(calls: int, rounds: int, queue: str, output: Path) -> None:
                 )
                 measured[client].append(client_load.run(job))
                 shown.advance(task)
-    found = {client: client_load.medians(figures) for client, figures in measured.items()}
+    found = {client: median_of(figures) for client, figures in measured.items()}
     ratio = found[TRACKER_CLIENT].calls_per_second / found[STOCK_CLIENT].calls_per_second
     outcomes = [outcome(f"throughput, one thread: {TRACKER_CLIENT} / {STOCK_CLIENT}", ">=", 4.0, ratio)]
     path = results.path(output, "clients").with_suffix(".json")

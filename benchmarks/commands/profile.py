@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import click
@@ -13,6 +11,7 @@ from rich.table import Table
 
 from benchmarks import job, results, stacks
 from benchmarks.commands.terminal import console
+from benchmarks.programs import program
 from benchmarks.sides import HOST, OURS, OURS_POSTGRESQL, QUEUE_TYPES, running
 from benchmarks.stage import Stage
 
@@ -42,7 +41,7 @@ def command(queue: str, side: str, in_flight: int, calls: int, rate: int, idle: 
         job.run(server.url, calls=2000, warmup=0, seed="warm", **load)
         spy = subprocess.Popen(
             [
-                _py_spy(),
+                program("py-spy"),
                 "record",
                 "--format=raw",
                 "--threads",
@@ -66,13 +65,6 @@ def command(queue: str, side: str, in_flight: int, calls: int, rate: int, idle: 
         if thread.samples > samples / 100:
             out.print(_table(name, thread, samples, top))
     out.print(str(raw), soft_wrap=True)
-
-
-def _py_spy() -> str:
-    found = shutil.which("py-spy", path=str(Path(sys.executable).parent)) or shutil.which("py-spy")
-    if found is None:
-        raise click.ClickException("py-spy is not installed; it comes with the extra 'bench'")
-    return found
 
 
 def _table(name: str, thread: stacks.Thread, samples: int, top: int) -> Table:

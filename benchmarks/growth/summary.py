@@ -10,7 +10,7 @@ from statistics import median
 
 from rich.table import Table
 
-from benchmarks import job
+from benchmarks.generator import median_of
 from benchmarks.growth.experiments import ALLOCATIONS, AUDITS, HOSTS, SLOW, SWEEP, Plan, Sample
 from benchmarks.targets import Outcome, outcome
 
@@ -30,7 +30,7 @@ def _median(measured: Sequence[Sample]) -> Sample:
         measured[0],
         start_seconds=median(one.start_seconds for one in measured),
         resident_mb=median(one.resident_mb for one in measured),
-        figures=job.medians([one.figures for one in measured]),
+        figures=median_of([one.figures for one in measured]),
         more={name: median(one.more[name] for one in measured) for name in measured[0].more},
     )
 
