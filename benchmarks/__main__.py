@@ -9,7 +9,7 @@ import click
 
 import tracker_worker.cli.threading_backend  # noqa: F401 first: chooses threads for oslo.service
 
-COMMANDS = ("compare", "growth", "clients", "placement", "profile")
+COMMANDS = ("compare", "growth", "clients", "placement", "workers", "moves", "profile")
 
 
 class _Group(click.Group):

@@ -101,7 +101,7 @@ def running(
         if side in _MODULES:
             watched["server"] = stack.enter_context(_program(_MODULES[side], worker.configuration))
         else:
-            watched["server"] = stack.enter_context(_worker(worker))
+            watched["server"] = stack.enter_context(working(worker))
             if side == WATCHED:
                 stack.enter_context(_watching(port_of(worker)))
         seconds = time.perf_counter() - begun
@@ -109,7 +109,7 @@ def running(
 
 
 @contextmanager
-def _worker(worker: WorkerProcess) -> Iterator[int]:
+def working(worker: WorkerProcess) -> Iterator[int]:
     """Run ``tracker-worker serve`` and yield its process id once it is ready."""
     worker.start()
     try:

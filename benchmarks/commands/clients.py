@@ -10,11 +10,11 @@ import click
 from rich.table import Table
 
 from benchmarks import client_load, report, results
+from benchmarks.borrowed import stage as servers
 from benchmarks.client_load import CLIENTS, STOCK_CLIENT, TRACKER_CLIENT, ClientFigures, ClientJob
 from benchmarks.commands.terminal import console, progress
 from benchmarks.generator import median_of
 from benchmarks.sides import HOST, OURS, QUEUE_TYPES, running
-from benchmarks.stage import Stage
 from benchmarks.targets import outcome
 
 
@@ -31,7 +31,7 @@ from benchmarks.targets import outcome
 def command(calls: int, rounds: int, queue: str, output: Path) -> None:
     """Compare the stock client and TrackerClient in a scheduler of one thread, on the same worker."""
     measured: defaultdict[str, list[ClientFigures]] = defaultdict(list)
-    with progress() as shown, Stage() as stage, running(stage, OURS, queue) as server:
+    with progress() as shown, servers() as stage, running(stage, OURS, queue) as server:
         machine = results.machine(rabbitmq=stage.broker_version)
         task = shown.add_task("", total=rounds * len(CLIENTS))
         for number in range(rounds):

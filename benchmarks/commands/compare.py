@@ -9,10 +9,10 @@ from pathlib import Path
 import click
 
 from benchmarks import plot, report, results, targets
+from benchmarks.borrowed import stage as servers
 from benchmarks.commands.terminal import console, progress
 from benchmarks.compare import Plan, Sample, compare, summary
 from benchmarks.sides import QUEUE_TYPES, SIDES, WATCHED
-from benchmarks.stage import Stage
 
 
 @click.command()
@@ -67,7 +67,7 @@ def command(
         seed=seed,
     )
     samples: list[Sample] = []
-    with progress() as shown, Stage() as stage:
+    with progress() as shown, servers() as stage:
         machine = results.machine(rabbitmq=stage.broker_version)
         task = shown.add_task("", total=plan.measurements)
         for sample in compare(plan, stage, lambda doing: shown.update(task, description=doing)):

@@ -9,11 +9,11 @@ from pathlib import Path
 import click
 
 from benchmarks import report, results
+from benchmarks.borrowed import stage as servers
 from benchmarks.commands.terminal import console, progress
 from benchmarks.growth import plot, summary
 from benchmarks.growth.experiments import Growth, Plan, Sample
 from benchmarks.sides import OURS, OURS_POSTGRESQL, QUEUE_TYPES
-from benchmarks.stage import Stage
 
 _QUICK = Plan(calls=1000, rounds=1, allocations=(10, 10_000), hosts=(1, 100), backlog=(0, 20_000))
 
@@ -43,7 +43,7 @@ def command(quick: bool, calls: int | None, rounds: int | None, queue: str, side
         side=side,
     )
     samples: list[Sample] = []
-    with progress() as shown, Stage() as stage:
+    with progress() as shown, servers() as stage:
         machine = results.machine(rabbitmq=stage.broker_version)
         growth = Growth(plan, stage)
         task = shown.add_task("growth", total=growth.measurements)

@@ -11,12 +11,12 @@ import click
 from rich.table import Table
 
 from benchmarks import report, results
+from benchmarks.borrowed import stage as servers
 from benchmarks.commands.terminal import console, progress
 from benchmarks.placement import compare
 from benchmarks.placement.compare import Found, Plan, Sample
 from benchmarks.placement.server import THREADS
 from benchmarks.sides import OURS_POSTGRESQL, QUEUE_TYPES
-from benchmarks.stage import Stage
 
 
 @click.command()
@@ -46,7 +46,7 @@ def command(calls: int, allocations: int, rounds: int, in_flight: tuple[int, ...
     """Compare claims with the allocations of OpenStack Placement, on the same PostgreSQL."""
     plan = Plan(calls=calls, allocations=allocations, rounds=rounds, in_flight=sorted(in_flight), queue_type=queue)
     samples: list[Sample] = []
-    with progress() as shown, Stage() as stage:
+    with progress() as shown, servers() as stage:
         versions = {name: version(name) for name in ("openstack-placement", "pyuwsgi", "psycopg2-binary")}
         machine = results.machine(rabbitmq=stage.broker_version, placement=versions)
         task = shown.add_task("", total=plan.measurements)

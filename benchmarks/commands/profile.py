@@ -10,10 +10,10 @@ import click
 from rich.table import Table
 
 from benchmarks import job, results, stacks
+from benchmarks.borrowed import stage as servers
 from benchmarks.commands.terminal import console
 from benchmarks.programs import program
 from benchmarks.sides import HOST, OURS, OURS_POSTGRESQL, QUEUE_TYPES, running
-from benchmarks.stage import Stage
 
 # The table leaves out the outermost functions of a thread: each has all of the thread's time.
 _ROOTS = 6
@@ -36,7 +36,7 @@ _ROOTS = 6
 def command(queue: str, side: str, in_flight: int, calls: int, rate: int, idle: bool, top: int, output: Path) -> None:
     """Rank functions by own and by total time, in percent of the samples of all threads."""
     raw = results.path(output, "profile").with_suffix(".raw")
-    with Stage() as stage, running(stage, side, queue) as server:
+    with servers() as stage, running(stage, side, queue) as server:
         load = {"hosts": [HOST], "in_flight": in_flight, "watched": server.watched, "notifications": ""}
         job.run(server.url, calls=2000, warmup=0, seed="warm", **load)
         spy = subprocess.Popen(
