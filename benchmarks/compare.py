@@ -22,7 +22,7 @@ Key = tuple[str, str, int]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """The measurements of a comparison. ``others`` is the share of calls that finish or update a claim, ``warmup`` the
-    number of calls before each measurement.
+    number of calls before each measurement, which is never more than ``calls``.
     """
 
     calls: int = 5000
@@ -69,7 +69,7 @@ def compare(plan: Plan, stage: Stage, tell: Callable[[str], None]) -> Iterator[S
                             hosts=[HOST],
                             in_flight=in_flight,
                             calls=plan.calls,
-                            warmup=plan.warmup,
+                            warmup=min(plan.warmup, plan.calls),
                             seed=f"{plan.seed} {number} {in_flight}",
                             watched=server.watched,
                             notifications=server.notifications,

@@ -19,7 +19,7 @@ from benchmarks.targets import outcome
 
 
 @click.command()
-@click.option("--calls", type=click.IntRange(min=100), default=5000, show_default=True)
+@click.option("--calls", type=click.IntRange(min=20), default=5000, show_default=True)
 @click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True)
 @click.option("--queue", type=click.Choice(list(QUEUE_TYPES)), default="classic", show_default=True)
 @click.option(
@@ -42,7 +42,7 @@ def command(calls: int, rounds: int, queue: str, output: Path) -> None:
                     url=server.url,
                     host=HOST,
                     calls=calls,
-                    warmup=200,
+                    warmup=min(200, calls),
                     seed=str(number),
                     server=server.watched["server"],
                 )

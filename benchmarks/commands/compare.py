@@ -21,7 +21,7 @@ from benchmarks.sides import QUEUE_TYPES, SIDES, WATCHED
     is_flag=True,
     help="First figures in a few minutes: one round of 1000 calls with 1, 64 and 256 in flight.",
 )
-@click.option("--calls", type=click.IntRange(min=100), help="Calls in each measurement.  [default: 5000]")
+@click.option("--calls", type=click.IntRange(min=20), help="Calls in each measurement.  [default: 5000]")
 @click.option("--rounds", type=click.IntRange(min=1), help="Rounds of all measurements.  [default: 3]")
 @click.option(
     "--in-flight",

@@ -38,7 +38,7 @@ def command(queue: str, side: str, in_flight: int, calls: int, rate: int, idle: 
     raw = results.path(output, "profile").with_suffix(".raw")
     with servers() as stage, running(stage, side, queue) as server:
         load = {"hosts": [HOST], "in_flight": in_flight, "watched": server.watched, "notifications": ""}
-        job.run(server.url, calls=2000, warmup=0, seed="warm", **load)
+        job.run(server.url, calls=min(2000, calls), warmup=0, seed="warm", **load)
         spy = subprocess.Popen(
             [
                 program("py-spy"),
@@ -54,7 +54,7 @@ def command(queue: str, side: str, in_flight: int, calls: int, rate: int, idle: 
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        figures = job.run(server.url, calls=calls, warmup=500, seed="profile", **load)
+        figures = job.run(server.url, calls=calls, warmup=min(500, calls), seed="profile", **load)
         spy.send_signal(2)  # SIGINT, as from Ctrl-C, makes py-spy write its samples
         spy.wait()
     threads = stacks.read(raw.read_text(encoding="utf-8").splitlines())
