@@ -22,9 +22,9 @@ _SMALLEST = Plan(
     allocations=(10,),
     hosts=(2,),
     backlog=(10,),
-    slow_seconds=1,
-    period_seconds=10,
-    quiet_seconds=6,
+    slow=(1,),
+    period_seconds=15,
+    quiet_seconds=10,
 )
 
 

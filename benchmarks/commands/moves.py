@@ -13,7 +13,7 @@ from rich.table import Table
 from benchmarks import results
 from benchmarks.borrowed import stage as servers
 from benchmarks.commands.terminal import console, progress
-from benchmarks.moves.compare import Figures, Plan, Sample, compare, summary
+from benchmarks.moves.compare import SIDES, Figures, Plan, Sample, compare, summary
 
 
 @click.command()
@@ -27,15 +27,16 @@ from benchmarks.moves.compare import Figures, Plan, Sample, compare, summary
     show_default=True,
     help="Moves in flight; repeatable.",
 )
+@click.option("--side", type=click.Choice(SIDES), multiple=True, help="Side; repeatable.  [default: both]")
 @click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
     default=results.DIRECTORY,
     help="Directory of the JSON file.",
 )
-def command(moves: int, rounds: int, in_flight: tuple[int, ...], output: Path) -> None:
+def command(moves: int, rounds: int, in_flight: tuple[int, ...], side: tuple[str, ...], output: Path) -> None:
     """Measure whole moves between two hosts of one worker, and claims for scale."""
-    plan = Plan(moves=moves, rounds=rounds, in_flight=sorted(in_flight))
+    plan = Plan(moves=moves, rounds=rounds, in_flight=sorted(set(in_flight)), sides=side or SIDES)
     samples: list[Sample] = []
     with progress() as shown, servers() as stage:
         machine = results.machine(rabbitmq=stage.broker_version)

@@ -14,7 +14,7 @@ from benchmarks import report, results
 from benchmarks.borrowed import stage as servers
 from benchmarks.commands.terminal import console, progress
 from benchmarks.placement import compare
-from benchmarks.placement.compare import Found, Plan, Sample
+from benchmarks.placement.compare import Found, Plan, Sample, default_processes
 from benchmarks.placement.server import THREADS
 from benchmarks.sides import OURS_POSTGRESQL, QUEUE_TYPES
 
@@ -35,6 +35,14 @@ from benchmarks.sides import OURS_POSTGRESQL, QUEUE_TYPES
     show_default=True,
     help="Requests in flight; repeatable.",
 )
+@click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    multiple=True,
+    default=default_processes(),
+    show_default=True,
+    help="Worker processes of Placement; repeatable.",
+)
 @click.option("--queue", type=click.Choice(list(QUEUE_TYPES)), default="classic", show_default=True)
 @click.option(
     "--output",
@@ -42,9 +50,24 @@ from benchmarks.sides import OURS_POSTGRESQL, QUEUE_TYPES
     default=results.DIRECTORY,
     help="Directory of the JSON file.",
 )
-def command(calls: int, allocations: int, rounds: int, in_flight: tuple[int, ...], queue: str, output: Path) -> None:
+def command(
+    calls: int,
+    allocations: int,
+    rounds: int,
+    in_flight: tuple[int, ...],
+    processes: tuple[int, ...],
+    queue: str,
+    output: Path,
+) -> None:
     """Compare claims with the allocations of OpenStack Placement, on the same PostgreSQL."""
-    plan = Plan(calls=calls, allocations=allocations, rounds=rounds, in_flight=sorted(in_flight), queue_type=queue)
+    plan = Plan(
+        calls=calls,
+        allocations=allocations,
+        rounds=rounds,
+        in_flight=sorted(set(in_flight)),
+        processes=sorted(set(processes)),
+        queue_type=queue,
+    )
     samples: list[Sample] = []
     with progress() as shown, servers() as stage:
         versions = {name: version(name) for name in ("openstack-placement", "pyuwsgi", "psycopg2-binary")}

@@ -44,7 +44,7 @@ _LOOKED_SECONDS = 1.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The measurements. ``slow_seconds`` is the time that the slow driver takes. ``period_seconds`` is the length of the
+    """The measurements. ``slow`` are the seconds that a driver takes. ``period_seconds`` is the length of the
     periods that are closed: a part of a day; what is measured before the end of one takes at most ``quiet_seconds``.
     """
 
@@ -53,7 +53,7 @@ class Plan:
     allocations: Sequence[int] = (10, 1_000, 100_000)
     hosts: Sequence[int] = (1, 100, 1_000)
     backlog: Sequence[int] = (0, 1_000_000)
-    slow_seconds: int = 10
+    slow: Sequence[int] = (0, 10)
     period_seconds: int = 300
     quiet_seconds: int = 40
     queue_type: str = "classic"
@@ -68,7 +68,7 @@ class Plan:
             AUDITS: (most,),
             HOSTS: self.hosts,
             BACKLOG: self.backlog,
-            SLOW: (0, self.slow_seconds),
+            SLOW: self.slow,
             SWEEP: (most,),
         }
         return [(name, size, side) for name in self.experiments for size in sizes[name] for side in self.sides]

@@ -27,10 +27,11 @@ class Plan:
     moves: int = 1000
     rounds: int = 3
     in_flight: Sequence[int] = (1, 64)
+    sides: Sequence[str] = SIDES
 
     @property
     def measurements(self) -> int:
-        return self.rounds * len(SIDES) * len(self.in_flight)
+        return self.rounds * len(self.sides) * len(self.in_flight)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +55,7 @@ class Sample:
 def compare(plan: Plan, stage: Stage, tell: Callable[[str], None]) -> Iterator[Sample]:
     """Yield one sample after the other and pass a description of each step to ``tell``."""
     for number in range(plan.rounds):
-        for side in SIDES if number % 2 == 0 else SIDES[::-1]:
+        for side in plan.sides if number % 2 == 0 else reversed(plan.sides):
             tell(f"round {number + 1}: {side}")
             with running(stage, side, "classic", hosts=_HOSTS) as server:
                 for in_flight in plan.in_flight:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from benchmarks import generator, job
 from benchmarks.generator import median_of
@@ -22,10 +22,14 @@ Found = Mapping[tuple[str, int], PutFigures]
 """Side and requests in flight -> medians over the rounds."""
 
 
-def placement_sides() -> Mapping[str, int]:
-    """Placement's sides and their number of worker processes: one, as the worker is one, and as many as there are cores."""
-    counts = sorted({1, len(os.sched_getaffinity(0))})
-    return {f"Placement, {count} {'process' if count == 1 else 'processes'}": count for count in counts}
+def default_processes() -> Sequence[int]:
+    """One worker process, as our worker is one, and as many as there are cores."""
+    return sorted({1, len(os.sched_getaffinity(0))})
+
+
+def placement_side(processes: int) -> str:
+    """The name of Placement's side with so many worker processes."""
+    return f"Placement, {processes} {'process' if processes == 1 else 'processes'}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,11 +42,12 @@ class Plan:
     allocations: int = 500
     rounds: int = 3
     in_flight: Sequence[int] = (1, 64)
+    processes: Sequence[int] = field(default_factory=default_processes)
     queue_type: str = "classic"
 
     @property
     def measurements(self) -> int:
-        return self.rounds * len(self.in_flight) * (1 + len(placement_sides()))
+        return self.rounds * len(self.in_flight) * (1 + len(self.processes))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,17 +62,19 @@ class Sample:
 
 def compare(plan: Plan, stage: Stage, tell: Callable[[str], None]) -> Iterator[Sample]:
     """Yield one sample after the other and pass a description of each step to ``tell``."""
-    sides = [OURS_POSTGRESQL, *placement_sides()]
+    # No processes: our worker.
+    sides = [0, *plan.processes]
     for number in range(plan.rounds):
-        for side in sides if number % 2 == 0 else reversed(sides):
+        for processes in sides if number % 2 == 0 else reversed(sides):
+            side = placement_side(processes) if processes else OURS_POSTGRESQL
             tell(f"round {number + 1}: {side}")
-            measure = _ours if side == OURS_POSTGRESQL else _placement
-            for in_flight, figures in measure(plan, stage, side, number):
+            measured = _placement(plan, stage, processes, number) if processes else _ours(plan, stage, number)
+            for in_flight, figures in measured:
                 yield Sample(round=number, side=side, in_flight=in_flight, figures=figures)
 
 
-def _ours(plan: Plan, stage: Stage, side: str, number: int) -> Iterator[tuple[int, PutFigures]]:
-    with running(stage, side, plan.queue_type) as server:
+def _ours(plan: Plan, stage: Stage, number: int) -> Iterator[tuple[int, PutFigures]]:
+    with running(stage, OURS_POSTGRESQL, plan.queue_type) as server:
         for in_flight in plan.in_flight:
             figures = job.run(
                 server.url,
@@ -92,8 +99,8 @@ def _ours(plan: Plan, stage: Stage, side: str, number: int) -> Iterator[tuple[in
             )
 
 
-def _placement(plan: Plan, stage: Stage, side: str, number: int) -> Iterator[tuple[int, PutFigures]]:
-    with serving(stage, placement_sides()[side]) as server:
+def _placement(plan: Plan, stage: Stage, processes: int, number: int) -> Iterator[tuple[int, PutFigures]]:
+    with serving(stage, processes) as server:
         for in_flight in plan.in_flight:
             puts = PutJob(
                 port=server.port,

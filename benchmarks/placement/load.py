@@ -21,8 +21,7 @@ from selectors import EVENT_READ, DefaultSelector
 import msgspec
 
 from benchmarks import generator
-from benchmarks.placement.http import Connection, encoded
-from benchmarks.placement.server import HEADERS
+from benchmarks.placement.http import HEADERS, Connection, encoded
 from benchmarks.usage import SETTLE_SECONDS, Meter
 from benchmarks.workload import instance
 

@@ -21,19 +21,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
+from benchmarks.placement.http import HEADERS
 from benchmarks.programs import program
 from benchmarks.stage import Stage
 from tests.servers.ports import Ports
 from tests.support.deadline import wait_until
 
 THREADS = 10
-HEADERS = {
-    "OpenStack-API-Version": "placement 1.28",
-    "X-Auth-Token": "admin",
-    "Content-Type": "application/json",
-    "Accept": "application/json",
-}
-"""Of every request. 1.28 is the first version with consumer generations; the token makes ``noauth2`` an administrator."""
 _CLASSES = ("VCPU", "MEMORY_MB", "DISK_GB")
 # The largest total that the API takes; the ratio makes room for more claims than a run can make.
 _INVENTORY = {"total": 2**31 - 1, "allocation_ratio": 1000.0}
