@@ -31,6 +31,7 @@ from tests.servers import PostgreSQLServer, RabbitMQServer
 _PROCESSES = 2
 _ROUND = "--rounds=1"
 _PERIOD = "exists"
+_SIDES = [WATCHED, *(side for side in SIDES if side != OURS_POSTGRESQL)]
 # For each command its smallest runs, which together have every side and experiment: arguments, and what the tables name.
 SMALLEST: dict[str, Sequence[tuple[Sequence[str], Sequence[str]]]] = {
     "compare": [
@@ -40,9 +41,9 @@ SMALLEST: dict[str, Sequence[tuple[Sequence[str], Sequence[str]]]] = {
                 _ROUND,
                 "--in-flight=1",
                 "--queue=classic",
-                *(f"--side={side}" for side in (*SIDES, WATCHED)),
+                *(f"--side={side}" for side in _SIDES),
             ],
-            [*SIDES, WATCHED],
+            _SIDES,
         )
     ],
     "growth": [
@@ -63,7 +64,7 @@ SMALLEST: dict[str, Sequence[tuple[Sequence[str], Sequence[str]]]] = {
     "workers": [
         (["--calls=20", _ROUND, "--hosts=2", "--in-flight=4", f"--store={POSTGRESQL}"], [POSTGRESQL, *ARRANGEMENTS]),
     ],
-    "moves": [(["--moves=10", _ROUND, "--in-flight=4"], [OURS, OURS_POSTGRESQL])],
+    "moves": [(["--moves=10", _ROUND, "--in-flight=4", f"--side={OURS_POSTGRESQL}"], [OURS_POSTGRESQL])],
     "profile": [(["--calls=100"], [OURS])],
 }
 RUNS = [
@@ -71,24 +72,16 @@ RUNS = [
     for command in COMMANDS
     for number, run in enumerate(SMALLEST.get(command, [((), ())]), 1)
 ]
-_VIRTUAL_HOSTS, _DATABASES = 8, 4
-
-
-@pytest.fixture(scope="session")
-def broker_version(rabbitmq: RabbitMQServer) -> str:
-    return rabbitmq.ctl("version").strip()
+_VIRTUAL_HOSTS, _DATABASES = 6, 3
 
 
 @pytest.fixture
-def servers(
-    rabbitmq: RabbitMQServer, postgresql: PostgreSQLServer, broker_version: str, tmp_path: Path
-) -> Iterator[Path]:
+def servers(rabbitmq: RabbitMQServer, postgresql: PostgreSQLServer, tmp_path: Path) -> Iterator[Path]:
     """A file that lends the session's servers to a command."""
     rabbitmq.ensure_running()
     postgresql.ensure_running()
     lent = Servers(
         broker_port=rabbitmq.port,
-        broker_version=broker_version,
         database_port=postgresql.port,
         virtual_hosts=[rabbitmq.virtual_host_url() for _ in range(_VIRTUAL_HOSTS)],
         databases=[postgresql.create_database() for _ in range(_DATABASES)],
