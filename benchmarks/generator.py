@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
@@ -43,6 +43,7 @@ def median_of(measured: Sequence[_Figures]) -> _Figures:
     """The median of each figure of a dataclass of numbers and of mappings to numbers."""
     first = measured[0]
     assert is_dataclass(first)
+    assert not isinstance(first, type)
     found: dict[str, Any] = {}
     for field in fields(first):
         values = [getattr(one, field.name) for one in measured]
@@ -50,4 +51,4 @@ def median_of(measured: Sequence[_Figures]) -> _Figures:
             found[field.name] = {name: median(value[name] for value in values) for name in values[0]}
         else:
             found[field.name] = median(values)
-    return type(first)(**found)
+    return replace(first, **found)

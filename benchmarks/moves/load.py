@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -161,10 +162,14 @@ class MoveGenerator:
         for (host, method), group in groups.items():
             asked = self._send(host, method, [arguments for _, arguments in group])
             for (travel, _), future in zip(group, asked, strict=True):
-                future.add_done_callback(lambda done, travel=travel: answers.put((travel, done)))
+                future.add_done_callback(partial(_put, answers, travel))
 
     def _send(self, host: str, method: str, requests: Sequence[Mapping[str, Any]]) -> list[Future[Any]]:
         return self._transport.send_many(CONTEXT, host, method, requests)
+
+
+def _put(answers: SimpleQueue[tuple[Travel, Future[Any]]], travel: Travel, answered: Future[Any]) -> None:
+    answers.put((travel, answered))
 
 
 def _arrived(answers: SimpleQueue[tuple[Travel, Future[Any]]]) -> list[tuple[Travel, Future[Any]]]:

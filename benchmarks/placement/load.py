@@ -130,17 +130,17 @@ class PutGenerator:
                     raise TimeoutError(f"no answer within {_TIMEOUT_SECONDS} s")
                 now = time.perf_counter()
                 for key, _ in ready:
-                    connection = key.fileobj
-                    assert isinstance(connection, Connection)
-                    answer = connection.read()
+                    answered = key.fileobj
+                    assert isinstance(answered, Connection)
+                    answer = answered.read()
                     if answer is None:
                         continue
-                    idle.append(connection)
+                    idle.append(answered)
                     if answer[0] == 204:
-                        latencies.append(now - begun[connection.number])
+                        latencies.append(now - begun[answered.number])
                     else:
-                        pause = self._pause(attempts[connection.number], *answer)
-                        heappush(paused, (now + pause, connection.number))
+                        pause = self._pause(attempts[answered.number], *answer)
+                        heappush(paused, (now + pause, answered.number))
         return latencies, sum(attempts) - len(puts)
 
     def _pause(self, attempts: int, status: int, body: bytes) -> float:
