@@ -9,19 +9,19 @@ import click
 
 import tracker_worker.cli.threading_backend  # noqa: F401 first: chooses threads for oslo.service
 
-_COMMANDS = ("compare", "growth", "clients", "profile")
+COMMANDS = ("compare", "growth", "clients", "placement", "workers", "moves", "profile")
 
 
 class _Group(click.Group):
     """Run ``compare`` when the command line has options only."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not args or args[0] not in (*_COMMANDS, "--help"):
+        if not args or args[0] not in (*COMMANDS, "--help"):
             args = ["compare", *args]
         return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
+        return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         command: click.Command = importlib.import_module(f"benchmarks.commands.{cmd_name}").command

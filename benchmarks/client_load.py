@@ -6,21 +6,16 @@
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-import msgspec
-
-from benchmarks.job import ROOT
+from benchmarks import generator
 from benchmarks.usage import cpu_seconds
 from benchmarks.workload import CONTEXT, LIMITS, instance
 
@@ -59,21 +54,7 @@ def run(job: ClientJob) -> ClientFigures:
 
     Raises RuntimeError: the client failed; the message holds the end of its stderr.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.client_load"],
-        cwd=ROOT,
-        input=msgspec.json.encode(asdict(job)),
-        capture_output=True,
-    )
-    if done.returncode != 0:
-        raise RuntimeError(f"the client failed:\n{done.stderr.decode()[-4000:]}")
-    return msgspec.json.decode(done.stdout, type=ClientFigures)
-
-
-def medians(measured: Sequence[ClientFigures]) -> ClientFigures:
-    """The median of each figure."""
-    dicts = [asdict(one) for one in measured]
-    return ClientFigures(**{name: median(one[name] for one in dicts) for name in dicts[0]})
+    return generator.run("benchmarks.client_load", job, ClientFigures)
 
 
 Claims = Callable[[Sequence[Mapping[str, Any]]], list[float]]
@@ -143,13 +124,9 @@ def _tracker(job: ClientJob) -> ClientFigures:
         return _measure(job, claims)
 
 
-def main() -> None:
-    job = msgspec.json.decode(sys.stdin.buffer.read(), type=ClientJob)
-    figures = (_stock if job.client == STOCK_CLIENT else _tracker)(job)
-    sys.stdout.buffer.write(msgspec.json.encode(asdict(figures)))
-    sys.stdout.flush()
-    os._exit(0)
+def _run(job: ClientJob) -> ClientFigures:
+    return (_stock if job.client == STOCK_CLIENT else _tracker)(job)
 
 
 if __name__ == "__main__":
-    main()
+    generator.serve(ClientJob, _run)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks import job
+from benchmarks.generator import median_of
 from benchmarks.job import Figures
 from benchmarks.sides import HOST, SIDES, running
 from benchmarks.stage import Stage
@@ -21,7 +22,7 @@ Key = tuple[str, str, int]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """The measurements of a comparison. ``others`` is the share of calls that finish or update a claim, ``warmup`` the
-    number of calls before each measurement.
+    number of calls before each measurement, which is never more than ``calls``.
     """
 
     calls: int = 5000
@@ -68,7 +69,7 @@ def compare(plan: Plan, stage: Stage, tell: Callable[[str], None]) -> Iterator[S
                             hosts=[HOST],
                             in_flight=in_flight,
                             calls=plan.calls,
-                            warmup=plan.warmup,
+                            warmup=min(plan.warmup, plan.calls),
                             seed=f"{plan.seed} {number} {in_flight}",
                             watched=server.watched,
                             notifications=server.notifications,
@@ -84,4 +85,4 @@ def summary(samples: Sequence[Sample]) -> Mapping[Key, Figures]:
     rounds: defaultdict[Key, list[Figures]] = defaultdict(list)
     for sample in samples:
         rounds[sample.key].append(sample.figures)
-    return {key: job.medians(measured) for key, measured in rounds.items()}
+    return {key: median_of(measured) for key, measured in rounds.items()}

@@ -3,17 +3,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
-from statistics import median
+from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
-import msgspec
+from benchmarks import generator
 
-ROOT = Path(__file__).parents[1]
 NOTIFICATIONS = "notifications.info"
 
 
@@ -71,25 +66,4 @@ def run(url: str, **job: object) -> Figures:
         "virtual_host": unquote(parts.path[1:]),
         **job,
     }
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.load"], cwd=ROOT, input=msgspec.json.encode(whole), capture_output=True
-    )
-    if done.returncode != 0:
-        raise RuntimeError(f"the load generator failed:\n{done.stderr.decode()[-4000:]}")
-    return msgspec.json.decode(done.stdout, type=Figures)
-
-
-def medians(measured: Sequence[Figures]) -> Figures:
-    """The median of each figure."""
-    found: dict[str, object] = {}
-    for field in fields(Figures):
-        values = [getattr(one, field.name) for one in measured]
-        if field.name == "cpu_us":
-            found[field.name] = {name: median(value[name] for value in values) for name in values[0]}
-        else:
-            found[field.name] = median(values)
-    return msgspec.convert(found, Figures)
-
-
-def as_dict(figures: Figures) -> dict[str, object]:
-    return asdict(figures)
+    return generator.run("benchmarks.load", whole, Figures)

@@ -8,27 +8,20 @@ from __future__ import annotations
 
 import array
 import gc
-import os
-import sys
 import time
-from dataclasses import asdict
-from typing import Any
 from uuid import uuid4
 
 import amqp
-import msgspec
 
-from benchmarks import frames
+from benchmarks import frames, generator
 from benchmarks.job import Figures, Job
-from benchmarks.usage import cpu_seconds, peak_mb, resident_mb
+from benchmarks.usage import SETTLE_SECONDS, Meter, peak_mb, resident_mb
 from benchmarks.workload import Workload, requests
 from tracker_worker.bus.amqp.frames import publish
 from tracker_worker.bus.amqp.internals import encode_properties
 
 _CHANNEL = 1
 _TIMEOUT_SECONDS = 120
-# The costs include the work that a server does after the last reply: acknowledgements, cursors.
-_SETTLE_SECONDS = 0.3
 _POLL_SECONDS = 0.005
 _PROPERTIES = {
     "content_type": "application/json",
@@ -60,13 +53,12 @@ class Generator:
     def run(self) -> Figures:
         job = self._job
         self._fly("warm-up", job.warmup)
-        time.sleep(_SETTLE_SECONDS)
+        time.sleep(SETTLE_SECONDS)
         notified = self._notified()
-        cpu = {name: cpu_seconds(pid) for name, pid in job.watched.items()}
+        meter = Meter(job.watched)
         seconds, own, latencies = self._fly("measured", job.calls)
         lag = self._wait_notified(notified + job.calls) if job.notifications else 0.0
-        time.sleep(_SETTLE_SECONDS)
-        used = {name: (cpu_seconds(pid) - cpu[name]) * 1e6 / job.calls for name, pid in job.watched.items()}
+        used = meter.per_call(job.calls, own)
         latencies.sort()
         self._connection.close()
         server = job.watched["server"]
@@ -75,7 +67,7 @@ class Generator:
             p50_ms=latencies[len(latencies) // 2] * 1000,
             p99_ms=latencies[len(latencies) * 99 // 100] * 1000,
             max_ms=latencies[-1] * 1000,
-            cpu_us={**used, "generator": own * 1e6 / job.calls},
+            cpu_us=used,
             notified_after_ms=lag * 1000,
             peak_mb=peak_mb(server),
             resident_mb=resident_mb(server),
@@ -152,13 +144,5 @@ class Generator:
         return time.perf_counter() - begun
 
 
-def main() -> None:
-    job: Any = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
-    figures = Generator(job).run()
-    sys.stdout.buffer.write(msgspec.json.encode(asdict(figures)))
-    sys.stdout.flush()
-    os._exit(0)
-
-
 if __name__ == "__main__":
-    main()
+    generator.serve(Job, lambda job: Generator(job).run())

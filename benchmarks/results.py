@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.job import ROOT
+from benchmarks.generator import ROOT
 
 DIRECTORY = ROOT / "benchmarks" / "results"
 _LIBRARIES = ("tracker-worker", "oslo.messaging", "kombu", "amqp", "SQLAlchemy", "msgspec", "psycopg")

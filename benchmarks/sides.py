@@ -16,7 +16,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.job import NOTIFICATIONS, ROOT
+from benchmarks.generator import ROOT
+from benchmarks.job import NOTIFICATIONS
 from benchmarks.stage import Stage
 from benchmarks.usage import child
 from benchmarks.workload import CAPACITY, NODE
@@ -100,7 +101,7 @@ def running(
         if side in _MODULES:
             watched["server"] = stack.enter_context(_program(_MODULES[side], worker.configuration))
         else:
-            watched["server"] = stack.enter_context(_worker(worker))
+            watched["server"] = stack.enter_context(working(worker))
             if side == WATCHED:
                 stack.enter_context(_watching(port_of(worker)))
         seconds = time.perf_counter() - begun
@@ -108,7 +109,7 @@ def running(
 
 
 @contextmanager
-def _worker(worker: WorkerProcess) -> Iterator[int]:
+def working(worker: WorkerProcess) -> Iterator[int]:
     """Run ``tracker-worker serve`` and yield its process id once it is ready."""
     worker.start()
     try:

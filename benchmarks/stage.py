@@ -74,9 +74,15 @@ class Stage:
     @contextmanager
     def database(self) -> Iterator[str]:
         """Yield the SQLAlchemy URL of a PostgreSQL database with the schema and no rows, and drop the database afterwards."""
+        with self.empty_database() as url:
+            engine = create_engine(url)
+            upgrade(engine)
+            engine.dispose()
+            yield url
+
+    @contextmanager
+    def empty_database(self) -> Iterator[str]:
+        """Yield the SQLAlchemy URL of a PostgreSQL database without tables, and drop the database afterwards."""
         url = self._database.create_database()
-        engine = create_engine(url)
-        upgrade(engine)
-        engine.dispose()
         yield url
         self._database.drop_database(url)

@@ -4,9 +4,13 @@
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
+
+SETTLE_SECONDS = 0.3
 
 
 def cpu_seconds(root: int) -> float:
@@ -20,6 +24,26 @@ def cpu_seconds(root: int) -> float:
             continue  # ended: its parent's times include its time
         seconds += times.user + times.system + times.children_user + times.children_system
     return seconds
+
+
+class Meter:
+    """The CPU time of processes, by name, from now on."""
+
+    def __init__(self, watched: Mapping[str, int]) -> None:
+        self._watched = watched
+        self._before = self._seconds()
+
+    def per_call(self, calls: int, own_seconds: float) -> dict[str, float]:
+        """Microseconds for each of so many calls; ``own_seconds``, those of the generator, are among them. This waits for the
+        work that servers do after the last reply: acknowledgements, cursors.
+        """
+        time.sleep(SETTLE_SECONDS)
+        after = self._seconds()
+        used = {name: (after[name] - before) * 1e6 / calls for name, before in self._before.items()}
+        return {**used, "generator": own_seconds * 1e6 / calls}
+
+    def _seconds(self) -> dict[str, float]:
+        return {name: cpu_seconds(pid) for name, pid in self._watched.items()}
 
 
 def peak_mb(pid: int) -> float:

@@ -10,15 +10,16 @@ import click
 from rich.table import Table
 
 from benchmarks import client_load, report, results
+from benchmarks.borrowed import stage as servers
 from benchmarks.client_load import CLIENTS, STOCK_CLIENT, TRACKER_CLIENT, ClientFigures, ClientJob
 from benchmarks.commands.terminal import console, progress
+from benchmarks.generator import median_of
 from benchmarks.sides import HOST, OURS, QUEUE_TYPES, running
-from benchmarks.stage import Stage
 from benchmarks.targets import outcome
 
 
 @click.command()
-@click.option("--calls", type=click.IntRange(min=100), default=5000, show_default=True)
+@click.option("--calls", type=click.IntRange(min=20), default=5000, show_default=True)
 @click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True)
 @click.option("--queue", type=click.Choice(list(QUEUE_TYPES)), default="classic", show_default=True)
 @click.option(
@@ -30,7 +31,7 @@ from benchmarks.targets import outcome
 def command(calls: int, rounds: int, queue: str, output: Path) -> None:
     """Compare the stock client and TrackerClient in a scheduler of one thread, on the same worker."""
     measured: defaultdict[str, list[ClientFigures]] = defaultdict(list)
-    with progress() as shown, Stage() as stage, running(stage, OURS, queue) as server:
+    with progress() as shown, servers() as stage, running(stage, OURS, queue) as server:
         machine = results.machine(rabbitmq=stage.broker_version)
         task = shown.add_task("", total=rounds * len(CLIENTS))
         for number in range(rounds):
@@ -41,13 +42,13 @@ def command(calls: int, rounds: int, queue: str, output: Path) -> None:
                     url=server.url,
                     host=HOST,
                     calls=calls,
-                    warmup=200,
+                    warmup=min(200, calls),
                     seed=str(number),
                     server=server.watched["server"],
                 )
                 measured[client].append(client_load.run(job))
                 shown.advance(task)
-    found = {client: client_load.medians(figures) for client, figures in measured.items()}
+    found = {client: median_of(figures) for client, figures in measured.items()}
     ratio = found[TRACKER_CLIENT].calls_per_second / found[STOCK_CLIENT].calls_per_second
     outcomes = [outcome(f"throughput, one thread: {TRACKER_CLIENT} / {STOCK_CLIENT}", ">=", 4.0, ratio)]
     path = results.path(output, "clients").with_suffix(".json")

@@ -9,10 +9,10 @@ from pathlib import Path
 import click
 
 from benchmarks import plot, report, results, targets
+from benchmarks.borrowed import stage as servers
 from benchmarks.commands.terminal import console, progress
 from benchmarks.compare import Plan, Sample, compare, summary
 from benchmarks.sides import QUEUE_TYPES, SIDES, WATCHED
-from benchmarks.stage import Stage
 
 
 @click.command()
@@ -21,7 +21,7 @@ from benchmarks.stage import Stage
     is_flag=True,
     help="First figures in a few minutes: one round of 1000 calls with 1, 64 and 256 in flight.",
 )
-@click.option("--calls", type=click.IntRange(min=100), help="Calls in each measurement.  [default: 5000]")
+@click.option("--calls", type=click.IntRange(min=20), help="Calls in each measurement.  [default: 5000]")
 @click.option("--rounds", type=click.IntRange(min=1), help="Rounds of all measurements.  [default: 3]")
 @click.option(
     "--in-flight",
@@ -67,7 +67,7 @@ def command(
         seed=seed,
     )
     samples: list[Sample] = []
-    with progress() as shown, Stage() as stage:
+    with progress() as shown, servers() as stage:
         machine = results.machine(rabbitmq=stage.broker_version)
         task = shown.add_task("", total=plan.measurements)
         for sample in compare(plan, stage, lambda doing: shown.update(task, description=doing)):

@@ -3,18 +3,16 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import click
 from rich.table import Table
 
 from benchmarks import job, results, stacks
+from benchmarks.borrowed import stage as servers
 from benchmarks.commands.terminal import console
 from benchmarks.sides import HOST, OURS, OURS_POSTGRESQL, QUEUE_TYPES, running
-from benchmarks.stage import Stage
+from benchmarks.spying import sampled
 
 # The table leaves out the outermost functions of a thread: each has all of the thread's time.
 _ROOTS = 6
@@ -24,7 +22,7 @@ _ROOTS = 6
 @click.option("--queue", type=click.Choice(list(QUEUE_TYPES)), default="classic", show_default=True)
 @click.option("--side", type=click.Choice([OURS, OURS_POSTGRESQL]), default=OURS, show_default=True)
 @click.option("--in-flight", type=click.IntRange(min=1), default=64, show_default=True)
-@click.option("--calls", type=click.IntRange(min=100), default=10000, show_default=True)
+@click.option("--calls", type=click.IntRange(min=20), default=10000, show_default=True)
 @click.option("--rate", type=click.IntRange(min=1), default=400, show_default=True, help="Samples per second.")
 @click.option("--idle", is_flag=True, help="Count waiting threads too: they show where an idle core could have worked.")
 @click.option("--top", type=click.IntRange(min=1), default=15, show_default=True, help="Functions listed per thread.")
@@ -32,47 +30,28 @@ _ROOTS = 6
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
     default=results.DIRECTORY,
-    help="Directory of the raw stacks.",
+    help="Directory of the raw stacks and the JSON file.",
 )
 def command(queue: str, side: str, in_flight: int, calls: int, rate: int, idle: bool, top: int, output: Path) -> None:
     """Rank functions by own and by total time, in percent of the samples of all threads."""
     raw = results.path(output, "profile").with_suffix(".raw")
-    with Stage() as stage, running(stage, side, queue) as server:
+    with servers() as stage, running(stage, side, queue) as server:
+        machine = results.machine(rabbitmq=stage.broker_version)
         load = {"hosts": [HOST], "in_flight": in_flight, "watched": server.watched, "notifications": ""}
-        job.run(server.url, calls=2000, warmup=0, seed="warm", **load)
-        spy = subprocess.Popen(
-            [
-                _py_spy(),
-                "record",
-                "--format=raw",
-                "--threads",
-                "--nonblocking",
-                f"--rate={rate}",
-                "--duration=unlimited",
-            ]
-            + (["--idle"] if idle else [])
-            + [f"--output={raw}", f"--pid={server.watched['server']}"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        figures = job.run(server.url, calls=calls, warmup=500, seed="profile", **load)
-        spy.send_signal(2)  # SIGINT, as from Ctrl-C, makes py-spy write its samples
-        spy.wait()
+        job.run(server.url, calls=min(2000, calls), warmup=0, seed="warm", **load)
+        with sampled(server.watched["server"], raw, rate=rate, idle=idle):
+            figures = job.run(server.url, calls=calls, warmup=min(500, calls), seed="profile", **load)
     threads = stacks.read(raw.read_text(encoding="utf-8").splitlines())
-    out = console()
-    out.print(f"{figures.calls_per_second:.0f} calls/s while it was watched")
     samples = sum(thread.samples for thread in threads.values())
+    path = raw.with_suffix(".json")
+    content = {"machine": machine, "side": side, "in_flight": in_flight, "samples": [figures], "threads": threads}
+    results.write_json(path, content)
+    out = console()
+    out.print(f"{side}: {figures.calls_per_second:.0f} calls/s while it was watched")
     for name, thread in threads.items():
         if thread.samples > samples / 100:
             out.print(_table(name, thread, samples, top))
-    out.print(str(raw), soft_wrap=True)
-
-
-def _py_spy() -> str:
-    found = shutil.which("py-spy", path=str(Path(sys.executable).parent)) or shutil.which("py-spy")
-    if found is None:
-        raise click.ClickException("py-spy is not installed; it comes with the extra 'bench'")
-    return found
+    out.print(f"{raw}, {path}", soft_wrap=True)
 
 
 def _table(name: str, thread: stacks.Thread, samples: int, top: int) -> Table:

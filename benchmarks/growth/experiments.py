@@ -28,24 +28,50 @@ ALLOCATIONS, HOSTS, AUDITS, BACKLOG, SLOW, SWEEP = (
     "another node's driver, seconds",
     "instances whose period is being closed",
 )
+EXPERIMENTS = {
+    "allocations": ALLOCATIONS,
+    "audits": AUDITS,
+    "hosts": HOSTS,
+    "backlog": BACKLOG,
+    "slow-driver": SLOW,
+    "exists": SWEEP,
+}
+"""The names on the command line."""
 _AUDITS = 20
-_SLOW_SECONDS = 10
-_PERIOD_SECONDS = 300
-_QUIET_SECONDS = 40
-"""What is measured before the period is over takes no longer."""
 _LOOKED_SECONDS = 1.5
 """By then, the worker has noticed that a period is over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
+    """The measurements. ``slow`` are the seconds that a driver takes. ``period_seconds`` is the length of the
+    periods that are closed: a part of a day; what is measured before the end of one takes at most ``quiet_seconds``.
+    """
+
     calls: int = 5000
     rounds: int = 3
     allocations: Sequence[int] = (10, 1_000, 100_000)
     hosts: Sequence[int] = (1, 100, 1_000)
     backlog: Sequence[int] = (0, 1_000_000)
+    slow: Sequence[int] = (0, 10)
+    period_seconds: int = 300
+    quiet_seconds: int = 40
     queue_type: str = "classic"
-    side: str = OURS
+    sides: Sequence[str] = (OURS,)
+    experiments: Sequence[str] = tuple(EXPERIMENTS.values())
+
+    def measurements(self) -> list[tuple[str, int, str]]:
+        """The experiments of a round, with size and side."""
+        most = max(self.allocations)
+        sizes = {
+            ALLOCATIONS: self.allocations,
+            AUDITS: (most,),
+            HOSTS: self.hosts,
+            BACKLOG: self.backlog,
+            SLOW: self.slow,
+            SWEEP: (most,),
+        }
+        return [(name, size, side) for name in self.experiments for size in sizes[name] for side in self.sides]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,11 +80,16 @@ class Sample:
 
     experiment: str
     size: int
+    side: str
     round: int
     start_seconds: float
     resident_mb: float
     figures: Figures
     more: Mapping[str, float]
+
+
+_Measured = tuple[Running, float, Figures, Mapping[str, float]]
+"""The worker, its resident memory right after the start, the figures of the claims, and this experiment's own figures."""
 
 
 class Growth:
@@ -69,126 +100,111 @@ class Growth:
         self._stage = stage
 
     def run(self) -> Iterator[Sample]:
+        experiments = {
+            ALLOCATIONS: self._allocations,
+            AUDITS: self._audited,
+            HOSTS: self._hosts,
+            BACKLOG: self._backlog,
+            SLOW: self._slow,
+            SWEEP: self._sweep,
+        }
         for number in range(self._plan.rounds):
-            for size in self._plan.allocations:
-                yield self._allocations(size, number)
-            yield self._audited(max(self._plan.allocations), number)
-            for size in self._plan.hosts:
-                yield self._hosts(size, number)
-            for size in self._plan.backlog:
-                yield self._backlog(size, number)
-            for seconds in (0, _SLOW_SECONDS):
-                yield self._slow(seconds, number)
-            yield self._sweep(max(self._plan.allocations), number)
+            for name, size, side in self._plan.measurements():
+                server, resident, figures, more = experiments[name](size, side)
+                yield Sample(
+                    experiment=name,
+                    size=size,
+                    side=side,
+                    round=number,
+                    start_seconds=server.start_seconds,
+                    resident_mb=resident,
+                    figures=figures,
+                    more=more,
+                )
 
-    @property
-    def measurements(self) -> int:
-        plan = self._plan
-        return plan.rounds * (len(plan.allocations) + len(plan.hosts) + len(plan.backlog) + 4)
-
-    def _allocations(self, size: int, number: int) -> Sample:
-        with self._worker(prepare=partial(preload.allocations, hosts=[HOST], count=size)) as server:
+    def _allocations(self, size: int, side: str) -> _Measured:
+        with self._worker(side, prepare=partial(preload.allocations, hosts=[HOST], count=size)) as server:
             resident = resident_mb(server.watched["server"])
             alone = self._load(server, in_flight=1, calls=self._plan.calls // 5)
             audit = self._load(server, in_flight=1, calls=_AUDITS, warmup=2, method="update_available_resource")
             more = {"p50_ms alone": alone.p50_ms, "audit p50_ms": audit.p50_ms, "audit p99_ms": audit.p99_ms}
-            return self._sample(ALLOCATIONS, size, number, server, resident, more)
+            return server, resident, self._load(server), more
 
-    def _audited(self, size: int, number: int) -> Sample:
+    def _audited(self, size: int, side: str) -> _Measured:
         with self._worker(
+            side,
             prepare=partial(preload.allocations, hosts=[HOST], count=size),
             options={"tracker": {"audit_interval_seconds": 1}},
         ) as server:
-            return self._sample(AUDITS, size, number, server, resident_mb(server.watched["server"]), {})
+            return server, resident_mb(server.watched["server"]), self._load(server), {}
 
-    def _hosts(self, size: int, number: int) -> Sample:
+    def _hosts(self, size: int, side: str) -> _Measured:
         names = [f"host-{number}" for number in range(1, size + 1)]
-        with self._worker(hosts={name: {NODE: CAPACITY} for name in names}) as server:
-            return self._sample(HOSTS, size, number, server, resident_mb(server.watched["server"]), {}, hosts=names)
+        with self._worker(side, hosts={name: {NODE: CAPACITY} for name in names}) as server:
+            return server, resident_mb(server.watched["server"]), self._load(server, hosts=names), {}
 
-    def _backlog(self, size: int, number: int) -> Sample:
-        with self._worker(prepare=partial(preload.backlog, host=HOST, count=size)) as server:
+    def _backlog(self, size: int, side: str) -> _Measured:
+        with self._worker(side, prepare=partial(preload.backlog, host=HOST, count=size)) as server:
             resident = resident_mb(server.watched["server"])
             before, begun = preload.published(server.database, HOST), time.perf_counter()
             # The relay publishes the outbox in order, so the notifications of these calls come last; the load does not wait
             # for them.
-            figures = self._load(server, in_flight=IN_FLIGHT, calls=self._plan.calls)
+            figures = self._load(server)
             rate = (preload.published(server.database, HOST) - before) / (time.perf_counter() - begun)
-            return self._made(BACKLOG, size, number, server, resident, figures, {"published/s": rate})
+            return server, resident, figures, {"published/s": rate}
 
-    def _slow(self, seconds: int, number: int) -> Sample:
+    def _slow(self, seconds: int, side: str) -> _Measured:
         with (
             TemporaryDirectory(prefix="tracker-benchmark-driver-") as directory,
             self._worker(
+                side,
                 hosts={HOST: {NODE: CAPACITY, slow_driver.SLOW_NODE: CAPACITY}},
                 options={"tracker": {"inventory_driver": slow_driver.NAME, "audit_interval_seconds": 1}},
                 environment=slow_driver.installed(Path(directory), seconds),
             ) as server,
         ):
-            return self._sample(SLOW, seconds, number, server, resident_mb(server.watched["server"]), {})
+            return server, resident_mb(server.watched["server"]), self._load(server), {}
 
-    def _sweep(self, size: int, number: int) -> Sample:
+    def _sweep(self, size: int, side: str) -> _Measured:
         """Claims while a period of so many instances is being closed, and just before."""
-        ending = _next_boundary()
+        ending = _next_boundary(self._plan.period_seconds, self._plan.quiet_seconds)
         with self._worker(
+            side,
             prepare=partial(preload.allocations, hosts=[HOST], count=size, at=time.time_ns() // 1000),
-            options={"notifications": {"usage_audit_period": f"{_PERIOD_SECONDS}s"}},
+            options={"notifications": {"usage_audit_period": f"{self._plan.period_seconds}s"}},
         ) as server:
             resident = resident_mb(server.watched["server"])
-            quiet = self._load(server, in_flight=IN_FLIGHT, calls=self._plan.calls)
+            quiet = self._load(server)
             assert time.time() < ending, "the period was over too early: measure on a faster machine"
             time.sleep(ending + _LOOKED_SECONDS - time.time())
             before, begun = preload.published(server.database, HOST), time.perf_counter()
-            figures = self._load(server, in_flight=IN_FLIGHT, calls=self._plan.calls, seed="swept")
+            figures = self._load(server, seed="swept")
             after, seconds = preload.published(server.database, HOST), time.perf_counter() - begun
             told = after - before - self._plan.calls
-            more = {"p99_ms before": quiet.p99_ms, "instances/s": told / seconds}
-            return self._made(SWEEP, size, number, server, resident, figures, more)
+            return server, resident, figures, {"p99_ms before": quiet.p99_ms, "instances/s": told / seconds}
 
-    def _worker(self, **arguments: Any) -> Any:
-        return running(self._stage, self._plan.side, self._plan.queue_type, **arguments)
-
-    def _sample(
-        self,
-        experiment: str,
-        size: int,
-        number: int,
-        server: Running,
-        resident: float,
-        more: Mapping[str, float],
-        **load: Any,
-    ) -> Sample:
-        figures = self._load(server, in_flight=IN_FLIGHT, calls=self._plan.calls, **load)
-        return self._made(experiment, size, number, server, resident, figures, more)
-
-    @staticmethod
-    def _made(
-        experiment: str,
-        size: int,
-        number: int,
-        server: Running,
-        resident: float,
-        figures: Figures,
-        more: Mapping[str, float],
-    ) -> Sample:
-        return Sample(
-            experiment=experiment,
-            size=size,
-            round=number,
-            start_seconds=server.start_seconds,
-            resident_mb=resident,
-            figures=figures,
-            more=more,
-        )
+    def _worker(self, side: str, **arguments: Any) -> Any:
+        return running(self._stage, side, self._plan.queue_type, **arguments)
 
     def _load(self, server: Running, **arguments: Any) -> Figures:
-        whole = {"hosts": [HOST], "warmup": 500, "seed": str(arguments), "watched": server.watched, **arguments}
+        plan = self._plan
+        whole = {
+            "hosts": [HOST],
+            "in_flight": IN_FLIGHT,
+            "calls": plan.calls,
+            "warmup": plan.calls // 10,
+            "seed": str(arguments),
+            "watched": server.watched,
+            **arguments,
+        }
         return job.run(server.url, notifications="", **whole)
 
 
-def _next_boundary() -> int:
-    """When the present period is over, or the next one if too little is left of it: then this waits for that."""
-    left = _PERIOD_SECONDS - time.time() % _PERIOD_SECONDS
-    if left < _QUIET_SECONDS:
+def _next_boundary(period: int, quiet: int) -> int:
+    """When the present period is over, or, if less than ``quiet`` seconds of it are left, the next one: then this waits for its
+    beginning. Seconds since the epoch.
+    """
+    left = period - time.time() % period
+    if left < quiet:
         time.sleep(left)
-    return (int(time.time()) // _PERIOD_SECONDS + 1) * _PERIOD_SECONDS
+    return (int(time.time()) // period + 1) * period

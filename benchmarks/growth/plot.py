@@ -18,10 +18,14 @@ def write(found: Found, path: Path) -> None:
 
     figure, grid = plt.subplots(2, 2, sharex="col", sharey="row", figsize=(11, 7))
     for column, experiment in enumerate((ALLOCATIONS, HOSTS)):
-        points = [(size, one.figures) for (name, size), one in found.items() if name == experiment]
-        sizes = [size for size, _ in points]
-        grid[0][column].plot(sizes, [one.calls_per_second for _, one in points], marker="o")
-        grid[1][column].plot(sizes, [one.cpu_us["server"] for _, one in points], marker="o")
+        for side in dict.fromkeys(side for name, _, side in found if name == experiment):
+            points = [
+                (size, one.figures) for (name, size, at), one in found.items() if (name, at) == (experiment, side)
+            ]
+            sizes = [size for size, _ in points]
+            grid[0][column].plot(sizes, [one.calls_per_second for _, one in points], marker="o", label=side)
+            grid[1][column].plot(sizes, [one.cpu_us["server"] for _, one in points], marker="o")
+            grid[0][column].legend()
         grid[0][column].set_xscale("log")
         grid[1][column].set_xlabel(experiment)
     grid[0][0].set_ylabel("calls/s")

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.job import ROOT
+from benchmarks.generator import ROOT
 from tracker_worker.inventory.static import StaticDriver
 
 NAME = "benchmark_slow"
