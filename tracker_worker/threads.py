@@ -57,6 +57,11 @@ def frame_of(thread_id: int) -> FrameType | None:
     return sys._current_frames().get(thread_id)
 
 
+def name_of(thread_id: int) -> str:
+    """The name of a thread of this process; empty: there is no such thread."""
+    return next((thread.name for thread in threading.enumerate() if thread.ident == thread_id), "")
+
+
 def frames() -> list[tuple[str, FrameType | None]]:
     """The name of each thread of this process, and its innermost frame; None: it has just ended."""
     found = sys._current_frames()
@@ -108,7 +113,8 @@ def soonest(*waits: float | None) -> float | None:
 
 
 class StepThread:
-    """Runs a stepped part on a daemon thread of its own, from ``start`` to ``stop``.
+    """Runs a stepped part on a daemon thread of its own, from ``start`` to ``stop``. While that thread sleeps, another one may
+    make a step in its place (``instead``).
 
     A step that raises ends the thread and is reported to ``died``: a part that stopped unnoticed is worse than a restart.
     """
@@ -130,6 +136,10 @@ class StepThread:
         self._asleep.acquire()
         self._stopping = False
         self._thread = NamedThread(target=self._run, name=name)
+        # Held by the thread that makes a step. Under it, who that is, and when the thread of the part goes on by itself.
+        self._turn = threading.Lock()
+        self._in_place: int | None = None
+        self._wakes_at = 0.0
         # The number of steps that have begun. Without work it rises once a second.
         self.turns = 0
 
@@ -142,33 +152,69 @@ class StepThread:
             with contextlib.suppress(RuntimeError):  # another thread has done so in between
                 self._asleep.release()
 
+    def instead(self, step: Callable[[], float | None]) -> bool:
+        """Make a step of the part on this thread, if the part's own thread sleeps. ``step`` does and returns what the part's
+        ``step`` would. Any thread may call this; it waits for nothing but the step. Returns whether ``step`` was called."""
+        if not self._turn.acquire(blocking=False):
+            return False
+        try:
+            if self._stopping or not self._wakes_at:
+                return False
+            self.turns += 1
+            self._in_place = threading.get_ident()
+            wait = step()
+            if wait is not None and self._monotonic() + wait < self._wakes_at:
+                self.wake()
+        except BaseException as error:
+            LOG.exception("the thread %s ends", self._thread.name)
+            self._end(error)
+        finally:
+            self._in_place = None
+            self._turn.release()
+        return True
+
     def stop(self, timeout_seconds: float | None = None) -> bool:
         """Let the step in hand end, for at most so long (None: however long it takes). Returns whether the thread has ended.
         Harmless when stopped, not started, or called on the thread itself."""
+        until = None if timeout_seconds is None else self._monotonic() + timeout_seconds
         self._stopping = True
         self.wake()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(None if timeout_seconds is None else max(0.0, timeout_seconds))
-        return not self._thread.is_alive()
+        if self._thread.is_alive() or self._in_place == threading.get_ident():
+            return not self._thread.is_alive()
+        # No step in its place begins any more; one may not have ended.
+        if not self._turn.acquire(timeout=-1 if until is None else max(0.0, until - self._monotonic())):
+            return False
+        self._turn.release()
+        return True
 
     def is_alive(self) -> bool:
         return self._thread.is_alive()
 
     @property
     def ident(self) -> int | None:
-        """The thread's number in this process; None: it was not started."""
-        return self._thread.ident
+        """The number in this process of the thread that makes a step, or makes the next one; None: it was not started."""
+        return self._in_place or self._thread.ident
 
     def _run(self) -> None:
         try:
             while not self._stopping:
-                self.turns += 1
-                wait = self._part.step(self._monotonic())
+                with self._turn:
+                    self.turns += 1
+                    wait = self._part.step(self._monotonic())
+                    pause = _IDLE_SECONDS if wait is None else max(0.0, min(wait, _IDLE_SECONDS))
+                    self._wakes_at = self._monotonic() + pause
                 # The next step sees everything that was handed over before it.
-                self._asleep.acquire(timeout=_IDLE_SECONDS if wait is None else max(0.0, min(wait, _IDLE_SECONDS)))
+                self._asleep.acquire(timeout=pause)
         except BaseException as error:
             LOG.exception("the thread %s ends", self._thread.name)
-            self._died(error)
+            self._end(error)
+
+    def _end(self, error: BaseException) -> None:
+        self._stopping = True
+        self.wake()
+        self._died(error)
 
 
 class Pool(Protocol):

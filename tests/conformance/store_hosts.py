@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 from msgspec.structs import replace
 
@@ -10,6 +12,7 @@ from tests.support.builders import HOST, NOW, begin, node_name, uuid
 from tests.support.store import ALL, TOPIC, StoreCase, Writer, answer, load, picture, register, settle
 from tracker_worker.domain.commands import AbortClaim, DrainNode, ReportList, RetireNode
 from tracker_worker.store.base import Commit, Conflict, History, HostRecord, Store, StreamEnd
+from tracker_worker.store.memory import MemoryStore
 
 N1, N2 = node_name(1), node_name(2)
 TOKENS = ("019bc0de-0000-7000-8000-00000000000a", "019bc0de-0000-7000-8000-00000000000b", "c")
@@ -51,6 +54,31 @@ class RecordContract(StoreCase):
             ("host-a", 0, 0),
             ("host-b", 2, 0),
         ]
+        assert [store.host(host.name) for host in store.hosts()] == store.hosts()
+        assert store.host("host-c") is None
+
+    def test_what_is_written_together_is_there_and_nothing_that_is_broken_off_on_sql(
+        self, store: Store, second: Store
+    ) -> None:
+        host_id = register(store)
+        with store.together():
+            store.create_node(host_id, N1)
+            store.create_node(host_id, N2)
+            assert [stream.node for stream in store.open_cursors(HOST, ["billing"])] == [N1, N2]
+        with store.together():
+            pass
+        loaded = second.load_host(HOST)
+        assert loaded is not None
+        assert list(loaded.nodes) == [N1, N2]
+        assert [stream.cursors for stream in second.streams(HOST)] == [{"billing": 0}] * 2
+        with suppress(LookupError), store.together():
+            store.create_node(host_id, "node-9")
+            raise LookupError
+        again = second.load_host(HOST)
+        assert again is not None
+        assert isinstance(store, MemoryStore) or list(again.nodes) == [N1, N2]
+        store.create_node(host_id, "node-9")  # each by itself again
+        assert [stream.node for stream in second.streams(HOST)] == [N1, N2, "node-9"]
 
     def test_the_last_two_tokens_are_kept(self, store: Store, second: Store) -> None:
         host_id, other = register(store), register(store, "other")

@@ -62,6 +62,7 @@ def every_method(store: Store, stream_id: int) -> dict[str, partial]:
         "all_locked": partial(lock_all_and_leave, store),
         "probe": partial(store.probe, 1, NOW),
         "hosts": store.hosts,
+        "host": partial(store.host, "host-1"),
         "histories": store.histories,
         "progress": partial(store.progress, ["host-1"]),
         "renew_token": partial(store.renew_token, 1, "a token"),

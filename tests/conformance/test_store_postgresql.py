@@ -93,7 +93,8 @@ def test_a_restart_of_the_server_fails_one_call_and_no_later_call(
 ) -> None:
     with opened(url) as store:
         writer = settle(store)
-        postgresql.restart()
+        load(store)
+        postgresql.restart()  # which ends the connection of commits and that of reads
         with pytest.raises(StoreUnavailable):
             every_method(store, writer[N1].stream_id)[first]()
         for call in every_method(store, writer[N1].stream_id).values():

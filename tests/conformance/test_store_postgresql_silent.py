@@ -41,6 +41,7 @@ def test_calls_on_existing_and_new_connections_to_a_silent_server_time_out(
     store: SQLStore, postgresql: PostgreSQLServer, name: str
 ) -> None:
     call = every_method(store, settle(store)[N1].stream_id)[name]
+    load(store)
     with postgresql.frozen():
         with pytest.raises(StoreUnavailable, match="silent"):
             call()

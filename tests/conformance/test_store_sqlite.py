@@ -21,6 +21,7 @@ from tracker_worker.store.sql.store import SQLStore
 READERS = frozenset(
     {
         "host_names",
+        "host",
         "hosts",
         "histories",
         "progress",

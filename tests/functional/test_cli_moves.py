@@ -14,6 +14,8 @@ from tests.functional.conftest import MakeWorker
 from tests.functional.test_cli import SMALL, Operator
 from tests.support.worker_process import NODE, WorkerProcess
 
+pytestmark = pytest.mark.long
+
 HOSTS = {host: {"n1": NODE} for host in ("h1", "h2")}
 OTHER = {"h3": {"n1": NODE}}
 LARGE = ("--vcpus", "4", "--memory-mb", "8192", "--root-gb", "20")

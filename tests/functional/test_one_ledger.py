@@ -26,6 +26,8 @@ from tests.support.deadline import wait_until
 from tests.support.worker_process import NODE, PROGRAM, WorkerProcess
 from tracker_worker import errors
 
+pytestmark = pytest.mark.long
+
 TIMES = int(os.environ.get("LEDGER_STARTS", "2"))
 CURE = "tracker-worker host adopt h1"
 

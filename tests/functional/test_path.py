@@ -135,7 +135,7 @@ def files_of(recorder: PathRecorder) -> set[str]:
     the commit and the write are few."""
     recorder.seen.sort()
     delivered = recorder.find("c_call", READS)
-    committed = recorder.find("return", {"SQLStore.commit"})
+    committed = recorder.find("return", {"SQLStore.commit"}, after=delivered)
     written = recorder.find("c_call", WRITES, file="stream.py", after=committed)
     functions = [name for _, name in recorder.between(committed, written)]
     assert len(functions) <= 4, functions

@@ -14,6 +14,8 @@ import pytest
 from tests.servers import PostgreSQLServer, RabbitMQServer
 from tests.servers.ports import is_listening
 
+pytestmark = pytest.mark.long
+
 
 @contextmanager
 def _channel(transport_url: str, **options: object) -> Iterator[Any]:

@@ -16,6 +16,8 @@ from tests.support.builders import instance_dict, sized
 from tests.support.deadline import wait_until
 from tests.support.worker_process import NODE
 
+pytestmark = pytest.mark.long
+
 AUDIT = "update_available_resource"
 SMALL = sized(vcpus=1, memory_mb=64, disk_gb=1)
 

@@ -18,6 +18,8 @@ from tests.support.deadline import wait_until
 from tests.support.migrated import migrated
 from tests.support.worker_process import NODE, Nodes, WorkerProcess
 
+pytestmark = pytest.mark.long
+
 BUSY, OTHER = "h1", "h2"
 HOSTS: dict[str, Nodes] = {BUSY: {"n1": NODE}, OTHER: {"n2": NODE}}
 IN_FLIGHT = 8

@@ -86,12 +86,13 @@ def _relayed(relay: Relay) -> Iterator[str]:
 
 def _waiting(worker: Worker) -> Iterator[str]:
     engine = worker._engine._engine
-    tasks = Counter(arrival for arrival in engine._arrivals if callable(arrival))
-    if any(task not in tasks for task in engine._called_soon):
+    arrivals = engine._arrivals
+    tasks = Counter(arrival for arrival in arrivals.copy() if callable(arrival))
+    if any(task not in tasks for task in arrivals._called_soon):
         yield "a task counts as waiting, and is lost"
-    if any(count > 1 for task, count in tasks.items() if task in engine._called_soon):
+    if any(count > 1 for task, count in tasks.items() if task in arrivals._called_soon):
         yield "a task waits twice"
-    if engine._arrivals:
+    if arrivals:
         return  # the loss of a connection may be among them
     requests = {id(request): request for request in _requests(engine._backlog)}
     gone = sum(not worker._bus.receiver.is_current(request.delivery) for request in requests.values())
@@ -122,7 +123,7 @@ def _timers(worker: Worker) -> Iterator[str]:
     calls += sum(call.heartbeat is not None for call in engine._audits._calls._waiting)
     calls += sum(
         request.heartbeat is not None
-        for arrival in engine._engine._arrivals
+        for arrival in engine._arrivals.copy()
         if isinstance(arrival, list)
         for request in arrival
     )

@@ -201,6 +201,24 @@ class VirtualStepThread(threads.StepThread):
             self._alive = False
             self._ended.notify_all()
 
+    def instead(self, step: Callable[[], float | None]) -> bool:
+        machine = self.machine
+        if not self._alive or self._stopping or self._due is None or self.name in machine.hung or not self.turns:
+            return False
+        self._due.cancelled, self._due = True, None
+        self.turns += 1
+        try:
+            wait = step()
+        except Exception as error:  # noqa: BLE001 as the real one
+            self._stopping = self._woken = True
+            wait = 0.0
+            self._died(error)
+        if self._woken:
+            self._due = machine.soon(self._go_on)
+        else:
+            self._due = machine.later(_IDLE_SECONDS if wait is None else min(wait, _IDLE_SECONDS), self._go_on)
+        return True
+
     def stop(self, timeout_seconds: float | None = None) -> bool:
         self._stopping = True
         self._wake()

@@ -138,7 +138,7 @@ class EngineHarness:
             policy=lambda: self.policy,
             max_body_bytes=1 << 20,
             every=self._every,
-            submit=self.engine.submit,
+            submit=self.engine.receive,
         )
         self.bus.start(
             self.hosts,

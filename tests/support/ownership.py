@@ -62,6 +62,7 @@ class Worker:
             hosts=hosts,
             worker=name,
             received=self.passed.extend,
+            waited=self.passed.extend,
             changed=self._changed,
             emptied=self.emptied.append,
             clock=lambda: self.wall,

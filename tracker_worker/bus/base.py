@@ -17,6 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import msgspec
@@ -225,7 +226,7 @@ class Sender(ABC):
 
     @abstractmethod
     def send(self, outgoing: Sequence[Outgoing]) -> None:
-        """Publish and settle these items in this order. The engine's thread only; returns immediately."""
+        """Publish and settle these items in this order. One thread at a time; returns immediately."""
 
     @abstractmethod
     def heartbeat(self, reply_to: ReplyTo, body: bytes) -> None:
@@ -237,6 +238,8 @@ class Bus(ABC):
 
     receiver: Receiver
     sender: Sender
+    hold_seconds: float = inf
+    """How long ``Listener.received`` may keep the thread that calls it."""
 
     @abstractmethod
     def start(self, hosts: Sequence[str], listener: Listener) -> None:

@@ -38,7 +38,7 @@ def adopt_host(store: Store, conf: cfg.ConfigOpts, host: str) -> Adopted:
     Raises CommandFailed: the database does not know the host, its queue has a consumer, or no broker can be reached; and
     StoreUnavailable. The host's marker is then as before, or that of ``store``.
     """
-    record = next((record for record in store.hosts() if record.name == host), None)
+    record = store.host(host)
     if record is None:
         raise CommandFailed(f"the database has no host {host}")
     settings = read_settings(conf)

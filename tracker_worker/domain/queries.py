@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from operator import itemgetter
 from typing import Any
@@ -153,11 +153,12 @@ def _would_fit(found: claims.Fit) -> dict[str, Any] | None:
     return {"fits": not shortfalls, "shortfalls": shortfalls, "limit_source": found.limit_source}
 
 
-def kept(answer: Any) -> Any:
-    """An answer of ``read`` that stays the same when the ledgers change."""
+def kept(answer: Any, made: Callable[[Any], Any] = lambda item: item) -> Any:
+    """An answer of ``read`` that stays the same when the ledgers change. Of the items of a list, what ``made`` makes of each is
+    kept."""
     if isinstance(answer, views.Entries):
         return dict(answer)
-    return list(answer) if isinstance(answer, Iterator) else answer
+    return [made(item) for item in answer] if isinstance(answer, Iterator) else answer
 
 
 def merged(query: Query, answers: Sequence[Any]) -> Any:

@@ -51,7 +51,7 @@ class Decisions:
 
     def create_node(self, node: str) -> None:
         """Make a row for a node that has none. The host must have a service record."""
-        self._in_history(lambda: self._ledgers.create_nodes(self._name, [node]))
+        self._in_history(lambda: self._ledgers.create_nodes({self._name: [node]}))
 
     def commit(self, *commands: Command) -> list[Decision]:
         """Decide all of these commands and commit them as one step; again, when another writer was first."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -61,14 +62,14 @@ def read_asked(worker: str, *, method: str = "", context: Mapping[str, Any] | No
     if context:
         with suppress(InvalidInput):  # the request is refused for it, unless its own instance says who it is for
             owner = owner_of(None, None, context)
-            asked.project_id, asked.user_id = _cut(owner["project_id"]), _cut(owner["user_id"])
+            asked.project_id, asked.user_id = _cut_known(owner["project_id"]), _cut_known(owner["user_id"])
         asked.request_id = _cut(context.get("request_id"))
         traceparent = context.get("traceparent")
         if isinstance(traceparent, str) and _TRACEPARENT.fullmatch(traceparent):
             asked.traceparent = traceparent
         roles = context.get("roles")
         if isinstance(roles, list):
-            asked.roles = tuple([_cut(role) for role in roles[:_MOST_ROLES] if isinstance(role, str)])
+            asked.roles = tuple([_cut_known(role) for role in roles[:_MOST_ROLES] if isinstance(role, str)])
     return asked
 
 
@@ -92,3 +93,13 @@ def traceparent_of(encoded: bytes) -> str:
 
 def _cut(text: Any) -> str:
     return printable(text, _MOST_CHARACTERS) if isinstance(text, str) else ""
+
+
+def _cut_known(text: Any) -> str:
+    """The same of a text that many requests have in common."""
+    return _remembered(text) if isinstance(text, str) and len(text) <= _MOST_CHARACTERS else _cut(text)
+
+
+@lru_cache(maxsize=1024)
+def _remembered(text: str) -> str:
+    return printable(text, _MOST_CHARACTERS)

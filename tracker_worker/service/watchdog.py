@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The watchdog of the engine's thread.
+"""The watchdog of the engine.
 
 A worker whose engine hangs would keep its hosts: the connections' own threads still answer the broker's heartbeats. The
 watchdog tells such an engine from a busy one, and has the process end, so that the broker gives the hosts to a standby.
@@ -27,7 +27,8 @@ _LEDGERS = os.path.join(_STORE, "ledgers.py")
 
 
 class Watched(Protocol):
-    """The thread that is watched: ``turns`` changes whenever it begins another pass of its loop."""
+    """The thread that is watched: ``turns`` changes whenever it begins another pass of its loop. ``ident`` is the thread that
+    makes it, perhaps in its place."""
 
     turns: int
 
@@ -39,7 +40,8 @@ class Watched(Protocol):
 
 class Watchdog:
     """Calls ``stalled`` once, on its own thread, when the watched thread has not turned for ``stall_seconds``; it gets a
-    sentence that says where that thread stands. A call of the store that takes less than ``STORE_SECONDS`` counts as turning.
+    sentence that says where the thread stands that makes the pass. A call of the store that takes less than ``STORE_SECONDS``
+    counts as turning.
 
     ``start`` and ``stop`` must be called from one thread. Without ``start``, a test calls ``step`` itself."""
 
@@ -51,6 +53,7 @@ class Watchdog:
         stalled: Callable[[str], None],
         died: Callable[[BaseException], None],
         frame_of: Callable[[int], FrameType | None] = threads.frame_of,
+        name_of: Callable[[int], str] = threads.name_of,
         monotonic: Callable[[], float] = threads.monotonic,
         runtime: threads.Runtime = threads.SYSTEM,
     ) -> None:
@@ -58,6 +61,7 @@ class Watchdog:
         self._stall_seconds = stall_seconds
         self._stalled = stalled
         self._frame_of = frame_of
+        self._name_of = name_of
         self._thread = runtime.stepped("tracker-watch", self, died, monotonic=monotonic)
         self._looked_at: float | None = None
         self._turns = -1
@@ -103,7 +107,9 @@ class Watchdog:
         limit = self._stall_seconds if call is None else max(self._stall_seconds, STORE_SECONDS)
         if self._standing >= limit and not self._barked:
             self._barked = True
-            self._stalled(f"the engine has stood still for {round(self._standing)} s at {place(frame)}")
+            name = "" if ident is None else self._name_of(ident)
+            on = f" on the thread {name}" if name else ""
+            self._stalled(f"the engine has stood still for {round(self._standing)} s at {place(frame)}{on}")
         return _LOOK_SECONDS
 
 

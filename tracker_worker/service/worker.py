@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from importlib.metadata import version
 from operator import attrgetter
 
@@ -153,7 +153,8 @@ class Worker:
             policy=self._policy_of_requests,
             max_body_bytes=conf.bus.max_body_bytes,
             every=self._timers.every,
-            submit=self._engine.submit,
+            submit=self._engine.receive,
+            submit_later=self._engine.submit,
             reply_queues=self._reply_queues,
             permissions=self._permissions,
             worker=self._owner,
@@ -166,6 +167,7 @@ class Worker:
             hosts=self._hosts,
             worker=self._owner,
             received=self._reader.received,
+            waited=self._reader.waited,
             changed=self._engine.allow,
             emptied=self._engine.emptied,
             clock=self._clock,
@@ -207,10 +209,7 @@ class Worker:
         """The policy of the moment. After a step of the clock forward, of which a worker that has just started does not know,
         deletions look older than they are: for as long as they are remembered, all count."""
         policy = self._policy
-        if self._clock.unsure_within(policy.deletion_memory / SECOND):
-            memory = MAX_TIMEOUT_SECONDS * SECOND
-            return replace(policy, deletion_memory=memory, move_memory=memory)
-        return policy
+        return _remembering_all(policy) if self._clock.unsure_within(policy.deletion_memory / SECOND) else policy
 
     def start(self) -> None:
         """Raises ConfigurationError, StartCancelled; the parts that were started by then are stopped again."""
@@ -393,3 +392,9 @@ class Worker:
         self._store.stop()
         self.reporting.stop(max(0.0, until - self._monotonic()))
         LOG.info("counters: %s", self.counters.snapshot())
+
+
+@lru_cache(maxsize=1)
+def _remembering_all(policy: Policy) -> Policy:
+    memory = MAX_TIMEOUT_SECONDS * SECOND
+    return replace(policy, deletion_memory=memory, move_memory=memory)

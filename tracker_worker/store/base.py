@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 from tracker_worker.domain.allocation import Allocation
 from tracker_worker.domain.host import HostLedger
@@ -158,6 +158,10 @@ class Store(HistoryStore):
         """Return the service records, by name. Any thread."""
 
     @abstractmethod
+    def host(self, name: str) -> HostRecord | None:
+        """Return the service record of this host, without a look at the others; None: there is none. Any thread."""
+
+    @abstractmethod
     def renew_token(self, host_id: int, token: str) -> None:
         """Make ``token`` the present token of a host, and the one that was present the previous one. A token that is present
         already changes nothing. Any thread."""
@@ -204,6 +208,12 @@ class Store(HistoryStore):
     @abstractmethod
     def all_locked(self) -> AbstractContextManager[LockedStore]:
         """The same for all hosts: every other writer waits, and so does this one for those that have begun. Any thread."""
+
+    def together(self) -> AbstractContextManager[None]:
+        """Let ``create_node`` and ``open_cursors``, called by this thread in the block, be one transaction where the store has
+        them: if the block raises, nothing of them may have happened. Others wait for it, so that a block is to be short. Any
+        thread."""
+        return nullcontext()
 
     @abstractmethod
     def create_node(self, host_id: int, name: str) -> None:

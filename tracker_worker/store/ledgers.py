@@ -7,12 +7,15 @@ compared with what was read and committed before.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from tracker_worker.domain.host import HostLedger
 from tracker_worker.domain.ledger import NodeLedger
 from tracker_worker.store.base import AnotherHistory, Progress, Store
+
+TOGETHER = 100
+"""Of so many rows is a transaction that others may wait for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,14 +107,15 @@ class Ledgers:
             self.note(ledger)
         self._hosts[host.name] = host
 
-    def create_nodes(self, name: str, nodes: Sequence[str]) -> None:
-        """Make a row for each of ``nodes`` that is new."""
-        host = self.get(name)
-        new = [node for node in nodes if node not in host.nodes]
-        for node in new:
-            self._store.create_node(host.id, node)
-        if new:
-            self.forget([name])
+    def create_nodes(self, nodes: Mapping[str, Iterable[str]]) -> None:
+        """Make a row for each of ``nodes`` (host -> their names) that is new."""
+        self.refresh(name for name in nodes if name not in self._hosts)
+        new = [(host, node) for host in map(self.get, nodes) for node in nodes[host.name] if node not in host.nodes]
+        for first in range(0, len(new), TOGETHER):
+            with self._store.together():
+                for host, node in new[first : first + TOGETHER]:
+                    self._store.create_node(host.id, node)
+        self.forget({host.name for host, _ in new})
 
     # --- the history -------------------------------------------------------------------------------------------------
 
@@ -124,6 +128,11 @@ class Ledgers:
             generation=ledger.generation,
             sequence=ledger.sequence,
         )
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether ``confirm`` would read the store."""
+        return self._doubted
 
     def doubt(self) -> None:
         """The store was away, and may have gone back in the meantime."""

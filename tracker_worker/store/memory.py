@@ -92,6 +92,11 @@ class MemoryStore(MemoryHistory, Store):
         with self._lock:
             return sorted((host.record() for host in self._rows.hosts.values()), key=attrgetter("name"))
 
+    def host(self, name: str) -> HostRecord | None:
+        with self._lock:
+            host = self._rows.hosts.get(name)
+            return None if host is None else host.record()
+
     def renew_token(self, host_id: int, token: str) -> None:
         with self._lock:
             host = self._rows.host(host_id)

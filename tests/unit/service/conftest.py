@@ -18,7 +18,7 @@ from tests.support.worker import WorkerHarness
 from tracker_worker.conf import register_opts
 from tracker_worker.inventory import base
 from tracker_worker.inventory.fake import FakeDriver
-from tracker_worker.service.chores import relay, track
+from tracker_worker.service.chores import pause, relay, track
 from tracker_worker.service.loop import backlog
 
 MakeHarness = Callable[..., EngineHarness]
@@ -48,7 +48,7 @@ def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backlog, "_FIRST_DELAY_SECONDS", 0.001)
     monkeypatch.setattr(backlog, "_LONGEST_DELAY_SECONDS", 0.001)
     monkeypatch.setattr(relay, "_FLUSH_SECONDS", 0.01)
-    monkeypatch.setattr(relay, "_LONGEST_DELAY_SECONDS", 0.01)
+    monkeypatch.setattr(pause, "_LONGEST_SECONDS", 0.01)
 
 
 @pytest.fixture

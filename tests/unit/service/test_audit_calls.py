@@ -59,7 +59,7 @@ class Case:
 
     def settle(self) -> None:
         """Step until nothing is due now."""
-        while self.harness.engine.step(self.now) == 0.0 or self.harness.engine._engine._arrivals:
+        while self.harness.engine.step(self.now) == 0.0 or self.harness.engine._arrivals:
             pass
 
     def forward(self, seconds: float) -> None:

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from msgspec.structs import replace
 
@@ -12,7 +10,9 @@ from tests.support.builders import begin, node_name
 from tests.support.store import Writer, answer, note, settle
 from tracker_worker.store.base import Commit
 from tracker_worker.store.memory import MemoryStore
-from tracker_worker.store.sql.postgresql import MOST_BYTES, MOST_ROWS, parameters_of
+from tracker_worker.store.sql.arrays import Binary
+from tracker_worker.store.sql.compound import columns_of
+from tracker_worker.store.sql.postgresql import MOST_BYTES, MOST_ROWS, filled_of
 
 N1 = node_name(1)
 
@@ -23,12 +23,20 @@ def writer() -> Writer:
 
 
 def rows_of(commit: Commit) -> list[dict[str, int]]:
-    """Table -> number of rows, of each statement that has rows."""
+    """Table -> number of rows, of each statement."""
     found = []
-    for parameters in parameters_of(commit):
-        counted = {name: len(json.loads(text)) for name, text in parameters.items() if text is not None}
-        found.append({name: count for name, count in counted.items() if count})
+    for tables, single, parameters in filled_of(commit):
+        left = iter(parameters)
+        counted = {name: [length(next(left), single=single) for _ in columns_of(name, [])] for name in tables}
+        assert all(len(set(lengths)) == 1 for lengths in counted.values())
+        assert next(left, None) is None
+        found.append({name: lengths[0] for name, lengths in counted.items()})
     return found
+
+
+def length(parameter: Binary | None, *, single: bool) -> int:
+    """The number of elements of an array, which its header has after three other numbers."""
+    return 1 if single or parameter is None else int.from_bytes(parameter[12:16], "big")
 
 
 def test_an_ordinary_commit_is_one_statement(writer: Writer) -> None:
@@ -38,7 +46,7 @@ def test_an_ordinary_commit_is_one_statement(writer: Writer) -> None:
     commit = writer.made(*answers, cursors={ledger.stream_id: 1 for ledger in writer.host})
     verified = {1: {ledger.id: ledger.stored_generation for ledger in writer.host}}
     assert rows_of(replace(commit, verified=verified)) == [
-        {"nodes": 1, "kept": 999, "inbox": 1000, "outbox": 999, "cursors": 2, "verified": 1}
+        {"verified": 1, "nodes": 1, "kept": 999, "inbox": 1000, "outbox": 999, "cursors": 2}
     ]
 
 
@@ -58,7 +66,7 @@ def test_one_row_more_of_a_table_makes_several_statements_in_order(writer: Write
 
 
 def test_a_statement_has_a_limit_in_bytes_and_one_larger_row_goes_alone(writer: Writer) -> None:
-    sizes = [MOST_BYTES // 4, MOST_BYTES // 4, MOST_BYTES, 10, MOST_BYTES // 2, MOST_BYTES // 2]
+    sizes = [MOST_BYTES // 4, MOST_BYTES // 4, MOST_BYTES + 2000, 10, MOST_BYTES // 2, MOST_BYTES // 2]
     answers = [replace(answer(f"u-{number}"), reply=bytes(size)) for number, size in enumerate(sizes)]
     commit = Commit(inbox_rows=answers, notifications=[note(writer[N1], 7)])
     assert rows_of(commit) == [
@@ -68,8 +76,17 @@ def test_a_statement_has_a_limit_in_bytes_and_one_larger_row_goes_alone(writer: 
         {"inbox": 1},
         {"outbox": 1},
     ]
-    lengths = [sum(len(text or "") for text in parameters.values()) for parameters in parameters_of(commit)]
-    assert [length > MOST_BYTES + 100 for length in lengths] == [False, True, False, False, False]
+    sizes = [sum(len(each or b"") for each in filled.parameters) for filled in filled_of(commit)]
+    assert [size > MOST_BYTES + 1000 for size in sizes] == [False, True, False, False, False]
+
+
+def test_a_claim_that_comes_alone_has_values_and_no_arrays(writer: Writer) -> None:
+    commit = writer.put(begin(1, node=N1)).made(answer("u-1"), cursors={writer[N1].stream_id: 1})
+    assert [(each.tables, each.single) for each in filled_of(commit)] == [
+        (("nodes", "kept", "inbox", "outbox", "cursors"), True)
+    ]
+    larger = replace(commit, inbox_rows=[replace(answer("u-1"), reply=bytes(MOST_BYTES))])
+    assert not any(each.single for each in filled_of(larger))
 
 
 def test_a_commit_of_nothing_has_one_statement() -> None:

@@ -8,19 +8,21 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from psycopg import RawCursor
 from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
 
 from tests.support.builders import begin, node_name, uuid
 from tests.support.migrated import migrated
 from tests.support.store import settle
 from tracker_worker.store.sql import reading, rearranging
-from tracker_worker.store.sql.postgresql import _NOTHING
+from tracker_worker.store.sql.compound import TABLES, columns_of, statement_for
 from tracker_worker.store.sql.rows import NODE_COLUMNS
 from tracker_worker.store.sql.schema import allocations, deletions, inbox, outbox
-from tracker_worker.store.sql.statements import PARAMETER, POSTGRESQL, SQLITE, Statements
+from tracker_worker.store.sql.statements import PARAMETER, SQLITE, Statements
 from tracker_worker.store.sql.store import SQLStore
 
 NAMES = Statements._fields
@@ -37,6 +39,7 @@ INSERTS = {
     "insert_inbox": inbox,
     "insert_outbox": outbox,
 }
+POSTGRESQL = statement_for(TABLES, single=False).decode()
 ALL = {"sqlite": SQLITE, "postgresql": Statements(*[POSTGRESQL] * len(NAMES))}
 
 
@@ -105,10 +108,12 @@ def test_the_statement_on_postgresql_looks_the_rows_of_large_tables_up_by_an_ind
         text = page.compile(connection, compile_kwargs={"literal_binds": True})
         page_plan = "\n".join(connection.exec_driver_sql(f"EXPLAIN {text}".replace("%", "%%")).scalars())
         connection.exec_driver_sql("SET plan_cache_mode = force_generic_plan")
+        driver: Any = connection.connection.driver_connection
+        nothing = [None, *(column for table in TABLES for column in columns_of(table, []))]
         plans = []
         for scans in ("on", "off"):  # a scan is right for a table of a few rows
             connection.exec_driver_sql(f"SET enable_seqscan = {scans}")
-            plans.append("\n".join(connection.exec_driver_sql(f"EXPLAIN {POSTGRESQL}", _NOTHING).scalars()))
+            plans.append("\n".join(row[0] for row in RawCursor(driver).execute(f"EXPLAIN {POSTGRESQL}", nothing)))
     store.stop()
     assert "Index Scan using uq_allocations_instance_uuid_host_id_role" in page_plan, page_plan
     assert "Incremental Sort" in page_plan

@@ -32,6 +32,7 @@ class AMQPBus(Bus):
     def __init__(self, settings: BrokerSettings, system: System = SYSTEM) -> None:
         self._settings = settings
         self._system = system
+        self.hold_seconds = settings.heartbeat_seconds / 2
         # The two connections share the list, so that both are to the same broker if it is there.
         self._addresses = shared_addresses(settings)
         self._started = False

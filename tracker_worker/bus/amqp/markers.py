@@ -285,15 +285,11 @@ class AMQPMarkers(Markers):
 
     @contextmanager
     def _on_channel(self) -> Iterator[Any]:
-        """The channel that this object uses, until the broker closes it because of an error."""
+        """The channel that this object uses. Where the broker closes it because of an error, py-amqp opens another one under
+        its number before it raises the error: the next block may use that."""
         if self._channel is None:
             self._channel = self._connection.channel()
-        try:
-            yield self._channel
-        except ChannelError:
-            self._channel.close()  # the broker has closed it, and py-amqp has opened another one under its number
-            self._channel = None
-            raise
+        yield self._channel
 
 
 def _without_right(error: AccessRefused) -> MarkerUnavailable:

@@ -13,9 +13,13 @@ class Gate:
     """Any thread may call the methods. ``connection`` rises with each connection that is opened or lost; ``is_lost``: there is
     none. What waits is unsettled, so that the bus limits its bytes."""
 
-    def __init__(self, received: Callable[[Sequence[Delivery]], None]) -> None:
-        """``received`` gets the deliveries of admitted sources, those of each source in order."""
+    def __init__(
+        self, received: Callable[[Sequence[Delivery]], None], waited: Callable[[Sequence[Delivery]], None]
+    ) -> None:
+        """``received`` gets the deliveries of admitted sources, those of each source in order, and ``waited``, which returns
+        immediately, those that have waited."""
         self._received = received
+        self._waited = waited
         self._lock = threading.Lock()
         self._admitted: frozenset[str] = frozenset()
         self._held: dict[str, list[Delivery]] = {}
@@ -38,9 +42,10 @@ class Gate:
                     ready.append(delivery)
                 else:
                     self._held.setdefault(delivery.source, []).append(delivery)
-            if ready:
-                self._received(ready)
-            return bool(self._held)
+            waits = bool(self._held)
+        if ready:  # without the lock: they may be decided here, which may take as long as the store does
+            self._received(ready)
+        return waits
 
     def waits(self, source: str) -> bool:
         """Whether deliveries of the source wait."""
@@ -72,7 +77,7 @@ class Gate:
                 return False
             held = self._held.pop(source, None)
             if held:
-                self._received(held)  # before anything that comes now
+                self._waited(held)  # before anything that comes now
             self._admitted |= {source}
             emptied = source in self._emptied
             self._emptied.discard(source)

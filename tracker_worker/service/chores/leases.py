@@ -18,7 +18,7 @@ from tracker_worker.service.chores.relay import Relay
 from tracker_worker.service.clock import Clock
 from tracker_worker.service.requests.methods import Audit
 from tracker_worker.service.requests.pending import PendingRequest
-from tracker_worker.store.base import LEASE_SECONDS, Store
+from tracker_worker.store.base import LEASE_SECONDS, Store, Stream
 from tracker_worker.store.ledgers import Ledgers
 
 LOG = logging.getLogger(__name__)
@@ -93,8 +93,9 @@ class Leases:
         granted = self._granted([host.id for host in hosts.values()], force=False, serves=serves)
         # What another worker has added in the meantime has to be relayed too.
         self._ledgers.refresh([name for name, host in hosts.items() if host.id in granted])
+        opened = self._relay.opened(name for name, host in hosts.items() if host.id in granted)
         for name in hosts:
-            self._set(name, granted)
+            self._set(name, granted, opened.get(name))
         self.wanted = self._heard - self.held
         if self.wanted:
             self.take()
@@ -164,14 +165,14 @@ class Leases:
             serves=serves,
         )
 
-    def _set(self, name: str, granted: set[int]) -> None:
+    def _set(self, name: str, granted: set[int], opened: Sequence[Stream] | None = None) -> None:
         host = self._ledgers.get(name)
         if host.id in granted:
             if name not in self.held:
                 LOG.info("this worker does the chores of host %s", name)
                 self._expiry.gained(name)
                 self._gained(name)
-            self._relay.take(host)  # also for a lease that was held before: the host may have new nodes
+            self._relay.take(host, opened)  # also for a lease that was held before: the host may have new nodes
             self.held |= {name}
         elif name in self.held:
             LOG.info("another worker does the chores of host %s", name)

@@ -65,10 +65,10 @@ def take(
     """
     with markers.locked(record.name):
         # Whoever held the lock before may have renewed the token: the database keeps two, and that on the broker must be one.
-        present = [each for each in store.hosts() if each.name == record.name]
-        if not present:
+        present = store.host(record.name)
+        if present is None:
             raise MarkerUnavailable(NO_SUCH_HOST)
-        record = present[0]
+        record = present
         marker = None
         with suppress(*([MarkerUnavailable] if made_empty or force else [])):
             marker = markers.look(record.name)

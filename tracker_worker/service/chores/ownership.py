@@ -26,7 +26,8 @@ LOG = logging.getLogger(__name__)
 
 # What stands in the way of a whole round: no broker, no store.
 _RETRY_SECONDS = 0.5
-# A long round tells what it has found this often.
+# A long round tells what it has found after so long, and again after twice as long each time: whoever hears of it looks at all
+# hosts that are served.
 _TELL_SECONDS = 0.2
 # The ledger_id of the database is compared this often with the one that the markers have.
 _HISTORY_SECONDS = 5.0
@@ -48,6 +49,7 @@ class Ownership:
         hosts: Sequence[str],
         worker: str,
         received: Callable[[Sequence[Delivery]], None],
+        waited: Callable[[Sequence[Delivery]], None],
         changed: Callable[[frozenset[str]], None],
         emptied: Callable[[str], None] = lambda host: None,
         clock: Callable[[], int],
@@ -56,14 +58,15 @@ class Ownership:
         runtime: threads.Runtime = threads.SYSTEM,
         new_token: Callable[[], str] | None = None,
     ) -> None:
-        """``worker`` is this worker's name in leases. ``received`` gets the deliveries that may be decided. ``changed`` is
+        """``worker`` is this worker's name in leases. ``received`` gets the deliveries that may be decided, and
+        ``waited``, which returns immediately, those that have waited for a look at their host. ``changed`` is
         called with the hosts whose chores this worker may do, before their queues are consumed. ``emptied`` is called with a
         host whose queue was empty when everything that had come from it was passed on. ``clock`` gives microseconds,
         ``monotonic`` seconds."""
         self._store = store
         self._bus = bus
         self._worker = worker
-        self._gate = Gate(received)
+        self._gate = Gate(received, waited)
         self._changed = changed
         self._emptied = emptied
         self._clock = clock
@@ -202,7 +205,7 @@ class Ownership:
         if not due:
             return
         self._read_store(required=False)
-        told = now
+        tell_at, pause = now + _TELL_SECONDS, _TELL_SECONDS
         try:
             with self._bus.markers() as markers:
                 for host in due:
@@ -213,9 +216,10 @@ class Ownership:
                     served = host.looked and host.standing is Standing.SERVED
                     if first and served and self._gate.admit(host.name, connection):
                         self._emptied(host.name)
-                    if self._monotonic() >= told + _TELL_SECONDS:
+                    if self._monotonic() >= tell_at:
                         self._tell(connection)
-                        told = self._monotonic()
+                        pause *= 2
+                        tell_at = self._monotonic() + pause
         finally:
             self._tell(connection)
 

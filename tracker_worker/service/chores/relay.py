@@ -23,39 +23,24 @@ from tracker_worker.domain.host import HostLedger
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.notifications.dialects.dialect import Dialect, Unwritable
 from tracker_worker.notifications.notification import Notification
+from tracker_worker.service.chores.pause import Pause
 from tracker_worker.service.chores.track import Topic, Track
 from tracker_worker.store.base import Commit, Conflict, Store, Stream
+from tracker_worker.store.ledgers import TOGETHER
 
 LOG = logging.getLogger(__name__)
 
 # The relay writes cursors with the next commit, or in a commit of their own after this time without one. It also reads confirms
 # this often, because a confirm usually does not wake the engine.
 _FLUSH_SECONDS = 0.2
-_LONGEST_DELAY_SECONDS = 2.0
 
 
 def _log_hole(host: str, node: str, first: int, last: int) -> None:
     LOG.error("the outbox lacks the events %d to %d of node %s/%s: they are lost", first, last, host, node)
 
 
-class _Pause:
-    """When the store may be asked again after errors in a row, in seconds on the monotonic clock."""
-
-    def __init__(self) -> None:
-        self.until = 0.0
-        self.succeeded()
-
-    def succeeded(self) -> None:
-        self._delay = _FLUSH_SECONDS
-
-    def failed(self, now: float) -> None:
-        self._delay = min(self._delay * 2, _LONGEST_DELAY_SECONDS)
-        self.until = now + self._delay
-
-
 class Relay:
-    """``confirmed`` may be called from any thread; everything else belongs to the engine's thread. A host is relayed from
-    ``take`` to ``drop``."""
+    """Any thread may call ``confirmed``; all else is the engine's. A host is relayed from ``take`` to ``drop``."""
 
     def __init__(
         self,
@@ -84,9 +69,8 @@ class Relay:
         self._monotonic = monotonic
         self._topics = {name: Topic(name, dialect) for name, dialect in topics.items()}
         self._relayed: dict[str, set[int]] = {}  # host -> its streams
-        self._nodes: dict[
-            str, frozenset[int]
-        ] = {}  # host -> those of its nodes, unless its streams are to be read again
+        # Host -> those of its nodes, unless its streams are to be read again.
+        self._nodes: dict[str, frozenset[int]] = {}
         self._noted: frozenset[int] = frozenset()
         self._confirms: deque[Any] = deque()
         # What was in flight when the history ended, and how often: its confirms mean nothing.
@@ -98,8 +82,8 @@ class Relay:
         self._hole: tuple[str, str, int, int] | None = None  # that has yet to be reported
         self._reported: dict[int, int] = {}  # stream id -> the last number of its last hole, which each topic comes to
         self._flush_at: float | None = None
-        self._reads = _Pause()
-        self._writes = _Pause()
+        self._reads = Pause()
+        self._writes = Pause()
         # The error of the last step, if the store was unavailable, and the seconds that it took.
         self.outage: tuple[StoreUnavailable, float] | None = None
 
@@ -146,20 +130,31 @@ class Relay:
             self._noted = self._noted.union(sequences)
             self._nodes.clear()
 
-    def take(self, host: HostLedger) -> None:
+    def opened(self, hosts: Iterable[str]) -> dict[str, list[Stream]]:
+        """Make the cursors of those hosts that are not relayed yet; return their streams, for ``take``. Raises
+        StoreUnavailable."""
+        new = sorted(host for host in hosts if host not in self._relayed)  # as others do, who wait for the rows
+        found = {}
+        for first in range(0, len(new), TOGETHER):
+            with self._store.together():
+                for host in new[first : first + TOGETHER]:
+                    found[host] = self._store.open_cursors(host, list(self._topics))
+        return found
+
+    def take(self, host: HostLedger, opened: Sequence[Stream] | None = None) -> None:
         """Relay this host's nodes from their cursors on. For a node that is relayed already, include the notifications that
         another worker may have added, and go on behind a refused one that an operator has set aside. Raises
         StoreUnavailable."""
-        self.take_streams(host.name, {ledger.stream_id: ledger.sequence for ledger in host})
+        self.take_streams(host.name, {ledger.stream_id: ledger.sequence for ledger in host}, opened)
 
-    def take_streams(self, host: str, known: Mapping[int, int]) -> None:
+    def take_streams(self, host: str, known: Mapping[int, int], opened: Sequence[Stream] | None = None) -> None:
         """The same for the streams of a host name, of which those of its nodes have these ids and sequences."""
         relayed = self._relayed.get(host)
         stuck = relayed is not None and any(topic.is_stuck(relayed) for topic in self._topics.values())
         # A stream that a node has left has had its last event meanwhile.
         if relayed is None or stuck or self._nodes.get(host) != known.keys():
             # Also without topics: the cursors of topics that are configured no more are removed.
-            streams = self._store.open_cursors(host, list(self._topics))
+            streams = self._store.open_cursors(host, list(self._topics)) if opened is None else opened
             self._relayed[host] = {stream.id for stream in streams}
             self._nodes[host] = frozenset(known)
             for stream in streams:
@@ -202,8 +197,7 @@ class Relay:
         self.moved.clear()
 
     def reached(self) -> Iterator[tuple[int, str, int, int]]:
-        """Stream id, topic, number of the last published notification, and the cursor that the store has (0: not known), of
-        every stream on every topic."""
+        """Stream id, topic, number of the last published notification, and the cursor that the store has (0: not known)."""
         for topic in self._topics.values():
             for track in topic.tracks.values():
                 cursor = 0 if (track.stream_id, topic.name) in self.moved else track.confirmed
@@ -264,7 +258,13 @@ class Relay:
             return 0.0
         return None if self._flush_at is None else max(0.0, self._flush_at - now)
 
-    def _access(self, pause: _Pause, access: Callable[[], None]) -> None:
+    def has_to_access(self, now: float) -> bool:
+        """Whether a step at ``now`` would access the store."""
+        if self._hole is not None or any(topic.lagging for topic in self._topics.values()):
+            return True
+        return self._flush_at is not None and now >= self._flush_at
+
+    def _access(self, pause: Pause, access: Callable[[], None]) -> None:
         began = self._monotonic()
         try:
             self._confirm_history()

@@ -34,6 +34,17 @@ class Attempts:
         self._decider = decider
         self._counters = counters
 
+    def is_ready(self, items: Sequence[Item]) -> bool:
+        """Whether an attempt at these items would access the store once: their ledgers are in memory, and nothing else is to be
+        read before."""
+        begins = any(
+            isinstance(item, PendingRequest)
+            and item.operation
+            and isinstance(item.operation.action, commands.BeginMove)
+            for item in items
+        )
+        return not begins and not self._ledgers.in_doubt and all(map(self._ledgers.holds, hosts_of(items)))
+
     def make(self, lane: Lane, items: list[Item], cursors: Mapping[tuple[int, str], int]) -> Batch:
         """Decide and commit ``items``, which are the next ones of ``lane``, and with them these cursors of the relay.
 
@@ -101,13 +112,16 @@ class Attempts:
                 chore.done(self._ledgers.get(chore.host))
 
     def _create_nodes(self, items: Sequence[Item]) -> None:
+        reported: dict[str, set[str]] = {}
         for item in items:
             if isinstance(item, Chore):
                 for command in item.commands:
                     if isinstance(command, commands.ReportNode):
-                        self._ledgers.create_nodes(item.host, [command.node])
+                        reported.setdefault(item.host, set()).add(command.node)
                     elif isinstance(command, commands.ReportList) and not item.if_new:
-                        self._ledgers.create_nodes(item.host, sorted(command.nodes))
+                        reported.setdefault(item.host, set()).update(command.nodes)
+        if reported:
+            self._ledgers.create_nodes({host: sorted(nodes) for host, nodes in sorted(reported.items())})
 
 
 def _reads(item: Item) -> bool:

@@ -7,7 +7,14 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from tracker_worker.errors import StoreUnavailable
-from tracker_worker.service.requests.items import Item, host_of, is_alone, request_of
+from tracker_worker.service.requests.items import (
+    AT_A_TIME,
+    Item,
+    host_of,
+    is_alone,
+    is_of_many,
+    request_of,
+)
 from tracker_worker.service.requests.pending import PendingRequest
 from tracker_worker.store.base import HostLocked
 
@@ -27,10 +34,11 @@ class Lane:
     the last one has not. Times are in seconds on the monotonic clock. ``level``: how loudly the log says that the lane waits:
     an outage is said elsewhere, another program that holds rows of the host is not."""
 
-    def __init__(self, host: str | None) -> None:
+    def __init__(self, host: str | None, *, most: int = _MOST_ITEMS) -> None:
+        """``most``: of so many items an attempt is made together."""
         self.host = host
         self.items: list[Item] = []
-        self._most = _MOST_ITEMS
+        self._most = self._usual = most
         self._doubtful = 0
         self.level = logging.INFO
         self._reset()
@@ -69,7 +77,7 @@ class Lane:
         self._doubtful = max(0, self._doubtful - len(items))
         self._reset()
         if not self.items:
-            self._most = _MOST_ITEMS
+            self._most = self._usual
 
     def halve(self, items: Sequence[Item]) -> None:
         """These items could not be stored together: attempt half as many."""
@@ -77,7 +85,7 @@ class Lane:
 
     def whole_again(self) -> None:
         """The item that could not be stored is gone: attempt as many as usual."""
-        self._most = _MOST_ITEMS
+        self._most = self._usual
 
     def keep(self, wanted: Callable[[Item], bool]) -> int:
         """Drop the items that are not ``wanted``. Returns the number of dropped items."""
@@ -112,7 +120,8 @@ class Backlog:
     """All items that are not finished.
 
     All items are decided together in ``common``. When that fails because of one of its hosts, ``split`` gives each host a lane
-    of its own, until the lane is empty. While anything is held up, items that need no ledger are in ``free``.
+    of its own, until the lane is empty. While anything is held up, items that need no ledger are in ``free``. Questions about
+    many hosts are in ``wide``: a few of their hosts have their turn after each batch of the others.
 
              add          committed
     nothing -----> common -----------------------------> nothing
@@ -123,6 +132,7 @@ class Backlog:
     def __init__(self) -> None:
         self.free = Lane(None)
         self.common = Lane(None)
+        self.wide = Lane(None, most=AT_A_TIME)
         self._hosts: dict[str, Lane] = {}
 
     def __len__(self) -> int:
@@ -155,6 +165,7 @@ class Backlog:
         yield self.free
         yield self.common
         yield from list(self._hosts.values())
+        yield self.wide
 
     def requests(self, arrivals: Iterable[object]) -> list[PendingRequest]:
         """A copy of the requests that are not finished, with those among ``arrivals``, which come in lists; each of them once.
@@ -163,7 +174,11 @@ class Backlog:
         arrived = [request for arrival in arrivals if isinstance(arrival, list) for request in arrival]
         return list({id(request): request for request in (*held, *arrived)}.values())
 
-    def add(self, items: Iterable[Item]) -> None:
+    def add(self, items: Sequence[Item]) -> None:
+        """Take the items of a request, or a chore."""
+        if is_of_many(items):
+            self.wide.items += items
+            return
         for item in items:
             host = host_of(item)
             if host is None and self.is_held_up:

@@ -26,6 +26,8 @@ from tracker_worker.service.requests.refusals import CallExpired
 from tracker_worker.store.base import Conflict, InboxRow, StoreReplaced
 from tracker_worker.store.ledgers import Ledgers
 from tracker_worker.unit_of_work import UnitOfWork
+from tracker_worker.wire.measured import Encoded
+from tracker_worker.wire.message import to_json
 from tracker_worker.wire.reply import MAX_ANSWER_BYTES, answer, parking_reason, parks
 
 
@@ -105,8 +107,19 @@ class Batch:
         """The batch is committed: end the requests about several hosts whose last part was in it."""
         for part, outcome in self.parts:
             whole = part.whole
+            if whole.ended:
+                continue
             whole.outcomes[part.host] = outcome
-            if whole.done() and not whole.ended:
+            if isinstance(outcome, list):
+                whole.size += sum(len(item.json) for item in outcome if isinstance(item, Encoded))
+            if isinstance(outcome, CallExpired):
+                whole.ended = True
+                self.ended.append((whole.request, outcome))
+                self.conclude(whole.request, Settlement(delivery=whole.request.delivery))
+            elif whole.size > self.max_answer_bytes:
+                whole.ended = True
+                self.reply(whole.request, list(whole.outcomes.values()))  # an error: it is too large already
+            elif whole.done():
                 whole.ended = True
                 self._end(whole)
 
@@ -240,8 +253,14 @@ class Decider:
         action = part.whole.operation.action
         assert isinstance(action, Audit | queries.Query)
         outcome: Any
+        if part.whole.ended:
+            return
+        if part.request.deadline <= batch.began:
+            batch.parts.append((part, CallExpired()))
+            return
         try:
-            outcome = queries.kept(self._look(batch, part.request, self._ledgers.get(part.host), action))
+            found = self._look(batch, part.request, self._ledgers.get(part.host), action)
+            outcome = queries.kept(found, lambda item: Encoded(to_json(item)))
         except StoreUnavailable:
             raise
         except TrackerError as refusal:

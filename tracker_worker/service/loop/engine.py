@@ -21,7 +21,6 @@ it decides the message.
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Sequence
 
 from tracker_worker.bus.base import FANOUT, Bus
@@ -30,6 +29,7 @@ from tracker_worker.errors import StoreUnavailable
 from tracker_worker.service.chores.audits import Audits
 from tracker_worker.service.chores.leases import Leases
 from tracker_worker.service.chores.relay import Relay
+from tracker_worker.service.loop.arrivals import Arrivals, Task
 from tracker_worker.service.loop.attempt import Attempts
 from tracker_worker.service.loop.backlog import Backlog, Lane
 from tracker_worker.service.loop.batch import Batch, Unexpected
@@ -50,15 +50,15 @@ LOG = logging.getLogger(__name__)
 _CHECK_SECONDS = 0.25
 # Under lock, no race can be lost; should it happen all the same, there is a pause before each further attempt.
 _MOST_LOST_RACES = 3
-Task = Callable[[], None]
 
 
 class Engine:
-    """Any thread may call ``submit``, ``run`` and ``undecided``; everything else happens on the thread that calls ``step``."""
+    """Any thread may call ``undecided``; everything else happens on the thread that makes a pass, one at a time."""
 
     def __init__(
         self,
         *,
+        arrivals: Arrivals,
         store: Store,
         bus: Bus,
         ledgers: Ledgers,
@@ -73,9 +73,8 @@ class Engine:
         counters: Counters,
         clock: Callable[[], int],
         monotonic: Callable[[], float],
-        wake: Callable[[], None],
     ) -> None:
-        """``clock`` returns microseconds, ``monotonic`` seconds. ``wake`` causes a call of ``step`` soon."""
+        """``clock`` returns microseconds, ``monotonic`` seconds."""
         self._bus = bus
         self._attempts = attempts
         self._recovery = recovery
@@ -85,9 +84,7 @@ class Engine:
         self._outcomes = outcomes
         self._counters = counters
         self._monotonic = monotonic
-        self._wake = wake
-        self._arrivals: deque[Sequence[PendingRequest] | Chore | Task] = deque()
-        self._called_soon: set[Task] = set()  # of ``run_once``
+        self._arrivals = arrivals
         self._backlog = backlog
         self._outage = outage
         self._failures = Failures(
@@ -102,31 +99,9 @@ class Engine:
             monotonic=monotonic,
         )
 
-    # --- from any thread ---------------------------------------------------------------------------------------------
-
-    def submit(self, item: Sequence[PendingRequest] | Chore) -> None:
-        """Decide ``item`` after every item that was submitted before it."""
-        self._arrivals.append(item)
-        self._wake()
-
-    def run(self, task: Task) -> None:
-        """Call ``task`` between two batches. If the task raises StoreUnavailable or Conflict, a warning is logged; the caller
-        that runs the task periodically runs it again."""
-        self._arrivals.append(task)
-        self._wake()
-
-    def run_once(self, task: Task) -> None:
-        """The same, unless the task waits to be called already: while each call waits for a store that is away, they do not
-        become more and more."""
-        if task not in self._called_soon:
-            self._called_soon.add(task)
-            self.run(task)
-
     def undecided(self) -> list[PendingRequest]:
         """A copy of the requests that are not decided. Any thread."""
-        return self._backlog.requests(list(self._arrivals))
-
-    # --- the loop ----------------------------------------------------------------------------------------------------
+        return self._backlog.requests(self._arrivals.copy())
 
     def step(self, now: float) -> float | None:
         """One pass of the loop. Returns the seconds until the next pass is due; None: it is due when something arrives.
@@ -141,30 +116,48 @@ class Engine:
             return 0.0
         if self._audits.busy:
             due = soonest(due, self._audits.step(self._monotonic()))
-        relay_due = self._relay.step(now)
+        return soonest(due, self._publish(now))
+
+    def is_idle(self, requests: Sequence[PendingRequest], now: float) -> bool:
+        """Whether a pass would have these requests to decide, which have come alone, and nothing else to do or to read."""
+        return not (
+            self._arrivals
+            or len(self._backlog)
+            or self._outage.error is not None
+            or self._audits.busy
+            or self._leases.wanted
+            or self._relay.has_to_access(now)
+            or any(request.delivery.source not in self._leases.settled for request in requests)
+            or not self._attempts.is_ready(requests)
+        )
+
+    def decide(self, requests: Sequence[PendingRequest], now: float) -> float | None:
+        """One attempt at these requests alone, if the engine ``is_idle``; see ``step``. What fails is left to the next step."""
+        self._outage.in_this_pass = False
+        self._accept(requests)
+        self._try(self._backlog.common, goes_on=False)
+        if len(self._backlog) or self._outage.in_this_pass or self._relay.has_to_access(now):
+            return 0.0
+        return self._publish(now)
+
+    def _publish(self, now: float) -> float | None:
+        due = self._relay.step(now)
         if self._relay.outage is not None:
             self._outage.note(*self._relay.outage)
             return 0.0
-        return relay_due if due is None else soonest(due, relay_due)
+        return due
 
     def _take(self) -> None:
         """Take what has arrived, and run its tasks. What a task submits is taken in the next step, so that a task of many
         steps does not delay requests. After a task to which the store was unavailable, later tasks wait for the next step."""
         tasks: list[Task] = []
-        for _ in range(len(self._arrivals)):
-            arrival = self._arrivals.popleft()
+        for arrival in self._arrivals.take():
             if isinstance(arrival, Chore):
                 self._backlog.add([arrival])
             elif callable(arrival):
                 tasks.append(arrival)
             else:
-                sources = {request.delivery.source for request in arrival}
-                if not sources <= self._leases.settled:
-                    self._leases.heard(sources)
-                if FANOUT in sources:
-                    arrival = [self._leases.share(request) for request in arrival]
-                for request in arrival:
-                    self._backlog.add(divided(request))
+                self._accept(arrival)
         if self._outage.error is not None or self._backlog.is_held_up:
             self._failures.end_late_calls()
         if self._leases.wanted:
@@ -172,8 +165,17 @@ class Engine:
         for position, task in enumerate(tasks, 1):
             self._do(task)
             if self._outage.in_this_pass:
-                self._arrivals.extend(tasks[position:])
+                self._arrivals.put_off(tasks[position:])
                 return
+
+    def _accept(self, requests: Sequence[PendingRequest]) -> None:
+        sources = {request.delivery.source for request in requests}
+        if not sources <= self._leases.settled:
+            self._leases.heard(sources)
+        if FANOUT in sources:
+            requests = [self._leases.share(request) for request in requests]
+        for request in requests:
+            self._backlog.add(divided(request))
 
     def drop_lost(self) -> None:
         """The consuming connection is gone: drop the requests that came over it, as they come again."""
@@ -182,7 +184,7 @@ class Engine:
 
     def _do(self, task: Task) -> None:
         began = self._monotonic()
-        self._called_soon.discard(task)
+        self._arrivals.called(task)
         try:
             try:
                 task()
@@ -207,14 +209,15 @@ class Engine:
             return None
         return min(max(0.0, min(left) - self._monotonic()), _CHECK_SECONDS)
 
-    def _try(self, lane: Lane) -> None:
-        """One attempt at the next items of the lane."""
+    def _try(self, lane: Lane, *, goes_on: bool = True) -> None:
+        """One attempt at the next items of the lane. ``goes_on``: another history is gone on with at once."""
         began = self._monotonic()
         items = lane.next()
         try:
             batch = self._attempts.make(lane, items, self._relay.moved)
         except AnotherHistory as another:
-            self._recover(lane, another, began)
+            if goes_on:
+                self._recover(lane, another, began)
         except Conflict as conflict:
             self._outage.over()
             self._counters.add("conflicts")

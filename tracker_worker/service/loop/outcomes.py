@@ -7,8 +7,7 @@ made none are in ``kept_refusals``.
 
 from __future__ import annotations
 
-import itertools
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 
 from tracker_worker.domain import events, queries
@@ -124,8 +123,7 @@ class Outcomes:
         if not batch.ended:
             return
         stages, now = self._tally.stages, self._monotonic()
-        for received_at, same in itertools.groupby([request.received_at for request, _ in batch.ended]):
-            number = sum(1 for _ in same)
+        for received_at, number in Counter(request.received_at for request, _ in batch.ended).items():
             stages["queued"].observe(batch.began - received_at, number)
             stages["decided"].observe(batch.decided - received_at, number)
             stages["committed"].observe(batch.committed - received_at, number)

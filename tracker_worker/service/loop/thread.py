@@ -26,11 +26,13 @@ from tracker_worker.service.chores.host_chores import HostChores
 from tracker_worker.service.chores.inventories import Inventories
 from tracker_worker.service.chores.relay import Relay
 from tracker_worker.service.clock import Clock
+from tracker_worker.service.loop.arrivals import Arrivals
 from tracker_worker.service.loop.attempt import Attempts
 from tracker_worker.service.loop.backlog import Backlog
 from tracker_worker.service.loop.batch import Decider
 from tracker_worker.service.loop.engine import Engine
 from tracker_worker.service.loop.inbox import Inbox
+from tracker_worker.service.loop.inline import Inline
 from tracker_worker.service.loop.outage import Outage
 from tracker_worker.service.loop.outcomes import Outcomes
 from tracker_worker.service.loop.recovery import Recovery
@@ -38,8 +40,6 @@ from tracker_worker.service.loop.refused import Refused
 from tracker_worker.service.loop.reporting import Reporting
 from tracker_worker.service.loop.snapshot import Snapshots
 from tracker_worker.service.loop.stored_answers import StoredAnswers
-from tracker_worker.service.requests.items import Chore
-from tracker_worker.service.requests.pending import PendingRequest
 from tracker_worker.store.base import Conflict, Store, StoreReplaced
 from tracker_worker.store.ledgers import Ledgers
 from tracker_worker.unit_of_work import UnitOfWork
@@ -50,7 +50,7 @@ LOG = logging.getLogger(__name__)
 
 class EngineThread:
     """``start``, ``stop`` and ``release`` must be called from one thread, and ``step`` only from the engine's thread. Any
-    thread may call the other methods."""
+    thread may call the other methods, ``submit`` (see ``Arrivals``) and ``receive`` (see ``Inline``)."""
 
     def __init__(
         self,
@@ -88,7 +88,8 @@ class EngineThread:
         self._turned, self._turned_at = turned, -inf
         self._monotonic = monotonic
         self._thread = runtime.stepped("tracker-engine", self, died, monotonic=monotonic)
-        wake = self._thread.wake
+        self._arrivals = Arrivals(wake=self._thread.wake)
+        self.submit = self._arrivals.submit
         ledgers = Ledgers(store)
         inbox = Inbox(store)
         made: dict[str, Any] = {
@@ -108,7 +109,7 @@ class EngineThread:
             confirm_history=ledgers.confirm,
             ledger_id=lambda: ledgers.ledger_id,
             monotonic=monotonic,
-            wake=wake,
+            wake=self._thread.wake,
         )
         self._recovery = Recovery(
             store=store,
@@ -134,7 +135,7 @@ class EngineThread:
             calendar=calendar,
             gained=self.audit,
             submit=self.submit,
-            soon=lambda task: self._engine.run_once(task),
+            soon=self._arrivals.run_once,
             clock=clock,
             monotonic=monotonic,
         )
@@ -164,6 +165,7 @@ class EngineThread:
         )
         self._backlog = Backlog()
         self._engine = Engine(
+            arrivals=self._arrivals,
             backlog=self._backlog,
             store=store,
             bus=bus,
@@ -199,14 +201,15 @@ class EngineThread:
             counters=counters,
             clock=clock,
             monotonic=monotonic,
-            wake=wake,
         )
-
+        self.receive = Inline(
+            self._engine, self._arrivals, self._thread, hold_seconds=bus.hold_seconds, monotonic=monotonic
+        ).receive
         self.snapshots = Snapshots(
             ledgers=ledgers,
             held=lambda: self._leases.held,
             waiting=self._engine.undecided,
-            run_once=self._engine.run_once,
+            run_once=self._arrivals.run_once,
             monotonic=monotonic,
             projects=reporting.projects,
             runtime=runtime,
@@ -245,12 +248,8 @@ class EngineThread:
 
     def _history_began(self, ledger_id: str) -> None:
         if self._relays:
-            self._engine.run(self._leases.renew)  # the relay takes its hosts again
+            self._arrivals.run(self._leases.renew)  # the relay takes its hosts again
         self._began(ledger_id)
-
-    def submit(self, item: Sequence[PendingRequest] | Chore) -> None:
-        """Decide ``item`` after every item that was submitted before it."""
-        self._engine.submit(item)
 
     def step(self, now: float) -> float | None:
         """See ``Engine.step``. The engine's thread calls this method; a test that does not call ``start`` calls it itself."""
@@ -266,17 +265,17 @@ class EngineThread:
 
     def emptied(self, host: str) -> None:
         """No message was ready in the host's queue, and everything that was delivered before has been submitted."""
-        self._engine.run(lambda: self._leases.emptied(host))
+        self._arrivals.run(lambda: self._leases.emptied(host))
 
     def lost(self) -> None:
         """The consuming connection is gone: what came over it and is not decided comes again."""
-        self._engine.run(self._engine.drop_lost)
+        self._arrivals.run(self._engine.drop_lost)
 
     def refused(self, refusals: Sequence[Refusal]) -> None:
         """The broker does not take these messages: the store keeps the dead letters, and the nodes of notifications wait. While
         the store is unavailable, they are kept here until a renewal of the leases."""
         self._refused.add(refusals)
-        self._engine.run(self._refused.keep)
+        self._arrivals.run(self._refused.keep)
 
     def queues(self) -> dict[str, tuple[int, int]]:
         """What waits here: name of the queue -> number of messages and of the bytes of their bodies."""
@@ -313,12 +312,12 @@ class EngineThread:
 
     def announce(self) -> None:
         """From now on, log each host that becomes active or standby."""
-        self._engine.run(self._leases.announce)
+        self._arrivals.run(self._leases.announce)
 
     def renew_leases(self) -> None:
         """Take or renew the leases of all hosts, and relay the hosts that are held. No notification is published before
         the first call of this method."""
-        self._engine.run_once(self._renew)
+        self._arrivals.run_once(self._renew)
 
     def _renew(self) -> None:
         """One task, so that a store that is away is waited for once."""
@@ -330,7 +329,7 @@ class EngineThread:
 
     def probe_store(self) -> None:
         """Find out by one small read whether the store answers: ``store_error`` says so."""
-        self._engine.run_once(self._read_store)
+        self._arrivals.run_once(self._read_store)
 
     def _read_store(self) -> None:
         # The renewals find out when a store that is away is back: each access may wait for seconds, and so do the requests.
@@ -355,7 +354,7 @@ class EngineThread:
 
     def keep_outcomes(self) -> None:
         """Write the refusals that are to be kept. Called once a second."""
-        self._engine.run_once(self._keep_outcomes)
+        self._arrivals.run_once(self._keep_outcomes)
 
     def _keep_outcomes(self) -> None:
         # One access to a store that is away is enough for a pass.
@@ -368,22 +367,22 @@ class EngineThread:
 
     def audit(self, host: str) -> None:
         """Expire claims of a host that are due and read its inventories, if this worker holds the host's lease."""
-        self._engine.run(lambda: self._audits.periodic(host))
+        self._arrivals.run(lambda: self._audits.periodic(host))
 
     def look_for_orphans(self) -> None:
         """Do the chores of the hosts of the database that nobody serves. Called every ``LOOK_SECONDS`` of ``orphans``."""
-        self._engine.run_once(self._chores.orphans.look)
+        self._arrivals.run_once(self._chores.orphans.look)
 
     def look_elsewhere(self) -> None:
         """Find the nodes of the held hosts that are charged on other hosts, which no longer list them. Call it on the engine's
         thread; several calls before the next step are one."""
-        self._engine.run_once(self._chores.elsewhere.look)
+        self._arrivals.run_once(self._chores.elsewhere.look)
 
     def close_periods(self) -> None:
         """Close the periods that are over, of the hosts whose chores this worker does; nothing where notifications are switched
         off. Called every ``LOOK_SECONDS`` of ``periods``."""
         if self._notify:
-            self._engine.run_once(self._chores.periods.look)
+            self._arrivals.run_once(self._chores.periods.look)
 
     def prune(self, *, inbox_seconds: int, outbox_seconds: int, keeps_inbox: bool = False) -> None:
         """Drop older rows of the inbox and of the confirmed part of the outbox, and deletions that were remembered for long
@@ -395,6 +394,6 @@ class EngineThread:
         def task() -> None:
             # A waiting batch may be committed already without the worker's knowledge. Its inbox rows must not be pruned.
             if not self._backlog.in_doubt and step():
-                self._engine.run(task)  # after the requests that have arrived in the meantime
+                self._arrivals.run(task)  # after the requests that have arrived in the meantime
 
-        self._engine.run(task)
+        self._arrivals.run(task)

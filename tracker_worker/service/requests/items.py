@@ -10,8 +10,11 @@ from typing import Any
 from tracker_worker.domain import commands
 from tracker_worker.domain.host import HostLedger
 from tracker_worker.domain.queries import StoredQuery
-from tracker_worker.service.requests.methods import Operation, Ping
+from tracker_worker.service.requests.methods import Audit, Operation, Ping
 from tracker_worker.service.requests.pending import PendingRequest
+
+AT_A_TIME = 32
+"""Of a question about more hosts, so many are answered between two batches: that takes the loop about a millisecond."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -33,12 +36,14 @@ class Chore:
 @dataclass(slots=True, eq=False)
 class Whole:
     """A request about several hosts, which ends when all of its parts are done. ``outcomes``: host -> the answer of its part,
-    or the error. ``ended``: the request has ended before that, and its other parts are left out."""
+    or the error; ``size``: the bytes of what is encoded of them. ``ended``: the request has ended before that, and its other
+    parts are left out."""
 
     request: PendingRequest
     operation: Operation
     outcomes: dict[str, Any] = field(default_factory=dict)
     ended: bool = False
+    size: int = 0
 
     def done(self) -> bool:
         """Whether every part has its outcome."""
@@ -85,6 +90,13 @@ def host_of(item: Item) -> str | None:
     if operation is None or not operation.hosts or isinstance(operation.action, Ping):
         return None
     return operation.hosts[0]
+
+
+def is_of_many(items: Sequence[Item]) -> bool:
+    """Whether these items of a request are a question about so many hosts that it is answered a few hosts at a time."""
+    return (
+        len(items) > AT_A_TIME and isinstance(items[0], Part) and not isinstance(items[0].whole.operation.action, Audit)
+    )
 
 
 def request_of(item: Item) -> PendingRequest | None:

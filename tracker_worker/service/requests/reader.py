@@ -40,6 +40,7 @@ class RequestReader:
         max_body_bytes: int,
         every: Callable[[float, Callable[[], None], float], Heartbeat],
         submit: Callable[[Sequence[PendingRequest]], None],
+        submit_later: Callable[[Sequence[PendingRequest]], None] | None = None,
         owned: Callable[[], Sequence[str]] | None = None,
         reply_queues: ReplyQueues = ANY_QUEUE,
         permissions: Permissions | None = None,
@@ -48,8 +49,9 @@ class RequestReader:
         trace: Callable[[PendingRequest, Mapping[str, Any]], None] | None = None,
     ) -> None:
         """``every(seconds, action, until)`` starts a timer that ends at ``until`` on the monotonic clock; ``submit`` gets
-        the requests that arrived together, in order. ``owned`` returns those of ``served`` that this worker may serve now;
-        None: all. ``worker`` is this worker's name. A call that wants its reply in none of ``reply_queues`` is not done.
+        the requests that arrived together, in order, and ``submit_later``, which returns immediately, those of ``waited``;
+        None: ``submit`` does. ``owned`` returns those of ``served`` that this worker may serve now; None: all. ``worker`` is
+        this worker's name. A call that wants its reply in none of ``reply_queues`` is not done.
         ``permissions`` None: everybody may call every method. ``monotonic`` gives seconds. ``trace`` gets each request that
         could be decoded, with its context; None: tracing is off."""
         self._bus = bus
@@ -58,6 +60,7 @@ class RequestReader:
         self._max_body_bytes = max_body_bytes
         self._every = every
         self._submit = submit
+        self._submit_later = submit_later or submit
         self._reply_queues = reply_queues
         self._permissions = permissions
         self._worker = worker
@@ -67,6 +70,11 @@ class RequestReader:
     def received(self, deliveries: Sequence[Delivery]) -> None:
         now = self._monotonic()
         self._submit([self._read(delivery, now) for delivery in deliveries])
+
+    def waited(self, deliveries: Sequence[Delivery]) -> None:
+        """The same for deliveries that somebody has kept: returns immediately."""
+        now = self._monotonic()
+        self._submit_later([self._read(delivery, now) for delivery in deliveries])
 
     def _read(self, delivery: Delivery, now: float) -> PendingRequest:
         pending = PendingRequest(delivery=delivery, received_at=now)

@@ -161,10 +161,15 @@ def _postgresql(url: sa.URL, lock_timeout_seconds: float, silence_clock: Callabl
         if isinstance(error, engine.dialect.loaded_dbapi.OperationalError) and getattr(error, "sqlstate", None) is None:
             context.is_disconnect = True
 
+    # Imported here because psycopg is installed only where PostgreSQL is used.
+    from tracker_worker.store.sql import arrays, read_timeout
+
+    @sa.event.listens_for(engine, "connect")
+    def prepare(connection: Any, _record: Any) -> None:
+        connection.adapters.register_dumper(arrays.Binary, arrays.BinaryDumper)
+
     if silence_clock is None:
         return engine
-    # Imported here because psycopg is installed only where PostgreSQL is used.
-    from tracker_worker.store.sql import read_timeout
 
     @sa.event.listens_for(engine, "do_connect")
     def connect(_dialect: Any, _record: Any, arguments: Any, options: Any) -> Any:

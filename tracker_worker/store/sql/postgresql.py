@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
+import psycopg
 
 from tracker_worker.domain.host import HostLedger
 from tracker_worker.store.base import Commit
 from tracker_worker.store.sql import statements
-from tracker_worker.store.sql.commit import Row, Tables, Writer, fetched, host_of, hosts_of, tables_of
+from tracker_worker.store.sql.arrays import Binary
+from tracker_worker.store.sql.commit import Row, Writer, fetched, host_of, hosts_of, tables_of
+from tracker_worker.store.sql.compound import TABLES, columns_of, statement_for, values_of
 from tracker_worker.store.sql.rearranging import LOCK_NODES, in_psycopg, nodes_of, rearrange
 
 MOST_ROWS = 1000
@@ -19,21 +22,27 @@ MOST_ROWS = 1000
 MOST_BYTES = 4_000_000
 """The most bytes of one statement's parameters, unless a single row is larger."""
 
+# Of an element that is a number, with its length.
+_OTHER_BYTES = 12
 _to_json = msgspec.json.Encoder().encode
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
-_NOTHING = {**dict.fromkeys((*Tables._fields, "verified"), "[]"), "ledger_id": None}
 
-Parameters = Mapping[str, str | None]
-"""The parameters of ``statements.POSTGRESQL``."""
+
+class Filled(NamedTuple):
+    """A statement (see ``statement_for``), with its parameters but the first."""
+
+    tables: tuple[str, ...]
+    single: bool
+    parameters: Sequence[Binary | None]
 
 
 class PostgreSQLWriter(Writer):
     """The connection is in no transaction, and in autocommit mode."""
 
     def commit(self, connection: Any, commit: Commit) -> None:
-        parameters = list(parameters_of(commit))
-        if len(parameters) == 1 and not _is_rare(commit):
-            self._write(connection, parameters)
+        filled = list(filled_of(commit))
+        if len(filled) == 1 and not _is_rare(commit):
+            self._write(connection, commit, filled)
             return
         connection.execute(_BEGIN)
         self.finish(connection, commit)
@@ -42,16 +51,20 @@ class PostgreSQLWriter(Writer):
         if _is_rare(commit):
             connection.execute(LOCK_NODES, nodes_of(commit))
             # Before everything else, because the hosts are verified as they were before this commit.
-            self._write(connection, [{**_NOTHING, "verified": _array(map(_to_json, _verified(commit)))}])
+            verified = Commit(verified=commit.verified)
+            self._write(connection, verified, filled_of(verified))
             rearrange(lambda text, row: connection.execute(in_psycopg(text), row).rowcount, commit)
             commit = msgspec.structs.replace(commit, verified={})
-        self._write(connection, parameters_of(commit))
+        self._write(connection, commit, filled_of(commit))
         connection.commit()
 
-    def _write(self, connection: Any, parameters: Iterable[Parameters]) -> None:
-        for each in parameters:
+    def _write(self, connection: Any, commit: Commit, statements: Iterable[Filled]) -> None:
+        # It takes the statement as it is. psycopg's usual cursor would look for parameters in it, which takes longer than the
+        # server needs for a claim.
+        cursor = psycopg.RawCursor(connection)
+        for tables, single, parameters in statements:
             # Prepared when it is used for the first time: to plan the statement takes longer than to execute it.
-            connection.execute(statements.POSTGRESQL, each, prepare=True)
+            cursor.execute(statement_for(tables, single=single), [commit.ledger_id, *parameters], prepare=True)
 
     def lock(self, connection: Any, host_id: int) -> HostLedger | None:
         # PostgreSQL takes several statements at once. Each sees what was committed before it began, and the reading ones begin
@@ -86,39 +99,43 @@ def _is_rare(commit: Commit) -> bool:
     return commit.history is not None or commit.rearranges or any(each.segments.cuts for each in commit.ledgers)
 
 
-def parameters_of(commit: Commit) -> Iterator[Parameters]:
-    """The parameters of the statements that write a commit: of one statement where its rows are within the limits, otherwise of
-    several, each with rows of one table, in the order in which they must be executed."""
-    nothing = {**_NOTHING, "ledger_id": commit.ledger_id}
-    # The hosts come first: they are verified as they were before this commit.
-    tables = {"verified": _verified(commit), **tables_of(commit)._asdict()}
-    encoded = {name: [_to_json(row) for row in table] for name, table in tables.items() if table}
-    size = sum(len(row) for table in encoded.values() for row in table)
-    if size <= MOST_BYTES and all(len(table) <= MOST_ROWS for table in encoded.values()):
-        yield {**nothing, **{name: _array(table) for name, table in encoded.items()}}
-        return
-    for name, table in encoded.items():
-        for part in _parts(table):
-            yield {**nothing, name: _array(part)}
+def filled_of(commit: Commit) -> Iterator[Filled]:
+    """The statements that write a commit: one where its rows are within the limits, otherwise several, each with rows of one
+    table, in the order in which they must be executed."""
+    rows = {"verified": _verified(commit), **tables_of(commit)._asdict()}
+    present = tuple(table for table in TABLES if rows[table])
+    if all(len(rows[table]) == 1 for table in present):
+        values = [value for table in present for value in values_of(table, rows[table][0])]
+        if sum(len(value) for value in values if value is not None) <= MOST_BYTES:
+            yield Filled(present, True, values)
+            return
+    elif all(len(rows[table]) <= MOST_ROWS for table in present):
+        columns = [column for table in present for column in columns_of(table, rows[table])]
+        if sum(map(len, columns)) <= MOST_BYTES:
+            yield Filled(present, False, columns)
+            return
+    for table in present:
+        for part in _parts(rows[table]):
+            yield Filled((table,), False, columns_of(table, part))
 
 
 def _verified(commit: Commit) -> list[Row]:
-    return [{"host_id": host_id, "generations": dict(known)} for host_id, known in commit.verified.items()]
+    return [
+        {"host_id": host_id, "generations": _to_json(dict(known)).decode()}
+        for host_id, known in commit.verified.items()
+    ]
 
 
-def _parts(table: Iterable[bytes]) -> Iterator[list[bytes]]:
-    """The encoded rows of a table in pieces that are within the limits."""
-    part: list[bytes] = []
+def _parts(table: Iterable[Row]) -> Iterator[list[Row]]:
+    """The rows of a table in pieces that are within the limits."""
+    part: list[Row] = []
     size = 0
     for row in table:
-        if part and (len(part) == MOST_ROWS or size + len(row) > MOST_BYTES):
+        more = sum(len(value) if isinstance(value, bytes | str) else _OTHER_BYTES for value in row.values())
+        if part and (len(part) == MOST_ROWS or size + more > MOST_BYTES):
             yield part
             part, size = [], 0
         part.append(row)
-        size += len(row)
+        size += more
     if part:
         yield part
-
-
-def _array(table: Iterable[bytes]) -> str:
-    return f"[{b','.join(table).decode()}]"

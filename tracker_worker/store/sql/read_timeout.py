@@ -15,7 +15,7 @@ import psycopg
 
 from tracker_worker import threads
 
-ANSWER_TIMEOUT_SECONDS = 10
+ANSWER_TIMEOUT_SECONDS = 7
 """No statement of a worker takes the server so long to begin its answer: the locks that a statement waits for have a limit, and
 no statement reads more than one host before its first row."""
 

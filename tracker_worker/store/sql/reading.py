@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from operator import itemgetter
 from typing import Any
 
@@ -26,6 +27,9 @@ from tracker_worker.store.sql.schema import (
     streams,
 )
 
+# Of more allocations than so many, PostgreSQL keeps the result: whole, it would double the memory of this process.
+_AT_ONCE = 5000
+_HOSTS_AT_ONCE = 100
 _PRESENT = sa.select(histories.c.ledger_id).order_by(histories.c.number.desc()).limit(1)
 """The ledger_id of the present history."""
 
@@ -33,7 +37,7 @@ _PRESENT = sa.select(histories.c.ledger_id).order_by(histories.c.number.desc()).
 def load_host(connection: sa.Connection, name: str) -> HostLedger | None:
     """Return the ledgers of the host of this name; None: it has no service record."""
     host_id = connection.execute(sa.select(hosts.c.id).where(hosts.c.name == name)).scalar_one_or_none()
-    return None if host_id is None else _load(connection, host_id, name)
+    return None if host_id is None else next(_load(connection, {host_id: name}))
 
 
 def refreshed(
@@ -56,11 +60,12 @@ def refreshed(
         generations = stored.setdefault(row.name, {})
         if row.node_id is not None:
             generations[row.node_id] = row.generation
-    return {
-        name: _load(connection, ids[name], name)
+    differing = {
+        ids[name]: name
         for name, generations in stored.items()
         if other or not known[name] or known[name] != generations
     }
+    return {host.name: host for host in _load(connection, differing)}
 
 
 def missing_nodes(connection: sa.Connection) -> list[tuple[str, str]]:
@@ -163,24 +168,50 @@ def ledger_id(connection: sa.Connection) -> str:
     return str(connection.execute(_PRESENT).scalar_one())
 
 
-def _load(connection: sa.Connection, host_id: int, name: str) -> HostLedger:
-    of_host = (
-        sa.select(nodes, streams.c.sequence, streams.c.occurred_at)
-        .join(streams)
-        .where(nodes.c.host_id == host_id)
-        .order_by(nodes.c.id)
-    )
-    charged = sa.select(allocations).where(allocations.c.host_id == host_id)
-    deleted = sa.select(deletions).where(deletions.c.host_id == host_id)
-    return host_from(
-        host_id,
-        name,
-        ledger_id(connection),
-        connection.execute(of_host).mappings().all(),
-        connection.execute(charged).mappings(),
-        connection.execute(deleted).mappings(),
-        connection.execute(sa.select(moves).where(moves.c.host_id == host_id)).mappings(),
-    )
+def _load(connection: sa.Connection, names: Mapping[int, str]) -> Iterator[HostLedger]:
+    """The ledgers of these hosts (id -> name): of small ones many together, as each query takes longer than a few rows."""
+    present = ledger_id(connection) if names else ""
+    for first in range(0, len(names), _HOSTS_AT_ONCE):
+        ids = [*names][first : first + _HOSTS_AT_ONCE]
+        of_hosts = (
+            sa.select(nodes, streams.c.sequence, streams.c.occurred_at)
+            .join(streams)
+            .where(nodes.c.host_id.in_(ids))
+            .order_by(nodes.c.id)
+        )
+        read = _by_host(connection.execute(of_hosts))
+        sizes = {id: sum(row["running_vms"] for row in read[id]) for id in ids}
+        for part in _parts(sizes):
+            charged, deleted, moved = (
+                sa.select(table).where(table.c.host_id.in_(part)) for table in (allocations, deletions, moves)
+            )
+            options = {"yield_per": _AT_ONCE} if sizes[part[0]] > _AT_ONCE else {}
+            found = connection.execute(charged, execution_options=options)
+            charges = {part[0]: found.mappings()} if len(part) == 1 else _by_host(found)
+            others = [_by_host(connection.execute(query)) for query in (deleted, moved)]
+            for id in part:
+                yield host_from(id, names[id], present, read[id], charges.get(id, ()), *(each[id] for each in others))
+
+
+def _parts(sizes: Mapping[int, int]) -> Iterator[list[int]]:
+    """The hosts with these numbers of instances, so that those of each part have at most _AT_ONCE, unless it is one host."""
+    part: list[int] = []
+    size = 0
+    for host_id, number in sizes.items():
+        if part and size + number > _AT_ONCE:
+            yield part
+            part, size = [], 0
+        part.append(host_id)
+        size += number
+    if part:
+        yield part
+
+
+def _by_host(found: sa.CursorResult[Any]) -> defaultdict[int, list[Mapping[Any, Any]]]:
+    rows_of: defaultdict[int, list[Mapping[Any, Any]]] = defaultdict(list)
+    for row in found.mappings():
+        rows_of[row["host_id"]].append(row)
+    return rows_of
 
 
 def host_from(

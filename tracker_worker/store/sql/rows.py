@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import msgpack
@@ -59,6 +60,9 @@ _FACTS = {
 }
 
 
+_MOST_SHARED_BYTES = 1024
+# Of the fields of an instance that are texts, those that no other instance has.
+_OF_ITS_OWN = ("uuid", "display_name", "launched_at")
 _MOVE_COLUMNS = ("id", "instance_uuid", "kind", "state", "open", "from_host")
 # The other fields of a move, with their defaults.
 _MOVE = {field.name: field.default for field in msgspec.structs.fields(Move) if field.name not in _MOVE_COLUMNS}
@@ -124,23 +128,34 @@ def allocation_from(row: Any) -> Allocation:
     for name in _COLUMNS:
         fields[name] = row[name]
     for name, value in fields.items():
-        if type(value) is str:  # equal texts share one object, because texts recur in many rows
-            fields[name] = sys.intern(value)
+        # Equal values share one object, because they recur in many rows. Nothing changes them.
+        if type(value) is str:
+            if name not in _OF_ITS_OWN:
+                fields[name] = sys.intern(value)
+        elif type(value) is dict:
+            packed = _pack(value)
+            fields[name] = _one_of_equal(packed) if len(packed) <= _MOST_SHARED_BYTES else value
     allocation_id, claim_id, on_expiry = row["id"], row["claim_id"], row["on_expiry"]
+    begun_at, expires_at, since = row["begun_at"], row["expires_at"], row["since"]
     return Allocation(
         id=allocation_id,
         claim_id=allocation_id if claim_id == allocation_id else claim_id,
         instance=Instance(uuid=row["instance_uuid"], **fields),
         resources=_vector(msgpack.unpackb(row["resources"])),
-        begun_at=row["begun_at"],
-        expires_at=row["expires_at"],
+        begun_at=begun_at,
+        expires_at=begun_at if expires_at == begun_at else expires_at,
         limit_source=sys.intern(row["limit_source"]),
         claim_state=sys.intern(row["claim_state"]),
         role=sys.intern(row["role"]),
         on_expiry=None if on_expiry is None else sys.intern(on_expiry),
         built=bool(row["built"]),
-        since=row["since"],
+        since=begun_at if since == begun_at else since,
     )
+
+
+@lru_cache(maxsize=1024)
+def _one_of_equal(packed: bytes) -> Any:
+    return msgpack.unpackb(packed)
 
 
 def move_row(host_id: int, node_id: int, move: Move) -> dict[str, Any]:

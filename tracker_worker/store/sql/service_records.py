@@ -26,11 +26,12 @@ from tracker_worker.store.sql.schema import (
 )
 
 
-def read(connection: sa.Connection) -> list[HostRecord]:
-    """See ``Store.hosts``."""
+def read(connection: sa.Connection, name: str | None = None) -> list[HostRecord]:
+    """See ``Store.hosts``; of the host ``name`` alone, if it is given."""
+    ids = None if name is None else sa.select(hosts.c.id).where(hosts.c.name == name).scalar_subquery()
     counted = {
-        "nodes": _counted(nodes, nodes.c.state != RETIRED),
-        "instances": _counted(allocations, sa.true()),
+        "nodes": _counted(nodes, nodes.c.state != RETIRED, ids),
+        "instances": _counted(allocations, sa.true(), ids),
     }
     own = (hosts.c[name] for name in HostRecord.__struct_fields__ if name in hosts.c)
     counts = (sa.func.coalesce(found.c.number, 0).label(name) for name, found in counted.items())
@@ -38,6 +39,8 @@ def read(connection: sa.Connection) -> list[HostRecord]:
     for each in counted.values():
         tables = tables.outerjoin(each, each.c.host_id == hosts.c.id)
     query = sa.select(*own, *counts).select_from(tables)
+    if name is not None:
+        query = query.where(hosts.c.name == name)
     serving = _workers(connection)
     rows = connection.execute(query).mappings()
     found = [HostRecord(**row, workers=serving.get(row["id"], {})) for row in rows]
@@ -45,14 +48,11 @@ def read(connection: sa.Connection) -> list[HostRecord]:
     return sorted(found, key=lambda host: host.name)
 
 
-def _counted(table: sa.Table, condition: sa.ColumnElement[bool]) -> sa.Subquery:
-    """The ``number`` of rows of each host, counted in one pass: a count for each host would scan the table as often."""
-    return (
-        sa.select(table.c.host_id, sa.func.count().label("number"))
-        .where(condition)
-        .group_by(table.c.host_id)
-        .subquery()
-    )
+def _counted(table: sa.Table, condition: sa.ColumnElement[bool], host_id: sa.ScalarSelect[Any] | None) -> sa.Subquery:
+    """The ``number`` of rows of each host, counted in one pass: a count for each host would scan the table as often.
+    ``host_id``: of that host alone."""
+    query = sa.select(table.c.host_id, sa.func.count().label("number")).where(condition).group_by(table.c.host_id)
+    return (query if host_id is None else query.where(table.c.host_id == host_id)).subquery()
 
 
 def _workers(connection: sa.Connection) -> dict[int, dict[str, int]]:

@@ -40,7 +40,6 @@ from tracker_worker.store.sql.failures import explained
 from tracker_worker.store.sql.file import watched_file
 from tracker_worker.store.sql.locked import SQLLockedHost, SQLLockedStore
 from tracker_worker.store.sql.migration import check_rights, ensure_schema
-from tracker_worker.store.sql.postgresql import PostgreSQLWriter
 from tracker_worker.store.sql.pruning import Pruning
 from tracker_worker.store.sql.schema import allocations, attempts, histories, hosts, inbox, moves, nodes, streams
 from tracker_worker.store.sql.sessions import Sessions
@@ -84,7 +83,7 @@ class SQLStore(Store):
             sleep=sleep,
         )
         self._sessions = Sessions(self.engine, threading.Lock() if write_lock is None else write_lock)
-        self._writer: Writer = SQLiteWriter() if self._sessions.dialect == "sqlite" else PostgreSQLWriter()
+        self._writer = _writer(self._sessions.dialect)
         self._pruning = Pruning()
         self._now = now
         self._file = watched_file(self.engine.url)
@@ -96,7 +95,7 @@ class SQLStore(Store):
             self._file.remember()
 
     def stop(self) -> None:
-        self.engine.dispose()
+        self._sessions.close()
 
     def pool(self) -> str:
         return self.engine.pool.status()
@@ -139,6 +138,10 @@ class SQLStore(Store):
         with self._sessions.read() as connection:
             return service_records.read(connection)
 
+    def host(self, name: str) -> HostRecord | None:
+        with self._sessions.read() as connection:
+            return next(iter(service_records.read(connection, name)), None)
+
     def renew_token(self, host_id: int, token: str) -> None:
         with self._sessions.write() as connection:
             service_records.renew_token(connection, host_id, token)
@@ -176,6 +179,9 @@ class SQLStore(Store):
                 connection = stack.enter_context(self._sessions.driver(urgent=True))
                 found = self._writer.lock_all(connection)
             yield SQLLockedStore(connection, self._writer, found, self.check)
+
+    def together(self) -> AbstractContextManager[None]:
+        return self._sessions.together()
 
     def create_node(self, host_id: int, name: str) -> None:
         with self._sessions.write() as connection:
@@ -380,3 +386,12 @@ class SQLStore(Store):
                 occurred_before=occurred_before,
                 limit=limit,
             )
+
+
+def _writer(dialect: str) -> Writer:
+    if dialect == "sqlite":
+        return SQLiteWriter()
+    # Imported here because psycopg is installed only where PostgreSQL is used.
+    from tracker_worker.store.sql.postgresql import PostgreSQLWriter
+
+    return PostgreSQLWriter()
