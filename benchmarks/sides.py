@@ -42,6 +42,8 @@ QUEUE_TYPES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "quorum": {"bus": {"queue_type": "quorum"}, "oslo_messaging_rabbit": {"rabbit_quorum_queue": True}},
 }
 _READY_SECONDS = 60
+# A first start with a thousand hosts takes the better part of a minute.
+_START_SECONDS = 180
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,7 @@ def working(worker: WorkerProcess) -> Iterator[int]:
     """Run ``tracker-worker serve`` and yield its process id once it is ready."""
     worker.start()
     try:
-        worker.wait_ready()
+        worker.wait_ready(seconds=_START_SECONDS)
         yield child(str(worker.configuration))
         worker.terminate()
     finally:

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from tests.support.deadline import wait_until
+from tests.support.deadline import SECONDS, wait_until
 from tests.support.memory import limit_memory
 
 PROGRAM = Path(sys.executable).with_name("tracker-worker")
@@ -109,9 +109,9 @@ class WorkerProcess:
                 stderr=log if stderr is None else stderr,
             )
 
-    def wait_ready(self) -> None:
+    def wait_ready(self, *, seconds: float = SECONDS) -> None:
         """Wait for the log line that says that the worker consumes."""
-        self.wait_for_log(" ready: ")
+        self.wait_for_log(" ready: ", seconds=seconds)
 
     def run(self) -> int:
         """Start the worker, wait until it ends, and return its exit code. For a worker whose start fails."""
@@ -126,7 +126,7 @@ class WorkerProcess:
         """The lines of ``log`` that do not have the log format."""
         return [line for line in self.log().splitlines() if not _LOG_LINE.match(line)]
 
-    def wait_for_log(self, text: str, *, times: int = 1) -> None:
+    def wait_for_log(self, text: str, *, times: int = 1, seconds: float = SECONDS) -> None:
         """Wait until the log holds ``text``. Raises AssertionError: the process ends first, or the time is over."""
 
         def said() -> bool:
@@ -136,7 +136,7 @@ class WorkerProcess:
             assert not ended, f"the worker ended before it said {text!r}:\n{self.log()}"
             return False
 
-        wait_until(said, lambda: f"the worker says {text!r}; it says:\n{self.log()}")
+        wait_until(said, lambda: f"the worker says {text!r}; it says:\n{self.log()}", seconds=seconds)
 
     def is_alive(self) -> bool:
         return self._process is not None and self._process.poll() is None

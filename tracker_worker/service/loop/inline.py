@@ -18,7 +18,7 @@ from tracker_worker.service.requests.methods import Audit
 from tracker_worker.service.requests.pending import PendingRequest
 
 LONGEST_WAIT_SECONDS = 7.5
-"""The store's own limits end each wait for it by then."""
+"""A store that is silent is given up by then; to connect again, or a write of another thread, may add to it."""
 # After a pass that took so long, the engine's thread decides everything for so long.
 _SLOW_SECONDS = 1.0
 _REST_SECONDS = 30.0
