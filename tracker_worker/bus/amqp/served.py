@@ -140,8 +140,10 @@ class Served:
         self._add_hosts()
         if not self._check_is_due(now):
             return
-        self._check_at, self._not_before = now + _CHECK_SECONDS, now + _PAUSE_SECONDS
         asked, self._asked = self._asked, False
+        self._check_at = now + _CHECK_SECONDS
+        if asked:
+            self._not_before = now + _PAUSE_SECONDS
         try:
             gone = topology.declare_exchanges(self._connection, self._settings)
             for exchange in gone:
@@ -155,7 +157,10 @@ class Served:
                 self._refused = {
                     queue.name for queue in topology.declare_queues(self._connection, queues, reported=self._refused)
                 } | self._look_at_rights()
-            self._consume(idle - self._refused)
+            again = idle - self._refused
+            self._consume(again)
+            if again:
+                LOG.info("consumed again: %s", ", ".join(sorted(again)))
             self._bind(everything)
             self._failure = ""
         except ChannelError as error:
@@ -247,7 +252,7 @@ class Served:
     def _cancelled(self, name: str) -> None:
         queue = self._queues[name]
         LOG.warning(
-            "the queue %s (exchange %s, key %s) was deleted; it is declared, bound and consumed again",
+            "the queue %s (exchange %s, key %s) was deleted; it will be declared, bound and consumed again",
             name,
             queue.exchange,
             queue.routing_key,
