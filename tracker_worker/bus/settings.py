@@ -74,8 +74,13 @@ class ConnectionSettings:
             ssl=tls,
             heartbeat=self.heartbeat_seconds,
             connect_timeout=_CONNECT_TIMEOUT_SECONDS,
-            # py-amqp's default of one second ends a connection at every small stall of the network.
-            socket_settings={socket.TCP_USER_TIMEOUT: self.heartbeat_seconds * 1000},
+            socket_settings={
+                # py-amqp's default of one second ends a connection at every small stall of the network.
+                socket.TCP_USER_TIMEOUT: self.heartbeat_seconds * 1000,
+                # 0: the system's own. py-amqp would set what it reads, and Linux refuses to set more than 32767 (EINVAL),
+                # which a connection over the loopback interface may have.
+                socket.TCP_MAXSEG: 0,
+            },
         )
 
     @property

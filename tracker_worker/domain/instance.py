@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
+from itertools import islice
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -61,8 +64,7 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def resources(self) -> Resources:
         """The vector that a claim charges for this instance."""
-        amounts = tuple([sum(getattr(self, size) for size in klass.sizes) for klass in CLASSES])
-        return shared(amounts, self.custom) if self.custom else shared(amounts)
+        return _vector(_sizes(self), self.custom)
 
     @property
     def swap_gb(self) -> int:
@@ -79,6 +81,17 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
         if all(same(getattr(self, name), value) for name, value in changes.items()):
             return self
         return replace(self, **changes)
+
+
+_sizes: Callable[[Instance], tuple[int, ...]] = attrgetter(*(size for klass in CLASSES for size in klass.sizes))
+
+
+@lru_cache(maxsize=4096)  # instances come in few sizes
+def _vector(sizes: tuple[int, ...], custom: Custom) -> Resources:
+    """The vector of an instance with these ``_sizes``."""
+    left = iter(sizes)
+    amounts = tuple([sum(islice(left, len(klass.sizes))) for klass in CLASSES])
+    return shared(amounts, custom) if custom else shared(amounts)
 
 
 def _read_vm_state(path: str, value: Any) -> str | None:

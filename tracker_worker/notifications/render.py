@@ -8,7 +8,8 @@ schema before it is stored, because a value of a wrong type can crash a consumer
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -38,6 +39,8 @@ _SAME = (
     "deleted_at",
     "terminated_at",
 )
+_texts: Callable[[Instance], tuple[str | None, ...]] = attrgetter(*_TEXTS)
+_same: Callable[[Instance], tuple[Any, ...]] = attrgetter(*_SAME)
 # A name has at most 270 characters, each of at most six bytes in JSON.
 _LONGEST_COUNTER_BYTES = 1700
 _MOST_STATS_BYTES = 65536
@@ -289,8 +292,8 @@ def _owner(instance: Instance) -> dict[str, str]:
 
 
 def _instance(ledger: NodeLedger, instance: Instance, resources: Resources) -> dict[str, Any]:
-    payload: dict[str, Any] = {name: getattr(instance, name) for name in _SAME}
-    payload.update({name: getattr(instance, name) or "" for name in _TEXTS})
+    payload: dict[str, Any] = dict(zip(_SAME, _same(instance), strict=True))
+    payload.update(zip(_TEXTS, [text or "" for text in _texts(instance)], strict=True))
     payload.update(
         **_owner(instance),
         instance_id=instance.uuid,

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -96,6 +97,28 @@ def test_every_phase_of_opening_ends_whatever_the_broker_says(
         once(consumer_of(broker))
         assert time.monotonic() - began < _SECONDS / 2
     assert phase in caplog.text
+
+
+def test_the_size_of_segments_is_left_to_the_system() -> None:
+    """As soon as the peer has told of a larger window, the system's own size may be one that cannot be set."""
+
+    def talkative(connection: FakeConnection) -> None:
+        while True:
+            connection.heartbeat()
+
+    with closing(FakeBroker(talkative)) as broker:
+        connection = replace(SETTINGS, urls=(broker.url,)).connection(broker.url)
+        settings = connection.socket_settings
+        transport = connection.Transport(connection.host, _SECONDS, socket_settings=settings)
+        parts = urlsplit(broker.url)
+        with closing(socket.create_connection((parts.hostname, parts.port))) as transport.sock:
+
+            def cannot_be_set() -> bool:
+                transport.sock.recv(65536)
+                return bool(transport.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG) > 32767)
+
+            wait_until(cannot_be_set, "the size of segments grows")
+            transport._set_socket_options(settings)
 
 
 def test_a_broker_that_closes_at_once_is_not_asked_without_a_pause() -> None:

@@ -41,7 +41,7 @@ class Connection:
 @pytest.mark.parametrize("code", [403, 404])
 def test_the_end_of_the_consumers_ends_the_connection_whoever_hears_of_it(code: int) -> None:
     with pytest.raises(RecoverableConnectionError) as raised:
-        topology.is_empty(Connection(code, CONSUME), QUEUE)
+        topology.empty(Connection(code, CONSUME), [QUEUE])
     assert refusals.consumer_refused(raised.value) == (code == 403)
     assert QUEUE.name in str(raised.value)
 
@@ -58,12 +58,35 @@ def test_it_may_also_come_while_the_other_channel_is_closed() -> None:
             raise error_for_code(403, f"access to queue '{QUEUE.name}'", CONSUME, Exception)
 
     with pytest.raises(RecoverableConnectionError):
-        topology.is_empty(Closing(), QUEUE)
+        topology.empty(Closing(), [QUEUE])
 
 
 def test_what_is_wrong_with_the_channel_itself_is_its_own_matter() -> None:
-    assert topology.is_empty(Connection(403, DECLARE), QUEUE) is False
+    assert topology.empty(Connection(403, DECLARE), [QUEUE]) == []
     assert not refusals.consumer_refused(AccessRefused("no", DECLARE))
+
+
+def test_queues_are_looked_at_on_one_channel_until_one_of_them_ends_it() -> None:
+    queues = [topology.host_queue(SETTINGS, f"h{number}") for number in range(1, 7)]
+    answers = {"h1": 0, "h2": 3, "h3": "no queue 'h3'", "h4": 0, "h5": "the node of queue 'h5' is down", "h6": 0}
+    channels = []
+
+    class Broker:
+        def channel(self) -> Any:
+            channels.append(self)
+            return self
+
+        def queue_declare(self, name: str, *, passive: bool) -> Any:
+            answer = answers[name.removeprefix("tracker.")]
+            if isinstance(answer, str):
+                raise error_for_code(404, answer, DECLARE, Exception)
+            return type("Answer", (), {"message_count": answer})
+
+        def close(self) -> None:
+            pass
+
+    assert [queue.source for queue in topology.empty(Broker(), queues)] == ["h1", "h3", "h4", "h6"]
+    assert len(channels) == 3
 
 
 def test_a_queue_may_be_consumed_if_only_the_priority_is_refused() -> None:

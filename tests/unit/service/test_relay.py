@@ -13,7 +13,7 @@ from tracker_worker.administration import Administration
 from tracker_worker.bus.base import Bus
 from tracker_worker.errors import StoreUnavailable
 from tracker_worker.notifications.dialects.table import PLAIN
-from tracker_worker.service.chores.relay import Relay
+from tracker_worker.service.chores.relay import _MOST_READS, Relay
 from tracker_worker.store.base import Commit
 from tracker_worker.wire.message import decode_message
 
@@ -216,6 +216,17 @@ def test_lagging_nodes_take_turns(small_window: int) -> None:
             case.relay._catch_up()
         on_the_way = case.sent.take()
     assert turns == [{first}, {first}, {second}, {first}]
+
+
+def test_requests_have_their_turn_while_many_nodes_lag() -> None:
+    case = Case(nodes=2 * _MOST_READS + 1)
+    case.relay.take(case.writer.host)
+    sent = []
+    while not sent or sent[-1]:
+        again = case.relay.step(now=0.0)
+        sent.append(len(case.sent.take()))
+        assert (again == 0.0) is (sent in ([_MOST_READS], [_MOST_READS, _MOST_READS]))
+    assert sent == [_MOST_READS, _MOST_READS, 1, 0]
 
 
 def test_the_last_event_of_a_name_that_a_node_has_left_is_sent() -> None:

@@ -54,11 +54,8 @@ class Emptiness:
             self._left = list(self._wanted)
         looked, self._left = self._left[:_MOST_LOOKS], self._left[_MOST_LOOKS:]
         wanted = set(self._wanted)
-        self._empty = [
-            host
-            for host in looked
-            if host in wanted and topology.is_empty(self._connection, topology.host_queue(self._settings, host))
-        ]
+        queues = [topology.host_queue(self._settings, host) for host in looked if host in wanted]
+        self._empty = [queue.source for queue in topology.empty(self._connection, queues)]
         if not self._left:
             self._not_before = now + _PAUSE_SECONDS
         return bool(self._empty)

@@ -206,16 +206,23 @@ def _exist(connection: Any, queues: Sequence[Queue]) -> bool:
     return True
 
 
-def is_empty(connection: Any, queue: Queue) -> bool:
-    """Whether the queue has no message that is ready for a consumer, or does not exist. One that is on a node which is down is
-    not empty."""
-    try:
-        with _channel(connection) as channel:
-            return int(channel.queue_declare(queue.name, passive=True).message_count) == 0
-    except NotFound as error:
-        return _NO_QUEUE in str(error)
-    except ChannelError:
-        return False
+def empty(connection: Any, queues: Sequence[Queue]) -> list[Queue]:
+    """Those of the queues that have no message that is ready for a consumer, or do not exist. One that is on a node which is
+    down is not empty."""
+    found = []
+    while queues:
+        looked = 0
+        try:
+            with _channel(connection) as channel:
+                for queue in queues:
+                    if channel.queue_declare(queue.name, passive=True).message_count == 0:
+                        found.append(queue)
+                    looked += 1
+        except ChannelError as error:
+            if isinstance(error, NotFound) and _NO_QUEUE in str(error):
+                found.extend(queues[looked : looked + 1])
+        queues = queues[looked + 1 :]
+    return found
 
 
 def bind(connection: Any, queues: Sequence[Queue]) -> None:

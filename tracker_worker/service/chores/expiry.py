@@ -61,7 +61,8 @@ class Expiry:
 
     def look(self) -> None:
         """Have the bus look whether the queues are empty for which that is still to be found out. Called often."""
-        self._waiting -= {host for host in self._waiting if self._waited(host)}
+        since = self._clock.monotonic() - self._timeout_seconds
+        self._waiting -= {host for host in self._waiting if self._since[host] <= since}
         self._bus.report_empty(sorted(self._waiting))
 
     def _waited(self, host: str) -> bool:

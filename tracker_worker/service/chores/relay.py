@@ -33,6 +33,8 @@ LOG = logging.getLogger(__name__)
 # The relay writes cursors with the next commit, or in a commit of their own after this time without one. It also reads confirms
 # this often, because a confirm usually does not wake the engine.
 _FLUSH_SECONDS = 0.2
+# So many times a step reads the outbox for a topic, before requests have their turn again.
+_MOST_READS = 32
 
 
 def _log_hole(host: str, node: str, first: int, last: int) -> None:
@@ -108,14 +110,9 @@ class Relay:
         if not track.stuck_at or sequence < track.stuck_at:  # the first one is to be set aside
             self._store.mark_refused(track.stream_id, topic.name, sequence, reason)
         topic.refused(track, sequence)
+        which = f"{sequence} of node {track.node} for topic {topic.name} ({reason})"
         LOG.error(
-            "%s %d of node %s for topic %s (%s): the node's notifications wait; see 'tracker-worker outbox status' and 'outbox "
-            "skip'",
-            what,
-            sequence,
-            track.node,
-            topic.name,
-            reason,
+            "%s %s: the node's notifications wait; see 'tracker-worker outbox status' and 'outbox skip'", what, which
         )
 
     def note(self, sequences: Mapping[int, int]) -> None:
@@ -271,11 +268,8 @@ class Relay:
             access()
         except (StoreUnavailable, Conflict) as error:
             # An outage is said by the engine.
-            LOG.log(
-                logging.INFO if isinstance(error, StoreUnavailable) else logging.WARNING,
-                "the relay is put off: %s",
-                error,
-            )
+            level = logging.INFO if isinstance(error, StoreUnavailable) else logging.WARNING
+            LOG.log(level, "the relay is put off: %s", error)
             ended = self._monotonic()
             pause.failed(ended)
             if isinstance(error, StoreUnavailable):
@@ -321,21 +315,24 @@ class Relay:
 
     def _is_outdated(self, key: Any) -> bool:
         """Whether a publication of the history that has ended is meant; each is meant once."""
-        if key not in self._outdated:
-            return False
-        self._outdated[key] -= 1
-        if not self._outdated[key]:
-            del self._outdated[key]
-        return True
+        times = self._outdated.pop(key, 0)
+        if times > 1:
+            self._outdated[key] = times - 1
+        return times > 0
 
     def _catch_up(self) -> None:
-        """Read notifications from the outbox that were not handed over, as many as the windows admit. Raises
+        """Read notifications from the outbox that were not handed over, of some nodes, as many as the windows admit. Raises
         StoreUnavailable."""
         for topic in self._topics.values():
+            left = _MOST_READS
             for track in list(topic.lagging.values()):
                 count, size = topic.room(track)
                 if not count:
                     continue
+                if not left:
+                    self._goes_on = True
+                    break
+                left -= 1
                 found = self._store.outbox(track.stream_id, after=track.sent, limit=count, max_bytes=size)
                 before = track.sent
                 if not self._send(topic, track, found) and before < track.sent < track.known:

@@ -28,7 +28,6 @@ HAS_NO_HOST = ~sa.exists().where(hosts.c.name == streams.c.host).correlate(strea
 def read(connection: sa.Connection, host: str) -> list[Stream]:
     """See ``Store.streams``."""
     stored = _stored(connection, host)
-    query = sa.select(streams).where(streams.c.host == host)
     return [
         Stream(
             id=row.id,
@@ -40,14 +39,14 @@ def read(connection: sa.Connection, host: str) -> list[Stream]:
             cursors={topic: at for topic, at in stored.get(row.id, {}).items() if topic != EVERY_TOPIC},
         )
         # Sorted in Python because databases differ in the order of text.
-        for row in sorted(connection.execute(query).all(), key=attrgetter("node"))
+        for row in sorted(connection.execute(_OF_HOST, {"host": host}).all(), key=attrgetter("node"))
     ]
 
 
 def _stored(connection: sa.Connection, host: str) -> dict[int, dict[str, int]]:
     """Return stream id -> topic -> sequence, with the rows of EVERY_TOPIC."""
     found: dict[int, dict[str, int]] = {}
-    for row in connection.execute(sa.select(relay_cursor).join(streams).where(streams.c.host == host)):
+    for row in connection.execute(_CURSORS_OF_HOST, {"host": host}):
         found.setdefault(row.stream_id, {})[row.topic] = row.sequence
     return found
 
@@ -88,7 +87,7 @@ def without_host(connection: sa.Connection) -> list[str]:
 def open_cursors(connection: sa.Connection, insert: Any, host: str, topics: Sequence[str]) -> list[Stream]:
     """See ``Store.open_cursors``. ``insert`` is the dialect's INSERT."""
     stored = _stored(connection, host)
-    for stream in connection.execute(sa.select(streams).where(streams.c.host == host)).all():
+    for stream in connection.execute(_OF_HOST, {"host": host}).all():
         present = stored.get(stream.id, {})
         left_at = present.pop(EVERY_TOPIC, None)
         if topics:
@@ -135,26 +134,39 @@ def mark_refused(connection: sa.Connection, stream_id: int, topic: str, sequence
 def following(
     connection: sa.Connection, stream_id: int, *, after: int, limit: int, max_bytes: int
 ) -> list[Notification]:
-    """See ``Store.outbox``. The database adds up the lengths, so that no more is read than is returned."""
-    place = sa.select(streams.c.host, streams.c.node).where(streams.c.id == stream_id)
+    """See ``Store.outbox``."""
+    host, node = connection.execute(_PLACE, {"id": stream_id}).one()
+    found = connection.execute(
+        _FOLLOWING, {"id": stream_id, "after": after, "limit": limit, "max_bytes": max_bytes}
+    ).mappings()
+    return [rows.notification_from(row, host=host, node=node) for row in found]
+
+
+def _following() -> sa.Select[Any]:
+    """The database adds up the lengths, so that no more is read than is returned."""
     first = (
         sa.select(
             *outbox.c,
             sa.func.row_number().over(order_by=outbox.c.sequence).label("number"),
             sa.func.sum(sa.func.length(outbox.c.payload)).over(order_by=outbox.c.sequence).label("total"),
         )
-        .where(outbox.c.stream_id == stream_id, outbox.c.sequence > after)
+        .where(outbox.c.stream_id == sa.bindparam("id"), outbox.c.sequence > sa.bindparam("after"))
         .order_by(outbox.c.sequence)
-        .limit(limit)
+        .limit(sa.bindparam("limit"))
         .subquery()
     )
-    fitting = (
+    return (
         sa.select(*(first.c[column.name] for column in outbox.c))
-        .where(sa.or_(first.c.total <= max_bytes, first.c.number == 1))
+        .where(sa.or_(first.c.total <= sa.bindparam("max_bytes", type_=sa.BigInteger), first.c.number == 1))
         .order_by(first.c.sequence)
     )
-    host, node = connection.execute(place).one()
-    return [rows.notification_from(row, host=host, node=node) for row in connection.execute(fitting).mappings()]
+
+
+# Made once: after a start, they are executed for each node.
+_FOLLOWING = _following()
+_PLACE = sa.select(streams.c.host, streams.c.node).where(streams.c.id == sa.bindparam("id"))
+_OF_HOST = sa.select(streams).where(streams.c.host == sa.bindparam("host"))
+_CURSORS_OF_HOST = sa.select(relay_cursor).join(streams).where(streams.c.host == sa.bindparam("host"))
 
 
 def page(
