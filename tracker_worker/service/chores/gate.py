@@ -51,6 +51,11 @@ class Gate:
         """Whether deliveries of the source wait."""
         return source in self._held
 
+    def waiting(self) -> frozenset[str]:
+        """The sources whose deliveries wait."""
+        with self._lock:
+            return frozenset(self._held)
+
     def held(self) -> tuple[int, int]:
         """The number of deliveries that wait, and of the bytes of their bodies."""
         with self._lock:

@@ -7,7 +7,7 @@ A lease says who does the chores, never what is right: a chore that is done twic
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -94,8 +94,7 @@ class Leases:
         # What another worker has added in the meantime has to be relayed too.
         self._ledgers.refresh([name for name, host in hosts.items() if host.id in granted])
         opened = self._relay.opened(name for name, host in hosts.items() if host.id in granted)
-        for name in hosts:
-            self._set(name, granted, opened.get(name))
+        self._set_all(hosts, granted, opened)
         self.wanted = self._heard - self.held
         if self.wanted:
             self.take()
@@ -136,8 +135,7 @@ class Leases:
         wanted, self.wanted = sorted(self.wanted.intersection(self._allowed())), set()
         hosts = {name: self._ledgers.get(name).id for name in wanted}
         granted = self._granted(hosts.values(), force=True)
-        for name in wanted:
-            self._set(name, granted)
+        self._set_all(wanted, granted, {})
         self._expiry.look()
 
     @property
@@ -165,7 +163,14 @@ class Leases:
             serves=serves,
         )
 
-    def _set(self, name: str, granted: set[int], opened: Sequence[Stream] | None = None) -> None:
+    def _set_all(self, names: Iterable[str], granted: set[int], opened: Mapping[str, Sequence[Stream]]) -> None:
+        try:
+            for name in names:
+                self._set(name, granted, opened.get(name))
+        finally:
+            self._announce()
+
+    def _set(self, name: str, granted: set[int], opened: Sequence[Stream] | None) -> None:
         host = self._ledgers.get(name)
         if host.id in granted:
             if name not in self.held:
@@ -177,7 +182,6 @@ class Leases:
         elif name in self.held:
             LOG.info("another worker does the chores of host %s", name)
             self._drop(name)
-        self._announce()
 
     def _drop(self, name: str) -> None:
         self.held -= {name}

@@ -80,6 +80,7 @@ class Ownership:
         self._round_complete = False
         self._retry_at = 0.0
         self._history_at = 0.0
+        self._served: tuple[str, ...] = ()
         self._told: frozenset[str] = frozenset()
         self._consumed: frozenset[str] = frozenset()
         self._view: tuple[list[History], dict[str, HostRecord]] | None = None
@@ -102,8 +103,8 @@ class Ownership:
         self._thread.stop(timeout_seconds)
 
     def served(self) -> tuple[str, ...]:
-        """The hosts that this worker serves, as far as is known."""
-        return tuple(host.name for host in self._hosts.values() if host.standing is Standing.SERVED)
+        """The hosts that this worker serves, as far as is known. Costs nothing: it is asked for with each request."""
+        return self._served
 
     def refused(self) -> tuple[str, ...]:
         """The hosts that another ledger owns."""
@@ -195,7 +196,8 @@ class Ownership:
         return now >= host.look_at
 
     def _round(self, due: Sequence[HostStanding], connection: int, now: float) -> None:
-        """Look at these hosts, and at those whose markers name an earlier history of the database.
+        """Look at these hosts, at those whose markers name an earlier history of the database, and at those of which something
+        comes meanwhile.
 
         Raises MarkerUnavailable: there is no broker. Raises StoreUnavailable: nothing is known of the database.
         """
@@ -206,16 +208,22 @@ class Ownership:
             return
         self._read_store(required=False)
         tell_at, pause = now + _TELL_SECONDS, _TELL_SECONDS
+        left = {host.name: host for host in due}
+        came: set[str] = set()
         try:
             with self._bus.markers() as markers:
-                for host in due:
-                    if self._stopping:
-                        return
-                    first = self._gate.waits(host.name)
-                    self._examine(markers, host)
-                    served = host.looked and host.standing is Standing.SERVED
-                    if first and served and self._gate.admit(host.name, connection):
-                        self._emptied(host.name)
+                while not self._stopping:
+                    # First the hosts of which something waits. A connection, and what was read, is worth more than one host
+                    # where the deliveries of many come.
+                    waiting = (self._gate.waiting() & self._hosts.keys()) - came
+                    if not left and not waiting:
+                        break
+                    name = min(waiting) if waiting else next(iter(left))
+                    left.pop(name, None)
+                    came |= {name} & waiting
+                    served = self._examine(markers, self._hosts[name])
+                    if name in waiting and served and self._gate.admit(name, connection):
+                        self._emptied(name)
                     if self._monotonic() >= tell_at:
                         self._tell(connection)
                         pause *= 2
@@ -251,8 +259,18 @@ class Ownership:
             raise MarkerUnavailable(NO_SUCH_HOST)
         return histories, record
 
-    def _examine(self, markers: Markers, host: HostStanding) -> None:
-        """Look at the marker of a host, and decide whether this worker may serve the host. Raises StoreUnavailable."""
+    def _examine(self, markers: Markers, host: HostStanding) -> bool:
+        """Look at the marker of a host, and decide whether this worker serves the host. Raises StoreUnavailable."""
+        before = host.standing
+        try:
+            self._decide(markers, host)
+        finally:
+            if host.standing is not before:
+                standings = self._hosts.values()
+                self._served = tuple(each.name for each in standings if each.standing is Standing.SERVED)
+        return host.looked and host.standing is Standing.SERVED
+
+    def _decide(self, markers: Markers, host: HostStanding) -> None:
         now = self._monotonic()
         try:
             marker = self._look(markers, host)
