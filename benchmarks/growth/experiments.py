@@ -141,7 +141,11 @@ class Growth:
     def _hosts(self, size: int, side: str) -> _Measured:
         names = [f"host-{number}" for number in range(1, size + 1)]
         with self._worker(side, hosts={name: {NODE: CAPACITY} for name in names}) as server:
-            return server, resident_mb(server.watched["server"]), self._load(server, hosts=names), {}
+            resident = resident_mb(server.watched["server"])
+            # Of each host, the first message waits for a look at the host's marker on the broker.
+            first = self._load(server, hosts=names, calls=max(size, self._plan.calls // 10), warmup=0)
+            more = {"calls/s at first": first.calls_per_second}
+            return server, resident, self._load(server, hosts=names, seed="settled"), more
 
     def _backlog(self, size: int, side: str) -> _Measured:
         with self._worker(side, prepare=partial(preload.backlog, host=HOST, count=size)) as server:

@@ -7,48 +7,54 @@ sentence for the operator, without a password.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from alembic.util import CommandError
 from sqlalchemy.exc import SQLAlchemyError
 
 from tracker_worker.errors import ConfigurationError, DatabaseUnavailable
 from tracker_worker.store.sql.location import url_without_password
+from tracker_worker.store.sql.revisions import known_revisions, newest_revision
 from tracker_worker.store.sql.rights import denied, missing_grants_sentence
+
+# Alembic is imported where something is migrated: the import takes longer than most commands.
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 UPGRADE_COMMAND = "run 'tracker-worker db upgrade'"
 
 
+_REVISIONS = sa.table("alembic_version", sa.column("version_num"))
+
+
 def upgrade(engine: sa.Engine, revision: str = "head") -> None:
     """Upgrade the schema to ``revision`` in one transaction. Concurrent callers queue."""
-    with _migrating(engine) as config:
-        command.upgrade(config, revision)
+    from alembic import command
+
+    _migrate(engine, lambda config: command.upgrade(config, revision))
 
 
 def downgrade(engine: sa.Engine, revision: str) -> None:
     """Downgrade the schema to ``revision`` in one transaction. Concurrent callers queue."""
-    with _migrating(engine) as config:
-        command.downgrade(config, revision)
+    from alembic import command
+
+    _migrate(engine, lambda config: command.downgrade(config, revision))
 
 
 def current(engine: sa.Engine) -> str | None:
     """Return the revision of the database; None: the database has no schema."""
     with _explained(engine), engine.connect() as connection:
-        return MigrationContext.configure(connection).get_current_revision()
+        if not sa.inspect(connection).has_table(_REVISIONS.name):
+            return None
+        return connection.execute(sa.select(_REVISIONS.c.version_num)).scalar_one_or_none()
 
 
 def head() -> str:
     """Return the revision that this release needs."""
-    revision = ScriptDirectory.from_config(_alembic()).get_current_head()
-    assert revision is not None
-    return revision
+    return newest_revision()
 
 
 def schema_problem(engine: sa.Engine) -> str | None:
@@ -94,36 +100,39 @@ def _problem(found: str | None) -> str | None:
 
 def _is_known(revision: str | None) -> bool:
     """Return whether this release can upgrade a database at ``revision``."""
-    scripts = ScriptDirectory.from_config(_alembic())
-    return revision is None or revision in {script.revision for script in scripts.walk_revisions()}
+    return revision is None or revision in known_revisions()
 
 
-def _alembic(connection: sa.Connection | None = None) -> Config:
+def _migrate(engine: sa.Engine, migrate: Callable[[Config], None]) -> None:
+    """Call ``migrate`` in one transaction that excludes every other migration."""
+    from alembic.config import Config
+    from alembic.util import CommandError
+
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
-    config.attributes["connection"] = connection
-    return config
-
-
-@contextmanager
-def _migrating(engine: sa.Engine) -> Iterator[Config]:
-    """Begin one transaction that excludes every other migration."""
     with _explained(engine), engine.connect().execution_options(tracker_writes=True) as connection, connection.begin():
         if engine.dialect.name == "postgresql":
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(7214021)"))
-        yield _alembic(connection)
+        config.attributes["connection"] = connection
+        try:
+            migrate(config)
+        except CommandError as error:
+            raise _unusable(engine, str(error)) from error
 
 
 @contextmanager
 def _explained(engine: sa.Engine) -> Iterator[None]:
-    """Turn errors of drivers and of alembic into one sentence for the operator.
+    """Turn errors of drivers into one sentence for the operator.
 
-    Raises ConfigurationError: the database cannot be reached or used, or the migration failed.
+    Raises ConfigurationError: the database cannot be reached or used.
     """
     try:
         yield
-    except (SQLAlchemyError, CommandError) as error:
+    except SQLAlchemyError as error:
         original = getattr(error, "orig", None) or error
-        why = " ".join((denied(original) or str(original)).split())
-        where = url_without_password(engine.url)
-        raise DatabaseUnavailable(f"the database {where} cannot be used: {why}") from error
+        raise _unusable(engine, denied(original) or str(original)) from error
+
+
+def _unusable(engine: sa.Engine, why: str) -> DatabaseUnavailable:
+    where = url_without_password(engine.url)
+    return DatabaseUnavailable(f"the database {where} cannot be used: {' '.join(why.split())}")

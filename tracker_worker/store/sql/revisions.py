@@ -1,20 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The revision that this release needs, read from the migrations without alembic, whose import takes long."""
+"""The revisions that this release knows, read from the migrations without alembic, whose import takes long."""
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 _VERSIONS = Path(__file__).parent / "migrations" / "versions"
 
 
-def newest_revision() -> str:
-    """The revision that no other one follows; ``migration.head`` returns the same."""
+@cache
+def known_revisions() -> Mapping[str, str | None]:
+    """Each revision and the one that it follows; None: the first one follows none."""
     found = [_constants(path) for path in sorted(_VERSIONS.glob("*.py"))]
-    followed = {constants["down_revision"] for constants in found}
-    (newest,) = (constants["revision"] for constants in found if constants["revision"] not in followed)
-    assert newest is not None
+    return {str(constants["revision"]): constants["down_revision"] for constants in found}
+
+
+def newest_revision() -> str:
+    """The revision that this release needs: no other one follows it."""
+    (newest,) = known_revisions().keys() - known_revisions().values()
     return newest
 
 
