@@ -287,6 +287,7 @@ def test_missing_reply_queues_delay_no_other_call(
         assert raw_connection.count(HOST_TOPIC) == 0
 
 
+@pytest.mark.long
 def test_a_cluster_may_lose_the_node_that_the_worker_is_connected_to(tmp_path: Path) -> None:
     rabbit = {"rabbit_quorum_queue": True}
     cluster = RabbitMQCluster()

@@ -46,8 +46,10 @@ def box(desk: Desk, request: pytest.FixtureRequest) -> Desk:
     return desk
 
 
-both = pytest.mark.parametrize("desk", QUEUE_TYPES, indirect=True)
-each_type = pytest.mark.parametrize("queue_type", QUEUE_TYPES)
+# Each of these takes a while, and quorum queues are those that can go wrong.
+_EACH = [pytest.param(name, marks=() if name == "quorum" else pytest.mark.long) for name in QUEUE_TYPES]
+both = pytest.mark.parametrize("desk", _EACH, indirect=True)
+each_type = pytest.mark.parametrize("queue_type", _EACH)
 
 
 def _begin(client: stock.Client, number: int) -> None:

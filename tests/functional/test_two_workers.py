@@ -214,6 +214,7 @@ def test_only_the_active_worker_does_the_chores_and_a_stop_hands_them_over(
         working.prove(second)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_standby_takes_over_fifty_hosts(make_worker: MakeWorker, broker_vhost: str, database_url: str) -> None:
     first, second = make_worker("first", hosts=MANY), make_worker("second", hosts=MANY)
