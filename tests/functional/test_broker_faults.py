@@ -202,7 +202,7 @@ def test_a_request_whose_queue_is_deleted_after_its_delivery_is_processed(
             worker.wait_for_log("messages wait")
             raw_connection.channel.queue_delete(HOST_TOPIC)
             # A request that is sent before has no queue.
-            worker.wait_for_log(f"consumed again: {HOST_TOPIC}")
+            worker.wait_for_log(f"the queue {HOST_TOPIC} is consumed now")
         assert call.result(30).reply["instance_uuid"] == instance_dict()["uuid"]
         with working.at_work():
             working.wait_answers(20)

@@ -6,18 +6,22 @@ process. A library must not import it: the backend is the program's choice.
 """
 
 import sys
+import warnings
 
-# oslo and futurist import eventlet where that is installed. No code here uses it; its import takes a sixth of the time in which
-# a command starts, and prints a deprecation warning. None: it fails as where eventlet is not installed.
+# A driver may import eventlet, which then prints a deprecation warning.
+warnings.filterwarnings("ignore", message=r"\s*Eventlet is deprecated")
+
+# oslo and futurist import eventlet where that is installed. No code here uses it, and its import takes a sixth of the time in
+# which a command starts. None: it fails as where eventlet is not installed.
 _absent = "eventlet" not in sys.modules
 if _absent:
     sys.modules["eventlet"] = None  # type: ignore[assignment]
+try:
+    from oslo_service import backend
 
-from oslo_service import backend  # noqa: E402
+    backend.init_backend(backend.BackendType.THREADING)
 
-backend.init_backend(backend.BackendType.THREADING)
-
-import oslo_messaging  # noqa: E402, F401
-
-if _absent:
-    del sys.modules["eventlet"]  # for whoever needs it, as a driver may
+    import oslo_messaging  # noqa: F401
+finally:
+    if _absent:
+        del sys.modules["eventlet"]

@@ -3,12 +3,84 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import pytest
+
 from tests.support.builders import HOST, NOW
-from tests.support.ownership import OTHER, MakeWorker, OwnershipCase, copy_of, fixed
-from tracker_worker.bus.base import SHARED, Marker
+from tests.support.ownership import OTHER, MakeWorker, OwnershipCase, Worker, copy_of, fixed
+from tracker_worker.bus.base import SHARED, Marker, Markers
 from tracker_worker.domain.values import SECOND
 from tracker_worker.errors import StoreUnavailable
+from tracker_worker.service.chores.standing import HostStanding
 from tracker_worker.store.memory import MemoryStore
+
+
+class TestRounds(OwnershipCase):
+    """Looking at many hosts takes long, and deliveries of some of them arrive meanwhile."""
+
+    HOSTS = tuple(f"h{number}" for number in range(1, 9))
+
+    def looks(self, worker: Worker, monkeypatch: pytest.MonkeyPatch, arrives: Callable[[str], object]) -> list[str]:
+        """The hosts in the order in which they are looked at from now on. ``arrives`` is called behind each look."""
+        looked: list[str] = []
+        examine = worker.ownership._examine
+
+        def noted(markers: Markers, host: HostStanding) -> bool:
+            looked.append(host.name)
+            served = examine(markers, host)
+            arrives(host.name)
+            return served
+
+        monkeypatch.setattr(worker.ownership, "_examine", noted)
+        return looked
+
+    def test_hosts_with_deliveries_and_the_others_take_turns(
+        self, make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        worker = make_worker(hosts=self.HOSTS).begin()
+        passed: dict[str, int] = {}
+
+        def arrives(host: str) -> None:
+            passed.update({delivery.source: len(looked) for delivery in worker.passed if delivery.source not in passed})
+            if len(looked) == 1:
+                for each in (SHARED, "h7", "h8"):
+                    worker.broker.publish(each, b"0")
+
+        looked = self.looks(worker, monkeypatch, arrives)
+        worker.connect().step()
+        assert looked[:5] == ["h1", "h7", "h2", "h8", "h3"]
+        assert sorted(looked) == sorted(self.HOSTS)
+        assert passed["h7"] == 3
+        assert {delivery.source for delivery in worker.passed} == {SHARED, "h7", "h8"}
+
+    def test_what_arrives_in_a_round_is_decided_on_what_the_database_says_since(
+        self, make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        worker = make_worker(hosts=self.HOSTS).begin()
+        reads: list[int] = []
+
+        def arrives(host: str) -> None:
+            reads.append(worker.store.calls.count("hosts"))
+            if host == "h3" and not worker.passed:
+                worker.broker.publish("h1", b"0")
+
+        looked = self.looks(worker, monkeypatch, arrives)
+        worker.store.calls.clear()
+        worker.connect().step()
+        again = len(looked) - 1 - looked[::-1].index("h1")
+        assert reads[again] == reads[again - 1] + 1
+        assert [delivery.source for delivery in worker.passed] == ["h1"]
+
+    def test_what_is_served_follows_each_look(self, make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+        worker = make_worker(hosts=self.HOSTS)
+        served: list[int] = []
+        self.looks(worker, monkeypatch, lambda host: served.append(len(worker.ownership.served())))
+        worker.begin()
+        assert served == [*range(1, 9)]
+        worker.broker.markers["h4"] = OTHER
+        worker.connect().step()
+        assert worker.ownership.served() == tuple(host for host in self.HOSTS if host != "h4")
 
 
 class TestStandby(OwnershipCase):

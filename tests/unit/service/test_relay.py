@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import cast
 
 import pytest
@@ -218,6 +220,16 @@ def test_lagging_nodes_take_turns(small_window: int) -> None:
     assert turns == [{first}, {first}, {second}, {first}]
 
 
+def _caught_up(nodes: int, topics: Sequence[str] = (A,)) -> Case:
+    """A relay that has published everything so far, of so many nodes."""
+    case = Case(nodes=nodes, topics=topics)
+    case.relay.take(case.writer.host)
+    while case.relay.step(now=0.0) == 0.0:
+        case.confirm(*case.sent.take())
+    case.confirm(*case.sent.take())
+    return case
+
+
 def test_requests_have_their_turn_while_many_nodes_lag() -> None:
     case = Case(nodes=2 * _MOST_READS + 1)
     case.relay.take(case.writer.host)
@@ -227,6 +239,31 @@ def test_requests_have_their_turn_while_many_nodes_lag() -> None:
         sent.append(len(case.sent.take()))
         assert (again == 0.0) is (sent in ([_MOST_READS], [_MOST_READS, _MOST_READS]))
     assert sent == [_MOST_READS, _MOST_READS, 1, 0]
+
+
+def test_nodes_that_wait_for_confirms_are_read_again_with_the_next_confirm_or_flush() -> None:
+    """Behind what is on its way, each of them has numbers that the outbox lacks."""
+    nodes = 2 * _MOST_READS
+    case = _caught_up(nodes)
+    for number in range(1, nodes + 1):
+        case.offer(1, node_name(number))
+        case.commit_lost(1, node_name(number), passes_over=True)
+    case.relay.take(case.writer.host)
+
+    waits = [case.relay.step(now=1.0) for _ in range(3)]
+
+    assert all(wait is not None and wait > 0 for wait in waits)
+
+
+def test_each_topic_has_its_turn_while_many_nodes_lag() -> None:
+    nodes = _MOST_READS + 1
+    case = _caught_up(nodes, topics=(A, "b"))
+    for number in range(1, nodes + 1):
+        case.commit(1, node_name(number))
+    case.relay.take(case.writer.host)
+    case.relay.step(now=1.0)
+    topics = Counter(topic for _, _, topic in case.sent.take())
+    assert topics == {A: _MOST_READS, "b": _MOST_READS}
 
 
 def test_the_last_event_of_a_name_that_a_node_has_left_is_sent() -> None:

@@ -8,12 +8,24 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic.config import Config
+from alembic.script import ScriptDirectory
 
 from tests.support.store import at_once
 from tests.unit.store.identity import IdentityContract
 from tests.unit.store.migrations import TABLES, refusal, tables
+from tracker_worker.errors import ConfigurationError
 from tracker_worker.store.sql import engines, migration
+from tracker_worker.store.sql.revisions import known_revisions
 from tracker_worker.store.sql.store import SQLStore
+
+
+def test_the_revisions_are_those_that_alembic_finds() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(migration.__file__).parent / "migrations"))
+    scripts = ScriptDirectory.from_config(config)
+    assert migration.head() == scripts.get_current_head()
+    assert known_revisions() == {script.revision: script.down_revision for script in scripts.walk_revisions()}
 
 
 class TestSQLiteMigrations(IdentityContract):
@@ -31,6 +43,13 @@ class TestSQLiteMigrations(IdentityContract):
         store.stop()
         assert tables(engine) == TABLES
         assert migration.current(engine) == migration.head()
+
+    def test_a_database_with_two_revisions_is_none_of_ours(self, url: str, engine: sa.Engine) -> None:
+        migration.upgrade(engine)
+        with engine.begin() as connection:
+            connection.execute(sa.text("INSERT INTO alembic_version VALUES ('another')"))
+        with pytest.raises(ConfigurationError, match=f"alembic_version has 2 rows: {migration.head()}, another"):
+            migration.current(engine)
 
     def test_concurrent_starts_on_a_missing_file_all_succeed(self, url: str) -> None:
         stores = [SQLStore(url) for _ in range(4)]

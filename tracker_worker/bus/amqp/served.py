@@ -33,6 +33,8 @@ _CHECK_SECONDS = 10.0
 _CANCEL_SECONDS = 5.0
 # A queue that somebody deletes again and again is not declared more often than this.
 _PAUSE_SECONDS = 1.0
+# So many queues are named when they are consumed again.
+_MOST_LINES = 20
 
 
 class Served:
@@ -159,8 +161,8 @@ class Served:
                 } | self._look_at_rights()
             again = idle - self._refused
             self._consume(again)
-            if again:
-                LOG.info("consumed again: %s", ", ".join(sorted(again)))
+            for name in sorted(again)[:_MOST_LINES]:
+                LOG.info("the queue %s is consumed now", name)
             self._bind(everything)
             self._failure = ""
         except ChannelError as error:

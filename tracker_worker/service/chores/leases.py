@@ -135,7 +135,8 @@ class Leases:
         wanted, self.wanted = sorted(self.wanted.intersection(self._allowed())), set()
         hosts = {name: self._ledgers.get(name).id for name in wanted}
         granted = self._granted(hosts.values(), force=True)
-        self._set_all(wanted, granted, {})
+        opened = self._relay.opened(name for name, host_id in hosts.items() if host_id in granted)
+        self._set_all(wanted, granted, opened)
         self._expiry.look()
 
     @property
@@ -188,6 +189,7 @@ class Leases:
         self._heard.discard(name)  # another worker has received something from the host's queue, and more recently
         self._relay.drop(name)
         self._expiry.lost(name)
+        self._announce()
 
     def announce(self) -> None:
         """From now on, log each host that becomes active or standby."""

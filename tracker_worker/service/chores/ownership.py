@@ -179,8 +179,7 @@ class Ownership:
         except (MarkerUnavailable, StoreUnavailable) as error:
             LOG.info("the markers of hosts cannot be looked at: %s", error)
             self._retry_at = now + _RETRY_SECONDS
-        if all(host.looked for host in self._hosts.values()):
-            self._complete(connection)
+        self._complete(connection)
         if connection != self._gate.connection:
             self._forget_looks()
         with self._round_made:
@@ -196,8 +195,8 @@ class Ownership:
         return now >= host.look_at
 
     def _round(self, due: Sequence[HostStanding], connection: int, now: float) -> None:
-        """Look at these hosts, at those whose markers name an earlier history of the database, and at those of which something
-        comes meanwhile.
+        """Look at these hosts, at those whose markers name an earlier history of the database, and at those from which
+        deliveries arrive meanwhile.
 
         Raises MarkerUnavailable: there is no broker. Raises StoreUnavailable: nothing is known of the database.
         """
@@ -206,30 +205,40 @@ class Ownership:
             due = self._with_old_histories(due)
         if not due:
             return
+        came: set[str] = set()
+        waiting = self._arrived(came)
         self._read_store(required=False)
         tell_at, pause = now + _TELL_SECONDS, _TELL_SECONDS
         left = {host.name: host for host in due}
-        came: set[str] = set()
+        first = False  # whether the last look was at a host of which something waited
         try:
             with self._bus.markers() as markers:
                 while not self._stopping:
-                    # First the hosts of which something waits. A connection, and what was read, is worth more than one host
-                    # where the deliveries of many come.
-                    waiting = (self._gate.waiting() & self._hosts.keys()) - came
-                    if not left and not waiting:
-                        break
-                    name = min(waiting) if waiting else next(iter(left))
-                    left.pop(name, None)
-                    came |= {name} & waiting
+                    if not waiting and (waiting := self._arrived(came)):
+                        # Each delivery is decided on what the store says after it.
+                        self._read_store(required=False)
+                    if not (waiting or left):
+                        return
+                    first = bool(waiting) and not (first and left)  # in turns: neither keeps the other waiting
+                    name = waiting.pop() if first else next(iter(left))
                     served = self._examine(markers, self._hosts[name])
-                    if name in waiting and served and self._gate.admit(name, connection):
+                    if first and served and self._gate.admit(name, connection):
                         self._emptied(name)
-                    if self._monotonic() >= tell_at:
+                    looked = left.pop(name, None) is not None and not left
+                    if looked or self._monotonic() >= tell_at:
                         self._tell(connection)
                         pause *= 2
                         tell_at = self._monotonic() + pause
+                    if looked:
+                        self._complete(connection)
         finally:
             self._tell(connection)
+
+    def _arrived(self, came: set[str]) -> list[str]:
+        """The hosts whose deliveries wait and that are not among those that ``came`` before, which they then are."""
+        arrived = sorted((self._gate.waiting() & self._hosts.keys()) - came, reverse=True)
+        came.update(arrived)
+        return arrived
 
     def _with_old_histories(self, due: Sequence[HostStanding]) -> Sequence[HostStanding]:
         """``due``, and the hosts that are served in a history that is over."""
@@ -350,7 +359,9 @@ class Ownership:
             host.refuse(now, copied(marker, ledger_id, host.name))
 
     def _complete(self, connection: int) -> None:
-        """Every host was looked at on this connection."""
+        """Nothing waits any more for hosts to be looked at, if every one was on this connection."""
+        if not all(host.looked for host in self._hosts.values()):
+            return
         self._gate.admit(SHARED, connection)
         self._gate.admit(FANOUT, connection)
         self._round_complete = connection == self._gate.connection

@@ -110,9 +110,12 @@ class Relay:
         if not track.stuck_at or sequence < track.stuck_at:  # the first one is to be set aside
             self._store.mark_refused(track.stream_id, topic.name, sequence, reason)
         topic.refused(track, sequence)
-        which = f"{sequence} of node {track.node} for topic {topic.name} ({reason})"
+        where = sequence, track.node, topic.name, reason
         LOG.error(
-            "%s %s: the node's notifications wait; see 'tracker-worker outbox status' and 'outbox skip'", what, which
+            "%s %d of node %s for topic %s (%s): the node's notifications wait; see 'tracker-worker outbox status' and 'outbox "
+            "skip'",
+            what,
+            *where,
         )
 
     def note(self, sequences: Mapping[int, int]) -> None:
@@ -321,24 +324,24 @@ class Relay:
         return times > 0
 
     def _catch_up(self) -> None:
-        """Read notifications from the outbox that were not handed over, of some nodes, as many as the windows admit. Raises
-        StoreUnavailable."""
+        """Read from the outbox what was not handed over, of some nodes, within the windows. Raises StoreUnavailable."""
         for topic in self._topics.values():
-            left = _MOST_READS
+            left, moved = _MOST_READS, False
             for track in list(topic.lagging.values()):
                 count, size = topic.room(track)
                 if not count:
                     continue
                 if not left:
-                    self._goes_on = True
+                    self._goes_on = self._goes_on or moved  # otherwise a confirm or the next flush goes on
                     break
                 left -= 1
-                found = self._store.outbox(track.stream_id, after=track.sent, limit=count, max_bytes=size)
-                before = track.sent
+                before, known = track.sent, track.known
+                found = self._store.outbox(track.stream_id, after=before, limit=count, max_bytes=size)
                 if not self._send(topic, track, found) and before < track.sent < track.known:
                     self._goes_on = True
                 if not found:
                     self._reaches(topic, track, track.known)
+                moved = moved or (track.sent, track.known) != (before, known)
                 topic.note_last(track)  # if more is left, the node goes behind the other nodes
                 if self._hole is not None:
                     return

@@ -49,7 +49,10 @@ def current(engine: sa.Engine) -> str | None:
     with _explained(engine), engine.connect() as connection:
         if not sa.inspect(connection).has_table(_REVISIONS.name):
             return None
-        return connection.execute(sa.select(_REVISIONS.c.version_num)).scalar_one_or_none()
+        found = connection.execute(sa.select(_REVISIONS.c.version_num)).scalars().all()
+    if len(found) > 1:
+        raise _unusable(engine, f"its table {_REVISIONS.name} has {len(found)} rows: {', '.join(sorted(found))}")
+    return found[0] if found else None
 
 
 def head() -> str:
