@@ -15,6 +15,7 @@ from tracker_worker.store.sql import statements
 from tracker_worker.store.sql.arrays import Binary
 from tracker_worker.store.sql.commit import Row, Writer, fetched, host_of, hosts_of, tables_of
 from tracker_worker.store.sql.compound import TABLES, columns_of, statement_for, values_of
+from tracker_worker.store.sql.parts import parts
 from tracker_worker.store.sql.rearranging import LOCK_NODES, in_psycopg, nodes_of, rearrange
 
 MOST_ROWS = 1000
@@ -115,7 +116,7 @@ def filled_of(commit: Commit) -> Iterator[Filled]:
             yield Filled(present, False, columns)
             return
     for table in present:
-        for part in _parts(rows[table]):
+        for part in parts(rows[table], _bytes_of, most_items=MOST_ROWS, most_size=MOST_BYTES):
             yield Filled((table,), False, columns_of(table, part))
 
 
@@ -126,16 +127,5 @@ def _verified(commit: Commit) -> list[Row]:
     ]
 
 
-def _parts(table: Iterable[Row]) -> Iterator[list[Row]]:
-    """The rows of a table in pieces that are within the limits."""
-    part: list[Row] = []
-    size = 0
-    for row in table:
-        more = sum(len(value) if isinstance(value, bytes | str) else _OTHER_BYTES for value in row.values())
-        if part and (len(part) == MOST_ROWS or size + more > MOST_BYTES):
-            yield part
-            part, size = [], 0
-        part.append(row)
-        size += more
-    if part:
-        yield part
+def _bytes_of(row: Row) -> int:
+    return sum(len(value) if isinstance(value, bytes | str) else _OTHER_BYTES for value in row.values())

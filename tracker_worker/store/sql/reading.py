@@ -16,6 +16,7 @@ from tracker_worker.domain.life import DRAINING, MISSING
 from tracker_worker.domain.move import KEPT, Move
 from tracker_worker.store.base import Progress
 from tracker_worker.store.sql import rows
+from tracker_worker.store.sql.parts import parts
 from tracker_worker.store.sql.schema import (
     allocations,
     deletions,
@@ -181,7 +182,7 @@ def _load(connection: sa.Connection, names: Mapping[int, str]) -> Iterator[HostL
         )
         read = _by_host(connection.execute(of_hosts))
         sizes = {id: sum(row["running_vms"] for row in read[id]) for id in ids}
-        for part in _parts(sizes):
+        for part in parts(sizes, sizes.__getitem__, most_items=_HOSTS_AT_ONCE, most_size=_AT_ONCE):
             charged, deleted, moved = (
                 sa.select(table).where(table.c.host_id.in_(part)) for table in (allocations, deletions, moves)
             )
@@ -191,20 +192,6 @@ def _load(connection: sa.Connection, names: Mapping[int, str]) -> Iterator[HostL
             others = [_by_host(connection.execute(query)) for query in (deleted, moved)]
             for id in part:
                 yield host_from(id, names[id], present, read[id], charges.get(id, ()), *(each[id] for each in others))
-
-
-def _parts(sizes: Mapping[int, int]) -> Iterator[list[int]]:
-    """The hosts with these numbers of instances, so that those of each part have at most _AT_ONCE, unless it is one host."""
-    part: list[int] = []
-    size = 0
-    for host_id, number in sizes.items():
-        if part and size + number > _AT_ONCE:
-            yield part
-            part, size = [], 0
-        part.append(host_id)
-        size += number
-    if part:
-        yield part
 
 
 def _by_host(found: sa.CursorResult[Any]) -> defaultdict[int, list[Mapping[Any, Any]]]:
